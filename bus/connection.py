@@ -1,0 +1,290 @@
+"""One connection to NATS, and the verbs that the rooms above use: publish, signal, ask, request."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import APIError, NotFoundError
+from opentelemetry import propagate
+
+from bus import topology
+from bus.cancellation import Cancellations
+from bus.subjects import Subjects
+from schemas.chat import Message, Sampling
+from schemas.codec import decode, encode
+from schemas.envelope import Envelope
+from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
+from schemas.events import Event, InferToken, TurnCancelled
+from schemas.jobs import Job, JobResult, Lane
+from schemas.services import ServiceError
+from schemas.stages import AdapterUse
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+MSG_ID = "Nats-Msg-Id"
+_log = structlog.get_logger("bus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusSettings:
+    """Where the broker is. ``connect_timeout`` and ``publish_timeout`` are seconds."""
+
+    url: str = "nats://127.0.0.1:4222"
+    prefix: str = "kiki"
+    connect_timeout: float = 5.0
+    publish_timeout: float = 5.0
+    replicas: int = 1
+
+
+class Bus:
+    """A connection with our verbs. Made by :func:`connect`."""
+
+    def __init__(self, client: Client, settings: BusSettings) -> None:
+        self.client = client
+        self.js: JetStreamContext = client.jetstream(timeout=settings.publish_timeout)
+        self.settings = settings
+        self.subjects = Subjects(settings.prefix)
+        self.cancellations = Cancellations()
+
+    async def publish(self, event: Event, *, msg_id: str | None = None) -> bool:
+        """Store ``event`` in its stream and await the PubAck.
+
+        Returns:
+            Whether it is new: False when the same message id was stored before (de-duplicated).
+
+        Raises:
+            Unavailable: no PubAck came: the broker is away or its storage is full.
+            StageFailed: the event is larger than the broker takes.
+        """
+        data = encode(event)
+        if len(data) > self.client.max_payload:
+            raise StageFailed(
+                f"{event.subject} has {len(data)} bytes, the broker takes {self.client.max_payload}: "
+                "shorten the conversation or raise max_payload.",
+                code="context_length_exceeded",
+            )
+        headers = trace_headers()
+        headers[MSG_ID] = msg_id or _msg_id(event)
+        try:
+            ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
+        except (nats.errors.Error, APIError, asyncio.TimeoutError, OSError) as error:
+            raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
+        return not ack.duplicate
+
+    async def signal(self, token: InferToken) -> None:
+        """Publish a text delta on core NATS: delivered to who listens now, never stored."""
+        await self.client.publish(self.subjects.of(token), encode(token))
+
+    async def ask(
+        self,
+        envelope: Envelope,
+        *,
+        lane: Lane,
+        messages: tuple[Message, ...],
+        adapters: tuple[AdapterUse, ...] = (),
+        sampling: Sampling | None = None,
+        n: int = 1,
+        choices: tuple[str, ...] = (),
+        timeout: float | None = None,
+    ) -> JobResult:
+        """One call to the model through JOBS, answered by whichever worker is free.
+
+        Waits until ``timeout`` seconds or the turn's deadline, whichever is sooner.
+
+        Raises:
+            KikiError: the worker's refusal, with its public code.
+            Unavailable: no answer came in time.
+        """
+        job_id = uuid.uuid4().hex
+        inbox = self.client.new_inbox()
+        wait = min(envelope.remaining, timeout if timeout is not None else envelope.remaining)
+        subscription = await self.client.subscribe(inbox, max_msgs=1)
+        try:
+            await self.publish(
+                Job(
+                    envelope=envelope.next(f"job.{job_id}"),
+                    job_id=job_id,
+                    lane=lane,
+                    reply=inbox,
+                    messages=messages,
+                    adapters=adapters,
+                    sampling=sampling or Sampling(),
+                    n=n,
+                    choices=choices,
+                )
+            )
+            reply = await subscription.next_msg(timeout=max(0.01, wait))
+        except (nats.errors.TimeoutError, asyncio.TimeoutError) as error:
+            raise Unavailable(f"the model did not answer a {lane} job within {wait:.1f} s.") from error
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        result = decode(JobResult, reply.data)
+        if result.code is not None:
+            raise KikiError(result.message, code=result.code, retryable=result.retryable)
+        return result
+
+    async def answer(self, job: Job, result: JobResult) -> None:
+        """Send a job's result to who asked, and flush, so that it has left before the job is acknowledged."""
+        await self.client.publish(job.reply, encode(result))
+        await self.client.flush()
+
+    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
+        """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
+
+        Raises:
+            Unavailable: nobody serves ``verb`` or no answer came within ``timeout`` seconds.
+            KikiError: the agent's refusal.
+        """
+        subject = self.subjects.service(verb)
+        try:
+            message = await self.client.request(subject, encode(body), timeout=timeout, headers=trace_headers())
+        except (nats.errors.Error, asyncio.TimeoutError) as error:
+            raise Unavailable(f"no answer from service '{verb}' ({type(error).__name__}); is its agent up?") from error
+        if (message.headers or {}).get("Nats-Service-Error"):
+            refusal = decode(ServiceError, message.data)
+            raise KikiError(refusal.message, code=refusal.code, param=refusal.param)
+        return decode(reply, message.data)
+
+    async def gather(self, verb: str, *, window: float = 0.25) -> list[Msg]:
+        """Every answer to ``verb`` that comes within ``window`` seconds: one from each instance."""
+        inbox = self.client.new_inbox()
+        subscription = await self.client.subscribe(inbox)
+        found: list[Msg] = []
+        try:
+            await self.client.publish(self.subjects.service(verb), b"", reply=inbox)
+            end = asyncio.get_running_loop().time() + window
+            while (left := end - asyncio.get_running_loop().time()) > 0:
+                with contextlib.suppress(nats.errors.TimeoutError, asyncio.TimeoutError):
+                    message = await subscription.next_msg(timeout=left)
+                    if not (message.headers or {}).get("Status"):
+                        found.append(message)
+        finally:
+            await subscription.unsubscribe()
+        return found
+
+    async def last(self, kind: type[R], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
+        """The last stored event of a kind in a turn; None when there is none."""
+        subject: str = kind.subject  # type: ignore[attr-defined]
+        found = await self._last_raw(stream, self.subjects.stage(subject, turn_id))
+        return decode(kind, found.data) if found and found.data else None
+
+    async def _last_raw(self, stream: str, subject: str) -> RawStreamMsg | None:
+        try:
+            return await self.js.get_last_msg(stream, subject)
+        except NotFoundError:
+            return None
+        except (nats.errors.Error, APIError, asyncio.TimeoutError) as error:
+            raise Unavailable(f"cannot read {subject} from {stream}: {error or type(error).__name__}.") from error
+
+    async def listen(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """A core subscription behind a firewall: whatever escapes ``handle`` is logged and ends nothing.
+
+        nats-py ends a subscription without a word when its callback lets a CancelledError out.
+        """
+
+        async def guarded(message: Msg) -> None:
+            try:
+                await handle(message)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                _log.error("callback cancelled itself", subject=message.subject)
+            except Exception:
+                _log.exception("callback failed", subject=message.subject)
+
+        return await self.client.subscribe(subject, cb=guarded)
+
+    async def reconcile(self) -> None:
+        """Create the streams that are missing.
+
+        Raises:
+            SetupError: one differs from its declaration.
+        """
+        await topology.reconcile_streams(self.js, topology.streams(self.subjects, replicas=self.settings.replicas))
+
+    async def _hear_cancellations(self) -> None:
+        async def heard(message: Msg) -> None:
+            try:
+                self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
+            except InvalidEvent as error:
+                _log.warning("bad cancellation", subject=message.subject, why=error.message)
+
+        await self.listen(self.subjects.stage(TurnCancelled.subject), heard)
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
+    """Connect, keep reconnecting for ever, and drain on the way out.
+
+    Raises:
+        Unavailable: the broker does not answer at start.
+    """
+
+    async def lost() -> None:
+        _log.warning("broker lost", url=settings.url)
+
+    async def back() -> None:
+        _log.info("broker back", url=settings.url)
+
+    async def failed(error: Exception) -> None:
+        _log.warning("bus error", error=repr(error))
+
+    try:
+        client = await asyncio.wait_for(
+            nats.connect(
+                settings.url,
+                name=name,
+                connect_timeout=max(1, int(settings.connect_timeout)),
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,
+                error_cb=failed,
+                disconnected_cb=lost,
+                reconnected_cb=back,
+                ping_interval=10,
+                max_outstanding_pings=3,
+                pending_size=8 * 1024**2,
+            ),
+            settings.connect_timeout,
+        )
+    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+        raise Unavailable(
+            f"no NATS server answers at {settings.url} ({type(error).__name__}): "
+            "start one with 'kiki up', or give its address with --nats."
+        ) from error
+    bus = Bus(client, settings)
+    try:
+        await bus._hear_cancellations()
+        yield bus
+    finally:
+        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+            await asyncio.wait_for(client.close(), 2.0)
+
+
+def trace_headers() -> dict[str, str]:
+    """The W3C trace context of the current span, as message headers."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
+
+
+def _msg_id(event: Event) -> str:
+    """``<turn_id>:<stage>``: what makes a redelivered stage's result a duplicate."""
+    if isinstance(event, Job):
+        return f"{event.envelope.turn_id}:job.{event.job_id}"
+    noun = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
+    return f"{event.envelope.turn_id}:{noun}"

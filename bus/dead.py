@@ -1,0 +1,103 @@
+"""Dead letters: written before the original is terminated, listed, shown and replayed."""
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+
+from bus.connection import MSG_ID, Bus
+from bus.topology import DEAD
+from schemas.codec import decode, encode
+from schemas.errors import InvalidInput
+from schemas.services import DeadLetter
+
+REPLAY_TIMEOUT = 120.0
+"""Seconds that a replayed turn gets, because its own deadline has passed."""
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A dead letter and its sequence in the DEAD stream."""
+
+    seq: int
+    letter: DeadLetter
+
+
+async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
+    """File a copy with the reason, await its PubAck, and only then terminate the original."""
+    meta = message.metadata
+    letter = DeadLetter(
+        subject=message.subject,
+        stream=meta.stream,
+        consumer=consumer,
+        reason=reason,
+        deliveries=meta.num_delivered,
+        headers=dict(message.headers or {}),
+        payload=message.data,
+        failed_at=time.time(),
+    )
+    msg_id = f"dead:{consumer}:{meta.stream}:{meta.sequence.stream}:{int(meta.timestamp.timestamp() * 1000)}"
+    await bus.js.publish(bus.subjects.dead(consumer), encode(letter), headers={MSG_ID: msg_id})
+    await message.term()
+
+
+async def letters(bus: Bus) -> AsyncIterator[Filed]:
+    """All dead letters, oldest first."""
+    state = (await bus.js.stream_info(DEAD)).state
+    for seq in range(state.first_seq, state.last_seq + 1):
+        try:
+            raw = await bus.js.get_msg(DEAD, seq)
+        except NotFoundError:
+            continue
+        yield Filed(seq, decode(DeadLetter, raw.data or b""))
+
+
+async def letter(bus: Bus, seq: int) -> Filed:
+    """One dead letter.
+
+    Raises:
+        InvalidInput: there is none of that number.
+    """
+    try:
+        raw = await bus.js.get_msg(DEAD, seq)
+    except NotFoundError as error:
+        raise InvalidInput(f"no dead letter {seq}: 'kiki dead ls' lists them.", param="seq") from error
+    return Filed(seq, decode(DeadLetter, raw.data or b""))
+
+
+async def replay(bus: Bus, seq: int) -> str:
+    """Publish a dead letter's original again, with a fresh deadline, and take the letter out of the file.
+
+    Returns:
+        The subject it went to.
+    """
+    filed = await letter(bus, seq)
+    headers = {key: value for key, value in filed.letter.headers.items() if key != MSG_ID}
+    headers[MSG_ID] = f"replay:{seq}:{int(time.time() * 1000)}"
+    await bus.js.publish(filed.letter.subject, _refreshed(filed.letter.payload), headers=headers)
+    await bus.js.delete_msg(DEAD, seq)
+    return filed.letter.subject
+
+
+def _refreshed(payload: bytes) -> bytes:
+    try:
+        body: Any = msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        return payload
+    if isinstance(body, dict) and isinstance(body.get("envelope"), dict):
+        body["envelope"]["deadline"] = time.time() + REPLAY_TIMEOUT
+        return msgspec.json.encode(body)
+    return payload
+
+
+def readable(payload: bytes) -> str:
+    """A payload for people: its text, or base64 when it has none."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return f"base64:{base64.b64encode(payload).decode()}"

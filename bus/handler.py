@@ -1,0 +1,364 @@
+"""The one contract for consuming: decode, check, handle, publish, acknowledge.
+
+A :class:`Handler` says what to read and who thinks; :class:`Consumer` runs it:
+
+1. decode; bytes that are not the promised event go to the dead letters at once;
+2. drop what was cancelled, fail what is past its deadline;
+3. think inside a cancel scope, telling the broker ``in_progress`` while it lasts;
+4. publish the result (de-duplicated by message id), await the PubAck, then ack;
+5. a transient error is tried again after a jittered delay, until ``max_deliver``; then a dead letter.
+
+Concurrency is a number of slots. Each slot is one task with its own pull subscription that takes one message
+at a time, so the bound needs no bookkeeping and back-pressure stays in the broker.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.abc
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
+
+from bus import dead, metrics, topology
+from bus.connection import Bus
+from schemas.codec import decode
+from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, SetupError, StageFailed, Unavailable
+from schemas.events import Event, TurnCancelled, TurnFailed
+
+E = TypeVar("E", bound=Event)
+
+FETCH_SECONDS = 5.0
+"""How long one pull request waits at the broker."""
+
+STALL_FACTOR = 4.0
+"""A slot that has not come back to its pull for this many fetch times has stopped and is brought back."""
+
+MAX_DELAY = 10.0
+"""Upper bound in seconds of the delay before another try."""
+
+_log = structlog.get_logger("bus")
+_tracer = trace.get_tracer("micro-kiki")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """What a handler may know of its message besides the event: the connection, the try, and when it came."""
+
+    bus: Bus
+    attempt: int
+    received_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler(Generic[E]):
+    """What to read and who thinks.
+
+    Attributes:
+        stage: names the durable consumer, the metrics and the timings.
+        event: the struct that the subject promises.
+        handle: returns the event to publish, or None when there is nothing to publish.
+        filters: subjects; the event's own stage subject when empty.
+        concurrency: messages in hand at once.
+        ack_wait: seconds after which a silent handler's message is delivered again.
+        max_deliver: tries before the dead letter.
+        until_deadline: whether the turn's deadline and cancellation end the work (not so for the record).
+        give_up: tells who waits that no result will come; publishes ``turn.failed`` when None.
+    """
+
+    stage: str
+    event: type[E]
+    handle: Callable[[E, Delivery], Awaitable[Event | None]]
+    stream: str = topology.TURNS
+    filters: tuple[str, ...] = ()
+    concurrency: int = 8
+    ack_wait: float = 4.0
+    max_deliver: int = 5
+    retry_delay: float = 0.25
+    until_deadline: bool = True
+    give_up: Callable[[E, KikiError], Awaitable[None]] | None = None
+
+
+@dataclass
+class _Slot:
+    number: int
+    seen: float = field(default_factory=time.monotonic)
+    busy: bool = False
+    scope: anyio.CancelScope | None = None
+
+
+class Consumer(Generic[E]):
+    """Runs one handler until cancelled."""
+
+    def __init__(self, bus: Bus, handler: Handler[E], *, fetch_seconds: float = FETCH_SECONDS) -> None:
+        self.bus = bus
+        self.handler = handler
+        self.fetch_seconds = fetch_seconds
+        self._slots = [_Slot(number) for number in range(handler.concurrency)]
+        self._in_hand: set[int] = set()
+
+    @property
+    def in_hand(self) -> int:
+        """Messages being handled now."""
+        return len(self._in_hand)
+
+    async def declare(self) -> None:
+        """Reconcile the durable consumer.
+
+        Raises:
+            SetupError: it exists with other settings.
+        """
+        handler = self.handler
+        filters = list(handler.filters) or [self.bus.subjects.stage(handler.event.subject)]
+        wanted = topology.consumer(
+            handler.stage, filters, ack_wait=handler.ack_wait, max_ack_pending=max(64, 4 * handler.concurrency)
+        )
+        await topology.reconcile_consumer(self.bus.js, handler.stream, wanted)
+
+    async def run(self) -> None:
+        """Serve all slots, with a watchdog over them."""
+        async with anyio.create_task_group() as tasks:
+            for slot in self._slots:
+                tasks.start_soon(self._keep, slot)
+            tasks.start_soon(self._watch)
+
+    async def _keep(self, slot: _Slot) -> None:
+        """One slot for ever: whatever ends its pull loop is counted and the loop begins again."""
+        while True:
+            slot.seen = time.monotonic()
+            with anyio.CancelScope() as slot.scope:
+                try:
+                    await self._pull(slot)
+                except asyncio.CancelledError:
+                    if not _escaped():
+                        raise
+                    _log.error("slot cancelled itself", stage=self.handler.stage)
+                except SetupError:
+                    raise
+                except Exception as error:
+                    _log.warning("subscription ended", stage=self.handler.stage, slot=slot.number, why=repr(error))
+            metrics.RESTARTED.labels(self.handler.stage).inc()
+            await anyio.sleep(random.uniform(0.1, 0.4))
+
+    async def _watch(self) -> None:
+        limit = STALL_FACTOR * self.fetch_seconds
+        while True:
+            await anyio.sleep(self.fetch_seconds)
+            for slot in self._slots:
+                idle = time.monotonic() - slot.seen
+                if not slot.busy and idle > limit and slot.scope is not None:
+                    _log.error("slot stalled", stage=self.handler.stage, slot=slot.number, seconds=round(idle, 1))
+                    slot.scope.cancel()
+
+    async def _pull(self, slot: _Slot) -> None:
+        subscription = await self._bind()
+        try:
+            while True:
+                slot.seen = time.monotonic()
+                try:
+                    (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
+                except (nats.errors.TimeoutError, asyncio.TimeoutError):
+                    if self.bus.client.is_connected:
+                        await self._still_there()
+                    continue
+                slot.busy = True
+                try:
+                    await self._receive(message)
+                finally:
+                    slot.busy = False
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def _bind(self) -> JetStreamContext.PullSubscription:
+        await self.declare()
+        return await self.bus.js.pull_subscribe_bind(durable=self.handler.stage, stream=self.handler.stream)
+
+    async def _still_there(self) -> None:
+        """A memory stream dies with its broker and comes back empty: declare it and the consumer again."""
+        try:
+            await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
+        except APIError:
+            await self.bus.reconcile()
+            await self.declare()
+
+    async def _receive(self, message: Msg) -> None:
+        sequence = message.metadata.sequence.stream
+        if sequence in self._in_hand:
+            return  # delivered again while still in hand: the first delivery will acknowledge it
+        self._in_hand.add(sequence)
+        in_flight = metrics.IN_FLIGHT.labels(self.handler.stage)
+        in_flight.inc()
+        try:
+            await self._process(message)
+        except (nats.errors.Error, APIError, asyncio.TimeoutError) as error:
+            metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
+            _log.warning("left for redelivery", stage=self.handler.stage, why=repr(error))
+        finally:
+            in_flight.dec()
+            self._in_hand.discard(sequence)
+
+    async def _process(self, message: Msg) -> None:
+        handler = self.handler
+        attempt = message.metadata.num_delivered
+        if attempt > 1:
+            metrics.REDELIVERED.labels(handler.stage).inc()
+        try:
+            event = decode(handler.event, message.data)
+            _refuse_wrong_subject(event, message.subject)
+        except InvalidEvent as error:
+            await self._bury(message, "malformed", error)
+            return
+        envelope = event.envelope
+        structlog.contextvars.bind_contextvars(
+            turn_id=envelope.turn_id, session_id=envelope.session_id, stage=handler.stage
+        )
+        context = propagate.extract(dict(message.headers or {}))
+        with _tracer.start_as_current_span(handler.stage, context=context, kind=SpanKind.CONSUMER) as span:
+            span.set_attributes({"kiki.turn_id": envelope.turn_id, "kiki.attempt": attempt})
+            if attempt > handler.max_deliver:
+                error = StageFailed(f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error")
+                await self._give_up(message, event, "max_deliver", error)
+            elif await self._is_cancelled(event, attempt):
+                await self._settle(message, "cancelled")
+            elif handler.until_deadline and envelope.remaining <= 0:
+                await self._fail(message, event, DeadlineExceeded(f"the deadline passed before {handler.stage}."))
+            else:
+                await self._think(message, event, attempt)
+
+    async def _is_cancelled(self, event: E, attempt: int) -> bool:
+        if not self.handler.until_deadline:
+            return False
+        turn_id = event.envelope.turn_id
+        if turn_id in self.bus.cancellations:
+            return True
+        # A restarted process did not hear what was cancelled before it was born.
+        return attempt > 1 and await self.bus.last(TurnCancelled, turn_id) is not None
+
+    async def _think(self, message: Msg, event: E, attempt: int) -> None:
+        handler, started = self.handler, time.time()
+        delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started)
+        try:
+            outcome = await self._handle(message, event, delivery)
+            if isinstance(outcome, Event):
+                await self.bus.publish(outcome)
+        except asyncio.CancelledError as escaped:
+            if not _escaped():
+                raise
+            await self._retry(message, event, attempt, escaped)
+        except KikiError as error:
+            if error.retryable and not isinstance(error, DeadlineExceeded):
+                await self._retry(message, event, attempt, error)
+            else:
+                await self._fail(message, event, error)
+        except Exception as error:
+            _log.exception("handler failed", attempt=attempt)
+            await self._retry(message, event, attempt, error)
+        else:
+            metrics.STAGE_SECONDS.labels(handler.stage).observe(time.time() - started)
+            await self._settle(message, "cancelled" if outcome is CANCELLED else "done")
+
+    async def _handle(self, message: Msg, event: E, delivery: Delivery) -> "Event | _Cancelled | None":
+        """The handler's result, or CANCELLED when the turn ended first; heartbeats while it lasts."""
+        handler = self.handler
+        limit = anyio.current_time() + event.envelope.remaining if handler.until_deadline else float("inf")
+        beat = asyncio.create_task(self._beat(message))
+        try:
+            if not handler.until_deadline:
+                return await handler.handle(event, delivery)
+            with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit) as scope:
+                return await handler.handle(event, delivery)
+            if scope.cancel_called and event.envelope.turn_id in self.bus.cancellations:
+                return CANCELLED
+            raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
+        finally:
+            beat.cancel()
+
+    async def _beat(self, message: Msg) -> None:
+        while True:
+            await asyncio.sleep(self.handler.ack_wait / 3)
+            with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
+                await message.in_progress()
+
+    async def _settle(self, message: Msg, outcome: str) -> None:
+        metrics.HANDLED.labels(self.handler.stage, outcome).inc()
+        await message.ack()
+
+    async def _retry(self, message: Msg, event: E, attempt: int, error: BaseException) -> None:
+        handler = self.handler
+        if attempt >= handler.max_deliver:
+            if not isinstance(error, KikiError):
+                error = StageFailed(f"{handler.stage} failed: {type(error).__name__}.", code="internal_error")
+            await self._give_up(message, event, "max_deliver", error)
+            return
+        metrics.HANDLED.labels(handler.stage, "retried").inc()
+        delay = min(MAX_DELAY, handler.retry_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+        _log.warning("will try again", attempt=attempt, delay=round(delay, 2), why=str(error) or repr(error))
+        await message.nak(delay=delay)
+
+    async def _fail(self, message: Msg, event: E, error: KikiError) -> None:
+        """An expected refusal: tell who waits; the message itself is not at fault."""
+        await self._tell(event, error)
+        await self._settle(message, "failed")
+
+    async def _give_up(self, message: Msg, event: E, reason: str, error: KikiError) -> None:
+        await self._bury(message, reason, error)
+        await self._tell(event, error)
+
+    async def _tell(self, event: E, error: KikiError) -> None:
+        _log.warning("gave up", code=error.code, why=error.message)
+        if self.handler.give_up is not None:
+            await self.handler.give_up(event, error)
+            return
+        if not self.handler.until_deadline:
+            return  # the turn was answered; only its record failed, and the dead letter says so
+        with contextlib.suppress(Unavailable):  # the broker is away, and the facade knows by itself
+            await self.bus.publish(failure(event, self.handler.stage, error))
+
+    async def _bury(self, message: Msg, reason: str, error: KikiError) -> None:
+        stage = self.handler.stage
+        metrics.DEAD.labels(stage, reason).inc()
+        metrics.HANDLED.labels(stage, "dead").inc()
+        _log.error("dead letter", stage=stage, reason=reason, subject=message.subject, why=error.message)
+        await dead.bury(self.bus, message, consumer=stage, reason=f"{reason}: {error.message}")
+
+
+class _Cancelled:
+    """The turn was cancelled while its handler thought."""
+
+
+CANCELLED = _Cancelled()
+
+
+def failure(event: Event, stage: str, error: KikiError) -> TurnFailed:
+    """The event that tells everybody that ``stage`` gave the turn up."""
+    return TurnFailed(
+        envelope=event.envelope.next(f"{stage}.failed"),
+        stage=stage,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+    )
+
+
+def _escaped() -> bool:
+    """Whether the CancelledError at hand came out of the handler and not from whoever owns this task."""
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
+
+
+def _refuse_wrong_subject(event: Event, subject: str) -> None:
+    if subject.rsplit(".", 1)[-1] != event.envelope.turn_id:
+        raise InvalidEvent(
+            f"the subject {subject} does not end in the turn id {event.envelope.turn_id}.", param="envelope.turn_id"
+        )

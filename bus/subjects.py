@@ -1,0 +1,64 @@
+"""The subject grammar: ``<prefix>.<noun>.<verb>.<turn_id>``."""
+
+from dataclasses import dataclass
+
+from schemas.events import Event, InferToken
+from schemas.jobs import Job, Lane
+
+TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "answer.*", "turn.*")
+"""``<noun>.<verb>`` patterns of the TURNS stream; ``infer.token`` stays out of it."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Builds every subject that the runtime uses; ``prefix`` is a setting."""
+
+    prefix: str = "kiki"
+
+    def of(self, event: Event | InferToken) -> str:
+        """Where ``event`` is published."""
+        if isinstance(event, InferToken):
+            return self.stage(event.subject, event.turn_id)
+        if isinstance(event, Job):
+            return self.stage(f"job.{event.lane}", event.envelope.turn_id)
+        return self.stage(event.subject, event.envelope.turn_id)
+
+    def stage(self, noun_verb: str, turn_id: str = "*") -> str:
+        """One stage of one turn, or of all turns."""
+        return f"{self.prefix}.{noun_verb}.{turn_id}"
+
+    def turn(self, turn_id: str) -> str:
+        """One turn's whole story."""
+        return f"{self.prefix}.*.*.{turn_id}"
+
+    def lane(self, lane: Lane) -> str:
+        """All jobs of one lane."""
+        return self.stage(f"job.{lane}")
+
+    def service(self, verb: str) -> str:
+        """A request that any instance of the serving agent answers."""
+        return f"{self.prefix}.svc.{verb}"
+
+    def dead(self, consumer: str) -> str:
+        """Dead letters of one consumer."""
+        return f"{self.prefix}.dead.{consumer}"
+
+    @property
+    def turns(self) -> list[str]:
+        """Subjects of the TURNS stream."""
+        return [self.stage(noun) for noun in TURN_NOUNS]
+
+    @property
+    def episodes(self) -> list[str]:
+        """Subjects of the EPISODES stream."""
+        return [self.stage("episode.recorded")]
+
+    @property
+    def jobs(self) -> list[str]:
+        """Subjects of the JOBS stream."""
+        return [self.stage("job.*")]
+
+    @property
+    def dead_letters(self) -> list[str]:
+        """Subjects of the DEAD stream."""
+        return [f"{self.prefix}.dead.*"]

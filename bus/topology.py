@@ -1,0 +1,171 @@
+"""Streams and consumers: declared here, reconciled at start. Drift is an error that says what differs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from bus.subjects import Subjects
+from schemas.errors import SetupError
+
+TURNS = "TURNS"
+EPISODES = "EPISODES"
+JOBS = "JOBS"
+DEAD = "DEAD"
+
+TURN_MAX_AGE = 3600.0
+"""Seconds that a turn's events are kept."""
+
+TURN_MAX_BYTES = 256 * 1024**2
+JOB_MAX_BYTES = 64 * 1024**2
+DUPLICATE_WINDOW = 600.0
+"""Seconds in which a message id is published once; longer than any turn's deadline plus its redeliveries."""
+
+
+def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
+    """The four streams of design section 2."""
+    return (
+        StreamConfig(
+            name=TURNS,
+            description="Stage events of turns; lost if the single broker dies",
+            subjects=subjects.turns,
+            storage=StorageType.MEMORY,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_age=TURN_MAX_AGE,
+            max_bytes=TURN_MAX_BYTES,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=EPISODES,
+            description="The record of answered turns; never purged",
+            subjects=subjects.episodes,
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=JOBS,
+            description="Calls to the model; a work queue",
+            subjects=subjects.jobs,
+            storage=StorageType.MEMORY,
+            retention=RetentionPolicy.WORK_QUEUE,
+            discard=DiscardPolicy.NEW,
+            max_age=DUPLICATE_WINDOW,
+            max_bytes=JOB_MAX_BYTES,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+        ),
+        StreamConfig(
+            name=DEAD,
+            description="Messages that were given up, with the reason",
+            subjects=subjects.dead_letters,
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_bytes=JOB_MAX_BYTES,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+    )
+
+
+_STREAM_FIELDS = (
+    "subjects",
+    "storage",
+    "retention",
+    "discard",
+    "max_age",
+    "max_bytes",
+    "duplicate_window",
+    "num_replicas",
+)
+_CONSUMER_FIELDS = ("filter_subjects", "ack_policy", "ack_wait", "deliver_policy", "max_ack_pending")
+
+
+async def reconcile_streams(js: JetStreamContext, wanted: Iterable[StreamConfig]) -> None:
+    """Create what is missing.
+
+    Raises:
+        SetupError: a stream exists with other settings; it is left as it is.
+    """
+    for config in wanted:
+        name = str(config.name)
+        try:
+            found = (await js.stream_info(name)).config
+        except NotFoundError:
+            await js.add_stream(config)
+            continue
+        _refuse_drift("stream", name, config, found, _STREAM_FIELDS)
+
+
+def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:
+    """A durable pull consumer. The number of deliveries is bounded by the handler, which dead-letters first."""
+    return ConsumerConfig(
+        durable_name=durable,
+        name=durable,
+        filter_subjects=filters,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ack_wait,
+        deliver_policy=DeliverPolicy.ALL,
+        max_deliver=-1,
+        max_ack_pending=max_ack_pending,
+    )
+
+
+async def reconcile_consumer(js: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
+    """Create the consumer if it is missing.
+
+    Raises:
+        SetupError: it exists with other settings; it is left as it is.
+    """
+    durable = str(wanted.durable_name)
+    try:
+        found = (await js.consumer_info(stream, durable)).config
+    except NotFoundError:
+        await js.add_consumer(stream, wanted)
+        return
+    _refuse_drift("consumer", f"{stream}/{durable}", wanted, found, _CONSUMER_FIELDS)
+
+
+def _comparable(config: Any, field: str) -> Any:
+    value = getattr(config, field)
+    if field == "filter_subjects":
+        single = config.filter_subject
+        return sorted(value or ([single] if single else []))
+    if field == "subjects":
+        return sorted(value or [])
+    if field == "max_bytes":
+        return -1 if value in (None, 0) else value
+    if field == "max_age":
+        return float(value or 0)
+    return value
+
+
+def _refuse_drift(kind: str, name: str, wanted: Any, found: Any, fields: tuple[str, ...]) -> None:
+    differs = [
+        f"{field} is {_comparable(found, field)!r}, expected {_comparable(wanted, field)!r}"
+        for field in fields
+        if _comparable(found, field) != _comparable(wanted, field)
+    ]
+    if differs:
+        raise SetupError(
+            f"{kind} {name} differs from its declaration: {'; '.join(differs)}. "
+            f"Delete it with 'nats {kind} rm' if it holds nothing to keep, or set the values back."
+        )

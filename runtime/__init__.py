@@ -1,0 +1,1 @@
+"""Composition: settings, supervisor, HTTP facade, command line, observability."""

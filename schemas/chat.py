@@ -1,0 +1,52 @@
+"""What a client says: messages and how to sample the answer.
+
+Ranges follow the OpenAI chat-completions reference; every bound is checked on decoding, so a bad value is
+refused at the edge with the field's name.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+MAX_CANDIDATES = 8
+"""Upper bound of ``n`` and of the candidates of a turn: an unbounded ``n`` is a denial of service."""
+
+
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One chat message; ``content`` is text (special tokens in it are plain text)."""
+
+    role: Role
+    content: str
+    name: str | None = None
+
+
+class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to decode. ``seed`` is always set once a turn is on the bus, so that a replay can repeat it."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=32768)] = 256
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Meta(ge=0, le=1000)] = 0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    stop: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tokens really processed, counted by the worker's tokenizer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt plus completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )

@@ -1,0 +1,53 @@
+"""JSON bytes to structs and back, with errors that name the field."""
+
+import re
+from functools import lru_cache
+from typing import TypeVar
+
+import msgspec
+
+from schemas.envelope import SCHEMA_VERSION
+from schemas.errors import InvalidEvent
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_encoder = msgspec.json.Encoder()
+_FIELD = re.compile(r"`\$\.?(?P<path>[^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]+)`")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
+
+
+@lru_cache(maxsize=None)
+def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
+    return msgspec.json.Decoder(kind)
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """JSON, UTF-8."""
+    return _encoder.encode(value)
+
+
+def decode(kind: type[S], data: bytes) -> S:
+    """Decode and validate.
+
+    Raises:
+        InvalidEvent: not JSON, a newer schema version, or a field that is wrong; ``param`` names the field.
+    """
+    try:
+        return _decoder(kind).decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(
+            f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.",
+            param=field_of(str(error)),
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
+
+
+def field_of(text: str) -> str | None:
+    """The dotted path of the field that a msgspec validation message speaks of, None when it names none."""
+    path = match.group("path") if (match := _FIELD.search(text)) else ""
+    named = _UNKNOWN.search(text) or _MISSING.search(text)
+    if named:
+        return f"{path}.{named.group('name')}" if path else named.group("name")
+    return path or None

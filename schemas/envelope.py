@@ -1,0 +1,79 @@
+"""The envelope of every event: who it belongs to, what caused it, and until when it matters."""
+
+import re
+import time
+import uuid
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+"""Version of the wire contract. Readers refuse a newer one and upcast an older one."""
+
+TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+"""A turn id is one subject token, so that ``kiki.*.*.<turn_id>`` is the turn's whole story."""
+
+TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
+SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
+
+
+class Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Travels unchanged in purpose through the turn; ``next`` makes the successor's.
+
+    ``created_at`` and ``deadline`` are Unix times in seconds; ``sequence`` counts the hops from 0;
+    ``causation_id`` is the event that led to this one.
+    """
+
+    event_id: str
+    turn_id: Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    created_at: float
+    deadline: float
+    causation_id: str | None = None
+    sequence: Annotated[int, Meta(ge=0)] = 0
+    schema_version: Annotated[int, Meta(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+
+    def next(self, stage: str) -> "Envelope":
+        """The envelope of the event that ``stage`` publishes because of this one.
+
+        The event id is derived, not drawn, so that a redelivered turn publishes the same event.
+        """
+        return Envelope(
+            event_id=f"{self.turn_id}:{stage}",
+            turn_id=self.turn_id,
+            session_id=self.session_id,
+            tenant=self.tenant,
+            created_at=time.time(),
+            deadline=self.deadline,
+            causation_id=self.event_id,
+            sequence=self.sequence + 1,
+        )
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline, negative once it has passed."""
+        return self.deadline - time.time()
+
+
+def new_turn(*, tenant: str, session_id: str | None = None, timeout: float, key: str | None = None) -> Envelope:
+    """The envelope of a fresh turn that must end within ``timeout`` seconds.
+
+    ``key`` (an ``Idempotency-Key``) makes the turn id a function of tenant and key, so that a client's retry
+    is the same turn. Without a session the turn is a session of its own.
+    """
+    turn_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{key}").hex if key else uuid.uuid4().hex
+    now = time.time()
+    return Envelope(
+        event_id=f"{turn_id}:query.received",
+        turn_id=turn_id,
+        session_id=session_id or turn_id,
+        tenant=tenant,
+        created_at=now,
+        deadline=now + timeout,
+    )
+
+
+def is_turn_id(text: str) -> bool:
+    """Whether ``text`` may stand as the last token of a subject."""
+    return re.fullmatch(TURN_ID_PATTERN, text) is not None

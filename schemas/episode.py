@@ -1,0 +1,48 @@
+"""The immutable record of an answered turn: what dream-of-kiki replays and memory projects."""
+
+from msgspec import Struct
+
+from schemas.chat import Sampling, Usage
+from schemas.stages import (
+    AdapterUse,
+    Advisory,
+    BiasReport,
+    Candidate,
+    Dissent,
+    DomainScore,
+    Level,
+    StageTiming,
+    Vote,
+)
+
+
+class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One answered turn. ``episode_id`` is derived from the turn id, so storing it twice stores it once.
+
+    ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in the prompt.
+    """
+
+    episode_id: str
+    turn_id: str
+    session_id: str
+    tenant: str
+    created_at: float
+    question: str
+    answer: str
+    model: str
+    model_digest: str
+    level: Level
+    intent: str
+    domains: tuple[DomainScore, ...]
+    adapters: tuple[AdapterUse, ...]
+    candidates: tuple[Candidate, ...]
+    sampling: Sampling
+    recalled_ids: tuple[str, ...] = ()
+    advisories: tuple[Advisory, ...] = ()
+    votes: tuple[Vote, ...] = ()
+    outcome: str = "passed"
+    dissent: Dissent | None = None
+    bias: BiasReport = BiasReport(checked=False)
+    usage: Usage = Usage()
+    timings: tuple[StageTiming, ...] = ()
+    embedding: tuple[float, ...] = ()

@@ -1,0 +1,108 @@
+"""What goes wrong, for people and for machines.
+
+    KikiError
+    +-- InvalidInput        the client's mistake; names the field
+    |   +-- UnknownModel    no such model id
+    |   +-- InvalidEvent    bytes that are not the event they should be
+    +-- Refused             not now: queues are full, a part is away; retryable
+    |   +-- DeadlineExceeded
+    |   +-- Unavailable
+    +-- StageFailed         a stage cannot do its part of this turn
+    +-- SetupError          the machine or the configuration must be mended before anything runs
+
+Every error says what was wrong, what was expected and what to do. ``code`` is public and stable, and lies in
+:data:`CODES` with the HTTP status that the facade answers with.
+"""
+
+CODES: dict[str, int] = {
+    "invalid_request": 400,
+    "invalid_event": 400,
+    "unauthorized": 401,
+    "model_not_found": 404,
+    "turn_not_found": 404,
+    "body_too_large": 413,
+    "context_length_exceeded": 400,
+    "unprocessable": 422,
+    "cancelled": 499,
+    "internal_error": 500,
+    "inference_failed": 500,
+    "adapter_failed": 500,
+    "setup_error": 500,
+    "queue_full": 429,
+    "unavailable": 503,
+    "broker_lost": 503,
+    "deadline_exceeded": 504,
+}
+"""Public error codes and their HTTP status."""
+
+
+class KikiError(Exception):
+    """Root of all our errors. ``param`` names the field at fault; ``retryable`` says a retry may succeed."""
+
+    code = "internal_error"
+    retryable = False
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retryable: bool | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        if retryable is not None:
+            self.retryable = retryable
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of :attr:`code`; 500 for a code that this version does not know."""
+        return CODES.get(self.code, 500)
+
+
+class InvalidInput(KikiError):
+    """The client's mistake; ``param`` names the field."""
+
+    code = "invalid_request"
+
+
+class UnknownModel(InvalidInput):
+    """No model of that id; the message lists where to look."""
+
+    code = "model_not_found"
+
+
+class InvalidEvent(InvalidInput):
+    """Bytes that do not decode into the event their subject promises."""
+
+    code = "invalid_event"
+
+
+class Refused(KikiError):
+    """Not now: try again later."""
+
+    code = "queue_full"
+    retryable = True
+
+
+class DeadlineExceeded(Refused):
+    """The turn's deadline passed before the stage was done."""
+
+    code = "deadline_exceeded"
+
+
+class Unavailable(Refused):
+    """A part of the runtime is away: the broker, the worker, a store."""
+
+    code = "unavailable"
+
+
+class StageFailed(KikiError):
+    """A stage cannot do its part of this turn, and a retry of the same message would not help."""
+
+    code = "inference_failed"
+
+
+class SetupError(KikiError):
+    """The machine or the configuration must be mended; the message is one line with the mend."""
+
+    code = "setup_error"

@@ -1,0 +1,159 @@
+"""Every event of a turn. Each carries the turn so far: a stage needs no look-up and a replay no join."""
+
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from schemas.chat import Usage
+from schemas.envelope import Envelope
+from schemas.episode import Episode
+from schemas.stages import (
+    BiasReport,
+    Dissent,
+    FinishReason,
+    Inference,
+    Negotiation,
+    Query,
+    Recall,
+    Route,
+    StageTiming,
+)
+
+
+class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all events. ``subject`` is ``<noun>.<verb>``; the bus adds the prefix and the turn id."""
+
+    subject: ClassVar[str]
+    envelope: Envelope
+
+
+class QueryReceived(Event):
+    """A client or a service asks. Published by the facade or by any service; read by the router."""
+
+    subject: ClassVar[str] = "query.received"
+    query: Query
+
+
+class QueryRouted(Event):
+    """Domains, adapters and the plan are chosen. Read by memory, and by inference to prefetch the adapter."""
+
+    subject: ClassVar[str] = "query.routed"
+    query: Query
+    route: Route
+    timings: tuple[StageTiming, ...] = ()
+
+
+class RecallDone(Event):
+    """Episodes are recalled (or the plan left recall out). Read by inference."""
+
+    subject: ClassVar[str] = "recall.done"
+    query: Query
+    route: Route
+    recall: Recall
+    timings: tuple[StageTiming, ...] = ()
+
+
+class InferToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text delta of candidate 0. Core NATS only, never stored; ``index`` counts from 0 without gaps."""
+
+    subject: ClassVar[str] = "infer.token"
+    turn_id: str
+    index: int
+    text: str
+    attempt: int = 1
+    kind: Literal["content", "reasoning"] = "content"
+
+
+class InferDone(Event):
+    """All candidates are decoded. Read by the negotiator and by catfish."""
+
+    subject: ClassVar[str] = "infer.done"
+    query: Query
+    route: Route
+    recall: Recall
+    inference: Inference
+    timings: tuple[StageTiming, ...] = ()
+
+
+class _CatfishEvent(Event):
+    dissent: Dissent
+    timings: tuple[StageTiming, ...] = ()
+
+
+class DissentRaised(_CatfishEvent):
+    """Catfish objects. Read by the negotiator."""
+
+    subject: ClassVar[str] = "dissent.raised"
+
+
+class DissentWaived(_CatfishEvent):
+    """Catfish has nothing to say, and says why. Read by the negotiator."""
+
+    subject: ClassVar[str] = "dissent.waived"
+
+
+class NegotiateDone(Event):
+    """A candidate is chosen. Read by antibias."""
+
+    subject: ClassVar[str] = "negotiate.done"
+    query: Query
+    route: Route
+    recall: Recall
+    inference: Inference
+    negotiation: Negotiation
+    timings: tuple[StageTiming, ...] = ()
+
+
+class AnswerReady(Event):
+    """The final answer. Read by the facade, and by memory, which records the episode off the critical path."""
+
+    subject: ClassVar[str] = "answer.ready"
+    query: Query
+    route: Route
+    recall: Recall
+    inference: Inference
+    negotiation: Negotiation
+    bias: BiasReport
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: tuple[StageTiming, ...] = ()
+
+
+class EpisodeRecorded(Event):
+    """The immutable episode. Read by projections, consolidation and any service."""
+
+    subject: ClassVar[str] = "episode.recorded"
+    episode: Episode
+
+
+class TurnFailed(Event):
+    """A stage gave the turn up. ``code`` is one of :data:`schemas.errors.CODES`."""
+
+    subject: ClassVar[str] = "turn.failed"
+    stage: str
+    code: str
+    message: str
+    retryable: bool
+
+
+class TurnCancelled(Event):
+    """The client went away or asked to stop. Every stage drops the turn, down to the decode step."""
+
+    subject: ClassVar[str] = "turn.cancelled"
+    reason: str
+
+
+STAGE_EVENTS: tuple[type[Event], ...] = (
+    QueryReceived,
+    QueryRouted,
+    RecallDone,
+    InferDone,
+    DissentRaised,
+    DissentWaived,
+    NegotiateDone,
+    AnswerReady,
+    TurnFailed,
+    TurnCancelled,
+)
+"""The events of the TURNS stream, in the order of a turn."""

@@ -1,0 +1,81 @@
+"""Requests that agents answer directly (NATS request-reply, discoverable as micro services)."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.stages import DomainScore
+
+MAX_EMBED_TEXTS = 256
+"""Texts in one embedding request."""
+
+
+class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class EmbedRequest(_Wire):
+    """Texts to embed with the router's model."""
+
+    texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
+
+
+class EmbedReply(_Wire):
+    """One unit vector a text, in order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    compute: float
+
+
+class RouteRequest(_Wire):
+    """Prompts to classify; ``threshold`` None takes the trained one."""
+
+    prompts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
+    threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=31)] = 4
+
+
+class RoutedPrompt(_Wire):
+    """Domains above the threshold in descending score; none means base."""
+
+    domains: tuple[DomainScore, ...]
+
+
+class RouteReply(_Wire):
+    """One finding a prompt, in order."""
+
+    results: tuple[RoutedPrompt, ...]
+
+
+class StatusReply(_Wire):
+    """An agent's health: whether it can take work, and its gauges (counts, bytes, seconds)."""
+
+    agent: str
+    ready: bool
+    detail: str = ""
+    gauges: dict[str, float] = {}
+    info: dict[str, str] = {}
+
+
+class ServiceError(_Wire):
+    """The reply when a request cannot be answered."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class DeadLetter(_Wire):
+    """A message that was given up, with all it takes to look at it and to replay it.
+
+    ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` where it was.
+    """
+
+    subject: str
+    stream: str
+    consumer: str
+    reason: str
+    deliveries: int
+    headers: dict[str, str]
+    payload: bytes
+    failed_at: float

@@ -1,0 +1,186 @@
+"""What each stage found. Events carry these side by side, so that a turn's story needs no look-up.
+
+Scores are probabilities in 0..1 unless the field says otherwise; times are seconds; vectors are unit length.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from schemas.chat import MAX_CANDIDATES, Message, Sampling, Usage
+
+Level = Literal["raw", "fast", "full"]
+FinishReason = Literal["stop", "length"]
+VoteChoice = Literal["KEEP", "REFUSE", "NEUTRAL"]
+
+MAX_ADAPTERS = 4
+"""At most four adapters are active at once (design section 3)."""
+
+
+class _Found(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every stage's finding."""
+
+
+class Query(_Found):
+    """The turn as it was asked. ``deadline`` lives in the envelope; ``level`` None leaves it to the alias."""
+
+    model: str
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
+    sampling: Sampling = Sampling()
+    level: Level | None = None
+    candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] | None = None
+    stream: bool = False
+
+    @property
+    def text(self) -> str:
+        """The last user message: what is routed, recalled for and judged."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+class DomainScore(_Found):
+    """A router output above the threshold; ``name`` is one of the 31 merged labels."""
+
+    name: str
+    score: Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class AdapterUse(_Found):
+    """A LoRA adapter taking part: its registered name, weight in 0..1, and the digest of its file."""
+
+    name: str
+    weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    sha256: str = ""
+
+
+class Advisory(_Found):
+    """Advice of another service (nerve-wml, kiki-flow): recorded, never recomputed on replay."""
+
+    source: str
+    payload: dict[str, float]
+
+
+class Plan(_Found):
+    """Which stages think and which pass the turn on at once. One topology, always the same trace."""
+
+    level: Level
+    candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] = 1
+    recall: bool = False
+    live_tokens: bool = True
+    dissent: bool = False
+    negotiate: bool = False
+    antibias: bool = False
+    record: bool = True
+
+
+class Route(_Found):
+    """The router's finding. ``embedding`` is the query's unit vector (768 floats for mpnet)."""
+
+    domains: tuple[DomainScore, ...]
+    adapters: Annotated[tuple[AdapterUse, ...], Meta(max_length=MAX_ADAPTERS)]
+    intent: str
+    plan: Plan
+    embedding: tuple[float, ...] = ()
+    advisories: tuple[Advisory, ...] = ()
+
+
+class RecalledEpisode(_Found):
+    """One recalled episode with its fused score and the reasons it came (dense, recency, neighbour, ...)."""
+
+    episode_id: str
+    turn_id: str
+    question: str
+    answer: str
+    score: float
+    reasons: tuple[str, ...]
+    created_at: float
+
+
+class Recall(_Found):
+    """The memory's finding: hits in descending order of score."""
+
+    hits: tuple[RecalledEpisode, ...] = ()
+
+
+class Candidate(_Found):
+    """One decoded answer; ``logprob`` is the mean natural-log probability per completion token."""
+
+    text: str
+    adapters: tuple[AdapterUse, ...] = ()
+    logprob: float = 0.0
+    finish_reason: FinishReason = "stop"
+    usage: Usage = Usage()
+    seed: int = 0
+    reasoning: str = ""
+
+
+class Inference(_Found):
+    """The worker's finding: every candidate, the total usage and the model that spoke."""
+
+    candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
+    usage: Usage
+    model: str
+    model_digest: str = ""
+
+
+class Dissent(_Found):
+    """Catfish's finding. ``text`` is an objection, never a candidate; empty when waived."""
+
+    engaged: bool
+    reason: str
+    text: str = ""
+    tone: Literal["none", "mild", "firm", "strong"] = "none"
+    agreement: float | None = None
+    usage: Usage = Usage()
+
+
+class Vote(_Found):
+    """One panel member's judgement of one candidate in one round (CAMP, arXiv 2604.00085).
+
+    ``logprobs`` maps each of the three labels to its natural-log probability.
+    """
+
+    member: str
+    candidate: int
+    choice: VoteChoice
+    round: int = 1
+    logprobs: dict[str, float] = {}
+    argument: str = ""
+
+
+class Negotiation(_Found):
+    """The negotiator's finding: the chosen candidate and how it was chosen."""
+
+    chosen: int
+    text: str
+    outcome: Literal["passed", "single", "consensus", "deferred", "arbitrated", "undecided"]
+    votes: tuple[Vote, ...] = ()
+    rounds: int = 0
+    dissent: Dissent | None = None
+    notes: tuple[str, ...] = ()
+    usage: Usage = Usage()
+
+
+class BiasReport(_Found):
+    """Antibias's finding: whether it looked, what it saw and what it did."""
+
+    checked: bool
+    biased: bool = False
+    revised: bool = False
+    refused: bool = False
+    reason: str = ""
+    usage: Usage = Usage()
+
+
+class StageTiming(_Found):
+    """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it."""
+
+    stage: str
+    started_at: float
+    finished_at: float
+    compute: float = 0.0
+    attempt: int = 1
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to publish."""
+        return self.finished_at - self.started_at

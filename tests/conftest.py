@@ -1,0 +1,56 @@
+"""Real parts for the tests: a broker, the small model, the embedder. Started once, stopped at the end."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from bus import server
+from bus.connection import Bus, BusSettings, connect
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """nats-py runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[server.Embedded]:
+    """One embedded nats-server for the session, on a free port."""
+    async with server.embedded(tmp_path_factory.mktemp("nats"), port=0) as running:
+        yield running
+
+
+@pytest.fixture
+def nats_url(broker: server.Embedded) -> str:
+    """The client address of the session's broker."""
+    return broker.url
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    """A connected bus on fresh streams."""
+    async with connect(BusSettings(url=nats_url), name="test") as connected:
+        for stream in await connected.js.streams_info():
+            await connected.js.delete_stream(str(stream.config.name))
+        await connected.reconcile()
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Iterator[Path]:
+    """The default chat model, prepared once in the user's cache."""
+    from runtime.models import prepare
+
+    yield prepare("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def embedder_path() -> Iterator[Path]:
+    """The default embedder, prepared once in the user's cache."""
+    from runtime.models import prepare
+
+    yield prepare("all-mpnet-base-v2")
+
+
