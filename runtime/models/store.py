@@ -1,0 +1,182 @@
+"""The cache of ready models: built beside its place, moved there in one step, checked each time it is used.
+
+A model is a directory with a manifest that names every file with size and sha256. What has no manifest, or
+differs from it, is broken: it is built again, never served.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import platformdirs
+from filelock import FileLock
+
+from runtime.models.progress import Report
+from runtime.models.wheels import sha256_of
+from schemas.errors import SetupError
+
+MANIFEST = "kiki-manifest.json"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a model; ``size`` in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ready model consists of. ``version`` changes whenever its source or conversion does."""
+
+    name: str
+    source: str
+    version: str
+    files: dict[str, Entry]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files.values())
+
+
+def cache_home(given: Path | None = None) -> Path:
+    """``given``, else ``KIKI_CACHE_DIR``, else the user's cache directory of this platform."""
+    if given is not None:
+        return given
+    named = os.environ.get("KIKI_CACHE_DIR")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("micro-kiki", appauthor=False))
+
+
+def place(home: Path, name: str) -> Path:
+    """The directory of model ``name``; a hub id's slash becomes two dashes."""
+    return home / "models" / name.replace("/", "--")
+
+
+def manifest(directory: Path) -> Manifest | None:
+    """The manifest of ``directory``; None when it is missing or unreadable."""
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def faults(directory: Path, *, version: str | None = None) -> list[str]:
+    """What the quick check finds: manifest, version, presence and sizes. No file is read but the manifest."""
+    found = manifest(directory)
+    if found is None:
+        return [f"{MANIFEST} is missing or unreadable"]
+    if version is not None and found.version != version:
+        return [f"version is {found.version}, expected {version}"]
+    return [fault for name, entry in found.files.items() if (fault := _size_fault(directory / name, name, entry))]
+
+
+def deep_faults(directory: Path, *, version: str | None = None, report: Report) -> list[str]:
+    """The quick check, then the sha256 of every file."""
+    found, problems = manifest(directory), faults(directory, version=version)
+    if found is None or problems:
+        return problems
+    done = 0
+    for name, entry in found.files.items():
+        actual = sha256_of(directory / name)
+        if actual != entry.sha256:
+            problems.append(f"{name} has sha256 {actual[:12]}, expected {entry.sha256[:12]}")
+        done += entry.size
+        report("verify", done, found.size)
+    return problems
+
+
+def build(
+    directory: Path,
+    *,
+    name: str,
+    source: str,
+    version: str,
+    fill: Callable[[Path], None],
+    expected: dict[str, str] | None = None,
+    report: Report,
+) -> Manifest:
+    """Let ``fill`` write the model into a sibling directory, then move it into its place in one step.
+
+    Whoever calls holds :func:`locked`. The sibling stays where ``fill`` fails, so that a large download resumes.
+
+    Raises:
+        SetupError: a file has not its ``expected`` sha256, or the disk is full.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        fill(partial)
+        made = _seal(partial, Manifest(name=name, source=source, version=version, files={}), report)
+    except OSError as error:
+        raise SetupError(f"cannot write {partial}: {error.strerror or error}; free some space or mend it.") from error
+    for file, sha256 in (expected or {}).items():
+        if (entry := made.files.get(file)) is None or entry.sha256 != sha256:
+            shutil.rmtree(partial)
+            raise SetupError(f"{name}: {file} has sha256 {entry and entry.sha256}, expected {sha256}.")
+    aside = directory.with_name(f".{directory.name}.broken")
+    shutil.rmtree(aside, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, aside)
+    os.replace(partial, directory)
+    _sync(directory.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    return made
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the model's lock across processes.
+
+    Raises:
+        SetupError: the cache directory cannot be written.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise SetupError(
+            f"the cache {directory.parent} cannot be written ({error.strerror or error}): set KIKI_CACHE_DIR."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _size_fault(path: Path, name: str, entry: Entry) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return f"{name} is missing"
+    return None if size == entry.size else f"{name} has {size} bytes, expected {entry.size}"
+
+
+def _seal(directory: Path, blank: Manifest, report: Report) -> Manifest:
+    """Hash and sync every file, then write the manifest last."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    total, done, files = sum(path.stat().st_size for path in paths), 0, {}
+    for path in paths:
+        size = path.stat().st_size
+        files[path.relative_to(directory).as_posix()] = Entry(sha256=sha256_of(path), size=size)
+        path.chmod(0o644)
+        _sync(path)
+        done += size
+        report("check", done, total)
+    made = msgspec.structs.replace(blank, files=files)
+    path = directory / MANIFEST
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(made)))
+    for written in (path, directory):
+        _sync(written)
+    return made
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
