@@ -123,7 +123,7 @@ def _answering(
             await request.respond(encode(await endpoint.handle(body)))
         except KikiError as error:
             await _refuse(request, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the asker gets an error, the log the reason
             _log.exception("service failed", verb=endpoint.verb)
             await _refuse(request, KikiError(f"{endpoint.verb} failed; the agent's log says why."))
         finally:

@@ -79,7 +79,7 @@ class Bus:
         headers[MSG_ID] = msg_id or _msg_id(event)
         try:
             ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
-        except (nats.errors.Error, APIError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, nats.errors.Error, APIError, OSError) as error:
             raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
         return not ack.duplicate
 
@@ -126,7 +126,7 @@ class Bus:
                 )
             )
             reply = await subscription.next_msg(timeout=max(0.01, wait))
-        except (nats.errors.TimeoutError, asyncio.TimeoutError) as error:
+        except (TimeoutError, nats.errors.TimeoutError) as error:
             raise Unavailable(f"the model did not answer a {lane} job within {wait:.1f} s.") from error
         finally:
             with contextlib.suppress(nats.errors.Error):
@@ -151,7 +151,7 @@ class Bus:
         subject = self.subjects.service(verb)
         try:
             message = await self.client.request(subject, encode(body), timeout=timeout, headers=trace_headers())
-        except (nats.errors.Error, asyncio.TimeoutError) as error:
+        except (TimeoutError, nats.errors.Error) as error:
             raise Unavailable(f"no answer from service '{verb}' ({type(error).__name__}); is its agent up?") from error
         if (message.headers or {}).get("Nats-Service-Error"):
             refusal = decode(ServiceError, message.data)
@@ -186,7 +186,7 @@ class Bus:
             return await self.js.get_last_msg(stream, subject)
         except NotFoundError:
             return None
-        except (nats.errors.Error, APIError, asyncio.TimeoutError) as error:
+        except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"cannot read {subject} from {stream}: {error or type(error).__name__}.") from error
 
     async def listen(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> Subscription:
@@ -203,7 +203,7 @@ class Bus:
                 if task is not None and task.cancelling():
                     raise
                 _log.error("callback cancelled itself", subject=message.subject)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
         return await self.client.subscribe(subject, cb=guarded)
@@ -234,8 +234,11 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         Unavailable: the broker does not answer at start.
     """
 
+    leaving: list[bool] = []
+
     async def lost() -> None:
-        _log.warning("broker lost", url=settings.url)
+        if not leaving:
+            _log.warning("broker lost", url=settings.url)
 
     async def back() -> None:
         _log.info("broker back", url=settings.url)
@@ -261,7 +264,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             ),
             settings.connect_timeout,
         )
-    except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+    except (TimeoutError, nats.errors.Error, OSError) as error:
         raise Unavailable(
             f"no NATS server answers at {settings.url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
@@ -271,6 +274,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         await bus._hear_cancellations()
         yield bus
     finally:
+        leaving.append(True)
         with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
             await asyncio.wait_for(client.close(), 2.0)
 

@@ -49,7 +49,7 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
 async def letters(bus: Bus) -> AsyncIterator[Filed]:
     """All dead letters, oldest first."""
     state = (await bus.js.stream_info(DEAD)).state
-    for seq in range(state.first_seq, state.last_seq + 1):
+    for seq in range(max(1, state.first_seq), state.last_seq + 1):
         try:
             raw = await bus.js.get_msg(DEAD, seq)
         except NotFoundError:

@@ -145,7 +145,7 @@ class Consumer(Generic[E]):
                     _log.error("slot cancelled itself", stage=self.handler.stage)
                 except SetupError:
                     raise
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - whatever it was, the slot must go on
                     _log.warning("subscription ended", stage=self.handler.stage, slot=slot.number, why=repr(error))
             metrics.RESTARTED.labels(self.handler.stage).inc()
             await anyio.sleep(random.uniform(0.1, 0.4))
@@ -167,7 +167,7 @@ class Consumer(Generic[E]):
                 slot.seen = time.monotonic()
                 try:
                     (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
-                except (nats.errors.TimeoutError, asyncio.TimeoutError):
+                except (TimeoutError, nats.errors.TimeoutError):
                     if self.bus.client.is_connected:
                         await self._still_there()
                     continue
@@ -201,7 +201,7 @@ class Consumer(Generic[E]):
         in_flight.inc()
         try:
             await self._process(message)
-        except (nats.errors.Error, APIError, asyncio.TimeoutError) as error:
+        except (TimeoutError, nats.errors.Error, APIError) as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
             _log.warning("left for redelivery", stage=self.handler.stage, why=repr(error))
         finally:
@@ -210,6 +210,7 @@ class Consumer(Generic[E]):
 
     async def _process(self, message: Msg) -> None:
         handler = self.handler
+        structlog.contextvars.clear_contextvars()
         attempt = message.metadata.num_delivered
         if attempt > 1:
             metrics.REDELIVERED.labels(handler.stage).inc()
@@ -227,8 +228,8 @@ class Consumer(Generic[E]):
         with _tracer.start_as_current_span(handler.stage, context=context, kind=SpanKind.CONSUMER) as span:
             span.set_attributes({"kiki.turn_id": envelope.turn_id, "kiki.attempt": attempt})
             if attempt > handler.max_deliver:
-                error = StageFailed(f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error")
-                await self._give_up(message, event, "max_deliver", error)
+                died = StageFailed(f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error")
+                await self._give_up(message, event, "max_deliver", died)
             elif await self._is_cancelled(event, attempt):
                 await self._settle(message, "cancelled")
             elif handler.until_deadline and envelope.remaining <= 0:
@@ -261,7 +262,7 @@ class Consumer(Generic[E]):
                 await self._retry(message, event, attempt, error)
             else:
                 await self._fail(message, event, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a handler's bug is tried again, then buried
             _log.exception("handler failed", attempt=attempt)
             await self._retry(message, event, attempt, error)
         else:
@@ -276,9 +277,12 @@ class Consumer(Generic[E]):
         try:
             if not handler.until_deadline:
                 return await handler.handle(event, delivery)
-            with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit) as scope:
-                return await handler.handle(event, delivery)
-            if scope.cancel_called and event.envelope.turn_id in self.bus.cancellations:
+            finished, outcome = False, None
+            with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
+                outcome, finished = await handler.handle(event, delivery), True
+            if finished:
+                return outcome
+            if event.envelope.turn_id in self.bus.cancellations:
                 return CANCELLED
             raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
         finally:

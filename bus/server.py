@@ -99,9 +99,7 @@ async def start(directory: Path, *, port: int = 4222) -> Embedded:
         for stale in directory.glob("nats-server_*.ports"):
             stale.unlink()
         config = directory / "nats.conf"
-        config.write_text(
-            _CONFIG.substitute(port=port or -1, monitor=-1, directory=directory, max_payload=MAX_PAYLOAD)
-        )
+        config.write_text(_CONFIG.substitute(port=port or -1, monitor=-1, directory=directory, max_payload=MAX_PAYLOAD))
     except OSError as error:
         raise SetupError(f"cannot write {directory} ({error.strerror}): free the disk or set KIKI_DATA_DIR.") from error
     log = directory / "nats.log"
@@ -120,7 +118,9 @@ async def start(directory: Path, *, port: int = 4222) -> Embedded:
         with anyio.CancelScope(shield=True):
             await stop(process)
         raise
-    server = Embedded(url=_address(ports["nats"][0], "nats"), monitor=_address(ports["monitoring"][0], "http"), process=process)
+    server = Embedded(
+        url=_address(ports["nats"][0], "nats"), monitor=_address(ports["monitoring"][0], "http"), process=process
+    )
     _log.info("nats-server ready", url=server.url, pid=process.pid)
     return server
 

@@ -12,7 +12,8 @@ from schemas.codec import decode
 from schemas.errors import InvalidInput
 from schemas.events import STAGE_EVENTS, EpisodeRecorded, Event
 
-_KINDS: dict[str, type[Event]] = {kind.subject: kind for kind in (*STAGE_EVENTS, EpisodeRecorded)}
+_ALL: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded)
+_KINDS = {kind.subject: kind for kind in _ALL}
 _BATCH = 64
 
 

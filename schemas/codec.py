@@ -1,7 +1,7 @@
 """JSON bytes to structs and back, with errors that name the field."""
 
 import re
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]+)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
     return msgspec.json.Decoder(kind)
 
@@ -34,7 +34,8 @@ def decode(kind: type[S], data: bytes) -> S:
         InvalidEvent: not JSON, a newer schema version, or a field that is wrong; ``param`` names the field.
     """
     try:
-        return _decoder(kind).decode(data)
+        decoded: S = _decoder(kind).decode(data)
+        return decoded
     except msgspec.ValidationError as error:
         raise InvalidEvent(
             f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.",

@@ -27,14 +27,14 @@ class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     envelope: Envelope
 
 
-class QueryReceived(Event):
+class QueryReceived(Event, frozen=True, kw_only=True):
     """A client or a service asks. Published by the facade or by any service; read by the router."""
 
     subject: ClassVar[str] = "query.received"
     query: Query
 
 
-class QueryRouted(Event):
+class QueryRouted(Event, frozen=True, kw_only=True):
     """Domains, adapters and the plan are chosen. Read by memory, and by inference to prefetch the adapter."""
 
     subject: ClassVar[str] = "query.routed"
@@ -43,7 +43,7 @@ class QueryRouted(Event):
     timings: tuple[StageTiming, ...] = ()
 
 
-class RecallDone(Event):
+class RecallDone(Event, frozen=True, kw_only=True):
     """Episodes are recalled (or the plan left recall out). Read by inference."""
 
     subject: ClassVar[str] = "recall.done"
@@ -64,7 +64,7 @@ class InferToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Literal["content", "reasoning"] = "content"
 
 
-class InferDone(Event):
+class InferDone(Event, frozen=True, kw_only=True):
     """All candidates are decoded. Read by the negotiator and by catfish."""
 
     subject: ClassVar[str] = "infer.done"
@@ -75,24 +75,24 @@ class InferDone(Event):
     timings: tuple[StageTiming, ...] = ()
 
 
-class _CatfishEvent(Event):
+class _CatfishEvent(Event, frozen=True, kw_only=True):
     dissent: Dissent
     timings: tuple[StageTiming, ...] = ()
 
 
-class DissentRaised(_CatfishEvent):
+class DissentRaised(_CatfishEvent, frozen=True, kw_only=True):
     """Catfish objects. Read by the negotiator."""
 
     subject: ClassVar[str] = "dissent.raised"
 
 
-class DissentWaived(_CatfishEvent):
+class DissentWaived(_CatfishEvent, frozen=True, kw_only=True):
     """Catfish has nothing to say, and says why. Read by the negotiator."""
 
     subject: ClassVar[str] = "dissent.waived"
 
 
-class NegotiateDone(Event):
+class NegotiateDone(Event, frozen=True, kw_only=True):
     """A candidate is chosen. Read by antibias."""
 
     subject: ClassVar[str] = "negotiate.done"
@@ -104,7 +104,7 @@ class NegotiateDone(Event):
     timings: tuple[StageTiming, ...] = ()
 
 
-class AnswerReady(Event):
+class AnswerReady(Event, frozen=True, kw_only=True):
     """The final answer. Read by the facade, and by memory, which records the episode off the critical path."""
 
     subject: ClassVar[str] = "answer.ready"
@@ -120,14 +120,14 @@ class AnswerReady(Event):
     timings: tuple[StageTiming, ...] = ()
 
 
-class EpisodeRecorded(Event):
+class EpisodeRecorded(Event, frozen=True, kw_only=True):
     """The immutable episode. Read by projections, consolidation and any service."""
 
     subject: ClassVar[str] = "episode.recorded"
     episode: Episode
 
 
-class TurnFailed(Event):
+class TurnFailed(Event, frozen=True, kw_only=True):
     """A stage gave the turn up. ``code`` is one of :data:`schemas.errors.CODES`."""
 
     subject: ClassVar[str] = "turn.failed"
@@ -137,7 +137,7 @@ class TurnFailed(Event):
     retryable: bool
 
 
-class TurnCancelled(Event):
+class TurnCancelled(Event, frozen=True, kw_only=True):
     """The client went away or asked to stop. Every stage drops the turn, down to the decode step."""
 
     subject: ClassVar[str] = "turn.cancelled"

@@ -14,7 +14,7 @@ Lane = Literal["interactive", "auxiliary", "background"]
 LANES: tuple[Lane, ...] = ("interactive", "auxiliary", "background")
 
 
-class Job(Event):
+class Job(Event, frozen=True, kw_only=True):
     """Decode ``n`` candidates, or, when ``choices`` is not empty, score each of them as the continuation.
 
     ``reply`` is the core NATS subject that gets the :class:`JobResult`. ``job_id`` is unique for each

@@ -14,20 +14,20 @@ class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class EmbedRequest(_Wire):
+class EmbedRequest(_Wire, frozen=True, kw_only=True):
     """Texts to embed with the router's model."""
 
     texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
 
 
-class EmbedReply(_Wire):
+class EmbedReply(_Wire, frozen=True, kw_only=True):
     """One unit vector a text, in order."""
 
     vectors: tuple[tuple[float, ...], ...]
     compute: float
 
 
-class RouteRequest(_Wire):
+class RouteRequest(_Wire, frozen=True, kw_only=True):
     """Prompts to classify; ``threshold`` None takes the trained one."""
 
     prompts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
@@ -35,19 +35,19 @@ class RouteRequest(_Wire):
     top_k: Annotated[int, Meta(ge=1, le=31)] = 4
 
 
-class RoutedPrompt(_Wire):
+class RoutedPrompt(_Wire, frozen=True, kw_only=True):
     """Domains above the threshold in descending score; none means base."""
 
     domains: tuple[DomainScore, ...]
 
 
-class RouteReply(_Wire):
+class RouteReply(_Wire, frozen=True, kw_only=True):
     """One finding a prompt, in order."""
 
     results: tuple[RoutedPrompt, ...]
 
 
-class StatusReply(_Wire):
+class StatusReply(_Wire, frozen=True, kw_only=True):
     """An agent's health: whether it can take work, and its gauges (counts, bytes, seconds)."""
 
     agent: str
@@ -57,7 +57,7 @@ class StatusReply(_Wire):
     info: dict[str, str] = {}
 
 
-class ServiceError(_Wire):
+class ServiceError(_Wire, frozen=True, kw_only=True):
     """The reply when a request cannot be answered."""
 
     code: str
@@ -65,7 +65,7 @@ class ServiceError(_Wire):
     param: str | None = None
 
 
-class DeadLetter(_Wire):
+class DeadLetter(_Wire, frozen=True, kw_only=True):
     """A message that was given up, with all it takes to look at it and to replay it.
 
     ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` where it was.

@@ -21,7 +21,7 @@ class _Found(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every stage's finding."""
 
 
-class Query(_Found):
+class Query(_Found, frozen=True, kw_only=True):
     """The turn as it was asked. ``deadline`` lives in the envelope; ``level`` None leaves it to the alias."""
 
     model: str
@@ -37,14 +37,14 @@ class Query(_Found):
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
 
-class DomainScore(_Found):
+class DomainScore(_Found, frozen=True, kw_only=True):
     """A router output above the threshold; ``name`` is one of the 31 merged labels."""
 
     name: str
     score: Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
-class AdapterUse(_Found):
+class AdapterUse(_Found, frozen=True, kw_only=True):
     """A LoRA adapter taking part: its registered name, weight in 0..1, and the digest of its file."""
 
     name: str
@@ -52,14 +52,14 @@ class AdapterUse(_Found):
     sha256: str = ""
 
 
-class Advisory(_Found):
+class Advisory(_Found, frozen=True, kw_only=True):
     """Advice of another service (nerve-wml, kiki-flow): recorded, never recomputed on replay."""
 
     source: str
     payload: dict[str, float]
 
 
-class Plan(_Found):
+class Plan(_Found, frozen=True, kw_only=True):
     """Which stages think and which pass the turn on at once. One topology, always the same trace."""
 
     level: Level
@@ -72,7 +72,7 @@ class Plan(_Found):
     record: bool = True
 
 
-class Route(_Found):
+class Route(_Found, frozen=True, kw_only=True):
     """The router's finding. ``embedding`` is the query's unit vector (768 floats for mpnet)."""
 
     domains: tuple[DomainScore, ...]
@@ -83,7 +83,7 @@ class Route(_Found):
     advisories: tuple[Advisory, ...] = ()
 
 
-class RecalledEpisode(_Found):
+class RecalledEpisode(_Found, frozen=True, kw_only=True):
     """One recalled episode with its fused score and the reasons it came (dense, recency, neighbour, ...)."""
 
     episode_id: str
@@ -95,13 +95,13 @@ class RecalledEpisode(_Found):
     created_at: float
 
 
-class Recall(_Found):
+class Recall(_Found, frozen=True, kw_only=True):
     """The memory's finding: hits in descending order of score."""
 
     hits: tuple[RecalledEpisode, ...] = ()
 
 
-class Candidate(_Found):
+class Candidate(_Found, frozen=True, kw_only=True):
     """One decoded answer; ``logprob`` is the mean natural-log probability per completion token."""
 
     text: str
@@ -113,7 +113,7 @@ class Candidate(_Found):
     reasoning: str = ""
 
 
-class Inference(_Found):
+class Inference(_Found, frozen=True, kw_only=True):
     """The worker's finding: every candidate, the total usage and the model that spoke."""
 
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
@@ -122,7 +122,7 @@ class Inference(_Found):
     model_digest: str = ""
 
 
-class Dissent(_Found):
+class Dissent(_Found, frozen=True, kw_only=True):
     """Catfish's finding. ``text`` is an objection, never a candidate; empty when waived."""
 
     engaged: bool
@@ -133,7 +133,7 @@ class Dissent(_Found):
     usage: Usage = Usage()
 
 
-class Vote(_Found):
+class Vote(_Found, frozen=True, kw_only=True):
     """One panel member's judgement of one candidate in one round (CAMP, arXiv 2604.00085).
 
     ``logprobs`` maps each of the three labels to its natural-log probability.
@@ -147,7 +147,7 @@ class Vote(_Found):
     argument: str = ""
 
 
-class Negotiation(_Found):
+class Negotiation(_Found, frozen=True, kw_only=True):
     """The negotiator's finding: the chosen candidate and how it was chosen."""
 
     chosen: int
@@ -160,7 +160,7 @@ class Negotiation(_Found):
     usage: Usage = Usage()
 
 
-class BiasReport(_Found):
+class BiasReport(_Found, frozen=True, kw_only=True):
     """Antibias's finding: whether it looked, what it saw and what it did."""
 
     checked: bool
@@ -171,7 +171,7 @@ class BiasReport(_Found):
     usage: Usage = Usage()
 
 
-class StageTiming(_Found):
+class StageTiming(_Found, frozen=True, kw_only=True):
     """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it."""
 
     stage: str

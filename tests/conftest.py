@@ -1,6 +1,6 @@
 """Real parts for the tests: a broker, the small model, the embedder. Started once, stopped at the end."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -39,18 +39,16 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 
 @pytest.fixture(scope="session")
-def small_model() -> Iterator[Path]:
+def small_model() -> Path:
     """The default chat model, prepared once in the user's cache."""
     from runtime.models import prepare
 
-    yield prepare("smollm2-135m-instruct")
+    return prepare("smollm2-135m-instruct")
 
 
 @pytest.fixture(scope="session")
-def embedder_path() -> Iterator[Path]:
+def embedder_path() -> Path:
     """The default embedder, prepared once in the user's cache."""
     from runtime.models import prepare
 
-    yield prepare("all-mpnet-base-v2")
-
-
+    return prepare("all-mpnet-base-v2")

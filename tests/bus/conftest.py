@@ -1,0 +1,53 @@
+"""Small events and a consumer that runs beside the test."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from bus.connection import Bus
+from bus.handler import Consumer, Handler
+from schemas.chat import Message
+from schemas.envelope import new_turn
+from schemas.events import QueryReceived, TurnCancelled
+from schemas.stages import Query
+
+Running = Callable[..., contextlib.AbstractAsyncContextManager[Consumer[QueryReceived]]]
+
+
+def query(*, timeout: float = 20.0, text: str = "hello", turn: str | None = None) -> QueryReceived:
+    """A turn that asks ``text``."""
+    envelope = new_turn(tenant="tests", timeout=timeout, key=turn)
+    return QueryReceived(
+        envelope=envelope, query=Query(model="micro-kiki", messages=(Message(role="user", content=text),))
+    )
+
+
+def reply(event: QueryReceived) -> TurnCancelled:
+    """Any event that the stream keeps, as the handler's result."""
+    return TurnCancelled(envelope=event.envelope.next("echo"), reason="answered")
+
+
+@contextlib.asynccontextmanager
+async def running(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
+    """A consumer of ``query.received`` under the stage name 'echo'."""
+    handler = Handler(stage="echo", event=QueryReceived, handle=handle, **settings)
+    consumer = Consumer(bus, handler, fetch_seconds=0.5)
+    await consumer.declare()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.run)
+        yield consumer
+        tasks.cancel_scope.cancel()
+
+
+async def eventually(check: Callable[[], Any], *, seconds: float = 10.0) -> Any:
+    """Await ``check`` until it gives something truthy; fail the test when it never does."""
+    with anyio.move_on_after(seconds):
+        while True:
+            found = await check()
+            if found:
+                return found
+            await anyio.sleep(0.03)
+    pytest.fail(f"did not happen within {seconds} s")

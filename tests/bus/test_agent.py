@@ -1,0 +1,115 @@
+"""An agent is found by the stock tools, answers requests, and reports its health and metrics."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from bus.agent import Endpoint, reports, run
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from schemas.errors import InvalidInput, KikiError, Unavailable
+from schemas.events import Event, QueryReceived
+from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from tests.bus.conftest import reply
+
+pytestmark = pytest.mark.anyio
+
+
+class Echo:
+    """An agent for the tests."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        self.opened = False
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        self.opened = True
+        try:
+            yield
+        finally:
+            self.opened = False
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        return (Handler(stage="echo", event=QueryReceived, handle=self.handle),)
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        return (Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),)
+
+    def status(self) -> StatusReply:
+        return StatusReply(agent=self.name, ready=self.opened, gauges={"answers": 1.0})
+
+    async def handle(self, event: QueryReceived, delivery: Delivery) -> Event:
+        return reply(event)
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        if request.texts[0] == "refuse":
+            raise InvalidInput("not this one", param="texts")
+        if request.texts[0] == "bug":
+            raise RuntimeError("a secret of the process")
+        await anyio.sleep(0.05)
+        return EmbedReply(vectors=tuple((float(len(text)),) for text in request.texts), compute=0.0)
+
+
+@contextlib.asynccontextmanager
+async def serving(bus: Bus) -> AsyncIterator[Echo]:
+    agent = Echo()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, agent, bus)
+        yield agent
+        tasks.cancel_scope.cancel()
+    assert not agent.opened
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")])
+async def test_the_stock_discovery_subjects_answer(bus: Bus, verb: str, kind: str) -> None:
+    async with serving(bus):
+        found = json.loads((await bus.client.request(f"$SRV.{verb}.kiki-echo", b"", timeout=2)).data)
+        assert found["type"] == f"io.nats.micro.v1.{kind}_response"
+        assert found["name"] == "kiki-echo"
+        if verb == "INFO":
+            assert {endpoint["subject"] for endpoint in found["endpoints"]} == {
+                "kiki.svc.embed",
+                "kiki.svc.status.echo",
+            }
+
+
+async def test_requests_are_answered_side_by_side(bus: Bus) -> None:
+    async with serving(bus):
+        found: list[EmbedReply] = []
+
+        async def ask(text: str) -> None:
+            found.append(await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=5))
+
+        async with anyio.create_task_group() as tasks:
+            for length in range(1, 6):
+                tasks.start_soon(ask, "x" * length)
+        assert sorted(reply.vectors[0][0] for reply in found) == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+async def test_a_refusal_keeps_its_code_and_field_and_a_bug_keeps_its_secret(bus: Bus) -> None:
+    async with serving(bus):
+        with pytest.raises(KikiError, match="not this one") as refused:
+            await bus.request("embed", EmbedRequest(texts=("refuse",)), EmbedReply, timeout=5)
+        assert (refused.value.code, refused.value.param) == ("invalid_request", "texts")
+        with pytest.raises(KikiError) as failed:
+            await bus.request("embed", EmbedRequest(texts=("bug",)), EmbedReply, timeout=5)
+        assert failed.value.code == "internal_error"
+        assert "secret" not in failed.value.message
+
+
+async def test_nobody_there_is_unavailable(bus: Bus) -> None:
+    with pytest.raises(Unavailable, match="is its agent up"):
+        await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=1)
+
+
+async def test_reports_carry_status_and_metrics(bus: Bus) -> None:
+    async with serving(bus):
+        (report,) = await reports(bus, window=0.3)
+        assert report.status == StatusReply(agent="echo", ready=True, gauges={"answers": 1.0})
+        assert "kiki_handled_total" in report.metrics

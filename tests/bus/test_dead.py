@@ -1,0 +1,51 @@
+"""Dead letters are listed, shown and replayed."""
+
+import pytest
+
+from bus import dead
+from bus.connection import Bus
+from bus.handler import Delivery
+from schemas.errors import InvalidInput
+from schemas.events import Event, QueryReceived, TurnCancelled
+from tests.bus.conftest import eventually, query, reply, running
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> None:
+    mended = False
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        if not mended:
+            raise RuntimeError
+        assert event.envelope.remaining > 60
+        return reply(event)
+
+    event = query(timeout=5)
+    async with running(bus, handle, retry_delay=0.01, max_deliver=1):
+        await bus.publish(event)
+
+        async def buried() -> list[dead.Filed]:
+            return [filed async for filed in dead.letters(bus)]
+
+        (filed,) = await eventually(buried)
+        assert (await dead.letter(bus, filed.seq)).letter == filed.letter
+        mended = True
+        assert await dead.replay(bus, filed.seq) == bus.subjects.of(event)
+
+        async def answered() -> TurnCancelled | None:
+            return await bus.last(TurnCancelled, event.envelope.turn_id)
+
+        await eventually(answered)
+        assert await buried() == []
+
+
+async def test_a_letter_that_is_not_there(bus: Bus) -> None:
+    with pytest.raises(InvalidInput, match="no dead letter 999") as caught:
+        await dead.letter(bus, 999)
+    assert caught.value.param == "seq"
+
+
+def test_a_payload_that_is_no_text_is_shown_as_base64() -> None:
+    assert dead.readable(b"plain") == "plain"
+    assert dead.readable(b"\xff\x00") == "base64:/wA="

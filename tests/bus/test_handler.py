@@ -1,0 +1,327 @@
+"""The handler contract against a real nats-server."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import anyio
+import pytest
+
+from bus import dead, metrics
+from bus.connection import Bus, BusSettings, connect
+from bus.handler import Consumer, Delivery
+from bus.topology import DEAD, TURNS
+from schemas.errors import KikiError, StageFailed, Unavailable
+from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
+from tests.bus.conftest import eventually, query, reply, running
+
+pytestmark = pytest.mark.anyio
+
+
+async def stored(bus: Bus, kind: type[Any], event: Event) -> Any:
+    return await bus.last(kind, event.envelope.turn_id)
+
+
+async def unsettled(bus: Bus) -> int:
+    info = await bus.js.consumer_info(TURNS, "echo")
+    return int(info.num_ack_pending or 0) + int(info.num_pending or 0)
+
+
+async def test_the_result_is_published_and_the_message_acknowledged(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        assert delivery.attempt == 1
+        return reply(event)
+
+    event = query()
+    async with running(bus, handle):
+        assert await bus.publish(event)
+        result = await eventually(lambda: stored(bus, TurnCancelled, event))
+        assert result.envelope.causation_id == event.envelope.event_id
+        assert result.envelope.sequence == 1
+        await eventually(lambda: _is(unsettled(bus), 0))
+
+
+async def _is(value: Any, wanted: Any) -> bool:
+    return bool(await value == wanted)
+
+
+async def test_the_same_result_twice_is_stored_once(bus: Bus) -> None:
+    event = reply(query())
+    assert await bus.publish(event)
+    assert not await bus.publish(event)
+    assert (await bus.js.stream_info(TURNS)).state.messages == 1
+
+
+async def test_a_malformed_event_is_buried_and_stops_nobody(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        return reply(event)
+
+    event = query()
+    async with running(bus, handle):
+        await bus.js.publish(bus.subjects.stage("query.received", "broken"), b'{"envelope": 1}')
+        await bus.js.publish(bus.subjects.stage("query.received", "binary"), b"\xff\x00")
+        await bus.publish(event)
+        await eventually(lambda: stored(bus, TurnCancelled, event))
+
+        async def buried() -> list[dead.Filed]:
+            found = [filed async for filed in dead.letters(bus)]
+            return found if len(found) == 2 else []
+
+        letters = await eventually(buried)
+        assert letters[0].letter.payload == b'{"envelope": 1}'
+        assert "envelope" in letters[0].letter.reason
+        assert letters[1].letter.subject.endswith(".binary")
+
+
+async def test_an_event_on_another_turns_subject_is_malformed(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> None:
+        pytest.fail("must not be handled")
+
+    from schemas.codec import encode
+
+    async with running(bus, handle):
+        await bus.js.publish(bus.subjects.stage("query.received", "other"), encode(query()))
+        await eventually(lambda: _is(_messages(bus, DEAD), 1))
+
+
+async def _messages(bus: Bus, stream: str) -> int:
+    return int((await bus.js.stream_info(stream)).state.messages)
+
+
+async def test_a_transient_error_is_tried_again(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        attempts.append(delivery.attempt)
+        if delivery.attempt < 3:
+            raise Unavailable("not yet")
+        return reply(event)
+
+    event = query()
+    async with running(bus, handle, retry_delay=0.02):
+        await bus.publish(event)
+        await eventually(lambda: stored(bus, TurnCancelled, event))
+    assert attempts == [1, 2, 3]
+
+
+async def test_after_max_deliver_a_dead_letter_and_the_client_is_told(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        raise RuntimeError("a bug")
+
+    event = query()
+    async with running(bus, handle, retry_delay=0.02, max_deliver=2):
+        await bus.publish(event)
+        failed = await eventually(lambda: stored(bus, TurnFailed, event))
+        assert (failed.stage, failed.code) == ("echo", "internal_error")
+        assert "a bug" not in failed.message
+        letters = [filed.letter async for filed in dead.letters(bus)]
+        assert [(letter.deliveries, letter.reason.split(":")[0]) for letter in letters] == [(2, "max_deliver")]
+        await eventually(lambda: _is(unsettled(bus), 0))
+
+
+async def test_a_refusal_fails_the_turn_without_a_dead_letter(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        raise StageFailed("cannot", code="adapter_failed")
+
+    event = query()
+    async with running(bus, handle):
+        await bus.publish(event)
+        failed = await eventually(lambda: stored(bus, TurnFailed, event))
+        assert (failed.code, failed.message, failed.retryable) == ("adapter_failed", "cannot", False)
+    assert await _messages(bus, DEAD) == 0
+
+
+async def test_a_handler_that_cancels_itself_ends_no_subscription(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        if event.query.text == "cancel yourself" and delivery.attempt == 1:
+            raise asyncio.CancelledError
+        return reply(event)
+
+    first, second = query(text="cancel yourself"), query()
+    async with running(bus, handle, concurrency=1, retry_delay=0.02):
+        await bus.publish(first)
+        await bus.publish(second)
+        await eventually(lambda: stored(bus, TurnCancelled, second))
+        await eventually(lambda: stored(bus, TurnCancelled, first))
+
+
+async def test_cancelling_the_turn_cancels_its_handler(bus: Bus) -> None:
+    began, ended = anyio.Event(), anyio.Event()
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> None:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    event = query()
+    async with running(bus, handle):
+        await bus.publish(event)
+        with anyio.fail_after(5):
+            await began.wait()
+        await bus.publish(TurnCancelled(envelope=event.envelope.next("client"), reason="gone"))
+        with anyio.fail_after(5):
+            await ended.wait()
+        await eventually(lambda: _is(unsettled(bus), 0))
+        assert await stored(bus, TurnFailed, event) is None
+
+
+async def test_a_process_born_after_the_cancellation_honours_it(bus: Bus, nats_url: str) -> None:
+    event, handled = query(), []
+
+    async def hang(event: QueryReceived, delivery: Delivery) -> None:
+        handled.append(delivery.attempt)
+        await anyio.sleep_forever()
+
+    async with running(bus, hang, ack_wait=0.5):
+        await bus.publish(event)
+        await eventually(lambda: _is(_length(handled), 1))
+    await bus.publish(TurnCancelled(envelope=event.envelope.next("client"), reason="gone"))
+    async with connect(BusSettings(url=nats_url), name="reborn") as reborn, running(reborn, hang, ack_wait=0.5):
+        await eventually(lambda: _is(unsettled(bus), 0))
+    assert handled == [1]
+
+
+async def _length(items: list[Any]) -> int:
+    return len(items)
+
+
+async def test_past_the_deadline_the_turn_fails_unhandled(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        pytest.fail("must not be handled")
+
+    event = query(timeout=-1.0)
+    async with running(bus, handle):
+        await bus.publish(event)
+        failed = await eventually(lambda: stored(bus, TurnFailed, event))
+        assert failed.code == "deadline_exceeded"
+
+
+async def test_the_deadline_ends_a_handler(bus: Bus) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    event = query(timeout=0.6)
+    async with running(bus, handle):
+        await bus.publish(event)
+        failed = await eventually(lambda: stored(bus, TurnFailed, event))
+        assert (failed.code, failed.retryable) == ("deadline_exceeded", True)
+
+
+async def test_long_work_is_told_to_the_broker_and_not_delivered_twice(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        attempts.append(delivery.attempt)
+        await anyio.sleep(1.6)
+        return reply(event)
+
+    event = query()
+    async with running(bus, handle, ack_wait=0.6):
+        await bus.publish(event)
+        await eventually(lambda: stored(bus, TurnCancelled, event))
+    assert attempts == [1]
+
+
+async def test_a_message_of_a_dead_process_is_delivered_again(bus: Bus, nats_url: str) -> None:
+    event, attempts = query(), []
+
+    async def hang(event: QueryReceived, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        await anyio.sleep_forever()
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        attempts.append(delivery.attempt)
+        return reply(event)
+
+    async with connect(BusSettings(url=nats_url), name="dies") as other, running(other, hang, ack_wait=0.5):
+        await bus.publish(event)
+        await eventually(lambda: _is(_length(attempts), 1))
+    async with running(bus, handle, ack_wait=0.5):
+        await eventually(lambda: stored(bus, TurnCancelled, event))
+    assert attempts == [1, 2]
+
+
+async def test_no_more_messages_in_hand_than_slots(bus: Bus) -> None:
+    now, most = 0, 0
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(0.05)
+        now -= 1
+        return reply(event)
+
+    events = [query() for _ in range(12)]
+    async with running(bus, handle, concurrency=3):
+        for event in events:
+            await bus.publish(event)
+        for event in events:
+            await eventually(lambda event=event: stored(bus, TurnCancelled, event))  # type: ignore[misc]
+    assert most == 3
+
+
+async def test_the_watchdog_brings_back_a_slot_that_stopped(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        return reply(event)
+
+    before = metrics.RESTARTED.labels("echo")._value.get()
+    event = query()
+    async with running(bus, handle, concurrency=1) as consumer:
+        scope = await eventually(lambda: _scope(consumer))
+        original, calls = consumer._bind, []
+
+        async def stuck() -> Any:
+            calls.append(1)
+            if len(calls) == 1:
+                await anyio.sleep_forever()
+            return await original()
+
+        monkeypatch.setattr(consumer, "_bind", stuck)
+        scope.cancel()  # the pull loop ends; the next one hangs before it pulls
+        await eventually(lambda: _is(_length(calls), 2))
+        await bus.publish(event)
+        await eventually(lambda: stored(bus, TurnCancelled, event))
+    assert metrics.RESTARTED.labels("echo")._value.get() >= before + 2
+
+
+async def _scope(consumer: Consumer[QueryReceived]) -> anyio.CancelScope | None:
+    return consumer._slots[0].scope
+
+
+async def test_give_up_replaces_turn_failed(bus: Bus) -> None:
+    told: list[str] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        raise StageFailed("no")
+
+    async def give_up(event: QueryReceived, error: KikiError) -> None:
+        told.append(error.message)
+
+    event = query()
+    async with running(bus, handle, give_up=give_up):
+        await bus.publish(event)
+        await eventually(lambda: _is(_length(told), 1))
+        await eventually(lambda: _is(unsettled(bus), 0))
+    assert await stored(bus, TurnFailed, event) is None
+
+
+async def test_a_core_callback_that_fails_ends_nothing(bus: Bus) -> None:
+    heard: list[bytes] = []
+
+    async def handle(message: Any) -> None:
+        heard.append(message.data)
+        if message.data == b"cancel":
+            raise asyncio.CancelledError
+        if message.data == b"fail":
+            raise RuntimeError
+
+    subscription = await bus.listen("kiki.test.firewall.x", handle)
+    for data in (b"cancel", b"fail", b"ok"):
+        await bus.client.publish("kiki.test.firewall.x", data)
+    await eventually(lambda: _is(_length(heard), 3))
+    with contextlib.suppress(Exception):
+        await subscription.unsubscribe()
