@@ -1,0 +1,148 @@
+"""The catfish as an agent: ``infer.done`` -> ``dissent.raised`` or ``dissent.waived``."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from agents import excerpt
+from agents.catfish import engagement, prompts
+from agents.catfish.settings import CatfishSettings
+from agents.consultation import Consultation
+from bus import metrics
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from schemas.errors import KikiError, Unavailable
+from schemas.events import DissentRaised, DissentWaived, InferDone
+from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from schemas.stages import Dissent, StageTiming
+
+STAGE = "catfish"
+
+
+class CatfishAgent:
+    """Objects before the panel decides, where a hard question meets silent agreement."""
+
+    name = STAGE
+
+    def __init__(self, settings: CatfishSettings) -> None:
+        self._settings = settings
+        self._bus: Bus | None = None
+        self._raised = 0
+        self._waived = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """It owns nothing; the bus is kept for :meth:`_excuse`."""
+        self._bus = bus
+        yield
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Reads ``infer.done`` beside the negotiator."""
+        return [
+            Handler(
+                stage=STAGE,
+                event=InferDone,
+                handle=self._handle,
+                concurrency=self._settings.concurrency,
+                give_up=self._excuse,
+            )
+        ]
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """None of its own."""
+        return ()
+
+    def status(self) -> StatusReply:
+        """Always ready: it holds no model."""
+        return StatusReply(
+            agent=STAGE, ready=True, gauges={"raised": float(self._raised), "waived": float(self._waived)}
+        )
+
+    async def _handle(self, event: InferDone, delivery: Delivery) -> DissentRaised | DissentWaived:
+        settings = self._settings
+        model = Consultation(delivery.bus, event.envelope, timeout=settings.timeout, reserve=settings.reserve)
+        compare = Comparison(delivery.bus, settings)
+        try:
+            dissent = await self._consider(event, model, compare)
+        except KikiError as error:
+            metrics.degraded("catfish.failed", error.message)
+            dissent = Dissent(engaged=False, reason=f"could not: {error.message}", usage=model.usage)
+        if dissent.engaged:
+            self._raised += 1
+        else:
+            self._waived += 1
+        timing = StageTiming(
+            stage=STAGE,
+            started_at=delivery.received_at,
+            finished_at=time.time(),
+            compute=model.compute + compare.compute,
+            attempt=delivery.attempt,
+        )
+        kind = DissentRaised if dissent.engaged else DissentWaived
+        return kind(envelope=event.envelope.next("dissent"), dissent=dissent, timings=(*event.timings, timing))
+
+    async def _consider(self, event: InferDone, model: Consultation, compare: "Comparison") -> Dissent:
+        settings, route = self._settings, event.route
+        if not route.plan.dissent:
+            return Dissent(engaged=False, reason="the plan leaves dissent out")
+        candidates = event.inference.candidates
+        logprobs = [candidate.logprob for candidate in candidates]
+        texts = list(dict.fromkeys(candidate.text.strip() for candidate in candidates))
+        score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
+        if why_not := engagement.waived(score, logprobs, settings):
+            return Dissent(engaged=False, reason=why_not)
+        agreed = await compare.agreement([candidate.text.strip() for candidate in candidates])
+        tone = engagement.tone(agreed, settings)
+        messages = prompts.objection(
+            excerpt.asked(event.query.messages, settings.excerpt_chars),
+            [excerpt.shortened(text, settings.excerpt_chars) for text in texts[: settings.shown]],
+            tone,
+        )
+        said = await model.write(messages, max_tokens=settings.max_tokens, seed=event.query.sampling.seed)
+        return Dissent(
+            engaged=True,
+            reason=f"complexity {score:.2f}, agreement {agreed:.2f}",
+            text=said.text.strip(),
+            tone=tone,
+            agreement=agreed,
+            usage=model.usage,
+        )
+
+    async def _excuse(self, event: InferDone, error: KikiError) -> None:
+        """A catfish that fails must not end the turn: the negotiator is told that no objection comes."""
+        metrics.degraded("catfish.failed", error.message)
+        waived = DissentWaived(
+            envelope=event.envelope.next("dissent"),
+            dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
+            timings=event.timings,
+        )
+        if self._bus is not None:
+            with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
+                await self._bus.publish(waived)
+
+
+class Comparison:
+    """How much candidates agree, by the router's embeddings; ``compute`` is the embedder's time."""
+
+    def __init__(self, bus: Bus, settings: CatfishSettings) -> None:
+        self._bus = bus
+        self._settings = settings
+        self.compute = 0.0
+
+    async def agreement(self, texts: Sequence[str]) -> float:
+        """Mean pairwise cosine. Identical texts agree without being embedded.
+
+        Raises:
+            KikiError: the router does not answer, or refuses.
+        """
+        distinct = list(dict.fromkeys(texts))
+        if len(distinct) == 1:
+            return 1.0
+        reply = await self._bus.request(
+            "embed", EmbedRequest(texts=tuple(distinct)), EmbedReply, timeout=self._settings.embed_timeout
+        )
+        self.compute += reply.compute
+        vectors = dict(zip(distinct, reply.vectors, strict=True))
+        return engagement.agreement([vectors[text] for text in texts])

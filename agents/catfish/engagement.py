@@ -1,0 +1,85 @@
+"""Whether the catfish speaks, and in which tone (arXiv 2505.21503). Pure.
+
+The paper engages by the difficulty of the case and calibrates the tone to the panel's agreement: the more
+silently it agrees, the firmer the objection. How difficulty is measured is ours: four features, each scaled to
+0..1, weighted and summed.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal
+
+from agents.catfish.settings import CatfishSettings
+
+Tone = Literal["mild", "firm", "strong"]
+
+WORDS_FULL = 60
+"""Words at which a question counts as long; ours."""
+
+CLAUSES_FULL = 6
+"""Clauses and constraints at which a question counts as involved; ours."""
+
+DOMAINS_FULL = 3
+"""Routed domains at which a question counts as interdisciplinary; ours."""
+
+LOGPROB_FULL = 1.5
+"""Negated mean natural-log probability per token at which the answerer counts as unsure; ours."""
+
+WEIGHTS = {"length": 0.3, "clauses": 0.3, "domains": 0.15, "doubt": 0.25}
+"""Shares of the features in the score; they sum to 1. Ours."""
+
+_CLAUSE = re.compile(
+    r"[;:?\n]|,\s|\b(?:and|but|or|if|when|while|unless|without|because|although|must|only|at least|at most|"
+    r"et|mais|ou|si|quand|lorsque|sans|sauf|parce que|bien que|doit|seulement|au moins|au plus)\b",
+    re.IGNORECASE,
+)
+
+
+def complexity(question: str, *, domains: int, logprobs: Sequence[float]) -> float:
+    """How hard a question looks, 0..1.
+
+    Args:
+        question: the user's last message.
+        domains: routed domains.
+        logprobs: mean natural-log probability per token of each candidate.
+    """
+    doubt = -sum(logprobs) / len(logprobs) if logprobs else 0.0
+    features = {
+        "length": len(question.split()) / WORDS_FULL,
+        "clauses": len(_CLAUSE.findall(question.strip().rstrip("?"))) / CLAUSES_FULL,
+        "domains": max(0, domains - 1) / (DOMAINS_FULL - 1),
+        "doubt": doubt / LOGPROB_FULL,
+    }
+    return sum(WEIGHTS[name] * min(1.0, max(0.0, value)) for name, value in features.items())
+
+
+def agreement(vectors: Sequence[Sequence[float]]) -> float:
+    """Mean pairwise cosine of unit vectors, -1..1; 1.0 for one candidate, which agrees with itself."""
+    pairs = [math.fsum(a * b for a, b in zip(left, right, strict=True)) for left, right in combinations(vectors, 2)]
+    return max(-1.0, min(1.0, math.fsum(pairs) / len(pairs))) if pairs else 1.0
+
+
+def tone(agreed: float, settings: CatfishSettings) -> Tone:
+    """The more the candidates agree, the firmer."""
+    if agreed >= settings.strong_agreement:
+        return "strong"
+    return "firm" if agreed >= settings.firm_agreement else "mild"
+
+
+def waived(score: float, logprobs: Sequence[float], settings: CatfishSettings) -> str | None:
+    """Why there is nothing to object to, known before the candidates are compared; None when there may be.
+
+    Args:
+        score: the question's :func:`complexity`.
+        logprobs: mean natural-log probability per token of each candidate.
+    """
+    if score < settings.complexity:
+        return f"the question is simple (complexity {score:.2f}, engages from {settings.complexity:.2f})"
+    if len(logprobs) == 1 and logprobs[0] >= settings.confident_logprob:
+        return (
+            f"one confident candidate (mean log-probability {logprobs[0]:.2f}, "
+            f"left alone from {settings.confident_logprob:.2f})"
+        )
+    return None

@@ -1,0 +1,33 @@
+"""Settings of the catfish. The paper gives no numbers for these, so every threshold is ours."""
+
+from msgspec import Struct
+
+
+class CatfishSettings(Struct, frozen=True, kw_only=True):
+    """When the catfish engages, how it sounds and how long it may take.
+
+    Attributes:
+        complexity: score in 0..1 from which a question is worth an objection; ours.
+        confident_logprob: mean natural-log probability per token from which a lone candidate is left alone; ours.
+        firm_agreement: mean pairwise cosine of the candidates from which the objection is firm; ours.
+        strong_agreement: the same for a strong one; ours.
+        max_tokens: length of the objection.
+        excerpt_chars: characters of the question, and of each answer, that the prompt shows.
+        shown: candidates that the prompt shows.
+        timeout: seconds for the objection; below the negotiator's ``dissent_wait``, or it comes too late.
+        embed_timeout: seconds for the embeddings.
+        reserve: seconds before the turn's deadline in which nothing is begun.
+        concurrency: turns in hand at once.
+    """
+
+    complexity: float = 0.3
+    confident_logprob: float = -0.15
+    firm_agreement: float = 0.75
+    strong_agreement: float = 0.92
+    max_tokens: int = 64
+    excerpt_chars: int = 2000
+    shown: int = 3
+    timeout: float = 12.0
+    embed_timeout: float = 5.0
+    reserve: float = 4.0
+    concurrency: int = 16

@@ -1,0 +1,143 @@
+"""The calls to the model that one stage makes for one turn: bounded in time and number, and accounted for."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+
+import anyio
+
+from agents.calibration import Priors, calibrated, key
+from bus.connection import Bus
+from schemas.chat import Message, Sampling, Usage
+from schemas.envelope import Envelope
+from schemas.errors import DeadlineExceeded, StageFailed
+from schemas.jobs import JobResult
+from schemas.stages import AdapterUse, Candidate
+
+
+class Consultation:
+    """Asks on the auxiliary lane. ``usage`` and ``compute`` grow with every answer.
+
+    Args:
+        timeout: seconds that one call may take.
+        reserve: seconds before the turn's deadline that are left to the stages behind this one.
+        at_once: calls in flight at a time.
+        model_digest: of the model that answers, so that a prior is never taken from another one.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        envelope: Envelope,
+        *,
+        timeout: float,
+        reserve: float,
+        at_once: int = 1,
+        model_digest: str = "",
+    ) -> None:
+        self._bus = bus
+        self._envelope = envelope
+        self._timeout = timeout
+        self._reserve = reserve
+        self._slots = anyio.Semaphore(at_once)
+        self._model_digest = model_digest
+        self._in_flight = 0
+        self._since = 0.0
+        self._waited = 0.0
+        self._worked = 0.0
+        self.usage = Usage()
+
+    @property
+    def compute(self) -> float:
+        """Seconds of model time: the sum of what the calls took, but no more than was waited for them.
+
+        Calls that the worker decodes in one batch each report the whole batch, so their sum may exceed the
+        wall time in which at least one was in flight.
+        """
+        return min(self._waited, self._worked)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the reserve begins."""
+        return self._envelope.remaining - self._reserve
+
+    async def score(
+        self, messages: tuple[Message, ...], choices: tuple[str, ...], *, adapters: tuple[AdapterUse, ...] = ()
+    ) -> dict[str, float]:
+        """Total natural-log probability of each choice as the continuation of ``messages``.
+
+        Raises:
+            KikiError: the worker refused, no answer came in time, or it did not score every choice.
+        """
+        result = await self._ask(messages, adapters=adapters, choices=choices)
+        if set(result.logprobs) != set(choices) or not all(map(math.isfinite, result.logprobs.values())):
+            raise StageFailed(f"the model scored {result.logprobs}, expected a finite number for each of {choices}.")
+        return {choice: result.logprobs[choice] for choice in choices}
+
+    async def judge(
+        self,
+        messages: tuple[Message, ...],
+        blank: tuple[Message, ...],
+        choices: tuple[str, ...],
+        *,
+        priors: Priors,
+        adapters: tuple[AdapterUse, ...] = (),
+    ) -> dict[str, float]:
+        """As :meth:`score`, calibrated by the scores under ``blank``, the same prompt with nothing in it."""
+        prior = await priors.of(
+            key(self._model_digest, choices, adapters, blank),
+            lambda: self.score(blank, choices, adapters=adapters),
+        )
+        return calibrated(await self.score(messages, choices, adapters=adapters), prior)
+
+    async def write(self, messages: tuple[Message, ...], *, max_tokens: int, seed: int = 0) -> Candidate:
+        """One text, decoded greedily by the base model.
+
+        Raises:
+            KikiError: the worker refused, no answer came in time, or there is no text in it.
+        """
+        result = await self._ask(messages, sampling=Sampling(max_tokens=max_tokens, temperature=0.0, seed=seed))
+        if not result.candidates or not result.candidates[0].text.strip():
+            raise StageFailed("the model answered with no text.")
+        return result.candidates[0]
+
+    async def _ask(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        adapters: tuple[AdapterUse, ...] = (),
+        sampling: Sampling | None = None,
+        choices: tuple[str, ...] = (),
+    ) -> JobResult:
+        async with self._slots:
+            if self.left <= 0:
+                raise DeadlineExceeded("too little of the turn's time is left to ask the model.")
+            with self._watch():
+                result = await self._bus.ask(
+                    self._envelope,
+                    lane="auxiliary",
+                    messages=messages,
+                    adapters=adapters,
+                    sampling=sampling,
+                    choices=choices,
+                    timeout=min(self._timeout, self.left),
+                )
+        self._worked += result.compute
+        self.usage += Usage(
+            prompt_tokens=result.prompt_tokens,
+            completion_tokens=sum(candidate.usage.completion_tokens for candidate in result.candidates),
+        )
+        return result
+
+    @contextlib.contextmanager
+    def _watch(self) -> Iterator[None]:
+        if self._in_flight == 0:
+            self._since = time.monotonic()
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._waited += time.monotonic() - self._since
