@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from agents.calibration import Priors, calibrated, key
+from agents.calibration import Priors, key
 from bus.connection import Bus
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
@@ -75,21 +75,23 @@ class Consultation:
             raise StageFailed(f"the model scored {result.logprobs}, expected a finite number for each of {choices}.")
         return {choice: result.logprobs[choice] for choice in choices}
 
-    async def judge(
+    async def prior(
         self,
-        messages: tuple[Message, ...],
         blank: tuple[Message, ...],
         choices: tuple[str, ...],
         *,
-        priors: Priors,
+        known: Priors,
         adapters: tuple[AdapterUse, ...] = (),
     ) -> dict[str, float]:
-        """As :meth:`score`, calibrated by the scores under ``blank``, the same prompt with nothing in it."""
-        prior = await priors.of(
+        """The scores under ``blank``, a prompt with nothing in it; asked when ``known`` does not hold them.
+
+        Raises:
+            KikiError: as :meth:`score`.
+        """
+        return await known.of(
             key(self._model_digest, choices, adapters, blank),
             lambda: self.score(blank, choices, adapters=adapters),
         )
-        return calibrated(await self.score(messages, choices, adapters=adapters), prior)
 
     async def write(self, messages: tuple[Message, ...], *, max_tokens: int, seed: int = 0) -> Candidate:
         """One text, decoded greedily by the base model.

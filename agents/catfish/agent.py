@@ -81,7 +81,7 @@ class CatfishAgent:
             attempt=delivery.attempt,
         )
         kind = DissentRaised if dissent.engaged else DissentWaived
-        return kind(envelope=event.envelope.next("dissent"), dissent=dissent, timings=(*event.timings, timing))
+        return kind(envelope=event.envelope.next(STAGE), dissent=dissent, timings=(*event.timings, timing))
 
     async def _consider(self, event: InferDone, model: Consultation, compare: "Comparison") -> Dissent:
         settings, route = self._settings, event.route
@@ -114,7 +114,7 @@ class CatfishAgent:
         """A catfish that fails must not end the turn: the negotiator is told that no objection comes."""
         metrics.degraded("catfish.failed", error.message)
         waived = DissentWaived(
-            envelope=event.envelope.next("dissent"),
+            envelope=event.envelope.next(STAGE),
             dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
             timings=event.timings,
         )

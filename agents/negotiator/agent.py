@@ -1,0 +1,76 @@
+"""The negotiator as an agent: ``infer.done`` -> ``negotiate.done``."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from agents.calibration import Priors
+from agents.negotiator.hearing import Hearing
+from agents.negotiator.settings import NegotiatorSettings
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from schemas.events import InferDone, NegotiateDone
+from schemas.services import StatusReply
+from schemas.stages import Negotiation, StageTiming
+
+STAGE = "negotiator"
+
+
+class NegotiatorAgent:
+    """A panel of the routed adapters and the base model votes on the candidates."""
+
+    name = STAGE
+
+    def __init__(self, settings: NegotiatorSettings) -> None:
+        self._settings = settings
+        self._priors = Priors()
+        self._outcomes: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's signature
+        """It owns nothing."""
+        yield
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Reads ``infer.done`` beside the catfish."""
+        return [Handler(stage=STAGE, event=InferDone, handle=self._handle, concurrency=self._settings.concurrency)]
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """None of its own."""
+        return ()
+
+    def status(self) -> StatusReply:
+        """Always ready: it holds no model."""
+        gauges = {outcome: float(count) for outcome, count in self._outcomes.items()}
+        return StatusReply(agent=STAGE, ready=True, gauges=gauges | {"priors": float(len(self._priors))})
+
+    async def _handle(self, event: InferDone, delivery: Delivery) -> NegotiateDone:
+        timings, compute = event.timings, 0.0
+        if event.route.plan.negotiate:
+            hearing = Hearing(delivery.bus, event, self._settings, self._priors)
+            finding = await hearing.run()
+            compute = hearing.model.compute
+            if hearing.heard is not None and hearing.heard.timing is not None:
+                timings = (*timings, hearing.heard.timing)
+        else:
+            finding = Negotiation(chosen=0, text=event.inference.candidates[0].text, outcome="passed")
+        self._outcomes[finding.outcome] += 1
+        timing = StageTiming(
+            stage=STAGE,
+            started_at=delivery.received_at,
+            finished_at=time.time(),
+            compute=compute,
+            attempt=delivery.attempt,
+        )
+        return NegotiateDone(
+            envelope=event.envelope.next(STAGE),
+            query=event.query,
+            route=event.route,
+            recall=event.recall,
+            inference=event.inference,
+            negotiation=finding,
+            timings=(*timings, timing),
+        )

@@ -1,0 +1,143 @@
+"""Counting votes (CAMP, arXiv 2604.00085). Pure.
+
+Each member of the panel votes KEEP, REFUSE or NEUTRAL on each candidate. A candidate that somebody keeps and
+nobody refuses is accepted; when nobody takes a side, the attending decides alone; when members take both sides,
+the attending arbitrates. CAMP rules on each diagnosis by itself; a turn has one answer, so that among several
+accepted candidates the one with the most support is taken (ours).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.stages import Candidate, Vote, VoteChoice
+
+LABELS: tuple[VoteChoice, ...] = ("KEEP", "REFUSE", "NEUTRAL")
+ATTENDING = "base"
+"""The member that is the base model."""
+
+Ruling = Literal["accepted", "refused", "silent", "contested"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """The votes on one candidate. ``support`` is the sum of log P(KEEP) - log P(REFUSE) in nats."""
+
+    candidate: int
+    keeps: int
+    refuses: int
+    support: float
+
+    @property
+    def ruling(self) -> Ruling:
+        """What the panel says of the candidate."""
+        if self.keeps and self.refuses:
+            return "contested"
+        if self.keeps:
+            return "accepted"
+        return "refused" if self.refuses else "silent"
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        """Orders candidates: net votes, then support, then the earlier one."""
+        return (self.keeps - self.refuses, self.support, -self.candidate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the count says. ``rival`` is set when the attending must compare two candidates."""
+
+    outcome: Literal["consensus", "deferred", "contested", "undecided"]
+    chosen: int
+    rival: int | None = None
+    reason: str
+
+
+def distinct(candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    """The first index of each different text; white space around a text does not make it different."""
+    first: dict[str, int] = {}
+    for index, candidate in enumerate(candidates):
+        first.setdefault(candidate.text.strip(), index)
+    return tuple(first.values())
+
+
+def likeliest(candidates: Sequence[Candidate]) -> int:
+    """The index of the highest mean log-probability; the earlier one when equal."""
+    return max(range(len(candidates)), key=lambda index: (candidates[index].logprob, -index))
+
+
+def choice(logprobs: Mapping[str, float], *, neutral_margin: float) -> VoteChoice:
+    """The label of the highest calibrated log-probability; NEUTRAL when the lead is below ``neutral_margin`` nats."""
+    ranked = sorted(LABELS, key=lambda label: -logprobs[label])
+    lead = logprobs[ranked[0]] - logprobs[ranked[1]]
+    return ranked[0] if lead >= neutral_margin else "NEUTRAL"
+
+
+def support(vote: Vote) -> float:
+    """How far a vote leans to KEEP, in nats."""
+    return vote.logprobs["KEEP"] - vote.logprobs["REFUSE"]
+
+
+def complete(votes: Sequence[Vote], candidates: Sequence[int]) -> tuple[Vote, ...]:
+    """The votes of one round by members who voted on every candidate: half a ballot favours what it names."""
+    wanted = set(candidates)
+    members = dict.fromkeys(vote.member for vote in votes)
+    full = {member for member in members if {vote.candidate for vote in votes if vote.member == member} == wanted}
+    return tuple(sorted((vote for vote in votes if vote.member in full), key=lambda v: (v.candidate, v.member)))
+
+
+def tally(votes: Sequence[Vote], candidate: int) -> Tally:
+    """Counts the votes on one candidate, in whatever order they came."""
+    own = sorted((vote for vote in votes if vote.candidate == candidate), key=lambda vote: vote.member)
+    return Tally(
+        candidate=candidate,
+        keeps=sum(vote.choice == "KEEP" for vote in own),
+        refuses=sum(vote.choice == "REFUSE" for vote in own),
+        support=sum(support(vote) for vote in own),
+    )
+
+
+def verdict(votes: Sequence[Vote], candidates: Sequence[int]) -> Verdict:
+    """Rules on one round of complete ballots, the attending's among them."""
+    tallies = sorted((tally(votes, candidate) for candidate in candidates), key=lambda t: t.rank, reverse=True)
+    by_ruling: dict[Ruling, list[Tally]] = {}
+    for each in tallies:
+        by_ruling.setdefault(each.ruling, []).append(each)
+    if accepted := by_ruling.get("accepted"):
+        best = accepted[0]
+        return Verdict(outcome="consensus", chosen=best.candidate, reason=f"{best.keeps} keep it and nobody refuses it")
+    if by_ruling.get("contested"):
+        if len(tallies) == 1:
+            return Verdict(
+                outcome="undecided",
+                chosen=tallies[0].candidate,
+                reason="the panel is divided and there is no other candidate",
+            )
+        first, second = tallies[:2]
+        return Verdict(
+            outcome="contested", chosen=first.candidate, rival=second.candidate, reason="the panel is divided"
+        )
+    if silent := by_ruling.get("silent"):
+        return _deferred(votes, silent, reason="nobody takes a side")
+    if len(tallies) == 1:
+        return Verdict(outcome="undecided", chosen=tallies[0].candidate, reason="the panel refuses the only candidate")
+    return _deferred(votes, tallies, reason="the panel refuses every candidate")
+
+
+def _deferred(votes: Sequence[Vote], among: Sequence[Tally], *, reason: str) -> Verdict:
+    own = {vote.candidate: support(vote) for vote in votes if vote.member == ATTENDING}
+    preferred = max((each.candidate for each in among), key=lambda candidate: (own[candidate], -candidate))
+    return Verdict(outcome="deferred", chosen=preferred, reason=f"{reason}; the attending prefers it")
+
+
+def arbitrated(forward: Mapping[str, float], backward: Mapping[str, float]) -> Literal["first", "second"] | None:
+    """Which of two candidates the attending prefers in both orders; None when the order decides.
+
+    Args:
+        forward: log-probabilities of "A" and "B" with the first candidate shown as A.
+        backward: the same with the first candidate shown as B.
+    """
+    here, there = forward["A"] - forward["B"], backward["B"] - backward["A"]
+    if here > 0 and there > 0:
+        return "first"
+    return "second" if here < 0 and there < 0 else None

@@ -1,0 +1,75 @@
+"""Waiting for the catfish: stateless, so that a restarted negotiator joins as a new one does.
+
+What counts is what the stream holds: two catfish may both speak, the stream keeps the first. The core message
+is only the bell that says that something may have been stored.
+"""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.subscription import Subscription
+
+from bus.connection import Bus
+from schemas.events import DissentRaised, DissentWaived
+from schemas.stages import Dissent, StageTiming
+
+BELL_SECONDS = 1.0
+"""The stream is read again at least this often, should the bell be missed."""
+
+STORE_SECONDS = 0.01
+"""The broker may ring before it has stored: read again after this long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """The catfish's finding and its share of the turn; no timing when it gave up."""
+
+    dissent: Dissent
+    timing: StageTiming | None
+
+
+class Join:
+    """One turn's wait. Made by :func:`join`, which subscribes before anything is read."""
+
+    def __init__(self, bus: Bus, turn_id: str, bell: Subscription) -> None:
+        self._bus = bus
+        self._turn_id = turn_id
+        self._bell = bell
+
+    async def wait(self, seconds: float) -> Heard | None:
+        """What the catfish found; None when nothing is stored within ``seconds``.
+
+        Raises:
+            Unavailable: the stream cannot be read.
+        """
+        end, pause = time.monotonic() + seconds, BELL_SECONDS
+        while True:
+            if heard := await self._stored():
+                return heard
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            with contextlib.suppress(nats.errors.TimeoutError):
+                await self._bell.next_msg(timeout=min(left, pause))
+                pause = STORE_SECONDS
+
+    async def _stored(self) -> Heard | None:
+        for kind in (DissentRaised, DissentWaived):
+            if (event := await self._bus.last(kind, self._turn_id)) is not None:
+                own = [timing for timing in event.timings if timing.stage == "catfish"]
+                return Heard(dissent=event.dissent, timing=own[-1] if own else None)
+        return None
+
+
+@contextlib.asynccontextmanager
+async def join(bus: Bus, turn_id: str) -> AsyncIterator[Join]:
+    """Listen for the turn's dissent as long as the context lasts."""
+    bell = await bus.client.subscribe(bus.subjects.stage("dissent.*", turn_id))
+    try:
+        yield Join(bus, turn_id, bell)
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await bell.unsubscribe()
