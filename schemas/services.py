@@ -4,7 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from schemas.stages import DomainScore
+from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
+from schemas.stages import DomainScore, RecalledEpisode
 
 MAX_EMBED_TEXTS = 256
 """Texts in one embedding request."""
@@ -45,6 +46,32 @@ class RouteReply(_Wire, frozen=True, kw_only=True):
     """One finding a prompt, in order."""
 
     results: tuple[RoutedPrompt, ...]
+
+
+class SearchRequest(_Wire, frozen=True, kw_only=True):
+    """The tenant's episodes nearest to ``vector``, an embedding of the query; in one session when it is given."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+
+
+class SearchReply(_Wire, frozen=True, kw_only=True):
+    """Hits in descending order of score; no relevance floor and no budget is applied."""
+
+    hits: tuple[RecalledEpisode, ...]
+
+
+class RebuildRequest(_Wire, frozen=True, kw_only=True):
+    """Make the memory's stores again from the record."""
+
+
+class RebuildReply(_Wire, frozen=True, kw_only=True):
+    """``episodes`` are in the stores now; it took ``seconds``."""
+
+    episodes: int
+    seconds: float
 
 
 class StatusReply(_Wire, frozen=True, kw_only=True):

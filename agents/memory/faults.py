@@ -1,0 +1,44 @@
+"""What goes wrong in a store, in our terms. The stores' own libraries raise bare ``Exception``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.errors import KikiError, SetupError, Unavailable
+
+
+class BrokenStore(SetupError):
+    """A store's files cannot be read. Its content can be made again from the record."""
+
+
+@contextmanager
+def opening(store: str) -> Iterator[None]:
+    """Whatever fails while a store is opened means that its files are broken.
+
+    Raises:
+        BrokenStore: with the library's reason.
+    """
+    with _translated(BrokenStore, f"the {store} cannot be opened"):
+        yield
+
+
+@contextmanager
+def using(store: str) -> Iterator[None]:
+    """Whatever fails in an open store may succeed on a later try.
+
+    Raises:
+        Unavailable: with the library's reason.
+    """
+    with _translated(Unavailable, f"the {store} failed"):
+        yield
+
+
+@contextmanager
+def _translated(kind: type[KikiError], what: str) -> Iterator[None]:
+    try:
+        yield
+    except KikiError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # a Rust panic is no Exception
+            raise kind(f"{what}: {str(error) or type(error).__name__}") from error
+        raise

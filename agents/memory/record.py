@@ -1,0 +1,52 @@
+"""An answer becomes an episode. Everything in it is taken from the event, so that a redelivery records the same."""
+
+import uuid
+
+from schemas.episode import Episode
+from schemas.events import AnswerReady, EpisodeRecorded
+
+
+def episode_id(*, tenant: str, turn_id: str) -> str:
+    """The id of a turn's episode. Bound to the tenant, because who publishes on the bus chooses the turn id."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"episode\n{tenant}\n{turn_id}"))
+
+
+def episode(event: AnswerReady) -> Episode:
+    """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
+    envelope, query, route, spoken = event.envelope, event.query, event.route, event.inference
+    return Episode(
+        episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
+        turn_id=envelope.turn_id,
+        session_id=envelope.session_id,
+        tenant=envelope.tenant,
+        created_at=envelope.created_at,
+        question=query.text,
+        answer=event.text,
+        model=spoken.model,
+        model_digest=spoken.model_digest,
+        level=route.plan.level,
+        intent=route.intent,
+        domains=route.domains,
+        adapters=route.adapters,
+        candidates=spoken.candidates,
+        sampling=query.sampling,
+        recalled_ids=tuple(hit.episode_id for hit in event.recall.hits),
+        advisories=route.advisories,
+        votes=event.negotiation.votes,
+        outcome=event.negotiation.outcome,
+        dissent=event.negotiation.dissent,
+        bias=event.bias,
+        usage=event.usage,
+        timings=event.timings,
+        embedding=route.embedding,
+    )
+
+
+def recorded(event: AnswerReady) -> EpisodeRecorded:
+    """The event that stores the episode."""
+    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode(event))
+
+
+def key(tenant: str, kind: str, name: str) -> str:
+    """The UUID under which the stores keep a thing: no tenant can overwrite another's by choosing its name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{kind}\n{name}"))

@@ -1,0 +1,134 @@
+"""Episodes, turns and unit vectors for the memory's tests."""
+
+import random
+import time
+from collections.abc import Sequence
+
+from agents.memory.record import episode_id
+from schemas.chat import Message, Sampling, Usage
+from schemas.envelope import Envelope, new_turn
+from schemas.episode import Episode
+from schemas.events import AnswerReady, QueryRouted
+from schemas.stages import (
+    AdapterUse,
+    BiasReport,
+    Candidate,
+    Dissent,
+    DomainScore,
+    Inference,
+    Negotiation,
+    Plan,
+    Query,
+    Recall,
+    RecalledEpisode,
+    Route,
+    StageTiming,
+    Vote,
+)
+
+SIZE = 64
+"""Small vectors: the stores do not care."""
+
+
+def unit(seed: int, size: int = SIZE) -> tuple[float, ...]:
+    """A random unit vector; two of them are nearly orthogonal."""
+    drawn = random.Random(seed)
+    raw = [drawn.gauss(0.0, 1.0) for _ in range(size)]
+    norm = sum(value * value for value in raw) ** 0.5
+    return tuple(value / norm for value in raw)
+
+
+def episode(
+    turn: str,
+    *,
+    tenant: str = "ann",
+    session: str = "s1",
+    question: str = "",
+    answer: str = "yes",
+    at: float = 1000.0,
+    vector: Sequence[float] | None = None,
+) -> Episode:
+    """A small episode; without a vector it has none."""
+    return Episode(
+        episode_id=episode_id(tenant=tenant, turn_id=turn),
+        turn_id=turn,
+        session_id=session,
+        tenant=tenant,
+        created_at=at,
+        question=question or f"question of {turn}",
+        answer=answer,
+        model="small",
+        model_digest="d1",
+        level="fast",
+        intent="chat",
+        domains=(),
+        adapters=(),
+        candidates=(),
+        sampling=Sampling(),
+        embedding=tuple(vector or ()),
+    )
+
+
+def turn(*, tenant: str = "ann", session: str = "s1", timeout: float = 20.0, key: str | None = None) -> Envelope:
+    """A fresh turn."""
+    return new_turn(tenant=tenant, session_id=session, timeout=timeout, key=key)
+
+
+def query(text: str) -> Query:
+    """One user message."""
+    return Query(model="micro-kiki", messages=(Message(role="user", content=text),), sampling=Sampling(seed=7))
+
+
+def route(vector: Sequence[float], *, recall: bool = True, record: bool = True) -> Route:
+    """A plan that recalls and records."""
+    return Route(
+        domains=(DomainScore(name="cpp", score=0.9),),
+        adapters=(AdapterUse(name="cpp", weight=0.8, sha256="ab"),),
+        intent="chat",
+        plan=Plan(level="full", recall=recall, record=record),
+        embedding=tuple(vector),
+    )
+
+
+def routed(envelope: Envelope, vector: Sequence[float], *, text: str = "what?", recall: bool = True) -> QueryRouted:
+    """The router has spoken."""
+    return QueryRouted(
+        envelope=envelope.next("router"),
+        query=query(text),
+        route=route(vector, recall=recall),
+        timings=(StageTiming(stage="router", started_at=time.time(), finished_at=time.time()),),
+    )
+
+
+def answered(
+    envelope: Envelope,
+    vector: Sequence[float] = (),
+    *,
+    text: str = "what?",
+    answer: str = "that.",
+    record: bool = True,
+) -> AnswerReady:
+    """The answer is ready, with something from every stage."""
+    spoken = Candidate(text=answer, logprob=-0.2)
+    hit = RecalledEpisode(
+        episode_id="e0", turn_id="t0", question="q", answer="a", score=0.9, reasons=("dense 0.9",), created_at=1.0
+    )
+    return AnswerReady(
+        envelope=envelope.next("antibias"),
+        query=query(text),
+        route=route(vector, record=record),
+        recall=Recall(hits=(hit,)),
+        inference=Inference(candidates=(spoken,), usage=Usage(prompt_tokens=3), model="small", model_digest="d1"),
+        negotiation=Negotiation(
+            chosen=0,
+            text=answer,
+            outcome="consensus",
+            votes=(Vote(member="base", candidate=0, choice="KEEP"),),
+            dissent=Dissent(engaged=True, reason="complex", text="but", tone="mild"),
+        ),
+        bias=BiasReport(checked=True, reason="clean"),
+        text=answer,
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=3, completion_tokens=5),
+        timings=(StageTiming(stage="antibias", started_at=1.0, finished_at=2.0),),
+    )

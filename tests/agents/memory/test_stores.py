@@ -1,0 +1,166 @@
+"""Both stores: one owner, a killed writer, broken files, batches."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agents.memory.projection import Projection, apply
+from agents.memory.record import episode_id
+from agents.memory.settings import MemorySettings
+from agents.memory.stores import Stores
+from bus import metrics
+from schemas.episode import Episode
+from schemas.errors import SetupError, Unavailable
+from tests.agents.memory.scenes import SIZE, episode, unit
+
+pytestmark = pytest.mark.anyio
+
+
+class Forgetful:
+    """Counts how often the projection was sent back to its beginning."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def __call__(self) -> None:
+        self.times += 1
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> MemorySettings:
+    """A fresh directory; no patience with locks."""
+    return MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1)
+
+
+@contextmanager
+def writer(directory: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that writes into ``directory``, killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.agents.memory.writer", str(directory)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def stored(process: "subprocess.Popen[str]", most: int) -> list[str]:
+    """The next turns that the writer tells."""
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(most)]
+
+
+async def counts(stores: Stores) -> tuple[int, int]:
+    """Episodes in Atlas and in Trace."""
+    return await stores.atlas.run(lambda a: a.count()), await stores.trace.run(lambda t: t.count())
+
+
+async def test_what_a_killed_writer_told_is_there(settings: MemorySettings) -> None:
+    forget = Forgetful()
+    told: list[str] = []
+    for _ in range(2):
+        with writer(settings.data_dir) as process:
+            told = await anyio.to_thread.run_sync(stored, process, 12)
+            process.kill()
+            assert process.stdout is not None
+            told += process.stdout.read().split()
+    stores = Stores(settings)
+    async with stores.opened(forget):
+        assert forget.times == 0
+        for turn in told:
+            vector = unit(int(turn[1:]))
+            (found,) = await stores.atlas.run(lambda a, v=vector: a.search(v, tenant="ann", limit=1))  # type: ignore[misc]
+            assert found.turn_id == turn
+        near = await stores.trace.run(lambda t: t.neighbours(episode_id(tenant="ann", turn_id=told[5]), tenant="ann"))
+        assert near.previous == episode_id(tenant="ann", turn_id=told[4])
+        assert near.following == episode_id(tenant="ann", turn_id=told[6])
+
+
+async def test_a_second_process_is_told_who_has_the_stores(settings: MemorySettings) -> None:
+    with writer(settings.data_dir) as process:
+        await anyio.to_thread.run_sync(stored, process, 1)
+        with pytest.raises(SetupError, match="another process") as refused:
+            async with Stores(settings).opened(Forgetful()):
+                pass
+        assert refused.value.param == "data_dir"
+        await anyio.to_thread.run_sync(stored, process, 3)  # and the first goes on
+
+
+async def test_a_directory_that_cannot_be_made_is_a_setup_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SetupError, match="cannot write"):
+        async with Stores(MemorySettings(data_dir=tmp_path / "file")).opened(Forgetful()):
+            pass
+
+
+@pytest.mark.parametrize("name", ["atlas", "trace"])
+async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySettings, name: str) -> None:
+    stores, forget = Stores(settings), Forgetful()
+    async with stores.opened(forget):
+        await apply(stores, [episode("t1", vector=unit(1))])
+    assert forget.times == 1
+    for path in (settings.data_dir / name).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\xff" * 64)
+    before = metrics.DEGRADED.labels(f"{name}.broken")._value.get()
+    async with stores.opened(forget):
+        assert await counts(stores) == ((0, 1) if name == "atlas" else (1, 0))
+    assert forget.times == 2
+    assert metrics.DEGRADED.labels(f"{name}.broken")._value.get() == before + 1
+    assert len(list(settings.data_dir.glob(f"{name}.broken-*"))) == 1
+
+
+async def test_an_episode_without_a_fitting_embedding_is_in_the_graph_alone(settings: MemorySettings) -> None:
+    stores = Stores(settings)
+    async with stores.opened(Forgetful()):
+        await apply(stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))])
+        assert await counts(stores) == (1, 3)
+
+
+async def test_a_closed_store_says_so(settings: MemorySettings) -> None:
+    with pytest.raises(Unavailable, match="atlas is closed"):
+        await Stores(settings).atlas.run(lambda atlas: atlas.count())
+
+
+async def test_waiting_episodes_share_a_batch_and_a_poison_one_takes_nobody_with_it(settings: MemorySettings) -> None:
+    stores = Stores(settings)
+    projection = Projection(stores)
+    failed: list[Episode] = []
+
+    async def add(one: Episode) -> None:
+        try:
+            await projection.add(one)
+        except Unavailable:
+            failed.append(one)
+
+    async def add_all(episodes: Sequence[Episode]) -> None:
+        async with anyio.create_task_group() as tasks:
+            for one in episodes:
+                tasks.start_soon(add, one)
+
+    async with stores.opened(Forgetful()):
+        poison = episode("poison", at="never", vector=unit(99))  # type: ignore[arg-type]
+        with anyio.fail_after(60):
+            await add_all([*(episode(f"t{n}", vector=unit(n)) for n in range(8)), poison])
+        assert failed == [poison]
+        assert (await counts(stores))[1] == 8
+
+
+async def test_who_is_cancelled_while_waiting_leaves_no_trace(settings: MemorySettings) -> None:
+    stores = Stores(settings)
+    projection = Projection(stores)
+    async with stores.opened(Forgetful()):
+        async with stores.changing, anyio.create_task_group() as tasks:
+            tasks.start_soon(projection.add, episode("gone", vector=unit(1)))
+            await anyio.sleep(0.05)
+            tasks.cancel_scope.cancel()
+        await projection.add(episode("kept", vector=unit(2)))
+        assert await counts(stores) == (1, 1)

@@ -1,0 +1,29 @@
+"""A child process that projects episodes for ever, until somebody kills it: prints each turn once it is stored."""
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import anyio
+
+from agents.memory.projection import apply
+from agents.memory.settings import MemorySettings
+from agents.memory.stores import Stores
+from tests.agents.memory.scenes import SIZE, episode, unit
+
+
+async def nothing() -> None:
+    """The child has no bus."""
+
+
+async def main(directory: Path) -> None:
+    """Open the stores in ``directory`` and write."""
+    stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
+    async with stores.opened(nothing):
+        for number in count():
+            await apply(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
+            print(f"t{number}", flush=True)
+
+
+if __name__ == "__main__":
+    anyio.run(main, Path(sys.argv[1]))
