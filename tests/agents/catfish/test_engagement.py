@@ -1,0 +1,81 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.catfish.engagement import WEIGHTS, agreement, complexity, tone, waived
+from agents.catfish.settings import CatfishSettings
+
+SETTINGS = CatfishSettings()
+HARD = (
+    "Design a battery-powered LoRa node that must last five years, without a voltage regulator, and explain how "
+    "you would keep the sleep current below two microamperes while the sensor is sampled every minute; at most "
+    "three parts may be added, and the firmware must survive a brown-out. Which trade-offs do you see?"
+)
+vectors = st.lists(
+    st.lists(st.floats(-1, 1), min_size=3, max_size=3).filter(lambda v: math.hypot(*v) > 0.1), max_size=6
+)
+
+
+def unit(vector: list[float]) -> list[float]:
+    size = math.hypot(*vector)
+    return [value / size for value in vector]
+
+
+def test_weights_sum_to_one() -> None:
+    assert math.isclose(sum(WEIGHTS.values()), 1.0)
+
+
+@given(st.text(max_size=400), st.integers(0, 8), st.lists(st.floats(-30, 0), max_size=4))
+def test_complexity_is_a_share(question: str, domains: int, logprobs: list[float]) -> None:
+    assert 0.0 <= complexity(question, domains=domains, logprobs=logprobs) <= 1.0
+
+
+@given(st.integers(0, 7), st.floats(-5, 0))
+def test_more_domains_and_more_doubt_are_never_simpler(domains: int, logprob: float) -> None:
+    here = complexity("Why?", domains=domains, logprobs=[logprob])
+    assert complexity("Why?", domains=domains + 1, logprobs=[logprob]) >= here
+    assert complexity("Why?", domains=domains, logprobs=[logprob - 1]) >= here
+
+
+def test_a_fact_is_simple_and_a_design_is_hard() -> None:
+    fact = complexity("What is the capital of France?", domains=0, logprobs=[-0.2])
+    design = complexity(HARD, domains=2, logprobs=[-0.8])
+    assert fact < SETTINGS.complexity < design
+
+
+@given(vectors)
+def test_agreement_is_a_cosine(found: list[list[float]]) -> None:
+    assert -1.0 <= agreement([unit(vector) for vector in found]) <= 1.0
+
+
+def test_agreement_of_one_of_equals_and_of_opposites() -> None:
+    assert agreement([[1.0, 0.0]]) == 1.0
+    assert agreement([[1.0, 0.0], [1.0, 0.0]]) == pytest.approx(1.0)
+    assert agreement([[1.0, 0.0], [-1.0, 0.0]]) == pytest.approx(-1.0)
+    assert agreement([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]) == pytest.approx(1 / 3)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_the_more_agreement_the_firmer(one: float, other: float) -> None:
+    order = ["mild", "firm", "strong"]
+    low, high = sorted((one, other))
+    assert order.index(tone(low, SETTINGS)) <= order.index(tone(high, SETTINGS))
+
+
+def test_tones_at_their_thresholds() -> None:
+    assert tone(SETTINGS.strong_agreement, SETTINGS) == "strong"
+    assert tone(SETTINGS.firm_agreement, SETTINGS) == "firm"
+    assert tone(SETTINGS.firm_agreement - 0.01, SETTINGS) == "mild"
+
+
+def test_reasons_to_stay_silent() -> None:
+    simple = waived(0.1, [-3.0, -3.0], SETTINGS)
+    confident = waived(0.9, [-0.01], SETTINGS)
+    assert simple is not None
+    assert "simple" in simple
+    assert confident is not None
+    assert "confident" in confident
+    assert waived(0.9, [-0.01, -0.01], SETTINGS) is None
+    assert waived(0.9, [-1.0], SETTINGS) is None
