@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -145,7 +146,12 @@ def _broadcast(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
     """Every instance answers ``svc.status``: its status, and its metrics as a header-free second part."""
 
     async def tell(message: Msg) -> None:
-        report = Report(status=agent.status(), pid=os.getpid(), metrics=generate_latest(metrics.REGISTRY).decode())
+        report = Report(
+            status=agent.status(),
+            pid=os.getpid(),
+            metrics=generate_latest(metrics.REGISTRY).decode(),
+            host=socket.gethostname(),
+        )
         await bus.client.publish(message.reply, encode(report))
 
     return tell
@@ -157,6 +163,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     status: StatusReply
     pid: int
     metrics: str
+    host: str = ""
 
 
 async def reports(bus: Bus, *, window: float = 0.25) -> list[Report]:

@@ -125,6 +125,16 @@ async def start(directory: Path, *, port: int = 4222) -> Embedded:
     return server
 
 
+def monitor_of(directory: Path, port: int | None) -> str | None:
+    """The monitoring address of the broker that runs on ``directory`` and listens on ``port``; None if it is not."""
+    for path in directory.glob("nats-server_*.ports"):
+        with contextlib.suppress(OSError, json.JSONDecodeError, KeyError, IndexError):
+            ports = json.loads(path.read_text())
+            if port is None or ports["nats"][0].endswith(f":{port}"):
+                return _address(ports["monitoring"][0], "http")
+    return None
+
+
 async def stop(process: anyio.abc.Process, *, grace: float = 3.0) -> None:
     """Ask the process to end, and kill it after ``grace`` seconds."""
     if process.returncode is None:

@@ -1,0 +1,64 @@
+# Everything a person or CI does with micro-kiki. 'make run' is the first; 'make help' lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ASK    ?= What is the capital of France?
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev run test soak lint types format bench contract models clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Build .venv with what the runtime needs
+dev: $(VENV)/.dev ## ... and with what tests need
+
+# torch goes first and alone: pip takes the pinned build, and nothing later may replace it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "micro-kiki needs Python 3.11 or later")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: install ## Start everything, ask one question, keep serving on :8000
+	$(BIN)/kiki up --ask "$(ASK)"
+
+models: install ## Fetch and prepare the default models
+	$(BIN)/kiki models pull
+
+test: dev models tests/contract/node_modules ## Run all tests
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: dev models ## The long fault and endurance runs
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+lint: dev ## ruff and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: dev ## mypy, strict, code and tests
+	$(BIN)/mypy
+
+format: dev ## Let ruff format and mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## The budgets of the architecture, measured
+	$(BIN)/kiki bench overhead
+
+contract: install ## Write docs/asyncapi.json again
+	$(BIN)/kiki asyncapi --output docs/asyncapi.json
+
+# The official AsyncAPI parser; without npm its test is skipped and says so.
+tests/contract/node_modules: tests/contract/package.json tests/contract/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/contract && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
+	else echo "npm is not here: the AsyncAPI parser test will be skipped"; fi
+
+clean: ## Remove the virtual environment and caches of tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info tests/contract/node_modules

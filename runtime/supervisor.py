@@ -1,0 +1,171 @@
+"""``kiki up``: the broker, one process an agent, the facade; restarts what dies and stops all of it.
+
+Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops
+them in order: facade, agents, broker. A child that exits with :data:`SETUP_EXIT` cannot be helped by a restart;
+it ends the runtime with its one line.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import structlog
+from tenacity import wait_exponential_jitter
+
+from bus import server
+from runtime import composition
+from runtime.process import SUPERVISED
+from runtime.settings import Settings, environment
+from schemas.errors import SetupError
+
+SETUP_EXIT = 2
+"""Exit code of a process whose set-up must be mended by a person."""
+
+STOP_SECONDS = 3.0
+"""Seconds that children get to end by themselves; with the broker's share, all is over within five."""
+
+STEADY_SECONDS = 30.0
+"""A child that lived this long is restarted at once; one that dies young waits longer each time."""
+
+_log = structlog.get_logger("supervisor")
+_wait = wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.3)
+
+
+@dataclass
+class Child:
+    """One supervised process. ``restarts`` counts the times it died; ``young`` those in quick succession."""
+
+    name: str
+    process: anyio.abc.Process | None = None
+    restarts: int = 0
+    young: int = 0
+
+
+@dataclass
+class Supervisor:
+    """Owns the processes of one runtime."""
+
+    settings: Settings
+    names: tuple[str, ...] = (*composition.AGENTS, composition.FACADE)
+    children: dict[str, Child] = field(default_factory=dict)
+    broker: server.Embedded | None = None
+    failure: SetupError | None = None
+    stopping: bool = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Supervisor"]:
+        """Start everything; stop everything on the way out, whatever the way.
+
+        Raises:
+            SetupError: the broker cannot start, or a child says that it cannot.
+        """
+        async with anyio.create_task_group() as tasks:
+            try:
+                await self._start_broker(tasks)
+                for name in self.names:
+                    self.children[name] = Child(name)
+                    tasks.start_soon(self._keep, self.children[name], tasks.cancel_scope)
+                yield self
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._stop()
+                tasks.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+
+    def log_path(self, name: str) -> Path:
+        """Where a child's output goes."""
+        return self.settings.data_dir / "logs" / f"{name}.log"
+
+    async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:
+        if self.settings.nats is None:
+            self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
+            self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
+            tasks.start_soon(self._keep_broker, tasks.cancel_scope)
+
+    @property
+    def _broker_directory(self) -> Path:
+        return self.settings.data_dir / "nats"
+
+    async def _keep_broker(self, scope: anyio.CancelScope) -> None:
+        while self.broker is not None:
+            await self.broker.process.wait()
+            if self.stopping:
+                return
+            _log.error("the broker died; starting it again", pid=self.broker.process.pid)
+            try:
+                self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
+            except SetupError as error:
+                self._give_up(error, scope)
+                return
+
+    async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
+        while not self.stopping:
+            born = anyio.current_time()
+            process = child.process = await self._spawn(child.name)
+            code = await process.wait()
+            if self.stopping:
+                return
+            if code == SETUP_EXIT:
+                self._give_up(SetupError(self._last_line(child.name)), scope)
+                return
+            child.restarts += 1
+            child.young = 0 if anyio.current_time() - born > STEADY_SECONDS else child.young + 1
+            delay = _wait(_Attempt(child.young)) if child.young > 1 else 0.0  # type: ignore[arg-type]
+            _log.error("a process died; starting it again", name=child.name, code=code, delay=round(delay, 1))
+            await anyio.sleep(delay)
+
+    def _give_up(self, error: SetupError, scope: anyio.CancelScope) -> None:
+        self.failure = self.failure or error
+        scope.cancel()
+
+    async def _spawn(self, name: str) -> anyio.abc.Process:
+        log = self.log_path(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as sink:
+            return await anyio.open_process(
+                [sys.executable, "-m", "runtime", "run", name],
+                stdin=subprocess.PIPE,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, **environment(self.settings), SUPERVISED: "1"},
+                start_new_session=True,
+            )
+
+    def _last_line(self, name: str) -> str:
+        lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"{name} could not start and said nothing."
+
+    async def _stop(self) -> None:
+        self.stopping = True
+        alive = [child.process for child in self.children.values() if child.process is not None]
+        _each(alive, lambda process: process.send_signal(signal.SIGTERM))
+        with anyio.move_on_after(STOP_SECONDS):
+            for process in alive:
+                await process.wait()
+        _each(alive, lambda process: process.kill())
+        for process in alive:
+            await process.wait()
+        if self.broker is not None:
+            await server.stop(self.broker.process, grace=1.0)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What tenacity's wait strategies read."""
+
+    attempt_number: int
+
+
+def _each(processes: list[anyio.abc.Process], act: Callable[[anyio.abc.Process], None]) -> None:
+    for process in processes:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                act(process)

@@ -1,0 +1,183 @@
+"""A turn as rows of a waterfall: when each stage worked, how much of it was model compute, what it decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bus.story import Told
+from schemas.events import (
+    AnswerReady,
+    DissentRaised,
+    DissentWaived,
+    EpisodeRecorded,
+    Event,
+    InferDone,
+    NegotiateDone,
+    QueryReceived,
+    QueryRouted,
+    RecallDone,
+    TurnCancelled,
+    TurnFailed,
+)
+from schemas.stages import AdapterUse, StageTiming
+
+BAR = 32
+"""Characters of the widest bar."""
+
+STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", "memory-write")
+"""The seven stages, in the order of a turn."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage. ``start`` and ``duration`` are seconds from the turn's beginning; ``compute`` within them."""
+
+    stage: str
+    start: float
+    duration: float
+    compute: float
+    attempt: int
+    decision: str
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """A turn's rows in order of start, how it ended, and the time until the answer."""
+
+    turn_id: str
+    question: str
+    rows: tuple[Row, ...]
+    ending: str
+    total: float
+
+
+def waterfall(told: Sequence[Told]) -> Waterfall:
+    """Lay out a turn's story (at least one event)."""
+    events = [entry.event for entry in told]
+    began = min(event.envelope.created_at for event in events)
+    timings = {timing.stage: timing for event in events for timing in getattr(event, "timings", ())}
+    written = _write_timing(events)
+    if written is not None:
+        timings[written.stage] = written
+    decisions = decided(events)
+    rows = tuple(
+        Row(
+            stage=timing.stage,
+            start=timing.started_at - began,
+            duration=timing.duration,
+            compute=timing.compute,
+            attempt=timing.attempt,
+            decision=decisions.get(timing.stage, ""),
+        )
+        for timing in sorted(timings.values(), key=lambda timing: timing.started_at)
+    )
+    end = max((timing.finished_at for timing in timings.values() if timing.stage != "memory-write"), default=began)
+    question = next((event.query.text for event in events if isinstance(event, QueryReceived)), "")
+    return Waterfall(events[0].envelope.turn_id, question, rows, _ending(events), end - began)
+
+
+def _write_timing(events: Sequence[Event]) -> StageTiming | None:
+    ready = next((event for event in events if isinstance(event, AnswerReady)), None)
+    recorded = next((event for event in events if isinstance(event, EpisodeRecorded)), None)
+    if ready is None or recorded is None:
+        return None
+    return StageTiming(
+        stage="memory-write", started_at=ready.envelope.created_at, finished_at=recorded.envelope.created_at
+    )
+
+
+def decided(events: Sequence[Event]) -> dict[str, str]:
+    """What each stage decided, in a few words."""
+    found: dict[str, str] = {}
+    for event in events:
+        match event:
+            case QueryRouted():
+                domains = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in event.route.domains) or "base"
+                found["router"] = f"{event.route.plan.level}: {domains}"
+            case RecallDone():
+                found["memory"] = f"{len(event.recall.hits)} recalled" if event.route.plan.recall else "left out"
+            case InferDone():
+                found["inference"] = _candidates(event)
+            case DissentRaised():
+                found["catfish"] = f"{event.dissent.tone} dissent: {_short(event.dissent.text)}"
+            case DissentWaived():
+                found["catfish"] = f"waived: {event.dissent.reason}"
+            case NegotiateDone():
+                chosen = event.negotiation
+                found["negotiator"] = f"{chosen.outcome}, candidate {chosen.chosen}, {chosen.rounds} rounds"
+            case AnswerReady():
+                found["antibias"] = _bias(event)
+            case EpisodeRecorded():
+                found["memory-write"] = f"episode {event.episode.episode_id}"
+            case _:
+                pass
+    return found
+
+
+def _candidates(event: InferDone) -> str:
+    count = len(event.inference.candidates)
+    uses = event.inference.candidates[0].adapters
+    return (
+        f"{count} candidate{'s' if count > 1 else ''}, {event.inference.usage.completion_tokens} tokens, {_names(uses)}"
+    )
+
+
+def _names(uses: Sequence[AdapterUse]) -> str:
+    return "+".join(use.name for use in uses) or "base model"
+
+
+def _bias(event: AnswerReady) -> str:
+    bias = event.bias
+    if bias.refused:
+        return f"refused: {bias.reason}"
+    if bias.revised:
+        return f"revised: {bias.reason}"
+    return bias.reason or ("nothing found" if bias.checked else "left out")
+
+
+def _short(text: str, limit: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _ending(events: Sequence[Event]) -> str:
+    for event in reversed(events):
+        if isinstance(event, TurnFailed):
+            return f"failed in {event.stage}: {event.code}: {event.message}"
+        if isinstance(event, TurnCancelled):
+            return f"cancelled: {event.reason}"
+        if isinstance(event, AnswerReady):
+            return "answered"
+    return "under way"
+
+
+def drawn(picture: Waterfall) -> RenderableType:
+    """The waterfall for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    table.add_column(f"0 … {picture.total * 1000:.0f} ms", width=BAR)
+    table.add_column("ms", justify="right")
+    table.add_column("model", justify="right")
+    table.add_column("decided", overflow="fold")
+    scale = max((row.start + row.duration for row in picture.rows), default=0.0) or 1.0
+    for row in picture.rows:
+        again = f" (try {row.attempt})" if row.attempt > 1 else ""
+        table.add_row(
+            row.stage,
+            _bar(row, scale),
+            f"{row.duration * 1000:.1f}",
+            f"{row.compute * 1000:.1f}",
+            Text(row.decision + again),
+        )
+    head = Text(f"turn {picture.turn_id}  {picture.ending}  {picture.total * 1000:.0f} ms")
+    return Group(head, Text(f"asked: {_short(picture.question, 90)}", style="dim"), table)
+
+
+def _bar(row: Row, scale: float) -> Text:
+    start = min(BAR - 1, int(row.start / scale * BAR))
+    width = max(1, min(BAR - start, round(row.duration / scale * BAR)))
+    model = min(width, round(row.compute / scale * BAR))
+    return Text.assemble(" " * start, ("█" * model, "green"), ("░" * (width - model), "cyan"))

@@ -1,0 +1,177 @@
+"""The contract as AsyncAPI 3.0 with JSON Schemas, written from the structs themselves."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from schemas.envelope import SCHEMA_VERSION
+from schemas.events import STAGE_EVENTS, EpisodeRecorded, InferToken
+from schemas.jobs import LANES, Job, JobResult
+from schemas.services import (
+    DeadLetter,
+    EmbedReply,
+    EmbedRequest,
+    RouteReply,
+    RouteRequest,
+    ServiceError,
+    StatusReply,
+)
+
+_DEFS = "#/components/schemas/{name}"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One subject with its message; ``parameters`` are the subject's placeholders."""
+
+    name: str
+    address: str
+    message: type[msgspec.Struct]
+    parameters: tuple[str, ...] = ("turn_id",)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One request-reply subject."""
+
+    verb: str
+    request: type[msgspec.Struct]
+    reply: type[msgspec.Struct]
+
+
+SERVICES = (
+    Service("embed", EmbedRequest, EmbedReply),
+    Service("route", RouteRequest, RouteReply),
+)
+
+_PARAMETERS = {
+    "turn_id": {"description": "The turn, one subject token of letters, digits, '_' and '-'."},
+    "lane": {"description": "Priority of the job.", "enum": list(LANES)},
+    "consumer": {"description": "The durable consumer that gave the message up."},
+    "agent": {"description": "The agent's name."},
+}
+
+
+def channels(prefix: str) -> tuple[Channel, ...]:
+    """Every subject that carries events, in the order of a turn."""
+    stages = [
+        Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind)
+        for kind in (*STAGE_EVENTS[:3], InferToken, *STAGE_EVENTS[3:], EpisodeRecorded)
+    ]
+    return (
+        *stages,
+        Channel("Job", f"{prefix}.job.{{lane}}.{{turn_id}}", Job, ("lane", "turn_id")),
+        Channel("DeadLetter", f"{prefix}.dead.{{consumer}}", DeadLetter, ("consumer",)),
+    )
+
+
+def document(*, prefix: str = "kiki") -> dict[str, Any]:
+    """The whole contract as an AsyncAPI 3.0 document."""
+    events = channels(prefix)
+    replies = {kind for service in SERVICES for kind in (service.request, service.reply)}
+    kinds = [*{channel.message for channel in events}, JobResult, StatusReply, ServiceError, *replies]
+    _, schemas = msgspec.json.schema_components(sorted(set(kinds), key=lambda kind: kind.__name__), ref_template=_DEFS)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "micro-kiki",
+            "version": f"{SCHEMA_VERSION}.0.0",
+            "description": "Events, jobs and services of the micro-kiki agent runtime on NATS.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {"local": {"host": "127.0.0.1:4222", "protocol": "nats", "description": "The embedded broker."}},
+        "channels": {**{c.name: _channel(c) for c in events}, **_service_channels(prefix)},
+        "operations": {**{f"on{c.name}": _operation(c) for c in events}, **_service_operations()},
+        "components": {
+            "messages": {kind.__name__: _message(kind) for kind in sorted(set(kinds), key=lambda k: k.__name__)},
+            "schemas": dict(sorted(schemas.items())),
+        },
+    }
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    return {
+        "address": channel.address,
+        "description": _first_line(channel.message),
+        "messages": {channel.message.__name__: {"$ref": f"#/components/messages/{channel.message.__name__}"}},
+        "parameters": {name: _PARAMETERS[name] for name in channel.parameters},
+    }
+
+
+def _operation(channel: Channel) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "action": "receive",
+        "channel": {"$ref": f"#/channels/{channel.name}"},
+        "summary": _first_line(channel.message),
+        "messages": [{"$ref": f"#/channels/{channel.name}/messages/{channel.message.__name__}"}],
+    }
+    if channel.message is Job:
+        operation["reply"] = {
+            "address": {"location": "$message.payload#/reply", "description": "The inbox of who asked."},
+            "channel": {"$ref": "#/channels/JobReply"},
+            "messages": [{"$ref": "#/channels/JobReply/messages/JobResult"}],
+        }
+    return operation
+
+
+def _service_channels(prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
+    for service in SERVICES:
+        name = service.verb.capitalize()
+        found[f"{name}Service"] = {
+            "address": f"{prefix}.svc.{service.verb}",
+            "messages": {service.request.__name__: {"$ref": f"#/components/messages/{service.request.__name__}"}},
+        }
+        found[f"{name}Reply"] = _reply_channel(service.reply)
+    found["StatusService"] = {
+        "address": f"{prefix}.svc.status.{{agent}}",
+        "parameters": {"agent": _PARAMETERS["agent"]},
+        "messages": {"StatusReply": {"$ref": "#/components/messages/StatusReply"}},
+    }
+    return found
+
+
+def _reply_channel(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    names = {kind.__name__, "ServiceError"} if kind is not JobResult else {kind.__name__}
+    return {"address": None, "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in sorted(names)}}
+
+
+def _service_operations() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for service in SERVICES:
+        name = service.verb.capitalize()
+        found[service.verb] = {
+            "action": "receive",
+            "channel": {"$ref": f"#/channels/{name}Service"},
+            "summary": _first_line(service.request),
+            "reply": {
+                "address": {"location": "$message.header#/reply", "description": "The NATS reply subject."},
+                "channel": {"$ref": f"#/channels/{name}Reply"},
+            },
+        }
+    return found
+
+
+def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {
+        "name": kind.__name__,
+        "contentType": "application/json",
+        "summary": _first_line(kind),
+        "headers": _HEADERS,
+        "payload": {"$ref": _DEFS.format(name=kind.__name__)},
+    }
+
+
+_HEADERS = {
+    "type": "object",
+    "properties": {
+        "Nats-Msg-Id": {"type": "string", "description": "<turn_id>:<stage>; what a duplicate is known by."},
+        "traceparent": {"type": "string", "description": "W3C trace context."},
+    },
+}
+
+
+def _first_line(kind: type[msgspec.Struct]) -> str:
+    return (kind.__doc__ or kind.__name__).strip().splitlines()[0]

@@ -1,0 +1,75 @@
+"""The contract is kept as a golden file, valid for the official parser, and true to the structs."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from schemas import contract
+from schemas.chat import Message
+from schemas.codec import encode
+from schemas.envelope import new_turn
+from schemas.events import QueryReceived, TurnFailed
+from schemas.stages import Query
+
+HERE = Path(__file__).parent
+GOLDEN = HERE.parents[1] / "docs" / "asyncapi.json"
+
+
+def test_the_golden_file_is_what_the_structs_say() -> None:
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == json.loads(json.dumps(contract.document())), (
+        "the contract changed: run 'make contract', and raise SCHEMA_VERSION if a reader of the old one would fail"
+    )
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (HERE / "node_modules").exists(), reason="npm's @asyncapi/parser is not here"
+)
+def test_the_official_parser_accepts_it_and_refuses_a_broken_one(tmp_path: Path) -> None:
+    assert _parse(GOLDEN).returncode == 0
+    broken = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    del broken["info"]["title"]
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(broken), encoding="utf-8")
+    found = _parse(path)
+    assert found.returncode == 1
+    assert "title" in found.stdout
+
+
+def _parse(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["node", "parse.mjs", str(path)], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        QueryReceived(
+            envelope=new_turn(tenant="t", timeout=9),
+            query=Query(model="micro-kiki", messages=(Message(role="user", content="é"),)),
+        ),
+        TurnFailed(
+            envelope=new_turn(tenant="t", timeout=9), stage="router", code="unavailable", message="m", retryable=True
+        ),
+    ],
+)
+def test_what_we_encode_fits_the_published_schema(event: msgspec.Struct) -> None:
+    document = contract.document()
+    schema = {"$ref": f"#/components/schemas/{type(event).__name__}", "components": document["components"]}
+    jsonschema.validate(json.loads(encode(event)), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
+
+
+def test_every_subject_has_its_prefix_and_parameters() -> None:
+    channels: dict[str, dict[str, Any]] = contract.document(prefix="other")["channels"]
+    for channel in channels.values():
+        if channel["address"] is not None:
+            assert channel["address"].startswith("other.")
+            assert all(f"{{{name}}}" in channel["address"] for name in channel.get("parameters", {}))
