@@ -1,0 +1,214 @@
+"""The agent around the engine: turns and jobs in, tokens and candidates out."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from agents.inference import blas
+from agents.inference.prompt import Prompt, with_recall
+from agents.inference.requests import Request
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import Piece
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from bus.metrics import degraded
+from bus.topology import JOBS
+from schemas.chat import Message, Usage
+from schemas.errors import InvalidInput, KikiError
+from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
+from schemas.jobs import LANES, Job, JobResult, Lane
+from schemas.services import StatusReply
+from schemas.stages import Inference, StageTiming
+
+if TYPE_CHECKING:
+    from agents.inference.engine import MlxEngine, OnPiece
+
+PREFETCHES = 4
+"""Routed turns whose adapters are fetched at once; it is a hint to the engine and takes no time here."""
+
+
+class InferenceAgent:
+    """Decodes the candidates of a turn and answers the other agents' jobs."""
+
+    name = "inference"
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.settings = settings
+        self._engine: MlxEngine
+        self._bus: Bus
+        self._encoding = anyio.CapacityLimiter(1)  # the encoder is not thread-safe
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Load the model and decode a token; ends with an error when the model's thread does.
+
+        Raises:
+            SetupError: the model or the adapters folder cannot be used.
+        """
+        blas.preload()
+        from agents.inference.engine import MlxEngine
+
+        self._bus, self._engine = bus, MlxEngine(self.settings)
+        await self._engine.start()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._engine.watch)
+                yield
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._engine.stop()
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Turns, routed turns for prefetching, and one consumer a lane of jobs."""
+        return (
+            Handler(stage="inference", event=RecallDone, handle=self.infer, concurrency=self.settings.max_concurrent),
+            Handler(stage="inference-prefetch", event=QueryRouted, handle=self.prefetch, concurrency=PREFETCHES),
+            *(self._lane(lane) for lane in LANES),
+        )
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """None beside the status: readiness was a decoded token, and the status says whether it still holds."""
+        return ()
+
+    def status(self) -> StatusReply:
+        """Ready while the model's thread lives and makes steps."""
+        engine = self._engine
+        return StatusReply(
+            agent=self.name,
+            ready=engine.healthy,
+            detail="" if engine.healthy else "the model's thread has ended or makes no steps",
+            gauges=engine.gauges,
+            info={
+                "model": self.settings.model_name,
+                "model_digest": self.settings.model_digest,
+                "device": engine.device,
+                "adapters": " ".join(use.name for use in engine.active_adapters),
+            },
+        )
+
+    async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
+        """All candidates of a turn; candidate 0's text is signalled while it is decoded if the plan says so."""
+        plan = event.route.plan
+        prompt = await self._prompt(event)
+        outcome = await self._engine.generate(
+            Request(
+                lane="interactive",
+                prompt=prompt,
+                sampling=event.query.sampling,
+                adapters=event.route.adapters,
+                n=plan.candidates,
+                deadline=event.envelope.deadline,
+            ),
+            _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None,
+        )
+        completion = sum(candidate.usage.completion_tokens for candidate in outcome.candidates)
+        timing = StageTiming(
+            stage="inference",
+            started_at=delivery.received_at,
+            finished_at=time.time(),
+            compute=outcome.compute,
+            attempt=delivery.attempt,
+        )
+        return InferDone(
+            envelope=event.envelope.next("inference"),
+            query=event.query,
+            route=event.route,
+            recall=event.recall,
+            inference=Inference(
+                candidates=outcome.candidates,
+                usage=Usage(prompt_tokens=outcome.prompt_tokens, completion_tokens=completion),
+                model=self.settings.model_name,
+                model_digest=self.settings.model_digest,
+            ),
+            timings=(*event.timings, timing),
+        )
+
+    async def prefetch(self, event: QueryRouted, _: Delivery) -> None:
+        """Make the routed adapters resident while the memory recalls."""
+        self._engine.prefetch(event.route.adapters)
+
+    async def job(self, job: Job, delivery: Delivery) -> None:
+        """Decode or score for another agent, and answer on its reply subject."""
+        prompt = await self._encode(job.messages)
+        choices = await self._choices(job.choices)
+        outcome = await self._engine.generate(
+            Request(
+                lane=job.lane,
+                prompt=prompt,
+                sampling=job.sampling,
+                adapters=job.adapters,
+                n=job.n,
+                choices=choices,
+                deadline=job.envelope.deadline,
+            )
+        )
+        result = JobResult(
+            job_id=job.job_id,
+            candidates=outcome.candidates,
+            logprobs=dict(zip(job.choices, outcome.logprobs, strict=True)) if job.choices else {},
+            prompt_tokens=outcome.prompt_tokens,
+            compute=outcome.compute,
+        )
+        await delivery.bus.answer(job, result)
+
+    async def refuse(self, job: Job, error: KikiError) -> None:
+        """Tell who asked that no result will come."""
+        result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
+        await self._bus.answer(job, result)
+
+    def _lane(self, lane: Lane) -> Handler[Job]:
+        return Handler(
+            stage=f"job-{lane}",
+            event=Job,
+            handle=self.job,
+            stream=JOBS,
+            filters=(self._bus.subjects.lane(lane),),
+            concurrency=self.settings.job_concurrency,
+            give_up=self.refuse,
+        )
+
+    async def _prompt(self, event: RecallDone) -> Prompt:
+        """The turn's prompt; without the recalled episodes if these alone make it too long."""
+        hits = event.recall.hits
+        try:
+            return await self._encode(with_recall(event.query.messages, hits))
+        except InvalidInput as error:
+            if not hits or error.code != "context_length_exceeded":
+                raise
+            degraded("inference.recall_dropped", error.message)
+            return await self._encode(event.query.messages)
+
+    async def _encode(self, messages: Sequence[Message]) -> Prompt:
+        return await anyio.to_thread.run_sync(self._engine.encoder.encode, messages, limiter=self._encoding)
+
+    async def _choices(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Tokens of each choice.
+
+        Raises:
+            InvalidInput: a choice is empty.
+        """
+        if not all(texts):
+            raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
+
+        def encoded() -> tuple[tuple[int, ...], ...]:
+            return tuple(tuple(self._engine.encoder.plain(text)) for text in texts)
+
+        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding) if texts else ()
+
+
+def _signalling(turn_id: str, delivery: Delivery) -> "OnPiece":
+    """Publishes each piece of text with an index without gaps."""
+    index = 0
+
+    async def signal(piece: Piece) -> None:
+        nonlocal index
+        token = InferToken(turn_id=turn_id, index=index, text=piece.text, attempt=delivery.attempt, kind=piece.kind)
+        index += 1
+        await delivery.bus.signal(token)
+
+    return signal

@@ -1,0 +1,356 @@
+"""The engine: one thread that owns the model, and an asyncio face that talks to it through queues.
+
+The thread's loop: take what came in, drop what nobody wants any more, admit from the scheduler, one step of prefill,
+one step of decoding for all rows. Whatever escapes the loop ends the thread; :meth:`MlxEngine.watch` then raises, so
+that the process ends and its supervisor starts another, and the broker delivers again what it held.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import anyio
+import mlx.core as mx
+import structlog
+from mlx_lm.generate import BatchGenerator
+
+from agents.inference import loading
+from agents.inference.adapters import AdapterBank
+from agents.inference.prefill import SharedPrefill
+from agents.inference.prompt import PromptEncoder
+from agents.inference.requests import Outcome, Request, Work
+from agents.inference.rows import Row
+from agents.inference.sampling import sampler, seed_of, temperature_of
+from agents.inference.scheduler import Scheduler
+from agents.inference.scoring import choice_logprobs
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import Piece, TextFilter
+from bus.metrics import degraded
+from schemas.errors import DeadlineExceeded, KikiError, SetupError, StageFailed, Unavailable
+from schemas.jobs import LANES
+from schemas.stages import AdapterUse
+
+OnPiece = Callable[[Piece], Awaitable[None]]
+PREFILL_ROWS = 8
+"""Prompts that mlx-lm processes together at most."""
+
+_log = structlog.get_logger("inference")
+
+
+class MlxEngine:
+    """A model behind a thread. :meth:`start` before the rest, :meth:`stop` at the end."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.settings = settings
+        self.tokens_decoded = 0
+        self.prompt_tokens = 0
+        self.active_bytes = 0
+        self.device = ""
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._scheduler: Scheduler[Work] = Scheduler(max_rows=settings.max_batch, patience=settings.patience)
+        self._key: tuple[AdapterUse, ...] = ()
+        self._active: list[Work] = []
+        self._rows: dict[int, tuple[Work, Row]] = {}
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._stepped_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._loaded = threading.Event()
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._bank: AdapterBank
+        self._generator: BatchGenerator
+        self.encoder: PromptEncoder
+
+    # The asyncio side.
+
+    async def start(self) -> None:
+        """Load the model and decode one token.
+
+        Raises:
+            SetupError: the model or the adapters folder cannot be used.
+        """
+        self._thread.start()
+        await anyio.to_thread.run_sync(self._loaded.wait)
+        if isinstance(self._failure, SetupError):
+            raise self._failure
+        if self._failure is not None:
+            raise SetupError(f"{self.settings.model} cannot be loaded: {self._failure!r}.", param="model")
+
+    async def stop(self) -> None:
+        """End the thread after its current step."""
+        self._closing = True
+        self._calls.put(lambda: None)
+        if self._thread.is_alive():
+            await anyio.to_thread.run_sync(self._thread.join)
+
+    async def watch(self) -> NoReturn:
+        """Raise when the thread has ended, or has not made a step for ``stall_seconds`` with work at hand."""
+        while True:
+            await anyio.sleep(0.25)
+            if not self.healthy:
+                raise self._failure or StageFailed(f"the engine made no step for {self.settings.stall_seconds} s.")
+
+    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Outcome:
+        """Run a request. ``on_piece`` gets the text of candidate 0 as it becomes certain.
+
+        Cancelling the caller stops the decoding before the next step.
+
+        Raises:
+            KikiError: adapter_failed, deadline_exceeded, or unavailable when the thread has ended.
+        """
+        if not self.healthy:
+            raise Unavailable("the model's thread has ended; the worker restarts.")
+        work = Work(request=request, loop=asyncio.get_running_loop(), inbox=asyncio.Queue(), live=on_piece is not None)
+        self._calls.put(lambda: self._enqueue(work))
+        try:
+            while True:
+                news = await work.inbox.get()
+                if isinstance(news, Outcome):
+                    return news
+                if isinstance(news, KikiError):
+                    raise news
+                if on_piece is not None:
+                    await on_piece(news)
+        finally:
+            work.unwanted = True
+
+    def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
+        """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
+        self._calls.put(lambda: self._load(uses))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and makes steps."""
+        if self._failure is not None or not self._thread.is_alive():
+            return False
+        return not self._busy or time.monotonic() - self._stepped_at < self.settings.stall_seconds
+
+    @property
+    def active_adapters(self) -> tuple[AdapterUse, ...]:
+        """What is in the model now."""
+        return self._bank.active
+
+    @property
+    def gauges(self) -> dict[str, float]:
+        """Counts and bytes for the status."""
+        return {
+            **{f"queue_{lane}": float(self._scheduler.depth(lane)) for lane in LANES},
+            "active_rows": float(len(self._rows)),
+            "active_requests": float(len(self._active)),
+            "tokens_decoded_total": float(self.tokens_decoded),
+            "prompt_tokens_total": float(self.prompt_tokens),
+            "adapter_swaps_total": float(self._bank.swaps),
+            "adapter_resident_bytes": float(self._bank.resident_bytes),
+            "mlx_active_bytes": float(self.active_bytes),
+        }
+
+    # The thread's side.
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._active or len(self._scheduler))
+
+    def _run(self) -> None:
+        try:
+            self._load_model()
+            self._loaded.set()
+            with mx.stream(self._generator.stream):
+                while not self._closing:
+                    self._turn()
+        except BaseException as error:  # noqa: BLE001  the thread's end is told by watch() and by every request
+            self._failure = error
+            if self._loaded.is_set():
+                _log.exception("the engine's thread ended")
+        finally:
+            for work in self._active:
+                work.tell(Unavailable("the model's thread has ended; the worker restarts."))
+            self._loaded.set()
+
+    def _load_model(self) -> None:
+        loaded = loading.load(self.settings)
+        self._model, self._tokenizer, self.device = loaded.model, loaded.tokenizer, loaded.device
+        self.encoder = loaded.encoder
+        self._bank = AdapterBank(
+            self._model, self.settings.adapters, budget=self.settings.adapter_bytes, dtype=loaded.dtype
+        )
+        eos = [[token] for token in sorted(self._tokenizer.eos_token_ids)]
+        self._generator = BatchGenerator(
+            self._model,
+            stop_tokens=eos,
+            completion_batch_size=self.settings.max_batch,
+            prefill_batch_size=min(PREFILL_ROWS, self.settings.max_batch),
+            prefill_step_size=self.settings.prefill_step,
+        )
+        self._generator.insert([list(self.encoder.plain("Hello."))], max_tokens=[1])
+        while not self._generator.next()[1]:
+            pass
+
+    def _turn(self) -> None:
+        self._receive()
+        self._drop_unwanted()
+        self._admit()
+        self._advance_prefill()
+        self._decode()
+        self._stepped_at = time.monotonic()
+
+    def _receive(self) -> None:
+        wait = not self._busy
+        while True:
+            try:
+                call = self._calls.get(block=wait)
+            except queue.Empty:
+                return
+            self._stepped_at = time.monotonic()
+            call()
+            wait = False
+
+    def _enqueue(self, work: Work) -> None:
+        known = tuple(use for use in work.request.adapters if self._bank.registered(use.name))
+        for use in work.request.adapters:
+            if use not in known:
+                degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
+        work.adapters = known
+        self._scheduler.add(work, key=known, lane=work.request.lane, rows=work.size, now=time.monotonic())
+
+    def _load(self, uses: tuple[AdapterUse, ...]) -> None:
+        for use in uses:
+            if self._bank.registered(use.name):
+                try:
+                    self._bank.load(use.name)
+                except KikiError as error:
+                    degraded("adapter.prefetch", error.message)
+
+    def _drop_unwanted(self) -> None:
+        now = time.time()
+        for work in [*self._active, *self._scheduler.items()]:
+            if not work.unwanted and work.request.deadline <= now:
+                work.tell(DeadlineExceeded("the deadline passed while the model was at it."))
+                work.unwanted = True
+        self._scheduler.discard(work for work in self._scheduler.items() if work.unwanted)
+        for work in [work for work in self._active if work.unwanted]:
+            self._leave(work)
+
+    def _admit(self) -> None:
+        rows_in_use = sum(work.size for work in self._active)
+        admitted = self._scheduler.admit(loaded=self._key, rows_in_use=rows_in_use, now=time.monotonic())
+        if not admitted:
+            return
+        works = [waiting.item for waiting in admitted]
+        try:
+            self._activate(works[0].adapters)
+        except KikiError as error:
+            for work in works:
+                work.tell(error)
+            return
+        for work in works:
+            self._begin(work)
+
+    def _activate(self, uses: tuple[AdapterUse, ...]) -> None:
+        if uses != self._key:
+            self._bank.activate(uses)
+            self._key = uses
+
+    def _begin(self, work: Work) -> None:
+        work.adapters, work.admitted_at = self._bank.active, time.monotonic()
+        self._active.append(work)
+        tokens = work.request.prompt.tokens
+        self.prompt_tokens += len(tokens)
+        if len(tokens) > 1 and (work.request.n > 1 or work.request.choices):
+            work.prefill = SharedPrefill(self._model, tokens, step=self.settings.prefill_step)
+        else:
+            self._insert(work, prompts=[list(tokens)] * work.request.n, caches=None)
+
+    def _advance_prefill(self) -> None:
+        work = next((work for work in self._active if work.prefill is not None), None)
+        if work is None or (shared := work.prefill) is None or not shared.advance():
+            return
+        work.prefill = None
+        if work.request.choices:
+            totals = choice_logprobs(self._model, shared.cache, shared.last, work.request.choices)
+            self._finish(work, logprobs=tuple(totals))
+        else:
+            copies = work.request.n
+            self._insert(work, prompts=[[shared.last]] * copies, caches=[shared.cache] * copies)
+
+    def _insert(self, work: Work, *, prompts: list[list[int]], caches: list[Any] | None) -> None:
+        asked = work.request.sampling
+        room = self.encoder.context_tokens - len(work.request.prompt.tokens)
+        budget = max(1, min(asked.max_tokens, room))
+        work.rows = [self._row(work, index) for index in range(work.request.n)]
+        warm = self.settings.candidate_temperature
+        uids = self._generator.insert(
+            prompts,
+            max_tokens=[budget] * len(prompts),
+            caches=caches,
+            samplers=[
+                sampler(asked, temperature=temperature_of(asked, row.index, candidate_temperature=warm), seed=row.seed)
+                for row in work.rows
+            ],
+        )
+        self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
+
+    def _row(self, work: Work, index: int) -> Row:
+        asked = work.request.sampling
+        return Row(
+            index=index,
+            seed=seed_of(asked, index),
+            detokenizer=self._tokenizer.detokenizer,
+            filter=TextFilter(
+                stops=asked.stop, markers=loading.think_markers(self._tokenizer), thinking=work.request.prompt.thinking
+            ),
+            eos=frozenset(self._tokenizer.eos_token_ids),
+        )
+
+    def _decode(self) -> None:
+        if not self._rows:
+            return
+        responses = self._generator.next()[1]
+        self.active_bytes = int(mx.get_active_memory())
+        if not responses:
+            return
+        logprobs: Any = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
+        self.tokens_decoded += len(responses)
+        stopped: list[int] = []
+        for response, logprob in zip(responses, logprobs, strict=True):
+            work, row = self._rows[response.uid]
+            pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
+            if row.index == 0 and work.live:
+                for piece in pieces:
+                    work.tell(piece)
+            if row.finish_reason is not None:
+                del self._rows[response.uid]
+                if response.finish_reason is None:
+                    stopped.append(response.uid)
+        if stopped:
+            self._generator.remove(stopped)
+        for work in [work for work in self._active if work.done]:
+            self._finish(work)
+
+    def _finish(self, work: Work, *, logprobs: tuple[float, ...] = ()) -> None:
+        self._active.remove(work)
+        prompt_tokens = len(work.request.prompt.tokens)
+        work.tell(
+            Outcome(
+                candidates=tuple(
+                    row.candidate(adapters=work.adapters, prompt_tokens=prompt_tokens) for row in work.rows
+                ),
+                logprobs=logprobs,
+                adapters=work.adapters,
+                prompt_tokens=prompt_tokens,
+                compute=work.compute,
+            )
+        )
+
+    def _leave(self, work: Work) -> None:
+        """Take a request that nobody wants any more out of the batch."""
+        self._active.remove(work)
+        uids = [uid for uid, (owner, _) in self._rows.items() if owner is work]
+        if uids:
+            self._generator.remove(uids)
+        for uid in uids:
+            del self._rows[uid]
+        _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))

@@ -1,0 +1,60 @@
+"""One candidate while it is decoded: tokens in, certain text out, and the sums that make its result."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.inference.text import Piece, TextFilter
+from schemas.chat import Usage
+from schemas.stages import AdapterUse, Candidate, FinishReason
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A row of the batch. ``detokenizer`` is mlx-lm's streaming one, ``eos`` the ids that end an answer.
+
+    ``decoded`` counts every token that the model gave, the end-of-sequence token included; ``logprob`` sums their
+    natural-log probabilities at temperature 1.
+    """
+
+    index: int
+    seed: int
+    detokenizer: Any
+    filter: TextFilter
+    eos: frozenset[int]
+    decoded: int = 0
+    logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+    _texts: dict[str, list[str]] = field(default_factory=lambda: {"content": [], "reasoning": []})
+
+    def take(self, token: int, logprob: float, *, last: bool) -> list[Piece]:
+        """Count a token and give back the text that is certain now; ``last``: the token budget ends here."""
+        self.decoded += 1
+        self.logprob += logprob
+        ended = token in self.eos
+        pieces: list[Piece] = []
+        if not ended:
+            self.detokenizer.add_token(token)
+            pieces += self.filter.feed(self.detokenizer.last_segment)
+        if ended or (last and not self.filter.stopped):
+            self.detokenizer.finalize()
+            pieces += self.filter.feed(self.detokenizer.last_segment)
+            pieces += self.filter.finish()
+        if ended or self.filter.stopped:
+            self.finish_reason = "stop"
+        elif last:
+            self.finish_reason = "length"
+        for piece in pieces:
+            self._texts[piece.kind].append(piece.text)
+        return pieces
+
+    def candidate(self, *, adapters: tuple[AdapterUse, ...], prompt_tokens: int) -> Candidate:
+        """The finished candidate."""
+        return Candidate(
+            text="".join(self._texts["content"]),
+            reasoning="".join(self._texts["reasoning"]),
+            adapters=adapters,
+            logprob=self.logprob / max(1, self.decoded),
+            finish_reason=self.finish_reason or "length",
+            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=self.decoded),
+            seed=self.seed,
+        )

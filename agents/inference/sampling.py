@@ -1,0 +1,48 @@
+"""One sampler a row, with a random stream of its own, so that neighbours in the batch do not matter."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, greedy_sampler
+
+from schemas.chat import Sampling
+
+Sampler = Callable[[mx.array], mx.array]
+"""Log-probabilities (rows, vocabulary) to token ids (rows,)."""
+
+_SEEDS = 2**63
+
+
+def seed_of(sampling: Sampling, candidate: int) -> int:
+    """The seed of candidate number ``candidate``, from 0."""
+    return (sampling.seed + candidate) % _SEEDS
+
+
+def temperature_of(sampling: Sampling, candidate: int, *, candidate_temperature: float) -> float:
+    """The request's temperature; for later candidates of a greedy request ``candidate_temperature``."""
+    return candidate_temperature if candidate and not sampling.temperature else sampling.temperature
+
+
+def sampler(sampling: Sampling, *, temperature: float, seed: int) -> Sampler:
+    """top_p, min_p and top_k on the log-probabilities, then temperature, then a draw from the row's stream."""
+    if temperature == 0:
+        shared: Sampler = greedy_sampler  # one object for all greedy rows, which are then sampled in one call
+        return shared
+    return _Stream(sampling, temperature, seed)
+
+
+class _Stream:
+    def __init__(self, sampling: Sampling, temperature: float, seed: int) -> None:
+        self._sampling, self._temperature = sampling, temperature
+        self._key = mx.random.key(seed)
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        asked = self._sampling
+        if asked.top_p < 1.0:
+            logprobs = apply_top_p(logprobs, asked.top_p)
+        if asked.min_p > 0.0:
+            logprobs = apply_min_p(logprobs, asked.min_p)
+        if 0 < asked.top_k < logprobs.shape[-1]:
+            logprobs = apply_top_k(logprobs, asked.top_k)
+        self._key, now = mx.random.split(self._key)
+        return mx.random.categorical(logprobs / self._temperature, key=now)

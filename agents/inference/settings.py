@@ -1,0 +1,51 @@
+"""Settings of the inference worker."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from schemas.chat import MAX_CANDIDATES
+
+
+class InferenceSettings(Struct, frozen=True, kw_only=True):
+    """Which model, which adapters, and how much at once.
+
+    Attributes:
+        model: directory with config.json, safetensors and tokenizer.
+        model_name: what results call the model.
+        model_digest: digest of the model's files, recorded in results and episodes.
+        adapters: folder whose subfolders are adapters in mlx-lm's format, named by the subfolder; None: no adapters.
+        adapter_bytes: budget of resident adapters; the least recently used leave first.
+        max_batch: rows decoded together at most; at least the candidates of one turn.
+        prefill_step: prompt tokens in one forward pass, between two decode steps.
+        memory_limit: bytes that MLX may allocate; None leaves MLX's own limit.
+        cache_limit: bytes of freed buffers that MLX keeps; None leaves MLX's own limit.
+        context_tokens: tokens of prompt and answer together; None takes the model's own.
+        candidate_temperature: of all candidates but the first when the request asks for temperature 0, because
+            equal candidates are no choice; ours.
+        patience: seconds that work of each lane (interactive, auxiliary, background) waits behind work for the
+            loaded adapters before these are drained for it; ours.
+        stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
+        max_concurrent: turns in hand at once.
+        job_concurrency: jobs of one lane in hand at once.
+    """
+
+    model: Path
+    model_name: str
+    model_digest: str = ""
+    adapters: Path | None = None
+    adapter_bytes: int = 2 * 1024**3
+    max_batch: int = 32
+    prefill_step: int = 512
+    memory_limit: int | None = None
+    cache_limit: int | None = None
+    context_tokens: int | None = None
+    candidate_temperature: float = 0.8
+    patience: tuple[float, float, float] = (0.5, 1.0, 5.0)
+    stall_seconds: float = 120.0
+    max_concurrent: int = 32
+    job_concurrency: int = 8
+
+    def __post_init__(self) -> None:
+        if self.max_batch < MAX_CANDIDATES:
+            raise ValueError(f"max_batch is {self.max_batch}; one turn may have {MAX_CANDIDATES} candidates.")
