@@ -73,3 +73,21 @@ async def test_a_failure_is_not_remembered() -> None:
     with pytest.raises(Unavailable):
         await priors.of(KEY, fails)
     assert await priors.of(KEY, answers) == {"KEEP": -2.0}
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_turn_leaves_the_question_to_the_next() -> None:
+    priors = Priors()
+
+    async def never() -> dict[str, float]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def answers() -> dict[str, float]:
+        return {"KEEP": -2.0}
+
+    with anyio.move_on_after(0.02) as turn:
+        await priors.of(KEY, never)
+    assert turn.cancelled_caught
+    with anyio.fail_after(5):
+        assert await priors.of(KEY, answers) == {"KEEP": -2.0}
