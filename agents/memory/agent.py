@@ -193,7 +193,7 @@ class MemoryAgent:
         """
         bus = self._bus
         if bus is None or self._rebuilding:
-            raise Refused("the memory is being rebuilt already; 'kiki memory stats' shows how far it is.")
+            raise Refused("the memory is being rebuilt already: wait until its projection_lag is 0.")
         self._rebuilding, started = True, time.monotonic()
         try:
             async with self._stores.changing:

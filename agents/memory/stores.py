@@ -1,6 +1,7 @@
 """Both stores of one directory: locked against a second process, each on a thread of its own, mended when broken."""
 
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,9 @@ from bus import metrics
 from schemas.errors import SetupError, Unavailable
 
 LOCK = "memory.lock"
+
+BUSY = 5.0
+"""Seconds that a call waits for one that was left behind and still runs."""
 
 Forget = Callable[[], Awaitable[None]]
 """Makes the projection begin at the first episode again."""
@@ -44,13 +48,14 @@ class Part(Generic[S]):
         self.directory = directory
         self._opener = opener
         self._limiter = anyio.CapacityLimiter(1)
+        self._in_use = threading.Lock()  # an abandoned call gives its limiter back and runs on
         self._store: S | None = None
 
     async def run(self, call: Callable[[S], T], *, abandon: bool = False) -> T:
         """``call`` with the store, on its thread; ``abandon`` leaves it behind when the caller is cancelled.
 
         Raises:
-            Unavailable: the store is closed, or the call failed.
+            Unavailable: the store is closed or busy, or the call failed.
         """
         return await self._on_thread(partial(self._call, call), abandon=abandon)
 
@@ -81,9 +86,14 @@ class Part(Generic[S]):
         return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=abandon)
 
     def _call(self, call: Callable[[S], T]) -> T:
-        if self._store is None:
-            raise Unavailable(f"the {self.name} is closed.")
-        return call(self._store)
+        if not self._in_use.acquire(timeout=BUSY):
+            raise Unavailable(f"the {self.name} is busy.")
+        try:
+            if self._store is None:
+                raise Unavailable(f"the {self.name} is closed.")
+            return call(self._store)
+        finally:
+            self._in_use.release()
 
     def _open(self) -> None:
         self._store = self._opener(self.directory)
@@ -99,9 +109,10 @@ class Part(Generic[S]):
         self._open()
 
     def _close(self) -> None:
-        store, self._store = self._store, None
-        if store is not None:
-            store.close()
+        with self._in_use:
+            store, self._store = self._store, None
+            if store is not None:
+                store.close()
 
 
 class Stores:

@@ -1,6 +1,7 @@
 """The memory on a real bus with real stores."""
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from agents.memory.agent import PROJECTION, MemoryAgent
+from agents.memory.atlas import Atlas
 from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
 from bus import metrics
@@ -156,13 +158,27 @@ async def test_a_store_that_fails_does_not_hold_the_turn_up(bus: Bus, settings: 
         assert metrics.DEGRADED.labels("recall.failed")._value.get() == before + 1
 
 
-async def test_a_slow_store_does_not_hold_the_turn_up(bus: Bus, settings: MemorySettings) -> None:
+async def test_a_slow_store_does_not_hold_the_turn_up(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     impatient = msgspec.structs.replace(settings, recall_timeout=0.05)
-    async with serving(bus, impatient) as agent:
+    finish = threading.Event()
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        assert finish.wait(60)
+        return []
+
+    async with serving(bus, impatient):
         before = metrics.DEGRADED.labels("recall.failed")._value.get()
-        async with agent._stores.atlas._limiter:
-            assert (await recalled(bus, turn(), 1)).recall.hits == ()
+        with monkeypatch.context() as patched:
+            patched.setattr(Atlas, "search", slow)
+            try:
+                assert (await recalled(bus, turn(), 1)).recall.hits == ()
+            finally:
+                finish.set()
         assert metrics.DEGRADED.labels("recall.failed")._value.get() == before + 1
+        await told(bus, turn(), 1)
+        await projected(bus, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["atlas", "trace"])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agents.memory.atlas import Atlas
 from agents.memory.projection import Projection, apply
 from agents.memory.record import episode_id
 from agents.memory.settings import MemorySettings
@@ -128,6 +130,26 @@ async def test_an_episode_without_a_fitting_embedding_is_in_the_graph_alone(sett
 async def test_a_closed_store_says_so(settings: MemorySettings) -> None:
     with pytest.raises(Unavailable, match="atlas is closed"):
         await Stores(settings).atlas.run(lambda atlas: atlas.count())
+
+
+async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: MemorySettings) -> None:
+    stores, finish, inside = Stores(settings), threading.Event(), threading.Event()
+
+    def slow(_: Atlas) -> None:
+        inside.set()
+        assert finish.wait(60)
+
+    async with stores.opened(Forgetful()):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: stores.atlas.run(slow, abandon=True))
+            await anyio.to_thread.run_sync(inside.wait)
+            tasks.cancel_scope.cancel()
+        seen: list[bool] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: stores.atlas.run(lambda _: seen.append(finish.is_set())))
+            await anyio.sleep(0.1)
+            finish.set()
+        assert seen == [True]
 
 
 async def test_waiting_episodes_share_a_batch_and_a_poison_one_takes_nobody_with_it(settings: MemorySettings) -> None:
