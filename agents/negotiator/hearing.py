@@ -52,9 +52,10 @@ class Hearing:
             index: excerpt.shortened(self._candidates[index].text.strip(), settings.excerpt_chars)
             for index in consensus.distinct(self._candidates)
         }
+        self._seats = panel.members(event.route, self._candidates)
         self._panel = panel.Panel(
             self.model,
-            panel.members(event.route),
+            self._seats,
             question=excerpt.asked(event.query.messages, settings.excerpt_chars),
             answers=self._answers,
             priors=priors,
@@ -69,6 +70,7 @@ class Hearing:
     async def run(self) -> Negotiation:
         """Deliberate until done, or until the reserve begins; what is missing then is said in the notes."""
         self._note_texts()
+        self._note_absent()
         decision: Decision | None = None
         with anyio.move_on_after(max(0.0, self.model.left)):
             async with contextlib.AsyncExitStack() as stack:
@@ -177,6 +179,11 @@ class Hearing:
         limit = self._settings.excerpt_chars
         if long := [str(index) for index in self._answers if len(self._candidates[index].text.strip()) > limit]:
             self._notes.append(f"the panel read candidates {', '.join(long)} shortened to {limit} characters")
+
+    def _note_absent(self) -> None:
+        seated = {member.name for member in self._seats}
+        if absent := [use.name for use in self._event.route.adapters if use.name not in seated]:
+            self._notes.append(f"no seat for {', '.join(absent)}: no candidate was decoded with it")
 
     def _note_lost(self) -> None:
         for (number, member), error in self._panel.lost.items():

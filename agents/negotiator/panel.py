@@ -1,5 +1,6 @@
 """The panel of a turn: who sits on it, and how it is asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -9,7 +10,7 @@ from agents.consultation import Consultation
 from agents.negotiator import prompts
 from agents.negotiator.consensus import ATTENDING, LABELS, choice
 from schemas.errors import KikiError
-from schemas.stages import AdapterUse, Route, Vote
+from schemas.stages import AdapterUse, Candidate, Route, Vote
 
 LETTERS = ("A", "B")
 
@@ -22,11 +23,16 @@ class Member:
     adapters: tuple[AdapterUse, ...] = ()
 
 
-def members(route: Route) -> tuple[Member, ...]:
-    """The attending first, then one specialist for each routed adapter."""
+def members(route: Route, candidates: Sequence[Candidate]) -> tuple[Member, ...]:
+    """The attending first, then one specialist for each routed adapter that took part in a candidate.
+
+    The worker leaves out an adapter that it does not hold; a seat for it would be a second vote of the base.
+    """
+    present = {use.name for candidate in candidates for use in candidate.adapters}
     specialists = {
         use.name: Member(name=use.name, adapters=(AdapterUse(name=use.name, sha256=use.sha256),))
         for use in route.adapters
+        if use.name in present
     }
     return (Member(name=ATTENDING), *specialists.values())
 

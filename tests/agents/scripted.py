@@ -120,11 +120,15 @@ def inferred(
     domains: tuple[str, ...] = (),
     logprobs: tuple[float, ...] = (),
     timeout: float = 30.0,
+    loaded: bool = True,
 ) -> InferDone:
-    """A turn whose candidates are ``texts``."""
+    """A turn whose candidates are ``texts``; ``loaded`` says whether the worker holds the routed adapters."""
     scores = logprobs or tuple(-0.5 for _ in texts)
+    uses = tuple(AdapterUse(name=name, weight=0.5, sha256="ab") for name in adapters)
     candidates = tuple(
-        Candidate(text=text, logprob=score, usage=Usage(prompt_tokens=7, completion_tokens=3))
+        Candidate(
+            text=text, logprob=score, adapters=uses if loaded else (), usage=Usage(prompt_tokens=7, completion_tokens=3)
+        )
         for text, score in zip(texts, scores, strict=True)
     )
     usage = Usage(prompt_tokens=7 * len(texts), completion_tokens=3 * len(texts))
@@ -133,7 +137,7 @@ def inferred(
         query=Query(model="micro-kiki", messages=(Message(role="user", content=question),), sampling=Sampling(seed=3)),
         route=Route(
             domains=tuple(DomainScore(name=name, score=0.9) for name in domains),
-            adapters=tuple(AdapterUse(name=name, weight=0.5, sha256="ab") for name in adapters),
+            adapters=uses,
             intent="question",
             plan=plan,
         ),

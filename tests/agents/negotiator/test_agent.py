@@ -234,6 +234,14 @@ async def test_a_member_without_a_ballot_is_left_out_and_named(bus: Bus) -> None
     assert "power has no ballot in round 1: adapter digest differs" in found.negotiation.notes
 
 
+async def test_an_adapter_that_the_worker_does_not_hold_has_no_second_base_vote(bus: Bus) -> None:
+    event = inferred("90", "100", adapters=("power",), plan=CALM, loaded=False)
+    async with at_work(bus, voting(lambda job: "KEEP"), agent()):
+        found = await negotiated(bus, event)
+    assert {vote.member for vote in found.negotiation.votes} == {"base"}
+    assert "no seat for power: no candidate was decoded with it" in found.negotiation.notes
+
+
 async def test_what_does_not_finish_in_time_is_left_out(bus: Bus) -> None:
     """Nobody works: the reserve begins before the deadline, and the turn goes on."""
     async with anyio.create_task_group() as tasks:
