@@ -1,0 +1,75 @@
+"""One log line and one request id for each request; whatever escapes an endpoint ends here."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runtime.facade import telemetry
+from runtime.facade.refusals import internal
+
+_log = structlog.get_logger("facade")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+GONE = 499
+"""What is logged when the client left before it had its reply."""
+
+
+class Access:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; other scopes pass through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            try:
+                await self.app(scope, receive, exchange.send)
+            except Exception:  # noqa: BLE001 - the last resort; logged with its traceback
+                _log.exception("endpoint failed", path=scope["path"])
+                if exchange.status is None:
+                    await internal()(scope, receive, exchange.send)
+            finally:
+                exchange.log()
+
+
+class _Exchange:
+    """A request and what became of it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.started = time.perf_counter()
+        self.status: int | None = None
+        self._send = send
+        self._state = scope.setdefault("state", {})
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            if turn_id := self._state.get("turn_id"):
+                headers["x-turn-id"] = turn_id
+        await self._send(message)
+
+    def log(self) -> None:
+        status = GONE if self.status is None or self._state.get("client_gone") else self.status
+        route = getattr(self.scope.get("route"), "path", "none")
+        telemetry.REQUESTS.labels(route, str(status)).inc()
+        _log.info(
+            "request",
+            method=self.scope["method"],
+            path=self.scope["path"],
+            status=status,
+            seconds=round(time.perf_counter() - self.started, 4),
+            turn_id=self._state.get("turn_id"),
+        )

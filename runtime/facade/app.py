@@ -1,0 +1,27 @@
+"""The application: the parts put together, every refusal an OpenAI error object."""
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from bus.connection import Bus
+from runtime.facade import catalog, chat, classify, exposition, health, stories
+from runtime.facade.access import Access
+from runtime.facade.parts import Facade
+from runtime.facade.refusals import on_http_exception, on_kiki_error
+from runtime.facade.settings import AliasInfo, FacadeSettings
+from runtime.facade.turns import Turns
+from schemas.errors import KikiError
+
+
+def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, AliasInfo]) -> FastAPI:
+    """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
+    app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.facade = Facade(bus=bus, settings=settings, aliases=aliases, turns=Turns(bus, settings))
+    for part in (chat, catalog, classify, stories, health, exposition):
+        app.include_router(part.router)
+    app.add_exception_handler(KikiError, on_kiki_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_middleware(Access)
+    return app

@@ -1,0 +1,289 @@
+"""What a client asks of ``POST /v1/chat/completions``: OpenAI's body decoded, checked and made a query.
+
+Every field is served, or accepted with its neutral value, or refused by name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from runtime.facade.settings import AliasInfo, FacadeSettings
+from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling
+from schemas.codec import field_of
+from schemas.errors import InvalidInput, UnknownModel
+from schemas.stages import Level, Query
+
+S = TypeVar("S", bound=Struct)
+Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None,),
+    "response_format": (None, {"type": "text"}),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+"""Fields of OpenAI's that are not served, with the values that ask for nothing."""
+
+_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ECHOED = ("annotations", "audio", "function_call", "refusal", "tool_calls")
+
+
+class Said(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One message as clients send it, with what they echo of an earlier answer."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    annotations: Any = None
+    audio: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+
+
+class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``include_obfuscation`` is accepted; nothing is padded."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ours, under ``kiki``: level of cognition, candidates that the panel judges, and the turn's account."""
+
+    level: Level | None = None
+    candidates: Count | None = None
+    trace: bool = False
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body. Ranges are those of OpenAI's reference; ``top_k``, ``min_p``, ``system``, ``kiki`` are beside it."""
+
+    model: str
+    messages: list[Said]
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    n: Count | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    system: str | None = None
+    kiki: Extension = Extension()
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    audio: Any = None
+    frequency_penalty: Any = None
+    function_call: Any = None
+    functions: Any = None
+    logit_bias: Any = None
+    logprobs: Any = None
+    modalities: Any = None
+    parallel_tool_calls: Any = None
+    prediction: Any = None
+    presence_penalty: Any = None
+    reasoning_effort: Any = None
+    response_format: Any = None
+    service_tier: Any = None
+    store: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A checked request.
+
+    ``seed`` None is drawn from the turn id; ``level`` is the one that holds unless the router plans otherwise;
+    ``session`` is the body's ``metadata.session_id``; ``n`` is the number of choices in the reply.
+    """
+
+    query: Query
+    seed: int | None
+    level: Level
+    n: int
+    stream: bool
+    include_usage: bool
+    trace: bool
+    session: str | None
+
+
+def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") -> S:
+    """A request's JSON as a struct.
+
+    Raises:
+        InvalidInput: it is not JSON, or a field is wrong (then with ``code``); ``param`` names the field.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the body is refused: {error}.", code=code, param=field_of(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}.") from error
+
+
+def read_chat(data: bytes, *, aliases: Mapping[str, AliasInfo], settings: FacadeSettings) -> Asked:
+    """Decode and check the body.
+
+    Raises:
+        InvalidInput: a field is wrong or not served; ``param`` names it.
+        UnknownModel: no alias of that name.
+    """
+    body = decode_body(ChatRequest, data)
+    refuse_unserved(body)
+    alias = aliases.get(body.model)
+    if alias is None:
+        raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
+    level = body.kiki.level or alias.level
+    query = Query(
+        model=body.model,
+        messages=conversation(body),
+        sampling=_sampling(body, alias, settings),
+        level=body.kiki.level,
+        candidates=_candidates(body, level),
+        stream=bool(body.stream),
+    )
+    return Asked(
+        query=query,
+        seed=body.seed,
+        level=level,
+        n=body.n or 1,
+        stream=query.stream,
+        include_usage=_include_usage(body),
+        trace=body.kiki.trace,
+        session=(body.metadata or {}).get("session_id"),
+    )
+
+
+def refuse_unserved(body: ChatRequest) -> None:
+    """Raise on the first field that is not served and asks for something."""
+    for name, neutral in NEUTRAL.items():
+        if getattr(body, name) not in neutral:
+            raise InvalidInput(
+                f"'{name}' is not supported: leave it out. Neutral values that pass: {list(neutral)}.", param=name
+            )
+
+
+def conversation(body: ChatRequest) -> tuple[Message, ...]:
+    """The messages, with all system text at the start in one message (chat templates want it so)."""
+    messages = [_message(said, f"messages[{index}]") for index, said in enumerate(body.messages)]
+    if not messages:
+        raise InvalidInput("'messages' is empty: send at least one user message.", param="messages")
+    last = len(messages) - 1
+    if messages[last].role != "user":
+        raise InvalidInput("the last message must be the user's.", param=f"messages[{last}].role")
+    if not messages[last].content.strip():
+        raise InvalidInput("the last message is empty: ask something.", param=f"messages[{last}].content")
+    system = [body.system] if body.system else []
+    while messages[0].role == "system":
+        system.append(messages.pop(0).content)
+    head = [Message(role="system", content="\n\n".join(system))] if system else []
+    return (*head, *messages)
+
+
+def _message(said: Said, where: str) -> Message:
+    role = _ROLES.get(said.role)
+    if role is None:
+        raise InvalidInput(f"the role '{said.role}' is not one of {', '.join(_ROLES)}.", param=f"{where}.role")
+    for name in _ECHOED:
+        if getattr(said, name):
+            raise InvalidInput(f"'{name}' in a message is not supported: leave it out.", param=f"{where}.{name}")
+    return Message(role=role, content=_text(said.content, f"{where}.content"), name=said.name)
+
+
+def _text(content: str | list[dict[str, Any]] | None, where: str) -> str:
+    if content is None:
+        raise InvalidInput("a message has no content: send text.", param=where)
+    if isinstance(content, str):
+        return content
+    if not content:
+        raise InvalidInput("a message has no content: send text.", param=where)
+    return "\n".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: dict[str, Any], where: str) -> str:
+    kind = part.get("type")
+    if kind != "text":
+        raise InvalidInput(f"content of type {kind!r} is not supported: send text parts only.", param=f"{where}.type")
+    if not isinstance(part.get("text"), str):
+        raise InvalidInput("a text part needs a string 'text'.", param=f"{where}.text")
+    if unknown := set(part) - {"type", "text"}:
+        raise InvalidInput("a text part has only 'type' and 'text'.", param=f"{where}.{min(unknown)}")
+    return str(part["text"])
+
+
+def _sampling(body: ChatRequest, alias: AliasInfo, settings: FacadeSettings) -> Sampling:
+    default = alias.temperature if alias.temperature is not None else Sampling().temperature
+    return Sampling(
+        max_tokens=_max_tokens(body, alias, settings),
+        temperature=default if body.temperature is None else body.temperature,
+        top_p=body.top_p or Sampling().top_p,
+        top_k=body.top_k or 0,
+        min_p=body.min_p or 0.0,
+        stop=_stop(body.stop),
+    )
+
+
+def _max_tokens(body: ChatRequest, alias: AliasInfo, settings: FacadeSettings) -> int:
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
+        raise InvalidInput("'max_tokens' and 'max_completion_tokens' differ: send one.", param="max_tokens")
+    name = "max_completion_tokens" if body.max_tokens is None else "max_tokens"
+    asked: int | None = getattr(body, name)
+    if asked is not None and asked > settings.max_tokens_cap:
+        raise InvalidInput(f"'{name}' is {asked}, at most {settings.max_tokens_cap} are served.", param=name)
+    return asked or min(alias.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
+
+
+def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(strings):
+        raise InvalidInput("a stop string is empty: leave it out.", param="stop")
+    return strings
+
+
+def _candidates(body: ChatRequest, level: Level) -> int | None:
+    """In ``raw`` the candidates are the choices; elsewhere a panel or the first of them makes one answer."""
+    n, candidates = body.n or 1, body.kiki.candidates
+    if level != "raw":
+        if n > 1:
+            raise InvalidInput(f"'n' is {n}: the level '{level}' gives one answer; ask level raw for more.", param="n")
+        return candidates
+    if candidates not in (None, n):
+        raise InvalidInput("in level raw the candidates are the choices: set 'n'.", param="kiki.candidates")
+    return n
+
+
+def _include_usage(body: ChatRequest) -> bool:
+    if body.stream_options is None:
+        return False
+    if not body.stream:
+        raise InvalidInput("'stream_options' needs 'stream': true.", param="stream_options")
+    return body.stream_options.include_usage

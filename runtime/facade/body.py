@@ -1,0 +1,62 @@
+"""A request's body, counted and timed while it is read."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import anyio
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from runtime.facade.refusals import ClientGone
+from runtime.facade.settings import FacadeSettings
+from schemas.errors import InvalidInput
+
+DRAIN_FACTOR = 4
+"""A body over the limit is read on, unkept, up to this many limits, so that its sender can read the refusal."""
+
+DRAIN_SECONDS = 1.0
+
+
+async def read_body(request: Request, settings: FacadeSettings) -> bytes:
+    """The whole body.
+
+    Raises:
+        InvalidInput: it is over ``body_limit`` (413), or did not come within ``body_timeout`` (408).
+        ClientGone: the client left before it was done.
+    """
+    try:
+        async with contextlib.aclosing(request.stream()) as chunks:
+            with anyio.fail_after(settings.body_timeout):
+                return await _within(chunks, request, settings.body_limit)
+    except TimeoutError as error:
+        raise InvalidInput(
+            f"the body did not come within {settings.body_timeout:g} s: send it faster.", code="request_timeout"
+        ) from error
+    except ClientDisconnect as error:
+        raise ClientGone("the client left while it was sending its request.") from error
+
+
+async def _within(chunks: AsyncIterator[bytes], request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    body = bytearray()
+    if not (declared.isdecimal() and int(declared) > limit):
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return bytes(body)
+    await _drain(chunks, DRAIN_FACTOR * limit)
+    raise InvalidInput(
+        f"the body is over {limit} bytes: shorten the conversation, or raise the facade's body_limit.",
+        code="body_too_large",
+    )
+
+
+async def _drain(chunks: AsyncIterator[bytes], most: int) -> None:
+    """Closing on unread bytes resets the connection and takes the refusal with it."""
+    with anyio.move_on_after(DRAIN_SECONDS):
+        async for chunk in chunks:
+            most -= len(chunk)
+            if most < 0:
+                return

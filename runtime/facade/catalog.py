@@ -1,0 +1,40 @@
+"""``GET /v1/models``: the model ids that may be asked."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from runtime.facade.parts import Parts, Tenant
+from runtime.facade.settings import AliasInfo
+from schemas.errors import UnknownModel
+
+router = APIRouter()
+CREATED = 1767225600
+"""OpenAI's shape wants a time; an alias has none, so all say 2026-01-01."""
+
+
+@router.get("/v1/models")
+async def models(parts: Parts, _: Tenant) -> JSONResponse:
+    """All of them."""
+    return JSONResponse({"object": "list", "data": [_model(name, alias) for name, alias in parts.aliases.items()]})
+
+
+@router.get("/v1/models/{model_id}")
+async def model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
+    """One of them."""
+    alias = parts.aliases.get(model_id)
+    if alias is None:
+        raise UnknownModel(f"there is no model '{model_id}': GET /v1/models lists them.", param="model")
+    return JSONResponse(_model(model_id, alias))
+
+
+def _model(name: str, alias: AliasInfo) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "micro-kiki",
+        "description": alias.description,
+        "level": alias.level,
+    }

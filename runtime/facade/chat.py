@@ -1,0 +1,56 @@
+"""``POST /v1/chat/completions``: one turn, plain or streamed."""
+
+import re
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from runtime.facade import replies
+from runtime.facade.asked import Asked, read_chat
+from runtime.facade.body import read_body
+from runtime.facade.parts import Parts, Tenant
+from runtime.facade.presence import while_connected
+from runtime.facade.refusals import ClientGone
+from runtime.facade.stream import ChatStream, Following
+from schemas.envelope import SESSION_PATTERN
+from schemas.errors import InvalidInput
+
+router = APIRouter()
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Response:
+    """Answer a conversation."""
+    asked = read_chat(await read_body(request, parts.settings), aliases=parts.aliases, settings=parts.settings)
+    session_id, key = _session(request, asked), _key(request)
+
+    def follow() -> Following:
+        return parts.turns.follow(asked, tenant=tenant, session_id=session_id, key=key)
+
+    if asked.stream:
+        return ChatStream(follow, asked, parts.settings)
+    async with follow() as turn:
+        request.state.turn_id = turn.id
+        try:
+            answer = await while_connected(request.receive, turn.answer)
+        except ClientGone:
+            request.state.client_gone = True
+            raise
+        turn.spoke(answer.route.plan.level)
+    return JSONResponse(replies.completion(answer, asked))
+
+
+def _session(request: Request, asked: Asked) -> str | None:
+    header = request.headers.get("x-session-id")
+    session, param = (asked.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
+    if session is not None and not re.fullmatch(SESSION_PATTERN, session):
+        raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
+    return session
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidInput("a key is 1 to 255 printable ASCII characters without spaces.", param="Idempotency-Key")
+    return key

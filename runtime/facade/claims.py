@@ -1,0 +1,89 @@
+"""A client's retry is the same turn: what an ``Idempotency-Key`` finds on the bus, and the turn that it gets.
+
+The turn id is a function of tenant, key and generation. A turn that is answered, or that failed for good, is
+told again; one that still runs is joined; one that failed for a passing reason, was cancelled or is past its
+deadline makes room for the next generation. Generations are tried in order, so all replicas agree.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from bus.connection import Bus
+from schemas.envelope import Envelope, new_turn
+from schemas.errors import InvalidInput, KikiError, Refused
+from schemas.events import AnswerReady, QueryReceived, TurnCancelled, TurnFailed
+from schemas.stages import Query
+
+MAX_GENERATIONS = 8
+"""Turns that one key may start before its client is told to choose another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The turn that a request gets.
+
+    ``answer`` is set when it was answered before; ``running`` when another request of the same key started it.
+    """
+
+    envelope: Envelope
+    query: Query
+    answer: AnswerReady | None = None
+    running: bool = False
+
+
+async def claim(
+    bus: Bus, query: Query, *, seed: int | None, tenant: str, session_id: str | None, key: str | None, timeout: float
+) -> Claim:
+    """Find or make the turn of a request. Publishes nothing.
+
+    Raises:
+        InvalidInput: the key was used for another request (422).
+        Refused: the key has started too many turns.
+        KikiError: the turn of this key failed for good.
+        Unavailable: the broker cannot be read.
+    """
+    if key is None:
+        return _fresh(query, new_turn(tenant=tenant, session_id=session_id, timeout=timeout), seed)
+    for generation in range(MAX_GENERATIONS):
+        name = key if generation == 0 else f"{key}\n{generation}"
+        envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout, key=name)
+        fresh = _fresh(query, envelope, seed)
+        asked = await bus.last(QueryReceived, envelope.turn_id)
+        if asked is None:
+            return fresh
+        if msgspec.structs.replace(asked.query, stream=query.stream) != fresh.query:
+            raise InvalidInput(
+                "this Idempotency-Key was used for another request: send a new key.",
+                code="unprocessable",
+                param="Idempotency-Key",
+            )
+        standing = await _standing(bus, asked)
+        if standing is not None:
+            return standing
+    raise Refused(f"this Idempotency-Key has started {MAX_GENERATIONS} turns: send a new key.", param="Idempotency-Key")
+
+
+async def _standing(bus: Bus, asked: QueryReceived) -> Claim | None:
+    """The stored turn if it can still serve the request, None when the next generation must."""
+    turn_id = asked.envelope.turn_id
+    answer = await bus.last(AnswerReady, turn_id)
+    if answer is not None:
+        return Claim(envelope=asked.envelope, query=asked.query, answer=answer)
+    failed = await bus.last(TurnFailed, turn_id)
+    if failed is not None and not failed.retryable:
+        raise KikiError(failed.message, code=failed.code)
+    cancelled = failed is None and await bus.last(TurnCancelled, turn_id) is not None
+    if failed is not None or cancelled or asked.envelope.remaining <= 0:
+        return None
+    return Claim(envelope=asked.envelope, query=asked.query, running=True)
+
+
+def _fresh(query: Query, envelope: Envelope, seed: int | None) -> Claim:
+    return Claim(envelope=envelope, query=seeded(query, seed, envelope.turn_id))
+
+
+def seeded(query: Query, seed: int | None, turn_id: str) -> Query:
+    """The query with its seed; without one it is drawn from the turn id, so that a retry asks the same."""
+    drawn = int(turn_id[:12], 16) if seed is None else seed
+    return msgspec.structs.replace(query, sampling=msgspec.structs.replace(query.sampling, seed=drawn))

@@ -1,0 +1,56 @@
+"""``POST /v1/route``: the domains of a prompt, in the two dialects that the sibling services speak."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from msgspec import Meta, Struct
+
+from runtime.facade.asked import decode_body
+from runtime.facade.body import read_body
+from runtime.facade.parts import Parts, Tenant
+from schemas.errors import InvalidInput
+from schemas.services import RoutedPrompt, RouteReply, RouteRequest
+
+router = APIRouter()
+BASE = "base"
+"""What answers when no domain fits."""
+
+
+class RouteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``query`` with its options (life-core), or ``prompt`` (kiki-cockpit)."""
+
+    query: str | None = None
+    prompt: str | None = None
+    threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=31)] = 4
+
+
+@router.post("/v1/route")
+async def route(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
+    """Classify one prompt; a bad value is a 422."""
+    body = decode_body(RouteBody, await read_body(request, parts.settings), code="unprocessable")
+    text, param = (body.prompt, "prompt") if body.query is None else (body.query, "query")
+    if text is None or (body.query is not None and body.prompt is not None):
+        raise InvalidInput("send either 'query' or 'prompt'.", code="unprocessable", param=param)
+    if not text.strip():
+        raise InvalidInput(f"'{param}' is empty: send text.", code="unprocessable", param=param)
+    wanted = RouteRequest(prompts=(text,), threshold=body.threshold, top_k=body.top_k)
+    reply = await parts.bus.request("route", wanted, RouteReply, timeout=parts.settings.route_timeout)
+    found = reply.results[0]
+    return JSONResponse(_query_dialect(text, found) if param == "query" else _prompt_dialect(found))
+
+
+def _query_dialect(text: str, found: RoutedPrompt) -> dict[str, Any]:
+    return {
+        "query": text,
+        "domains": [{"name": one.name, "score": one.score} for one in found.domains],
+        "fallback": not found.domains,
+    }
+
+
+def _prompt_dialect(found: RoutedPrompt) -> dict[str, Any]:
+    return {
+        "chosen_domain": found.domains[0].name if found.domains else BASE,
+        "selections": [{"domain": one.name, "score": one.score} for one in found.domains],
+    }

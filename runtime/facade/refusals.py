@@ -1,0 +1,77 @@
+"""Every refusal as an OpenAI error object: message, type, param and code."""
+
+from typing import Any
+
+import structlog
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from runtime.facade.parts import parts_of
+from schemas.errors import KikiError
+
+_log = structlog.get_logger("facade")
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+_BUSY = (429, 503)
+_UNREAD = (408, 413)
+"""The client may still be sending: its connection cannot be used again."""
+
+
+class ClientGone(KikiError):
+    """The client closed its connection; nobody reads a reply."""
+
+    code = "cancelled"
+
+
+def error_object(*, message: str, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+    """The body of a refusal."""
+    return {"error": {"message": message, "type": kind_of(status), "param": param, "code": code}}
+
+
+def kind_of(status: int) -> str:
+    """The ``type`` that OpenAI's clients expect beside an HTTP status."""
+    if status == 401:
+        return "authentication_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def told(error: KikiError) -> dict[str, Any]:
+    """The error object of one of our errors."""
+    return error_object(message=error.message, status=error.status, code=error.code, param=error.param)
+
+
+def refuse(error: KikiError, *, retry_after: int) -> JSONResponse:
+    """The reply to a request that ends in ``error``."""
+    headers = {"retry-after": str(retry_after)} if error.status in _BUSY else {}
+    if error.status in _UNREAD:
+        headers["connection"] = "close"
+    return JSONResponse(told(error), status_code=error.status, headers=headers)
+
+
+def internal() -> JSONResponse:
+    """The reply when we are at fault; the log has the traceback, the client does not."""
+    body = error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
+    return JSONResponse(body, status_code=500)
+
+
+async def on_kiki_error(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of :class:`KikiError`."""
+    assert isinstance(error, KikiError)
+    if error.status >= 500:
+        _log.warning("refused", code=error.code, why=error.message, path=request.url.path)
+    return refuse(error, retry_after=parts_of(request).settings.retry_after)
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of Starlette's own refusals: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    path, status = request.url.path, error.status_code
+    message = {
+        404: f"there is nothing at {path}; the API lies under /v1.",
+        405: f"{request.method} is not served at {path}; see the Allow header.",
+    }.get(status, str(error.detail))
+    body = error_object(message=message, status=status, code=_HTTP_CODES.get(status, "invalid_request"))
+    return JSONResponse(body, status_code=status, headers=dict(error.headers or {}))

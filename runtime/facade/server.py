@@ -1,0 +1,121 @@
+"""uvicorn inside our event loop: bound before anything else starts, stopped within two seconds."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator, Mapping
+
+import anyio
+import anyio.abc
+import structlog
+import uvicorn
+
+from bus.connection import Bus
+from runtime.facade.app import create_app
+from runtime.facade.settings import AliasInfo, FacadeSettings
+from schemas.errors import SetupError
+
+STOP_SECONDS = 1
+"""How long uvicorn waits for replies under way; what is left then is cancelled."""
+
+LAST_WORDS = 0.4
+"""How long cancelled requests may take to tell the bus."""
+
+_log = structlog.get_logger("facade")
+
+
+async def serve(
+    bus: Bus,
+    settings: FacadeSettings,
+    aliases: Mapping[str, AliasInfo],
+    *,
+    task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. ``task_status`` starts with the port once requests are taken.
+
+    Raises:
+        SetupError: the address cannot be had.
+    """
+    listener = listen(settings)
+    app = create_app(bus, settings, aliases)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+    )
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_shielded, server, listener)
+            await server.up.wait()
+            port: int = listener.getsockname()[1]
+            _log.info("facade ready", url=f"http://{settings.host}:{port}")
+            task_status.started(port)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    server.should_exit = True
+                    await anyio.sleep(settings.drain_seconds if app.state.facade.turns.in_flight else 0)
+                    app.state.facade.turns.stop()
+    finally:
+        listener.close()
+
+
+def listen(settings: FacadeSettings) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        SetupError: the address is busy, forbidden or not this machine's.
+    """
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise SetupError(f"cannot listen on {where} ({error.strerror}): give another host.", param="host") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(512)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        why = "the port is busy" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        raise SetupError(
+            f"cannot listen on {where}: {why}. Stop what uses it, or give another port.", param="port"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Says when it takes requests, and leaves signals to the supervisor."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _shielded(server: _Server, listener: socket.socket) -> None:
+    """uvicorn ends by its own flag, so that replies under way are not torn off."""
+    with anyio.CancelScope(shield=True):
+        await server.serve(sockets=[listener])
+        if server.server_state.tasks:
+            await asyncio.wait(server.server_state.tasks, timeout=LAST_WORDS)

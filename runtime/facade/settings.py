@@ -1,0 +1,92 @@
+"""What the facade may be told: where it listens, whom it lets in, and what it bears."""
+
+import re
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.envelope import TENANT_PATTERN
+from schemas.errors import SetupError
+from schemas.stages import Level
+
+AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
+"""The six agents that must be ready before ``/ready`` says so."""
+
+
+class AliasInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the facade must know of a model id; the rest of an alias is the router's.
+
+    Attributes:
+        level: level of cognition when the request names none.
+        max_tokens: length of an answer when the request names none; the facade's default when None.
+        temperature: of an answer when the request names none; 0 when None.
+        description: one line for ``GET /v1/models``.
+    """
+
+    level: Level = "full"
+    max_tokens: int | None = None
+    temperature: float | None = None
+    description: str = ""
+
+
+class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the HTTP facade; all times are seconds.
+
+    Attributes:
+        host: address to listen on; loopback unless the operator opens it.
+        port: 0 takes a free one.
+        body_limit: bytes of a request body, counted while it is read.
+        body_timeout: time that a client has for sending its whole body.
+        api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
+        default_tenant: who asks when there are no keys.
+        admin_key: bearer key for ``/metrics`` and ``/status``; None leaves them open.
+        max_in_flight: turns that this facade follows at once; one more is a 429.
+        max_queue: turns that may wait at ``queue_consumer``; more is a 503.
+        queue_consumer: durable consumer of TURNS whose backlog is the queue.
+        queue_age: how long a reading of the backlog is good for.
+        retry_after: what a refused client is told to wait.
+        turn_timeout: a turn's deadline.
+        default_max_tokens: length of an answer when neither request nor alias names one.
+        max_tokens_cap: largest ``max_tokens`` that a request may name.
+        poll_seconds: silence after which TURNS is read, in case a message was missed.
+        broker_grace: time that the broker may be away before the turn is given up as lost.
+        keepalive_seconds: silence after which a stream says a comment, so that proxies keep it open.
+        drain_seconds: time that running turns have for ending once the facade is told to stop.
+        route_timeout: time that the router has for ``/v1/route``.
+        agents_window: time in which agents may answer a status request.
+        expected_agents: the agents that ``/ready`` waits for.
+        monitor_url: the broker's monitoring address, for ``/health``.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    body_limit: Annotated[int, Meta(ge=1)] = 1024**2
+    body_timeout: Annotated[float, Meta(gt=0)] = 10.0
+    api_keys: dict[str, str] = {}
+    default_tenant: str = "default"
+    admin_key: str | None = None
+    max_in_flight: Annotated[int, Meta(ge=1)] = 64
+    max_queue: Annotated[int, Meta(ge=1)] = 256
+    queue_consumer: str = "inference"
+    queue_age: float = 0.5
+    retry_after: Annotated[int, Meta(ge=1)] = 1
+    turn_timeout: Annotated[float, Meta(gt=0)] = 120.0
+    default_max_tokens: Annotated[int, Meta(ge=1)] = 256
+    max_tokens_cap: Annotated[int, Meta(ge=1, le=32768)] = 4096
+    poll_seconds: Annotated[float, Meta(gt=0)] = 2.0
+    broker_grace: float = 3.0
+    keepalive_seconds: float = 15.0
+    drain_seconds: float = 0.5
+    route_timeout: float = 2.0
+    agents_window: float = 0.25
+    expected_agents: tuple[str, ...] = AGENTS
+    monitor_url: str | None = None
+
+    def __post_init__(self) -> None:
+        for tenant in (self.default_tenant, *self.api_keys.values()):
+            if not re.fullmatch(TENANT_PATTERN, tenant):
+                raise SetupError(
+                    f"the tenant {tenant!r} is not a name: use letters, digits and _ . @ -", param="api_keys"
+                )
+        if not all(self.api_keys):
+            raise SetupError("an API key is empty: give every tenant a key, or leave api_keys out.", param="api_keys")

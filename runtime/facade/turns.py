@@ -1,0 +1,308 @@
+"""Turns that the facade follows: admitted, published, listened to, and cancelled when nobody listens any more."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import anyio
+import nats.errors
+import structlog
+from nats.aio.subscription import Subscription
+from nats.js.errors import APIError, NotFoundError
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from bus import metrics
+from bus.connection import Bus
+from bus.topology import TURNS
+from runtime.facade import telemetry
+from runtime.facade.asked import Asked
+from runtime.facade.claims import Claim, claim
+from runtime.facade.settings import FacadeSettings
+from schemas.codec import decode
+from schemas.envelope import Envelope
+from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, Unavailable
+from schemas.events import STAGE_EVENTS, AnswerReady, Event, InferToken, QueryReceived, TurnCancelled, TurnFailed
+
+CANCEL_SECONDS = 1.0
+"""Time for telling the agents that nobody waits any more."""
+
+_KINDS: dict[str, type[Event]] = {kind.subject: kind for kind in STAGE_EVENTS}
+_log = structlog.get_logger("facade")
+_tracer = trace.get_tracer("micro-kiki")
+
+
+class Turn:
+    """One turn as seen from the client's side."""
+
+    def __init__(self, turns: "Turns", claimed: Claim, subscription: Subscription) -> None:
+        self.envelope: Envelope = claimed.envelope
+        self.outcome: str | None = None
+        self.level: str | None = None
+        self._turns = turns
+        self._bus = turns.bus
+        self._settings = turns.settings
+        self._answer = claimed.answer
+        self._look_first = claimed.running
+        self._subscription = subscription
+        self._away_since: float | None = None
+        self._started = time.perf_counter()
+        self._spoke = False
+
+    @property
+    def id(self) -> str:
+        """The turn id."""
+        return self.envelope.turn_id
+
+    @property
+    def seconds(self) -> float:
+        """Since the request."""
+        return time.perf_counter() - self._started
+
+    async def answer(self) -> AnswerReady:
+        """Wait for the answer. Raises what :meth:`next` raises."""
+        while True:
+            event = await self.next()
+            if isinstance(event, AnswerReady):
+                return event
+
+    async def next(self) -> Event | InferToken | None:
+        """The next thing that happened, or None after a silence. Nothing follows an :class:`AnswerReady`.
+
+        Raises:
+            DeadlineExceeded: the turn's deadline passed.
+            Unavailable: the broker lost the turn (``broker_lost``), or this facade stops.
+            KikiError: a stage gave the turn up, or somebody cancelled it.
+        """
+        with self._turns.interruptible() as scope:
+            event = await self._next()
+        if scope.cancelled_caught:
+            raise self._ended("stopped", Unavailable("the facade is stopping: ask again."))
+        return self._judged(event)
+
+    def spoke(self, level: str) -> None:
+        """Count the time to the first text, once."""
+        if not self._spoke:
+            self._spoke = True
+            telemetry.FIRST_TOKEN_SECONDS.labels(level).observe(self.seconds)
+
+    async def _next(self) -> Event | InferToken | None:
+        if self._answer is not None:
+            return self._answer
+        if self._look_first:
+            self._look_first = False
+            if (event := await self._look()) is not None:
+                return event
+        wait = min(self._settings.poll_seconds, self.envelope.remaining)
+        if wait <= 0:
+            raise self._ended("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
+        try:
+            message = await self._subscription.next_msg(timeout=wait)
+        except (TimeoutError, nats.errors.TimeoutError):
+            return await self._look()
+        except nats.errors.Error as error:
+            raise self._lost() from error
+        return _decoded(message.subject, message.data)
+
+    async def _look(self) -> Event | None:
+        """Read the stream: the end of the turn may have been published while we were cut off."""
+        if self._broker_away():
+            return None
+        try:
+            for kind in (AnswerReady, TurnFailed, TurnCancelled):
+                found: Event | None = await self._bus.last(kind, self.id)
+                if found is not None:
+                    return found
+            if await self._bus.last(QueryReceived, self.id) is None:
+                raise self._lost()
+        except Unavailable as error:
+            if error.code == "broker_lost":
+                raise
+            metrics.degraded("facade.poll", error.message)
+        return None
+
+    def _broker_away(self) -> bool:
+        if self._bus.client.is_connected:
+            self._away_since = None
+            return False
+        now = time.monotonic()
+        self._away_since = now if self._away_since is None else self._away_since
+        if now - self._away_since >= self._settings.broker_grace:
+            raise self._lost()
+        return True
+
+    def _judged(self, event: Event | InferToken | None) -> Event | InferToken | None:
+        if isinstance(event, TurnFailed):
+            raise self._ended("failed", KikiError(event.message, code=event.code, retryable=event.retryable))
+        if isinstance(event, TurnCancelled):
+            raise self._ended("cancelled", KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled"))
+        if isinstance(event, AnswerReady):
+            self.outcome = "answered"
+            self.level = event.route.plan.level
+        return event
+
+    def _lost(self) -> KikiError:
+        return self._ended(
+            "broker_lost", Unavailable("the broker lost this turn before its answer: ask again.", code="broker_lost")
+        )
+
+    def _ended(self, outcome: str, error: KikiError) -> KikiError:
+        self.outcome = outcome
+        return error
+
+
+class Turns:
+    """All turns of this facade: how many, how long the queue is, and the end of them all."""
+
+    def __init__(self, bus: Bus, settings: FacadeSettings) -> None:
+        self.bus = bus
+        self.settings = settings
+        self.stopping = False
+        self.in_flight = 0
+        self._followers: Counter[str] = Counter()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._backlog = 0
+        self._backlog_read = float("-inf")
+
+    def stop(self) -> None:
+        """End every turn with a retryable refusal, and begin none."""
+        self.stopping = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    @asynccontextmanager
+    async def follow(
+        self, asked: Asked, *, tenant: str, session_id: str | None, key: str | None
+    ) -> AsyncIterator[Turn]:
+        """Ask the agents, and follow the turn. Leaving before its end cancels it, unless somebody else follows.
+
+        Raises:
+            Refused: too many turns at once (429), or too many in the queue (503).
+            Unavailable: the broker is away.
+            KikiError: what :func:`runtime.facade.claims.claim` raises.
+        """
+        with self._admitted(), _tracer.start_as_current_span("turn", kind=SpanKind.SERVER) as span:
+            await self._refuse_backlog()
+            claimed = await claim(
+                self.bus,
+                asked.query,
+                seed=asked.seed,
+                tenant=tenant,
+                session_id=session_id,
+                key=key,
+                timeout=self.settings.turn_timeout,
+            )
+            span.set_attribute("kiki.turn_id", claimed.envelope.turn_id)
+            async with self._subscribed(claimed.envelope) as subscription:
+                turn = Turn(self, await self._publish(claimed), subscription)
+                try:
+                    yield turn
+                finally:
+                    await self._leave(turn, asked)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[anyio.CancelScope]:
+        """A scope that :meth:`stop` cancels."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self.stopping:
+                    scope.cancel()
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self.stopping:
+            raise Unavailable("the facade is stopping: ask again.")
+        if self.in_flight >= self.settings.max_in_flight:
+            telemetry.TURNS.labels("none", "refused").inc()
+            raise Refused(f"{self.in_flight} turns are running, which is the limit: ask again in a moment.")
+        self.in_flight += 1
+        telemetry.TURNS_IN_FLIGHT.inc()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            telemetry.TURNS_IN_FLIGHT.dec()
+
+    async def _refuse_backlog(self) -> None:
+        if not self.bus.client.is_connected:
+            raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost")
+        waiting = await self._waiting()
+        if waiting > self.settings.max_queue:
+            telemetry.TURNS.labels("none", "refused").inc()
+            raise Unavailable(f"{waiting} turns wait for inference, which is over the limit: ask again later.")
+
+    async def _waiting(self) -> int:
+        """Turns that wait at the worker, read at most every ``queue_age`` seconds."""
+        now = time.monotonic()
+        if now - self._backlog_read < self.settings.queue_age:
+            return self._backlog
+        self._backlog_read = now
+        try:
+            info = await self.bus.js.consumer_info(TURNS, self.settings.queue_consumer)
+            self._backlog = info.num_pending or 0
+        except NotFoundError:
+            self._backlog = 0  # the worker has never run here; /ready says so
+        except (TimeoutError, nats.errors.Error, APIError) as error:
+            metrics.degraded("facade.backlog", repr(error))
+        return self._backlog
+
+    async def _publish(self, claimed: Claim) -> Claim:
+        if claimed.running or claimed.answer is not None:
+            return claimed
+        if await self.bus.publish(QueryReceived(envelope=claimed.envelope, query=claimed.query)):
+            return claimed
+        # Another request of the same key published between our look and our word; its turn is ours.
+        return Claim(envelope=claimed.envelope, query=claimed.query, running=True)
+
+    @asynccontextmanager
+    async def _subscribed(self, envelope: Envelope) -> AsyncIterator[Subscription]:
+        try:
+            subscription = await self.bus.client.subscribe(self.bus.subjects.turn(envelope.turn_id))
+        except nats.errors.Error as error:
+            raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
+        self._followers[envelope.turn_id] += 1
+        try:
+            yield subscription
+        finally:
+            self._followers[envelope.turn_id] -= 1
+            if not self._followers[envelope.turn_id]:
+                del self._followers[envelope.turn_id]
+            with anyio.CancelScope(shield=True), suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def _leave(self, turn: Turn, asked: Asked) -> None:
+        if turn.outcome in (None, "stopped") and self._followers[turn.id] == 1:
+            await self._cancel(turn)
+        level = turn.level or asked.level
+        telemetry.TURNS.labels(level, turn.outcome or "abandoned").inc()
+        if turn.outcome == "answered":
+            telemetry.TURN_SECONDS.labels(level).observe(turn.seconds)
+
+    async def _cancel(self, turn: Turn) -> None:
+        """Nobody waits any more: every stage drops the turn, down to the decode step."""
+        why = "the facade stops" if turn.outcome == "stopped" else "the client disconnected"
+        event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=why)
+        with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+            try:
+                await self.bus.publish(event)
+                _log.info("turn cancelled", turn_id=turn.id, why=why)
+            except Unavailable as error:
+                metrics.degraded("facade.cancel", error.message)
+
+
+def _decoded(subject: str, data: bytes) -> Event | InferToken | None:
+    """The event of a turn's message; None for what the client's side has no use for."""
+    noun_verb = ".".join(subject.split(".")[-3:-1])
+    try:
+        if noun_verb == InferToken.subject:
+            return decode(InferToken, data)
+        kind = _KINDS.get(noun_verb)
+        return decode(kind, data) if kind is not None else None
+    except InvalidEvent as error:
+        metrics.degraded("facade.malformed", error.message)
+        return None

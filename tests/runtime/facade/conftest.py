@@ -1,0 +1,35 @@
+"""A facade on a free port, over a real broker, with scripted agents behind the bus."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from bus.connection import Bus
+from runtime.facade import FacadeSettings
+from tests.runtime.facade.scripted import Script, acting, serving
+
+
+@pytest.fixture
+def settings() -> FacadeSettings:
+    """Overridden by modules that need other limits."""
+    return FacadeSettings(port=0)
+
+
+@pytest.fixture
+async def script(bus: Bus, nats_url: str) -> AsyncIterator[Script]:
+    script = Script()
+    async with acting(nats_url, script):
+        yield script
+
+
+@pytest.fixture
+async def url(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
+    async with serving(bus, settings) as address:
+        yield address
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        yield client

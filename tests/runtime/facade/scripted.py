@@ -1,0 +1,197 @@
+"""Scripted agents behind a real broker, and the facade in front of it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import msgspec
+from nats.aio.msg import Msg
+
+from bus.connection import Bus, BusSettings, connect
+from runtime.facade import AliasInfo, FacadeSettings, serve
+from schemas.chat import Usage
+from schemas.codec import decode
+from schemas.errors import KikiError
+from schemas.events import (
+    AnswerReady,
+    InferToken,
+    QueryReceived,
+    QueryRouted,
+    RecallDone,
+    TurnCancelled,
+    TurnFailed,
+)
+from schemas.stages import (
+    AdapterUse,
+    BiasReport,
+    Candidate,
+    DomainScore,
+    Inference,
+    Level,
+    Negotiation,
+    Plan,
+    Recall,
+    Route,
+    StageTiming,
+)
+
+ALIASES = {
+    "micro-kiki": AliasInfo(level="full", description="all stages"),
+    "micro-kiki-fast": AliasInfo(level="fast"),
+    "micro-kiki-base": AliasInfo(level="raw", max_tokens=32),
+}
+LEVELS: dict[str, Level] = {name: alias.level for name, alias in ALIASES.items()}
+
+
+@dataclass
+class Script:
+    """What the scripted agents do with the next turns."""
+
+    tokens: tuple[InferToken | str, ...] = ("The capital ", "is Paris.")
+    text: str = "The capital is Paris."
+    candidates: tuple[str, ...] | None = None
+    reasoning: str = ""
+    fail: KikiError | None = None
+    silent: bool = False
+    before_answer: anyio.Event | None = None
+    asked: list[QueryReceived] = field(default_factory=list)
+    cancelled: list[TurnCancelled] = field(default_factory=list)
+    heard_cancel: anyio.Event = field(default_factory=anyio.Event)
+    heard_query: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Agents:
+    """Stands for router, memory, worker and the rest: tells a turn's events in their order."""
+
+    def __init__(self, bus: Bus, script: Script, tasks: anyio.abc.TaskGroup) -> None:
+        self.bus = bus
+        self.script = script
+        self._tasks = tasks
+
+    async def listen(self) -> None:
+        await self.bus.listen(self.bus.subjects.stage(QueryReceived.subject), self._accept)
+        await self.bus.listen(self.bus.subjects.stage(TurnCancelled.subject), self._cancelled)
+        await self.bus.client.flush()
+
+    async def _cancelled(self, message: Msg) -> None:
+        self.script.cancelled.append(decode(TurnCancelled, message.data))
+        self.script.heard_cancel.set()
+
+    async def _accept(self, message: Msg) -> None:
+        asked = decode(QueryReceived, message.data)
+        self.script.asked.append(asked)
+        self.script.heard_query.set()
+        self._tasks.start_soon(self._turn, asked)
+
+    async def _turn(self, asked: QueryReceived) -> None:
+        script = self.script
+        if script.silent:
+            return
+        if script.fail is not None:
+            await self.bus.publish(failed(asked, script.fail))
+            return
+        routed = routed_of(asked)
+        await self.bus.publish(routed)
+        recalled = RecallDone(
+            envelope=routed.envelope.next("memory"),
+            query=routed.query,
+            route=routed.route,
+            recall=Recall(),
+            timings=(*routed.timings, timing("memory")),
+        )
+        await self.bus.publish(recalled)
+        if routed.route.plan.live_tokens:
+            for index, token in enumerate(script.tokens):
+                if isinstance(token, str):
+                    token = InferToken(turn_id="", index=index, text=token)
+                await self.bus.signal(msgspec.structs.replace(token, turn_id=asked.envelope.turn_id))
+        if script.before_answer is not None:
+            await script.before_answer.wait()
+        await self.bus.publish(answer_of(recalled, script))
+
+
+def timing(stage: str) -> StageTiming:
+    return StageTiming(stage=stage, started_at=100.0, finished_at=100.041, compute=0.03)
+
+
+def routed_of(asked: QueryReceived) -> QueryRouted:
+    level = asked.query.level or LEVELS[asked.query.model]
+    plan = Plan(level=level, candidates=asked.query.candidates or 1, live_tokens=level != "full")
+    route = Route(
+        domains=(DomainScore(name="python", score=0.75),),
+        adapters=(AdapterUse(name="python", weight=1.0),),
+        intent="chat",
+        plan=plan,
+        embedding=(1.0, 0.0),
+    )
+    return QueryRouted(
+        envelope=asked.envelope.next("router"), query=asked.query, route=route, timings=(timing("router"),)
+    )
+
+
+def answer_of(recalled: RecallDone, script: Script) -> AnswerReady:
+    texts = script.candidates or (script.text,)
+    usage = Usage(prompt_tokens=7, completion_tokens=5)
+    return AnswerReady(
+        envelope=recalled.envelope.next("antibias"),
+        query=recalled.query,
+        route=recalled.route,
+        recall=recalled.recall,
+        inference=Inference(
+            candidates=tuple(Candidate(text=text, reasoning=script.reasoning) for text in texts),
+            usage=usage,
+            model="small",
+            model_digest="abcdef0123456789",
+        ),
+        negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
+        bias=BiasReport(checked=False),
+        text=script.text,
+        finish_reason="stop",
+        usage=usage,
+        timings=(*recalled.timings, timing("inference")),
+    )
+
+
+def failed(asked: QueryReceived, error: KikiError) -> TurnFailed:
+    return TurnFailed(
+        envelope=asked.envelope.next("inference.failed"),
+        stage="inference",
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+    )
+
+
+@asynccontextmanager
+async def acting(url: str, script: Script) -> AsyncIterator[Agents]:
+    """Scripted agents on a connection of their own."""
+    async with connect(BusSettings(url=url), name="agents") as bus, anyio.create_task_group() as tasks:
+        agents = Agents(bus, script, tasks)
+        await agents.listen()
+        yield agents
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
+    """The facade's address while it serves."""
+    async with anyio.create_task_group() as tasks:
+        port: int = await tasks.start(serve, bus, settings, ALIASES)
+        yield f"http://127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    """A chat request's body."""
+    return {
+        "model": "micro-kiki-base",
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    } | fields
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; the test's own time limit bounds it."""
+    while not holds():
+        await anyio.sleep(0.01)

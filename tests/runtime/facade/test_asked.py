@@ -1,0 +1,173 @@
+"""Bad input: every case is refused with its status, its code and the field at fault."""
+
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from runtime.facade import AliasInfo, FacadeSettings
+from runtime.facade.asked import NEUTRAL, ChatRequest, read_chat
+from schemas.errors import KikiError
+from tests.runtime.facade.scripted import ALIASES, Script, ask
+
+pytestmark = pytest.mark.anyio
+USER = {"role": "user", "content": "hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}
+
+REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
+    ({"model": "gpt-99"}, 404, "model_not_found", "model"),
+    ({"model": 3}, 400, "invalid_request", "model"),
+    ({"messages": []}, 400, "invalid_request", "messages"),
+    ({"messages": "hi"}, 400, "invalid_request", "messages"),
+    ({"messages": [{"role": "robot", "content": "x"}, USER]}, 400, "invalid_request", "messages[0].role"),
+    ({"messages": [{"role": "tool", "content": "x"}, USER]}, 400, "invalid_request", "messages[0].role"),
+    ({"messages": [USER, {"role": "assistant", "content": "x"}]}, 400, "invalid_request", "messages[1].role"),
+    ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request", "messages[0].role"),
+    ({"messages": [{"role": "user", "content": " "}]}, 400, "invalid_request", "messages[0].content"),
+    ({"messages": [{"role": "user"}]}, 400, "invalid_request", "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, 400, "invalid_request", "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, 400, "invalid_request", "messages[0].content"),
+    ({"messages": [USER | {"content": [IMAGE]}]}, 400, "invalid_request", "messages[0].content[0].type"),
+    ({"messages": [USER | {"content": [{"type": "text"}]}]}, 400, "invalid_request", "messages[0].content[0].text"),
+    ({"messages": [USER | {"tool_calls": [{}]}]}, 400, "invalid_request", "messages[0].tool_calls"),
+    ({"messages": [USER | {"mood": "x"}]}, 400, "invalid_request", "messages[0].mood"),
+    ({"surprise": 1}, 400, "invalid_request", "surprise"),
+    ({"kiki": {"surprise": 1}}, 400, "invalid_request", "kiki.surprise"),
+    ({"kiki": {"level": "deep"}}, 400, "invalid_request", "kiki.level"),
+    ({"kiki": {"candidates": 9}}, 400, "invalid_request", "kiki.candidates"),
+    ({"kiki": {"candidates": 2}}, 400, "invalid_request", "kiki.candidates"),
+    ({"temperature": 2.1}, 400, "invalid_request", "temperature"),
+    ({"temperature": "hot"}, 400, "invalid_request", "temperature"),
+    ({"top_p": 0}, 400, "invalid_request", "top_p"),
+    ({"top_k": -1}, 400, "invalid_request", "top_k"),
+    ({"min_p": 1.5}, 400, "invalid_request", "min_p"),
+    ({"max_tokens": 0}, 400, "invalid_request", "max_tokens"),
+    ({"max_tokens": 100_000}, 400, "invalid_request", "max_tokens"),
+    ({"max_completion_tokens": 100_000}, 400, "invalid_request", "max_completion_tokens"),
+    ({"max_tokens": 3, "max_completion_tokens": 4}, 400, "invalid_request", "max_tokens"),
+    ({"n": 0}, 400, "invalid_request", "n"),
+    ({"n": 9}, 400, "invalid_request", "n"),
+    ({"n": 2, "model": "micro-kiki"}, 400, "invalid_request", "n"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, 400, "invalid_request", "stop"),
+    ({"stop": ""}, 400, "invalid_request", "stop"),
+    ({"seed": -1}, 400, "invalid_request", "seed"),
+    ({"stream": "yes"}, 400, "invalid_request", "stream"),
+    ({"stream_options": {"include_usage": True}}, 400, "invalid_request", "stream_options"),
+    ({"metadata": {"session_id": "two words"}}, 400, "invalid_request", "metadata.session_id"),
+    ({"logprobs": True}, 400, "invalid_request", "logprobs"),
+    ({"tools": [{"type": "function"}]}, 400, "invalid_request", "tools"),
+    ({"response_format": {"type": "json_object"}}, 400, "invalid_request", "response_format"),
+    ({"presence_penalty": 0.5}, 400, "invalid_request", "presence_penalty"),
+]
+
+
+@pytest.mark.parametrize(("fields", "status", "code", "param"), REFUSED, ids=lambda value: str(value)[:40])
+async def test_what_is_refused(
+    http: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    reply = await http.post("/v1/chat/completions", json=ask(**fields))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+    assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "\xff"}', b"[" * 100_000])
+async def test_what_is_not_a_json_object(http: httpx.AsyncClient, body: bytes) -> None:
+    reply = await http.post("/v1/chat/completions", content=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+async def test_what_is_missing(http: httpx.AsyncClient, missing: str) -> None:
+    body: dict[str, Any] = ask()
+    del body[missing]
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, missing)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v2/nothing", 404, "not_found"),
+        ("GET", "/docs", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("GET", "/v1/models/gpt-99", 404, "model_not_found"),
+        ("GET", "/v1/turns/unheard-of", 404, "turn_not_found"),
+        ("GET", "/v1/turns/%3E", 404, "turn_not_found"),
+        ("GET", "/v1/turns/*", 404, "turn_not_found"),
+    ],
+)
+async def test_paths_that_are_refused(http: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+    reply = await http.request(method, path)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (status, code)
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("header", ["X-Session-Id", "Idempotency-Key"])
+async def test_headers_that_are_refused(http: httpx.AsyncClient, header: str) -> None:
+    reply = await http.post("/v1/chat/completions", json=ask(), headers={header: "two words"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, header)
+
+
+async def test_neutral_values_pass(http: httpx.AsyncClient, script: Script) -> None:
+    neutral: dict[str, Any] = {name: values[-1] for name, values in NEUTRAL.items()}
+    harmless: dict[str, Any] = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "n": None,
+    }
+    reply = await http.post("/v1/chat/completions", json=ask() | neutral | harmless)
+    assert reply.status_code == 200, reply.text
+
+
+def test_every_unserved_field_is_declared() -> None:
+    assert set(NEUTRAL) < set(ChatRequest.__struct_fields__)
+
+
+def read(**fields: Any) -> Any:
+    return read_chat(msgspec.json.encode(ask(**fields)), aliases=ALIASES, settings=FacadeSettings())
+
+
+def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
+    assert read().query.sampling.max_tokens == 32
+    assert read(model="micro-kiki").query.sampling.max_tokens == 256
+    assert read(max_tokens=5).query.sampling.max_tokens == 5
+    assert read(max_completion_tokens=6).query.sampling.max_tokens == 6
+
+
+def test_the_level_of_the_request_wins() -> None:
+    assert (read(model="micro-kiki").level, read(model="micro-kiki").query.level) == ("full", None)
+    asked = read(model="micro-kiki", kiki={"level": "raw"}, n=2)
+    assert (asked.level, asked.query.level, asked.query.candidates, asked.n) == ("raw", "raw", 2, 2)
+
+
+def test_system_text_becomes_one_message() -> None:
+    messages = [{"role": "developer", "content": "b"}, {"role": "system", "content": "c"}, USER]
+    system, user = read(system="a", messages=messages).query.messages
+    assert (system.role, system.content) == ("system", "a\n\nb\n\nc")
+    assert user.content == "hi"
+
+
+def test_text_parts_are_joined_and_an_echoed_answer_passes() -> None:
+    echoed = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "reasoning": "y"}
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = read(messages=[USER, echoed, {"role": "user", "content": parts}]).query.messages
+    assert [message.content for message in messages] == ["hi", "x", "a\nb"]
+
+
+def test_an_alias_over_the_cap_is_capped() -> None:
+    aliases = {"long": AliasInfo(max_tokens=9999)}
+    body = msgspec.json.encode(ask(model="long"))
+    asked = read_chat(body, aliases=aliases, settings=FacadeSettings(max_tokens_cap=100))
+    assert asked.query.sampling.max_tokens == 100
+
+
+def test_settings_refuse_a_bad_tenant() -> None:
+    with pytest.raises(KikiError, match="not a name"):
+        FacadeSettings(api_keys={"k": "two words"})

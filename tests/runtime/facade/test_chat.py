@@ -1,0 +1,175 @@
+"""The official client against a served facade: plain, streamed, refused."""
+
+import json
+
+import anyio
+import httpx
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from bus.connection import Bus
+from schemas.errors import StageFailed
+from schemas.events import InferToken
+from tests.runtime.facade.scripted import Script, ask
+
+pytestmark = pytest.mark.anyio
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def client_of(url: str) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+async def test_a_plain_answer(url: str, script: Script) -> None:
+    async with client_of(url) as client:
+        reply = await client.chat.completions.create(model="micro-kiki", messages=ASK, max_tokens=9, stop="X")
+    assert reply.choices[0].message.content == "The capital is Paris."
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 12
+    assert reply.model == "micro-kiki"
+    query = script.asked[0].query
+    assert (query.sampling.max_tokens, query.sampling.stop, query.level) == (9, ("X",), None)
+    assert query.sampling.seed > 0
+
+
+@pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
+async def test_a_streamed_answer(url: str, script: Script, model: str) -> None:
+    async with client_of(url) as client:
+        stream = await client.chat.completions.create(
+            model=model, messages=ASK, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "The capital is Paris."
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 12
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_an_error_case(url: str, script: Script) -> None:
+    async with client_of(url) as client:
+        with pytest.raises(openai.NotFoundError) as refused:
+            await client.chat.completions.create(model="gpt-99", messages=ASK)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    assert script.asked == []
+
+
+async def test_a_failed_turn_has_its_code(url: str, script: Script) -> None:
+    script.fail = StageFailed("the prompt is too long.", code="context_length_exceeded")
+    async with client_of(url) as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model="micro-kiki", messages=ASK)
+    assert refused.value.code == "context_length_exceeded"
+
+
+async def test_a_turn_that_fails_while_it_streams(url: str, script: Script) -> None:
+    script.fail = StageFailed("the model broke.")
+    async with client_of(url) as client:
+        stream = await client.chat.completions.create(model="micro-kiki-fast", messages=ASK, stream=True)
+        with pytest.raises(openai.APIError, match="the model broke") as refused:
+            [chunk async for chunk in stream]
+    assert refused.value.code == "inference_failed"
+
+
+async def test_tokens_arrive_before_the_answer(http: httpx.AsyncClient, script: Script) -> None:
+    script.before_answer = anyio.Event()
+    async with http.stream("POST", "/v1/chat/completions", json=ask(stream=True)) as reply:
+        heard = ""
+        async for line in reply.aiter_lines():
+            heard += line
+            if "is Paris." in heard:
+                script.before_answer.set()  # without live tokens this line is never reached
+    assert heard.endswith("data: [DONE]")
+
+
+async def test_full_tells_its_stages_in_comments(http: httpx.AsyncClient, script: Script) -> None:
+    reply = await http.post("/v1/chat/completions", json=ask(model="micro-kiki", stream=True))
+    comments = [line for line in reply.text.splitlines() if line.startswith(":")]
+    assert comments == [": stage router 41 ms", ": stage memory 41 ms", ": stage inference 41 ms"]
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.headers["x-turn-id"] == script.asked[0].envelope.turn_id
+
+
+async def test_a_worker_that_starts_again_does_not_repeat_itself(http: httpx.AsyncClient, script: Script) -> None:
+    script.tokens = (
+        InferToken(turn_id="", index=0, text="The capital "),
+        InferToken(turn_id="", index=0, text="The ", attempt=2),
+        InferToken(turn_id="", index=1, text="capital is", attempt=2),
+        InferToken(turn_id="", index=2, text=" Paris.", attempt=2),
+    )
+    reply = await http.post("/v1/chat/completions", json=ask(stream=True))
+    assert "".join(deltas(reply.text)) == "The capital is Paris."
+    assert reply.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_worker_that_changes_its_mind_is_an_error(http: httpx.AsyncClient, script: Script) -> None:
+    script.tokens = (InferToken(turn_id="", index=0, text="It is Lyon"),)
+    reply = await http.post("/v1/chat/completions", json=ask(stream=True))
+    assert "differs from what was already sent" in reply.text
+    assert "[DONE]" not in reply.text
+
+
+async def test_reasoning_is_apart(http: httpx.AsyncClient, script: Script) -> None:
+    script.reasoning = "France, hence Paris."
+    script.tokens = (
+        InferToken(turn_id="", index=0, text="France, hence", kind="reasoning"),
+        InferToken(turn_id="", index=1, text="The capital "),
+    )
+    streamed = await http.post("/v1/chat/completions", json=ask(stream=True))
+    assert "".join(deltas(streamed.text, "reasoning")) == "France, hence Paris."
+    assert "".join(deltas(streamed.text)) == "The capital is Paris."
+    plain = (await http.post("/v1/chat/completions", json=ask())).json()
+    assert plain["choices"][0]["message"]["reasoning"] == "France, hence Paris."
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_raw_gives_n_choices(http: httpx.AsyncClient, script: Script, stream: bool) -> None:
+    script.candidates = ("The capital is Paris.", "Paris.", "It is Paris.")
+    reply = await http.post("/v1/chat/completions", json=ask(n=3, stream=stream, temperature=1))
+    assert script.asked[0].query.candidates == 3
+    if not stream:
+        assert [choice["message"]["content"] for choice in reply.json()["choices"]] == list(script.candidates)
+        return
+    assert ["".join(deltas(reply.text, index=index)) for index in range(3)] == list(script.candidates)
+
+
+async def test_the_account_of_a_turn(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
+    reply = await http.post(
+        "/v1/chat/completions",
+        json=ask(kiki={"level": "full", "candidates": 3, "trace": True}),
+        headers={"X-Session-Id": "s-1", "x-request-id": "r-1"},
+    )
+    account = reply.json()["kiki"]
+    assert account["turn_id"] == reply.headers["x-turn-id"]
+    assert (account["level"], account["session_id"], account["outcome"]) == ("full", "s-1", "passed")
+    assert account["domains"] == [{"name": "python", "score": 0.75}]
+    assert account["stages"][0] == {"stage": "router", "ms": 41.0, "compute_ms": 30.0, "attempt": 1}
+    assert reply.headers["x-request-id"] == "r-1"
+    assert script.asked[0].query.candidates == 3
+    assert "kiki" not in (await http.post("/v1/chat/completions", json=ask())).json()
+
+
+async def test_a_turns_story(http: httpx.AsyncClient, script: Script) -> None:
+    turn_id = (await http.post("/v1/chat/completions", json=ask())).headers["x-turn-id"]
+    story = (await http.get(f"/v1/turns/{turn_id}")).json()
+    assert [event["subject"] for event in story["events"]] == [
+        "query.received",
+        "query.routed",
+        "recall.done",
+        "answer.ready",
+    ]
+    assert "embedding" not in story["events"][1]["event"]["route"]
+
+
+def deltas(text: str, kind: str = "content", *, index: int = 0) -> list[str]:
+    """The text of one choice in a stream."""
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    return [
+        choice["delta"].get(kind, "") for event in events for choice in event["choices"] if choice["index"] == index
+    ]
