@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from bus.connection import MSG_ID, Bus
-from bus.topology import DEAD
+from bus.topology import DEAD, EPISODES
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
 from schemas.services import DeadLetter
@@ -75,8 +75,17 @@ async def replay(bus: Bus, seq: int) -> str:
 
     Returns:
         The subject it went to.
+
+    Raises:
+        InvalidInput: there is none of that number, or it is an episode, which a second copy would falsify.
     """
     filed = await letter(bus, seq)
+    if filed.letter.stream == EPISODES:
+        raise InvalidInput(
+            f"dead letter {seq} is a recorded episode, and the record still holds it: "
+            "'kiki memory rebuild' projects it again.",
+            param="seq",
+        )
     headers = {key: value for key, value in filed.letter.headers.items() if key != MSG_ID}
     headers[MSG_ID] = f"replay:{seq}:{int(time.time() * 1000)}"
     await bus.js.publish(filed.letter.subject, _refreshed(filed.letter.payload), headers=headers)

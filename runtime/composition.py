@@ -36,6 +36,7 @@ def agent(name: str, settings: Settings) -> Agent:
 
 async def serve_facade(bus: Bus, settings: Settings) -> None:
     """Run the HTTP facade until cancelled."""
+    from agents.router.aliases import load_aliases
     from runtime.facade import FacadeSettings, serve
 
     given = {
@@ -44,7 +45,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "api_keys": settings.api_keys,
         "turn_timeout": settings.turn_timeout,
     }
-    await serve(bus, _settings(FacadeSettings, FACADE, settings, given))
+    await serve(bus, _settings(FacadeSettings, FACADE, settings, given), load_aliases())
 
 
 def _router(settings: Settings) -> Agent:

@@ -35,7 +35,7 @@ STEADY_SECONDS = 30.0
 """A child that lived this long is restarted at once; one that dies young waits longer each time."""
 
 _log = structlog.get_logger("supervisor")
-_wait = wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.3)
+_wait = wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.3)
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Supervisor:
     async def _keep_broker(self, scope: anyio.CancelScope) -> None:
         while self.broker is not None:
             await self.broker.process.wait()
-            if self.stopping:
+            if self._ending():
                 return
             _log.error("the broker died; starting it again", pid=self.broker.process.pid)
             try:
@@ -107,11 +107,11 @@ class Supervisor:
                 return
 
     async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
-        while not self.stopping:
+        while not self._ending():
             born = anyio.current_time()
             process = child.process = await self._spawn(child.name)
             code = await process.wait()
-            if self.stopping:
+            if self._ending():
                 return
             if code == SETUP_EXIT:
                 self._give_up(SetupError(self._last_line(child.name)), scope)
@@ -121,6 +121,9 @@ class Supervisor:
             delay = _wait(_Attempt(child.young)) if child.young > 1 else 0.0  # type: ignore[arg-type]
             _log.error("a process died; starting it again", name=child.name, code=code, delay=round(delay, 1))
             await anyio.sleep(delay)
+
+    def _ending(self) -> bool:
+        return self.stopping
 
     def _give_up(self, error: SetupError, scope: anyio.CancelScope) -> None:
         self.failure = self.failure or error

@@ -6,14 +6,18 @@ from typing import Any
 import msgspec
 
 from schemas.envelope import SCHEMA_VERSION
-from schemas.events import STAGE_EVENTS, EpisodeRecorded, InferToken
+from schemas.events import STAGE_EVENTS, EpisodeRecorded, Event, InferToken
 from schemas.jobs import LANES, Job, JobResult
 from schemas.services import (
     DeadLetter,
     EmbedReply,
     EmbedRequest,
+    RebuildReply,
+    RebuildRequest,
     RouteReply,
     RouteRequest,
+    SearchReply,
+    SearchRequest,
     ServiceError,
     StatusReply,
 )
@@ -39,10 +43,17 @@ class Service:
     request: type[msgspec.Struct]
     reply: type[msgspec.Struct]
 
+    @property
+    def name(self) -> str:
+        """The verb as an identifier: ``memory.search`` is ``MemorySearch``."""
+        return "".join(part.capitalize() for part in self.verb.split("."))
+
 
 SERVICES = (
     Service("embed", EmbedRequest, EmbedReply),
     Service("route", RouteRequest, RouteReply),
+    Service("memory.search", SearchRequest, SearchReply),
+    Service("memory.rebuild", RebuildRequest, RebuildReply),
 )
 
 _PARAMETERS = {
@@ -55,10 +66,8 @@ _PARAMETERS = {
 
 def channels(prefix: str) -> tuple[Channel, ...]:
     """Every subject that carries events, in the order of a turn."""
-    stages = [
-        Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind)
-        for kind in (*STAGE_EVENTS[:3], InferToken, *STAGE_EVENTS[3:], EpisodeRecorded)
-    ]
+    kinds: tuple[type[Event | InferToken], ...] = (*STAGE_EVENTS[:3], InferToken, *STAGE_EVENTS[3:], EpisodeRecorded)
+    stages = [Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind) for kind in kinds]
     return (
         *stages,
         Channel("Job", f"{prefix}.job.{{lane}}.{{turn_id}}", Job, ("lane", "turn_id")),
@@ -69,9 +78,10 @@ def channels(prefix: str) -> tuple[Channel, ...]:
 def document(*, prefix: str = "kiki") -> dict[str, Any]:
     """The whole contract as an AsyncAPI 3.0 document."""
     events = channels(prefix)
-    replies = {kind for service in SERVICES for kind in (service.request, service.reply)}
-    kinds = [*{channel.message for channel in events}, JobResult, StatusReply, ServiceError, *replies]
-    _, schemas = msgspec.json.schema_components(sorted(set(kinds), key=lambda kind: kind.__name__), ref_template=_DEFS)
+    kinds: set[type[msgspec.Struct]] = {channel.message for channel in events}
+    kinds |= {JobResult, StatusReply, ServiceError}
+    kinds |= {kind for service in SERVICES for kind in (service.request, service.reply)}
+    _, schemas = msgspec.json.schema_components(sorted(kinds, key=lambda kind: kind.__name__), ref_template=_DEFS)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -85,7 +95,7 @@ def document(*, prefix: str = "kiki") -> dict[str, Any]:
         "channels": {**{c.name: _channel(c) for c in events}, **_service_channels(prefix)},
         "operations": {**{f"on{c.name}": _operation(c) for c in events}, **_service_operations()},
         "components": {
-            "messages": {kind.__name__: _message(kind) for kind in sorted(set(kinds), key=lambda k: k.__name__)},
+            "messages": {kind.__name__: _message(kind) for kind in sorted(kinds, key=lambda k: k.__name__)},
             "schemas": dict(sorted(schemas.items())),
         },
     }
@@ -119,7 +129,7 @@ def _operation(channel: Channel) -> dict[str, Any]:
 def _service_channels(prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
     for service in SERVICES:
-        name = service.verb.capitalize()
+        name = service.name
         found[f"{name}Service"] = {
             "address": f"{prefix}.svc.{service.verb}",
             "messages": {service.request.__name__: {"$ref": f"#/components/messages/{service.request.__name__}"}},
@@ -141,8 +151,8 @@ def _reply_channel(kind: type[msgspec.Struct]) -> dict[str, Any]:
 def _service_operations() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for service in SERVICES:
-        name = service.verb.capitalize()
-        found[service.verb] = {
+        name = service.name
+        found[f"serve{name}"] = {
             "action": "receive",
             "channel": {"$ref": f"#/channels/{name}Service"},
             "summary": _first_line(service.request),

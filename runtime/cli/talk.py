@@ -170,7 +170,7 @@ async def _streamed(
     except httpx.ConnectError as error:
         raise Unavailable(f"nothing serves on {url}: start it with 'kiki up'.") from error
     except httpx.HTTPError as error:
-        raise Unavailable(f"the connection to {url} broke: {error or type(error).__name__}.") from error
+        raise Unavailable(f"the connection to {url} broke: {str(error) or type(error).__name__}.") from error
 
 
 async def _printed(response: httpx.Response) -> Any:

@@ -1,6 +1,7 @@
 """Dead letters are listed, shown and replayed."""
 
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from bus import dead
 from bus.connection import Bus
@@ -49,3 +50,15 @@ async def test_a_letter_that_is_not_there(bus: Bus) -> None:
 def test_a_payload_that_is_no_text_is_shown_as_base64() -> None:
     assert dead.readable(b"plain") == "plain"
     assert dead.readable(b"\xff\x00") == "base64:/wA="
+
+
+async def test_an_episodes_letter_is_not_recorded_twice(bus: Bus) -> None:
+    await bus.js.publish(bus.subjects.stage("episode.recorded", "x"), b"{}")
+    info = await bus.js.add_consumer("EPISODES", ConsumerConfig(durable_name="p", ack_policy=AckPolicy.EXPLICIT))
+    subscription = await bus.js.pull_subscribe_bind(durable="p", stream="EPISODES")
+    (message,) = await subscription.fetch(1, timeout=2)
+    await dead.bury(bus, message, consumer=info.name, reason="test")
+    (filed,) = [filed async for filed in dead.letters(bus)]
+    with pytest.raises(InvalidInput, match="kiki memory rebuild"):
+        await dead.replay(bus, filed.seq)
+    assert (await bus.js.stream_info("EPISODES")).state.messages == 1

@@ -94,13 +94,7 @@ class Agents:
             return
         routed = routed_of(asked)
         await self.bus.publish(routed)
-        recalled = RecallDone(
-            envelope=routed.envelope.next("memory"),
-            query=routed.query,
-            route=routed.route,
-            recall=Recall(),
-            timings=(*routed.timings, timing("memory")),
-        )
+        recalled = recalled_of(routed)
         await self.bus.publish(recalled)
         if routed.route.plan.live_tokens:
             for index, token in enumerate(script.tokens):
@@ -128,6 +122,16 @@ def routed_of(asked: QueryReceived) -> QueryRouted:
     )
     return QueryRouted(
         envelope=asked.envelope.next("router"), query=asked.query, route=route, timings=(timing("router"),)
+    )
+
+
+def recalled_of(routed: QueryRouted) -> RecallDone:
+    return RecallDone(
+        envelope=routed.envelope.next("memory"),
+        query=routed.query,
+        route=routed.route,
+        recall=Recall(),
+        timings=(*routed.timings, timing("memory")),
     )
 
 

@@ -1,0 +1,233 @@
+"""The engine on the real model."""
+
+import asyncio
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from agents.inference.requests import Outcome, Request
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import Piece
+from bus.metrics import DEGRADED
+from schemas.chat import Message, Sampling
+from schemas.errors import DeadlineExceeded, KikiError, SetupError, Unavailable
+from schemas.stages import AdapterUse
+
+pytestmark = pytest.mark.anyio
+
+PARIS = "The capital of France is Paris."
+
+
+def ask(engine: Any, text: str = "What is the capital of France?", **options: Any) -> Request:
+    prompt = engine.encoder.encode([Message(role="user", content=text)])
+    sampling = Sampling(**{"max_tokens": 12, **options.pop("sampling", {})})
+    return Request(lane=options.pop("lane", "interactive"), prompt=prompt, sampling=sampling, **options)
+
+
+async def together(engine: Any, *requests: Request) -> list[Outcome]:
+    found: dict[int, Outcome] = {}
+
+    async def one(number: int) -> None:
+        found[number] = await engine.generate(requests[number])
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(len(requests)):
+            tasks.start_soon(one, number)
+    return [found[number] for number in range(len(requests))]
+
+
+async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
+    pieces: list[Piece] = []
+
+    async def hear(piece: Piece) -> None:
+        pieces.append(piece)
+
+    request = ask(engine)
+    (candidate,) = (await engine.generate(request, hear)).candidates
+    assert candidate.text == PARIS == "".join(piece.text for piece in pieces)
+    assert len(pieces) > 1
+    assert candidate.finish_reason == "stop"
+    assert candidate.usage.prompt_tokens == len(request.prompt.tokens)
+    assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1  # and the end of sequence
+    assert -1.0 < candidate.logprob < 0.0
+
+
+async def test_logprob_is_the_models_own(engine: Any) -> None:
+    answer = (await engine.generate(ask(engine, sampling={"max_tokens": 4}))).candidates[0]
+    assert answer.finish_reason == "length"
+    choice = tuple(engine.encoder.plain(answer.text))
+    (total,) = (await engine.generate(ask(engine, choices=(choice,)))).logprobs
+    assert total / 4 == pytest.approx(answer.logprob, abs=1e-3)
+
+
+async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
+    before = engine.prompt_tokens
+    request = ask(engine, n=3, sampling={"seed": 5})
+    outcome = await engine.generate(request)
+    assert engine.prompt_tokens - before == len(request.prompt.tokens)
+    first, *later = outcome.candidates
+    assert first.text == PARIS
+    assert [candidate.seed for candidate in outcome.candidates] == [5, 6, 7]
+    assert len({candidate.text for candidate in outcome.candidates}) > 1
+    assert all(candidate.usage.completion_tokens <= 12 for candidate in later)
+
+
+async def test_seed_decides_and_neighbours_do_not_matter(engine: Any) -> None:
+    drawn = ask(engine, "Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
+    (alone,) = await together(engine, drawn)
+    again, _, _ = await together(
+        engine,
+        drawn,
+        ask(engine, "Tell me a long story.", n=2, sampling={"temperature": 1.5, "seed": 3}),
+        ask(engine, "Count to five."),
+    )
+    other = await engine.generate(ask(engine, "Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
+    assert again.candidates[0].text == alone.candidates[0].text
+    assert other.candidates[0].text != alone.candidates[0].text
+
+
+async def test_nucleus_of_one_token_is_greedy(engine: Any) -> None:
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        outcome = await engine.generate(ask(engine, sampling={"temperature": 2.0, "seed": 1, **narrow}))
+        assert outcome.candidates[0].text == PARIS, narrow
+
+
+@pytest.mark.parametrize(("stop", "text"), [("France", "The capital of "), ("ital of Fr", "The cap"), ("Rome", PARIS)])
+async def test_stop_strings_end_the_answer_before_themselves(engine: Any, stop: str, text: str) -> None:
+    pieces: list[str] = []
+
+    async def hear(piece: Piece) -> None:
+        pieces.append(piece.text)
+
+    (candidate,) = (await engine.generate(ask(engine, sampling={"stop": (stop,)}), hear)).candidates
+    assert candidate.text == text == "".join(pieces)
+    assert candidate.finish_reason == "stop"
+
+
+async def test_cancelled_request_stops_within_two_tokens(engine: Any) -> None:
+    request = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400})
+    seen = 0
+    decoded_at_cancel = 0
+    with anyio.CancelScope() as scope:
+
+        async def hear(_: Piece) -> None:
+            nonlocal seen, decoded_at_cancel
+            seen += 1
+            if seen == 3:
+                decoded_at_cancel = engine.tokens_decoded
+                scope.cancel()
+
+        await engine.generate(request, hear)
+    await engine.generate(ask(engine, sampling={"max_tokens": 1}))  # the thread has gone round since
+    assert scope.cancelled_caught
+    assert engine.tokens_decoded - 1 - decoded_at_cancel <= 2
+    assert engine.gauges["active_rows"] == 0
+
+
+async def test_deadline_ends_the_decoding(engine: Any) -> None:
+    late = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 4000}, deadline=time.time() + 0.3)
+    with pytest.raises(DeadlineExceeded):
+        await engine.generate(late)
+    assert (await engine.generate(ask(engine))).candidates[0].text == PARIS
+
+
+async def test_choices_are_scored_as_continuations(engine: Any) -> None:
+    texts = (PARIS, "The capital of France is Rome.", "Paris")
+    choices = tuple(tuple(engine.encoder.plain(text)) for text in texts)
+    together_ = await engine.generate(ask(engine, choices=choices))
+    assert together_.candidates == ()
+    paris, rome, _ = together_.logprobs
+    assert rome < paris < 0.0
+    for choice, total in zip(choices, together_.logprobs, strict=True):
+        alone = await engine.generate(ask(engine, choices=(choice,)))
+        assert alone.logprobs[0] == pytest.approx(total, abs=1e-3)
+
+
+async def test_each_reply_comes_from_its_own_adapter(engine: Any) -> None:
+    uses: tuple[tuple[AdapterUse, ...], ...] = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),))
+    alone = [(await engine.generate(ask(engine, adapters=use))).candidates[0] for use in uses]
+    assert len({candidate.text for candidate in alone}) == 3
+    mixed = await together(engine, *(ask(engine, adapters=use) for use in uses * 2))
+    assert [outcome.candidates[0].text for outcome in mixed] == [candidate.text for candidate in alone] * 2
+    assert [tuple(used.name for used in candidate.adapters) for candidate in alone] == [(), ("one",), ("two",)]
+    assert all(len(used.sha256) == 64 for candidate in alone for used in candidate.adapters)
+
+
+async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
+    errors: list[KikiError] = []
+
+    async def bad() -> None:
+        try:
+            await engine.generate(ask(engine, adapters=(AdapterUse(name="dead"),)))
+        except KikiError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bad)
+        (good,) = await together(engine, ask(engine))
+    assert good.candidates[0].text == PARIS
+    assert [error.code for error in errors] == ["adapter_failed"]
+    assert engine.healthy
+
+
+async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> None:
+    counter = DEGRADED.labels("adapter.missing")
+    before = counter._value.get()
+    outcome = await engine.generate(ask(engine, adapters=(AdapterUse(name="nobody"),)))
+    assert (outcome.candidates[0].text, outcome.candidates[0].adapters) == (PARIS, ())
+    assert counter._value.get() == before + 1
+
+
+async def test_prefetch_makes_resident(engine: Any) -> None:
+    engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
+    await engine.generate(ask(engine, sampling={"max_tokens": 1}))
+    assert engine.gauges["adapter_resident_bytes"] > 0
+
+
+async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettings, engine: Any) -> None:
+    request = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400})
+    room = engine.encoder.context_tokens
+    engine.encoder.context_tokens = len(request.prompt.tokens) + 5
+    try:
+        (candidate,) = (await engine.generate(request)).candidates
+    finally:
+        engine.encoder.context_tokens = room
+    assert (candidate.finish_reason, candidate.usage.completion_tokens) == ("length", 5)
+
+
+async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
+    from agents.inference.engine import MlxEngine
+
+    engine = MlxEngine(settings)
+    await engine.start()
+
+    def die() -> None:
+        raise MemoryError("made up")
+
+    def poison() -> None:
+        engine._calls.put(die)
+
+    watching = asyncio.ensure_future(engine.watch())
+    with pytest.raises(Unavailable, match="thread has ended"):
+        await engine.generate(
+            ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400}),
+            lambda _: anyio.to_thread.run_sync(poison),
+        )
+    with pytest.raises(MemoryError, match="made up"):
+        await watching
+    assert not engine.healthy
+    with pytest.raises(Unavailable):
+        await engine.generate(ask(engine))
+    await engine.stop()
+
+
+async def test_what_is_no_model_is_refused_at_start(settings: InferenceSettings, tmp_path: Any) -> None:
+    import msgspec
+
+    from agents.inference.engine import MlxEngine
+
+    for wrong in ({"model": tmp_path / "none"}, {"model": tmp_path}, {"adapters": tmp_path / "none"}):
+        with pytest.raises(SetupError):
+            await MlxEngine(msgspec.structs.replace(settings, **wrong)).start()

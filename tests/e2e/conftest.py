@@ -1,0 +1,101 @@
+"""A whole runtime as its users start it: ``kiki up`` in a process of its own, with the real models."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+READY_SECONDS = 150
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A running ``kiki up``: where it answers and where it writes."""
+
+    process: subprocess.Popen[bytes]
+    http: str
+    nats: str
+    data_dir: Path
+    environment: dict[str, str]
+
+    def kiki(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a ``kiki`` command against this runtime."""
+        return subprocess.run(
+            [sys.executable, "-m", "runtime", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def start(directory: Path, *options: str) -> Runtime:
+    """Start ``kiki up`` on free ports and wait until it is ready."""
+    http_port, nats_port = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "KIKI_DATA_DIR": str(directory / "data"),
+        "KIKI_PORT": str(http_port),
+        "KIKI_NATS_PORT": str(nats_port),
+        "KIKI_CONFIG": str(directory / "none.toml"),
+        "COLUMNS": "200",
+    }
+    log = directory / "up.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "up", *options],
+            env=environment,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    runtime = Runtime(
+        process, f"http://127.0.0.1:{http_port}", f"nats://127.0.0.1:{nats_port}", directory / "data", environment
+    )
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            pytest.fail(f"kiki up ended with {process.returncode}: {log.read_text()}")
+        try:
+            if httpx.get(f"{runtime.http}/ready", timeout=5).status_code == 200:
+                return runtime
+        except httpx.TransportError:
+            time.sleep(0.2)
+        time.sleep(0.1)
+    stop(runtime)
+    pytest.fail(f"not ready after {READY_SECONDS} s: {log.read_text()}")
+
+
+def stop(runtime: Runtime) -> None:
+    """Ctrl-C, as a person would; kill what does not listen."""
+    if runtime.process.poll() is None:
+        runtime.process.send_signal(signal.SIGINT)
+        try:
+            runtime.process.wait(10)
+        except subprocess.TimeoutExpired:
+            runtime.process.kill()
+            runtime.process.wait(5)
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
+    """One runtime for the session."""
+    running = start(tmp_path_factory.mktemp("runtime"))
+    yield running
+    stop(running)

@@ -1,0 +1,126 @@
+"""Real questions through seven agents on a real broker, by the official client and by the command line."""
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.conftest import Runtime
+
+QUESTION = "What is the capital of France?"
+STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", "memory-write")
+
+
+@pytest.fixture(scope="module")
+def client(runtime: Runtime) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{runtime.http}/v1", api_key="unused", max_retries=0, timeout=120)
+
+
+def asked(text: str = QUESTION) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+def test_paris_comes_through_all_seven_stages_and_the_trace_shows_them(runtime: Runtime) -> None:
+    answer = httpx.post(
+        f"{runtime.http}/v1/chat/completions", json={"model": "micro-kiki", "messages": asked()}, timeout=120
+    )
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert "Paris" in body["choices"][0]["message"]["content"]
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] > 0
+    turn = answer.headers["x-turn-id"]
+    _wait_for_episode(runtime, turn)
+    traced = runtime.kiki("trace", turn)
+    assert traced.returncode == 0, traced.stderr
+    for stage in STAGES:
+        assert stage in traced.stdout
+    assert "not seen" not in traced.stdout
+
+
+def _wait_for_episode(runtime: Runtime, turn: str) -> None:
+    for _ in range(50):
+        lines = runtime.kiki("trace", turn, "--json").stdout.splitlines()
+        if any(json.loads(line)["subject"] == "episode.recorded" for line in lines):
+            return
+    pytest.fail("the episode was not recorded")
+
+
+@pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
+def test_the_official_client_gets_a_plain_answer(client: openai.OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(model=model, messages=asked(), max_tokens=24)
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+@pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
+def test_the_official_client_gets_a_streamed_answer(client: openai.OpenAI, model: str) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=model, messages=asked(), max_tokens=24, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert "Paris" in text
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    if model != "micro-kiki":
+        assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 2
+
+
+def test_the_official_client_gets_an_error_it_understands(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="gpt-9", messages=asked())
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="micro-kiki", messages=asked(), temperature=5.0)
+    assert refused.value.param == "temperature"
+
+
+def test_all_45_models_are_listed(client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list()]
+    assert len(names) == len(set(names)) == 45
+
+
+def test_what_was_said_is_recalled_by_the_same_tenant(runtime: Runtime, client: openai.OpenAI) -> None:
+    told = "My favourite colour is the rare vermilion of the old harbour door."
+    client.chat.completions.create(model="micro-kiki-fast", messages=asked(told), max_tokens=16)
+    for _ in range(40):
+        found = runtime.kiki("memory", "search", "Which colour is my favourite?")
+        assert found.returncode == 0, found.stderr
+        if "vermilion" in found.stdout:
+            break
+    else:
+        pytest.fail(f"not found: {found.stdout}")
+    stranger = runtime.kiki("memory", "search", "Which colour is my favourite?", "--tenant", "somebody-else")
+    assert "vermilion" not in stranger.stdout
+
+
+def test_route_reads_lines_and_answers_in_order(runtime: Runtime, tmp_path: Any) -> None:
+    prompts = ["Write a Dockerfile for a Node service", "Bonjour, comment vas-tu ?", "What is the tallest mountain?"]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    found = runtime.kiki("route", "--file", str(path), "--json")
+    assert found.returncode == 0, found.stderr
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [line["prompt"] for line in lines] == prompts
+    assert lines[0]["domains"][0]["name"] == "docker"
+    assert lines[1]["domains"][0]["name"] == "chat-fr"
+    assert lines[2]["domains"] == []
+
+
+def test_metrics_count_turns_and_stages(runtime: Runtime) -> None:
+    text = httpx.get(f"{runtime.http}/metrics", timeout=10).text
+    for name in ("kiki_turns_total", "kiki_stage_seconds_bucket", "kiki_dead_letters_total", "kiki_degraded_total"):
+        assert name in text or name.startswith(("kiki_dead", "kiki_degraded"))
+    assert 'stage="inference"' in text
+
+
+def test_doctor_finds_nothing_wrong(runtime: Runtime) -> None:
+    found = runtime.kiki("doctor")
+    assert found.returncode == 0, found.stdout
+    assert "WRONG" not in found.stdout
+    assert "always: an acknowledged episode survives" in found.stdout

@@ -1,0 +1,180 @@
+"""kill -9 of each agent in the middle of a turn: the turn completes, once, and its episode is stored once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from bus import story
+from bus.agent import reports
+from bus.connection import Bus, BusSettings, connect
+from bus.topology import EPISODES, TURNS
+from schemas.chat import Message, Sampling
+from schemas.envelope import Envelope, new_turn
+from schemas.events import AnswerReady, EpisodeRecorded, Event, QueryReceived, TurnFailed
+from schemas.stages import Level, Query
+from tests.e2e.conftest import Runtime, start, stop
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+TURN_SECONDS = 120.0
+
+KILLS = (
+    ("router", "router"),
+    ("memory", "memory"),
+    ("inference", "inference"),
+    ("catfish", "catfish"),
+    ("negotiator", "negotiator"),
+    ("antibias", "antibias"),
+    ("memory", "memory-write"),
+)
+"""Agent and durable consumer on TURNS: what is killed while it holds which message."""
+
+STOP_AT = {"memory-write": "negotiate.done"}
+"""The event before the one that the consumer reads, for consumers of an agent that has worked in the turn before."""
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
+    running = start(tmp_path_factory.mktemp("victim"))
+    yield running
+    stop(running)
+
+
+@pytest.mark.parametrize(("agent", "consumer"), KILLS, ids=[kill[1] for kill in KILLS])
+async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: str) -> None:
+    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+        pid = await pid_of(bus, agent)
+        envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
+        try:
+            await hold(bus, pid, envelope, STOP_AT.get(consumer))
+            await in_hand(bus, TURNS, consumer)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        answer = await answer_of(bus, envelope)
+        assert answer.text
+        await settled(bus, envelope)
+        told = [entry.event for entry in await story.tell(bus, envelope.turn_id)]
+        assert count(told, AnswerReady) == 1
+        assert count(told, EpisodeRecorded) == 1
+        assert count(told, TurnFailed) == 0
+        assert await pid_of(bus, agent) != pid
+
+
+async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtime) -> None:
+    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+        pid = await pid_of(bus, "inference")
+        envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
+        tokens = await bus.client.subscribe(bus.subjects.stage("infer.token", envelope.turn_id))
+        await publish(bus, envelope, level="fast")
+        await tokens.next_msg(timeout=TURN_SECONDS)
+        os.kill(pid, signal.SIGKILL)
+        assert (await answer_of(bus, envelope)).text
+        await settled(bus, envelope)
+        told = [entry.event for entry in await story.tell(bus, envelope.turn_id)]
+        assert (count(told, AnswerReady), count(told, EpisodeRecorded)) == (1, 1)
+
+
+async def test_a_projection_that_dies_is_made_once(victim: Runtime) -> None:
+    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+        first = new_turn(tenant="fault", timeout=TURN_SECONDS)
+        await publish(bus, first, level="fast")
+        await settled(bus, first)
+        recorded = await bus.last(EpisodeRecorded, first.turn_id, stream=EPISODES)
+        assert recorded is not None
+        before = await episodes(bus)
+        pid = await pid_of(bus, "memory")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            turn = new_turn(tenant="fault", timeout=TURN_SECONDS)
+            episode = msgspec.structs.replace(recorded.episode, turn_id=turn.turn_id, episode_id=f"copy-{turn.turn_id}")
+            await bus.publish(EpisodeRecorded(envelope=turn, episode=episode))
+            await in_hand(bus, EPISODES, "memory-projection")
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        await settled(bus, turn)
+        assert await episodes(bus) == before + 1
+
+
+async def episodes(bus: Bus) -> float:
+    """Episodes in the vector store, once the memory agent is ready and has nothing left to project."""
+    await pid_of(bus, "memory")
+    with anyio.fail_after(TURN_SECONDS):
+        while True:
+            for report in await reports(bus):
+                if report.status.agent == "memory" and report.status.gauges.get("projection_lag") == 0:
+                    return report.status.gauges["atlas_episodes"]
+    raise AssertionError
+
+
+def count(events: list[Event], kind: type[Event]) -> int:
+    return sum(isinstance(event, kind) for event in events)
+
+
+async def publish(bus: Bus, envelope: Envelope, *, level: Level = "full") -> None:
+    query = Query(
+        model="micro-kiki",
+        messages=(Message(role="user", content="Name the capital of France."),),
+        sampling=Sampling(max_tokens=24, seed=7),
+        level=level,
+    )
+    await bus.publish(QueryReceived(envelope=envelope, query=query))
+
+
+async def pid_of(bus: Bus, agent: str) -> int:
+    """The agent's process, once it reports ready."""
+    with anyio.fail_after(TURN_SECONDS):
+        while True:
+            for report in await reports(bus):
+                if report.status.agent == agent and report.status.ready:
+                    return report.pid
+    raise AssertionError
+
+
+async def in_hand(bus: Bus, stream: str, consumer: str) -> None:
+    """Wait until the consumer holds a message that it has not acknowledged."""
+    with anyio.fail_after(TURN_SECONDS):
+        while not (await bus.js.consumer_info(stream, consumer)).num_ack_pending:
+            await anyio.sleep(0.01)
+
+
+async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None) -> None:
+    """Ask, and stop the process so that the message is certainly in its hands when it dies.
+
+    A process that has an earlier part in the turn is stopped only once the event ``after`` is published.
+    """
+    if after is None:
+        os.kill(pid, signal.SIGSTOP)
+        await publish(bus, envelope)
+        return
+    waiting = await bus.client.subscribe(bus.subjects.stage(after, envelope.turn_id), max_msgs=1)
+    await publish(bus, envelope)
+    await waiting.next_msg(timeout=TURN_SECONDS)
+    os.kill(pid, signal.SIGSTOP)
+
+
+async def answer_of(bus: Bus, envelope: Envelope) -> AnswerReady:
+    with anyio.fail_after(TURN_SECONDS):
+        while True:
+            failed = await bus.last(TurnFailed, envelope.turn_id)
+            assert failed is None, failed
+            answer = await bus.last(AnswerReady, envelope.turn_id)
+            if answer is not None:
+                return answer
+            await anyio.sleep(0.1)
+    raise AssertionError
+
+
+async def settled(bus: Bus, envelope: Envelope) -> None:
+    """Wait until the episode is recorded and every consumer has acknowledged what it got."""
+    with anyio.fail_after(TURN_SECONDS):
+        while await bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES) is None:
+            await anyio.sleep(0.1)
+        for stream in (TURNS, EPISODES):
+            for info in await bus.js.consumers_info(stream):
+                while (await bus.js.consumer_info(stream, info.name)).num_ack_pending:
+                    await anyio.sleep(0.1)

@@ -1,0 +1,206 @@
+"""What the facade tells of itself, of the agents and of the queues."""
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bus import server
+from bus.agent import Endpoint, run
+from bus.connection import Bus, BusSettings, connect
+from bus.handler import Handler
+from bus.topology import TURNS, consumer
+from runtime.facade import FacadeSettings, catalog, serve
+from runtime.facade.settings import AGENTS
+from schemas.errors import SetupError
+from schemas.events import Event
+from schemas.services import RoutedPrompt, RouteReply, RouteRequest, StatusReply
+from schemas.stages import DomainScore
+from tests.runtime.facade.scripted import ALIASES, Script, ask, serving
+
+pytestmark = pytest.mark.anyio
+
+
+class Scripted:
+    """An agent that only reports, and as the router classifies by a word."""
+
+    def __init__(self, name: str, *, ready: bool = True) -> None:
+        self.name = name
+        self.ready = ready
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        yield
+
+    def handlers(self) -> Sequence[Handler[Event]]:
+        return ()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        if self.name != "router":
+            return ()
+        return (Endpoint(verb="route", request=RouteRequest, handle=self._route),)
+
+    def status(self) -> StatusReply:
+        worker = self.name == "inference"
+        return StatusReply(
+            agent=self.name,
+            ready=self.ready,
+            detail="" if self.ready else "no token yet",
+            gauges={"last_swap_ms": 4.5, "decode-steps": 3.0} if worker else {},
+            info={"active_lora": "python"} if worker else {},
+        )
+
+    async def _route(self, request: RouteRequest) -> RouteReply:
+        known = "python" in request.prompts[0] and (request.threshold or 0) < 0.9
+        domains = (DomainScore(name="python", score=0.75), DomainScore(name="shell", score=0.5))
+        return RouteReply(results=(RoutedPrompt(domains=domains[: request.top_k] if known else ()),))
+
+
+@contextlib.asynccontextmanager
+async def agents(bus: Bus, *scripted: Scripted) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        for agent in scripted:
+            await tasks.start(run, agent, bus)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def test_ready_lists_what_is_missing(http: httpx.AsyncClient, bus: Bus) -> None:
+    async with agents(bus, *(Scripted(name, ready=name != "inference") for name in AGENTS[:-1])):
+        reply = await http.get("/ready")
+    assert reply.status_code == 503
+    assert reply.json()["error"]["message"] == "not ready: inference (no token yet); antibias (does not answer)."
+    assert reply.headers["retry-after"]
+
+
+async def test_ready_when_all_take_work(http: httpx.AsyncClient, bus: Bus) -> None:
+    async with agents(bus, *(Scripted(name) for name in AGENTS)):
+        reply = await http.get("/ready")
+    assert (reply.status_code, reply.json()["status"]) == (200, "ready")
+
+
+async def test_health_reads_the_brokers_sync_setting(bus: Bus, broker: server.Embedded) -> None:
+    settings = FacadeSettings(port=0, monitor_url=broker.monitor)
+    async with agents(bus, Scripted("router")), serving(bus, settings) as url, httpx.AsyncClient() as http:
+        found = (await http.get(f"{url}/health")).json()
+    assert found["status"] == "ok"
+    assert found["broker"] == {"connected": True, "sync_interval": "always"}
+    assert [agent["agent"] for agent in found["agents"]] == ["router"]
+
+
+async def test_health_without_a_broker(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with server.embedded(tmp_path_factory.mktemp("own"), port=0) as own:
+        async with connect(BusSettings(url=own.url), name="facade") as bus, serving(bus, FacadeSettings(port=0)) as url:
+            own.process.kill()
+            await own.process.wait()
+            async with httpx.AsyncClient(base_url=url) as http:
+                while (found := (await http.get("/health")).json())["status"] == "ok":
+                    await anyio.sleep(0.02)
+                assert found["broker"]["connected"] is False
+                assert (await http.get("/ready")).status_code == 503
+                assert "kiki_broker_connected 0.0" in (await http.get("/metrics")).text
+                assert (await http.get("/status")).json()["active_lora"] is None
+
+
+async def test_status_as_life_core_reads_it(http: httpx.AsyncClient, bus: Bus) -> None:
+    async with agents(bus, *(Scripted(name) for name in AGENTS)):
+        found = (await http.get("/status")).json()
+    assert (found["active_lora"], found["last_swap_ms"]) == ("python", 4.5)
+    assert found["models"] == [{"alias": name, "status": "ready"} for name in ALIASES]
+
+
+async def test_models(http: httpx.AsyncClient) -> None:
+    listed = (await http.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == list(ALIASES)
+    one = (await http.get("/v1/models/micro-kiki")).json()
+    assert (one["id"], one["object"], one["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
+
+
+async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
+    await http.post("/v1/chat/completions", json=ask())
+    async with agents(bus, Scripted("router"), Scripted("inference")):
+        text = (await http.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    answered = {"level": "raw", "outcome": "answered", "agent": "facade", "pid": str(os.getpid())}
+    turns = [sample.value for sample in families["kiki_turns"].samples if sample.labels == answered]
+    assert turns
+    assert turns[0] >= 1
+    assert families["kiki_turn_seconds"].type == "histogram"
+    swap = families["kiki_inference_last_swap_ms"].samples[0]
+    assert (swap.value, swap.labels["agent"], swap.labels["pid"]) == (4.5, "inference", str(os.getpid()))
+    assert families["kiki_inference_decode_steps"].samples[0].value == 3.0
+    assert {sample.labels["agent"] for sample in families["kiki_agent_ready"].samples} == {"router", "inference"}
+    stored = {s.labels["stream"]: s.value for s in families["kiki_stream_messages"].samples}
+    assert stored["TURNS"] >= 4
+    assert "kiki_first_token_seconds" in families
+    identities = [(s.name, tuple(sorted(s.labels.items()))) for f in families.values() for s in f.samples]
+    assert len(identities) == len(set(identities))
+
+
+async def test_queue_depth_is_told(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
+    await bus.js.add_consumer(TURNS, consumer("idle", ["kiki.query.received.*"], ack_wait=4, max_ack_pending=1))
+    await http.post("/v1/chat/completions", json=ask())
+    text = (await http.get("/metrics")).text
+    assert 'kiki_queue_pending{consumer="idle",stream="TURNS"} 1.0' in text
+
+
+async def test_route_speaks_both_dialects(http: httpx.AsyncClient, bus: Bus) -> None:
+    async with agents(bus, Scripted("router")):
+        query = (await http.post("/v1/route", json={"query": "python?", "top_k": 1})).json()
+        prompt = (await http.post("/v1/route", json={"prompt": "python?"})).json()
+        nothing = (await http.post("/v1/route", json={"query": "hm", "threshold": 0.1})).json()
+        base = (await http.post("/v1/route", json={"prompt": "hm"})).json()
+    assert query == {"query": "python?", "domains": [{"name": "python", "score": 0.75}], "fallback": False}
+    assert prompt["chosen_domain"] == "python"
+    assert prompt["selections"][1] == {"domain": "shell", "score": 0.5}
+    assert nothing == {"query": "hm", "domains": [], "fallback": True}
+    assert base == {"chosen_domain": "base", "selections": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"query": "x", "threshold": 2}, "threshold"),
+        ({"query": "x", "top_k": 0}, "top_k"),
+        ({"query": 3}, "query"),
+        ({"query": " "}, "query"),
+        ({"query": "x", "prompt": "y"}, "query"),
+        ({}, "prompt"),
+        ({"query": "x", "surprise": 1}, "surprise"),
+    ],
+)
+async def test_route_refuses(http: httpx.AsyncClient, body: dict[str, object], param: str) -> None:
+    reply = await http.post("/v1/route", json=body)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (422, "unprocessable", param)
+
+
+async def test_route_without_a_router(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/v1/route", json={"query": "x"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
+    assert reply.headers["retry-after"]
+
+
+async def test_a_busy_port_is_said_in_one_line(bus: Bus) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SetupError, match=f"127.0.0.1:{port}: the port is busy") as refused:
+            await serve(bus, FacadeSettings(port=port), ALIASES)
+    assert "\n" not in refused.value.message
+
+
+async def test_a_fault_of_ours_is_a_500_without_its_traceback(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_model", None)
+    async with serving(bus, FacadeSettings(port=0)) as url, httpx.AsyncClient() as http:
+        reply = await http.get(f"{url}/v1/models")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+    assert "NoneType" not in reply.text
+    assert reply.headers["x-request-id"]

@@ -1,0 +1,59 @@
+"""The waterfall: rows from a turn's events, whatever state the turn is in."""
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from bus.story import Told
+from runtime.waterfall import drawn, waterfall
+from schemas.chat import Message
+from schemas.envelope import Envelope
+from schemas.events import Event, QueryReceived, QueryRouted, RecallDone, TurnFailed
+from schemas.stages import DomainScore, Plan, Query, Recall, Route, StageTiming
+
+BEGAN = 1000.0
+ENVELOPE = Envelope(
+    event_id="t:query.received", turn_id="t", session_id="t", tenant="t", created_at=BEGAN, deadline=BEGAN + 9
+)
+QUERY = Query(model="micro-kiki", messages=(Message(role="user", content="Why?"),))
+ROUTE = Route(
+    domains=(DomainScore(name="docker", score=0.9),), adapters=(), intent="auto", plan=Plan(level="fast", recall=True)
+)
+ROUTER = StageTiming(stage="router", started_at=BEGAN + 0.01, finished_at=BEGAN + 0.05, compute=0.03)
+MEMORY = StageTiming(stage="memory", started_at=BEGAN + 0.06, finished_at=BEGAN + 0.07, attempt=2)
+
+
+def told(*events: Event) -> list[Told]:
+    return [Told(number, datetime.now(UTC), event) for number, event in enumerate(events)]
+
+
+def text_of(picture: object) -> str:
+    console = Console(width=160, record=True, file=None)
+    with console.capture() as captured:
+        console.print(picture)
+    return captured.get()
+
+
+def test_rows_are_relative_to_the_beginning_and_in_order() -> None:
+    story = told(
+        QueryReceived(envelope=ENVELOPE, query=QUERY),
+        QueryRouted(envelope=ENVELOPE, query=QUERY, route=ROUTE, timings=(ROUTER,)),
+        RecallDone(envelope=ENVELOPE, query=QUERY, route=ROUTE, recall=Recall(), timings=(ROUTER, MEMORY)),
+    )
+    picture = waterfall(story)
+    assert [row.stage for row in picture.rows] == ["router", "memory"]
+    router = picture.rows[0]
+    assert (round(router.start, 3), round(router.duration, 3), router.compute) == (0.01, 0.04, 0.03)
+    assert router.decision == "fast: docker 0.90"
+    assert picture.rows[1].decision == "0 recalled"
+    assert picture.ending == "under way"
+    assert round(picture.total, 3) == 0.07
+    assert "(try 2)" in text_of(drawn(picture))
+
+
+def test_a_failed_turn_says_where_and_why() -> None:
+    failed = TurnFailed(envelope=ENVELOPE, stage="inference", code="adapter_failed", message="bad", retryable=False)
+    picture = waterfall(told(QueryReceived(envelope=ENVELOPE, query=QUERY), failed))
+    assert picture.ending == "failed in inference: adapter_failed: bad"
+    assert picture.rows == ()
+    assert "failed in inference" in text_of(drawn(picture))
