@@ -4,6 +4,7 @@ import re
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from opentelemetry import propagate
 
 from runtime.facade import replies
 from runtime.facade.asked import Asked, read_chat
@@ -24,9 +25,10 @@ async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Re
     """Answer a conversation."""
     asked = read_chat(await read_body(request, parts.settings), aliases=parts.aliases, settings=parts.settings)
     session_id, key = _session(request, asked), _key(request)
+    context = propagate.extract(dict(request.headers))
 
     def follow() -> Following:
-        return parts.turns.follow(asked, tenant=tenant, session_id=session_id, key=key)
+        return parts.turns.follow(asked, tenant=tenant, session_id=session_id, key=key, context=context)
 
     if asked.stream:
         return ChatStream(follow, asked, parts.settings)

@@ -56,7 +56,7 @@ async def status(parts: Parts) -> JSONResponse:
     worker = next((one.status for one in found if one.status.agent == "inference"), None)
     return JSONResponse(
         {
-            "active_lora": (worker.info.get("active_lora") or None) if worker else None,
+            "active_lora": (worker.info.get("adapters") or None) if worker else None,
             "last_swap_ms": worker.gauges.get("last_swap_ms") if worker else None,
             "models": [{"alias": name, "status": "ready" if able else "unavailable"} for name in parts.aliases],
             "agents": [_agent(report) for report in found],

@@ -11,6 +11,7 @@ import structlog
 from nats.aio.subscription import Subscription
 from nats.js.errors import APIError, NotFoundError
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from bus import metrics
@@ -173,16 +174,18 @@ class Turns:
 
     @asynccontextmanager
     async def follow(
-        self, asked: Asked, *, tenant: str, session_id: str | None, key: str | None
+        self, asked: Asked, *, tenant: str, session_id: str | None, key: str | None, context: Context | None = None
     ) -> AsyncIterator[Turn]:
         """Ask the agents, and follow the turn. Leaving before its end cancels it, unless somebody else follows.
+
+        ``context`` is the client's trace, which the turn's spans join.
 
         Raises:
             Refused: too many turns at once (429), or too many in the queue (503).
             Unavailable: the broker is away.
             KikiError: what :func:`runtime.facade.claims.claim` raises.
         """
-        with self._admitted(), _tracer.start_as_current_span("turn", kind=SpanKind.SERVER) as span:
+        with self._admitted(), _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span:
             await self._refuse_backlog()
             claimed = await claim(
                 self.bus,

@@ -6,13 +6,14 @@ import anyio
 import httpx
 import openai
 import pytest
+from nats.aio.msg import Msg
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from bus.connection import Bus
 from schemas.errors import StageFailed
-from schemas.events import InferToken
-from tests.runtime.facade.scripted import Script, ask
+from schemas.events import InferToken, QueryReceived
+from tests.runtime.facade.scripted import Script, ask, eventually
 
 pytestmark = pytest.mark.anyio
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -173,3 +174,16 @@ def deltas(text: str, kind: str = "content", *, index: int = 0) -> list[str]:
     return [
         choice["delta"].get(kind, "") for event in events for choice in event["choices"] if choice["index"] == index
     ]
+
+
+async def test_the_clients_trace_goes_on_with_the_turn(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append((message.headers or {})["traceparent"])
+
+    await bus.listen(bus.subjects.stage(QueryReceived.subject), hear)
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    await http.post("/v1/chat/completions", json=ask(), headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
+    await eventually(lambda: bool(heard))
+    assert trace_id in heard[0]

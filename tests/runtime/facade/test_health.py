@@ -52,7 +52,7 @@ class Scripted:
             ready=self.ready,
             detail="" if self.ready else "no token yet",
             gauges={"last_swap_ms": 4.5, "decode-steps": 3.0} if worker else {},
-            info={"active_lora": "python"} if worker else {},
+            info={"adapters": "python"} if worker else {},
         )
 
     async def _route(self, request: RouteRequest) -> RouteReply:
@@ -94,17 +94,20 @@ async def test_health_reads_the_brokers_sync_setting(bus: Bus, broker: server.Em
 
 
 async def test_health_without_a_broker(tmp_path_factory: pytest.TempPathFactory) -> None:
-    async with server.embedded(tmp_path_factory.mktemp("own"), port=0) as own:
-        async with connect(BusSettings(url=own.url), name="facade") as bus, serving(bus, FacadeSettings(port=0)) as url:
-            own.process.kill()
-            await own.process.wait()
-            async with httpx.AsyncClient(base_url=url) as http:
-                while (found := (await http.get("/health")).json())["status"] == "ok":
-                    await anyio.sleep(0.02)
-                assert found["broker"]["connected"] is False
-                assert (await http.get("/ready")).status_code == 503
-                assert "kiki_broker_connected 0.0" in (await http.get("/metrics")).text
-                assert (await http.get("/status")).json()["active_lora"] is None
+    async with (
+        server.embedded(tmp_path_factory.mktemp("own"), port=0) as own,
+        connect(BusSettings(url=own.url), name="facade") as bus,
+        serving(bus, FacadeSettings(port=0)) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        own.process.kill()
+        await own.process.wait()
+        while (found := (await http.get("/health")).json())["status"] == "ok":
+            await anyio.sleep(0.02)
+        assert found["broker"]["connected"] is False
+        assert (await http.get("/ready")).status_code == 503
+        assert "kiki_broker_connected 0.0" in (await http.get("/metrics")).text
+        assert (await http.get("/status")).json()["active_lora"] is None
 
 
 async def test_status_as_life_core_reads_it(http: httpx.AsyncClient, bus: Bus) -> None:
