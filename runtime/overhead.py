@@ -29,9 +29,14 @@ def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> T
     """Take one answered turn apart; times are Unix seconds of one machine."""
     stages = {timing.stage: timing for timing in event.timings}
     path = [stages[name] for name in PATH if name in stages]
-    own = {timing.stage: timing.duration - timing.compute for timing in path}
+    spent = {timing.stage: timing.compute for timing in path}
+    if "negotiator" in spent and "catfish" in stages:
+        # The negotiator waits for the dissent, so the catfish's model time is on its path.
+        waited = spent["negotiator"] + stages["catfish"].compute
+        spent["negotiator"] = min(stages["negotiator"].duration, waited)
+    own = {timing.stage: timing.duration - spent[timing.stage] for timing in path}
     total = answered_at - published_at
-    compute = sum(timing.compute for timing in path)
+    compute = sum(spent.values())
     return Turn(total=total, compute=compute, own=own, hops=total - sum(timing.duration for timing in path))
 
 
