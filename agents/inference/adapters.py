@@ -141,7 +141,9 @@ class AdapterBank:
         return logits
 
     def _mount(self, pairs: dict[str, Pair]) -> None:
-        for path in self._mounted.keys() - pairs.keys():
+        gone = self._mounted.keys() - pairs.keys()
+        self._mounted = self._mounted | pairs  # before the first change, so that a failed one is undone whole
+        for path in gone:
             _put(self._model, path, self._base[path])
         for path, pair in pairs.items():
             wrapper = self._wrapper(path)

@@ -30,14 +30,14 @@ class TextFilter:
         self._stops = tuple(stop for stop in stops if stop)
         self._kind: Kind = "reasoning" if thinking else "content"
         self._held = ""
-        self._after_reasoning = thinking
+        self._after_reasoning = False
         self.stopped = False
 
     def feed(self, text: str) -> list[Piece]:
         """Take decoded text, give back what is certain of it."""
         self._held += text
         found: list[Piece] = []
-        while self._held and not self.stopped:
+        while self._has_text() and not self.stopped:
             marker, at = self._first_marker()
             if marker is None:
                 keep = self._could_begin()
@@ -57,6 +57,13 @@ class TextFilter:
             self._emit(found, self._held)
         self._held = ""
         return found
+
+    def _has_text(self) -> bool:
+        """Whether something is held; the blank lines between reasoning and answer are neither text nor a stop."""
+        if self._kind == "content" and self._after_reasoning:
+            self._held = self._held.lstrip()
+            self._after_reasoning = not self._held
+        return bool(self._held)
 
     @property
     def _markers(self) -> tuple[str, ...]:
@@ -90,8 +97,5 @@ class TextFilter:
             self.stopped, self._held = True, ""
 
     def _emit(self, found: list[Piece], text: str) -> None:
-        if self._kind == "content" and self._after_reasoning:
-            text = text.lstrip()  # the blank lines that separate the answer from the reasoning
-            self._after_reasoning = not text
         if text:
             found.append(Piece(self._kind, text))
