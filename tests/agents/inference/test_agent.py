@@ -1,0 +1,161 @@
+"""The agent over the real bus: a turn and jobs in, tokens and results out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from nats.aio.msg import Msg
+
+from agents.inference.agent import InferenceAgent
+from agents.inference.settings import InferenceSettings
+from bus import agent as agents
+from bus.connection import Bus
+from bus.metrics import DEGRADED
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import Envelope, new_turn
+from schemas.errors import KikiError
+from schemas.events import InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
+from schemas.services import StatusReply
+from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
+
+pytestmark = pytest.mark.anyio
+
+PARIS = "The capital of France is Paris."
+PATIENCE = 60.0
+"""Seconds that a slow, busy machine is given."""
+
+
+@pytest.fixture
+async def running(bus: Bus, settings: InferenceSettings) -> AsyncIterator[InferenceAgent]:
+    agent = InferenceAgent(settings)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(agents.run, agent, bus)
+        yield agent
+        tasks.cancel_scope.cancel()
+
+
+def routed(text: str, *, candidates: int = 1, adapters: tuple[AdapterUse, ...] = (), **plan: Any) -> QueryRouted:
+    query = Query(model="micro-kiki", messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=12))
+    plan_ = Plan(level="fast", candidates=candidates, **plan)
+    route = Route(domains=(), adapters=adapters, intent="question", plan=plan_)
+    return QueryRouted(envelope=envelope(), query=query, route=route)
+
+
+def envelope() -> Envelope:
+    return new_turn(tenant="test", timeout=PATIENCE)
+
+
+def recalled(event: QueryRouted, *hits: RecalledEpisode) -> RecallDone:
+    return RecallDone(
+        envelope=event.envelope.next("recall"), query=event.query, route=event.route, recall=Recall(hits=hits)
+    )
+
+
+async def until_stored(bus: Bus, kind: Any, turn_id: str) -> Any:
+    with anyio.fail_after(PATIENCE):
+        while (found := await bus.last(kind, turn_id)) is None:
+            await anyio.sleep(0.05)
+    return found
+
+
+async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) -> None:
+    """One agent for all of these: loading the model is what takes the time."""
+    await a_turn_streams_candidate_0_and_carries_all(bus)
+    await a_job_is_decoded(bus)
+    await a_job_is_scored(bus)
+    await a_failed_job_answers_why(bus)
+    await recall_that_does_not_fit_is_dropped(bus)
+    await a_prompt_that_does_not_fit_fails_the_turn(bus)
+    status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    assert status.ready
+    assert status.gauges["tokens_decoded_total"] > 0
+    assert status.info["model"] == "smollm2"
+
+
+async def a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
+    event = routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="nobody"),))
+    turn_id, heard = event.envelope.turn_id, list[InferToken]()
+
+    async def hear(message: Msg) -> None:
+        heard.append(decode(InferToken, message.data))
+
+    listening = await bus.listen(bus.subjects.stage(InferToken.subject, turn_id), hear)
+    await bus.publish(event)
+    await bus.publish(recalled(event))
+    done: InferDone = await until_stored(bus, InferDone, turn_id)
+    await listening.unsubscribe()
+    first, second = done.inference.candidates
+    assert first.text == PARIS == "".join(token.text for token in heard)
+    assert [token.index for token in heard] == list(range(len(heard)))
+    assert first.adapters == ()
+    completion = first.usage.completion_tokens + second.usage.completion_tokens
+    assert done.inference.usage.completion_tokens == completion
+    assert done.inference.usage.prompt_tokens == first.usage.prompt_tokens
+    (timing,) = done.timings
+    assert (timing.stage, timing.attempt) == ("inference", 1)
+    assert 0 < timing.compute <= timing.duration
+
+
+async def a_job_is_decoded(bus: Bus) -> None:
+    messages = (Message(role="user", content="What is the capital of France?"),)
+    result = await bus.ask(
+        envelope(),
+        lane="auxiliary",
+        messages=messages,
+        adapters=(AdapterUse(name="one"),),
+        sampling=Sampling(max_tokens=4),
+    )
+    assert [used.name for used in result.candidates[0].adapters] == ["one"]
+    assert result.candidates[0].usage.completion_tokens <= 4
+    assert result.compute > 0
+
+
+async def a_job_is_scored(bus: Bus) -> None:
+    messages = (Message(role="user", content="What is the capital of France?"),)
+    choices = (PARIS, "Bananas are yellow cars.")
+    result = await bus.ask(envelope(), lane="interactive", messages=messages, choices=choices)
+    assert set(result.logprobs) == set(choices)
+    assert result.logprobs[choices[0]] > result.logprobs[choices[1]]
+
+
+async def a_failed_job_answers_why(bus: Bus) -> None:
+    messages = (Message(role="user", content="Hello"),)
+    with pytest.raises(KikiError, match="all zeros") as caught:
+        await bus.ask(envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
+    assert caught.value.code == "adapter_failed"
+    with pytest.raises(KikiError, match="a choice is empty"):
+        await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
+
+
+async def recall_that_does_not_fit_is_dropped(bus: Bus) -> None:
+    counter = DEGRADED.labels("inference.recall_dropped")
+    before = counter._value.get()
+    hit = RecalledEpisode(
+        episode_id="e", turn_id="t", question="word " * 9000, answer="a", score=1, reasons=("dense",), created_at=0
+    )
+    event = routed("What is the capital of France?")
+    await bus.publish(recalled(event, hit))
+    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    assert done.inference.candidates[0].text == PARIS
+    assert counter._value.get() == before + 1
+
+
+async def a_prompt_that_does_not_fit_fails_the_turn(bus: Bus) -> None:
+    event = routed("word " * 9000)
+    await bus.publish(recalled(event))
+    failed: TurnFailed = await until_stored(bus, TurnFailed, event.envelope.turn_id)
+    assert (failed.stage, failed.code, failed.retryable) == ("inference", "context_length_exceeded", False)
+
+
+async def test_dead_engine_ends_the_agent(bus: Bus, settings: InferenceSettings) -> None:
+    agent = InferenceAgent(settings)
+
+    def die() -> None:
+        raise MemoryError("made up")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(MemoryError, match="made up"), flatten_subgroups=True):
+        async with agent.open(bus):
+            agent._engine._calls.put(die)
+            await anyio.sleep(PATIENCE)
