@@ -39,7 +39,7 @@ _log = structlog.get_logger("bus")
 
 @dataclass(frozen=True, kw_only=True)
 class BusSettings:
-    """Where the broker is. ``connect_timeout`` and ``publish_timeout`` are seconds."""
+    """Where the broker is: one address, or several with commas between. The timeouts are seconds."""
 
     url: str = "nats://127.0.0.1:4222"
     prefix: str = "kiki"
@@ -234,30 +234,20 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         Unavailable: the broker does not answer at start.
     """
 
-    leaving: list[bool] = []
-
-    async def lost() -> None:
-        if not leaving:
-            _log.warning("broker lost", url=settings.url)
-
-    async def back() -> None:
-        _log.info("broker back", url=settings.url)
-
-    async def failed(error: Exception) -> None:
-        _log.warning("bus error", error=repr(error))
-
+    servers = [server.strip() for server in settings.url.split(",")]
+    link = _Link(url=settings.url, patience=len(servers))
     try:
         client = await asyncio.wait_for(
             nats.connect(
-                settings.url,
+                servers,
                 name=name,
                 connect_timeout=max(1, int(settings.connect_timeout)),
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,
-                error_cb=failed,
-                disconnected_cb=lost,
-                reconnected_cb=back,
+                error_cb=link.failed,
+                disconnected_cb=link.lost,
+                reconnected_cb=link.back,
                 ping_interval=10,
                 max_outstanding_pings=3,
                 pending_size=8 * 1024**2,
@@ -269,14 +259,43 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             f"no NATS server answers at {settings.url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
         ) from error
+    link.up = True
     bus = Bus(client, settings)
     try:
         await bus._hear_cancellations()
         yield bus
     finally:
-        leaving.append(True)
+        link.up = False
         with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
             await asyncio.wait_for(client.close(), 2.0)
+
+
+@dataclass
+class _Link:
+    """What the connection tells of itself, while it is meant to be up.
+
+    nats-py would try for ever to reach a first server; here the first attempt ends when every server has
+    refused once, because somebody waits for a clear answer.
+    """
+
+    url: str
+    patience: int
+    up: bool = False
+
+    async def failed(self, error: Exception) -> None:
+        if self.up:
+            _log.warning("bus error", error=repr(error))
+            return
+        self.patience -= 1
+        if self.patience <= 0:
+            raise error
+
+    async def lost(self) -> None:
+        if self.up:
+            _log.warning("broker lost", url=self.url)
+
+    async def back(self) -> None:
+        _log.info("broker back", url=self.url)
 
 
 def trace_headers() -> dict[str, str]:

@@ -32,6 +32,7 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
+    agents = [composition.agent(name, settings) for name in names if name != composition.FACADE]
     async with (
         connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
         anyio.create_task_group() as tasks,
@@ -39,11 +40,10 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
         if os.environ.get(SUPERVISED):
             tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
-        for name in names:
-            if name == composition.FACADE:
-                tasks.start_soon(composition.serve_facade, bus, settings)
-            else:
-                tasks.start_soon(run, composition.agent(name, settings), bus)
+        for agent in agents:
+            tasks.start_soon(run, agent, bus)
+        if composition.FACADE in names:
+            tasks.start_soon(composition.serve_facade, bus, settings)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
