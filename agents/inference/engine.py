@@ -166,7 +166,7 @@ class MlxEngine:
             if self._loaded.is_set():
                 _log.exception("the engine's thread ended")
         finally:
-            for work in self._active:
+            for work in [*self._active, *self._scheduler.items()]:
                 work.tell(Unavailable("the model's thread has ended; the worker restarts."))
             self._loaded.set()
 
