@@ -1,5 +1,6 @@
 """Turns that the facade follows: admitted, published, listened to, and cancelled when nobody listens any more."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -8,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import anyio
 import nats.errors
 import structlog
-from nats.aio.subscription import Subscription
+from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -37,7 +38,7 @@ _tracer = trace.get_tracer("micro-kiki")
 class Turn:
     """One turn as seen from the client's side."""
 
-    def __init__(self, turns: "Turns", claimed: Claim, subscription: Subscription) -> None:
+    def __init__(self, turns: "Turns", claimed: Claim, heard: "asyncio.Queue[Msg]") -> None:
         self.envelope: Envelope = claimed.envelope
         self.outcome: str | None = None
         self.level: str | None = None
@@ -46,7 +47,7 @@ class Turn:
         self._settings = turns.settings
         self._answer = claimed.answer
         self._look_first = claimed.running
-        self._subscription = subscription
+        self._heard = heard
         self._away_since: float | None = None
         self._started = time.perf_counter()
         self._spoke = False
@@ -98,13 +99,10 @@ class Turn:
         wait = min(self._settings.poll_seconds, self.envelope.remaining)
         if wait <= 0:
             raise self._ended("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
-        try:
-            message = await self._subscription.next_msg(timeout=wait)
-        except (TimeoutError, nats.errors.TimeoutError):
-            return await self._look()
-        except nats.errors.Error as error:
-            raise self._lost() from error
-        return _decoded(message.subject, message.data)
+        message = None
+        with anyio.move_on_after(wait):
+            message = await self._heard.get()
+        return await self._look() if message is None else _decoded(message.subject, message.data)
 
     async def _look(self) -> Event | None:
         """Read the stream: the end of the turn may have been published while we were cut off."""
@@ -197,8 +195,8 @@ class Turns:
                 timeout=self.settings.turn_timeout,
             )
             span.set_attribute("kiki.turn_id", claimed.envelope.turn_id)
-            async with self._subscribed(claimed.envelope) as subscription:
-                turn = Turn(self, await self._publish(claimed), subscription)
+            async with self._listening(claimed.envelope, tokens=asked.stream) as heard:
+                turn = Turn(self, await self._publish(claimed), heard)
                 try:
                     yield turn
                 finally:
@@ -263,14 +261,22 @@ class Turns:
         return Claim(envelope=claimed.envelope, query=claimed.query, running=True)
 
     @asynccontextmanager
-    async def _subscribed(self, envelope: Envelope) -> AsyncIterator[Subscription]:
+    async def _listening(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
+        """The turn's messages as they come; its tokens only where somebody reads along."""
+        heard: asyncio.Queue[Msg] = asyncio.Queue()
+        token_subject = self.bus.subjects.stage(InferToken.subject, envelope.turn_id)
+
+        async def hear(message: Msg) -> None:
+            if tokens or message.subject != token_subject:
+                heard.put_nowait(message)
+
         try:
-            subscription = await self.bus.client.subscribe(self.bus.subjects.turn(envelope.turn_id))
+            subscription = await self.bus.listen(self.bus.subjects.turn(envelope.turn_id), hear)
         except nats.errors.Error as error:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
         self._followers[envelope.turn_id] += 1
         try:
-            yield subscription
+            yield heard
         finally:
             self._followers[envelope.turn_id] -= 1
             if not self._followers[envelope.turn_id]:
