@@ -67,9 +67,15 @@ def _memory(settings: Settings) -> Agent:
 def _inference(settings: Settings) -> Agent:
     from agents.inference.agent import InferenceAgent
     from agents.inference.settings import InferenceSettings
-    from runtime.models import prepare
+    from runtime.models import digest, prepare
 
-    given = {"model": prepare(settings.model), "model_name": settings.model, "adapters": settings.adapters}
+    model = prepare(settings.model)
+    given = {
+        "model": model,
+        "model_name": settings.model,
+        "model_digest": digest(model),
+        "adapters": settings.adapters,
+    }
     return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
 
 
