@@ -1,0 +1,213 @@
+"""The router as an agent: ``query.received`` -> ``query.routed``, and the services ``embed`` and ``route``."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from agents.router import selection
+from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
+from agents.router.checkpoint import Checkpoint, load_checkpoint, load_shipped
+from agents.router.classifier import Floats
+from agents.router.domains import load_taxonomy
+from agents.router.embedder import Embedded, Embedder
+from agents.router.niche import shares
+from agents.router.settings import RouterSettings
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from schemas.errors import SetupError, Unavailable
+from schemas.events import QueryReceived, QueryRouted
+from schemas.services import EmbedReply, EmbedRequest, RoutedPrompt, RouteReply, RouteRequest, StatusReply
+from schemas.stages import MAX_ADAPTERS, DomainScore, Query, Route, StageTiming
+
+STAGE = "router"
+EMBEDDING_DIGITS = 6
+"""Decimals of an embedding that travels: a few parts in a million of a cosine, and half the bytes."""
+
+
+class RouterAgent:
+    """Chooses domains, adapters and the plan of every turn."""
+
+    name = STAGE
+
+    def __init__(self, settings: RouterSettings) -> None:
+        if not 1 <= settings.max_adapters <= MAX_ADAPTERS:
+            raise SetupError(f"max_adapters must be 1 to {MAX_ADAPTERS}.", param="agents.router.max_adapters")
+        self._settings = settings
+        self._taxonomy = load_taxonomy()
+        self._aliases: AliasConfig = load_config()
+        self._checkpoint: Checkpoint | None = None
+        self._embedder = Embedder(
+            settings.embedder,
+            batch_wait=settings.batch_wait,
+            batch_size=settings.batch_size,
+            cache_size=settings.cache_size,
+            max_tokens=settings.max_tokens,
+            threads=settings.threads,
+        )
+        self._turns = 0
+        self._base = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, _: Bus) -> AsyncIterator[None]:
+        """Load the embedder and the weights; the same as :meth:`loaded`, the bus is not needed."""
+        async with self.loaded():
+            yield
+
+    @contextlib.asynccontextmanager
+    async def loaded(self) -> AsyncIterator[None]:
+        """The router with its models, ready for :meth:`route` without a bus.
+
+        Raises:
+            SetupError: the embedder or the checkpoint cannot be loaded.
+        """
+        self._checkpoint = await anyio.to_thread.run_sync(self._load)
+        try:
+            await anyio.to_thread.run_sync(self._embedder.start)
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._embedder.stop)
+
+    def _load(self) -> Checkpoint:
+        folder = self._settings.checkpoint
+        return load_shipped() if folder is None else load_checkpoint(folder)
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Reads ``query.received``."""
+        return [Handler(stage=STAGE, event=QueryReceived, handle=self._handle, concurrency=self._settings.concurrency)]
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Answers ``embed`` and ``route``."""
+        return (
+            Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
+            Endpoint(verb="route", request=RouteRequest, handle=self.route),
+        )
+
+    def status(self) -> StatusReply:
+        """Ready while the embedder's thread lives."""
+        embedder = self._embedder
+        gauges = {
+            "turns": self._turns,
+            "base_turns": self._base,
+            "embed_batches": embedder.batches,
+            "embedded_texts": embedder.embedded,
+            "embed_cache_hits": embedder.hits,
+            "embed_queue": embedder.waiting,
+            "embed_seconds": embedder.compute,
+        }
+        meta = None if self._checkpoint is None else self._checkpoint.meta
+        return StatusReply(
+            agent=STAGE,
+            ready=embedder.alive and meta is not None,
+            gauges={name: float(value) for name, value in gauges.items()},
+            info={} if meta is None else {"corpus": meta.corpus_sha256[:12], "outputs": str(len(meta.labels))},
+        )
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """Unit vectors of texts."""
+        found = await self._embedder.embed(request.texts)
+        return EmbedReply(vectors=tuple(travelling(vector) for vector in found.vectors), compute=found.compute)
+
+    async def route(self, request: RouteRequest) -> RouteReply:
+        """The domains of prompts."""
+        checkpoint = self._ready()
+        found = await self._embedder.embed(request.prompts)
+        threshold = self._threshold if request.threshold is None else request.threshold
+        scores = checkpoint.classifier.scores(found.vectors)
+        results = tuple(
+            RoutedPrompt(domains=selection.gated(self._by_output(row), threshold=threshold, top_k=request.top_k))
+            for row in scores
+        )
+        return RouteReply(results=results)
+
+    async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted:
+        query = event.query
+        alias = alias_of(query.model)
+        found = await self._embedder.embed([query.text]) if alias.adapters else None
+        route = self._bare(query, alias) if found is None else self._routed(query, alias, found)
+        self._turns += 1
+        self._base += not route.adapters
+        timing = StageTiming(
+            stage=STAGE,
+            started_at=delivery.received_at,
+            finished_at=time.time(),
+            compute=0.0 if found is None else found.compute,
+            attempt=delivery.attempt,
+        )
+        return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
+
+    def _bare(self, query: Query, alias: Alias) -> Route:
+        level = selection.level_of(alias, query.level, first=None, cognition_domains=())
+        plan = selection.plan_of(alias, query, level=level)
+        return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
+
+    def _routed(self, query: Query, alias: Alias, found: Embedded) -> Route:
+        checkpoint, config = self._ready(), self._aliases
+        vector = found.vectors[0]
+        scores = self._by_output(checkpoint.classifier.scores(found.vectors)[0])
+        chosen = self._forced(alias.niche, scores) if alias.niche else self._chosen(alias, scores, vector)
+        domains = tuple(domain for domain, _ in chosen)
+        niches = [(niche, domain.score) for domain, niche in chosen]
+        first = niches[0][0] if niches else None
+        level = selection.level_of(alias, query.level, first=first, cognition_domains=config.cognition_domains)
+        adapters = selection.adapters_of(
+            [(alias.niche, 1.0)] if alias.niche else niches,
+            base_domains=() if alias.niche else config.base_domains,
+            min_share=self._settings.min_share,
+            limit=self._settings.max_adapters,
+        )
+        return Route(
+            domains=domains,
+            adapters=adapters,
+            intent=alias.intent,
+            plan=selection.plan_of(alias, query, level=level),
+            embedding=travelling(vector),
+        )
+
+    def _forced(self, niche: str, scores: dict[str, float]) -> list[tuple[DomainScore, str]]:
+        output = self._taxonomy.output_of(niche)
+        score = round(scores.get(output, 0.0), selection.DIGITS)
+        return [(DomainScore(name=output, score=score), niche)]
+
+    def _chosen(self, alias: Alias, scores: dict[str, float], vector: Floats) -> list[tuple[DomainScore, str]]:
+        """The gated outputs, each with the niche domain that is meant inside it."""
+        allowed = {self._taxonomy.output_of(domain) for domain in alias.domains}
+        domains = selection.gated(scores, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed)
+        inside = shares(self._ready().heads, vector)
+        return [(one, self._niche(one.name, inside, alias)) for one in domains]
+
+    def _niche(self, output: str, inside: dict[str, dict[str, float]], alias: Alias) -> str:
+        names = self._taxonomy.members[output]
+        if len(names) == 1:
+            return names[0]
+        return selection.niche_of(inside.get(output) or dict.fromkeys(names, 1.0), allowed=alias.domains)
+
+    def _by_output(self, row: Floats) -> dict[str, float]:
+        """Scores by router output; a checkpoint with niche labels gives an output its best niche."""
+        found: dict[str, float] = {}
+        for label, score in zip(self._ready().meta.labels, row, strict=True):
+            output = self._taxonomy.output_of(label)
+            found[output] = max(found.get(output, 0.0), float(score))
+        return found
+
+    @property
+    def _threshold(self) -> float:
+        given = self._settings.threshold
+        return self._ready().meta.threshold if given is None else given
+
+    def _ready(self) -> Checkpoint:
+        if self._checkpoint is None:
+            raise Unavailable("the router has not loaded its weights yet.")
+        return self._checkpoint
+
+
+def travelling(vector: Floats) -> tuple[float, ...]:
+    """An embedding as it travels in events."""
+    rounded: list[float] = np.round(vector.astype(np.float64), EMBEDDING_DIGITS).tolist()
+    return tuple(rounded)

@@ -1,0 +1,142 @@
+"""Checkpoints of the router: a folder with ``weights.safetensors`` and ``meta.json``. No other format is read.
+
+Ours and the monolith's share the tensors ``0.weight, 0.bias, 3.weight, 3.bias``; ours adds the heads of the merged
+outputs (``niche.<output>.weight`` and ``.bias``) and says in ``meta.json`` what it was trained from.
+"""
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import DecodeError, Struct, convert, to_builtins
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from agents.router.classifier import TENSORS, Classifier
+from agents.router.niche import NicheHead
+from schemas.errors import SetupError
+
+WEIGHTS = "weights.safetensors"
+META = "meta.json"
+FORMAT = "micro-kiki-router/1"
+MONOLITH_THRESHOLD = 0.12
+"""The gate of the monolith, for its checkpoints that name none."""
+
+_LABEL_KEYS = ("labels", "domains", "label_names", "classes")
+
+
+class Meta(Struct, frozen=True, kw_only=True):
+    """What a checkpoint says of itself.
+
+    Attributes:
+        labels: the outputs in order.
+        threshold: calibrated score that opens the gate, chosen on held-out prompts.
+        corpus_sha256: digest of the corpus that it was trained from.
+        embedder_sha256: digest of the embedder's ``model.safetensors``.
+        seed: of the training.
+        held_out: figures measured on prompts that were not trained on.
+        niches: the niche domains of each merged output, in the order of its head.
+    """
+
+    format: str = FORMAT
+    labels: tuple[str, ...]
+    threshold: float
+    corpus_sha256: str = ""
+    embedder_sha256: str = ""
+    seed: int = 0
+    held_out: dict[str, float] = {}
+    niches: dict[str, tuple[str, ...]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A classifier with its gate and the heads of its merged outputs."""
+
+    classifier: Classifier
+    meta: Meta
+    heads: dict[str, NicheHead] = field(default_factory=dict)
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write both files; the same checkpoint gives the same bytes."""
+    tensors = {name: checkpoint.classifier.tensors[name].contiguous() for name in TENSORS}
+    for output, head in checkpoint.heads.items():
+        tensors[f"niche.{output}.weight"] = head.weight.contiguous()
+        tensors[f"niche.{output}.bias"] = head.bias.contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(save(tensors))
+    text = json.dumps(to_builtins(checkpoint.meta), indent=2, ensure_ascii=False)
+    (folder / META).write_text(text + "\n", encoding="utf-8")
+
+
+def load_shipped() -> Checkpoint:
+    """The checkpoint of ``configs/router``."""
+    with as_file(files("configs").joinpath("router")) as folder:
+        return load_checkpoint(folder)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint, ours or the monolith's.
+
+    Raises:
+        SetupError: a file is missing or broken, or layers and labels do not fit together.
+    """
+    meta = _meta(folder)
+    path = folder / WEIGHTS if (folder / WEIGHTS).exists() else _single(folder)
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise SetupError(f"{path} is no safetensors file ({error}).", param="checkpoint") from error
+    tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    heads = {output: _head(tensors, output, names) for output, names in meta.niches.items()}
+    return Checkpoint(classifier=Classifier(tensors=tensors, labels=meta.labels), meta=meta, heads=heads)
+
+
+def _head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...]) -> NicheHead:
+    weight, bias = tensors.get(f"niche.{output}.weight"), tensors.get(f"niche.{output}.bias")
+    if weight is None or bias is None or weight.shape[0] != len(names) or bias.shape != (len(names),):
+        raise SetupError(f"the checkpoint has no head for the {len(names)} niches of '{output}'.", param="checkpoint")
+    return NicheHead(names=names, weight=weight, bias=bias)
+
+
+def _single(folder: Path) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise SetupError(
+            f"{folder} holds {len(found)} safetensors files, expected {WEIGHTS}; pickles are not read.",
+            param="checkpoint",
+        )
+    return found[0]
+
+
+def _meta(folder: Path) -> Meta:
+    path = folder / META
+    try:
+        said: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path} cannot be read ({error}).", param="checkpoint") from error
+    if not isinstance(said, dict):
+        raise SetupError(f"{path} must hold an object.", param="checkpoint")
+    if said.get("format") == FORMAT:
+        try:
+            return convert(said, Meta)
+        except DecodeError as error:
+            raise SetupError(f"{path}: {error}.", param="checkpoint") from error
+    return Meta(format="monolith", labels=_labels(said, path), threshold=_threshold(said, path))
+
+
+def _labels(said: dict[str, Any], path: Path) -> tuple[str, ...]:
+    for key in _LABEL_KEYS:
+        if isinstance(names := said.get(key), list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    raise SetupError(f"{path} names no labels: expected a list under one of {', '.join(_LABEL_KEYS)}.", param="labels")
+
+
+def _threshold(said: dict[str, Any], path: Path) -> float:
+    threshold = said.get("threshold", MONOLITH_THRESHOLD)
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise SetupError(f"{path}: threshold must be in 0..1.", param="threshold")
+    return float(threshold)

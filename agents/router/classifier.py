@@ -1,0 +1,74 @@
+"""The classifier: embedding -> hidden layer with exact GELU -> one calibrated logit an output.
+
+Training and serving share :func:`logits_of`, so that the activation cannot differ between the two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas.errors import SetupError
+
+Floats = npt.NDArray[np.float32]
+TENSORS = ("0.weight", "0.bias", "3.weight", "3.bias")
+"""Names in a checkpoint: the layers' places in linear, GELU, dropout, linear."""
+
+
+def logits_of(
+    tensors: Mapping[str, torch.Tensor], inputs: torch.Tensor, *, dropout: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``[n, width]`` inputs to ``[n, outputs]`` logits; ``dropout`` is a mask of the hidden layer, scaled."""
+    hidden = torch.nn.functional.linear(inputs, tensors["0.weight"], tensors["0.bias"])
+    hidden = torch.nn.functional.gelu(hidden, approximate="none")
+    if dropout is not None:
+        hidden = hidden * dropout
+    return torch.nn.functional.linear(hidden, tensors["3.weight"], tensors["3.bias"])
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Scores embeddings. ``labels`` name the outputs in order."""
+
+    tensors: Mapping[str, torch.Tensor]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        missing = [name for name in TENSORS if name not in self.tensors]
+        if missing:
+            raise SetupError(
+                f"the router's weights lack '{missing[0]}': expected {', '.join(TENSORS)}.", param="weights"
+            )
+        first, last = self.tensors["0.weight"], self.tensors["3.weight"]
+        if first.ndim != 2 or last.ndim != 2 or last.shape[1] != first.shape[0]:
+            raise SetupError(
+                f"the router's layers do not fit: {tuple(first.shape)}, {tuple(last.shape)}.", param="weights"
+            )
+        if last.shape[0] != len(self.labels):
+            raise SetupError(f"the router has {last.shape[0]} outputs and {len(self.labels)} labels.", param="labels")
+        if not all(torch.isfinite(self.tensors[name]).all() for name in TENSORS):
+            raise SetupError("the router's weights hold a number that is not finite.", param="weights")
+
+    @property
+    def width(self) -> int:
+        """Width of the embedding that it reads."""
+        return int(self.tensors["0.weight"].shape[1])
+
+    def scores(self, embeddings: Floats) -> Floats:
+        """``[n, width]`` unit vectors to ``[n, outputs]`` scores in 0..1.
+
+        Raises:
+            SetupError: the embeddings have another width.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.width:
+            raise SetupError(
+                f"the router reads embeddings of width {self.width}, the embedder gives {embeddings.shape[-1]}: "
+                "train it for this embedder, or configure the embedder that it was trained for.",
+                param="embedder",
+            )
+        with torch.inference_mode():
+            logits = logits_of(self.tensors, torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)))
+            scores: Floats = torch.sigmoid(logits).numpy()
+        return scores

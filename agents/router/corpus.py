@@ -1,0 +1,130 @@
+"""The prompts that the router learns from: one JSON line each, a file a domain, beside ``base`` and ``multi``."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from agents.router.domains import Taxonomy, load_taxonomy
+from schemas.errors import SetupError
+
+NGRAM = 4
+"""Characters in a shingle of the near-duplicate check."""
+
+NEAR = 0.85
+"""Jaccard similarity of shingles from which two prompts are near-duplicates."""
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prompt with the niche domains that fit it; none means base."""
+
+    prompt: str
+    labels: tuple[str, ...]
+    lang: str = "en"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All examples, in the order of the files' names and lines."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts, in order."""
+        return [example.prompt for example in self.examples]
+
+    def digest(self) -> str:
+        """sha256 over the examples in canonical order: moving a line changes nothing, changing one does."""
+        lines = sorted(
+            json.dumps([example.prompt, sorted(example.labels), example.lang], ensure_ascii=False)
+            for example in self.examples
+        )
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def counts(self) -> Counter[str]:
+        """Examples of each niche domain alone, of ``base`` and of ``multi``."""
+        return Counter(kind_of(example) for example in self.examples)
+
+
+def kind_of(example: Example) -> str:
+    """The file that an example belongs in."""
+    return example.labels[0] if len(example.labels) == 1 else ("multi" if example.labels else "base")
+
+
+def load_corpus(folder: Path | None = None) -> Corpus:
+    """Read a corpus folder, the shipped one by default.
+
+    Raises:
+        SetupError: a line is not an example, or stands in the wrong file.
+    """
+    root = files("configs").joinpath("router", "corpus") if folder is None else folder
+    found: list[Example] = []
+    for file in sorted(root.iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".jsonl"):
+            found.extend(_read(file.name, file.read_text(encoding="utf-8")))
+    if not found:
+        raise SetupError(f"{root} holds no *.jsonl file: the router has nothing to learn from.", param="corpus")
+    return Corpus(tuple(found))
+
+
+def _read(name: str, text: str) -> Iterator[Example]:
+    taxonomy = load_taxonomy()
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            example = msgspec.json.decode(line, type=Example)
+        except msgspec.DecodeError as error:
+            raise SetupError(f"{name}, line {number}: {error}.", param="corpus") from error
+        _check(example, f"{name}, line {number}", name.removesuffix(".jsonl"), taxonomy)
+        yield example
+
+
+def _check(example: Example, where: str, kind: str, taxonomy: Taxonomy) -> None:
+    unknown = [label for label in example.labels if label not in taxonomy.domains]
+    if unknown:
+        raise SetupError(f"{where}: there is no domain '{unknown[0]}'.", param="labels")
+    if not example.prompt.strip():
+        raise SetupError(f"{where}: the prompt is empty.", param="prompt")
+    if kind_of(example) != kind:
+        raise SetupError(f"{where}: an example of '{kind_of(example)}' stands in the file of '{kind}'.", param="labels")
+
+
+def normalised(prompt: str) -> str:
+    """Lower case, letters and digits only, single spaces."""
+    kept = "".join(letter if letter.isalnum() else " " for letter in prompt.lower())
+    return " ".join(kept.split()) or prompt
+
+
+def duplicates(prompts: Sequence[str], *, near: float = NEAR) -> list[tuple[int, int, float]]:
+    """Pairs of prompts whose shingles have a Jaccard similarity of ``near`` or more, across all domains.
+
+    Shingles are character n-grams of the normalised text. Prompts are compared when they share their rarest
+    shingles, which every pair above the bound must (prefix filtering; Chaudhuri et al., ICDE 2006).
+
+    Returns:
+        ``(earlier, later, similarity)``, indices into ``prompts``.
+    """
+    sets = [_shingles(prompt) for prompt in prompts]
+    frequency = Counter(shingle for shingles in sets for shingle in shingles)
+    seen: defaultdict[str, list[int]] = defaultdict(list)
+    found: list[tuple[int, int, float]] = []
+    for index, shingles in enumerate(sets):
+        rarest = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
+        prefix = rarest[: len(rarest) - int(near * len(rarest)) + 1]
+        for other in sorted({earlier for shingle in prefix for earlier in seen[shingle]}):
+            similarity = len(shingles & sets[other]) / len(shingles | sets[other])
+            if similarity >= near:
+                found.append((other, index, similarity))
+        for shingle in prefix:
+            seen[shingle].append(index)
+    return found
+
+
+def _shingles(prompt: str) -> frozenset[str]:
+    text = f" {normalised(prompt)} "
+    return frozenset(text[at : at + NGRAM] for at in range(max(1, len(text) - NGRAM + 1)))

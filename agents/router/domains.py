@@ -1,0 +1,73 @@
+"""The 35 niche domains and the 31 router outputs that they are scored under, from ``configs/domains.yaml``."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+
+import msgspec
+
+from schemas.errors import SetupError
+
+
+class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One niche domain: its router output, what it is, and where the border to its neighbours runs."""
+
+    output: str
+    definition: str
+    not_: str = msgspec.field(name="not")
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """All niche domains by name."""
+
+    domains: dict[str, Domain]
+
+    @property
+    def niches(self) -> tuple[str, ...]:
+        """Names of the niche domains, in the order of the file."""
+        return tuple(self.domains)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Router outputs, sorted: the order of the classifier's last layer."""
+        return tuple(sorted({domain.output for domain in self.domains.values()}))
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The niche domains of each output, sorted."""
+        return {
+            output: tuple(sorted(name for name, domain in self.domains.items() if domain.output == output))
+            for output in self.outputs
+        }
+
+    @property
+    def merged(self) -> dict[str, tuple[str, ...]]:
+        """The outputs that stand for several niche domains."""
+        return {output: names for output, names in self.members.items() if len(names) > 1}
+
+    def output_of(self, name: str) -> str:
+        """The output of a niche domain; an output is its own.
+
+        Raises:
+            SetupError: there is no such domain.
+        """
+        if name in self.domains:
+            return self.domains[name].output
+        if name in self.outputs:
+            return name
+        raise SetupError(f"there is no domain '{name}': configs/domains.yaml lists them.", param="domain")
+
+
+@cache
+def load_taxonomy() -> Taxonomy:
+    """Read ``configs/domains.yaml``.
+
+    Raises:
+        SetupError: the file does not say what it should.
+    """
+    data = files("configs").joinpath("domains.yaml").read_bytes()
+    try:
+        return Taxonomy(msgspec.yaml.decode(data, type=dict[str, Domain]))
+    except msgspec.DecodeError as error:
+        raise SetupError(f"configs/domains.yaml: {error}.") from error

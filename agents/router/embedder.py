@@ -1,0 +1,226 @@
+"""The embedder: mpnet on an owned thread, concurrent texts in one forward pass, repeated texts from a cache."""
+
+import asyncio
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.router.classifier import Floats
+from schemas.errors import SetupError, Unavailable
+
+CHARS_A_TOKEN = 8
+"""A text is cut to this many characters a token before it is tokenised, so that a huge one costs little."""
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(path: Path, *, max_tokens: int = 384) -> Any:
+    """The sentence-transformers model of a local folder, on the CPU.
+
+    Raises:
+        SetupError: the folder does not hold such a model.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"{path} is no sentence-transformers model ({error}); 'kiki models verify' mends the default one.",
+            param="embedder",
+        ) from error
+    model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
+    return model
+
+
+def encode(model: Any, texts: Sequence[str]) -> Floats:
+    """``[n, width]`` unit vectors, in order."""
+    limit = CHARS_A_TOKEN * int(model.max_seq_length)
+    found: Floats = model.encode(
+        [text[:limit] for text in texts],
+        batch_size=max(1, len(texts)),
+        normalize_embeddings=True,
+        show_progress_bar=False,
+        convert_to_numpy=True,
+    ).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Unit vectors ``[n, width]`` and the seconds of model time that they waited for (0: all from the cache)."""
+
+    vectors: Floats
+    compute: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    text: str
+    future: "Future[tuple[Floats, float]]"
+
+
+class Embedder:
+    """Owns the model and its thread; the event loop only waits for futures.
+
+    A text waits at most ``batch_wait`` seconds for others to be embedded with; while a pass runs, what comes
+    gathers for the next one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        batch_wait: float = 0.002,
+        batch_size: int = 32,
+        cache_size: int = 4096,
+        max_tokens: int = 384,
+        threads: int | None = None,
+    ) -> None:
+        self._path = path
+        self._batch_wait = batch_wait
+        self._batch_size = batch_size
+        self._cache_size = cache_size
+        self._max_tokens = max_tokens
+        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._cache: OrderedDict[str, Floats] = OrderedDict()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.batches = 0
+        self.embedded = 0
+        self.hits = 0
+        self.compute = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Texts that no pass has taken yet."""
+        return self._queue.qsize()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread serves."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Load the model on its thread, and return once it has embedded a word. Blocks; call it from a thread.
+
+        Raises:
+            SetupError: the model cannot be loaded.
+        """
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._serve, args=(ready,), name="embedder", daemon=True)
+        self._thread.start()
+        ready.result()
+
+    def stop(self) -> None:
+        """End the thread after the pass in hand. Blocks."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """Embed texts, each on its own merits: they share passes with whatever else is asked now.
+
+        Raises:
+            Unavailable: the embedder is not running.
+        """
+        found: dict[str, Floats] = {}
+        asked = {text: self._submit(text) for text in dict.fromkeys(texts) if not self._take(text, found)}
+        passes: set[float] = set()
+        for text, future in asked.items():
+            found[text], seconds = await asyncio.wrap_future(future)
+            passes.add(seconds)
+        return Embedded(np.stack([found[text] for text in texts]), sum(passes))
+
+    def _submit(self, text: str) -> "Future[tuple[Floats, float]]":
+        if not self.alive:
+            raise Unavailable("the router's embedder is not running; restart the router.")
+        request = _Request(text, Future())
+        self._queue.put(request)
+        return request.future
+
+    def _take(self, text: str, found: dict[str, Floats]) -> bool:
+        """Take a text's vector from the cache into ``found``, if it is there."""
+        with self._lock:
+            if text not in self._cache:
+                return False
+            self._cache.move_to_end(text)
+            self.hits += 1
+            found[text] = self._cache[text]
+            return True
+
+    def _keep(self, text: str, vector: Floats) -> None:
+        with self._lock:
+            self._cache[text] = vector
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+
+    def _serve(self, ready: "Future[None]") -> None:
+        import torch
+
+        try:
+            torch.set_num_threads(self._threads)
+            model = load_model(self._path, max_tokens=self._max_tokens)
+            encode(model, ["ready"])
+        except Exception as error:  # noqa: BLE001 - whatever it was, who started the thread must hear of it
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        running = True
+        while running:
+            batch, running = self._gather()
+            self._pass(model, [one for one in batch if one.future.set_running_or_notify_cancel()])
+
+    def _gather(self) -> tuple[list[_Request], bool]:
+        """The next batch, and whether to go on after it."""
+        first = self._queue.get()
+        if first is None:
+            return [], False
+        batch, until = [first], time.monotonic() + self._batch_wait
+        while len(batch) < self._batch_size:
+            try:
+                one = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if one is None:
+                return batch, False
+            batch.append(one)
+        return batch, True
+
+    def _pass(self, model: Any, batch: list[_Request]) -> None:
+        if not batch:
+            return
+        texts = list(dict.fromkeys(one.text for one in batch))
+        began = time.perf_counter()
+        try:
+            vectors = dict(zip(texts, encode(model, texts), strict=True))
+        except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the thread must live on
+            for one in batch:
+                one.future.set_exception(error)
+            return
+        seconds = time.perf_counter() - began
+        self.batches += 1
+        self.embedded += len(texts)
+        self.compute += seconds
+        for text, vector in vectors.items():
+            self._keep(text, vector)
+        for one in batch:
+            one.future.set_result((vectors[one.text], seconds))

@@ -1,0 +1,203 @@
+"""How good the router is: ranking, gate, calibration and confusions, as JSON and as tables for people."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from agents.router.checkpoint import load_checkpoint, load_shipped
+from agents.router.classifier import Floats
+from agents.router.domains import load_taxonomy
+from agents.router.embedder import encode, load_model
+from schemas.errors import InvalidInput
+
+BINS = 15
+"""Equal-width bins of the reliability diagram (Guo et al., 2017)."""
+
+
+class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One output's prompts. ``confused`` counts the outputs that came first instead, most frequent first."""
+
+    prompts: int
+    top1: float
+    top3: float
+    passed: float
+    confused: dict[str, int]
+
+
+class Bin(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar of the reliability diagram: prompts whose best score lies in it, their mean score and their hits."""
+
+    prompts: int
+    score: float
+    right: float
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares in 0..1.
+
+    Attributes:
+        prompts: in-domain prompts; ``base_prompts`` those that no domain fits.
+        top1: the first output is among the right ones; ``top3`` one of the first three is.
+        single_top1: the same over prompts with one right output; so ``single_top3``.
+        gated_top1: the first output is right and passes the gate.
+        coverage: in-domain prompts that pass the gate.
+        false_activation: base prompts that pass the gate.
+        ece: expected calibration error of the best score, over all prompts.
+        threshold: the gate.
+    """
+
+    prompts: int
+    base_prompts: int
+    top1: float
+    top3: float
+    single_top1: float
+    single_top3: float
+    gated_top1: float
+    coverage: float
+    false_activation: float
+    ece: float
+    threshold: float
+    domains: dict[str, DomainFigures]
+    reliability: tuple[Bin, ...]
+
+    def summary(self) -> dict[str, float]:
+        """The plain numbers, rounded."""
+        found = msgspec.to_builtins(self)
+        return {name: round(float(value), 4) for name, value in found.items() if isinstance(value, int | float)}
+
+
+def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str], threshold: float) -> Figures:
+    """Compare ``[n, outputs]`` scores with the right outputs of each prompt (none: base)."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked = [[labels[column] for column in row[:3]] for row in order]
+    best = scores.max(axis=1)
+    passed = best >= threshold
+    first = np.array([row[0] in right for row, right in zip(ranked, truth, strict=True)])
+    third = np.array([not set(row).isdisjoint(right) for row, right in zip(ranked, truth, strict=True)])
+    inside = np.array([len(right) > 0 for right in truth])
+    single = np.array([len(right) == 1 for right in truth])
+    bins = _reliability(best, first)
+    return Figures(
+        prompts=int(inside.sum()),
+        base_prompts=int((~inside).sum()),
+        top1=_share(first[inside]),
+        top3=_share(third[inside]),
+        single_top1=_share(first[single]),
+        single_top3=_share(third[single]),
+        gated_top1=_share((first & passed)[inside]),
+        coverage=_share(passed[inside]),
+        false_activation=_share(passed[~inside]),
+        ece=sum(one.prompts * abs(one.score - one.right) for one in bins) / max(1, len(best)),
+        threshold=threshold,
+        domains=_domains(ranked, truth, passed),
+        reliability=bins,
+    )
+
+
+def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> float:
+    return float(hits.mean()) if len(hits) else 0.0
+
+
+def _domains(
+    ranked: Sequence[Sequence[str]],
+    truth: Sequence[Sequence[str]],
+    passed: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]",
+) -> dict[str, DomainFigures]:
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for index, right in enumerate(truth):
+        if len(right) == 1:
+            rows[right[0]].append(index)
+    return {
+        name: DomainFigures(
+            prompts=len(rows[name]),
+            top1=sum(ranked[row][0] == name for row in rows[name]) / len(rows[name]),
+            top3=sum(name in ranked[row] for row in rows[name]) / len(rows[name]),
+            passed=_share(passed[rows[name]]),
+            confused=dict(Counter(ranked[row][0] for row in rows[name] if ranked[row][0] != name).most_common(4)),
+        )
+        for name in sorted(rows)
+    }
+
+
+def _reliability(best: Floats, right: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> tuple[Bin, ...]:
+    places = np.minimum((best * BINS).astype(int), BINS - 1)
+    found = []
+    for place in range(BINS):
+        inside = places == place
+        if inside.any():
+            found.append(
+                Bin(prompts=int(inside.sum()), score=float(best[inside].mean()), right=float(right[inside].mean()))
+            )
+    return tuple(found)
+
+
+def evaluate(
+    path: Path, *, embedder: Path, checkpoint: Path | None = None, json_out: Path | None = None
+) -> tuple[Figures, str]:
+    """Score a JSON-lines file of ``{"prompt", "domain"}`` or ``{"prompt", "labels"}`` (no label: base).
+
+    Returns:
+        The figures, and a markdown report of them; ``json_out`` gets the figures as JSON.
+
+    Raises:
+        InvalidInput: a line of the file is not a labelled prompt.
+    """
+    prompts, truth = read_labelled(path)
+    found = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    model = load_model(embedder)
+    embeddings = np.concatenate([encode(model, prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
+    labels = tuple(load_taxonomy().output_of(label) for label in found.meta.labels)
+    figures = measure(found.classifier.scores(embeddings), truth, labels, found.meta.threshold)
+    if json_out is not None:
+        json_out.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    return figures, report(figures)
+
+
+def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Prompts and their right router outputs.
+
+    Raises:
+        InvalidInput: the file is empty or a line is not a labelled prompt.
+    """
+    taxonomy = load_taxonomy()
+    prompts: list[str] = []
+    truth: list[tuple[str, ...]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            said = json.loads(line)
+            labels = [said["domain"]] if "domain" in said else list(said["labels"])
+            prompts.append(str(said["prompt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f'{path}, line {number}: expected {{"prompt": "...", "domain": "..."}}.', param="prompt"
+            ) from error
+        truth.append(tuple(sorted({taxonomy.output_of(label) for label in labels if label not in ("", "base")})))
+    if not prompts:
+        raise InvalidInput(f"{path} is empty.", param="prompt")
+    return prompts, truth
+
+
+def report(figures: Figures) -> str:
+    """The figures as markdown: the goals, then a line for each output with what it was taken for."""
+    lines = [
+        "| figure | value |",
+        "|---|---|",
+        f"| prompts | {figures.prompts} in-domain, {figures.base_prompts} base |",
+        f"| top-1, top-3 | {figures.top1:.1%}, {figures.top3:.1%} |",
+        f"| top-1, top-3, prompts with one label | {figures.single_top1:.1%}, {figures.single_top3:.1%} |",
+        f"| right and through the gate | {figures.gated_top1:.1%} |",
+        f"| in-domain prompts through the gate ({figures.threshold:.3f}) | {figures.coverage:.1%} |",
+        f"| base prompts through the gate | {figures.false_activation:.1%} |" if figures.base_prompts else "",
+        f"| expected calibration error | {figures.ece:.3f} |",
+        "",
+        "| domain | prompts | top-1 | top-3 | through the gate | taken for |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in figures.domains.items():
+        confused = ", ".join(f"{other} {count}" for other, count in one.confused.items())
+        lines.append(f"| {name} | {one.prompts} | {one.top1:.0%} | {one.top3:.0%} | {one.passed:.0%} | {confused} |")
+    return "\n".join(line for number, line in enumerate(lines) if line or number == 9) + "\n"

@@ -1,0 +1,57 @@
+"""Inside a merged output: which of its niche domains a prompt means, so that all 35 adapters stay reachable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from agents.router.classifier import Floats
+
+
+@dataclass(frozen=True)
+class NicheHead:
+    """Multinomial logistic regression over the niche domains of one merged output.
+
+    ``weight`` is ``[niches, width]``, ``bias`` is ``[niches]``.
+    """
+
+    names: tuple[str, ...]
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def probabilities(self, embeddings: Floats) -> Floats:
+        """``[n, width]`` to ``[n, niches]``; rows sum to 1."""
+        with torch.inference_mode():
+            logits = torch.nn.functional.linear(torch.from_numpy(embeddings), self.weight, self.bias)
+            found: Floats = torch.softmax(logits, dim=1).numpy()
+        return found
+
+
+def shares(heads: Mapping[str, NicheHead], embedding: Floats) -> dict[str, dict[str, float]]:
+    """For each merged output: niche domain to its probability, given that the output is right."""
+    row = np.ascontiguousarray(embedding, dtype=np.float32)[None, :]
+    return {
+        output: {name: float(share) for name, share in zip(head.names, head.probabilities(row)[0], strict=True)}
+        for output, head in heads.items()
+    }
+
+
+def fit_head(names: tuple[str, ...], inputs: torch.Tensor, targets: torch.Tensor, *, ridge: float = 1e-3) -> NicheHead:
+    """Fit by L-BFGS from zero: nothing is drawn, so the result is the same each time.
+
+    ``inputs`` is ``[n, width]``, ``targets`` ``[n, niches]`` with rows that sum to 1.
+    """
+    weight = torch.zeros(len(names), inputs.shape[1], requires_grad=True)
+    bias = torch.zeros(len(names), requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        logits = torch.nn.functional.linear(inputs, weight, bias)
+        value = -(targets * torch.log_softmax(logits, dim=1)).sum(1).mean() + ridge * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return NicheHead(names=names, weight=weight.detach(), bias=bias.detach())

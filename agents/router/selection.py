@@ -1,0 +1,84 @@
+"""From scores to a route: the gate, the adapters with their weights, and the plan. Plain functions."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from agents.router.aliases import Alias
+from schemas.stages import MAX_ADAPTERS, AdapterUse, DomainScore, Level, Plan, Query
+
+DIGITS = 4
+"""Decimals of the scores that travel."""
+
+
+def gated(
+    scores: Mapping[str, float],
+    *,
+    threshold: float,
+    top_k: int,
+    allowed: Collection[str] = (),
+) -> tuple[DomainScore, ...]:
+    """The outputs whose score reaches ``threshold``, best first, at most ``top_k``; none means base.
+
+    ``allowed`` names the outputs that may be chosen; empty means all.
+    """
+    passing = [
+        (name, score) for name, score in scores.items() if score >= threshold and (not allowed or name in allowed)
+    ]
+    passing.sort(key=lambda one: (-one[1], one[0]))
+    return tuple(DomainScore(name=name, score=round(score, DIGITS)) for name, score in passing[:top_k])
+
+
+def niche_of(shares: Mapping[str, float], *, allowed: Collection[str] = ()) -> str:
+    """The likeliest niche domain of a merged output, among ``allowed`` when that names any of them."""
+    names = [name for name in shares if name in allowed] or list(shares)
+    return min(names, key=lambda name: (-shares[name], name))
+
+
+def adapters_of(
+    chosen: Sequence[tuple[str, float]],
+    *,
+    base_domains: Collection[str],
+    min_share: float,
+    limit: int = MAX_ADAPTERS,
+) -> tuple[AdapterUse, ...]:
+    """The adapters of the chosen niche domains, given as ``(name, calibrated score)``, best first.
+
+    A domain takes part when its score is at least ``min_share`` of the best. Weights are the scores of the
+    parts over their sum. A domain of ``base_domains`` keeps its weight for the base model: it gives no adapter,
+    and the others do not share what it leaves.
+    """
+    if not chosen:
+        return ()
+    taking = [one for one in chosen if one[1] >= min_share * chosen[0][1]][:limit]
+    total = sum(score for _, score in taking)
+    if total <= 0.0:
+        return ()
+    return tuple(
+        AdapterUse(name=name, weight=round(score / total, DIGITS)) for name, score in taking if name not in base_domains
+    )
+
+
+def level_of(alias: Alias, asked: Level | None, *, first: str | None, cognition_domains: Collection[str]) -> Level:
+    """The level that holds: what the request asks, else the alias's, deepened where that pays.
+
+    ``first`` is the niche domain that came first.
+    """
+    if asked is not None:
+        return asked
+    if alias.deepen and alias.level == "fast" and first in cognition_domains:
+        return "full"
+    return alias.level
+
+
+def plan_of(alias: Alias, query: Query, *, level: Level) -> Plan:
+    """Which stages think. One candidate, unless the turn is full or the request asks for more."""
+    full = level == "full"
+    return Plan(
+        level=level,
+        candidates=query.candidates or (alias.candidates if full else 1),
+        recall=level != "raw" and alias.recall,
+        live_tokens=not full,
+        dissent=full,
+        negotiate=full,
+        antibias=full,
+        record=level != "raw",
+    )

@@ -1,0 +1,286 @@
+"""Training: the corpus in, a checkpoint out; seeded, one thread, the same bytes each time on one machine.
+
+The loss is multinomial logistic regression in which base is the reference class with logit 0: an in-domain prompt
+must beat base, a base prompt must beat every domain, and several right domains share the probability. Five-fold
+cross-fitting gives every prompt a logit from a model that never saw it; on those the calibration (Platt, 1999) is
+fitted and the gate chosen. The shipped model is then trained on all prompts, and the calibration is folded into its
+last layer, so that a sigmoid is all that serving adds.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from agents.router.checkpoint import Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
+from agents.router.classifier import TENSORS, Classifier, Floats, logits_of
+from agents.router.corpus import Corpus, duplicates, kind_of, load_corpus
+from agents.router.domains import Taxonomy, load_taxonomy
+from agents.router.embedder import encode, file_digest, load_model
+from agents.router.evaluation import Figures, measure
+from agents.router.niche import NicheHead, fit_head
+from schemas.errors import SetupError
+
+Embed = Callable[[Sequence[str]], Floats]
+INPUT_SCALE = 8.0
+"""A unit vector of width 768 has tiny entries; scaled by this the layers learn at Adam's usual step size."""
+
+DIGITS = 5
+"""Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        hidden: width of the hidden layer.
+        epochs: passes over the corpus.
+        batch: examples a step.
+        rate: AdamW's learning rate, decayed to 0 by a cosine.
+        decay: AdamW's weight decay.
+        dropout: share of hidden units left out.
+        noise: length of the Gaussian noise added to each unit vector, against over-fitting.
+        folds: of the cross-fitting.
+        false_activation: share of held-out base prompts that may pass the gate.
+        seed: of everything that is drawn.
+    """
+
+    hidden: int = 512
+    epochs: int = 15
+    batch: int = 64
+    rate: float = 1e-3
+    decay: float = 1e-2
+    dropout: float = 0.3
+    noise: float = 1.0
+    folds: int = 5
+    false_activation: float = 0.04
+    seed: int = 0
+
+
+def train(
+    *,
+    embedder: Path,
+    out: Path,
+    corpus: Path | None = None,
+    settings: TrainingSettings | None = None,
+    progress: bool = True,
+) -> Figures:
+    """Train from a corpus folder (the shipped one by default) and write the checkpoint to ``out``.
+
+    Returns:
+        The figures of the cross-fitted, held-out prompts.
+
+    Raises:
+        SetupError: the corpus or the embedder is not what it should be.
+    """
+    examples = load_corpus(corpus)
+    if pairs := duplicates(examples.prompts):
+        first, second, near = pairs[0]
+        raise SetupError(
+            f"the corpus has {len(pairs)} near-duplicates; the first ({near:.2f}): "
+            f"'{examples.prompts[first]}' and '{examples.prompts[second]}'. Remove one of them.",
+            param="corpus",
+        )
+    model = load_model(embedder)
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("embedding", total=len(examples.examples))
+
+        def embed(prompts: Sequence[str]) -> Floats:
+            found = []
+            for at in range(0, len(prompts), 64):
+                found.append(encode(model, prompts[at : at + 64]))
+                bar.advance(task, len(found[-1]))
+            return np.concatenate(found)
+
+        checkpoint, figures = fit(
+            examples,
+            embed(examples.prompts),
+            embedder_sha256=file_digest(embedder / "model.safetensors"),
+            settings=settings or TrainingSettings(),
+            bar=bar,
+        )
+    save_checkpoint(checkpoint, out)
+    return figures
+
+
+def export(*, out: Path, checkpoint: Path | None = None) -> None:
+    """Write the classifier alone, in the monolith's format: four tensors, labels and threshold."""
+    found = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    bare = Meta(format="monolith", labels=found.meta.labels, threshold=found.meta.threshold)
+    save_checkpoint(Checkpoint(classifier=found.classifier, meta=bare), out)
+
+
+def fit(
+    corpus: Corpus,
+    embeddings: Floats,
+    *,
+    embedder_sha256: str,
+    settings: TrainingSettings,
+    bar: Progress | None = None,
+) -> tuple[Checkpoint, Figures]:
+    """Train on ``[n, width]`` unit vectors of the corpus's prompts, in its order."""
+    taxonomy = load_taxonomy()
+    inputs = torch.from_numpy(np.round(embeddings, DIGITS).astype(np.float32))
+    targets = _targets(corpus, taxonomy)
+    folds = _folds(corpus, settings.folds)
+    task = None if bar is None else bar.add_task("training", total=settings.folds + 1)
+    with _reproducible():
+        held = torch.zeros(len(targets), targets.shape[1])
+        for fold in range(settings.folds):
+            kept = folds != fold
+            tensors = _fit_classifier(inputs[kept], targets[kept], settings)
+            with torch.inference_mode():
+                held[~kept] = logits_of(tensors, inputs[~kept])
+            if bar is not None and task is not None:
+                bar.advance(task)
+        scale, shift = _platt(held, targets)
+        tensors = _calibrated(_fit_classifier(inputs, targets, settings), scale, shift)
+        if bar is not None and task is not None:
+            bar.advance(task)
+        heads = _fit_heads(corpus, inputs, taxonomy)
+    scores = torch.sigmoid(held * scale + shift).numpy()
+    threshold = gate(scores[~targets.any(1).numpy()], settings.false_activation)
+    truth = [tuple(sorted({taxonomy.output_of(label) for label in e.labels})) for e in corpus.examples]
+    figures = measure(scores, truth, taxonomy.outputs, threshold)
+    meta = Meta(
+        labels=taxonomy.outputs,
+        threshold=threshold,
+        corpus_sha256=corpus.digest(),
+        embedder_sha256=embedder_sha256,
+        seed=settings.seed,
+        held_out=figures.summary(),
+        niches={output: head.names for output, head in heads.items()},
+    )
+    classifier = Classifier(tensors={name: tensors[name] for name in TENSORS}, labels=taxonomy.outputs)
+    return Checkpoint(classifier=classifier, meta=meta, heads=heads), figures
+
+
+def gate(base_scores: Floats, false_activation: float) -> float:
+    """The smallest threshold that lets through at most that share of base prompts, to four digits."""
+    best = np.sort(base_scores.max(axis=1))
+    passing = int(false_activation * len(best))
+    return round(float(np.ceil(best[len(best) - 1 - passing] * 1e4) / 1e4), 4)
+
+
+def _targets(corpus: Corpus, taxonomy: Taxonomy) -> torch.Tensor:
+    column = {output: index for index, output in enumerate(taxonomy.outputs)}
+    targets = torch.zeros(len(corpus.examples), len(column))
+    for row, example in enumerate(corpus.examples):
+        for label in example.labels:
+            targets[row, column[taxonomy.output_of(label)]] = 1.0
+    return targets
+
+
+def _folds(corpus: Corpus, folds: int) -> torch.Tensor:
+    """Each kind of example dealt out in turn: every fold has its share of every domain."""
+    dealt: dict[str, int] = {}
+    found = []
+    for example in corpus.examples:
+        kind = kind_of(example)
+        dealt[kind] = dealt.get(kind, -1) + 1
+        found.append(dealt[kind] % folds)
+    return torch.tensor(found)
+
+
+def _with_base(targets: torch.Tensor) -> torch.Tensor:
+    """``[n, outputs + 1]`` distributions: the last column is base."""
+    full = torch.cat([targets, (targets.sum(1, keepdim=True) == 0).float()], dim=1)
+    return full / full.sum(1, keepdim=True)
+
+
+def _class_weights(distributions: torch.Tensor) -> torch.Tensor:
+    """One weight an example: the square root of how rare its classes are, with mean 1."""
+    rarity = (distributions.sum(0).mean() / distributions.sum(0).clamp(min=1.0)).sqrt()
+    weights = distributions @ rarity
+    return weights / weights.mean()
+
+
+def _fit_classifier(inputs: torch.Tensor, targets: torch.Tensor, settings: TrainingSettings) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(settings.seed)
+    distributions = _with_base(targets)
+    weights = _class_weights(distributions)
+    tensors = _initial(inputs.shape[1], settings.hidden, targets.shape[1], draw)
+    optimiser = torch.optim.AdamW(list(tensors.values()), lr=settings.rate, weight_decay=settings.decay)
+    batches = -(-len(inputs) // settings.batch)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * batches)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(inputs), generator=draw).split(settings.batch):
+            noisy = inputs[rows] + settings.noise * torch.randn(len(rows), inputs.shape[1], generator=draw) / np.sqrt(
+                inputs.shape[1]
+            )
+            noisy = torch.nn.functional.normalize(noisy, dim=1) * INPUT_SCALE
+            kept = torch.rand(len(rows), settings.hidden, generator=draw) >= settings.dropout
+            logits = logits_of(tensors, noisy, dropout=kept / (1.0 - settings.dropout))
+            loss = _loss(logits, distributions[rows], weights[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            cosine.step()
+    found = {name: tensor.detach() for name, tensor in tensors.items()}
+    found["0.weight"] = found["0.weight"] * INPUT_SCALE
+    return found
+
+
+def _initial(width: int, hidden: int, outputs: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
+    """Uniform in +-1/sqrt(fan in), torch's own start of a linear layer."""
+    shapes = {"0.weight": (hidden, width), "0.bias": (hidden,), "3.weight": (outputs, hidden), "3.bias": (outputs,)}
+    bounds = {"0": width**-0.5, "3": hidden**-0.5}
+    return {
+        name: ((torch.rand(*shape, generator=draw) * 2 - 1) * bounds[name[0]]).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+def _loss(logits: torch.Tensor, distributions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    with_base = torch.cat([logits, torch.zeros(len(logits), 1)], dim=1)
+    return -((distributions * torch.log_softmax(with_base, dim=1)).sum(1) * weights).mean()
+
+
+def _platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    """Scale and shift that make the sigmoid of held-out logits a probability, by maximum likelihood.
+
+    Fitted on each prompt's best label alone: that is the score that the gate and the ECE look at.
+    """
+    best = logits.max(dim=1, keepdim=True)
+    hit = targets.gather(1, best.indices)
+    scale, shift = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(best.values * scale + shift, hit)
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return float(scale.detach()), float(shift.detach())
+
+
+def _calibrated(tensors: dict[str, torch.Tensor], scale: float, shift: float) -> dict[str, torch.Tensor]:
+    return {**tensors, "3.weight": tensors["3.weight"] * scale, "3.bias": tensors["3.bias"] * scale + shift}
+
+
+def _fit_heads(corpus: Corpus, inputs: torch.Tensor, taxonomy: Taxonomy) -> dict[str, NicheHead]:
+    heads = {}
+    for output, names in taxonomy.merged.items():
+        shares = torch.tensor([[float(name in example.labels) for name in names] for example in corpus.examples])
+        rows = shares.sum(1) > 0
+        heads[output] = fit_head(names, inputs[rows], shares[rows] / shares[rows].sum(1, keepdim=True))
+    return heads
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
