@@ -51,7 +51,6 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
 def _router(settings: Settings) -> Agent:
     from agents.router.agent import RouterAgent
     from agents.router.settings import RouterSettings
-
     from runtime.models import prepare
 
     return RouterAgent(_settings(RouterSettings, "router", settings, {"embedder": prepare(settings.embedder)}))
