@@ -7,6 +7,6 @@ an OpenAI error object (:mod:`refusals`).
 
 from runtime.facade.app import create_app
 from runtime.facade.server import serve
-from runtime.facade.settings import AliasInfo, FacadeSettings
+from runtime.facade.settings import FacadeSettings
 
-__all__ = ["AliasInfo", "FacadeSettings", "create_app", "serve"]
+__all__ = ["FacadeSettings", "create_app", "serve"]

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from agents.router.aliases import Alias
 from bus.connection import Bus
 from runtime.facade import catalog, chat, classify, exposition, health, stories
 from runtime.facade.access import Access
 from runtime.facade.parts import Facade
 from runtime.facade.refusals import on_http_exception, on_kiki_error
-from runtime.facade.settings import AliasInfo, FacadeSettings
+from runtime.facade.settings import FacadeSettings
 from runtime.facade.turns import Turns
 from schemas.errors import KikiError
 
 
-def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, AliasInfo]) -> FastAPI:
+def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, Alias]) -> FastAPI:
     """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, aliases=aliases, turns=Turns(bus, settings))

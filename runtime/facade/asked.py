@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from runtime.facade.settings import AliasInfo, FacadeSettings
+from agents.router.aliases import Alias
+from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
@@ -68,11 +69,13 @@ class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ours, under ``kiki``: level of cognition, candidates that the panel judges, and the turn's account."""
+    """Ours, under ``kiki``: level of cognition, candidates that the panel judges, the turn's account, and whether
+    reasoning is shown."""
 
     level: Level | None = None
     candidates: Count | None = None
     trace: bool = False
+    thinking: bool | None = None
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,7 +126,8 @@ class Asked:
     """A checked request.
 
     ``seed`` None is drawn from the turn id; ``level`` is the one that holds unless the router plans otherwise;
-    ``session`` is the body's ``metadata.session_id``; ``n`` is the number of choices in the reply.
+    ``thinking`` is whether the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``n``
+    is the number of choices in the reply.
     """
 
     query: Query
@@ -133,6 +137,7 @@ class Asked:
     stream: bool
     include_usage: bool
     trace: bool
+    thinking: bool
     session: str | None
 
 
@@ -150,7 +155,7 @@ def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") ->
         raise InvalidInput(f"the body is not valid JSON: {error}.") from error
 
 
-def read_chat(data: bytes, *, aliases: Mapping[str, AliasInfo], settings: FacadeSettings) -> Asked:
+def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSettings) -> Asked:
     """Decode and check the body.
 
     Raises:
@@ -179,6 +184,7 @@ def read_chat(data: bytes, *, aliases: Mapping[str, AliasInfo], settings: Facade
         stream=query.stream,
         include_usage=_include_usage(body),
         trace=body.kiki.trace,
+        thinking=alias.thinking if body.kiki.thinking is None else body.kiki.thinking,
         session=(body.metadata or {}).get("session_id"),
     )
 
@@ -240,7 +246,7 @@ def _part(part: dict[str, Any], where: str) -> str:
     return str(part["text"])
 
 
-def _sampling(body: ChatRequest, alias: AliasInfo, settings: FacadeSettings) -> Sampling:
+def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> Sampling:
     default = alias.temperature if alias.temperature is not None else Sampling().temperature
     return Sampling(
         max_tokens=_max_tokens(body, alias, settings),
@@ -252,7 +258,7 @@ def _sampling(body: ChatRequest, alias: AliasInfo, settings: FacadeSettings) -> 
     )
 
 
-def _max_tokens(body: ChatRequest, alias: AliasInfo, settings: FacadeSettings) -> int:
+def _max_tokens(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> int:
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidInput("'max_tokens' and 'max_completion_tokens' differ: send one.", param="max_tokens")
     name = "max_completion_tokens" if body.max_tokens is None else "max_tokens"

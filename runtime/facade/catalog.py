@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from agents.router.aliases import Alias
 from runtime.facade.parts import Parts, Tenant
-from runtime.facade.settings import AliasInfo
 from schemas.errors import UnknownModel
 
 router = APIRouter()
@@ -29,7 +29,7 @@ async def model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
     return JSONResponse(_model(model_id, alias))
 
 
-def _model(name: str, alias: AliasInfo) -> dict[str, Any]:
+def _model(name: str, alias: Alias) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",

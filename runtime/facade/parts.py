@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from agents.router.aliases import Alias
 from bus.connection import Bus
-from runtime.facade.settings import AliasInfo, FacadeSettings
+from runtime.facade.settings import FacadeSettings
 from runtime.facade.turns import Turns
 from schemas.errors import InvalidInput
 
@@ -19,7 +20,7 @@ class Facade:
 
     bus: Bus
     settings: FacadeSettings
-    aliases: Mapping[str, AliasInfo]
+    aliases: Mapping[str, Alias]
     turns: Turns
 
 

@@ -24,7 +24,7 @@ def completion(answer: AnswerReady, asked: Asked) -> dict[str, Any]:
                 "logprobs": None,
                 "finish_reason": finish,
             }
-            for index, (text, reasoning, finish) in enumerate(choices(answer, asked.n))
+            for index, (text, reasoning, finish) in enumerate(choices(answer, asked))
         ],
         "usage": usage(answer.usage),
     }
@@ -45,13 +45,18 @@ def chunk(
     return body | ({"usage": None} if asked.include_usage else {})
 
 
-def choices(answer: AnswerReady, n: int) -> list[tuple[str, str, FinishReason]]:
-    """Text, reasoning and finish reason of each choice: the answer, or the ``n`` candidates of a raw turn."""
+def choices(answer: AnswerReady, asked: Asked) -> list[tuple[str, str, FinishReason]]:
+    """Text, reasoning and finish reason of each choice: the answer, or the ``n`` candidates of a raw turn.
+
+    The reasoning is empty where it is not shown.
+    """
     candidates = answer.inference.candidates
-    if n > 1:
-        return [(one.text, one.reasoning, one.finish_reason) for one in candidates[:n]]
-    chosen = candidates[min(answer.negotiation.chosen, len(candidates) - 1)]
-    return [(answer.text, chosen.reasoning, answer.finish_reason)]
+    if asked.n > 1:
+        found = [(one.text, one.reasoning, one.finish_reason) for one in candidates[: asked.n]]
+    else:
+        chosen = candidates[min(answer.negotiation.chosen, len(candidates) - 1)]
+        found = [(answer.text, chosen.reasoning, answer.finish_reason)]
+    return [(text, reasoning if asked.thinking else "", finish) for text, reasoning, finish in found]
 
 
 def pieces(text: str, size: int = PIECE) -> list[str]:

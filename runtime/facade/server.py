@@ -11,9 +11,10 @@ import anyio.abc
 import structlog
 import uvicorn
 
+from agents.router.aliases import Alias
 from bus.connection import Bus
 from runtime.facade.app import create_app
-from runtime.facade.settings import AliasInfo, FacadeSettings
+from runtime.facade.settings import FacadeSettings
 from schemas.errors import SetupError
 
 STOP_SECONDS = 1
@@ -28,7 +29,7 @@ _log = structlog.get_logger("facade")
 async def serve(
     bus: Bus,
     settings: FacadeSettings,
-    aliases: Mapping[str, AliasInfo],
+    aliases: Mapping[str, Alias],
     *,
     task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:

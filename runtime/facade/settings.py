@@ -7,26 +7,9 @@ from msgspec import Meta, Struct
 
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
-from schemas.stages import Level
 
 AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
 """The six agents that must be ready before ``/ready`` says so."""
-
-
-class AliasInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the facade must know of a model id; the rest of an alias is the router's.
-
-    Attributes:
-        level: level of cognition when the request names none.
-        max_tokens: length of an answer when the request names none; the facade's default when None.
-        temperature: of an answer when the request names none; 0 when None.
-        description: one line for ``GET /v1/models``.
-    """
-
-    level: Level = "full"
-    max_tokens: int | None = None
-    temperature: float | None = None
-    description: str = ""
 
 
 class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -109,7 +109,8 @@ class _Teller:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _token(self, token: InferToken) -> None:
-        if self._shows_tokens and (text := self._live.hear(token)):
+        text = self._live.hear(token) if self._shows_tokens else ""
+        if text and (self._asked.thinking or token.kind == "content"):
             self._turn.spoke(self._asked.level)
             await self._delta({token.kind: text})
 
@@ -126,7 +127,7 @@ class _Teller:
     async def _answer(self, answer: AnswerReady) -> None:
         await self._stage(answer)
         self._turn.spoke(answer.route.plan.level)
-        for index, (text, reasoning, finish) in enumerate(replies.choices(answer, self._asked.n)):
+        for index, (text, reasoning, finish) in enumerate(replies.choices(answer, self._asked)):
             if index == 0:
                 text, reasoning = self._live.finish(text), self._rest_of_reasoning(reasoning)
             for kind, rest in (("reasoning", reasoning), ("content", text)):

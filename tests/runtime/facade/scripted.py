@@ -9,8 +9,9 @@ import anyio
 import msgspec
 from nats.aio.msg import Msg
 
+from agents.router.aliases import load_aliases
 from bus.connection import Bus, BusSettings, connect
-from runtime.facade import AliasInfo, FacadeSettings, serve
+from runtime.facade import FacadeSettings, serve
 from schemas.chat import Usage
 from schemas.codec import decode
 from schemas.errors import KikiError
@@ -37,11 +38,7 @@ from schemas.stages import (
     StageTiming,
 )
 
-ALIASES = {
-    "micro-kiki": AliasInfo(level="full", description="all stages"),
-    "micro-kiki-fast": AliasInfo(level="fast"),
-    "micro-kiki-base": AliasInfo(level="raw", max_tokens=32),
-}
+ALIASES = load_aliases()
 LEVELS: dict[str, Level] = {name: alias.level for name, alias in ALIASES.items()}
 
 

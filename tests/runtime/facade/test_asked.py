@@ -6,7 +6,8 @@ import httpx
 import msgspec
 import pytest
 
-from runtime.facade import AliasInfo, FacadeSettings
+from agents.router.aliases import Alias
+from runtime.facade import FacadeSettings
 from runtime.facade.asked import NEUTRAL, ChatRequest, read_chat
 from schemas.errors import KikiError
 from tests.runtime.facade.scripted import ALIASES, Script, ask
@@ -135,8 +136,11 @@ def read(**fields: Any) -> Any:
 
 
 def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
-    assert read().query.sampling.max_tokens == 32
-    assert read(model="micro-kiki").query.sampling.max_tokens == 256
+    quick, creative = "kiki-meta-quick-reply", "kiki-meta-creative"
+    assert read(model=quick).query.sampling.max_tokens == ALIASES[quick].max_tokens
+    assert read(model=creative).query.sampling.temperature == ALIASES[creative].temperature
+    assert read(model=creative, temperature=0).query.sampling.temperature == 0
+    assert read().query.sampling.max_tokens == 256
     assert read(max_tokens=5).query.sampling.max_tokens == 5
     assert read(max_completion_tokens=6).query.sampling.max_tokens == 6
 
@@ -145,6 +149,11 @@ def test_the_level_of_the_request_wins() -> None:
     assert (read(model="micro-kiki").level, read(model="micro-kiki").query.level) == ("full", None)
     asked = read(model="micro-kiki", kiki={"level": "raw"}, n=2)
     assert (asked.level, asked.query.level, asked.query.candidates, asked.n) == ("raw", "raw", 2, 2)
+
+
+def test_reasoning_is_shown_where_the_alias_or_the_request_says_so() -> None:
+    assert [read(model=name).thinking for name in ("kiki-meta-reasoning", "micro-kiki-base")] == [True, False]
+    assert read(kiki={"thinking": True}).thinking
 
 
 def test_system_text_becomes_one_message() -> None:
@@ -162,7 +171,7 @@ def test_text_parts_are_joined_and_an_echoed_answer_passes() -> None:
 
 
 def test_an_alias_over_the_cap_is_capped() -> None:
-    aliases = {"long": AliasInfo(max_tokens=9999)}
+    aliases = {"long": Alias(intent="x", description="y", level="raw", max_tokens=9999)}
     body = msgspec.json.encode(ask(model="long"))
     asked = read_chat(body, aliases=aliases, settings=FacadeSettings(max_tokens_cap=100))
     assert asked.query.sampling.max_tokens == 100

@@ -122,11 +122,16 @@ async def test_reasoning_is_apart(http: httpx.AsyncClient, script: Script) -> No
         InferToken(turn_id="", index=0, text="France, hence", kind="reasoning"),
         InferToken(turn_id="", index=1, text="The capital "),
     )
-    streamed = await http.post("/v1/chat/completions", json=ask(stream=True))
+    shown = {"kiki": {"thinking": True}}
+    streamed = await http.post("/v1/chat/completions", json=ask(stream=True, **shown))
     assert "".join(deltas(streamed.text, "reasoning")) == "France, hence Paris."
     assert "".join(deltas(streamed.text)) == "The capital is Paris."
-    plain = (await http.post("/v1/chat/completions", json=ask())).json()
+    plain = (await http.post("/v1/chat/completions", json=ask(**shown))).json()
     assert plain["choices"][0]["message"]["reasoning"] == "France, hence Paris."
+    for stream in (True, False):
+        hidden = await http.post("/v1/chat/completions", json=ask(stream=stream))
+        assert "hence" not in hidden.text
+        assert "Paris." in hidden.text
 
 
 @pytest.mark.parametrize("stream", [True, False])

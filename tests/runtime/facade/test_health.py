@@ -121,6 +121,7 @@ async def test_models(http: httpx.AsyncClient) -> None:
     listed = (await http.get("/v1/models")).json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == list(ALIASES)
+    assert len(ALIASES) == 45
     one = (await http.get("/v1/models/micro-kiki")).json()
     assert (one["id"], one["object"], one["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
 
