@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from bus.agent import Agent
 from bus.connection import Bus, BusSettings
+from bus.server import monitor_of
 from runtime.settings import Settings
 from schemas.errors import SetupError
 
@@ -44,6 +46,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "port": settings.port,
         "api_keys": settings.api_keys,
         "turn_timeout": settings.turn_timeout,
+        "monitor_url": monitor_of(settings.data_dir / "nats", urlsplit(settings.url()).port),
     }
     await serve(bus, _settings(FacadeSettings, FACADE, settings, given), load_aliases())
 

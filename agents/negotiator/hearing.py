@@ -85,10 +85,10 @@ class Hearing:
         return self._finding(decision)
 
     async def _deliberate(self, joined: Join | None) -> Decision:
-        if len(self._answers) == 1:
+        if len(self._answers) == 1 or len(self._seats) == 1:
             await self._hear(joined)
             if self.objection is None:
-                return self._single()
+                return self._single() if len(self._answers) == 1 else self._alone()
         else:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._vote, 1)
@@ -158,6 +158,12 @@ class Hearing:
 
     def _single(self) -> Decision:
         return Decision("single", next(iter(self._answers)))
+
+    def _alone(self) -> Decision:
+        """A panel of one is no panel: the attending's own confidence decides, and costs nothing more."""
+        chosen = consensus.likeliest(self._candidates)
+        self._notes.append(f"nobody sits beside the attending: candidate {chosen} is its likeliest answer")
+        return Decision("deferred", chosen)
 
     def _ruled(self, verdict: consensus.Verdict) -> Decision:
         if verdict.outcome == "undecided":

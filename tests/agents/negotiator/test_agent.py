@@ -109,12 +109,12 @@ async def test_habits_are_measured_once_and_taken_away(bus: Bus) -> None:
         return habit if is_blank(job) or "Answer:\n100" in said(job) else habit | {"REFUSE": -2.0}
 
     async with at_work(bus, script, agent()) as worker:
-        found = await negotiated(bus, inferred("100", "90", plan=CALM))
-        again = await negotiated(bus, inferred("100", "90", plan=CALM))
+        found = await negotiated(bus, inferred("100", "90", adapters=("power",), plan=CALM))
+        again = await negotiated(bus, inferred("100", "90", adapters=("power",), plan=CALM))
     choices = {vote.candidate: vote.choice for vote in found.negotiation.votes}
     assert choices == {0: "NEUTRAL", 1: "REFUSE"}
     assert again.negotiation.votes == found.negotiation.votes
-    assert sum(map(is_blank, worker.jobs)) == 1
+    assert sum(map(is_blank, worker.jobs)) == 2  # one habit for each member
 
 
 async def test_silence_is_deferred_to_the_base(bus: Bus) -> None:
@@ -160,7 +160,7 @@ async def test_dissent_changes_the_vote_and_is_never_a_candidate(bus: Bus) -> No
             return "KEEP" if "Answer:\n100" in said(job) else "REFUSE"
         return "KEEP" if "Answer:\n90" in said(job) else "NEUTRAL"
 
-    event = inferred("90", "100")
+    event = inferred("90", "100", adapters=("power",))
     async with at_work(bus, voting(opinion), agent()) as worker:
         await bus.publish(event)
         await raise_dissent(bus, event)
@@ -202,7 +202,7 @@ async def test_the_second_of_two_catfish_does_not_count(bus: Bus) -> None:
 async def test_a_late_dissent_is_not_waited_for_and_counted(bus: Bus) -> None:
     before = degraded("dissent.late")
     async with at_work(bus, voting(lambda job: "KEEP"), agent(dissent_wait=0.2)):
-        found = await negotiated(bus, inferred("100", "90"))
+        found = await negotiated(bus, inferred("100", "90", adapters=("power",)))
     assert found.negotiation.outcome == "consensus"
     assert found.negotiation.dissent is None
     assert "the dissent did not come within 0.2 s" in found.negotiation.notes
@@ -215,10 +215,26 @@ async def test_failing_jobs_leave_it_undecided_and_say_so(bus: Bus) -> None:
 
     before = degraded("negotiator.undecided")
     async with at_work(bus, fails, agent()):
-        found = await negotiated(bus, inferred("90", "100", logprobs=(-2.0, -0.3), plan=CALM))
+        found = await negotiated(bus, inferred("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM))
     assert (found.negotiation.outcome, found.negotiation.chosen) == ("undecided", 1)
     assert "base has no ballot in round 1: no adapter" in found.negotiation.notes
     assert degraded("negotiator.undecided") == before + 1
+
+
+async def test_an_attending_alone_gives_its_likeliest_answer_unasked(bus: Bus) -> None:
+    async with at_work(bus, voting(lambda job: "KEEP"), agent()) as worker:
+        found = await negotiated(bus, inferred("90", "100", logprobs=(-2.0, -0.3), plan=CALM))
+    assert (found.negotiation.outcome, found.negotiation.chosen, found.negotiation.rounds) == ("deferred", 1, 0)
+    assert found.negotiation.notes == ("nobody sits beside the attending: candidate 1 is its likeliest answer",)
+    assert worker.jobs == []
+
+
+async def test_an_attending_alone_votes_once_it_has_heard_an_objection(bus: Bus) -> None:
+    event = inferred("90", "100")
+    await raise_dissent(bus, event)
+    async with at_work(bus, voting(lambda job: "KEEP" if "Answer:\n90" in said(job) else "REFUSE"), agent()):
+        found = await negotiated(bus, event)
+    assert (found.negotiation.outcome, found.negotiation.chosen, found.negotiation.rounds) == ("consensus", 0, 1)
 
 
 async def test_a_member_without_a_ballot_is_left_out_and_named(bus: Bus) -> None:
@@ -236,9 +252,9 @@ async def test_a_member_without_a_ballot_is_left_out_and_named(bus: Bus) -> None
 
 async def test_an_adapter_that_the_worker_does_not_hold_has_no_second_base_vote(bus: Bus) -> None:
     event = inferred("90", "100", adapters=("power",), plan=CALM, loaded=False)
-    async with at_work(bus, voting(lambda job: "KEEP"), agent()):
+    async with at_work(bus, voting(lambda job: "KEEP"), agent()) as worker:
         found = await negotiated(bus, event)
-    assert {vote.member for vote in found.negotiation.votes} == {"base"}
+    assert worker.jobs == []
     assert "no seat for power: no candidate was decoded with it" in found.negotiation.notes
 
 
@@ -246,7 +262,7 @@ async def test_what_does_not_finish_in_time_is_left_out(bus: Bus) -> None:
     """Nobody works: the reserve begins before the deadline, and the turn goes on."""
     async with anyio.create_task_group() as tasks:
         await tasks.start(run, agent(reserve=1.0), bus)
-        event = inferred("90", "100", logprobs=(-2.0, -0.3), plan=CALM, timeout=1.6)
+        event = inferred("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM, timeout=1.6)
         found = await negotiated(bus, event)
         tasks.cancel_scope.cancel()
     assert (found.negotiation.outcome, found.negotiation.chosen) == ("undecided", 1)
