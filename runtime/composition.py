@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -46,7 +45,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "port": settings.port,
         "api_keys": settings.api_keys,
         "turn_timeout": settings.turn_timeout,
-        "monitor_url": monitor_of(settings.data_dir / "nats", urlsplit(settings.url()).port),
+        "monitor_url": monitor_of(settings.data_dir / "nats", settings.nats_port) if settings.nats is None else None,
     }
     await serve(bus, _settings(FacadeSettings, FACADE, settings, given), load_aliases())
 

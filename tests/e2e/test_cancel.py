@@ -18,8 +18,8 @@ def decoded(runtime: Runtime) -> tuple[float, float]:
 def test_the_disconnect_reaches_the_decode_step(runtime: Runtime) -> None:
     body = {
         "model": "micro-kiki-base",
-        "messages": [{"role": "user", "content": "Count from one to one thousand in words."}],
-        "max_tokens": 2000,
+        "messages": [{"role": "user", "content": "Write a long story about a village by a river."}],
+        "max_tokens": 1000,
         "stream": True,
     }
     before, _ = decoded(runtime)
