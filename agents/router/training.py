@@ -51,12 +51,12 @@ class TrainingSettings:
     """
 
     hidden: int = 512
-    epochs: int = 15
+    epochs: int = 20
     batch: int = 64
     rate: float = 1e-3
     decay: float = 1e-2
     dropout: float = 0.3
-    noise: float = 1.0
+    noise: float = 1.25
     folds: int = 5
     false_activation: float = 0.04
     seed: int = 0
@@ -161,10 +161,11 @@ def fit(
 
 
 def gate(base_scores: Floats, false_activation: float) -> float:
-    """The smallest threshold that lets through at most that share of base prompts, to four digits."""
+    """The smallest threshold, in steps of 0.0001, that lets through at most that share of base prompts."""
     best = np.sort(base_scores.max(axis=1))
-    passing = int(false_activation * len(best))
-    return round(float(np.ceil(best[len(best) - 1 - passing] * 1e4) / 1e4), 4)
+    passing = int(false_activation * len(best) + 1e-9)
+    highest_shut_out = float(best[len(best) - 1 - passing])
+    return round((np.floor(highest_shut_out * 1e4) + 1) / 1e4, 4)
 
 
 def _targets(corpus: Corpus, taxonomy: Taxonomy) -> torch.Tensor:

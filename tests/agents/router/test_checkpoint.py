@@ -1,0 +1,109 @@
+"""Checkpoints: ours and the monolith's, read and written; what is broken is refused by name."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
+from agents.router.classifier import Classifier
+from agents.router.corpus import load_corpus
+from agents.router.domains import load_taxonomy
+from agents.router.niche import NicheHead
+from agents.router.training import export
+from schemas.errors import SetupError
+
+
+def tensors(*, width: int = 6, hidden: int = 5, outputs: int = 3) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return {
+        "0.weight": torch.randn(hidden, width, generator=draw),
+        "0.bias": torch.randn(hidden, generator=draw),
+        "3.weight": torch.randn(outputs, hidden, generator=draw),
+        "3.bias": torch.randn(outputs, generator=draw),
+    }
+
+
+def monolith(folder: Path, weights: dict[str, torch.Tensor], meta: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(weights, folder / WEIGHTS)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    labels = ("a", "b", "c")
+    head = NicheHead(names=("x", "y"), weight=torch.ones(2, 6), bias=torch.zeros(2))
+    meta = Meta(labels=labels, threshold=0.3, corpus_sha256="c", niches={"a": ("x", "y")}, held_out={"top1": 0.5})
+    before = Checkpoint(classifier=Classifier(tensors=tensors(), labels=labels), meta=meta, heads={"a": head})
+    save_checkpoint(before, tmp_path / "one")
+    after = load_checkpoint(tmp_path / "one")
+    save_checkpoint(after, tmp_path / "two")
+    assert after.meta == meta
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
+    vectors = np.eye(6, dtype=np.float32)
+    assert np.array_equal(before.classifier.scores(vectors), after.classifier.scores(vectors))
+    assert np.array_equal(head.probabilities(vectors), after.heads["a"].probabilities(vectors))
+
+
+@pytest.mark.parametrize("outputs", [31, 35])
+def test_the_monolith_format_is_served_with_the_activation_of_its_training(tmp_path: Path, outputs: int) -> None:
+    weights = tensors(width=12, hidden=7, outputs=outputs)
+    labels = [f"d{index}" for index in range(outputs)]
+    found = load_checkpoint(monolith(tmp_path / "m", weights, {"labels": labels, "input_dim": 12}))
+    vectors = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
+    w0, b0, w3, b3 = (weights[name].numpy().astype(np.float64) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
+    hidden = vectors @ w0.T + b0
+    hidden = 0.5 * hidden * (1.0 + np.vectorize(math.erf)(hidden / math.sqrt(2.0)))
+    assert found.classifier.scores(vectors) == pytest.approx(1.0 / (1.0 + np.exp(-(hidden @ w3.T + b3))), abs=1e-5)
+    assert (found.meta.threshold, found.heads) == (0.12, {})
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    good, three = tensors(), {"labels": ["a", "b", "c"]}
+    infinite = {**good, "3.bias": torch.tensor([0.0, float("nan"), 0.0])}
+    for name, weights, meta, why in (
+        ("labels", good, {"labels": ["a"]}, "3 outputs and 1 labels"),
+        ("missing", {name: good[name] for name in ("0.weight", "0.bias")}, three, "lack '3.weight'"),
+        ("layers", {**good, "3.weight": torch.ones(3, 4)}, three, "do not fit"),
+        ("finite", infinite, three, "not finite"),
+        ("threshold", good, {**three, "threshold": 7}, "threshold"),
+        ("none", good, {"threshold": 0.1}, "names no labels"),
+        ("list", good, [], "must hold an object"),
+    ):
+        with pytest.raises(SetupError, match=why):
+            load_checkpoint(monolith(tmp_path / name, weights, meta))
+
+
+def test_pickles_and_broken_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text('{"labels": ["a"]}')
+    torch.save(tensors(), tmp_path / "weights.pt")
+    with pytest.raises(SetupError, match="pickles are not read"):
+        load_checkpoint(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"half")
+    with pytest.raises(SetupError, match="no safetensors"):
+        load_checkpoint(tmp_path)
+
+
+def test_another_width_of_embedding_is_refused() -> None:
+    with pytest.raises(SetupError, match="width 768, the embedder gives 384"):
+        load_shipped().classifier.scores(np.zeros((1, 384), dtype=np.float32))
+
+
+def test_shipped_weights_are_not_stale() -> None:
+    meta = load_shipped().meta
+    assert meta.corpus_sha256 == load_corpus().digest(), "the corpus changed: run 'kiki router train'"
+    assert meta.labels == load_taxonomy().outputs
+    assert meta.niches == load_taxonomy().merged
+
+
+def test_export_is_the_monolith_format(tmp_path: Path) -> None:
+    export(out=tmp_path)
+    found, shipped = load_checkpoint(tmp_path), load_shipped()
+    assert (found.meta.labels, found.meta.threshold) == (shipped.meta.labels, shipped.meta.threshold)
+    vectors = np.eye(2, 768, dtype=np.float32)
+    assert np.array_equal(found.classifier.scores(vectors), shipped.classifier.scores(vectors))

@@ -1,0 +1,96 @@
+"""The real mpnet behind its thread: batches, cache, cancellation, failure."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import numpy as np
+import pytest
+
+from agents.router.embedder import Embedded, Embedder, encode, load_model
+from schemas.errors import SetupError, Unavailable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+async def embedder(embedder_path: Path) -> AsyncIterator[Embedder]:
+    one = Embedder(embedder_path, batch_wait=0.05, cache_size=8)
+    await anyio.to_thread.run_sync(one.start)
+    yield one
+    await anyio.to_thread.run_sync(one.stop)
+
+
+async def test_concurrent_texts_share_a_pass_and_keep_their_own_vector(embedder: Embedder, embedder_path: Path) -> None:
+    texts = [f"text number {number} on {topic}" for number, topic in enumerate(("rust", "bread", "opera", "MQTT"))]
+    found: dict[str, Embedded] = {}
+
+    async def ask(text: str) -> None:
+        found[text] = await embedder.embed([text])
+
+    before = embedder.batches
+    async with anyio.create_task_group() as tasks:
+        for text in texts:
+            tasks.start_soon(ask, text)
+    assert embedder.batches == before + 1
+    alone = encode(load_model(embedder_path), texts)
+    for row, text in enumerate(texts):
+        assert found[text].compute > 0
+        assert np.allclose(found[text].vectors[0], alone[row], atol=1e-5)
+        assert np.linalg.norm(found[text].vectors[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_repeated_text_comes_from_the_cache(embedder: Embedder) -> None:
+    first = await embedder.embed(["again", "again"])
+    batches, hits = embedder.batches, embedder.hits
+    second = await embedder.embed(["again"])
+    assert (embedder.batches, embedder.hits) == (batches, hits + 1)
+    assert second.compute == 0.0
+    assert np.array_equal(first.vectors[0], second.vectors[0])
+    assert np.array_equal(first.vectors[1], second.vectors[0])
+
+
+async def test_the_cache_forgets_the_oldest(embedder: Embedder) -> None:
+    await embedder.embed(["the oldest"])
+    await embedder.embed([f"newer {number}" for number in range(8)])
+    batches = embedder.batches
+    await embedder.embed(["the oldest"])
+    assert embedder.batches == batches + 1
+
+
+async def test_who_leaves_does_not_stop_the_others(embedder: Embedder) -> None:
+    with anyio.CancelScope() as leaving:
+        leaving.cancel()
+        await embedder.embed(["nobody waits for this"])
+    assert (await embedder.embed(["somebody waits for this"])).vectors.shape == (1, 768)
+
+
+async def test_the_loop_runs_while_a_pass_does(embedder: Embedder) -> None:
+    ticks = 0
+    async with anyio.create_task_group() as tasks:
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await anyio.sleep(0.001)
+                ticks += 1
+
+        tasks.start_soon(tick)
+        await embedder.embed(["a long text " * 300])
+        tasks.cancel_scope.cancel()
+    assert ticks > 5
+
+
+async def test_a_huge_text_is_cut(embedder: Embedder) -> None:
+    huge = "word " * 200_000
+    assert np.allclose(
+        (await embedder.embed([huge])).vectors, (await embedder.embed([huge[:50_000]])).vectors, atol=1e-5
+    )
+
+
+async def test_not_started_and_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="not running"):
+        await Embedder(tmp_path).embed(["x"])
+    with pytest.raises(SetupError, match="no sentence-transformers model"):
+        await anyio.to_thread.run_sync(Embedder(tmp_path / "nothing").start)

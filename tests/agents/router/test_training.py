@@ -1,0 +1,87 @@
+"""Training is reproducible to the byte and learns; the gate and the figures are what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.router.checkpoint import META, WEIGHTS, load_checkpoint, save_checkpoint
+from agents.router.classifier import Floats
+from agents.router.corpus import Corpus, Example
+from agents.router.domains import load_taxonomy
+from agents.router.evaluation import measure, read_labelled, report
+from agents.router.niche import shares
+from agents.router.training import TrainingSettings, fit, gate
+from schemas.errors import InvalidInput
+
+TINY = TrainingSettings(hidden=64, epochs=60, batch=32, noise=0.2, folds=3)
+
+
+def clustered(*, width: int = 48, each: int = 12) -> tuple[Corpus, Floats]:
+    """A corpus whose domains are well-separated directions, and base another."""
+    draw = np.random.default_rng(3)
+    examples: list[Example] = []
+    rows = []
+    for kind in (*load_taxonomy().niches, "base"):
+        centre = draw.normal(size=width)
+        for number in range(each):
+            examples.append(Example(prompt=f"{kind} {number}", labels=() if kind == "base" else (kind,)))
+            rows.append(centre + 0.2 * draw.normal(size=width))
+    vectors = np.array(rows, dtype=np.float32)
+    return Corpus(tuple(examples)), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_the_same_corpus_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    corpus, vectors = clustered()
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        settings = TrainingSettings(hidden=16, epochs=2, batch=32, folds=2, seed=seed)
+        save_checkpoint(fit(corpus, vectors, embedder_sha256="e", settings=settings)[0], tmp_path / name)
+    for file in (WEIGHTS, META):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() != (tmp_path / "three" / WEIGHTS).read_bytes()
+
+
+def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
+    corpus, vectors = clustered()
+    checkpoint, figures = fit(corpus, vectors, embedder_sha256="e", settings=TINY)
+    assert figures.top1 > 0.95
+    assert figures.coverage > 0.9
+    assert figures.false_activation <= TINY.false_activation
+    assert checkpoint.meta.corpus_sha256 == corpus.digest()
+    assert sum(one.prompts for one in figures.reliability) == len(corpus.examples)
+    save_checkpoint(checkpoint, tmp_path)
+    heads = load_checkpoint(tmp_path).heads
+    for example, vector in zip(corpus.examples, vectors, strict=True):
+        for output, niches in load_taxonomy().merged.items():
+            if set(example.labels) & set(niches):
+                inside = shares(heads, vector)[output]
+                assert max(inside, key=lambda name: inside[name]) == example.labels[0]
+
+
+def test_the_gate_lets_the_asked_share_of_base_through() -> None:
+    scores = np.linspace(0.0, 0.99, 100, dtype=np.float32)[:, None]
+    threshold = gate(scores, 0.04)
+    assert (scores[:, 0] >= threshold).sum() == 4
+    assert (scores[:, 0] >= gate(scores, 0.0)).sum() == 0
+
+
+def test_figures_by_hand() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.2, 0.1, 0.1], [0.8, 0.0, 0.0]], dtype=np.float32)
+    found = measure(scores, [("a",), ("b",), ("c",), ()], ("a", "b", "c"), 0.5)
+    assert (found.prompts, found.base_prompts) == (3, 1)
+    assert found.top1 == pytest.approx(1 / 3)
+    assert found.top3 == 1.0
+    assert found.coverage == pytest.approx(2 / 3)
+    assert found.false_activation == 1.0
+    assert found.domains["b"].confused == {"a": 1}
+    assert found.ece == pytest.approx((0.1 + 0.6 + 0.2 + 0.8) / 4, abs=1e-6)
+    assert "| b | 1 | 0% | 100% | 100% | a 1 |" in report(found)
+
+
+def test_labelled_prompts_are_read_in_both_forms(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "x", "domain": "power"}\n{"prompt": "y", "labels": ["spice", "spice-sim"]}\n')
+    assert read_labelled(path) == (["x", "y"], [("electronics-hw",), ("spice",)])
+    path.write_text('{"prompt": "x"}\n')
+    with pytest.raises(InvalidInput, match="line 1"):
+        read_labelled(path)
