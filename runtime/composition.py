@@ -61,8 +61,10 @@ def _router(settings: Settings) -> Agent:
 def _memory(settings: Settings) -> Agent:
     from agents.memory.agent import MemoryAgent
     from agents.memory.settings import MemorySettings
+    from runtime.models import prepare
 
-    return MemoryAgent(_settings(MemorySettings, "memory", settings, {"data_dir": settings.data_dir / "memory"}))
+    given = {"data_dir": settings.data_dir / "memory", "tokenizer": prepare(settings.model) / "tokenizer.json"}
+    return MemoryAgent(_settings(MemorySettings, "memory", settings, given))
 
 
 def _inference(settings: Settings) -> Agent:

@@ -20,6 +20,9 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One answered turn. ``episode_id`` is derived from the turn id, so storing it twice stores it once.
 
     ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in the prompt.
+    ``concepts`` are key phrases of the text; ``saillance_score`` (spelled as the sibling services do) in 0..1 says
+    how much there is to remember. An imported episode has who said it in ``speaker`` and its own id in ``source_id``;
+    a summary has the episodes that it stands for in ``summarises``.
     """
 
     episode_id: str
@@ -46,3 +49,8 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     usage: Usage = Usage()
     timings: tuple[StageTiming, ...] = ()
     embedding: tuple[float, ...] = ()
+    concepts: tuple[str, ...] = ()
+    saillance_score: float = 0.0
+    speaker: str = ""
+    source_id: str = ""
+    summarises: tuple[str, ...] = ()

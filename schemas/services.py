@@ -49,10 +49,15 @@ class RouteReply(_Wire, frozen=True, kw_only=True):
 
 
 class SearchRequest(_Wire, frozen=True, kw_only=True):
-    """The tenant's episodes nearest to ``vector``, an embedding of the query; in one session when it is given."""
+    """The tenant's episodes nearest to a query: ``text`` and ``vector``, its embedding.
+
+    In one session when it is given; ``as_of`` (Unix time) asks what was known then.
+    """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+    text: str = ""
+    as_of: float | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 10
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
 

@@ -84,7 +84,10 @@ class Route(_Found, frozen=True, kw_only=True):
 
 
 class RecalledEpisode(_Found, frozen=True, kw_only=True):
-    """One recalled episode with its fused score and the reasons it came (dense, recency, neighbour, ...)."""
+    """One recalled episode with its fused score and the reasons it came (dense, words, recency, ...).
+
+    ``speaker`` and ``source_id`` are set on imported episodes: who said it, and the id that it was imported with.
+    """
 
     episode_id: str
     turn_id: str
@@ -93,6 +96,9 @@ class RecalledEpisode(_Found, frozen=True, kw_only=True):
     score: float
     reasons: tuple[str, ...]
     created_at: float
+    session_id: str = ""
+    speaker: str = ""
+    source_id: str = ""
 
 
 class Recall(_Found, frozen=True, kw_only=True):

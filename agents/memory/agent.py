@@ -11,11 +11,16 @@ import structlog
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
+from agents.memory.atlas import Ask
+from agents.memory.budget import measure
+from agents.memory.finding import find
 from agents.memory.projection import Projection
-from agents.memory.recall import Match, ranked, recall
+from agents.memory.recall import distinct, fitting, hits, relevant
 from agents.memory.record import recorded
 from agents.memory.settings import MemorySettings
+from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores import Stores
+from agents.memory.words import Words
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -45,6 +50,8 @@ class MemoryAgent:
         self.settings = settings
         self._stores = Stores(settings)
         self._projection = Projection(self._stores)
+        self._words = Words(settings.language)
+        self._measure_text = measure(settings.tokenizer)
         self._rebuilding = False
         self._ready = False
         self._bus: Bus | None = None
@@ -134,39 +141,25 @@ class MemoryAgent:
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
         if not event.route.embedding:
-            metrics.degraded("recall.no_embedding", "the router gave no embedding; nothing can be recalled.")
+            metrics.degraded("recall.no_embedding", "the router gave no embedding; only words can recall.")
+        text = event.query.text
+        if is_small_talk(text):
             return Recall()
+        ask = Ask(tenant=envelope.tenant, vector=event.route.embedding, text=text, limit=settings.candidates)
         try:
             with anyio.fail_after(settings.recall_timeout):
-                matches = await self._matches(
-                    event.route.embedding,
-                    tenant=envelope.tenant,
-                    limit=max(settings.candidates, settings.max_hits),
-                    floor=settings.relevance_floor,
-                )
+                found = await find(self._stores, ask, now=time.time(), settings=settings)
         except TimeoutError:
             metrics.degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
             return Recall()
         except KikiError as error:
             metrics.degraded("recall.failed", error.message)
             return Recall()
-        hits = recall(matches, turn_id=envelope.turn_id, now=time.time(), settings=settings)
-        self._counts["hits_total"] += len(hits)
-        return Recall(hits=hits)
-
-    async def _matches(
-        self,
-        vector: tuple[float, ...],
-        *,
-        tenant: str,
-        limit: int,
-        session_id: str | None = None,
-        floor: float | None = None,
-    ) -> list[Match]:
-        return await self._stores.atlas.run(
-            lambda atlas: atlas.search(vector, tenant=tenant, limit=limit, session_id=session_id, floor=floor),
-            abandon=True,
-        )
+        others = [one for one in found if one.match.turn_id != envelope.turn_id]
+        kept = distinct(relevant(others, text=text, words=self._words, settings=settings))
+        shown = fitting(hits(kept), settings=settings, measure=self._measure_text)
+        self._counts["hits_total"] += len(shown)
+        return Recall(hits=shown)
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
         """The episode, once: the broker forgets message ids after a while, the stream does not."""
@@ -179,10 +172,17 @@ class MemoryAgent:
         await self._projection.add(event.episode)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
-        matches = await self._matches(
-            request.vector, tenant=request.tenant, limit=request.limit, session_id=request.session_id
+        ask = Ask(
+            tenant=request.tenant,
+            vector=request.vector,
+            text=request.text,
+            limit=max(self.settings.candidates, request.limit),
+            session_id=request.session_id,
+            as_of=request.as_of,
         )
-        return SearchReply(hits=tuple(ranked(matches, now=time.time(), settings=self.settings)))
+        now = time.time() if request.as_of is None else request.as_of
+        found = await find(self._stores, ask, now=now, settings=self.settings)
+        return SearchReply(hits=tuple(hits(found[: request.limit])))
 
     async def _rebuild(self, _: RebuildRequest) -> RebuildReply:
         """Empty the stores, project the whole record again, and answer when all of it is in.

@@ -1,98 +1,199 @@
-"""Atlas: the episodes' vectors, in qdrant-edge.
+"""Atlas: the episodes' vectors and words, in qdrant-edge.
+
+Each point has three vectors: ``own`` (the episode's embedding, unindexed, on disk), ``context`` (with its neighbours'
+shares, indexed) and ``words`` (BM25 weights with theirs; the IDF is the tenant's own). Neighbours come from Trace;
+see :mod:`agents.memory.context`.
 
 What qdrant-edge 0.9 guarantees, as read from its system calls and tried with ``kill -9``: an upsert lies in the
 write-ahead log when it returns and survives the death of the process; only ``flush`` syncs it to disk, so only
-then it survives the death of the machine. :meth:`Atlas.upsert` therefore flushes once for each batch, and the
+then it survives the death of the machine. :meth:`Atlas.place` therefore flushes once for each batch, and the
 record's message is acknowledged after it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import numpy as np
 import qdrant_edge as qdrant
+from msgspec import Struct
 
+from agents.memory.context import Around, Own, Vector, around, unit
 from agents.memory.faults import BrokenStore, opening, using
 from agents.memory.recall import Match
 from agents.memory.record import key
+from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError
 
 CONFIG = "edge_config.json"
 """Where qdrant-edge keeps a shard's configuration."""
 
+OWN, CONTEXT, WORDS = "own", "context", "words"
+
 _INDEXED: dict[str, qdrant.PayloadSchemaType | qdrant.KeywordIndexParams] = {
     "tenant": qdrant.KeywordIndexParams(is_tenant=True),
     "session_id": qdrant.PayloadSchemaType.Keyword,
+    "created_at": qdrant.PayloadSchemaType.Float,
 }
-_READ = ["episode_id", "turn_id", "session_id", "question", "answer", "created_at"]
+READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
+"""What a point tells besides its tenant."""
+
+Windows = Mapping[str, Mapping[int, str]]
+"""For a point: its neighbours' keys by distance, itself at 0."""
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """What to look for: a vector, words, or both; never outside ``tenant``.
+
+    Attributes:
+        vector: the query's embedding; empty looks for words alone.
+        text: the query; empty looks for the vector alone.
+        limit: episodes that each of the two may bring.
+        session_id: only this session.
+        as_of: Unix time; only what was recorded until then.
+    """
+
+    tenant: str
+    vector: tuple[float, ...] = ()
+    text: str = ""
+    limit: int = 64
+    session_id: str | None = None
+    as_of: float | None = None
 
 
 class Atlas:
-    """One shard of unit vectors compared by cosine. Calls block; one at a time."""
+    """One shard. Calls block; one at a time."""
 
-    def __init__(self, shard: qdrant.EdgeShard, *, size: int) -> None:
+    def __init__(self, shard: qdrant.EdgeShard, *, size: int, words: Words) -> None:
         self._shard = shard
         self.size = size
+        self.words = words
 
     @classmethod
-    def open(cls, directory: Path, *, size: int) -> "Atlas":
+    def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
         """Load the shard in ``directory``, or create it where there is nothing.
 
         Raises:
-            BrokenStore: the files cannot be read.
+            BrokenStore: the files cannot be read, or an earlier version made them.
             SetupError: the shard holds vectors of another size.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        config = qdrant.EdgeConfig(vectors=qdrant.EdgeVectorParams(size, qdrant.Distance.Cosine))
         with opening("atlas"):
             if any(directory.iterdir()):
                 _refuse_other_size(directory, size)
                 shard = qdrant.EdgeShard.load(str(directory))
             else:
-                shard = qdrant.EdgeShard.create(str(directory), config)
+                shard = qdrant.EdgeShard.create(str(directory), _config(size))
             present = shard.info().payload_schema
             for field, schema in _INDEXED.items():
                 if field not in present:
                     shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
-        return cls(shard, size=size)
+        return cls(shard, size=size, words=Words(language))
 
-    def upsert(self, episodes: Sequence[Episode]) -> None:
-        """Store the episodes, each under its own key, and sync them to disk.
+    def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
+        """Store the episodes and renew those that ``windows`` names beside them; sync to disk.
 
         Raises:
             Unavailable: the store failed; nothing may be taken as stored.
         """
         with using("atlas"):
-            self._shard.update(qdrant.UpdateOperation.upsert_points([_point(episode) for episode in episodes]))
+            new = {key(one.tenant, "episode", one.episode_id): one for one in episodes}
+            own = {name: self._own(one) for name, one in new.items()}
+            others = {name for window in windows.values() for name in window.values()} - set(new)
+            own |= self._stored(others)
+            points, renewed = [], []
+            for name, one in new.items():
+                vectors = self._vectors(around(windows.get(name, {0: name}), own), own[name])
+                points.append(qdrant.Point(name, vectors, payload(one)))
+            for name in windows.keys() & (own.keys() - new.keys()):
+                vectors = self._vectors(around(windows[name], own), None)
+                renewed.append(qdrant.PointVectors(name, vectors))
+            self._shard.update(qdrant.UpdateOperation.upsert_points(points))
+            if renewed:
+                self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
             self._shard.flush()
 
-    def search(
-        self,
-        vector: Sequence[float],
-        *,
-        tenant: str,
-        limit: int,
-        session_id: str | None = None,
-        floor: float | None = None,
-    ) -> list[Match]:
-        """The nearest episodes of the tenant (and session), most similar first; none below ``floor``.
+    def search(self, ask: Ask) -> list[Match]:
+        """The tenant's episodes that the vector or the words bring, each with all its scores; in no order.
 
         Raises:
             Unavailable: the store failed, or the vector is not of its size.
         """
-        where: list[qdrant.ConditionType] = [_is("tenant", tenant)]
-        if session_id is not None:
-            where.append(_is("session_id", session_id))
-        request = qdrant.QueryRequest(
-            query=qdrant.Query.Nearest(list(vector)),
-            filter=qdrant.Filter(must=where),
-            limit=limit,
-            score_threshold=floor,
-            with_payload=_READ,
-        )
+        asked = self.words.asked(ask.text) if ask.text else ()
         with using("atlas"):
-            return [_match(point) for point in self._shard.query(request)]
+            queries = self._queries(ask, asked)
+            where = _where(ask)
+            first = [self._request(queries[using], using, where, ask) for using in (CONTEXT, WORDS) if using in queries]
+            if not first:
+                return []
+            found = {
+                str(point.id) for points in self._shard.query_batch(qdrant.QueryBatchRequest(first)) for point in points
+            }
+            if not found:
+                return []
+            scores = self._scores(queries, found, ask)
+            records = self._shard.retrieve([*sorted(found)], with_payload=list(READ), with_vector=False)
+        return [_match(record, scores) for record in records]
+
+    def vectors(self, matches: Iterable[Match], *, tenant: str) -> dict[str, Vector]:
+        """The matches' own vectors by episode id.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        names = {key(tenant, "episode", match.episode_id): match.episode_id for match in matches}
+        with using("atlas"):
+            return {
+                names[name]: one.vector for name, one in self._stored(names.keys()).items() if one.vector is not None
+            }
+
+    def remove(self, names: Sequence[str], windows: Windows) -> None:
+        """Delete the points and renew those that ``windows`` names.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("atlas"):
+            if names:
+                self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
+            own = self._stored({name for window in windows.values() for name in window.values()})
+            renewed = [
+                qdrant.PointVectors(name, self._vectors(around(window, own), None))
+                for name, window in windows.items()
+                if name in own
+            ]
+            if renewed:
+                self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
+            self._shard.flush()
+
+    def optimise(self) -> bool:
+        """Build the vector index over what was written since the last time. Whether there was anything to do.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("atlas"):
+            return bool(self._shard.optimize())
+
+    def keys(self) -> set[str]:
+        """The keys of all points.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        names: set[str] = set()
+        offset = None
+        with using("atlas"):
+            while True:
+                records, offset = self._shard.scroll(
+                    qdrant.ScrollRequest(offset=offset, limit=1000, with_payload=False)
+                )
+                names.update(str(record.id) for record in records)
+                if offset is None:
+                    return names
 
     def count(self) -> int:
         """Episodes stored.
@@ -109,10 +210,84 @@ class Atlas:
             self._shard.flush()
             self._shard.close()
 
+    def _own(self, episode: Episode) -> Own:
+        vector = unit(episode.embedding) if len(episode.embedding) == self.size else None
+        return Own(vector, self.words.counts(f"{episode.question}\n{episode.answer}"))
+
+    def _stored(self, names: Iterable[str]) -> dict[str, Own]:
+        wanted: list[int | UUID | str] = [*sorted(names)]
+        if not wanted:
+            return {}
+        records = self._shard.retrieve(wanted, with_payload=["question", "answer"], with_vector=[OWN])
+        found = {}
+        for record in records:
+            text = record.payload or {}
+            vector = (record.vector or {}).get(OWN) if isinstance(record.vector, dict) else None
+            own = None if vector is None else np.asarray(vector, dtype=np.float32)
+            found[str(record.id)] = Own(own, self.words.counts(f"{text.get('question')}\n{text.get('answer')}"))
+        return found
+
+    def _vectors(self, near: Around, own: Own | None) -> dict[str, Any]:
+        weights = weighed(near.counts)
+        vectors: dict[str, Any] = {WORDS: qdrant.SparseVector(list(weights), list(weights.values()))}
+        if near.vector is not None:
+            vectors[CONTEXT] = near.vector.tolist()
+        if own is not None and own.vector is not None:
+            vectors[OWN] = own.vector.tolist()
+        return vectors
+
+    def _queries(self, ask: Ask, asked: Sequence[int]) -> dict[str, Any]:
+        queries: dict[str, Any] = {}
+        if ask.vector:
+            queries[CONTEXT] = queries[OWN] = list(ask.vector)
+        if asked:
+            queries[WORDS] = qdrant.SparseVector(list(asked), [1.0] * len(asked))
+        return queries
+
+    def _scores(self, queries: Mapping[str, Any], names: set[str], ask: Ask) -> dict[str, dict[str, float]]:
+        """Every score of every candidate: one that the words brought has a cosine, too."""
+        where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
+        wanted = list(queries)
+        batch = qdrant.QueryBatchRequest(
+            [self._request(queries[name], name, where, ask, limit=len(names)) for name in wanted]
+        )
+        return {
+            name: {str(point.id): point.score for point in points}
+            for name, points in zip(wanted, self._shard.query_batch(batch), strict=True)
+        }
+
+    def _request(
+        self, query: Any, name: str, where: qdrant.Filter, ask: Ask, *, limit: int | None = None
+    ) -> qdrant.QueryRequest:
+        corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", ask.tenant)])) if name == WORDS else None
+        return qdrant.QueryRequest(
+            query=qdrant.Query.Nearest(query, using=name),
+            filter=where,
+            limit=limit or ask.limit,
+            with_payload=False,
+            params=qdrant.SearchParams(idf=corpus),
+        )
+
+
+def payload(episode: Episode) -> dict[str, Any]:
+    """What is kept beside the vectors."""
+    return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}}
+
+
+def _config(size: int) -> qdrant.EdgeConfig:
+    plain = qdrant.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10000)
+    return qdrant.EdgeConfig(
+        vectors={
+            OWN: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, on_disk=True, hnsw_config=plain),
+            CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot),
+        },
+        sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
+    )
+
 
 def _refuse_other_size(directory: Path, size: int) -> None:
     try:
-        found = json.loads((directory / CONFIG).read_text())["vectors"][""]["size"]
+        found = json.loads((directory / CONFIG).read_text())["vectors"][CONTEXT]["size"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
     if found != size:
@@ -123,25 +298,23 @@ def _refuse_other_size(directory: Path, size: int) -> None:
         )
 
 
-def _point(episode: Episode) -> qdrant.Point:
-    return qdrant.Point(
-        key(episode.tenant, "episode", episode.episode_id),
-        list(episode.embedding),
-        {
-            "tenant": episode.tenant,
-            "session_id": episode.session_id,
-            "episode_id": episode.episode_id,
-            "turn_id": episode.turn_id,
-            "question": episode.question,
-            "answer": episode.answer,
-            "created_at": episode.created_at,
-        },
+def _where(ask: Ask) -> qdrant.Filter:
+    where: list[qdrant.ConditionType] = [_is("tenant", ask.tenant)]
+    if ask.session_id is not None:
+        where.append(_is("session_id", ask.session_id))
+    if ask.as_of is not None:
+        where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=ask.as_of)))
+    return qdrant.Filter(must=where)
+
+
+def _match(record: qdrant.Record, scores: Mapping[str, Mapping[str, float]]) -> Match:
+    stored, name = record.payload or {}, str(record.id)
+    return Match(
+        similarity=scores.get(CONTEXT, {}).get(name, 0.0),
+        own=scores.get(OWN, {}).get(name, 0.0),
+        lexical=scores.get(WORDS, {}).get(name, 0.0),
+        **{field: stored[field] for field in READ},
     )
-
-
-def _match(point: qdrant.ScoredPoint) -> Match:
-    payload = point.payload or {}
-    return Match(similarity=point.score, **{field: payload[field] for field in _READ})
 
 
 def _is(field: str, value: str) -> qdrant.FieldCondition:

@@ -4,34 +4,44 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from agents.memory.context import windows
+from agents.memory.record import key
 from agents.memory.stores import Stores
+from agents.memory.trace import Trace
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
 
 
 async def apply(stores: Stores, episodes: Sequence[Episode]) -> None:
-    """Store the episodes in Trace and, where they have an embedding, in Atlas. Again changes nothing.
+    """Store the episodes in Trace, then in Atlas with their neighbours in time. Again changes nothing.
+
+    An episode without an embedding is found by its words alone.
 
     Raises:
         Unavailable: a store failed; the batch must be applied again.
     """
-    found = [episode for episode in episodes if _searchable(episode, stores.settings.vector_size)]
-    if found:
-        await stores.atlas.run(lambda atlas: atlas.upsert(found))
+    for episode in episodes:
+        if episode.embedding and len(episode.embedding) != stores.settings.vector_size:
+            metrics.degraded(
+                "atlas.vector_size",
+                f"an episode's embedding has {len(episode.embedding)} floats, expected "
+                f"{stores.settings.vector_size}: it is found by its words alone.",
+            )
     await stores.trace.run(lambda trace: trace.upsert(episodes))
+    near = await stores.trace.run(lambda trace: _windows(trace, episodes))
+    await stores.atlas.run(lambda atlas: atlas.place(episodes, near))
 
 
-def _searchable(episode: Episode, size: int) -> bool:
-    if not episode.embedding:
-        return False
-    if len(episode.embedding) != size:
-        metrics.degraded(
-            "atlas.vector_size",
-            f"an episode's embedding has {len(episode.embedding)} floats, expected {size}: it cannot be recalled.",
-        )
-        return False
-    return True
+def _windows(trace: Trace, episodes: Sequence[Episode]) -> dict[str, dict[int, str]]:
+    """Who stands around the episodes and around those that they came beside."""
+    changed: dict[tuple[str, str], set[str]] = {}
+    for one in episodes:
+        changed.setdefault((one.tenant, one.session_id), set()).add(key(one.tenant, "episode", one.episode_id))
+    found: dict[str, dict[int, str]] = {}
+    for (tenant, session_id), names in changed.items():
+        found |= windows(trace.order(session_id, tenant=tenant), names)
+    return found
 
 
 class _Waiting(Struct, eq=False):

@@ -1,17 +1,40 @@
-"""Which episodes a turn is shown: a relevance floor, similarity fused with recency, distinct texts, a budget."""
+"""Which episodes a turn is shown: cosine, words, speaker and recency fused; a floor, distinct texts, a budget.
+
+The fusion adds the cosine, which has a scale of its own, and the BM25 score divided by the best one, which has none.
+It was chosen by measurement (``kiki bench locomo``) over added z-scores and reciprocal ranks; see docs/memory.md.
+"""
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from agents.excerpt import shortened
+from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
+from agents.memory.smalltalk import is_small_talk
+from agents.memory.words import Words, covered
 from schemas.stages import RecalledEpisode
+
+ROLES = frozenset({"", "user", "assistant", "system", "tool"})
+"""Speakers that are no names."""
+
+Measure = Callable[[str], int]
+"""The length of a text in the budget's unit."""
+
+_NAME = re.compile(r"\w+")
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """An episode that the vector store found. ``similarity`` is a cosine; ``created_at`` Unix time in seconds."""
+    """An episode that the store found.
+
+    Attributes:
+        created_at: Unix time in seconds.
+        similarity: cosine of the query and the episode with its neighbours.
+        own: cosine of the query and the episode alone.
+        lexical: BM25 score of the query's words, neighbours included; no upper bound.
+    """
 
     episode_id: str
     turn_id: str
@@ -20,20 +43,26 @@ class Match(Struct, frozen=True, kw_only=True):
     answer: str
     created_at: float
     similarity: float
+    own: float = 0.0
+    lexical: float = 0.0
+    speaker: str = ""
+    source_id: str = ""
 
 
-def recall(
-    matches: Iterable[Match], *, turn_id: str, now: float, settings: MemorySettings
-) -> tuple[RecalledEpisode, ...]:
-    """What the turn ``turn_id`` is shown, best first: never the turn itself, never below the floor."""
-    relevant = [match for match in matches if match.turn_id != turn_id and match.similarity >= settings.relevance_floor]
-    return fitting(distinct(ranked(relevant, now=now, settings=settings)), settings=settings)
+class Scored(Struct, frozen=True):
+    """A match with its fused score and why it has it."""
+
+    match: Match
+    score: float
+    reasons: tuple[str, ...]
 
 
-def ranked(matches: Iterable[Match], *, now: float, settings: MemorySettings) -> list[RecalledEpisode]:
+def fused(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[Scored]:
     """All matches by fused score, descending; equal scores newest first."""
-    hits = [_scored(match, now, settings) for match in matches]
-    return sorted(hits, key=lambda hit: (-hit.score, -hit.created_at, hit.episode_id))
+    best = max((match.lexical for match in matches), default=0.0)
+    named = {word.casefold() for word in _NAME.findall(text)}
+    scored = [_scored(match, best=best, named=named, now=now, settings=settings) for match in matches]
+    return sorted(scored, key=_order)
 
 
 def recency(age: float, *, half_life: float) -> float:
@@ -41,44 +70,119 @@ def recency(age: float, *, half_life: float) -> float:
     return math.exp2(-max(0.0, age) / half_life)
 
 
-def _scored(match: Match, now: float, settings: MemorySettings) -> RecalledEpisode:
+def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, settings: MemorySettings) -> list[Scored]:
+    """The same in a new order: of two that speak of the same thing, the older loses to the newer.
+
+    Two speak of the same thing when their own vectors (by episode id) are at least ``same_fact`` alike, one speaker
+    said both, and the texts differ; an episode without a vector here keeps its place.
+    """
+    known = [one for one in ranked if one.match.episode_id in vectors]
+    lost: dict[str, Match] = {}
+    for one in known:
+        for other in known:
+            older, newer = one.match, other.match
+            if older.created_at < newer.created_at and _same_fact(older, newer, vectors, settings):
+                lost[older.episode_id] = newer
+    return sorted((_lost(one, lost.get(one.match.episode_id), settings) for one in ranked), key=_order)
+
+
+def relevant(ranked: Iterable[Scored], *, text: str, words: Words, settings: MemorySettings) -> list[Scored]:
+    """Those above the floor: alike in meaning, or with enough of the query's words. Small talk finds nothing."""
+    if is_small_talk(text):
+        return []
+    asked = words.asked(text)
+    return [one for one in ranked if _passes(one.match, asked, words, settings)]
+
+
+def distinct(ranked: Iterable[Scored]) -> list[Scored]:
+    """The first of all that say the same; case and white space do not count."""
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for one in ranked:
+        said = (_normal(one.match.question), _normal(one.match.answer))
+        if said not in seen:
+            seen.add(said)
+            kept.append(one)
+    return kept
+
+
+def hits(ranked: Iterable[Scored]) -> list[RecalledEpisode]:
+    """As the wire carries them."""
+    return [_hit(one) for one in ranked]
+
+
+def fitting(
+    found: Sequence[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
+) -> tuple[RecalledEpisode, ...]:
+    """The best hits within the budget, long texts cut; one that does not fit makes room for smaller ones."""
+    room = settings.token_budget
+    kept: list[RecalledEpisode] = []
+    for hit in found:
+        if len(kept) == settings.max_hits:
+            break
+        cut = _cut(hit, settings.hit_characters)
+        if (size := measure(cut.question) + measure(cut.answer)) <= room:
+            room -= size
+            kept.append(cut)
+    return tuple(kept)
+
+
+def _scored(match: Match, *, best: float, named: set[str], now: float, settings: MemorySettings) -> Scored:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
-    weight = settings.recency_weight
+    lexical = match.lexical / best if best > 0.0 else 0.0
+    spoke = match.speaker not in ROLES and any(part.casefold() in named for part in _NAME.findall(match.speaker))
+    score = match.similarity + settings.lexical_weight * lexical + settings.recency_weight * recent
+    reasons = [f"dense {match.similarity:.3f}", f"words {lexical:.3f}", f"recency {recent:.3f}"]
+    if spoke:
+        score += settings.speaker_weight
+        reasons.append(f"speaker {match.speaker}")
+    if not match.answer and match.question.rstrip().endswith("?"):
+        score -= settings.question_weight
+        reasons.append("asks only")
+    return Scored(match, score, tuple(reasons))
+
+
+def _order(one: Scored) -> tuple[float, float, str]:
+    return (-one.score, -one.match.created_at, one.match.episode_id)
+
+
+def _same_fact(older: Match, newer: Match, vectors: Mapping[str, Vector], settings: MemorySettings) -> bool:
+    alike = float(vectors[older.episode_id] @ vectors[newer.episode_id])
+    if alike < settings.same_fact or older.speaker != newer.speaker:
+        return False
+    return (_normal(older.question), _normal(older.answer)) != (_normal(newer.question), _normal(newer.answer))
+
+
+def _lost(one: Scored, newer: Match | None, settings: MemorySettings) -> Scored:
+    if newer is None:
+        return one
+    return Scored(
+        one.match, one.score - settings.superseded_weight, (*one.reasons, f"superseded by {newer.episode_id}")
+    )
+
+
+def _passes(match: Match, asked: tuple[int, ...], words: Words, settings: MemorySettings) -> bool:
+    if max(match.own, match.similarity) >= settings.relevance_floor:
+        return True
+    if len(asked) < settings.floor_words or match.lexical <= 0.0:
+        return False
+    return covered(asked, words.counts(f"{match.question}\n{match.answer}")) >= settings.floor_coverage
+
+
+def _hit(one: Scored) -> RecalledEpisode:
+    match = one.match
     return RecalledEpisode(
         episode_id=match.episode_id,
         turn_id=match.turn_id,
         question=match.question,
         answer=match.answer,
-        score=(1.0 - weight) * match.similarity + weight * recent,
-        reasons=(f"dense {match.similarity:.3f}", f"recency {recent:.3f}"),
+        score=one.score,
+        reasons=one.reasons,
         created_at=match.created_at,
+        session_id=match.session_id,
+        speaker=match.speaker,
+        source_id=match.source_id,
     )
-
-
-def distinct(hits: Iterable[RecalledEpisode]) -> list[RecalledEpisode]:
-    """The first of all hits that say the same; case and white space do not count."""
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for hit in hits:
-        text = (_normal(hit.question), _normal(hit.answer))
-        if text not in seen:
-            seen.add(text)
-            kept.append(hit)
-    return kept
-
-
-def fitting(hits: Sequence[RecalledEpisode], *, settings: MemorySettings) -> tuple[RecalledEpisode, ...]:
-    """The best hits within the budget, long texts cut; one that does not fit makes room for smaller ones."""
-    room = settings.character_budget
-    kept: list[RecalledEpisode] = []
-    for hit in hits:
-        if len(kept) == settings.max_hits:
-            break
-        cut = _cut(hit, settings.hit_characters)
-        if (size := len(cut.question) + len(cut.answer)) <= room:
-            room -= size
-            kept.append(cut)
-    return tuple(kept)
 
 
 def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
@@ -92,6 +196,9 @@ def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
         score=hit.score,
         reasons=(*hit.reasons, "shortened"),
         created_at=hit.created_at,
+        session_id=hit.session_id,
+        speaker=hit.speaker,
+        source_id=hit.source_id,
     )
 
 

@@ -11,14 +11,24 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     Attributes:
         data_dir: holds ``atlas/``, ``trace/`` and ``memory.lock``; one process owns it.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
-        relevance_floor: cosine of question and question below which nothing is recalled. Ours: with mpnet,
+        tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
+        language: stop words and stems of the word index.
+        relevance_floor: cosine of question and episode below which nothing is recalled. Ours: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
-        recency_weight: share of recency in the fused score, 0..1; ours.
+        floor_coverage: share of the query's words in an episode that recalls it below that floor, too; ours.
+        floor_words: words that a query must have at least for that.
+        lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
+        speaker_weight: what it adds that the query names who spoke. Measured on LoCoMo.
+        question_weight: what it costs an utterance that it only asks. Measured on LoCoMo.
+        recency_weight: what recency (0..1) adds; ours.
         recency_half_life: seconds after which an episode's recency has halved; ours.
+        same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
+        superseded_weight: what the older of the two loses; ours.
+        compared: best episodes that are compared for that.
         max_hits: episodes that a turn is shown at most.
-        character_budget: characters of recalled questions and answers together.
+        token_budget: tokens of recalled questions and answers together.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
-        candidates: episodes that the store is asked for before fusion, at least ``max_hits``.
+        candidates: episodes that the vector and the words each bring before fusion, at least ``max_hits``.
         recall_timeout: seconds after which a turn goes on without recall.
         concurrency: turns in hand at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
@@ -29,13 +39,23 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
 
     data_dir: Path
     vector_size: int = 768
+    tokenizer: Path | None = None
+    language: str = "english"
     relevance_floor: float = 0.4
-    recency_weight: float = 0.1
+    floor_coverage: float = 0.6
+    floor_words: int = 2
+    lexical_weight: float = 0.3
+    speaker_weight: float = 0.15
+    question_weight: float = 0.08
+    recency_weight: float = 0.03
     recency_half_life: float = 7 * 86400.0
+    same_fact: float = 0.9
+    superseded_weight: float = 0.2
+    compared: int = 24
     max_hits: int = 4
-    character_budget: int = 2400
+    token_budget: int = 600
     hit_characters: int = 600
-    candidates: int = 32
+    candidates: int = 64
     recall_timeout: float = 1.0
     concurrency: int = 16
     projection_batch: int = 16

@@ -120,7 +120,8 @@ class Stores:
 
     def __init__(self, settings: MemorySettings) -> None:
         self.settings = settings
-        self.atlas = Part("atlas", settings.data_dir / "atlas", partial(Atlas.open, size=settings.vector_size))
+        atlas = partial(Atlas.open, size=settings.vector_size, language=settings.language)
+        self.atlas = Part("atlas", settings.data_dir / "atlas", atlas)
         self.trace = Part("trace", settings.data_dir / "trace", partial(Trace.open, buffer=settings.graph_buffer))
         self.changing = anyio.Lock()
 

@@ -44,6 +44,10 @@ _AFTER = """
     WHERE e.created_at > $at OR (e.created_at = $at AND e.id > $episode)
     RETURN e.id ORDER BY e.created_at, e.id LIMIT 1
 """
+_ORDER = """
+    MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) RETURN e.id ORDER BY e.created_at, e.id
+"""
+_KEYS = "MATCH (e:Episode) RETURN e.id"
 _UNLINK = "MATCH (:Episode {id: $left})-[n:NEXT]->(:Episode {id: $right}) DELETE n"
 _LINK = "MATCH (a:Episode {id: $left}), (b:Episode {id: $right}) MERGE (a)-[:NEXT]->(b)"
 _PREVIOUS = "MATCH (p:Episode)-[:NEXT]->(:Episode {id: $episode, tenant: $tenant}) RETURN p.episode_id"
@@ -108,6 +112,24 @@ class Trace:
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
         with using("trace"):
             return Neighbours(previous=self._first(_PREVIOUS, **where), following=self._first(_FOLLOWING, **where))
+
+    def order(self, session_id: str, *, tenant: str) -> list[str]:
+        """The keys of a session's episodes in time.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("trace"):
+            return [str(row[0]) for row in self._rows(_ORDER, session=key(tenant, "session", session_id))]
+
+    def keys(self) -> set[str]:
+        """The keys of all episodes.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("trace"):
+            return {str(row[0]) for row in self._rows(_KEYS)}
 
     def count(self) -> int:
         """Episodes stored.

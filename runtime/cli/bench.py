@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import anyio
 import psutil
 import typer
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 
 from bus.connection import Bus, connect
+from runtime import locomo
 from runtime.cli import command, out, run_async, settings_of
 from runtime.cli.serving import wait_ready
 from runtime.composition import AGENTS, bus_settings
+from runtime.embedding import embedding
 from runtime.overhead import Turn, measure, shares
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
@@ -69,6 +71,41 @@ def overhead(
     out.print(table)
     whole, compute = [turn.total for turn in measured], [turn.compute for turn in measured]
     out.print(f"model and embedding compute: {sum(compute) / sum(whole):.1%} of the turns' time", highlight=False)
+    out.print(f"{machine()}", style="dim", highlight=False)
+
+
+@app.command(name="locomo")
+@command
+def locomo_bench(
+    directory: Annotated[Path, typer.Argument(help="Folder of LoCoMo dialogues, one JSON file each.")],
+    k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits that count.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Evidence recall of the memory on LoCoMo, by category and by part of the fusion."""
+    dialogues = locomo.read(directory)
+    texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
+
+    async def measured() -> dict[str, list[tuple[int, float]]]:
+        with Progress(console=_progress_console(), transient=True) as progress:
+            task = progress.add_task("embedding", total=texts)
+            async with embedding(settings_of(log_level="warning")) as embed:
+                return await locomo.measure(dialogues, embed, k=k, tick=lambda more: progress.advance(task, more))
+
+    found = {name: locomo.by_category(values) for name, values in run_async(measured).items()}
+    if as_json:
+        parts = {name: {part: asdict(one) for part, one in rows.items()} for name, rows in found.items()}
+        report = {"bench": "locomo", "k": k, "dialogues": [one.name for one in dialogues], "machine": machine()}
+        out.out(json.dumps({**report, "evidence_recall": parts}))
+        return
+    whole = found["whole"]
+    table = Table("category", "questions", f"recall@{k}", "95 % interval", title="evidence recall", box=None)
+    for name, one in whole.items():
+        table.add_row(name, str(one.count), f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}")
+    out.print(table)
+    parts_table = Table("fusion", *whole, title=f"recall@{k} without a part", box=None)
+    for name, rows in found.items():
+        parts_table.add_row(name, *(f"{rows[part].mean:.3f}" for part in whole))
+    out.print(parts_table)
     out.print(f"{machine()}", style="dim", highlight=False)
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agents.memory.agent import PROJECTION, MemoryAgent
-from agents.memory.atlas import Atlas
+from agents.memory.atlas import Ask, Atlas
 from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
 from bus import metrics
@@ -101,7 +101,7 @@ async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenan
         (hit,) = later.recall.hits
         assert (hit.question, hit.answer, hit.turn_id) == ("Name of my cat?", "Milo.", first.turn_id)
         assert hit.episode_id == episode_id(tenant="ann", turn_id=first.turn_id)
-        assert [reason.split()[0] for reason in hit.reasons] == ["dense", "recency"]
+        assert [reason.split()[0] for reason in hit.reasons] == ["dense", "words", "recency"]
         assert [timing.stage for timing in later.timings] == ["router", "memory"]
 
         assert (await recalled(bus, turn(tenant="bob"), 1)).recall.hits == ()
@@ -194,7 +194,7 @@ async def test_a_broken_or_lost_store_is_made_again_from_the_record(
             path.write_bytes(b"\xff" * 64)
     async with serving(bus, settings):
         await projected(bus, 3, 3)
-        assert [hit.answer for hit in (await recalled(bus, turn(), 2)).recall.hits] == ["answer 2"]
+        assert (await recalled(bus, turn(), 2)).recall.hits[0].answer == "answer 2"
     settings.data_dir.rename(settings.data_dir.with_name("lost"))
     async with serving(bus, settings):
         await projected(bus, 3, 3)
@@ -208,7 +208,9 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
         await projected(bus, 9, 9)
 
         async def state() -> tuple[Any, ...]:
-            found = await agent._stores.atlas.run(lambda atlas: atlas.search(unit(0), tenant="ann", limit=99))
+            ask = Ask(tenant="ann", vector=unit(0), text="what", limit=99)
+            matches = await agent._stores.atlas.run(lambda atlas: atlas.search(ask))
+            found = sorted(matches, key=lambda match: match.episode_id)
             ids = [episode_id(tenant="ann", turn_id=envelope.turn_id) for envelope in turns]
             near = await agent._stores.trace.run(lambda trace: [trace.neighbours(one, tenant="ann") for one in ids])
             return found, near

@@ -1,22 +1,32 @@
-"""What a turn is shown: floor, fusion, distinct texts, budget."""
+"""What a turn is shown: fusion, floor, superseding, distinct texts, budget."""
 
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.recall import Match, distinct, ranked, recall, recency
+from agents.memory.context import Vector, unit
+from agents.memory.recall import Match, distinct, fitting, fused, hits, recency, relevant, superseded
 from agents.memory.settings import MemorySettings
-from schemas.stages import RecalledEpisode
+from agents.memory.words import Words
 
 NOW = 1_000_000.0
 SETTINGS = MemorySettings(data_dir=Path("nowhere"))
+WORDS = Words()
 
 
 def match(
-    turn: str = "t1", *, similarity: float = 0.8, age: float = 0.0, question: str = "q", answer: str = "a"
+    turn: str = "t1",
+    *,
+    similarity: float = 0.8,
+    lexical: float = 0.0,
+    age: float = 0.0,
+    question: str = "q",
+    answer: str = "a",
+    speaker: str = "",
 ) -> Match:
     return Match(
         episode_id=f"e-{turn}",
@@ -26,7 +36,14 @@ def match(
         answer=answer,
         created_at=NOW - age,
         similarity=similarity,
+        own=similarity,
+        lexical=lexical,
+        speaker=speaker,
     )
+
+
+def order(*found: Match, text: str = "what?") -> list[str]:
+    return [one.match.turn_id for one in fused(found, text=text, now=NOW, settings=SETTINGS)]
 
 
 matches = st.lists(
@@ -34,6 +51,7 @@ matches = st.lists(
         match,
         st.sampled_from([f"t{number}" for number in range(9)]),
         similarity=st.floats(-1.0, 1.0),
+        lexical=st.floats(0.0, 50.0),
         age=st.floats(-1e5, 1e7),
         question=st.text(max_size=900),
         answer=st.sampled_from(["yes", "YES ", "no", "x" * 700]),
@@ -43,37 +61,85 @@ matches = st.lists(
 
 
 @given(matches, st.floats(0.0, 1.0), st.integers(1, 6), st.integers(0, 3000))
-def test_never_the_turn_itself_nor_below_the_floor_nor_over_the_budget(
-    found: list[Match], floor: float, most: int, budget: int
-) -> None:
-    settings = msgspec.structs.replace(SETTINGS, relevance_floor=floor, max_hits=most, character_budget=budget)
-    hits = recall(found, turn_id="t3", now=NOW, settings=settings)
-    allowed = {m.episode_id for m in found if m.turn_id != "t3" and m.similarity >= floor}
-    assert {hit.episode_id for hit in hits} <= allowed
-    assert len(hits) <= most
-    assert sum(len(hit.question) + len(hit.answer) for hit in hits) <= budget
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert all(hit.reasons for hit in hits)
-
-
-@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1e7))
-def test_of_two_equally_old_episodes_the_more_similar_leads(one: float, other: float, age: float) -> None:
-    hits = ranked(
-        [match("a", similarity=one, age=age), match("b", similarity=other, age=age)], now=NOW, settings=SETTINGS
+def test_never_below_the_floor_nor_over_the_budget(found: list[Match], floor: float, most: int, budget: int) -> None:
+    settings = msgspec.structs.replace(
+        SETTINGS, relevance_floor=floor, max_hits=most, token_budget=budget, floor_coverage=2.0
     )
-    if one > other:
-        assert hits[0].score >= hits[1].score
-        assert hits[0].turn_id == "a" or hits[0].score == hits[1].score
+    ranked = distinct(
+        relevant(fused(found, text="cat", now=NOW, settings=settings), text="cat", words=WORDS, settings=settings)
+    )
+    shown = fitting(hits(ranked), settings=settings)
+    assert {hit.episode_id for hit in shown} <= {m.episode_id for m in found if m.similarity >= floor}
+    assert len(shown) <= most
+    assert sum(len(hit.question) + len(hit.answer) for hit in shown) <= budget
+    assert [hit.score for hit in shown] == sorted((hit.score for hit in shown), reverse=True)
+    assert all(hit.reasons for hit in shown)
+
+
+@given(matches)
+def test_the_order_of_the_store_does_not_matter(found: list[Match]) -> None:
+    named = {one.episode_id: one for one in found}
+    first = fused(list(named.values()), text="x", now=NOW, settings=SETTINGS)
+    assert fused(list(named.values())[::-1], text="x", now=NOW, settings=SETTINGS) == first
+
+
+def test_words_lift_in_proportion_to_the_best() -> None:
+    assert order(
+        match("a", similarity=0.5), match("b", similarity=0.3, lexical=9.0), match("c", similarity=0.3, lexical=3.0)
+    ) == ["b", "a", "c"]
+
+
+def test_who_is_named_leads_and_a_role_is_no_name() -> None:
+    said = [match("ann", speaker="Ann"), match("bob", similarity=0.81, speaker="Bob")]
+    assert order(*said, text="What did Ann's sister say?") == ["ann", "bob"]
+    assert order(*said, text="What did the annual report say?") == ["bob", "ann"]
+    roles = [match("u", speaker="user"), match("v", similarity=0.81)]
+    assert order(*roles, text="Which user?") == ["v", "u"]
+
+
+def test_an_utterance_that_only_asks_stands_back() -> None:
+    assert order(match("asks", question="Where?", answer=""), match("says", question="There.", answer="")) == [
+        "says",
+        "asks",
+    ]
+    answered = fused([match(question="Where?", answer="There.")], text="x", now=NOW, settings=SETTINGS)
+    assert "asks only" not in answered[0].reasons
 
 
 def test_of_two_equally_similar_episodes_the_newer_leads() -> None:
-    hits = ranked([match("old", age=9e6), match("new", age=60.0)], now=NOW, settings=SETTINGS)
-    assert [hit.turn_id for hit in hits] == ["new", "old"]
+    assert order(match("old", age=9e6), match("new", age=60.0)) == ["new", "old"]
 
 
 def test_recency_cannot_lift_what_is_irrelevant() -> None:
-    assert recall([match(similarity=0.39, age=0.0)], turn_id="now", now=NOW, settings=SETTINGS) == ()
-    assert len(recall([match(similarity=0.41, age=9e7)], turn_id="now", now=NOW, settings=SETTINGS)) == 1
+    for similarity, shown in ((0.39, 0), (0.41, 1)):
+        ranked = fused([match(similarity=similarity)], text="cat", now=NOW, settings=SETTINGS)
+        assert len(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS)) == shown
+
+
+def test_enough_of_the_words_pass_below_the_floor() -> None:
+    said = match(similarity=0.1, lexical=5.0, question="The order XJ-42 ships to Lyon", answer="")
+    ranked = fused([said], text="x", now=NOW, settings=SETTINGS)
+
+    def passes(text: str) -> bool:
+        return bool(relevant(ranked, text=text, words=WORDS, settings=SETTINGS))
+
+    assert passes("when does order XJ-42 ship?")
+    assert not passes("order pizza, wine and bread for the party")
+    assert not passes("Lyon")  # one word is too little
+
+
+@pytest.mark.parametrize(
+    "text", ["hi", "Thanks!", "ok great, thank you so much", "Bonjour, ça va ?", "lol", "Good night"]
+)
+def test_small_talk_recalls_nothing(text: str) -> None:
+    ranked = fused([match(similarity=0.99, question=text)], text=text, now=NOW, settings=SETTINGS)
+    assert relevant(ranked, text=text, words=WORDS, settings=SETTINGS) == []
+
+
+@pytest.mark.parametrize("text", ["What is my cat called?", "Is it 42?", "Who am I?", "How was my weekend in Lyon?"])
+def test_a_question_is_no_small_talk(text: str) -> None:
+    ranked = fused([match()], text=text, now=NOW, settings=SETTINGS)
+    assert relevant(ranked, text=text, words=WORDS, settings=SETTINGS) == ranked
 
 
 @given(st.floats(-1e6, 1e9), st.floats(1.0, 1e8))
@@ -82,24 +148,57 @@ def test_recency_is_a_share_that_halves(age: float, half_life: float) -> None:
     assert recency(half_life, half_life=half_life) == pytest.approx(0.5)
 
 
+def vectors(**raw: list[float]) -> dict[str, Vector]:
+    return {f"e-{turn}": unit(np.array(value)) for turn, value in raw.items()}
+
+
+def test_an_older_fact_loses_to_the_newer_one_that_replaces_it() -> None:
+    old = match("old", similarity=0.7, age=9e5, question="The cat is called Milo.", answer="")
+    new = match("new", similarity=0.65, question="The cat is called Otto.", answer="")
+    ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
+    assert [one.match.turn_id for one in ranked] == ["old", "new"]
+    after = superseded(ranked, vectors(old=[1, 0.1], new=[1, 0.0]), settings=SETTINGS)
+    assert [one.match.turn_id for one in after] == ["new", "old"]
+    assert after[1].reasons[-1] == "superseded by e-new"
+    assert superseded(ranked, vectors(old=[1, 0.0], new=[0, 1.0]), settings=SETTINGS) == ranked
+    assert superseded(ranked, {}, settings=SETTINGS) == ranked
+
+
+def test_another_speaker_and_a_repetition_replace_nothing() -> None:
+    near = vectors(old=[1, 0.1], new=[1, 0.0])
+    for changed in ({"speaker": "Bob"}, {"question": "the CAT is  called Milo."}):
+        old = match("old", similarity=0.7, age=9e5, question="The cat is called Milo.")
+        new = msgspec.structs.replace(match("new", question="The cat is called Otto."), **changed)
+        ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
+        assert superseded(ranked, near, settings=SETTINGS) == ranked
+
+
 def test_the_same_text_is_shown_once_in_its_best_place() -> None:
     said = [
         match("a", similarity=0.7, question="Where is Paris?", answer="In France."),
         match("b", similarity=0.9, question="where  is PARIS?", answer=" in france. "),
         match("c", similarity=0.6, question="Where is Paris?", answer="In Texas."),
     ]
-    hits = distinct(ranked(said, now=NOW, settings=SETTINGS))
-    assert [hit.turn_id for hit in hits] == ["b", "c"]
+    kept = distinct(fused(said, text="x", now=NOW, settings=SETTINGS))
+    assert [one.match.turn_id for one in kept] == ["b", "c"]
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
-    (hit,) = recall([match(answer="x" * 5000)], turn_id="now", now=NOW, settings=SETTINGS)
+    found = hits(fused([match(answer="x" * 5000)], text="x", now=NOW, settings=SETTINGS))
+    (hit,) = fitting(found, settings=msgspec.structs.replace(SETTINGS, token_budget=9999))
     assert len(hit.answer) <= SETTINGS.hit_characters
     assert "shortened" in hit.reasons
-    assert isinstance(hit, RecalledEpisode)
 
 
 def test_a_hit_that_does_not_fit_makes_room_for_a_smaller_one() -> None:
-    settings = msgspec.structs.replace(SETTINGS, character_budget=100)
+    settings = msgspec.structs.replace(SETTINGS, token_budget=100)
     found = [match("big", similarity=0.9, answer="x" * 400), match("small", similarity=0.8)]
-    assert [hit.turn_id for hit in recall(found, turn_id="now", now=NOW, settings=settings)] == ["small"]
+    shown = fitting(hits(fused(found, text="x", now=NOW, settings=settings)), settings=settings)
+    assert [hit.turn_id for hit in shown] == ["small"]
+
+
+def test_the_budget_counts_in_the_measure_that_is_given() -> None:
+    settings = msgspec.structs.replace(SETTINGS, token_budget=4)
+    found = hits(fused([match(question="four words of text", answer="")], text="x", now=NOW, settings=settings))
+    assert fitting(found, settings=settings) == ()
+    assert len(fitting(found, settings=settings, measure=lambda text: len(text.split()))) == 1

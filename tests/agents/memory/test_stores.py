@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agents.memory.atlas import Atlas
+from agents.memory.atlas import Ask, Atlas
 from agents.memory.projection import Projection, apply
 from agents.memory.record import episode_id
 from agents.memory.settings import MemorySettings
@@ -79,7 +79,7 @@ async def test_what_a_killed_writer_told_is_there(settings: MemorySettings) -> N
         assert forget.times == 0
         for turn in told:
             vector = unit(int(turn[1:]))
-            (found,) = await stores.atlas.run(lambda a, v=vector: a.search(v, tenant="ann", limit=1))  # type: ignore[misc]
+            (found,) = await stores.atlas.run(lambda a, v=vector: a.search(Ask(tenant="ann", vector=v, limit=1)))  # type: ignore[misc]
             assert found.turn_id == turn
         near = await stores.trace.run(lambda t: t.neighbours(episode_id(tenant="ann", turn_id=told[5]), tenant="ann"))
         assert near.previous == episode_id(tenant="ann", turn_id=told[4])
@@ -120,11 +120,14 @@ async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySe
     assert len(list(settings.data_dir.glob(f"{name}.broken-*"))) == 1
 
 
-async def test_an_episode_without_a_fitting_embedding_is_in_the_graph_alone(settings: MemorySettings) -> None:
+async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(settings: MemorySettings) -> None:
     stores = Stores(settings)
     async with stores.opened(Forgetful()):
         await apply(stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))])
-        assert await counts(stores) == (1, 3)
+        assert await counts(stores) == (3, 3)
+        ask = Ask(tenant="ann", vector=unit(1), text="the question of small")
+        found = await stores.atlas.run(lambda atlas: atlas.search(ask))
+        assert {match.turn_id: match.own > 0.9 for match in found} == {"none": False, "small": False, "t": True}
 
 
 async def test_a_closed_store_says_so(settings: MemorySettings) -> None:

@@ -1,0 +1,27 @@
+"""How long a text is in tokens of the model that will read it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from bus import metrics
+
+CHARACTERS = 4
+"""Characters that stand for a token where no tokenizer can be read."""
+
+
+def measure(path: Path | None) -> Callable[[str], int]:
+    """Counts tokens with the tokenizer in ``path`` (a ``tokenizer.json``); an estimate by characters without one."""
+    if path is None:
+        return _estimate
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        metrics.degraded("memory.tokenizer", f"{path} cannot be read ({error}): tokens are estimated.")
+        return _estimate
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text) // CHARACTERS)

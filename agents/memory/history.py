@@ -1,0 +1,154 @@
+"""A history that a person brings: JSONL lines become episodes, one each, with the ids that they came with."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+from urllib.parse import quote
+
+import msgspec
+from dateutil import parser
+from msgspec import Struct
+
+from agents.memory.record import episode_id
+from schemas.chat import Sampling
+from schemas.codec import field_of
+from schemas.envelope import Envelope
+from schemas.episode import Episode
+from schemas.errors import InvalidInput
+from schemas.events import EpisodeRecorded
+
+STEP = 0.001
+"""Seconds between two lines of a session that carry the same time: their order is the file's."""
+
+MODEL = "import"
+
+
+class Line(Struct, frozen=True):
+    """One line of the file. ``timestamp`` is Unix seconds or any usual date; without one the order of lines counts."""
+
+    text: str
+    session: str | int = "import"
+    role: str = ""
+    speaker: str = ""
+    timestamp: float | str | None = None
+    id: str | int | None = None
+
+    @property
+    def who(self) -> str:
+        """The speaker, or the role."""
+        return self.speaker or self.role
+
+    @property
+    def embedded(self) -> str:
+        """The text that is embedded: who said what, because questions name people."""
+        return f"{self.who}: {self.text}" if self.who not in ("", "user", "assistant") else self.text
+
+
+class Told(Struct, frozen=True):
+    """A line in its place: where it belongs and when it was said."""
+
+    line: Line
+    name: str
+    session_id: str
+    at: float
+
+
+def read(text: str, *, source: str) -> list[Line]:
+    """Decode JSONL; empty lines do not count, unknown fields neither.
+
+    Raises:
+        InvalidInput: a line is not an object with a text; the message names the line.
+    """
+    lines = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        if not raw.strip():
+            continue
+        try:
+            lines.append(msgspec.json.decode(raw, type=Line))
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise InvalidInput(
+                f'{source}, line {number}: {error}; expected {{"session", "role" or "speaker", "text", "timestamp", '
+                '"id"}, of which only the text must be there.',
+                param=field_of(str(error)) or "line",
+            ) from error
+    return lines
+
+
+def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
+    """Every line with its time, which grows within a session, and a name that is the same on every import.
+
+    Raises:
+        InvalidInput: a time cannot be read, or two lines have one id; the message names the line.
+    """
+    start = time.time() if now is None else now
+    last: dict[str, float] = {}
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for number, line in enumerate(lines, 1):
+        session = quote(str(line.session), safe="!#$&'()*+,/:;=?@[]._-~")[:128] or "import"
+        name = str(line.id) if line.id is not None else f"{number}"
+        if (session, name) in seen:
+            raise InvalidInput(f"line {number}: session '{session}' has the id '{name}' twice.", param="id")
+        seen.add((session, name))
+        at = _seconds(line.timestamp, number) if line.timestamp is not None else last.get(session, start)
+        at = max(at, last[session] + STEP) if session in last else at
+        last[session] = at
+        found.append(Told(line, name, session, at))
+    return found
+
+
+def event(said: Told, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+    """The event that records a line. Its ids are derived, so that importing again changes nothing."""
+    turn_id = uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{said.session_id}\n{said.name}").hex
+    envelope = Envelope(
+        event_id=f"{turn_id}:memory-write",
+        turn_id=turn_id,
+        session_id=said.session_id,
+        tenant=tenant,
+        created_at=said.at,
+        deadline=said.at,
+    )
+    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, said, vector))
+
+
+def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode:
+    return Episode(
+        episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
+        turn_id=envelope.turn_id,
+        session_id=envelope.session_id,
+        tenant=envelope.tenant,
+        created_at=said.at,
+        question=said.line.text,
+        answer="",
+        model=MODEL,
+        model_digest="",
+        level="raw",
+        intent="",
+        domains=(),
+        adapters=(),
+        candidates=(),
+        sampling=Sampling(),
+        outcome="imported",
+        embedding=tuple(vector),
+        speaker=said.line.who,
+        source_id=said.name,
+    )
+
+
+def _seconds(stamp: float | str, number: int) -> float:
+    if not isinstance(stamp, str):
+        return float(stamp)
+    try:
+        return float(stamp)
+    except ValueError:
+        pass
+    try:
+        found = parser.parse(stamp)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"line {number}: '{stamp}' is no time ({error}); expected Unix seconds or a date like "
+            "2026-01-31T09:30:00Z.",
+            param="timestamp",
+        ) from error
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

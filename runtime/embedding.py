@@ -1,0 +1,54 @@
+"""Embeddings for the command line: by the running router, or by one loaded here when no runtime answers."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from bus.connection import Bus
+from runtime.settings import Settings
+from schemas.errors import Unavailable
+from schemas.services import EmbedReply, EmbedRequest
+
+Embed = Callable[[Sequence[str]], Awaitable[Sequence[tuple[float, ...]]]]
+"""Unit vectors of at most :data:`BATCH` texts, in order."""
+
+BATCH = 32
+EMBED_SECONDS = 120.0
+
+_PROBE = EmbedRequest(texts=("ready",))
+PROBE_SECONDS = 10.0
+
+
+@contextlib.asynccontextmanager
+async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
+    """An embedder for as long as the context lasts; ``bus`` None loads one here at once.
+
+    Raises:
+        SetupError: the model cannot be loaded.
+    """
+    if bus is not None and await _served(bus):
+
+        async def asked(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+            request = EmbedRequest(texts=tuple(texts))
+            return (await bus.request("embed", request, EmbedReply, timeout=EMBED_SECONDS)).vectors
+
+        yield asked
+        return
+    from agents.router.agent import RouterAgent
+    from runtime.composition import agent
+
+    router = agent("router", settings)
+    assert isinstance(router, RouterAgent)
+    async with router.loaded():
+
+        async def embedded(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+            return (await router.embed(EmbedRequest(texts=tuple(texts)))).vectors
+
+        yield embedded
+
+
+async def _served(bus: Bus) -> bool:
+    try:
+        await bus.request("embed", _PROBE, EmbedReply, timeout=PROBE_SECONDS)
+    except Unavailable:
+        return False
+    return True

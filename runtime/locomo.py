@@ -1,0 +1,191 @@
+"""LoCoMo (arXiv 2402.17753) as a measure of retrieval: is a question's evidence among the first k hits?
+
+Each dialogue is a tenant of its own in real stores, and each question goes the way of every recall:
+:func:`agents.memory.finding.find`. The ablations are settings of that same path.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from agents.memory import history
+from agents.memory.atlas import Ask
+from agents.memory.finding import find
+from agents.memory.projection import apply
+from agents.memory.settings import MemorySettings
+from agents.memory.stores import Stores
+from runtime.embedding import BATCH, Embed
+from schemas.errors import InvalidInput
+
+CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
+ADVERSARIAL = 5
+PLACED = 64
+"""Episodes that are stored together."""
+
+DRAWS = 2000
+"""Bootstrap samples of a confidence interval."""
+
+_EVIDENCE = re.compile(r"D\d+:\d+")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with the ids of the turns that answer it."""
+
+    text: str
+    category: int
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """Turns, and the questions that have evidence among them."""
+
+    name: str
+    lines: tuple[history.Line, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval over ``count`` questions."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "without words": {"lexical_weight": 0.0},
+    "without speaker": {"speaker_weight": 0.0},
+    "without the cost of questions": {"question_weight": 0.0},
+    "without superseding": {"superseded_weight": 0.0},
+    "vectors in context alone": {"lexical_weight": 0.0, "speaker_weight": 0.0, "question_weight": 0.0},
+}
+
+
+def read(directory: Path) -> list[Dialogue]:
+    """The dialogues in ``directory``, one JSON file each.
+
+    Raises:
+        InvalidInput: there is none, or one is not of LoCoMo's form.
+    """
+    files = sorted(directory.glob("*.json"))
+    if not files:
+        raise InvalidInput(f"no *.json in {directory}: give a folder of LoCoMo dialogues.", param="directory")
+    return [_dialogue(path) for path in files]
+
+
+async def measure(
+    dialogues: Sequence[Dialogue],
+    embed: Embed,
+    *,
+    k: int,
+    vector_size: int = 768,
+    tick: Callable[[int], None] = lambda _: None,
+) -> dict[str, list[tuple[int, float]]]:
+    """For each ablation: category and evidence recall at ``k`` of every question; ``tick`` hears of embedded texts."""
+    with tempfile.TemporaryDirectory(prefix="kiki-locomo-") as directory:
+        settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
+        stores = Stores(settings)
+        async with stores.opened(_nothing):
+            asked: dict[str, Sequence[Sequence[float]]] = {}
+            for dialogue in dialogues:
+                await _remember(stores, dialogue, embed, tick)
+                asked[dialogue.name] = await _embedded([q.text for q in dialogue.questions], embed, tick)
+            found = {}
+            for name, changes in ABLATIONS.items():
+                changed = msgspec.structs.replace(settings, recency_weight=0.0, **changes)
+                found[name] = [
+                    (question.category, await _recall(stores, dialogue.name, question, vector, k, changed))
+                    for dialogue in dialogues
+                    for question, vector in zip(dialogue.questions, asked[dialogue.name], strict=True)
+                ]
+            return found
+
+
+def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
+    """The mean with its 95 % percentile bootstrap interval."""
+    data = np.asarray(values, dtype=np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(data), size=(DRAWS, len(data)))
+    low, high = np.quantile(data[drawn].mean(axis=1), (0.025, 0.975))
+    return Interval(float(data.mean()), float(low), float(high), len(data))
+
+
+def by_category(values: Sequence[tuple[int, float]]) -> dict[str, Interval]:
+    """The whole, then each category that occurs."""
+    found = {"all": interval([value for _, value in values])}
+    for category in sorted({category for category, _ in values}):
+        name = CATEGORIES.get(category, str(category))
+        found[name] = interval([value for other, value in values if other == category])
+    return found
+
+
+def _dialogue(path: Path) -> Dialogue:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        lines = tuple(
+            history.Line(
+                text=turn["text"],
+                session=turn["session"],
+                speaker=turn["speaker"],
+                timestamp=turn["when"],
+                id=turn["dia_id"],
+            )
+            for turn in data["turns"]
+        )
+        ids = {str(line.id) for line in lines}
+        questions = tuple(
+            Question(item["question"], item["category"], evidence)
+            for item in data["qa"]
+            if item["category"] != ADVERSARIAL and (evidence := _evidence(item, ids))
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path.name} is no LoCoMo dialogue ({error!r}).", param="directory") from error
+    return Dialogue(path.stem, lines, questions)
+
+
+def _evidence(item: dict[str, Any], ids: set[str]) -> tuple[str, ...]:
+    named = (name for text in item.get("evidence", ()) for name in _EVIDENCE.findall(text))
+    return tuple(dict.fromkeys(name for name in named if name in ids))
+
+
+async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> None:
+    told = history.told(dialogue.lines)
+    vectors = await _embedded([one.line.embedded for one in told], embed, tick)
+    episodes = [
+        history.event(one, vector, tenant=dialogue.name).episode for one, vector in zip(told, vectors, strict=True)
+    ]
+    for at in range(0, len(episodes), PLACED):
+        await apply(stores, episodes[at : at + PLACED])
+
+
+async def _embedded(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> list[Sequence[float]]:
+    vectors: list[Sequence[float]] = []
+    for at in range(0, len(texts), BATCH):
+        batch = texts[at : at + BATCH]
+        vectors.extend(await embed(batch))
+        tick(len(batch))
+    return vectors
+
+
+async def _recall(
+    stores: Stores, tenant: str, question: Question, vector: Sequence[float], k: int, settings: MemorySettings
+) -> float:
+    ask = Ask(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
+    found = await find(stores, ask, now=0.0, settings=settings)
+    first = {one.match.source_id for one in found[:k]}
+    return len(first & set(question.evidence)) / len(question.evidence)
+
+
+async def _nothing() -> None:
+    """The stores begin empty; there is no record to project again."""
