@@ -1,22 +1,22 @@
-"""The bank of resident adapters: read once, kept under a byte budget, put into the model in place.
+"""The bank of resident adapters: read once, kept under a byte budget, put into the model in place or side by side.
 
 The base weights are never touched. A changed module is a wrapper around the base module, made once; activating
 swaps the wrapper's low-rank tensors, and "no adapter" puts the base modules themselves back, so the base's results
-are bit for bit what they were. All methods belong to the thread that owns the model.
+are bit for bit what they were. A set of adapters that is to share a batch with others gets a seat: its slot in the
+stacks of :mod:`agents.inference.mixing`. All methods belong to the thread that owns the model.
 """
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
+from agents.inference import mixing
 from agents.inference.lowrank import CONFIG, WEIGHTS, Adapter, Pair, combine, failed, read
 from schemas.errors import KikiError, SetupError
 from schemas.stages import AdapterUse
@@ -32,19 +32,43 @@ class _Resident:
     stamp: tuple[int, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A set of adapters that rows can refer to by ``slot``; slot 0 is the base's, and of sets that never mix."""
+
+    slot: int
+    uses: tuple[AdapterUse, ...]
+    pairs: dict[str, Pair] = field(default_factory=dict, repr=False, compare=False)
+
+
+BASE = Seat(slot=0, uses=())
+
+
 class AdapterBank:
     """Adapters of one folder for one model. ``folder`` None: there are none; ``budget`` in bytes.
+
+    ``seats``: sets of adapters, the base aside, that are side by side at most.
 
     Raises:
         SetupError: the folder does not exist.
     """
 
-    def __init__(self, model: Any, folder: Path | None, *, budget: int, dtype: Any | None = None) -> None:
+    def __init__(
+        self, model: Any, folder: Path | None, *, budget: int, dtype: Any | None = None, seats: int = 8
+    ) -> None:
         if folder is not None and not folder.is_dir():
             raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
         self._model, self._folder, self._budget, self._dtype = model, folder, budget, dtype
         self._base: dict[str, Any] = dict(model.named_modules())
+        self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
         self._wrappers: dict[str, Any] = {}
+        self.rows = mixing.Rows()
+        self._max_seats = seats
+        self._seats: OrderedDict[tuple[AdapterUse, ...], Seat] = OrderedDict()
+        self._stacked: tuple[Seat, ...] = ()
+        self._stacked_paths: frozenset[str] = frozenset()
+        self._side_by_side: dict[str, Any] = {}
+        self._mixed = False
         self._mounted: dict[str, Pair] = {}
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
         self._proven: set[str] = set()
@@ -93,7 +117,7 @@ class AdapterBank:
         return adapter
 
     def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """Put exactly these adapters into the model; none restores the base.
+        """Put exactly these adapters into the model, for all rows; none restores the base.
 
         Returns:
             The adapters with the digests really used.
@@ -101,27 +125,128 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``; the model is as it was before.
         """
+        adapters = self._loaded(uses)
+        known = _known(uses, adapters)
+        self._activate(known, self._combined(uses, adapters), adapters)
+        return self.active
+
+    def seat(self, uses: Sequence[AdapterUse], *, taken: Collection[int] = ()) -> Seat:
+        """A seat for this set, loaded and proven; ``taken`` slots keep theirs.
+
+        Raises:
+            StageFailed: code ``adapter_failed``; the model and the seats are as they were before.
+        """
+        if not uses:
+            return BASE
+        adapters = self._loaded(uses)
+        known = _known(uses, adapters)
+        if known not in self._seats:
+            pairs = self._combined(uses, adapters)
+            self._prove_alone(known, pairs, adapters)
+            if not self.mixable(uses):
+                return Seat(slot=0, uses=known, pairs=pairs)
+            slot = self._free_slot(taken)
+            self._seats = OrderedDict((key, seat) for key, seat in self._seats.items() if seat.slot != slot)
+            self._seats[known] = Seat(slot=slot, uses=known, pairs=pairs)
+        self._seats.move_to_end(known)
+        return self._seats[known]
+
+    def mixable(self, uses: Sequence[AdapterUse]) -> bool:
+        """Whether this set may share a batch with others: each of the seats may take an equal part of the budget."""
+        if self._folder is None or not uses:
+            return True
+        if not self._max_seats:
+            return False
+        size = sum((self._folder / use.name / WEIGHTS).stat().st_size for use in uses)
+        return size <= self._budget // (self._max_seats + 1) and self._sorters_known
+
+    def mount(self, seats: Collection[Seat]) -> None:
+        """Make the model serve rows of these seats: one in place, several side by side."""
+        if len(seats) <= 1:
+            (seat,) = seats or (BASE,)
+            if self._mixed or seat.uses != self.active:
+                self._place(seat.pairs)
+                self._mixed, self.active = False, seat.uses
+                self.swaps += 1
+            return
+        held = tuple(sorted((*self._seats.values(),), key=lambda seat: seat.slot))
+        if not self._mixed or held != self._stacked:
+            self._stand_side_by_side(held)
+            self.swaps += 1
+
+    @property
+    def _sorters_known(self) -> bool:
+        switches = {
+            path.rpartition(".")[0] for path, module in self._base.items() if isinstance(module, mixing.SWITCHES)
+        }
+        return switches <= set(self._experts)
+
+    def _loaded(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
         adapters = [self.load(use.name) for use in uses]
         for use, adapter in zip(uses, adapters, strict=True):
             if use.sha256 and use.sha256 != adapter.sha256:
                 raise failed(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
-        pairs = combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])
-        before = self._mounted
+        return adapters
+
+    def _combined(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, Pair]:
+        return combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])
+
+    def _free_slot(self, taken: Collection[int]) -> int:
+        occupied = {seat.slot for seat in self._seats.values()}
+        free = [slot for slot in range(1, self._max_seats + 1) if slot not in occupied]
+        if free:
+            return free[0]
+        return next(seat.slot for seat in self._seats.values() if seat.slot not in taken)
+
+    def _activate(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
+        before, mixed = self._mounted, self._mixed
         try:
             mx.eval([(pair.a, pair.b) for pair in pairs.values()])
-            self._mount(pairs)
+            self._place(pairs)
             self._prove(adapters)
         except (KikiError, RuntimeError, ValueError) as error:
-            self._mount(before)
+            if mixed:
+                self._stand_side_by_side(self._stacked)
+            else:
+                self._place(before)
             if isinstance(error, KikiError):
                 raise
             raise failed("+".join(use.name for use in uses), str(error)) from error
-        self.active = tuple(
-            AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
-            for use, adapter in zip(uses, adapters, strict=True)
-        )
+        self.active, self._mixed = uses, False
         self.swaps += 1
-        return self.active
+
+    def _prove_alone(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
+        """Prove a set that is new, and put back what was mounted."""
+        if {adapter.sha256 for adapter in adapters} <= self._proven:
+            return
+        before, active, mixed = self._mounted, self.active, self._mixed
+        self._activate(uses, pairs, adapters)
+        if mixed:
+            self._stand_side_by_side(self._stacked)
+        else:
+            self._place(before)
+            self.active = active
+
+    def _stand_side_by_side(self, seats: tuple[Seat, ...]) -> None:
+        if seats != self._stacked:
+            stacks = mixing.stacked({seat.slot: seat.pairs for seat in seats})
+            mx.eval(list(stacks.values()))
+            for path, (a, b) in stacks.items():
+                if path not in self._side_by_side:
+                    self._side_by_side[path] = mixing.wrapped(self._base[path], self.rows)
+                self._side_by_side[path].hold(a, b)
+            self._stacked_paths = frozenset(stacks)
+        self._place({})
+        for path in self._stacked_paths:
+            self._put(path, self._side_by_side[path])
+        for path in self._experts:
+            self._put(path, self._sorter(path))
+        self._stacked, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
+
+    def _sorter(self, path: str) -> Any:
+        if path not in self._side_by_side:
+            self._side_by_side[path] = mixing.MixedExperts(self._base[path], self.rows)
+        return self._side_by_side[path]
 
     def _prove(self, adapters: Sequence[Adapter]) -> None:
         """The first time an adapter is active, the logits must differ from the base's."""
@@ -140,16 +265,25 @@ class AdapterBank:
         mx.eval(logits)
         return logits
 
-    def _mount(self, pairs: dict[str, Pair]) -> None:
+    def _place(self, pairs: dict[str, Pair]) -> None:
+        """These pairs in place for all rows, and nothing side by side."""
+        for path in self._stacked_paths | set(self._experts) if self._mixed else ():
+            self._put(path, self._base[path])
+        self._mixed = False
         gone = self._mounted.keys() - pairs.keys()
         self._mounted = self._mounted | pairs  # before the first change, so that a failed one is undone whole
         for path in gone:
-            _put(self._model, path, self._base[path])
+            self._put(path, self._base[path])
         for path, pair in pairs.items():
             wrapper = self._wrapper(path)
             wrapper.lora_a, wrapper.lora_b = pair.a, pair.b
-            _put(self._model, path, wrapper)
+            self._put(path, wrapper)
         self._mounted = pairs
+
+    def _put(self, path: str, module: Any) -> None:
+        """Into the base's own parent, whatever stands around that now."""
+        parent, _, leaf = path.rpartition(".")
+        self._base[parent][leaf] = module
 
     def _wrapper(self, path: str) -> Any:
         if path not in self._wrappers:
@@ -157,20 +291,17 @@ class AdapterBank:
         return self._wrappers[path]
 
 
-def _wrapped(base: Any) -> Any:
-    kinds = (
-        ((SwitchLinear, QuantizedSwitchLinear), LoRASwitchLinear),
-        ((nn.Embedding, nn.QuantizedEmbedding), LoRAEmbedding),
+def _known(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
+    """The set with the digests really used."""
+    return tuple(
+        AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
+        for use, adapter in zip(uses, adapters, strict=True)
     )
+
+
+def _wrapped(base: Any) -> Any:
+    kinds = ((mixing.SWITCHES, LoRASwitchLinear), (mixing.EMBEDDINGS, LoRAEmbedding))
     kind = next((wrapper for bases, wrapper in kinds if isinstance(base, bases)), LoRALinear)
     wrapper = kind.from_base(base, r=1, dropout=0.0, scale=1.0)
     wrapper.eval()
     return wrapper
-
-
-def _put(model: Any, path: str, module: Any) -> None:
-    *parents, leaf = path.split(".")
-    place = model
-    for part in parents:
-        place = place[int(part)] if isinstance(place, list) else place[part]
-    place[int(leaf) if isinstance(place, list) else leaf] = module

@@ -9,7 +9,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, NoReturn
 
 import anyio
@@ -18,13 +18,14 @@ import structlog
 from mlx_lm.generate import BatchGenerator
 
 from agents.inference import loading
-from agents.inference.adapters import AdapterBank
+from agents.inference.adapters import BASE, AdapterBank
+from agents.inference.mixing import Routed
 from agents.inference.prefill import SharedPrefill
 from agents.inference.prompt import PromptEncoder
 from agents.inference.requests import Outcome, Request, Work
 from agents.inference.rows import Row
 from agents.inference.sampling import sampler, seed_of, temperature_of
-from agents.inference.scheduler import Scheduler
+from agents.inference.scheduler import Running, Scheduler
 from agents.inference.scoring import choice_logprobs
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece, TextFilter
@@ -50,8 +51,10 @@ class MlxEngine:
         self.active_bytes = 0
         self.device = ""
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._scheduler: Scheduler[Work] = Scheduler(max_rows=settings.max_batch, patience=settings.patience)
-        self._key: tuple[AdapterUse, ...] = ()
+        self._scheduler: Scheduler[Work] = Scheduler(
+            max_rows=settings.max_batch, patience=settings.patience, max_keys=settings.max_mixed + 1
+        )
+        self._ready: frozenset[Hashable] = frozenset()
         self._active: list[Work] = []
         self._rows: dict[int, tuple[Work, Row]] = {}
         self._closing = False
@@ -59,7 +62,7 @@ class MlxEngine:
         self._stepped_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._loaded = threading.Event()
-        self._model: Any = None
+        self._model: Routed
         self._tokenizer: Any = None
         self._bank: AdapterBank
         self._generator: BatchGenerator
@@ -172,11 +175,15 @@ class MlxEngine:
 
     def _load_model(self) -> None:
         loaded = loading.load(self.settings)
-        self._model, self._tokenizer, self.device = loaded.model, loaded.tokenizer, loaded.device
-        self.encoder = loaded.encoder
+        self._tokenizer, self.device, self.encoder = loaded.tokenizer, loaded.device, loaded.encoder
         self._bank = AdapterBank(
-            self._model, self.settings.adapters, budget=self.settings.adapter_bytes, dtype=loaded.dtype
+            loaded.model,
+            self.settings.adapters,
+            budget=self.settings.adapter_bytes,
+            dtype=loaded.dtype,
+            seats=self.settings.max_mixed,
         )
+        self._model = Routed(loaded.model, self._bank.rows)
         eos = [[token] for token in sorted(self._tokenizer.eos_token_ids)]
         self._generator = BatchGenerator(
             self._model,
@@ -213,8 +220,10 @@ class MlxEngine:
         for use in work.request.adapters:
             if use not in known:
                 degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
-        work.adapters = known
-        self._scheduler.add(work, key=known, lane=work.request.lane, rows=work.size, now=time.monotonic())
+        work.key, work.alone = known, not self._bank.mixable(known)
+        self._scheduler.add(
+            work, key=known, lane=work.request.lane, rows=work.size, now=time.monotonic(), alone=work.alone
+        )
 
     def _load(self, uses: tuple[AdapterUse, ...]) -> None:
         for use in uses:
@@ -235,34 +244,49 @@ class MlxEngine:
             self._leave(work)
 
     def _admit(self) -> None:
-        rows_in_use = sum(work.size for work in self._active)
-        admitted = self._scheduler.admit(loaded=self._key, rows_in_use=rows_in_use, now=time.monotonic())
+        running = Running(
+            keys=frozenset(work.key for work in self._active),
+            ready=self._ready,
+            alone=any(work.alone for work in self._active),
+            rows=sum(work.size for work in self._active),
+        )
+        admitted = [waiting.item for waiting in self._scheduler.admit(running=running, now=time.monotonic())]
         if not admitted:
             return
-        works = [waiting.item for waiting in admitted]
-        try:
-            self._activate(works[0].adapters)
-        except KikiError as error:
-            for work in works:
-                work.tell(error)
-            return
-        for work in works:
+        seated = [work for work in admitted if self._seat(work)]
+        if seated:
+            self._mount()
+        for work in seated:
             self._begin(work)
 
-    def _activate(self, uses: tuple[AdapterUse, ...]) -> None:
-        if uses != self._key:
-            self._bank.activate(uses)
-            self._key = uses
+    def _seat(self, work: Work) -> bool:
+        """Give it its adapters; on failure tell it, and only it."""
+        taken = {other.seat.slot for other in self._active if other.seat is not None}
+        try:
+            work.seat = self._bank.seat(work.key, taken=taken)
+        except KikiError as error:
+            work.tell(error)
+            return False
+        work.adapters, work.admitted_at = work.seat.uses, time.monotonic()
+        self._active.append(work)
+        return True
+
+    def _mount(self) -> None:
+        """Put what the rows of the batch need into the model."""
+        self._bank.mount({work.seat for work in self._active if work.seat is not None} or {BASE})
+        self._ready = frozenset(work.key for work in self._active)
 
     def _begin(self, work: Work) -> None:
-        work.adapters, work.admitted_at = self._bank.active, time.monotonic()
-        self._active.append(work)
         tokens = work.request.prompt.tokens
         self.prompt_tokens += len(tokens)
         if len(tokens) > 1 and (work.request.n > 1 or work.request.choices):
-            work.prefill = SharedPrefill(self._model, tokens, step=self.settings.prefill_step)
+            work.prefill = SharedPrefill(self._model, tokens, cache=self._cache(work), step=self.settings.prefill_step)
         else:
-            self._insert(work, prompts=[list(tokens)] * work.request.n, caches=None)
+            prompts = [list(tokens)] * work.request.n
+            self._insert(work, prompts=prompts, caches=[self._cache(work) for _ in prompts])
+
+    def _cache(self, work: Work) -> list[Any]:
+        return self._model.make_cache(work.seat.slot if work.seat is not None else 0)
 
     def _advance_prefill(self) -> None:
         work = next((work for work in self._active if work.prefill is not None), None)
@@ -276,7 +300,7 @@ class MlxEngine:
             copies = work.request.n
             self._insert(work, prompts=[[shared.last]] * copies, caches=[shared.cache] * copies)
 
-    def _insert(self, work: Work, *, prompts: list[list[int]], caches: list[Any] | None) -> None:
+    def _insert(self, work: Work, *, prompts: list[list[int]], caches: list[Any]) -> None:
         asked = work.request.sampling
         room = self.encoder.context_tokens - len(work.request.prompt.tokens)
         budget = max(1, min(asked.max_tokens, room))

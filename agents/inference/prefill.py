@@ -3,17 +3,16 @@
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
 
 class SharedPrefill:
     """Processes all tokens of the prompt but the last, ``step`` at a time, so that decoding goes on in between."""
 
-    def __init__(self, model: Any, tokens: tuple[int, ...], *, step: int) -> None:
+    def __init__(self, model: Any, tokens: tuple[int, ...], *, cache: list[Any], step: int) -> None:
         self._model, self._step = model, step
         self._left = list(tokens[:-1])
         self.last = tokens[-1]
-        self.cache: list[Any] = make_prompt_cache(model)
+        self.cache = cache
 
     def advance(self) -> bool:
         """One step. Returns whether the prompt is done."""

@@ -15,6 +15,7 @@ from schemas.jobs import Lane
 from schemas.stages import AdapterUse, Candidate
 
 if TYPE_CHECKING:
+    from agents.inference.adapters import Seat
     from agents.inference.prefill import SharedPrefill
 
 
@@ -47,12 +48,20 @@ class Outcome:
 
 @dataclass(eq=False)
 class Work:
-    """A request on its way through the engine's thread. ``unwanted`` is set by whoever waits, from its own thread."""
+    """A request on its way through the engine's thread. ``unwanted`` is set by whoever waits, from its own thread.
+
+    ``key`` is the set of adapters that it asked for and that is registered, ``seat`` where the bank holds it, ``bytes``
+    what its caches may come to need.
+    """
 
     request: Request
     loop: asyncio.AbstractEventLoop
     inbox: "asyncio.Queue[Piece | Outcome | KikiError]"
     adapters: tuple[AdapterUse, ...] = ()
+    key: tuple[AdapterUse, ...] = ()
+    seat: "Seat | None" = None
+    alone: bool = False
+    bytes: int = 0
     rows: list[Row] = field(default_factory=list)
     prefill: "SharedPrefill | None" = None
     admitted_at: float = 0.0

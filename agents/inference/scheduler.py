@@ -1,12 +1,12 @@
 """Who decodes next. Pure: plain structs in, plain structs out, no clock and no model.
 
-Work for the same adapters decodes in one batch; other adapters have to wait until the batch has drained. So the
-loaded adapters are kept while that is fair: each piece of work is due ``patience`` seconds after it arrived, and
-once it is overdue nothing that is due later goes before it. Between pieces that are not overdue the lane decides,
-then the loaded adapters, then the order of arrival.
+Work for up to ``max_keys`` sets of adapters decodes in one batch; a further set, or one that cannot be mixed, has to
+wait until rows have left. So the sets that run are kept while that is fair: each piece of work is due ``patience``
+seconds after it arrived, and once it is overdue nothing that is due later goes before it. Between pieces that are not
+overdue the lane decides, then whether the set is ready, then the order of arrival.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(Generic[T]):
-    """A piece of work: ``rows`` of the batch for adapters ``key``; ``due`` in the clock's seconds."""
+    """A piece of work: ``rows`` of the batch for adapters ``key``; ``due`` in the clock's seconds.
+
+    ``alone``: its adapters cannot share a batch with others. ``bytes``: of the cache that it may come to need.
+    """
 
     item: T
     key: Hashable
@@ -25,14 +28,35 @@ class Waiting(Generic[T]):
     rows: int
     due: float
     number: int
+    alone: bool = False
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The batch now: its ``keys`` (``alone`` when its one key cannot mix), rows and bytes of cache promised to them.
+
+    ``ready`` are keys that cost nothing to begin with.
+    """
+
+    keys: frozenset[Hashable] = frozenset()
+    ready: frozenset[Hashable] = frozenset()
+    alone: bool = False
+    rows: int = 0
+    bytes: int = 0
 
 
 class Scheduler(Generic[T]):
-    """The queue in front of the batch. ``patience`` is in seconds, in the order of the lanes."""
+    """The queue in front of the batch. ``patience`` is in seconds, in the order of the lanes.
 
-    def __init__(self, *, max_rows: int, patience: Sequence[float]) -> None:
-        self.max_rows = max_rows
-        self._patience = dict(zip(LANES, patience, strict=True))
+    ``max_keys``: sets of adapters in one batch; ``max_bytes``: of the caches of all rows, None when it does not matter.
+    """
+
+    def __init__(
+        self, *, max_rows: int, patience: Sequence[float], max_keys: int = 1, max_bytes: int | None = None
+    ) -> None:
+        self.max_rows, self.max_keys, self.max_bytes = max_rows, max_keys, max_bytes
+        self.patience = dict(zip(LANES, patience, strict=True))
         self._waiting: list[Waiting[T]] = []
         self._count = 0
 
@@ -47,7 +71,9 @@ class Scheduler(Generic[T]):
         """All work that waits."""
         return [waiting.item for waiting in self._waiting]
 
-    def add(self, item: T, *, key: Hashable, lane: Lane, rows: int, now: float) -> None:
+    def add(
+        self, item: T, *, key: Hashable, lane: Lane, rows: int, now: float, alone: bool = False, bytes: int = 0
+    ) -> None:
         """Queue a piece of work.
 
         Raises:
@@ -56,38 +82,51 @@ class Scheduler(Generic[T]):
         if not 1 <= rows <= self.max_rows:
             raise ValueError(f"{rows} rows; the batch holds 1 to {self.max_rows}.")
         self._count += 1
-        due = now + self._patience[lane]
-        self._waiting.append(Waiting(item=item, key=key, lane=lane, rows=rows, due=due, number=self._count))
+        due = now + self.patience[lane]
+        self._waiting.append(
+            Waiting(item=item, key=key, lane=lane, rows=rows, due=due, number=self._count, alone=alone, bytes=bytes)
+        )
 
     def discard(self, items: Iterable[T]) -> None:
         """Forget work that is not wanted any more."""
         gone = list(items)
         self._waiting = [waiting for waiting in self._waiting if waiting.item not in gone]
 
-    def admit(self, *, loaded: Hashable, rows_in_use: int, now: float) -> list[Waiting[T]]:
+    def admit(self, *, running: Running, now: float) -> list[Waiting[T]]:
         """Take out what joins the batch now, in order.
 
-        With rows in use only work for the ``loaded`` key can join; with an empty batch the first in order decides
-        the key. The first that cannot join ends the admission, so that nothing overtakes it for ever.
+        The first that cannot join ends the admission, so that nothing overtakes it for ever; with an empty batch the
+        first in order always joins, even if it needs more bytes than there are.
         """
         admitted: list[Waiting[T]] = []
-        free = self.max_rows - rows_in_use
-        key = loaded
-        for waiting in self._ordered(loaded, now):
-            if not admitted and not rows_in_use:
-                key = waiting.key
-            if waiting.key != key or waiting.rows > free:
+        for waiting in self._ordered(running.keys | running.ready, now):
+            if not self._joins(waiting, running):
                 break
             admitted.append(waiting)
-            free -= waiting.rows
+            running = Running(
+                keys=running.keys | {waiting.key},
+                alone=running.alone or waiting.alone,
+                rows=running.rows + waiting.rows,
+                bytes=running.bytes + waiting.bytes,
+            )
         taken = {waiting.number for waiting in admitted}
         self._waiting = [waiting for waiting in self._waiting if waiting.number not in taken]
         return admitted
 
-    def _ordered(self, loaded: Hashable, now: float) -> list[Waiting[T]]:
+    def _joins(self, waiting: Waiting[T], running: Running) -> bool:
+        if not running.rows:
+            return True
+        if running.rows + waiting.rows > self.max_rows:
+            return False
+        if self.max_bytes is not None and running.bytes + waiting.bytes > self.max_bytes:
+            return False
+        keys = running.keys | {waiting.key}
+        return len(keys) == 1 or (len(keys) <= self.max_keys and not running.alone and not waiting.alone)
+
+    def _ordered(self, ready: Collection[Hashable], now: float) -> list[Waiting[T]]:
         def rank(waiting: Waiting[T]) -> tuple[int, float, int]:
             if waiting.due <= now:
                 return (-1, waiting.due, waiting.number)
-            return (LANES.index(waiting.lane), float(waiting.key != loaded), waiting.number)
+            return (LANES.index(waiting.lane), float(waiting.key not in ready), waiting.number)
 
         return sorted(self._waiting, key=rank)

@@ -16,6 +16,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         model_digest: digest of the model's files, recorded in results and episodes.
         adapters: folder whose subfolders are adapters in mlx-lm's format, named by the subfolder; None: no adapters.
         adapter_bytes: budget of resident adapters; the least recently used leave first.
+        max_mixed: sets of adapters, the base aside, that decode in one batch; 0 lets every set drain the other. A set
+            whose files are larger than its equal share of ``adapter_bytes`` never mixes.
         max_batch: rows decoded together at most; at least the candidates of one turn.
         prefill_step: prompt tokens in one forward pass, between two decode steps.
         memory_limit: bytes that MLX may allocate; None leaves MLX's own limit.
@@ -35,6 +37,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     model_digest: str = ""
     adapters: Path | None = None
     adapter_bytes: int = 2 * 1024**3
+    max_mixed: int = 8
     max_batch: int = 32
     prefill_step: int = 512
     memory_limit: int | None = None

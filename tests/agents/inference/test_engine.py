@@ -145,14 +145,41 @@ async def test_choices_are_scored_as_continuations(engine: Any) -> None:
         assert alone.logprobs[0] == pytest.approx(total, abs=1e-3)
 
 
-async def test_each_reply_comes_from_its_own_adapter(engine: Any) -> None:
-    uses: tuple[tuple[AdapterUse, ...], ...] = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),))
-    alone = [(await engine.generate(ask(engine, adapters=use))).candidates[0] for use in uses]
-    assert len({candidate.text for candidate in alone}) == 3
-    mixed = await together(engine, *(ask(engine, adapters=use) for use in uses * 2))
-    assert [outcome.candidates[0].text for outcome in mixed] == [candidate.text for candidate in alone] * 2
-    assert [tuple(used.name for used in candidate.adapters) for candidate in alone] == [(), ("one",), ("two",)]
+SETS: tuple[tuple[AdapterUse, ...], ...] = (
+    (),
+    (AdapterUse(name="one"),),
+    (AdapterUse(name="two"),),
+    (AdapterUse(name="one", weight=0.5), AdapterUse(name="two", weight=0.5)),
+)
+
+
+@pytest.mark.parametrize("at_once", [2, 4, 8])
+async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) -> None:
+    alone = [(await engine.generate(ask(engine, adapters=uses))).candidates[0] for uses in SETS]
+    assert len({candidate.text for candidate in alone}) == len(SETS)
+    swaps = engine.gauges["adapter_swaps_total"]
+    for first in range(0, 8, at_once):
+        order = [(first + number) % len(SETS) for number in range(at_once)]
+        mixed = await together(engine, *(ask(engine, adapters=SETS[index]) for index in order))
+        assert [outcome.candidates[0].text for outcome in mixed] == [alone[index].text for index in order]
+        assert [outcome.adapters for outcome in mixed] == [alone[index].adapters for index in order]
+    assert engine.gauges["adapter_swaps_total"] - swaps <= 8 / at_once, "one batch, not one set after the other"
+    assert [tuple(used.name for used in candidate.adapters) for candidate in alone] == [
+        tuple(use.name for use in uses) for uses in SETS
+    ]
     assert all(len(used.sha256) == 64 for candidate in alone for used in candidate.adapters)
+
+
+async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: Any) -> None:
+    choice = (tuple(engine.encoder.plain(PARIS)),)
+    panel = ask(engine, adapters=SETS[1], n=3, sampling={"seed": 5})
+    scored = [ask(engine, adapters=uses, choices=choice) for uses in SETS]
+    alone = [await engine.generate(request) for request in (panel, *scored)]
+    mixed = await together(engine, panel, *scored, ask(engine, adapters=SETS[2], sampling={"max_tokens": 30}))
+    assert [one.text for one in mixed[0].candidates] == [one.text for one in alone[0].candidates]
+    totals = [outcome.logprobs[0] for outcome in alone[1:]]
+    assert [outcome.logprobs[0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
+    assert len({round(total, 1) for total in totals}) == len(SETS)
 
 
 async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
