@@ -51,7 +51,7 @@ class Subjects:
     @property
     def episodes(self) -> list[str]:
         """Subjects of the EPISODES stream."""
-        return [self.stage("episode.recorded")]
+        return [self.stage("episode.recorded"), self.stage("episode.forgotten")]
 
     @property
     def jobs(self) -> list[str]:

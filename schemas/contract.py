@@ -6,12 +6,18 @@ from typing import Any
 import msgspec
 
 from schemas.envelope import SCHEMA_VERSION
-from schemas.events import STAGE_EVENTS, EpisodeRecorded, Event, InferToken
+from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
 from schemas.jobs import LANES, Job, JobResult
 from schemas.services import (
+    AdapterInfo,
+    AdapterListReply,
+    AdapterListRequest,
+    AdapterRequest,
     DeadLetter,
     EmbedReply,
     EmbedRequest,
+    ForgetReply,
+    ForgetRequest,
     RebuildReply,
     RebuildRequest,
     RouteReply,
@@ -19,7 +25,11 @@ from schemas.services import (
     SearchReply,
     SearchRequest,
     ServiceError,
+    SessionReply,
+    SessionRequest,
     StatusReply,
+    VerifyReply,
+    VerifyRequest,
 )
 
 _DEFS = "#/components/schemas/{name}"
@@ -54,6 +64,11 @@ SERVICES = (
     Service("route", RouteRequest, RouteReply),
     Service("memory.search", SearchRequest, SearchReply),
     Service("memory.rebuild", RebuildRequest, RebuildReply),
+    Service("adapters.ls", AdapterListRequest, AdapterListReply),
+    *(Service(f"adapters.{verb}", AdapterRequest, AdapterInfo) for verb in ("check", "load", "unload", "activate")),
+    Service("memory.verify", VerifyRequest, VerifyReply),
+    Service("memory.session", SessionRequest, SessionReply),
+    Service("memory.forget", ForgetRequest, ForgetReply),
 )
 
 _PARAMETERS = {
@@ -66,7 +81,13 @@ _PARAMETERS = {
 
 def channels(prefix: str) -> tuple[Channel, ...]:
     """Every subject that carries events, in the order of a turn."""
-    kinds: tuple[type[Event | InferToken], ...] = (*STAGE_EVENTS[:3], InferToken, *STAGE_EVENTS[3:], EpisodeRecorded)
+    kinds: tuple[type[Event | InferToken], ...] = (
+        *STAGE_EVENTS[:3],
+        InferToken,
+        *STAGE_EVENTS[3:],
+        EpisodeRecorded,
+        EpisodeForgotten,
+    )
     stages = [Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind) for kind in kinds]
     return (
         *stages,

@@ -127,6 +127,13 @@ class EpisodeRecorded(Event, frozen=True, kw_only=True):
     episode: Episode
 
 
+class EpisodeForgotten(Event, frozen=True, kw_only=True):
+    """A tombstone: the episode was deleted at its owner's wish. Whoever keeps a copy deletes it."""
+
+    subject: ClassVar[str] = "episode.forgotten"
+    episode_id: str
+
+
 class TurnFailed(Event, frozen=True, kw_only=True):
     """A stage gave the turn up. ``code`` is one of :data:`schemas.errors.CODES`."""
 

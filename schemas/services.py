@@ -79,6 +79,86 @@ class RebuildReply(_Wire, frozen=True, kw_only=True):
     seconds: float
 
 
+class VerifyRequest(_Wire, frozen=True, kw_only=True):
+    """Compare the memory's stores with the record."""
+
+
+class VerifyReply(_Wire, frozen=True, kw_only=True):
+    """What differs. ``waiting`` episodes are recorded and not yet projected, so they may be missing."""
+
+    recorded: int
+    waiting: int
+    missing_in_atlas: tuple[str, ...]
+    missing_in_trace: tuple[str, ...]
+    unknown_in_atlas: int
+    unknown_in_trace: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing is missing and nothing is unknown."""
+        return not (self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
+
+
+class SessionRequest(_Wire, frozen=True, kw_only=True):
+    """What is remembered of one session."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+
+
+class SessionReply(_Wire, frozen=True, kw_only=True):
+    """A session's episodes in time; none when nothing is known of it."""
+
+    session_id: str
+    episodes: tuple[RecalledEpisode, ...]
+
+
+class ForgetRequest(_Wire, frozen=True, kw_only=True):
+    """Delete one session from the record and from the memory's stores."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+
+
+class ForgetReply(_Wire, frozen=True, kw_only=True):
+    """How many episodes are forgotten."""
+
+    episodes: int
+
+
+class AdapterRequest(_Wire, frozen=True, kw_only=True):
+    """A registered adapter, by its name; never a path."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+
+
+class AdapterListRequest(_Wire, frozen=True, kw_only=True):
+    """Which adapters does the worker know."""
+
+
+class AdapterInfo(_Wire, frozen=True, kw_only=True):
+    """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
+
+    ``sha256``, ``bytes`` and ``modules`` are known once it was read; ``seconds`` is what the verb took.
+    """
+
+    name: str
+    resident: bool = False
+    seated: bool = False
+    active: bool = False
+    sha256: str = ""
+    bytes: int = 0
+    modules: int = 0
+    seconds: float = 0.0
+
+
+class AdapterListReply(_Wire, frozen=True, kw_only=True):
+    """All registered adapters by name, and the budget of the resident ones in bytes."""
+
+    adapters: tuple[AdapterInfo, ...]
+    budget: int = 0
+
+
 class StatusReply(_Wire, frozen=True, kw_only=True):
     """An agent's health: whether it can take work, and its gauges (counts, bytes, seconds)."""
 

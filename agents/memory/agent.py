@@ -8,35 +8,44 @@ from typing import Any
 import anyio
 import nats.errors
 import structlog
-from nats.js.api import ConsumerInfo
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError
 
 from agents.memory.atlas import Ask
 from agents.memory.budget import measure
+from agents.memory.erasure import erase
 from agents.memory.finding import find
+from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
 from agents.memory.projection import Projection
 from agents.memory.recall import distinct, fitting, hits, relevant
-from agents.memory.record import recorded
+from agents.memory.record import key, recorded
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores import Stores
 from agents.memory.words import Words
-from bus import metrics
+from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import EPISODES
 from schemas.errors import KikiError, Refused, Unavailable
-from schemas.events import AnswerReady, EpisodeRecorded, QueryRouted, RecallDone
-from schemas.services import RebuildReply, RebuildRequest, SearchReply, SearchRequest, StatusReply
+from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
+from schemas.services import (
+    ForgetReply,
+    ForgetRequest,
+    RebuildReply,
+    RebuildRequest,
+    SearchReply,
+    SearchRequest,
+    SessionReply,
+    SessionRequest,
+    StatusReply,
+    VerifyReply,
+    VerifyRequest,
+)
 from schemas.stages import Recall, StageTiming
 
 STAGE = "memory"
 WRITE = "memory-write"
-PROJECTION = "memory-projection"
-
-_POLL = 0.05
-"""Seconds between two looks at a rebuild's progress."""
 
 _log = structlog.get_logger("memory")
 
@@ -66,10 +75,10 @@ class MemoryAgent:
             SetupError: another process has the stores, or they cannot be written.
         """
 
-        async def forget() -> None:
-            await _forget(bus)
+        async def again() -> None:
+            await forget(bus)
 
-        async with self._stores.opened(forget), anyio.create_task_group() as tasks:
+        async with self._stores.opened(again), anyio.create_task_group() as tasks:
             self._bus = bus
             await self._measure(bus)
             tasks.start_soon(self._watch, bus)
@@ -99,6 +108,9 @@ class MemoryAgent:
         return (
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
+            Endpoint(verb="memory.verify", request=VerifyRequest, handle=self._verify),
+            Endpoint(verb="memory.session", request=SessionRequest, handle=self._session),
+            Endpoint(verb="memory.forget", request=ForgetRequest, handle=self._forget_session),
         )
 
     def status(self) -> StatusReply:
@@ -165,11 +177,16 @@ class MemoryAgent:
         """The episode, once: the broker forgets message ids after a while, the stream does not."""
         if not event.route.plan.record:
             return None
-        stored = await delivery.bus.last(EpisodeRecorded, event.envelope.turn_id, stream=EPISODES)
-        return None if stored is not None else recorded(event)
+        turn_id = event.envelope.turn_id
+        for kind in (EpisodeRecorded, EpisodeForgotten):
+            if await delivery.bus.last(kind, turn_id, stream=EPISODES) is not None:
+                return None
+        return recorded(event)
 
-    async def _project(self, event: EpisodeRecorded, _: Delivery) -> None:
-        await self._projection.add(event.episode)
+    async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
+        """Into the stores, unless the episode was forgotten while it waited here."""
+        if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is None:
+            await self._projection.add(event.episode)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
         ask = Ask(
@@ -197,10 +214,10 @@ class MemoryAgent:
         self._rebuilding, started = True, time.monotonic()
         try:
             async with self._stores.changing:
-                await self._stores.renew(lambda: _forget(bus))
+                await self._stores.renew(lambda: forget(bus))
                 await Consumer(bus, self._projecting()).declare()
             last = (await bus.js.stream_info(EPISODES)).state.last_seq
-            await _caught_up(bus, last)
+            await caught_up(bus, last)
             episodes = await self._stores.trace.run(lambda trace: trace.count())
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(
@@ -212,6 +229,55 @@ class MemoryAgent:
         _log.info("memory rebuilt", episodes=episodes, seconds=round(seconds, 2))
         return RebuildReply(episodes=episodes, seconds=seconds)
 
+    async def _verify(self, _: VerifyRequest) -> VerifyReply:
+        """Compare the stores with the record as far as it was projected when the comparison began."""
+        bus = self._connected()
+        async with self._stores.changing:
+            recorded_keys = {
+                key(one.tenant, "episode", one.episode_id): one.episode_id async for one in record.episodes(bus)
+            }
+            atlas = await self._stores.atlas.run(lambda store: store.keys())
+            trace = await self._stores.trace.run(lambda store: store.keys())
+            waiting = int(lag(await progress(bus)))
+        wanted = set(recorded_keys)
+        return VerifyReply(
+            recorded=len(wanted),
+            waiting=waiting,
+            missing_in_atlas=_names(wanted - atlas, recorded_keys),
+            missing_in_trace=_names(wanted - trace, recorded_keys),
+            unknown_in_atlas=len(atlas - wanted),
+            unknown_in_trace=len(trace - wanted),
+        )
+
+    async def _session(self, request: SessionRequest) -> SessionReply:
+        found = await self._stores.trace.run(lambda store: store.turns(request.session_id, tenant=request.tenant))
+        names = [key(request.tenant, "episode", one.episode_id) for one in found]
+        kept = await self._stores.atlas.run(lambda store: store.read(names))
+        return SessionReply(session_id=request.session_id, episodes=tuple(kept[name] for name in names if name in kept))
+
+    async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
+        """Tombstones for every episode of the session, then its text out of the record, the turns and the stores.
+
+        Raises:
+            Unavailable: the broker or a store failed; asking again goes on where it stopped.
+        """
+        bus = self._connected()
+        await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+        async with self._stores.changing:
+            found = await self._stores.trace.run(lambda store: store.turns(request.session_id, tenant=request.tenant))
+            for one in found:
+                await erase(bus, one, tenant=request.tenant, session_id=request.session_id)
+            names = [key(request.tenant, "episode", one.episode_id) for one in found]
+            await self._stores.atlas.run(lambda store: store.remove(names, {}))
+            await self._stores.trace.run(lambda store: store.remove_session(request.session_id, tenant=request.tenant))
+        _log.info("session forgotten", session_id=request.session_id, episodes=len(found))
+        return ForgetReply(episodes=len(found))
+
+    def _connected(self) -> Bus:
+        if self._bus is None:
+            raise Unavailable("the memory is not open.")
+        return self._bus
+
     async def _watch(self, bus: Bus) -> None:
         while True:
             await anyio.sleep(self.settings.status_interval)
@@ -221,38 +287,12 @@ class MemoryAgent:
         try:
             atlas = await self._stores.atlas.run(lambda store: store.count())
             trace = await self._stores.trace.run(lambda store: store.count())
-            found = await _progress(bus)
+            found = await progress(bus)
         except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
             metrics.degraded("memory.gauges", str(error) or type(error).__name__)
             return
-        self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": _lag(found)}
+        self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(found)}
 
 
-async def _forget(bus: Bus) -> None:
-    """Remove the projection's durable consumer; the next one begins at the first episode."""
-    try:
-        await bus.js.delete_consumer(EPISODES, PROJECTION)
-    except NotFoundError:
-        return
-
-
-async def _progress(bus: Bus) -> ConsumerInfo | None:
-    try:
-        return await bus.js.consumer_info(EPISODES, PROJECTION)
-    except NotFoundError:
-        return None
-
-
-def _lag(progress: ConsumerInfo | None) -> float:
-    """Episodes recorded and not yet projected."""
-    return float((progress.num_pending or 0) + (progress.num_ack_pending or 0)) if progress else 0.0
-
-
-async def _caught_up(bus: Bus, last: int) -> None:
-    """Wait until everything up to the stream sequence ``last`` is projected, or given up."""
-    while True:
-        progress = await _progress(bus)
-        floor = progress.ack_floor.stream_seq if progress and progress.ack_floor else 0
-        if progress is not None and (floor >= last or _lag(progress) == 0):
-            return
-        await anyio.sleep(_POLL)
+def _names(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(ids[name] for name in missing))

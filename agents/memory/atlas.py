@@ -27,6 +27,7 @@ from agents.memory.record import key
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError
+from schemas.stages import RecalledEpisode
 
 CONFIG = "edge_config.json"
 """Where qdrant-edge keeps a shard's configuration."""
@@ -148,6 +149,20 @@ class Atlas:
         with using("atlas"):
             return {
                 names[name]: one.vector for name, one in self._stored(names.keys()).items() if one.vector is not None
+            }
+
+    def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
+        """The points' texts by key; what is not there is left out.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        if not names:
+            return {}
+        with using("atlas"):
+            records = self._shard.retrieve([*names], with_payload=list(READ), with_vector=False)
+            return {
+                str(record.id): RecalledEpisode(score=0.0, reasons=(), **(record.payload or {})) for record in records
             }
 
     def remove(self, names: Sequence[str], windows: Windows) -> None:

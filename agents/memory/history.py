@@ -91,7 +91,10 @@ def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
         if (session, name) in seen:
             raise InvalidInput(f"line {number}: session '{session}' has the id '{name}' twice.", param="id")
         seen.add((session, name))
-        at = _seconds(line.timestamp, number) if line.timestamp is not None else last.get(session, start)
+        try:
+            at = seconds(line.timestamp) if line.timestamp is not None else last.get(session, start)
+        except InvalidInput as error:
+            raise InvalidInput(f"line {number}: {error.message}", param=error.param) from error
         at = max(at, last[session] + STEP) if session in last else at
         last[session] = at
         found.append(Told(line, name, session, at))
@@ -136,19 +139,20 @@ def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode
     )
 
 
-def _seconds(stamp: float | str, number: int) -> float:
-    if not isinstance(stamp, str):
-        return float(stamp)
+def seconds(stamp: float | str, *, param: str = "timestamp") -> float:
+    """Unix seconds of Unix seconds or any usual date; a date without a zone is UTC.
+
+    Raises:
+        InvalidInput: it is no time.
+    """
     try:
         return float(stamp)
     except ValueError:
         pass
     try:
-        found = parser.parse(stamp)
+        found = parser.parse(str(stamp))
     except (ValueError, OverflowError) as error:
         raise InvalidInput(
-            f"line {number}: '{stamp}' is no time ({error}); expected Unix seconds or a date like "
-            "2026-01-31T09:30:00Z.",
-            param="timestamp",
+            f"'{stamp}' is no time ({error}); expected Unix seconds or a date like 2026-01-31T09:30:00Z.", param=param
         ) from error
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -47,6 +47,12 @@ _AFTER = """
 _ORDER = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) RETURN e.id ORDER BY e.created_at, e.id
 """
+_TURNS = """
+    MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode)
+    RETURN e.episode_id, e.turn_id ORDER BY e.created_at, e.id
+"""
+_REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
+_REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
 _KEYS = "MATCH (e:Episode) RETURN e.id"
 _UNLINK = "MATCH (:Episode {id: $left})-[n:NEXT]->(:Episode {id: $right}) DELETE n"
 _LINK = "MATCH (a:Episode {id: $left}), (b:Episode {id: $right}) MERGE (a)-[:NEXT]->(b)"
@@ -59,6 +65,13 @@ class Neighbours(Struct, frozen=True, kw_only=True):
 
     previous: str | None = None
     following: str | None = None
+
+
+class Member(Struct, frozen=True, kw_only=True):
+    """An episode of a session."""
+
+    episode_id: str
+    turn_id: str
 
 
 class Trace:
@@ -121,6 +134,27 @@ class Trace:
         """
         with using("trace"):
             return [str(row[0]) for row in self._rows(_ORDER, session=key(tenant, "session", session_id))]
+
+    def turns(self, session_id: str, *, tenant: str) -> list[Member]:
+        """A session's episodes in time.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("trace"):
+            rows = self._rows(_TURNS, session=key(tenant, "session", session_id))
+            return [Member(episode_id=str(row[0]), turn_id=str(row[1])) for row in rows]
+
+    def remove_session(self, session_id: str, *, tenant: str) -> None:
+        """Delete a session with its episodes and their edges.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("trace"):
+            where = {"session": key(tenant, "session", session_id)}
+            self._rows(_REMOVE_EPISODES, **where)
+            self._rows(_REMOVE_SESSION, **where)
 
     def keys(self) -> set[str]:
         """The keys of all episodes.

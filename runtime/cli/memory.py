@@ -1,56 +1,111 @@
-"""``kiki memory rebuild | search | stats``: what the runtime remembers."""
+"""``kiki memory search | import | export | rebuild | verify | stats``: what the runtime remembers."""
 
+import contextlib
+import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from agents.memory import history as lines_of
 from bus.agent import reports
-from bus.connection import Bus, connect
+from bus.connection import Bus
+from runtime import history
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.composition import bus_settings
-from schemas.errors import Unavailable
+from runtime.embedding import BATCH, Embed, embedding
+from runtime.remembering import remembering
+from runtime.settings import Settings
+from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.services import (
-    EmbedReply,
-    EmbedRequest,
     RebuildReply,
     RebuildRequest,
     SearchReply,
     SearchRequest,
+    VerifyReply,
+    VerifyRequest,
+)
+from schemas.stages import RecalledEpisode
+
+app = typer.Typer(
+    help="The episodic memory: search, import, export, rebuild, verify, statistics.", no_args_is_help=True
 )
 
-app = typer.Typer(help="The episodic memory: search, rebuild, statistics.", no_args_is_help=True)
-
-REBUILD_SECONDS = 3600.0
+LONG_SECONDS = 3600.0
+SEARCH_SECONDS = 30.0
 
 TenantOption = Annotated[str, typer.Option(help="Whose memory.")]
+Verb = Callable[[Bus], Awaitable[None]]
 
 
 @app.command()
 @command
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for; or give --file.")] = None,
+    file: Annotated[Path | None, typer.Option(help='JSONL of {"query": ...} lines; - reads standard input.')] = None,
     tenant: TenantOption = "default",
     k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits at most.")] = 10,
+    session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Only what was known then: Unix seconds or a date.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query, in order.")] = False,
     nats: NatsOption = None,
 ) -> None:
-    """Find episodes, best first."""
+    """Find episodes, best first. Without a running runtime the memory is opened here."""
+    settings = settings_of(nats=nats, log_level="warning")
+    queries = [query] if query is not None else _queries(file)
+    until = None if as_of is None else lines_of.seconds(as_of, param="as_of")
 
-    async def searched(bus: Bus) -> None:
-        embedded = await bus.request("embed", EmbedRequest(texts=(query,)), EmbedReply, timeout=30.0)
-        request = SearchRequest(tenant=tenant, vector=embedded.vectors[0], limit=k)
-        reply = await bus.request("memory.search", request, SearchReply, timeout=30.0)
-        for hit in reply.hits:
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(hit.created_at))
-            out.print(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {when}  {hit.question}"))
-            out.print(Text(f"       {hit.answer}", style="dim"))
-        if not reply.hits:
-            out.print("nothing found")
+    async def searched(bus: Bus, embed: Embed) -> None:
+        for at in range(0, len(queries), BATCH):
+            batch = queries[at : at + BATCH]
+            for text, vector in zip(batch, await embed(batch), strict=True):
+                request = SearchRequest(
+                    tenant=tenant, vector=vector, text=text, limit=k, session_id=session, as_of=until
+                )
+                reply = await bus.request("memory.search", request, SearchReply, timeout=SEARCH_SECONDS)
+                _tell(text, reply.hits, as_json)
 
-    _on_bus(searched, nats)
+    run_async(_embedding, settings, searched)
+
+
+@app.command(name="import")
+@command
+def bring(
+    file: Annotated[Path, typer.Argument(help='JSONL of {"session", "role" or "speaker", "text", "timestamp", "id"}.')],
+    tenant: TenantOption = "default",
+    nats: NatsOption = None,
+) -> None:
+    """Bring a history into the record. Importing again adds only what is new."""
+    settings = settings_of(nats=nats, log_level="warning")
+    said = lines_of.told(lines_of.read(_text(file), source=str(file)))
+
+    async def brought(bus: Bus, embed: Embed) -> None:
+        columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err, transient=True) as progress:
+            task = progress.add_task("importing", total=len(said))
+            found = await history.bring(bus, said, embed, tenant=tenant, tick=lambda more: progress.advance(task, more))
+        out.print(f"{found.new} episodes imported, {found.known} were there before", highlight=False)
+
+    run_async(_embedding, settings, brought)
+
+
+@app.command()
+@command
+def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
+    """Print the tenant's record as JSONL that 'kiki memory import' reads."""
+
+    async def exported(bus: Bus) -> None:
+        async with contextlib.aclosing(history.exported(bus, tenant=tenant)) as lines:
+            with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
+                async for line in lines:
+                    sys.stdout.write(line + "\n")
+
+    _on_bus(exported, nats)
 
 
 @app.command()
@@ -60,10 +115,28 @@ def rebuild(nats: NatsOption = None) -> None:
 
     async def rebuilt(bus: Bus) -> None:
         with err.status("projecting the record again"):
-            reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=REBUILD_SECONDS)
+            reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
     _on_bus(rebuilt, nats)
+
+
+@app.command()
+@command
+def verify(nats: NatsOption = None) -> None:
+    """Compare record, Atlas and Trace; exit 1 when they differ."""
+
+    async def verified(bus: Bus) -> None:
+        found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=LONG_SECONDS)
+        table = Table("store", "missing", "unknown", box=None)
+        table.add_row("atlas", str(len(found.missing_in_atlas)), str(found.unknown_in_atlas))
+        table.add_row("trace", str(len(found.missing_in_trace)), str(found.unknown_in_trace))
+        out.print(f"{found.recorded} episodes recorded, {found.waiting} of them on their way", highlight=False)
+        out.print(table)
+        if not found.agrees:
+            raise KikiError("the stores differ from the record: 'kiki memory rebuild' makes them again from it.")
+
+    _on_bus(verified, nats)
 
 
 @app.command()
@@ -83,11 +156,68 @@ def stats(nats: NatsOption = None) -> None:
     _on_bus(counted, nats)
 
 
-def _on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
-    settings = settings_of(nats=nats)
+def _on_bus(verb: Verb, nats: str | None) -> None:
+    settings = settings_of(nats=nats, log_level="warning")
 
     async def connected() -> None:
-        async with connect(bus_settings(settings), name="kiki-memory") as bus:
+        async with remembering(settings) as bus:
             await verb(bus)
 
     run_async(connected)
+
+
+async def _embedding(settings: Settings, verb: Callable[[Bus, Embed], Awaitable[None]]) -> None:
+    async with remembering(settings) as bus, embedding(settings, bus) as embed:
+        await verb(bus, embed)
+
+
+def _tell(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool) -> None:
+    if as_json:
+        line = {"query": query, "hits": [_as_json(hit) for hit in hits]}
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return
+    for hit in hits:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(hit.created_at))
+        who = f"{hit.speaker}: " if hit.speaker else ""
+        out.print(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {when}  {who}{hit.question}"), soft_wrap=True)
+        if hit.answer:
+            out.print(Text(f"       {hit.answer}", style="dim"), soft_wrap=True)
+    if not hits:
+        out.print("nothing found")
+
+
+def _as_json(hit: RecalledEpisode) -> dict[str, Any]:
+    return {
+        "id": hit.source_id or hit.episode_id,
+        "score": hit.score,
+        "episode_id": hit.episode_id,
+        "session": hit.session_id,
+        "speaker": hit.speaker,
+        "text": hit.question,
+        "answer": hit.answer,
+        "timestamp": hit.created_at,
+        "reasons": list(hit.reasons),
+    }
+
+
+def _queries(file: Path | None) -> list[str]:
+    if file is None:
+        raise InvalidInput("give a query, or --file with JSONL lines.", param="file")
+    queries = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        found: Any = None
+        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+            found = json.loads(line)["query"]
+        if not isinstance(found, str):
+            raise InvalidInput(f'{file}, line {number}: expected {{"query": "..."}}.', param="query")
+        queries.append(found)
+    return queries
+
+
+def _text(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error

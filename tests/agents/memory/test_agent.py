@@ -1,27 +1,25 @@
 """The memory on a real bus with real stores."""
 
-import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import msgspec
 import pytest
 
-from agents.memory.agent import PROJECTION, MemoryAgent
+from agents.memory.agent import MemoryAgent
 from agents.memory.atlas import Ask, Atlas
+from agents.memory.progress import PROJECTION
 from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
 from bus import metrics
-from bus.agent import run
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, SetupError
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.services import RebuildReply, RebuildRequest, SearchReply, SearchRequest, StatusReply
+from schemas.services import RebuildReply, RebuildRequest, SearchReply, SearchRequest
+from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, routed, turn, unit
 
 pytestmark = pytest.mark.anyio
@@ -33,26 +31,6 @@ def settings(tmp_path: Path) -> MemorySettings:
     return MemorySettings(
         data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05, projection_batch=4
     )
-
-
-@contextlib.asynccontextmanager
-async def serving(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
-    """The agent as the runtime serves it."""
-    agent = MemoryAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
-        yield agent
-        tasks.cancel_scope.cancel()
-
-
-async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
-    """Await ``check`` until it gives something truthy."""
-    with anyio.move_on_after(seconds):
-        while True:
-            if found := await check():
-                return found
-            await anyio.sleep(0.02)
-    pytest.fail(f"did not happen within {seconds} s")
 
 
 async def recalled(bus: Bus, envelope: Envelope, seed: int, *, recall: bool = True) -> RecallDone:
@@ -67,20 +45,6 @@ async def told(bus: Bus, envelope: Envelope, seed: int, *, answer: str = "that."
     """Answer a turn and wait for its record."""
     await bus.publish(answered(envelope, unit(seed), answer=answer, text=text))
     await eventually(lambda: bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES))
-
-
-async def projected(bus: Bus, atlas: int, trace: int) -> StatusReply:
-    """Wait until the gauges show so many episodes and no lag."""
-
-    async def shown() -> StatusReply | None:
-        status = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)
-        gauges = status.gauges
-        wanted = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": 0}
-        return status if all(gauges.get(name) == value for name, value in wanted.items()) else None
-
-    status = await eventually(shown)
-    assert isinstance(status, StatusReply)
-    return status
 
 
 async def recorded_count(bus: Bus) -> int:

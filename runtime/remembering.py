@@ -1,0 +1,52 @@
+"""A memory to talk to: the running runtime's, or one started here for as long as a command lasts."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import anyio
+
+from bus.agent import reports
+from bus.connection import Bus, connect
+from runtime.composition import bus_settings
+from runtime.settings import Settings
+from runtime.supervisor import Supervisor
+from schemas.errors import SetupError, Unavailable
+
+MEMORY = "memory"
+READY_SECONDS = 60.0
+
+
+@contextlib.asynccontextmanager
+async def remembering(settings: Settings) -> AsyncIterator[Bus]:
+    """A bus with a memory agent on it. Without a broker at the settings' address both are started on their data.
+
+    Raises:
+        Unavailable: a broker answers, but no memory agent.
+        SetupError: the memory cannot be started.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            bus = await stack.enter_async_context(connect(bus_settings(settings), name="kiki-memory"))
+        except Unavailable:
+            if settings.nats is not None:
+                raise
+            bus = await _started(settings, stack)
+        else:
+            if not await _there(bus):
+                raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
+        yield bus
+
+
+async def _started(settings: Settings, stack: contextlib.AsyncExitStack) -> Bus:
+    supervisor = Supervisor(settings, names=(MEMORY,))
+    await stack.enter_async_context(supervisor.running())
+    bus = await stack.enter_async_context(connect(bus_settings(supervisor.settings), name="kiki-memory"))
+    with anyio.move_on_after(READY_SECONDS):
+        while not await _there(bus):
+            await anyio.sleep(0.05)
+        return bus
+    raise SetupError(f"the memory was not ready after {READY_SECONDS:.0f} s; {supervisor.log_path(MEMORY)} says why.")
+
+
+async def _there(bus: Bus) -> bool:
+    return any(one.status.agent == MEMORY and one.status.ready for one in await reports(bus, window=0.5))

@@ -1,0 +1,83 @@
+"""A history goes in, is found, comes out, and goes in again without change."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agents.memory.history import Line, read, told
+from agents.memory.settings import MemorySettings
+from bus.connection import Bus
+from bus.topology import EPISODES
+from runtime.history import Imported, bring, exported
+from schemas.services import (
+    RebuildReply,
+    RebuildRequest,
+    SearchReply,
+    SearchRequest,
+    VerifyReply,
+    VerifyRequest,
+)
+from tests.agents.memory.memories import projected, serving
+from tests.agents.memory.scenes import SIZE, unit
+
+pytestmark = pytest.mark.anyio
+
+SAID = [
+    Line(session="one", speaker="Ann", text="I moved to Lisbon.", timestamp="2024-01-01", id="a1"),
+    Line(session="one", speaker="Bob", text="How is the weather?", timestamp="2024-01-01", id="a2"),
+    Line(session="two", role="user", text="My cat is called Milo.", timestamp="2024-02-01", id="b1"),
+]
+
+
+async def embed(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+    """A vector that depends on the text alone."""
+    return [unit(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])) for text in texts]
+
+
+def settings(path: Path) -> MemorySettings:
+    return MemorySettings(data_dir=path, vector_size=SIZE, lock_timeout=0.1, status_interval=0.05)
+
+
+async def found(bus: Bus, text: str, tenant: str = "ann") -> list[str]:
+    (vector,) = await embed([text])
+    request = SearchRequest(tenant=tenant, vector=vector, text=text)
+    return [hit.source_id for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
+
+
+async def test_what_is_brought_is_found_by_its_own_id_and_taken_out_again(bus: Bus, tmp_path: Path) -> None:
+    async with serving(bus, settings(tmp_path)):
+        ticks: list[int] = []
+        assert await bring(bus, told(SAID), embed, tenant="ann", tick=ticks.append) == Imported(3, 0)
+        assert sum(ticks) == 3
+        assert (await found(bus, "What is the cat called?"))[0] == "b1"
+        assert (await found(bus, "Where did Ann move?"))[0] == "a1"
+        assert await found(bus, "What is the cat called?", tenant="bob") == []
+
+        taken = [line async for line in exported(bus, tenant="ann")]
+        assert read("\n".join(taken), source="export")[0].text == "I moved to Lisbon."
+        assert [line async for line in exported(bus, tenant="bob")] == []
+
+        again = told(read("\n".join(taken), source="export"))
+        assert await bring(bus, again, embed, tenant="ann", tick=ticks.append) == Imported(0, 3)
+        assert (await bus.js.stream_info(EPISODES)).state.messages == 3
+
+
+async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, tmp_path: Path) -> None:
+    async with serving(bus, settings(tmp_path)) as agent:
+        await bring(bus, told(SAID), embed, tenant="ann", tick=lambda _: None)
+
+        async def verified() -> VerifyReply:
+            return await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+
+        whole = await verified()
+        assert (whole.recorded, whole.waiting, whole.agrees) == (3, 0, True)
+        lost = sorted(await agent._stores.atlas.run(lambda atlas: atlas.keys()))[:1]
+        await agent._stores.atlas.run(lambda atlas: atlas.remove(lost, {}))
+        await agent._stores.trace.run(lambda trace: trace.remove_session("two", tenant="ann"))
+        drifted = await verified()
+        assert (len(drifted.missing_in_atlas), len(drifted.missing_in_trace), drifted.agrees) == (1, 1, False)
+        await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        assert (await verified()).agrees
+        await projected(bus, 3, 3)
