@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.collector import Collector, collecting
+
 READY_SECONDS = 150
 
 
@@ -45,8 +47,8 @@ class Runtime:
         )
 
 
-def start(directory: Path, *options: str) -> Runtime:
-    """Start ``kiki up`` on free ports and wait until it is ready."""
+def start(directory: Path, *options: str, **variables: str) -> Runtime:
+    """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready."""
     http_port, nats_port = free_port(), free_port()
     environment = {
         **os.environ,
@@ -55,6 +57,7 @@ def start(directory: Path, *options: str) -> Runtime:
         "KIKI_NATS_PORT": str(nats_port),
         "KIKI_CONFIG": str(directory / "none.toml"),
         "COLUMNS": "200",
+        **variables,
     }
     log = directory / "up.log"
     with log.open("wb") as sink:
@@ -94,8 +97,17 @@ def stop(runtime: Runtime) -> None:
 
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
+def collector() -> Iterator[Collector]:
+    """Gets the session's traces."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def runtime(
+    tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path, collector: Collector
+) -> Iterator[Runtime]:
     """One runtime for the session."""
-    running = start(tmp_path_factory.mktemp("runtime"))
+    running = start(tmp_path_factory.mktemp("runtime"), KIKI_OTLP_ENDPOINT=collector.endpoint)
     yield running
     stop(running)

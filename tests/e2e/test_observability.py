@@ -1,0 +1,42 @@
+"""One OpenTelemetry trace a turn across processes, and logs that carry the turn."""
+
+import json
+import time
+
+import httpx
+import pytest
+
+from tests.e2e.collector import Collector
+from tests.e2e.conftest import Runtime
+
+SERVICES = {f"kiki-{name}" for name in ("router", "memory", "inference", "catfish", "negotiator", "antibias")}
+
+
+def test_a_turn_is_one_trace_across_all_agents(runtime: Runtime, collector: Collector) -> None:
+    body = {"model": "micro-kiki", "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 4}
+    parent = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{parent}-b7ad6b7169203331-01"}
+    answer = httpx.post(f"{runtime.http}/v1/chat/completions", json=body, headers=headers, timeout=120)
+    turn = answer.headers["x-turn-id"]
+    for _ in range(100):
+        spans = [span for span in list(collector.spans) if span.turn == turn]
+        if {span.service for span in spans} >= SERVICES:
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail(f"only {sorted({span.service for span in spans})}")
+    assert {span.trace for span in spans} == {parent}
+
+
+def test_a_machine_reads_the_turn_in_the_logs(runtime: Runtime) -> None:
+    """A refused turn is logged as JSON with its ids by the agent that refused it."""
+    prompt = "word " * 20_000
+    body = {"model": "micro-kiki-base", "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
+    refused = httpx.post(f"{runtime.http}/v1/chat/completions", json=body, timeout=120)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    turn = refused.headers["x-turn-id"]
+    lines = (runtime.data_dir / "logs" / "inference.log").read_text().splitlines()
+    found = [json.loads(line) for line in lines if turn in line]
+    assert found
+    assert {"turn_id", "session_id", "trace_id", "agent", "level", "timestamp"} <= set(found[-1])

@@ -1,0 +1,99 @@
+"""Ctrl-C ends everything within five seconds; a supervisor that is killed takes its agents with it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Runtime, free_port, start
+
+pytestmark = pytest.mark.timeout(240)
+
+BROKER = "nats-server"
+
+
+def family(runtime: Runtime) -> list[psutil.Process]:
+    """The supervisor and all that it started."""
+    supervisor = psutil.Process(runtime.process.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def test_ctrl_c_leaves_no_orphan(tmp_path: Path, small_model: Path, embedder_path: Path) -> None:
+    runtime = start(tmp_path)
+    processes = family(runtime)
+    assert len(processes) == 9  # supervisor, broker, six agents, facade
+    began = time.monotonic()
+    runtime.process.send_signal(signal.SIGINT)
+    assert runtime.process.wait(10) == 0
+    assert time.monotonic() - began < 5.0
+    assert [process for process in processes if process.is_running()] == []
+
+
+def test_a_killed_supervisor_takes_its_agents_along(tmp_path: Path, small_model: Path, embedder_path: Path) -> None:
+    runtime = start(tmp_path)
+    processes = family(runtime)
+    broker = next(process for process in processes if process.name().startswith(BROKER))
+    agents = [process for process in processes[1:] if process.pid != broker.pid]
+    runtime.process.kill()
+    runtime.process.wait(5)
+    try:
+        _, alive = psutil.wait_procs(agents, timeout=20)
+        assert alive == []
+    finally:
+        broker.terminate()  # the next 'kiki up' on this store would do it (tests/bus/test_server.py)
+        broker.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--adapters", "no/such/folder"), "there is no adapters folder at no/such/folder: make it"),
+        (("--model", "no-such-model"), "no model 'no-such-model'"),
+        (("--nats", "nats://127.0.0.1:9"), "no NATS server answers at nats://127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_start_says_one_line(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    found = up(tmp_path, *options)
+    assert found.returncode != 0
+    assert "Traceback" not in found.stderr
+    assert line in found.stderr.splitlines()[-1]
+
+
+def test_a_busy_port_says_one_line(tmp_path: Path, embedder_path: Path, small_model: Path) -> None:
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        broker = up(tmp_path, "--nats-port", str(port))
+        facade = up(tmp_path, "--port", str(port))
+    for found in (broker, facade):
+        assert found.returncode == 2
+        assert "Traceback" not in found.stderr
+        assert str(port) in found.stderr or "busy" in found.stderr
+
+
+def up(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """``kiki up`` that is expected to end by itself."""
+
+    defaults = {
+        "KIKI_DATA_DIR": str(directory / "data"),
+        "KIKI_NATS_PORT": str(free_port()),
+        "KIKI_PORT": str(free_port()),
+        "KIKI_CONFIG": str(directory / "none.toml"),
+        "KIKI_LOG_LEVEL": "error",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "runtime", "up", *options],
+        env={**os.environ, **defaults},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
