@@ -17,7 +17,8 @@ import mlx.core as mx
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
 from agents.inference import mixing
-from agents.inference.lowrank import CONFIG, WEIGHTS, Adapter, Pair, combine, failed, read
+from agents.inference.lowrank import Adapter, combine, read, weights
+from agents.inference.pairs import Pair, failed
 from schemas.errors import KikiError, SetupError
 from schemas.stages import AdapterUse
 
@@ -58,7 +59,7 @@ class AdapterBank:
     ) -> None:
         if folder is not None and not folder.is_dir():
             raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
-        self._model, self._folder, self._budget, self._dtype = model, folder, budget, dtype
+        self._model, self._folder, self.budget, self._dtype = model, folder, budget, dtype
         self._base: dict[str, Any] = dict(model.named_modules())
         self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
         self._wrappers: dict[str, Any] = {}
@@ -90,7 +91,48 @@ class AdapterBank:
         """Whether the folder holds an adapter of that name; a name is never a path."""
         if self._folder is None or _NAME.fullmatch(name) is None:
             return False
-        return (self._folder / name / WEIGHTS).is_file() and (self._folder / name / CONFIG).is_file()
+        return weights(self._folder / name) is not None
+
+    @property
+    def registered_names(self) -> tuple[str, ...]:
+        """Names of all adapters of the folder, sorted."""
+        found = self._folder.iterdir() if self._folder is not None else ()
+        return tuple(sorted(path.name for path in found if self.registered(path.name)))
+
+    def kept(self, name: str) -> Adapter | None:
+        """The resident adapter of that name."""
+        found = self._resident.get(name)
+        return found.adapter if found is not None else None
+
+    @property
+    def seated(self) -> tuple[tuple[AdapterUse, ...], ...]:
+        """Sets of adapters that have a seat."""
+        return tuple(self._seats)
+
+    def check(self, name: str) -> Adapter:
+        """Read and verify an adapter without keeping it.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        if self._folder is None or not self.registered(name):
+            raise failed(name, "it is not registered")
+        return read(self._folder / name, self._base, dtype=self._dtype)
+
+    def unload(self, name: str, *, taken: Collection[int] = ()) -> bool:
+        """Forget a resident adapter and its seats. Returns whether it was there.
+
+        Raises:
+            StageFailed: code ``adapter_failed``: rows of the batch use it.
+        """
+        gone = {key: seat for key, seat in self._seats.items() if any(use.name == name for use in key)}
+        if any(seat.slot in taken for seat in gone.values()):
+            raise failed(name, "requests are using it; unload it when they are done")
+        for key in gone:
+            del self._seats[key]
+        if not taken and any(use.name == name for use in self.active):
+            self.mount((BASE,))
+        return self._resident.pop(name, None) is not None or bool(gone)
 
     def load(self, name: str) -> Adapter:
         """The adapter, resident from now on; read again if its file has changed.
@@ -101,18 +143,18 @@ class AdapterBank:
         if self._folder is None or not self.registered(name):
             raise failed(name, "it is not registered")
         folder = self._folder / name
-        status = (folder / WEIGHTS).stat()
+        status = self._weights(name).stat()
         stamp = (status.st_mtime_ns, status.st_size)
         kept = self._resident.get(name)
         if kept is not None and kept.stamp == stamp:
             self._resident.move_to_end(name)
             return kept.adapter
         adapter = read(folder, self._base, dtype=self._dtype)
-        if adapter.nbytes > self._budget:
-            raise failed(name, f"it has {adapter.nbytes} bytes and the budget is {self._budget}")
+        if adapter.nbytes > self.budget:
+            raise failed(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
         self._resident[name] = _Resident(adapter, stamp)
         self._resident.move_to_end(name)
-        while self.resident_bytes > self._budget:
+        while self.resident_bytes > self.budget:
             self._resident.popitem(last=False)
         return adapter
 
@@ -157,8 +199,8 @@ class AdapterBank:
             return True
         if not self._max_seats:
             return False
-        size = sum((self._folder / use.name / WEIGHTS).stat().st_size for use in uses)
-        return size <= self._budget // (self._max_seats + 1) and self._sorters_known
+        size = sum(self._weights(use.name).stat().st_size for use in uses)
+        return size <= self.budget // (self._max_seats + 1) and self._sorters_known
 
     def mount(self, seats: Collection[Seat]) -> None:
         """Make the model serve rows of these seats: one in place, several side by side."""
@@ -173,6 +215,12 @@ class AdapterBank:
         if not self._mixed or held != self._stacked:
             self._stand_side_by_side(held)
             self.swaps += 1
+
+    def _weights(self, name: str) -> Path:
+        found = weights(self._folder / name) if self._folder is not None else None
+        if found is None:
+            raise failed(name, "its files are gone")
+        return found
 
     @property
     def _sorters_known(self) -> bool:

@@ -21,7 +21,7 @@ from schemas.chat import Message, Usage
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
-from schemas.services import StatusReply
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import Inference, StageTiming
 
 if TYPE_CHECKING:
@@ -72,8 +72,22 @@ class InferenceAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """None beside the status: readiness was a decoded token, and the status says whether it still holds."""
-        return ()
+        """The administrator's verbs for the adapters."""
+
+        def verb(name: str) -> Endpoint:
+            async def perform(request: AdapterRequest) -> AdapterInfo:
+                return await self._engine.administer(name, request.name)
+
+            return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
+
+        async def listed(_: AdapterListRequest) -> AdapterListReply:
+            return await self._engine.adapters()
+
+        verbs = ("check", "load", "unload", "activate")
+        return (
+            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=listed),
+            *(verb(name) for name in verbs),
+        )
 
     def status(self) -> StatusReply:
         """Ready while the model's thread lives and makes steps."""

@@ -10,14 +10,14 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 import mlx.core as mx
 import structlog
 from mlx_lm.generate import BatchGenerator
 
-from agents.inference import loading
+from agents.inference import administration, loading
 from agents.inference.adapters import BASE, AdapterBank
 from agents.inference.mixing import Routed
 from agents.inference.prefill import SharedPrefill
@@ -32,9 +32,11 @@ from agents.inference.text import Piece, TextFilter
 from bus.metrics import degraded
 from schemas.errors import DeadlineExceeded, KikiError, SetupError, StageFailed, Unavailable
 from schemas.jobs import LANES
+from schemas.services import AdapterInfo, AdapterListReply
 from schemas.stages import AdapterUse
 
 OnPiece = Callable[[Piece], Awaitable[None]]
+T = TypeVar("T")
 PREFILL_ROWS = 8
 """Prompts that mlx-lm processes together at most."""
 
@@ -124,6 +126,46 @@ class MlxEngine:
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
         self._calls.put(lambda: self._load(uses))
+
+    async def on_thread(self, call: Callable[[], T]) -> T:
+        """The result of ``call`` between two steps of the model's thread.
+
+        Raises:
+            KikiError: what ``call`` raises.
+            Unavailable: the thread has ended.
+        """
+        if not self.healthy:
+            raise Unavailable("the model's thread has ended; the worker restarts.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def answer() -> None:
+            try:
+                result = call()
+            except KikiError as error:
+                loop.call_soon_threadsafe(_settle, future, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, future, result, None)
+
+        self._calls.put(answer)
+        return await future
+
+    async def adapters(self) -> AdapterListReply:
+        """All registered adapters."""
+        return await self.on_thread(lambda: administration.listing(self._bank))
+
+    async def administer(self, verb: str, name: str) -> AdapterInfo:
+        """One of :data:`agents.inference.administration.VERBS` on an adapter.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+
+        def perform() -> AdapterInfo:
+            taken = {work.seat.slot for work in self._active if work.seat is not None}
+            return administration.perform(self._bank, verb, name, taken=taken)
+
+        return await self.on_thread(perform)
 
     @property
     def healthy(self) -> bool:
@@ -378,3 +420,12 @@ class MlxEngine:
         for uid in uids:
             del self._rows[uid]
         _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: KikiError | None) -> None:
+    if future.done():
+        return  # who asked has gone
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,4 +1,4 @@
-"""LoRA adapters (arXiv 2106.09685) in mlx-lm's format: read, verified, combined.
+"""LoRA adapters (arXiv 2106.09685) in mlx-lm's or PEFT's layout: read, verified, combined.
 
 Shapes, with rank r: a linear layer has ``a`` (inputs, r) and ``b`` (r, outputs); an embedding ``a`` (tokens, r) and
 ``b`` (r, width); a layer of E experts ``a`` (E, r, inputs) and ``b`` (E, outputs, r). The adapter's scale is folded
@@ -16,23 +16,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-from schemas.errors import StageFailed
+from agents.inference import peft
+from agents.inference.pairs import Pair, failed
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """The change of one module."""
-
-    a: mx.array
-    b: mx.array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both tensors."""
-        return int(self.a.nbytes + self.b.nbytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +37,10 @@ class Adapter:
         return sum(pair.nbytes for pair in self.pairs.values())
 
 
-def failed(name: str, why: str) -> StageFailed:
-    """The error of an adapter that cannot be used."""
-    return StageFailed(f"adapter '{name}' cannot be used: {why}.", code="adapter_failed", param="adapters")
+def weights(folder: Path) -> Path | None:
+    """The file with an adapter's tensors; None when the folder holds no adapter."""
+    found = (folder / name for name in (WEIGHTS, peft.WEIGHTS))
+    return next((path for path in found if path.is_file()), None) if (folder / CONFIG).is_file() else None
 
 
 def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) -> Adapter:
@@ -61,7 +50,9 @@ def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) 
         StageFailed: code ``adapter_failed``: it cannot be read, is not LoRA, does not fit the model, holds a number
             that is not finite, or has a ``lora_b`` of zeros (which changes nothing).
     """
-    name, path = folder.name, folder / WEIGHTS
+    name, path = folder.name, weights(folder)
+    if path is None:
+        raise failed(name, f"the folder has no {CONFIG} with {WEIGHTS} or {peft.WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text())
         with path.open("rb") as file:
@@ -69,13 +60,17 @@ def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) 
         tensors: Any = mx.load(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise failed(name, f"it cannot be read ({error})") from error
-    scale = _scale(name, config)
-    pairs = _paired(name, tensors)
+    if not isinstance(config, dict):
+        raise failed(name, f"{CONFIG} is not an object")
+    if path.name == peft.WEIGHTS:
+        pairs = peft.pairs(name, config, tensors, modules)
+    else:
+        pairs = _paired(name, tensors, _scale(name, config))
     for module, pair in pairs.items():
         if (why := _misfit(modules.get(module), pair)) is not None:
             raise failed(name, f"{module} {why}")
     made = {
-        module: Pair(a=pair.a.astype(dtype or pair.a.dtype), b=(pair.b * scale).astype(dtype or pair.b.dtype))
+        module: Pair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
         for module, pair in pairs.items()
     }
     _refuse_unhealthy(name, made)
@@ -105,8 +100,8 @@ def _side_by_side(pairs: list[Pair]) -> Pair:
     return Pair(a=a, b=b)
 
 
-def _scale(name: str, config: Any) -> float:
-    kind = config.get("fine_tune_type", "lora") if isinstance(config, dict) else None
+def _scale(name: str, config: Mapping[str, Any]) -> float:
+    kind = config.get("fine_tune_type", "lora")
     if kind != "lora":
         raise failed(name, f"its fine_tune_type is {kind!r}, expected 'lora'")
     scale = (config.get("lora_parameters") or {}).get("scale")
@@ -115,13 +110,15 @@ def _scale(name: str, config: Any) -> float:
     return float(scale)
 
 
-def _paired(name: str, tensors: Mapping[str, mx.array]) -> dict[str, Pair]:
+def _paired(name: str, tensors: Mapping[str, mx.array], scale: float) -> dict[str, Pair]:
     modules = {key.rpartition(".")[0] for key in tensors}
     expected = {f"{module}.{leaf}" for module in modules for leaf in ("lora_a", "lora_b")}
     if not tensors or expected != set(tensors):
         odd = sorted(expected.symmetric_difference(tensors))[:3]
         raise failed(name, f"lora_a and lora_b do not come in pairs: {', '.join(odd) or 'no tensors'}")
-    return {module: Pair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"]) for module in sorted(modules)}
+    return {
+        module: Pair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"] * scale) for module in sorted(modules)
+    }
 
 
 def _misfit(module: Any, pair: Pair) -> str | None:

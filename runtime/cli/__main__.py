@@ -2,7 +2,7 @@
 
 import typer
 
-from runtime.cli import bench, contract, dead, doctor, memory, models, router, serving, talk
+from runtime.cli import adapters, bench, contract, dead, doctor, memory, models, router, serving, talk
 
 app = typer.Typer(
     name="kiki",
@@ -17,6 +17,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

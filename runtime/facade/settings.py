@@ -22,7 +22,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_timeout: time that a client has for sending its whole body.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
         default_tenant: who asks when there are no keys.
-        admin_key: bearer key for ``/metrics`` and ``/status``; None leaves them open.
+        admin_key: bearer key for ``/metrics``, ``/status`` and ``/v1/adapters``; None leaves the first two open and
+            closes the third.
         max_in_flight: turns that this facade follows at once; one more is a 429.
         max_queue: turns that may wait at ``queue_consumer``; more is a 503.
         queue_consumer: durable consumer of TURNS whose backlog is the queue.

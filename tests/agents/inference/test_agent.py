@@ -17,7 +17,7 @@ from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
-from schemas.services import StatusReply
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +68,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await a_failed_job_answers_why(bus)
     await recall_that_does_not_fit_is_dropped(bus)
     await a_prompt_that_does_not_fit_fails_the_turn(bus)
+    await adapters_are_administered(bus)
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
     assert status.ready
     assert status.gauges["tokens_decoded_total"] > 0
@@ -127,6 +128,18 @@ async def a_failed_job_answers_why(bus: Bus) -> None:
     assert caught.value.code == "adapter_failed"
     with pytest.raises(KikiError, match="a choice is empty"):
         await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
+
+
+async def adapters_are_administered(bus: Bus) -> None:
+    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    assert {info.name for info in listed.adapters} == {"one", "two", "dead"}
+    activated = await bus.request("adapters.activate", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    assert (activated.seated, len(activated.sha256)) == (True, 64)
+    gone = await bus.request("adapters.unload", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    assert (gone.seated, gone.resident) == (False, False)
+    with pytest.raises(KikiError, match="all zeros") as caught:
+        await bus.request("adapters.check", AdapterRequest(name="dead"), AdapterInfo, timeout=PATIENCE)
+    assert caught.value.code == "adapter_failed"
 
 
 async def recall_that_does_not_fit_is_dropped(bus: Bus) -> None:

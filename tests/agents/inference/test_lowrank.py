@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.inference.lowrank import Adapter, Pair, change, combine, read
+from agents.inference.lowrank import Adapter, change, combine, read
+from agents.inference.pairs import Pair
 from schemas.errors import StageFailed
 
 

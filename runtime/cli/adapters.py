@@ -1,0 +1,104 @@
+"""``kiki adapters ls | check | load | unload | activate``: what a running worker has, and what it should have."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from bus.connection import Bus, connect
+from runtime.cli import NatsOption, command, out, run_async, settings_of
+from runtime.composition import bus_settings
+from schemas.errors import InvalidInput
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+
+app = typer.Typer(help="LoRA adapters of the running worker.", no_args_is_help=True)
+
+Verb = Literal["check", "load", "unload", "activate"]
+NameArgument = Annotated[str, typer.Argument(help="A registered name, as 'kiki adapters ls' prints it.")]
+TIMEOUT = 120.0
+"""Seconds for reading an adapter from a slow disk."""
+
+
+@app.command(name="ls")
+@command
+def list_adapters(nats: NatsOption = None) -> None:
+    """List the registered adapters and where they are now."""
+
+    async def listed(bus: Bus) -> None:
+        reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
+        table = Table("name", "state", "MB", "modules", "sha256", box=None)
+        for info in reply.adapters:
+            table.add_row(info.name, state(info), f"{info.bytes / 1e6:.1f}", str(info.modules), info.sha256[:12])
+        out.print(table if reply.adapters else "no adapters are registered")
+
+    _on_bus(listed, nats)
+
+
+@app.command()
+@command
+def check(name: NameArgument, nats: NatsOption = None) -> None:
+    """Read an adapter and verify it: shapes, finite numbers, no lora_b of zeros. Keeps nothing."""
+    _perform("check", name, nats)
+
+
+@app.command()
+@command
+def load(name: NameArgument, nats: NatsOption = None) -> None:
+    """Make an adapter resident."""
+    _perform("load", name, nats)
+
+
+@app.command()
+@command
+def unload(name: NameArgument, nats: NatsOption = None) -> None:
+    """Forget a resident adapter that no request is using."""
+    _perform("unload", name, nats)
+
+
+@app.command()
+@command
+def activate(name: NameArgument, nats: NatsOption = None) -> None:
+    """Load an adapter, prove that it changes the logits, and seat it for its first request."""
+    _perform("activate", name, nats)
+
+
+def state(info: AdapterInfo) -> str:
+    """Where the adapter is, in one word."""
+    found = (("active", info.active), ("seated", info.seated), ("resident", info.resident))
+    return next((word for word, holds in found if holds), "registered")
+
+
+def _perform(verb: Verb, name: str, nats: str | None) -> None:
+    request = request_of(name)
+
+    async def performed(bus: Bus) -> None:
+        info = await bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)
+        size = f", {info.bytes / 1e6:.1f} MB, {info.modules} modules, {info.sha256[:12]}" if info.sha256 else ""
+        out.print(f"{verb} {info.name}: {state(info)}{size}, {info.seconds * 1000:.1f} ms", highlight=False)
+
+    _on_bus(performed, nats)
+
+
+def request_of(name: str) -> AdapterRequest:
+    """The request for an adapter of that name.
+
+    Raises:
+        InvalidInput: it is no name.
+    """
+    import msgspec
+
+    try:
+        return msgspec.convert({"name": name}, AdapterRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
+
+
+def _on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
+    settings = settings_of(nats=nats)
+
+    async def connected() -> None:
+        async with connect(bus_settings(settings), name="kiki-adapters") as bus:
+            await verb(bus)
+
+    run_async(connected)

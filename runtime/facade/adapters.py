@@ -1,0 +1,61 @@
+"""``/v1/adapters`` for the administrator: what the worker has, and load, check, unload, activate."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from runtime.facade.parts import Parts, admin_only, parts_of
+from schemas.errors import InvalidInput
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+
+VERBS = ("check", "load", "unload", "activate")
+TIMEOUT = 120.0
+"""Seconds for reading an adapter from a slow disk."""
+
+
+async def administrator(request: Request) -> None:
+    """Dependency of what changes the worker: without an admin key in the settings nobody may.
+
+    Raises:
+        InvalidInput: no admin key is set, or another one was sent.
+    """
+    if parts_of(request).settings.admin_key is None:
+        raise InvalidInput(
+            "adapters are administered with the admin key, and none is set: set KIKI_ADMIN_KEY.",
+            code="unauthorized",
+            param="Authorization",
+        )
+    await admin_only(request)
+
+
+router = APIRouter(dependencies=[Depends(administrator)])
+
+
+@router.get("/v1/adapters")
+async def listing(parts: Parts) -> JSONResponse:
+    """All registered adapters and where they are now."""
+    reply = await parts.bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
+    return JSONResponse({"object": "list", "data": [_told(info) for info in reply.adapters], "budget": reply.budget})
+
+
+@router.post("/v1/adapters/{name}/{verb}")
+async def perform(parts: Parts, name: str, verb: str) -> JSONResponse:
+    """One verb on one registered adapter.
+
+    Raises:
+        InvalidInput: no such verb, or not a name.
+        KikiError: the worker's refusal (``adapter_failed``).
+    """
+    if verb not in VERBS:
+        raise InvalidInput(f"'{verb}' is not one of {', '.join(VERBS)}.", param="verb")
+    try:
+        request = msgspec.convert({"name": name}, AdapterRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
+    return JSONResponse(_told(await parts.bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)))
+
+
+def _told(info: AdapterInfo) -> dict[str, Any]:
+    return {"id": info.name, "object": "adapter", **msgspec.to_builtins(info)}
