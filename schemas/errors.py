@@ -20,6 +20,7 @@ CODES: dict[str, int] = {
     "unauthorized": 401,
     "model_not_found": 404,
     "turn_not_found": 404,
+    "session_not_found": 404,
     "request_timeout": 408,
     "body_too_large": 413,
     "context_length_exceeded": 400,

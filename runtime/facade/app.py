@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 from agents.router.aliases import Alias
 from bus.connection import Bus
-from runtime.facade import adapters, catalog, chat, classify, exposition, health, stories
+from runtime.facade import adapters, catalog, chat, classify, exposition, health, memory, stories
 from runtime.facade.access import Access
 from runtime.facade.parts import Facade
 from runtime.facade.refusals import on_http_exception, on_kiki_error
@@ -20,7 +20,7 @@ def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, Alias])
     """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, aliases=aliases, turns=Turns(bus, settings))
-    for part in (chat, catalog, classify, stories, health, exposition, adapters):
+    for part in (chat, catalog, classify, memory, stories, health, exposition, adapters):
         app.include_router(part.router)
     app.add_exception_handler(KikiError, on_kiki_error)
     app.add_exception_handler(HTTPException, on_http_exception)

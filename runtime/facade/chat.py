@@ -9,6 +9,7 @@ from opentelemetry import propagate
 from runtime.facade import replies
 from runtime.facade.asked import Asked, read_chat
 from runtime.facade.body import read_body
+from runtime.facade.memory import fingerprint
 from runtime.facade.parts import Parts, Tenant
 from runtime.facade.presence import while_connected
 from runtime.facade.refusals import ClientGone
@@ -43,12 +44,12 @@ async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Re
     return JSONResponse(replies.completion(answer, asked))
 
 
-def _session(request: Request, asked: Asked) -> str | None:
+def _session(request: Request, asked: Asked) -> str:
     header = request.headers.get("x-session-id")
     session, param = (asked.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
     if session is not None and not re.fullmatch(SESSION_PATTERN, session):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
-    return session
+    return fingerprint(asked.query.messages) if session is None else session
 
 
 def _key(request: Request) -> str | None:

@@ -37,6 +37,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         keepalive_seconds: silence after which a stream says a comment, so that proxies keep it open.
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
+        memory_timeout: time that the memory has for a search or a session.
+        forget_timeout: time that it has for forgetting a session.
         agents_window: time in which agents may answer a status request.
         expected_agents: the agents that ``/ready`` waits for.
         monitor_url: the broker's monitoring address, for ``/health``.
@@ -62,6 +64,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keepalive_seconds: float = 15.0
     drain_seconds: float = 0.5
     route_timeout: float = 2.0
+    memory_timeout: float = 5.0
+    forget_timeout: float = 60.0
     agents_window: float = 0.25
     expected_agents: tuple[str, ...] = AGENTS
     monitor_url: str | None = None

@@ -1,0 +1,116 @@
+"""``/v1/sessions/{id}`` and ``/v1/episodes``: what the asking tenant's memory holds, and forgetting it."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from runtime.facade.parts import Facade, Parts, Tenant
+from schemas.chat import Message
+from schemas.envelope import SESSION_PATTERN
+from schemas.errors import InvalidInput
+from schemas.services import (
+    EmbedReply,
+    EmbedRequest,
+    ForgetReply,
+    ForgetRequest,
+    SearchReply,
+    SearchRequest,
+    SessionReply,
+    SessionRequest,
+)
+from schemas.stages import RecalledEpisode
+
+router = APIRouter()
+MAX_HITS = 100
+
+
+@router.get("/v1/sessions/{session_id:path}")
+async def session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+    """A session's episodes in time; 404 when nothing is remembered of it."""
+    wanted = SessionRequest(tenant=tenant, session_id=_checked(session_id))
+    timeout = parts.settings.memory_timeout
+    found = await parts.bus.request("memory.session", wanted, SessionReply, timeout=timeout)
+    if not found.episodes:
+        raise InvalidInput(
+            f"nothing is remembered of session '{session_id}'.", code="session_not_found", param="session_id"
+        )
+    episodes = [_told(one) for one in found.episodes]
+    return JSONResponse({"object": "session", "id": session_id, "episodes": episodes})
+
+
+@router.delete("/v1/sessions/{session_id:path}")
+async def forget(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+    """Delete a session from the record and from every store. Deleting again deletes nothing."""
+    wanted = ForgetRequest(tenant=tenant, session_id=_checked(session_id))
+    timeout = parts.settings.forget_timeout
+    found = await parts.bus.request("memory.forget", wanted, ForgetReply, timeout=timeout)
+    return JSONResponse({"object": "session.deleted", "id": session_id, "deleted": True, "episodes": found.episodes})
+
+
+@router.get("/v1/episodes")
+async def episodes(
+    parts: Parts,
+    tenant: Tenant,
+    query: str = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_HITS)] = 10,
+    session_id: str | None = None,
+    as_of: float | None = None,
+) -> JSONResponse:
+    """The episodes that answer ``query``, best first; ``as_of`` (Unix seconds) asks what was known then."""
+    if not query.strip():
+        raise InvalidInput("'query' is empty: say what to look for.", param="query")
+    request = SearchRequest(
+        tenant=tenant,
+        vector=await _embedded(parts, query),
+        text=query,
+        limit=limit,
+        session_id=None if session_id is None else _checked(session_id),
+        as_of=as_of,
+    )
+    found = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
+    hits = [{**_told(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in found.hits]
+    return JSONResponse({"object": "list", "data": hits})
+
+
+def fingerprint(messages: Sequence[Message]) -> str:
+    """A session id for a client that names none: the same for all turns of a conversation.
+
+    Made of its opening, which every later turn repeats: the instructions and the first question. Two conversations
+    of one tenant that open alike share a session.
+    """
+    digest = hashlib.sha256()
+    for message in messages:
+        digest.update(f"{message.role}\n{len(message.content)}\n{message.content}\n".encode())
+        if message.role == "user":
+            break
+    return f"opening-{digest.hexdigest()[:32]}"
+
+
+async def _embedded(parts: Facade, text: str) -> tuple[float, ...]:
+    timeout = parts.settings.memory_timeout
+    reply = await parts.bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=timeout)
+    return reply.vectors[0]
+
+
+def _checked(session_id: str) -> str:
+    if not re.fullmatch(SESSION_PATTERN, session_id):
+        raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param="session_id")
+    return session_id
+
+
+def _told(one: RecalledEpisode) -> dict[str, Any]:
+    return {
+        "id": one.episode_id,
+        "object": "episode",
+        "turn_id": one.turn_id,
+        "session_id": one.session_id,
+        "created_at": one.created_at,
+        "question": one.question,
+        "answer": one.answer,
+        "speaker": one.speaker,
+        "source_id": one.source_id,
+    }
