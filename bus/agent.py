@@ -143,7 +143,7 @@ async def _refuse(request: Request, error: KikiError) -> None:
 
 
 def _broadcast(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
-    """Every instance answers ``svc.status``: its status, and its metrics as a header-free second part."""
+    """Every instance answers ``svc.status`` with its :class:`Report`."""
 
     async def tell(message: Msg) -> None:
         report = Report(
