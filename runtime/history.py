@@ -59,7 +59,7 @@ async def exported(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
 
 
 async def _known(bus: Bus, said: history.Told, tenant: str) -> bool:
-    turn_id = history.event(said, (), tenant=tenant).envelope.turn_id
+    turn_id = history.turn_id(said, tenant=tenant)
     return await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is not None
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import nats.errors
 import structlog
 from nats.js.errors import APIError
@@ -181,7 +182,7 @@ class MemoryAgent:
         for kind in (EpisodeRecorded, EpisodeForgotten):
             if await delivery.bus.last(kind, turn_id, stream=EPISODES) is not None:
                 return None
-        return recorded(event)
+        return await anyio.to_thread.run_sync(recorded, event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Into the stores, unless the episode was forgotten while it waited here."""

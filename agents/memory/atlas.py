@@ -146,10 +146,12 @@ class Atlas:
             Unavailable: the store failed.
         """
         names = {key(tenant, "episode", match.episode_id): match.episode_id for match in matches}
+        if not names:
+            return {}
         with using("atlas"):
-            return {
-                names[name]: one.vector for name, one in self._stored(names.keys()).items() if one.vector is not None
-            }
+            records = self._shard.retrieve([*names], with_payload=False, with_vector=[OWN])
+        found = ((names[str(record.id)], _own_vector(record)) for record in records)
+        return {name: vector for name, vector in found if vector is not None}
 
     def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
         """The points' texts by key; what is not there is left out.
@@ -237,9 +239,9 @@ class Atlas:
         found = {}
         for record in records:
             text = record.payload or {}
-            vector = (record.vector or {}).get(OWN) if isinstance(record.vector, dict) else None
-            own = None if vector is None else np.asarray(vector, dtype=np.float32)
-            found[str(record.id)] = Own(own, self.words.counts(f"{text.get('question')}\n{text.get('answer')}"))
+            found[str(record.id)] = Own(
+                _own_vector(record), self.words.counts(f"{text.get('question')}\n{text.get('answer')}")
+            )
         return found
 
     def _vectors(self, near: Around, own: Own | None) -> dict[str, Any]:
@@ -320,6 +322,11 @@ def _where(ask: Ask) -> qdrant.Filter:
     if ask.as_of is not None:
         where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=ask.as_of)))
     return qdrant.Filter(must=where)
+
+
+def _own_vector(record: qdrant.Record) -> Vector | None:
+    vector = record.vector.get(OWN) if isinstance(record.vector, dict) else None
+    return None if vector is None else np.asarray(vector, dtype=np.float32)
 
 
 def _match(record: qdrant.Record, scores: Mapping[str, Mapping[str, float]]) -> Match:

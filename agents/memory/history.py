@@ -10,6 +10,7 @@ import msgspec
 from dateutil import parser
 from msgspec import Struct
 
+from agents.memory.concepts import concepts, salience
 from agents.memory.record import episode_id
 from schemas.chat import Sampling
 from schemas.codec import field_of
@@ -101,12 +102,17 @@ def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
     return found
 
 
+def turn_id(said: Told, *, tenant: str) -> str:
+    """The turn that a line stands for; the same on every import."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{said.session_id}\n{said.name}").hex
+
+
 def event(said: Told, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
-    turn_id = uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{said.session_id}\n{said.name}").hex
+    turn = turn_id(said, tenant=tenant)
     envelope = Envelope(
-        event_id=f"{turn_id}:memory-write",
-        turn_id=turn_id,
+        event_id=f"{turn}:memory-write",
+        turn_id=turn,
         session_id=said.session_id,
         tenant=tenant,
         created_at=said.at,
@@ -116,6 +122,7 @@ def event(said: Told, vector: Sequence[float], *, tenant: str) -> EpisodeRecorde
 
 
 def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode:
+    about = concepts(said.line.text)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
         turn_id=envelope.turn_id,
@@ -134,6 +141,8 @@ def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode
         sampling=Sampling(),
         outcome="imported",
         embedding=tuple(vector),
+        concepts=about,
+        saillance_score=salience(said.line.text, about),
         speaker=said.line.who,
         source_id=said.name,
     )

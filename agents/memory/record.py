@@ -2,6 +2,7 @@
 
 import uuid
 
+from agents.memory.concepts import concepts, salience
 from schemas.episode import Episode
 from schemas.events import AnswerReady, EpisodeRecorded
 
@@ -14,6 +15,8 @@ def episode_id(*, tenant: str, turn_id: str) -> str:
 def episode(event: AnswerReady) -> Episode:
     """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
     envelope, query, route, spoken = event.envelope, event.query, event.route, event.inference
+    said = f"{query.text}\n{event.text}"
+    about = concepts(said)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
         turn_id=envelope.turn_id,
@@ -39,6 +42,8 @@ def episode(event: AnswerReady) -> Episode:
         usage=event.usage,
         timings=event.timings,
         embedding=route.embedding,
+        concepts=about,
+        saillance_score=salience(said, about),
     )
 
 

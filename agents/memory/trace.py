@@ -1,8 +1,8 @@
 """Trace: how episodes follow each other, as a graph in Ladybug.
 
-``(Session)-[:CONTAINS]->(Episode)-[:NEXT]->(Episode)``. A session belongs to one tenant: two tenants that name
-a session alike have two sessions. The graph holds no text, so that text is deleted in the record and in Atlas
-alone. Each batch is one transaction, synced to disk when it commits.
+``(Session)-[:CONTAINS]->(Episode)-[:NEXT]->(Episode)-[:MENTIONS]->(Concept)``. A session and a concept belong to one
+tenant: two tenants that name a session alike have two sessions. Of the text the graph holds the concepts' names alone.
+Each batch is one transaction, synced to disk when it commits.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,8 @@ _SCHEMA = (
     "tenant STRING, created_at DOUBLE)",
     "CREATE REL TABLE IF NOT EXISTS CONTAINS(FROM Session TO Episode)",
     "CREATE REL TABLE IF NOT EXISTS NEXT(FROM Episode TO Episode)",
+    "CREATE NODE TABLE IF NOT EXISTS Concept(id STRING PRIMARY KEY, name STRING, tenant STRING)",
+    "CREATE REL TABLE IF NOT EXISTS MENTIONS(FROM Episode TO Concept)",
 )
 _STORE = """
     MERGE (s:Session {id: $session}) ON CREATE SET s.session_id = $session_id, s.tenant = $tenant
@@ -53,6 +55,18 @@ _TURNS = """
 """
 _REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
 _REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
+_MENTION = """
+    MATCH (e:Episode {id: $episode})
+    MERGE (c:Concept {id: $concept}) ON CREATE SET c.name = $name, c.tenant = $tenant
+    MERGE (e)-[:MENTIONS]->(c)
+"""
+_CONCEPTS = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:MENTIONS]->(c:Concept) RETURN c.name ORDER BY c.name"
+_MENTIONED = """
+    MATCH (:Session {id: $session})-[:CONTAINS]->(:Episode)-[:MENTIONS]->(c:Concept) RETURN DISTINCT c.id
+"""
+_UNMENTIONED = """
+    MATCH (c:Concept {id: $concept}) WHERE NOT EXISTS { MATCH (:Episode)-[:MENTIONS]->(c) } DETACH DELETE c
+"""
 _KEYS = "MATCH (e:Episode) RETURN e.id"
 _UNLINK = "MATCH (:Episode {id: $left})-[n:NEXT]->(:Episode {id: $right}) DELETE n"
 _LINK = "MATCH (a:Episode {id: $left}), (b:Episode {id: $right}) MERGE (a)-[:NEXT]->(b)"
@@ -146,15 +160,28 @@ class Trace:
             return [Member(episode_id=str(row[0]), turn_id=str(row[1])) for row in rows]
 
     def remove_session(self, session_id: str, *, tenant: str) -> None:
-        """Delete a session with its episodes and their edges.
+        """Delete a session with its episodes, their edges, and concepts that nobody mentions any more.
 
         Raises:
             Unavailable: the store failed.
         """
         with using("trace"):
             where = {"session": key(tenant, "session", session_id)}
+            mentioned = [str(row[0]) for row in self._rows(_MENTIONED, **where)]
             self._rows(_REMOVE_EPISODES, **where)
             self._rows(_REMOVE_SESSION, **where)
+            for concept in mentioned:
+                self._rows(_UNMENTIONED, concept=concept)
+
+    def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
+        """What the tenant's episode mentions, in the order of the alphabet.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
+        with using("trace"):
+            return [str(row[0]) for row in self._rows(_CONCEPTS, **where)]
 
     def keys(self) -> set[str]:
         """The keys of all episodes.
@@ -193,6 +220,9 @@ class Trace:
             tenant=episode.tenant,
             at=episode.created_at,
         )
+        for name in episode.concepts:
+            concept = key(episode.tenant, "concept", name)
+            self._rows(_MENTION, episode=node, concept=concept, name=name, tenant=episode.tenant)
         before = self._first(_BEFORE, session=session, episode=node, at=episode.created_at)
         after = self._first(_AFTER, session=session, episode=node, at=episode.created_at)
         if before and after:

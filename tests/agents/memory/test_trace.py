@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,3 +88,20 @@ def test_damaged_files_are_a_broken_store(tmp_path: Path, content: bytes) -> Non
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BrokenStore, match="trace"):
         Trace.open(tmp_path, buffer=BUFFER)
+
+
+def test_concepts_are_the_tenants_own_and_go_with_the_last_who_mentions_them(trace: Trace) -> None:
+    def about(turn: str, tenant: str, *concepts: str) -> Episode:
+        return msgspec.structs.replace(episode(turn, tenant=tenant, session=f"about-{turn}"), concepts=concepts)
+
+    mine, also, theirs = about("c1", "ann", "lisbon", "cat"), about("c2", "ann", "lisbon"), about("c3", "bob", "lisbon")
+    trace.upsert([mine, also, theirs])
+    trace.upsert([mine])
+    assert trace.concepts(mine.episode_id, tenant="ann") == ["cat", "lisbon"]
+    assert trace.concepts(mine.episode_id, tenant="bob") == []
+    trace.remove_session("about-c1", tenant="ann")
+    assert trace.concepts(mine.episode_id, tenant="ann") == []
+    assert trace.concepts(also.episode_id, tenant="ann") == ["lisbon"]
+    assert trace.concepts(theirs.episode_id, tenant="bob") == ["lisbon"]
+    left = [row[0] for row in trace._rows("MATCH (c:Concept) RETURN c.name ORDER BY c.name")]
+    assert left == ["lisbon", "lisbon"]

@@ -1,0 +1,40 @@
+"""Key phrases and salience."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.memory.concepts import MOST, concepts, salience
+from agents.memory.record import recorded
+from tests.agents.memory.scenes import answered, turn, unit
+
+
+def test_what_a_text_is_about_is_found() -> None:
+    found = concepts("How do I debounce a button on an STM32 with HAL timers?")
+    assert "hal timers" in found
+    assert "button" in found
+    assert "hal" not in found  # the longer phrase says it
+
+
+@pytest.mark.parametrize("text", ["", "  ", "Thanks!", "Hello", "ok"])
+def test_small_talk_is_about_nothing(text: str) -> None:
+    assert concepts(text) == ()
+    assert salience(text, ()) == 0.0
+
+
+@given(st.text(max_size=300))
+def test_any_text_gives_few_distinct_concepts_and_a_share(text: str) -> None:
+    found = concepts(text)
+    assert len(found) == len(set(found)) <= MOST
+    assert 0.0 <= salience(text, found) <= 1.0
+
+
+def test_who_says_more_is_more_salient() -> None:
+    long = "My sister Clara moved to Lisbon in March and opened a bakery near the river with her friend Tom."
+    assert salience(long, concepts(long)) > salience("I moved.", concepts("I moved."))
+
+
+def test_the_record_carries_them() -> None:
+    episode = recorded(answered(turn(), unit(1), text="Where is Lisbon?", answer="In Portugal.")).episode
+    assert "lisbon" in episode.concepts
+    assert 0.0 < episode.saillance_score <= 1.0
