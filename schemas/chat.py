@@ -14,6 +14,9 @@ MAX_CANDIDATES = 8
 """Upper bound of ``n`` and of the candidates of a turn: an unbounded ``n`` is a denial of service."""
 
 
+TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,7}$")]
+
+
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One chat message; ``content`` is text (special tokens in it are plain text)."""
 
@@ -23,7 +26,11 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to decode. ``seed`` is always set once a turn is on the bus, so that a replay can repeat it."""
+    """How to decode. ``seed`` is always set once a turn is on the bus, so that a replay can repeat it.
+
+    ``logit_bias`` is by token id, in decimal. ``json_schema`` is the text of a JSON Schema that the answer must follow.
+    ``logprobs`` asks for each token's log-probability, ``top_logprobs`` for so many likeliest ones beside it.
+    """
 
     max_tokens: Annotated[int, Meta(ge=1, le=32768)] = 256
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
@@ -32,6 +39,13 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     stop: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] = {}
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] = 0
+    json_schema: Annotated[str, Meta(max_length=65536)] | None = None
 
 
 class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

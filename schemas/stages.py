@@ -107,8 +107,25 @@ class Recall(_Found, frozen=True, kw_only=True):
     hits: tuple[RecalledEpisode, ...] = ()
 
 
+class LikelyToken(_Found, frozen=True, kw_only=True):
+    """A token's text and natural-log probability at its place."""
+
+    token: str
+    logprob: float
+
+
+class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
+    """A decoded token, with the likeliest at its place when these were asked for."""
+
+    top: tuple[LikelyToken, ...] = ()
+
+
 class Candidate(_Found, frozen=True, kw_only=True):
-    """One decoded answer; ``logprob`` is the mean natural-log probability per completion token."""
+    """One decoded answer; ``logprob`` is the mean natural-log probability per completion token.
+
+    ``tokens`` are there when the sampling asks for log-probabilities: those that the token was drawn from, after
+    penalties and constraints and before temperature.
+    """
 
     text: str
     adapters: tuple[AdapterUse, ...] = ()
@@ -117,6 +134,7 @@ class Candidate(_Found, frozen=True, kw_only=True):
     usage: Usage = Usage()
     seed: int = 0
     reasoning: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 class Inference(_Found, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.metrics import degraded
 from bus.topology import JOBS
-from schemas.chat import Message, Usage
+from schemas.chat import Message, Sampling, Usage
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
@@ -108,6 +108,7 @@ class InferenceAgent:
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
         """All candidates of a turn; candidate 0's text is signalled while it is decoded if the plan says so."""
         plan = event.route.plan
+        await self._check(event.query.sampling)
         prompt = await self._prompt(event)
         outcome = await self._engine.generate(
             Request(
@@ -148,6 +149,7 @@ class InferenceAgent:
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""
+        await self._check(job.sampling)
         prompt = await self._encode(job.messages)
         choices = await self._choices(job.choices)
         outcome = await self._engine.generate(
@@ -196,6 +198,11 @@ class InferenceAgent:
                 raise
             degraded("inference.recall_dropped", error.message)
             return await self._encode(event.query.messages)
+
+    async def _check(self, sampling: Sampling) -> None:
+        """Raises InvalidInput for a JSON schema that cannot be served, before the model's thread meets it."""
+        if sampling.json_schema is not None:
+            await anyio.to_thread.run_sync(self._engine.grammars.check, sampling.json_schema, limiter=self._encoding)
 
     async def _encode(self, messages: Sequence[Message]) -> Prompt:
         return await anyio.to_thread.run_sync(self._engine.encoder.encode, messages, limiter=self._encoding)

@@ -21,6 +21,7 @@ from agents.inference import administration, loading
 from agents.inference.adapters import BASE, AdapterBank
 from agents.inference.mixing import Routed
 from agents.inference.prefill import SharedPrefill
+from agents.inference.processors import Grammars, likeliest, processors
 from agents.inference.prompt import PromptEncoder
 from agents.inference.requests import Outcome, Request, Work
 from agents.inference.rows import Row
@@ -33,7 +34,7 @@ from bus.metrics import degraded
 from schemas.errors import DeadlineExceeded, KikiError, SetupError, StageFailed, Unavailable
 from schemas.jobs import LANES
 from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.stages import AdapterUse, LikelyToken, TokenLogprob
 
 OnPiece = Callable[[Piece], Awaitable[None]]
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class MlxEngine:
         self._bank: AdapterBank
         self._generator: BatchGenerator
         self.encoder: PromptEncoder
+        self.grammars: Grammars
 
     # The asyncio side.
 
@@ -218,6 +220,7 @@ class MlxEngine:
     def _load_model(self) -> None:
         loaded = loading.load(self.settings)
         self._tokenizer, self.device, self.encoder = loaded.tokenizer, loaded.device, loaded.encoder
+        self.grammars = loaded.grammars
         self._bank = AdapterBank(
             loaded.model,
             self.settings.adapters,
@@ -352,6 +355,7 @@ class MlxEngine:
             prompts,
             max_tokens=[budget] * len(prompts),
             caches=caches,
+            logits_processors=[processors(asked, work.request.prompt.tokens, self.grammars) for _ in prompts],
             samplers=[
                 sampler(asked, temperature=temperature_of(asked, row.index, candidate_temperature=warm), seed=row.seed)
                 for row in work.rows
@@ -383,6 +387,8 @@ class MlxEngine:
         stopped: list[int] = []
         for response, logprob in zip(responses, logprobs, strict=True):
             work, row = self._rows[response.uid]
+            if work.request.sampling.logprobs and response.token not in row.eos:
+                row.tokens.append(self._told(response, logprob, work.request.sampling.top_logprobs))
             pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
             if row.index == 0 and work.live:
                 for piece in pieces:
@@ -395,6 +401,17 @@ class MlxEngine:
             self._generator.remove(stopped)
         for work in [work for work in self._active if work.done]:
             self._finish(work)
+
+    def _told(self, response: Any, logprob: float, top: int) -> TokenLogprob:
+        def text(token: int) -> str:
+            return str(self._tokenizer.decode([token]))
+
+        best = likeliest(response.logprobs, top) if top else []
+        return TokenLogprob(
+            token=text(response.token),
+            logprob=logprob,
+            top=tuple(LikelyToken(token=text(token), logprob=value) for token, value in best if value > -1e30),
+        )
 
     def _finish(self, work: Work, *, logprobs: tuple[float, ...] = ()) -> None:
         self._active.remove(work)

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 
+from agents.inference.processors import Grammars
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
 from schemas.errors import SetupError
@@ -22,6 +23,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     encoder: PromptEncoder
+    grammars: Grammars
     device: str
     dtype: Any | None
 
@@ -55,6 +57,7 @@ def load(settings: InferenceSettings) -> Loaded:
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
+        grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
         device="cpu" if on_cpu else "gpu",
         dtype=mx.float32 if on_cpu else None,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from agents.inference.text import Piece, TextFilter
 from schemas.chat import Usage
-from schemas.stages import AdapterUse, Candidate, FinishReason
+from schemas.stages import AdapterUse, Candidate, FinishReason, TokenLogprob
 
 
 @dataclass(kw_only=True)
@@ -23,6 +23,7 @@ class Row:
     eos: frozenset[int]
     decoded: int = 0
     logprob: float = 0.0
+    tokens: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     _texts: dict[str, list[str]] = field(default_factory=lambda: {"content": [], "reasoning": []})
 
@@ -57,4 +58,5 @@ class Row:
             finish_reason=self.finish_reason or "length",
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=self.decoded),
             seed=self.seed,
+            tokens=tuple(self.tokens),
         )

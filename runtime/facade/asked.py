@@ -5,14 +5,14 @@ Every field is served, or accepted with its neutral value, or refused by name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agents.router.aliases import Alias
 from runtime.facade.settings import FacadeSettings
-from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling
+from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
 from schemas.stages import Level, Query
@@ -22,22 +22,16 @@ Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
-    "presence_penalty": (None, 0),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
@@ -68,6 +62,22 @@ class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     include_obfuscation: bool = False
 
 
+class SchemaFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named JSON Schema; the answer always follows it, so ``strict`` changes nothing."""
+
+    name: str = ""
+    description: str | None = None
+    schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Free text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ours, under ``kiki``: level of cognition, candidates that the panel judges, the turn's account, and whether
     reasoning is shown."""
@@ -89,6 +99,13 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=1000)] | None = None
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
     n: Count | None = None
     stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -101,22 +118,16 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     audio: Any = None
-    frequency_penalty: Any = None
     function_call: Any = None
     functions: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
     modalities: Any = None
     parallel_tool_calls: Any = None
     prediction: Any = None
-    presence_penalty: Any = None
     reasoning_effort: Any = None
-    response_format: Any = None
     service_tier: Any = None
     store: Any = None
     tool_choice: Any = None
     tools: Any = None
-    top_logprobs: Any = None
     verbosity: Any = None
     web_search_options: Any = None
 
@@ -171,7 +182,7 @@ def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSett
     query = Query(
         model=body.model,
         messages=conversation(body),
-        sampling=_sampling(body, alias, settings),
+        sampling=_sampling(body, alias, settings, level),
         level=body.kiki.level,
         candidates=_candidates(body, level),
         stream=bool(body.stream),
@@ -246,7 +257,7 @@ def _part(part: dict[str, Any], where: str) -> str:
     return str(part["text"])
 
 
-def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> Sampling:
+def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings, level: Level) -> Sampling:
     default = alias.temperature if alias.temperature is not None else Sampling().temperature
     return Sampling(
         max_tokens=_max_tokens(body, alias, settings),
@@ -255,7 +266,44 @@ def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> Samp
         top_k=body.top_k or 0,
         min_p=body.min_p or 0.0,
         stop=_stop(body.stop),
+        repetition_penalty=body.repetition_penalty or 1.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=body.logit_bias or {},
+        logprobs=_logprobs(body, level),
+        top_logprobs=body.top_logprobs or 0,
+        json_schema=_json_schema(body.response_format, level),
     )
+
+
+def _logprobs(body: ChatRequest, level: Level) -> bool:
+    """Whether tokens are told with their log-probabilities: of a decoded answer only, and of a whole one."""
+    if not body.logprobs:
+        if body.top_logprobs:
+            raise InvalidInput("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+        return False
+    if level == "full" or body.stream:
+        raise InvalidInput(
+            "'logprobs' are told of whole answers of the levels raw and fast: set kiki.level and leave 'stream' out.",
+            param="logprobs",
+        )
+    return True
+
+
+def _json_schema(asked: ResponseFormat | None, level: Level) -> str | None:
+    if asked is None or asked.type == "text":
+        return None
+    if level == "full":
+        raise InvalidInput(
+            f"'response_format' {asked.type} is served by the levels raw and fast, whose answer nobody revises: "
+            "set kiki.level.",
+            param="response_format",
+        )
+    if asked.type == "json_object":
+        return '{"type": "object"}'
+    if asked.json_schema is None:
+        raise InvalidInput("'response_format' needs its 'json_schema'.", param="response_format.json_schema")
+    return msgspec.json.encode(asked.json_schema.schema).decode()
 
 
 def _max_tokens(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> int:

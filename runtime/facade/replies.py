@@ -6,7 +6,7 @@ from runtime.facade.asked import Asked
 from schemas.chat import Usage
 from schemas.envelope import Envelope
 from schemas.events import AnswerReady
-from schemas.stages import FinishReason, StageTiming
+from schemas.stages import FinishReason, LikelyToken, StageTiming
 
 PIECE = 48
 """Characters of one chunk of an answer that is already there."""
@@ -21,7 +21,7 @@ def completion(answer: AnswerReady, asked: Asked) -> dict[str, Any]:
             {
                 "index": index,
                 "message": {"role": "assistant", "content": text} | ({"reasoning": reasoning} if reasoning else {}),
-                "logprobs": None,
+                "logprobs": logprobs(answer, asked, index),
                 "finish_reason": finish,
             }
             for index, (text, reasoning, finish) in enumerate(choices(answer, asked))
@@ -29,6 +29,20 @@ def completion(answer: AnswerReady, asked: Asked) -> dict[str, Any]:
         "usage": usage(answer.usage),
     }
     return reply | ({"kiki": account(answer)} if asked.trace else {})
+
+
+def logprobs(answer: AnswerReady, asked: Asked, index: int) -> dict[str, Any] | None:
+    """Tokens of choice ``index`` as OpenAI tells them; None when they were not asked for."""
+    if not asked.query.sampling.logprobs:
+        return None
+    candidates = answer.inference.candidates
+    chosen = index if asked.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)
+    content = [_token(one) | {"top_logprobs": [_token(top) for top in one.top]} for one in candidates[chosen].tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(one: LikelyToken) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
 
 
 def chunk(

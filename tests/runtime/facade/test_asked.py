@@ -56,10 +56,23 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"stream": "yes"}, 400, "invalid_request", "stream"),
     ({"stream_options": {"include_usage": True}}, 400, "invalid_request", "stream_options"),
     ({"metadata": {"session_id": "two words"}}, 400, "invalid_request", "metadata.session_id"),
-    ({"logprobs": True}, 400, "invalid_request", "logprobs"),
+    ({"logprobs": True, "stream": True}, 400, "invalid_request", "logprobs"),
+    ({"logprobs": True, "kiki": {"level": "full"}}, 400, "invalid_request", "logprobs"),
+    ({"top_logprobs": 2}, 400, "invalid_request", "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "invalid_request", "top_logprobs"),
     ({"tools": [{"type": "function"}]}, 400, "invalid_request", "tools"),
-    ({"response_format": {"type": "json_object"}}, 400, "invalid_request", "response_format"),
-    ({"presence_penalty": 0.5}, 400, "invalid_request", "presence_penalty"),
+    ({"response_format": {"type": "xml"}}, 400, "invalid_request", "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, 400, "invalid_request", "response_format.json_schema"),
+    (
+        {"response_format": {"type": "json_object"}, "kiki": {"level": "full"}},
+        400,
+        "invalid_request",
+        "response_format",
+    ),
+    ({"presence_penalty": 2.5}, 400, "invalid_request", "presence_penalty"),
+    ({"repetition_penalty": 0}, 400, "invalid_request", "repetition_penalty"),
+    ({"logit_bias": {"ten": 1}}, 400, "invalid_request", "logit_bias"),
+    ({"logit_bias": {"10": 101}}, 400, "invalid_request", "logit_bias[...]"),
 ]
 
 
@@ -133,6 +146,25 @@ def test_every_unserved_field_is_declared() -> None:
 
 def read(**fields: Any) -> Any:
     return read_chat(msgspec.json.encode(ask(**fields)), aliases=ALIASES, settings=FacadeSettings())
+
+
+def test_decoding_options_reach_the_worker() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    sampling = read(
+        presence_penalty=0.5,
+        frequency_penalty=-1,
+        repetition_penalty=1.2,
+        logit_bias={"10": -100},
+        logprobs=True,
+        top_logprobs=2,
+        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}},
+    ).query.sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0.5, -1.0, 1.2)
+    assert sampling.logit_bias == {"10": -100.0}
+    assert (sampling.logprobs, sampling.top_logprobs) == (True, 2)
+    assert msgspec.json.decode(sampling.json_schema) == schema
+    assert read(response_format={"type": "text"}).query.sampling.json_schema is None
+    assert read(response_format={"type": "json_object"}).query.sampling.json_schema == '{"type": "object"}'
 
 
 def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
