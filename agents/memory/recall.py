@@ -87,7 +87,10 @@ def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, setti
 
 
 def relevant(ranked: Iterable[Scored], *, text: str, words: Words, settings: MemorySettings) -> list[Scored]:
-    """Those above the floor: alike in meaning, or with enough of the query's words. Small talk finds nothing."""
+    """Those above the floor: alike in meaning, or with enough of the query's words.
+
+    Small talk finds nothing, and an exchange that began as small talk is not found.
+    """
     if is_small_talk(text):
         return []
     asked = words.asked(text)
@@ -162,6 +165,8 @@ def _lost(one: Scored, newer: Match | None, settings: MemorySettings) -> Scored:
 
 
 def _passes(match: Match, asked: tuple[int, ...], words: Words, settings: MemorySettings) -> bool:
+    if is_small_talk(match.question):
+        return False
     if max(match.own, match.similarity) >= settings.relevance_floor:
         return True
     if len(asked) < settings.floor_words or match.lexical <= 0.0:

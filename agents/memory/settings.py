@@ -49,8 +49,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     question_weight: float = 0.08
     recency_weight: float = 0.03
     recency_half_life: float = 7 * 86400.0
-    same_fact: float = 0.9
-    superseded_weight: float = 0.2
+    same_fact: float = 0.85
+    superseded_weight: float = 0.1
     compared: int = 24
     max_hits: int = 4
     token_budget: int = 600

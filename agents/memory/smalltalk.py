@@ -10,7 +10,8 @@ _ENGLISH = """
     ah hmm well morning afternoon evening night see later soon talk again really how are is it going what's up whats
     how's hows things doing do you your i i'm im am we me that that's thats the this a an and so very much too for to
     of all just have been today tonight there then everyone indeed got understood agreed exactly absolutely
-    definitely course
+    definitely course lot lots bunch million appreciate appreciated care take pleasure worries
+    meet weekend tomorrow at
 """
 _FRENCH = """
     bonjour bonsoir salut coucou merci beaucoup oui non d'accord bien sûr ça va comment allez vous vas tu s'il plait

@@ -142,6 +142,11 @@ def test_a_question_is_no_small_talk(text: str) -> None:
     assert relevant(ranked, text=text, words=WORDS, settings=SETTINGS) == ranked
 
 
+def test_small_talk_is_not_recalled_either() -> None:
+    ranked = fused([match(similarity=0.99, question="Thanks!")], text="cat", now=NOW, settings=SETTINGS)
+    assert relevant(ranked, text="cat", words=WORDS, settings=SETTINGS) == []
+
+
 @given(st.floats(-1e6, 1e9), st.floats(1.0, 1e8))
 def test_recency_is_a_share_that_halves(age: float, half_life: float) -> None:
     assert 0.0 <= recency(age, half_life=half_life) <= 1.0
