@@ -7,6 +7,7 @@ stacks of :mod:`agents.inference.mixing`. All methods belong to the thread that 
 """
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class AdapterBank:
         self._probe = self._probe_logits()
         self.active: tuple[AdapterUse, ...] = ()
         self.swaps = 0
+        self.last_swap_ms = 0.0
 
     @property
     def resident_bytes(self) -> int:
@@ -204,6 +206,12 @@ class AdapterBank:
 
     def mount(self, seats: Collection[Seat]) -> None:
         """Make the model serve rows of these seats: one in place, several side by side."""
+        started, before = time.perf_counter(), self.swaps
+        self._mount(seats)
+        if self.swaps != before:
+            self.last_swap_ms = (time.perf_counter() - started) * 1000
+
+    def _mount(self, seats: Collection[Seat]) -> None:
         if len(seats) <= 1:
             (seat,) = seats or (BASE,)
             if self._mixed or seat.uses != self.active:

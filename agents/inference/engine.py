@@ -21,6 +21,7 @@ from agents.inference import administration, loading
 from agents.inference.adapters import BASE, AdapterBank
 from agents.inference.mixing import Routed
 from agents.inference.prefill import SharedPrefill
+from agents.inference.prefix import Cost, PrefixCache, cost, only_at_its_end
 from agents.inference.processors import Grammars, likeliest, processors
 from agents.inference.prompt import PromptEncoder
 from agents.inference.requests import Outcome, Request, Work
@@ -51,6 +52,7 @@ class MlxEngine:
         self.settings = settings
         self.tokens_decoded = 0
         self.prompt_tokens = 0
+        self.prefix_tokens = 0
         self.active_bytes = 0
         self.device = ""
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -66,6 +68,9 @@ class MlxEngine:
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._loaded = threading.Event()
         self._model: Routed
+        self._prefixes = PrefixCache(max_bytes=settings.prefix_bytes, bits=settings.prefix_bits)
+        self._whole_only = False
+        self._cost = Cost(fixed=0, token=0)
         self._tokenizer: Any = None
         self._bank: AdapterBank
         self._generator: BatchGenerator
@@ -186,11 +191,16 @@ class MlxEngine:
         """Counts and bytes for the status."""
         return {
             **{f"queue_{lane}": float(self._scheduler.depth(lane)) for lane in LANES},
+            "kv_bytes_promised": float(sum(work.bytes for work in list(self._active))),
+            "kv_bytes_limit": float(self._scheduler.max_bytes or 0),
             "active_rows": float(len(self._rows)),
             "active_requests": float(len(self._active)),
             "tokens_decoded_total": float(self.tokens_decoded),
             "prompt_tokens_total": float(self.prompt_tokens),
+            "prefix_tokens_total": float(self.prefix_tokens),
+            "prefix_bytes": float(self._prefixes.nbytes),
             "adapter_swaps_total": float(self._bank.swaps),
+            "last_swap_ms": self._bank.last_swap_ms,
             "adapter_resident_bytes": float(self._bank.resident_bytes),
             "mlx_active_bytes": float(self.active_bytes),
         }
@@ -229,6 +239,7 @@ class MlxEngine:
             seats=self.settings.max_mixed,
         )
         self._model = Routed(loaded.model, self._bank.rows)
+        self._measure(loaded.memory)
         eos = [[token] for token in sorted(self._tokenizer.eos_token_ids)]
         self._generator = BatchGenerator(
             self._model,
@@ -240,6 +251,17 @@ class MlxEngine:
         self._generator.insert([list(self.encoder.plain("Hello."))], max_tokens=[1])
         while not self._generator.next()[1]:
             pass
+
+    def _measure(self, memory: int) -> None:
+        """What a row costs, and how much all of them may; ``memory`` is what MLX may allocate, in bytes."""
+        cache, settings = self._model.make_cache(), self.settings
+        self._whole_only = only_at_its_end(cache)
+        mx.eval(self._model(mx.array([[1]]), cache=cache))
+        self._cost = cost(cache[:-1])
+        beside = int(mx.get_active_memory()) + settings.adapter_bytes + settings.prefix_bytes
+        self._scheduler.max_bytes = settings.kv_bytes or max(
+            self._cost.of(self.encoder.context_tokens), memory - beside
+        )
 
     def _turn(self) -> None:
         self._receive()
@@ -266,8 +288,16 @@ class MlxEngine:
             if use not in known:
                 degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
         work.key, work.alone = known, not self._bank.mixable(known)
+        asked = work.request.sampling.max_tokens if not work.request.choices else max(map(len, work.request.choices))
+        work.bytes = self._cost.of(len(work.request.prompt.tokens) + asked) * max(work.size, len(work.request.choices))
         self._scheduler.add(
-            work, key=known, lane=work.request.lane, rows=work.size, now=time.monotonic(), alone=work.alone
+            work,
+            key=known,
+            lane=work.request.lane,
+            rows=work.size,
+            now=time.monotonic(),
+            alone=work.alone,
+            bytes=work.bytes,
         )
 
     def _load(self, uses: tuple[AdapterUse, ...]) -> None:
@@ -294,6 +324,7 @@ class MlxEngine:
             ready=self._ready,
             alone=any(work.alone for work in self._active),
             rows=sum(work.size for work in self._active),
+            bytes=sum(work.bytes for work in self._active),
         )
         admitted = [waiting.item for waiting in self._scheduler.admit(running=running, now=time.monotonic())]
         if not admitted:
@@ -323,44 +354,49 @@ class MlxEngine:
 
     def _begin(self, work: Work) -> None:
         tokens = work.request.prompt.tokens
-        self.prompt_tokens += len(tokens)
+        layers, known = self._prefixes.find(work.adapters, tokens[:-1])
+        self.prompt_tokens += len(tokens) - known
+        self.prefix_tokens += known
+        cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers)
         if len(tokens) > 1 and (work.request.n > 1 or work.request.choices):
-            work.prefill = SharedPrefill(self._model, tokens, cache=self._cache(work), step=self.settings.prefill_step)
+            step = self.settings.prefill_step
+            work.prefill = SharedPrefill(self._model, tokens, cache=cache, known=known, step=step)
         else:
-            prompts = [list(tokens)] * work.request.n
-            self._insert(work, prompts=prompts, caches=[self._cache(work) for _ in prompts])
-
-    def _cache(self, work: Work) -> list[Any]:
-        return self._model.make_cache(work.seat.slot if work.seat is not None else 0)
+            self._insert(work, known=known, caches=[cache])
 
     def _advance_prefill(self) -> None:
         work = next((work for work in self._active if work.prefill is not None), None)
         if work is None or (shared := work.prefill) is None or not shared.advance():
             return
         work.prefill = None
+        self._prefixes.keep(work.adapters, work.request.prompt.tokens[:-1], shared.cache[:-1])
         if work.request.choices:
             totals = choice_logprobs(self._model, shared.cache, shared.last, work.request.choices)
             self._finish(work, logprobs=tuple(totals))
         else:
-            copies = work.request.n
-            self._insert(work, prompts=[[shared.last]] * copies, caches=[shared.cache] * copies)
+            known = len(work.request.prompt.tokens) - 1
+            self._insert(work, known=known, caches=[shared.cache] * work.request.n)
 
-    def _insert(self, work: Work, *, prompts: list[list[int]], caches: list[Any]) -> None:
+    def _insert(self, work: Work, *, known: int, caches: list[Any]) -> None:
+        """Give the rows to the generator; ``caches`` hold the first ``known`` tokens of the prompt."""
+        tokens = list(work.request.prompt.tokens)
         asked = work.request.sampling
         room = self.encoder.context_tokens - len(work.request.prompt.tokens)
         budget = max(1, min(asked.max_tokens, room))
         work.rows = [self._row(work, index) for index in range(work.request.n)]
         warm = self.settings.candidate_temperature
         uids = self._generator.insert(
-            prompts,
-            max_tokens=[budget] * len(prompts),
+            [tokens[known:] for _ in caches],
+            max_tokens=[budget] * len(caches),
             caches=caches,
-            logits_processors=[processors(asked, work.request.prompt.tokens, self.grammars) for _ in prompts],
+            all_tokens=[tokens[:known] for _ in caches],
+            logits_processors=[processors(asked, work.request.prompt.tokens, self.grammars) for _ in caches],
             samplers=[
                 sampler(asked, temperature=temperature_of(asked, row.index, candidate_temperature=warm), seed=row.seed)
                 for row in work.rows
             ],
         )
+        work.uids = tuple(uids)
         self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
 
     def _row(self, work: Work, index: int) -> Row:
@@ -378,7 +414,8 @@ class MlxEngine:
     def _decode(self) -> None:
         if not self._rows:
             return
-        responses = self._generator.next()[1]
+        prompts, responses = self._generator.next()
+        self._keep_prompts(prompts)
         self.active_bytes = int(mx.get_active_memory())
         if not responses:
             return
@@ -397,10 +434,26 @@ class MlxEngine:
                 del self._rows[response.uid]
                 if response.finish_reason is None:
                     stopped.append(response.uid)
+                else:
+                    self._prefixes.keep(work.adapters, response.all_tokens, response.prompt_cache[:-1])
         if stopped:
-            self._generator.remove(stopped)
+            self._stop(stopped)
         for work in [work for work in self._active if work.done]:
             self._finish(work)
+
+    def _stop(self, uids: list[int]) -> None:
+        """Take rows that ended at a stop string out of the batch."""
+        owners = {uid: work for work in self._active for uid in work.uids}
+        for uid, (cache, tokens) in self._generator.remove(uids, return_prompt_caches=True).items():
+            self._prefixes.keep(owners[uid].adapters, tokens, cache[:-1])
+
+    def _keep_prompts(self, prompts: list[Any]) -> None:
+        """Keep what cannot be cut later where the prompt ends: the next turn begins with it."""
+        ended = [response.uid for response in prompts if response.end_of_prompt and response.uid in self._rows]
+        if not ended or not self._whole_only:
+            return
+        for uid, (cache, tokens) in self._generator.extract_cache(ended).items():
+            self._prefixes.keep(self._rows[uid][0].adapters, tokens, cache[:-1])
 
     def _told(self, response: Any, logprob: float, top: int) -> TokenLogprob:
         def text(token: int) -> str:

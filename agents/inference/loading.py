@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_lm
+import psutil
 
 from agents.inference.processors import Grammars
 from agents.inference.prompt import PromptEncoder
@@ -18,7 +19,10 @@ THINK = ("<think>", "</think>")
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored."""
+    """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
+
+    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
+    """
 
     model: Any
     tokenizer: Any
@@ -26,6 +30,7 @@ class Loaded:
     grammars: Grammars
     device: str
     dtype: Any | None
+    memory: int
 
 
 def load(settings: InferenceSettings) -> Loaded:
@@ -60,7 +65,14 @@ def load(settings: InferenceSettings) -> Loaded:
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
         device="cpu" if on_cpu else "gpu",
         dtype=mx.float32 if on_cpu else None,
+        memory=settings.memory_limit or _device_memory(on_cpu=on_cpu),
     )
+
+
+def _device_memory(*, on_cpu: bool) -> int:
+    if on_cpu:
+        return psutil.virtual_memory().total
+    return int(mx.device_info().get("max_recommended_working_set_size") or mx.device_info()["memory_size"])
 
 
 def context_of(config: dict[str, Any]) -> int:

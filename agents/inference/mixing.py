@@ -85,9 +85,9 @@ class Routed:
     def __init__(self, model: Any, rows: Rows) -> None:
         self._model, self._rows = model, rows
 
-    def make_cache(self, slot: int = 0) -> list[Any]:
-        """A fresh cache of one row."""
-        return [*make_prompt_cache(self._model), RowSlot([slot])]
+    def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None) -> list[Any]:
+        """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
+        return [*(layers or make_prompt_cache(self._model)), RowSlot([slot])]
 
     def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
         """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""

@@ -6,11 +6,14 @@ import mlx.core as mx
 
 
 class SharedPrefill:
-    """Processes all tokens of the prompt but the last, ``step`` at a time, so that decoding goes on in between."""
+    """Processes all tokens of the prompt but the last, ``step`` at a time, so that decoding goes on in between.
 
-    def __init__(self, model: Any, tokens: tuple[int, ...], *, cache: list[Any], step: int) -> None:
+    ``cache`` holds the first ``known`` tokens already.
+    """
+
+    def __init__(self, model: Any, tokens: tuple[int, ...], *, cache: list[Any], known: int = 0, step: int) -> None:
         self._model, self._step = model, step
-        self._left = list(tokens[:-1])
+        self._left = list(tokens[known:-1])
         self.last = tokens[-1]
         self.cache = cache
 

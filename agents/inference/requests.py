@@ -62,6 +62,7 @@ class Work:
     seat: "Seat | None" = None
     alone: bool = False
     bytes: int = 0
+    uids: tuple[int, ...] = ()
     rows: list[Row] = field(default_factory=list)
     prefill: "SharedPrefill | None" = None
     admitted_at: float = 0.0

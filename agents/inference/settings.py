@@ -1,6 +1,7 @@
 """Settings of the inference worker."""
 
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,12 +17,16 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         model_digest: digest of the model's files, recorded in results and episodes.
         adapters: folder whose subfolders are adapters in mlx-lm's format, named by the subfolder; None: no adapters.
         adapter_bytes: budget of resident adapters; the least recently used leave first.
+        prefix_bytes: budget of processed prompts that are kept for the next turn; 0 keeps none.
+        prefix_bits: 8 stores their keys and values quantised, at half or a quarter of the bytes; None as they are.
         max_mixed: sets of adapters, the base aside, that decode in one batch; 0 lets every set drain the other. A set
             whose files are larger than its equal share of ``adapter_bytes`` never mixes.
         max_batch: rows decoded together at most; at least the candidates of one turn.
         prefill_step: prompt tokens in one forward pass, between two decode steps.
-        memory_limit: bytes that MLX may allocate; None leaves MLX's own limit.
-        cache_limit: bytes of freed buffers that MLX keeps; None leaves MLX's own limit.
+        kv_bytes: bytes of keys, values and states that all rows together may come to need; work that does not fit
+            waits for rows to leave. None takes what the memory leaves beside weights, adapters and kept prompts.
+        memory_limit: bytes that MLX may allocate; None leaves MLX's own limit. 460 GB suits a Mac of 512 GB.
+        cache_limit: bytes of freed buffers that MLX keeps; None leaves MLX's own limit. 32 GB suits that Mac.
         context_tokens: tokens of prompt and answer together; None takes the model's own.
         candidate_temperature: of all candidates but the first when the request asks for temperature 0, because
             equal candidates are no choice; ours.
@@ -37,9 +42,12 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     model_digest: str = ""
     adapters: Path | None = None
     adapter_bytes: int = 2 * 1024**3
+    prefix_bytes: int = 512 * 1024**2
+    prefix_bits: Literal[8] | None = None
     max_mixed: int = 8
     max_batch: int = 32
     prefill_step: int = 512
+    kv_bytes: int | None = None
     memory_limit: int | None = None
     cache_limit: int | None = None
     context_tokens: int | None = None

@@ -1,0 +1,105 @@
+"""Prompts that were processed before: the longest known beginning of a new one need not be processed again.
+
+Known by adapters (with the digests of their files) and token ids; the model is the worker's only one. mlx-lm's
+``LRUPromptCache`` finds the longest prefix and drops the oldest. Caches that can be cut (keys and values) also serve
+prompts that leave a known one half-way; those that cannot (recurrent states, as in Qwen3.6) only where a known one
+ends, so that these are kept at the end of the prompt as well as at the end of the answer.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, KVCache, LRUPromptCache, QuantizedKVCache, can_trim_prompt_cache
+
+GROUP = 64
+MAX_ENTRIES = 4096
+
+
+class PrefixCache:
+    """``max_bytes`` of caches at most, 0 keeps none; ``bits`` 8 stores keys and values quantised, None as they are."""
+
+    def __init__(self, *, max_bytes: int, bits: int | None = None) -> None:
+        self._max_bytes, self._bits = max_bytes, bits
+        self._kept = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=max_bytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return int(self._kept.nbytes)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
+        """A copy of the caches of the longest known prefix of ``tokens``, and its length; None and 0 without one."""
+        if not self._max_bytes:
+            return None, 0
+        layers, left = self._kept.fetch_nearest_cache(key, list(tokens))
+        known = len(tokens) - len(left)
+        if layers is None or not known:
+            return None, 0
+        return [_expanded(layer) for layer in layers], known
+
+    def keep(self, key: Hashable, tokens: Sequence[int], layers: Sequence[Any]) -> None:
+        """Keep the caches that hold exactly ``tokens``, in memory of their own."""
+        if not self._max_bytes or not tokens or any(layer.empty() for layer in layers):
+            return
+        compact = [_compact(layer, self._bits) for layer in layers]
+        if sum(layer.nbytes for layer in compact) > self._max_bytes:
+            return
+        mx.eval([layer.state for layer in compact])
+        self._kept.insert_cache(key, list(tokens), compact)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Bytes of cache that a row needs: ``fixed`` of its own, and so many for each ``token``."""
+
+    fixed: int
+    token: int
+
+    def of(self, tokens: int) -> int:
+        """Bytes of a row of so many tokens."""
+        return self.fixed + self.token * tokens
+
+
+def cost(layers: Sequence[Any]) -> Cost:
+    """The cost of a row, read from the caches of one row that hold at least one token."""
+    growing = [layer for layer in layers if isinstance(layer, KVCache)]
+    states = [layer for layer in layers if not isinstance(layer, KVCache)]
+    token = sum((layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[2] for layer in growing)
+    return Cost(fixed=sum(layer.nbytes for layer in states), token=token)
+
+
+def only_at_its_end(layers: Sequence[Any]) -> bool:
+    """Whether these caches cannot be cut to a shorter prompt."""
+    return not can_trim_prompt_cache(list(layers))
+
+
+def _compact(layer: Any, bits: int | None) -> Any:
+    """A copy without room to grow and without a share in the batch's buffers."""
+    if isinstance(layer, KVCache):
+        keys, values = layer.keys_and_values()
+        made = KVCache.from_state((_own(keys), _own(values), layer.offset))
+        fits = keys.shape[-1] % GROUP == 0 and values.shape[-1] % GROUP == 0
+        return made.to_quantized(group_size=GROUP, bits=bits) if bits is not None and fits else made
+    if isinstance(layer, ArraysCache):
+        made = ArraysCache(len(layer.cache))
+        made.cache = [None if array is None else _own(array) for array in layer.cache]
+        return made
+    return layer
+
+
+def _expanded(layer: Any) -> Any:
+    if not isinstance(layer, QuantizedKVCache):
+        return layer
+    keys, values = layer.keys_and_values()
+    options = {"group_size": layer.group_size, "bits": layer.bits}
+    return KVCache.from_state((mx.dequantize(*keys, **options), mx.dequantize(*values, **options), layer.offset))
+
+
+def _own(array: mx.array) -> mx.array:
+    """The same numbers in a buffer of their own: a slice would keep the whole batch's alive."""
+    return mx.contiguous(array) * mx.array(1, array.dtype)
