@@ -1,0 +1,132 @@
+"""The memory agent is killed in the middle of many answers, and again under a broker that starts anew."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from bus import server
+from bus.connection import Bus, BusSettings, connect
+from bus.topology import EPISODES
+from schemas.services import VerifyReply, VerifyRequest
+from tests.agents.memory.memories import eventually
+from tests.agents.memory.scenes import answered, turn, unit
+
+pytestmark = pytest.mark.anyio
+SIZE = 768
+
+
+@contextmanager
+def memory(nats: str, directory: Path, small_model: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """The memory agent as a process of its own, killed at the end."""
+    environment = {
+        **os.environ,
+        "KIKI_NATS": nats,
+        "KIKI_DATA_DIR": str(directory),
+        "KIKI_CONFIG": str(directory / "none.toml"),
+        "KIKI_MODEL": str(small_model),
+    }
+    with (directory / "memory.log").open("ab") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "run", "memory"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+async def recorded(bus: Bus) -> int:
+    return int((await bus.js.stream_info(EPISODES)).state.messages)
+
+
+async def agreed(bus: Bus) -> VerifyReply:
+    """The verification once nothing waits any more."""
+
+    async def settled() -> VerifyReply | None:
+        try:
+            found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+        except Exception:  # the agent is just starting
+            return None
+        return found if found.waiting == 0 else None
+
+    reply = await eventually(settled, seconds=90)
+    assert isinstance(reply, VerifyReply)
+    return reply
+
+
+async def tell(bus: Bus, count: int) -> None:
+    """Answer ``count`` turns at once."""
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            event = answered(turn(session=f"s{number % 7}", timeout=300), unit(number, SIZE), text=f"question {number}")
+            tasks.start_soon(bus.publish, event)
+
+
+async def kill_in_the_middle(bus: Bus, process: "subprocess.Popen[bytes]", after: int) -> None:
+    async def some() -> bool:
+        return await recorded(bus) >= after
+
+    await eventually(some, seconds=90)
+    process.send_signal(signal.SIGKILL)
+    await anyio.to_thread.run_sync(process.wait)
+
+
+@asynccontextmanager
+async def broker(directory: Path) -> AsyncIterator[Bus]:
+    """A broker on the directory's store, and a bus on it."""
+    async with server.embedded(directory / "nats", port=0) as running:
+        async with connect(BusSettings(url=running.url), name="test") as bus:
+            await bus.reconcile()
+            yield bus
+
+
+async def survived(tmp_path: Path, small_model: Path, turns: int) -> None:
+    async with (
+        server.embedded(tmp_path / "nats", port=0) as broker,
+        connect(BusSettings(url=broker.url), name="t") as bus,
+    ):
+        await bus.reconcile()
+        with memory(bus.settings.url, tmp_path, small_model) as first:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tell, bus, turns)
+                tasks.start_soon(kill_in_the_middle, bus, first, turns // 4)
+        with memory(bus.settings.url, tmp_path, small_model) as second:
+
+            async def complete() -> bool:
+                return await recorded(bus) == turns
+
+            await eventually(complete, seconds=90)
+            found = await agreed(bus)
+            assert (found.recorded, found.agrees) == (turns, True)
+            second.send_signal(signal.SIGKILL)
+    async with (
+        server.embedded(tmp_path / "nats", port=0) as broker,
+        connect(BusSettings(url=broker.url), name="t") as bus,
+    ):
+        await bus.reconcile()
+        with memory(bus.settings.url, tmp_path, small_model):
+            found = await agreed(bus)
+            assert (found.recorded, found.agrees) == (turns, True)
+
+
+async def test_every_answer_is_remembered_once_though_the_memory_dies(tmp_path: Path, small_model: Path) -> None:
+    await survived(tmp_path, small_model, 60)
+
+
+@pytest.mark.soak
+async def test_five_hundred_answers_are_remembered_once(tmp_path: Path, small_model: Path) -> None:
+    await survived(tmp_path, small_model, 500)
