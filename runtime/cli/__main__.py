@@ -2,7 +2,7 @@
 
 import typer
 
-from runtime.cli import adapters, bench, contract, dead, doctor, memory, models, router, serving, talk
+from runtime.cli import adapters, bench, contests, contract, dead, doctor, memory, models, router, serving, talk
 
 app = typer.Typer(
     name="kiki",
@@ -18,6 +18,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
+contests.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

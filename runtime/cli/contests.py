@@ -1,0 +1,227 @@
+"""``kiki bench raw | mixed | swap``: the worker against ``mlx_lm.server``, as JSON, a table and a picture."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from bus.connection import Bus, connect
+from runtime import contest
+from runtime.cli import command, out, run_async, settings_of
+from runtime.cli.bench import machine
+from runtime.composition import bus_settings
+from runtime.models import prepare
+from runtime.supervisor import Supervisor
+from schemas.errors import SetupError
+from schemas.services import StatusReply
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+PictureOption = Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")]
+TokensOption = Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each answer.")]
+RANK = 16
+
+
+def hang(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(raw)
+    app.command()(mixed)
+    app.command()(swap)
+
+
+@command
+def raw(
+    tokens: TokensOption = 32,
+    requests: Annotated[int, typer.Option(min=1, max=64, help="Requests of each client.")] = 2,
+    concurrency: Annotated[list[int] | None, typer.Option(help="Clients at once; repeat it.")] = None,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tokens a second and time to the first token, without adapters."""
+
+    async def run(stage: "Stage") -> list[dict[str, Any]]:
+        return [await stage.both(clients, clients * requests, tokens) for clients in concurrency or (1, 8, 32)]
+
+    rows = _on_stage(run, adapters=0)
+    _tell({"bench": "raw", "max_tokens": tokens, "rows": rows}, as_json, picture)
+
+
+@command
+def mixed(
+    tokens: TokensOption = 32,
+    requests: Annotated[int, typer.Option(min=1, max=64, help="Requests of each client.")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Clients at once.")] = 8,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Four adapters in turn, and one adapter, by eight clients at once."""
+
+    async def run(stage: "Stage") -> list[dict[str, Any]]:
+        one = await stage.both(concurrency, concurrency * requests, tokens, adapters=stage.names[:1], rival=False)
+        four = await stage.both(concurrency, concurrency * requests, tokens, adapters=stage.names)
+        one["what"], four["what"] = "one adapter", "four adapters in turn"
+        four["of_single"] = four["ours"]["tokens_per_second"] / one["ours"]["tokens_per_second"]
+        return [one, four]
+
+    _tell({"bench": "mixed", "rank": RANK, "max_tokens": tokens, "rows": _on_stage(run)}, as_json, picture)
+
+
+@command
+def swap(
+    times: Annotated[int, typer.Option(min=5, max=1000, help="Swaps of each size.")] = 40,
+    ranks: Annotated[list[int] | None, typer.Option(help="Ranks of the adapters; repeat it.")] = None,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time to swap resident adapters by size, and what a swap costs ``mlx_lm.server``, which loads the base again."""
+
+    async def run(stage: "Stage") -> list[dict[str, Any]]:
+        return [await stage.swaps(rank, times) for rank in ranks or (4, 16, 64)]
+
+    _tell({"bench": "swap", "rows": _on_stage(run, ranks=ranks or [4, 16, 64])}, as_json, picture)
+
+
+class Stage:
+    """Both contestants, running."""
+
+    def __init__(self, bus: Bus, rival: Any, folder: Path, names: list[str]) -> None:
+        self._bus, self.names = bus, names
+        self._ours, self._theirs = contest.ours(bus), contest.theirs(rival, folder)
+        self._asked = 1000
+
+    async def both(
+        self, clients: int, count: int, tokens: int, *, adapters: list[str] | None = None, rival: bool = True
+    ) -> dict[str, Any]:
+        """One run of each, one after the other, with prompts that neither has seen."""
+        names: list[str | None] = [*adapters] if adapters else [None]
+        row: dict[str, Any] = {"concurrency": clients}
+        for who, ask in (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]:
+            await contest.race(ask, self._prompts(len(names)), concurrency=1, max_tokens=2, adapters=names)
+            rate = await contest.race(ask, self._prompts(count), concurrency=clients, max_tokens=tokens, adapters=names)
+            row[who] = asdict(rate)
+        if rival:
+            row["tokens_ratio"] = row["ours"]["tokens_per_second"] / row["theirs"]["tokens_per_second"]
+            row["first_token_ratio"] = row["ours"]["first_token"] / row["theirs"]["first_token"]
+        return row
+
+    async def swaps(self, rank: int, times: int) -> dict[str, Any]:
+        """Two adapters by turns: what our worker says of each swap, and the whole request at both."""
+        names = [f"rank{rank}-{number}" for number in range(2)]
+        await contest.race(self._ours, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
+        found, before = [], (await self._status()).gauges["adapter_swaps_total"]
+        for number in range(times):
+            await self._ours(self._prompts(1)[0], names[number % 2], 1)
+            found.append((await self._status()).gauges["last_swap_ms"])
+        status = await self._status()
+        swaps = status.gauges["adapter_swaps_total"] - before
+        replies = [await self._theirs(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
+        return {
+            "rank": rank,
+            "megabytes": status.gauges["adapter_resident_bytes"] / 1e6,
+            "p50_ms": float(np.percentile(found, 50)),
+            "p99_ms": float(np.percentile(found, 99)),
+            "base_reloads_saved_per_request": swaps / times,
+            "their_request_ms": float(np.median([reply.total for reply in replies])) * 1000,
+            "samples_ms": found,
+        }
+
+    def _prompts(self, count: int) -> list[str]:
+        self._asked += count
+        return contest.prompts(count, first=self._asked - count)
+
+    async def _status(self) -> StatusReply:
+        return await self._bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=30)
+
+
+def _on_stage(
+    run: Callable[[Stage], Awaitable[list[dict[str, Any]]]], *, adapters: int = 4, ranks: list[int] | None = None
+) -> list[dict[str, Any]]:
+    async def staged() -> list[dict[str, Any]]:
+        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+            async with _stage(Path(directory), adapters, ranks) as stage:
+                return await run(stage)
+
+    return run_async(staged)
+
+
+@contextlib.asynccontextmanager
+async def _stage(directory: Path, adapters: int, ranks: list[int] | None) -> AsyncIterator[Stage]:
+    settings = settings_of(log_level="warning")
+    model = contest.float32_copy(prepare(settings.model), directory / "model")
+    folder = directory / "adapters"
+    folder.mkdir()
+    names = contest.random_adapters(model, folder, count=adapters, rank=RANK) if ranks is None else []
+    for rank in ranks or ():
+        contest.random_adapters(model, folder, count=2, rank=rank, prefix=f"rank{rank}-")
+    settings = settings_of(
+        data_dir=directory / "data", nats_port=0, log_level="warning", model=str(model), adapters=folder
+    )
+    supervisor = Supervisor(settings, names=("inference",))
+    async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+        await bus.reconcile()
+        async with contest.rival(model, directory / "rival.log") as client:
+            await contest.race(contest.ours(bus), contest.prompts(1), concurrency=1, max_tokens=2)
+            yield Stage(bus, client, folder, names)
+
+
+def _tell(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
+    report = {**report, "machine": machine()}
+    if picture is not None:
+        _draw(report, picture)
+    if as_json:
+        out.out(json.dumps(report))
+        return
+    table = Table(title=f"kiki bench {report['bench']}", box=None)
+    lines = [_flat(row) for row in report["rows"]]
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    for name in columns:
+        table.add_column(name)
+    for line in lines:
+        table.add_row(*(line.get(name, "") for name in columns))
+    out.print(table)
+    out.print(f"{report['machine']}", style="dim", highlight=False)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found[f"{name} tokens/s"] = f"{value['tokens_per_second']:.1f}"
+            found[f"{name} first ms"] = f"{value['first_token'] * 1000:.0f}"
+        elif not isinstance(value, list):
+            found[name.replace("_", " ")] = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return found
+
+
+def _draw(report: dict[str, Any], picture: Path) -> None:
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    rows = report["rows"]
+    if report["bench"] == "swap":
+        axes.boxplot([row["samples_ms"] for row in rows], tick_labels=[f"rank {row['rank']}" for row in rows])
+        axes.set_ylabel("ms a swap")
+        axes.set_yscale("log")
+    else:
+        labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
+        for offset, who, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
+            heights = [row[who]["tokens_per_second"] if who in row else 0.0 for row in rows]
+            bars = axes.bar(np.arange(len(rows)) + offset, heights, 0.4, label=name)
+            axes.bar_label(bars, fmt="%.0f")
+        axes.set_xticks(range(len(rows)), labels)
+        axes.set_ylabel("tokens/s")
+        axes.legend()
+    axes.set_title(f"kiki bench {report['bench']}: {report['machine']['system']}, {report['machine']['cores']} cores")
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,238 @@
+"""Our worker and ``mlx_lm.server`` side by side: the same model, the same prompts, each a process of its own.
+
+Both get float32 weights and, on Linux CPUs, the same BLAS, so that what is compared is the engine. Each client
+asks one question after the other; the time to the first token is until the first text reaches the client.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import httpx
+import numpy as np
+
+from bus.connection import Bus
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import new_turn
+from schemas.errors import KikiError, Unavailable
+from schemas.events import InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
+from schemas.stages import AdapterUse, Plan, Query, Recall, Route
+
+TIMEOUT = 300.0
+"""Seconds that one request may take."""
+
+_SUBJECTS = ("river", "bridge", "clock", "garden", "engine", "violin", "harbour", "desert", "library", "glacier")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered request: completion tokens, and seconds to the first text and to the end."""
+
+    tokens: int
+    first: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A run: tokens a second over all clients, and the median time to the first token in seconds."""
+
+    tokens_per_second: float
+    first_token: float
+    requests: int
+    tokens: int
+
+
+Ask = Callable[[str, str | None, int], Awaitable[Reply]]
+"""Prompt, adapter and the most tokens, to a reply."""
+
+
+def prompts(count: int, *, first: int = 0) -> list[str]:
+    """Prompts that share no beginning beyond the template."""
+    return [
+        f"{number} facts, please: write about a {_SUBJECTS[number % len(_SUBJECTS)]} number {number}."
+        for number in range(first, first + count)
+    ]
+
+
+async def race(
+    ask: Ask, questions: Sequence[str], *, concurrency: int, max_tokens: int, adapters: Sequence[str | None] = (None,)
+) -> Rate:
+    """All questions by so many clients; ``adapters`` in turn."""
+    left = list(enumerate(questions))[::-1]
+    replies: list[Reply] = []
+
+    async def client() -> None:
+        while left:
+            number, question = left.pop()
+            replies.append(await ask(question, adapters[number % len(adapters)], max_tokens))
+
+    started = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(concurrency):
+            tasks.start_soon(client)
+    seconds = time.perf_counter() - started
+    tokens = sum(reply.tokens for reply in replies)
+    first = statistics.median(reply.first for reply in replies)
+    return Rate(tokens / seconds, first, len(replies), tokens)
+
+
+def ours(bus: Bus) -> Ask:
+    """Asks our worker over the bus, the way a turn of level raw reaches it."""
+
+    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        envelope = new_turn(tenant="bench", timeout=TIMEOUT)
+        query = Query(
+            model="bench",
+            messages=(Message(role="user", content=question),),
+            sampling=Sampling(max_tokens=max_tokens),
+            level="raw",
+        )
+        uses = (AdapterUse(name=adapter),) if adapter else ()
+        route = Route(domains=(), adapters=uses, intent="bench", plan=Plan(level="raw"))
+        routed = QueryRouted(envelope=envelope, query=query, route=route)
+        subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
+        started, first = time.perf_counter(), 0.0
+        try:
+            await bus.publish(
+                RecallDone(envelope=routed.envelope.next("recall"), query=query, route=route, recall=Recall())
+            )
+            with anyio.fail_after(TIMEOUT):
+                async for message in subscription.messages:
+                    stage = ".".join(message.subject.split(".")[-3:-1])
+                    first = first or (time.perf_counter() - started if stage == InferToken.subject else 0.0)
+                    if stage == InferDone.subject:
+                        total = time.perf_counter() - started
+                        tokens = decode(InferDone, message.data).inference.usage.completion_tokens
+                        return Reply(tokens, first or total, total)
+                    if stage == TurnFailed.subject:
+                        failed = decode(TurnFailed, message.data)
+                        raise KikiError(f"the worker refused: {failed.message}", code=failed.code)
+        finally:
+            await subscription.unsubscribe()
+        raise Unavailable("the broker closed the subscription.")
+
+    return ask
+
+
+def theirs(client: httpx.AsyncClient, adapters: Path | None) -> Ask:
+    """Asks an ``mlx_lm.server``."""
+
+    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        body: dict[str, Any] = {
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if adapter is not None and adapters is not None:
+            body["adapters"] = str(adapters / adapter)
+        started, first, tokens = time.perf_counter(), 0.0, 0
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                raise Unavailable(f"mlx_lm.server: {(await response.aread())[:200]!r}")
+            async for line in response.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                if not first and any(choice.get("delta", {}).get("content") for choice in chunk.get("choices", ())):
+                    first = time.perf_counter() - started
+                tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+        total = time.perf_counter() - started
+        return Reply(tokens, first or total, total)
+
+    return ask
+
+
+@contextlib.asynccontextmanager
+async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A running ``mlx_lm.server``.
+
+    Raises:
+        Unavailable: it does not come up.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    with log.open("wb") as sink:
+        process = await anyio.open_process(command, stdout=sink, stderr=sink, env={**os.environ, **_same_blas()})
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
+                await _up(client, process, log)
+                yield client
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            with anyio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def _up(client: httpx.AsyncClient, process: anyio.abc.Process, log: Path) -> None:
+    with anyio.move_on_after(120):
+        while process.returncode is None:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/v1/models")).status_code == httpx.codes.OK:
+                    return
+            await anyio.sleep(0.2)
+    raise Unavailable(f"mlx_lm.server did not start: {log.read_text(errors='replace')[-300:]}")
+
+
+def _same_blas() -> dict[str, str]:
+    """What gives a process on a Linux CPU the BLAS that our worker loads by itself."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("torch")
+    if not sys.platform.startswith("linux") or spec is None or not spec.submodule_search_locations:
+        return {}
+    library = Path(spec.submodule_search_locations[0]) / "lib" / "libtorch_cpu.so"
+    return {"LD_PRELOAD": str(library), "OMP_WAIT_POLICY": "PASSIVE"} if library.exists() else {}
+
+
+def float32_copy(model: Path, target: Path) -> Path:
+    """The model with its weights in float32, the type that our worker computes in on a CPU."""
+    from safetensors.numpy import load_file, save_file
+
+    target.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.suffix == ".safetensors":
+            save_file({name: array.astype(np.float32) for name, array in load_file(file).items()}, target / file.name)
+        elif file.name != "kiki-manifest.json":
+            (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def random_adapters(model: Path, folder: Path, *, count: int, rank: int, prefix: str = "adapter") -> list[str]:
+    """Adapters of all linear modules with small random numbers, in mlx-lm's layout. Returns their names."""
+    from safetensors.numpy import load_file, save_file
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(model.glob("*.safetensors")):
+        tensors = load_file(file)
+        shapes |= {name: array.shape for name, array in tensors.items() if name.endswith("_proj.weight")}
+    layers = len({name.split(".layers.")[1].split(".")[0] for name in shapes})
+    keys = sorted({name.split(".", 3)[3].removesuffix(".weight") for name in shapes})
+    names = [f"{prefix}{number}" for number in range(count)]
+    for seed, name in enumerate(names):
+        random, made = np.random.default_rng(seed), {}
+        for weight, (outputs, inputs) in shapes.items():
+            path = weight.removesuffix(".weight")
+            made[f"{path}.lora_a"] = (random.standard_normal((inputs, rank)) * 0.01).astype(np.float32)
+            made[f"{path}.lora_b"] = (random.standard_normal((rank, outputs)) * 0.01).astype(np.float32)
+        (folder / name).mkdir(parents=True)
+        parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
+        config = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
+        (folder / name / "adapter_config.json").write_text(json.dumps(config))
+        save_file(made, folder / name / "adapters.safetensors")
+    return names
