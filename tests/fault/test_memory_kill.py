@@ -88,10 +88,12 @@ async def kill_in_the_middle(bus: Bus, process: "subprocess.Popen[bytes]", after
 @asynccontextmanager
 async def broker(directory: Path) -> AsyncIterator[Bus]:
     """A broker on the directory's store, and a bus on it."""
-    async with server.embedded(directory / "nats", port=0) as running:
-        async with connect(BusSettings(url=running.url), name="test") as bus:
-            await bus.reconcile()
-            yield bus
+    async with (
+        server.embedded(directory / "nats", port=0) as running,
+        connect(BusSettings(url=running.url), name="test") as bus,
+    ):
+        await bus.reconcile()
+        yield bus
 
 
 async def survived(tmp_path: Path, small_model: Path, turns: int) -> None:
