@@ -1,6 +1,9 @@
 """Aeon: the record of answered turns, its projections into vectors and a graph, and recall from them.
 
-:mod:`.record` (an answer becomes an episode), :mod:`.recall` (which episodes a turn is shown), both pure;
-:mod:`.atlas` (vectors) and :mod:`.trace` (graph), the stores; :mod:`.stores` (both, locked, each on its thread);
-:mod:`.projection` (from the record into the stores); :mod:`.agent` (on the bus).
+Pure: :mod:`.record` (an answer becomes an episode), :mod:`.history` (a line of a file does), :mod:`.concepts` (what it
+is about), :mod:`.words` and :mod:`.context` (its words and meaning, with its neighbours'), :mod:`.smalltalk`,
+:mod:`.recall` (fusion, floor, budget), :mod:`.budget` (tokens). The stores: :mod:`.atlas` (vectors and words),
+:mod:`.trace` (graph), :mod:`.stores` (both, locked, each on its thread), :mod:`.finding` (one question to them).
+On the bus: :mod:`.projection` (from the record into the stores), :mod:`.progress` (how far it is), :mod:`.erasure`
+(forgetting), :mod:`.agent`.
 """
