@@ -79,6 +79,7 @@ def _inference(settings: Settings) -> Agent:
         "model_name": settings.model,
         "model_digest": digest(model),
         "adapters": settings.adapters,
+        "journal": settings.data_dir / "inference.json",
     }
     return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
 

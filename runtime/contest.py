@@ -54,6 +54,14 @@ class Rate:
     tokens: int
 
 
+def joined(rounds: Sequence[Rate]) -> Rate:
+    """Several rounds as one run; the time to the first token is the median of the rounds' medians."""
+    tokens = sum(rate.tokens for rate in rounds)
+    seconds = sum(rate.tokens / rate.tokens_per_second for rate in rounds)
+    first = statistics.median(rate.first_token for rate in rounds)
+    return Rate(tokens / seconds, first, sum(rate.requests for rate in rounds), tokens)
+
+
 Ask = Callable[[str, str | None, int], Awaitable[Reply]]
 """Prompt, adapter and the most tokens, to a reply."""
 

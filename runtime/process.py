@@ -4,14 +4,16 @@ A supervised process also ends when its supervisor does: it reads its standard i
 holds open, and an end of file means that nobody is left to watch it.
 """
 
+import asyncio
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import structlog
 
 from bus.agent import run
@@ -55,6 +57,16 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
 
 
 async def _stop_with_supervisor(scope: anyio.CancelScope) -> None:
-    await anyio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+
+    def read() -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # the loop may have ended first
+            while os.read(sys.stdin.fileno(), 1024):
+                pass
+            loop.call_soon_threadsafe(gone.set)
+
+    # A daemon: one that must be joined would keep a process that has failed from ever ending.
+    threading.Thread(target=read, name="supervisor", daemon=True).start()
+    await gone.wait()
     _log.warning("stopping: the supervisor is gone")
     scope.cancel()

@@ -9,6 +9,7 @@ import anyio
 
 from agents.inference import blas
 from agents.inference.prompt import Prompt, with_recall
+from agents.inference.quarantine import Quarantine
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
@@ -39,6 +40,7 @@ class InferenceAgent:
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
         self._engine: MlxEngine
+        self._quarantine: Quarantine
         self._bus: Bus
         self._encoding = anyio.CapacityLimiter(1)  # the encoder is not thread-safe
 
@@ -49,6 +51,7 @@ class InferenceAgent:
         Raises:
             SetupError: the model or the adapters folder cannot be used.
         """
+        self._quarantine = Quarantine(self.settings.journal, well=lambda: self._engine.healthy)
         blas.preload()
         from agents.inference.engine import MlxEngine
 
@@ -107,6 +110,10 @@ class InferenceAgent:
 
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
         """All candidates of a turn; candidate 0's text is signalled while it is decoded if the plan says so."""
+        async with self._quarantine.hold(event.envelope.turn_id):
+            return await self._infer(event, delivery)
+
+    async def _infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
         plan = event.route.plan
         await self._check(event.query.sampling)
         prompt = await self._prompt(event)
@@ -149,6 +156,10 @@ class InferenceAgent:
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""
+        async with self._quarantine.hold(job.job_id):
+            await self._job(job, delivery)
+
+    async def _job(self, job: Job, delivery: Delivery) -> None:
         await self._check(job.sampling)
         prompt = await self._encode(job.messages)
         choices = await self._choices(job.choices)

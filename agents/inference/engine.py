@@ -39,6 +39,8 @@ from schemas.stages import AdapterUse, LikelyToken, TokenLogprob
 
 OnPiece = Callable[[Piece], Awaitable[None]]
 T = TypeVar("T")
+STOP_SECONDS = 60.0
+"""Longest wait for a step to end."""
 PREFILL_ROWS = 8
 """Prompts that mlx-lm processes together at most."""
 
@@ -64,7 +66,7 @@ class MlxEngine:
         self._rows: dict[int, tuple[Work, Row]] = {}
         self._closing = False
         self._failure: BaseException | None = None
-        self._stepped_at = time.monotonic()
+        self._stepped_at = self._asked_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._loaded = threading.Event()
         self._model: Routed
@@ -93,11 +95,12 @@ class MlxEngine:
             raise SetupError(f"{self.settings.model} cannot be loaded: {self._failure!r}.", param="model")
 
     async def stop(self) -> None:
-        """End the thread after its current step."""
+        """End the thread after its current step; one that makes no steps is left behind with the process."""
+        wait = STOP_SECONDS if self.healthy else 0.0
         self._closing = True
-        self._calls.put(lambda: None)
+        self._call(lambda: None)
         if self._thread.is_alive():
-            await anyio.to_thread.run_sync(self._thread.join)
+            await anyio.to_thread.run_sync(self._thread.join, wait)
 
     async def watch(self) -> NoReturn:
         """Raise when the thread has ended, or has not made a step for ``stall_seconds`` with work at hand."""
@@ -117,7 +120,7 @@ class MlxEngine:
         if not self.healthy:
             raise Unavailable("the model's thread has ended; the worker restarts.")
         work = Work(request=request, loop=asyncio.get_running_loop(), inbox=asyncio.Queue(), live=on_piece is not None)
-        self._calls.put(lambda: self._enqueue(work))
+        self._call(lambda: self._enqueue(work))
         try:
             while True:
                 news = await work.inbox.get()
@@ -132,7 +135,7 @@ class MlxEngine:
 
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
-        self._calls.put(lambda: self._load(uses))
+        self._call(lambda: self._load(uses))
 
     async def on_thread(self, call: Callable[[], T]) -> T:
         """The result of ``call`` between two steps of the model's thread.
@@ -154,7 +157,7 @@ class MlxEngine:
             else:
                 loop.call_soon_threadsafe(_settle, future, result, None)
 
-        self._calls.put(answer)
+        self._call(answer)
         return await future
 
     async def adapters(self) -> AdapterListReply:
@@ -179,7 +182,17 @@ class MlxEngine:
         """Whether the thread lives and makes steps."""
         if self._failure is not None or not self._thread.is_alive():
             return False
-        return not self._busy or time.monotonic() - self._stepped_at < self.settings.stall_seconds
+        asked = not self._calls.empty()
+        if not self._busy and not asked:
+            return True
+        since = max(self._stepped_at, self._asked_at) if asked else self._stepped_at
+        return time.monotonic() - since < self.settings.stall_seconds
+
+    def _call(self, call: Callable[[], None]) -> None:
+        """Have ``call`` run between two steps."""
+        if self._calls.empty():
+            self._asked_at = time.monotonic()
+        self._calls.put(call)
 
     @property
     def active_adapters(self) -> tuple[AdapterUse, ...]:

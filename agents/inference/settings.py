@@ -33,6 +33,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         patience: seconds that work of each lane (interactive, auxiliary, background) waits behind work for the
             loaded adapters before these are drained for it; ours.
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
+        journal: file that names the requests in hand, so that one that kills the worker is found; of this worker only.
         max_concurrent: turns in hand at once.
         job_concurrency: jobs of one lane in hand at once.
     """
@@ -54,6 +55,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     candidate_temperature: float = 0.8
     patience: tuple[float, float, float] = (0.5, 1.0, 5.0)
     stall_seconds: float = 120.0
+    journal: Path | None = None
     max_concurrent: int = 32
     job_concurrency: int = 8
 

@@ -98,13 +98,19 @@ class Stage:
     async def both(
         self, clients: int, count: int, tokens: int, *, adapters: list[str] | None = None, rival: bool = True
     ) -> dict[str, Any]:
-        """One run of each, one after the other, with prompts that neither has seen."""
+        """``count`` requests to each, in rounds by turns, so that a busy machine troubles both alike."""
         names: list[str | None] = [*adapters] if adapters else [None]
         row: dict[str, Any] = {"concurrency": clients}
-        for who, ask in (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]:
+        contestants = (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]
+        rounds: dict[str, list[contest.Rate]] = {who: [] for who, _ in contestants}
+        for _, ask in contestants:
             await contest.race(ask, self._prompts(len(names)), concurrency=1, max_tokens=2, adapters=names)
-            rate = await contest.race(ask, self._prompts(count), concurrency=clients, max_tokens=tokens, adapters=names)
-            row[who] = asdict(rate)
+        for _ in range(max(1, count // clients)):
+            for who, ask in contestants:
+                questions = self._prompts(clients)
+                found = await contest.race(ask, questions, concurrency=clients, max_tokens=tokens, adapters=names)
+                rounds[who].append(found)
+        row |= {who: asdict(contest.joined(rates)) for who, rates in rounds.items()}
         if rival:
             row["tokens_ratio"] = row["ours"]["tokens_per_second"] / row["theirs"]["tokens_per_second"]
             row["first_token_ratio"] = row["ours"]["first_token"] / row["theirs"]["first_token"]

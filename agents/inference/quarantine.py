@@ -1,0 +1,109 @@
+"""Which requests were at the model when the worker died, so that one that kills it cannot take the others with it.
+
+The journal is a small file that names the requests in hand; a worker that ends orderly leaves it empty. What a new
+worker finds in it is suspect: suspects run one by one, before anything else, so that the next death names the one
+that caused it. One that was alone at :data:`DEATHS` deaths is not run again; its message then uses up its tries and
+ends in the dead letters, while the others have long finished.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+
+from bus.metrics import degraded
+from schemas.errors import StageFailed
+
+DEATHS = 2
+PATIENCE = 20.0
+"""Seconds that others wait for suspects, which may never come back (cancelled, or given to another worker)."""
+
+
+class Quarantine:
+    """``journal`` None: nothing is known of the worker before this one, and nothing is written.
+
+    ``well`` says whether the model's thread is; what ends while it is not stays in the journal.
+    """
+
+    def __init__(
+        self, journal: Path | None, *, patience: float = PATIENCE, well: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._journal, self._well = journal, well
+        self._in_hand: set[str] = set()
+        self._alone: dict[str, int] = {}
+        self.suspects: set[str] = set()
+        self._one = anyio.Lock()
+        self._changed = anyio.Event()
+        self._until = time.monotonic() + patience
+        self._read()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """Around one request. Suspects go one by one; others wait for them, but not for ever.
+
+        Raises:
+            StageFailed: retryable, so that the message comes to its last try: it has ended the worker too often.
+        """
+        if self._alone.get(name, 0) >= DEATHS:
+            raise StageFailed(
+                f"this request has ended the worker {self._alone[name]} times; it is not run again.", retryable=True
+            )
+        if name in self.suspects:
+            async with self._one, self._held(name):
+                yield
+            self._clear(name)
+            return
+        await self._wait()
+        async with self._held(name):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _held(self, name: str) -> AsyncIterator[None]:
+        self._in_hand.add(name)
+        self._write()
+        try:
+            yield
+        finally:
+            if self._well():  # else it is one of those that the worker ends with
+                self._in_hand.discard(name)
+                self._write()
+
+    async def _wait(self) -> None:
+        while self.suspects and (left := self._until - time.monotonic()) > 0:
+            with anyio.move_on_after(left):
+                await self._changed.wait()
+
+    def _clear(self, name: str) -> None:
+        self.suspects.discard(name)
+        self._alone.pop(name, None)
+        self._write()
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def _read(self) -> None:
+        if self._journal is None or not self._journal.exists():
+            return
+        try:
+            found = json.loads(self._journal.read_text())
+            in_hand, self._alone = [str(name) for name in found["in_hand"]], dict(found["alone"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            degraded("inference.quarantine", f"{self._journal.name} cannot be read: {error!r}")
+            return
+        if len(in_hand) == 1:
+            self._alone[in_hand[0]] = self._alone.get(in_hand[0], 0) + 1
+        condemned = {name for name, deaths in self._alone.items() if deaths >= DEATHS}
+        self.suspects = ({*in_hand} | self._alone.keys()) - condemned
+        self._write()
+
+    def _write(self) -> None:
+        if self._journal is None:
+            return
+        try:
+            fresh = self._journal.with_suffix(".new")
+            fresh.write_text(json.dumps({"in_hand": sorted(self._in_hand), "alone": self._alone}))
+            fresh.replace(self._journal)
+        except OSError as error:
+            degraded("inference.quarantine", f"{self._journal.name} cannot be written: {error!r}")

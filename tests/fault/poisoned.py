@@ -1,0 +1,49 @@
+"""A worker that some prompts kill, as running out of memory would, or hang; started by the supervisor in tests."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from agents.inference.agent import InferenceAgent
+from agents.inference.prompt import Prompt
+from agents.inference.settings import InferenceSettings
+from runtime import composition, process
+from runtime.settings import Settings, load
+from schemas.events import RecallDone
+
+KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"
+STALL = 4.0
+
+
+class PoisonedAgent(InferenceAgent):
+    """Decodes like the real one until it meets poison."""
+
+    async def _prompt(self, event: RecallDone) -> Prompt:
+        text = event.query.text
+        if KILL in text:
+            await anyio.sleep(0.3)  # the others are at the model by now
+            os.kill(os.getpid(), signal.SIGKILL)
+        once = Path(os.environ["KIKI_DATA_DIR"]) / "hung"
+        if HANG in text or (HANG_ONCE in text and not once.exists()):
+            once.touch()
+            self._engine._call(lambda: time.sleep(600))
+        return await super()._prompt(event)
+
+
+def build(settings: Settings) -> PoisonedAgent:
+    """In the real worker's place."""
+    real = composition._inference(settings)
+    assert isinstance(real, InferenceAgent)
+    from msgspec.structs import replace
+
+    changed: InferenceSettings = replace(real.settings, stall_seconds=STALL)
+    return PoisonedAgent(changed)
+
+
+if __name__ == "__main__":
+    composition._BUILDERS["inference"] = build
+    anyio.run(process.serve, sys.argv[1:], load(), backend="asyncio")

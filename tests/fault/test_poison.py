@@ -1,0 +1,92 @@
+"""A request that kills the worker, or hangs it, each time: it ends in the dead letters, the innocent ones finish."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+from bus import dead
+from bus.agent import reports
+from bus.connection import Bus, connect
+from runtime.composition import bus_settings
+from runtime.settings import load
+from runtime.supervisor import Supervisor
+from schemas.chat import Message, Sampling
+from schemas.envelope import new_turn
+from schemas.events import InferDone, RecallDone, TurnFailed
+from schemas.stages import Plan, Query, Recall, Route
+from tests.fault.poisoned import HANG, HANG_ONCE, KILL
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+SECONDS = 240.0
+
+
+@pytest.fixture
+async def running(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
+    real = anyio.open_process
+
+    async def poisoned(command: list[str], **options: object) -> anyio.abc.Process:
+        if command[:3] == [sys.executable, "-m", "runtime"]:
+            command = [sys.executable, "-m", "tests.fault.poisoned", *command[4:]]
+        return await real(command, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(anyio, "open_process", poisoned)
+    settings = load(data_dir=tmp_path, nats_port=0, log_level="warning", model=str(small_model))
+    supervisor = Supervisor(settings, names=("inference",))
+    async with supervisor.running():
+        yield supervisor
+
+
+async def ready(bus: Bus) -> None:
+    with anyio.fail_after(SECONDS):
+        while not any(report.status.ready for report in await reports(bus)):
+            await anyio.sleep(0.1)
+
+
+async def ask(bus: Bus, text: str) -> str:
+    envelope = new_turn(tenant="fault", timeout=SECONDS)
+    query = Query(model="m", messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=24))
+    route = Route(domains=(), adapters=(), intent="test", plan=Plan(level="raw"))
+    await bus.publish(RecallDone(envelope=envelope.next("recall"), query=query, route=route, recall=Recall()))
+    return envelope.turn_id
+
+
+async def outcome(bus: Bus, turn_id: str) -> InferDone | TurnFailed:
+    with anyio.fail_after(SECONDS):
+        while True:
+            found = await bus.last(InferDone, turn_id) or await bus.last(TurnFailed, turn_id)
+            if found is not None:
+                return found
+            await anyio.sleep(0.2)
+
+
+@pytest.mark.parametrize("poison", [KILL, HANG])
+async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Supervisor, poison: str) -> None:
+    async with connect(bus_settings(running.settings), name="test") as bus:
+        await bus.reconcile()
+        await ready(bus)
+        innocent = [await ask(bus, f"Name {number} animals.") for number in range(3)]
+        guilty = await ask(bus, f"{poison}, please.")
+        for turn_id in innocent:
+            assert isinstance(await outcome(bus, turn_id), InferDone)
+        failed = await outcome(bus, guilty)
+        assert isinstance(failed, TurnFailed)
+        letters = [filed.letter async for filed in dead.letters(bus)]
+        assert [letter.subject.rsplit(".", 1)[-1] for letter in letters] == [guilty]
+        assert "it is not run again" in letters[0].reason
+        assert 1 <= running.children["inference"].restarts <= 3
+        await ready(bus)
+        assert isinstance(await outcome(bus, await ask(bus, "Say hello.")), InferDone)
+
+
+async def test_a_hang_is_noticed_and_the_request_itself_finishes(running: Supervisor) -> None:
+    async with connect(bus_settings(running.settings), name="test") as bus:
+        await bus.reconcile()
+        await ready(bus)
+        turn_id = await ask(bus, f"{HANG_ONCE}, please.")
+        assert isinstance(await outcome(bus, turn_id), InferDone)
+        assert running.children["inference"].restarts == 1
