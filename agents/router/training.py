@@ -8,6 +8,7 @@ last layer, so that a sigmoid is all that serving adds.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from schemas.errors import SetupError
 Embed = Callable[[Sequence[str]], Floats]
 INPUT_SCALE = 8.0
 """A unit vector of width 768 has tiny entries; scaled by this the layers learn at Adam's usual step size."""
+
+BATCH = 32
+"""Prompts of like length in one forward pass of the embedder."""
 
 DIGITS = 5
 """Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
@@ -51,7 +55,7 @@ class TrainingSettings:
     """
 
     hidden: int = 512
-    epochs: int = 20
+    epochs: int = 30
     batch: int = 64
     rate: float = 1e-3
     decay: float = 1e-2
@@ -91,11 +95,14 @@ def train(
         task = bar.add_task("embedding", total=len(examples.examples))
 
         def embed(prompts: Sequence[str]) -> Floats:
-            found = []
-            for at in range(0, len(prompts), 64):
-                found.append(encode(model, prompts[at : at + 64]))
-                bar.advance(task, len(found[-1]))
-            return np.concatenate(found)
+            order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))  # little padding
+            parts = []
+            for at in range(0, len(order), BATCH):
+                parts.append(encode(model, [prompts[row] for row in order[at : at + BATCH]]))
+                bar.advance(task, len(parts[-1]))
+            found = np.empty_like(np.concatenate(parts))
+            found[order] = np.concatenate(parts)
+            return found
 
         checkpoint, figures = fit(
             examples,
@@ -165,7 +172,7 @@ def gate(base_scores: Floats, false_activation: float) -> float:
     best = np.sort(base_scores.max(axis=1))
     passing = int(false_activation * len(best) + 1e-9)
     highest_shut_out = float(best[len(best) - 1 - passing])
-    return round((np.floor(highest_shut_out * 1e4) + 1) / 1e4, 4)
+    return round((math.floor(highest_shut_out * 1e4) + 1) / 1e4, 4)
 
 
 def _targets(corpus: Corpus, taxonomy: Taxonomy) -> torch.Tensor:

@@ -59,7 +59,7 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
 
 
 def test_the_gate_lets_the_asked_share_of_base_through() -> None:
-    scores = np.linspace(0.0, 0.99, 100, dtype=np.float32)[:, None]
+    scores = np.linspace(0.00005, 0.99005, 100, dtype=np.float32)[:, None]
     threshold = gate(scores, 0.04)
     assert (scores[:, 0] >= threshold).sum() == 4
     assert (scores[:, 0] >= gate(scores, 0.0)).sum() == 0
