@@ -222,8 +222,9 @@ def _draw(report: dict[str, Any], picture: Path) -> None:
     else:
         labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
         for offset, who, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
-            heights = [row[who]["tokens_per_second"] if who in row else 0.0 for row in rows]
-            bars = axes.bar(np.arange(len(rows)) + offset, heights, 0.4, label=name)
+            there = [(index, row[who]) for index, row in enumerate(rows) if who in row]
+            heights = [rate["tokens_per_second"] for _, rate in there]
+            bars = axes.bar([index + offset for index, _ in there], heights, 0.4, label=name)
             axes.bar_label(bars, fmt="%.0f")
         axes.set_xticks(range(len(rows)), labels)
         axes.set_ylabel("tokens/s")
