@@ -229,7 +229,6 @@ async def _routed(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
 
 async def _routed_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
     from agents.router.agent import RouterAgent
-
     from runtime.composition import agent
 
     router = agent("router", settings)
