@@ -33,6 +33,9 @@ INPUT_SCALE = 8.0
 BATCH = 32
 """Prompts of like length in one forward pass of the embedder."""
 
+EMBED_BATCH = 64
+"""Prompts embedded in one forward pass."""
+
 DIGITS = 5
 """Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
 
@@ -95,13 +98,13 @@ def train(
         task = bar.add_task("embedding", total=len(examples.examples))
 
         def embed(prompts: Sequence[str]) -> Floats:
-            order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))  # little padding
-            parts = []
-            for at in range(0, len(order), BATCH):
-                parts.append(encode(model, [prompts[row] for row in order[at : at + BATCH]]))
-                bar.advance(task, len(parts[-1]))
-            found = np.empty_like(np.concatenate(parts))
-            found[order] = np.concatenate(parts)
+            """Batches of like length: a batch is padded to its longest prompt."""
+            order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+            found = np.empty((len(prompts), model.get_embedding_dimension()), np.float32)
+            for at in range(0, len(order), EMBED_BATCH):
+                rows = order[at : at + EMBED_BATCH]
+                found[rows] = encode(model, [prompts[row] for row in rows])
+                bar.advance(task, len(rows))
             return found
 
         checkpoint, figures = fit(

@@ -12,6 +12,8 @@ import anyio
 import typer
 from rich.console import Console
 
+from bus.connection import Bus, connect
+from runtime.composition import bus_settings
 from runtime.settings import Settings, load
 from schemas.errors import KikiError, SetupError
 
@@ -67,6 +69,18 @@ def run_async(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 async def _awaited(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await verb(*args)
+
+
+def on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
+    """Run a verb on the running runtime's bus."""
+    settings = settings_of(nats=nats)
+
+    async def connected() -> None:
+        async with connect(bus_settings(settings), name="kiki") as bus:
+            await bus.reconcile()
+            await verb(bus)
+
+    run_async(connected)
 
 
 def settings_of(**overrides: Any) -> Settings:

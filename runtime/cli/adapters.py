@@ -1,14 +1,12 @@
 """``kiki adapters ls | check | load | unload | activate``: what a running worker has, and what it should have."""
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from bus.connection import Bus, connect
-from runtime.cli import NatsOption, command, out, run_async, settings_of
-from runtime.composition import bus_settings
+from bus.connection import Bus
+from runtime.cli import NatsOption, command, on_bus, out
 from schemas.errors import InvalidInput
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 
@@ -32,7 +30,7 @@ def list_adapters(nats: NatsOption = None) -> None:
             table.add_row(info.name, state(info), f"{info.bytes / 1e6:.1f}", str(info.modules), info.sha256[:12])
         out.print(table if reply.adapters else "no adapters are registered")
 
-    _on_bus(listed, nats)
+    on_bus(listed, nats)
 
 
 @app.command()
@@ -77,7 +75,7 @@ def _perform(verb: Verb, name: str, nats: str | None) -> None:
         size = f", {info.bytes / 1e6:.1f} MB, {info.modules} modules, {info.sha256[:12]}" if info.sha256 else ""
         out.print(f"{verb} {info.name}: {state(info)}{size}, {info.seconds * 1000:.1f} ms", highlight=False)
 
-    _on_bus(performed, nats)
+    on_bus(performed, nats)
 
 
 def request_of(name: str) -> AdapterRequest:
@@ -92,13 +90,3 @@ def request_of(name: str) -> AdapterRequest:
         return msgspec.convert({"name": name}, AdapterRequest)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
-
-
-def _on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
-    settings = settings_of(nats=nats)
-
-    async def connected() -> None:
-        async with connect(bus_settings(settings), name="kiki-adapters") as bus:
-            await verb(bus)
-
-    run_async(connected)

@@ -1,16 +1,14 @@
 """``kiki dead ls | show | replay``: what was given up, why, and another try."""
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from bus import dead as letters
-from bus.connection import Bus, connect
-from runtime.cli import NatsOption, command, out, run_async, settings_of
-from runtime.composition import bus_settings
+from bus.connection import Bus
+from runtime.cli import NatsOption, command, on_bus, out
 
 app = typer.Typer(help="Dead letters: list, show, replay.", no_args_is_help=True)
 
@@ -33,7 +31,7 @@ def list_letters(nats: NatsOption = None) -> None:
             )
         out.print(table if count else "no dead letters")
 
-    _on_bus(listed, nats)
+    on_bus(listed, nats)
 
 
 @app.command()
@@ -49,7 +47,7 @@ def show(seq: SeqArgument, nats: NatsOption = None) -> None:
             out.print(f"header      {key}: {value}", markup=False, highlight=False, soft_wrap=True)
         out.print(letters.readable(letter.payload), markup=False, highlight=False, soft_wrap=True)
 
-    _on_bus(shown, nats)
+    on_bus(shown, nats)
 
 
 @app.command()
@@ -60,15 +58,4 @@ def replay(seq: SeqArgument, nats: NatsOption = None) -> None:
     async def replayed(bus: Bus) -> None:
         out.print(f"published again on {await letters.replay(bus, seq)}", highlight=False)
 
-    _on_bus(replayed, nats)
-
-
-def _on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
-    settings = settings_of(nats=nats)
-
-    async def connected() -> None:
-        async with connect(bus_settings(settings), name="kiki-dead") as bus:
-            await bus.reconcile()
-            await verb(bus)
-
-    run_async(connected)
+    on_bus(replayed, nats)
