@@ -30,11 +30,8 @@ Embed = Callable[[Sequence[str]], Floats]
 INPUT_SCALE = 8.0
 """A unit vector of width 768 has tiny entries; scaled by this the layers learn at Adam's usual step size."""
 
-BATCH = 32
-"""Prompts of like length in one forward pass of the embedder."""
-
 EMBED_BATCH = 64
-"""Prompts embedded in one forward pass."""
+"""Prompts of like length in one forward pass of the embedder."""
 
 DIGITS = 5
 """Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
