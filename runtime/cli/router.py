@@ -23,7 +23,7 @@ def train(
     from agents.router import evaluation, training
 
     figures = training.train(embedder=_embedder(), out=output, corpus=corpus)
-    out.print(evaluation.report(figures), markup=False, highlight=False)
+    out.print(evaluation.report(figures), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="eval")
@@ -37,7 +37,7 @@ def evaluate(
     from agents.router import evaluation
 
     _, text = evaluation.evaluate(path, embedder=_embedder(), checkpoint=checkpoint, json_out=json_out)
-    out.print(text, markup=False, highlight=False)
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
