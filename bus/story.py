@@ -6,6 +6,7 @@ from datetime import datetime
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from bus import metrics
 from bus.connection import Bus
 from bus.topology import EPISODES, TURNS
 from schemas.codec import decode
@@ -50,8 +51,8 @@ async def _read(bus: Bus, stream: str, subject: str) -> list[Told]:
     info = await bus.js.add_consumer(stream, config)
     subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
     found: list[Told] = []
+    pending = info.num_pending or 0
     try:
-        pending = info.num_pending or 0
         while len(found) < pending:
             for message in await subscription.fetch(min(_BATCH, pending - len(found)), timeout=2.0):
                 noun, verb = message.subject.split(".")[-3:-1]
@@ -59,7 +60,7 @@ async def _read(bus: Bus, stream: str, subject: str) -> list[Told]:
                 event = decode(_KINDS[f"{noun}.{verb}"], message.data)
                 found.append(Told(meta.sequence.stream, meta.timestamp, event))
     except nats.errors.TimeoutError:
-        pass
+        metrics.degraded("story.incomplete", f"{len(found)} of {pending} events of {subject} came before the time-out.")
     finally:
         await subscription.unsubscribe()
         await bus.js.delete_consumer(stream, info.name)

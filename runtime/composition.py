@@ -1,6 +1,7 @@
 """Who is who: builds each agent from the settings. The only place that knows all rooms."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -132,8 +133,7 @@ def _settings(kind: type[S], name: str, settings: Settings, given: dict[str, Any
 
 
 def _path(kind: type[Any], value: Any) -> Any:
-    from pathlib import Path
-
+    """msgspec's hook for types that it does not know; it asks for NotImplementedError on any other."""
     if kind is Path:
         return Path(value)
     raise NotImplementedError(kind)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bus.connection import Bus, connect
 from runtime import locomo, recalling
-from runtime.cli import command, out, run_async, settings_of
+from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.serving import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.embedding import embedding
@@ -86,7 +86,7 @@ def locomo_bench(
     texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
 
     async def measured() -> dict[str, list[tuple[int, float]]]:
-        with Progress(console=_progress_console(), transient=True) as progress:
+        with Progress(console=err, transient=True) as progress:
             task = progress.add_task("embedding", total=texts)
             async with embedding(settings_of(log_level="warning")) as embed:
                 return await locomo.measure(dialogues, embed, k=k, tick=lambda more: progress.advance(task, more))
@@ -119,7 +119,7 @@ def recall_bench(
     wanted = _sizes(sizes)
 
     async def measured() -> list[recalling.Level]:
-        with Progress(console=_progress_console(), transient=True) as progress:
+        with Progress(console=err, transient=True) as progress:
             task = progress.add_task("episodes", total=wanted[-1])
             return await recalling.measure(wanted, tick=lambda more: progress.advance(task, more))
 
@@ -178,14 +178,8 @@ async def _measured(settings: Settings, turns: int, level: Level, max_tokens: in
         await wait_ready(bus, supervisor)
         for number in range(WARM_UP):
             await _turn(bus, level, max_tokens, number)
-        numbers = track(range(turns), description="turns", console=_progress_console(), transient=True)
+        numbers = track(range(turns), description="turns", console=err, transient=True)
         return [await _turn(bus, level, max_tokens, number) for number in numbers]
-
-
-def _progress_console() -> Any:
-    from runtime.cli import err
-
-    return err
 
 
 async def _turn(bus: Bus, level: Level, max_tokens: int, number: int) -> Turn:
