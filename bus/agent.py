@@ -123,10 +123,10 @@ def _answering(
             body = None if endpoint.request is type(None) else decode(endpoint.request, request.data)
             await request.respond(encode(await endpoint.handle(body)))
         except KikiError as error:
-            await _refuse(request, error)
+            await _refuse(request, error, endpoint.verb)
         except Exception:  # noqa: BLE001 - the asker gets an error, the log the reason
             _log.exception("service failed", verb=endpoint.verb)
-            await _refuse(request, KikiError(f"{endpoint.verb} failed; the agent's log says why."))
+            await _refuse(request, KikiError(f"{endpoint.verb} failed; the agent's log says why."), endpoint.verb)
         finally:
             limiter.release()
 
@@ -137,7 +137,8 @@ def _answering(
     return accept
 
 
-async def _refuse(request: Request, error: KikiError) -> None:
+async def _refuse(request: Request, error: KikiError, verb: str) -> None:
+    metrics.REFUSED.labels(verb, error.code).inc()
     body = ServiceError(code=error.code, message=error.message, param=error.param)
     await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
 

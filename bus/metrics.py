@@ -16,6 +16,7 @@ REDELIVERED = Counter("kiki_redeliveries", "Messages delivered more than once", 
 DEAD = Counter("kiki_dead_letters", "Messages given up", ["stage", "reason"], registry=REGISTRY)
 DEGRADED = Counter("kiki_degraded", "Times a degraded path was taken", ["path"], registry=REGISTRY)
 RESTARTED = Counter("kiki_subscription_restarts", "Subscriptions brought back", ["stage"], registry=REGISTRY)
+REFUSED = Counter("kiki_refused", "Requests answered with an error", ["verb", "code"], registry=REGISTRY)
 IN_FLIGHT = Gauge("kiki_in_flight", "Messages being handled", ["stage"], registry=REGISTRY)
 
 _log = structlog.get_logger("bus")

@@ -62,3 +62,8 @@ class Subjects:
     def dead_letters(self) -> list[str]:
         """Subjects of the DEAD stream."""
         return [f"{self.prefix}.dead.*"]
+
+    @property
+    def services(self) -> list[str]:
+        """Subjects of the SERVICES stream: ``<prefix>.service.<verb>.<name>``."""
+        return [self.stage("service.*")]

@@ -22,6 +22,7 @@ TURNS = "TURNS"
 EPISODES = "EPISODES"
 JOBS = "JOBS"
 DEAD = "DEAD"
+SERVICES = "SERVICES"
 
 TURN_MAX_AGE = 3600.0
 """Seconds that a turn's events are kept."""
@@ -33,7 +34,7 @@ DUPLICATE_WINDOW = 600.0
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """The four streams of design section 2."""
+    """The four streams of design section 2, and the log of what other services consumed."""
     return (
         StreamConfig(
             name=TURNS,
@@ -75,6 +76,18 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             name=DEAD,
             description="Messages that were given up, with the reason",
             subjects=subjects.dead_letters,
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_bytes=JOB_MAX_BYTES,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=SERVICES,
+            description="What other services consumed of the record",
+            subjects=subjects.services,
             storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.OLD,

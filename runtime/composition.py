@@ -15,6 +15,9 @@ from schemas.errors import SetupError
 AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
 """The six agents of a turn, in its order; memory is the seventh stage too, when it writes the episode."""
 
+BESIDE = ("services",)
+"""Agents beside the turn: it is answered without them."""
+
 FACADE = "facade"
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -32,7 +35,9 @@ def agent(name: str, settings: Settings) -> Agent:
         SetupError: there is no agent of that name, or a setting of it is wrong.
     """
     if name not in _BUILDERS:
-        raise SetupError(f"there is no agent '{name}': choose from {', '.join((*AGENTS, FACADE))}.", param="agent")
+        raise SetupError(
+            f"there is no agent '{name}': choose from {', '.join((*AGENTS, *BESIDE, FACADE))}.", param="agent"
+        )
     return _BUILDERS[name](settings)
 
 
@@ -106,6 +111,13 @@ def _antibias(settings: Settings) -> Agent:
     return AntibiasAgent(_settings(AntibiasSettings, "antibias", settings, {}))
 
 
+def _services(settings: Settings) -> Agent:
+    from agents.services.agent import ServicesAgent
+    from agents.services.settings import ServicesSettings
+
+    return ServicesAgent(_settings(ServicesSettings, "services", settings, {}))
+
+
 _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
     "router": _router,
     "memory": _memory,
@@ -113,6 +125,7 @@ _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
     "catfish": _catfish,
     "negotiator": _negotiator,
     "antibias": _antibias,
+    "services": _services,
 }
 
 

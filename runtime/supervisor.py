@@ -57,7 +57,7 @@ class Supervisor:
     """Owns the processes of one runtime."""
 
     settings: Settings
-    names: tuple[str, ...] = (*composition.AGENTS, composition.FACADE)
+    names: tuple[str, ...] = (*composition.AGENTS, *composition.BESIDE, composition.FACADE)
     children: dict[str, Child] = field(default_factory=dict)
     broker: server.Embedded | None = None
     failure: SetupError | None = None

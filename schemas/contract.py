@@ -5,6 +5,20 @@ from typing import Any
 
 import msgspec
 
+from schemas.consumers import (
+    EpisodesConsumed,
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    RegisterRequest,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
+    TrimReply,
+    TrimRequest,
+    UnregisterRequest,
+)
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
 from schemas.jobs import LANES, Job, JobResult
@@ -69,6 +83,12 @@ SERVICES = (
     Service("memory.verify", VerifyRequest, VerifyReply),
     Service("memory.session", SessionRequest, SessionReply),
     Service("memory.forget", ForgetRequest, ForgetReply),
+    Service("services.register", RegisterRequest, ServiceInfo),
+    Service("services.unregister", UnregisterRequest, ServiceInfo),
+    Service("services.ls", ServiceListRequest, ServiceListReply),
+    Service("services.fetch", FetchRequest, FetchReply),
+    Service("services.mark", MarkRequest, MarkReply),
+    Service("services.trim", TrimRequest, TrimReply),
 )
 
 _PARAMETERS = {
@@ -76,6 +96,7 @@ _PARAMETERS = {
     "lane": {"description": "Priority of the job.", "enum": list(LANES)},
     "consumer": {"description": "The durable consumer that gave the message up."},
     "agent": {"description": "The agent's name."},
+    "service": {"description": "The name that a service registered."},
 }
 
 
@@ -93,6 +114,7 @@ def channels(prefix: str) -> tuple[Channel, ...]:
         *stages,
         Channel("Job", f"{prefix}.job.{{lane}}.{{turn_id}}", Job, ("lane", "turn_id")),
         Channel("DeadLetter", f"{prefix}.dead.{{consumer}}", DeadLetter, ("consumer",)),
+        Channel("EpisodesConsumed", f"{prefix}.{EpisodesConsumed.subject}.{{service}}", EpisodesConsumed, ("service",)),
     )
 
 

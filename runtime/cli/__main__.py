@@ -2,7 +2,20 @@
 
 import typer
 
-from runtime.cli import adapters, bench, contests, contract, dead, doctor, memory, models, router, serving, talk
+from runtime.cli import (
+    adapters,
+    bench,
+    contests,
+    contract,
+    dead,
+    doctor,
+    memory,
+    models,
+    router,
+    services,
+    serving,
+    talk,
+)
 
 app = typer.Typer(
     name="kiki",
@@ -15,6 +28,7 @@ for module in (serving, talk, contract, doctor):
     module.hang(app)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
+app.add_typer(services.app, name="services")
 app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")

@@ -93,11 +93,11 @@ async def _until_interrupted(scope: anyio.CancelScope) -> None:
 
 async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
     """Wait until every agent takes work and the facade answers."""
-    missing = list(composition.AGENTS)
+    missing = agents = [name for name in supervisor.names if name != composition.FACADE]
     with err.status("starting") as status, anyio.move_on_after(READY_SECONDS) as waiting:
         while missing:
             ready = {report.status.agent for report in await reports(bus) if report.status.ready}
-            missing = [name for name in composition.AGENTS if name not in ready]
+            missing = [name for name in agents if name not in ready]
             status.update(f"starting: waiting for {', '.join(missing)}")
         while composition.FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
             await anyio.sleep(0.1)

@@ -1,0 +1,240 @@
+"""The record for other services, on the bus: register, fetch, mark, and how far behind each of them is."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import nats.errors
+import structlog
+from nats.js.api import ConsumerInfo
+from nats.js.errors import APIError, NotFoundError
+from prometheus_client import Gauge
+
+from agents.services import place
+from agents.services.registration import Registration, config, described, registered, registration
+from agents.services.retention import trim
+from agents.services.settings import ServicesSettings
+from bus import metrics
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Handler
+from bus.topology import EPISODES
+from schemas.consumers import (
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    RegisterRequest,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
+    TrimReply,
+    TrimRequest,
+    UnregisterRequest,
+)
+from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.services import StatusReply
+
+LAG = Gauge("kiki_service_lag", "Records not consumed by a registered service", ["service"], registry=metrics.REGISTRY)
+OLDEST = Gauge(
+    "kiki_service_oldest_seconds",
+    "Age of the oldest record that a registered service has not consumed",
+    ["service"],
+    registry=metrics.REGISTRY,
+)
+
+_CONSUMER_EXISTS = (10013, 10148)
+_log = structlog.get_logger("services")
+
+
+class ServicesAgent:
+    """Hands the record to registered services, in order, and keeps their places."""
+
+    name = "services"
+
+    def __init__(self, settings: ServicesSettings) -> None:
+        self.settings = settings
+        self._bus: Bus | None = None
+        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._holders: dict[str, _Holder] = {}
+        self._told: set[str] = set()
+        self._registered = 0
+
+    @asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Watch the lags for as long as the agent runs."""
+        self._bus = bus
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, bus)
+            try:
+                yield
+            finally:
+                self._bus = None
+                tasks.cancel_scope.cancel()
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """It reads no turn."""
+        return ()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """What services ask."""
+        return (
+            Endpoint(verb="services.register", request=RegisterRequest, handle=self._register),
+            Endpoint(verb="services.unregister", request=UnregisterRequest, handle=self._unregister),
+            Endpoint(verb="services.ls", request=ServiceListRequest, handle=self._list),
+            Endpoint(verb="services.fetch", request=FetchRequest, handle=self._fetch),
+            Endpoint(verb="services.mark", request=MarkRequest, handle=self._mark),
+            Endpoint(verb="services.trim", request=TrimRequest, handle=self._trim),
+        )
+
+    def status(self) -> StatusReply:
+        """How many services are registered; their lags are metrics with a label."""
+        return StatusReply(agent=self.name, ready=self._bus is not None, gauges={"registered": float(self._registered)})
+
+    async def _register(self, request: RegisterRequest) -> ServiceInfo:
+        bus, kept = self._connected(), registration(request)
+        wanted = config(kept, bus.subjects, new_only=request.begin == "new")
+        body = {"stream_name": EPISODES, "config": wanted.as_dict(), "action": "create"}
+        subject = f"$JS.API.CONSUMER.CREATE.{EPISODES}.{kept.durable}"
+        try:
+            answer = json.loads((await bus.client.request(subject, json.dumps(body).encode(), timeout=5.0)).data)
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Unavailable(f"'{kept.name}' was not registered: {error or type(error).__name__}.") from error
+        if refused := answer.get("error"):
+            if refused.get("err_code") in _CONSUMER_EXISTS:
+                raise InvalidInput(
+                    f"the name '{kept.name}' is taken: choose another, or unregister it first.",
+                    code="name_taken",
+                    param="name",
+                )
+            raise KikiError(f"'{kept.name}' was not registered: {refused.get('description')}.")
+        _log.info("registered", service=kept.name, subjects=kept.subjects)
+        return await self._info(kept.name)
+
+    async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
+        bus = self._connected()
+        async with self._locks[request.name]:
+            found = await self._info(request.name)
+            try:
+                await bus.js.delete_consumer(EPISODES, (await place.find(bus, request.name))[0].durable)
+            except (TimeoutError, nats.errors.Error, APIError) as error:
+                raise Unavailable(f"'{request.name}' was not unregistered: {error!r}.") from error
+            self._holders.pop(request.name, None)
+            self._forget_gauges({request.name})
+        _log.info("unregistered", service=request.name, place=found.place)
+        return found
+
+    async def _list(self, _: ServiceListRequest) -> ServiceListReply:
+        names = [kept.name for kept, _ in await self._everyone(self._connected())]
+        return ServiceListReply(services=tuple([await self._info(name) for name in sorted(names)]))
+
+    async def _fetch(self, request: FetchRequest) -> FetchReply:
+        bus, settings = self._connected(), self.settings
+        until = anyio.current_time() + request.wait
+        while True:
+            async with self._locks[request.name]:
+                self._refuse_others(request)
+                left = until - anyio.current_time()
+                found = await place.oldest(
+                    bus,
+                    request.name,
+                    limit=request.limit,
+                    seconds=min(settings.poll, max(0.0, left)),
+                    most_bytes=settings.reply_bytes,
+                )
+                if found:
+                    await self._hold(request)
+            if found or left <= 0:
+                return FetchReply(records=tuple(found))
+
+    async def _mark(self, request: MarkRequest) -> MarkReply:
+        async with self._locks[request.name]:
+            reply = await place.mark(self._connected(), request.name, request.ids, request.de_id)
+            self._holders.pop(request.name, None)
+        return reply
+
+    async def _trim(self, request: TrimRequest) -> TrimReply:
+        reply = await trim(self._connected(), before=request.before)
+        _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
+        return reply
+
+    def _refuse_others(self, request: FetchRequest) -> None:
+        holder = self._holders.get(request.name)
+        if holder is None or holder.name == request.holder or anyio.current_time() >= holder.until:
+            return
+        left = holder.until - anyio.current_time()
+        raise Refused(
+            f"the records are in the hands of '{holder.name}' for {left:.1f} s more; ask again then.",
+            code="in_hand",
+            param="holder",
+        )
+
+    async def _hold(self, request: FetchRequest) -> None:
+        kept, _ = await place.find(self._connected(), request.name)
+        self._holders[request.name] = _Holder(request.holder, anyio.current_time() + kept.ack_wait)
+
+    async def _info(self, name: str) -> ServiceInfo:
+        at = await place.standing(self._connected(), name)
+        return described(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
+
+    def _connected(self) -> Bus:
+        if self._bus is None:
+            raise Unavailable("the services' agent is not open.")
+        return self._bus
+
+    async def _everyone(self, bus: Bus) -> list[tuple[Registration, ConsumerInfo]]:
+        try:
+            found = await bus.js.consumers_info(EPISODES)
+        except (TimeoutError, nats.errors.Error, APIError) as error:
+            raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}.") from error
+        return [(kept, info) for info in found if (kept := registered(info)) is not None]
+
+    async def _watch(self, bus: Bus) -> None:
+        while True:
+            try:
+                await self._measure(bus)
+            except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
+                metrics.degraded("services.gauges", str(error) or type(error).__name__)
+            await anyio.sleep(self.settings.watch_interval)
+
+    async def _measure(self, bus: Bus) -> None:
+        everyone = await self._everyone(bus)
+        names = {kept.name for kept, _ in everyone}
+        self._forget_gauges(self._told - names)
+        self._registered = len(names)
+        for kept, info in everyone:
+            LAG.labels(kept.name).set((info.num_pending or 0) + (info.num_ack_pending or 0))
+            OLDEST.labels(kept.name).set(await _age(bus, kept, info))
+            self._told.add(kept.name)
+
+    def _forget_gauges(self, names: set[str]) -> None:
+        for name in names & self._told:
+            LAG.remove(name)
+            OLDEST.remove(name)
+        self._told -= names
+
+
+class _Holder:
+    """Who works on a service's records, and until when (in the clock of :func:`anyio.current_time`)."""
+
+    def __init__(self, name: str, until: float) -> None:
+        self.name = name
+        self.until = until
+
+
+async def _age(bus: Bus, kept: Registration, info: ConsumerInfo) -> float:
+    """Seconds since the oldest record was stored that the service has not consumed; 0 when there is none."""
+    floor = info.ack_floor.stream_seq if info.ack_floor else 0
+    times = []
+    for subject in kept.filters(bus.subjects):
+        try:
+            found = await bus.js.get_msg(EPISODES, seq=floor + 1, subject=subject, next=True)
+        except NotFoundError:
+            continue
+        if found.time is not None:
+            times.append(found.time.timestamp())
+    return max(0.0, time.time() - min(times)) if times else 0.0

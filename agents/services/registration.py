@@ -1,0 +1,116 @@
+"""A registration is a durable consumer of the record: its configuration says who it is and what it wants."""
+
+import time
+import uuid
+from fnmatch import fnmatchcase
+
+import msgspec
+from msgspec import Struct
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
+
+from bus.subjects import Subjects
+from schemas.consumers import EpisodeFilter, Record, RegisterRequest, ServiceInfo
+from schemas.errors import InvalidInput
+from schemas.events import EpisodeForgotten, EpisodeRecorded
+
+DURABLE = "svc-"
+"""What the durable consumers of registered services begin with."""
+
+WINDOW = 1024
+"""Records that may be given out and not yet consumed; more than one fetch can ask for."""
+
+_KEY = "kiki-service"
+_KINDS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
+
+
+class Registration(Struct, frozen=True, kw_only=True):
+    """What a service asked for. ``id`` tells this life of the name from the next; kept in the consumer's metadata."""
+
+    id: str
+    name: str
+    subjects: tuple[str, ...]
+    filter: EpisodeFilter
+    ack_wait: float
+    registered_at: float
+
+    @property
+    def durable(self) -> str:
+        """The consumer's name."""
+        return f"{DURABLE}{self.name}"
+
+    def filters(self, subjects: Subjects) -> list[str]:
+        """What the consumer reads."""
+        return [subjects.stage(kind) for kind in self.subjects]
+
+    def wants(self, record: Record) -> bool:
+        """Whether the filter lets the record pass."""
+        chosen = self.filter
+        if chosen.tenant not in (None, record.tenant) or chosen.session_id not in (None, record.session_id):
+            return False
+        return record.episode is None or record.episode.saillance_score >= chosen.min_saillance
+
+
+def registration(request: RegisterRequest) -> Registration:
+    """The request as it will be kept.
+
+    Raises:
+        InvalidInput: a subject matches no event of the record.
+    """
+    return Registration(
+        id=uuid.uuid4().hex,
+        name=request.name,
+        subjects=_kinds(request.subjects),
+        filter=request.filter,
+        ack_wait=request.ack_wait,
+        registered_at=time.time(),
+    )
+
+
+def config(kept: Registration, subjects: Subjects, *, new_only: bool) -> ConsumerConfig:
+    """The durable consumer that is the registration."""
+    return ConsumerConfig(
+        durable_name=kept.durable,
+        name=kept.durable,
+        description=f"The place of '{kept.name}' in the record",
+        filter_subjects=kept.filters(subjects),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=kept.ack_wait,
+        deliver_policy=DeliverPolicy.NEW if new_only else DeliverPolicy.ALL,
+        max_deliver=-1,
+        max_ack_pending=WINDOW,
+        metadata={_KEY: msgspec.json.encode(kept).decode()},
+    )
+
+
+def registered(info: ConsumerInfo) -> Registration | None:
+    """The registration that a consumer stands for; None when it is not one of ours."""
+    said = ((info.config.metadata if info.config else None) or {}).get(_KEY)
+    return msgspec.json.decode(said, type=Registration) if said else None
+
+
+def described(kept: Registration, *, place: int, delivered: int, lag: int) -> ServiceInfo:
+    """What is told of a service."""
+    return ServiceInfo(
+        name=kept.name,
+        subjects=kept.subjects,
+        filter=kept.filter,
+        ack_wait=kept.ack_wait,
+        registered_at=kept.registered_at,
+        place=place,
+        delivered=delivered,
+        lag=lag,
+    )
+
+
+def _kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    found: set[str] = set()
+    for number, pattern in enumerate(patterns):
+        matching = {kind for kind in _KINDS if pattern.count(".") == 1 and fnmatchcase(kind, pattern)}
+        if not matching:
+            raise InvalidInput(
+                f"'{pattern}' matches nothing in the record: choose from {', '.join(_KINDS)}, or a * for a word.",
+                code="matches_nothing",
+                param=f"subjects[{number}]",
+            )
+        found |= matching
+    return tuple(sorted(found, reverse=True))

@@ -1,0 +1,57 @@
+"""What may be dropped from the record: only what every durable consumer of it has acknowledged."""
+
+from datetime import UTC, datetime
+
+import nats.errors
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
+
+from bus.connection import Bus
+from bus.topology import EPISODES
+from schemas.consumers import TrimReply
+from schemas.errors import Unavailable
+
+
+async def trim(bus: Bus, *, before: float) -> TrimReply:
+    """Drop what was stored before that Unix time and is behind every durable consumer, the memory's own included.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    try:
+        wanted = await _last_before(bus, before)
+        state = (await bus.js.stream_info(EPISODES)).state
+        allowed, held_by = await _floor(bus, state.last_seq)
+        last = min(wanted, allowed)
+        if last >= state.first_seq:
+            await bus.js.purge_stream(EPISODES, seq=last + 1)
+        dropped = state.messages - (await bus.js.stream_info(EPISODES)).state.messages
+    except (TimeoutError, nats.errors.Error, APIError) as error:
+        raise Unavailable(f"the record was not trimmed: {error or type(error).__name__}; ask again.") from error
+    return TrimReply(dropped=max(0, dropped), held_by=held_by if allowed < wanted else "")
+
+
+async def _floor(bus: Bus, last_seq: int) -> tuple[int, str]:
+    """The sequence up to which everybody has acknowledged, and who is the slowest."""
+    floors = [(last_seq, "")]
+    for info in await bus.js.consumers_info(EPISODES):
+        if info.config is None or not info.config.durable_name:
+            continue
+        idle = not info.num_pending and not info.num_ack_pending
+        floor = info.ack_floor.stream_seq if info.ack_floor else 0
+        floors.append((last_seq if idle else floor, str(info.name)))
+    return min(floors)
+
+
+async def _last_before(bus: Bus, moment: float) -> int:
+    """The sequence of the last message stored before ``moment``."""
+    config = ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_TIME,
+        opt_start_time=datetime.fromtimestamp(moment, UTC),
+        ack_policy=AckPolicy.NONE,
+        inactive_threshold=5.0,
+        mem_storage=True,
+    )
+    info = await bus.js.add_consumer(EPISODES, config)
+    await bus.js.delete_consumer(EPISODES, info.name)
+    return int(info.delivered.stream_seq) if info.delivered else 0

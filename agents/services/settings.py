@@ -1,0 +1,17 @@
+"""Settings of the services' agent."""
+
+from msgspec import Struct
+
+
+class ServicesSettings(Struct, frozen=True, kw_only=True):
+    """How the record is handed out.
+
+    Attributes:
+        watch_interval: seconds between two readings of every service's lag.
+        poll: seconds that one pull waits at the broker while a fetch waits for a first record.
+        reply_bytes: of one fetch's reply; the first record is given whatever its size.
+    """
+
+    watch_interval: float = 5.0
+    poll: float = 0.25
+    reply_bytes: int = 4 * 1024**2

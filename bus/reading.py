@@ -1,0 +1,88 @@
+"""Reading a stream from somewhere to its present end, in order."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import nats.errors
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
+
+from bus.connection import Bus
+from schemas.errors import Unavailable
+
+BATCH = 256
+"""Messages of one pull."""
+
+PATIENCE = 5.0
+"""Seconds that the broker may take for the next batch."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored message with its sequence in the stream and the broker's time."""
+
+    seq: int
+    subject: str
+    stored_at: datetime
+    data: bytes
+
+
+async def read(
+    bus: Bus,
+    stream: str,
+    subjects: Sequence[str],
+    *,
+    after: int = 0,
+    until: int | None = None,
+    since: float | None = None,
+) -> AsyncGenerator[Stored, None]:
+    """What is stored by now on ``subjects``, oldest first; each message once.
+
+    Args:
+        bus: where.
+        stream: its name.
+        subjects: filters.
+        after: the sequence before the first one to read.
+        until: the last sequence to read; None reads to the end.
+        since: Unix time of the first one to read, instead of ``after``.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    try:
+        info = await bus.js.add_consumer(stream, _from(subjects, after, since))
+        left = info.num_pending or 0
+        subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
+        try:
+            while left > 0:
+                for message in await subscription.fetch(min(BATCH, left), timeout=PATIENCE):
+                    left -= 1
+                    meta = message.metadata
+                    if until is not None and meta.sequence.stream > until:
+                        return
+                    yield Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
+        finally:
+            await subscription.unsubscribe()
+            await bus.js.delete_consumer(stream, info.name)
+    except (TimeoutError, nats.errors.Error, APIError) as error:
+        raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
+
+
+def _from(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
+    config = ConsumerConfig(
+        ack_policy=AckPolicy.NONE,
+        filter_subjects=list(subjects),
+        inactive_threshold=30.0,
+        mem_storage=True,
+        num_replicas=1,
+    )
+    if since is not None:
+        config.deliver_policy = DeliverPolicy.BY_START_TIME
+        config.opt_start_time = datetime.fromtimestamp(since, UTC)
+    elif after > 0:
+        config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+        config.opt_start_seq = after + 1
+    else:
+        config.deliver_policy = DeliverPolicy.ALL
+    return config

@@ -1,0 +1,98 @@
+"""Recorded episodes, and a services' agent on a bus."""
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+
+from agents.services.agent import ServicesAgent
+from agents.services.settings import ServicesSettings
+from bus.agent import run
+from bus.connection import Bus
+from schemas.chat import Sampling
+from schemas.consumers import FetchReply, FetchRequest, MarkReply, MarkRequest, Record, RegisterRequest, ServiceInfo
+from schemas.envelope import new_turn
+from schemas.episode import Episode
+from schemas.events import EpisodeForgotten, EpisodeRecorded
+
+QUICK = ServicesSettings(watch_interval=0.05, poll=0.05)
+
+
+@contextlib.asynccontextmanager
+async def serving(bus: Bus, settings: ServicesSettings = QUICK) -> AsyncIterator[ServicesAgent]:
+    """The agent as the runtime serves it."""
+    agent = ServicesAgent(settings)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, agent, bus)
+        yield agent
+        tasks.cancel_scope.cancel()
+
+
+def recorded(text: str, *, tenant: str = "ann", session: str = "s1", salience: float = 0.5) -> EpisodeRecorded:
+    """An answered turn's record."""
+    envelope = new_turn(tenant=tenant, session_id=session, timeout=5)
+    episode = Episode(
+        episode_id=str(uuid.uuid5(uuid.NAMESPACE_OID, envelope.turn_id)),
+        turn_id=envelope.turn_id,
+        session_id=session,
+        tenant=tenant,
+        created_at=time.time(),
+        question=text,
+        answer="yes",
+        model="small",
+        model_digest="d1",
+        level="fast",
+        intent="chat",
+        domains=(),
+        adapters=(),
+        candidates=(),
+        sampling=Sampling(seed=7),
+        saillance_score=salience,
+    )
+    return EpisodeRecorded(envelope=envelope.next("memory-write"), episode=episode)
+
+
+async def record(bus: Bus, texts: Sequence[str], **kind: object) -> list[EpisodeRecorded]:
+    """Record so many turns."""
+    events = [recorded(text, **kind) for text in texts]  # type: ignore[arg-type]
+    for event in events:
+        await bus.publish(event)
+    return events
+
+
+async def forget(bus: Bus, event: EpisodeRecorded) -> None:
+    """What the memory does when a session is forgotten."""
+    found = await bus.js.get_last_msg("EPISODES", bus.subjects.of(event))
+    tombstone = EpisodeForgotten(envelope=event.envelope.next("memory-forget"), episode_id=event.episode.episode_id)
+    await bus.publish(tombstone)
+    await bus.js.delete_msg("EPISODES", int(found.seq or 0))
+
+
+async def register(bus: Bus, name: str = "dream", **settings: object) -> ServiceInfo:
+    """Take a name."""
+    return await bus.request(
+        "services.register",
+        RegisterRequest(name=name, **settings),  # type: ignore[arg-type]
+        ServiceInfo,
+        timeout=5,
+    )
+
+
+async def fetch(bus: Bus, name: str = "dream", **settings: object) -> tuple[Record, ...]:
+    """The next records."""
+    request = FetchRequest(name=name, **settings)  # type: ignore[arg-type]
+    return (await bus.request("services.fetch", request, FetchReply, timeout=10)).records
+
+
+async def mark(bus: Bus, ids: Sequence[int], *, name: str = "dream", de_id: str = "de-1") -> MarkReply:
+    """Consumed."""
+    return await bus.request(
+        "services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply, timeout=10
+    )
+
+
+def asked(records: Sequence[Record]) -> list[str]:
+    """The questions of the records; a tombstone has none."""
+    return [one.episode.question if one.episode else "forgotten" for one in records]

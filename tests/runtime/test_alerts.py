@@ -1,0 +1,45 @@
+"""The alert rules are PromQL over metrics that are really exposed."""
+
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import generate_latest
+
+from agents.services import agent as _  # noqa: F401 - registers its gauges
+from bus import metrics
+from runtime.facade import telemetry
+
+RULES = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+FAMILIES = {"kiki_agent_ready", "kiki_stream_bytes", "kiki_stream_messages", "kiki_queue_pending"}
+"""Gauges that the facade makes of the agents' reports and of the broker's account (runtime/facade/exposition.py)."""
+
+
+def rules() -> list[dict[str, Any]]:
+    found = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    return [rule for group in found["groups"] for rule in group["rules"]]
+
+
+def selected(node: Any) -> set[str]:
+    """The names of the metrics in an expression."""
+    if isinstance(node, promql_parser.VectorSelector):
+        return {str(node.name)}
+    parts = [getattr(node, field, None) for field in ("expr", "lhs", "rhs", "vector_selector", "args")]
+    found: set[str] = set()
+    for part in parts:
+        for one in part if isinstance(part, list) else [part]:
+            if one is not None:
+                found |= selected(one)
+    return found
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
+def test_a_rule_reads_metrics_that_exist_and_says_the_mend(rule: dict[str, Any]) -> None:
+    names = selected(promql_parser.parse(rule["expr"]))
+    exposed = "".join(generate_latest(one).decode() for one in (metrics.REGISTRY, telemetry.REGISTRY))
+    assert names
+    for name in names:
+        assert name in FAMILIES or f"# TYPE {name} " in exposed, name
+    assert rule["annotations"]["mend"]
