@@ -169,7 +169,7 @@ class MemoryAgent:
             metrics.degraded("recall.failed", error.message)
             return Recall()
         others = [one for one in found if one.match.turn_id != envelope.turn_id]
-        kept = distinct(relevant(others, text=text, words=self._words, settings=settings))
+        kept = distinct(relevant(others[: settings.compared], text=text, words=self._words, settings=settings))
         shown = fitting(hits(kept), settings=settings, measure=self._measure_text)
         self._counts["hits_total"] += len(shown)
         return Recall(hits=shown)

@@ -1,8 +1,8 @@
 """Atlas: the episodes' vectors and words, in qdrant-edge.
 
-Each point has three vectors: ``own`` (the episode's embedding, unindexed, on disk), ``context`` (with its neighbours'
-shares, indexed) and ``words`` (BM25 weights with theirs; the IDF is the tenant's own). Neighbours come from Trace;
-see :mod:`agents.memory.context`.
+Each point has two vectors: ``context`` (the episode's embedding with its neighbours' shares) and ``words`` (BM25
+weights with theirs; the IDF is the tenant's own). Neighbours come from Trace; see :mod:`agents.memory.context`. Its own
+embedding lies beside the text, because nothing searches it: it is read for the few best, and when a neighbour comes.
 
 What qdrant-edge 0.9 guarantees, as read from its system calls and tried with ``kill -9``: an upsert lies in the
 write-ahead log when it returns and survives the death of the process; only ``flush`` syncs it to disk, so only
@@ -11,16 +11,15 @@ record's message is acknowledged after it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as qdrant
 from msgspec import Struct
 
-from agents.memory.context import Around, Own, Vector, around, unit
+from agents.memory.context import Around, Own, around, packed, rounded, unit, unpacked
 from agents.memory.faults import BrokenStore, opening, using
 from agents.memory.recall import Match
 from agents.memory.record import key
@@ -32,7 +31,9 @@ from schemas.stages import RecalledEpisode
 CONFIG = "edge_config.json"
 """Where qdrant-edge keeps a shard's configuration."""
 
-OWN, CONTEXT, WORDS = "own", "context", "words"
+CONTEXT, WORDS = "context", "words"
+OWN = "vector"
+"""The payload field of an episode's own embedding."""
 
 _INDEXED: dict[str, qdrant.PayloadSchemaType | qdrant.KeywordIndexParams] = {
     "tenant": qdrant.KeywordIndexParams(is_tenant=True),
@@ -41,6 +42,8 @@ _INDEXED: dict[str, qdrant.PayloadSchemaType | qdrant.KeywordIndexParams] = {
 }
 READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
 """What a point tells besides its tenant."""
+
+PointId = int | UUID | str
 
 Windows = Mapping[str, Mapping[int, str]]
 """For a point: its neighbours' keys by distance, itself at 0."""
@@ -105,53 +108,43 @@ class Atlas:
             own = {name: self._own(one) for name, one in new.items()}
             others = {name for window in windows.values() for name in window.values()} - set(new)
             own |= self._stored(others)
-            points, renewed = [], []
-            for name, one in new.items():
-                vectors = self._vectors(around(windows.get(name, {0: name}), own), own[name])
-                points.append(qdrant.Point(name, vectors, payload(one)))
-            for name in windows.keys() & (own.keys() - new.keys()):
-                vectors = self._vectors(around(windows[name], own), None)
-                renewed.append(qdrant.PointVectors(name, vectors))
+            points = [
+                qdrant.Point(name, _vectors(around(windows.get(name, {0: name}), own)), payload(one, own[name]))
+                for name, one in new.items()
+            ]
+            renewed = [
+                qdrant.PointVectors(name, _vectors(around(windows[name], own)))
+                for name in windows.keys() & (own.keys() - new.keys())
+            ]
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
             if renewed:
                 self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
             self._shard.flush()
 
     def search(self, ask: Ask) -> list[Match]:
-        """The tenant's episodes that the vector or the words bring, each with all its scores; in no order.
+        """The tenant's episodes that the vector or the words bring, each with both scores; in no order.
 
         Raises:
             Unavailable: the store failed, or the vector is not of its size.
         """
         asked = self.words.asked(ask.text) if ask.text else ()
+        queries = _queries(ask, asked)
+        if not queries:
+            return []
         with using("atlas"):
-            queries = self._queries(ask, asked)
             where = _where(ask)
-            first = [self._request(queries[using], using, where, ask) for using in (CONTEXT, WORDS) if using in queries]
-            if not first:
-                return []
-            found = {
-                str(point.id) for points in self._shard.query_batch(qdrant.QueryBatchRequest(first)) for point in points
-            }
-            if not found:
-                return []
-            scores = self._scores(queries, found, ask)
-            records = self._shard.retrieve([*sorted(found)], with_payload=list(READ), with_vector=False)
-        return [_match(record, scores) for record in records]
-
-    def vectors(self, matches: Iterable[Match], *, tenant: str) -> dict[str, Vector]:
-        """The matches' own vectors by episode id.
-
-        Raises:
-            Unavailable: the store failed.
-        """
-        names = {key(tenant, "episode", match.episode_id): match.episode_id for match in matches}
-        if not names:
-            return {}
-        with using("atlas"):
-            records = self._shard.retrieve([*names], with_payload=False, with_vector=[OWN])
-        found = ((names[str(record.id)], _own_vector(record)) for record in records)
-        return {name: vector for name, vector in found if vector is not None}
+            texts: dict[PointId, dict[str, Any]] = {}
+            scores: dict[str, dict[PointId, float]] = {}
+            first = self._batch([_request(queries[name], name, where, ask) for name in queries])
+            for name, points in zip(queries, first, strict=True):
+                found = [(point.id, point) for point in points]
+                scores[name] = {id: point.score for id, point in found}
+                texts.update((id, point.payload or {}) for id, point in found if id not in texts)
+            self._complete(queries, scores, texts.keys(), ask)
+        alike, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
+        return [
+            Match(similarity=alike.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+        ]
 
     def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
         """The points' texts by key; what is not there is left out.
@@ -178,7 +171,7 @@ class Atlas:
                 self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
             own = self._stored({name for window in windows.values() for name in window.values()})
             renewed = [
-                qdrant.PointVectors(name, self._vectors(around(window, own), None))
+                qdrant.PointVectors(name, _vectors(around(window, own)))
                 for name, window in windows.items()
                 if name in own
             ]
@@ -228,91 +221,100 @@ class Atlas:
             self._shard.close()
 
     def _own(self, episode: Episode) -> Own:
-        vector = unit(episode.embedding) if len(episode.embedding) == self.size else None
-        return Own(vector, self.words.counts(f"{episode.question}\n{episode.answer}"))
+        vector = episode.embedding if len(episode.embedding) == self.size else None
+        return Own(
+            None if vector is None else rounded(unit(vector)),
+            self.words.counts(f"{episode.question}\n{episode.answer}"),
+        )
 
     def _stored(self, names: Iterable[str]) -> dict[str, Own]:
-        wanted: list[int | UUID | str] = [*sorted(names)]
+        wanted: list[PointId] = [*sorted(names)]
         if not wanted:
             return {}
-        records = self._shard.retrieve(wanted, with_payload=["question", "answer"], with_vector=[OWN])
+        records = self._shard.retrieve(wanted, with_payload=["question", "answer", OWN], with_vector=False)
         found = {}
         for record in records:
             text = record.payload or {}
-            found[str(record.id)] = Own(
-                _own_vector(record), self.words.counts(f"{text.get('question')}\n{text.get('answer')}")
-            )
+            counts = self.words.counts(f"{text.get('question')}\n{text.get('answer')}")
+            found[str(record.id)] = Own(unpacked(text.get(OWN)), counts)
         return found
 
-    def _vectors(self, near: Around, own: Own | None) -> dict[str, Any]:
-        weights = weighed(near.counts)
-        vectors: dict[str, Any] = {WORDS: qdrant.SparseVector(list(weights), list(weights.values()))}
-        if near.vector is not None:
-            vectors[CONTEXT] = near.vector.tolist()
-        if own is not None and own.vector is not None:
-            vectors[OWN] = own.vector.tolist()
-        return vectors
-
-    def _queries(self, ask: Ask, asked: Sequence[int]) -> dict[str, Any]:
-        queries: dict[str, Any] = {}
-        if ask.vector:
-            queries[CONTEXT] = queries[OWN] = list(ask.vector)
-        if asked:
-            queries[WORDS] = qdrant.SparseVector(list(asked), [1.0] * len(asked))
-        return queries
-
-    def _scores(self, queries: Mapping[str, Any], names: set[str], ask: Ask) -> dict[str, dict[str, float]]:
+    def _complete(
+        self, queries: Mapping[str, Any], scores: dict[str, dict[PointId, float]], names: Set[PointId], ask: Ask
+    ) -> None:
         """Every score of every candidate: one that the words brought has a cosine, too."""
-        where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
-        wanted = list(queries)
-        batch = qdrant.QueryBatchRequest(
-            [self._request(queries[name], name, where, ask, limit=len(names)) for name in wanted]
-        )
-        return {
-            name: {str(point.id): point.score for point in points}
-            for name, points in zip(wanted, self._shard.query_batch(batch), strict=True)
-        }
+        missing = {name: names - found.keys() for name, found in scores.items()}
+        wanted = [name for name, ids in missing.items() if ids]
+        if not wanted:
+            return
+        batch = [
+            _request(
+                queries[name], name, qdrant.Filter(must=[qdrant.HasIdCondition({*missing[name]})]), ask, among=True
+            )
+            for name in wanted
+        ]
+        for name, found in zip(wanted, self._batch(batch), strict=True):
+            scores[name].update((point.id, point.score) for point in found)
 
-    def _request(
-        self, query: Any, name: str, where: qdrant.Filter, ask: Ask, *, limit: int | None = None
-    ) -> qdrant.QueryRequest:
-        corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", ask.tenant)])) if name == WORDS else None
-        return qdrant.QueryRequest(
-            query=qdrant.Query.Nearest(query, using=name),
-            filter=where,
-            limit=limit or ask.limit,
-            with_payload=False,
-            params=qdrant.SearchParams(idf=corpus),
-        )
+    def _batch(self, requests: list[qdrant.QueryRequest]) -> list[list[qdrant.ScoredPoint]]:
+        return list(self._shard.query_batch(qdrant.QueryBatchRequest(requests)))
 
 
-def payload(episode: Episode) -> dict[str, Any]:
+def payload(episode: Episode, own: Own) -> dict[str, Any]:
     """What is kept beside the vectors."""
-    return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}}
+    return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}, OWN: packed(own.vector)}
+
+
+def _vectors(near: Around) -> dict[str, Any]:
+    weights = weighed(near.counts)
+    vectors: dict[str, Any] = {WORDS: qdrant.SparseVector(list(weights), list(weights.values()))}
+    if near.vector is not None:
+        vectors[CONTEXT] = near.vector.tolist()
+    return vectors
 
 
 def _config(size: int) -> qdrant.EdgeConfig:
-    plain = qdrant.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10000)
     return qdrant.EdgeConfig(
-        vectors={
-            OWN: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, on_disk=True, hnsw_config=plain),
-            CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot),
-        },
+        vectors={CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot)},
         sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
     )
 
 
 def _refuse_other_size(directory: Path, size: int) -> None:
     try:
-        found = json.loads((directory / CONFIG).read_text())["vectors"][CONTEXT]["size"]
+        vectors = json.loads((directory / CONFIG).read_text())["vectors"]
+        found = vectors[CONTEXT]["size"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
+    if vectors.keys() != {CONTEXT}:
+        raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
     if found != size:
         raise SetupError(
             f"the atlas in {directory} holds vectors of {found} floats, the embedder gives {size}: "
             "set the embedder back, or move that directory away to have it made again from the record.",
             param="vector_size",
         )
+
+
+def _queries(ask: Ask, asked: Sequence[int]) -> dict[str, Any]:
+    queries: dict[str, Any] = {}
+    if ask.vector:
+        queries[CONTEXT] = list(ask.vector)
+    if asked:
+        queries[WORDS] = qdrant.SparseVector(list(asked), [1.0] * len(asked))
+    return queries
+
+
+def _request(query: Any, name: str, where: qdrant.Filter, ask: Ask, *, among: bool = False) -> qdrant.QueryRequest:
+    """The best of ``where`` with their texts; with ``among``, all of it with the scores alone."""
+    corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", ask.tenant)])) if name == WORDS else None
+    return qdrant.QueryRequest(
+        query=qdrant.Query.Nearest(query, using=name),
+        filter=where,
+        limit=2 * ask.limit if among else ask.limit,
+        with_payload=False if among else [*READ, OWN],
+        params=qdrant.SearchParams(idf=corpus),
+    )
 
 
 def _where(ask: Ask) -> qdrant.Filter:
@@ -322,21 +324,6 @@ def _where(ask: Ask) -> qdrant.Filter:
     if ask.as_of is not None:
         where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=ask.as_of)))
     return qdrant.Filter(must=where)
-
-
-def _own_vector(record: qdrant.Record) -> Vector | None:
-    vector = record.vector.get(OWN) if isinstance(record.vector, dict) else None
-    return None if vector is None else np.asarray(vector, dtype=np.float32)
-
-
-def _match(record: qdrant.Record, scores: Mapping[str, Mapping[str, float]]) -> Match:
-    stored, name = record.payload or {}, str(record.id)
-    return Match(
-        similarity=scores.get(CONTEXT, {}).get(name, 0.0),
-        own=scores.get(OWN, {}).get(name, 0.0),
-        lexical=scores.get(WORDS, {}).get(name, 0.0),
-        **{field: stored[field] for field in READ},
-    )
 
 
 def _is(field: str, value: str) -> qdrant.FieldCondition:

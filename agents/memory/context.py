@@ -4,6 +4,7 @@ Both of an episode's representations take a share of the neighbours': the vector
 words as weighted counts. The shares halve with the distance. Measured by ``kiki bench locomo``; see docs/memory.md.
 """
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -72,6 +73,21 @@ def unit(vector: Sequence[float] | NDArray[np.float64] | Vector) -> Vector:
     raw = np.asarray(vector, dtype=np.float64)
     norm = float(np.linalg.norm(raw))
     return (raw / norm if norm else raw).astype(np.float32)
+
+
+def packed(vector: Vector | None) -> str | None:
+    """The vector as half-floats in base64, which JSON can hold: a third of its size as numbers."""
+    return None if vector is None else base64.b64encode(vector.astype(np.float16).tobytes()).decode()
+
+
+def unpacked(text: str | None) -> Vector | None:
+    """What :func:`packed` packed."""
+    return None if text is None else np.frombuffer(base64.b64decode(text), dtype=np.float16).astype(np.float32)
+
+
+def rounded(vector: Vector) -> Vector:
+    """The vector as it is read back: what is computed from it must not depend on whether it was stored before."""
+    return vector.astype(np.float16).astype(np.float32)
 
 
 def _window(order: Sequence[str], place: int) -> dict[int, str]:

@@ -1,7 +1,10 @@
 """One question to the memory, from the stores to an order: the path that turns, searches and benchmarks share."""
 
-from agents.memory.atlas import Ask
-from agents.memory.recall import Scored, fused, superseded
+from functools import partial
+
+from agents.memory.atlas import Ask, Atlas
+from agents.memory.context import unit, unpacked
+from agents.memory.recall import Scored, compared, fused, superseded
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import Stores
 
@@ -12,8 +15,14 @@ async def find(stores: Stores, ask: Ask, *, now: float, settings: MemorySettings
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
-    matches = await stores.atlas.run(lambda atlas: atlas.search(ask), abandon=True)
-    ranked = fused(matches, text=ask.text, now=now, settings=settings)
+    return await stores.atlas.run(partial(_find, ask=ask, now=now, settings=settings), abandon=True)
+
+
+def _find(atlas: Atlas, *, ask: Ask, now: float, settings: MemorySettings) -> list[Scored]:
+    """All of it in one visit to the store's thread: a change of threads costs as much as a search."""
+    ranked = fused(atlas.search(ask), text=ask.text, now=now, settings=settings)
     best = [one.match for one in ranked[: settings.compared]]
-    vectors = await stores.atlas.run(lambda atlas: atlas.vectors(best, tenant=ask.tenant), abandon=True)
-    return superseded(ranked, vectors, settings=settings)
+    unpack = ((match.episode_id, unpacked(match.vector)) for match in best)
+    vectors = {name: vector for name, vector in unpack if vector is not None}
+    asked = unit(ask.vector) if ask.vector else None
+    return superseded(compared(ranked, vectors, asked), vectors, settings=settings)

@@ -6,9 +6,11 @@ It was chosen by measurement (``kiki bench locomo``) over added z-scores and rec
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agents.excerpt import shortened
 from agents.memory.context import Vector
@@ -32,8 +34,9 @@ class Match(Struct, frozen=True, kw_only=True):
     Attributes:
         created_at: Unix time in seconds.
         similarity: cosine of the query and the episode with its neighbours.
-        own: cosine of the query and the episode alone.
+        own: cosine of the query and the episode alone; 0 until :func:`compared` fills it in.
         lexical: BM25 score of the query's words, neighbours included; no upper bound.
+        vector: the episode's own embedding, packed (:func:`agents.memory.context.packed`).
     """
 
     episode_id: str
@@ -47,14 +50,39 @@ class Match(Struct, frozen=True, kw_only=True):
     lexical: float = 0.0
     speaker: str = ""
     source_id: str = ""
+    vector: str | None = None
 
 
-class Scored(Struct, frozen=True):
-    """A match with its fused score and why it has it."""
+class Scored(Struct, frozen=True, kw_only=True):
+    """A match with its fused score and what that is made of.
+
+    Attributes:
+        words: the BM25 score as a share of the best one.
+        recent: 1 for now, halved with every half-life.
+        spoke: the query names who said it.
+        asks: it only asks.
+        newer: the episode that supersedes it.
+    """
 
     match: Match
     score: float
-    reasons: tuple[str, ...]
+    words: float = 0.0
+    recent: float = 0.0
+    spoke: bool = False
+    asks: bool = False
+    newer: str | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it came, and why not higher."""
+        told = [f"dense {self.match.similarity:.3f}", f"words {self.words:.3f}", f"recency {self.recent:.3f}"]
+        if self.spoke:
+            told.append(f"speaker {self.match.speaker}")
+        if self.asks:
+            told.append("asks only")
+        if self.newer is not None:
+            told.append(f"superseded by {self.newer}")
+        return tuple(told)
 
 
 def fused(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[Scored]:
@@ -70,88 +98,95 @@ def recency(age: float, *, half_life: float) -> float:
     return math.exp2(-max(0.0, age) / half_life)
 
 
+def compared(ranked: Sequence[Scored], vectors: Mapping[str, Vector], asked: Vector | None) -> list[Scored]:
+    """The same with the cosine of the query and each episode alone, where its vector (by episode id) is known."""
+    if asked is None:
+        return list(ranked)
+    return [
+        one
+        if (vector := vectors.get(one.match.episode_id)) is None
+        else replace(one, match=replace(one.match, own=float(vector @ asked)))
+        for one in ranked
+    ]
+
+
 def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, settings: MemorySettings) -> list[Scored]:
     """The same in a new order: of two that speak of the same thing, the older loses to the newer.
 
     Two speak of the same thing when their own vectors (by episode id) are at least ``same_fact`` alike, one speaker
     said both, and the texts differ; an episode without a vector here keeps its place.
     """
-    known = [one for one in ranked if one.match.episode_id in vectors]
+    known = [one.match for one in ranked if one.match.episode_id in vectors]
+    if not known:
+        return list(ranked)
+    rows = np.stack([vectors[match.episode_id] for match in known])
     lost: dict[str, Match] = {}
-    for one in known:
-        for other in known:
-            older, newer = one.match, other.match
-            if older.created_at < newer.created_at and _same_fact(older, newer, vectors, settings):
-                lost[older.episode_id] = newer
+    for first, second in np.argwhere(rows @ rows.T >= settings.same_fact).tolist():
+        older, newer = known[first], known[second]
+        if older.created_at < newer.created_at and _replaces(newer, older):
+            lost[older.episode_id] = newer
     return sorted((_lost(one, lost.get(one.match.episode_id), settings) for one in ranked), key=_order)
 
 
-def relevant(ranked: Iterable[Scored], *, text: str, words: Words, settings: MemorySettings) -> list[Scored]:
-    """Those above the floor: alike in meaning, or with enough of the query's words.
+def relevant(ranked: Iterable[Scored], *, text: str, words: Words, settings: MemorySettings) -> Iterator[Scored]:
+    """Those above the floor: alike in meaning, or with enough of the query's words; looked at when it is their turn.
 
     Small talk finds nothing, and an exchange that began as small talk is not found.
     """
     if is_small_talk(text):
-        return []
+        return
     asked = words.asked(text)
-    return [one for one in ranked if _passes(one.match, asked, words, settings)]
+    yield from (one for one in ranked if _passes(one.match, asked, words, settings))
 
 
-def distinct(ranked: Iterable[Scored]) -> list[Scored]:
+def distinct(ranked: Iterable[Scored]) -> Iterator[Scored]:
     """The first of all that say the same; case and white space do not count."""
     seen: set[tuple[str, str]] = set()
-    kept = []
     for one in ranked:
         said = (_normal(one.match.question), _normal(one.match.answer))
         if said not in seen:
             seen.add(said)
-            kept.append(one)
-    return kept
+            yield one
 
 
-def hits(ranked: Iterable[Scored]) -> list[RecalledEpisode]:
+def hits(ranked: Iterable[Scored]) -> Iterator[RecalledEpisode]:
     """As the wire carries them."""
-    return [_hit(one) for one in ranked]
+    return (_hit(one) for one in ranked)
 
 
 def fitting(
-    found: Sequence[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
+    found: Iterable[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
 ) -> tuple[RecalledEpisode, ...]:
     """The best hits within the budget, long texts cut; one that does not fit makes room for smaller ones."""
     room = settings.token_budget
     kept: list[RecalledEpisode] = []
     for hit in found:
-        if len(kept) == settings.max_hits:
-            break
         cut = _cut(hit, settings.hit_characters)
         if (size := measure(cut.question) + measure(cut.answer)) <= room:
             room -= size
             kept.append(cut)
+            if len(kept) == settings.max_hits:
+                break
     return tuple(kept)
 
 
 def _scored(match: Match, *, best: float, named: set[str], now: float, settings: MemorySettings) -> Scored:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
-    lexical = match.lexical / best if best > 0.0 else 0.0
+    words = match.lexical / best if best > 0.0 else 0.0
     spoke = match.speaker not in ROLES and any(part.casefold() in named for part in _NAME.findall(match.speaker))
-    score = match.similarity + settings.lexical_weight * lexical + settings.recency_weight * recent
-    reasons = [f"dense {match.similarity:.3f}", f"words {lexical:.3f}", f"recency {recent:.3f}"]
-    if spoke:
-        score += settings.speaker_weight
-        reasons.append(f"speaker {match.speaker}")
-    if not match.answer and match.question.rstrip().endswith("?"):
-        score -= settings.question_weight
-        reasons.append("asks only")
-    return Scored(match, score, tuple(reasons))
+    asks = not match.answer and match.question.rstrip().endswith("?")
+    score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
+    score += settings.speaker_weight * spoke - settings.question_weight * asks
+    return Scored(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks)
 
 
 def _order(one: Scored) -> tuple[float, float, str]:
     return (-one.score, -one.match.created_at, one.match.episode_id)
 
 
-def _same_fact(older: Match, newer: Match, vectors: Mapping[str, Vector], settings: MemorySettings) -> bool:
-    alike = float(vectors[older.episode_id] @ vectors[newer.episode_id])
-    if alike < settings.same_fact or older.speaker != newer.speaker:
+def _replaces(newer: Match, older: Match) -> bool:
+    """Whether one that is alike says something else, in the same voice."""
+    if older.speaker != newer.speaker:
         return False
     return (_normal(older.question), _normal(older.answer)) != (_normal(newer.question), _normal(newer.answer))
 
@@ -159,9 +194,7 @@ def _same_fact(older: Match, newer: Match, vectors: Mapping[str, Vector], settin
 def _lost(one: Scored, newer: Match | None, settings: MemorySettings) -> Scored:
     if newer is None:
         return one
-    return Scored(
-        one.match, one.score - settings.superseded_weight, (*one.reasons, f"superseded by {newer.episode_id}")
-    )
+    return replace(one, score=one.score - settings.superseded_weight, newer=newer.episode_id)
 
 
 def _passes(match: Match, asked: tuple[int, ...], words: Words, settings: MemorySettings) -> bool:
@@ -193,17 +226,11 @@ def _hit(one: Scored) -> RecalledEpisode:
 def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
     if len(hit.question) <= limit and len(hit.answer) <= limit:
         return hit
-    return RecalledEpisode(
-        episode_id=hit.episode_id,
-        turn_id=hit.turn_id,
+    return replace(
+        hit,
         question=shortened(hit.question, limit),
         answer=shortened(hit.answer, limit),
-        score=hit.score,
         reasons=(*hit.reasons, "shortened"),
-        created_at=hit.created_at,
-        session_id=hit.session_id,
-        speaker=hit.speaker,
-        source_id=hit.source_id,
     )
 
 

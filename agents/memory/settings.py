@@ -24,7 +24,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_half_life: seconds after which an episode's recency has halved; ours.
         same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
         superseded_weight: what the older of the two loses; ours.
-        compared: best episodes that are compared for that.
+        compared: best episodes that are looked at closely: compared for that, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
@@ -55,7 +55,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     max_hits: int = 4
     token_budget: int = 600
     hit_characters: int = 600
-    candidates: int = 64
+    candidates: int = 32
     recall_timeout: float = 1.0
     concurrency: int = 16
     projection_batch: int = 16

@@ -1,17 +1,19 @@
 """Vectors in a real qdrant-edge shard."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.memory.atlas import CONFIG, Ask, Atlas
-from agents.memory.context import windows
+from agents.memory.context import unpacked, windows
 from agents.memory.faults import BrokenStore
 from agents.memory.recall import Match
 from agents.memory.record import key
@@ -107,8 +109,7 @@ def test_words_bring_what_the_vector_does_not_with_every_score(atlas: Atlas) -> 
     assert found["rare"].lexical > found["bare"].lexical > 0.0
     assert found["t1"].lexical == 0.0
     assert found["t1"].similarity == pytest.approx(1.0, abs=1e-5)
-    assert abs(found["rare"].own) < 0.6
-    assert found["rare"].own == found["rare"].similarity  # it has no neighbours
+    assert abs(found["rare"].similarity) < 0.6
     assert search(atlas, unit(1), tenant="bob", text="quetzal") == []
 
 
@@ -131,8 +132,10 @@ def test_neighbours_lend_their_words_and_meaning_however_they_arrive(tmp_path: P
         assert lexical["t2"] > lexical["t1"] > lexical["t0"] > 0.0
         assert lexical["t1"] == pytest.approx(lexical["t3"], rel=0.2)
         assert lexical["t2"] == max(lexical.values())
-        assert found["t1"].similarity > found["t1"].own
-        seen.append(sorted((match.turn_id, match.similarity, match.own, match.lexical) for match in found.values()))
+        own = unpacked(found["t1"].vector)
+        assert own is not None
+        assert found["t1"].similarity > float(own @ np.array(unit(2)))
+        seen.append(sorted((match.turn_id, match.similarity, match.vector, match.lexical) for match in found.values()))
         atlas.close()
     assert seen[0] == seen[1]
 
@@ -167,6 +170,16 @@ def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
         Atlas.open(tmp_path / "atlas", size=32)
     assert refused.value.param == "vector_size"
     assert not isinstance(refused.value, BrokenStore)
+
+
+def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
+    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    config = tmp_path / "atlas" / CONFIG
+    made = json.loads(config.read_text())
+    made["vectors"]["own"] = made["vectors"]["context"]
+    config.write_text(json.dumps(made))
+    with pytest.raises(BrokenStore, match="earlier version"):
+        Atlas.open(tmp_path / "atlas", size=SIZE)
 
 
 def _garbage(path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.memory.context import Vector, unit
-from agents.memory.recall import Match, distinct, fitting, fused, hits, recency, relevant, superseded
+from agents.memory.recall import Match, compared, distinct, fitting, fused, hits, recency, relevant, superseded
 from agents.memory.settings import MemorySettings
 from agents.memory.words import Words
 
@@ -113,7 +113,7 @@ def test_of_two_equally_similar_episodes_the_newer_leads() -> None:
 def test_recency_cannot_lift_what_is_irrelevant() -> None:
     for similarity, shown in ((0.39, 0), (0.41, 1)):
         ranked = fused([match(similarity=similarity)], text="cat", now=NOW, settings=SETTINGS)
-        assert len(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS)) == shown
+        assert len(list(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS))) == shown
 
 
 def test_enough_of_the_words_pass_below_the_floor() -> None:
@@ -121,7 +121,7 @@ def test_enough_of_the_words_pass_below_the_floor() -> None:
     ranked = fused([said], text="x", now=NOW, settings=SETTINGS)
 
     def passes(text: str) -> bool:
-        return bool(relevant(ranked, text=text, words=WORDS, settings=SETTINGS))
+        return any(relevant(ranked, text=text, words=WORDS, settings=SETTINGS))
 
     assert passes("when does order XJ-42 ship?")
     assert not passes("order pizza, wine and bread for the party")
@@ -133,24 +133,34 @@ def test_enough_of_the_words_pass_below_the_floor() -> None:
 )
 def test_small_talk_recalls_nothing(text: str) -> None:
     ranked = fused([match(similarity=0.99, question=text)], text=text, now=NOW, settings=SETTINGS)
-    assert relevant(ranked, text=text, words=WORDS, settings=SETTINGS) == []
+    assert list(relevant(ranked, text=text, words=WORDS, settings=SETTINGS)) == []
 
 
 @pytest.mark.parametrize("text", ["What is my cat called?", "Is it 42?", "Who am I?", "How was my weekend in Lyon?"])
 def test_a_question_is_no_small_talk(text: str) -> None:
     ranked = fused([match()], text=text, now=NOW, settings=SETTINGS)
-    assert relevant(ranked, text=text, words=WORDS, settings=SETTINGS) == ranked
+    assert list(relevant(ranked, text=text, words=WORDS, settings=SETTINGS)) == ranked
 
 
 def test_small_talk_is_not_recalled_either() -> None:
     ranked = fused([match(similarity=0.99, question="Thanks!")], text="cat", now=NOW, settings=SETTINGS)
-    assert relevant(ranked, text="cat", words=WORDS, settings=SETTINGS) == []
+    assert list(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS)) == []
 
 
 @given(st.floats(-1e6, 1e9), st.floats(1.0, 1e8))
 def test_recency_is_a_share_that_halves(age: float, half_life: float) -> None:
     assert 0.0 <= recency(age, half_life=half_life) <= 1.0
     assert recency(half_life, half_life=half_life) == pytest.approx(0.5)
+
+
+def test_an_episode_far_from_its_neighbours_passes_by_itself() -> None:
+    ranked = fused([match(similarity=0.3)], text="cat", now=NOW, settings=SETTINGS)
+    near = compared(ranked, vectors(t1=[1, 0.0]), unit(np.array([1, 0.5])))
+    assert near[0].match.own == pytest.approx(0.894, abs=0.001)
+    alone = [msgspec.structs.replace(one, match=msgspec.structs.replace(one.match, own=0.0)) for one in near]
+    assert len(list(relevant(near, text="cat", words=WORDS, settings=SETTINGS))) == 1
+    assert list(relevant(alone, text="cat", words=WORDS, settings=SETTINGS)) == []
+    assert compared(ranked, {}, None) == ranked
 
 
 def vectors(**raw: list[float]) -> dict[str, Vector]:
@@ -184,7 +194,7 @@ def test_the_same_text_is_shown_once_in_its_best_place() -> None:
         match("b", similarity=0.9, question="where  is PARIS?", answer=" in france. "),
         match("c", similarity=0.6, question="Where is Paris?", answer="In Texas."),
     ]
-    kept = distinct(fused(said, text="x", now=NOW, settings=SETTINGS))
+    kept = list(distinct(fused(said, text="x", now=NOW, settings=SETTINGS)))
     assert [one.match.turn_id for one in kept] == ["b", "c"]
 
 
@@ -204,6 +214,6 @@ def test_a_hit_that_does_not_fit_makes_room_for_a_smaller_one() -> None:
 
 def test_the_budget_counts_in_the_measure_that_is_given() -> None:
     settings = msgspec.structs.replace(SETTINGS, token_budget=4)
-    found = hits(fused([match(question="four words of text", answer="")], text="x", now=NOW, settings=settings))
+    found = list(hits(fused([match(question="four words of text", answer="")], text="x", now=NOW, settings=settings)))
     assert fitting(found, settings=settings) == ()
     assert len(fitting(found, settings=settings, measure=lambda text: len(text.split()))) == 1

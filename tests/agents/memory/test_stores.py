@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from agents.memory.atlas import Ask, Atlas
+from agents.memory.finding import find
 from agents.memory.projection import Projection, apply
 from agents.memory.record import episode_id
 from agents.memory.settings import MemorySettings
@@ -126,8 +127,9 @@ async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(sett
         await apply(stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))])
         assert await counts(stores) == (3, 3)
         ask = Ask(tenant="ann", vector=unit(1), text="the question of small")
-        found = await stores.atlas.run(lambda atlas: atlas.search(ask))
-        assert {match.turn_id: match.own > 0.9 for match in found} == {"none": False, "small": False, "t": True}
+        found = await find(stores, ask, now=0.0, settings=settings)
+        own = {one.match.turn_id: one.match.own > 0.9 for one in found}
+        assert own == {"none": False, "small": False, "t": True}
 
 
 async def test_a_closed_store_says_so(settings: MemorySettings) -> None:
