@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import nats.errors
+from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
@@ -52,21 +53,32 @@ async def read(
     """
     try:
         info = await bus.js.add_consumer(stream, _from(subjects, after, since))
-        left = info.num_pending or 0
         subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
-            while left > 0:
-                for message in await subscription.fetch(min(BATCH, left), timeout=PATIENCE):
-                    left -= 1
-                    meta = message.metadata
-                    if until is not None and meta.sequence.stream > until:
-                        return
-                    yield Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
+            async for stored in _pulled(subscription, info.num_pending or 0):
+                if until is not None and stored.seq > until:
+                    return
+                yield stored
         finally:
             await subscription.unsubscribe()
             await bus.js.delete_consumer(stream, info.name)
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
+
+
+async def _pulled(subscription: JetStreamContext.PullSubscription, left: int) -> AsyncGenerator[Stored, None]:
+    """Everything that is pending. What is deleted meanwhile is not waited for, what is added comes, too."""
+    while left > 0:
+        try:
+            messages = await subscription.fetch(min(BATCH, left), timeout=PATIENCE)
+        except (TimeoutError, nats.errors.TimeoutError):
+            if (await subscription.consumer_info()).num_pending:
+                raise
+            return
+        for message in messages:
+            meta = message.metadata
+            left = meta.num_pending
+            yield Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
 
 
 def _from(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
