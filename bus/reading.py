@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import anyio
 import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -17,6 +18,9 @@ BATCH = 256
 
 PATIENCE = 5.0
 """Seconds that the broker may take for the next batch."""
+
+_LEAVING = 2.0
+"""Seconds for taking the consumer away; one that is left behind ends by itself after half a minute."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ async def read(
                     return
                 yield stored
         finally:
-            await subscription.unsubscribe()
-            await bus.js.delete_consumer(stream, info.name)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING):
+                await subscription.unsubscribe()
+                await bus.js.delete_consumer(stream, info.name)
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
 

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import msgspec
 
-from schemas.envelope import SCHEMA_VERSION
+from schemas.envelope import SCHEMA_VERSION, Envelope
 from schemas.errors import InvalidEvent
+from schemas.upcast import upcast
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -28,21 +29,34 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(kind: type[S], data: bytes) -> S:
-    """Decode and validate.
+    """Decode and validate; an event of an older version is brought up to this one.
 
     Raises:
         InvalidEvent: not JSON, a newer schema version, or a field that is wrong; ``param`` names the field.
     """
     try:
-        decoded: S = _decoder(kind).decode(data)
-        return decoded
+        decoded = _decoder(kind).decode(data)
+        if not isinstance(envelope := getattr(decoded, "envelope", None), Envelope):
+            return decoded
+        if envelope.schema_version == SCHEMA_VERSION:
+            return decoded
+        return _decoder(kind).decode(upcast(data) or data)
     except msgspec.ValidationError as error:
-        raise InvalidEvent(
-            f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.",
-            param=field_of(str(error)),
-        ) from error
+        return _older(kind, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
+
+
+def _older(kind: type[S], data: bytes, error: msgspec.ValidationError) -> S:
+    """What does not decode as today's may do so as yesterday's."""
+    if (newer := upcast(data)) is not None:
+        try:
+            return _decoder(kind).decode(newer)
+        except msgspec.ValidationError as after:
+            error = after
+    raise InvalidEvent(
+        f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.", param=field_of(str(error))
+    ) from error
 
 
 def field_of(text: str) -> str | None:

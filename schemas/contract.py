@@ -22,6 +22,7 @@ from schemas.consumers import (
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
 from schemas.jobs import LANES, Job, JobResult
+from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import (
     AdapterInfo,
     AdapterListReply,
@@ -89,6 +90,8 @@ SERVICES = (
     Service("services.fetch", FetchRequest, FetchReply),
     Service("services.mark", MarkRequest, MarkReply),
     Service("services.trim", TrimRequest, TrimReply),
+    Service("replay.start", ReplayRequest, ReplayReply),
+    Service("replay.stop", ReplayStopRequest, ReplayStopReply),
 )
 
 _PARAMETERS = {

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-SCHEMA_VERSION = 1
-"""Version of the wire contract. Readers refuse a newer one and upcast an older one."""
+SCHEMA_VERSION = 2
+"""Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
 
 TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 """A turn id is one subject token, so that ``kiki.*.*.<turn_id>`` is the turn's whole story."""

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from schemas.chat import Sampling, Usage
+from schemas.chat import Message, Sampling, Usage
 from schemas.stages import (
     AdapterUse,
     Advisory,
@@ -11,15 +11,17 @@ from schemas.stages import (
     Dissent,
     DomainScore,
     Level,
+    Plan,
     StageTiming,
     Vote,
 )
 
 
 class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One answered turn. ``episode_id`` is derived from the turn id, so storing it twice stores it once.
+    """One answered turn with all that it takes to run it again. ``episode_id`` is derived from the turn id, so storing it twice stores it once.
 
-    ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in the prompt.
+    ``messages`` is the conversation as it was asked, ``plan`` which stages thought (both since version 2 of the contract;
+    of an older episode the question alone is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in the prompt.
     ``concepts`` are key phrases of the text; ``saillance_score`` (spelled as the sibling services do) in 0..1 says
     how much there is to remember. An imported episode has who said it in ``speaker`` and its own id in ``source_id``;
     a summary has the episodes that it stands for in ``summarises``.
@@ -40,6 +42,8 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapters: tuple[AdapterUse, ...]
     candidates: tuple[Candidate, ...]
     sampling: Sampling
+    messages: tuple[Message, ...] = ()
+    plan: Plan | None = None
     recalled_ids: tuple[str, ...] = ()
     advisories: tuple[Advisory, ...] = ()
     votes: tuple[Vote, ...] = ()

@@ -33,6 +33,8 @@ def episode(event: AnswerReady) -> Episode:
         adapters=route.adapters,
         candidates=spoken.candidates,
         sampling=query.sampling,
+        messages=query.messages,
+        plan=route.plan,
         recalled_ids=tuple(hit.episode_id for hit in event.recall.hits),
         advisories=route.advisories,
         votes=event.negotiation.votes,

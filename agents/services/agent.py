@@ -16,6 +16,7 @@ from prometheus_client import Gauge
 
 from agents.services import place
 from agents.services.registration import Registration, config, described, registered, registration
+from agents.services.replays import Replays
 from agents.services.retention import trim
 from agents.services.settings import ServicesSettings
 from bus import metrics
@@ -37,6 +38,7 @@ from schemas.consumers import (
     UnregisterRequest,
 )
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import StatusReply
 
 LAG = Gauge("kiki_service_lag", "Records not consumed by a registered service", ["service"], registry=metrics.REGISTRY)
@@ -63,17 +65,19 @@ class ServicesAgent:
         self._holders: dict[str, _Holder] = {}
         self._told: set[str] = set()
         self._registered = 0
+        self._replays: Replays | None = None
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
         """Watch the lags for as long as the agent runs."""
         self._bus = bus
         async with anyio.create_task_group() as tasks:
+            self._replays = Replays(bus, tasks)
             tasks.start_soon(self._watch, bus)
             try:
                 yield
             finally:
-                self._bus = None
+                self._bus = self._replays = None
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
@@ -89,6 +93,8 @@ class ServicesAgent:
             Endpoint(verb="services.fetch", request=FetchRequest, handle=self._fetch),
             Endpoint(verb="services.mark", request=MarkRequest, handle=self._mark),
             Endpoint(verb="services.trim", request=TrimRequest, handle=self._trim),
+            Endpoint(verb="replay.start", request=ReplayRequest, handle=self._start_replay),
+            Endpoint(verb="replay.stop", request=ReplayStopRequest, handle=self._stop_replay),
         )
 
     def status(self) -> StatusReply:
@@ -161,6 +167,17 @@ class ServicesAgent:
         reply = await trim(self._connected(), before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
+
+    async def _start_replay(self, request: ReplayRequest) -> ReplayReply:
+        return ReplayReply(replay_id=self._running().start(request))
+
+    async def _stop_replay(self, request: ReplayStopRequest) -> ReplayStopReply:
+        return ReplayStopReply(sent=self._running().stop(request.replay_id))
+
+    def _running(self) -> Replays:
+        if self._replays is None:
+            raise Unavailable("the services' agent is not open.")
+        return self._replays
 
     def _refuse_others(self, request: FetchRequest) -> None:
         holder = self._holders.get(request.name)

@@ -1,0 +1,103 @@
+"""Replays onto a subject that run on request: a few at a time, each until its end or until it is stopped."""
+
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+import nats.errors
+import structlog
+
+from agents.services.replay import paced, selected
+from bus.connection import Bus
+from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.replay import REPLAY_END, REPLAY_ERROR, REPLAY_ID, REPLAY_SEQ, REPLAY_TIME, ReplayRequest
+
+AT_ONCE = 4
+_FLUSHED = 128
+"""Messages between two waits for the broker to take what was sent."""
+
+_log = structlog.get_logger("services")
+
+
+@dataclass
+class _Running:
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    sent: int = 0
+
+
+class Replays:
+    """What is running, in the task group of the agent."""
+
+    def __init__(self, bus: Bus, tasks: anyio.abc.TaskGroup) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._running: dict[str, _Running] = {}
+
+    def start(self, request: ReplayRequest) -> str:
+        """Begin; returns the replay's id.
+
+        Raises:
+            InvalidInput: the subject is one of the runtime's own.
+            Refused: too many are running.
+        """
+        prefix = self._bus.subjects.prefix
+        if request.to.split(".")[0] == prefix:
+            raise InvalidInput(f"'{request.to}' is the runtime's own: give a subject outside '{prefix}'.", param="to")
+        if len(self._running) >= AT_ONCE:
+            raise Refused(f"{AT_ONCE} replays are running: stop one, or wait for its end.")
+        replay_id = uuid.uuid4().hex
+        self._running[replay_id] = _Running()
+        self._tasks.start_soon(self._run, replay_id, request)
+        return replay_id
+
+    def stop(self, replay_id: str) -> int:
+        """End a replay; returns how many messages it had sent.
+
+        Raises:
+            InvalidInput: it does not run.
+        """
+        running = self._running.get(replay_id)
+        if running is None:
+            raise InvalidInput(f"no replay '{replay_id}' is running; it may have ended.", param="replay_id")
+        running.scope.cancel()
+        return running.sent
+
+    async def _run(self, replay_id: str, request: ReplayRequest) -> None:
+        running, code = self._running[replay_id], ""
+        try:
+            with running.scope:
+                code = "cancelled"
+                await self._send(replay_id, request, running)
+                code = ""
+        except KikiError as error:
+            code = error.code
+            _log.warning("replay broke off", replay=replay_id, why=error.message)
+        finally:
+            del self._running[replay_id]
+        await self._end(replay_id, request.to, running.sent, code)
+
+    async def _send(self, replay_id: str, request: ReplayRequest, running: _Running) -> None:
+        client = self._bus.client
+        async with aclosing(paced(selected(self._bus, request.selection), request.speed)) as messages:
+            async for stored in messages:
+                headers = {
+                    REPLAY_ID: replay_id,
+                    REPLAY_SEQ: str(stored.seq),
+                    REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}",
+                }
+                try:
+                    await client.publish(request.to, stored.data, headers=headers)
+                    if running.sent % _FLUSHED == 0:
+                        await client.flush()
+                except (TimeoutError, nats.errors.Error) as error:
+                    raise Unavailable(f"the broker went away: {error or type(error).__name__}.") from error
+                running.sent += 1
+
+    async def _end(self, replay_id: str, subject: str, sent: int, code: str) -> None:
+        headers = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
+        try:
+            await self._bus.client.publish(subject, b"", headers=headers)
+        except nats.errors.Error as error:
+            _log.warning("the end of a replay was not told", replay=replay_id, why=repr(error))

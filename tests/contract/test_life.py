@@ -1,0 +1,139 @@
+"""The contract's life: what was recorded under every version is understood, and what breaks is named."""
+
+import copy
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas import contract
+from schemas.codec import decode
+from schemas.compatibility import breaking
+from schemas.envelope import SCHEMA_VERSION
+from schemas.errors import InvalidEvent
+from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, QueryReceived
+from schemas.upcast import STEPS
+
+HERE = Path(__file__).parent
+VERSIONS = sorted(int(path.stem) for path in (HERE / "versions").glob("*.json"))
+RECORDED = sorted((HERE / "recorded").glob("*.jsonl.gz"))
+KINDS: dict[str, type[Event]] = {kind.subject: kind for kind in (*STAGE_EVENTS, EpisodeRecorded, EpisodeForgotten)}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def kept(version: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((HERE / "versions" / f"{version}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def now() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(contract.document()))
+    return found
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: str(path.name))
+def test_what_a_runtime_recorded_under_every_version_is_understood(path: Path) -> None:
+    """Taken from the streams of a real runtime of that version: turns, episodes, an import, a tombstone."""
+    found = []
+    for line in lines(path):
+        kind = KINDS[".".join(line["subject"].split(".")[-3:-1])]
+        event = decode(kind, json.dumps(line["event"]).encode())
+        assert event.envelope.schema_version == SCHEMA_VERSION
+        found.append(event)
+    assert {EpisodeRecorded, EpisodeForgotten, QueryReceived} <= {type(event) for event in found}
+    for event in found:
+        if isinstance(event, EpisodeRecorded):
+            assert event.episode.question
+            assert event.episode.messages[-1].content == event.episode.question
+
+
+def test_there_is_a_recording_a_contract_and_a_step_for_every_version_before_this_one() -> None:
+    before = list(range(1, SCHEMA_VERSION))
+    assert [version for version in VERSIONS if version < SCHEMA_VERSION] == before
+    assert [int(path.name.split(".")[0]) for path in RECORDED][: len(before)] == before
+    assert len(STEPS) == len(before)
+
+
+def test_a_breaking_change_raises_the_version() -> None:
+    last = VERSIONS[-1]
+    changes = breaking(kept(last), now())
+    assert not changes or last < SCHEMA_VERSION, (
+        f"this breaks readers and writers of version {last}: {'; '.join(changes)}. Undo it, or raise SCHEMA_VERSION, "
+        "add a step to schemas/upcast.py and a recording to tests/contract/recorded."
+    )
+
+
+def test_an_old_event_that_is_wrong_is_refused_by_its_field() -> None:
+    line = next(line for line in lines(RECORDED[0]) if line["subject"].split(".")[1] == "episode")
+    line["event"]["episode"]["level"] = "loud"
+    with pytest.raises(InvalidEvent) as caught:
+        decode(EpisodeRecorded, json.dumps(line["event"]).encode())
+    assert caught.value.param == "episode.level"
+
+
+def edited(change: Any) -> list[str]:
+    document = now()
+    after = copy.deepcopy(document)
+    change(after["components"]["schemas"], after)
+    return breaking(document, after)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda schemas, _: schemas["Episode"]["properties"].pop("answer"), "Episode.answer is gone"),
+        (lambda schemas, _: schemas["Query"]["required"].append("level"), "Query.level is required now"),
+        (
+            lambda schemas, _: schemas["Episode"]["properties"]["answer"].update(type="integer"),
+            "Episode.answer may now be integer",
+        ),
+        (
+            lambda schemas, _: schemas["Sampling"]["properties"]["max_tokens"].update(maximum=16),
+            "Sampling.max_tokens: maximum 16 is tighter than 32768",
+        ),
+        (
+            lambda schemas, _: schemas["Message"]["properties"]["role"]["enum"].remove("tool"),
+            "Message.role no longer takes 'tool'",
+        ),
+        (
+            lambda schemas, _: schemas["BiasReport"]["properties"]["checked"].update(type="string"),
+            "BiasReport.checked may now be string",
+        ),
+        (lambda _, document: document["channels"].pop("AnswerReady"), "channel AnswerReady (kiki.answer.ready."),
+        (
+            lambda _, document: document["channels"]["EmbedService"].update(address="kiki.svc.vectors"),
+            "channel EmbedService moved from kiki.svc.embed to kiki.svc.vectors",
+        ),
+        (
+            lambda schemas, _: schemas["FetchRequest"]["properties"]["name"].update(pattern="^x$"),
+            "FetchRequest.name: the pattern is ^x$",
+        ),
+    ],
+)
+def test_a_breaking_change_is_named(change: Any, named: str) -> None:
+    assert any(line.startswith(named) for line in edited(change)), edited(change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda schemas, _: schemas["Episode"]["properties"].update(mood={"type": "string", "default": ""}),
+        lambda schemas, _: schemas["Sampling"]["properties"]["max_tokens"].update(maximum=99999),
+        lambda _, document: document["channels"].update(New={"address": "kiki.new", "messages": {}}),
+        lambda schemas, _: schemas["FetchRequest"]["properties"].update(hint={"type": "string", "default": ""}),
+    ],
+)
+def test_what_breaks_nobody_is_not_named(change: Any) -> None:
+    assert edited(change) == []
+
+
+def test_the_version_is_told_in_the_document() -> None:
+    assert now()["info"]["version"] == f"{SCHEMA_VERSION}.0.0"
+    assert msgspec.json.encode(now())
