@@ -35,23 +35,23 @@ def decode(kind: type[S], data: bytes) -> S:
         InvalidEvent: not JSON, a newer schema version, or a field that is wrong; ``param`` names the field.
     """
     try:
-        decoded = _decoder(kind).decode(data)
-        if not isinstance(envelope := getattr(decoded, "envelope", None), Envelope):
-            return decoded
-        if envelope.schema_version == SCHEMA_VERSION:
-            return decoded
-        return _decoder(kind).decode(upcast(data) or data)
+        decoded: S = _decoder(kind).decode(data)
     except msgspec.ValidationError as error:
         return _older(kind, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
+    envelope = getattr(decoded, "envelope", None)
+    if isinstance(envelope, Envelope) and envelope.schema_version < SCHEMA_VERSION:
+        return _older(kind, data, None)
+    return decoded
 
 
-def _older(kind: type[S], data: bytes, error: msgspec.ValidationError) -> S:
-    """What does not decode as today's may do so as yesterday's."""
+def _older(kind: type[S], data: bytes, error: msgspec.ValidationError | None) -> S:
+    """What is not today's event may be yesterday's; ``error`` is why it is not today's."""
     if (newer := upcast(data)) is not None:
         try:
-            return _decoder(kind).decode(newer)
+            found: S = _decoder(kind).decode(newer)
+            return found
         except msgspec.ValidationError as after:
             error = after
     raise InvalidEvent(

@@ -18,13 +18,14 @@ from schemas.stages import (
 
 
 class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One answered turn with all that it takes to run it again. ``episode_id`` is derived from the turn id, so storing it twice stores it once.
+    """One answered turn with all that it takes to run it again.
 
-    ``messages`` is the conversation as it was asked, ``plan`` which stages thought (both since version 2 of the contract;
-    of an older episode the question alone is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in the prompt.
-    ``concepts`` are key phrases of the text; ``saillance_score`` (spelled as the sibling services do) in 0..1 says
-    how much there is to remember. An imported episode has who said it in ``speaker`` and its own id in ``source_id``;
-    a summary has the episodes that it stands for in ``summarises``.
+    ``episode_id`` is derived from the turn id, so storing it twice stores it once. ``messages`` is the conversation as
+    it was asked and ``plan`` says which stages thought (both since version 2 of the contract; of an older episode the
+    question alone is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in
+    the prompt. ``concepts`` are key phrases of the text; ``saillance_score`` (spelled as the sibling services do) in
+    0..1 says how much there is to remember. An imported episode has who said it in ``speaker`` and its own id in
+    ``source_id``; a summary has the episodes that it stands for in ``summarises``.
     """
 
     episode_id: str

@@ -1,7 +1,7 @@
 """Yesterday's events as today's: one step for each version, on the decoded JSON before it is checked.
 
-A step may rely on what the version before it promised, and on nothing else. Steps are never removed: the record keeps what
-was written under every version.
+A step may rely on what the version before it promised, and on nothing else. Steps are never removed: the record keeps
+what was written under every version.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,9 @@ def upcast(data: bytes) -> bytes | None:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    envelope = body.get("envelope") if isinstance(body, dict) else None
-    version = envelope.get("schema_version") if isinstance(envelope, dict) else None
+    if not isinstance(body, dict) or not isinstance(envelope := body.get("envelope"), dict):
+        return None
+    version = envelope.get("schema_version")
     if not isinstance(version, int) or not 1 <= version < SCHEMA_VERSION:
         return None
     for step in STEPS[version - 1 :]:

@@ -1,6 +1,5 @@
 """Other services and the record: who is registered, where each of them is, and what it has consumed.
 
-Pure: :mod:`.registration` (a name, its consumer, what it wants). On the bus: :mod:`.place` (fetch and mark), :mod:`.replay` and
-:mod:`.replays` (the record again),
-:mod:`.retention` (what may be dropped), :mod:`.agent`.
+Pure: :mod:`.registration` (a name, its consumer, what it wants). On the bus: :mod:`.place` (fetch and mark),
+:mod:`.replay` and :mod:`.replays` (the record again), :mod:`.retention` (what may be dropped), :mod:`.agent`.
 """

@@ -12,7 +12,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.reading import Stored, read
 from bus.topology import EPISODES
-from schemas.replay import Replayed, Selection, Speed
+from schemas.replay import REPLAY_SEQ, REPLAY_TIME, Replayed, Selection, Speed
 
 
 class _Owner(Struct, frozen=True):
@@ -40,7 +40,7 @@ async def selected(bus: Bus, chosen: Selection) -> AsyncGenerator[Stored, None]:
         async for stored in messages:
             if chosen.until is not None and stored.stored_at.timestamp() > chosen.until:
                 return
-            if stored.seq > after and _wanted(chosen, stored):
+            if fits(chosen, stored):
                 yield stored
 
 
@@ -56,6 +56,11 @@ async def paced(messages: AsyncGenerator[Stored, None], speed: Speed) -> AsyncGe
             yield stored
 
 
+def headers(stored: Stored) -> dict[str, str]:
+    """What a replayed message tells of its place, beside its bytes."""
+    return {REPLAY_SEQ: str(stored.seq), REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}"}
+
+
 def line(stored: Stored) -> bytes:
     """A line of JSONL, with its end."""
     kind = ".".join(stored.subject.split(".")[-3:-1])
@@ -65,7 +70,11 @@ def line(stored: Stored) -> bytes:
     return msgspec.json.encode(said) + b"\n"
 
 
-def _wanted(chosen: Selection, stored: Stored) -> bool:
+def fits(chosen: Selection, stored: Stored) -> bool:
+    """Whether the message is chosen. What nobody can read belongs to nobody."""
+    stamp = stored.stored_at.timestamp()
+    if stored.seq < (chosen.from_seq or 1) or not (chosen.since or 0.0) <= stamp <= (chosen.until or stamp):
+        return False
     if chosen.tenant is None and chosen.session_id is None:
         return True
     try:

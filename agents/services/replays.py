@@ -9,10 +9,10 @@ import anyio.abc
 import nats.errors
 import structlog
 
-from agents.services.replay import paced, selected
+from agents.services.replay import headers, paced, selected
 from bus.connection import Bus
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
-from schemas.replay import REPLAY_END, REPLAY_ERROR, REPLAY_ID, REPLAY_SEQ, REPLAY_TIME, ReplayRequest
+from schemas.replay import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
 
 AT_ONCE = 4
 _FLUSHED = 128
@@ -82,13 +82,9 @@ class Replays:
         client = self._bus.client
         async with aclosing(paced(selected(self._bus, request.selection), request.speed)) as messages:
             async for stored in messages:
-                headers = {
-                    REPLAY_ID: replay_id,
-                    REPLAY_SEQ: str(stored.seq),
-                    REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}",
-                }
+                said = headers(stored) | {REPLAY_ID: replay_id}
                 try:
-                    await client.publish(request.to, stored.data, headers=headers)
+                    await client.publish(request.to, stored.data, headers=said)
                     if running.sent % _FLUSHED == 0:
                         await client.flush()
                 except (TimeoutError, nats.errors.Error) as error:
@@ -96,8 +92,8 @@ class Replays:
                 running.sent += 1
 
     async def _end(self, replay_id: str, subject: str, sent: int, code: str) -> None:
-        headers = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
+        said = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
         try:
-            await self._bus.client.publish(subject, b"", headers=headers)
+            await self._bus.client.publish(subject, b"", headers=said)
         except nats.errors.Error as error:
             _log.warning("the end of a replay was not told", replay=replay_id, why=repr(error))

@@ -11,6 +11,7 @@ from runtime.cli import (
     doctor,
     memory,
     models,
+    replaying,
     router,
     services,
     serving,
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serving, talk, contract, doctor):
+for module in (serving, talk, replaying, contract, doctor):
     module.hang(app)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")

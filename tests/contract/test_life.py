@@ -20,7 +20,8 @@ from schemas.upcast import STEPS
 HERE = Path(__file__).parent
 VERSIONS = sorted(int(path.stem) for path in (HERE / "versions").glob("*.json"))
 RECORDED = sorted((HERE / "recorded").glob("*.jsonl.gz"))
-KINDS: dict[str, type[Event]] = {kind.subject: kind for kind in (*STAGE_EVENTS, EpisodeRecorded, EpisodeForgotten)}
+EVENTS: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded, EpisodeForgotten)
+KINDS = {kind.subject: kind for kind in EVENTS}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

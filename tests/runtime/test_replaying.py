@@ -1,0 +1,108 @@
+"""A replayed dialogue rebuilds the same memory in an empty runtime."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agents.memory.settings import MemorySettings
+from agents.services.replay import line, selected
+from bus import server
+from bus.connection import Bus, BusSettings, connect
+from bus.topology import EPISODES
+from runtime import replaying
+from schemas.errors import InvalidInput
+from schemas.events import EpisodeRecorded
+from schemas.replay import Selection
+from schemas.services import (
+    ForgetReply,
+    ForgetRequest,
+    SearchReply,
+    SearchRequest,
+    SessionReply,
+    SessionRequest,
+    VerifyReply,
+    VerifyRequest,
+)
+from tests.agents.memory.memories import eventually, projected, serving
+from tests.agents.memory.scenes import SIZE, answered, turn, unit
+
+pytestmark = pytest.mark.anyio
+
+TURNS = 14
+SAID = [f"In turn {number} we spoke of the {word}." for number, word in enumerate("abcdefghijklmn")]
+
+
+@pytest.fixture
+async def empty(tmp_path: Path) -> AsyncIterator[Bus]:
+    """The bus of another runtime, where nothing has happened."""
+    async with (
+        server.embedded(tmp_path / "other", port=0) as other,
+        connect(BusSettings(url=other.url, prefix="elsewhere"), name="other") as bus,
+    ):
+        await bus.reconcile()
+        yield bus
+
+
+async def hold(bus: Bus) -> None:
+    """A dialogue of fourteen turns, and a second session that is forgotten again."""
+    for number in range(TURNS):
+        event = answered(turn(key=f"t{number}"), unit(number), text=SAID[number], answer=f"Yes, {number}.")
+        await bus.publish(event)
+        await eventually(lambda event=event: bus.last(EpisodeRecorded, event.envelope.turn_id, stream=EPISODES))
+    await bus.publish(answered(turn(key="secret", session="private"), unit(99), text="a secret"))
+    await projected(bus, TURNS + 1, TURNS + 1)
+    request = ForgetRequest(tenant="ann", session_id="private")
+    assert (await bus.request("memory.forget", request, ForgetReply, timeout=10)).episodes == 1
+
+
+async def remembered(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyReply]:
+    """Everything that a memory can be asked: its session, what each question finds, and whether its stores agree."""
+    session = await bus.request(
+        "memory.session", SessionRequest(tenant="ann", session_id="s1"), SessionReply, timeout=10
+    )
+    searches = [
+        await bus.request(
+            "memory.search",
+            SearchRequest(tenant="ann", vector=unit(number), text=SAID[number], limit=20, as_of=2e9),
+            SearchReply,
+            timeout=10,
+        )
+        for number in range(TURNS)
+    ]
+    return session, searches, await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10)
+
+
+async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
+    bus: Bus, empty: Bus, tmp_path: Path
+) -> None:
+    settings = MemorySettings(data_dir=tmp_path / "one", vector_size=SIZE, status_interval=0.05)
+    async with serving(bus, settings):
+        await hold(bus)
+        there = await remembered(bus)
+        lines = [line(stored).decode() async for stored in selected(bus, Selection(tenant="ann"))]
+    again = MemorySettings(data_dir=tmp_path / "two", vector_size=SIZE, status_interval=0.05)
+    async with serving(empty, again):
+        told = [stored async for stored in replaying.told(empty, lines, source="dialogue.jsonl")]
+        assert [await replaying.restore(empty, stored) for stored in told] == [True] * (TURNS + 1)
+        await projected(empty, TURNS, TURNS)
+        here = await remembered(empty)
+        assert [await replaying.restore(empty, stored) for stored in told] == [False] * (TURNS + 1)
+    assert here == there
+    assert len(here[0].episodes) == TURNS
+    assert here[2].agrees
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ("{", "line"),
+        ('{"seq": 1}', "stored_at"),
+        ('{"seq": 1, "stored_at": 1.0, "subject": "query.received", "event": {}}', "subject"),
+        ('{"seq": 1, "stored_at": 1.0, "subject": "episode.recorded", "event": {}}', "event.envelope"),
+    ],
+)
+async def test_a_line_that_is_no_event_is_named(bus: Bus, text: str, param: str) -> None:
+    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 2") as caught:
+        await anext(replaying.told(bus, ["", text], source="d.jsonl"))
+    assert caught.value.param == param
