@@ -15,8 +15,9 @@ import typer
 from rich.progress import Progress, track
 from rich.table import Table
 
-from bus.connection import Bus, connect
-from runtime import locomo, recalling
+from bus import server
+from bus.connection import Bus, BusSettings, connect
+from runtime import locomo, recalling, rereading
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.serving import wait_ready
 from runtime.composition import AGENTS, bus_settings
@@ -149,6 +150,39 @@ def recall_bench(
     out.print(table)
     if slope:
         out.print(f"a million episodes: {slope['memory'] / 1e9:.1f} GB of memory, {slope['disk'] / 1e9:.1f} GB of disk")
+    out.print(f"{machine()}", style="dim", highlight=False)
+
+
+@app.command(name="replay")
+@command
+def replay_bench(
+    episodes: Annotated[int, typer.Option(min=100, max=1_000_000, help="Episodes in the record.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Episodes a second out of the record. Starts a broker of its own."""
+
+    async def measured() -> rereading.Rates:
+        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+            async with (
+                server.embedded(Path(directory), port=0) as broker,
+                connect(BusSettings(url=broker.url), name="kiki-bench") as bus,
+            ):
+                await bus.reconcile()
+                with Progress(console=err, transient=True) as progress:
+                    task = progress.add_task("recording", total=episodes)
+                    size = await rereading.fill(bus, episodes, tick=lambda more: progress.advance(task, more))
+                return await rereading.measure(bus, bytes_each=size)
+
+    settings_of(log_level="warning")
+    found = run_async(measured)
+    if as_json:
+        out.out(json.dumps({"bench": "replay", "unit": "episodes/s", "machine": machine(), **asdict(found)}))
+        return
+    title = f"{found.episodes} episodes of {found.bytes_each / 1000:.1f} kB out of the record"
+    table = Table("as", "episodes/s", title=title, box=None)
+    for name in ("raw", "decoded", "lines"):
+        table.add_row(name, f"{getattr(found, name):.0f}")
+    out.print(table)
     out.print(f"{machine()}", style="dim", highlight=False)
 
 

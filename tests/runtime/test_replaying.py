@@ -1,6 +1,7 @@
 """A replayed dialogue rebuilds the same memory in an empty runtime."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,9 @@ async def hold(bus: Bus) -> None:
     """A dialogue of fourteen turns, and a second session that is forgotten again."""
     for number in range(TURNS):
         event = answered(turn(key=f"t{number}"), unit(number), text=SAID[number], answer=f"Yes, {number}.")
+        turn_id = event.envelope.turn_id
         await bus.publish(event)
-        await eventually(lambda event=event: bus.last(EpisodeRecorded, event.envelope.turn_id, stream=EPISODES))
+        await eventually(partial(bus.last, EpisodeRecorded, turn_id, stream=EPISODES))
     await bus.publish(answered(turn(key="secret", session="private"), unit(99), text="a secret"))
     await projected(bus, TURNS + 1, TURNS + 1)
     request = ForgetRequest(tenant="ann", session_id="private")

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from agents.services import replay
 from agents.services.replay import fits, line, paced, selected
 from agents.services.replays import AT_ONCE
 from bus.connection import Bus
@@ -79,8 +78,8 @@ async def test_recorded_speed_keeps_the_pauses(monkeypatch: pytest.MonkeyPatch) 
         for seq, at in enumerate((100.0, 101.5, 101.5, 161.5), 1):
             yield Stored(seq, "kiki.episode.recorded.x", datetime.fromtimestamp(at, UTC), b"{}")
 
-    monkeypatch.setattr(replay.anyio, "sleep", sleep)
-    monkeypatch.setattr(replay.time, "time", lambda: now)
+    monkeypatch.setattr("agents.services.replay.anyio.sleep", sleep)
+    monkeypatch.setattr("agents.services.replay.time.time", lambda: now)
     assert [one.seq async for one in paced(stored(), "recorded")] == [1, 2, 3, 4]
     assert slept == [0.0, 1.5, 0.0, 60.0]
     slept.clear()
@@ -96,7 +95,7 @@ async def start(bus: Bus, to: str = "copies.here", **settings: object) -> str:
 async def heard(bus: Bus, **settings: object) -> tuple[str, list[Msg]]:
     """A replay's messages with the one that ends it."""
     subscription = await bus.client.subscribe("copies.here")
-    replay_id = await start(bus, **settings)
+    replay_id = await start(bus, **settings)  # type: ignore[arg-type]
     found: list[Msg] = []
     while not found or "Kiki-Replay-End" not in (found[-1].headers or {}):
         found.append(await subscription.next_msg(timeout=5))
@@ -127,7 +126,7 @@ async def test_a_replay_can_be_stopped_and_there_is_a_bound(bus: Bus) -> None:
         subscription = await bus.client.subscribe("copies.here")
         for one in ids:
             await bus.request("replay.stop", ReplayStopRequest(replay_id=one), ReplayStopReply, timeout=5)
-        ended = set()
+        ended: set[str] = set()
         while len(ended) < AT_ONCE:
             headers = (await subscription.next_msg(timeout=5)).headers or {}
             if "Kiki-Replay-End" in headers:
