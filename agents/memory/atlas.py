@@ -4,9 +4,8 @@ Each point has two vectors: ``context`` (the episode's embedding with its neighb
 weights with theirs; the IDF is the tenant's own). Neighbours come from Trace; see :mod:`agents.memory.context`. Its own
 embedding lies beside the text, because nothing searches it: it is read for the few best, and when a neighbour comes.
 
-What qdrant-edge 0.9 guarantees, as read from its system calls and tried with ``kill -9``: an upsert lies in the
-write-ahead log when it returns and survives the death of the process; only ``flush`` syncs it to disk, so only
-then it survives the death of the machine. :meth:`Atlas.place` therefore flushes once for each batch, and the
+What qdrant-edge 0.9 guarantees without a write-ahead log, as its documentation says and as tried with ``kill -9``: what
+was written before a ``flush`` is there afterwards. :meth:`Atlas.place` therefore flushes once for each batch, and the
 record's message is acknowledged after it.
 """
 
@@ -35,13 +34,15 @@ CONTEXT, WORDS = "context", "words"
 OWN = "vector"
 """The payload field of an episode's own embedding."""
 
-_INDEXED: dict[str, qdrant.PayloadSchemaType | qdrant.KeywordIndexParams] = {
-    "tenant": qdrant.KeywordIndexParams(is_tenant=True),
-    "session_id": qdrant.PayloadSchemaType.Keyword,
-    "created_at": qdrant.PayloadSchemaType.Float,
+_INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
+    "tenant": qdrant.KeywordIndexParams(is_tenant=True, memory=qdrant.Memory.Cached),
+    "session_id": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
+    "created_at": qdrant.FloatIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
 }
 READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
 """What a point tells besides its tenant."""
+
+_SCORED_AGAIN = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
 PointId = int | UUID | str
 
@@ -274,9 +275,22 @@ def _vectors(near: Around) -> dict[str, Any]:
 
 
 def _config(size: int) -> qdrant.EdgeConfig:
+    """Vectors are scanned as one-bit codes and the best of them scored again; a large tenant gets a graph of its own.
+
+    Without a write-ahead log, because the record is one: what was not flushed is projected again. A log would be
+    read again at every start.
+    """
+    codes = qdrant.TurboQuantQuantizationConfig(bits=qdrant.TurboQuantBitSize.Bits1)
     return qdrant.EdgeConfig(
-        vectors={CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot)},
-        sparse_vectors={WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
+        vectors={CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, quantization_config=codes)},
+        sparse_vectors={
+            WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf, memory=qdrant.Memory.Cached)
+        },
+        hnsw_config=qdrant.HnswIndexConfig(
+            m=0, payload_m=16, ef_construct=100, full_scan_threshold=10000, max_indexing_threads=1
+        ),
+        id_tracker_memory=qdrant.Memory.Cached,
+        wal_enabled=False,
     )
 
 
@@ -313,7 +327,7 @@ def _request(query: Any, name: str, where: qdrant.Filter, ask: Ask, *, among: bo
         filter=where,
         limit=2 * ask.limit if among else ask.limit,
         with_payload=False if among else [*READ, OWN],
-        params=qdrant.SearchParams(idf=corpus),
+        params=qdrant.SearchParams(idf=corpus, quantization=_SCORED_AGAIN),
     )
 
 
