@@ -3,14 +3,15 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import anyio
 
-from agents.inference import blas
-from agents.inference.prompt import Prompt, with_recall
+from agents.inference.engine import Engine
+from agents.inference.prompt import with_recall
 from agents.inference.quarantine import Quarantine
-from agents.inference.requests import Request
+from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from bus.agent import Endpoint
@@ -18,15 +19,12 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.metrics import degraded
 from bus.topology import JOBS
-from schemas.chat import Message, Sampling, Usage
+from schemas.chat import Usage
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import Inference, StageTiming
-
-if TYPE_CHECKING:
-    from agents.inference.engine import MlxEngine, OnPiece
 
 PREFETCHES = 4
 """Routed turns whose adapters are fetched at once; it is a hint to the engine and takes no time here."""
@@ -39,10 +37,9 @@ class InferenceAgent:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
-        self._engine: MlxEngine
+        self._engine: Engine
         self._quarantine: Quarantine
         self._bus: Bus
-        self._encoding = anyio.CapacityLimiter(1)  # the encoder is not thread-safe
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -52,10 +49,7 @@ class InferenceAgent:
             SetupError: the model or the adapters folder cannot be used.
         """
         self._quarantine = Quarantine(self.settings.journal, well=lambda: self._engine.healthy)
-        blas.preload()
-        from agents.inference.engine import MlxEngine
-
-        self._bus, self._engine = bus, MlxEngine(self.settings)
+        self._bus, self._engine = bus, _engine(self.settings)
         await self._engine.start()
         try:
             async with anyio.create_task_group() as tasks:
@@ -103,8 +97,7 @@ class InferenceAgent:
             info={
                 "model": self.settings.model_name,
                 "model_digest": self.settings.model_digest,
-                "device": engine.device,
-                "adapters": " ".join(use.name for use in engine.active_adapters),
+                **engine.info,
             },
         )
 
@@ -114,20 +107,7 @@ class InferenceAgent:
             return await self._infer(event, delivery)
 
     async def _infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
-        plan = event.route.plan
-        await self._check(event.query.sampling)
-        prompt = await self._prompt(event)
-        outcome = await self._engine.generate(
-            Request(
-                lane="interactive",
-                prompt=prompt,
-                sampling=event.query.sampling,
-                adapters=event.route.adapters,
-                n=plan.candidates,
-                deadline=event.envelope.deadline,
-            ),
-            _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None,
-        )
+        outcome = await self._candidates(event, delivery)
         completion = sum(candidate.usage.completion_tokens for candidate in outcome.candidates)
         timing = StageTiming(
             stage="inference",
@@ -160,17 +140,14 @@ class InferenceAgent:
             await self._job(job, delivery)
 
     async def _job(self, job: Job, delivery: Delivery) -> None:
-        await self._check(job.sampling)
-        prompt = await self._encode(job.messages)
-        choices = await self._choices(job.choices)
         outcome = await self._engine.generate(
             Request(
                 lane=job.lane,
-                prompt=prompt,
+                messages=job.messages,
                 sampling=job.sampling,
                 adapters=job.adapters,
                 n=job.n,
-                choices=choices,
+                choices=job.choices,
                 deadline=job.envelope.deadline,
             )
         )
@@ -199,41 +176,38 @@ class InferenceAgent:
             give_up=self.refuse,
         )
 
-    async def _prompt(self, event: RecallDone) -> Prompt:
-        """The turn's prompt; without the recalled episodes if these alone make it too long."""
-        hits = event.recall.hits
+    async def _candidates(self, event: RecallDone, delivery: Delivery) -> Outcome:
+        """The turn's candidates; without the recalled episodes if these alone make the prompt too long."""
+        plan, hits = event.route.plan, event.recall.hits
+        request = Request(
+            lane="interactive",
+            messages=with_recall(event.query.messages, hits),
+            sampling=event.query.sampling,
+            adapters=event.route.adapters,
+            n=plan.candidates,
+            deadline=event.envelope.deadline,
+        )
+        on_piece = _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None
         try:
-            return await self._encode(with_recall(event.query.messages, hits))
+            return await self._engine.generate(request, on_piece)
         except InvalidInput as error:
             if not hits or error.code != "context_length_exceeded":
                 raise
             degraded("inference.recall_dropped", error.message)
-            return await self._encode(event.query.messages)
-
-    async def _check(self, sampling: Sampling) -> None:
-        """Raises InvalidInput for a JSON schema that cannot be served, before the model's thread meets it."""
-        if sampling.json_schema is not None:
-            await anyio.to_thread.run_sync(self._engine.grammars.check, sampling.json_schema, limiter=self._encoding)
-
-    async def _encode(self, messages: Sequence[Message]) -> Prompt:
-        return await anyio.to_thread.run_sync(self._engine.encoder.encode, messages, limiter=self._encoding)
-
-    async def _choices(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Tokens of each choice.
-
-        Raises:
-            InvalidInput: a choice is empty.
-        """
-        if not all(texts):
-            raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
-
-        def encoded() -> tuple[tuple[int, ...], ...]:
-            return tuple(tuple(self._engine.encoder.plain(text)) for text in texts)
-
-        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding) if texts else ()
+            return await self._engine.generate(replace(request, messages=event.query.messages), on_piece)
 
 
-def _signalling(turn_id: str, delivery: Delivery) -> "OnPiece":
+def _engine(settings: InferenceSettings) -> Engine:
+    """The engine of the settings; only here does MLX come into the process."""
+    from agents.inference import blas
+
+    blas.preload()
+    from agents.inference.local import MlxEngine
+
+    return MlxEngine(settings)
+
+
+def _signalling(turn_id: str, delivery: Delivery) -> OnPiece:
     """Publishes each piece of text with an index without gaps."""
     index = 0
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import anyio
 
 from agents.inference.agent import InferenceAgent
-from agents.inference.prompt import Prompt
+from agents.inference.requests import Outcome
 from agents.inference.settings import InferenceSettings
+from bus.handler import Delivery
 from runtime import composition, process
 from runtime.settings import Settings, load
 from schemas.events import RecallDone
@@ -22,7 +23,7 @@ STALL = 4.0
 class PoisonedAgent(InferenceAgent):
     """Decodes like the real one until it meets poison."""
 
-    async def _prompt(self, event: RecallDone) -> Prompt:
+    async def _candidates(self, event: RecallDone, delivery: Delivery) -> Outcome:
         text = event.query.text
         if KILL in text:
             await anyio.sleep(0.3)  # the others are at the model by now
@@ -30,8 +31,11 @@ class PoisonedAgent(InferenceAgent):
         once = Path(os.environ["KIKI_DATA_DIR"]) / "hung"
         if HANG in text or (HANG_ONCE in text and not once.exists()):
             once.touch()
-            self._engine._call(lambda: time.sleep(600))
-        return await super()._prompt(event)
+            from agents.inference.local import MlxEngine
+
+            assert isinstance(self._engine, MlxEngine)
+            self._engine.thread.call(lambda: time.sleep(600))
+        return await super()._candidates(event, delivery)
 
 
 def build(settings: Settings) -> PoisonedAgent:

@@ -73,7 +73,7 @@ def loaded(settings: InferenceSettings) -> Any:
 @pytest.fixture(scope="session")
 async def engine(settings: InferenceSettings) -> AsyncIterator[Any]:
     """One running engine for the session."""
-    from agents.inference.engine import MlxEngine
+    from agents.inference.local import MlxEngine
 
     running = MlxEngine(settings)
     await running.start()

@@ -8,6 +8,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from agents.inference.agent import InferenceAgent
+from agents.inference.local import MlxEngine
 from agents.inference.settings import InferenceSettings
 from bus import agent as agents
 from bus.connection import Bus
@@ -170,5 +171,6 @@ async def test_dead_engine_ends_the_agent(bus: Bus, settings: InferenceSettings)
 
     with pytest.RaisesGroup(pytest.RaisesExc(MemoryError, match="made up"), flatten_subgroups=True):
         async with agent.open(bus):
-            agent._engine._calls.put(die)
+            assert isinstance(agent._engine, MlxEngine)
+            agent._engine.thread.call(die)
             await anyio.sleep(PATIENCE)

@@ -1,6 +1,7 @@
 """The engine on the real model."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -20,10 +21,10 @@ pytestmark = pytest.mark.anyio
 PARIS = "The capital of France is Paris."
 
 
-def ask(engine: Any, text: str = "What is the capital of France?", **options: Any) -> Request:
-    prompt = engine.encoder.encode([Message(role="user", content=text)])
+def ask(text: str = "What is the capital of France?", **options: Any) -> Request:
+    messages = (Message(role="user", content=text),)
     sampling = Sampling(**{"max_tokens": 12, **options.pop("sampling", {})})
-    return Request(lane=options.pop("lane", "interactive"), prompt=prompt, sampling=sampling, **options)
+    return Request(lane=options.pop("lane", "interactive"), messages=messages, sampling=sampling, **options)
 
 
 async def together(engine: Any, *requests: Request) -> list[Outcome]:
@@ -38,35 +39,50 @@ async def together(engine: Any, *requests: Request) -> list[Outcome]:
     return [found[number] for number in range(len(requests))]
 
 
+async def in_one_batch(engine: Any, *requests: Request) -> list[Outcome]:
+    """Like :func:`together`, with all of them at the thread before it looks."""
+    go = threading.Event()
+
+    async def open_when_all_wait() -> None:
+        while engine.thread._calls.qsize() < len(requests):
+            await anyio.sleep(0.005)
+        go.set()
+
+    engine.thread.call(go.wait)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(open_when_all_wait)
+        return await together(engine, *requests)
+
+
 async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
     pieces: list[Piece] = []
 
     async def hear(piece: Piece) -> None:
         pieces.append(piece)
 
-    request = ask(engine)
+    request = ask()
     (candidate,) = (await engine.generate(request, hear)).candidates
+    prompt = engine.encoder.encode(request.messages)
     assert candidate.text == PARIS == "".join(piece.text for piece in pieces)
     assert len(pieces) > 1
     assert candidate.finish_reason == "stop"
-    assert candidate.usage.prompt_tokens == len(request.prompt.tokens)
+    assert candidate.usage.prompt_tokens == len(prompt.tokens)
     assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1  # and the end of sequence
     assert -1.0 < candidate.logprob < 0.0
 
 
 async def test_logprob_is_the_models_own(engine: Any) -> None:
-    answer = (await engine.generate(ask(engine, sampling={"max_tokens": 4}))).candidates[0]
+    answer = (await engine.generate(ask(sampling={"max_tokens": 4}))).candidates[0]
     assert answer.finish_reason == "length"
-    choice = tuple(engine.encoder.plain(answer.text))
-    (total,) = (await engine.generate(ask(engine, choices=(choice,)))).logprobs
+    (total,) = (await engine.generate(ask(choices=(answer.text,)))).logprobs
     assert total / 4 == pytest.approx(answer.logprob, abs=1e-3)
 
 
 async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
-    before = engine.prompt_tokens
-    request = ask(engine, n=3, sampling={"seed": 5})
+    before = engine.gauges["prompt_tokens_total"]
+    request = ask(n=3, sampling={"seed": 5})
     outcome = await engine.generate(request)
-    assert engine.prompt_tokens - before <= len(request.prompt.tokens), "once, not once a candidate"
+    assert engine.gauges["prompt_tokens_total"] - before <= outcome.prompt_tokens, "once, not once a candidate"
     first, *later = outcome.candidates
     assert first.text == PARIS
     assert [candidate.seed for candidate in outcome.candidates] == [5, 6, 7]
@@ -75,22 +91,22 @@ async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
 
 
 async def test_seed_decides_and_neighbours_do_not_matter(engine: Any) -> None:
-    drawn = ask(engine, "Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
+    drawn = ask("Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
     (alone,) = await together(engine, drawn)
     again, _, _ = await together(
         engine,
         drawn,
-        ask(engine, "Tell me a long story.", n=2, sampling={"temperature": 1.5, "seed": 3}),
-        ask(engine, "Count to five."),
+        ask("Tell me a long story.", n=2, sampling={"temperature": 1.5, "seed": 3}),
+        ask("Count to five."),
     )
-    other = await engine.generate(ask(engine, "Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
+    other = await engine.generate(ask("Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
     assert again.candidates[0].text == alone.candidates[0].text
     assert other.candidates[0].text != alone.candidates[0].text
 
 
 async def test_nucleus_of_one_token_is_greedy(engine: Any) -> None:
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
-        outcome = await engine.generate(ask(engine, sampling={"temperature": 2.0, "seed": 1, **narrow}))
+        outcome = await engine.generate(ask(sampling={"temperature": 2.0, "seed": 1, **narrow}))
         assert outcome.candidates[0].text == PARIS, narrow
 
 
@@ -101,47 +117,46 @@ async def test_stop_strings_end_the_answer_before_themselves(engine: Any, stop: 
     async def hear(piece: Piece) -> None:
         pieces.append(piece.text)
 
-    (candidate,) = (await engine.generate(ask(engine, sampling={"stop": (stop,)}), hear)).candidates
+    (candidate,) = (await engine.generate(ask(sampling={"stop": (stop,)}), hear)).candidates
     assert candidate.text == text == "".join(pieces)
     assert candidate.finish_reason == "stop"
 
 
 async def test_cancelled_request_stops_within_two_tokens(engine: Any) -> None:
-    request = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400})
+    request = ask("Tell me a very long story.", sampling={"max_tokens": 400})
     seen = 0
-    decoded_at_cancel = 0
+    decoded_at_cancel = 0.0
     with anyio.CancelScope() as scope:
 
         async def hear(_: Piece) -> None:
             nonlocal seen, decoded_at_cancel
             seen += 1
             if seen == 3:
-                decoded_at_cancel = engine.tokens_decoded
+                decoded_at_cancel = engine.gauges["tokens_decoded_total"]
                 scope.cancel()
 
         await engine.generate(request, hear)
-    await engine.generate(ask(engine, sampling={"max_tokens": 1}))  # the thread has gone round since
+    await engine.generate(ask(sampling={"max_tokens": 1}))  # the thread has gone round since
     assert scope.cancelled_caught
-    assert engine.tokens_decoded - 1 - decoded_at_cancel <= 2
+    assert engine.gauges["tokens_decoded_total"] - 1 - decoded_at_cancel <= 2
     assert engine.gauges["active_rows"] == 0
 
 
 async def test_deadline_ends_the_decoding(engine: Any) -> None:
-    late = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 4000}, deadline=time.time() + 0.3)
+    late = ask("Tell me a very long story.", sampling={"max_tokens": 4000}, deadline=time.time() + 0.3)
     with pytest.raises(DeadlineExceeded):
         await engine.generate(late)
-    assert (await engine.generate(ask(engine))).candidates[0].text == PARIS
+    assert (await engine.generate(ask())).candidates[0].text == PARIS
 
 
 async def test_choices_are_scored_as_continuations(engine: Any) -> None:
-    texts = (PARIS, "The capital of France is Rome.", "Paris")
-    choices = tuple(tuple(engine.encoder.plain(text)) for text in texts)
-    together_ = await engine.generate(ask(engine, choices=choices))
+    choices = (PARIS, "The capital of France is Rome.", "Paris")
+    together_ = await engine.generate(ask(choices=choices))
     assert together_.candidates == ()
     paris, rome, _ = together_.logprobs
     assert rome < paris < 0.0
     for choice, total in zip(choices, together_.logprobs, strict=True):
-        alone = await engine.generate(ask(engine, choices=(choice,)))
+        alone = await engine.generate(ask(choices=(choice,)))
         assert alone.logprobs[0] == pytest.approx(total, abs=1e-3)
 
 
@@ -155,12 +170,12 @@ SETS: tuple[tuple[AdapterUse, ...], ...] = (
 
 @pytest.mark.parametrize("at_once", [2, 4, 8])
 async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) -> None:
-    alone = [(await engine.generate(ask(engine, adapters=uses))).candidates[0] for uses in SETS]
+    alone = [(await engine.generate(ask(adapters=uses))).candidates[0] for uses in SETS]
     assert len({candidate.text for candidate in alone}) == len(SETS)
     swaps = engine.gauges["adapter_swaps_total"]
     for first in range(0, 8, at_once):
         order = [(first + number) % len(SETS) for number in range(at_once)]
-        mixed = await together(engine, *(ask(engine, adapters=SETS[index]) for index in order))
+        mixed = await in_one_batch(engine, *(ask(adapters=SETS[index]) for index in order))
         assert [outcome.candidates[0].text for outcome in mixed] == [alone[index].text for index in order]
         assert [outcome.adapters for outcome in mixed] == [alone[index].adapters for index in order]
     assert engine.gauges["adapter_swaps_total"] - swaps <= 8 / at_once, "one batch, not one set after the other"
@@ -171,11 +186,10 @@ async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) 
 
 
 async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: Any) -> None:
-    choice = (tuple(engine.encoder.plain(PARIS)),)
-    panel = ask(engine, adapters=SETS[1], n=3, sampling={"seed": 5})
-    scored = [ask(engine, adapters=uses, choices=choice) for uses in SETS]
+    panel = ask(adapters=SETS[1], n=3, sampling={"seed": 5})
+    scored = [ask(adapters=uses, choices=(PARIS,)) for uses in SETS]
     alone = [await engine.generate(request) for request in (panel, *scored)]
-    mixed = await together(engine, panel, *scored, ask(engine, adapters=SETS[2], sampling={"max_tokens": 30}))
+    mixed = await together(engine, panel, *scored, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
     assert [one.text for one in mixed[0].candidates] == [one.text for one in alone[0].candidates]
     totals = [outcome.logprobs[0] for outcome in alone[1:]]
     assert [outcome.logprobs[0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
@@ -187,13 +201,13 @@ async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
 
     async def bad() -> None:
         try:
-            await engine.generate(ask(engine, adapters=(AdapterUse(name="dead"),)))
+            await engine.generate(ask(adapters=(AdapterUse(name="dead"),)))
         except KikiError as error:
             errors.append(error)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bad)
-        (good,) = await together(engine, ask(engine))
+        (good,) = await together(engine, ask())
     assert good.candidates[0].text == PARIS
     assert [error.code for error in errors] == ["adapter_failed"]
     assert engine.healthy
@@ -202,21 +216,21 @@ async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
 async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> None:
     counter = DEGRADED.labels("adapter.missing")
     before = counter._value.get()
-    outcome = await engine.generate(ask(engine, adapters=(AdapterUse(name="nobody"),)))
+    outcome = await engine.generate(ask(adapters=(AdapterUse(name="nobody"),)))
     assert (outcome.candidates[0].text, outcome.candidates[0].adapters) == (PARIS, ())
     assert counter._value.get() == before + 1
 
 
 async def test_prefetch_makes_resident(engine: Any) -> None:
     engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
-    await engine.generate(ask(engine, sampling={"max_tokens": 1}))
+    await engine.generate(ask(sampling={"max_tokens": 1}))
     assert engine.gauges["adapter_resident_bytes"] > 0
 
 
 async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettings, engine: Any) -> None:
-    request = ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400})
+    request = ask("Tell me a very long story.", sampling={"max_tokens": 400})
     room = engine.encoder.context_tokens
-    engine.encoder.context_tokens = len(request.prompt.tokens) + 5
+    engine.encoder.context_tokens = len(engine.encoder.encode(request.messages).tokens) + 5
     try:
         (candidate,) = (await engine.generate(request)).candidates
     finally:
@@ -225,9 +239,10 @@ async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettin
 
 
 async def test_work_waits_for_bytes_of_cache_and_all_of_it_finishes(engine: Any) -> None:
-    request = ask(engine, sampling={"max_tokens": 20})
-    one = engine._cost.of(len(request.prompt.tokens) + 20)
-    before, engine._scheduler.max_bytes = engine._scheduler.max_bytes, 2 * one
+    request = ask(sampling={"max_tokens": 20})
+    admission = engine.thread.decoder.admission
+    one = admission.cost.of(len(engine.encoder.encode(request.messages).tokens) + 20)
+    before, admission.scheduler.max_bytes = admission.scheduler.max_bytes, 2 * one
     rows: list[float] = []
 
     async def hear(_: Piece) -> None:
@@ -238,13 +253,13 @@ async def test_work_waits_for_bytes_of_cache_and_all_of_it_finishes(engine: Any)
             for _ in range(5):
                 tasks.start_soon(engine.generate, request, hear)
     finally:
-        engine._scheduler.max_bytes = before
+        admission.scheduler.max_bytes = before
     assert max(rows) == 2
     assert len(rows) >= 5
 
 
 async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
-    from agents.inference.engine import MlxEngine
+    from agents.inference.local import MlxEngine
 
     engine = MlxEngine(settings)
     await engine.start()
@@ -253,26 +268,26 @@ async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
         raise MemoryError("made up")
 
     def poison() -> None:
-        engine._calls.put(die)
+        engine.thread.call(die)
 
     watching = asyncio.ensure_future(engine.watch())
     with pytest.raises(Unavailable, match="thread has ended"):
         await engine.generate(
-            ask(engine, "Tell me a very long story.", sampling={"max_tokens": 400}),
+            ask("Tell me a very long story.", sampling={"max_tokens": 400}),
             lambda _: anyio.to_thread.run_sync(poison),
         )
     with pytest.raises(MemoryError, match="made up"):
         await watching
     assert not engine.healthy
     with pytest.raises(Unavailable):
-        await engine.generate(ask(engine))
+        await engine.generate(ask())
     await engine.stop()
 
 
 async def test_what_is_no_model_is_refused_at_start(settings: InferenceSettings, tmp_path: Any) -> None:
     import msgspec
 
-    from agents.inference.engine import MlxEngine
+    from agents.inference.local import MlxEngine
 
     for wrong in ({"model": tmp_path / "none"}, {"model": tmp_path}, {"adapters": tmp_path / "none"}):
         with pytest.raises(SetupError):

@@ -27,7 +27,7 @@ TURNS = ("What is the capital of France?", "And of Italy?", "Which of the two is
 
 @pytest.fixture(scope="module")
 async def engines(settings: InferenceSettings, engine: Any) -> AsyncIterator[dict[str, Any]]:
-    from agents.inference.engine import MlxEngine
+    from agents.inference.local import MlxEngine
 
     others = {"off": {"prefix_bytes": 0}, "8 bits": {"prefix_bits": 8}}
     found = {name: MlxEngine(msgspec.structs.replace(settings, **changed)) for name, changed in others.items()}
@@ -44,14 +44,20 @@ async def chat(engine: Any, uses: tuple[AdapterUse, ...], **options: Any) -> tup
     answers, processed, prompts = [], [], []
     for question in TURNS:
         messages.append(Message(role="user", content=question))
-        prompt, before = engine.encoder.encode(messages), engine.prompt_tokens
+        before = engine.gauges["prompt_tokens_total"]
         sampling = Sampling(max_tokens=16, **options)
         outcome = await engine.generate(
-            Request(lane="interactive", prompt=prompt, adapters=uses, sampling=sampling, n=options.get("n", 1))
+            Request(
+                lane="interactive",
+                messages=tuple(messages),
+                adapters=uses,
+                sampling=sampling,
+                n=options.get("n", 1),
+            )
         )
         answers.append(outcome.candidates[0].text)
-        processed.append(engine.prompt_tokens - before)
-        prompts.append(len(prompt.tokens))
+        processed.append(int(engine.gauges["prompt_tokens_total"] - before))
+        prompts.append(outcome.prompt_tokens)
         messages.append(Message(role="assistant", content=answers[-1]))
     return answers, processed, prompts
 
@@ -78,15 +84,16 @@ async def test_8_bits_answer_nearly_the_same_in_fewer_bytes(engines: dict[str, A
 
 async def test_adapters_do_not_share_prefixes(engines: dict[str, Any]) -> None:
     engine = engines["8 bits"]
-    prompt = engine.encoder.encode([Message(role="user", content="Name three rivers of Europe, please.")])
+    messages = (Message(role="user", content="Name three rivers of Europe, please."),)
     counts = []
     for uses in ((), (AdapterUse(name="one"),), (AdapterUse(name="one", weight=0.5),), ()):
-        before = engine.prompt_tokens
+        before = engine.gauges["prompt_tokens_total"]
         sampling = Sampling(max_tokens=2)
-        await engine.generate(Request(lane="interactive", prompt=prompt, adapters=uses, sampling=sampling))
-        counts.append(engine.prompt_tokens - before)
+        request = Request(lane="interactive", messages=messages, adapters=uses, sampling=sampling)
+        outcome = await engine.generate(request)
+        counts.append(engine.gauges["prompt_tokens_total"] - before)
     first, *others, again = counts
-    assert all(other > len(prompt.tokens) / 2 for other in (first, *others)), "at most the template is shared"
+    assert all(other > outcome.prompt_tokens / 2 for other in (first, *others)), "at most the template is shared"
     assert again <= 2
 
 

@@ -57,8 +57,8 @@ def test_penalties_are_what_the_reference_says(
 async def test_presence_penalty_forbids_what_was_said(engine: Any) -> None:
     (plain, penalised) = await together(
         engine,
-        ask(engine, "Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24}),
-        ask(engine, "Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24, "frequency_penalty": 2.0}),
+        ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24}),
+        ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24, "frequency_penalty": 2.0}),
     )
     words = [outcome.candidates[0].text.split() for outcome in (plain, penalised)]
     assert len(set(words[1])) / len(words[1]) > len(set(words[0])) / len(words[0])
@@ -68,21 +68,21 @@ async def test_bias_forbids_and_forces_a_token(engine: Any) -> None:
     (paris,) = engine.encoder.plain(" Paris")
     (rome,) = engine.encoder.plain(" Rome")
     sampling = {"logit_bias": {str(paris): -100.0}}
-    forbidden = (await engine.generate(ask(engine, sampling=sampling))).candidates[0]
+    forbidden = (await engine.generate(ask(sampling=sampling))).candidates[0]
     assert "Paris" not in forbidden.text
-    forced = await engine.generate(ask(engine, sampling={"logit_bias": {str(rome): 100.0}, "max_tokens": 3}))
+    forced = await engine.generate(ask(sampling={"logit_bias": {str(rome): 100.0}, "max_tokens": 3}))
     assert forced.candidates[0].text.strip() == "Rome Rome Rome"
 
 
 async def test_neighbours_feel_nothing_of_it(engine: Any) -> None:
-    biased = ask(engine, sampling={"logit_bias": {"5": 100.0}, "repetition_penalty": 1.5})
-    _, plain = await together(engine, biased, ask(engine))
+    biased = ask(sampling={"logit_bias": {"5": 100.0}, "repetition_penalty": 1.5})
+    _, plain = await together(engine, biased, ask())
     assert plain.candidates[0].text == PARIS
     assert plain.candidates[0].tokens == ()
 
 
 async def test_logprobs_are_told_for_each_token(engine: Any) -> None:
-    (candidate,) = (await engine.generate(ask(engine, sampling={"logprobs": True, "top_logprobs": 3}))).candidates
+    (candidate,) = (await engine.generate(ask(sampling={"logprobs": True, "top_logprobs": 3}))).candidates
     assert "".join(one.token for one in candidate.tokens) == PARIS
     assert len(candidate.tokens) == candidate.usage.completion_tokens - 1
     for one in candidate.tokens:
@@ -94,12 +94,11 @@ async def test_logprobs_are_told_for_each_token(engine: Any) -> None:
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 4}])
 async def test_constrained_answers_follow_their_schema(engine: Any, sampling: dict[str, Any]) -> None:
     constrained = ask(
-        engine,
         "Which city, and how many people?",
         n=2,
         sampling={"max_tokens": 60, "json_schema": json.dumps(SCHEMA), **sampling},
     )
-    outcome, plain = await together(engine, constrained, ask(engine))
+    outcome, plain = await together(engine, constrained, ask())
     for candidate in outcome.candidates:
         assert candidate.finish_reason == "stop"
         jsonschema.validate(json.loads(candidate.text), SCHEMA)

@@ -26,7 +26,7 @@ SLACK = 1.05
 
 
 async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) -> None:
-    from agents.inference.engine import MlxEngine
+    from agents.inference.local import MlxEngine
 
     engine = MlxEngine(msgspec.structs.replace(settings, prefix_bytes=16 * 1024**2, cache_limit=256 * 1024**2))
     await engine.start()
@@ -38,10 +38,10 @@ async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) ->
             number = left.pop()
             sampling: dict[str, Any] = {"max_tokens": draw.randint(1, 4), "temperature": draw.choice((0.0, 1.0))}
             words = " ".join(draw.choices(("river", "clock", "bridge", "violin", "desert"), k=draw.randint(1, 12)))
-            request = ask(engine, f"{number} {words}", adapters=draw.choice(SETS), sampling=sampling)
+            request = ask(f"{number} {words}", adapters=draw.choice(SETS), sampling=sampling)
             await engine.generate(request)
             if number % 10 == 0:
-                readings.append((number, me.memory_info().rss / 2**20, engine.active_bytes / 2**20))
+                readings.append((number, me.memory_info().rss / 2**20, engine.gauges["mlx_active_bytes"] / 2**20))
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -1,0 +1,191 @@
+"""The rows that decode together: prompts in, one token a row a step, finished candidates out. On the model's thread."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import structlog
+from mlx_lm.generate import BatchGenerator
+
+from agents.inference.loading import Loaded, think_markers
+from agents.inference.mixing import Routed
+from agents.inference.prefill import SharedPrefill
+from agents.inference.prefix import PrefixCache
+from agents.inference.processors import likeliest, processors
+from agents.inference.rows import Row
+from agents.inference.sampling import sampler, seed_of, temperature_of
+from agents.inference.scoring import choice_logprobs
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import TextFilter
+from agents.inference.work import Work
+from schemas.stages import LikelyToken, TokenLogprob
+
+_log = structlog.get_logger("inference")
+
+
+class Batch:
+    """``active`` work and its rows in mlx-lm's generator.
+
+    ``whole_only``: the caches cannot be cut, so prompts are kept where they end.
+    """
+
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        loaded: Loaded,
+        model: Routed,
+        *,
+        generator: BatchGenerator,
+        prefixes: PrefixCache,
+        whole_only: bool,
+    ) -> None:
+        self._settings, self._model = settings, model
+        self._tokenizer, self._encoder, self._grammars = loaded.tokenizer, loaded.encoder, loaded.grammars
+        self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
+        self.active: list[Work] = []
+        self._rows: dict[int, tuple[Work, Row]] = {}
+        self._tokens_decoded = self._prompt_tokens = self._prefix_tokens = self._active_bytes = 0
+
+    @property
+    def gauges(self) -> dict[str, float]:
+        """Counts and bytes."""
+        return {
+            "active_rows": float(len(self._rows)),
+            "active_requests": float(len(self.active)),
+            "tokens_decoded_total": float(self._tokens_decoded),
+            "prompt_tokens_total": float(self._prompt_tokens),
+            "prefix_tokens_total": float(self._prefix_tokens),
+            "prefix_bytes": float(self._prefixes.nbytes),
+            "mlx_active_bytes": float(self._active_bytes),
+        }
+
+    def begin(self, work: Work) -> None:
+        """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
+        tokens = work.prompt.tokens
+        layers, known = self._prefixes.find(work.adapters, tokens[:-1])
+        self._prompt_tokens += len(tokens) - known
+        self._prefix_tokens += known
+        cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers)
+        if len(tokens) > 1 and (work.request.n > 1 or work.choices):
+            step = self._settings.prefill_step
+            work.prefill = SharedPrefill(self._model, tokens, cache=cache, known=known, step=step)
+        else:
+            self._insert(work, known=known, caches=[cache])
+
+    def prefill(self) -> None:
+        """One step of the first shared prompt that is not done."""
+        work = next((work for work in self.active if work.prefill is not None), None)
+        if work is None or (shared := work.prefill) is None or not shared.advance():
+            return
+        work.prefill = None
+        self._prefixes.keep(work.adapters, work.prompt.tokens[:-1], shared.cache[:-1])
+        if work.choices:
+            totals = choice_logprobs(self._model, shared.cache, shared.last, work.choices)
+            self._finish(work, logprobs=tuple(totals))
+        else:
+            self._insert(work, known=len(work.prompt.tokens) - 1, caches=[shared.cache] * work.request.n)
+
+    def decode(self) -> None:
+        """One token for every row."""
+        if not self._rows:
+            return
+        prompts, responses = self.generator.next()
+        self._keep_prompts(prompts)
+        self._active_bytes = int(mx.get_active_memory())
+        if not responses:
+            return
+        logprobs: Any = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
+        self._tokens_decoded += len(responses)
+        at_a_stop_string = [
+            response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
+        ]
+        if at_a_stop_string:
+            self._remove(at_a_stop_string)
+        for work in [work for work in self.active if work.done]:
+            self._finish(work)
+
+    def leave(self, work: Work) -> None:
+        """Take out a request that nobody wants any more."""
+        self.active.remove(work)
+        uids = [uid for uid, (owner, _) in self._rows.items() if owner is work]
+        if uids:
+            self.generator.remove(uids)
+        for uid in uids:
+            del self._rows[uid]
+        _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))
+
+    def _insert(self, work: Work, *, known: int, caches: Sequence[Any]) -> None:
+        """Give the rows to the generator; ``caches`` hold the first ``known`` tokens of the prompt."""
+        tokens, asked = list(work.prompt.tokens), work.request.sampling
+        budget = max(1, min(asked.max_tokens, self._encoder.context_tokens - len(tokens)))
+        work.rows = [self._row(work, index) for index in range(work.request.n)]
+        warm = self._settings.candidate_temperature
+        uids = self.generator.insert(
+            [tokens[known:] for _ in caches],
+            max_tokens=[budget] * len(caches),
+            caches=list(caches),
+            all_tokens=[tokens[:known] for _ in caches],
+            logits_processors=[processors(asked, tokens, self._grammars) for _ in caches],
+            samplers=[
+                sampler(asked, temperature=temperature_of(asked, row.index, candidate_temperature=warm), seed=row.seed)
+                for row in work.rows
+            ],
+        )
+        work.uids = tuple(uids)
+        self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
+
+    def _row(self, work: Work, index: int) -> Row:
+        asked = work.request.sampling
+        return Row(
+            index=index,
+            seed=seed_of(asked, index),
+            detokenizer=self._tokenizer.detokenizer,
+            filter=TextFilter(stops=asked.stop, markers=think_markers(self._tokenizer), thinking=work.prompt.thinking),
+            eos=frozenset(self._tokenizer.eos_token_ids),
+        )
+
+    def _take(self, response: Any, logprob: float) -> bool:
+        """Give a row its token. Returns whether it ended where the generator would have gone on."""
+        work, row = self._rows[response.uid]
+        if work.request.sampling.logprobs and response.token not in row.eos:
+            row.tokens.append(self._told(response, logprob, work.request.sampling.top_logprobs))
+        pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
+        if row.index == 0 and work.live:
+            for piece in pieces:
+                work.tell(piece)
+        if row.finish_reason is None:
+            return False
+        del self._rows[response.uid]
+        if response.finish_reason is None:
+            return True
+        self._prefixes.keep(work.adapters, response.all_tokens, response.prompt_cache[:-1])
+        return False
+
+    def _remove(self, uids: list[int]) -> None:
+        """Take rows that ended at a stop string out of the generator."""
+        owners = {uid: work for work in self.active for uid in work.uids}
+        for uid, (cache, tokens) in self.generator.remove(uids, return_prompt_caches=True).items():
+            self._prefixes.keep(owners[uid].adapters, tokens, cache[:-1])
+
+    def _keep_prompts(self, prompts: Sequence[Any]) -> None:
+        """Keep what cannot be cut later where the prompt ends: the next turn begins with it."""
+        ended = [response.uid for response in prompts if response.end_of_prompt and response.uid in self._rows]
+        if not ended or not self._whole_only:
+            return
+        for uid, (cache, tokens) in self.generator.extract_cache(ended).items():
+            self._prefixes.keep(self._rows[uid][0].adapters, tokens, cache[:-1])
+
+    def _told(self, response: Any, logprob: float, top: int) -> TokenLogprob:
+        def text(token: int) -> str:
+            return str(self._tokenizer.decode([token]))
+
+        best = likeliest(response.logprobs, top) if top else []
+        return TokenLogprob(
+            token=text(response.token),
+            logprob=logprob,
+            top=tuple(LikelyToken(token=text(token), logprob=value) for token, value in best if value > -1e30),
+        )
+
+    def _finish(self, work: Work, *, logprobs: tuple[float, ...] = ()) -> None:
+        self.active.remove(work)
+        work.tell(work.outcome(logprobs=logprobs))

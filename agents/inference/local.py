@@ -1,0 +1,138 @@
+"""The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
+
+import asyncio
+from typing import NoReturn
+
+import anyio
+
+from agents.inference import administration
+from agents.inference.decoder import Decoder
+from agents.inference.processors import Grammars
+from agents.inference.prompt import PromptEncoder
+from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.settings import InferenceSettings
+from agents.inference.thread import ModelThread
+from agents.inference.work import Work
+from schemas.chat import Sampling
+from schemas.errors import InvalidInput, KikiError, SetupError
+from schemas.services import AdapterInfo, AdapterListReply
+from schemas.stages import AdapterUse
+
+
+class MlxEngine:
+    """:class:`agents.inference.engine.Engine` with a model of this process."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.settings = settings
+        self.thread = ModelThread(lambda: Decoder(settings), stall_seconds=settings.stall_seconds)
+        self._encoding = anyio.CapacityLimiter(1)  # the encoder is not thread-safe
+
+    async def start(self) -> None:
+        """Load the model and decode one token.
+
+        Raises:
+            SetupError: the model or the adapters folder cannot be used.
+        """
+        try:
+            await self.thread.start()
+        except SetupError:
+            raise
+        except Exception as error:
+            raise SetupError(f"{self.settings.model} cannot be loaded: {error!r}.", param="model") from error
+
+    async def stop(self) -> None:
+        """End the thread after its current step."""
+        await self.thread.stop()
+
+    async def watch(self) -> NoReturn:
+        """Raise when the thread has ended or hangs."""
+        await self.thread.watch()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and makes steps."""
+        return self.thread.healthy
+
+    @property
+    def gauges(self) -> dict[str, float]:
+        """Counts and bytes."""
+        return self.thread.decoder.gauges
+
+    @property
+    def info(self) -> dict[str, str]:
+        """The device, and the adapters in the model now."""
+        decoder = self.thread.decoder
+        return {"device": decoder.device, "adapters": " ".join(use.name for use in decoder.bank.active)}
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Encodes prompts; not thread-safe."""
+        return self.thread.decoder.encoder
+
+    @property
+    def grammars(self) -> Grammars:
+        """Compiles JSON schemas."""
+        return self.thread.decoder.grammars
+
+    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Outcome:
+        """Run a request; cancelling the caller stops the decoding before the next step.
+
+        Raises:
+            InvalidInput: the JSON schema, a choice, or the length of the messages.
+            KikiError: adapter_failed, deadline_exceeded, or unavailable when the thread has ended.
+        """
+        self.thread.check()
+        work = await self._work(request, live=on_piece is not None)
+        self.thread.check()
+        self.thread.call(lambda: self.thread.decoder.enqueue(work))
+        try:
+            while True:
+                news = await work.inbox.get()
+                if isinstance(news, Outcome):
+                    return news
+                if isinstance(news, KikiError):
+                    raise news
+                if on_piece is not None:
+                    await on_piece(news)
+        finally:
+            work.unwanted = True
+
+    def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
+        """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
+        self.thread.call(lambda: self.thread.decoder.prefetch(uses))
+
+    async def adapters(self) -> AdapterListReply:
+        """All registered adapters."""
+        return await self.thread.ask(lambda: administration.listing(self.thread.decoder.bank))
+
+    async def administer(self, verb: str, name: str) -> AdapterInfo:
+        """One of :data:`agents.inference.administration.VERBS` on an adapter.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name))
+
+    async def _work(self, request: Request, *, live: bool) -> Work:
+        """The request in tokens, encoded in a thread of its own: a long prompt must not hold up the loop."""
+        if not all(request.choices):
+            raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
+
+        def encoded() -> Work:
+            self._check(request.sampling)
+            return Work(
+                request=request,
+                prompt=self.encoder.encode(request.messages),
+                choices=tuple(tuple(self.encoder.plain(text)) for text in request.choices),
+                loop=loop,
+                inbox=asyncio.Queue(),
+                live=live,
+            )
+
+        loop = asyncio.get_running_loop()
+        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
+
+    def _check(self, sampling: Sampling) -> None:
+        """Raises InvalidInput for a JSON schema that cannot be served, before the model's thread meets it."""
+        if sampling.json_schema is not None:
+            self.grammars.check(sampling.json_schema)
