@@ -54,6 +54,11 @@ class Subjects:
         return [self.stage("episode.recorded"), self.stage("episode.forgotten")]
 
     @property
+    def adapters(self) -> list[str]:
+        """Subjects of the ADAPTERS stream."""
+        return [self.stage("adapter.*")]
+
+    @property
     def jobs(self) -> list[str]:
         """Subjects of the JOBS stream."""
         return [self.stage("job.*")]

@@ -20,6 +20,7 @@ from schemas.errors import SetupError
 
 TURNS = "TURNS"
 EPISODES = "EPISODES"
+ADAPTERS = "ADAPTERS"
 JOBS = "JOBS"
 DEAD = "DEAD"
 SERVICES = "SERVICES"
@@ -29,12 +30,13 @@ TURN_MAX_AGE = 3600.0
 
 TURN_MAX_BYTES = 256 * 1024**2
 JOB_MAX_BYTES = 64 * 1024**2
+ADAPTER_MAX_BYTES = 64 * 1024**2
 DUPLICATE_WINDOW = 600.0
 """Seconds in which a message id is published once; longer than any turn's deadline plus its redeliveries."""
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """The four streams of design section 2, and the log of what other services consumed."""
+    """The streams of design section 2, the lives of adapters, and the log of what other services consumed."""
     return (
         StreamConfig(
             name=TURNS,
@@ -56,6 +58,18 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.NEW,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=ADAPTERS,
+            description="Lives of adapters: proposed, published, activated, rejected, unloaded",
+            subjects=subjects.adapters,
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_bytes=ADAPTER_MAX_BYTES,
             duplicate_window=DUPLICATE_WINDOW,
             num_replicas=replicas,
             allow_direct=True,

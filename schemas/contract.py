@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.adapters import ADAPTER_EVENTS
 from schemas.consumers import (
     EpisodesConsumed,
     FetchReply,
@@ -111,6 +112,7 @@ def channels(prefix: str) -> tuple[Channel, ...]:
         *STAGE_EVENTS[3:],
         EpisodeRecorded,
         EpisodeForgotten,
+        *ADAPTER_EVENTS,
     )
     stages = [Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind) for kind in kinds]
     return (

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from schemas.adapters import AdapterName, MaybeSha256
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
 from schemas.stages import DomainScore, RecalledEpisode
 
@@ -127,9 +128,10 @@ class ForgetReply(_Wire, frozen=True, kw_only=True):
 
 
 class AdapterRequest(_Wire, frozen=True, kw_only=True):
-    """A registered adapter, by its name; never a path."""
+    """A registered adapter, by its name; never a path. ``sha256``: the digest that it must have, if it is given."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    name: AdapterName
+    sha256: MaybeSha256 = ""
 
 
 class AdapterListRequest(_Wire, frozen=True, kw_only=True):

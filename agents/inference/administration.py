@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 from agents.inference.adapters import AdapterBank
 from agents.inference.lowrank import Adapter
+from agents.inference.pairs import failed
 from schemas.errors import StageFailed
 from schemas.services import AdapterInfo, AdapterListReply
 from schemas.stages import AdapterUse
@@ -19,14 +20,14 @@ def listing(bank: AdapterBank) -> AdapterListReply:
     )
 
 
-def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int]) -> AdapterInfo:
-    """Carry out one of :data:`VERBS`; ``taken`` are the seats of running rows.
+def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int], sha256: str = "") -> AdapterInfo:
+    """Carry out one of :data:`VERBS`; ``taken`` are the seats of running rows, ``sha256`` is the digest expected.
 
     ``check`` reads and verifies and keeps nothing. ``load`` makes resident. ``activate`` also proves that the logits
     change, and gives it a seat, so that its first request pays for none of this. ``unload`` forgets.
 
     Raises:
-        StageFailed: code ``adapter_failed``: not registered, not healthy, or in use.
+        StageFailed: code ``adapter_failed``: not registered, not healthy, in use, or of another digest.
     """
     started = time.perf_counter()
     adapter: Adapter | None = None
@@ -35,12 +36,15 @@ def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int]) 
     elif verb == "load":
         adapter = bank.load(name)
     elif verb == "activate":
-        bank.seat((AdapterUse(name=name),), taken=taken)
+        bank.seat((AdapterUse(name=name, sha256=sha256),), taken=taken)
         adapter = bank.kept(name)
     elif verb == "unload":
         if not bank.registered(name) and bank.kept(name) is None:
             raise StageFailed(f"adapter '{name}' is not registered.", code="adapter_failed", param="name")
+        adapter = bank.kept(name)
         bank.unload(name, taken=taken)
+    if sha256 and adapter is not None and adapter.sha256 != sha256:
+        raise failed(name, f"its sha256 is {adapter.sha256}, but {sha256} was asked for")
     return _info(bank, name, adapter, seconds=time.perf_counter() - started)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from agents.inference import lives
 from agents.inference.engine import Engine
 from agents.inference.prompt import with_recall
 from agents.inference.quarantine import Quarantine
@@ -18,10 +19,11 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.metrics import degraded
-from bus.topology import JOBS
+from bus.topology import ADAPTERS, JOBS
+from schemas.adapters import AdapterPublished
 from schemas.chat import Usage
 from schemas.errors import InvalidInput, KikiError
-from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
+from schemas.events import Event, InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import Inference, StageTiming
@@ -61,10 +63,18 @@ class InferenceAgent:
                 await self._engine.stop()
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """Turns, routed turns for prefetching, and one consumer a lane of jobs."""
+        """Turns, routed turns for prefetching, published adapters, and one consumer a lane of jobs."""
         return (
             Handler(stage="inference", event=RecallDone, handle=self.infer, concurrency=self.settings.max_concurrent),
             Handler(stage="inference-prefetch", event=QueryRouted, handle=self.prefetch, concurrency=PREFETCHES),
+            Handler(
+                stage="inference-adapters",
+                event=AdapterPublished,
+                handle=self.adopt,
+                stream=ADAPTERS,
+                concurrency=1,
+                until_deadline=False,
+            ),
             *(self._lane(lane) for lane in LANES),
         )
 
@@ -73,7 +83,7 @@ class InferenceAgent:
 
         def verb(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
-                return await self._engine.administer(name, request.name)
+                return await lives.administered(self._bus, self._engine, name, request)
 
             return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
 
@@ -133,6 +143,10 @@ class InferenceAgent:
     async def prefetch(self, event: QueryRouted, _: Delivery) -> None:
         """Make the routed adapters resident while the memory recalls."""
         self._engine.prefetch(event.route.adapters)
+
+    async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
+        """Load an adapter that passed the gates, and prove it."""
+        return await lives.adopted(self._engine, event)
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""

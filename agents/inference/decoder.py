@@ -89,13 +89,13 @@ class Decoder:
                 except KikiError as error:
                     degraded("adapter.prefetch", error.message)
 
-    def administer(self, verb: str, name: str) -> AdapterInfo:
+    def administer(self, verb: str, name: str, sha256: str) -> AdapterInfo:
         """An administrator's verb; adapters of running rows are left alone.
 
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        return administration.perform(self.bank, verb, name, taken=taken(self.batch.active))
+        return administration.perform(self.bank, verb, name, taken=taken(self.batch.active), sha256=sha256)
 
     def tell_all(self, news: News) -> None:
         """Tell everybody who waits or runs."""

@@ -49,8 +49,8 @@ class Engine(Protocol):
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
 
-    async def administer(self, verb: str, name: str) -> AdapterInfo:
-        """Check, load, unload or activate an adapter.
+    async def administer(self, verb: str, name: str, sha256: str = "") -> AdapterInfo:
+        """Check, load, unload or activate an adapter; with ``sha256`` only if its file has that digest.
 
         Raises:
             StageFailed: code ``adapter_failed``.

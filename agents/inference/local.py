@@ -105,13 +105,13 @@ class MlxEngine:
         """All registered adapters."""
         return await self.thread.ask(lambda: administration.listing(self.thread.decoder.bank))
 
-    async def administer(self, verb: str, name: str) -> AdapterInfo:
+    async def administer(self, verb: str, name: str, sha256: str = "") -> AdapterInfo:
         """One of :data:`agents.inference.administration.VERBS` on an adapter.
 
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name))
+        return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name, sha256))
 
     async def _work(self, request: Request, *, live: bool) -> Work:
         """The request in tokens, encoded in a thread of its own: a long prompt must not hold up the loop."""

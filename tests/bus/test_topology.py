@@ -15,7 +15,8 @@ async def test_reconciling_twice_changes_nothing(bus: Bus) -> None:
     before = [info.config for info in await bus.js.streams_info()]
     await bus.reconcile()
     assert [info.config for info in await bus.js.streams_info()] == before
-    assert {config.name for config in before} == {"TURNS", "EPISODES", "JOBS", "DEAD", "SERVICES"}
+    names = {config.name for config in before}
+    assert names == {"TURNS", "EPISODES", "ADAPTERS", "JOBS", "DEAD", "SERVICES"}
 
 
 async def test_drift_of_a_stream_names_the_field(bus: Bus) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from nats.aio.msg import Msg
 
@@ -13,6 +14,8 @@ from agents.inference.settings import InferenceSettings
 from bus import agent as agents
 from bus.connection import Bus
 from bus.metrics import DEGRADED
+from bus.topology import ADAPTERS
+from schemas.adapters import AdapterPublished, new_life
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
@@ -70,6 +73,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await recall_that_does_not_fit_is_dropped(bus)
     await a_prompt_that_does_not_fit_fails_the_turn(bus)
     await adapters_are_administered(bus)
+    await published_adapters_are_adopted(bus)
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
     assert status.ready
     assert status.gauges["tokens_decoded_total"] > 0
@@ -131,6 +135,19 @@ async def a_failed_job_answers_why(bus: Bus) -> None:
         await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
 
 
+async def told(bus: Bus, count: int) -> list[tuple[str, str, str]]:
+    """Verb, name and digest of all events of adapters so far, once there are ``count``; they are taken away."""
+    with anyio.fail_after(PATIENCE):
+        while (await bus.js.stream_info(ADAPTERS)).state.messages < count:
+            await anyio.sleep(0.05)
+    state = (await bus.js.stream_info(ADAPTERS)).state
+    found = [await bus.js.get_msg(ADAPTERS, seq) for seq in range(state.first_seq, state.last_seq + 1)]
+    await bus.js.purge_stream(ADAPTERS)
+    bodies = [msgspec.json.decode(message.data or b"") for message in found]
+    verbs = [str(message.subject).split(".")[2] for message in found]
+    return [(verb, body["name"], body["sha256"]) for verb, body in zip(verbs, bodies, strict=True)]
+
+
 async def adapters_are_administered(bus: Bus) -> None:
     listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
     assert {info.name for info in listed.adapters} == {"one", "two", "dead"}
@@ -141,6 +158,22 @@ async def adapters_are_administered(bus: Bus) -> None:
     with pytest.raises(KikiError, match="all zeros") as caught:
         await bus.request("adapters.check", AdapterRequest(name="dead"), AdapterInfo, timeout=PATIENCE)
     assert caught.value.code == "adapter_failed"
+    wrong = AdapterRequest(name="one", sha256="0" * 64)
+    for verb in ("check", "load", "activate"):
+        with pytest.raises(KikiError, match="was asked for"):
+            await bus.request(f"adapters.{verb}", wrong, AdapterInfo, timeout=PATIENCE)
+    digest = activated.sha256
+    events = [("activated", "two", digest), ("unloaded", "two", digest), ("rejected", "dead", "")]
+    assert await told(bus, 6) == [*events, *[("rejected", "one", "0" * 64)] * 3]
+
+
+async def published_adapters_are_adopted(bus: Bus) -> None:
+    info = await bus.request("adapters.check", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    for name, digest in (("two", info.sha256), ("two", "0" * 64), ("nobody", "0" * 64)):
+        life = new_life(name, tenant="trainer", key=digest)
+        await bus.publish(AdapterPublished(envelope=life, name=name, sha256=digest))
+        expected = "activated" if digest == info.sha256 else "rejected"
+        assert await told(bus, 2) == [("published", name, digest), (expected, name, digest)]
 
 
 async def recall_that_does_not_fit_is_dropped(bus: Bus) -> None:

@@ -1,0 +1,86 @@
+"""What became of an adapter, told on ``adapter.*``: after an administrator's verb, or because it was published."""
+
+from agents.inference.engine import Engine
+from bus.connection import Bus
+from schemas.adapters import (
+    AdapterActivated,
+    AdapterLoaded,
+    AdapterPublished,
+    AdapterRejected,
+    AdapterUnloaded,
+    new_life,
+)
+from schemas.envelope import Envelope
+from schemas.errors import KikiError, StageFailed
+from schemas.events import Event
+from schemas.services import AdapterInfo, AdapterRequest
+
+ADMINISTRATOR = "administrator"
+"""The tenant of what an administrator asks for."""
+
+
+async def administered(bus: Bus, engine: Engine, verb: str, request: AdapterRequest) -> AdapterInfo:
+    """Carry out a verb and tell it; ``check`` changes nothing, so only its refusal is told.
+
+    Raises:
+        KikiError: the engine's refusal, told as ``adapter.rejected`` if the adapter is at fault.
+    """
+    envelope = new_life(request.name, tenant=ADMINISTRATOR)
+    try:
+        info = await engine.administer(verb, request.name, request.sha256)
+    except StageFailed as error:
+        if verb != "unload":  # one that is in use is as good as before
+            await bus.publish(_rejected(envelope, request.name, request.sha256, error))
+        raise
+    told = _told(envelope, verb, info)
+    if told is not None:
+        await bus.publish(told)
+    return info
+
+
+async def adopted(engine: Engine, event: AdapterPublished) -> Event:
+    """Load a published adapter and prove it: ``adapter.activated``, or ``adapter.rejected`` with why.
+
+    Raises:
+        KikiError: the engine is away; try again.
+    """
+    envelope = event.envelope.next("inference")
+    try:
+        info = await engine.administer("activate", event.name, event.sha256)
+    except StageFailed as error:
+        return _rejected(envelope, event.name, event.sha256, error)
+    return _activated(envelope, info)
+
+
+def _told(envelope: Envelope, verb: str, info: AdapterInfo) -> Event | None:
+    if verb == "activate":
+        return _activated(envelope, info)
+    if verb == "load":
+        return AdapterLoaded(
+            envelope=envelope,
+            name=info.name,
+            sha256=info.sha256,
+            bytes=info.bytes,
+            modules=info.modules,
+            seconds=info.seconds,
+        )
+    if verb == "unload":
+        return AdapterUnloaded(envelope=envelope, name=info.name, sha256=info.sha256)
+    return None
+
+
+def _activated(envelope: Envelope, info: AdapterInfo) -> AdapterActivated:
+    return AdapterActivated(
+        envelope=envelope,
+        name=info.name,
+        sha256=info.sha256,
+        bytes=info.bytes,
+        modules=info.modules,
+        seconds=info.seconds,
+    )
+
+
+def _rejected(envelope: Envelope, name: str, sha256: str, error: KikiError) -> AdapterRejected:
+    return AdapterRejected(
+        envelope=envelope, name=name, sha256=sha256, stage="worker", code=error.code, message=error.message
+    )

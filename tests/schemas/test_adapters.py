@@ -1,0 +1,38 @@
+"""An adapter's life: names that are names, digests that are digests, and one story for a retry."""
+
+import pytest
+
+from schemas.adapters import ADAPTER_EVENTS, AdapterProposed, new_life
+from schemas.codec import decode, encode
+from schemas.errors import InvalidEvent
+
+
+def proposed() -> AdapterProposed:
+    return AdapterProposed(envelope=new_life("rust", tenant="t", key="a" * 64), name="rust", sha256="a" * 64)
+
+
+def test_what_goes_in_comes_out() -> None:
+    event = proposed()
+    assert decode(AdapterProposed, encode(event)) == event
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [(b'"name":"rust"', b'"name":"../rust"', "name"), (b'"sha256":"a', b'"sha256":"z', "sha256")],
+)
+def test_a_path_is_no_name_and_a_word_no_digest(old: bytes, new: bytes, field: str) -> None:
+    data = encode(proposed())
+    assert old in data
+    with pytest.raises(InvalidEvent) as caught:
+        decode(AdapterProposed, data.replace(old, new))
+    assert caught.value.param == field
+
+
+def test_a_retry_is_the_same_life_and_another_version_is_not() -> None:
+    first, again, other = (new_life("rust", tenant="t", key=key).turn_id for key in ("a", "a", "b"))
+    assert first == again != other
+    assert new_life("rust", tenant="t").turn_id != new_life("rust", tenant="t").turn_id
+
+
+def test_subjects_are_distinct() -> None:
+    assert len({kind.subject for kind in ADAPTER_EVENTS}) == len(ADAPTER_EVENTS)
