@@ -49,9 +49,11 @@ async def in_one_batch(engine: Any, *requests: Request) -> list[Outcome]:
         go.set()
 
     engine.thread.call(go.wait)
+    found: list[Outcome] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(open_when_all_wait)
-        return await together(engine, *requests)
+        found += await together(engine, *requests)
+    return found
 
 
 async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
