@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ASK    ?= What is the capital of France?
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test soak lint types format bench contract models clean
+.PHONY: help install dev run test soak lint types format bench contract client models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ run: install ## Start everything, ask one question, keep serving on :8000
 models: install ## Fetch and prepare the default models
 	$(BIN)/kiki models pull
 
-test: dev models tests/contract/node_modules ## Run all tests
+test: dev models tests/contract/node_modules deploy/client/examples/node_modules ## Run all tests
 	$(BIN)/python -m pytest -m "not soak"
 
 soak: dev models ## The long fault and endurance runs
@@ -60,5 +60,14 @@ tests/contract/node_modules: tests/contract/package.json tests/contract/package-
 	@if command -v npm >/dev/null; then cd tests/contract && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
 	else echo "npm is not here: the AsyncAPI parser test will be skipped"; fi
 
+# What the TypeScript example needs; without npm its test is skipped, too.
+deploy/client/examples/node_modules: deploy/client/examples/package.json deploy/client/examples/package-lock.json
+	@if command -v npm >/dev/null; then cd deploy/client/examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
+	else echo "npm is not here: the TypeScript example will not be run"; fi
+
+client: dev ## The client's wheel, into dist/
+	$(BIN)/python -m pip wheel --no-deps --disable-pip-version-check -w dist deploy/client
+
 clean: ## Remove the virtual environment and caches of tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info tests/contract/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info dist deploy/client/src \
+		tests/contract/node_modules deploy/client/examples/node_modules

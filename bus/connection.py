@@ -21,6 +21,7 @@ from opentelemetry import propagate
 
 from bus import topology
 from bus.cancellation import Cancellations
+from bus.requesting import request
 from bus.subjects import Subjects
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
@@ -28,7 +29,6 @@ from schemas.envelope import Envelope
 from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.events import Event, InferToken, TurnCancelled
 from schemas.jobs import Job, JobResult, Lane
-from schemas.services import ServiceError
 from schemas.stages import AdapterUse
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -149,14 +149,7 @@ class Bus:
             KikiError: the agent's refusal.
         """
         subject = self.subjects.service(verb)
-        try:
-            message = await self.client.request(subject, encode(body), timeout=timeout, headers=trace_headers())
-        except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"no answer from service '{verb}' ({type(error).__name__}); is its agent up?") from error
-        if (message.headers or {}).get("Nats-Service-Error"):
-            refusal = decode(ServiceError, message.data)
-            raise KikiError(refusal.message, code=refusal.code, param=refusal.param)
-        return decode(reply, message.data)
+        return await request(self.client, subject, body, reply, timeout=timeout, headers=trace_headers())
 
     async def gather(self, verb: str, *, window: float = 0.25) -> list[Msg]:
         """Every answer to ``verb`` that comes within ``window`` seconds: one from each instance."""

@@ -17,6 +17,9 @@ REPLAY_SEQ = "Kiki-Seq"
 REPLAY_TIME = "Kiki-Stored-At"
 """Header: when it was stored, Unix seconds."""
 
+REPLAY_SUBJECT = "Kiki-Subject"
+"""Header: the event's ``noun.verb``."""
+
 REPLAY_END = "Kiki-Replay-End"
 """Header of the empty message that ends a replay: how many were sent."""
 
@@ -53,8 +56,11 @@ class ReplayRequest(_Wire, frozen=True, kw_only=True):
 
 
 class ReplayReply(_Wire, frozen=True, kw_only=True):
-    """The replay has begun. Its messages carry the headers Kiki-Replay, Kiki-Seq and Kiki-Stored-At; an empty one with
-    Kiki-Replay-End (and Kiki-Replay-Error when it broke off) is the last."""
+    """The replay has begun.
+
+    Its messages carry the headers Kiki-Replay, Kiki-Seq, Kiki-Subject and Kiki-Stored-At; an empty one with
+    Kiki-Replay-End (and Kiki-Replay-Error when it broke off) is the last.
+    """
 
     replay_id: str
 

@@ -12,7 +12,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.reading import Stored, read
 from bus.topology import EPISODES
-from schemas.replay import REPLAY_SEQ, REPLAY_TIME, Replayed, Selection, Speed
+from schemas.replay import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
 
 
 class _Owner(Struct, frozen=True):
@@ -58,16 +58,23 @@ async def paced(messages: AsyncGenerator[Stored, None], speed: Speed) -> AsyncGe
 
 def headers(stored: Stored) -> dict[str, str]:
     """What a replayed message tells of its place, beside its bytes."""
-    return {REPLAY_SEQ: str(stored.seq), REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}"}
+    return {
+        REPLAY_SEQ: str(stored.seq),
+        REPLAY_SUBJECT: _kind(stored),
+        REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}",
+    }
 
 
 def line(stored: Stored) -> bytes:
     """A line of JSONL, with its end."""
-    kind = ".".join(stored.subject.split(".")[-3:-1])
     said = Replayed(
-        seq=stored.seq, stored_at=stored.stored_at.timestamp(), subject=kind, event=msgspec.Raw(stored.data)
+        seq=stored.seq, stored_at=stored.stored_at.timestamp(), subject=_kind(stored), event=msgspec.Raw(stored.data)
     )
     return msgspec.json.encode(said) + b"\n"
+
+
+def _kind(stored: Stored) -> str:
+    return ".".join(stored.subject.split(".")[-3:-1])
 
 
 def fits(chosen: Selection, stored: Stored) -> bool:

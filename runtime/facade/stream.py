@@ -16,9 +16,9 @@ import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from bus.live import Diverged, LiveText
 from runtime.facade import replies
 from runtime.facade.asked import Asked
-from runtime.facade.live import Diverged, LiveText
 from runtime.facade.presence import while_connected
 from runtime.facade.refusals import ClientGone, error_object, told
 from runtime.facade.settings import FacadeSettings

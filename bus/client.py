@@ -1,0 +1,294 @@
+"""The runtime for another service: ask and read along, listen to a stage, read the record from a place of one's own.
+
+Needs nats-py and msgspec only. With :mod:`schemas` it is what the distribution ``micro-kiki-client`` is made of.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client as Connection
+from nats.js.errors import APIError
+
+from bus.following import Happening, following
+from bus.live import LiveText
+from bus.requesting import request
+from bus.subjects import Subjects
+from schemas.chat import Message, Sampling
+from schemas.codec import decode, encode
+from schemas.consumers import (
+    EpisodeFilter,
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    Record,
+    RegisterRequest,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
+    UnregisterRequest,
+)
+from schemas.envelope import Envelope, new_turn
+from schemas.errors import KikiError, Unavailable
+from schemas.events import (
+    AnswerReady,
+    EpisodeForgotten,
+    EpisodeRecorded,
+    Event,
+    QueryReceived,
+    TurnCancelled,
+    TurnFailed,
+)
+from schemas.replay import (
+    REPLAY_END,
+    REPLAY_ERROR,
+    REPLAY_SEQ,
+    REPLAY_SUBJECT,
+    ReplayReply,
+    ReplayRequest,
+    Selection,
+    Speed,
+)
+from schemas.stages import Level, Query
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R", bound=msgspec.Struct)
+
+_CONNECTING: dict[str, Any] = {"connect_timeout": 5, "max_reconnect_attempts": 5}
+
+TIMEOUT = 10.0
+"""Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
+
+
+_EPISODE_EVENTS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
+    EpisodeRecorded.subject: partial(decode, EpisodeRecorded),
+    EpisodeForgotten.subject: partial(decode, EpisodeForgotten),
+}
+
+
+@asynccontextmanager
+async def connect(
+    url: str = "nats://127.0.0.1:4222", *, prefix: str = "kiki", name: str = "micro-kiki-client", **options: Any
+) -> AsyncIterator["Client"]:
+    """A client for the runtime whose broker is at ``url``; ``options`` go to :func:`nats.connect`.
+
+    Raises:
+        Unavailable: no broker answers there.
+    """
+    try:
+        connection = await nats.connect(
+            url, name=name, **{"connect_timeout": 5, "max_reconnect_attempts": 5, **options}
+        )
+    except (TimeoutError, nats.errors.Error, OSError) as error:
+        raise Unavailable(f"no NATS server answers at {url} ({type(error).__name__}).") from error
+    try:
+        yield Client(connection, prefix=prefix)
+    finally:
+        await connection.close()
+
+
+class Turn:
+    """A turn that was asked. ``answer`` is there once it ended well."""
+
+    def __init__(self, envelope: Envelope, happening: AsyncGenerator[Happening, None]) -> None:
+        self.envelope = envelope
+        self.answer: AnswerReady | None = None
+        self.ended = False
+        self._happening = happening
+
+    @property
+    def id(self) -> str:
+        """The turn's id: ``kiki trace`` shows it, ``kiki replay`` repeats it."""
+        return self.envelope.turn_id
+
+    async def events(self) -> AsyncGenerator[Happening, None]:
+        """Every event of the turn and every piece of live text, to its end.
+
+        Raises:
+            KikiError: the turn failed or was cancelled; ``code`` is public.
+            Unavailable: the end did not come before the turn's deadline, or the connection was closed.
+        """
+        while not self.ended:
+            event = await self._next()
+            if isinstance(event, TurnFailed):
+                raise KikiError(event.message, code=event.code, retryable=event.retryable)
+            if isinstance(event, TurnCancelled):
+                raise KikiError(f"the turn was cancelled: {event.reason}", code="cancelled")
+            yield event
+
+    async def _next(self) -> Happening:
+        try:
+            async with asyncio.timeout(max(0.0, self.envelope.remaining) + TIMEOUT):
+                event = await anext(self._happening)
+        except TimeoutError as error:
+            raise Unavailable("the turn did not end before its deadline.") from error
+        if isinstance(event, AnswerReady):
+            self.answer = event
+        self.ended = isinstance(event, (AnswerReady, TurnFailed, TurnCancelled))
+        return event
+
+    async def text(self) -> AsyncGenerator[str, None]:
+        """The answer in pieces: while it is decoded, or whole when it is judged first.
+
+        Raises:
+            KikiError: as :meth:`events`, or the turn was decoded twice and came out differently.
+        """
+        live = LiveText()
+        async for event in self.events():
+            if isinstance(event, AnswerReady):
+                rest = live.finish(event.text)
+            elif isinstance(event, Event):
+                continue
+            else:
+                rest = live.hear(event) if event.kind == "content" else ""
+            if rest:
+                yield rest
+
+
+class Client:
+    """What another service does with a runtime. Made by :func:`connect`, or around a connection of your own."""
+
+    def __init__(self, connection: Connection, *, prefix: str = "kiki") -> None:
+        self.connection = connection
+        self.subjects = Subjects(prefix)
+
+    @asynccontextmanager
+    async def turn(
+        self,
+        asked: str | Sequence[Message],
+        *,
+        model: str = "micro-kiki",
+        tenant: str = "default",
+        session_id: str | None = None,
+        level: Level | None = None,
+        sampling: Sampling | None = None,
+        timeout: float = 120.0,
+    ) -> AsyncIterator[Turn]:
+        """Ask, and read along; leaving before the end cancels the turn.
+
+        Raises:
+            Unavailable: the broker did not take the question.
+        """
+        messages = (Message(role="user", content=asked),) if isinstance(asked, str) else tuple(asked)
+        query = Query(
+            model=model,
+            messages=messages,
+            sampling=sampling or Sampling(seed=random.getrandbits(31)),
+            level=level,
+            stream=True,
+        )
+        envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout)
+        async with following(self.connection, self.subjects, envelope.turn_id) as happening:
+            turn = Turn(envelope, happening)
+            await self._publish(QueryReceived(envelope=envelope, query=query))
+            try:
+                yield turn
+            finally:
+                if not turn.ended:
+                    stop = TurnCancelled(envelope=envelope.next(TurnCancelled.subject), reason="the asker left")
+                    with suppress(Unavailable):  # the broker is away; the turn's deadline ends it
+                        await self._publish(stop)
+
+    async def ask(self, asked: str | Sequence[Message], **options: Any) -> AsyncGenerator[str, None]:
+        """The answer in pieces; ``options`` are those of :meth:`turn`."""
+        async with self.turn(asked, **options) as turn:
+            async for piece in turn.text():
+                yield piece
+
+    @asynccontextmanager
+    async def stage(self, kind: type[E], *, turn_id: str = "*") -> AsyncIterator[AsyncGenerator[E, None]]:
+        """The events of one stage as they are published, of all turns or of one; on core NATS, at most once."""
+        subscription = await self.connection.subscribe(self.subjects.stage(kind.subject, turn_id))
+
+        async def events() -> AsyncGenerator[E, None]:
+            async for message in subscription.messages:
+                yield decode(kind, message.data)
+
+        found = events()
+        try:
+            yield found
+        finally:
+            await found.aclose()
+            await subscription.unsubscribe()
+
+    async def register(
+        self,
+        name: str,
+        *,
+        subjects: tuple[str, ...] = (EpisodeRecorded.subject,),
+        filter: EpisodeFilter | None = None,
+        ack_wait: float = 30.0,
+        begin: Literal["first", "new"] = "first",
+    ) -> ServiceInfo:
+        """Take a name and a place in the record.
+
+        Raises:
+            KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
+        """
+        wanted = RegisterRequest(
+            name=name, subjects=subjects, filter=filter or EpisodeFilter(), ack_wait=ack_wait, begin=begin
+        )
+        return await self.request("services.register", wanted, ServiceInfo)
+
+    async def services(self) -> tuple[ServiceInfo, ...]:
+        """Who is registered."""
+        return (await self.request("services.ls", ServiceListRequest(), ServiceListReply)).services
+
+    async def fetch(self, name: str, *, limit: int = 32, wait: float = 0.0, holder: str = "") -> tuple[Record, ...]:
+        """The oldest records that ``name`` has not consumed; the same again until they are marked."""
+        wanted = FetchRequest(name=name, limit=limit, wait=wait, holder=holder)
+        return (await self.request("services.fetch", wanted, FetchReply, timeout=TIMEOUT + wait)).records
+
+    async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
+        """The next records in order are consumed, by the run ``de_id``. Again with the same run changes nothing.
+
+        Raises:
+            KikiError: ``not_delivered``, ``out_of_order`` or ``already_consumed``.
+        """
+        return await self.request("services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply)
+
+    async def unregister(self, name: str) -> ServiceInfo:
+        """Give the name and the place up."""
+        return await self.request("services.unregister", UnregisterRequest(name=name), ServiceInfo)
+
+    async def replay(
+        self, selection: Selection | None = None, *, speed: Speed = "full"
+    ) -> AsyncGenerator[tuple[int, EpisodeRecorded | EpisodeForgotten], None]:
+        """A part of the record, each event with its place; on core NATS, so a reader that is too slow is cut off.
+
+        Raises:
+            KikiError: the replay broke off; ``code`` is public.
+        """
+        subject = f"replays.{uuid.uuid4().hex}"
+        subscription = await self.connection.subscribe(subject)
+        try:
+            wanted = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
+            await self.request("replay.start", wanted, ReplayReply)
+            async for message in subscription.messages:
+                headers = message.headers or {}
+                if REPLAY_ERROR in headers:
+                    raise KikiError("the replay broke off.", code=headers[REPLAY_ERROR])
+                if REPLAY_END in headers:
+                    return
+                yield int(headers[REPLAY_SEQ]), _EPISODE_EVENTS[headers[REPLAY_SUBJECT]](message.data)
+        finally:
+            await subscription.unsubscribe()
+
+    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
+        """Any request of the contract: ``<prefix>.svc.<verb>``."""
+        return await request(self.connection, self.subjects.service(verb), body, reply, timeout=timeout)
+
+    async def _publish(self, event: Event) -> None:
+        headers = {"Nats-Msg-Id": f"{event.envelope.turn_id}:{event.subject}"}
+        try:
+            await self.connection.jetstream().publish(self.subjects.of(event), encode(event), headers=headers)
+        except (TimeoutError, nats.errors.Error, APIError, OSError) as error:
+            raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error

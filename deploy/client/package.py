@@ -1,0 +1,61 @@
+"""A client for the micro-kiki agent runtime: ask and read along, listen, read the record from a place of one's own.
+
+async with connect("nats://127.0.0.1:4222") as kiki:
+    async for piece in kiki.ask("What is the capital of France?", model="micro-kiki-fast"):
+        print(piece, end="", flush=True)
+"""
+
+from micro_kiki_client.bus.client import Client, Turn, connect
+from micro_kiki_client.bus.following import Happening
+from micro_kiki_client.schemas.chat import Message, Sampling
+from micro_kiki_client.schemas.consumers import EpisodeFilter, MarkReply, Record, ServiceInfo
+from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
+from micro_kiki_client.schemas.episode import Episode
+from micro_kiki_client.schemas.errors import KikiError, Unavailable
+from micro_kiki_client.schemas.events import (
+    AnswerReady,
+    DissentRaised,
+    DissentWaived,
+    EpisodeForgotten,
+    EpisodeRecorded,
+    InferDone,
+    InferToken,
+    NegotiateDone,
+    QueryReceived,
+    QueryRouted,
+    RecallDone,
+    TurnCancelled,
+    TurnFailed,
+)
+from micro_kiki_client.schemas.replay import Selection
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AnswerReady",
+    "Client",
+    "DissentRaised",
+    "DissentWaived",
+    "Episode",
+    "EpisodeFilter",
+    "EpisodeForgotten",
+    "EpisodeRecorded",
+    "Happening",
+    "InferDone",
+    "InferToken",
+    "KikiError",
+    "MarkReply",
+    "Message",
+    "NegotiateDone",
+    "QueryReceived",
+    "QueryRouted",
+    "RecallDone",
+    "Record",
+    "Sampling",
+    "Selection",
+    "ServiceInfo",
+    "Turn",
+    "TurnCancelled",
+    "TurnFailed",
+    "Unavailable",
+    "connect",
+]

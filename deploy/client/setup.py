@@ -1,0 +1,48 @@
+"""Takes the client's modules out of the runtime's tree at build time, under one import name.
+
+A source distribution carries them already; there is no tree around it then, and nothing is taken.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+TREE = HERE.parents[1]
+TARGET = HERE / "src" / "micro_kiki_client"
+
+BUS = ("client", "following", "live", "requesting", "subjects")
+NOT_SCHEMAS = ("compatibility", "contract", "examples", "page")
+"""Modules about the contract's documents; a client has no use for them."""
+
+_IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
+_STRICT = "forbid_unknown_fields=True"
+"""The runtime refuses what it does not know; a client passes over what a newer runtime says besides."""
+
+
+def taken(source: Path) -> str:
+    """A module's text with its imports under the client's name."""
+    text = source.read_text(encoding="utf-8")
+    return _IMPORT.sub(r"\1from micro_kiki_client.\2\3", text).replace(_STRICT, "forbid_unknown_fields=False")
+
+
+def take() -> None:
+    """Fill ``src`` from the tree."""
+    shutil.rmtree(TARGET, ignore_errors=True)
+    modules = [TREE / "bus" / f"{name}.py" for name in BUS]
+    modules += [path for path in (TREE / "schemas").glob("*.py") if path.stem not in (*NOT_SCHEMAS, "__init__")]
+    for source in modules:
+        target = TARGET / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(taken(source), encoding="utf-8")
+    for room in ("bus", "schemas"):
+        (TARGET / room / "__init__.py").write_text(f'"""From micro-kiki\'s ``{room}``."""\n', encoding="utf-8")
+    shutil.copy(HERE / "package.py", TARGET / "__init__.py")
+    (TARGET / "py.typed").touch()
+
+
+if (TREE / "schemas" / "envelope.py").exists():
+    take()
+setup()

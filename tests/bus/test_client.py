@@ -1,0 +1,97 @@
+"""The client on a real broker, with the runtime's other side played by the test."""
+
+import anyio
+import pytest
+
+from bus.client import Client
+from bus.connection import Bus
+from bus.following import Happening
+from schemas.chat import Sampling
+from schemas.envelope import Envelope
+from schemas.errors import KikiError, Unavailable
+from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
+from tests.agents.memory.scenes import answered
+from tests.bus.conftest import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def client(bus: Bus) -> Client:
+    return Client(bus.client)
+
+
+async def asked(bus: Bus, envelope: Envelope) -> QueryReceived:
+    found = await eventually(lambda: bus.last(QueryReceived, envelope.turn_id))
+    assert isinstance(found, QueryReceived)
+    return found
+
+
+async def say(bus: Bus, envelope: Envelope, *words: str, attempt: int = 1) -> None:
+    for index, word in enumerate(words):
+        await bus.signal(InferToken(turn_id=envelope.turn_id, index=index, text=word, attempt=attempt))
+
+
+async def test_a_question_is_stored_and_its_answer_read_along(bus: Bus, client: Client) -> None:
+    sampling = Sampling(seed=5, max_tokens=8)
+    async with client.turn("Where?", model="micro-kiki-fast", tenant="ann", sampling=sampling) as turn:
+        query = (await asked(bus, turn.envelope)).query
+        assert (query.text, query.model, query.sampling) == ("Where?", "micro-kiki-fast", sampling)
+        await say(bus, turn.envelope, "In", " Par")
+        await say(bus, turn.envelope, "In", " Par", "is", attempt=2)  # a worker that was started again
+        await bus.publish(answered(turn.envelope, answer="In Paris."))
+        assert [piece async for piece in turn.text()] == ["In", " Par", "is", "."]
+        assert turn.answer is not None
+        assert turn.answer.text == "In Paris."
+    assert await bus.last(TurnCancelled, turn.id) is None
+
+
+async def test_every_event_is_told_in_order(bus: Bus, client: Client) -> None:
+    seen: list[Happening] = []
+    async with client.turn("Where?") as turn:
+        await say(bus, turn.envelope, "Here")
+        await bus.publish(answered(turn.envelope, answer="Here"))
+        seen = [event async for event in turn.events()]
+    assert [type(event) for event in seen] == [QueryReceived, InferToken, AnswerReady]
+
+
+async def test_a_turn_that_fails_says_why(bus: Bus, client: Client) -> None:
+    async with client.turn("Where?") as turn:
+        envelope = turn.envelope.next("router.failed")
+        await bus.publish(
+            TurnFailed(envelope=envelope, stage="router", code="model_not_found", message="no", retryable=False)
+        )
+        with pytest.raises(KikiError) as caught:
+            _ = [piece async for piece in turn.text()]
+        assert caught.value.code == "model_not_found"
+
+
+async def test_a_turn_that_is_cancelled_says_why(bus: Bus, client: Client) -> None:
+    async with client.turn("Where?") as turn:
+        await bus.publish(TurnCancelled(envelope=turn.envelope.next("x"), reason="the admin said so"))
+        with pytest.raises(KikiError, match="the admin said so") as caught:
+            _ = [piece async for piece in turn.text()]
+        assert caught.value.code == "cancelled"
+
+
+async def test_leaving_before_the_end_cancels_the_turn(bus: Bus, client: Client) -> None:
+    async with client.turn("Where?") as turn:
+        await say(bus, turn.envelope, "On", " and", " on")
+        async for _ in turn.text():
+            break
+    cancelled = await eventually(lambda: bus.last(TurnCancelled, turn.id))
+    assert cancelled.reason == "the asker left"
+
+
+async def test_a_stage_of_all_turns(bus: Bus, client: Client) -> None:
+    async with client.stage(AnswerReady) as answers:
+        async with client.turn("Where?") as turn:
+            await bus.publish(answered(turn.envelope, answer="Here"))
+            _ = [event async for event in turn.events()]
+        with anyio.fail_after(5):
+            assert (await anext(answers)).envelope.turn_id == turn.id
+
+
+async def test_nobody_serves_a_request(client: Client) -> None:
+    with pytest.raises(Unavailable, match=r"services\.ls"):
+        await client.services()

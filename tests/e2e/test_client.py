@@ -1,0 +1,111 @@
+"""The client's distribution and the examples, each in a process of its own, against a live runtime."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+from schemas.envelope import SCHEMA_VERSION
+from tests.e2e.conftest import Runtime
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "deploy" / "client"
+EXAMPLES = CLIENT / "examples"
+QUESTION = "What is the capital of France?"
+
+
+def run(command: list[str], *, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run outside the repository, without its path."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, env={**clean, **environment}, cwd="/", capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the client's wheel and what it asks for, nothing else."""
+    folder = tmp_path_factory.mktemp("client")
+    source = folder / "tree"
+    for part in ("schemas", "bus", "deploy/client"):
+        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("node_modules", "src", "__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    built = run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source / "deploy" / "client")])
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=False)
+    inside = folder / "venv" / "bin" / "python"
+    constraints = str(ROOT / "constraints.txt")
+    installed = run([*pip, "--python", str(inside), "install", "-c", constraints, str(wheel)])
+    assert installed.returncode == 0, installed.stderr
+    return inside
+
+
+def test_another_service_does_everything_with_the_client_alone(runtime: Runtime, python: Path) -> None:
+    ran = run([str(python), str(Path(__file__).with_name("stranger.py"))], NATS_URL=runtime.nats)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["foreign"] == []
+    assert found["registered"] == "stranger"
+    assert found["taken"] == ["name_taken", "name"]
+    assert "Paris" in found["text"]
+    assert len(found["pieces"]) > 2
+    assert "".join(found["pieces"]).strip() == found["text"].strip()
+    assert found["routed"] == found["answered"] == found["turn"]
+    assert found["failed"][0] == "model_not_found"
+    assert found["turn"] in found["fetched"]
+    assert found["skipped"] == ["not_delivered", "ids"]
+    assert found["marked"] == len(found["fetched"])
+    assert found["replayed"] == [found["turn"]]
+    assert found["lag"] == [0]
+    again = runtime.kiki("replay", found["turn"], "--again")
+    assert again.returncode == 0, again.stderr
+    assert "word for word" in again.stdout or "recorded" in again.stdout
+
+
+def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: Path) -> None:
+    ran = run([str(python), str(EXAMPLES / "ask.py"), QUESTION], NATS_URL=runtime.nats)
+    assert ran.returncode == 0, ran.stderr
+    assert "Paris" in ran.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (EXAMPLES / "node_modules").exists(),
+    reason="npm's packages for the TypeScript example are not here",
+)
+def test_the_typescript_example_prints_a_streamed_answer(runtime: Runtime) -> None:
+    binaries = EXAMPLES / "node_modules" / ".bin"
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--target", "es2022", "--module", "nodenext"]
+    checked = run([str(binaries / "tsc"), *options, str(EXAMPLES / "ask.ts")])
+    assert checked.returncode == 0, checked.stdout
+    ran = run([str(binaries / "tsx"), str(EXAMPLES / "ask.ts"), QUESTION], NATS_URL=runtime.nats)
+    assert ran.returncode == 0, ran.stderr
+    assert "Paris" in ran.stdout
+
+
+@pytest.mark.skipif(
+    shutil.which("nats") is None or shutil.which("jq") is None, reason="the nats command line or jq is not here"
+)
+def test_the_shell_example_prints_a_streamed_answer(runtime: Runtime) -> None:
+    ran = run(["bash", str(EXAMPLES / "ask.sh"), QUESTION], NATS_URL=runtime.nats)
+    assert ran.returncode == 0, ran.stderr
+    assert "Paris" in ran.stdout
+
+
+@pytest.mark.parametrize("name", ["ask.ts", "ask.sh"])
+def test_the_examples_speak_the_present_version(name: str) -> None:
+    assert f"schema_version: {SCHEMA_VERSION}" in (EXAMPLES / name).read_text(encoding="utf-8")
+
+
+def test_the_client_has_the_runtimes_version() -> None:
+    versions = {
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"]
+        for path in (ROOT / "pyproject.toml", CLIENT / "pyproject.toml")
+    }
+    assert len(versions) == 1
