@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ASK    ?= What is the capital of France?
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test soak lint types format bench contract client models clean
+.PHONY: help install dev run test soak lint types format bench contract page client models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -54,6 +54,10 @@ bench: install ## The budgets of the architecture, measured
 
 contract: install ## Write docs/asyncapi.json again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
+
+page: install tests/contract/node_modules ## The contract as one HTML page, into dist/
+	@mkdir -p dist
+	$(BIN)/kiki asyncapi --html --output dist/asyncapi.html
 
 # The official AsyncAPI parser; without npm its test is skipped and says so.
 tests/contract/node_modules: tests/contract/package.json tests/contract/package-lock.json

@@ -22,6 +22,7 @@ from schemas.consumers import (
 )
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
+from schemas.examples import example
 from schemas.jobs import LANES, Job, JobResult
 from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import (
@@ -219,6 +220,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "summary": _first_line(kind),
         "headers": _HEADERS,
         "payload": {"$ref": _DEFS.format(name=kind.__name__)},
+        "examples": [{"name": kind.__name__, "payload": example(kind)}],
     }
 
 
@@ -232,4 +234,4 @@ _HEADERS = {
 
 
 def _first_line(kind: type[msgspec.Struct]) -> str:
-    return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
+    return (kind.__doc__ or kind.__name__).strip().splitlines()[0].replace("``", "")

@@ -67,6 +67,15 @@ def test_what_we_encode_fits_the_published_schema(event: msgspec.Struct) -> None
         jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
 
 
+@pytest.mark.parametrize("name", sorted(contract.document()["components"]["messages"]))
+def test_every_message_has_an_example_that_fits(name: str) -> None:
+    document = contract.document()
+    (example,) = document["components"]["messages"][name]["examples"]
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    jsonschema.validate(json.loads(msgspec.json.encode(example["payload"])), schema)
+    assert example["payload"] or not document["components"]["schemas"][name].get("properties")
+
+
 def test_every_subject_has_its_prefix_and_parameters() -> None:
     channels: dict[str, dict[str, Any]] = contract.document(prefix="other")["channels"]
     for channel in channels.values():

@@ -1,0 +1,160 @@
+"""An example of every message, made from its struct: the required fields, with values that mean something.
+
+A new struct needs no entry here. One whose fields have patterns or bounds of their own may need a value in the tables;
+the test says so, because it validates every example.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+TURN = "7d1f0c0e5a5b4c9b8f3e2a1d0c9b8a76"
+_MOMENT = 1795392000.0
+
+_BY_NAME: dict[str, Any] = {
+    "ack_wait": 30.0,
+    "agent": "memory",
+    "answer": "Paris.",
+    "at": _MOMENT,
+    "attempt": 1,
+    "before": _MOMENT,
+    "content": "What is the capital of France?",
+    "created_at": _MOMENT,
+    "causation_id": f"{TURN}:query.received",
+    "de_id": "de-2026-11-23-01",
+    "deadline": _MOMENT + 120.0,
+    "embedding": [0.6, 0.8],
+    "episode_id": "5b0c6f7e-1a52-5d0f-9b0e-0a3c7f7c1d10",
+    "event_id": f"{TURN}:query.received",
+    "failed_at": _MOMENT,
+    "finished_at": _MOMENT + 0.8,
+    "holder": "dream@host-1",
+    "ids": [41, 42],
+    "intent": "agentic",
+    "job_id": "0c9b8a767d1f0c0e5a5b4c9b8f3e2a1d",
+    "logprob": -0.12,
+    "model": "micro-kiki",
+    "model_digest": "109109a4496c",
+    "message": "the worker is away: ask again.",
+    "name": "electronics-hw",
+    "outcome": "deferred",
+    "prompts": ["Why does my buck converter ring?"],
+    "question": "What is the capital of France?",
+    "reason": "no dissent: the candidates agree",
+    "registered_at": _MOMENT,
+    "replay_id": "2a1d0c9b8a767d1f0c0e5a5b4c9b8f3e",
+    "reply": "_INBOX.aB3dE5fG7hI9",
+    "score": 0.87,
+    "session_id": "kitchen-table",
+    "sha256": "109109a4496c" + "0" * 52,
+    "stage": "router",
+    "started_at": _MOMENT + 0.1,
+    "stored_at": _MOMENT + 1.0,
+    "stream": False,
+    "subject": "episode.recorded",
+    "tenant": "ann",
+    "text": "Paris.",
+    "texts": ["What is the capital of France?"],
+    "to": "copies.here",
+    "turn_id": TURN,
+    "vector": [0.6, 0.8],
+    "vectors": [[0.6, 0.8]],
+}
+"""Values by the name of a required field."""
+
+_BY_FIELD: dict[tuple[str, str], Any] = {
+    ("AdapterInfo", "name"): "cpp",
+    ("AdapterInfo", "sha256"): "109109a4496c" + "0" * 52,
+    ("AdapterRequest", "name"): "cpp",
+    ("AdapterUse", "name"): "cpp",
+    ("AdapterUse", "sha256"): "109109a4496c" + "0" * 52,
+    ("DeadLetter", "consumer"): "memory-projection",
+    ("DeadLetter", "headers"): {"Nats-Msg-Id": f"{TURN}:episode.recorded"},
+    ("DeadLetter", "reason"): "max_deliver: the graph failed",
+    ("DeadLetter", "stream"): "EPISODES",
+    ("DeadLetter", "subject"): f"kiki.episode.recorded.{TURN}",
+    ("Episode", "level"): "full",
+    ("Episode", "messages"): [{"role": "user", "content": "What is the capital of France?"}],
+    ("EpisodesConsumed", "name"): "dream",
+    ("EpisodesConsumed", "registration"): "3e2a1d0c9b8a767d1f0c0e5a5b4c9b8f",
+    ("EpisodeFilter", "min_saillance"): 0.4,
+    ("FetchRequest", "name"): "dream",
+    ("FetchRequest", "wait"): 10.0,
+    ("MarkReply", "marked"): 2,
+    ("MarkReply", "place"): 42,
+    ("MarkRequest", "name"): "dream",
+    ("Message", "role"): "user",
+    ("Plan", "level"): "full",
+    ("Record", "id"): 41,
+    ("RegisterRequest", "name"): "dream",
+    ("RegisterRequest", "filter"): {"tenant": "ann", "min_saillance": 0.4},
+    ("SearchRequest", "text"): "Name of my cat?",
+    ("ServiceError", "code"): "name_taken",
+    ("ServiceError", "message"): "the name 'dream' is taken: choose another, or unregister it first.",
+    ("ServiceError", "param"): "name",
+    ("ServiceInfo", "name"): "dream",
+    ("ServiceInfo", "subjects"): ["episode.recorded"],
+    ("TurnFailed", "code"): "unavailable",
+    ("UnregisterRequest", "name"): "dream",
+    ("VerifyReply", "missing_in_atlas"): [],
+    ("VerifyReply", "missing_in_trace"): [],
+}
+"""Values of one struct's field, also of an optional one that is worth showing."""
+
+
+def example(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """A valid message of that kind as JSON would have it, defaults included.
+
+    Raises:
+        msgspec.ValidationError: a field needs a value in the tables of this module.
+    """
+    made = msgspec.convert(_struct(kind), kind)
+    found: dict[str, Any] = msgspec.to_builtins(made)
+    return found
+
+
+def _struct(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    for field in described.fields:
+        if (kind.__name__, field.name) in _BY_FIELD:
+            found[field.encode_name] = _BY_FIELD[kind.__name__, field.name]
+        elif field.required:
+            found[field.encode_name] = _value(field.type, field.name)
+    return found
+
+
+def _value(described: inspect.Type, name: str) -> Any:
+    """A value that fits; the tables' own where the name is in them and the kind allows it."""
+    match described:
+        case inspect.Metadata():
+            return _value(described.type, name)
+        case inspect.StructType():
+            return _struct(described.cls)
+        case inspect.LiteralType():
+            return described.values[0]
+        case inspect.UnionType():
+            return _value(next(one for one in described.types if not isinstance(one, inspect.NoneType)), name)
+        case inspect.RawType():
+            return {}
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    match described:
+        case inspect.VarTupleType() | inspect.ListType():
+            return [_value(described.item_type, name)]
+        case inspect.DictType():
+            return {}
+        case inspect.BoolType():
+            return True
+        case inspect.IntType():
+            return max(1, int(described.ge or 0))
+        case inspect.FloatType():
+            return min(0.5, described.le if described.le is not None else 0.5)
+        case inspect.BytesType():
+            return "e30="
+        case inspect.StrType():
+            return name.replace("_", "-")
+        case _:
+            raise TypeError(f"no example for {described} of '{name}'.")

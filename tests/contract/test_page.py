@@ -1,0 +1,43 @@
+"""The contract as a page of its own, by AsyncAPI's component."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from runtime.page import SCRIPT, STYLE, page
+from schemas import contract
+from schemas.errors import SetupError
+
+COMPONENT = Path(__file__).parent / "node_modules" / "@asyncapi" / "react-component"
+
+
+def embedded(text: str) -> object:
+    found = re.search(r'<script type="application/json" id="document">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found.group(1))
+
+
+def test_the_page_holds_the_document_whatever_is_in_it(tmp_path: Path) -> None:
+    for path in (SCRIPT, STYLE):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("/* nothing */")
+    document = {"info": {"title": "t", "version": "1", "description": "</script><b>&amp; $x"}}
+    text = page(document, tmp_path)
+    assert embedded(text) == document
+    assert text.count("</script>") == 3
+
+
+@pytest.mark.skipif(not COMPONENT.exists(), reason="npm's @asyncapi/react-component is not here")
+def test_the_kept_component_is_put_in_and_nothing_is_fetched() -> None:
+    text = page(contract.document(), COMPONENT)
+    assert embedded(text) == json.loads(json.dumps(contract.document()))
+    assert "AsyncApiStandalone" in text
+    assert not re.search(r"<(script|link)[^>]*\s(src|href)=", text)
+
+
+def test_without_the_component_the_mend_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="npm install @asyncapi/react-component") as caught:
+        page(contract.document(), tmp_path)
+    assert caught.value.param == "component"
