@@ -16,6 +16,7 @@ import psutil
 from agents.memory import history
 from agents.memory.atlas import Ask
 from agents.memory.context import windows
+from agents.memory.edge import EdgeAtlas
 from agents.memory.finding import find
 from agents.memory.projection import apply
 from agents.memory.record import key
@@ -83,7 +84,8 @@ async def measure(sizes: Sequence[int], *, tick: Callable[[int], None], vector_s
                 placed = time.perf_counter() - began
                 plain = sorted([await _timed(stores, made, settings) for _ in range(QUERIES)])
                 began = time.perf_counter()
-                await stores.atlas.run(lambda atlas: atlas.optimise())
+                assert isinstance(stores.atlas, EdgeAtlas)
+                await stores.atlas.part.run(lambda atlas: atlas.optimise())
                 optimised = time.perf_counter() - began
                 times = sorted([await _timed(stores, made, settings) for _ in range(QUERIES)])
                 seen = sorted([await _visible(stores, made, settings) for _ in range(WRITES)])
@@ -146,7 +148,7 @@ async def _place(stores: Stores, batch: Sequence[Episode]) -> None:
     for at in range(0, len(batch), SESSION):
         names = [key(one.tenant, "episode", one.episode_id) for one in batch[at : at + SESSION]]
         near |= windows(names, names)
-    await stores.atlas.run(lambda atlas: atlas.place(batch, near))
+    await stores.atlas.place(batch, near)
 
 
 async def _timed(stores: Stores, made: _Made, settings: MemorySettings) -> float:

@@ -2,8 +2,9 @@
 
 Pure: :mod:`.record` (an answer becomes an episode), :mod:`.history` (a line of a file does), :mod:`.concepts` (what it
 is about), :mod:`.words` and :mod:`.context` (its words and meaning, with its neighbours'), :mod:`.smalltalk`,
-:mod:`.recall` (fusion, floor, budget), :mod:`.budget` (tokens). The stores: :mod:`.atlas` (vectors and words),
-:mod:`.trace` (graph), :mod:`.stores` (both, locked, each on its thread), :mod:`.finding` (one question to them).
+:mod:`.recall` (fusion, floor, budget), :mod:`.budget` (tokens). The stores: :mod:`.protocols`;
+:mod:`.atlas`, :mod:`.edge` and :mod:`.qdrant` (vectors and words); :mod:`.trace`, :mod:`.ladybug` and :mod:`.bolt`
+(graph); :mod:`.part` (an embedded one on its thread); :mod:`.stores` (both, locked); :mod:`.finding` (one question).
 On the bus: :mod:`.projection` (from the record into the stores), :mod:`.progress` (how far it is), :mod:`.erasure`
 (forgetting), :mod:`.agent`.
 """

@@ -10,10 +10,12 @@ import anyio.to_thread
 import nats.errors
 import structlog
 from nats.js.errors import APIError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.atlas import Ask
 from agents.memory.budget import measure
 from agents.memory.erasure import erase
+from agents.memory.faults import StoreAway
 from agents.memory.finding import find
 from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
 from agents.memory.projection import Projection
@@ -47,6 +49,8 @@ from schemas.stages import Recall, StageTiming
 
 STAGE = "memory"
 WRITE = "memory-write"
+AWAY_SECONDS = 5.0
+"""Seconds at most between two tries to reach a store's server that is away."""
 
 _log = structlog.get_logger("memory")
 
@@ -186,8 +190,11 @@ class MemoryAgent:
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Into the stores, unless the episode was forgotten while it waited here."""
-        if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is None:
-            await self._projection.add(event.episode)
+        if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is not None:
+            return
+        async for attempt in _until_back():
+            with attempt:
+                await self._projection.add(event.episode)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
         ask = Ask(
@@ -219,7 +226,7 @@ class MemoryAgent:
                 await Consumer(bus, self._projecting()).declare()
             last = (await bus.js.stream_info(EPISODES)).state.last_seq
             await caught_up(bus, last)
-            episodes = await self._stores.trace.run(lambda trace: trace.count())
+            episodes = await self._stores.trace.count()
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(
                 f"the rebuild lost the broker ({error or type(error).__name__}): run it again."
@@ -237,8 +244,8 @@ class MemoryAgent:
             recorded_keys = {
                 key(one.tenant, "episode", one.episode_id): one.episode_id async for one in record.episodes(bus)
             }
-            atlas = await self._stores.atlas.run(lambda store: store.keys())
-            trace = await self._stores.trace.run(lambda store: store.keys())
+            atlas = await self._stores.atlas.keys()
+            trace = await self._stores.trace.keys()
             waiting = int(lag(await progress(bus)))
         wanted = set(recorded_keys)
         return VerifyReply(
@@ -251,9 +258,9 @@ class MemoryAgent:
         )
 
     async def _session(self, request: SessionRequest) -> SessionReply:
-        found = await self._stores.trace.run(lambda store: store.turns(request.session_id, tenant=request.tenant))
+        found = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
         names = [key(request.tenant, "episode", one.episode_id) for one in found]
-        kept = await self._stores.atlas.run(lambda store: store.read(names))
+        kept = await self._stores.atlas.read(names)
         return SessionReply(session_id=request.session_id, episodes=tuple(kept[name] for name in names if name in kept))
 
     async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
@@ -265,12 +272,12 @@ class MemoryAgent:
         bus = self._connected()
         await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
         async with self._stores.changing:
-            found = await self._stores.trace.run(lambda store: store.turns(request.session_id, tenant=request.tenant))
+            found = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
             for one in found:
                 await erase(bus, one, tenant=request.tenant, session_id=request.session_id)
             names = [key(request.tenant, "episode", one.episode_id) for one in found]
-            await self._stores.atlas.run(lambda store: store.remove(names, {}))
-            await self._stores.trace.run(lambda store: store.remove_session(request.session_id, tenant=request.tenant))
+            await self._stores.atlas.remove(names, {})
+            await self._stores.trace.remove_session(request.session_id, tenant=request.tenant)
         _log.info("session forgotten", session_id=request.session_id, episodes=len(found))
         return ForgetReply(episodes=len(found))
 
@@ -286,13 +293,26 @@ class MemoryAgent:
 
     async def _measure(self, bus: Bus) -> None:
         try:
-            atlas = await self._stores.atlas.run(lambda store: store.count())
-            trace = await self._stores.trace.run(lambda store: store.count())
+            atlas = await self._stores.atlas.count()
+            trace = await self._stores.trace.count()
             found = await progress(bus)
         except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
             metrics.degraded("memory.gauges", str(error) or type(error).__name__)
             return
         self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(found)}
+
+
+def _until_back() -> AsyncRetrying:
+    """A server that is away is waited for with the message in hand: no episode is given up for it."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(StoreAway),
+        wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),
+        before_sleep=_count_away,
+    )
+
+
+def _count_away(state: RetryCallState) -> None:
+    metrics.degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
 
 
 def _names(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:

@@ -189,18 +189,19 @@ class Atlas:
         with using("atlas"):
             return bool(self._shard.optimize())
 
-    def keys(self) -> set[str]:
-        """The keys of all points.
+    def keys(self, *, tenant: str | None = None) -> set[str]:
+        """The keys of all points, or of one tenant's.
 
         Raises:
             Unavailable: the store failed.
         """
         names: set[str] = set()
         offset = None
+        where = None if tenant is None else qdrant.Filter(must=[_is("tenant", tenant)])
         with using("atlas"):
             while True:
                 records, offset = self._shard.scroll(
-                    qdrant.ScrollRequest(offset=offset, limit=1000, with_payload=False)
+                    qdrant.ScrollRequest(offset=offset, limit=1000, filter=where, with_payload=False)
                 )
                 names.update(str(record.id) for record in records)
                 if offset is None:

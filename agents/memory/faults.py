@@ -10,6 +10,10 @@ class BrokenStore(SetupError):
     """A store's files cannot be read. Its content can be made again from the record."""
 
 
+class StoreAway(Unavailable):
+    """A store's server does not answer. No episode is at fault, so none is given up for it."""
+
+
 @contextmanager
 def opening(store: str) -> Iterator[None]:
     """Whatever fails while a store is opened means that its files are broken.
@@ -42,3 +46,8 @@ def _translated(kind: type[KikiError], what: str) -> Iterator[None]:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # a Rust panic is no Exception
             raise kind(f"{what}: {str(error) or type(error).__name__}") from error
         raise
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, or its kind when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

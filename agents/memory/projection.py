@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from agents.memory.context import windows
+from agents.memory.faults import StoreAway
 from agents.memory.record import key
 from agents.memory.stores import Stores
-from agents.memory.trace import Trace
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
@@ -28,20 +28,10 @@ async def apply(stores: Stores, episodes: Sequence[Episode]) -> None:
                 f"an episode's embedding has {len(episode.embedding)} floats, expected "
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
-    await stores.trace.run(lambda trace: trace.upsert(episodes))
-    near = await stores.trace.run(lambda trace: _windows(trace, episodes))
-    await stores.atlas.run(lambda atlas: atlas.place(episodes, near))
-
-
-def _windows(trace: Trace, episodes: Sequence[Episode]) -> dict[str, dict[int, str]]:
-    """Who stands around the episodes and around those that they came beside."""
-    changed: dict[tuple[str, str], set[str]] = {}
-    for one in episodes:
-        changed.setdefault((one.tenant, one.session_id), set()).add(key(one.tenant, "episode", one.episode_id))
-    found: dict[str, dict[int, str]] = {}
-    for (tenant, session_id), names in changed.items():
-        found |= windows(trace.order(session_id, tenant=tenant), names)
-    return found
+    orders = await stores.trace.upsert(episodes)
+    changed = {key(one.tenant, "episode", one.episode_id) for one in episodes}
+    near = {name: window for order in orders for name, window in windows(order, changed).items()}
+    await stores.atlas.place(episodes, near)
 
 
 class _Waiting(Struct, eq=False):
@@ -80,7 +70,7 @@ class Projection:
         """All at once; one by one when that fails, so that a poison episode takes nobody with it."""
         try:
             await self._try(batch)
-            if len(batch) > 1 and batch[0].error is not None:
+            if len(batch) > 1 and batch[0].error is not None and not isinstance(batch[0].error, StoreAway):
                 for one in batch:
                     await self._try([one])
         finally:

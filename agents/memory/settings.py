@@ -1,8 +1,9 @@
 """Settings of the memory."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class MemorySettings(Struct, frozen=True, kw_only=True):
@@ -10,6 +11,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         data_dir: holds ``atlas/``, ``trace/`` and ``memory.lock``; one process owns it.
+        atlas: where vectors and words are kept: ``edge`` (qdrant-edge, in ``data_dir``) or ``qdrant`` (a server).
+        qdrant_url: the Qdrant server; ``qdrant_key`` is its API key.
+        qdrant_collection: the collection there; ours alone, made when it is missing.
+        trace: where the graph is kept: ``ladybug`` (in ``data_dir``) or ``neo4j`` (a server that speaks Bolt).
+        neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are who we are there.
+        neo4j_database: the database there; ours alone.
+        store_timeout: seconds that a server may take for one call.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
         tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
         language: stop words and stems of the word index.
@@ -38,6 +46,16 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     """
 
     data_dir: Path
+    atlas: Literal["edge", "qdrant"] = "edge"
+    qdrant_url: str = "http://127.0.0.1:6333"
+    qdrant_key: str | None = None
+    qdrant_collection: Annotated[str, Meta(min_length=1)] = "kiki-episodes"
+    trace: Literal["ladybug", "neo4j"] = "ladybug"
+    neo4j_uri: str = "bolt://127.0.0.1:7687"
+    neo4j_user: str = "neo4j"
+    neo4j_password: str = ""
+    neo4j_database: Annotated[str, Meta(min_length=1)] = "neo4j"
+    store_timeout: Annotated[float, Meta(gt=0.0)] = 10.0
     vector_size: int = 768
     tokenizer: Path | None = None
     language: str = "english"

@@ -1,77 +1,86 @@
-"""Trace: how episodes follow each other, as a graph in Ladybug.
+"""Trace: how episodes hang together, as a graph.
 
-``(Session)-[:CONTAINS]->(Episode)-[:NEXT]->(Episode)-[:MENTIONS]->(Concept)``. A session and a concept belong to one
-tenant: two tenants that name a session alike have two sessions. Of the text the graph holds the concepts' names alone.
-Each batch is one transaction, synced to disk when it commits.
+Nodes: ``Session``, ``Episode``, ``Concept``; each belongs to one tenant, so two tenants that name a session alike have
+two sessions. Of the text the graph holds the concepts' names alone. Edges::
+
+    (Session)-[CONTAINS]->(Episode)      (Episode)-[NEXT]->(Episode)        in time, within the session
+    (Episode)-[MENTIONS]->(Concept)      (Episode)-[CAUSED]->(Episode)      the first was in the second's prompt
+    (Episode)-[SUPERSEDES]->(Episode)    (Episode)-[SUMMARISES]->(Episode)
+
+Time has two axes. What an episode says holds from its ``created_at``; the memory knows it since its ``recorded_at``.
+``SUPERSEDES`` carries both for the end of what the older one said, and deletes nothing.
+
+An edge may come before one of its ends: the missing episode is then a node without ``episode_id``, which counts for
+nothing until its own episode comes. So the graph depends on the set of episodes, not on the order they came in.
+
+Statements hold one MERGE each: Ladybug 0.22 loses rows of an UNWIND over several.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import ladybug
 from msgspec import Struct
 
-from agents.memory.faults import opening, using
 from agents.memory.record import key
 from schemas.episode import Episode
 
-FILE = "trace.lbug"
-MAX_BYTES = 2**36
-"""Address space that the store reserves; its own default, 8 TiB, is refused in small containers."""
+if TYPE_CHECKING:
+    from agents.memory.protocols import Graph, Run
 
-_SCHEMA = (
-    "CREATE NODE TABLE IF NOT EXISTS Session(id STRING PRIMARY KEY, session_id STRING, tenant STRING)",
-    "CREATE NODE TABLE IF NOT EXISTS Episode(id STRING PRIMARY KEY, episode_id STRING, turn_id STRING, "
-    "tenant STRING, created_at DOUBLE)",
-    "CREATE REL TABLE IF NOT EXISTS CONTAINS(FROM Session TO Episode)",
-    "CREATE REL TABLE IF NOT EXISTS NEXT(FROM Episode TO Episode)",
-    "CREATE NODE TABLE IF NOT EXISTS Concept(id STRING PRIMARY KEY, name STRING, tenant STRING)",
-    "CREATE REL TABLE IF NOT EXISTS MENTIONS(FROM Episode TO Concept)",
-)
-_STORE = """
-    MERGE (s:Session {id: $session}) ON CREATE SET s.session_id = $session_id, s.tenant = $tenant
-    MERGE (e:Episode {id: $episode})
-      ON CREATE SET e.episode_id = $episode_id, e.turn_id = $turn_id, e.tenant = $tenant, e.created_at = $at
-    MERGE (s)-[:CONTAINS]->(e)
+VERSION = 2
+"""Of nodes and edges. A store with another one is made again from the record."""
+
+LABELS = ("Session", "Episode", "Concept")
+
+_SESSIONS = """
+    UNWIND $rows AS row MERGE (s:Session {id: row.session}) SET s.session_id = row.session_id, s.tenant = row.tenant
 """
-_BEFORE = """
-    MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode)
-    WHERE e.created_at < $at OR (e.created_at = $at AND e.id < $episode)
-    RETURN e.id ORDER BY e.created_at DESC, e.id DESC LIMIT 1
+_EPISODES = """
+    UNWIND $rows AS row MERGE (e:Episode {id: row.episode})
+    SET e.episode_id = row.episode_id, e.turn_id = row.turn_id, e.tenant = row.tenant, e.created_at = row.created_at,
+        e.recorded_at = row.recorded_at
 """
-_AFTER = """
-    MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode)
-    WHERE e.created_at > $at OR (e.created_at = $at AND e.id > $episode)
-    RETURN e.id ORDER BY e.created_at, e.id LIMIT 1
+_CONTAINS = """
+    UNWIND $rows AS row MATCH (s:Session {id: row.session}), (e:Episode {id: row.episode}) MERGE (s)-[:CONTAINS]->(e)
 """
-_ORDER = """
-    MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) RETURN e.id ORDER BY e.created_at, e.id
+_CONCEPTS = "UNWIND $rows AS row MERGE (c:Concept {id: row.concept}) SET c.name = row.name, c.tenant = row.tenant"
+_MENTIONS = """
+    UNWIND $rows AS row MATCH (e:Episode {id: row.episode}), (c:Concept {id: row.concept}) MERGE (e)-[:MENTIONS]->(c)
 """
+_ENDS = "UNWIND $rows AS row MERGE (e:Episode {id: row.episode})"
+_LINK = "UNWIND $rows AS row MATCH (a:Episode {{id: row.left}}), (b:Episode {{id: row.right}}) MERGE (a)-[:{kind}]->(b)"
+_UNLINK = "UNWIND $rows AS row MATCH (:Episode {id: row.left})-[n:NEXT]->(:Episode {id: row.right}) DELETE n"
+_ORDERS = """
+    MATCH (s:Session)-[:CONTAINS]->(e:Episode) WHERE s.id IN $sessions
+    RETURN s.id, e.id ORDER BY e.created_at, e.id
+"""
+_KNOWN = "MATCH (e:Episode) WHERE e.id IN $names AND e.episode_id IS NOT NULL RETURN e.id"
 _TURNS = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode)
     RETURN e.episode_id, e.turn_id ORDER BY e.created_at, e.id
 """
-_REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
-_REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
-_MENTION = """
-    MATCH (e:Episode {id: $episode})
-    MERGE (c:Concept {id: $concept}) ON CREATE SET c.name = $name, c.tenant = $tenant
-    MERGE (e)-[:MENTIONS]->(c)
-"""
-_CONCEPTS = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:MENTIONS]->(c:Concept) RETURN c.name ORDER BY c.name"
 _MENTIONED = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(:Episode)-[:MENTIONS]->(c:Concept) RETURN DISTINCT c.id
 """
+_REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
+_REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
 _UNMENTIONED = """
-    MATCH (c:Concept {id: $concept}) WHERE NOT EXISTS { MATCH (:Episode)-[:MENTIONS]->(c) } DETACH DELETE c
+    UNWIND $names AS name MATCH (c:Concept {id: name}) WHERE NOT EXISTS { MATCH (:Episode)-[:MENTIONS]->(c) }
+    DETACH DELETE c
 """
-_KEYS = "MATCH (e:Episode) RETURN e.id"
-_UNLINK = "MATCH (:Episode {id: $left})-[n:NEXT]->(:Episode {id: $right}) DELETE n"
-_LINK = "MATCH (a:Episode {id: $left}), (b:Episode {id: $right}) MERGE (a)-[:NEXT]->(b)"
+_CONCEPTS_OF = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:MENTIONS]->(c:Concept) RETURN c.name ORDER BY c.name"
 _PREVIOUS = "MATCH (p:Episode)-[:NEXT]->(:Episode {id: $episode, tenant: $tenant}) RETURN p.episode_id"
 _FOLLOWING = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:NEXT]->(f:Episode) RETURN f.episode_id"
+_KEYS = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN e.id"
+_KEYS_OF = "MATCH (e:Episode {tenant: $tenant}) WHERE e.episode_id IS NOT NULL RETURN e.id"
+_COUNT = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN count(*)"
+_EDGES = """
+    MATCH (a:Episode {{tenant: $tenant}})-[:{kind}]->(b:Episode {{tenant: $tenant}}) RETURN a.episode_id, b.episode_id
+    ORDER BY a.episode_id, b.episode_id
+"""
+KINDS = ("NEXT", "CAUSED", "SUPERSEDES", "SUMMARISES")
+"""Edges between episodes."""
 
 
 class Neighbours(Struct, frozen=True, kw_only=True):
@@ -89,156 +98,151 @@ class Member(Struct, frozen=True, kw_only=True):
 
 
 class Trace:
-    """One graph database file. Calls block; one at a time."""
+    """The graph's questions and answers. Every method raises ``Unavailable`` when the store fails or is away."""
 
-    def __init__(self, database: ladybug.Database) -> None:
-        self._database = database
-        self._connection = ladybug.Connection(database)
+    def __init__(self, graph: "Graph") -> None:
+        self._graph = graph
 
-    @classmethod
-    def open(cls, directory: Path, *, buffer: int) -> "Trace":
-        """Open the graph in ``directory``, or create it; ``buffer`` bytes may be held in memory.
+    async def upsert(
+        self, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None
+    ) -> list[list[str]]:
+        """Store the episodes and link them, all of them or none; then their sessions' keys in time.
 
-        Raises:
-            BrokenStore: the files cannot be read.
+        The order of arrival does not matter, and storing an episode again changes nothing. ``recorded_at`` tells by
+        episode id when the record got it (Unix time); where it does not, that is when it was said.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        with opening("trace"):
-            trace = cls(
-                ladybug.Database(directory / FILE, buffer_pool_size=buffer, max_num_threads=1, max_db_size=MAX_BYTES)
-            )
-            for statement in _SCHEMA:
-                trace._rows(statement)
-        return trace
+        nodes = [_node(one, (recorded_at or {}).get(one.episode_id, one.created_at)) for one in episodes]
+        sessions = {row["session"]: row for row in nodes}
+        mentions = [row for one in episodes for row in _mentions(one)]
+        caused = [_edge(one.tenant, cause, one.episode_id) for one in episodes for cause in set(one.recalled_ids)]
+        summed = [_edge(one.tenant, one.episode_id, part) for one in episodes for part in set(one.summarises)]
 
-    def upsert(self, episodes: Sequence[Episode]) -> None:
-        """Store the episodes and link each between its neighbours in time; all of them or none.
+        names = {row["episode"] for row in nodes}
+        orders: list[list[str]] = []
 
-        The order of arrival does not matter, and storing an episode again changes nothing.
+        async def work(run: "Run") -> None:
+            new = names - {str(row[0]) for row in await run(_KNOWN, names=sorted(names))}
+            await _each(run, _SESSIONS, sessions.values())
+            await _each(run, _EPISODES, {row["episode"]: row for row in nodes}.values())
+            await _each(run, _CONTAINS, nodes)
+            await _each(run, _CONCEPTS, {row["concept"]: row for row in mentions}.values())
+            await _each(run, _MENTIONS, mentions)
+            await _each(run, _ENDS, [{"episode": name} for name in sorted(_ends([*caused, *summed]))])
+            await _each(run, _LINK.format(kind="CAUSED"), caused)
+            await _each(run, _LINK.format(kind="SUMMARISES"), summed)
+            orders[:] = await _orders(run, sessions)
+            apart, together = relinked(orders, new)
+            await _each(run, _UNLINK, apart)
+            await _each(run, _LINK.format(kind="NEXT"), together)
 
-        Raises:
-            Unavailable: the store failed; nothing of the batch is stored.
-        """
-        with using("trace"):
-            self._rows("BEGIN TRANSACTION")
-            try:
-                for episode in episodes:
-                    self._insert(episode)
-                self._rows("COMMIT")
-            except BaseException:
-                with suppress(RuntimeError):  # the store rolls back by itself after most errors
-                    self._rows("ROLLBACK")
-                raise
+        await self._graph.write(work)
+        return orders
 
-    def neighbours(self, episode_id: str, *, tenant: str) -> Neighbours:
-        """Who comes before and after the tenant's episode in its session.
-
-        Raises:
-            Unavailable: the store failed.
-        """
+    async def neighbours(self, episode_id: str, *, tenant: str) -> Neighbours:
+        """Who comes before and after the tenant's episode in its session."""
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
-        with using("trace"):
-            return Neighbours(previous=self._first(_PREVIOUS, **where), following=self._first(_FOLLOWING, **where))
+        previous = await self._graph.read(_PREVIOUS, **where)
+        following = await self._graph.read(_FOLLOWING, **where)
+        return Neighbours(previous=_only(previous), following=_only(following))
 
-    def order(self, session_id: str, *, tenant: str) -> list[str]:
-        """The keys of a session's episodes in time.
+    async def turns(self, session_id: str, *, tenant: str) -> list[Member]:
+        """A session's episodes in time."""
+        rows = await self._graph.read(_TURNS, session=key(tenant, "session", session_id))
+        return [Member(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
 
-        Raises:
-            Unavailable: the store failed.
-        """
-        with using("trace"):
-            return [str(row[0]) for row in self._rows(_ORDER, session=key(tenant, "session", session_id))]
+    async def remove_session(self, session_id: str, *, tenant: str) -> None:
+        """Delete a session with its episodes, their edges, and concepts that nobody mentions any more."""
+        session = key(tenant, "session", session_id)
 
-    def turns(self, session_id: str, *, tenant: str) -> list[Member]:
-        """A session's episodes in time.
+        async def work(run: "Run") -> None:
+            mentioned = [row[0] for row in await run(_MENTIONED, session=session)]
+            await run(_REMOVE_EPISODES, session=session)
+            await run(_REMOVE_SESSION, session=session)
+            if mentioned:
+                await run(_UNMENTIONED, names=mentioned)
 
-        Raises:
-            Unavailable: the store failed.
-        """
-        with using("trace"):
-            rows = self._rows(_TURNS, session=key(tenant, "session", session_id))
-            return [Member(episode_id=str(row[0]), turn_id=str(row[1])) for row in rows]
+        await self._graph.write(work)
 
-    def remove_session(self, session_id: str, *, tenant: str) -> None:
-        """Delete a session with its episodes, their edges, and concepts that nobody mentions any more.
-
-        Raises:
-            Unavailable: the store failed.
-        """
-        with using("trace"):
-            where = {"session": key(tenant, "session", session_id)}
-            mentioned = [str(row[0]) for row in self._rows(_MENTIONED, **where)]
-            self._rows(_REMOVE_EPISODES, **where)
-            self._rows(_REMOVE_SESSION, **where)
-            for concept in mentioned:
-                self._rows(_UNMENTIONED, concept=concept)
-
-    def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
-        """What the tenant's episode mentions, in the order of the alphabet.
-
-        Raises:
-            Unavailable: the store failed.
-        """
+    async def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
+        """What the tenant's episode mentions, in the order of the alphabet."""
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
-        with using("trace"):
-            return [str(row[0]) for row in self._rows(_CONCEPTS, **where)]
+        return [str(row[0]) for row in await self._graph.read(_CONCEPTS_OF, **where)]
 
-    def keys(self) -> set[str]:
-        """The keys of all episodes.
+    async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
+        """The tenant's edges between episodes, by kind."""
+        found = {}
+        for kind in KINDS:
+            rows = await self._graph.read(_EDGES.format(kind=kind), tenant=tenant)
+            found[kind] = [(str(left), str(right)) for left, right in rows]
+        return found
 
-        Raises:
-            Unavailable: the store failed.
-        """
-        with using("trace"):
-            return {str(row[0]) for row in self._rows(_KEYS)}
+    async def keys(self, *, tenant: str | None = None) -> set[str]:
+        """The keys of all episodes, or of one tenant's."""
+        rows = await (self._graph.read(_KEYS) if tenant is None else self._graph.read(_KEYS_OF, tenant=tenant))
+        return {str(row[0]) for row in rows}
 
-    def count(self) -> int:
-        """Episodes stored.
+    async def count(self) -> int:
+        """Episodes stored."""
+        return int((await self._graph.read(_COUNT))[0][0])
 
-        Raises:
-            Unavailable: the store failed.
-        """
-        with using("trace"):
-            return int(self._rows("MATCH (e:Episode) RETURN count(*)")[0][0])
 
-    def close(self) -> None:
-        """Write everything into the database file and release it."""
-        with using("trace"):
-            self._connection.close()
-            self._database.close()
+def relinked(
+    orders: Iterable[Sequence[str]], new: Collection[str]
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Which neighbours are none any more, and which there are now, after ``new`` came into the sessions' orders."""
+    apart, together = [], []
+    for order in orders:
+        before = set(pairwise(name for name in order if name not in new))
+        after = set(pairwise(order))
+        apart += [_pair(*pair) for pair in sorted(before - after)]
+        together += [_pair(*pair) for pair in sorted(after - before)]
+    return apart, together
 
-    def _insert(self, episode: Episode) -> None:
-        session = key(episode.tenant, "session", episode.session_id)
-        node = key(episode.tenant, "episode", episode.episode_id)
-        self._rows(
-            _STORE,
-            session=session,
-            session_id=episode.session_id,
-            episode=node,
-            episode_id=episode.episode_id,
-            turn_id=episode.turn_id,
-            tenant=episode.tenant,
-            at=episode.created_at,
-        )
-        for name in episode.concepts:
-            concept = key(episode.tenant, "concept", name)
-            self._rows(_MENTION, episode=node, concept=concept, name=name, tenant=episode.tenant)
-        before = self._first(_BEFORE, session=session, episode=node, at=episode.created_at)
-        after = self._first(_AFTER, session=session, episode=node, at=episode.created_at)
-        if before and after:
-            self._rows(_UNLINK, left=before, right=after)
-        if before:
-            self._rows(_LINK, left=before, right=node)
-        if after:
-            self._rows(_LINK, left=node, right=after)
 
-    def _first(self, query: str, **values: Any) -> str | None:
-        rows = self._rows(query, **values)
-        return str(rows[0][0]) if rows else None
+async def _orders(run: "Run", sessions: Iterable[str]) -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    for session, episode in await run(_ORDERS, sessions=sorted(sessions)):
+        found.setdefault(str(session), []).append(str(episode))
+    return list(found.values())
 
-    def _rows(self, query: str, **values: Any) -> list[Any]:
-        result = self._connection.execute(query, values)
-        try:
-            return list(result.get_all())
-        finally:
-            result.close()
+
+async def _each(run: "Run", statement: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    if given := [dict(row) for row in rows]:
+        await run(statement, rows=given)
+
+
+def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
+    return {
+        "session": key(episode.tenant, "session", episode.session_id),
+        "session_id": episode.session_id,
+        "episode": key(episode.tenant, "episode", episode.episode_id),
+        "episode_id": episode.episode_id,
+        "turn_id": episode.turn_id,
+        "tenant": episode.tenant,
+        "created_at": episode.created_at,
+        "recorded_at": recorded_at,
+    }
+
+
+def _mentions(episode: Episode) -> list[dict[str, str]]:
+    node = key(episode.tenant, "episode", episode.episode_id)
+    return [
+        {"episode": node, "concept": key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
+        for name in episode.concepts
+    ]
+
+
+def _edge(tenant: str, left: str, right: str) -> dict[str, str]:
+    return _pair(key(tenant, "episode", left), key(tenant, "episode", right))
+
+
+def _pair(left: str, right: str) -> dict[str, str]:
+    return {"left": left, "right": right}
+
+
+def _ends(edges: Iterable[Mapping[str, str]]) -> set[str]:
+    return {end for edge in edges for end in edge.values()}
+
+
+def _only(rows: Sequence[Sequence[Any]]) -> str | None:
+    return str(rows[0][0]) if rows else None

@@ -73,9 +73,9 @@ async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, 
 
         whole = await verified()
         assert (whole.recorded, whole.waiting, whole.agrees) == (3, 0, True)
-        lost = sorted(await agent._stores.atlas.run(lambda atlas: atlas.keys()))[:1]
-        await agent._stores.atlas.run(lambda atlas: atlas.remove(lost, {}))
-        await agent._stores.trace.run(lambda trace: trace.remove_session("two", tenant="ann"))
+        lost = sorted(await agent._stores.atlas.keys())[:1]
+        await agent._stores.atlas.remove(lost, {})
+        await agent._stores.trace.remove_session("two", tenant="ann")
         drifted = await verified()
         assert (len(drifted.missing_in_atlas), len(drifted.missing_in_trace), drifted.agrees) == (1, 1, False)
         await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)

@@ -173,10 +173,10 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
 
         async def state() -> tuple[Any, ...]:
             ask = Ask(tenant="ann", vector=unit(0), text="what", limit=99)
-            matches = await agent._stores.atlas.run(lambda atlas: atlas.search(ask))
+            matches = await agent._stores.atlas.search(ask)
             found = sorted(matches, key=lambda match: match.episode_id)
             ids = [episode_id(tenant="ann", turn_id=envelope.turn_id) for envelope in turns]
-            near = await agent._stores.trace.run(lambda trace: [trace.neighbours(one, tenant="ann") for one in ids])
+            near = [await agent._stores.trace.neighbours(one, tenant="ann") for one in ids]
             return found, near
 
         before = await state()

@@ -1,88 +1,115 @@
-"""Vectors in a real qdrant-edge shard."""
+"""One contract for vectors and words, over qdrant-edge, qdrant-client's own store, and the server of ``QDRANT_URL``."""
 
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
+from qdrant_client import AsyncQdrantClient
 
-from agents.memory.atlas import CONFIG, Ask, Atlas
+from agents.memory.atlas import Ask
 from agents.memory.context import unpacked, windows
-from agents.memory.faults import BrokenStore
+from agents.memory.edge import EdgeAtlas
+from agents.memory.protocols import AtlasStore
+from agents.memory.qdrant import QdrantAtlas
 from agents.memory.recall import Match
 from agents.memory.record import key
+from agents.memory.settings import MemorySettings
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
+from tests.agents.memory.conftest import named, qdrant_settings
 from tests.agents.memory.scenes import SIZE, episode, unit
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),  # in the client's own store
+]
 
 _fresh = itertools.count()
 
+STORES = ["edge", "qdrant", pytest.param("server", marks=named("QDRANT_URL"))]
 
-def place(atlas: Atlas, *episodes: Episode) -> None:
+
+def made(kind: str, path: Path) -> AtlasStore:
+    """An Atlas of that kind; ``qdrant`` is the client's own store in memory, which speaks like the server."""
+    if kind == "edge":
+        return EdgeAtlas(MemorySettings(data_dir=path, vector_size=SIZE))
+    if kind == "server":
+        return QdrantAtlas.of(qdrant_settings(path))
+    return QdrantAtlas(AsyncQdrantClient(":memory:"), MemorySettings(data_dir=path, vector_size=SIZE))
+
+
+@pytest.fixture(params=STORES)
+async def atlas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AtlasStore]:
+    """An empty store."""
+    opened = made(request.param, tmp_path)
+    assert request.param == "server" or not await opened.load()
+    await opened.renew()
+    yield opened
+    await opened.close()
+
+
+async def place(atlas: AtlasStore, *episodes: Episode) -> None:
     """Store episodes that have no neighbours."""
-    atlas.place(episodes, {})
+    await atlas.place(episodes, {})
 
 
-def search(atlas: Atlas, vector: Sequence[float], *, tenant: str = "ann", limit: int = 10, **more: Any) -> list[Match]:
+async def search(
+    atlas: AtlasStore, vector: Sequence[float], *, tenant: str = "ann", limit: int = 10, **more: Any
+) -> list[Match]:
     """Nearest first."""
-    found = atlas.search(Ask(tenant=tenant, vector=tuple(vector), limit=limit, **more))
+    found = await atlas.search(Ask(tenant=tenant, vector=tuple(vector), limit=limit, **more))
     return sorted(found, key=lambda match: -match.similarity)
 
 
-@pytest.fixture
-def atlas(tmp_path: Path) -> Iterator[Atlas]:
-    """An empty shard."""
-    opened = Atlas.open(tmp_path / "atlas", size=SIZE)
-    yield opened
-    opened.close()
-
-
-def test_an_episode_is_found_by_its_vector_with_all_its_fields(atlas: Atlas) -> None:
-    place(atlas, episode("t1", question="Où ?", answer="Là.", at=12.5, vector=unit(1)), episode("t2", vector=unit(2)))
-    first, _ = search(atlas, unit(1), tenant="ann", limit=5)
+async def test_an_episode_is_found_by_its_vector_with_all_its_fields(atlas: AtlasStore) -> None:
+    await place(
+        atlas, episode("t1", question="Où ?", answer="Là.", at=12.5, vector=unit(1)), episode("t2", vector=unit(2))
+    )
+    first, _ = await search(atlas, unit(1), tenant="ann", limit=5)
     assert (first.turn_id, first.question, first.answer, first.created_at) == ("t1", "Où ?", "Là.", 12.5)
     assert first.episode_id == episode("t1").episode_id
     assert first.similarity == pytest.approx(1.0, abs=1e-5)
 
 
-def test_storing_an_episode_again_changes_nothing(atlas: Atlas) -> None:
+async def test_storing_an_episode_again_changes_nothing(atlas: AtlasStore) -> None:
     for _ in range(3):
-        place(atlas, episode("t1", vector=unit(1)))
-    assert atlas.count() == 1
-    assert len(search(atlas, unit(1), tenant="ann", limit=5)) == 1
+        await place(atlas, episode("t1", vector=unit(1)))
+    assert await atlas.count() == 1
+    assert len(await search(atlas, unit(1), tenant="ann", limit=5)) == 1
 
 
-def test_the_nearest_come_and_no_more_than_the_limit(atlas: Atlas) -> None:
-    place(atlas, *(episode(f"t{n}", vector=unit(n)) for n in range(20)))
-    assert search(atlas, unit(3), tenant="ann")[0].turn_id == "t3"
-    assert len(search(atlas, unit(3), tenant="ann", limit=4)) == 4
+async def test_the_nearest_come_and_no_more_than_the_limit(atlas: AtlasStore) -> None:
+    await place(atlas, *(episode(f"t{n}", vector=unit(n)) for n in range(20)))
+    assert (await search(atlas, unit(3), tenant="ann"))[0].turn_id == "t3"
+    assert len(await search(atlas, unit(3), tenant="ann", limit=4)) == 4
 
 
-def test_a_session_filters_within_the_tenant(atlas: Atlas) -> None:
-    place(atlas, episode("t1", session="a", vector=unit(1)), episode("t2", session="b", vector=unit(1)))
-    assert [match.turn_id for match in search(atlas, unit(1), tenant="ann", session_id="b", limit=5)] == ["t2"]
-    assert search(atlas, unit(1), tenant="bob", session_id="b", limit=5) == []
+async def test_a_session_filters_within_the_tenant(atlas: AtlasStore) -> None:
+    await place(atlas, episode("t1", session="a", vector=unit(1)), episode("t2", session="b", vector=unit(1)))
+    assert [match.turn_id for match in await search(atlas, unit(1), tenant="ann", session_id="b", limit=5)] == ["t2"]
+    assert await search(atlas, unit(1), tenant="bob", session_id="b", limit=5) == []
 
 
-def test_two_tenants_with_the_same_episode_id_keep_their_own(atlas: Atlas) -> None:
+async def test_two_tenants_with_the_same_episode_id_keep_their_own(atlas: AtlasStore) -> None:
     mine = episode("t1", tenant="ann", answer="mine", vector=unit(1))
     theirs = msgspec.structs.replace(mine, tenant="bob", answer="theirs")
-    place(atlas, mine, theirs)
-    assert [match.answer for match in search(atlas, unit(1), tenant="ann", limit=5)] == ["mine"]
-    assert [match.answer for match in search(atlas, unit(1), tenant="bob", limit=5)] == ["theirs"]
+    await place(atlas, mine, theirs)
+    assert [match.answer for match in await search(atlas, unit(1), tenant="ann", limit=5)] == ["mine"]
+    assert [match.answer for match in await search(atlas, unit(1), tenant="bob", limit=5)] == ["theirs"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=25))
-def test_no_tenant_ever_sees_the_text_of_another(atlas: Atlas, said: list[tuple[int, int]]) -> None:
+async def test_no_tenant_ever_sees_the_text_of_another(atlas: AtlasStore, said: list[tuple[int, int]]) -> None:
     run = next(_fresh)
-    place(
+    await place(
         atlas,
         *(
             episode(f"{run}-{n}", tenant=f"{run}.tenant{who}", answer=f"secret of {run}.tenant{who}", vector=unit(what))
@@ -92,42 +119,42 @@ def test_no_tenant_ever_sees_the_text_of_another(atlas: Atlas, said: list[tuple[
     for who in range(8):
         own = [n for n, (teller, _) in enumerate(said) if teller == who]
         for what in range(4):
-            matches = search(atlas, unit(what), tenant=f"{run}.tenant{who}", limit=100, text="secret question")
+            matches = await search(atlas, unit(what), tenant=f"{run}.tenant{who}", limit=100, text="secret question")
             assert {match.answer for match in matches} <= {f"secret of {run}.tenant{who}"}
             assert {match.turn_id for match in matches} == {f"{run}-{n}" for n in own}
 
 
-def test_words_bring_what_the_vector_does_not_with_every_score(atlas: Atlas) -> None:
-    place(atlas, *(episode(f"t{n}", question=f"talk {n}", vector=unit(n)) for n in range(30)))
-    place(
+async def test_words_bring_what_the_vector_does_not_with_every_score(atlas: AtlasStore) -> None:
+    await place(atlas, *(episode(f"t{n}", question=f"talk {n}", vector=unit(n)) for n in range(30)))
+    await place(
         atlas,
         episode("rare", question="The quetzals were nesting.", vector=unit(99)),
         episode("bare", question="quetzal"),
     )
-    found = {match.turn_id: match for match in search(atlas, unit(1), limit=3, text="Where does a quetzal nest?")}
+    found = {match.turn_id: match for match in await search(atlas, unit(1), limit=3, text="Where does a quetzal nest?")}
     assert {"t1", "rare", "bare"} <= set(found)
     assert found["rare"].lexical > found["bare"].lexical > 0.0
     assert found["t1"].lexical == 0.0
     assert found["t1"].similarity == pytest.approx(1.0, abs=1e-5)
     assert abs(found["rare"].similarity) < 0.6
-    assert search(atlas, unit(1), tenant="bob", text="quetzal") == []
+    assert await search(atlas, unit(1), tenant="bob", text="quetzal") == []
 
 
-def test_as_of_asks_the_past(atlas: Atlas) -> None:
-    place(atlas, *(episode(f"t{n}", at=float(n), vector=unit(1)) for n in range(4)))
-    assert {match.turn_id for match in search(atlas, unit(1), text="question", as_of=1.0)} == {"t0", "t1"}
+async def test_as_of_asks_the_past(atlas: AtlasStore) -> None:
+    await place(atlas, *(episode(f"t{n}", at=float(n), vector=unit(1)) for n in range(4)))
+    assert {match.turn_id for match in await search(atlas, unit(1), text="question", as_of=1.0)} == {"t0", "t1"}
 
 
-def test_neighbours_lend_their_words_and_meaning_however_they_arrive(tmp_path: Path) -> None:
+async def test_neighbours_lend_their_words_and_meaning_however_they_arrive(atlas: AtlasStore) -> None:
     told = [episode(f"t{n}", question=f"word{n}", answer="", at=float(n), vector=unit(n)) for n in range(6)]
     names = [key("ann", "episode", one.episode_id) for one in told]
     seen = []
-    for number, order in enumerate([(0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)]):
-        atlas = Atlas.open(tmp_path / f"{number}", size=SIZE)
+    for order in [(0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)]:
+        await atlas.renew()
         for at, n in enumerate(order):
             there = sorted(order[: at + 1])
-            atlas.place([told[n]], windows([names[m] for m in there], [names[n]]))
-        found = {match.turn_id: match for match in search(atlas, unit(2), text="word2")}
+            await atlas.place([told[n]], windows([names[m] for m in there], [names[n]]))
+        found = {match.turn_id: match for match in await search(atlas, unit(2), text="word2")}
         lexical = {turn: match.lexical for turn, match in found.items()}
         assert lexical["t2"] > lexical["t1"] > lexical["t0"] > 0.0
         assert lexical["t1"] == pytest.approx(lexical["t3"], rel=0.2)
@@ -135,77 +162,79 @@ def test_neighbours_lend_their_words_and_meaning_however_they_arrive(tmp_path: P
         own = unpacked(found["t1"].vector)
         assert own is not None
         assert found["t1"].similarity > float(own @ np.array(unit(2)))
-        seen.append(sorted((match.turn_id, match.similarity, match.vector, match.lexical) for match in found.values()))
-        atlas.close()
+        seen.append(
+            sorted(
+                (match.turn_id, round(match.similarity, 6), match.vector, round(match.lexical, 6))
+                for match in found.values()
+            )
+        )
     assert seen[0] == seen[1]
 
 
-def test_what_is_removed_leaves_nothing_in_its_neighbours(atlas: Atlas) -> None:
+async def test_what_is_removed_leaves_nothing_in_its_neighbours(atlas: AtlasStore) -> None:
     told = [episode(f"t{n}", question=f"word{n}", at=float(n), vector=unit(n)) for n in range(3)]
     names = [key("ann", "episode", one.episode_id) for one in told]
-    atlas.place(told, windows(names, names))
-    assert len([m for m in search(atlas, unit(1), text="word1") if m.lexical > 0]) == 3
-    atlas.remove([names[1]], windows([names[0], names[2]], [names[0], names[2]]))
-    assert atlas.keys() == {names[0], names[2]}
-    assert [m.turn_id for m in search(atlas, unit(1), text="word1") if m.lexical > 0] == []
+    await atlas.place(told, windows(names, names))
+    assert len([m for m in await search(atlas, unit(1), text="word1") if m.lexical > 0]) == 3
+    await atlas.remove([names[1]], windows([names[0], names[2]], [names[0], names[2]]))
+    assert await atlas.keys() == {names[0], names[2]}
+    assert [m.turn_id for m in await search(atlas, unit(1), text="word1") if m.lexical > 0] == []
 
 
-def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
-    first = Atlas.open(tmp_path / "atlas", size=SIZE)
-    place(first, episode("t1", vector=unit(1)))
-    first.close()
-    again = Atlas.open(tmp_path / "atlas", size=SIZE)
-    assert search(again, unit(1), tenant="ann", limit=1)[0].turn_id == "t1"
-    again.close()
+async def test_a_vector_of_another_size_is_refused(atlas: AtlasStore) -> None:
+    with pytest.raises(Unavailable, match="atlas failed"):
+        await search(atlas, unit(1, size=SIZE // 2), tenant="ann", limit=1)
 
 
-def test_a_vector_of_another_size_is_refused(atlas: Atlas) -> None:
-    with pytest.raises(Unavailable, match="dim"):
-        search(atlas, unit(1, size=SIZE // 2), tenant="ann", limit=1)
+async def test_keys_and_texts_are_read_by_tenant_and_by_name(atlas: AtlasStore) -> None:
+    mine, theirs = episode("t1", answer="mine", vector=unit(1)), episode("t1", tenant="bob", answer="theirs")
+    await place(atlas, mine, theirs)
+    names = {one.tenant: key(one.tenant, "episode", one.episode_id) for one in (mine, theirs)}
+    assert await atlas.keys() == set(names.values())
+    assert await atlas.keys(tenant="ann") == {names["ann"]}
+    found = await atlas.read([names["ann"], key("ann", "episode", "none")])
+    assert {name: one.answer for name, one in found.items()} == {names["ann"]: "mine"}
+    assert await atlas.read([]) == {}
 
 
-def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
-    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+async def test_both_stores_score_alike(tmp_path: Path) -> None:
+    told = [episode(f"t{n}", question=f"talk {n} of word{n % 3}", at=float(n), vector=unit(n)) for n in range(12)]
+    names = [key("ann", "episode", one.episode_id) for one in told]
+    seen = []
+    for kind in ("edge", "qdrant"):
+        opened = made(kind, tmp_path / kind)
+        await opened.renew()
+        await opened.place(told, windows(names, names))
+        found = await search(opened, unit(3), text="word2 talk", limit=5)
+        seen.append({match.turn_id: (match.similarity, match.lexical) for match in found})
+        await opened.close()
+    assert seen[0].keys() == seen[1].keys()
+    for turn, scores in seen[0].items():
+        assert scores == pytest.approx(seen[1][turn], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "why"),
+    [
+        ({"qdrant_url": "http://127.0.0.1:9"}, "qdrant_url", "no Qdrant server answers"),
+        ({"qdrant_url": "http://[nonsense"}, "qdrant_url", "no address"),
+    ],
+)
+async def test_a_server_that_cannot_be_used_is_one_line(
+    tmp_path: Path, change: dict[str, str], field: str, why: str
+) -> None:
+    with pytest.raises(SetupError, match=why) as refused:
+        await QdrantAtlas.of(MemorySettings(data_dir=tmp_path, atlas="qdrant", store_timeout=1.0, **change)).load()  # type: ignore[arg-type]
+    assert refused.value.param == f"agents.memory.{field}"
+    assert "\n" not in refused.value.message
+
+
+async def test_a_collection_of_another_size_is_refused(tmp_path: Path) -> None:
+    client = AsyncQdrantClient(":memory:")
+    wide = QdrantAtlas(client, MemorySettings(data_dir=tmp_path, vector_size=SIZE))
+    await wide.renew()
+    assert await wide.load()
     with pytest.raises(SetupError, match="64 floats") as refused:
-        Atlas.open(tmp_path / "atlas", size=32)
-    assert refused.value.param == "vector_size"
-    assert not isinstance(refused.value, BrokenStore)
-
-
-def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
-    Atlas.open(tmp_path / "atlas", size=SIZE).close()
-    config = tmp_path / "atlas" / CONFIG
-    made = json.loads(config.read_text())
-    made["vectors"]["own"] = made["vectors"]["context"]
-    config.write_text(json.dumps(made))
-    with pytest.raises(BrokenStore, match="earlier version"):
-        Atlas.open(tmp_path / "atlas", size=SIZE)
-
-
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"\xff" * 64)
-
-
-def _halved(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-DAMAGE = [
-    (CONFIG, _garbage),
-    (CONFIG, _halved),
-    ("segments/*/segment.json", _halved),
-    ("segments/*/vector_storage*/**/*", _halved),  # the library panics over this one
-]
-
-
-@pytest.mark.parametrize(("where", "damage"), DAMAGE)
-def test_damaged_files_are_a_broken_store(tmp_path: Path, where: str, damage: Callable[[Path], None]) -> None:
-    atlas = Atlas.open(tmp_path / "atlas", size=SIZE)
-    place(atlas, episode("t1", vector=unit(1)))
-    atlas.close()
-    damaged = [path for path in (tmp_path / "atlas").glob(where) if path.is_file() and path.stat().st_size]
-    assert damaged
-    for path in damaged:
-        damage(path)
-    with pytest.raises(BrokenStore):
-        Atlas.open(tmp_path / "atlas", size=SIZE)
+        await QdrantAtlas(client, MemorySettings(data_dir=tmp_path, vector_size=32)).load()
+    assert refused.value.param == "agents.memory.qdrant_collection"
+    await wide.close()

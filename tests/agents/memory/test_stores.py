@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from agents.memory.atlas import Ask, Atlas
+from agents.memory.edge import EdgeAtlas
 from agents.memory.finding import find
 from agents.memory.projection import Projection, apply
 from agents.memory.record import episode_id
@@ -63,7 +64,7 @@ def stored(process: "subprocess.Popen[str]", most: int) -> list[str]:
 
 async def counts(stores: Stores) -> tuple[int, int]:
     """Episodes in Atlas and in Trace."""
-    return await stores.atlas.run(lambda a: a.count()), await stores.trace.run(lambda t: t.count())
+    return await stores.atlas.count(), await stores.trace.count()
 
 
 async def test_what_a_killed_writer_told_is_there(settings: MemorySettings) -> None:
@@ -80,9 +81,9 @@ async def test_what_a_killed_writer_told_is_there(settings: MemorySettings) -> N
         assert forget.times == 0
         for turn in told:
             vector = unit(int(turn[1:]))
-            (found,) = await stores.atlas.run(lambda a, v=vector: a.search(Ask(tenant="ann", vector=v, limit=1)))  # type: ignore[misc]
+            (found,) = await stores.atlas.search(Ask(tenant="ann", vector=vector, limit=1))
             assert found.turn_id == turn
-        near = await stores.trace.run(lambda t: t.neighbours(episode_id(tenant="ann", turn_id=told[5]), tenant="ann"))
+        near = await stores.trace.neighbours(episode_id(tenant="ann", turn_id=told[5]), tenant="ann")
         assert near.previous == episode_id(tenant="ann", turn_id=told[4])
         assert near.following == episode_id(tenant="ann", turn_id=told[6])
 
@@ -134,7 +135,7 @@ async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(sett
 
 async def test_a_closed_store_says_so(settings: MemorySettings) -> None:
     with pytest.raises(Unavailable, match="atlas is closed"):
-        await Stores(settings).atlas.run(lambda atlas: atlas.count())
+        await Stores(settings).atlas.count()
 
 
 async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: MemorySettings) -> None:
@@ -144,14 +145,16 @@ async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: Me
         inside.set()
         assert finish.wait(60)
 
+    assert isinstance(stores.atlas, EdgeAtlas)
+    part = stores.atlas.part
     async with stores.opened(Forgetful()):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: stores.atlas.run(slow, abandon=True))
+            tasks.start_soon(lambda: part.run(slow, abandon=True))
             await anyio.to_thread.run_sync(inside.wait)
             tasks.cancel_scope.cancel()
         seen: list[bool] = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: stores.atlas.run(lambda _: seen.append(finish.is_set())))
+            tasks.start_soon(lambda: part.run(lambda _: seen.append(finish.is_set())))
             await anyio.sleep(0.1)
             finish.set()
         assert seen == [True]

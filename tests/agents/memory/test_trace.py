@@ -1,36 +1,61 @@
-"""Episodes in a real Ladybug graph."""
+"""One contract for the graph, over Ladybug, a live Bolt server, and the Neo4j that ``NEO4J_URI`` names."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from agents.memory.bolt import Neo4jGraph
 from agents.memory.faults import BrokenStore
-from agents.memory.trace import FILE, Neighbours, Trace
+from agents.memory.ladybug import FILE, Database, LadybugGraph
+from agents.memory.protocols import Graph, Run
+from agents.memory.settings import MemorySettings
+from agents.memory.trace import Neighbours, Trace, relinked
 from schemas.episode import Episode
-from schemas.errors import Unavailable
+from schemas.errors import SetupError, Unavailable
+from tests.agents.memory.conftest import bolt_settings, named, neo4j_settings
 from tests.agents.memory.scenes import episode
 
-BUFFER = 64 * 1024**2
+pytestmark = pytest.mark.anyio
+
 _fresh = itertools.count()
 
+GRAPHS = ["ladybug", "bolt", pytest.param("neo4j", marks=named("NEO4J_URI"))]
 
-@pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trace]:
+
+@pytest.fixture(scope="module", params=GRAPHS)
+async def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Graph]:
     """One graph for all tests of the module; each uses sessions of its own."""
-    opened = Trace.open(tmp_path_factory.mktemp("trace"), buffer=BUFFER)
-    yield opened
-    opened.close()
+    path = tmp_path_factory.mktemp("trace")
+    made: Graph
+    if request.param == "ladybug":
+        made = LadybugGraph(MemorySettings(data_dir=path))
+    elif request.param == "bolt":
+        made = Neo4jGraph(bolt_settings(path, request.getfixturevalue("bolt")))
+    else:
+        made = Neo4jGraph(neo4j_settings(path))
+    await made.load()
+    await made.renew()
+    yield made
+    await made.renew()
+    await made.close()
 
 
-def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
+@pytest.fixture
+def trace(graph: Graph) -> Trace:
+    """Trace over it."""
+    return Trace(graph)
+
+
+async def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
     """The session's turns along NEXT, from the one that has no predecessor; both directions must agree."""
     turns = {one.episode_id: one.turn_id for one in episodes}
-    around = {one.episode_id: trace.neighbours(one.episode_id, tenant=one.tenant) for one in episodes}
+    around = {one.episode_id: await trace.neighbours(one.episode_id, tenant=one.tenant) for one in episodes}
     starts = [name for name, near in around.items() if near.previous is None]
     assert len(starts) == 1
     path = [starts[0]]
@@ -40,68 +65,139 @@ def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
     return [turns[name] for name in path]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=4))
-def test_next_follows_time_however_episodes_arrive(trace: Trace, order: list[int], again: list[int]) -> None:
+async def test_next_follows_time_however_episodes_arrive(trace: Trace, order: list[int], again: list[int]) -> None:
     run = next(_fresh)
     told = [episode(f"{run}-{n}", session=f"order{run}", at=1000.0 + n // 2) for n in range(6)]
     for n in (*order, *again):
-        trace.upsert([told[n]])
-    path = walk(trace, told)
+        await trace.upsert([told[n]])
+    path = await walk(trace, told)
     assert sorted(path) == [one.turn_id for one in told]
     assert [int(name.split("-")[1]) // 2 for name in path] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_batch_is_stored_like_its_parts(trace: Trace) -> None:
+async def test_a_batch_is_stored_like_its_parts(trace: Trace) -> None:
     told = [episode(f"b{n}", session="batch", at=float(n)) for n in range(5)]
-    before = trace.count()
-    trace.upsert(told[::-1])
-    trace.upsert(told)
-    assert trace.count() == before + 5
-    assert walk(trace, told) == [f"b{n}" for n in range(5)]
+    before = await trace.count()
+    (order,) = await trace.upsert(told[::-1])
+    assert await trace.upsert(told) == [order]
+    assert await trace.count() == before + 5
+    assert await walk(trace, told) == [f"b{n}" for n in range(5)]
 
 
-def test_sessions_that_two_tenants_name_alike_do_not_touch(trace: Trace) -> None:
+async def test_sessions_that_two_tenants_name_alike_do_not_touch(trace: Trace) -> None:
     mine = [episode(f"m{n}", tenant="ann", session="alike", at=float(n)) for n in (0, 2)]
     theirs = [episode(f"o{n}", tenant="bob", session="alike", at=float(n)) for n in (1, 3)]
-    trace.upsert([mine[0], theirs[0], mine[1], theirs[1]])
-    assert walk(trace, mine) == ["m0", "m2"]
-    assert walk(trace, theirs) == ["o1", "o3"]
-    assert trace.neighbours(mine[0].episode_id, tenant="bob") == Neighbours()
+    await trace.upsert([mine[0], theirs[0], mine[1], theirs[1]])
+    assert await walk(trace, mine) == ["m0", "m2"]
+    assert await walk(trace, theirs) == ["o1", "o3"]
+    assert await trace.neighbours(mine[0].episode_id, tenant="bob") == Neighbours()
+    assert await trace.keys(tenant="bob") & await trace.keys(tenant="ann") == set()
+    assert len(await trace.keys()) == await trace.count()
 
 
-def test_a_batch_that_fails_leaves_nothing(trace: Trace) -> None:
-    before = trace.count()
-    bad = episode("bad", session="half", at="never")  # type: ignore[arg-type]
+async def test_a_batch_that_fails_leaves_nothing(graph: Graph, trace: Trace) -> None:
+    before = await trace.count()
+
+    async def half(run: Run) -> None:
+        await run("MERGE (e:Episode {id: 'half'}) SET e.episode_id = 'half'")
+        await run("MATCH nonsense")
+
     with pytest.raises(Unavailable):
-        trace.upsert([episode("good", session="half"), bad])
-    assert trace.count() == before
-    trace.upsert([episode("good", session="half")])
-    assert trace.count() == before + 1
+        await graph.write(half)
+    assert await trace.count() == before
+    await trace.upsert([episode("good", session="half")])
+    assert await trace.count() == before + 1
+
+
+async def test_concepts_are_the_tenants_own_and_go_with_the_last_who_mentions_them(graph: Graph, trace: Trace) -> None:
+    def about(turn: str, tenant: str, *concepts: str) -> Episode:
+        return replace(episode(turn, tenant=tenant, session=f"about-{turn}"), concepts=concepts)
+
+    mine, also, theirs = about("c1", "ann", "lisbon", "cat"), about("c2", "ann", "lisbon"), about("c3", "bob", "lisbon")
+    await trace.upsert([mine, also, theirs])
+    await trace.upsert([mine])
+    assert await trace.concepts(mine.episode_id, tenant="ann") == ["cat", "lisbon"]
+    assert await trace.concepts(mine.episode_id, tenant="bob") == []
+    await trace.remove_session("about-c1", tenant="ann")
+    assert await trace.concepts(mine.episode_id, tenant="ann") == []
+    assert await trace.concepts(also.episode_id, tenant="ann") == ["lisbon"]
+    assert await trace.concepts(theirs.episode_id, tenant="bob") == ["lisbon"]
+    left = [row[0] for row in await graph.read("MATCH (c:Concept) RETURN c.name ORDER BY c.name")]
+    assert left == ["lisbon", "lisbon"]
+
+
+async def test_what_was_in_the_prompt_caused_the_answer_whichever_comes_first(trace: Trace) -> None:
+    first, other = episode("p1", tenant="cause", at=1.0), episode("p2", tenant="cause", at=2.0)
+    answer = replace(episode("p3", tenant="cause", at=3.0), recalled_ids=(first.episode_id, other.episode_id))
+    for one in (answer, other, first, answer):
+        await trace.upsert([one])
+        assert await trace.count() == len(await trace.keys())
+    caused = (await trace.edges(tenant="cause"))["CAUSED"]
+    assert caused == sorted([(first.episode_id, answer.episode_id), (other.episode_id, answer.episode_id)])
+    assert await trace.keys(tenant="cause") != set()
+    assert [one.turn_id for one in await trace.turns("s1", tenant="cause")] == ["p1", "p2", "p3"]
+
+
+async def test_an_empty_graph_forgets_everything(graph: Graph, trace: Trace) -> None:
+    await trace.upsert([episode("gone")])
+    await graph.renew()
+    assert await trace.count() == 0
+    assert await graph.load()
+
+
+def test_new_episodes_part_their_neighbours() -> None:
+    apart, together = relinked([["a", "x", "b", "c", "y"], ["z"]], {"x", "y", "z"})
+    assert apart == [{"left": "a", "right": "b"}]
+    assert [tuple(pair.values()) for pair in together] == [("a", "x"), ("c", "y"), ("x", "b")]
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 8192, b"x"])
 def test_damaged_files_are_a_broken_store(tmp_path: Path, content: bytes) -> None:
-    trace = Trace.open(tmp_path, buffer=BUFFER)
-    trace.upsert([episode("t1")])
-    trace.close()
+    Database.open(tmp_path, buffer=2**26).close()
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BrokenStore, match="trace"):
-        Trace.open(tmp_path, buffer=BUFFER)
+        Database.open(tmp_path, buffer=2**26)
 
 
-def test_concepts_are_the_tenants_own_and_go_with_the_last_who_mentions_them(trace: Trace) -> None:
-    def about(turn: str, tenant: str, *concepts: str) -> Episode:
-        return msgspec.structs.replace(episode(turn, tenant=tenant, session=f"about-{turn}"), concepts=concepts)
+async def test_a_graph_of_another_version_is_made_again(tmp_path: Path, bolt: str) -> None:
+    for made in (LadybugGraph(MemorySettings(data_dir=tmp_path)), Neo4jGraph(bolt_settings(tmp_path, bolt, "twin"))):
+        assert not await made.load()
+        await made.renew()
+        await made.read("MATCH (t:Trace) SET t.version = 1")
+        await made.close()
+        assert not await made.load()
+        await made.renew()
+        await made.close()
+        assert await made.load()
+        await made.close()
 
-    mine, also, theirs = about("c1", "ann", "lisbon", "cat"), about("c2", "ann", "lisbon"), about("c3", "bob", "lisbon")
-    trace.upsert([mine, also, theirs])
-    trace.upsert([mine])
-    assert trace.concepts(mine.episode_id, tenant="ann") == ["cat", "lisbon"]
-    assert trace.concepts(mine.episode_id, tenant="bob") == []
-    trace.remove_session("about-c1", tenant="ann")
-    assert trace.concepts(mine.episode_id, tenant="ann") == []
-    assert trace.concepts(also.episode_id, tenant="ann") == ["lisbon"]
-    assert trace.concepts(theirs.episode_id, tenant="bob") == ["lisbon"]
-    left = [row[0] for row in trace._rows("MATCH (c:Concept) RETURN c.name ORDER BY c.name")]
-    assert left == ["lisbon", "lisbon"]
+
+@pytest.mark.parametrize(
+    ("change", "field", "why"),
+    [
+        ({"neo4j_uri": "bolt://127.0.0.1:9"}, "neo4j_uri", "no server answers"),
+        ({"neo4j_uri": "nonsense"}, "neo4j_uri", "no Bolt address"),
+        ({"neo4j_password": "wrong"}, "neo4j_password", "refuses user"),
+        ({"neo4j_database": "absent"}, "neo4j_database", "cannot be used"),
+    ],
+)
+async def test_a_server_that_cannot_be_used_is_one_line(
+    tmp_path: Path, bolt: str, change: dict[str, str], field: str, why: str
+) -> None:
+    made = Neo4jGraph(replace(bolt_settings(tmp_path, bolt), store_timeout=1.0, **change))
+    with pytest.raises(SetupError, match=why) as refused:
+        await made.load()
+    assert refused.value.param == f"agents.memory.{field}"
+    assert "\n" not in refused.value.message
+    await made.close()
+
+
+async def test_a_database_of_strangers_is_left_alone(tmp_path: Path, bolt: str) -> None:
+    theirs = Neo4jGraph(bolt_settings(tmp_path, bolt, "strangers"))
+    await theirs.load()
+    await theirs.read("MERGE (:Episode {title: 'Pilot'})")
+    with pytest.raises(SetupError, match="did not make"):
+        await theirs.load()
+    await theirs.close()

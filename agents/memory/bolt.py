@@ -1,0 +1,150 @@
+"""Trace on a server: Neo4j through its asynchronous driver, or any other server that speaks Bolt and Cypher."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import neo4j
+from neo4j.exceptions import (
+    AuthError,
+    ClientError,
+    ConfigurationError,
+    DriverError,
+    Neo4jError,
+    ServiceUnavailable,
+    SessionExpired,
+)
+
+from agents.memory.faults import StoreAway, one_line
+from agents.memory.protocols import Rows, Run
+from agents.memory.settings import MemorySettings
+from agents.memory.trace import LABELS, VERSION
+from bus import metrics
+from schemas.errors import SetupError, Unavailable
+
+REMOVED = 5000
+"""Nodes that one transaction deletes while a graph is emptied."""
+
+RENEWING = 0
+"""The version while a graph is emptied: one that was left half empty is emptied again."""
+
+
+class Neo4jGraph:
+    """The graph in one database of a server; see :class:`agents.memory.protocols.Graph`."""
+
+    name = "trace"
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self._settings = settings
+        self._driver: neo4j.AsyncDriver | None = None
+
+    async def load(self) -> bool:
+        """Reach the server; whether the database holds a graph of this version.
+
+        Raises:
+            SetupError: no server answers, it refuses us, or the database holds somebody else's nodes.
+        """
+        settings = self._settings
+        await self.close()
+        try:
+            self._driver = neo4j.AsyncGraphDatabase.driver(
+                settings.neo4j_uri,
+                auth=(settings.neo4j_user, settings.neo4j_password),
+                connection_timeout=settings.store_timeout,
+                connection_acquisition_timeout=settings.store_timeout,
+                max_transaction_retry_time=settings.store_timeout,
+                notifications_min_severity="OFF",
+            )
+            await self._driver.verify_connectivity()
+            version = await self._rows("OPTIONAL MATCH (t:Trace {id: 'trace'}) RETURN t.version")
+        except (ConfigurationError, ValueError) as error:
+            raise _refused("neo4j_uri", f"'{settings.neo4j_uri}' is no Bolt address ({one_line(error)})") from error
+        except AuthError as error:
+            raise _refused("neo4j_password", f"{settings.neo4j_uri} refuses user '{settings.neo4j_user}'") from error
+        except ClientError as error:
+            raise _refused("neo4j_database", f"'{settings.neo4j_database}' cannot be used ({error.message})") from error
+        except (DriverError, Neo4jError, OSError) as error:
+            raise _refused("neo4j_uri", f"no server answers at {settings.neo4j_uri} ({one_line(error)})") from error
+        found = version[0][0] if version else None
+        if found is None:
+            await self._refuse_strangers()
+        elif found not in (VERSION, RENEWING):
+            metrics.degraded("trace.broken", f"the trace has the form {found}, this program's is {VERSION}.")
+        return bool(found == VERSION)
+
+    async def renew(self) -> None:
+        """Begin with an empty graph."""
+        await self._mark(RENEWING)
+        for label in LABELS:
+            await self.read(
+                f"CREATE CONSTRAINT kiki_{label.lower()} IF NOT EXISTS FOR (n:{label}) REQUIRE n.id IS UNIQUE"
+            )
+            while (await self.read(f"MATCH (n:{label}) RETURN count(n)"))[0][0]:
+                await self.read(f"MATCH (n:{label}) WITH n LIMIT {REMOVED} DETACH DELETE n")
+        await self._mark(VERSION)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.close()
+
+    async def read(self, query: str, **values: Any) -> Rows:
+        """The rows of one query."""
+        async with _translated():
+            return await self._rows(query, **values)
+
+    async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
+        """``work`` as one transaction; the driver calls it again after a conflict."""
+
+        async def transacted(transaction: neo4j.AsyncManagedTransaction) -> None:
+            async def run(query: str, **values: Any) -> Rows:
+                return [record.values() async for record in await transaction.run(query, values)]
+
+            await work(run)
+
+        async with _translated(), self._connected().session(database=self._settings.neo4j_database) as session:
+            await session.execute_write(transacted)
+
+    async def _rows(self, query: str, **values: Any) -> Rows:
+        result = await self._connected().execute_query(query, values, database_=self._settings.neo4j_database)
+        return [record.values() for record in result.records]
+
+    async def _mark(self, version: int) -> None:
+        await self.read("MERGE (t:Trace {id: 'trace'}) SET t.version = $version", version=version)
+
+    async def _refuse_strangers(self) -> None:
+        for label in LABELS:
+            if (await self.read(f"MATCH (n:{label}) RETURN count(n)"))[0][0]:
+                raise _refused(
+                    "neo4j_database",
+                    f"'{self._settings.neo4j_database}' holds {label} nodes that this program did not make; it would "
+                    "delete them",
+                )
+
+    def _connected(self) -> neo4j.AsyncDriver:
+        if self._driver is None:
+            raise Unavailable("the trace is closed.")
+        return self._driver
+
+
+def _refused(field: str, why: str) -> SetupError:
+    name = f"agents.memory.{field}"
+    mend = 'mend it, start the server, or set agents.memory.trace = "ladybug"'
+    return SetupError(f"setting '{name}': {why}: {mend}.", param=name)
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """The driver's errors in our terms.
+
+    Raises:
+        StoreAway: the server does not answer.
+        Unavailable: it answers with an error.
+    """
+    try:
+        yield
+    except (ServiceUnavailable, SessionExpired, OSError) as error:
+        raise StoreAway(f"the trace's server does not answer: {one_line(error)}") from error
+    except (DriverError, Neo4jError) as error:
+        raise Unavailable(f"the trace failed: {one_line(error)}") from error

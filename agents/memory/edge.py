@@ -1,0 +1,48 @@
+"""Atlas embedded: qdrant-edge's shard on a thread of its own."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from agents.memory.atlas import Ask, Atlas, Windows
+from agents.memory.part import Part
+from agents.memory.recall import Match
+from agents.memory.settings import MemorySettings
+from schemas.episode import Episode
+from schemas.stages import RecalledEpisode
+
+
+class EdgeAtlas:
+    """The shard in ``data_dir/atlas``; see :class:`agents.memory.protocols.AtlasStore`."""
+
+    name = "atlas"
+
+    def __init__(self, settings: MemorySettings) -> None:
+        opener = partial(Atlas.open, size=settings.vector_size, language=settings.language)
+        self.part = Part(self.name, settings.data_dir / "atlas", opener)
+        self.load = self.part.load
+        self.renew = self.part.renew
+        self.close = self.part.close
+
+    async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
+        """See :meth:`.atlas.Atlas.place`."""
+        await self.part.run(lambda atlas: atlas.place(episodes, windows))
+
+    async def search(self, ask: Ask) -> list[Match]:
+        """See :meth:`.atlas.Atlas.search`; left behind when the asker is cancelled."""
+        return await self.part.run(lambda atlas: atlas.search(ask), abandon=True)
+
+    async def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
+        """See :meth:`.atlas.Atlas.read`."""
+        return await self.part.run(lambda atlas: atlas.read(names))
+
+    async def remove(self, names: Sequence[str], windows: Windows) -> None:
+        """See :meth:`.atlas.Atlas.remove`."""
+        await self.part.run(lambda atlas: atlas.remove(names, windows))
+
+    async def keys(self, *, tenant: str | None = None) -> set[str]:
+        """See :meth:`.atlas.Atlas.keys`."""
+        return await self.part.run(lambda atlas: atlas.keys(tenant=tenant))
+
+    async def count(self) -> int:
+        """See :meth:`.atlas.Atlas.count`."""
+        return await self.part.run(lambda atlas: atlas.count())

@@ -1,0 +1,119 @@
+"""Trace embedded: a Ladybug database file on a thread of its own. A transaction is on disk when it has committed."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import ladybug
+
+from agents.memory.faults import BrokenStore, opening, using
+from agents.memory.part import Part
+from agents.memory.protocols import Rows, Run
+from agents.memory.settings import MemorySettings
+from agents.memory.trace import VERSION
+from schemas.errors import Unavailable
+
+FILE = "trace.lbug"
+MAX_BYTES = 2**36
+"""Address space that the store reserves; its own default, 8 TiB, is refused in small containers."""
+
+_SCHEMA = (
+    "CREATE NODE TABLE Trace(id STRING PRIMARY KEY, version INT64)",
+    "CREATE NODE TABLE Session(id STRING PRIMARY KEY, session_id STRING, tenant STRING)",
+    "CREATE NODE TABLE Episode(id STRING PRIMARY KEY, episode_id STRING, turn_id STRING, tenant STRING, "
+    "created_at DOUBLE, recorded_at DOUBLE)",
+    "CREATE NODE TABLE Concept(id STRING PRIMARY KEY, name STRING, tenant STRING)",
+    "CREATE REL TABLE CONTAINS(FROM Session TO Episode)",
+    "CREATE REL TABLE NEXT(FROM Episode TO Episode)",
+    "CREATE REL TABLE MENTIONS(FROM Episode TO Concept)",
+    "CREATE REL TABLE CAUSED(FROM Episode TO Episode)",
+    "CREATE REL TABLE SUMMARISES(FROM Episode TO Episode)",
+    "CREATE REL TABLE SUPERSEDES(FROM Episode TO Episode, valid_from DOUBLE, recorded_at DOUBLE)",
+    f"CREATE (:Trace {{id: 'trace', version: {VERSION}}})",
+)
+
+
+class Database:
+    """One database file. Calls block; one at a time."""
+
+    def __init__(self, file: Path, *, buffer: int) -> None:
+        self._database = ladybug.Database(file, buffer_pool_size=buffer, max_num_threads=1, max_db_size=MAX_BYTES)
+        self._connection = ladybug.Connection(self._database)
+
+    @classmethod
+    def open(cls, directory: Path, *, buffer: int) -> "Database":
+        """Open the graph in ``directory``, or create it; ``buffer`` bytes may be held in memory.
+
+        Raises:
+            BrokenStore: the files cannot be read, or another version made them.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        new = not (directory / FILE).exists()
+        with opening("trace"):
+            found = cls(directory / FILE, buffer=buffer)
+            try:
+                for statement in _SCHEMA if new else ():
+                    found.rows(statement)
+                version = found.rows("MATCH (t:Trace) RETURN t.version")
+            except BaseException:
+                found.close()
+                raise
+        if version != [[VERSION]]:
+            found.close()
+            raise BrokenStore(f"the trace has the form {version}, this program's is {VERSION}.")
+        return found
+
+    def rows(self, query: str, **values: Any) -> Rows:
+        """The rows of one statement.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("trace"):
+            result = self._connection.execute(query, values)
+            try:
+                return [list(row) for row in result.get_all()]
+            finally:
+                result.close()
+
+    def close(self) -> None:
+        """Write everything into the database file and release it."""
+        with using("trace"):
+            self._connection.close()
+            self._database.close()
+
+
+class LadybugGraph:
+    """The graph in ``data_dir/trace``; see :class:`agents.memory.protocols.Graph`."""
+
+    name = "trace"
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self.part = Part(self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer))
+        self.load = self.part.load
+        self.renew = self.part.renew
+        self.close = self.part.close
+        self._alone = anyio.Lock()  # a transaction belongs to the connection, and there is one
+
+    async def read(self, query: str, **values: Any) -> Rows:
+        """The rows of one query."""
+        async with self._alone:
+            return await self.part.run(lambda database: database.rows(query, **values))
+
+    async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
+        """``work`` as one transaction."""
+        async with self._alone:
+            await self._run("BEGIN TRANSACTION")
+            try:
+                await work(self._run)
+                await self._run("COMMIT")
+            except BaseException:
+                with anyio.CancelScope(shield=True), suppress(Unavailable):  # it rolls back by itself after most errors
+                    await self._run("ROLLBACK")
+                raise
+
+    async def _run(self, query: str, **values: Any) -> Rows:
+        return await self.part.run(lambda database: database.rows(query, **values))

@@ -1,0 +1,109 @@
+"""An embedded store on a thread of its own: one call at a time, mended when its files are broken."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from agents.memory.faults import BrokenStore
+from bus import metrics
+from schemas.errors import Unavailable
+
+BUSY = 5.0
+"""Seconds that a call waits for one that was left behind and still runs."""
+
+
+class Closable(Protocol):
+    """What an embedded store must at least do."""
+
+    def close(self) -> None:
+        """Release the files."""
+        ...
+
+
+S = TypeVar("S", bound=Closable)
+T = TypeVar("T")
+
+_log = structlog.get_logger("memory")
+
+
+class Part(Generic[S]):
+    """One store and its thread: at most one call at a time, never on the event loop."""
+
+    def __init__(self, name: str, directory: Path, opener: Callable[[Path], S]) -> None:
+        self.name = name
+        self.directory = directory
+        self._opener = opener
+        self._limiter = anyio.CapacityLimiter(1)
+        self._in_use = threading.Lock()  # an abandoned call gives its limiter back and runs on
+        self._store: S | None = None
+
+    async def run(self, call: Callable[[S], T], *, abandon: bool = False) -> T:
+        """``call`` with the store, on its thread; ``abandon`` leaves it behind when the caller is cancelled.
+
+        Raises:
+            Unavailable: the store is closed or busy, or the call failed.
+        """
+        return await self._on_thread(partial(self._call, call), abandon=abandon)
+
+    async def load(self) -> bool:
+        """Open what is there. Whether there was something that can be read.
+
+        Raises:
+            SetupError: the store was made with other settings.
+        """
+        if not self.directory.is_dir() or not any(self.directory.iterdir()):
+            return False
+        try:
+            await self._on_thread(self._open)
+        except BrokenStore as error:
+            metrics.degraded(f"{self.name}.broken", error.message)
+            return False
+        return True
+
+    async def renew(self) -> None:
+        """Begin with an empty store. One that was open is removed, one that would not open is set aside."""
+        await self._on_thread(self._renew)
+
+    async def close(self) -> None:
+        """Release the files once the call in hand is done."""
+        await self._on_thread(self._close)
+
+    async def _on_thread(self, call: Callable[[], T], *, abandon: bool = False) -> T:
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=abandon)
+
+    def _call(self, call: Callable[[S], T]) -> T:
+        if not self._in_use.acquire(timeout=BUSY):
+            raise Unavailable(f"the {self.name} is busy.")
+        try:
+            if self._store is None:
+                raise Unavailable(f"the {self.name} is closed.")
+            return call(self._store)
+        finally:
+            self._in_use.release()
+
+    def _open(self) -> None:
+        self._store = self._opener(self.directory)
+
+    def _renew(self) -> None:
+        if self._store is not None:
+            self._close()
+            shutil.rmtree(self.directory)
+        elif self.directory.is_dir() and any(self.directory.iterdir()):
+            aside = self.directory.with_name(f"{self.name}.broken-{time.time_ns()}")
+            self.directory.rename(aside)
+            _log.warning("broken store set aside", store=self.name, path=str(aside))
+        self._open()
+
+    def _close(self) -> None:
+        with self._in_use:
+            store, self._store = self._store, None
+            if store is not None:
+                store.close()

@@ -1,0 +1,68 @@
+"""The files of a qdrant-edge shard: opened again, of another size or version, damaged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agents.memory.atlas import CONFIG, Ask, Atlas
+from agents.memory.faults import BrokenStore
+from schemas.errors import SetupError
+from tests.agents.memory.scenes import SIZE, episode, unit
+
+
+def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
+    first = Atlas.open(tmp_path / "atlas", size=SIZE)
+    first.place([episode("t1", vector=unit(1))], {})
+    first.close()
+    again = Atlas.open(tmp_path / "atlas", size=SIZE)
+    assert again.search(Ask(tenant="ann", vector=unit(1), limit=1))[0].turn_id == "t1"
+    again.close()
+
+
+def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
+    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    with pytest.raises(SetupError, match="64 floats") as refused:
+        Atlas.open(tmp_path / "atlas", size=32)
+    assert refused.value.param == "vector_size"
+    assert not isinstance(refused.value, BrokenStore)
+
+
+def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
+    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    config = tmp_path / "atlas" / CONFIG
+    made = json.loads(config.read_text())
+    made["vectors"]["own"] = made["vectors"]["context"]
+    config.write_text(json.dumps(made))
+    with pytest.raises(BrokenStore, match="earlier version"):
+        Atlas.open(tmp_path / "atlas", size=SIZE)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"\xff" * 64)
+
+
+def _halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = [
+    (CONFIG, _garbage),
+    (CONFIG, _halved),
+    ("segments/*/segment.json", _halved),
+    ("segments/*/vector_storage*/**/*", _halved),  # the library panics over this one
+]
+
+
+@pytest.mark.parametrize(("where", "damage"), DAMAGE)
+def test_damaged_files_are_a_broken_store(tmp_path: Path, where: str, damage: Callable[[Path], None]) -> None:
+    atlas = Atlas.open(tmp_path / "atlas", size=SIZE)
+    atlas.place([episode("t1", vector=unit(1))], {})
+    atlas.close()
+    damaged = [path for path in (tmp_path / "atlas").glob(where) if path.is_file() and path.stat().st_size]
+    assert damaged
+    for path in damaged:
+        damage(path)
+    with pytest.raises(BrokenStore):
+        Atlas.open(tmp_path / "atlas", size=SIZE)
