@@ -205,7 +205,7 @@ async def test_both_stores_score_alike(tmp_path: Path) -> None:
         opened = made(kind, tmp_path / kind)
         await opened.renew()
         await opened.place(told, windows(names, names))
-        found = await search(opened, unit(3), text="word2 talk", limit=5)
+        found = await search(opened, unit(3), text="word2 talk", limit=20)
         seen.append({match.turn_id: (match.similarity, match.lexical) for match in found})
         await opened.close()
     assert seen[0].keys() == seen[1].keys()
