@@ -23,6 +23,14 @@ from schemas.consumers import (
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
 from schemas.examples import example
+from schemas.flow import (
+    FlowFetchReply,
+    FlowFetchRequest,
+    FlowPublishReply,
+    FlowPublishRequest,
+    FlowSnapshotReply,
+    FlowSnapshotRequest,
+)
 from schemas.jobs import LANES, Job, JobResult
 from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import (
@@ -94,6 +102,9 @@ SERVICES = (
     Service("services.trim", TrimRequest, TrimReply),
     Service("replay.start", ReplayRequest, ReplayReply),
     Service("replay.stop", ReplayStopRequest, ReplayStopReply),
+    Service("flow.fetch", FlowFetchRequest, FlowFetchReply),
+    Service("flow.snapshot", FlowSnapshotRequest, FlowSnapshotReply),
+    Service("flow.publish", FlowPublishRequest, FlowPublishReply),
 )
 
 _PARAMETERS = {
@@ -101,7 +112,7 @@ _PARAMETERS = {
     "lane": {"description": "Priority of the job.", "enum": list(LANES)},
     "consumer": {"description": "The durable consumer that gave the message up."},
     "agent": {"description": "The agent's name."},
-    "service": {"description": "The name that a service registered."},
+    "service": {"description": "The name of a service."},
 }
 
 

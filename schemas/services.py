@@ -141,7 +141,8 @@ class AdapterListRequest(_Wire, frozen=True, kw_only=True):
 class AdapterInfo(_Wire, frozen=True, kw_only=True):
     """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
 
-    ``sha256``, ``bytes`` and ``modules`` are known once it was read; ``seconds`` is what the verb took.
+    ``sha256``, ``bytes``, ``modules`` and ``norm`` (Frobenius, of the whole change) are known once it was read;
+    ``seconds`` is what the verb took.
     """
 
     name: str
@@ -152,6 +153,7 @@ class AdapterInfo(_Wire, frozen=True, kw_only=True):
     bytes: int = 0
     modules: int = 0
     seconds: float = 0.0
+    norm: float | None = None
 
 
 class AdapterListReply(_Wire, frozen=True, kw_only=True):

@@ -58,4 +58,5 @@ def _info(bank: AdapterBank, name: str, adapter: Adapter | None, *, seconds: flo
         bytes=adapter.nbytes if adapter else 0,
         modules=len(adapter.pairs) if adapter else 0,
         seconds=seconds,
+        norm=adapter.norm if adapter else None,
     )

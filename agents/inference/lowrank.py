@@ -7,8 +7,10 @@ into ``b``, so that a pair by itself is the whole change.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ class Adapter:
     def nbytes(self) -> int:
         """Bytes of all pairs."""
         return sum(pair.nbytes for pair in self.pairs.values())
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of the whole change, over all modules; read on the model's thread."""
+        return math.sqrt(float(mx.sum(mx.stack([pair.square for pair in self.pairs.values()]))))
 
 
 def weights(folder: Path) -> Path | None:

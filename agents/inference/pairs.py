@@ -19,6 +19,14 @@ class Pair:
         """Bytes of both tensors."""
         return int(self.a.nbytes + self.b.nbytes)
 
+    @property
+    def square(self) -> mx.array:
+        """Square of the change's Frobenius norm, through the small matrices of the ranks: |AB|^2 = <A'A, BB'>."""
+        a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
+        if a.ndim == 3:
+            return mx.sum((a @ a.swapaxes(1, 2)) * (b.swapaxes(1, 2) @ b))
+        return mx.sum((a.T @ a) * (b @ b.T))
+
 
 def failed(name: str, why: str) -> StageFailed:
     """The error of an adapter that cannot be used."""

@@ -14,11 +14,12 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
-from agents.services import place
+from agents.services import flow, place
 from agents.services.registration import Registration, config, described, registered, registration
 from agents.services.replays import Replays
 from agents.services.retention import trim
 from agents.services.settings import ServicesSettings
+from agents.services.stacks import load_stacks
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -38,6 +39,14 @@ from schemas.consumers import (
     UnregisterRequest,
 )
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.flow import (
+    FlowFetchReply,
+    FlowFetchRequest,
+    FlowPublishReply,
+    FlowPublishRequest,
+    FlowSnapshotReply,
+    FlowSnapshotRequest,
+)
 from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import StatusReply
 
@@ -65,6 +74,7 @@ class ServicesAgent:
         self._holders: dict[str, _Holder] = {}
         self._told: set[str] = set()
         self._registered = 0
+        self._stacks = load_stacks()
         self._replays: Replays | None = None
 
     @asynccontextmanager
@@ -95,6 +105,9 @@ class ServicesAgent:
             Endpoint(verb="services.trim", request=TrimRequest, handle=self._trim),
             Endpoint(verb="replay.start", request=ReplayRequest, handle=self._start_replay),
             Endpoint(verb="replay.stop", request=ReplayStopRequest, handle=self._stop_replay),
+            Endpoint(verb="flow.fetch", request=FlowFetchRequest, handle=self._flow_fetch),
+            Endpoint(verb="flow.snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
+            Endpoint(verb="flow.publish", request=FlowPublishRequest, handle=self._flow_publish),
         )
 
     def status(self) -> StatusReply:
@@ -173,6 +186,15 @@ class ServicesAgent:
 
     async def _stop_replay(self, request: ReplayStopRequest) -> ReplayStopReply:
         return ReplayStopReply(sent=self._running().stop(request.replay_id))
+
+    async def _flow_fetch(self, request: FlowFetchRequest) -> FlowFetchReply:
+        return await flow.fetch(self._connected(), request, self._stacks, most_bytes=self.settings.reply_bytes)
+
+    async def _flow_snapshot(self, request: FlowSnapshotRequest) -> FlowSnapshotReply:
+        return await flow.snapshot(self._connected(), request, self._stacks)
+
+    async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
+        return await flow.publish(self._connected(), request, self._stacks)
 
     def _running(self) -> Replays:
         if self._replays is None:

@@ -38,6 +38,15 @@ def test_combination_changes_as_much_as_the_weighted_sum(
     np.testing.assert_allclose(change(combine(adapters)["m"]), expected, rtol=1e-4, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.sampled_from([0, 2]), st.integers(0, 1000))
+def test_the_norm_is_that_of_the_whole_change(rank: int, experts: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pairs = {module: pair(random, rank, experts=experts) for module in "ab"}
+    expected = np.sqrt(sum(float(np.square(np.array(change(one))).sum()) for one in pairs.values()))
+    np.testing.assert_allclose(Adapter(name="x", sha256="", pairs=pairs).norm, expected, rtol=1e-4)
+
+
 def test_adapters_of_different_modules_stand_side_by_side() -> None:
     random = np.random.default_rng(0)
     one, two = (Adapter(name=m, sha256="", pairs={m: pair(random, 2, experts=0)}) for m in "ab")

@@ -1,0 +1,135 @@
+"""What kiki-flow asks: episodes of a window, norms of the adapters, and a place to leave its advice."""
+
+import math
+import time
+from contextlib import aclosing
+
+import nats.errors
+from nats.js.errors import APIError
+
+from agents.services.replay import selected
+from agents.services.stacks import Stacks
+from bus import metrics
+from bus.connection import Bus
+from bus.reading import Stored
+from schemas.codec import decode, encode
+from schemas.errors import InvalidEvent, InvalidInput, KikiError, Unavailable
+from schemas.events import EpisodeRecorded
+from schemas.flow import (
+    AdapterNorm,
+    AdvicePublished,
+    FlowEpisode,
+    FlowFetchReply,
+    FlowFetchRequest,
+    FlowPublishReply,
+    FlowPublishRequest,
+    FlowSnapshotReply,
+    FlowSnapshotRequest,
+)
+from schemas.replay import Selection
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+
+HOUR = 3600.0
+READING = 60.0
+"""Seconds that the worker may take to read one adapter."""
+
+
+async def fetch(bus: Bus, request: FlowFetchRequest, stacks: Stacks, *, most_bytes: int) -> FlowFetchReply:
+    """A page of the window.
+
+    Raises:
+        Unavailable: the record cannot be read.
+    """
+    chosen = Selection(since=time.time() - request.window_h * HOUR, from_seq=request.after + 1, tenant=request.tenant)
+    found: list[FlowEpisode] = []
+    left = most_bytes
+    async with aclosing(selected(bus, chosen)) as messages:
+        async for stored in messages:
+            episode = _episode(stored, stacks)
+            if episode is None:
+                continue
+            left -= len(encode(episode))
+            if found and (left < 0 or len(found) == request.limit):
+                return FlowFetchReply(episodes=tuple(found), more=True)
+            found.append(episode)
+    return FlowFetchReply(episodes=tuple(found), more=False)
+
+
+async def snapshot(bus: Bus, request: FlowSnapshotRequest, stacks: Stacks) -> FlowSnapshotReply:
+    """Norms of all registered adapters.
+
+    Raises:
+        Unavailable: the worker is away.
+        KikiError: it cannot read an adapter.
+    """
+    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READING)
+    found = []
+    for info in listed.adapters:
+        known = await _read(bus, info.name) if request.read and info.norm is None else info
+        found.append(AdapterNorm(name=known.name, stack=stacks.of(known.name), norm=known.norm, sha256=known.sha256))
+    norms = {one.name: one.norm for one in found if one.norm is not None}
+    return FlowSnapshotReply(at=time.time(), adapters=tuple(found), stacks=stacks.norms(norms))
+
+
+async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> FlowPublishReply:
+    """Record advice as an event.
+
+    Raises:
+        InvalidInput: it holds neither or both, or weights that are all zero.
+        Unavailable: the broker did not store it.
+    """
+    weights, summary = request.stack_weights, request.state_summary
+    if (weights is None) == (summary is None):
+        raise InvalidInput("give either 'state_summary' or 'stack_weights'.", param="stack_weights")
+    if weights is not None and not (math.isfinite(total := math.fsum(weights)) and total > 0.0):
+        raise InvalidInput("the weights sum to nothing: at least one stack needs a weight.", param="stack_weights")
+    advice = AdvicePublished(
+        source=request.source,
+        tau=request.tau,
+        at=time.time(),
+        state_summary=summary or {},
+        stack_weights=weights or (),
+        domains=stacks.spread(weights) if weights else {},
+    )
+    subject = bus.subjects.stage(AdvicePublished.subject, request.source)
+    try:
+        ack = await bus.js.publish(subject, encode(advice))
+    except (TimeoutError, nats.errors.Error, APIError) as error:
+        raise Unavailable(f"the advice was not recorded: {error or type(error).__name__}.") from error
+    return FlowPublishReply(seq=ack.seq, domains=advice.domains)
+
+
+async def _read(bus: Bus, name: str) -> AdapterInfo:
+    try:
+        return await bus.request("adapters.check", AdapterRequest(name=name), AdapterInfo, timeout=READING)
+    except KikiError as error:
+        if error.retryable:
+            raise
+        metrics.degraded("flow.adapter", f"'{name}' has no norm: {error.message}")
+        return AdapterInfo(name=name)
+
+
+def _episode(stored: Stored, stacks: Stacks) -> FlowEpisode | None:
+    """The episode of a message; None of a tombstone and of what nobody can read."""
+    if stored.subject.split(".")[-2] != EpisodeRecorded.subject.split(".")[1]:
+        return None
+    try:
+        episode = decode(EpisodeRecorded, stored.data).episode
+    except InvalidEvent as error:
+        metrics.degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
+        return None
+    domains = {one.name: one.score for one in episode.domains}
+    used = {use.name: use.weight for use in episode.adapters}
+    return FlowEpisode(
+        id=stored.seq,
+        episode_id=episode.episode_id,
+        timestamp=episode.created_at,
+        tenant=episode.tenant,
+        session_id=episode.session_id,
+        question=episode.question,
+        answer=episode.answer,
+        concepts=episode.concepts,
+        saillance_score=episode.saillance_score,
+        domains=domains,
+        stacks=stacks.scored(domains | used),
+    )

@@ -1,0 +1,80 @@
+"""kiki-flow's 32 stacks and our 35 domains, from ``configs/stacks.yaml``."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+from schemas.errors import SetupError
+from schemas.flow import STACKS
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """The domains of each stack, in the order of the stacks, and the domains that a router output stands for."""
+
+    domains: tuple[tuple[str, ...], ...]
+    outputs: Mapping[str, tuple[str, ...]]
+
+    def of(self, domain: str) -> int | None:
+        """The stack of a domain; None when it has none."""
+        return next((place for place, names in enumerate(self.domains) if domain in names), None)
+
+    def scored(self, domains: Mapping[str, float]) -> dict[str, float]:
+        """Scores by stack of scores by domain or router output: the highest of a stack's domains counts."""
+        found: dict[str, float] = {}
+        for name, score in domains.items():
+            for domain in self.outputs.get(name, (name,)):
+                if (place := self.of(domain)) is not None:
+                    found[str(place)] = max(score, found.get(str(place), 0.0))
+        return found
+
+    def spread(self, weights: Sequence[float]) -> dict[str, float]:
+        """Probabilities by domain of weights by stack: normalised, a stack's weight shared evenly by its domains."""
+        total = math.fsum(weights)
+        return {
+            domain: weight / total / len(names)
+            for names, weight in zip(self.domains, weights, strict=True)
+            for domain in names
+            if weight > 0.0
+        }
+
+    def norms(self, adapters: Mapping[str, float]) -> tuple[float, ...]:
+        """Norms by stack of norms by adapter, which are named as their domains."""
+        squares = [0.0] * len(self.domains)
+        for name, norm in adapters.items():
+            if (place := self.of(name)) is not None:
+                squares[place] += norm**2
+        return tuple(math.sqrt(square) for square in squares)
+
+
+class _Domain(msgspec.Struct):
+    output: str
+
+
+@cache
+def load_stacks() -> Stacks:
+    """Read ``configs/stacks.yaml``, and the router's outputs from ``configs/domains.yaml``.
+
+    Raises:
+        SetupError: there are not 32 stacks with at least one domain each, or a domain does not stand once.
+    """
+    folder = files("configs")
+    try:
+        stacks = msgspec.yaml.decode(folder.joinpath("stacks.yaml").read_bytes(), type=tuple[tuple[str, ...], ...])
+        domains = msgspec.yaml.decode(folder.joinpath("domains.yaml").read_bytes(), type=dict[str, _Domain])
+    except msgspec.DecodeError as error:
+        raise SetupError(f"configs/stacks.yaml or domains.yaml: {error}.") from error
+    if len(stacks) != STACKS or not all(stacks):
+        raise SetupError(f"configs/stacks.yaml has {len(stacks)} stacks, expected {STACKS} with a domain each.")
+    named = [name for stack in stacks for name in stack]
+    if sorted(named) != sorted(domains):
+        odd = sorted({name for name in named if named.count(name) > 1} | (set(named) ^ set(domains)))
+        raise SetupError(f"configs/stacks.yaml: {', '.join(odd)} must each stand once, as domains.yaml has them.")
+    outputs: dict[str, tuple[str, ...]] = {}
+    for name, domain in domains.items():
+        outputs[domain.output] = (*outputs.get(domain.output, ()), name)
+    return Stacks(stacks, outputs)

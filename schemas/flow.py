@@ -1,0 +1,107 @@
+"""kiki-flow: what it reads of the runtime, and the advice that it leaves."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta, Struct
+
+from schemas.envelope import TENANT_PATTERN
+
+STACKS = 32
+"""Stacks of kiki-flow's state; ``configs/stacks.yaml`` says which domains each of them stands for."""
+
+MAX_EPISODES = 1000
+"""Episodes in one reply."""
+
+SourceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Weight = Annotated[float, Meta(ge=0.0)]
+Quantity = float | tuple[float, ...]
+
+
+class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class FlowFetchRequest(_Wire, frozen=True, kw_only=True):
+    """Episodes of the last ``window_h`` hours, oldest first; the next page begins after the last one's ``id``."""
+
+    window_h: Annotated[float, Meta(gt=0.0, le=8784.0)]
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    after: Annotated[int, Meta(ge=0)] = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_EPISODES)] = 200
+
+
+class FlowEpisode(_Wire, frozen=True, kw_only=True):
+    """An episode as kiki-flow reads it; ``stacks`` are the places of its domains among the 32, with their scores."""
+
+    id: int
+    episode_id: str
+    timestamp: float
+    tenant: str
+    session_id: str
+    question: str
+    answer: str
+    concepts: tuple[str, ...]
+    saillance_score: float
+    domains: dict[str, float]
+    stacks: dict[str, float]
+
+
+class FlowFetchReply(_Wire, frozen=True, kw_only=True):
+    """One page; ``more`` says whether there are more in the window."""
+
+    episodes: tuple[FlowEpisode, ...]
+    more: bool
+
+
+class FlowSnapshotRequest(_Wire, frozen=True, kw_only=True):
+    """Norms of the adapters. With ``read``, those that the worker has not read yet are read for it."""
+
+    read: bool = False
+
+
+class AdapterNorm(_Wire, frozen=True, kw_only=True):
+    """An adapter's change of the base: the Frobenius norm over all its modules, scale included; None when not read.
+
+    ``stack`` is the place of its domain among the 32.
+    """
+
+    name: str
+    stack: int | None
+    norm: float | None
+    sha256: str = ""
+
+
+class FlowSnapshotReply(_Wire, frozen=True, kw_only=True):
+    """Every registered adapter, and the norms by stack: the root of the sum of squares of a stack's adapters."""
+
+    at: float
+    adapters: tuple[AdapterNorm, ...]
+    stacks: Annotated[tuple[float, ...], Meta(min_length=STACKS, max_length=STACKS)]
+
+
+class FlowPublishRequest(_Wire, frozen=True, kw_only=True):
+    """Advice at the flow's time ``tau``: a ``state_summary`` (numbers by name), or a weight for each of the stacks."""
+
+    tau: Annotated[float, Meta(ge=0.0)]
+    source: SourceName = "kiki-flow"
+    state_summary: Annotated[dict[str, Quantity], Meta(min_length=1, max_length=256)] | None = None
+    stack_weights: Annotated[tuple[Weight, ...], Meta(min_length=STACKS, max_length=STACKS)] | None = None
+
+
+class FlowPublishReply(_Wire, frozen=True, kw_only=True):
+    """Where the advice is recorded, and what the weights say of the domains (they sum to 1; empty without weights)."""
+
+    seq: int
+    domains: dict[str, float]
+
+
+class AdvicePublished(_Wire, frozen=True, kw_only=True):
+    """Another service's advice, recorded. Published on ``service.advised.<source>``."""
+
+    subject: ClassVar[str] = "service.advised"
+    source: SourceName
+    tau: float
+    at: float
+    state_summary: dict[str, Quantity] = {}
+    stack_weights: tuple[float, ...] = ()
+    domains: dict[str, float] = {}

@@ -1,0 +1,219 @@
+"""What kiki-flow asks and leaves, over the bus."""
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.services.agent import ServicesAgent
+from agents.services.settings import ServicesSettings
+from agents.services.stacks import load_stacks
+from bus.agent import Endpoint, run
+from bus.connection import Bus
+from bus.handler import Handler
+from bus.topology import SERVICES
+from schemas.codec import decode
+from schemas.errors import KikiError, StageFailed
+from schemas.flow import (
+    STACKS,
+    AdvicePublished,
+    FlowFetchReply,
+    FlowFetchRequest,
+    FlowPublishReply,
+    FlowPublishRequest,
+    FlowSnapshotReply,
+    FlowSnapshotRequest,
+)
+from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
+from schemas.stages import AdapterUse, DomainScore
+from tests.agents.services.scenes import forget, record, recorded, serving
+
+pytestmark = pytest.mark.anyio
+
+DOMAINS = yaml.safe_load((Path(__file__).parents[3] / "configs" / "domains.yaml").read_text(encoding="utf-8"))
+
+
+def test_thirty_two_stacks_stand_for_all_thirty_five_domains() -> None:
+    stacks = load_stacks()
+    assert len(stacks.domains) == STACKS
+    assert sorted(name for stack in stacks.domains for name in stack) == sorted(DOMAINS)
+    assert stacks.of("cpp") == 1
+    assert stacks.of("nothing") is None
+    merged = stacks.scored({"electronics-hw": 0.8, "cpp": 0.3})
+    assert merged[str(stacks.of("power"))] == merged[str(stacks.of("electronics"))] == 0.8
+    assert merged["1"] == 0.3
+
+
+@given(st.lists(st.floats(min_value=0.0, max_value=1e6), min_size=STACKS, max_size=STACKS).filter(lambda w: sum(w) > 0))
+def test_weights_become_probabilities_of_domains(weights: list[float]) -> None:
+    spread = load_stacks().spread(weights)
+    assert math.isclose(sum(spread.values()), 1.0, rel_tol=1e-6)
+    assert all(0.0 <= value <= 1.0 for value in spread.values())
+
+
+def test_norms_of_a_stacks_adapters_add_up_in_squares() -> None:
+    stacks = load_stacks()
+    norms = stacks.norms({"electronics": 3.0, "components": 4.0, "cpp": 2.0, "unknown": 9.0})
+    assert norms[stacks.of("electronics") or 0] == 5.0
+    assert norms[1] == 2.0
+    assert sum(norms) == 7.0
+
+
+async def fetched(bus: Bus, **settings: Any) -> FlowFetchReply:
+    request = FlowFetchRequest(**{"window_h": 1.0, **settings})
+    return await bus.request("flow.fetch", request, FlowFetchReply, timeout=10)
+
+
+async def test_a_window_of_episodes_with_concepts_and_stacks_in_pages(bus: Bus) -> None:
+    async with serving(bus):
+        event = recorded("Why a template?")
+        episode = msgspec.structs.replace(
+            event.episode,
+            concepts=("template", "compiler"),
+            domains=(DomainScore(name="cpp", score=0.9),),
+            adapters=(AdapterUse(name="rust", weight=0.4),),
+        )
+        await bus.publish(msgspec.structs.replace(event, episode=episode))
+        others = await record(bus, ["two", "three", "four"])
+        await forget(bus, others[1])
+        await record(bus, ["not mine"], tenant="bob")
+        first = await fetched(bus, limit=2, tenant="ann")
+        assert [one.question for one in first.episodes] == ["Why a template?", "two"]
+        assert first.more
+        (one, two) = first.episodes
+        assert (one.concepts, one.domains) == (("template", "compiler"), {"cpp": 0.9})
+        stacks = load_stacks()
+        assert one.stacks == {"1": 0.9, str(stacks.of("rust")): 0.4}
+        rest = await fetched(bus, limit=2, tenant="ann", after=two.id)
+        assert ([one.question for one in rest.episodes], rest.more) == (["four"], False)
+        assert len((await fetched(bus)).episodes) == 4
+        await anyio.sleep(0.02)
+        assert (await fetched(bus, window_h=0.01 / 3600)).episodes == ()
+
+
+async def test_a_page_is_bounded_in_bytes(bus: Bus) -> None:
+    async with serving(bus, ServicesSettings(reply_bytes=3000)):
+        await record(bus, ["x" * 1500] * 4)
+        page = await fetched(bus)
+        assert 1 <= len(page.episodes) < 4
+        assert page.more
+
+
+class Worker:
+    """Knows three adapters, of which it has read one."""
+
+    name = "worker"
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        yield
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        return ()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        return (
+            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=self.ls),
+            Endpoint(verb="adapters.check", request=AdapterRequest, handle=self.check),
+        )
+
+    def status(self) -> StatusReply:
+        return StatusReply(agent=self.name, ready=True)
+
+    async def ls(self, _: AdapterListRequest) -> AdapterListReply:
+        known = AdapterInfo(name="cpp", sha256="a" * 64, norm=3.0)
+        return AdapterListReply(adapters=(known, AdapterInfo(name="rust"), AdapterInfo(name="broken")))
+
+    async def check(self, request: AdapterRequest) -> AdapterInfo:
+        self.read.append(request.name)
+        if request.name == "broken":
+            raise StageFailed("adapter 'broken' cannot be used.", code="adapter_failed", param="adapters")
+        return AdapterInfo(name=request.name, sha256="b" * 64, norm=1.5)
+
+
+async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
+    worker, stacks = Worker(), load_stacks()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, worker, bus)
+        await tasks.start(run, ServicesAgent(ServicesSettings()), bus)
+        plain = await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
+        assert [(one.name, one.stack, one.norm) for one in plain.adapters] == [
+            ("cpp", 1, 3.0),
+            ("rust", stacks.of("rust"), None),
+            ("broken", None, None),
+        ]
+        assert worker.read == []
+        whole = await bus.request("flow.snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
+        assert {one.name: one.norm for one in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
+        assert (whole.stacks[1], whole.stacks[stacks.of("rust") or 0], sum(whole.stacks)) == (3.0, 1.5, 4.5)
+        tasks.cancel_scope.cancel()
+
+
+async def published(bus: Bus, **advice: Any) -> FlowPublishReply:
+    return await bus.request("flow.publish", FlowPublishRequest(**advice), FlowPublishReply, timeout=5)
+
+
+async def last(bus: Bus, seq: int) -> AdvicePublished:
+    return decode(AdvicePublished, (await bus.js.get_msg(SERVICES, seq)).data or b"")
+
+
+async def test_advice_is_recorded_as_an_event(bus: Bus) -> None:
+    async with serving(bus):
+        began = time.time()
+        summary = {"mass": 1.0, "species": (0.25, 0.75)}
+        first = await published(bus, tau=0.5, state_summary=summary)
+        assert first.domains == {}
+        kept = await last(bus, first.seq)
+        assert (kept.source, kept.tau, kept.state_summary) == ("kiki-flow", 0.5, summary)
+        assert kept.at >= began
+
+        weights = [0.0] * STACKS
+        weights[1], weights[load_stacks().of("electronics") or 0] = 3.0, 1.0
+        second = await published(bus, tau=0.75, stack_weights=tuple(weights))
+        assert second.domains == {"cpp": 0.75, "electronics": 0.125, "components": 0.125}
+        kept = await last(bus, second.seq)
+        assert (kept.stack_weights, kept.domains) == (tuple(weights), second.domains)
+
+
+@pytest.mark.parametrize(
+    ("advice", "param"),
+    [
+        ({"tau": 1.0}, "stack_weights"),
+        ({"tau": 1.0, "state_summary": {"a": 1.0}, "stack_weights": [1.0] * STACKS}, "stack_weights"),
+        ({"tau": 1.0, "stack_weights": [0.0] * STACKS}, "stack_weights"),
+        ({"tau": 1.0, "stack_weights": [1.0] * 31}, "stack_weights"),
+        ({"tau": 1.0, "stack_weights": [-1.0] * STACKS}, "stack_weights[0]"),
+        ({"tau": -1.0, "state_summary": {"a": 1.0}}, "tau"),
+        ({"tau": None, "state_summary": {"a": 1.0}}, "tau"),
+        ({"tau": 1.0, "state_summary": {}}, "state_summary"),
+        ({"tau": 1.0, "state_summary": {"a": "x"}}, "state_summary[...]"),
+        ({"tau": 1.0, "state_summary": {"a": 1.0}, "source": "a.b"}, "source"),
+    ],
+)
+async def test_bad_advice_is_refused_by_its_field_and_not_recorded(
+    bus: Bus, advice: dict[str, Any], param: str
+) -> None:
+    async with serving(bus):
+        answer = await bus.client.request("kiki.svc.flow.publish", msgspec.json.encode(advice), timeout=5)
+        assert (answer.headers or {})["Nats-Service-Error"]
+        assert msgspec.json.decode(answer.data)["param"] == param
+        assert (await bus.js.stream_info(SERVICES)).state.messages == 0
+
+
+async def test_without_a_worker_a_snapshot_is_refused(bus: Bus) -> None:
+    async with serving(bus):
+        with pytest.raises(KikiError) as caught:
+            await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
+        assert caught.value.code == "unavailable"
