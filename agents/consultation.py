@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import anyio
 
@@ -13,7 +13,7 @@ from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, StageFailed
 from schemas.jobs import JobResult
-from schemas.stages import AdapterUse, Candidate
+from schemas.stages import AdapterUse, Candidate, Cost, RecalledEpisode
 
 
 class Consultation:
@@ -47,6 +47,7 @@ class Consultation:
         self._waited = 0.0
         self._worked = 0.0
         self.usage = Usage()
+        self.costs: tuple[Cost, ...] = ()
 
     @property
     def compute(self) -> float:
@@ -63,17 +64,52 @@ class Consultation:
         return self._envelope.remaining - self._reserve
 
     async def score(
-        self, messages: tuple[Message, ...], choices: tuple[str, ...], *, adapters: tuple[AdapterUse, ...] = ()
+        self,
+        messages: tuple[Message, ...],
+        choices: tuple[str, ...],
+        *,
+        adapters: tuple[AdapterUse, ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
     ) -> dict[str, float]:
         """Total natural-log probability of each choice as the continuation of ``messages``.
 
         Raises:
             KikiError: the worker refused, no answer came in time, or it did not score every choice.
         """
-        result = await self._ask(messages, adapters=adapters, choices=choices)
-        if set(result.logprobs) != set(choices) or not all(map(math.isfinite, result.logprobs.values())):
-            raise StageFailed(f"the model scored {result.logprobs}, expected a finite number for each of {choices}.")
-        return {choice: result.logprobs[choice] for choice in choices}
+        result = await self._ask(messages, adapters=adapters, choices=choices, recall=recall)
+        return _checked(result, choices, 1)[0]
+
+    async def ballots(
+        self,
+        messages: tuple[Message, ...],
+        ballots: Sequence[tuple[Message, ...]],
+        choices: tuple[str, ...],
+        *,
+        adapters: tuple[AdapterUse, ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
+    ) -> list[dict[str, float]]:
+        """For each of ``ballots``, which go on from ``messages`` in different ways, what :meth:`score` gives; one job.
+
+        ``recall`` is what the turn's own prompt quotes: with it the worker finds what it kept of that prompt.
+
+        Raises:
+            KikiError: as :meth:`score`.
+        """
+        asked = tuple(ballots)
+        result = await self._ask(messages, adapters=adapters, choices=choices, ballots=asked, recall=recall)
+        return _checked(result, choices, len(asked))
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """What is asked meanwhile becomes one :class:`Cost` in ``costs``; nothing does when nothing is asked."""
+        compute, tokens = self.compute, self.usage.total_tokens
+        try:
+            yield
+        finally:
+            if self.usage.total_tokens > tokens:
+                self.costs += (
+                    Cost(step=name, compute=self.compute - compute, tokens=self.usage.total_tokens - tokens),
+                )
 
     async def prior(
         self,
@@ -111,6 +147,8 @@ class Consultation:
         adapters: tuple[AdapterUse, ...] = (),
         sampling: Sampling | None = None,
         choices: tuple[str, ...] = (),
+        ballots: tuple[tuple[Message, ...], ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
     ) -> JobResult:
         async with self._slots:
             if self.left <= 0:
@@ -123,6 +161,8 @@ class Consultation:
                     adapters=adapters,
                     sampling=sampling,
                     choices=choices,
+                    ballots=ballots,
+                    recall=recall,
                     timeout=min(self._timeout, self.left),
                 )
         self._worked += result.compute
@@ -143,3 +183,17 @@ class Consultation:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._waited += time.monotonic() - self._since
+
+
+def _checked(result: JobResult, choices: tuple[str, ...], count: int) -> list[dict[str, float]]:
+    """The scores of ``count`` ballots.
+
+    Raises:
+        StageFailed: some are missing, or are no numbers.
+    """
+    whole = all(set(row) == set(choices) and all(map(math.isfinite, row.values())) for row in result.scores)
+    if len(result.scores) != count or not whole:
+        raise StageFailed(
+            f"the model scored {result.scores}, expected {count} times a finite number for each of {choices}."
+        )
+    return [{choice: row[choice] for choice in choices} for row in result.scores]

@@ -29,7 +29,7 @@ from schemas.envelope import Envelope
 from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.events import Event, InferToken, TurnCancelled
 from schemas.jobs import Job, JobResult, Lane
-from schemas.stages import AdapterUse
+from schemas.stages import AdapterUse, RecalledEpisode
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -97,6 +97,8 @@ class Bus:
         sampling: Sampling | None = None,
         n: int = 1,
         choices: tuple[str, ...] = (),
+        ballots: tuple[tuple[Message, ...], ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
         timeout: float | None = None,
     ) -> JobResult:
         """One call to the model through JOBS, answered by whichever worker is free.
@@ -123,6 +125,8 @@ class Bus:
                     sampling=sampling or Sampling(),
                     n=n,
                     choices=choices,
+                    ballots=ballots,
+                    recall=recall,
                 )
             )
             reply = await subscription.next_msg(timeout=max(0.01, wait))

@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from schemas.chat import Message, Sampling
 from schemas.events import Event
-from schemas.stages import MAX_ADAPTERS, AdapterUse, Candidate
+from schemas.stages import MAX_ADAPTERS, AdapterUse, Candidate, RecalledEpisode
 
 Lane = Literal["interactive", "auxiliary", "background"]
 """Priority of a job: a person waits, a stage of a turn waits, nobody waits."""
@@ -14,9 +14,17 @@ Lane = Literal["interactive", "auxiliary", "background"]
 LANES: tuple[Lane, ...] = ("interactive", "auxiliary", "background")
 
 
+MAX_BALLOTS = 32
+"""Ballots of one job."""
+
+Ballot = Annotated[tuple[Message, ...], Meta(min_length=1)]
+
+
 class Job(Event, frozen=True, kw_only=True):
     """Decode ``n`` candidates, or, when ``choices`` is not empty, score each of them as the continuation.
 
+    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them, in one pass over
+    what they share. ``recall`` is quoted as in the turn's own prompt, so that what the worker kept of it is found.
     ``reply`` is the core NATS subject that gets the :class:`JobResult`. ``job_id`` is unique for each
     attempt to ask, because a stage that restarts asks again and must not be taken for a duplicate.
     """
@@ -30,14 +38,17 @@ class Job(Event, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     n: Annotated[int, Meta(ge=1, le=8)] = 1
     choices: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    ballots: Annotated[tuple[Ballot, ...], Meta(max_length=MAX_BALLOTS)] = ()
+    recall: tuple[RecalledEpisode, ...] = ()
 
 
 class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answer to a job: candidates, or one total natural-log probability per choice; or why it failed."""
+    """The answer to a job: candidates, or for each ballot (one when the job has none) the total natural-log
+    probability of each choice; or why it failed."""
 
     job_id: str
     candidates: tuple[Candidate, ...] = ()
-    logprobs: dict[str, float] = {}
+    scores: tuple[dict[str, float], ...] = ()
     prompt_tokens: int = 0
     compute: float = 0.0
     code: str | None = None

@@ -13,6 +13,9 @@ Level = Literal["raw", "fast", "full"]
 FinishReason = Literal["stop", "length"]
 VoteChoice = Literal["KEEP", "REFUSE", "NEUTRAL"]
 
+Outcome = Literal["passed", "single", "agreed", "consensus", "deferred", "arbitrated", "undecided"]
+"""How a candidate was chosen. ``agreed``: the candidates themselves agree, without a vote."""
+
 MAX_ADAPTERS = 4
 """At most four adapters are active at once (design section 3)."""
 
@@ -60,10 +63,14 @@ class Advisory(_Found, frozen=True, kw_only=True):
 
 
 class Plan(_Found, frozen=True, kw_only=True):
-    """Which stages think and which pass the turn on at once. One topology, always the same trace."""
+    """Which stages think and which pass the turn on at once. One topology, always the same trace.
+
+    ``stakes``: whether a wrong answer is costly, so that agreement alone does not end the panel.
+    """
 
     level: Level
     candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] = 1
+    stakes: Literal["low", "high"] = "low"
     recall: bool = False
     live_tokens: bool = True
     dissent: bool = False
@@ -138,12 +145,13 @@ class Candidate(_Found, frozen=True, kw_only=True):
 
 
 class Inference(_Found, frozen=True, kw_only=True):
-    """The worker's finding: every candidate, the total usage and the model that spoke."""
+    """The worker's finding: every candidate, the total usage, the model that spoke and how many weights it has."""
 
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
     usage: Usage
     model: str
     model_digest: str = ""
+    parameters: int = 0
 
 
 class Dissent(_Found, frozen=True, kw_only=True):
@@ -171,15 +179,57 @@ class Vote(_Found, frozen=True, kw_only=True):
     argument: str = ""
 
 
+class Cost(_Found, frozen=True, kw_only=True):
+    """What one step of a stage asked of the model: seconds of model time, tokens read and written."""
+
+    step: str
+    compute: float
+    tokens: int
+
+
+Bias = Literal["position", "verbosity", "bandwagon", "sentiment"]
+
+
+class BiasFinding(_Found, frozen=True, kw_only=True):
+    """A bias of the judge (RBD, arXiv 2505.17100) and what showed it."""
+
+    bias: Bias
+    evidence: str
+
+
+class Arbitration(_Found, frozen=True, kw_only=True):
+    """Two candidates compared by the attending.
+
+    ``lean`` and ``swapped`` are log P(``first``) - log P(``second``) in nats, with ``first`` shown first and second;
+    ``again`` are the same two after the judge has read the ``findings``, None when there was nothing to read.
+    """
+
+    first: int
+    second: int
+    lean: float
+    swapped: float
+    findings: tuple[BiasFinding, ...] = ()
+    again: tuple[float, float] | None = None
+    changed: bool = False
+
+
 class Negotiation(_Found, frozen=True, kw_only=True):
-    """The negotiator's finding: the chosen candidate and how it was chosen."""
+    """The negotiator's finding: the chosen candidate and how it was chosen.
+
+    ``panel`` names who had a seat; ``groups`` are the candidates that say the same, the largest group first, and the
+    votes are on one candidate of each; ``costs`` are in the order in which they arose.
+    """
 
     chosen: int
     text: str
-    outcome: Literal["passed", "single", "consensus", "deferred", "arbitrated", "undecided"]
+    outcome: Outcome
+    panel: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
     votes: tuple[Vote, ...] = ()
     rounds: int = 0
     dissent: Dissent | None = None
+    arbitration: Arbitration | None = None
+    costs: tuple[Cost, ...] = ()
     notes: tuple[str, ...] = ()
     usage: Usage = Usage()
 

@@ -5,17 +5,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents import excerpt
+from agents import agreement, excerpt
 from agents.catfish import engagement, prompts
 from agents.catfish.settings import CatfishSettings
 from agents.consultation import Consultation
+from agents.likeness import Likeness
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.errors import KikiError, Unavailable
 from schemas.events import DissentRaised, DissentWaived, InferDone
-from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from schemas.services import StatusReply
 from schemas.stages import Dissent, StageTiming
 
 STAGE = "catfish"
@@ -63,9 +64,9 @@ class CatfishAgent:
     async def _handle(self, event: InferDone, delivery: Delivery) -> DissentRaised | DissentWaived:
         settings = self._settings
         model = Consultation(delivery.bus, event.envelope, timeout=settings.timeout, reserve=settings.reserve)
-        compare = Comparison(delivery.bus, settings)
+        likeness = Likeness(delivery.bus, timeout=settings.embed_timeout)
         try:
-            dissent = await self._consider(event, model, compare)
+            dissent = await self._consider(event, model, likeness)
         except KikiError as error:
             metrics.degraded("catfish.failed", error.message)
             dissent = Dissent(engaged=False, reason=f"could not: {error.message}", usage=model.usage)
@@ -77,13 +78,13 @@ class CatfishAgent:
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=model.compute + compare.compute,
+            compute=model.compute + likeness.compute,
             attempt=delivery.attempt,
         )
         kind = DissentRaised if dissent.engaged else DissentWaived
         return kind(envelope=event.envelope.next(STAGE), dissent=dissent, timings=(*event.timings, timing))
 
-    async def _consider(self, event: InferDone, model: Consultation, compare: "Comparison") -> Dissent:
+    async def _consider(self, event: InferDone, model: Consultation, likeness: Likeness) -> Dissent:
         settings, route = self._settings, event.route
         if not route.plan.dissent:
             return Dissent(engaged=False, reason="the plan leaves dissent out")
@@ -91,20 +92,22 @@ class CatfishAgent:
         logprobs = [candidate.logprob for candidate in candidates]
         texts = list(dict.fromkeys(candidate.text.strip() for candidate in candidates))
         score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
-        if why_not := engagement.waived(score, logprobs, settings):
+        why_not = engagement.too_small(event.inference.parameters, settings)
+        if why_not := why_not or engagement.waived(score, logprobs, settings):
             return Dissent(engaged=False, reason=why_not)
-        agreed = await compare.agreement([candidate.text.strip() for candidate in candidates])
+        said = [candidate.text.strip() for candidate in candidates]
+        agreed = agreement.mean(await likeness.of(said, question=event.query.text))
         tone = engagement.tone(agreed, settings)
         messages = prompts.objection(
             excerpt.asked(event.query.messages, settings.excerpt_chars),
             [excerpt.shortened(text, settings.excerpt_chars) for text in texts[: settings.shown]],
             tone,
         )
-        said = await model.write(messages, max_tokens=settings.max_tokens, seed=event.query.sampling.seed)
+        objection = await model.write(messages, max_tokens=settings.max_tokens, seed=event.query.sampling.seed)
         return Dissent(
             engaged=True,
             reason=f"complexity {score:.2f}, agreement {agreed:.2f}",
-            text=said.text.strip(),
+            text=objection.text.strip(),
             tone=tone,
             agreement=agreed,
             usage=model.usage,
@@ -121,28 +124,3 @@ class CatfishAgent:
         if self._bus is not None:
             with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
                 await self._bus.publish(waived)
-
-
-class Comparison:
-    """How much candidates agree, by the router's embeddings; ``compute`` is the embedder's time."""
-
-    def __init__(self, bus: Bus, settings: CatfishSettings) -> None:
-        self._bus = bus
-        self._settings = settings
-        self.compute = 0.0
-
-    async def agreement(self, texts: Sequence[str]) -> float:
-        """Mean pairwise cosine. Identical texts agree without being embedded.
-
-        Raises:
-            KikiError: the router does not answer, or refuses.
-        """
-        distinct = list(dict.fromkeys(texts))
-        if len(distinct) == 1:
-            return 1.0
-        reply = await self._bus.request(
-            "embed", EmbedRequest(texts=tuple(distinct)), EmbedReply, timeout=self._settings.embed_timeout
-        )
-        self.compute += reply.compute
-        vectors = dict(zip(distinct, reply.vectors, strict=True))
-        return engagement.agreement([vectors[text] for text in texts])

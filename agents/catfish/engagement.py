@@ -5,10 +5,8 @@ silently it agrees, the firmer the objection. How difficulty is measured is ours
 0..1, weighted and summed.
 """
 
-import math
 import re
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Literal
 
 from agents.catfish.settings import CatfishSettings
@@ -55,17 +53,19 @@ def complexity(question: str, *, domains: int, logprobs: Sequence[float]) -> flo
     return sum(WEIGHTS[name] * min(1.0, max(0.0, value)) for name, value in features.items())
 
 
-def agreement(vectors: Sequence[Sequence[float]]) -> float:
-    """Mean pairwise cosine of unit vectors, -1..1; 1.0 for one candidate, which agrees with itself."""
-    pairs = [math.fsum(a * b for a, b in zip(left, right, strict=True)) for left, right in combinations(vectors, 2)]
-    return max(-1.0, min(1.0, math.fsum(pairs) / len(pairs))) if pairs else 1.0
-
-
 def tone(agreed: float, settings: CatfishSettings) -> Tone:
     """The more the candidates agree, the firmer."""
     if agreed >= settings.strong_agreement:
         return "strong"
     return "firm" if agreed >= settings.firm_agreement else "mild"
+
+
+def too_small(parameters: int, settings: CatfishSettings) -> str | None:
+    """Why a model of so many weights is left alone: what it objects is not worth its time; None when it may."""
+    if parameters >= settings.engage_from:
+        return None
+    size, from_ = (f"{weights / 1e6:.0f}M" for weights in (parameters, settings.engage_from))
+    return f"the model is small ({size} weights, engages from {from_})"
 
 
 def waived(score: float, logprobs: Sequence[float], settings: CatfishSettings) -> str | None:

@@ -9,7 +9,9 @@ class CatfishSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         complexity: score in 0..1 from which a question is worth an objection; ours.
         confident_logprob: mean natural-log probability per token from which a lone candidate is left alone; ours.
-        firm_agreement: mean pairwise cosine of the candidates from which the objection is firm; ours.
+        engage_from: weights of a model from which it objects; smaller ones are left alone. Measured, see
+            docs/cognition.md; ours.
+        firm_agreement: mean probability that two candidates say the same from which the objection is firm; ours.
         strong_agreement: the same for a strong one; ours.
         max_tokens: length of the objection.
         excerpt_chars: characters of the question, and of each answer, that the prompt shows.
@@ -22,8 +24,9 @@ class CatfishSettings(Struct, frozen=True, kw_only=True):
 
     complexity: float = 0.3
     confident_logprob: float = -0.15
-    firm_agreement: float = 0.75
-    strong_agreement: float = 0.92
+    engage_from: int = 1_000_000_000
+    firm_agreement: float = 0.5
+    strong_agreement: float = 0.9
     max_tokens: int = 64
     excerpt_chars: int = 2000
     shown: int = 3

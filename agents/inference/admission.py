@@ -68,8 +68,7 @@ class Admission:
 
     def _need(self, work: Work) -> int:
         """Bytes of its caches when every row is as long as it may become."""
-        longest = max(map(len, work.choices)) if work.choices else work.request.sampling.max_tokens
-        return self.cost.of(len(work.prompt.tokens) + longest) * max(work.size, len(work.choices))
+        return self.cost.of(work.length) * work.width
 
     def _seat(self, work: Work, *, beside: Collection[Work]) -> bool:
         try:

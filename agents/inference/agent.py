@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import msgspec
 
-from agents.inference import lives
+from agents.inference import lives, panel
 from agents.inference.engine import Engine
 from agents.inference.prompt import with_recall
 from agents.inference.quarantine import Quarantine
@@ -136,6 +137,7 @@ class InferenceAgent:
                 usage=Usage(prompt_tokens=outcome.prompt_tokens, completion_tokens=completion),
                 model=self.settings.model_name,
                 model_digest=self.settings.model_digest,
+                parameters=self._engine.parameters,
             ),
             timings=(*event.timings, timing),
         )
@@ -157,18 +159,19 @@ class InferenceAgent:
         outcome = await self._engine.generate(
             Request(
                 lane=job.lane,
-                messages=job.messages,
+                messages=with_recall(job.messages, job.recall),
                 sampling=job.sampling,
                 adapters=job.adapters,
                 n=job.n,
                 choices=job.choices,
+                ballots=job.ballots,
                 deadline=job.envelope.deadline,
             )
         )
         result = JobResult(
             job_id=job.job_id,
             candidates=outcome.candidates,
-            logprobs=dict(zip(job.choices, outcome.logprobs, strict=True)) if job.choices else {},
+            scores=tuple(dict(zip(job.choices, row, strict=True)) for row in outcome.scores),
             prompt_tokens=outcome.prompt_tokens,
             compute=outcome.compute,
         )
@@ -202,13 +205,44 @@ class InferenceAgent:
             deadline=event.envelope.deadline,
         )
         on_piece = _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None
+        members = panel.seated(self._engine.registered(request.adapters), plan.candidates)
+        voices = members if plan.negotiate and len(members) > 1 else ()
         try:
-            return await self._engine.generate(request, on_piece)
+            return await self._drawn(request, voices, on_piece)
         except InvalidInput as error:
             if not hits or error.code != "context_length_exceeded":
                 raise
             degraded("inference.recall_dropped", error.message)
-            return await self._engine.generate(replace(request, messages=event.query.messages), on_piece)
+            return await self._drawn(replace(request, messages=event.query.messages), voices, on_piece)
+
+    async def _drawn(self, request: Request, voices: Sequence[panel.Member], on_piece: OnPiece | None) -> Outcome:
+        """The request as it is, or each voice's candidates in one batch; a voice that fails is left out and counted."""
+        if not voices:
+            return await self._engine.generate(request, on_piece)
+        found: dict[int, Outcome] = {}
+        lost: list[KikiError] = []
+
+        async def ask(member: panel.Member) -> None:
+            sampling = msgspec.structs.replace(request.sampling, seed=member.seed(request.sampling.seed))
+            own = replace(request, sampling=sampling, adapters=member.adapters, n=member.candidates)
+            try:
+                found[member.number] = await self._engine.generate(own)
+            except KikiError as error:
+                lost.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for member in voices:
+                tasks.start_soon(ask, member)
+        if not found:
+            raise lost[0]
+        for error in lost:
+            degraded("inference.member_lost", error.message)
+        outcomes = [found[number] for number in sorted(found)]
+        return Outcome(
+            candidates=panel.in_turn([outcome.candidates for outcome in outcomes]),
+            prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+            compute=max(outcome.compute for outcome in outcomes),
+        )
 
 
 def _engine(settings: InferenceSettings) -> Engine:

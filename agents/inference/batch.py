@@ -14,7 +14,7 @@ from agents.inference.prefix import PrefixCache
 from agents.inference.processors import likeliest, processors
 from agents.inference.rows import Row
 from agents.inference.sampling import sampler, seed_of, temperature_of
-from agents.inference.scoring import choice_logprobs
+from agents.inference.scoring import Ballots
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import TextFilter
 from agents.inference.work import Work
@@ -61,29 +61,27 @@ class Batch:
 
     def begin(self, work: Work) -> None:
         """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
-        tokens = work.prompt.tokens
-        layers, known = self._prefixes.find(work.adapters, tokens[:-1])
-        self._prompt_tokens += len(tokens) - known
+        layers, known = self._prefixes.find(work.adapters, work.shared)
+        self._prompt_tokens += work.prompt_tokens - known
         self._prefix_tokens += known
         cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers)
-        if len(tokens) > 1 and (work.request.n > 1 or work.choices):
+        if work.choices or (work.shared and work.request.n > 1):
             step = self._settings.prefill_step
-            work.prefill = SharedPrefill(self._model, tokens, cache=cache, known=known, step=step)
+            work.prefill = SharedPrefill(self._model, work.shared, cache=cache, known=known, step=step)
         else:
             self._insert(work, known=known, caches=[cache])
 
     def prefill(self) -> None:
-        """One step of the first shared prompt that is not done."""
-        work = next((work for work in self.active if work.prefill is not None), None)
-        if work is None or (shared := work.prefill) is None or not shared.advance():
+        """One step of the first shared prompt, or of the first ballots, that are not done."""
+        work = next((work for work in self.active if work.prefill is not None or work.scoring is not None), None)
+        if work is None:
             return
-        work.prefill = None
-        self._prefixes.keep(work.adapters, work.prompt.tokens[:-1], shared.cache[:-1])
-        if work.choices:
-            totals = choice_logprobs(self._model, shared.cache, shared.last, work.choices)
-            self._finish(work, logprobs=tuple(totals))
-        else:
-            self._insert(work, known=len(work.prompt.tokens) - 1, caches=[shared.cache] * work.request.n)
+        if work.scoring is not None:
+            if work.scoring.advance():
+                self._finish(work, scores=work.scoring.scores)
+        elif (shared := work.prefill) is not None and shared.advance():
+            work.prefill = None
+            self._prefilled(work, shared.cache)
 
     def decode(self) -> None:
         """One token for every row."""
@@ -113,6 +111,14 @@ class Batch:
         for uid in uids:
             del self._rows[uid]
         _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))
+
+    def _prefilled(self, work: Work, cache: list[Any]) -> None:
+        self._prefixes.keep(work.adapters, work.shared, cache[:-1])
+        if work.choices:
+            step = self._settings.prefill_step
+            work.scoring = Ballots(self._model, cache, work.tails, work.choices, step=step)
+        else:
+            self._insert(work, known=len(work.shared), caches=[cache] * work.request.n)
 
     def _insert(self, work: Work, *, known: int, caches: Sequence[Any]) -> None:
         """Give the rows to the generator; ``caches`` hold the first ``known`` tokens of the prompt."""
@@ -186,6 +192,6 @@ class Batch:
             top=tuple(LikelyToken(token=text(token), logprob=value) for token, value in best if value > -1e30),
         )
 
-    def _finish(self, work: Work, *, logprobs: tuple[float, ...] = ()) -> None:
+    def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)
-        work.tell(work.outcome(logprobs=logprobs))
+        work.tell(work.outcome(scores=scores))

@@ -38,6 +38,7 @@ class Decoder:
     def __init__(self, settings: InferenceSettings) -> None:
         loaded = loading.load(settings)
         self.device, self.encoder, self.grammars = loaded.device, loaded.encoder, loaded.grammars
+        self.parameters = loaded.parameters
         self.bank = AdapterBank(
             loaded.model,
             settings.adapters,

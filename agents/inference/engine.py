@@ -1,5 +1,6 @@
 """What decodes: :class:`agents.inference.local.MlxEngine` in this process, or an upstream server."""
 
+from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from agents.inference.requests import OnPiece, Outcome, Request
@@ -42,6 +43,13 @@ class Engine(Protocol):
             InvalidInput: the request cannot be served as it is; ``context_length_exceeded`` if it is too long.
             KikiError: adapter_failed, deadline_exceeded, or unavailable when the engine is away.
         """
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model; 0 when it is not known."""
+
+    def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """Those of ``uses`` that it can serve."""
 
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """A hint that these adapters are asked for soon."""

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 import psutil
+from mlx_lm.utils import get_total_parameters
 
 from agents.inference.processors import Grammars
 from agents.inference.prompt import PromptEncoder
@@ -29,6 +30,7 @@ class Loaded:
     encoder: PromptEncoder
     grammars: Grammars
     device: str
+    parameters: int
     dtype: Any | None
     memory: int
 
@@ -64,6 +66,7 @@ def load(settings: InferenceSettings) -> Loaded:
         encoder=encoder,
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
         device="cpu" if on_cpu else "gpu",
+        parameters=int(get_total_parameters(model)),
         dtype=mx.float32 if on_cpu else None,
         memory=settings.memory_limit or _device_memory(on_cpu=on_cpu),
     )

@@ -1,6 +1,7 @@
 """The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import NoReturn
 
 import anyio
@@ -8,7 +9,7 @@ import anyio
 from agents.inference import administration
 from agents.inference.decoder import Decoder
 from agents.inference.processors import Grammars
-from agents.inference.prompt import PromptEncoder
+from agents.inference.prompt import Prompt, PromptEncoder, common_start
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.thread import ModelThread
@@ -97,6 +98,15 @@ class MlxEngine:
         finally:
             work.unwanted = True
 
+    @property
+    def parameters(self) -> int:
+        """Weights of the model."""
+        return self.thread.decoder.parameters
+
+    def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """Those of ``uses`` that the folder holds."""
+        return tuple(use for use in uses if self.thread.decoder.bank.registered(use.name))
+
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
         self.thread.call(lambda: self.thread.decoder.prefetch(uses))
@@ -117,12 +127,16 @@ class MlxEngine:
         """The request in tokens, encoded in a thread of its own: a long prompt must not hold up the loop."""
         if not all(request.choices):
             raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
+        if request.ballots and not request.choices:
+            raise InvalidInput("ballots need choices.", param="choices")
 
         def encoded() -> Work:
             self._check(request.sampling)
+            prompt, tails = self._prompt(request)
             return Work(
                 request=request,
-                prompt=self.encoder.encode(request.messages),
+                prompt=prompt,
+                tails=tails,
                 choices=tuple(tuple(self.encoder.plain(text)) for text in request.choices),
                 loop=loop,
                 inbox=asyncio.Queue(),
@@ -131,6 +145,14 @@ class MlxEngine:
 
         loop = asyncio.get_running_loop()
         return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
+
+    def _prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
+        """What all rows begin with, and what each ballot goes on with; no tails where nothing is scored."""
+        prompts = [self.encoder.encode((*request.messages, *ballot)) for ballot in request.ballots or ((),)]
+        if not request.choices:
+            return prompts[0], ()
+        shared = common_start([prompt.tokens for prompt in prompts])
+        return Prompt(tokens=shared), tuple(prompt.tokens[len(shared) :] for prompt in prompts)
 
     def _check(self, sampling: Sampling) -> None:
         """Raises InvalidInput for a JSON schema that cannot be served, before the model's thread meets it."""

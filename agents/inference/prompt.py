@@ -42,6 +42,15 @@ def with_recall(messages: Sequence[Message], hits: Sequence[RecalledEpisode]) ->
     return (Message(role="system", content=fenced), *messages)
 
 
+def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all ``prompts`` begin with; each keeps at least one of its own."""
+    limit = min(map(len, prompts)) - 1
+    at = 0
+    while at < limit and len({prompt[at] for prompt in prompts}) == 1:
+        at += 1
+    return prompts[0][:at]
+
+
 class PromptEncoder:
     """Encodes with one tokenizer (a transformers tokenizer or mlx-lm's wrapper of it). Not thread-safe."""
 

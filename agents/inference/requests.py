@@ -16,7 +16,8 @@ OnPiece = Callable[[Piece], Awaitable[None]]
 class Request:
     """Decode ``n`` candidates of the answer to ``messages``, or score each of ``choices`` as that answer's beginning.
 
-    ``deadline`` is a Unix time; adapters that are not registered are left out and counted.
+    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them. ``deadline`` is a Unix
+    time; adapters that are not registered are left out and counted.
     """
 
     lane: Lane
@@ -25,15 +26,19 @@ class Request:
     adapters: tuple[AdapterUse, ...] = ()
     n: int = 1
     choices: tuple[str, ...] = ()
+    ballots: tuple[tuple[Message, ...], ...] = ()
     deadline: float = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Candidates, or one total log-probability a choice; ``compute`` is seconds from admission to the end."""
+    """Candidates, or for each ballot (one without ballots) a total log-probability a choice.
+
+    ``compute`` is seconds from admission to the end.
+    """
 
     candidates: tuple[Candidate, ...] = ()
-    logprobs: tuple[float, ...] = ()
+    scores: tuple[tuple[float, ...], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     prompt_tokens: int = 0
     compute: float = 0.0

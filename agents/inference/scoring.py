@@ -1,4 +1,4 @@
-"""How probable the model finds given continuations of a prompt."""
+"""How probable the model finds given continuations of prompts that begin alike."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,18 +6,72 @@ from typing import Any
 import mlx.core as mx
 
 
-def choice_logprobs(model: Any, cache: Sequence[Any], last: int, choices: Sequence[Sequence[int]]) -> list[float]:
-    """Total natural-log probability of each of ``choices`` (token ids, none empty) in one batched pass.
+class Ballots:
+    """Several endings of one prompt, each scored on the same choices, in batched passes that decoding may interrupt.
 
-    ``cache`` holds the prompt up to but without its token ``last``. It is copied, not changed.
+    The endings are processed side by side, and only their last tokens give logits; choices of one token each then cost
+    one more token a row.
+
+    Args:
+        cache: of one row, holds what all endings share. It is copied, not changed.
+        tails: token ids of each ending, none empty.
+        choices: token ids of each choice, none empty.
+        step: tokens in one pass, over all rows.
     """
-    width = max(map(len, choices))
-    inputs = [[last, *choice[:-1], *[0] * (width - len(choice))] for choice in choices]
-    targets = [[*choice, *[0] * (width - len(choice))] for choice in choices]
-    counted = [[1.0] * len(choice) + [0.0] * (width - len(choice)) for choice in choices]
-    copies = [layer.merge([layer] * len(choices)) for layer in cache]
-    logits = model(mx.array(inputs), cache=copies).astype(mx.float32)
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    taken = mx.take_along_axis(logprobs, mx.array(targets)[..., None], axis=-1)[..., 0]
-    totals: Any = mx.sum(taken * mx.array(counted), axis=-1).tolist()
-    return [float(total) for total in totals]
+
+    def __init__(
+        self,
+        model: Any,
+        cache: Sequence[Any],
+        tails: Sequence[Sequence[int]],
+        choices: Sequence[Sequence[int]],
+        *,
+        step: int,
+    ) -> None:
+        self._model, self._choices = model, choices
+        self._last = [tail[-1] for tail in tails]
+        width = max(map(len, tails)) - 1
+        self._padding = [width + 1 - len(tail) for tail in tails]
+        self._bodies = [[*tail[:-1], *[0] * pad] for tail, pad in zip(tails, self._padding, strict=True)]
+        self._columns = max(1, step // len(tails))
+        self._at, self._width = 0, width
+        self._cache = [layer.merge([layer] * len(tails)) for layer in cache]
+        if any(self._padding):
+            for layer in self._cache:
+                layer.prepare(lengths=[width - pad for pad in self._padding], right_padding=self._padding)
+        self.scores: tuple[tuple[float, ...], ...] = ()
+
+    def advance(self) -> bool:
+        """One pass. Returns whether :attr:`scores` are there: for each ending each choice's natural-log probability."""
+        if self._at < self._width:
+            end = min(self._width, self._at + self._columns)
+            self._model(mx.array([body[self._at : end] for body in self._bodies]), cache=self._cache)
+            mx.eval([layer.state for layer in self._cache])
+            self._at = end
+            return False
+        if any(self._padding):
+            for layer in self._cache:
+                layer.finalize()
+        self.scores = self._scored()
+        return True
+
+    def _scored(self) -> tuple[tuple[float, ...], ...]:
+        if all(len(choice) == 1 for choice in self._choices):
+            logprobs = self._logprobs([[last] for last in self._last], self._cache)[:, -1]
+            found: Any = logprobs[:, mx.array([choice[0] for choice in self._choices])].tolist()
+            return tuple(map(tuple, found))
+        rows = range(len(self._last))
+        cache = [layer.merge([layer.extract(row) for row in rows for _ in self._choices]) for layer in self._cache]
+        width = max(map(len, self._choices))
+        padded = [[*choice, *[0] * (width - len(choice))] for choice in self._choices]
+        logprobs = self._logprobs([[self._last[row], *choice[:-1]] for row in rows for choice in padded], cache)
+        targets = mx.array([choice for _ in rows for choice in padded])
+        counted = mx.array([[float(at < len(choice)) for at in range(width)] for _ in rows for choice in self._choices])
+        taken = mx.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        totals: Any = mx.sum(taken * counted, axis=-1).reshape(len(rows), len(self._choices)).tolist()
+        return tuple(map(tuple, totals))
+
+    def _logprobs(self, inputs: list[list[int]], cache: Sequence[Any]) -> mx.array:
+        logits = self._model(mx.array(inputs), cache=cache).astype(mx.float32)
+        normalised: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        return normalised

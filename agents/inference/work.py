@@ -10,6 +10,7 @@ from agents.inference.prefill import SharedPrefill
 from agents.inference.prompt import Prompt
 from agents.inference.requests import Outcome, Request
 from agents.inference.rows import Row
+from agents.inference.scoring import Ballots
 from agents.inference.text import Piece
 from schemas.errors import KikiError
 from schemas.stages import AdapterUse
@@ -19,8 +20,9 @@ News = Piece | Outcome | KikiError
 
 @dataclass(eq=False)
 class Work:
-    """A request with the tokens of its ``prompt`` and ``choices``. ``unwanted`` is set by whoever waits, elsewhere.
+    """A request in tokens. ``unwanted`` is set by whoever waits, elsewhere.
 
+    ``prompt`` is what all of its rows begin with; with ``choices`` it is followed by each of ``tails``, none empty.
     ``key`` is the set of adapters that it asked for and that is registered, ``seat`` where the bank holds it, ``bytes``
     what its caches may come to need.
     """
@@ -30,6 +32,7 @@ class Work:
     loop: asyncio.AbstractEventLoop
     inbox: "asyncio.Queue[News]"
     choices: tuple[tuple[int, ...], ...] = ()
+    tails: tuple[tuple[int, ...], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     key: tuple[AdapterUse, ...] = ()
     seat: Seat | None = None
@@ -38,6 +41,7 @@ class Work:
     uids: tuple[int, ...] = ()
     rows: list[Row] = field(default_factory=list)
     prefill: SharedPrefill | None = None
+    scoring: Ballots | None = None
     admitted_at: float = 0.0
     live: bool = False
     unwanted: bool = False
@@ -53,6 +57,31 @@ class Work:
         return 1 if self.choices else self.request.n
 
     @property
+    def shared(self) -> tuple[int, ...]:
+        """What is processed once for all rows; a decoded row begins with the prompt's last token."""
+        return self.prompt.tokens if self.choices else self.prompt.tokens[:-1]
+
+    @property
+    def width(self) -> int:
+        """Rows of cache that it needs side by side."""
+        if not self.choices:
+            return self.request.n
+        return len(self.tails) * (1 if max(map(len, self.choices)) == 1 else len(self.choices))
+
+    @property
+    def length(self) -> int:
+        """Tokens that a row of its cache may come to hold."""
+        rest = self.request.sampling.max_tokens
+        if self.choices:
+            rest = max(map(len, self.tails)) + max(map(len, self.choices))
+        return len(self.prompt.tokens) + rest
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that are read for it."""
+        return len(self.prompt.tokens) + sum(map(len, self.tails))
+
+    @property
     def compute(self) -> float:
         """Seconds since the model began with it."""
         return time.monotonic() - self.admitted_at
@@ -62,12 +91,12 @@ class Work:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self.loop.call_soon_threadsafe(self.inbox.put_nowait, news)
 
-    def outcome(self, *, logprobs: tuple[float, ...] = ()) -> Outcome:
-        """What it came to; ``logprobs`` of the choices."""
-        prompt_tokens = len(self.prompt.tokens)
+    def outcome(self, *, scores: tuple[tuple[float, ...], ...] = ()) -> Outcome:
+        """What it came to; ``scores`` of the choices."""
+        prompt_tokens = self.prompt_tokens
         return Outcome(
             candidates=tuple(row.candidate(adapters=self.adapters, prompt_tokens=prompt_tokens) for row in self.rows),
-            logprobs=logprobs,
+            scores=scores,
             adapters=self.adapters,
             prompt_tokens=prompt_tokens,
             compute=self.compute,

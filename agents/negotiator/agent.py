@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents.calibration import Priors
 from agents.negotiator.hearing import Hearing
 from agents.negotiator.settings import NegotiatorSettings
 from bus.agent import Endpoint
@@ -20,13 +19,12 @@ STAGE = "negotiator"
 
 
 class NegotiatorAgent:
-    """A panel of the routed adapters and the base model votes on the candidates."""
+    """Decides between the candidates: by agreement, by the votes of a panel, or by the attending."""
 
     name = STAGE
 
     def __init__(self, settings: NegotiatorSettings) -> None:
         self._settings = settings
-        self._priors = Priors()
         self._outcomes: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
@@ -45,14 +43,14 @@ class NegotiatorAgent:
     def status(self) -> StatusReply:
         """Always ready: it holds no model."""
         gauges = {outcome: float(count) for outcome, count in self._outcomes.items()}
-        return StatusReply(agent=STAGE, ready=True, gauges=gauges | {"priors": float(len(self._priors))})
+        return StatusReply(agent=STAGE, ready=True, gauges=gauges)
 
     async def _handle(self, event: InferDone, delivery: Delivery) -> NegotiateDone:
         timings, compute = event.timings, 0.0
         if event.route.plan.negotiate:
-            hearing = Hearing(delivery.bus, event, self._settings, self._priors)
+            hearing = Hearing(delivery.bus, event, self._settings)
             finding = await hearing.run()
-            compute = hearing.model.compute
+            compute = hearing.model.compute + hearing.likeness.compute
             if hearing.heard is not None and hearing.heard.timing is not None:
                 timings = (*timings, hearing.heard.timing)
         else:

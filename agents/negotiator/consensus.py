@@ -53,14 +53,6 @@ class Verdict:
     reason: str
 
 
-def distinct(candidates: Sequence[Candidate]) -> tuple[int, ...]:
-    """The first index of each different text; white space around a text does not make it different."""
-    first: dict[str, int] = {}
-    for index, candidate in enumerate(candidates):
-        first.setdefault(candidate.text.strip(), index)
-    return tuple(first.values())
-
-
 def likeliest(candidates: Sequence[Candidate]) -> int:
     """The index of the highest mean log-probability; the earlier one when equal."""
     return max(range(len(candidates)), key=lambda index: (candidates[index].logprob, -index))
@@ -130,14 +122,12 @@ def _deferred(votes: Sequence[Vote], among: Sequence[Tally], *, reason: str) -> 
     return Verdict(outcome="deferred", chosen=preferred, reason=f"{reason}; the attending prefers it")
 
 
-def arbitrated(forward: Mapping[str, float], backward: Mapping[str, float]) -> Literal["first", "second"] | None:
-    """Which of two candidates the attending prefers in both orders; None when the order decides.
+def split(groups: Sequence[Sequence[int]]) -> bool:
+    """Whether no answer is given by more candidates than any other; ``groups`` with the largest first."""
+    return len(groups) > 1 and len(groups[0]) == len(groups[1])
 
-    Args:
-        forward: log-probabilities of "A" and "B" with the first candidate shown as A.
-        backward: the same with the first candidate shown as B.
-    """
-    here, there = forward["A"] - forward["B"], backward["B"] - backward["A"]
-    if here > 0 and there > 0:
-        return "first"
-    return "second" if here < 0 and there < 0 else None
+
+def told(votes: Sequence[Vote], candidate: int) -> str:
+    """What the votes say of a candidate, for a judge."""
+    each = tally(votes, candidate)
+    return f"{each.keeps} of the panel keep it, {each.refuses} refuse it"

@@ -1,45 +1,46 @@
-"""One turn's hearing: the panel votes, hears the dissent, votes again, and the attending decides what is left."""
+"""One turn's hearing: who agrees, what the panel votes, what the critic says, and what the attending decides."""
 
 import contextlib
 from dataclasses import dataclass
-from typing import Literal
 
 import anyio
 
-from agents import excerpt
-from agents.calibration import Priors
+from agents import agreement, excerpt
 from agents.consultation import Consultation
-from agents.negotiator import consensus, panel
+from agents.likeness import Likeness
+from agents.negotiator import arbitration, consensus, panel
 from agents.negotiator.dissent import Heard, Join, join
 from agents.negotiator.settings import NegotiatorSettings
 from bus import metrics
 from bus.connection import Bus
 from schemas.errors import KikiError
 from schemas.events import InferDone
-from schemas.stages import Negotiation, Vote
+from schemas.stages import Arbitration, Negotiation, Outcome, Vote
 
 
 @dataclass(frozen=True)
 class Decision:
     """What the turn goes on with."""
 
-    outcome: Literal["single", "consensus", "deferred", "arbitrated", "undecided"]
+    outcome: Outcome
     chosen: int
 
 
 class Hearing:
-    """Held once for each delivery; keeps nothing between them but the label priors.
+    """Held once for each delivery; keeps nothing between them.
 
     ``heard`` is what the catfish found, None when it was not waited for or did not come in time.
     """
 
-    def __init__(self, bus: Bus, event: InferDone, settings: NegotiatorSettings, priors: Priors) -> None:
+    def __init__(self, bus: Bus, event: InferDone, settings: NegotiatorSettings) -> None:
         self._bus = bus
         self._event = event
         self._settings = settings
         self._candidates = event.inference.candidates
         self._notes: list[str] = []
+        self._arbitration: Arbitration | None = None
         self.heard: Heard | None = None
+        self.likeness = Likeness(bus, timeout=settings.embed_timeout)
         self.model = Consultation(
             bus,
             event.envelope,
@@ -48,28 +49,21 @@ class Hearing:
             at_once=settings.jobs_at_once,
             model_digest=event.inference.model_digest,
         )
-        self._answers = {
-            index: excerpt.shortened(self._candidates[index].text.strip(), settings.excerpt_chars)
-            for index in consensus.distinct(self._candidates)
-        }
         self._seats = panel.members(event.route, self._candidates)
-        self._panel = panel.Panel(
-            self.model,
-            self._seats,
-            question=excerpt.asked(event.query.messages, settings.excerpt_chars),
-            answers=self._answers,
-            priors=priors,
-            neutral_margin=settings.neutral_margin,
-        )
+        self._votes_count = event.inference.parameters >= settings.vote_from
+        self._group(agreement.matrix(self._texts, question=event.query.text, cosine=lambda *_: -1.0))
 
     @property
     def objection(self) -> str | None:
         """The catfish's text, None when it did not raise one."""
         return self.heard.dissent.text if self.heard is not None and self.heard.dissent.engaged else None
 
+    @property
+    def _texts(self) -> list[str]:
+        return [candidate.text.strip() for candidate in self._candidates]
+
     async def run(self) -> Negotiation:
         """Deliberate until done, or until the reserve begins; what is missing then is said in the notes."""
-        self._note_texts()
         self._note_absent()
         decision: Decision | None = None
         with anyio.move_on_after(max(0.0, self.model.left)):
@@ -77,29 +71,93 @@ class Hearing:
                 joined = None
                 if self._event.route.plan.dissent:
                     joined = await stack.enter_async_context(join(self._bus, self._event.envelope.turn_id))
+                await self._compare()
                 decision = await self._deliberate(joined)
         if decision is None:
+            metrics.degraded("negotiator.cut_short", "the turn's deadline")
             self._notes.append("the turn's time ended the deliberation: what was still asked is left out")
             decision = self._cut_short()
         self._note_lost()
         return self._finding(decision)
 
+    async def _compare(self) -> None:
+        """See which candidates say the same; by their values alone when the embedder does not answer."""
+        try:
+            self._group(await self.likeness.of(self._texts, question=self._event.query.text))
+        except KikiError as error:
+            metrics.degraded("negotiator.unembedded", error.message)
+            self._notes.append(f"only equal candidates count as agreeing: {error.message}")
+
+    def _group(self, same: tuple[tuple[float, ...], ...]) -> None:
+        """One candidate stands for each group: its likeliest."""
+        self._groups = agreement.groups(same)
+        limit = self._settings.excerpt_chars
+        likeliest = [max(group, key=lambda one: (self._candidates[one].logprob, -one)) for group in self._groups]
+        self._answers = {index: excerpt.shortened(self._texts[index], limit) for index in likeliest}
+        self._panel = panel.Panel(
+            self.model,
+            self._seats,
+            conversation=self._event.query.messages,
+            recall=self._event.recall.hits,
+            answers=self._answers,
+            neutral_margin=self._settings.neutral_margin,
+        )
+
     async def _deliberate(self, joined: Join | None) -> Decision:
-        if len(self._answers) == 1 or len(self._seats) == 1:
+        if self._settled() or len(self._seats) == 1 or not self._votes_count:
             await self._hear(joined)
-            if self.objection is None:
-                return self._single() if len(self._answers) == 1 else self._alone()
         else:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._vote, 1)
                 await self._hear(joined)
-        if self.objection is not None:
+        if self.objection is not None and self._votes_count:
             await self._vote(len(self._panel.votes) + 1, objection=self.objection)
+        if not self._panel.votes:
+            return await self._unvoted()
         votes = self._counted()
         if votes is None:
             return self._undecided("no complete ballot of the attending")
         verdict = consensus.verdict(votes, tuple(self._answers))
-        return await self._arbitrate(verdict) if verdict.rival is not None else self._ruled(verdict)
+        if verdict.rival is None:
+            return self._ruled(verdict)
+        self._notes.append(f"{verdict.reason}: the attending compares candidates {verdict.chosen} and {verdict.rival}")
+        told = (consensus.told(votes, verdict.chosen), consensus.told(votes, verdict.rival))
+        return await self._arbitrate(verdict.chosen, verdict.rival, votes=told)
+
+    def _settled(self) -> bool:
+        """Whether the candidates agree so much that a vote is not worth its price."""
+        share = len(self._groups[0]) / len(self._candidates)
+        enough = self._event.route.plan.stakes == "low" and share >= self._settings.strong_agreement
+        return len(self._groups) == 1 or enough
+
+    async def _unvoted(self) -> Decision:
+        """Self-consistency: the answer that most candidates give; the attending decides when there is none."""
+        chosen = next(iter(self._answers))
+        if len(self._candidates) == 1:
+            return Decision("single", chosen)
+        if not consensus.split(self._groups):
+            share = f"{len(self._groups[0])} of {len(self._candidates)}"
+            self._notes.append(f"candidate {chosen}: {share} candidates say the same, and nobody votes")
+            return Decision("agreed", chosen)
+        if self._votes_count:
+            ranked = sorted(self._answers, key=lambda one: -self._candidates[one].logprob)
+            self._notes.append("the candidates are split: the attending compares the two likeliest")
+            return await self._arbitrate(ranked[0], ranked[1])
+        return await self._deferred()
+
+    async def _deferred(self) -> Decision:
+        """The attending's own likelihood of each answer decides; it is known already when all answers are its own."""
+        if len(self._seats) == 1:
+            chosen = max(self._answers, key=lambda one: (self._candidates[one].logprob, -one))
+        else:
+            try:
+                total = await self._panel.likelihood()
+            except KikiError as error:
+                return self._undecided(f"the attending's likelihood failed: {error.message}")
+            tokens = {one: max(1, self._candidates[one].usage.completion_tokens) for one in total}
+            chosen = max(total, key=lambda one: (total[one] / tokens[one], -one))
+        self._notes.append(f"the candidates are split: candidate {chosen} is the likeliest to the attending")
+        return Decision("deferred", chosen)
 
     async def _vote(self, number: int, *, objection: str | None = None) -> None:
         await self._panel.vote(number, objection=objection)
@@ -118,22 +176,27 @@ class Hearing:
         if self.heard is None:
             metrics.degraded("dissent.late", f"nothing within {seconds:.1f} s")
             self._notes.append(f"the dissent did not come within {seconds:.1f} s")
+        elif self.objection is not None and not self._votes_count:
+            metrics.degraded("dissent.unvoted", "the model is smaller than vote_from")
+            self._notes.append("the objection changes nothing: a model of this size does not vote")
 
-    async def _arbitrate(self, verdict: consensus.Verdict) -> Decision:
-        first, second = verdict.chosen, verdict.rival
-        assert second is not None
+    async def _arbitrate(self, first: int, second: int, *, votes: tuple[str, str] | None = None) -> Decision:
+        judge = arbitration.Judge(
+            self.model,
+            self._settings,
+            conversation=self._event.query.messages,
+            recall=self._event.recall.hits,
+            objection=self.objection,
+        )
         try:
-            forward, backward = await self._panel.compare(first, second, objection=self.objection)
+            self._arbitration = found = await judge.compare(first, second, answers=self._answers, votes=votes)
         except KikiError as error:
             return self._undecided(f"the arbitration failed: {error.message}")
-        winner = consensus.arbitrated(forward, backward)
-        self._notes.append(
-            f"{verdict.reason}: the attending compares candidates {first} and {second}; it leans to {first} by "
-            f"{forward['A'] - forward['B']:+.2f} nats, and by {backward['B'] - backward['A']:+.2f} in swapped order"
-        )
+        winner = arbitration.winner(found)
         if winner is None:
-            self._notes.append(f"the order decides the comparison: candidate {first} goes on by its vote margin")
-        return Decision("arbitrated", second if winner == "second" else first)
+            metrics.degraded("negotiator.order_decides", "both orders of the arbitration disagree")
+            self._notes.append(f"the order decides the comparison: candidate {first} goes on, as before it")
+        return Decision("arbitrated", first if winner is None else winner)
 
     def _cut_short(self) -> Decision:
         """The decision from what was cast in time."""
@@ -143,8 +206,8 @@ class Hearing:
             if verdict.rival is None:
                 return self._ruled(verdict)
             return self._undecided(f"{verdict.reason} and no time was left to arbitrate")
-        if len(self._answers) == 1 and self.objection is None:
-            return self._single()
+        if len(self._groups) == 1 and self.objection is None:
+            return Decision("single" if len(self._candidates) == 1 else "agreed", next(iter(self._answers)))
         return self._undecided("no complete ballot of the attending")
 
     def _counted(self) -> tuple[Vote, ...] | None:
@@ -156,15 +219,6 @@ class Hearing:
             self._notes.append(f"round {number} is not counted: the attending's ballot is incomplete")
         return None
 
-    def _single(self) -> Decision:
-        return Decision("single", next(iter(self._answers)))
-
-    def _alone(self) -> Decision:
-        """A panel of one is no panel: the attending's own confidence decides, and costs nothing more."""
-        chosen = consensus.likeliest(self._candidates)
-        self._notes.append(f"nobody sits beside the attending: candidate {chosen} is its likeliest answer")
-        return Decision("deferred", chosen)
-
     def _ruled(self, verdict: consensus.Verdict) -> Decision:
         if verdict.outcome == "undecided":
             return self._undecided(verdict.reason)
@@ -173,18 +227,14 @@ class Hearing:
         return Decision(verdict.outcome, verdict.chosen)
 
     def _undecided(self, why: str) -> Decision:
-        """The likeliest candidate goes on, and everybody can see that nobody chose it."""
+        """The answer of most candidates goes on, or the likeliest, and everybody can see that nobody chose it."""
         metrics.degraded("negotiator.undecided", why)
-        chosen = consensus.likeliest(self._candidates)
-        self._notes.append(f"undecided, {why}: candidate {chosen} goes on for its mean log-probability")
+        if consensus.split(self._groups):
+            chosen, reason = consensus.likeliest(self._candidates), "its mean log-probability"
+        else:
+            chosen, reason = next(iter(self._answers)), "the number of candidates that say it"
+        self._notes.append(f"undecided, {why}: candidate {chosen} goes on for {reason}")
         return Decision("undecided", chosen)
-
-    def _note_texts(self) -> None:
-        if len(self._answers) < len(self._candidates):
-            self._notes.append(f"{len(self._candidates)} candidates are {len(self._answers)} different texts")
-        limit = self._settings.excerpt_chars
-        if long := [str(index) for index in self._answers if len(self._candidates[index].text.strip()) > limit]:
-            self._notes.append(f"the panel read candidates {', '.join(long)} shortened to {limit} characters")
 
     def _note_absent(self) -> None:
         seated = {member.name for member in self._seats}
@@ -192,6 +242,9 @@ class Hearing:
             self._notes.append(f"no seat for {', '.join(absent)}: no candidate was decoded with it")
 
     def _note_lost(self) -> None:
+        limit = self._settings.excerpt_chars
+        if long := [str(index) for index in self._answers if len(self._texts[index]) > limit]:
+            self._notes.append(f"the panel read candidates {', '.join(long)} shortened to {limit} characters")
         for (number, member), error in self._panel.lost.items():
             metrics.degraded("negotiator.ballot_lost", error.message)
             self._notes.append(f"{member} has no ballot in round {number}: {error.message}")
@@ -203,9 +256,13 @@ class Hearing:
             chosen=decision.chosen,
             text=self._candidates[decision.chosen].text,
             outcome=decision.outcome,
+            panel=tuple(member.name for member in self._seats),
+            groups=self._groups,
             votes=tuple(votes),
             rounds=len(self._panel.votes),
             dissent=self.heard.dissent if self.heard is not None else None,
+            arbitration=self._arbitration,
+            costs=self.model.costs,
             notes=tuple(self._notes),
             usage=self.model.usage,
         )

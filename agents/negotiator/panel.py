@@ -1,18 +1,17 @@
 """The panel of a turn: who sits on it, and how it is asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 
-from agents.calibration import Priors, calibrated
+from agents.calibration import BLANK, calibrated
 from agents.consultation import Consultation
 from agents.negotiator import prompts
-from agents.negotiator.consensus import ATTENDING, LABELS, choice
+from agents.negotiator.consensus import ATTENDING, choice
+from schemas.chat import Message
 from schemas.errors import KikiError
-from schemas.stages import AdapterUse, Candidate, Route, Vote
-
-LETTERS = ("A", "B")
+from schemas.stages import AdapterUse, Candidate, RecalledEpisode, Route, Vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,11 @@ class Panel:
     """Asks the members of one turn. Votes are kept as they come, so that a deadline loses only what is missing.
 
     ``lost`` says which member did not vote in which round, and why.
+
+    Args:
+        conversation: the turn's messages, which every ballot goes on from.
+        recall: the episodes that its prompt quotes.
+        answers: by the index of the candidate.
     """
 
     def __init__(
@@ -48,73 +52,54 @@ class Panel:
         model: Consultation,
         seats: tuple[Member, ...],
         *,
-        question: str,
-        answers: dict[int, str],
-        priors: Priors,
+        conversation: tuple[Message, ...],
+        recall: tuple[RecalledEpisode, ...],
+        answers: Mapping[int, str],
         neutral_margin: float,
     ) -> None:
         self._model = model
         self._seats = seats
-        self._question = question
+        self._conversation = conversation
+        self._recall = recall
         self._answers = answers
-        self._priors = priors
         self._neutral_margin = neutral_margin
         self.votes: dict[int, list[Vote]] = {}
         self.lost: dict[tuple[int, str], KikiError] = {}
 
     async def vote(self, number: int, *, objection: str | None) -> None:
-        """Round ``number``: every member on every candidate, concurrently."""
+        """Round ``number``: every member on every candidate, a job for each member."""
         self.votes[number] = []
-        async with anyio.create_task_group() as tasks:
-            for member in self._seats:
-                tasks.start_soon(self._sit, number, member, objection)
+        with self._model.step(f"votes, round {number}"):
+            async with anyio.create_task_group() as tasks:
+                for member in self._seats:
+                    tasks.start_soon(self._sit, number, member, objection)
 
     async def _sit(self, number: int, member: Member, objection: str | None) -> None:
-        """One member's whole ballot. A failed call loses the ballot, because half of one favours what it names."""
+        """One member's whole ballot, with an empty answer in it for the habit of each label."""
+        ballots = [prompts.ballot(answer, objection=objection) for answer in (BLANK, *self._answers.values())]
+        spoken = {word: label for label, word in prompts.SPOKEN.items()}
         try:
-            prior = await self._model.prior(
-                prompts.blank_ballot(objection=objection is not None),
-                LABELS,
-                known=self._priors,
-                adapters=member.adapters,
+            found = await self._model.ballots(
+                self._conversation, ballots, tuple(spoken), adapters=member.adapters, recall=self._recall
             )
         except KikiError as error:
             self.lost[number, member.name] = error
             return
-        async with anyio.create_task_group() as tasks:
-            for candidate in self._answers:
-                tasks.start_soon(self._cast, number, member, candidate, objection, prior)
-
-    async def _cast(
-        self, number: int, member: Member, candidate: int, objection: str | None, prior: dict[str, float]
-    ) -> None:
-        ballot = prompts.ballot(self._question, self._answers[candidate], objection=objection)
-        try:
-            logprobs = calibrated(await self._model.score(ballot, LABELS, adapters=member.adapters), prior)
-        except KikiError as error:
-            self.lost[number, member.name] = error
-            return
-        self.votes[number].append(
-            Vote(
-                member=member.name,
-                candidate=candidate,
-                choice=choice(logprobs, neutral_margin=self._neutral_margin),
-                round=number,
-                logprobs=logprobs,
+        habit, *rows = [{str(spoken[word]): score for word, score in row.items()} for row in found]
+        for candidate, row in zip(self._answers, rows, strict=True):
+            logprobs = calibrated(row, habit)
+            label = choice(logprobs, neutral_margin=self._neutral_margin)
+            self.votes[number].append(
+                Vote(member=member.name, candidate=candidate, choice=label, round=number, logprobs=logprobs)
             )
-        )
 
-    async def compare(
-        self, first: int, second: int, *, objection: str | None
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """The attending's scores of "A" and "B" with ``first`` shown first, and with ``second`` shown first.
-
-        Asking in both orders takes the habit of a letter away, so that no prior is needed.
+    async def likelihood(self) -> dict[int, float]:
+        """The attending's total natural-log probability of each answer to the question as it was asked.
 
         Raises:
             KikiError: the model could not say.
         """
-        one, two = self._answers[first], self._answers[second]
-        forward = await self._model.score(prompts.comparison(self._question, one, two, objection=objection), LETTERS)
-        backward = await self._model.score(prompts.comparison(self._question, two, one, objection=objection), LETTERS)
-        return forward, backward
+        texts = tuple(self._answers.values())
+        with self._model.step("the attending's likelihood"):
+            scores = await self._model.score(self._conversation, texts, recall=self._recall)
+        return {candidate: scores[text] for candidate, text in self._answers.items()}

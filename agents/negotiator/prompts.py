@@ -1,28 +1,43 @@
-"""What the negotiator asks the model."""
+"""What the negotiator asks the model.
 
-from agents.case import blank, case
+Every ballot goes on from the conversation itself, so that the worker finds it processed already: the answer as the
+assistant said it, then the question about it.
+"""
+
 from schemas.chat import Message
+from schemas.stages import VoteChoice
 
-PANEL = "You sit on a panel that checks answers."
-CRITIC = "A critic objects"
-VOTE = "Vote with one word: KEEP if the answer is right, REFUSE if it is wrong, NEUTRAL if you cannot tell."
-COMPARE = "Which answer is better supported? Reply with one letter: A or B."
+SPOKEN: dict[VoteChoice, str] = {"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}
+"""The word for each vote: one token in most vocabularies, and one that a small model says by itself."""
 
-
-def ballot(question: str, answer: str, *, objection: str | None) -> tuple[Message, ...]:
-    """Asks for one label on ``answer``. The objection of a critic, when there is one, is read before voting."""
-    return case(PANEL, question, ("Answer", answer), *_heard(objection), ask=VOTE)
+LETTERS = ("A", "B")
 
 
-def blank_ballot(*, objection: bool) -> tuple[Message, ...]:
-    """The ballot with nothing in it, for the habit of each label."""
-    return blank(PANEL, "Answer", *((CRITIC,) if objection else ()), ask=VOTE)
+def ballot(answer: str, *, objection: str | None) -> tuple[Message, ...]:
+    """Asks whether ``answer`` is right. The objection of a critic, when there is one, is read before voting."""
+    critic = f"A critic objects: {objection}\n\n" if objection is not None else ""
+    return (
+        Message(role="assistant", content=answer),
+        Message(role="user", content=f"{critic}Is that right?"),
+    )
 
 
-def comparison(question: str, first: str, second: str, *, objection: str | None) -> tuple[Message, ...]:
-    """Asks which of two answers is better, A (``first``) or B."""
-    return case(PANEL, question, ("Answer A", first), ("Answer B", second), *_heard(objection), ask=COMPARE)
+def comparison(
+    first: str, second: str, *, objection: str | None, votes: tuple[str, str] | None, analysis: str
+) -> tuple[Message, ...]:
+    """Asks which of two answers is right, A (``first``) or B; what is empty is left out.
 
-
-def _heard(objection: str | None) -> tuple[tuple[str, str], ...]:
-    return ((CRITIC, objection),) if objection is not None else ()
+    Args:
+        votes: what the panel said of each.
+        analysis: what is known of the judge's bias.
+    """
+    parts = (
+        f"A critic objects: {objection}" if objection else "",
+        f"A: {votes[0]}.\nB: {votes[1]}." if votes else "",
+        analysis,
+        "Which of the two is right, A or B?",
+    )
+    return (
+        Message(role="assistant", content=f"A: {first}\nB: {second}"),
+        Message(role="user", content="\n\n".join(part for part in parts if part)),
+    )

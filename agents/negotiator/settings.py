@@ -1,24 +1,42 @@
-"""Settings of the negotiator. The paper gives no numbers for these, so every threshold is ours."""
+"""Settings of the negotiator. The papers give no numbers for these, so every threshold is ours."""
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class NegotiatorSettings(Struct, frozen=True, kw_only=True):
-    """How the panel votes and how long it may take.
+    """How the panel decides and how long it may take.
 
     Attributes:
+        strong_agreement: share of the candidates that must say the same for a turn of low stakes to end without a
+            vote; ours.
+        vote_from: weights of a model from which its members vote; smaller ones leave it to agreement. Measured, see
+            docs/cognition.md; ours.
         neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL; ours.
+        debias: whether the attending is told its biases and decides again (RBD).
+        verbosity_ratio: how much longer one of two answers must be for its length to be suspected; ours.
+        sentiment_terms: how many more words of feeling one must have for its tone to be suspected; ours.
         dissent_wait: seconds, from the delivery of the turn, that the catfish is waited for.
-        job_timeout: seconds for one vote or comparison.
+        job_timeout: seconds for one ballot or comparison.
+        embed_timeout: seconds for the embeddings that show who agrees.
         jobs_at_once: calls to the model in flight for one turn.
         reserve: seconds before the turn's deadline that are left to the stages behind.
-        excerpt_chars: characters of the question, and of each answer, that a ballot shows.
+        excerpt_chars: characters of each answer that a ballot shows.
         concurrency: turns in hand at once.
     """
 
+    strong_agreement: Share = 0.6
+    vote_from: int = 1_000_000_000
     neutral_margin: float = 0.25
+    debias: bool = True
+    verbosity_ratio: Annotated[float, Meta(ge=1.0)] = 1.5
+    sentiment_terms: Annotated[int, Meta(ge=1)] = 2
     dissent_wait: float = 15.0
     job_timeout: float = 30.0
+    embed_timeout: float = 5.0
     jobs_at_once: int = 8
     reserve: float = 3.0
     excerpt_chars: int = 4000

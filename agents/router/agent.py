@@ -166,7 +166,7 @@ class RouterAgent:
             domains=domains,
             adapters=adapters,
             intent=alias.intent,
-            plan=selection.plan_of(alias, query, level=level),
+            plan=selection.plan_of(alias, query, level=level, costly=first in config.cognition_domains),
             embedding=travelling(vector),
         )
 

@@ -69,12 +69,16 @@ def level_of(alias: Alias, asked: Level | None, *, first: str | None, cognition_
     return alias.level
 
 
-def plan_of(alias: Alias, query: Query, *, level: Level) -> Plan:
-    """Which stages think. One candidate, unless the turn is full or the request asks for more."""
+def plan_of(alias: Alias, query: Query, *, level: Level, costly: bool = False) -> Plan:
+    """Which stages think. One candidate, unless the turn is full or the request asks for more.
+
+    ``costly``: the first domain is one where a wrong answer is.
+    """
     full = level == "full"
     return Plan(
         level=level,
         candidates=query.candidates or (alias.candidates if full else 1),
+        stakes="high" if costly else "low",
         recall=level != "raw" and alias.recall,
         live_tokens=not full,
         dissent=full,

@@ -5,6 +5,7 @@ import typer
 from runtime.cli import (
     adapters,
     bench,
+    cognition,
     contests,
     contract,
     dead,
@@ -34,6 +35,7 @@ app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
 contests.hang(bench.app)
+cognition.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

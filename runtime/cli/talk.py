@@ -13,12 +13,13 @@ from rich.text import Text
 
 from bus import story
 from bus.connection import Bus, connect
+from runtime import deliberation
 from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.waterfall import STAGES, drawn, waterfall
 from schemas.errors import InvalidInput, KikiError, Unavailable
-from schemas.events import AnswerReady, EpisodeRecorded
+from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
 from schemas.services import MAX_EMBED_TEXTS, RoutedPrompt, RouteReply, RouteRequest
 
 EPISODE_SECONDS = 3.0
@@ -132,6 +133,9 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
                 told = await story.tell(bus, turn_id)
     picture = waterfall(told)
     out.print(drawn(picture))
+    decided = next((entry.event for entry in told if isinstance(entry.event, NegotiateDone)), None)
+    if decided is not None and (shown := deliberation.drawn(decided.inference, decided.negotiation)) is not None:
+        out.print(shown)
     missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
     if missing:
         out.print(f"not seen: {', '.join(missing)}", style="dim")

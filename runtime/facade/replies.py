@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from runtime import deliberation
 from runtime.facade.asked import Asked
 from schemas.chat import Usage
 from schemas.envelope import Envelope
@@ -105,6 +106,7 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "adapters": [{"name": one.name, "weight": one.weight} for one in answer.route.adapters],
         "recalled": [hit.episode_id for hit in answer.recall.hits],
         "outcome": answer.negotiation.outcome,
+        "deliberation": deliberation.summary(answer.inference, answer.negotiation),
         "bias": {
             "checked": bias.checked,
             "biased": bias.biased,

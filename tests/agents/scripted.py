@@ -6,6 +6,7 @@ The real model answers in tests/e2e.
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import msgspec
@@ -29,13 +30,22 @@ FULL = Plan(level="full", candidates=2, dissent=True, negotiate=True, antibias=T
 JOB_TOKENS = 10
 """Prompt tokens that the scripted worker reports for a job."""
 
+BIG = 10_000_000_000
+"""Weights of a model that votes and objects."""
+
 Scores = dict[str, float]
 Script = Callable[[Job], Scores | str]
+"""What the model says of a job; a job of several ballots comes as one job for each."""
 
 
 def said(job: Job) -> str:
     """The user message of a job."""
     return job.messages[-1].content
+
+
+def shown(job: Job) -> str:
+    """The answer, or the two, that a ballot is about."""
+    return job.messages[-2].content if len(job.messages) > 1 else ""
 
 
 def evenly(job: Job) -> Scores:
@@ -45,7 +55,7 @@ def evenly(job: Job) -> Scores:
 
 def is_blank(job: Job) -> bool:
     """Whether the job measures the habit of the labels."""
-    return "Answer:\nN/A" in said(job)
+    return shown(job) == "N/A" or "Answer:\nN/A" in said(job)
 
 
 @dataclass
@@ -55,22 +65,30 @@ class Worker:
     bus: Bus
     script: Script
     jobs: list[Job] = field(default_factory=list)
+    ballots: list[Job] = field(default_factory=list)
 
     async def handle(self, job: Job, delivery: Delivery) -> None:
         """One job."""
         self.jobs.append(job)
+        ballots = [
+            msgspec.structs.replace(job, messages=(*job.messages, *ballot), ballots=())
+            for ballot in job.ballots or ((),)
+        ]
+        self.ballots += ballots
         try:
-            found = self.script(job)
+            found = [self.script(ballot) for ballot in ballots]
         except KikiError as error:
             result = JobResult(job_id=job.job_id, code=error.code, message=error.message)
         else:
             result = self._result(job, found)
         await self.bus.answer(job, result)
 
-    def _result(self, job: Job, found: Scores | str) -> JobResult:
-        if isinstance(found, dict):
-            return JobResult(job_id=job.job_id, logprobs=found, prompt_tokens=JOB_TOKENS, compute=0.001)
-        candidate = Candidate(text=found, usage=Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5))
+    def _result(self, job: Job, found: list[Scores | str]) -> JobResult:
+        scores = tuple(one for one in found if isinstance(one, dict))
+        if scores:
+            return JobResult(job_id=job.job_id, scores=scores, prompt_tokens=JOB_TOKENS, compute=0.001)
+        usage = Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5)
+        candidate = Candidate(text=str(found[0]), usage=usage)
         return JobResult(job_id=job.job_id, candidates=(candidate,), prompt_tokens=JOB_TOKENS, compute=0.001)
 
 
@@ -92,11 +110,14 @@ async def at_work(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncItera
 
 
 async def embedding(bus: Bus, vectors: dict[str, tuple[float, ...]]) -> None:
-    """Answer the embed service with ``vectors`` until the connection ends."""
+    """Answer the embed service with ``vectors``, by how a text ends, until the connection ends."""
+
+    def vector(text: str) -> tuple[float, ...]:
+        return next(vectors[ending] for ending in vectors if text.endswith(ending))
 
     async def answer(message: Msg) -> None:
         request = decode(EmbedRequest, message.data)
-        reply = EmbedReply(vectors=tuple(vectors[text] for text in request.texts), compute=0.002)
+        reply = EmbedReply(vectors=tuple(map(vector, request.texts)), compute=0.002)
         await bus.client.publish(message.reply, encode(reply))
 
     await bus.listen(bus.subjects.service("embed"), answer)
@@ -115,21 +136,26 @@ async def first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:
 def inferred(
     *texts: str,
     plan: Plan = FULL,
-    question: str = "What is the boiling point of water at sea level?",
+    question: str = "At how many degrees Celsius does water boil at sea level?",
     adapters: tuple[str, ...] = (),
     domains: tuple[str, ...] = (),
     logprobs: tuple[float, ...] = (),
     timeout: float = 30.0,
     loaded: bool = True,
+    by: tuple[str, ...] = (),
+    parameters: int = BIG,
 ) -> InferDone:
-    """A turn whose candidates are ``texts``; ``loaded`` says whether the worker holds the routed adapters."""
+    """A turn whose candidates are ``texts``.
+
+    ``loaded`` says whether the worker holds the routed adapters; ``by`` names each candidate's member, else all of the
+    adapters took part in every candidate.
+    """
     scores = logprobs or tuple(-0.5 for _ in texts)
     uses = tuple(AdapterUse(name=name, weight=0.5, sha256="ab") for name in adapters)
+    nobody: list[tuple[AdapterUse, ...]] = [()] * len(texts)
     candidates = tuple(
-        Candidate(
-            text=text, logprob=score, adapters=uses if loaded else (), usage=Usage(prompt_tokens=7, completion_tokens=3)
-        )
-        for text, score in zip(texts, scores, strict=True)
+        Candidate(text=text, logprob=score, adapters=taking, usage=Usage(prompt_tokens=7, completion_tokens=3))
+        for text, score, taking in zip(texts, scores, _taking(uses, by, len(texts)) if loaded else nobody, strict=True)
     )
     usage = Usage(prompt_tokens=7 * len(texts), completion_tokens=3 * len(texts))
     return InferDone(
@@ -142,15 +168,26 @@ def inferred(
             plan=plan,
         ),
         recall=Recall(),
-        inference=Inference(candidates=candidates, usage=usage, model="test", model_digest="d"),
+        inference=Inference(candidates=candidates, usage=usage, model="test", model_digest="d", parameters=parameters),
     )
+
+
+def _taking(uses: tuple[AdapterUse, ...], by: tuple[str, ...], count: int) -> list[tuple[AdapterUse, ...]]:
+    if not by:
+        return [uses] * count
+    return [tuple(use for use in uses if use.name == name) for name in by]
+
+
+def counted(name: str, **labels: str) -> float:
+    """A counter of this process."""
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def degraded(path: str) -> float:
     """How often a degraded path was taken in this process."""
-    return metrics.REGISTRY.get_sample_value("kiki_degraded_total", {"path": path}) or 0.0
+    return counted("kiki_degraded_total", path=path)
 
 
-def planned(**changes: bool) -> Plan:
+def planned(**changes: Any) -> Plan:
     """:data:`FULL` with ``changes``."""
     return msgspec.structs.replace(FULL, **changes)

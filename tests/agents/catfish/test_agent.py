@@ -1,5 +1,6 @@
 import pytest
 
+from agents.agreement import probability
 from agents.catfish.agent import CatfishAgent
 from agents.catfish.settings import CatfishSettings
 from bus.connection import Bus
@@ -29,18 +30,20 @@ async def dissent(bus: Bus, event: Event) -> DissentRaised | DissentWaived:
 
 
 async def test_silent_agreement_on_a_hard_question_is_disturbed(bus: Bus) -> None:
-    await embedding(bus, {"Use a CR2032.": (1.0, 0.0), "Use a coin cell.": (0.96, 0.28)})
+    await embedding(bus, {"Use a CR2032 cell.": (1.0, 0.0), "A CR2032 cell will do.": (0.96, 0.28)})
     async with at_work(bus, objects, CatfishAgent(CatfishSettings())) as worker:
-        found = await dissent(bus, inferred("Use a CR2032.", "Use a coin cell.", question=HARD, logprobs=(-0.9, -0.9)))
+        found = await dissent(
+            bus, inferred("Use a CR2032 cell.", "A CR2032 cell will do.", question=HARD, logprobs=(-0.9, -0.9))
+        )
     assert isinstance(found, DissentRaised)
     assert found.dissent.text == "It ignores the leakage of the capacitor."
     assert found.dissent.tone == "strong"
-    assert found.dissent.agreement == pytest.approx(0.96)
+    assert found.dissent.agreement == pytest.approx(probability(0.96, 1.0))
     assert (found.dissent.usage.prompt_tokens, found.dissent.usage.completion_tokens) == (10, 5)
     (job,) = worker.jobs
     assert (job.lane, job.sampling.temperature, job.sampling.max_tokens) == ("auxiliary", 0.0, 64)
-    assert "Use a CR2032." in said(job)
-    assert "Use a coin cell." in said(job)
+    assert "Use a CR2032 cell." in said(job)
+    assert "A CR2032 cell will do." in said(job)
     timing = found.timings[-1]
     assert timing.stage == "catfish"
     assert timing.compute >= 0.003  # the embedder's and the model's
@@ -73,6 +76,28 @@ async def test_a_simple_question_is_left_alone(bus: Bus) -> None:
     assert isinstance(found, DissentWaived)
     assert "simple" in found.dissent.reason
     assert worker.jobs == []
+
+
+async def test_a_small_model_does_not_object(bus: Bus) -> None:
+    async with at_work(bus, objects, CatfishAgent(CatfishSettings())) as worker:
+        found = await dissent(bus, inferred("Yes.", "No.", question=HARD, parameters=135_000_000))
+    assert isinstance(found, DissentWaived)
+    assert "the model is small" in found.dissent.reason
+    assert worker.jobs == []
+
+
+async def test_two_catfish_make_one_dissent(bus: Bus) -> None:
+    """Two processes share one consumer; a turn delivered to both would be stored once, by its message id."""
+    event = inferred("Yes.", "Yes.", question=HARD)
+    async with at_work(bus, objects, CatfishAgent(CatfishSettings()), CatfishAgent(CatfishSettings())) as worker:
+        found = await dissent(bus, event)
+        again = type(found)(envelope=found.envelope, dissent=found.dissent)
+        assert not await bus.publish(again)
+        other = DissentWaived(envelope=found.envelope, dissent=found.dissent)
+        assert not await bus.publish(other)
+    assert len(worker.jobs) == 1
+    stored = [await bus.last(kind, event.envelope.turn_id) for kind in (DissentRaised, DissentWaived)]
+    assert [one is not None for one in stored] == [True, False]
 
 
 async def test_a_failed_job_is_waived_with_its_reason_and_counted(bus: Bus) -> None:

@@ -1,10 +1,9 @@
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catfish.engagement import WEIGHTS, agreement, complexity, tone, waived
+from agents.catfish.engagement import WEIGHTS, complexity, tone, too_small, waived
 from agents.catfish.settings import CatfishSettings
 
 SETTINGS = CatfishSettings()
@@ -13,14 +12,6 @@ HARD = (
     "you would keep the sleep current below two microamperes while the sensor is sampled every minute; at most "
     "three parts may be added, and the firmware must survive a brown-out. Which trade-offs do you see?"
 )
-vectors = st.lists(
-    st.lists(st.floats(-1, 1), min_size=3, max_size=3).filter(lambda v: math.hypot(*v) > 0.1), max_size=6
-)
-
-
-def unit(vector: list[float]) -> list[float]:
-    size = math.hypot(*vector)
-    return [value / size for value in vector]
 
 
 def test_weights_sum_to_one() -> None:
@@ -45,19 +36,7 @@ def test_a_fact_is_simple_and_a_design_is_hard() -> None:
     assert fact < SETTINGS.complexity < design
 
 
-@given(vectors)
-def test_agreement_is_a_cosine(found: list[list[float]]) -> None:
-    assert -1.0 <= agreement([unit(vector) for vector in found]) <= 1.0
-
-
-def test_agreement_of_one_of_equals_and_of_opposites() -> None:
-    assert agreement([[1.0, 0.0]]) == 1.0
-    assert agreement([[1.0, 0.0], [1.0, 0.0]]) == pytest.approx(1.0)
-    assert agreement([[1.0, 0.0], [-1.0, 0.0]]) == pytest.approx(-1.0)
-    assert agreement([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]) == pytest.approx(1 / 3)
-
-
-@given(st.floats(-1, 1), st.floats(-1, 1))
+@given(st.floats(0, 1), st.floats(0, 1))
 def test_the_more_agreement_the_firmer(one: float, other: float) -> None:
     order = ["mild", "firm", "strong"]
     low, high = sorted((one, other))
@@ -79,3 +58,8 @@ def test_reasons_to_stay_silent() -> None:
     assert "confident" in confident
     assert waived(0.9, [-0.01, -0.01], SETTINGS) is None
     assert waived(0.9, [-1.0], SETTINGS) is None
+
+
+def test_a_small_model_is_left_alone() -> None:
+    assert too_small(SETTINGS.engage_from, SETTINGS) is None
+    assert "135M weights" in (too_small(135_000_000, SETTINGS) or "")

@@ -1,48 +1,26 @@
 """The real small model behind the engine, and random adapters for it."""
 
-import json
+import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from agents.inference import blas
 from agents.inference.settings import InferenceSettings
+from tests import adapters
 
 blas.preload()  # before any test module of this folder imports MLX
 
 WriteAdapter = Callable[..., Path]
-TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
 
 
 @pytest.fixture(scope="session")
 def write_adapter(small_model: Path) -> WriteAdapter:
     """Writes a random LoRA adapter of the small model, in mlx-lm's format, into ``folder / name``."""
-    config = json.loads((small_model / "config.json").read_text())
-    width, layers, kv = config["hidden_size"], config["num_hidden_layers"], config["num_key_value_heads"]
-    outputs = {"self_attn.q_proj": width, "self_attn.v_proj": width // config["num_attention_heads"] * kv}
-
-    def write(folder: Path, name: str, *, seed: int = 0, rank: int = 4, size: float = 0.3, **changed: Any) -> Path:
-        random = np.random.default_rng(seed)
-        tensors = {}
-        for layer in range(layers):
-            for target in TARGETS:
-                path = f"model.layers.{layer}.{target}"
-                shape = (width, rank), (rank, outputs[target])
-                tensors[f"{path}.lora_a"] = (random.standard_normal(shape[0]) * size).astype(np.float32)
-                tensors[f"{path}.lora_b"] = (random.standard_normal(shape[1]) * size).astype(np.float32)
-        tensors.update(changed.pop("tensors", {}))
-        parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": list(TARGETS)}
-        adapter = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters} | changed
-        (folder / name).mkdir(parents=True)
-        (folder / name / "adapter_config.json").write_text(json.dumps(adapter))
-        save_file(tensors, folder / name / "adapters.safetensors")
-        return folder / name
-
-    return write
+    return functools.partial(adapters.write_adapter, small_model)
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,9 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await a_turn_streams_candidate_0_and_carries_all(bus)
     await a_job_is_decoded(bus)
     await a_job_is_scored(bus)
+    await ballots_share_what_was_said(bus)
+    await a_panel_answers_with_every_member(bus)
+    await a_member_that_fails_does_not_take_the_turn_with_it(bus)
     await a_failed_job_answers_why(bus)
     await recall_that_does_not_fit_is_dropped(bus)
     await a_prompt_that_does_not_fit_fails_the_turn(bus)
@@ -122,8 +125,47 @@ async def a_job_is_scored(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
     choices = (PARIS, "Bananas are yellow cars.")
     result = await bus.ask(envelope(), lane="interactive", messages=messages, choices=choices)
-    assert set(result.logprobs) == set(choices)
-    assert result.logprobs[choices[0]] > result.logprobs[choices[1]]
+    (scores,) = result.scores
+    assert set(scores) == set(choices)
+    assert scores[choices[0]] > scores[choices[1]]
+
+
+async def ballots_share_what_was_said(bus: Bus) -> None:
+    question = (Message(role="user", content="What is the capital of France?"),)
+    ballots = tuple(
+        (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
+        for answer in ("Paris.", "Bananas are yellow cars.")
+    )
+    result = await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots, choices=("Yes", "No"))
+    assert [set(scores) for scores in result.scores] == [{"Yes", "No"}] * 2
+    with pytest.raises(KikiError, match="ballots need choices"):
+        await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots)
+
+
+async def a_panel_answers_with_every_member(bus: Bus) -> None:
+    uses = (
+        AdapterUse(name="one", weight=0.6),
+        AdapterUse(name="nobody", weight=0.3),
+        AdapterUse(name="two", weight=0.1),
+    )
+    event = routed("What is the capital of France?", candidates=4, adapters=uses, negotiate=True)
+    await bus.publish(recalled(event))
+    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    names = [tuple(use.name for use in candidate.adapters) for candidate in done.inference.candidates]
+    assert names == [("one",), ("two",), (), ("one",)]
+    assert all(use.weight == 1.0 and len(use.sha256) == 64 for one in done.inference.candidates for use in one.adapters)
+    assert len({candidate.seed for candidate in done.inference.candidates}) == 4
+    assert done.inference.usage.prompt_tokens == 3 * done.inference.candidates[0].usage.prompt_tokens
+
+
+async def a_member_that_fails_does_not_take_the_turn_with_it(bus: Bus) -> None:
+    event = routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="dead"),), negotiate=True)
+    counter = DEGRADED.labels("inference.member_lost")
+    before = counter._value.get()
+    await bus.publish(recalled(event))
+    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    assert [candidate.text for candidate in done.inference.candidates] == [PARIS]
+    assert counter._value.get() == before + 1
 
 
 async def a_failed_job_answers_why(bus: Bus) -> None:

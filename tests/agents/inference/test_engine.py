@@ -76,7 +76,7 @@ async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
 async def test_logprob_is_the_models_own(engine: Any) -> None:
     answer = (await engine.generate(ask(sampling={"max_tokens": 4}))).candidates[0]
     assert answer.finish_reason == "length"
-    (total,) = (await engine.generate(ask(choices=(answer.text,)))).logprobs
+    ((total,),) = (await engine.generate(ask(choices=(answer.text,)))).scores
     assert total / 4 == pytest.approx(answer.logprob, abs=1e-3)
 
 
@@ -155,11 +155,31 @@ async def test_choices_are_scored_as_continuations(engine: Any) -> None:
     choices = (PARIS, "The capital of France is Rome.", "Paris")
     together_ = await engine.generate(ask(choices=choices))
     assert together_.candidates == ()
-    paris, rome, _ = together_.logprobs
+    ((paris, rome, _),) = together_.scores
     assert rome < paris < 0.0
-    for choice, total in zip(choices, together_.logprobs, strict=True):
+    for choice, total in zip(choices, together_.scores[0], strict=True):
         alone = await engine.generate(ask(choices=(choice,)))
-        assert alone.logprobs[0] == pytest.approx(total, abs=1e-3)
+        assert alone.scores[0][0] == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.parametrize("labels", [("yes", "no"), ("KEEP", "I refuse it", "neutral")])
+async def test_ballots_of_one_request_are_scored_as_if_each_came_alone(engine: Any, labels: tuple[str, ...]) -> None:
+    question = (Message(role="user", content="What is the capital of France?"),)
+    ballots = tuple(
+        (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
+        for answer in ("Paris.", "It is Rome, the eternal city, where all roads lead to.", "Lyon")
+    )
+    before = engine.gauges["prompt_tokens_total"]
+    asked = Request(lane="auxiliary", messages=question, ballots=ballots, choices=labels)
+    outcome = await engine.generate(asked)
+    assert engine.gauges["prompt_tokens_total"] - before <= outcome.prompt_tokens
+    alone = [
+        await engine.generate(Request(lane="auxiliary", messages=(*question, *ballot), choices=labels))
+        for ballot in ballots
+    ]
+    assert outcome.prompt_tokens < sum(one.prompt_tokens for one in alone), "what they share is read once"
+    for row, one in zip(outcome.scores, alone, strict=True):
+        assert row == pytest.approx(one.scores[0], abs=1e-2)
 
 
 SETS: tuple[tuple[AdapterUse, ...], ...] = (
@@ -193,8 +213,8 @@ async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: 
     alone = [await engine.generate(request) for request in (panel, *scored)]
     mixed = await together(engine, panel, *scored, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
     assert [one.text for one in mixed[0].candidates] == [one.text for one in alone[0].candidates]
-    totals = [outcome.logprobs[0] for outcome in alone[1:]]
-    assert [outcome.logprobs[0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
+    totals = [outcome.scores[0][0] for outcome in alone[1:]]
+    assert [outcome.scores[0][0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
     assert len({round(total, 1) for total in totals}) == len(SETS)
 
 

@@ -17,13 +17,16 @@ from tests.agents.scripted import (
     Scores,
     Script,
     at_work,
+    counted,
     degraded,
+    embedding,
     evenly,
     first,
     inferred,
     is_blank,
     planned,
     said,
+    shown,
 )
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +47,8 @@ async def negotiated(bus: Bus, event: InferDone) -> NegotiateDone:
 
 
 def leaning(label: str) -> Scores:
-    return {"KEEP": -3.0, "REFUSE": -3.0, "NEUTRAL": -3.0} | {label: -0.1}
+    spoken = {"Yes": -3.0, "No": -3.0, "Maybe": -3.0}
+    return spoken | {{"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}[label]: -0.1}
 
 
 def voting(opinion: Callable[[Job], str]) -> Script:
@@ -54,7 +58,7 @@ def voting(opinion: Callable[[Job], str]) -> Script:
         if is_blank(job):
             return evenly(job)
         if job.choices == ("A", "B"):
-            first_is_right = "Answer A:\n100" in said(job)
+            first_is_right = shown(job).startswith("A: 100")
             return {"A": -0.1, "B": -2.0} if first_is_right else {"A": -2.0, "B": -0.1}
         return leaning(opinion(job))
 
@@ -83,13 +87,79 @@ async def test_a_plan_without_negotiation_passes_at_once(bus: Bus) -> None:
 async def test_one_text_without_dissent_is_not_voted_on(bus: Bus) -> None:
     async with at_work(bus, evenly, agent()) as worker:
         found = await negotiated(bus, inferred("100", "100 ", plan=CALM))
-    assert found.negotiation.outcome == "single"
-    assert found.negotiation.notes == ("2 candidates are 1 different texts",)
+    assert (found.negotiation.outcome, found.negotiation.groups) == ("agreed", ((0, 1),))
     assert worker.jobs == []
 
 
+async def test_one_candidate_is_not_voted_on(bus: Bus) -> None:
+    async with at_work(bus, evenly, agent()) as worker:
+        found = await negotiated(bus, inferred("100", plan=CALM))
+    assert found.negotiation.outcome == "single"
+    assert worker.jobs == []
+
+
+async def test_strong_agreement_ends_early_where_little_is_at_stake(bus: Bus) -> None:
+    texts = ("It boils at 100 degrees.", "90", "100 degrees Celsius")
+    script = voting(lambda job: "KEEP")
+    async with at_work(bus, script, agent()) as worker:
+        low = await negotiated(bus, inferred(*texts, adapters=("power",), logprobs=(-0.9, -0.1, -0.2), plan=CALM))
+        asked = len(worker.jobs)
+        costly = inferred(*texts, adapters=("power",), plan=planned(dissent=False, stakes="high"))
+        high = await negotiated(bus, costly)
+    assert (low.negotiation.outcome, low.negotiation.chosen, asked) == ("agreed", 2, 0)
+    assert low.negotiation.groups == ((0, 2), (1,))
+    assert high.negotiation.outcome == "consensus"
+    assert high.negotiation.rounds == 1
+
+
+async def test_answers_in_words_agree_by_their_embeddings(bus: Bus) -> None:
+    texts = ("It is Paris.", "Paris is the capital.", "Lyon it is.")
+    vectors = dict(zip(texts, ((1.0, 0.0), (0.99, 0.1411), (0.5, 0.866)), strict=True))
+    await embedding(bus, vectors)
+    event = inferred(*texts, question="Which city is the capital of France?", logprobs=(-0.3, -0.2, -0.1), plan=CALM)
+    async with at_work(bus, evenly, agent()) as worker:
+        found = await negotiated(bus, event)
+    assert (found.negotiation.outcome, found.negotiation.groups) == ("agreed", ((0, 1), (2,)))
+    assert found.negotiation.chosen == 1
+    assert worker.jobs == []
+    assert found.timings[-1].compute == pytest.approx(0.002)
+
+
+async def test_an_embedder_that_is_away_leaves_the_exact_agreement(bus: Bus) -> None:
+    before = degraded("negotiator.unembedded")
+    async with at_work(bus, evenly, agent(embed_timeout=0.2)):
+        event = inferred("Paris.", "Lyon.", "paris", question="Which city is the capital of France?", plan=CALM)
+        found = await negotiated(bus, event)
+    assert found.negotiation.groups == ((0, 2), (1,))
+    assert degraded("negotiator.unembedded") == before + 1
+
+
+async def test_a_model_too_small_to_vote_agrees_with_itself(bus: Bus) -> None:
+    before = degraded("dissent.unvoted")
+    event = inferred("90", "100", "100", adapters=("power",), parameters=135_000_000)
+    await raise_dissent(bus, event)
+    async with at_work(bus, evenly, agent()) as worker:
+        found = await negotiated(bus, event)
+    assert (found.negotiation.outcome, found.negotiation.chosen, found.negotiation.rounds) == ("agreed", 1, 0)
+    assert worker.jobs == []
+    assert degraded("dissent.unvoted") == before + 1
+
+
+async def test_split_members_too_small_to_vote_leave_it_to_the_likelihood_of_the_base(bus: Bus) -> None:
+    def likely(job: Job) -> Scores:
+        return {choice: -1.0 if choice == "90" else -9.0 for choice in job.choices}
+
+    event = inferred("100", "90", adapters=("power",), by=("power", ""), parameters=135_000_000, plan=CALM)
+    async with at_work(bus, likely, agent()) as worker:
+        found = await negotiated(bus, event)
+    assert (found.negotiation.outcome, found.negotiation.text) == ("deferred", "90")
+    (job,) = worker.jobs
+    assert (set(job.choices), job.adapters, job.messages) == ({"90", "100"}, (), event.query.messages)
+    assert [cost.step for cost in found.negotiation.costs] == ["the attending's likelihood"]
+
+
 async def test_consensus_of_the_routed_adapters_and_the_base(bus: Bus) -> None:
-    script = voting(lambda job: "KEEP" if "Answer:\n100" in said(job) else "REFUSE")
+    script = voting(lambda job: "KEEP" if shown(job) == "100" else "REFUSE")
     async with at_work(bus, script, agent()) as worker:
         found = await negotiated(bus, inferred("90", "100", adapters=("power", "math"), plan=CALM))
     result = found.negotiation
@@ -97,31 +167,31 @@ async def test_consensus_of_the_routed_adapters_and_the_base(bus: Bus) -> None:
     assert {(vote.member, vote.candidate, vote.choice) for vote in result.votes} == {
         (name, index, label) for name in ("base", "power", "math") for index, label in ((0, "REFUSE"), (1, "KEEP"))
     }
-    assert sum(map(is_blank, worker.jobs)) == 3  # one habit for each member
-    assert result.usage == Usage(prompt_tokens=9 * JOB_TOKENS)
+    assert len(worker.jobs) == 3  # one job for each member
+    assert sum(map(is_blank, worker.ballots)) == 3  # with one habit in it
+    assert result.panel == ("base", "power", "math")
+    assert result.usage == Usage(prompt_tokens=3 * JOB_TOKENS)
+    assert [(cost.step, cost.tokens) for cost in result.costs] == [("votes, round 1", 3 * JOB_TOKENS)]
     assert all(use.weight == 1.0 and use.sha256 == "ab" for job in worker.jobs for use in job.adapters)
     assert found.timings[-1].compute > 0
 
 
-async def test_habits_are_measured_once_and_taken_away(bus: Bus) -> None:
+async def test_habits_are_measured_and_taken_away(bus: Bus) -> None:
     def script(job: Job) -> Scores:
-        habit = {"KEEP": -0.1, "REFUSE": -5.0, "NEUTRAL": -6.0}  # says KEEP to everything
-        return habit if is_blank(job) or "Answer:\n100" in said(job) else habit | {"REFUSE": -2.0}
+        habit = {"Yes": -0.1, "No": -5.0, "Maybe": -6.0}  # says yes to everything
+        return habit if is_blank(job) or shown(job) == "100" else habit | {"No": -2.0}
 
-    async with at_work(bus, script, agent()) as worker:
+    async with at_work(bus, script, agent()):
         found = await negotiated(bus, inferred("100", "90", adapters=("power",), plan=CALM))
-        again = await negotiated(bus, inferred("100", "90", adapters=("power",), plan=CALM))
     choices = {vote.candidate: vote.choice for vote in found.negotiation.votes}
     assert choices == {0: "NEUTRAL", 1: "REFUSE"}
-    assert again.negotiation.votes == found.negotiation.votes
-    assert sum(map(is_blank, worker.jobs)) == 2  # one habit for each member
 
 
 async def test_silence_is_deferred_to_the_base(bus: Bus) -> None:
     def script(job: Job) -> Scores:
         if is_blank(job) or job.adapters:
             return evenly(job)
-        return evenly(job) | ({"KEEP": -0.9} if "Answer:\n100" in said(job) else {})
+        return evenly(job) | ({"Yes": -0.9} if shown(job) == "100" else {})
 
     async with at_work(bus, script, agent()):
         found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
@@ -130,14 +200,52 @@ async def test_silence_is_deferred_to_the_base(bus: Bus) -> None:
 
 
 async def test_conflict_is_arbitrated_in_both_orders(bus: Bus) -> None:
-    script = voting(lambda job: "KEEP" if (member(job) == "base") == ("Answer:\n90" in said(job)) else "REFUSE")
+    script = voting(lambda job: "KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
     async with at_work(bus, script, agent()) as worker:
         found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
     assert (found.negotiation.outcome, found.negotiation.text) == ("arbitrated", "100")
-    asked = [job for job in worker.jobs if job.choices == ("A", "B")]
-    assert len(asked) == 2
-    assert all(job.adapters == () for job in asked)
-    assert {said(job).index("90") < said(job).index("100") for job in asked} == {True, False}
+    (job,) = [job for job in worker.jobs if job.choices == ("A", "B")]
+    assert job.adapters == ()
+    asked = [ballot for ballot in worker.ballots if ballot.job_id == job.job_id]
+    assert [shown(ballot) for ballot in asked[:2]] == ["A: 90\nB: 100", "A: 100\nB: 90"]
+    assert "of the panel keep it" in said(asked[0])
+    assert not any("of the panel keep it" in said(ballot) for ballot in asked[2:])  # tried without the votes
+    arbitration = found.negotiation.arbitration
+    assert arbitration is not None
+    assert (arbitration.findings, arbitration.again, arbitration.changed) == ((), None, False)
+
+
+async def test_a_judge_who_follows_the_panel_is_told_and_decides_again(bus: Bus) -> None:
+    def script(job: Job) -> Scores:
+        if job.choices != ("A", "B"):
+            return (
+                evenly(job)
+                if is_blank(job)
+                else leaning("KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
+            )
+        follows = "of the panel keep it" in said(job) and "votes of others decided" not in said(job)
+        better = "90" if follows else "100"
+        return {"A": -0.1, "B": -2.0} if shown(job).startswith(f"A: {better}") else {"A": -2.0, "B": -0.1}
+
+    before = counted("kiki_arbitrations_total", verdict="changed"), counted("kiki_judge_biases_total", bias="bandwagon")
+    async with at_work(bus, script, agent()):
+        found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
+    arbitration = found.negotiation.arbitration
+    assert arbitration is not None
+    assert [finding.bias for finding in arbitration.findings] == ["bandwagon"]
+    assert arbitration.changed
+    assert (found.negotiation.outcome, found.negotiation.text) == ("arbitrated", "100")
+    assert [cost.step for cost in found.negotiation.costs] == ["votes, round 1", "arbitration", "arbitration again"]
+    after = counted("kiki_arbitrations_total", verdict="changed"), counted("kiki_judge_biases_total", bias="bandwagon")
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+async def test_without_debias_the_judge_is_asked_once(bus: Bus) -> None:
+    script = voting(lambda job: "KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
+    async with at_work(bus, script, agent(debias=False)) as worker:
+        found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
+    assert found.negotiation.outcome == "arbitrated"
+    assert len([ballot for ballot in worker.ballots if ballot.choices == ("A", "B")]) == 2
 
 
 async def test_a_judge_that_follows_the_order_is_noted(bus: Bus) -> None:
@@ -146,19 +254,23 @@ async def test_a_judge_that_follows_the_order_is_noted(bus: Bus) -> None:
             return {"A": -0.1, "B": -4.0}
         if is_blank(job):
             return evenly(job)
-        return leaning("KEEP" if (member(job) == "base") == ("Answer:\n90" in said(job)) else "REFUSE")
+        return leaning("KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
 
     async with at_work(bus, script, agent()):
         found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
     assert (found.negotiation.outcome, found.negotiation.chosen) == ("arbitrated", 0)
     assert any("the order decides" in note for note in found.negotiation.notes)
+    arbitration = found.negotiation.arbitration
+    assert arbitration is not None
+    assert [finding.bias for finding in arbitration.findings] == ["position"]
+    assert arbitration.again is not None
 
 
 async def test_dissent_changes_the_vote_and_is_never_a_candidate(bus: Bus) -> None:
     def opinion(job: Job) -> str:
         if OBJECTION in said(job):
-            return "KEEP" if "Answer:\n100" in said(job) else "REFUSE"
-        return "KEEP" if "Answer:\n90" in said(job) else "NEUTRAL"
+            return "KEEP" if shown(job) == "100" else "REFUSE"
+        return "KEEP" if shown(job) == "90" else "NEUTRAL"
 
     event = inferred("90", "100", adapters=("power",))
     async with at_work(bus, voting(opinion), agent()) as worker:
@@ -174,7 +286,7 @@ async def test_dissent_changes_the_vote_and_is_never_a_candidate(bus: Bus) -> No
     assert (result.outcome, result.text, result.rounds) == ("consensus", "100", 2)
     assert result.dissent is not None
     assert result.dissent.text == OBJECTION
-    assert not any(f"Answer:\n{OBJECTION}" in said(job) for job in worker.jobs)
+    assert not any(shown(ballot) == OBJECTION for ballot in worker.ballots)
     assert [timing.stage for timing in found.timings] == ["catfish", "negotiator"]
 
 
@@ -221,18 +333,25 @@ async def test_failing_jobs_leave_it_undecided_and_say_so(bus: Bus) -> None:
     assert degraded("negotiator.undecided") == before + 1
 
 
-async def test_an_attending_alone_gives_its_likeliest_answer_unasked(bus: Bus) -> None:
+async def test_an_attending_alone_compares_what_it_is_split_about(bus: Bus) -> None:
+    async with at_work(bus, voting(lambda job: "KEEP"), agent()):
+        found = await negotiated(bus, inferred("90", "100", logprobs=(-0.3, -2.0), plan=CALM))
+    assert (found.negotiation.outcome, found.negotiation.text) == ("arbitrated", "100")
+
+
+async def test_a_small_attending_alone_gives_its_likeliest_answer_unasked(bus: Bus) -> None:
     async with at_work(bus, voting(lambda job: "KEEP"), agent()) as worker:
-        found = await negotiated(bus, inferred("90", "100", logprobs=(-2.0, -0.3), plan=CALM))
+        event = inferred("90", "100", logprobs=(-2.0, -0.3), plan=CALM, parameters=135_000_000)
+        found = await negotiated(bus, event)
     assert (found.negotiation.outcome, found.negotiation.chosen, found.negotiation.rounds) == ("deferred", 1, 0)
-    assert found.negotiation.notes == ("nobody sits beside the attending: candidate 1 is its likeliest answer",)
+    assert found.negotiation.notes == ("the candidates are split: candidate 1 is the likeliest to the attending",)
     assert worker.jobs == []
 
 
 async def test_an_attending_alone_votes_once_it_has_heard_an_objection(bus: Bus) -> None:
     event = inferred("90", "100")
     await raise_dissent(bus, event)
-    async with at_work(bus, voting(lambda job: "KEEP" if "Answer:\n90" in said(job) else "REFUSE"), agent()):
+    async with at_work(bus, voting(lambda job: "KEEP" if shown(job) == "90" else "REFUSE"), agent()):
         found = await negotiated(bus, event)
     assert (found.negotiation.outcome, found.negotiation.chosen, found.negotiation.rounds) == ("consensus", 0, 1)
 
@@ -252,9 +371,9 @@ async def test_a_member_without_a_ballot_is_left_out_and_named(bus: Bus) -> None
 
 async def test_an_adapter_that_the_worker_does_not_hold_has_no_second_base_vote(bus: Bus) -> None:
     event = inferred("90", "100", adapters=("power",), plan=CALM, loaded=False)
-    async with at_work(bus, voting(lambda job: "KEEP"), agent()) as worker:
+    async with at_work(bus, voting(lambda job: "KEEP"), agent()):
         found = await negotiated(bus, event)
-    assert worker.jobs == []
+    assert (found.negotiation.panel, found.negotiation.votes) == (("base",), ())
     assert "no seat for power: no candidate was decoded with it" in found.negotiation.notes
 
 
@@ -276,7 +395,7 @@ async def test_a_failed_arbitration_is_undecided(bus: Bus) -> None:
             raise StageFailed("no judge")
         if is_blank(job):
             return evenly(job)
-        return leaning("KEEP" if (member(job) == "base") == ("Answer:\n90" in said(job)) else "REFUSE")
+        return leaning("KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
 
     async with at_work(bus, script, agent()):
         found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from agents.negotiator.consensus import (
     ATTENDING,
     LABELS,
-    arbitrated,
     choice,
     complete,
-    distinct,
     likeliest,
+    split,
     tally,
+    told,
     verdict,
 )
 from schemas.stages import Candidate, Vote, VoteChoice
@@ -129,24 +129,19 @@ def test_a_ballot_with_a_hole_does_not_count() -> None:
     assert {each.member for each in complete(votes, (0, 1))} == {ATTENDING, "python"}
 
 
-def test_the_same_text_is_one_candidate() -> None:
-    texts = ("Paris.", "Lyon.", " Paris.\n", "Lyon.")
-    assert distinct([Candidate(text=text) for text in texts]) == (0, 1)
-
-
 def test_the_likeliest_is_the_earlier_of_equals() -> None:
     candidates = [Candidate(text=str(score), logprob=score) for score in (-2.0, -1.0, -1.0)]
     assert likeliest(candidates) == 1
 
 
-@given(st.floats(-9, 0), st.floats(-9, 0), st.floats(-9, 0), st.floats(-9, 0))
-def test_arbitration_is_symmetric(a: float, b: float, c: float, d: float) -> None:
-    forward, backward = {"A": a, "B": b}, {"A": c, "B": d}
-    swapped = {"first": "second", "second": "first", None: None}
-    assert arbitrated(backward, forward) == swapped[arbitrated(forward, backward)]
+def test_candidates_are_split_when_no_answer_leads() -> None:
+    assert split(((0,), (1,)))
+    assert split(((0, 2), (1, 3)))
+    assert not split(((0, 2), (1,)))
+    assert not split(((0, 1),))
 
 
-def test_a_judge_that_always_says_a_decides_nothing() -> None:
-    habit = {"A": -0.1, "B": -3.0}
-    assert arbitrated(habit, habit) is None
-    assert arbitrated({"A": -0.1, "B": -3.0}, {"A": -3.0, "B": -0.1}) == "first"
+def test_a_judge_is_told_the_votes() -> None:
+    votes = ballots(("KEEP", "KEEP", "REFUSE"), ("REFUSE", "NEUTRAL", "KEEP"))
+    assert told(votes, 0) == "2 of the panel keep it, 1 refuse it"
+    assert told(votes, 1) == "1 of the panel keep it, 1 refuse it"

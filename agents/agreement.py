@@ -1,0 +1,198 @@
+"""Whether answers say the same: exactly where that can be checked, by calibrated likeness where it cannot. Pure.
+
+Numbers, yes or no, JSON and code have a value that can be compared. Everything else is compared by the cosine of its
+embedding together with the words that it adds to the question: two answers to one question are always alike, so a bare
+cosine says little. Both become a probability on a curve that is fitted on pairs of answers that are known to mean the
+same or not (docs/cognition.md).
+"""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["number", "choice", "json", "code"]
+
+COSINE, OVERLAP, OFFSET = 10.0, 6.0, -12.0
+"""The curve: weights in the logit of the cosine and of the shared new words, and the logit's offset."""
+
+_FILLERS = (
+    "a an the is are was were be of in on at to for from by with and or it its this that these those they them "
+    "their we our you your i as not no so do does did has have had can will would there here what which who "
+    "whom how when where why called means also just very le la les un une des du de et ou est sont dans sur il "
+    "elle ce cette"
+)
+_EMPTY = frozenset(_FILLERS.split())
+"""Words that add nothing to a question, English and French."""
+
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+_SPELT = {word: number for number, word in enumerate(_WORDS.split()) if word != "one"}  # "one" is mostly a pronoun
+_ASKS_NUMBER = re.compile(
+    r"\bhow (?:many|much|long|far|fast|old|tall|heavy)\b|\bcombien\b|\b(?:calcul|comput|convert|add|sum|multipl|divid|"
+    r"subtract|evaluat|solve|round)\w*\b|\d\s*[-+*/x×÷^%]+\s*\d|\bwhat (?:is|are|does)\b.*\d|\bpercent\b",
+    re.IGNORECASE,
+)
+_YES = re.compile(r"\W*(yes|no|true|false|oui|non)\b", re.IGNORECASE)
+_ASKS_YES = re.compile(
+    r"\W*(?:is|are|was|were|do|does|did|can|could|will|would|has|have|true or|est-ce)\b", re.IGNORECASE
+)
+_MEANS = {"true": "yes", "oui": "yes", "false": "no", "non": "no"}
+_FENCED = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """What an answer comes down to where that can be compared exactly; ``canonical`` is equal for equal values."""
+
+    kind: Kind
+    canonical: str
+
+
+def value(answer: str, *, question: str) -> Value | None:
+    """The checkable value of ``answer``; None when it is prose, or not of the kind that ``question`` asks for."""
+    fenced = _FENCED.findall(answer)
+    body = fenced[0][1] if len(fenced) == 1 else answer
+    if (data := _json(body)) is not None:
+        return Value(kind="json", canonical=data)
+    if fenced:
+        return Value(kind="code", canonical="\n".join(_code(block) for _, block in fenced))
+    if _ASKS_YES.match(question) and (said := _YES.match(answer)):
+        word = said[1].lower()
+        return Value(kind="choice", canonical=_MEANS.get(word, word))
+    if _ASKS_NUMBER.search(question) and (found := result(answer, question=question)) is not None:
+        return Value(kind="number", canonical=found)
+    return None
+
+
+def probability(cosine: float, overlap: float) -> float:
+    """That two answers to one question mean the same, 0..1.
+
+    Args:
+        cosine: of the embeddings of question and answer.
+        overlap: of the words that they add to the question, :func:`overlap`.
+    """
+    return 1.0 / (1.0 + math.exp(-(COSINE * cosine + OVERLAP * overlap + OFFSET)))
+
+
+def overlap(one: str, other: str, *, question: str) -> float:
+    """Share of the words that the shorter answer adds to ``question`` which the other adds, too; 0..1."""
+    here, there = _added(one, question), _added(other, question)
+    return len(here & there) / max(1, min(len(here), len(there)))
+
+
+def plain(text: str) -> str:
+    """A text without case, punctuation and spacing: equal for answers that differ in nothing else."""
+    return " ".join(re.findall(r"[\w+\-*/=<>.]*\w", text.casefold()))
+
+
+def decided(one: str, other: str, *, question: str) -> bool | None:
+    """Whether two answers are the same, by their values or letter for letter; None when that does not tell."""
+    if plain(one) == plain(other):
+        return True
+    here, there = value(one, question=question), value(other, question=question)
+    if here is None or there is None or here.kind != there.kind:
+        return None
+    return here.canonical == there.canonical
+
+
+def matrix(
+    answers: Sequence[str], *, question: str, cosine: Callable[[int, int], float]
+) -> tuple[tuple[float, ...], ...]:
+    """Probability that each two answers mean the same.
+
+    Args:
+        cosine: of the embeddings of two answers; asked only where their values do not decide.
+    """
+
+    def same(one: int, other: int) -> float:
+        verdict = decided(answers[one], answers[other], question=question)
+        if verdict is not None:
+            return float(verdict)
+        shared = overlap(answers[one], answers[other], question=question)
+        return probability(cosine(one, other), shared)
+
+    size = range(len(answers))
+    upper = {(one, other): same(one, other) for one in size for other in size if one < other}
+    return tuple(
+        tuple(1.0 if one == other else upper[min(one, other), max(one, other)] for other in size) for one in size
+    )
+
+
+def groups(same: Sequence[Sequence[float]]) -> tuple[tuple[int, ...], ...]:
+    """Indices of answers that say the same, the largest group first, then the one that begins earlier.
+
+    Args:
+        same: a :func:`matrix`. An answer joins the first group whose first member it equals more likely than not.
+    """
+    found: list[list[int]] = []
+    for index in range(len(same)):
+        home = next((group for group in found if same[group[0]][index] >= 0.5), None)
+        if home is None:
+            found.append([index])
+        else:
+            home.append(index)
+    return tuple(tuple(group) for group in sorted(found, key=lambda group: (-len(group), group[0])))
+
+
+def mean(same: Sequence[Sequence[float]]) -> float:
+    """Mean over all pairs of a :func:`matrix`, 0..1; 1.0 for one answer, which agrees with itself."""
+    pairs = [same[one][other] for one in range(len(same)) for other in range(one)]
+    return math.fsum(pairs) / len(pairs) if pairs else 1.0
+
+
+def needs_embedding(answers: Sequence[str], *, question: str) -> bool:
+    """Whether any two answers cannot be compared exactly."""
+    return any(
+        decided(one, other, question=question) is None for at, one in enumerate(answers) for other in answers[at + 1 :]
+    )
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a text in canonical form, digits and small words alike."""
+    found = []
+    for match in re.finditer(rf"{_NUMBER.pattern}|(?<![\w-])(?:{'|'.join(_SPELT)})(?![\w-])", text, re.IGNORECASE):
+        word = match[0].lower()
+        found.append(f"{_SPELT[word]}" if word in _SPELT else f"{float(word.replace(',', '')):.10g}")
+    return found
+
+
+def result(answer: str, *, question: str) -> str | None:
+    """The last number that the question does not give; the last of all when there is no other."""
+    said = numbers(answer)
+    if not said:
+        return None
+    given = set(numbers(question))
+    return next((number for number in reversed(said) if number not in given), said[-1])
+
+
+def _added(answer: str, question: str) -> set[str]:
+    """Words of ``answer`` that ``question`` has not; all of them when it adds none."""
+    said = _words(answer)
+    return said - _words(question) or said
+
+
+def _words(text: str) -> set[str]:
+    return {word.rstrip("s") for word in re.findall(r"[\w#+]+", text.casefold()) if word not in _EMPTY}
+
+
+def _json(text: str) -> str | None:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps(data, sort_keys=True) if isinstance(data, dict | list) else None
+
+
+def _code(block: str) -> str:
+    """Python by its syntax tree, so that comments and layout do not count; other languages without blank space."""
+    try:
+        return ast.dump(ast.parse(block))
+    except (SyntaxError, ValueError, RecursionError):
+        return " ".join(block.split())

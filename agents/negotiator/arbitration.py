@@ -1,0 +1,105 @@
+"""Two candidates compared by the attending, in both orders, and compared again once it has read of its biases."""
+
+from collections.abc import Mapping
+
+from prometheus_client import Counter
+
+from agents.consultation import Consultation
+from agents.negotiator import debias, prompts
+from agents.negotiator.debias import Lean, Pair
+from agents.negotiator.settings import NegotiatorSettings
+from bus import metrics
+from schemas.chat import Message
+from schemas.stages import Arbitration, Bias, RecalledEpisode
+
+FOUND = Counter("kiki_judge_biases", "Biases found in an arbitration", ["bias"], registry=metrics.REGISTRY)
+ARBITRATED = Counter(
+    "kiki_arbitrations", "Arbitrations by what the reading of its biases did", ["verdict"], registry=metrics.REGISTRY
+)
+
+
+class Judge:
+    """The attending as the judge of one turn.
+
+    Args:
+        conversation: the turn's messages, which every comparison goes on from.
+        recall: the episodes that its prompt quotes.
+        objection: the catfish's, when it raised one.
+    """
+
+    def __init__(
+        self,
+        model: Consultation,
+        settings: NegotiatorSettings,
+        *,
+        conversation: tuple[Message, ...],
+        recall: tuple[RecalledEpisode, ...],
+        objection: str | None,
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._conversation = conversation
+        self._recall = recall
+        self._objection = objection
+
+    async def compare(
+        self, first: int, second: int, *, answers: Mapping[int, str], votes: tuple[str, str] | None = None
+    ) -> Arbitration:
+        """Decide between two candidates; :func:`winner` says for whom.
+
+        Raises:
+            KikiError: the model could not say.
+        """
+        pair = Pair(first=answers[first], second=answers[second], votes=votes)
+        tried: dict[Bias, Pair] = {}
+        if self._settings.debias:
+            ratio, terms = self._settings.verbosity_ratio, self._settings.sentiment_terms
+            tried = debias.without(pair, verbosity_ratio=ratio, sentiment_terms=terms)
+        with self._model.step("arbitration"):
+            plain, *leans = await self._leans([pair, *tried.values()])
+        found = debias.findings(plain, dict(zip(tried, leans, strict=True))) if self._settings.debias else ()
+        again = None
+        if found:
+            with self._model.step("arbitration again"):
+                (again,) = await self._leans([pair], analysis=debias.analysis(found))
+        arbitration = Arbitration(
+            first=first,
+            second=second,
+            lean=plain.lean,
+            swapped=plain.swapped,
+            findings=found,
+            again=(again.lean, again.swapped) if again is not None else None,
+            changed=again is not None and again.both * plain.both < 0,
+        )
+        _count(arbitration)
+        return arbitration
+
+    async def _leans(self, pairs: list[Pair], *, analysis: str = "") -> list[Lean]:
+        """Each pair in both orders, in one job."""
+        ballots = [
+            prompts.comparison(
+                shown.first, shown.second, objection=self._objection, votes=shown.votes, analysis=analysis
+            )
+            for pair in pairs
+            for shown in (pair, pair.swapped)
+        ]
+        scores = await self._model.ballots(self._conversation, ballots, prompts.LETTERS, recall=self._recall)
+        return [
+            Lean(lean=forward["A"] - forward["B"], swapped=backward["B"] - backward["A"])
+            for forward, backward in zip(scores[::2], scores[1::2], strict=True)
+        ]
+
+
+def winner(arbitration: Arbitration) -> int | None:
+    """The candidate that both orders prefer in the end; None when the order still decides."""
+    lean, swapped = arbitration.again or (arbitration.lean, arbitration.swapped)
+    if lean * swapped <= 0:
+        return None
+    return arbitration.first if lean > 0 else arbitration.second
+
+
+def _count(arbitration: Arbitration) -> None:
+    for finding in arbitration.findings:
+        FOUND.labels(finding.bias).inc()
+    read = "changed" if arbitration.changed else "upheld"
+    ARBITRATED.labels("unbiased" if arbitration.again is None else read).inc()

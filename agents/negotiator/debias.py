@@ -1,0 +1,114 @@
+"""Biases of a judge who compares two answers (RBD, arXiv 2505.17100). Pure.
+
+The paper trains a model that reads a judgement and reasons about its bias. Here each bias is tried: the comparison is
+asked again with the suspected cause taken away, and when the preference turns, the cause decided it. What was found is
+put into words that the judge reads before it decides again.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agents import excerpt
+from schemas.stages import Bias, BiasFinding
+
+_FEELING = re.compile(
+    r"\b(?:great|wonderful|amazing|excellent|perfect|beautiful|fantastic|love|happy|glad|delighted|exciting|sadly|"
+    r"unfortunately|terrible|awful|horrible|sorry|afraid|hate|worried|definitely|absolutely|certainly|clearly|obviously|"
+    r"of course|without (?:a )?doubt|hélas|malheureusement|heureusement|génial|magnifique|terrible|désolé|"
+    r"évidemment|absolument)\b[,!]?\s?|!",
+    re.IGNORECASE,
+)
+
+
+LONG = 80
+"""Characters below which the longer of two answers is not suspected of its length; ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The two answers of a comparison, and what the judge is told of the votes on each, if anything."""
+
+    first: str
+    second: str
+    votes: tuple[str, str] | None = None
+
+    @property
+    def swapped(self) -> "Pair":
+        """The other order."""
+        votes = (self.votes[1], self.votes[0]) if self.votes else None
+        return Pair(first=self.second, second=self.first, votes=votes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lean:
+    """log P(first) - log P(second) in nats, with the first answer shown first, and second (``swapped``)."""
+
+    lean: float
+    swapped: float
+
+    @property
+    def both(self) -> float:
+        """Over both orders, which takes the habit of a letter away."""
+        return (self.lean + self.swapped) / 2
+
+    @property
+    def steady(self) -> bool:
+        """Whether both orders prefer the same answer."""
+        return self.lean * self.swapped > 0
+
+
+def without(pair: Pair, *, verbosity_ratio: float, sentiment_terms: int) -> dict[Bias, Pair]:
+    """The pair without each cause that may bias the judge; only causes that are there."""
+    found: dict[Bias, Pair] = {}
+    short, long = sorted((len(pair.first), len(pair.second)))
+    if long >= max(LONG, verbosity_ratio * short):
+        first, second = excerpt.shortened(pair.first, short), excerpt.shortened(pair.second, short)
+        found["verbosity"] = Pair(first=first, second=second, votes=pair.votes)
+    if pair.votes:
+        found["bandwagon"] = Pair(first=pair.first, second=pair.second)
+    if abs(feelings(pair.first) - feelings(pair.second)) >= sentiment_terms:
+        found["sentiment"] = Pair(first=sober(pair.first), second=sober(pair.second), votes=pair.votes)
+    return found
+
+
+def feelings(text: str) -> int:
+    """Words and marks of feeling or insistence."""
+    return len(_FEELING.findall(text))
+
+
+def sober(text: str) -> str:
+    """The text without them; the text itself when nothing else is in it."""
+    return _FEELING.sub("", text).strip() or text
+
+
+def findings(plain: Lean, tried: Mapping[Bias, Lean]) -> tuple[BiasFinding, ...]:
+    """What decided the comparison instead of the answers."""
+    found = []
+    if not plain.steady:
+        evidence = f"it leans by {plain.lean:+.2f} nats in one order and {plain.swapped:+.2f} in the other"
+        found.append(BiasFinding(bias="position", evidence=evidence))
+    for bias, lean in tried.items():
+        if plain.both * lean.both < 0:
+            evidence = f"it leans by {plain.both:+.2f} nats, and by {lean.both:+.2f} without {_CAUSES[bias]}"
+            found.append(BiasFinding(bias=bias, evidence=evidence))
+    return tuple(found)
+
+
+_CAUSES: dict[Bias, str] = {
+    "position": "the order",
+    "verbosity": "the difference in length",
+    "bandwagon": "the votes",
+    "sentiment": "the words of feeling",
+}
+_ADVICE: dict[Bias, str] = {
+    "position": "The order of the answers decided. Read both before you choose.",
+    "verbosity": "The longer answer was preferred for its length. Judge what is said, not how much.",
+    "bandwagon": "The votes of others decided. Judge for yourself.",
+    "sentiment": "The tone decided. Judge the facts, not the feeling or the confidence.",
+}
+
+
+def analysis(found: Sequence[BiasFinding]) -> str:
+    """What the judge reads before it decides again."""
+    return "\n".join(_ADVICE[one.bias] for one in found)

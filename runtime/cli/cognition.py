@@ -1,0 +1,207 @@
+"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth, in accuracy, tokens and time."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from bus.connection import connect
+from runtime.cli import command, err, out, run_async, settings_of
+from runtime.cli.bench import machine
+from runtime.cli.serving import wait_ready
+from runtime.cognition import (
+    VARIANTS,
+    Answered,
+    Ledger,
+    Question,
+    Variant,
+    ask,
+    compute_ratio,
+    questions,
+    race,
+    score,
+)
+from runtime.composition import AGENTS, bus_settings
+from runtime.supervisor import Supervisor
+from schemas.errors import InvalidInput, SetupError
+
+BASE = "single"
+"""The variant that the others are compared with."""
+
+
+def hang(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(cognition)
+
+
+@command
+def cognition(
+    variants: Annotated[list[str] | None, typer.Option("--variant", help="Only this one; repeat it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    alone: Annotated[int, typer.Option(min=0, help="Questions asked again one at a time, for the compute.")] = 20,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Clients at once.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each candidate.")] = 32,
+    folder: Annotated[Path | None, typer.Option(help="Keep the answers here, and take a run up again.")] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Ask questions with checkable answers in several variants, each in a runtime of its own."""
+    chosen = _chosen(variants)
+    wanted = questions()[:limit]
+    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as scratch:
+        kept = folder or Path(scratch) / "answers"
+        kept.mkdir(parents=True, exist_ok=True)
+        for variant in chosen:
+            run_async(
+                partial(
+                    _measured,
+                    variant,
+                    wanted,
+                    alone=alone,
+                    concurrency=concurrency,
+                    max_tokens=max_tokens,
+                    kept=kept,
+                    adapters=adapters,
+                )
+            )
+        report = _report(chosen, wanted, kept, max_tokens)
+    if picture is not None:
+        _draw(report, picture)
+    if as_json:
+        out.out(json.dumps(report))
+        return
+    _print(report)
+
+
+def _chosen(names: Sequence[str] | None) -> list[Variant]:
+    known = {variant.name: variant for variant in VARIANTS}
+    if unknown := [name for name in names or () if name not in known]:
+        raise InvalidInput(f"there is no variant '{unknown[0]}': choose from {', '.join(known)}.", param="variant")
+    return [known[name] for name in names] if names else list(VARIANTS)
+
+
+async def _measured(
+    variant: Variant,
+    wanted: Sequence[Question],
+    *,
+    alone: int,
+    concurrency: int,
+    max_tokens: int,
+    kept: Path,
+    adapters: Path | None,
+) -> None:
+    """Ask what is missing of a variant: all together, and the first few alone."""
+    together, serial = Ledger(_path(kept, variant)), Ledger(_path(kept, variant, "alone"))
+    missing, missing_alone = together.missing(wanted), serial.missing(wanted[:alone])
+    if not missing and not missing_alone:
+        return
+    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+        base = settings_of(log_level="warning")
+        agents = {name: {**base.agents.get(name, {}), **changed} for name, changed in variant.agents.items()}
+        settings = settings_of(
+            data_dir=Path(directory),
+            nats_port=0,
+            log_level="warning",
+            adapters=adapters,
+            agents={**base.agents, **agents},
+        )
+        supervisor = Supervisor(settings, names=AGENTS)
+        async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+            await wait_ready(bus, supervisor)
+            asks = partial(ask, bus, variant=variant, max_tokens=max_tokens)
+            await asks(wanted[0])  # the first of a fresh runtime pays for what is made once
+            seconds = await race(asks, missing, together, concurrency=concurrency)
+            if len(missing) > concurrency:
+                rate = {"questions": len(missing), "seconds": seconds, "concurrency": concurrency}
+                _path(kept, variant, "rate").write_text(json.dumps(rate))
+            await race(asks, missing_alone, serial, concurrency=1)
+    err.print(f"{variant.name}: {len(together.answers)} answered", highlight=False)
+
+
+def _path(kept: Path, variant: Variant, what: str = "answers") -> Path:
+    return kept / f"{variant.name.replace(' ', '-')}.{what}.jsonl"
+
+
+def _report(chosen: Sequence[Variant], wanted: Sequence[Question], kept: Path, max_tokens: int) -> dict[str, Any]:
+    asked = {question.id for question in wanted}
+
+    def answers(variant: Variant, what: str = "answers") -> dict[str, Answered]:
+        return {one: found for one, found in Ledger(_path(kept, variant, what)).answers.items() if one in asked}
+
+    base = next(variant for variant in VARIANTS if variant.name == BASE)
+    compared, alone = answers(base), answers(base, "alone")
+    rows = []
+    for variant in chosen:
+        found = score(variant.name, list(answers(variant).values()), list(compared.values()))
+        rate = _path(kept, variant, "rate")
+        measured = json.loads(rate.read_text()) if rate.exists() else None
+        rows.append(
+            asdict(found)
+            | {
+                "said": variant.said,
+                "compute_ratio": compute_ratio(answers(variant, "alone"), alone),
+                "per_second": measured["questions"] / measured["seconds"] if measured else None,
+                "concurrency": measured["concurrency"] if measured else None,
+            }
+        )
+    return {"bench": "cognition", "max_tokens": max_tokens, "base": BASE, "machine": machine(), "variants": rows}
+
+
+def _print(report: dict[str, Any]) -> None:
+    table = Table(title=f"kiki bench cognition: {report['variants'][0]['count']} questions", box=None)
+    for column in ("variant", "right", "95 %", f"less {BASE}", "tokens", "compute", "asked/s", "outcomes"):
+        table.add_column(column)
+    for row in report["variants"]:
+        against = row["against"]
+        table.add_row(
+            row["name"],
+            f"{row['accuracy']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{against[0]:+.1%} ({against[1]:+.1%} to {against[2]:+.1%})" if against else "",
+            f"{row['tokens']:.0f}",
+            f"{row['compute_ratio']:.2f}x" if row["compute_ratio"] else "",
+            f"{row['per_second']:.2f}" if row["per_second"] else "",
+            _outcomes(row),
+        )
+    out.print(table)
+    kinds = list(report["variants"][0]["by_kind"])
+    by_kind = Table("variant", *kinds, title="right, by kind", box=None)
+    for row in report["variants"]:
+        by_kind.add_row(row["name"], *(f"{row['by_kind'].get(kind, 0.0):.1%}" for kind in kinds))
+    out.print(by_kind)
+    out.print(f"{report['machine']}", style="dim", highlight=False)
+
+
+def _outcomes(row: dict[str, Any]) -> str:
+    counts = {**row["outcomes"], **{name: row[name] for name in ("objected", "arbitrated", "biased", "changed")}}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _draw(report: dict[str, Any], picture: Path) -> None:
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    rows = report["variants"][::-1]
+    places = range(len(rows))
+    below = [row["accuracy"] - row["low"] for row in rows]
+    above = [row["high"] - row["accuracy"] for row in rows]
+    axes.errorbar([row["accuracy"] for row in rows], places, xerr=[below, above], fmt="o", capsize=3)
+    costs = [f" ({row['compute_ratio']:.1f}x)" if row["compute_ratio"] else "" for row in rows]
+    axes.set_yticks(places, [row["name"] + cost for row, cost in zip(rows, costs, strict=True)])
+    axes.set_xlabel(f"right of {rows[0]['count']} questions, 95 % interval (compute of one candidate = 1x)")
+    axes.set_title("kiki bench cognition")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,319 @@
+"""What each part of the cognition is worth: questions with checkable answers, asked of the runtime in several variants.
+
+A variant is a level, a number of candidates and settings of agents. Every variant runs in a runtime of its own, every
+question for a tenant of its own, so that nothing is recalled from another. Results are kept as JSON lines, so that a
+run can be taken up where it ended.
+"""
+
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import numpy as np
+
+from agents import agreement
+from bus.connection import Bus
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import new_turn
+from schemas.errors import KikiError, Unavailable
+from schemas.events import AnswerReady, QueryReceived, TurnFailed
+from schemas.stages import Level, Query
+
+TIMEOUT = 300.0
+"""Seconds that one question may take, waiting for the others included."""
+
+NEVER = 10**15
+"""More weights than any model has."""
+
+RESAMPLES = 2000
+"""Of the bootstrap."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question of ``configs/cognition/questions.jsonl`` with one of four ways to check an answer.
+
+    ``number`` must be the result; one of ``words``, or ``exactly`` with its case, must be said; ``value`` must be the
+    JSON.
+    """
+
+    id: str
+    kind: str
+    question: str
+    number: float | None = None
+    words: tuple[str, ...] = ()
+    exactly: str | None = None
+    value: Any = msgspec.field(default=msgspec.UNSET, name="json")
+
+    def right(self, answer: str) -> bool:
+        """Whether ``answer`` is."""
+        if self.number is not None:
+            found = agreement.result(answer, question=self.question)
+            return found is not None and math.isclose(float(found), self.number)
+        if self.exactly is not None:
+            return _says(answer, self.exactly, flags=0)
+        if self.words:
+            return any(_says(answer, word, flags=re.IGNORECASE) for word in self.words)
+        return bool(_data(answer) == self.value)
+
+
+def _says(answer: str, word: str, *, flags: int) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags) is not None
+
+
+def _data(answer: str) -> Any:
+    """The first JSON object or list in a text; NaN, which equals nothing, when there is none."""
+    start = re.search(r"[{\[]", answer)
+    try:
+        return json.JSONDecoder().raw_decode(answer[start.start() :])[0] if start else math.nan
+    except ValueError:
+        return math.nan
+
+
+@cache
+def questions() -> tuple[Question, ...]:
+    """All of them, the kinds by turns, so that the first few are of every kind."""
+    lines = files("configs").joinpath("cognition/questions.jsonl").read_bytes().splitlines()
+    return tuple(msgspec.json.decode(line, type=Question) for line in lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way to answer; ``agents`` overrides their settings."""
+
+    name: str
+    level: Level
+    candidates: int | None
+    said: str
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_VOTES: dict[str, Any] = {"vote_from": 0}
+_DISSENT: dict[str, Any] = {"engage_from": 0}
+_QUIET: dict[str, Any] = {"engage_from": NEVER}
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant(name="raw", level="raw", candidates=1, said="one candidate, no memory, nothing judged"),
+    Variant(name="single", level="full", candidates=1, said="one candidate through all stages"),
+    Variant(
+        name="self-consistency",
+        level="full",
+        candidates=3,
+        said="what most of three candidates say; no votes, no dissent",
+        agents={"negotiator": {"vote_from": NEVER}, "catfish": _QUIET},
+    ),
+    Variant(name="full", level="full", candidates=3, said="as it is shipped"),
+    Variant(
+        name="everything",
+        level="full",
+        candidates=3,
+        said="votes, dissent, arbitration and its debiasing at any size",
+        agents={"negotiator": _VOTES, "catfish": _DISSENT},
+    ),
+    Variant(
+        name="without dissent",
+        level="full",
+        candidates=3,
+        said="everything but the catfish",
+        agents={"negotiator": _VOTES, "catfish": _QUIET},
+    ),
+    Variant(
+        name="without debias",
+        level="full",
+        candidates=3,
+        said="everything, but the judge is not told of its biases",
+        agents={"negotiator": {**_VOTES, "debias": False}, "catfish": _DISSENT},
+    ),
+    Variant(
+        name="without early end",
+        level="full",
+        candidates=3,
+        said="everything, and a vote unless all candidates agree",
+        agents={"negotiator": {**_VOTES, "strong_agreement": 1.0}, "catfish": _DISSENT},
+    ),
+)
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """One question answered. Seconds; ``compute`` is embedding and model time of all stages."""
+
+    id: str
+    kind: str
+    right: bool
+    text: str
+    seconds: float
+    compute: float
+    tokens: int
+    outcome: str
+    rounds: int
+    objected: bool
+    arbitrated: bool
+    biases: tuple[str, ...]
+    changed: bool
+
+
+async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int) -> Answered:
+    """One turn.
+
+    Raises:
+        KikiError: it failed.
+    """
+    envelope = new_turn(tenant=f"bench-{question.id}", timeout=TIMEOUT)
+    query = Query(
+        model="micro-kiki-base" if variant.level == "raw" else "micro-kiki",
+        messages=(Message(role="user", content=question.question),),
+        sampling=Sampling(max_tokens=max_tokens, seed=7),
+        level=variant.level,
+        candidates=variant.candidates,
+    )
+    subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
+    started = time.perf_counter()
+    try:
+        await bus.publish(QueryReceived(envelope=envelope, query=query))
+        with anyio.fail_after(envelope.remaining):
+            async for message in subscription.messages:
+                stage = ".".join(message.subject.split(".")[-3:-1])
+                if stage == AnswerReady.subject:
+                    return _answered(question, decode(AnswerReady, message.data), time.perf_counter() - started)
+                if stage == TurnFailed.subject:
+                    failed = decode(TurnFailed, message.data)
+                    raise KikiError(f"{question.id} failed in {failed.stage}: {failed.message}", code=failed.code)
+    finally:
+        await subscription.unsubscribe()
+    raise Unavailable("the broker closed the subscription.")
+
+
+def _answered(question: Question, event: AnswerReady, seconds: float) -> Answered:
+    negotiation = event.negotiation
+    judged = negotiation.arbitration
+    return Answered(
+        id=question.id,
+        kind=question.kind,
+        right=question.right(event.text),
+        text=event.text,
+        seconds=seconds,
+        compute=sum(timing.compute for timing in event.timings),
+        tokens=event.usage.total_tokens,
+        outcome=negotiation.outcome,
+        rounds=negotiation.rounds,
+        objected=negotiation.dissent is not None and negotiation.dissent.engaged,
+        arbitrated=judged is not None,
+        biases=tuple(finding.bias for finding in judged.findings) if judged is not None else (),
+        changed=judged is not None and judged.changed,
+    )
+
+
+class Ledger:
+    """The answers of one variant in a file of JSON lines; those that are there already are not asked again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        self.answers = {one.id: one for one in (msgspec.json.decode(line, type=Answered) for line in lines)}
+
+    def missing(self, wanted: Iterable[Question]) -> list[Question]:
+        """Those of ``wanted`` that are still to be asked."""
+        return [question for question in wanted if question.id not in self.answers]
+
+    def add(self, answer: Answered) -> None:
+        """Keep one."""
+        self.answers[answer.id] = answer
+        with self._path.open("ab") as lines:
+            lines.write(msgspec.json.encode(answer) + b"\n")
+
+
+async def race(
+    asks: Callable[[Question], Any], wanted: Sequence[Question], ledger: Ledger, *, concurrency: int
+) -> float:
+    """Ask all of ``wanted`` by so many clients; returns the seconds it took."""
+    left = list(wanted)[::-1]
+
+    async def client() -> None:
+        while left:
+            ledger.add(await asks(left.pop()))
+
+    started = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(concurrency):
+            tasks.start_soon(client)
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A variant in figures; intervals are 95 %. ``against`` is the accuracy less that of the variant compared with."""
+
+    name: str
+    count: int
+    accuracy: float
+    low: float
+    high: float
+    against: tuple[float, float, float] | None
+    by_kind: dict[str, float]
+    tokens: float
+    seconds: float
+    outcomes: dict[str, int]
+    objected: int
+    arbitrated: int
+    biased: int
+    changed: int
+
+
+def score(name: str, answers: Sequence[Answered], base: Sequence[Answered] = ()) -> Score:
+    """The figures of one variant; ``base`` are the answers of the one it is compared with, by the same questions."""
+    right = sum(one.right for one in answers)
+    low, high = wilson(right, len(answers))
+    kinds = dict.fromkeys(one.kind for one in answers)
+    outcomes = dict.fromkeys(one.outcome for one in answers)
+    return Score(
+        name=name,
+        count=len(answers),
+        accuracy=right / len(answers),
+        low=low,
+        high=high,
+        against=paired(answers, base) if base else None,
+        by_kind={kind: statistics.fmean(one.right for one in answers if one.kind == kind) for kind in kinds},
+        tokens=statistics.fmean(one.tokens for one in answers),
+        seconds=statistics.median(one.seconds for one in answers),
+        outcomes={outcome: sum(one.outcome == outcome for one in answers) for outcome in outcomes},
+        objected=sum(one.objected for one in answers),
+        arbitrated=sum(one.arbitrated for one in answers),
+        biased=sum(bool(one.biases) for one in answers),
+        changed=sum(one.changed for one in answers),
+    )
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson interval of a share."""
+    share = right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return middle - half, middle + half
+
+
+def paired(answers: Sequence[Answered], base: Sequence[Answered]) -> tuple[float, float, float] | None:
+    """Difference in accuracy on the questions that both answered, and its bootstrap interval; None without any."""
+    theirs = {one.id: one.right for one in base}
+    differences = np.array([float(one.right) - float(theirs[one.id]) for one in answers if one.id in theirs])
+    if not differences.size:
+        return None
+    draws = np.random.default_rng(0).choice(differences, (RESAMPLES, differences.size)).mean(axis=1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(differences.mean()), float(low), float(high)
+
+
+def compute_ratio(answers: Mapping[str, Answered], base: Mapping[str, Answered]) -> float | None:
+    """Model and embedding time over that of ``base``, on the questions that both answered alone on the machine."""
+    both = answers.keys() & base.keys()
+    spent = sum(base[one].compute for one in both)
+    return sum(answers[one].compute for one in both) / spent if spent else None

@@ -1,0 +1,149 @@
+"""How a turn was decided, in full: panel, agreement, votes by round, dissent, arbitration, and what each step cost."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from schemas.stages import Arbitration, Candidate, Cost, Dissent, Inference, Negotiation, Vote
+
+SHOWN = 72
+"""Characters of a text in the tables."""
+
+
+def drawn(inference: Inference, negotiation: Negotiation) -> RenderableType | None:
+    """The deliberation for a terminal; None when there was nothing to decide."""
+    if negotiation.outcome in ("passed", "single") and negotiation.dissent is None:
+        return None
+    parts: list[RenderableType] = [_candidates(inference, negotiation)]
+    if negotiation.votes:
+        parts.append(_votes(negotiation.votes))
+    parts += [Text(line) for line in _lines(negotiation)]
+    if negotiation.costs:
+        parts.append(_costs(negotiation.costs))
+    return Group(*parts)
+
+
+def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
+    """The same for a program; times in milliseconds, leans and supports in nats."""
+    dissent, judged = negotiation.dissent, negotiation.arbitration
+    return {
+        "outcome": negotiation.outcome,
+        "chosen": negotiation.chosen,
+        "panel": list(negotiation.panel),
+        "groups": [list(group) for group in negotiation.groups],
+        "candidates": [
+            {"member": member_of(one), "logprob": round(one.logprob, 3), "tokens": one.usage.completion_tokens}
+            for one in inference.candidates
+        ],
+        "rounds": negotiation.rounds,
+        "votes": [_vote(vote) for vote in negotiation.votes],
+        "dissent": None if dissent is None else _dissent(dissent),
+        "arbitration": None if judged is None else _arbitration(judged),
+        "notes": list(negotiation.notes),
+        "costs": [
+            {"step": cost.step, "compute_ms": round(cost.compute * 1000, 1), "tokens": cost.tokens}
+            for cost in negotiation.costs
+        ],
+    }
+
+
+def member_of(candidate: Candidate) -> str:
+    """Who gave a candidate."""
+    return "+".join(use.name for use in candidate.adapters) or "base"
+
+
+def _vote(vote: Vote) -> dict[str, Any]:
+    support = vote.logprobs["KEEP"] - vote.logprobs["REFUSE"]
+    return {
+        "round": vote.round,
+        "member": vote.member,
+        "candidate": vote.candidate,
+        "vote": vote.choice,
+        "support": round(support, 2),
+    }
+
+
+def _dissent(dissent: Dissent) -> dict[str, Any]:
+    return {
+        "engaged": dissent.engaged,
+        "tone": dissent.tone,
+        "text": dissent.text,
+        "reason": dissent.reason,
+        "tokens": dissent.usage.total_tokens,
+    }
+
+
+def _arbitration(judged: Arbitration) -> dict[str, Any]:
+    return {
+        "first": judged.first,
+        "second": judged.second,
+        "lean": [round(judged.lean, 2), round(judged.swapped, 2)],
+        "biases": [{"bias": finding.bias, "evidence": finding.evidence} for finding in judged.findings],
+        "again": None if judged.again is None else [round(lean, 2) for lean in judged.again],
+        "changed": judged.changed,
+    }
+
+
+def _candidates(inference: Inference, negotiation: Negotiation) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="candidates", title_justify="left")
+    for column in ("", "member", "says the same as", "log-prob", "text"):
+        table.add_column(column, overflow="fold")
+    for index, one in enumerate(inference.candidates):
+        group = next((group for group in negotiation.groups if index in group), (index,))
+        others = ", ".join(str(other) for other in group if other != index) or "-"
+        mark = f"{index}{' ←' if index == negotiation.chosen else ''}"
+        table.add_row(mark, member_of(one), others, f"{one.logprob:.2f}", _short(one.text))
+    return table
+
+
+def _votes(votes: Sequence[Vote]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="votes", title_justify="left")
+    candidates = sorted({vote.candidate for vote in votes})
+    for column in ("round", "member", *(f"candidate {candidate}" for candidate in candidates)):
+        table.add_column(column)
+    for number, member in dict.fromkeys((vote.round, vote.member) for vote in votes):
+        own = {vote.candidate: vote for vote in votes if (vote.round, vote.member) == (number, member)}
+        table.add_row(
+            str(number), member, *(_said(own[candidate]) if candidate in own else "" for candidate in candidates)
+        )
+    return table
+
+
+def _said(vote: Vote) -> str:
+    return f"{vote.choice} {vote.logprobs['KEEP'] - vote.logprobs['REFUSE']:+.2f}"
+
+
+def _lines(negotiation: Negotiation) -> Iterator[str]:
+    dissent, judged = negotiation.dissent, negotiation.arbitration
+    if dissent is not None and dissent.engaged:
+        yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {_short(dissent.text)}"
+    elif dissent is not None:
+        yield f"dissent waived: {dissent.reason}"
+    if judged is not None:
+        yield (
+            f"arbitration of {judged.first} and {judged.second}: {judged.lean:+.2f} nats for {judged.first}, "
+            f"{judged.swapped:+.2f} in swapped order"
+        )
+        for finding in judged.findings:
+            yield f"  {finding.bias} bias: {finding.evidence}"
+        if judged.again is not None:
+            verdict = "another verdict" if judged.changed else "the same verdict"
+            yield f"  having read that: {judged.again[0]:+.2f} and {judged.again[1]:+.2f}, {verdict}"
+    yield from (f"- {note}" for note in negotiation.notes)
+
+
+def _costs(costs: Sequence[Cost]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="cost", title_justify="left")
+    for column in ("step", "model ms", "tokens"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for cost in costs:
+        table.add_row(cost.step, f"{cost.compute * 1000:.1f}", str(cost.tokens))
+    return table
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
