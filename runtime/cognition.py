@@ -10,6 +10,7 @@ import math
 import re
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -168,7 +169,7 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
     Raises:
         KikiError: it failed.
     """
-    envelope = new_turn(tenant=f"bench-{question.id}", timeout=TIMEOUT)
+    envelope = new_turn(tenant=f"bench-{uuid.uuid4().hex}", timeout=TIMEOUT)
     query = Query(
         model="micro-kiki-base" if variant.level == "raw" else "micro-kiki",
         messages=(Message(role="user", content=question.question),),

@@ -4,7 +4,7 @@ The real model answers in tests/e2e.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ async def at_work(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncItera
         tasks.cancel_scope.cancel()
 
 
-async def embedding(bus: Bus, vectors: dict[str, tuple[float, ...]]) -> None:
+async def embedding(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
     """Answer the embed service with ``vectors``, by how a text ends, until the connection ends."""
 
     def vector(text: str) -> tuple[float, ...]:

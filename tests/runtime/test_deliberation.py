@@ -1,0 +1,101 @@
+import json
+
+from rich.console import Console
+
+from runtime.deliberation import drawn, summary
+from schemas.chat import Usage
+from schemas.stages import (
+    AdapterUse,
+    Arbitration,
+    BiasFinding,
+    Candidate,
+    Cost,
+    Dissent,
+    Inference,
+    Negotiation,
+    Vote,
+    VoteChoice,
+)
+
+POWER = (AdapterUse(name="power"),)
+INFERENCE = Inference(
+    candidates=(
+        Candidate(text="100", adapters=POWER, logprob=-0.2, usage=Usage(completion_tokens=3)),
+        Candidate(text="90", logprob=-0.9, usage=Usage(completion_tokens=2)),
+        Candidate(text="It is 100.", adapters=POWER, logprob=-0.4, usage=Usage(completion_tokens=5)),
+    ),
+    usage=Usage(prompt_tokens=7, completion_tokens=10),
+    model="test",
+)
+
+
+def vote(member: str, candidate: int, label: VoteChoice, number: int) -> Vote:
+    logprobs = {"KEEP": -1.0, "REFUSE": -2.0, "NEUTRAL": -3.0}
+    return Vote(member=member, candidate=candidate, choice=label, round=number, logprobs=logprobs)
+
+
+ARGUED = Negotiation(
+    chosen=1,
+    text="90",
+    outcome="arbitrated",
+    panel=("base", "power"),
+    groups=((0, 2), (1,)),
+    votes=(vote("base", 0, "REFUSE", 1), vote("base", 1, "KEEP", 1), vote("base", 0, "KEEP", 2)),
+    rounds=2,
+    dissent=Dissent(engaged=True, reason="hard", text="At sea level?", tone="strong", usage=Usage(prompt_tokens=9)),
+    arbitration=Arbitration(
+        first=0,
+        second=1,
+        lean=0.5,
+        swapped=-0.25,
+        findings=(BiasFinding(bias="position", evidence="the orders differ"),),
+        again=(-0.5, -0.75),
+        changed=True,
+    ),
+    costs=(Cost(step="votes, round 1", compute=0.25, tokens=40),),
+    notes=("the panel is divided",),
+)
+
+
+def shown(negotiation: Negotiation) -> str:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(drawn(INFERENCE, negotiation))
+    return captured.get()
+
+
+def test_panel_votes_dissent_biases_and_cost_are_shown() -> None:
+    text = shown(ARGUED)
+    for said in (
+        "power",
+        "1 ←",
+        "KEEP +1.00",
+        "REFUSE +1.00",
+        "dissent (strong, 9 tokens): At sea level?",
+        "+0.50 nats for 0, -0.25 in swapped order",
+        "position bias: the orders differ",
+        "another verdict",
+        "- the panel is divided",
+        "votes, round 1",
+        "250.0",
+    ):
+        assert said in text, said
+
+
+def test_where_nothing_was_decided_nothing_is_shown() -> None:
+    assert drawn(INFERENCE, Negotiation(chosen=0, text="100", outcome="passed")) is None
+    waived = Negotiation(chosen=0, text="100", outcome="single", dissent=Dissent(engaged=False, reason="simple"))
+    assert "dissent waived: simple" in shown(waived)
+
+
+def test_a_summary_says_the_same_in_json() -> None:
+    told = json.loads(json.dumps(summary(INFERENCE, ARGUED)))
+    assert [one["member"] for one in told["candidates"]] == ["power", "base", "power"]
+    assert told["groups"] == [[0, 2], [1]]
+    assert told["votes"][0] == {"round": 1, "member": "base", "candidate": 0, "vote": "REFUSE", "support": 1.0}
+    assert told["arbitration"]["biases"] == [{"bias": "position", "evidence": "the orders differ"}]
+    assert (told["arbitration"]["changed"], told["arbitration"]["again"]) == (True, [-0.5, -0.75])
+    assert told["costs"] == [{"step": "votes, round 1", "compute_ms": 250.0, "tokens": 40}]
+    assert told["dissent"]["tone"] == "strong"
+    nothing = summary(INFERENCE, Negotiation(chosen=0, text="100", outcome="agreed"))
+    assert (nothing["dissent"], nothing["arbitration"], nothing["votes"]) == (None, None, [])
