@@ -16,8 +16,8 @@ OnPiece = Callable[[Piece], Awaitable[None]]
 class Request:
     """Decode ``n`` candidates of the answer to ``messages``, or score each of ``choices`` as that answer's beginning.
 
-    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them. ``deadline`` is a Unix
-    time; adapters that are not registered are left out and counted.
+    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them. ``deadline`` is a
+    Unix time; adapters that are not registered are left out and counted.
     """
 
     lane: Lane

@@ -144,6 +144,7 @@ def inferred(
     loaded: bool = True,
     by: tuple[str, ...] = (),
     parameters: int = BIG,
+    sha256: str = "ab",
 ) -> InferDone:
     """A turn whose candidates are ``texts``.
 
@@ -151,7 +152,7 @@ def inferred(
     adapters took part in every candidate.
     """
     scores = logprobs or tuple(-0.5 for _ in texts)
-    uses = tuple(AdapterUse(name=name, weight=0.5, sha256="ab") for name in adapters)
+    uses = tuple(AdapterUse(name=name, weight=0.5, sha256=sha256) for name in adapters)
     nobody: list[tuple[AdapterUse, ...]] = [()] * len(texts)
     candidates = tuple(
         Candidate(text=text, logprob=score, adapters=taking, usage=Usage(prompt_tokens=7, completion_tokens=3))

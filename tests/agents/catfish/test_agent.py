@@ -46,7 +46,7 @@ async def test_silent_agreement_on_a_hard_question_is_disturbed(bus: Bus) -> Non
     assert "A CR2032 cell will do." in said(job)
     timing = found.timings[-1]
     assert timing.stage == "catfish"
-    assert timing.compute >= 0.003  # the embedder's and the model's
+    assert timing.compute > 0.002  # the embedder's, and the model's
 
 
 async def test_open_disagreement_gets_a_mild_word(bus: Bus) -> None:
