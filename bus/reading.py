@@ -59,9 +59,7 @@ async def read(
         info = await bus.js.add_consumer(stream, _from(subjects, after, since))
         subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
-            async for stored in _pulled(subscription, info.num_pending or 0):
-                if until is not None and stored.seq > until:
-                    return
+            async for stored in _pulled(subscription, info.num_pending or 0, after=after, until=until):
                 yield stored
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING):
@@ -71,19 +69,24 @@ async def read(
         raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
 
 
-async def _pulled(subscription: JetStreamContext.PullSubscription, left: int) -> AsyncGenerator[Stored, None]:
+async def _pulled(
+    subscription: JetStreamContext.PullSubscription, left: int, *, after: int, until: int | None
+) -> AsyncGenerator[Stored, None]:
     """Everything that is pending. What is deleted meanwhile is not waited for, what is added comes, too."""
-    while left > 0:
+    while left > 0 and (until is None or after < until):
+        wanted = min(BATCH, left) if until is None else min(BATCH, left, until - after)
         try:
-            messages = await subscription.fetch(min(BATCH, left), timeout=PATIENCE)
+            messages = await subscription.fetch(wanted, timeout=PATIENCE)
         except (TimeoutError, nats.errors.TimeoutError):
             if (await subscription.consumer_info()).num_pending:
                 raise
             return
         for message in messages:
             meta = message.metadata
-            left = meta.num_pending
-            yield Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
+            left, after = meta.num_pending, meta.sequence.stream
+            if until is not None and after > until:
+                return
+            yield Stored(after, message.subject, meta.timestamp, message.data)
 
 
 def _from(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
