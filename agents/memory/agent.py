@@ -87,6 +87,7 @@ class MemoryAgent:
             self._bus = bus
             await self._measure(bus)
             tasks.start_soon(self._watch, bus)
+            tasks.start_soon(self._stores.tend)
             self._ready = True
             try:
                 yield

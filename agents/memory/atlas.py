@@ -11,6 +11,7 @@ record's message is acknowledged after it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,13 +19,14 @@ from uuid import UUID
 import qdrant_edge as qdrant
 from msgspec import Struct
 
+from agents.memory import generations
 from agents.memory.context import Around, Own, around, packed, rounded, unit, unpacked
 from agents.memory.faults import BrokenStore, opening, using
 from agents.memory.recall import Match
 from agents.memory.record import key
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
-from schemas.errors import SetupError
+from schemas.errors import SetupError, Unavailable
 from schemas.stages import RecalledEpisode
 
 CONFIG = "edge_config.json"
@@ -33,6 +35,9 @@ CONFIG = "edge_config.json"
 CONTEXT, WORDS = "context", "words"
 OWN = "vector"
 """The payload field of an episode's own embedding."""
+
+OPTIMISED, FORGOT = "optimised", "forgot"
+"""Files beside a shard's own: the number of episodes when it was optimised; whether some were deleted since."""
 
 _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
     "tenant": qdrant.KeywordIndexParams(is_tenant=True, memory=qdrant.Memory.Cached),
@@ -72,14 +77,17 @@ class Ask(Struct, frozen=True, kw_only=True):
 class Atlas:
     """One shard. Calls block; one at a time."""
 
-    def __init__(self, shard: qdrant.EdgeShard, *, size: int, words: Words) -> None:
+    def __init__(self, shard: qdrant.EdgeShard, path: Path, *, size: int, words: Words) -> None:
         self._shard = shard
+        self.path = path
         self.size = size
         self.words = words
+        self._changed: set[str] | None = None
+        self._forgot = (path / FORGOT).exists()
 
     @classmethod
     def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
-        """Load the shard in ``directory``, or create it where there is nothing.
+        """Load the shard in force in ``directory``, or create the first where there is nothing.
 
         Raises:
             BrokenStore: the files cannot be read, or an earlier version made them.
@@ -88,15 +96,27 @@ class Atlas:
         directory.mkdir(parents=True, exist_ok=True)
         with opening("atlas"):
             if any(directory.iterdir()):
-                _refuse_other_size(directory, size)
-                shard = qdrant.EdgeShard.load(str(directory))
-            else:
-                shard = qdrant.EdgeShard.create(str(directory), _config(size))
-            present = shard.info().payload_schema
+                generations.tidy(directory)
+                return cls.load(generations.current(directory), size=size, words=Words(language))
+            path = generations.first(directory)
+            shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
-                if field not in present:
-                    shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
-        return cls(shard, size=size, words=Words(language))
+                shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
+            shard.flush()
+            generations.enforce(path)
+        return cls(shard, path, size=size, words=Words(language))
+
+    @classmethod
+    def load(cls, path: Path, *, size: int, words: Words) -> "Atlas":
+        """Load one shard.
+
+        Raises:
+            BrokenStore: the files cannot be read, or an earlier version made them.
+            SetupError: the shard holds vectors of another size.
+        """
+        with opening("atlas"):
+            _refuse_other_size(path, size)
+            return cls(qdrant.EdgeShard.load(str(path)), path, size=size, words=words)
 
     def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """Store the episodes and renew those that ``windows`` names beside them; sync to disk.
@@ -117,6 +137,7 @@ class Atlas:
                 qdrant.PointVectors(name, _vectors(around(windows[name], own)))
                 for name in windows.keys() & (own.keys() - new.keys())
             ]
+            self._note({*new, *windows})
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
             if renewed:
                 self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
@@ -168,7 +189,10 @@ class Atlas:
             Unavailable: the store failed.
         """
         with using("atlas"):
+            self._note({*names, *windows})
             if names:
+                (self.path / FORGOT).touch()
+                self._forgot = True
                 self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
             own = self._stored({name for window in windows.values() for name in window.values()})
             renewed = [
@@ -180,14 +204,75 @@ class Atlas:
                 self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
             self._shard.flush()
 
-    def optimise(self) -> bool:
-        """Build the vector index over what was written since the last time. Whether there was anything to do.
+    @property
+    def forgot(self) -> bool:
+        """Whether something was deleted whose bytes still lie in the shard's files."""
+        return self._forgot
+
+    def unoptimised(self) -> int:
+        """Episodes that came since the shard was optimised.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        optimised = self.path / OPTIMISED
+        return max(0, self.count() - (int(optimised.read_text()) if optimised.exists() else 0))
+
+    def hold_still(self) -> Path:
+        """Sync, and remember what changes from now on. The files, which may be copied until the next change.
 
         Raises:
             Unavailable: the store failed.
         """
         with using("atlas"):
-            return bool(self._shard.optimize())
+            self._shard.flush()
+            self._changed = set()
+            return self.path
+
+    @property
+    def held(self) -> bool:
+        """Whether what changes is remembered."""
+        return self._changed is not None
+
+    def let_go(self) -> None:
+        """Remember no more: the copy is not followed."""
+        self._changed = None
+
+    def follow(self, copy: "Atlas", *, most: int) -> int:
+        """Bring up to ``most`` of what changed since :meth:`hold_still` into the copy. How many are left.
+
+        Raises:
+            Unavailable: a store failed, or what changed was not remembered.
+        """
+        if self._changed is None:
+            raise Unavailable("the atlas began anew while a copy of it was optimised.")
+        with using("atlas"):
+            names: list[PointId] = [self._changed.pop() for _ in range(min(most, len(self._changed)))]
+            records = self._shard.retrieve(names, with_payload=True, with_vector=True) if names else []
+            gone = set(names) - {str(record.id) for record in records}
+            points = [qdrant.Point(one.id, one.vector or {}, one.payload or {}) for one in records]
+            if points:
+                copy._shard.update(qdrant.UpdateOperation.upsert_points(points))
+            if gone:
+                (copy.path / FORGOT).touch()
+                copy._forgot = True
+                copy._shard.update(qdrant.UpdateOperation.delete_points([*gone]))
+            return len(self._changed)
+
+    def give_way(self, copy: "Atlas") -> "Atlas":
+        """Bring the rest into the copy and put it in force; this shard is closed and of no use any more.
+
+        Raises:
+            Unavailable: a store failed; this shard stays in force.
+        """
+        while self.follow(copy, most=256):
+            pass
+        with using("atlas"):
+            copy._shard.flush()
+            generations.enforce(copy.path)
+        with suppress(Unavailable):  # its files are about to be removed
+            self.close()
+        return copy
 
     def keys(self, *, tenant: str | None = None) -> set[str]:
         """The keys of all points, or of one tenant's.
@@ -221,6 +306,10 @@ class Atlas:
         with using("atlas"):
             self._shard.flush()
             self._shard.close()
+
+    def _note(self, names: Iterable[str]) -> None:
+        if self._changed is not None:
+            self._changed.update(names)
 
     def _own(self, episode: Episode) -> Own:
         vector = episode.embedding if len(episode.embedding) == self.size else None
@@ -262,6 +351,25 @@ class Atlas:
         return list(self._shard.query_batch(qdrant.QueryBatchRequest(requests)))
 
 
+def optimise(path: Path) -> None:
+    """Build the graphs of a shard that nobody has open, and write it anew without what was deleted.
+
+    It stops every other thread of the process for as long as it takes: qdrant-edge holds Python's lock.
+
+    Raises:
+        BrokenStore: the files cannot be read.
+        Unavailable: it failed; the shard may not be used.
+    """
+    with opening("atlas"):
+        shard = qdrant.EdgeShard.load(str(path))
+    with using("atlas"):
+        (path / FORGOT).unlink(missing_ok=True)
+        shard.optimize()
+        shard.flush()
+        (path / OPTIMISED).write_text(str(shard.count(qdrant.CountRequest(exact=True))))
+        shard.close()
+
+
 def payload(episode: Episode, own: Own) -> dict[str, Any]:
     """What is kept beside the vectors."""
     return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}, OWN: packed(own.vector)}
@@ -289,6 +397,9 @@ def _config(size: int) -> qdrant.EdgeConfig:
         },
         hnsw_config=qdrant.HnswIndexConfig(
             m=0, payload_m=16, ef_construct=100, full_scan_threshold=10000, max_indexing_threads=1
+        ),
+        optimizers=qdrant.EdgeOptimizersConfig(
+            deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1
         ),
         id_tracker_memory=qdrant.Memory.Cached,
         wal_enabled=False,

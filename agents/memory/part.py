@@ -72,6 +72,18 @@ class Part(Generic[S]):
         """Begin with an empty store. One that was open is removed, one that would not open is set aside."""
         await self._on_thread(self._renew)
 
+    async def exchange(self, change: Callable[[S], S]) -> None:
+        """``change`` gives the store that is used from now on; what it raises leaves the store as it was.
+
+        Raises:
+            Unavailable: the store is closed or busy, or the change failed.
+        """
+
+        def changed(store: S) -> None:
+            self._store = change(store)
+
+        await self.run(changed)
+
     async def close(self) -> None:
         """Release the files once the call in hand is done."""
         await self._on_thread(self._close)

@@ -40,6 +40,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recall_timeout: seconds after which a turn goes on without recall.
         concurrency: turns in hand at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
+        optimise_after: episodes that come before Atlas is optimised; later a quarter of all, if that is more.
         lock_timeout: seconds to wait for a process that is just ending and still holds ``data_dir``.
         status_interval: seconds between two readings of the gauges.
         graph_buffer: bytes that the graph store may keep in memory.
@@ -77,6 +78,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     recall_timeout: float = 1.0
     concurrency: int = 16
     projection_batch: int = 16
+    optimise_after: int = 20_000
     lock_timeout: float = 3.0
     status_interval: float = 2.0
     graph_buffer: int = 128 * 1024**2

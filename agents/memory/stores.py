@@ -7,6 +7,8 @@ import anyio
 import anyio.to_thread
 import filelock
 
+from agents.memory import optimising
+from agents.memory.edge import EdgeAtlas
 from agents.memory.protocols import AtlasStore, Graph, Store
 from agents.memory.settings import MemorySettings
 from agents.memory.trace import Trace
@@ -57,6 +59,12 @@ class Stores:
                     for part in self.parts:
                         await part.close()
 
+    async def tend(self) -> None:
+        """Optimise an embedded Atlas whenever it helps, for ever; a server optimises itself."""
+        if isinstance(self.atlas, EdgeAtlas):
+            after, interval = self.settings.optimise_after, self.settings.status_interval
+            await optimising.keep(self.atlas.part, self.changing, after=after, interval=interval)
+
     async def renew(self, forget: Forget) -> None:
         """Empty both and have everything projected again. The caller holds ``changing``."""
         await forget()
@@ -69,8 +77,6 @@ def _atlas(settings: MemorySettings) -> AtlasStore:
         from agents.memory.qdrant import QdrantAtlas
 
         return QdrantAtlas.of(settings)
-    from agents.memory.edge import EdgeAtlas
-
     return EdgeAtlas(settings)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.memory import generations
 from agents.memory.atlas import CONFIG, Ask, Atlas
 from agents.memory.faults import BrokenStore
 from schemas.errors import SetupError
@@ -31,7 +32,7 @@ def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
     Atlas.open(tmp_path / "atlas", size=SIZE).close()
-    config = tmp_path / "atlas" / CONFIG
+    config = tmp_path / "atlas" / "1" / CONFIG
     made = json.loads(config.read_text())
     made["vectors"]["own"] = made["vectors"]["context"]
     config.write_text(json.dumps(made))
@@ -48,10 +49,11 @@ def _halved(path: Path) -> None:
 
 
 DAMAGE = [
-    (CONFIG, _garbage),
-    (CONFIG, _halved),
-    ("segments/*/segment.json", _halved),
-    ("segments/*/vector_storage*/**/*", _halved),  # the library panics over this one
+    (generations.CURRENT, _garbage),
+    (f"1/{CONFIG}", _garbage),
+    (f"1/{CONFIG}", _halved),
+    ("1/segments/*/segment.json", _halved),
+    ("1/segments/*/vector_storage*/**/*", _halved),  # the library panics over this one
 ]
 
 

@@ -1,6 +1,9 @@
 """Sessions and episodes over HTTP, with a real memory behind."""
 
+import contextlib
 import hashlib
+import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from runtime.history import bring
 from schemas.chat import Message
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 from schemas.services import EmbedReply, EmbedRequest, StatusReply
-from tests.agents.memory.memories import projected, serving
+from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, turn, unit
 from tests.runtime.facade.scripted import Script
 
@@ -103,16 +106,37 @@ async def test_episodes_are_searched_within_the_tenant(memory: MemoryAgent, http
     assert (await http.get("/v1/episodes", params={"query": " "}, headers=ANN)).status_code == 400
 
 
+def files_with(text: str, *directories: Path) -> list[Path]:
+    """Files that hold the text; what vanishes meanwhile does not."""
+    found = []
+    for folder, _, names in (entry for directory in directories for entry in os.walk(directory)):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if text.encode() in path.read_bytes():
+                    found.append(path)
+    return found
+
+
 async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
-    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    event = answered(turn(tenant="ann", session="s/1"), unit(5), text="Remember quetzal.", answer="I will.")
+    secret = secrets.token_hex(32)  # no compression can shorten it
+    event = answered(turn(tenant="ann", session="s/1"), unit(5), text=f"Remember quetzal {secret}.", answer="I will.")
     await bus.publish(event)
     await projected(bus, 5, 5)
+    record, atlas = tmp_path_factory.getbasetemp(), memory.settings.data_dir / "atlas"
+    assert files_with(secret, *record.glob("nats*"))
+    assert files_with(secret, atlas)
     gone = (await http.delete("/v1/sessions/s/1", headers=ANN)).json()
     assert (gone["deleted"], gone["episodes"]) == (True, 4)
 
     assert (await http.get("/v1/sessions/s/1", headers=ANN)).status_code == 404
+    assert files_with(secret, *record.glob("nats*")) == []
+
+    async def rewritten() -> bool:
+        return not files_with(secret, atlas)
+
+    await eventually(rewritten)
     found = await http.get("/v1/episodes", params={"query": "quetzal"}, headers=ANN)
     assert found.json()["data"] == []
     assert "axolotl" in (await http.get("/v1/sessions/s/1", headers=BOB)).text

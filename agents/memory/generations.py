@@ -1,0 +1,81 @@
+"""Which of the shards in Atlas's directory is in force: an optimised copy takes the place of the one it came from.
+
+    atlas/current     the name of the shard in force; replaced in one step
+    atlas/<number>/   a shard
+    atlas.next/       a copy that is being optimised
+
+A process that dies at any moment leaves the shard in force as it was; what else lies there is removed at the next
+start.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from agents.memory.faults import BrokenStore
+
+CURRENT = "current"
+
+
+def first(directory: Path) -> Path:
+    """Where the first shard belongs; nothing is in force yet."""
+    return directory / "1"
+
+
+def current(directory: Path) -> Path:
+    """The shard in force.
+
+    Raises:
+        BrokenStore: none is, or it is gone.
+    """
+    try:
+        shard = directory / (directory / CURRENT).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise BrokenStore(
+            f"the atlas in {directory} names no shard ({error}): an earlier version made it, or it is damaged."
+        ) from error
+    if shard.parent != directory or not shard.is_dir():
+        raise BrokenStore(f"the atlas in {directory} names a shard that is not there.")
+    return shard
+
+
+def enforce(shard: Path) -> None:
+    """Put the shard in force, on disk when it returns."""
+    name = shard.parent / f"{CURRENT}.new"
+    with name.open("w") as file:
+        file.write(shard.name)
+        file.flush()
+        os.fsync(file.fileno())
+    name.replace(shard.parent / CURRENT)
+    _sync(shard.parent)
+
+
+def aside(directory: Path) -> Path:
+    """Where a copy is made and optimised."""
+    return directory.with_name(f"{directory.name}.next")
+
+
+def adopted(directory: Path) -> Path:
+    """Move the copy beside the shard in force; it is not in force yet."""
+    place = directory / str(int(current(directory).name) + 1)
+    shutil.rmtree(place, ignore_errors=True)  # of an exchange that failed
+    aside(directory).rename(place)
+    _sync(directory)
+    return place
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a process left that died half-way."""
+    shutil.rmtree(aside(directory), ignore_errors=True)
+    keep = current(directory).name
+    for path in directory.iterdir():
+        if path.is_dir() and path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

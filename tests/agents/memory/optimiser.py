@@ -1,0 +1,53 @@
+"""A process that writes into the stores and optimises Atlas over and over, until it is killed: ``DIRECTORY``."""
+
+import sys
+from pathlib import Path
+
+import anyio
+
+from agents.memory.atlas import Atlas
+from agents.memory.edge import EdgeAtlas
+from agents.memory.optimising import optimised
+from agents.memory.part import Part
+from agents.memory.projection import apply
+from agents.memory.settings import MemorySettings
+from agents.memory.stores import Stores
+from tests.agents.memory.scenes import SIZE, episode, unit
+
+
+def shard(stores: Stores) -> Part[Atlas]:
+    """The embedded Atlas."""
+    assert isinstance(stores.atlas, EdgeAtlas)
+    return stores.atlas.part
+
+
+async def _write(stores: Stores, first: int) -> None:
+    number = first
+    while True:
+        async with stores.changing:
+            await apply(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
+        print(f"t{number}", flush=True)
+        number += 1
+
+
+async def _optimise(stores: Stores) -> None:
+    while True:
+        await optimised(shard(stores), stores.changing)
+        print("optimised", flush=True)
+
+
+async def _nothing() -> None:
+    """The stores begin empty."""
+
+
+async def main(directory: Path) -> None:
+    """Never returns."""
+    stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
+    async with stores.opened(_nothing), anyio.create_task_group() as tasks:
+        first = await shard(stores).run(lambda atlas: atlas.count())
+        tasks.start_soon(_write, stores, first)
+        tasks.start_soon(_optimise, stores)
+
+
+if __name__ == "__main__":
+    anyio.run(main, Path(sys.argv[1]))
