@@ -26,7 +26,7 @@ from bus.subjects import Subjects
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
-from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
+from schemas.errors import InvalidEvent, KikiError, Refused, StageFailed, Unavailable
 from schemas.events import Event, InferToken, TurnCancelled
 from schemas.jobs import Job, JobResult, Lane
 from schemas.stages import AdapterUse, RecalledEpisode
@@ -34,6 +34,9 @@ from schemas.stages import AdapterUse, RecalledEpisode
 R = TypeVar("R", bound=msgspec.Struct)
 
 MSG_ID = "Nats-Msg-Id"
+STREAM_FULL = 10077
+"""The broker's code for a stream that takes no more messages."""
+
 _log = structlog.get_logger("bus")
 
 
@@ -66,6 +69,7 @@ class Bus:
 
         Raises:
             Unavailable: no PubAck came: the broker is away or its storage is full.
+            Refused: the stream is a queue with an end, and it is full.
             StageFailed: the event is larger than the broker takes.
         """
         data = encode(event)
@@ -79,7 +83,11 @@ class Bus:
         headers[MSG_ID] = msg_id or _msg_id(event)
         try:
             ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
-        except (TimeoutError, nats.errors.Error, APIError, OSError) as error:
+        except APIError as error:
+            if error.err_code == STREAM_FULL:
+                raise Refused(f"the queue of {event.subject} is full: try again later.") from error
+            raise Unavailable(f"{event.subject} was not stored: {error}.") from error
+        except (TimeoutError, nats.errors.Error, OSError) as error:
             raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
         return not ack.duplicate
 

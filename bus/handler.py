@@ -70,6 +70,7 @@ class Handler(Generic[E]):
         handle: returns the event to publish, or None when there is nothing to publish.
         filters: subjects; the event's own stage subject when empty.
         concurrency: messages in hand at once.
+        in_order: whether the next message waits until this one is settled, tries included; for a concurrency of 1.
         ack_wait: seconds after which a silent handler's message is delivered again.
         max_deliver: tries before the dead letter.
         until_deadline: whether the turn's deadline and cancellation end the work (not so for the record).
@@ -82,6 +83,7 @@ class Handler(Generic[E]):
     stream: str = topology.TURNS
     filters: tuple[str, ...] = ()
     concurrency: int = 8
+    in_order: bool = False
     ack_wait: float = 4.0
     max_deliver: int = 5
     retry_delay: float = 0.25
@@ -121,7 +123,10 @@ class Consumer(Generic[E]):
         handler = self.handler
         filters = list(handler.filters) or [self.bus.subjects.stage(handler.event.subject)]
         wanted = topology.consumer(
-            handler.stage, filters, ack_wait=handler.ack_wait, max_ack_pending=max(64, 4 * handler.concurrency)
+            handler.stage,
+            filters,
+            ack_wait=handler.ack_wait,
+            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
         )
         await topology.reconcile_consumer(self.bus.js, handler.stream, wanted)
 

@@ -59,6 +59,21 @@ class Subjects:
         return [self.stage("adapter.*")]
 
     @property
+    def dreams(self) -> list[str]:
+        """Subjects of the DREAMS queue."""
+        return [self.stage("dream.requested")]
+
+    @property
+    def dream_log(self) -> list[str]:
+        """Subjects of the DREAMLOG stream."""
+        return [self.stage("dream.done"), self.stage("dream.aborted"), self.stage("dream.swapped")]
+
+    @property
+    def latents(self) -> list[str]:
+        """Subjects of the LATENTS ring."""
+        return [self.stage("dream.snapshot")]
+
+    @property
     def jobs(self) -> list[str]:
         """Subjects of the JOBS stream."""
         return [self.stage("job.*")]

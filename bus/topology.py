@@ -16,11 +16,15 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from bus.subjects import Subjects
+from schemas.dream import QUEUE, RING
 from schemas.errors import SetupError
 
 TURNS = "TURNS"
 EPISODES = "EPISODES"
 ADAPTERS = "ADAPTERS"
+DREAMS = "DREAMS"
+DREAMLOG = "DREAMLOG"
+LATENTS = "LATENTS"
 JOBS = "JOBS"
 DEAD = "DEAD"
 SERVICES = "SERVICES"
@@ -36,7 +40,7 @@ DUPLICATE_WINDOW = 600.0
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """The streams of design section 2, the lives of adapters, and the log of what other services consumed."""
+    """The streams of design section 2, the lives of adapters, dreams, and the log of what other services consumed."""
     return (
         StreamConfig(
             name=TURNS,
@@ -74,6 +78,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             num_replicas=replicas,
             allow_direct=True,
         ),
+        *_dreams(subjects, replicas),
         StreamConfig(
             name=JOBS,
             description="Calls to the model; a work queue",
@@ -113,6 +118,42 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
     )
 
 
+def _dreams(subjects: Subjects, replicas: int) -> tuple[StreamConfig, ...]:
+    """The queue of dream episodes, their log, and the ring of latent snapshots, which the broker keeps to its size."""
+    common = {"storage": StorageType.FILE, "duplicate_window": DUPLICATE_WINDOW, "num_replicas": replicas}
+    return (
+        StreamConfig(
+            name=DREAMS,
+            description="Dream episodes that wait; a work queue that refuses when it is full",
+            subjects=subjects.dreams,
+            retention=RetentionPolicy.WORK_QUEUE,
+            discard=DiscardPolicy.NEW,
+            max_msgs=QUEUE,
+            **common,
+        ),
+        StreamConfig(
+            name=DREAMLOG,
+            description="One entry for each dream episode that was executed, and swaps",
+            subjects=subjects.dream_log,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_bytes=JOB_MAX_BYTES,
+            allow_direct=True,
+            **common,
+        ),
+        StreamConfig(
+            name=LATENTS,
+            description="The latest latent snapshots",
+            subjects=subjects.latents,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_msgs=RING,
+            allow_direct=True,
+            **common,
+        ),
+    )
+
+
 _STREAM_FIELDS = (
     "subjects",
     "storage",
@@ -120,6 +161,7 @@ _STREAM_FIELDS = (
     "discard",
     "max_age",
     "max_bytes",
+    "max_msgs",
     "duplicate_window",
     "num_replicas",
 )
@@ -178,7 +220,7 @@ def _comparable(config: Any, field: str) -> Any:
         return sorted(value or ([single] if single else []))
     if field == "subjects":
         return sorted(value or [])
-    if field == "max_bytes":
+    if field in ("max_bytes", "max_msgs"):
         return -1 if value in (None, 0) else value
     if field == "max_age":
         return float(value or 0)

@@ -15,7 +15,7 @@ from schemas.errors import SetupError
 AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
 """The six agents of a turn, in its order; memory is the seventh stage too, when it writes the episode."""
 
-BESIDE = ("services",)
+BESIDE = ("services", "dream")
 """Agents beside the turn: it is answered without them."""
 
 FACADE = "facade"
@@ -118,6 +118,13 @@ def _services(settings: Settings) -> Agent:
     return ServicesAgent(_settings(ServicesSettings, "services", settings, {}))
 
 
+def _dream(settings: Settings) -> Agent:
+    from agents.dream.agent import DreamAgent
+    from agents.dream.settings import DreamSettings
+
+    return DreamAgent(_settings(DreamSettings, "dream", settings, {}))
+
+
 _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
     "router": _router,
     "memory": _memory,
@@ -126,6 +133,7 @@ _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
     "negotiator": _negotiator,
     "antibias": _antibias,
     "services": _services,
+    "dream": _dream,
 }
 
 

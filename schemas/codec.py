@@ -1,8 +1,10 @@
 """JSON bytes to structs and back, with errors that name the field."""
 
+import json
+import math
 import re
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +41,8 @@ def decode(kind: type[S], data: bytes) -> S:
     except msgspec.ValidationError as error:
         return _older(kind, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if (path := _not_a_number(data)) is not None:
+            raise InvalidEvent(f"{kind.__name__}: {path} is not a number that JSON has.", param=path) from error
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
     envelope = getattr(decoded, "envelope", None)
     if isinstance(envelope, Envelope) and envelope.schema_version < SCHEMA_VERSION:
@@ -57,6 +61,24 @@ def _older(kind: type[S], data: bytes, error: msgspec.ValidationError | None) ->
     raise InvalidEvent(
         f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.", param=field_of(str(error))
     ) from error
+
+
+def _not_a_number(data: bytes) -> str | None:
+    """The path of the first NaN or infinity, which some writers put into what is JSON otherwise."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    waiting: list[tuple[str, Any]] = [("", value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return path
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{name}" if path else name, part) for name, part in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(f"{path}[{index}]", part) for index, part in reversed([*enumerate(value)])]
+    return None
 
 
 def field_of(text: str) -> str | None:

@@ -6,6 +6,22 @@ from typing import Any
 import msgspec
 
 from schemas.adapters import ADAPTER_EVENTS
+from schemas.consolidation import (
+    DiscardReply,
+    DiscardRequest,
+    ExchangeReply,
+    ExchangeRequest,
+    ExportReply,
+    ExportRequest,
+    ProtectReply,
+    ProtectRequest,
+    StageReply,
+    StageRequest,
+    SwapReply,
+    SwapRequest,
+    TrainReply,
+    TrainRequest,
+)
 from schemas.consumers import (
     EpisodesConsumed,
     FetchReply,
@@ -19,6 +35,19 @@ from schemas.consumers import (
     TrimReply,
     TrimRequest,
     UnregisterRequest,
+)
+from schemas.dream import (
+    DREAM_LOG,
+    BetaReply,
+    BetaRequest,
+    DreamAccepted,
+    DreamRequest,
+    DreamRequested,
+    DreamStatus,
+    DreamStatusRequest,
+    Snapshot,
+    SnapshotReply,
+    SnapshotRequest,
 )
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
@@ -91,6 +120,17 @@ SERVICES = (
     Service("memory.rebuild", RebuildRequest, RebuildReply),
     Service("adapters.ls", AdapterListRequest, AdapterListReply),
     *(Service(f"adapters.{verb}", AdapterRequest, AdapterInfo) for verb in ("check", "load", "unload", "activate")),
+    Service("adapters.export", ExportRequest, ExportReply),
+    Service("adapters.train", TrainRequest, TrainReply),
+    Service("adapters.protect", ProtectRequest, ProtectReply),
+    Service("adapters.stage", StageRequest, StageReply),
+    Service("adapters.exchange", ExchangeRequest, ExchangeReply),
+    Service("adapters.discard", DiscardRequest, DiscardReply),
+    Service("dream.fetch", BetaRequest, BetaReply),
+    Service("dream.request", DreamRequest, DreamAccepted),
+    Service("dream.status", DreamStatusRequest, DreamStatus),
+    Service("dream.snapshot", SnapshotRequest, SnapshotReply),
+    Service("dream.swap", SwapRequest, SwapReply),
     Service("memory.verify", VerifyRequest, VerifyReply),
     Service("memory.session", SessionRequest, SessionReply),
     Service("memory.forget", ForgetRequest, ForgetReply),
@@ -125,6 +165,9 @@ def channels(prefix: str) -> tuple[Channel, ...]:
         EpisodeRecorded,
         EpisodeForgotten,
         *ADAPTER_EVENTS,
+        DreamRequested,
+        *DREAM_LOG,
+        Snapshot,
     )
     stages = [Channel(kind.__name__, f"{prefix}.{kind.subject}.{{turn_id}}", kind) for kind in kinds]
     return (

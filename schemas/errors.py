@@ -32,6 +32,8 @@ CODES: dict[str, int] = {
     "context_length_exceeded": 400,
     "unprocessable": 422,
     "matches_nothing": 422,
+    "invariant_broken": 409,
+    "budget_exceeded": 422,
     "cancelled": 499,
     "internal_error": 500,
     "inference_failed": 500,

@@ -44,11 +44,12 @@ class Job(Event, frozen=True, kw_only=True):
 
 class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answer to a job: candidates, or for each ballot (one when the job has none) the total natural-log
-    probability of each choice; or why it failed."""
+    probability of each choice; or why it failed. ``adapters`` are those that really took part, with their digests."""
 
     job_id: str
     candidates: tuple[Candidate, ...] = ()
     scores: tuple[dict[str, float], ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
     prompt_tokens: int = 0
     compute: float = 0.0
     code: str | None = None

@@ -6,11 +6,12 @@ are bit for bit what they were. A set of adapters that is to share a batch with 
 stacks of :mod:`agents.inference.mixing`. All methods belong to the thread that owns the model.
 """
 
+import contextlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,27 @@ class AdapterBank:
         self.last_swap_ms = 0.0
 
     @property
+    def model(self) -> Any:
+        """The model, with what is in place now."""
+        return self._model
+
+    @property
+    def modules(self) -> Mapping[str, Any]:
+        """The base's own modules by path."""
+        return self._base
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the adapters lie."""
+        return self._folder
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the base's weights, packed ones counted one by one."""
+        held = [module for module in self._base.values() if isinstance(module.get("weight"), mx.array)]
+        return sum(int(module.weight.size) * (32 // module.bits if "scales" in module else 1) for module in held)
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of the adapters kept."""
         return sum(resident.adapter.nbytes for resident in self._resident.values())
@@ -145,8 +167,7 @@ class AdapterBank:
         if self._folder is None or not self.registered(name):
             raise failed(name, "it is not registered")
         folder = self._folder / name
-        status = self._weights(name).stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = self._stamp(name)
         kept = self._resident.get(name)
         if kept is not None and kept.stamp == stamp:
             self._resident.move_to_end(name)
@@ -159,6 +180,37 @@ class AdapterBank:
         while self.resident_bytes > self.budget:
             self._resident.popitem(last=False)
         return adapter
+
+    def renew(self, name: str, adapter: Adapter) -> None:
+        """Take ``adapter`` for what the file of ``name`` holds now. Rows keep the pairs that they began with."""
+        self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
+        self._resident.move_to_end(name)
+
+    def ready(self, name: str, *, taken: Collection[int]) -> None:
+        """Prove an adapter and give it a seat if one is free, so that its next request pays for neither.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        if len(self._seats) < self._max_seats or any(seat.slot not in taken for seat in self._seats.values()):
+            self.seat((AdapterUse(name=name),), taken=taken)
+
+    def place(self, pairs: dict[str, Pair]) -> None:
+        """Put these pairs into the model for all rows; within :meth:`borrowed`."""
+        self._place(pairs)
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Whatever is placed within is gone at the end, and what was mounted before is back."""
+        before, active, mixed = self._mounted, self.active, self._mixed
+        try:
+            yield
+        finally:
+            if mixed:
+                self._stand_side_by_side(self._stacked)
+            else:
+                self._place(before)
+                self.active = active
 
     def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """Put exactly these adapters into the model, for all rows; none restores the base.
@@ -230,6 +282,10 @@ class AdapterBank:
             raise failed(name, "its files are gone")
         return found
 
+    def _stamp(self, name: str) -> tuple[int, int]:
+        status = self._weights(name).stat()
+        return status.st_mtime_ns, status.st_size
+
     @property
     def _sorters_known(self) -> bool:
         switches = {
@@ -275,13 +331,8 @@ class AdapterBank:
         """Prove a set that is new, and put back what was mounted."""
         if {adapter.sha256 for adapter in adapters} <= self._proven:
             return
-        before, active, mixed = self._mounted, self.active, self._mixed
-        self._activate(uses, pairs, adapters)
-        if mixed:
-            self._stand_side_by_side(self._stacked)
-        else:
-            self._place(before)
-            self.active = active
+        with self.borrowed():
+            self._activate(uses, pairs, adapters)
 
     def _stand_side_by_side(self, seats: tuple[Seat, ...]) -> None:
         if seats != self._stacked:

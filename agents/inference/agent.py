@@ -95,6 +95,7 @@ class InferenceAgent:
         return (
             Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=listed),
             *(verb(name) for name in verbs),
+            *self._engine.consolidation(self._bus),
         )
 
     def status(self) -> StatusReply:
@@ -172,6 +173,7 @@ class InferenceAgent:
             job_id=job.job_id,
             candidates=outcome.candidates,
             scores=tuple(dict(zip(job.choices, row, strict=True)) for row in outcome.scores),
+            adapters=outcome.adapters,
             prompt_tokens=outcome.prompt_tokens,
             compute=outcome.compute,
         )

@@ -98,6 +98,15 @@ class Decoder:
         """
         return administration.perform(self.bank, verb, name, taken=taken(self.batch.active), sha256=sha256)
 
+    @property
+    def taken(self) -> set[int]:
+        """Seats of running rows."""
+        return taken(self.batch.active)
+
+    def using(self, name: str) -> bool:
+        """Whether running rows use an adapter."""
+        return any(use.name == name for work in self.batch.active for use in work.adapters)
+
     def tell_all(self, news: News) -> None:
         """Tell everybody who waits or runs."""
         for work in [*self.batch.active, *self.admission.scheduler.items()]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from agents.inference.requests import OnPiece, Outcome, Request
+from bus.agent import Endpoint
+from bus.connection import Bus
 from schemas.services import AdapterInfo, AdapterListReply
 from schemas.stages import AdapterUse
 
@@ -63,3 +65,6 @@ class Engine(Protocol):
         Raises:
             StageFailed: code ``adapter_failed``.
         """
+
+    def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
+        """Its answers to ``adapters.{export,train,protect,stage,exchange,discard}``; none when it has no weights."""

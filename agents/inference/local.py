@@ -1,20 +1,27 @@
 """The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
 import anyio
 
 from agents.inference import administration
+from agents.inference.consolidation import Consolidation
 from agents.inference.decoder import Decoder
+from agents.inference.exchange import sweep
 from agents.inference.processors import Grammars
 from agents.inference.prompt import Prompt, PromptEncoder, common_start
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.thread import ModelThread
+from agents.inference.training import Learnable, learnable
 from agents.inference.work import Work
-from schemas.chat import Sampling
+from bus.agent import Endpoint
+from bus.connection import Bus
+from schemas.chat import Message, Sampling
+from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.services import AdapterInfo, AdapterListReply
 from schemas.stages import AdapterUse
@@ -34,6 +41,8 @@ class MlxEngine:
         Raises:
             SetupError: the model or the adapters folder cannot be used.
         """
+        if self.settings.adapters is not None and self.settings.adapters.is_dir():
+            await anyio.to_thread.run_sync(lambda folder: sweep(folder, now=time.time()), self.settings.adapters)
         try:
             await self.thread.start()
         except SetupError:
@@ -122,6 +131,25 @@ class MlxEngine:
             StageFailed: code ``adapter_failed``.
         """
         return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name, sha256))
+
+    def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
+        """All of it."""
+        return Consolidation(self.thread, self.learnable, bus).endpoints()
+
+    async def learnable(self, examples: Sequence[Example]) -> list[Learnable]:
+        """Examples in tokens, as the model meets them in a chat.
+
+        Raises:
+            InvalidInput: a question is longer than the context.
+        """
+
+        def encoded() -> list[Learnable]:
+            asked = [self.encoder.encode((Message(role="user", content=one.context),)).tokens for one in examples]
+            told = [(*self.encoder.plain(one.outcome), self.encoder.end) for one in examples]
+            most = self.settings.train_tokens
+            return [learnable(prompt, answer, most=most) for prompt, answer in zip(asked, told, strict=True)]
+
+        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
 
     async def _work(self, request: Request, *, live: bool) -> Work:
         """The request in tokens, encoded in a thread of its own: a long prompt must not hold up the loop."""

@@ -6,6 +6,7 @@ into ``b``, so that a pair by itself is the whole change.
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -73,15 +74,35 @@ def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) 
         pairs = peft.pairs(name, config, tensors, modules)
     else:
         pairs = _paired(name, tensors, _scale(name, config))
-    for module, pair in pairs.items():
-        if (why := _misfit(modules.get(module), pair)) is not None:
-            raise failed(name, f"{module} {why}")
-    made = {
-        module: Pair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
-        for module, pair in pairs.items()
-    }
-    _refuse_unhealthy(name, made)
-    return Adapter(name=name, sha256=digest, pairs=made)
+    return Adapter(name=name, sha256=digest, pairs=_verified(name, pairs, modules, dtype))
+
+
+def parsed(
+    name: str, data: bytes, modules: Mapping[str, Any], *, scale: float, dtype: Any | None = None
+) -> dict[str, Pair]:
+    """The pairs in the bytes of a safetensors file of mlx-lm's layout, verified like those of :func:`read`.
+
+    Raises:
+        StageFailed: code ``adapter_failed``.
+    """
+    try:
+        tensors: Any = mx.load(io.BytesIO(data), format="safetensors")
+    except (ValueError, RuntimeError) as error:
+        raise failed(name, f"it cannot be read ({error})") from error
+    return _verified(name, _paired(name, tensors, scale), modules, dtype)
+
+
+def scale_of(folder: Path) -> float:
+    """What the adapter of a folder in mlx-lm's layout multiplies its change by.
+
+    Raises:
+        StageFailed: code ``adapter_failed``.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise failed(folder.name, f"{CONFIG} cannot be read ({error})") from error
+    return _scale(folder.name, config if isinstance(config, dict) else {})
 
 
 def combine(weighted: Sequence[tuple[Adapter, float]]) -> dict[str, Pair]:
@@ -146,6 +167,18 @@ def _misfit(module: Any, pair: Pair) -> str | None:
     else:
         return "is not a module of this model that LoRA can change"
     return None if (a, b) == wanted and rank > 0 else f"has shapes {a} and {b}, which do not fit the model"
+
+
+def _verified(name: str, pairs: Mapping[str, Pair], modules: Mapping[str, Any], dtype: Any | None) -> dict[str, Pair]:
+    for module, pair in pairs.items():
+        if (why := _misfit(modules.get(module), pair)) is not None:
+            raise failed(name, f"{module} {why}")
+    made = {
+        module: Pair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
+        for module, pair in pairs.items()
+    }
+    _refuse_unhealthy(name, made)
+    return made
 
 
 def _refuse_unhealthy(name: str, pairs: Mapping[str, Pair]) -> None:

@@ -62,6 +62,11 @@ class PromptEncoder:
         spelt |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(spelt, key=len, reverse=True))) or r"(?!)")
 
+    @property
+    def end(self) -> int:
+        """The token that ends an answer."""
+        return int(self._tokenizer.eos_token_id)
+
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Tokens of the conversation and of the opening of the assistant's answer.
 

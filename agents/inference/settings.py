@@ -34,6 +34,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
             loaded adapters before these are drained for it; ours.
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the requests in hand, so that one that kills the worker is found; of this worker only.
+        train_tokens: tokens of one example of a training at most; its step holds up the other requests.
         max_concurrent: turns in hand at once.
         job_concurrency: jobs of one lane in hand at once.
     """
@@ -56,6 +57,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     patience: tuple[float, float, float] = (0.5, 1.0, 5.0)
     stall_seconds: float = 120.0
     journal: Path | None = None
+    train_tokens: int = 512
     max_concurrent: int = 32
     job_concurrency: int = 8
 

@@ -10,6 +10,7 @@ from runtime.cli import (
     contract,
     dead,
     doctor,
+    dream,
     memory,
     models,
     replaying,
@@ -31,11 +32,13 @@ for module in (serving, talk, replaying, contract, doctor):
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(services.app, name="services")
+app.add_typer(dream.app, name="dream")
 app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
 contests.hang(bench.app)
 cognition.hang(bench.app)
+dream.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

@@ -1,0 +1,201 @@
+"""Dreams on the bus: episodes are queued, executed one after the other, and their adapters swapped in."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats.errors
+import structlog
+from nats.js.errors import APIError
+
+from agents.dream import beta, journal, profiles, ring
+from agents.dream.execution import Execution
+from agents.dream.retained import load
+from agents.dream.settings import DreamSettings
+from agents.dream.swap import Swaps
+from bus import metrics
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Delivery, Handler
+from bus.topology import DREAMS
+from schemas.consolidation import SwapReply, SwapRequest
+from schemas.consumers import FetchReply, FetchRequest
+from schemas.dream import (
+    BetaReply,
+    BetaRequest,
+    DreamAborted,
+    DreamAccepted,
+    DreamDone,
+    DreamRequest,
+    DreamRequested,
+    DreamStatus,
+    DreamStatusRequest,
+    Snapshot,
+    SnapshotReply,
+    SnapshotRequest,
+)
+from schemas.envelope import Envelope
+from schemas.errors import KikiError, Unavailable
+from schemas.services import EmbedReply, EmbedRequest, StatusReply
+
+EMBED_BATCH = 64
+EMBED_TIMEOUT = 120.0
+_log = structlog.get_logger("dream")
+
+
+class DreamAgent:
+    """Runs dream episodes for dream-of-kiki and puts their adapters before people."""
+
+    name = "dream"
+
+    def __init__(self, settings: DreamSettings) -> None:
+        self.settings = settings
+        self._bus: Bus | None = None
+        self._swaps: Swaps
+        self._counts = {"done_total": 0.0, "aborted_total": 0.0, "swapped_total": 0.0, "last_pause_ms": 0.0}
+
+    @asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Read the retained set.
+
+        Raises:
+            SetupError: it cannot be used.
+        """
+        self._swaps = Swaps(bus, self.settings, load(self.settings.retained))
+        self._bus = bus
+        try:
+            yield
+        finally:
+            self._bus = None
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """The queue: one at a time, in order."""
+        return (
+            Handler(
+                stage="dream",
+                event=DreamRequested,
+                handle=self._dream,
+                stream=DREAMS,
+                concurrency=1,
+                in_order=True,
+                ack_wait=30.0,
+                until_deadline=False,
+                give_up=self._give_up,
+            ),
+        )
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """What dream-of-kiki asks."""
+        return (
+            Endpoint(verb="dream.fetch", request=BetaRequest, handle=self._fetch),
+            Endpoint(verb="dream.request", request=DreamRequest, handle=self._request),
+            Endpoint(verb="dream.status", request=DreamStatusRequest, handle=self._status),
+            Endpoint(verb="dream.snapshot", request=SnapshotRequest, handle=self._snapshot),
+            Endpoint(verb="dream.swap", request=SwapRequest, handle=self._swap),
+        )
+
+    def status(self) -> StatusReply:
+        """Episodes done and aborted, swaps, and the last pause."""
+        return StatusReply(agent=self.name, ready=self._bus is not None, gauges=dict(self._counts))
+
+    async def _fetch(self, request: BetaRequest) -> BetaReply:
+        bus = self._connected()
+        asked = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
+        reply = await bus.request("services.fetch", asked, FetchReply, timeout=request.wait + 10.0)
+        found = [(one.id, one.episode) for one in reply.records if one.episode is not None]
+        answers = await self._embedded([episode.answer for _, episode in found]) if request.pairs else ()
+        vectors = answers or [()] * len(found)
+        records = [beta.record(n, episode, answer=y) for (n, episode), y in zip(found, vectors, strict=True)]
+        return BetaReply(records=tuple(records))
+
+    async def _request(self, request: DreamRequest) -> DreamAccepted:
+        bus, episode = self._connected(), request.episode
+        profiles.check(request.profile, episode)
+        if await journal.entry(bus, episode.episode_id) is None:
+            now = time.time()
+            envelope = Envelope(
+                event_id=f"{episode.episode_id}:dream.requested",
+                turn_id=episode.episode_id,
+                session_id=episode.input_slice.adapter,
+                tenant=request.tenant,
+                created_at=now,
+                deadline=now + episode.budget.wall_time_s,
+            )
+            await bus.publish(DreamRequested(envelope=envelope, profile=request.profile, episode=episode))
+        return DreamAccepted(episode_id=episode.episode_id, waiting=await self._waiting())
+
+    async def _status(self, request: DreamStatusRequest) -> DreamStatus:
+        return await journal.status(self._connected(), request.episode_id)
+
+    async def _snapshot(self, request: SnapshotRequest) -> SnapshotReply:
+        bus, now = self._connected(), time.time()
+        envelope = Envelope(
+            event_id=f"{request.snapshot_id}:dream.snapshot",
+            turn_id=request.snapshot_id,
+            session_id="latents",
+            tenant="dream",
+            created_at=now,
+            deadline=now,
+        )
+        await bus.publish(Snapshot(envelope=envelope, species=request.species))
+        return SnapshotReply(kept=await ring.kept(bus))
+
+    async def _swap(self, request: SwapRequest) -> SwapReply:
+        reply = await self._swaps.swap(request)
+        self._counts["swapped_total"] += 1
+        self._counts["last_pause_ms"] = reply.pause_ms
+        return reply
+
+    async def _dream(self, event: DreamRequested, delivery: Delivery) -> None:
+        """Execute it unless the log has it. A part that is away is waited for; anything else is an entry in the log."""
+        bus = delivery.bus
+        if await journal.entry(bus, event.episode.episode_id) is not None:
+            return
+        run = Execution(bus, self.settings, event)
+        try:
+            profiles.check(event.profile, event.episode)
+            report = await run.run()
+        except KikiError as error:
+            if error.retryable:
+                raise
+            await self._abort(bus, event, error, run)
+            return
+        await journal.write(bus, DreamDone(envelope=event.envelope.next("dream"), report=report))
+        self._counts["done_total"] += 1
+        _log.info("dream done", episode_id=report.episode_id, executed=report.executed)
+
+    async def _give_up(self, event: DreamRequested, error: KikiError) -> None:
+        bus = self._connected()
+        await self._abort(bus, event, error, Execution(bus, self.settings, event))
+
+    async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, run: Execution) -> None:
+        aborted = DreamAborted(
+            envelope=event.envelope.next("dream"),
+            report=run.report,
+            code=error.code,
+            message=error.message,
+            param=error.param,
+        )
+        await journal.write(bus, aborted)
+        self._counts["aborted_total"] += 1
+        metrics.HANDLED.labels("dream", error.code).inc()
+        _log.warning("dream aborted", episode_id=run.report.episode_id, code=error.code, why=error.message)
+
+    async def _embedded(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        found: list[tuple[float, ...]] = []
+        for start in range(0, len(texts), EMBED_BATCH):
+            some = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
+            found += (await self._connected().request("embed", some, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
+        return found
+
+    async def _waiting(self) -> int:
+        try:
+            return int((await self._connected().js.stream_info(DREAMS)).state.messages)
+        except (TimeoutError, nats.errors.Error, APIError) as error:
+            raise Unavailable(f"the queue cannot be read: {error or type(error).__name__}.") from error
+
+    def _connected(self) -> Bus:
+        if self._bus is None:
+            raise Unavailable("the dream agent is not open.")
+        return self._bus

@@ -1,0 +1,56 @@
+"""What a dream episode has cost so far, and the error when that is more than it may."""
+
+import time
+from dataclasses import dataclass, field
+
+from schemas.dream import Budget
+from schemas.errors import StageFailed
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """Counts from its making. ``watts`` is what the machine is taken to draw while it works: energy is estimated."""
+
+    budget: Budget
+    watts: float
+    flops: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> Budget:
+        """Operations, seconds and joules up to now."""
+        seconds = time.monotonic() - self._started
+        return Budget(flops=self.flops, wall_time_s=seconds, energy_j=seconds * self.watts)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the time or the energy is used up, at least 0."""
+        allowed = min(self.budget.wall_time_s, self.budget.energy_j / self.watts)
+        return max(0.0, allowed - (time.monotonic() - self._started))
+
+    @property
+    def flops_left(self) -> float:
+        """Operations that may still be spent, at least 0."""
+        return max(0.0, self.budget.flops - self.flops)
+
+    def charge(self, flops: float) -> None:
+        """Count operations that were done.
+
+        Raises:
+            StageFailed: code ``budget_exceeded``; ``param`` names what is used up.
+        """
+        self.flops += flops
+        spent = self.spent
+        for name in ("flops", "wall_time_s", "energy_j"):
+            cost, limit = getattr(spent, name), getattr(self.budget, name)
+            if cost > limit:
+                raise exceeded(name, f"{cost:.4g} of {limit:.4g}")
+
+
+def exceeded(name: str, how: str) -> StageFailed:
+    """The error of an episode that is over its budget."""
+    return StageFailed(
+        f"the dream episode went over its budget: {name} {how}; its result is discarded.",
+        code="budget_exceeded",
+        param=f"episode.budget.{name}",
+    )

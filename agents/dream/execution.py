@@ -1,0 +1,182 @@
+"""One dream episode from its slice to its outputs. What it makes is a proposal in the object store, not yet in use."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from agents.dream import factors, merging, projection
+from agents.dream.budget import Meter, exceeded
+from agents.dream.factors import Factors, Weights
+from agents.dream.invariants import finite, hierarchy
+from agents.dream.latents import samples
+from agents.dream.projection import Protected
+from agents.dream.ring import latest
+from agents.dream.settings import DreamSettings
+from agents.dream.weights import Exported, directions, exported
+from bus import objects
+from bus.connection import Bus
+from schemas.consolidation import Example, TrainReply, TrainRequest
+from schemas.dream import DreamReport, DreamRequested, LatentSample, Operation, TopologyChange, WeightDelta
+from schemas.errors import KikiError, StageFailed
+
+T = TypeVar("T")
+
+
+class Execution:
+    """A dream episode while it is executed. ``report`` tells at any time how far it came."""
+
+    def __init__(self, bus: Bus, settings: DreamSettings, event: DreamRequested) -> None:
+        self._bus, self._settings, self._profile = bus, settings, event.profile
+        self._episode, self._slice = event.episode, event.episode.input_slice
+        self._meter = Meter(budget=self._episode.budget, watts=settings.watts)
+        self._executed: list[Operation] = []
+        self._losses: tuple[float | None, float | None] = (None, None)
+        self._removed: tuple[str, ...] = ()
+        self._samples: tuple[LatentSample, ...] = ()
+        self._base: Exported
+        self._weights: Weights
+
+    @property
+    def report(self) -> DreamReport:
+        """What was begun and spent; the outputs come with :meth:`run`."""
+        return DreamReport(
+            episode_id=self._episode.episode_id,
+            profile=self._profile,
+            trigger=self._episode.trigger,
+            adapter=self._slice.adapter,
+            executed=tuple(self._executed),
+            record_ids=tuple(record.id for record in self._slice.beta_records),
+            spent=self._meter.spent,
+        )
+
+    async def run(self) -> DreamReport:
+        """Every operation in order, within the budget.
+
+        Raises:
+            StageFailed: code ``budget_exceeded`` or ``invariant_broken``; what was made is discarded.
+            KikiError: a part that it needs is away, or refuses.
+        """
+        self._meter.charge(0.0)
+        with anyio.move_on_after(self._meter.seconds_left) as scope:
+            await self._run()
+        if scope.cancelled_caught:
+            self._meter.charge(0.0)
+            raise exceeded("wall_time_s", "has run out")
+        self._meter.charge(0.0)
+        return await self._with_outputs()
+
+    async def _run(self) -> None:
+        self._base = await exported(self._bus, self._slice.adapter, timeout=self._settings.worker_timeout)
+        self._weights = self._base.weights
+        steps: dict[Operation, Callable[[], Any]] = {
+            "replay": self._replay,
+            "downscale": self._downscale,
+            "restructure": self._restructure,
+            "recombine": self._recombine,
+        }
+        for operation in self._episode.operation_set:
+            self._executed.append(operation)
+            await steps[operation]()
+        finite(self._weights)
+
+    async def _replay(self) -> None:
+        meter, settings, given = self._meter, self._settings, self._slice
+        weights = await objects.put(self._bus, factors.dump(self._weights, scale=self._base.scale))
+        request = TrainRequest(
+            name=given.adapter,
+            weights=weights,
+            examples=tuple(Example(context=one.context, outcome=one.outcome) for one in given.beta_records),
+            passes=settings.passes,
+            learning_rate=settings.learning_rate,
+            flops=meter.flops_left,
+            seconds=meter.seconds_left,
+        )
+        try:
+            reply = await self._bus.request("adapters.train", request, TrainReply, timeout=meter.seconds_left + 5.0)
+        except KikiError as error:
+            raise _own(error) from error
+        meter.charge(reply.flops)
+        self._losses = reply.loss_before, reply.loss_after
+        data = await objects.get(self._bus, reply.weights)
+        self._weights = factors.load(given.adapter, data, scale=self._base.scale)
+
+    async def _downscale(self) -> None:
+        self._meter.charge(float(factors.size(self._weights)))
+        self._weights = factors.downscaled(self._weights, self._settings.shrink)
+
+    async def _restructure(self) -> None:
+        settings = self._settings
+        base = await directions(
+            self._bus, self._slice.adapter, settings.directions, timeout=self._meter.seconds_left + 5.0
+        )
+        others = [other.weights for other in await self._others()]
+        protected = await self._compute(partial(_protected, self._weights, base, others))
+        self._meter.charge(projection.flops(self._weights, protected))
+        before = self._weights
+        self._weights, self._removed = await self._compute(partial(projection.restructured, before, protected))
+        hierarchy(tuple(self._weights), tuple(before))
+
+    async def _recombine(self) -> None:
+        adapters = [self._weights, *[other.weights for other in await self._others()]]
+        self._meter.charge(merging.flops(adapters))
+        merge = partial(merging.recombined, adapters, density=self._settings.density, scale=self._settings.merge_scale)
+        self._weights = await self._compute(merge)
+        if "latent_sample" in self._episode.output_channels:
+            ring = await latest(self._bus, self._slice.snapshots)
+            self._samples = samples(ring, episode_id=self._episode.episode_id)
+
+    async def _others(self) -> list[Exported]:
+        timeout = self._settings.worker_timeout
+        return [await exported(self._bus, name, timeout=timeout) for name in self._slice.others]
+
+    async def _compute(self, call: Callable[[], T]) -> T:
+        """Off the loop; left behind when the time is up."""
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+
+    async def _with_outputs(self) -> DreamReport:
+        wanted, given = self._episode.output_channels, self._slice
+        changes: dict[str, Any] = {}
+        if "weight_delta" in wanted:
+            changes["weight_delta"] = await self._delta()
+        if "hierarchy_chg" in wanted:
+            changes["hierarchy_chg"] = tuple(TopologyChange(kind="remove", module=path) for path in self._removed)
+        if "latent_sample" in wanted:
+            changes["latent_sample"] = self._samples
+        if "attention_prior" in wanted:
+            scores = [record.saillance_score for record in given.beta_records]
+            changes["attention_prior"] = {given.adapter: sum(scores) / len(scores)}
+        return msgspec.structs.replace(self.report, **changes)
+
+    async def _delta(self) -> WeightDelta:
+        data = factors.dump(self._weights, scale=self._base.scale)
+        return WeightDelta(
+            adapter=self._slice.adapter,
+            sha256=await objects.put(self._bus, data),
+            base_sha256=self._base.sha256,
+            bytes=len(data),
+            loss_before=self._losses[0],
+            loss_after=self._losses[1],
+        )
+
+
+def _protected(weights: Weights, base: dict[str, Protected], others: list[dict[str, Factors]]) -> dict[str, Protected]:
+    """What each module is kept clear of: the base's leading directions, and all that other adapters use there."""
+    found: dict[str, Protected] = {}
+    for path in weights:
+        parts = [base[path]] if path in base else []
+        parts += [projection.of_factors(other[path]) for other in others if path in other]
+        if parts:
+            found[path] = projection.together(parts)
+    return found
+
+
+def _own(error: KikiError) -> KikiError:
+    """The worker's refusal in the episode's words: what it calls seconds is the budget's wall time."""
+    if error.code != "budget_exceeded":
+        return error
+    name = {"seconds": "wall_time_s"}.get(error.param or "", error.param)
+    return StageFailed(error.message, code=error.code, param=f"episode.budget.{name}")

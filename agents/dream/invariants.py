@@ -1,0 +1,95 @@
+"""What must hold before a consolidated adapter is put before people: S1 to S4 of framework C, and two gates.
+
+S1  retained accuracy is not below that of the adapter before it by more than 0.02
+S2  every number is finite and at most 1e6 in magnitude
+S3  the modules are known to the model, and lie in at most 64 layers
+S4  priors lie in 0..1 and sum to at most 1.5
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from agents.dream.factors import Weights
+from schemas.errors import StageFailed
+
+MAX_WEIGHT = 1e6
+MAX_REGRESSION = 0.02
+MAX_LAYERS = 64
+MAX_PRIORS = 1.5
+
+MIN_ANGLE = 30.0
+"""Degrees between an update and another adapter under which it counts as overwriting it."""
+
+MAX_WIN_DROP = 0.03
+"""How far under one half the win rate over the adapter before may fall, once the angle is too small."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)")
+
+
+def finite(weights: Weights) -> None:
+    """S2.
+
+    Raises:
+        StageFailed: code ``invariant_broken``, ``param`` S2.
+    """
+    for path, factors in weights.items():
+        for side in (factors.left, factors.right):
+            if not np.all(np.isfinite(side)):
+                raise broken("S2", f"{path} holds a number that is not finite")
+            if np.max(np.abs(side), initial=0.0) > MAX_WEIGHT:
+                raise broken("S2", f"{path} holds a number above {MAX_WEIGHT:.0e}")
+
+
+def retained(before: float, after: float) -> None:
+    """S1. Accuracies in 0..1.
+
+    Raises:
+        StageFailed: code ``invariant_broken``, ``param`` S1.
+    """
+    if not after >= before - MAX_REGRESSION - 1e-9:
+        raise broken("S1", f"retained accuracy falls from {before:.3f} to {after:.3f}, more than {MAX_REGRESSION}")
+
+
+def hierarchy(modules: Collection[str], known: Collection[str]) -> None:
+    """S3.
+
+    Raises:
+        StageFailed: code ``invariant_broken``, ``param`` S3.
+    """
+    if not modules:
+        raise broken("S3", "no module is left")
+    if unknown := sorted(set(modules) - set(known)):
+        raise broken("S3", f"{unknown[0]} is not a module that the adapter had")
+    layers = {int(match[1]) for module in modules if (match := _LAYER.search(module))}
+    if len(layers) > MAX_LAYERS:
+        raise broken("S3", f"{len(layers)} layers are changed; at most {MAX_LAYERS} may be")
+
+
+def priors(given: Mapping[str, float]) -> None:
+    """S4.
+
+    Raises:
+        StageFailed: code ``invariant_broken``, ``param`` S4.
+    """
+    for name, prior in given.items():
+        if not 0.0 <= prior <= 1.0:
+            raise broken("S4", f"the prior of {name} is {prior}, outside 0..1")
+    if sum(given.values()) > MAX_PRIORS:
+        raise broken("S4", f"the priors sum to {sum(given.values()):.3f}, more than {MAX_PRIORS}")
+
+
+def forgetting(angle: float, win_rate: float) -> None:
+    """The gate on forgetting: an update that points along another adapter and wins less often than it loses.
+
+    Raises:
+        StageFailed: code ``invariant_broken``, ``param`` forgetting.
+    """
+    if angle < MIN_ANGLE and 0.5 - win_rate > MAX_WIN_DROP:
+        raise broken("forgetting", f"the update is {angle:.0f} degrees from another adapter and wins {win_rate:.2f}")
+
+
+def broken(name: str, why: str) -> StageFailed:
+    """The error of a swap that is refused."""
+    return StageFailed(f"{name}: {why}; the adapter stays as it was.", code="invariant_broken", param=name)

@@ -1,0 +1,56 @@
+"""The log of dream episodes: exactly one entry for each that was executed, however it ended."""
+
+from bus.connection import Bus
+from bus.topology import DREAMLOG
+from schemas.dream import DreamAborted, DreamDone, DreamRequested, DreamStatus, DreamSwapped
+
+
+async def entry(bus: Bus, episode_id: str) -> DreamDone | DreamAborted | None:
+    """The entry of an episode; None while it has none.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    done = await bus.last(DreamDone, episode_id, stream=DREAMLOG)
+    return done or await bus.last(DreamAborted, episode_id, stream=DREAMLOG)
+
+
+async def swapped(bus: Bus, episode_id: str) -> DreamSwapped | None:
+    """What an episode's swap came to; None when there was none or it was refused.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    return await bus.last(DreamSwapped, episode_id, stream=DREAMLOG)
+
+
+async def write(bus: Bus, written: DreamDone | DreamAborted) -> None:
+    """Store an entry, unless the episode has one: a result that was stored before a crash is the result after it.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    if await entry(bus, written.report.episode_id) is None:
+        await bus.publish(written)
+
+
+async def status(bus: Bus, episode_id: str) -> DreamStatus:
+    """How far an episode has come.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    found = await entry(bus, episode_id)
+    if isinstance(found, DreamDone):
+        return DreamStatus(episode_id=episode_id, state="done", report=found.report)
+    if isinstance(found, DreamAborted):
+        return DreamStatus(
+            episode_id=episode_id,
+            state="aborted",
+            report=found.report,
+            code=found.code,
+            message=found.message,
+            param=found.param,
+        )
+    waits = await bus.last(DreamRequested, episode_id, stream="DREAMS") is not None
+    return DreamStatus(episode_id=episode_id, state="waiting" if waits else "unknown")

@@ -1,0 +1,46 @@
+"""Latent samples between snapshots of the delta ring: spherical interpolation (Shoemake, 1985)."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from agents.dream.factors import Array
+from schemas.dream import LatentSample
+
+NEARLY_PARALLEL = 1e-6
+
+
+def between(one: Array, other: Array, share: float) -> Array:
+    """The vector ``share`` (0..1) of the way along the arc from ``one`` to ``other``; lengths go linearly."""
+    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+    straight: Array = (1.0 - share) * one + share * other
+    if not all(lengths):
+        return straight
+    a, b = one / lengths[0], other / lengths[1]
+    arc = float(np.arccos(np.clip(a @ b, -1.0, 1.0)))
+    if np.sin(arc) < NEARLY_PARALLEL:
+        return straight
+    direction = (np.sin((1.0 - share) * arc) * a + np.sin(share * arc) * b) / np.sin(arc)
+    return np.asarray(direction * ((1.0 - share) * lengths[0] + share * lengths[1]))
+
+
+def samples(snapshots: Sequence[Mapping[str, Sequence[float]]], *, episode_id: str) -> tuple[LatentSample, ...]:
+    """One sample a species between two of its snapshots; which two and where is drawn from the episode's id.
+
+    A species that fewer than two snapshots of one width hold gives none.
+    """
+    seed = int.from_bytes(hashlib.sha256(episode_id.encode()).digest()[:8], "big")
+    random = np.random.default_rng(seed)
+    found: list[LatentSample] = []
+    for species in sorted({name for snapshot in snapshots for name in snapshot}):
+        held = [np.asarray(snapshot[species], np.float64) for snapshot in snapshots if species in snapshot]
+        held = [vector for vector in held if vector.shape == held[0].shape]
+        if len(held) < 2:
+            continue
+        first, second = sorted(int(index) for index in random.choice(len(held), size=2, replace=False))
+        share = float(random.random())
+        vector = between(held[first], held[second], share)
+        where = f"recombine:{episode_id}:{first}-{second}@{share:.4f}"
+        found.append(LatentSample(species=species, latent_vector=tuple(float(x) for x in vector), provenance=where))
+    return tuple(found)

@@ -1,0 +1,69 @@
+"""Recombine: adapters merged where they agree (TIES, arXiv 2306.01708), and brought back to a low rank.
+
+Trim each change to its largest entries, elect a sign for each entry by their sum, and take the mean of those that have
+it. The paper trims over all of a model's parameters; here each module is trimmed by itself, so that no more than one
+module's matrices are in memory.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agents.dream.factors import Array, Factors, Weights
+
+
+def trimmed(change: Array, density: float) -> Array:
+    """The ``density`` (0, 1] of entries with the largest magnitude, the others zero; equal ones stay together."""
+    flat = np.abs(change).ravel()
+    keep = max(1, int(np.ceil(density * flat.size)))
+    smallest = np.partition(flat, flat.size - keep)[flat.size - keep]
+    kept: Array = np.where(np.abs(change) >= smallest, change, 0.0)
+    return kept
+
+
+def elected(changes: Sequence[Array]) -> Array:
+    """The sign (-1, 0, 1) that the changes' sum has in each entry."""
+    sign: Array = np.sign(np.sum(changes, axis=0))
+    return sign
+
+
+def ties(changes: Sequence[Array], *, density: float, scale: float = 1.0) -> Array:
+    """The merged change of one module, times ``scale`` (the paper's lambda). ``changes`` have one shape."""
+    kept = [trimmed(change, density) for change in changes]
+    sign = elected(kept)
+    agreeing = [np.where(np.sign(change) == sign, change, 0.0) for change in kept]
+    count = np.sum([change != 0.0 for change in agreeing], axis=0)
+    merged: Array = np.sum(agreeing, axis=0) / np.maximum(count, 1) * scale
+    return merged
+
+
+def low_rank(change: Array, rank: int) -> Factors:
+    """The nearest change of at most ``rank`` (Eckart and Young); the singular values go half to each side."""
+    left, sizes, right = np.linalg.svd(change.astype(np.float64), full_matrices=False)
+    width = min(rank, sizes.shape[-1])
+    roots = np.sqrt(sizes[..., :width])
+    return Factors(
+        (left[..., :width] * roots[..., None, :]).astype(np.float32),
+        (roots[..., :, None] * right[..., :width, :]).astype(np.float32),
+    )
+
+
+def recombined(adapters: Sequence[Weights], *, density: float, scale: float = 1.0) -> dict[str, Factors]:
+    """All modules of all adapters merged; a module's rank is the largest that an adapter has there."""
+    found: dict[str, Factors] = {}
+    for path in sorted({path for weights in adapters for path in weights}):
+        having = [weights[path] for weights in adapters if path in weights]
+        merged = ties([factors.change for factors in having], density=density, scale=scale)
+        found[path] = low_rank(merged, max(factors.rank for factors in having))
+    return found
+
+
+def flops(adapters: Sequence[Weights]) -> float:
+    """About what :func:`recombined` costs: the changes, and a singular value decomposition of each merged one."""
+    cost = 0.0
+    for path in {path for weights in adapters for path in weights}:
+        having = [weights[path] for weights in adapters if path in weights]
+        rows, columns = having[0].left.shape[-2], having[0].right.shape[-1]
+        experts = having[0].left.size // (rows * having[0].rank)
+        cost += experts * rows * columns * (2.0 * sum(one.rank for one in having) + 14.0 * min(rows, columns))
+    return cost

@@ -1,0 +1,85 @@
+"""Restructure: the adapter's change is kept off directions that must stay as they are (OPLoRA, arXiv 2510.13003).
+
+With orthonormal columns U of what is protected on the left side and V on the right, the change ``L @ R`` becomes
+``(I - U U^T) L @ R (I - V V^T)``: it neither reads nor writes a protected direction. The paper protects the k leading
+singular directions of the frozen weights; adapters that were learned before are protected in the same way.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.dream.factors import Array, Factors, Weights
+
+GONE = 1e-5
+"""Share of a module's norm under which nothing of its change is left but rounding."""
+
+DEPENDENT = 1e-6
+"""Share of the largest singular value under which a direction is only rounding."""
+
+
+@dataclass(frozen=True)
+class Protected:
+    """Orthonormal columns, ``left`` (..., rows, k) and ``right`` (..., columns, k); one of zeros protects nothing."""
+
+    left: Array
+    right: Array
+
+
+def span(columns: Array) -> Array:
+    """Orthonormal columns that span what ``columns`` (..., m, c) span; the dependent ones come back as zeros."""
+    basis, sizes, _ = np.linalg.svd(columns.astype(np.float64), full_matrices=False)
+    kept = sizes > DEPENDENT * np.max(sizes, axis=-1, keepdims=True, initial=0.0)
+    found: Array = basis * kept[..., None, :]
+    return found
+
+
+def of_factors(factors: Factors) -> Protected:
+    """All that another adapter's module reads and writes."""
+    return Protected(span(factors.left), span(np.swapaxes(factors.right, -1, -2)))
+
+
+def together(parts: Iterable[Protected]) -> Protected:
+    """What protects all that each of ``parts`` protects."""
+    given = list(parts)
+    return Protected(
+        span(np.concatenate([part.left for part in given], axis=-1)),
+        span(np.concatenate([part.right for part in given], axis=-1)),
+    )
+
+
+def projected(factors: Factors, protected: Protected) -> Factors:
+    """The change without its part in the protected directions; float64 within, float32 out."""
+    left, right = factors.left.astype(np.float64), factors.right.astype(np.float64)
+    left = left - protected.left @ (np.swapaxes(protected.left, -1, -2) @ left)
+    right = right - (right @ protected.right) @ np.swapaxes(protected.right, -1, -2)
+    return Factors(left.astype(np.float32), right.astype(np.float32))
+
+
+def interference(factors: Factors, protected: Protected) -> float:
+    """The share of the change's squared norm that reads or writes protected directions (the paper's rho), 0..1."""
+    whole = factors.norm**2
+    return max(0.0, 1.0 - projected(factors, protected).norm ** 2 / whole) if whole else 0.0
+
+
+def restructured(weights: Weights, protected: Mapping[str, Protected]) -> tuple[dict[str, Factors], tuple[str, ...]]:
+    """All modules projected, and the paths of those that lost everything and are taken away."""
+    found: dict[str, Factors] = {}
+    removed: list[str] = []
+    for path, factors in weights.items():
+        after = projected(factors, protected[path]) if path in protected else factors
+        if path in protected and after.norm <= GONE * factors.norm:
+            removed.append(path)
+        else:
+            found[path] = after
+    return found, tuple(sorted(removed))
+
+
+def flops(weights: Weights, protected: Mapping[str, Protected]) -> float:
+    """About what :func:`restructured` costs: two products a side, each multiplication and addition counted."""
+    cost = 0.0
+    for path in weights.keys() & protected.keys():
+        columns = protected[path].left.shape[-1]
+        cost += 4.0 * columns * (weights[path].left.size + weights[path].right.size)
+    return cost

@@ -1,0 +1,36 @@
+"""How the dream agent consolidates."""
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class DreamSettings(Struct, frozen=True, kw_only=True):
+    """Settings of the dream agent; those that are ours say so.
+
+    Attributes:
+        retained: JSONL of questions with choices that a swap must not unlearn; None takes the one that is shipped.
+        shrink: what downscale multiplies an adapter's change by; as dream-of-kiki's default.
+        density: share of each change that TIES keeps (the paper's 20 %).
+        merge_scale: what the merged change is multiplied by (the paper's lambda).
+        directions: leading singular directions of the frozen weights that restructure keeps clear of; ours.
+        passes: times that each record is replayed.
+        learning_rate: of replay's Adam steps; ours.
+        watts: what the machine is taken to draw while a dream episode runs, for its energy; ours.
+        judge_timeout: seconds that one question of the retained set may take.
+        judges: questions that are at the worker at once.
+        worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
+    """
+
+    retained: Path | None = None
+    shrink: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.99
+    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
+    merge_scale: Annotated[float, Meta(gt=0.0)] = 1.0
+    directions: Annotated[int, Meta(ge=1, le=128)] = 16
+    passes: Annotated[int, Meta(ge=1, le=100)] = 1
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1e-4
+    watts: Annotated[float, Meta(gt=0.0)] = 65.0
+    judge_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
+    judges: Annotated[int, Meta(ge=1, le=16)] = 4
+    worker_timeout: Annotated[float, Meta(gt=0.0)] = 120.0

@@ -1,0 +1,201 @@
+"""A substrate for dream-of-kiki's own runtime: its primitives and handler factories over a running micro-kiki.
+
+The runtime there is plain Python without an event loop, so everything here blocks; a thread of its own speaks to the
+bus. Weights are changed on a working copy (``adapter``); what people are answered with changes only by :meth:`swap`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio.from_thread
+import msgspec
+import numpy as np
+from safetensors.numpy import load, save
+
+from agents.dream.factors import Array
+from agents.dream.merging import ties
+from agents.dream.projection import span
+from bus import objects
+from bus.connection import Bus, BusSettings, connect
+from schemas.consolidation import (
+    Example,
+    ExportReply,
+    ExportRequest,
+    SwapReply,
+    SwapRequest,
+    TrainReply,
+    TrainRequest,
+)
+from schemas.consumers import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
+from schemas.dream import BetaReply, BetaRequest, DreamAccepted, DreamRequest, DreamStatus, DreamStatusRequest
+from schemas.errors import InvalidInput, KikiError
+
+TIMEOUT = 60.0
+LONG = 3600.0
+POLL = 0.25
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class KikiSubstrate:
+    """One adapter of one runtime, for as long as the ``with`` lasts. ``service`` is the name whose place is kept.
+
+    Raises:
+        Unavailable: no broker answers, or a part of the runtime is away.
+        StageFailed: code ``adapter_failed``: the adapter cannot be consolidated.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        adapter: str,
+        *,
+        service: str = "dream-of-kiki",
+        min_saillance: float = 0.0,
+        learning_rate: float = 1e-4,
+        prefix: str = "kiki",
+    ) -> None:
+        self._settings, self._name, self._service = BusSettings(url=url, prefix=prefix), adapter, service
+        self._filter, self._rate = EpisodeFilter(min_saillance=min_saillance), learning_rate
+        self._stack = ExitStack()
+        self._bus: Bus
+        self._portal: Any
+        self.adapter: dict[str, Array] = {}
+        self.base_sha256 = ""
+
+    def __enter__(self) -> "KikiSubstrate":
+        self._portal = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
+        opening = self._portal.wrap_async_context_manager(connect(self._settings, name=self._service))
+        self._bus = self._stack.enter_context(opening)
+        try:
+            self._ask("services.register", RegisterRequest(name=self._service, filter=self._filter), ServiceInfo)
+        except KikiError as error:
+            if error.code != "name_taken":
+                raise
+        self.refresh()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def refresh(self) -> None:
+        """Take the adapter in use as the working copy."""
+        reply = self._ask("adapters.export", ExportRequest(name=self._name), ExportReply)
+        self.adapter, self.base_sha256 = load(self._portal.call(objects.get, self._bus, reply.weights)), reply.sha256
+
+    def fetch_unconsumed(self, limit: int, *, pairs: bool = False) -> list[dict[str, Any]]:
+        """The oldest records that were not consumed, in order; with ``pairs`` also ``x`` and ``y``."""
+        reply = self._ask("dream.fetch", BetaRequest(name=self._service, limit=limit, pairs=pairs), BetaReply)
+        return [msgspec.to_builtins(record) for record in reply.records]
+
+    def mark_consumed(self, record_ids: Sequence[int], de_id: str) -> None:
+        """The next records in order are consumed by the dream episode ``de_id``."""
+        request = MarkRequest(name=self._service, ids=tuple(record_ids), de_id=de_id)
+        self._ask("services.mark", request, MarkReply)
+
+    def replay_handler_factory(self) -> Callable[[list[dict[str, Any]], int], Array]:
+        """Handlers that learn records in ``n_steps`` gradient steps (whole passes of them) and return what changed,
+        flat, in the order of the tensors' names."""
+
+        def handler(beta_records: list[dict[str, Any]], n_steps: int = 20) -> Array:
+            if not beta_records:
+                return np.zeros(1, dtype=np.float32)
+            before = self.adapter
+            request = TrainRequest(
+                name=self._name,
+                weights=self._put(),
+                examples=tuple(Example(context=one["context"], outcome=one["outcome"]) for one in beta_records),
+                passes=max(1, -(-n_steps // len(beta_records))),
+                learning_rate=self._rate,
+                flops=1e30,
+                seconds=LONG,
+            )
+            reply = self._ask("adapters.train", request, TrainReply, timeout=LONG)
+            self.adapter = load(self._portal.call(objects.get, self._bus, reply.weights))
+            return np.concatenate([(self.adapter[key] - before[key]).ravel() for key in sorted(before)])
+
+        return handler
+
+    def downscale_handler_factory(self) -> Callable[[Array, float], Array]:
+        """Handlers that multiply weights by a factor in (0, 1]."""
+
+        def handler(weights: Array, factor: float) -> Array:
+            if not 0.0 < factor <= 1.0:
+                raise InvalidInput(f"the factor is {factor}, outside (0, 1].", param="factor")
+            return (weights * factor).astype(weights.dtype, copy=False)
+
+        return handler
+
+    def restructure_handler_factory(self) -> Callable[[dict[str, Any], str, str], dict[str, Any]]:
+        """Handlers that take a side (outputs, rank) of an adapter off the range of ``adapter["prior_deltas"]``."""
+
+        def handler(adapter: dict[str, Any], op: str, key: str) -> dict[str, Any]:
+            _refuse_other(op, ("oplora", "oplora_project", "project"))
+            if key not in adapter or np.ndim(adapter[key]) != 2:
+                raise InvalidInput(f"the adapter has no matrix '{key}'.", param="key")
+            priors = [np.asarray(prior, dtype=np.float64) for prior in adapter.get("prior_deltas", ())]
+            if priors:
+                side, basis = np.asarray(adapter[key]), span(np.concatenate(priors, axis=1))
+                adapter[key] = (side - basis @ (basis.T @ side)).astype(side.dtype)
+            return adapter
+
+        return handler
+
+    def recombine_handler_factory(
+        self, trim_fraction: float = 0.2, alpha: float = 1.0
+    ) -> Callable[[Mapping[str, Any], str], Array]:
+        """Handlers that merge ``payload["deltas"]``, matrices of one shape, by TIES."""
+
+        def handler(payload: Mapping[str, Any], op: str = "ties") -> Array:
+            _refuse_other(op, ("ties", "ties_merge", "merge"))
+            deltas = [np.asarray(delta) for delta in payload.get("deltas", ())]
+            if not deltas or any(delta.shape != deltas[0].shape for delta in deltas):
+                raise InvalidInput("deltas are one or more matrices of one shape.", param="deltas")
+            return ties(deltas, density=trim_fraction, scale=alpha).astype(deltas[0].dtype)
+
+        return handler
+
+    def consume_episode(self, request: DreamRequest) -> DreamStatus:
+        """Have the runtime itself execute a dream episode, and wait for its one entry in the log."""
+        self._ask("dream.request", request, DreamAccepted)
+        asked = DreamStatusRequest(episode_id=request.episode.episode_id)
+        while (found := self._ask("dream.status", asked, DreamStatus)).state == "waiting":
+            self._portal.call(anyio.sleep, POLL)
+        return found
+
+    def swap(self, de_id: str, *, others: Sequence[str] = ()) -> SwapReply:
+        """Put the working copy before people, if the invariants hold; then it is the new base.
+
+        Raises:
+            KikiError: code ``invariant_broken``; ``param`` names the invariant.
+        """
+        request = SwapRequest(
+            episode_id=de_id,
+            adapter=self._name,
+            sha256=self._put(),
+            base_sha256=self.base_sha256,
+            others=tuple(others),
+        )
+        reply = self._ask("dream.swap", request, SwapReply, timeout=LONG)
+        self.base_sha256 = reply.sha256
+        return reply
+
+    def _put(self) -> str:
+        data = save({key: np.ascontiguousarray(self.adapter[key]) for key in sorted(self.adapter)})
+        digest: str = self._portal.call(objects.put, self._bus, data)
+        return digest
+
+    def _ask(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
+        async def asked() -> R:
+            return await self._bus.request(verb, body, reply, timeout=timeout)
+
+        found: R = self._portal.call(asked)
+        return found
+
+
+def _refuse_other(op: str, known: tuple[str, ...]) -> None:
+    if op not in known:
+        raise InvalidInput(f"there is no operation '{op}': choose from {', '.join(known)}.", param="op")

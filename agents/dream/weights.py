@@ -1,0 +1,52 @@
+"""Adapters from the worker and back: what the pure operations work on, fetched and kept through the object store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load as parse
+
+from agents.dream import factors
+from agents.dream.factors import Factors
+from agents.dream.projection import Protected
+from bus import objects
+from bus.connection import Bus
+from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, ProtectRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An adapter as the worker has it in use: its modules, its file's digest, and the scale in its configuration."""
+
+    name: str
+    sha256: str
+    scale: float
+    weights: dict[str, Factors]
+
+
+async def exported(bus: Bus, name: str, *, timeout: float) -> Exported:
+    """The adapter in use.
+
+    Raises:
+        KikiError: it is not registered, or the worker is away.
+    """
+    reply = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=timeout)
+    data = await objects.get(bus, reply.weights)
+    return Exported(
+        name=name, sha256=reply.sha256, scale=reply.scale, weights=factors.load(name, data, scale=reply.scale)
+    )
+
+
+async def directions(bus: Bus, name: str, k: int, *, timeout: float) -> dict[str, Protected]:
+    """What the frozen weights under an adapter must keep, by module.
+
+    Raises:
+        KikiError: it is not registered, or the worker is away.
+    """
+    reply = await bus.request("adapters.protect", ProtectRequest(name=name, k=k), ProtectReply, timeout=timeout)
+    tensors: Mapping[str, factors.Array] = parse(await objects.get(bus, reply.directions))
+    paths = {key.rpartition(".")[0] for key in tensors}
+    return {
+        path: Protected(tensors[f"{path}.left"].astype(np.float64), tensors[f"{path}.right"].astype(np.float64))
+        for path in paths
+    }

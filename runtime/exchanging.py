@@ -1,0 +1,84 @@
+"""How long an adapter's exchange holds up who is being answered: measured while requests decode with that adapter."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+import numpy as np
+from safetensors.numpy import load, save
+
+from bus import objects
+from bus.connection import Bus
+from schemas.consolidation import (
+    DiscardReply,
+    DiscardRequest,
+    ExchangeReply,
+    ExchangeRequest,
+    ExportReply,
+    ExportRequest,
+    StageReply,
+    StageRequest,
+)
+from schemas.services import StatusReply
+
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause:
+    """One exchange: milliseconds without decoding by the worker's clock and from asked to answered by ours, and the
+    rows that were being decoded just before it."""
+
+    pause_ms: float
+    answered_ms: float
+    rows: int
+
+
+async def pauses(
+    bus: Bus,
+    name: str,
+    busy: Callable[[], Awaitable[None]],
+    *,
+    times: int,
+    clients: int,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Pause]:
+    """Exchange an adapter for a slightly different one, again and again, while ``clients`` ask with ``busy``."""
+    found: list[Pause] = []
+
+    async def ask() -> None:
+        while True:
+            await busy()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(clients):
+            tasks.start_soon(ask)
+        while len(found) < times:
+            pause = await _exchange(bus, name, seed=len(found))
+            if pause.rows:
+                found.append(pause)
+                tick()
+        tasks.cancel_scope.cancel()
+    return found
+
+
+async def _exchange(bus: Bus, name: str, *, seed: int) -> Pause:
+    current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
+    weights = await objects.put(bus, _nudged(await objects.get(bus, current.weights), seed))
+    staged = await bus.request("adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT)
+    worker = await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=TIMEOUT)
+    request = ExchangeRequest(name=name, staged=staged.staged, base_sha256=current.sha256)
+    started = time.perf_counter()
+    reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=TIMEOUT)
+    answered = (time.perf_counter() - started) * 1000
+    await bus.request("adapters.discard", DiscardRequest(staged=staged.staged), DiscardReply, timeout=TIMEOUT)
+    return Pause(pause_ms=reply.pause_ms, answered_ms=answered, rows=int(worker.gauges["active_rows"]))
+
+
+def _nudged(data: bytes, seed: int) -> bytes:
+    tensors = load(data)
+    path = sorted(tensors)[0]
+    noise = np.random.default_rng(seed).standard_normal(tensors[path].shape).astype(tensors[path].dtype)
+    changed: bytes = save({**tensors, path: tensors[path] + noise * tensors[path].dtype.type(1e-4)})
+    return changed

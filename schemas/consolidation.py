@@ -1,0 +1,152 @@
+"""What consolidation asks: the swap of an adapter, and what the worker does for it.
+
+Weights travel as safetensors files in mlx-lm's layout, in the object store under their sha256 (:mod:`bus.objects`).
+What became of a swap is told on ``adapter.*`` (:mod:`schemas.adapters`).
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.adapters import AdapterName, Sha256
+from schemas.dream import Amount, EpisodeId
+
+MAX_EXAMPLES = 256
+
+
+class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class SwapRequest(_Part, frozen=True, kw_only=True):
+    """Put ``sha256`` in the place of ``base_sha256``, if all invariants hold. Asking again is the same swap.
+
+    ``others`` are adapters that it must not overwrite (the gate on forgetting).
+    """
+
+    episode_id: EpisodeId
+    adapter: AdapterName
+    sha256: Sha256
+    base_sha256: Sha256
+    others: Annotated[tuple[AdapterName, ...], Meta(max_length=8)] = ()
+    attention_prior: Annotated[dict[str, float], Meta(max_length=64)] = {}
+
+
+class SwapReply(_Part, frozen=True, kw_only=True):
+    """The adapter that answers from now on; ``pause_ms`` is 0 when the exchange was made before."""
+
+    episode_id: str
+    adapter: str
+    sha256: str
+    base_sha256: str
+    pause_ms: float
+    retained_before: float
+    retained_after: float
+
+
+class ExportRequest(_Part, frozen=True, kw_only=True):
+    """Put a registered adapter's weights into the object store."""
+
+    name: AdapterName
+
+
+class ExportReply(_Part, frozen=True, kw_only=True):
+    """``sha256`` is the digest of the file in use, ``weights`` names the object (the same, unless it was bfloat16);
+    ``scale`` multiplies the change."""
+
+    name: str
+    sha256: str
+    weights: str
+    scale: float
+    modules: int
+    bytes: int
+
+
+class StageRequest(_Part, frozen=True, kw_only=True):
+    """Register weights beside an adapter, under a name of their own, so that they can be judged."""
+
+    name: AdapterName
+    weights: Sha256
+
+
+class StageReply(_Part, frozen=True, kw_only=True):
+    """The name under which the staged weights can be asked for."""
+
+    staged: str
+    sha256: str
+    bytes: int
+
+
+class ExchangeRequest(_Part, frozen=True, kw_only=True):
+    """Put staged weights in the place of the adapter's, if these are still ``base_sha256``."""
+
+    name: AdapterName
+    staged: AdapterName
+    base_sha256: Sha256
+
+
+class ExchangeReply(_Part, frozen=True, kw_only=True):
+    """What answers now; ``pause_ms`` is how long nothing was decoded."""
+
+    name: str
+    sha256: str
+    pause_ms: float
+
+
+class DiscardRequest(_Part, frozen=True, kw_only=True):
+    """Forget staged weights."""
+
+    staged: AdapterName
+
+
+class DiscardReply(_Part, frozen=True, kw_only=True):
+    """Whether they were there."""
+
+    discarded: bool
+
+
+class Example(_Part, frozen=True, kw_only=True):
+    """A question and the answer to it that is learned."""
+
+    context: str
+    outcome: Annotated[str, Meta(min_length=1)]
+
+
+class TrainRequest(_Part, frozen=True, kw_only=True):
+    """Gradient steps on an adapter's weights, one an example and pass, in order; the base does not move.
+
+    ``flops`` and ``seconds`` are the most that it may cost.
+    """
+
+    name: AdapterName
+    weights: Sha256
+    examples: Annotated[tuple[Example, ...], Meta(min_length=1, max_length=MAX_EXAMPLES)]
+    passes: Annotated[int, Meta(ge=1, le=100)] = 1
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1e-4
+    flops: Amount
+    seconds: Amount
+
+
+class TrainReply(_Part, frozen=True, kw_only=True):
+    """The new weights. Losses are mean cross-entropies of the outcomes, nats per token."""
+
+    weights: str
+    loss_before: float
+    loss_after: float
+    steps: int
+    tokens: int
+    flops: float
+    seconds: float
+
+
+class ProtectRequest(_Part, frozen=True, kw_only=True):
+    """The ``k`` leading singular directions of the frozen weights that an adapter changes, into the object store."""
+
+    name: AdapterName
+    k: Annotated[int, Meta(ge=1, le=128)]
+
+
+class ProtectReply(_Part, frozen=True, kw_only=True):
+    """The object: tensors ``<module>.left`` (..., rows, k) and ``<module>.right`` (..., columns, k)."""
+
+    directions: str

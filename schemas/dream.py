@@ -1,0 +1,254 @@
+"""Dream episodes, as dream-of-kiki's framework C (v0.9) names them: what is asked for, what came of it, what is read.
+
+A dream episode works on one adapter. Its id stands where a turn's id stands, in the envelope and in the subject, so
+that ``<prefix>.dream.*.<episode_id>`` is all that happened to it. Field names of the sibling's contract are kept as
+they are (``saillance_score``, ``consumed_by_DE_id``).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct, field
+
+from schemas.adapters import AdapterName, Sha256
+from schemas.consumers import MAX_WAIT, RecordId, ServiceName
+from schemas.envelope import TENANT_PATTERN, TURN_ID_PATTERN
+from schemas.events import Event
+
+Trigger = Literal["scheduled", "saturation", "external"]
+Operation = Literal["replay", "downscale", "restructure", "recombine"]
+Output = Literal["weight_delta", "latent_sample", "hierarchy_chg", "attention_prior"]
+ProfileName = Literal["P_min", "P_equ", "P_max"]
+
+QUEUE = 128
+"""Dream episodes that wait at most; a further one is refused."""
+
+RING = 256
+"""Latent snapshots that are kept; a further one drops the oldest."""
+
+MAX_RECORDS = 256
+MAX_OTHERS = 8
+
+EpisodeId = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+Vector = Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+Amount = Annotated[float, Meta(ge=0.0, le=1e30)]
+
+
+class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class BetaRecord(_Part, frozen=True, kw_only=True):
+    """One episode as the sibling's handlers read it.
+
+    ``id`` is the record's, as ``services.mark`` takes it; ``context`` is what was asked, ``outcome`` what was
+    answered; ``timestamp`` is Unix time. ``input`` is the context's embedding, ``x`` and ``y`` are those of context and
+    outcome.
+    """
+
+    id: RecordId
+    context: str
+    outcome: str
+    saillance_score: Annotated[float, Meta(ge=0.0, le=1.0)]
+    timestamp: float
+    consumed_by: str | None = None
+    consumed_by_DE_id: str | None = None
+    x: Vector | None = None
+    y: Vector | None = None
+    input: Vector | None = None
+
+
+class InputSlice(_Part, frozen=True, kw_only=True):
+    """What a dream episode reads.
+
+    ``adapter`` is what it works on; ``beta_records`` are replayed in their order; ``others`` are adapters that
+    restructure keeps clear of and that recombine merges in; ``snapshots`` of the latent ring, the latest first.
+    """
+
+    adapter: AdapterName
+    beta_records: Annotated[tuple[BetaRecord, ...], Meta(max_length=MAX_RECORDS)] = ()
+    others: Annotated[tuple[AdapterName, ...], Meta(max_length=MAX_OTHERS)] = ()
+    snapshots: Annotated[int, Meta(ge=0, le=RING)] = 0
+
+
+class Budget(_Part, frozen=True, kw_only=True):
+    """What a dream episode may cost at most: floating point operations, seconds, joules (estimated)."""
+
+    flops: Amount
+    wall_time_s: Amount
+    energy_j: Amount
+
+
+class DreamEpisode(_Part, frozen=True, kw_only=True):
+    """One consolidation: operations in their order, and the outputs that are wanted of them."""
+
+    episode_id: EpisodeId
+    trigger: Trigger
+    input_slice: InputSlice
+    operation_set: Annotated[tuple[Operation, ...], Meta(min_length=1, max_length=4)]
+    output_channels: Annotated[tuple[Output, ...], Meta(min_length=1, max_length=4)]
+    budget: Budget
+
+
+class WeightDelta(_Part, frozen=True, kw_only=True):
+    """A proposed adapter: its bytes lie in the object store under ``sha256``; it was made from ``base_sha256``.
+
+    ``loss_before`` and ``loss_after`` are mean cross-entropies of the replayed outcomes (nats per token).
+    """
+
+    adapter: str
+    sha256: Sha256
+    base_sha256: Sha256
+    bytes: int
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+
+class LatentSample(_Part, frozen=True, kw_only=True):
+    """A vector between two snapshots of one species, and where it came from."""
+
+    species: str
+    latent_vector: Vector
+    provenance: str
+
+
+class TopologyChange(_Part, frozen=True, kw_only=True):
+    """A module of the adapter that restructure took away, because nothing of its change was left."""
+
+    kind: Literal["remove"]
+    module: str
+
+
+class DreamReport(_Part, frozen=True, kw_only=True):
+    """The one log entry of an execution. ``executed`` names the operations that were begun, in order.
+
+    Of the records only the ids are kept: a log must not hold text that its owner has forgotten.
+    """
+
+    episode_id: str
+    profile: ProfileName
+    trigger: Trigger
+    adapter: str
+    executed: tuple[Operation, ...] = ()
+    record_ids: tuple[int, ...] = ()
+    spent: Budget = Budget(flops=0.0, wall_time_s=0.0, energy_j=0.0)
+    weight_delta: WeightDelta | None = None
+    latent_sample: tuple[LatentSample, ...] = ()
+    hierarchy_chg: tuple[TopologyChange, ...] = ()
+    attention_prior: dict[str, float] = {}
+
+
+class DreamRequested(Event, frozen=True, kw_only=True):
+    """A dream episode that waits for its turn. One consumer takes them in order."""
+
+    subject: ClassVar[str] = "dream.requested"
+    profile: ProfileName
+    episode: DreamEpisode
+
+
+class DreamDone(Event, frozen=True, kw_only=True):
+    """A dream episode ran to its end. A weight delta is a proposal: only a swap puts it before people."""
+
+    subject: ClassVar[str] = "dream.done"
+    report: DreamReport
+
+
+class DreamAborted(Event, frozen=True, kw_only=True):
+    """A dream episode failed or went over its budget; what it had made is discarded."""
+
+    subject: ClassVar[str] = "dream.aborted"
+    report: DreamReport
+    code: str
+    message: str
+    param: str | None = None
+
+
+class DreamSwapped(Event, frozen=True, kw_only=True):
+    """A proposed adapter answers from now on. ``pause_ms``: how long nothing was decoded for the exchange.
+
+    ``attention_prior`` came with the swap and passed S4: it is recorded for whoever routes by it.
+    """
+
+    subject: ClassVar[str] = "dream.swapped"
+    adapter: str
+    sha256: str
+    base_sha256: str
+    pause_ms: float
+    retained_set: str
+    retained_before: float
+    retained_after: float
+    attention_prior: dict[str, float] = field(default_factory=dict)
+
+
+class DreamRequest(_Part, frozen=True, kw_only=True):
+    """Queue a dream episode. Asking again with the same id is the same episode."""
+
+    profile: ProfileName
+    episode: DreamEpisode
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] = "dream"
+
+
+class DreamAccepted(_Part, frozen=True, kw_only=True):
+    """It is queued, or was before; ``waiting`` counts all that wait."""
+
+    episode_id: str
+    waiting: int
+
+
+class DreamStatusRequest(_Part, frozen=True, kw_only=True):
+    """How far a dream episode has come."""
+
+    episode_id: EpisodeId
+
+
+class DreamStatus(_Part, frozen=True, kw_only=True):
+    """Its log entry once it was executed; ``code``, ``message`` and ``param`` say why it was aborted."""
+
+    episode_id: str
+    state: Literal["waiting", "done", "aborted", "unknown"]
+    report: DreamReport | None = None
+    code: str | None = None
+    message: str = ""
+    param: str | None = None
+
+
+class SnapshotRequest(_Part, frozen=True, kw_only=True):
+    """Put latent vectors, one a species, into the ring."""
+
+    snapshot_id: EpisodeId
+    species: Annotated[dict[str, Vector], Meta(min_length=1, max_length=64)]
+
+
+class SnapshotReply(_Part, frozen=True, kw_only=True):
+    """How many snapshots the ring holds."""
+
+    kept: int
+
+
+class Snapshot(Event, frozen=True, kw_only=True):
+    """Latent vectors by species: one entry of the delta ring."""
+
+    subject: ClassVar[str] = "dream.snapshot"
+    species: dict[str, Vector]
+
+
+class BetaRequest(_Part, frozen=True, kw_only=True):
+    """The oldest records that a registered service has not consumed, as beta records.
+
+    ``pairs`` asks for ``y``, the embedding of the answer, which is computed now.
+    """
+
+    name: ServiceName
+    limit: Annotated[int, Meta(ge=1, le=MAX_RECORDS)] = 32
+    wait: Annotated[float, Meta(ge=0.0, le=MAX_WAIT)] = 0.0
+    holder: Annotated[str, Meta(max_length=128)] = ""
+    pairs: bool = False
+
+
+class BetaReply(_Part, frozen=True, kw_only=True):
+    """In the order of the record. ``services.mark`` takes their ids once a dream episode has learned them."""
+
+    records: tuple[BetaRecord, ...]
+
+
+DREAM_LOG: tuple[type[Event], ...] = (DreamDone, DreamAborted, DreamSwapped)
+"""The events of the DREAMLOG stream."""

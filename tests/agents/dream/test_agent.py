@@ -1,0 +1,183 @@
+"""Dreams on a real bus without a worker: the queue, its order and its end, the log, the ring, and what is refused."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from agents.dream.agent import DreamAgent
+from agents.dream.beta import jsonl
+from agents.dream.ring import latest
+from agents.dream.settings import DreamSettings
+from bus import objects, reading
+from bus.agent import run
+from bus.connection import Bus
+from bus.topology import DREAMLOG, DREAMS, LATENTS
+from schemas.codec import decode, encode
+from schemas.dream import (
+    QUEUE,
+    RING,
+    BetaReply,
+    BetaRequest,
+    DreamAborted,
+    DreamAccepted,
+    DreamRequest,
+    DreamStatus,
+    DreamStatusRequest,
+    Snapshot,
+    SnapshotReply,
+    SnapshotRequest,
+)
+from schemas.errors import InvalidInput, KikiError, SetupError
+from tests.agents.dream.test_profiles import episode
+from tests.agents.services.scenes import recorded, register, serving
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def dreaming(bus: Bus) -> AsyncIterator[DreamAgent]:
+    agent = DreamAgent(DreamSettings(worker_timeout=5.0))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, agent, bus)
+        yield agent
+        tasks.cancel_scope.cancel()
+
+
+async def request(bus: Bus, name: str, **changed: Any) -> DreamAccepted:
+    wanted = DreamRequest(profile="P_min", episode=episode("downscale", episode_id=name, **changed))
+    return await bus.request("dream.request", wanted, DreamAccepted, timeout=5)
+
+
+async def status(bus: Bus, name: str) -> DreamStatus:
+    return await bus.request("dream.status", DreamStatusRequest(episode_id=name), DreamStatus, timeout=5)
+
+
+async def ended(bus: Bus, name: str) -> DreamStatus:
+    with anyio.fail_after(60):
+        while (found := await status(bus, name)).state in ("waiting", "unknown"):
+            await anyio.sleep(0.05)
+    return found
+
+
+async def test_an_episode_that_nobody_can_run_has_one_entry_that_says_why(bus: Bus) -> None:
+    async with dreaming(bus):
+        await request(bus, "lonely")
+        assert (await status(bus, "lonely")).state == "waiting"
+        found = await ended(bus, "lonely")
+        assert (found.state, found.code) == ("aborted", "unavailable")
+        assert found.report is not None
+        assert found.report.adapter == "mine"
+        await request(bus, "lonely")
+        await anyio.sleep(0.3)
+        assert (await status(bus, "never")).state == "unknown"
+    entries = [one async for one in reading.read(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
+    assert [decode(DreamAborted, one.data).report.episode_id for one in entries] == ["lonely"]
+
+
+async def test_the_queue_is_in_order_and_refuses_when_it_is_full(bus: Bus) -> None:
+    async with dreaming(bus):
+        names = [f"de-{number}" for number in range(QUEUE)]
+        for name in names:
+            await request(bus, name)
+        with pytest.raises(KikiError) as caught:
+            await request(bus, "one-too-many")
+        assert caught.value.code == "queue_full"
+        assert (await request(bus, names[-1])).waiting <= QUEUE
+        await ended(bus, names[0])
+        entries = [one async for one in reading.read(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
+        assert decode(DreamAborted, entries[0].data).report.episode_id == names[0]
+        assert (await bus.js.stream_info(DREAMS)).state.messages < QUEUE
+
+
+async def test_an_episode_over_its_budget_is_aborted_before_it_costs_anything(bus: Bus) -> None:
+    async with dreaming(bus):
+        nothing = msgspec.structs.replace(episode("downscale").budget, wall_time_s=0.0)
+        await request(bus, "poor", budget=nothing)
+        found = await ended(bus, "poor")
+        assert (found.state, found.code, found.param) == ("aborted", "budget_exceeded", "episode.budget.wall_time_s")
+
+
+BAD: dict[str, tuple[str, bytes, str, str]] = {
+    "an unknown profile": ("dream.request", b'"P_mid"', "invalid_event", "profile"),
+    "a budget of NaN": ("dream.request", b'{"flops":NaN', "invalid_event", "episode.budget.flops"),
+    "a slice without records": ("dream.request", b'["replay"]', "invalid_request", "episode.input_slice.beta_records"),
+    "a profile that is too small": ("dream.request", b'["restructure"]', "invalid_request", "episode.operation_set"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_what_is_wrong_is_answered_with_code_and_field(bus: Bus, case: str) -> None:
+    verb, bad, code, param = BAD[case]
+    sound = encode(DreamRequest(profile="P_min", episode=episode("downscale")))
+    pieces = {b'"P_mid"': b'"P_min"', b'{"flops":NaN': b'{"flops":1000000000000000.0'}
+    wrong = sound.replace(pieces.get(bad, b'["downscale"]'), bad)
+    assert wrong != sound
+    async with dreaming(bus):
+        reply = await bus.client.request(bus.subjects.service(verb), wrong, timeout=5)
+        refusal = json.loads(reply.data)
+        assert (refusal["code"], refusal["param"]) == (code, param)
+        assert (await bus.js.stream_info(DREAMS)).state.messages == 0
+
+
+async def test_the_ring_keeps_the_latest(bus: Bus) -> None:
+    async with dreaming(bus):
+        for number in range(3):
+            body = SnapshotRequest(snapshot_id=f"s{number}", species={"sem": (float(number), 1.0)})
+            reply = await bus.request("dream.snapshot", body, SnapshotReply, timeout=5)
+        assert reply.kept == 3
+        assert [one["sem"][0] for one in await latest(bus, 2)] == [2.0, 1.0]
+        assert len(await latest(bus, RING)) == 3
+    some = await bus.js.get_msg(LATENTS, seq=1)
+    for number in range(RING):
+        again = msgspec.structs.replace(decode(Snapshot, some.data or b""), species={"sem": (float(number),)})
+        await bus.js.publish(bus.subjects.of(again), encode(again))
+    assert (await bus.js.stream_info(LATENTS)).state.messages == RING
+    assert len(await latest(bus, RING)) == RING
+
+
+async def test_records_come_in_order_in_the_siblings_shape(bus: Bus) -> None:
+    async with dreaming(bus), serving(bus):
+        await register(bus, "dreamer", filter={"min_saillance": 0.5})
+        for number, salience in enumerate((0.9, 0.1, 0.5)):
+            event = recorded(f"question {number}", salience=salience)
+            told = msgspec.structs.replace(event.episode, embedding=(0.6, 0.8))
+            await bus.publish(msgspec.structs.replace(event, episode=told))
+        found = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
+        assert [(one.context, one.outcome, one.saillance_score) for one in found.records] == [
+            ("question 0", "yes", 0.9),
+            ("question 2", "yes", 0.5),
+        ]
+        assert (found.records[0].input, found.records[0].x, found.records[0].consumed_by) == ((0.6, 0.8), None, None)
+        lines = [json.loads(line) for line in jsonl(found.records).splitlines()]
+        assert {"id", "context", "outcome", "saillance_score", "timestamp", "input"} <= lines[0].keys()
+        with pytest.raises(KikiError) as caught:
+            await bus.request("dream.fetch", BetaRequest(name="stranger"), BetaReply, timeout=5)
+        assert caught.value.code == "service_not_found"
+
+
+async def test_objects_are_what_their_name_says(bus: Bus) -> None:
+    data = b"x" * 300_000
+    digest = await objects.put(bus, data)
+    assert await objects.put(bus, data) == digest
+    assert await objects.get(bus, digest) == data
+    with pytest.raises(InvalidInput, match="no object") as caught:
+        await objects.get(bus, "0" * 64, param="weights")
+    assert caught.value.param == "weights"
+
+
+def test_a_retained_set_that_is_wrong_is_a_setup_error(tmp_path: Any) -> None:
+    from agents.dream.retained import load
+
+    assert len(load(None).questions) >= 20
+    path = tmp_path / "set.jsonl"
+    for text in ("", "x", '{"question":"q","choices":["a","b"],"answer":2}'):
+        path.write_text(text)
+        with pytest.raises(SetupError, match="retained set"):
+            load(path)
+    with pytest.raises(SetupError, match="cannot be read"):
+        load(tmp_path / "none")

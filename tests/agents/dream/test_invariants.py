@@ -1,0 +1,104 @@
+"""S1 to S4, the gate on forgetting, the budget, and latent samples."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.dream import invariants
+from agents.dream.budget import Meter
+from agents.dream.factors import Factors
+from agents.dream.latents import between, samples
+from schemas.dream import Budget
+from schemas.errors import StageFailed
+from tests.agents.dream.test_projection import factors, seeds
+
+
+def refused(name: str) -> object:
+    return pytest.raises(StageFailed, match=rf"^{name}: ")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.1e6, -1.1e6])
+def test_s2(value: float) -> None:
+    sound = factors(1)
+    invariants.finite({"m": sound})
+    wrong = sound.right.copy()
+    wrong[1, 1] = value
+    with refused("S2"):  # type: ignore[attr-defined]
+        invariants.finite({"m": Factors(sound.left, wrong)})
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_s1(before: float, after: float) -> None:
+    if after >= before - 0.02:
+        invariants.retained(before, after)
+    elif after < before - 0.02 - 1e-6:
+        with refused("S1"):  # type: ignore[attr-defined]
+            invariants.retained(before, after)
+
+
+def test_s1_refuses_what_is_not_a_number() -> None:
+    with refused("S1"):  # type: ignore[attr-defined]
+        invariants.retained(0.5, math.nan)
+
+
+def test_s3() -> None:
+    modules = [f"model.layers.{number}.q_proj" for number in range(65)]
+    invariants.hierarchy(modules[:64], modules)
+    for wrong in ([], modules, ["elsewhere"]):
+        with refused("S3"):  # type: ignore[attr-defined]
+            invariants.hierarchy(wrong, modules)
+
+
+def test_s4() -> None:
+    invariants.priors({"a": 1.0, "b": 0.5})
+    for wrong in ({"a": 1.0, "b": 0.51}, {"a": -0.1}, {"a": 1.1}, {"a": math.nan}):
+        with refused("S4"):  # type: ignore[attr-defined]
+            invariants.priors(wrong)
+
+
+def test_forgetting_needs_both() -> None:
+    invariants.forgetting(10.0, 0.48)
+    invariants.forgetting(31.0, 0.0)
+    with refused("forgetting"):  # type: ignore[attr-defined]
+        invariants.forgetting(29.0, 0.46)
+
+
+def test_a_budget_is_spent_once() -> None:
+    meter = Meter(budget=Budget(flops=100.0, wall_time_s=1e6, energy_j=1e6), watts=1.0)
+    meter.charge(60.0)
+    assert meter.flops_left == 40.0
+    with pytest.raises(StageFailed) as caught:
+        meter.charge(60.0)
+    assert (caught.value.code, caught.value.param) == ("budget_exceeded", "episode.budget.flops")
+    assert meter.flops_left == 0.0
+
+
+@pytest.mark.parametrize("name", ["wall_time_s", "energy_j"])
+def test_time_and_energy_run_out(name: str) -> None:
+    budget = {"flops": 1.0, "wall_time_s": 1e6, "energy_j": 1e6} | {name: 0.0}
+    meter = Meter(budget=Budget(**budget), watts=50.0)
+    assert meter.seconds_left == 0.0
+    with pytest.raises(StageFailed) as caught:
+        meter.charge(0.0)
+    assert caught.value.param == f"episode.budget.{name}"
+
+
+@given(seeds, st.floats(0, 1))
+def test_between_two_vectors_is_on_their_arc(seed: int, share: float) -> None:
+    one, other = np.random.default_rng(seed).standard_normal((2, 16))
+    unit = [vector / np.linalg.norm(vector) for vector in (one, other)]
+    found = between(unit[0], unit[1], share)
+    assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-6)
+    whole = np.arccos(unit[0] @ unit[1])
+    assert np.arccos(np.clip(unit[0] @ found, -1, 1)) == pytest.approx(share * whole, abs=1e-5)
+
+
+def test_samples_are_drawn_from_the_episodes_id() -> None:
+    ring = [{"phono": [1.0, 0.0], "sem": [1.0]}, {"phono": [0.0, 1.0]}, {"phono": [-1.0, 0.0]}]
+    once, again = samples(ring, episode_id="de-1"), samples(ring, episode_id="de-1")
+    assert once == again != samples(ring, episode_id="de-2")
+    assert [sample.species for sample in once] == ["phono"]
+    assert once[0].provenance.startswith("recombine:de-1:")

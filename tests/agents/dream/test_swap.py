@@ -1,0 +1,165 @@
+"""Dream episodes and swaps with the worker's real thread, bank and files, over a small random model."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from agents.dream.agent import DreamAgent
+from agents.dream.settings import DreamSettings
+from bus import objects
+from bus.agent import run
+from bus.connection import Bus
+from bus.topology import ADAPTERS
+from runtime.dreaming import dreamt, swapped
+from schemas.adapters import AdapterPublished, AdapterRejected
+from schemas.consolidation import ExportReply, ExportRequest, SwapReply, SwapRequest
+from schemas.dream import BetaRecord, DreamStatus, SnapshotReply, SnapshotRequest
+from schemas.errors import KikiError
+from tests.agents.dream.test_profiles import episode
+from tests.agents.dream.worker import Judge, working
+
+pytestmark = pytest.mark.anyio
+RECORDS = tuple(
+    BetaRecord(id=number, context=f"ask {number}", outcome="tell", saillance_score=0.4, timestamp=1.0)
+    for number in (1, 2)
+)
+
+
+@contextlib.asynccontextmanager
+async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
+    retained = folder / "retained.jsonl"
+    retained.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
+    (folder / "adapters").mkdir()
+    agent = DreamAgent(DreamSettings(retained=retained, directions=2, learning_rate=0.01, judge_timeout=5.0))
+    async with working(bus, folder / "adapters", judge), anyio.create_task_group() as tasks:
+        await tasks.start(run, agent, bus)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def exported(bus: Bus) -> ExportReply:
+    return await bus.request("adapters.export", ExportRequest(name="mine"), ExportReply, timeout=10)
+
+
+async def changed(bus: Bus, *, by: float = 0.5, spoil: bool = False) -> SwapRequest:
+    """A swap to other numbers."""
+    current = await exported(bus)
+    tensors = {key: value * np.float32(by) for key, value in load(await objects.get(bus, current.weights)).items()}
+    if spoil:
+        next(iter(tensors.values()))[0, 0] = np.inf
+    sha256 = await objects.put(bus, save(tensors))
+    return SwapRequest(episode_id="de-swap", adapter="mine", sha256=sha256, base_sha256=current.sha256)
+
+
+async def swap(bus: Bus, request: SwapRequest) -> SwapReply:
+    return await bus.request("dream.swap", request, SwapReply, timeout=20)
+
+
+async def replayed(bus: Bus, **changes: Any) -> DreamStatus:
+    return await dreamt(bus, "P_max", episode("replay", "downscale", beta_records=RECORDS, **changes))
+
+
+async def test_what_was_replayed_is_swapped_in_once(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path):
+        before = await exported(bus)
+        done = await replayed(bus)
+        report = done.report
+        assert report is not None
+        assert report.weight_delta is not None
+        assert (report.executed, report.record_ids) == (("replay", "downscale"), (1, 2))
+        assert report.weight_delta.base_sha256 == before.sha256 == (await exported(bus)).sha256
+        assert (report.weight_delta.loss_after or 9.0) < (report.weight_delta.loss_before or 0.0)
+        assert report.spent.flops > 0.0
+        first = await swapped(bus, done)
+        assert first.pause_ms > 0.0
+        assert (await exported(bus)).sha256 == report.weight_delta.sha256 == first.sha256
+        assert await swapped(bus, done) == first
+        assert await replayed(bus) == done
+        published = await bus.last(AdapterPublished, report.episode_id, stream=ADAPTERS)
+        assert published is not None
+        assert [gate.name for gate in published.gates] == ["S4", "S2", "S3", "S1", "forgetting"]
+        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
+
+
+async def test_a_swap_that_died_after_the_exchange_is_told_when_it_is_asked_again(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path):
+        request = await changed(bus)
+        await swap(bus, request)
+        await bus.js.purge_stream("DREAMLOG")
+        again = await swap(bus, request)
+        assert (again.sha256, again.pause_ms) == (request.sha256, 0.0)
+
+
+async def test_all_operations_yield_all_outputs(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path):
+        for number in range(2):
+            ring = SnapshotRequest(snapshot_id=f"s{number}", species={"sem": (1.0, float(number))})
+            await bus.request("dream.snapshot", ring, SnapshotReply, timeout=5)
+        whole = episode(
+            "replay",
+            "downscale",
+            "restructure",
+            "recombine",
+            beta_records=RECORDS,
+            others=("other",),
+            snapshots=2,
+            output_channels=("weight_delta", "latent_sample", "hierarchy_chg", "attention_prior"),
+        )
+        done = await dreamt(bus, "P_max", whole)
+        assert done.report is not None
+        assert done.report.executed == whole.operation_set
+        assert done.report.attention_prior == {"mine": 0.4}
+        assert [sample.species for sample in done.report.latent_sample] == ["sem"]
+        assert (await swapped(bus, done, others=("other",))).sha256 == (await exported(bus)).sha256
+
+
+REFUSED: dict[str, tuple[dict[str, Any], Judge, dict[str, Any]]] = {
+    "S1": ({}, lambda name: "staged" not in name, {}),
+    "S2": ({"spoil": True}, lambda name: True, {}),
+    "S4": ({}, lambda name: True, {"attention_prior": {"a": 0.8, "b": 0.8}}),
+    "base_sha256": ({}, lambda name: True, {"base_sha256": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize("param", REFUSED)
+async def test_a_refused_swap_changes_nothing_and_is_kept_with_its_reason(bus: Bus, tmp_path: Path, param: str) -> None:
+    how, judge, fields = REFUSED[param]
+    async with dreaming(bus, tmp_path, judge):
+        before = await exported(bus)
+        request = await changed(bus, **how)
+        wrong = SwapRequest(**{name: getattr(request, name) for name in request.__struct_fields__} | fields)
+        with pytest.raises(KikiError) as caught:
+            await swap(bus, wrong)
+        assert (caught.value.code, caught.value.param) == ("invariant_broken", param)
+        rejected = await bus.last(AdapterRejected, "de-swap", stream=ADAPTERS)
+        assert rejected is not None
+        assert (rejected.gates[-1].name, rejected.gates[-1].passed) == (param, False)
+        assert (await exported(bus)).sha256 == before.sha256
+        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
+
+
+async def test_a_budget_of_operations_is_kept(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path):
+        budget = {"flops": 1000.0, "wall_time_s": 60.0, "energy_j": 1e5}
+        with pytest.raises(KikiError) as caught:
+            await replayed(bus, budget=type(episode("replay").budget)(**budget))
+        assert (caught.value.code, caught.value.param) == ("budget_exceeded", "episode.budget.flops")
+
+
+async def test_what_is_not_there_is_named(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path):
+        request = await changed(bus)
+        fields = {name: getattr(request, name) for name in request.__struct_fields__}
+        with pytest.raises(KikiError) as caught:
+            await swap(bus, SwapRequest(**fields | {"sha256": "1" * 64}))
+        assert (caught.value.code, caught.value.param) == ("invalid_request", "sha256")
+        with pytest.raises(KikiError) as caught:
+            await swap(bus, SwapRequest(**fields | {"adapter": "nobody"}))
+        assert caught.value.code == "adapter_failed"

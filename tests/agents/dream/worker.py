@@ -1,0 +1,112 @@
+"""The worker's part in dreams over a small random model, with its real thread, bank and files.
+
+What it leaves out is decoding: questions of the retained set are answered by a rule, so that a test can break S1.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+from nats.aio.msg import Msg
+
+from agents.inference import blas
+
+blas.preload()
+
+from agents.inference.adapters import AdapterBank  # noqa: E402
+from agents.inference.consolidation import Consolidation  # noqa: E402
+from agents.inference.thread import ModelThread  # noqa: E402
+from agents.inference.training import Learnable  # noqa: E402
+from bus.agent import run  # noqa: E402
+from bus.connection import Bus  # noqa: E402
+from schemas.codec import decode  # noqa: E402
+from schemas.consolidation import Example  # noqa: E402
+from schemas.jobs import Job, JobResult  # noqa: E402
+from schemas.services import StatusReply  # noqa: E402
+from schemas.stages import AdapterUse  # noqa: E402
+from tests.agents.inference import hybrid  # noqa: E402
+
+KINDS = ("self_attn.q_proj", "mlp.shared_expert.up_proj")
+Judge = Callable[[str], bool]
+"""Whether weights of this name answer rightly."""
+
+
+class _Decoder:
+    """A decoder that has nothing to decode."""
+
+    busy = False
+    stream: Any = contextlib.nullcontext()
+    taken: frozenset[int] = frozenset()
+
+    def __init__(self, folder: Path) -> None:
+        model = hybrid.build(quantized=False)
+        for seed, name in enumerate(("mine", "other")):
+            hybrid.write(folder, model, name, kinds=KINDS, seed=seed, rank=2, size=0.1)
+        self.bank = AdapterBank(model, folder, budget=1024**2)
+
+    def using(self, name: str) -> bool:
+        return False
+
+    def step(self) -> None:
+        pass
+
+    def tell_all(self, news: Any) -> None:
+        pass
+
+
+class Worker:
+    """An agent with the verbs that dreams need."""
+
+    name = "inference"
+
+    def __init__(self, folder: Path, judge: Judge) -> None:
+        self._thread = ModelThread(lambda: _Decoder(folder), stall_seconds=60.0)  # type: ignore[arg-type,return-value]
+        self._judge = judge
+        self._bus: Bus
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        self._bus = bus
+        await self._thread.start()
+        await bus.listen(bus.subjects.lane("background"), self._answer)
+        try:
+            yield
+        finally:
+            await self._thread.stop()
+
+    def handlers(self) -> Sequence[Any]:
+        return ()
+
+    def endpoints(self) -> Sequence[Any]:
+        return Consolidation(self._thread, tokens, self._bus).endpoints()
+
+    def status(self) -> StatusReply:
+        return StatusReply(agent=self.name, ready=True)
+
+    async def _answer(self, message: Msg) -> None:
+        job = decode(Job, message.data)
+        (use,) = job.adapters
+        adapter = self._thread.decoder.bank.load(use.name)
+        right = self._judge(use.name)
+        logprobs = {choice: -1.0 if (number == 0) == right else -2.0 for number, choice in enumerate(job.choices)}
+        told = AdapterUse(name=use.name, sha256=adapter.sha256)
+        await self._bus.answer(job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(told,)))
+
+
+async def tokens(examples: Sequence[Example]) -> list[Learnable]:
+    """One token a letter."""
+    return [
+        Learnable(tokens=tuple(ord(letter) % 128 for letter in one.context + one.outcome), begins=len(one.context))
+        for one in examples
+    ]
+
+
+@contextlib.asynccontextmanager
+async def working(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
+    """The worker, serving."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, Worker(folder, judge), bus)
+        yield
+        tasks.cancel_scope.cancel()
