@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from runtime.cli.__main__ import app
 from schemas import contract
 from schemas.codec import decode
 from schemas.compatibility import breaking
@@ -18,6 +20,7 @@ from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Even
 from schemas.upcast import STEPS
 
 HERE = Path(__file__).parent
+GOLDEN = HERE.parents[1] / "docs" / "asyncapi.json"
 VERSIONS = sorted(int(path.stem) for path in (HERE / "versions").glob("*.json"))
 RECORDED = sorted((HERE / "recorded").glob("*.jsonl.gz"))
 EVENTS: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded, EpisodeForgotten)
@@ -138,3 +141,16 @@ def test_what_breaks_nobody_is_not_named(change: Any) -> None:
 def test_the_version_is_told_in_the_document() -> None:
     assert now()["info"]["version"] == f"{SCHEMA_VERSION}.0.0"
     assert msgspec.json.encode(now())
+
+
+def test_the_command_names_what_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "older.json"
+    older = now()
+    older["components"]["schemas"]["Episode"]["properties"]["mood"] = {"type": "string"}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    found = CliRunner().invoke(app, ["asyncapi", "--against", str(path)])
+    assert found.exit_code == 1
+    assert "Episode.mood is gone" in found.output
+    path.write_text("{}", encoding="utf-8")
+    assert "is no contract" in CliRunner().invoke(app, ["asyncapi", "--against", str(path)]).output
+    assert "nothing breaks" in CliRunner().invoke(app, ["asyncapi", "--against", str(GOLDEN)]).output

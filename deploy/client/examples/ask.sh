@@ -11,14 +11,14 @@ body=$(jq -nc --arg turn "$turn" --arg question "$question" --argjson now "$now"
              created_at: $now, deadline: ($now + 120), schema_version: 2},
   query: {model: "micro-kiki-fast", messages: [{role: "user", content: $question}], sampling: {seed: $now}, stream: true}}')
 
-# Listen first: to the live text, and for the end.
+# Listen first: to the live text, and for the end. A slow machine may need a longer $WAIT until both are heard of.
 nats sub --raw "kiki.infer.token.$turn" 2>/dev/null | jq --unbuffered -j 'select(.kind == "content").text' &
 tokens=$!
 trap 'kill $tokens 2>/dev/null || true' EXIT
 end=$(mktemp)
 nats sub --raw --count=1 "kiki.answer.ready.$turn" 2>/dev/null > "$end" &
 answered=$!
-sleep 0.5
+sleep "${WAIT:-0.5}"
 
 nats req "kiki.query.received.$turn" "$body" --header "Nats-Msg-Id:$turn:query.received" > /dev/null 2>&1
 wait $answered
