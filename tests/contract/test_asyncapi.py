@@ -32,8 +32,7 @@ def test_the_golden_file_is_what_the_structs_say() -> None:
 )
 def test_the_official_parser_accepts_it_and_refuses_a_broken_one(tmp_path: Path) -> None:
     assert _parse(GOLDEN).returncode == 0
-    broken = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    del broken["info"]["title"]
+    broken = {"asyncapi": "3.0.0", "info": {"version": "1.0.0"}, "channels": {}}  # a small one: the title is missing
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken), encoding="utf-8")
     found = _parse(path)
@@ -67,13 +66,12 @@ def test_what_we_encode_fits_the_published_schema(event: msgspec.Struct) -> None
         jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
 
 
-@pytest.mark.parametrize("name", sorted(contract.document()["components"]["messages"]))
-def test_every_message_has_an_example_that_fits(name: str) -> None:
-    document = contract.document()
-    (example,) = document["components"]["messages"][name]["examples"]
-    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-    jsonschema.validate(json.loads(msgspec.json.encode(example["payload"])), schema)
-    assert example["payload"] or not document["components"]["schemas"][name].get("properties")
+def test_every_message_has_an_example_that_fits() -> None:
+    components = json.loads(GOLDEN.read_text(encoding="utf-8"))["components"]
+    for name, message in components["messages"].items():
+        (example,) = message["examples"]
+        jsonschema.validate(example["payload"], {"$ref": f"#/components/schemas/{name}", "components": components})
+        assert example["payload"] or not components["schemas"][name].get("properties"), name
 
 
 def test_every_subject_has_its_prefix_and_parameters() -> None:

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ def kept(version: int) -> dict[str, Any]:
     return found
 
 
+@cache
+def _now() -> str:
+    return json.dumps(contract.document())
+
+
 def now() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(contract.document()))
+    found: dict[str, Any] = json.loads(_now())
     return found
 
 
