@@ -262,22 +262,27 @@ class Client:
     async def replay(
         self, selection: Selection | None = None, *, speed: Speed = "full"
     ) -> AsyncGenerator[tuple[int, EpisodeRecorded | EpisodeForgotten], None]:
-        """A part of the record, each event with its place; on core NATS, so a reader that is too slow is cut off.
+        """A part of the record, each event with its place; on core NATS, so a reader that is too slow misses some.
 
         Raises:
             KikiError: the replay broke off; ``code`` is public.
+            Unavailable: not everything that was sent came; a registered service misses nothing.
         """
         subject = f"replays.{uuid.uuid4().hex}"
         subscription = await self.connection.subscribe(subject)
         try:
             wanted = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
             await self.request("replay.start", wanted, ReplayReply)
+            came = 0
             async for message in subscription.messages:
                 headers = message.headers or {}
                 if REPLAY_ERROR in headers:
                     raise KikiError("the replay broke off.", code=headers[REPLAY_ERROR])
                 if REPLAY_END in headers:
+                    if came < int(headers[REPLAY_END]):
+                        raise Unavailable(f"{came} of {headers[REPLAY_END]} messages came; register to miss nothing.")
                     return
+                came += 1
                 yield int(headers[REPLAY_SEQ]), _EPISODE_EVENTS[headers[REPLAY_SUBJECT]](message.data)
         finally:
             await subscription.unsubscribe()

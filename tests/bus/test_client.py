@@ -2,15 +2,19 @@
 
 import anyio
 import pytest
+from nats.aio.msg import Msg
 
 from bus.client import Client
 from bus.connection import Bus
 from bus.following import Happening
 from schemas.chat import Sampling
+from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
+from schemas.replay import ReplayReply, ReplayRequest
 from tests.agents.memory.scenes import answered
+from tests.agents.services.scenes import record, serving
 from tests.bus.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -95,3 +99,19 @@ async def test_a_stage_of_all_turns(bus: Bus, client: Client) -> None:
 async def test_nobody_serves_a_request(client: Client) -> None:
     with pytest.raises(Unavailable, match=r"services\.ls"):
         await client.services()
+
+
+async def test_a_replay_that_did_not_come_whole_is_not_taken_for_one(bus: Bus, client: Client) -> None:
+    async with serving(bus):
+        await record(bus, ["one", "two"])
+        assert [seq async for seq, _ in client.replay()] == [1, 2]
+
+    async def answer(message: Msg) -> None:
+        """A replay of which the first message was lost on the way."""
+        to = decode(ReplayRequest, message.data).to
+        await message.respond(encode(ReplayReply(replay_id="x")))
+        await bus.client.publish(to, b"", headers={"Kiki-Replay": "x", "Kiki-Replay-End": "1"})
+
+    await bus.listen("kiki.svc.replay.start", answer)
+    with pytest.raises(Unavailable, match="0 of 1 messages came"):
+        _ = [seq async for seq, _ in client.replay()]
