@@ -1,14 +1,18 @@
 """Reading a stream from somewhere to its present end, in order."""
 
-from collections.abc import AsyncGenerator, Sequence
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
 import nats.errors
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
 from bus.connection import Bus
 from schemas.errors import Unavailable
@@ -19,8 +23,14 @@ BATCH = 256
 PATIENCE = 5.0
 """Seconds that the broker may take for the next batch."""
 
+INACTIVE = 30.0
+"""Seconds after which the broker takes away a consumer that nobody asks."""
+
+STALE = 20.0
+"""Seconds between two pulls after which a slow reader takes a new consumer, before the broker takes the old one."""
+
 _LEAVING = 2.0
-"""Seconds for taking the consumer away; one that is left behind ends by itself after half a minute."""
+"""Seconds for taking the consumer away; one that is left behind ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,45 +65,71 @@ async def read(
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
+    end = until if until is not None else sys.maxsize
     try:
-        info = await bus.js.add_consumer(stream, _from(subjects, after, since))
-        subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
-        try:
-            async for stored in _pulled(subscription, info.num_pending or 0, after=after, until=until):
-                yield stored
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING):
-                await subscription.unsubscribe()
-                await bus.js.delete_consumer(stream, info.name)
+        while True:
+            async with _reader(bus, stream, _from(subjects, after, since)) as reader:
+                stale = False
+                while not stale:
+                    asked = time.monotonic()
+                    batch = await reader.batch(end - after)
+                    for stored in batch:
+                        if stored.seq > end:
+                            return
+                        after = stored.seq
+                        yield stored
+                    if not batch:
+                        return
+                    stale = time.monotonic() - asked >= STALE
+            since = None  # the reader was slow: begin again behind what it has
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
 
 
-async def _pulled(
-    subscription: JetStreamContext.PullSubscription, left: int, *, after: int, until: int | None
-) -> AsyncGenerator[Stored, None]:
-    """Everything that is pending. What is deleted meanwhile is not waited for, what is added comes, too."""
-    while left > 0 and (until is None or after < until):
-        wanted = min(BATCH, left) if until is None else min(BATCH, left, until - after)
+@dataclass
+class _Reader:
+    """A consumer that lasts as long as it is asked. ``left`` messages are pending."""
+
+    subscription: JetStreamContext.PullSubscription
+    left: int
+
+    async def batch(self, most: int) -> list[Stored]:
+        """The next messages; none at the end. What is deleted meanwhile is not waited for, what is added comes, too."""
+        wanted = min(BATCH, self.left, most)
+        if wanted <= 0:
+            return []
         try:
-            messages = await subscription.fetch(wanted, timeout=PATIENCE)
+            messages = await self.subscription.fetch(wanted, timeout=PATIENCE)
         except (TimeoutError, nats.errors.TimeoutError):
-            if (await subscription.consumer_info()).num_pending:
+            if (await self.subscription.consumer_info()).num_pending:
                 raise
-            return
-        for message in messages:
-            meta = message.metadata
-            left, after = meta.num_pending, meta.sequence.stream
-            if until is not None and after > until:
-                return
-            yield Stored(after, message.subject, meta.timestamp, message.data)
+            return []
+        self.left = messages[-1].metadata.num_pending
+        return [_stored(message) for message in messages]
+
+
+@asynccontextmanager
+async def _reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIterator[_Reader]:
+    info = await bus.js.add_consumer(stream, config)
+    subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
+    try:
+        yield _Reader(subscription, info.num_pending or 0)
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING), suppress(NotFoundError):
+            await subscription.unsubscribe()
+            await bus.js.delete_consumer(stream, info.name)
+
+
+def _stored(message: Msg) -> Stored:
+    meta = message.metadata
+    return Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
 
 
 def _from(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE,
         filter_subjects=list(subjects),
-        inactive_threshold=30.0,
+        inactive_threshold=INACTIVE,
         mem_storage=True,
         num_replicas=1,
     )

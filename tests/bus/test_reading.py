@@ -51,6 +51,21 @@ async def test_what_is_deleted_while_it_is_read_is_not_waited_for(bus: Bus, monk
     assert seen == [1, 2, 3]
 
 
+async def test_a_slow_reader_outlives_its_consumer(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BATCH", 2)
+    monkeypatch.setattr(reading, "STALE", 0.0)
+    for _ in range(5):
+        await bus.publish(query())
+    seen, names = [], set()
+    async with aclosing(read(bus, TURNS, SUBJECTS)) as stored:
+        async for one in stored:
+            seen.append(one.seq)
+            names |= {info.name for info in await bus.js.consumers_info(TURNS)}
+    assert seen == [1, 2, 3, 4, 5]
+    assert len(names) > 1
+    assert await bus.js.consumers_info(TURNS) == []
+
+
 async def test_whoever_stops_early_leaves_nothing_behind(bus: Bus) -> None:
     for _ in range(4):
         await bus.publish(query())
