@@ -1,6 +1,7 @@
 """How long recall takes, and how much memory and disk it costs, at given numbers of episodes; embedding excluded.
 
-Recall reads Atlas alone, so the bulk is placed there directly; single writes go through both stores.
+Recall reads Atlas alone, so only the first episodes go into Trace, too: they tell what each takes there. Single writes
+go through both stores. Vectors are drawn around topics, not embedded: 200,000 embeddings would take hours.
 """
 
 import itertools
@@ -10,15 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import numpy as np
 import psutil
+from msgspec import structs
 
 from agents.memory import history
 from agents.memory.atlas import Ask
 from agents.memory.context import windows
 from agents.memory.edge import EdgeAtlas
 from agents.memory.finding import find
-from agents.memory.optimising import optimised
+from agents.memory.optimising import Optimised, optimised
 from agents.memory.projection import apply
 from agents.memory.record import key
 from agents.memory.settings import MemorySettings
@@ -32,11 +35,27 @@ PLACED = 12 * SESSION
 TENANTS = 4
 """The first tenant has half of all episodes and is the one who asks."""
 
-QUERIES = 200
+QUERIES = 400
 WRITES = 5
+TRACED = 4800
+"""Episodes that are stored in Trace as well."""
+
+PAUSE = 0.02
+"""Seconds between two recalls while the memory is optimised."""
+
+CONCEPTS = 3
 TOPICS = 400
 VOCABULARY = 20_000
 SENTENCE = 18
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of recalls."""
+
+    p50: float
+    p99: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -44,67 +63,39 @@ class Level:
     """What was read at ``episodes``.
 
     Attributes:
-        plain_p50, plain_p99: milliseconds of a recall before indexing.
-        p50, p99: the same after it.
+        plain: recalls of a memory whose last episodes were never optimised; the state of most running memories.
+        busy: recalls while a child process optimises on the same machine.
+        optimised: recalls afterwards.
         visible: milliseconds from a write until recall finds it, the slowest of a few.
         placed: seconds for storing what came since the level before.
-        optimised: seconds for indexing it.
-        memory: resident bytes of this process.
-        disk: bytes of the stores; Trace holds the few single writes only.
+        seconds: seconds that optimising took, start to end.
+        copied: seconds of it in which writes wait.
+        memory: resident bytes of this process, with the file pages that the system keeps for it.
+        atlas: bytes on disk of Atlas, after optimising.
+        trace: bytes on disk of Trace, for each of the first episodes.
     """
 
     episodes: int
-    plain_p50: float
-    plain_p99: float
-    p50: float
-    p99: float
+    plain: Times
+    busy: Times
+    optimised: Times
     visible: float
     placed: float
-    optimised: float
+    seconds: float
+    copied: float
     memory: int
-    disk: int
+    atlas: int
+    trace: float
 
 
 async def measure(sizes: Sequence[int], *, tick: Callable[[int], None], vector_size: int = 768) -> list[Level]:
-    """Grow one memory through ``sizes``, indexing at each; ``tick`` hears how many episodes came."""
-    process = psutil.Process()
+    """Grow one memory through ``sizes``, optimising at each; ``tick`` hears how many episodes came."""
     with tempfile.TemporaryDirectory(prefix="kiki-recall-") as directory:
         settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
         stores = Stores(settings)
-        made = _Made(vector_size)
-        levels = []
         async with stores.opened(_nothing):
-            count = 0
-            for size in sorted(sizes):
-                began = time.perf_counter()
-                while count < size:
-                    batch = list(itertools.islice(made.episodes, min(PLACED, size - count)))
-                    await _place(stores, batch)
-                    count += len(batch)
-                    tick(len(batch))
-                placed = time.perf_counter() - began
-                plain = sorted([await _timed(stores, made, settings) for _ in range(QUERIES)])
-                began = time.perf_counter()
-                assert isinstance(stores.atlas, EdgeAtlas)
-                await optimised(stores.atlas.part, stores.changing)
-                indexed = time.perf_counter() - began
-                times = sorted([await _timed(stores, made, settings) for _ in range(QUERIES)])
-                seen = sorted([await _visible(stores, made, settings) for _ in range(WRITES)])
-                levels.append(
-                    Level(
-                        episodes=size,
-                        plain_p50=1000 * plain[len(plain) // 2],
-                        plain_p99=1000 * plain[int(len(plain) * 0.99)],
-                        p50=1000 * times[len(times) // 2],
-                        p99=1000 * times[int(len(times) * 0.99)],
-                        visible=1000 * seen[-1],
-                        placed=placed,
-                        optimised=indexed,
-                        memory=process.memory_info().rss,
-                        disk=sum(path.stat().st_blocks * 512 for path in Path(directory).rglob("*") if path.is_file()),
-                    )
-                )
-        return levels
+            grown = _Grown(stores, _Made(vector_size), tick)
+            return [await grown.level(size) for size in sorted(sizes)]
 
 
 def per_million(levels: Sequence[Level]) -> dict[str, float]:
@@ -113,7 +104,98 @@ def per_million(levels: Sequence[Level]) -> dict[str, float]:
         return {}
     first, last = levels[0], levels[-1]
     more = last.episodes - first.episodes
-    return {name: 1e6 * (getattr(last, name) - getattr(first, name)) / more for name in ("memory", "disk")}
+    slopes = {name: 1e6 * (getattr(last, name) - getattr(first, name)) / more for name in ("memory", "atlas")}
+    return {**slopes, "trace": 1e6 * last.trace}
+
+
+class _Grown:
+    """One memory that grows. Its sessions are stored whole, each episode with its neighbours."""
+
+    def __init__(self, stores: Stores, made: "_Made", tick: Callable[[int], None]) -> None:
+        assert isinstance(stores.atlas, EdgeAtlas)
+        self._part = stores.atlas.part
+        self._stores = stores
+        self._made = made
+        self._tick = tick
+        self._count = 0
+        self._traced = 0
+        self._trace = 0.0
+
+    async def level(self, size: int) -> Level:
+        """Grow to ``size`` and read everything."""
+        began = time.perf_counter()
+        await self._grow(size)
+        placed = time.perf_counter() - began
+        plain = await self._times(QUERIES)
+        done, busy = await self._optimise()
+        after = await self._times(QUERIES)
+        visible = max([await self._visible() for _ in range(WRITES)])
+        return Level(
+            episodes=size,
+            plain=plain,
+            busy=busy,
+            optimised=after,
+            visible=1000 * visible,
+            placed=placed,
+            seconds=done.seconds,
+            copied=done.copied,
+            memory=psutil.Process().memory_info().rss,
+            atlas=_bytes(self._part.directory),
+            trace=self._trace,
+        )
+
+    async def _grow(self, size: int) -> None:
+        while self._count < size:
+            batch = list(itertools.islice(self._made.episodes, min(PLACED, size - self._count)))
+            if self._traced < TRACED:
+                await self._place_in_both(batch)
+            else:
+                await self._stores.atlas.place(batch, _near(batch))
+            self._count += len(batch)
+            self._tick(len(batch))
+
+    async def _place_in_both(self, batch: Sequence[Episode]) -> None:
+        await apply(self._stores, batch)
+        self._traced += len(batch)
+        if self._traced >= TRACED:
+            self._trace = _bytes(self._stores.settings.data_dir / "trace") / self._traced
+
+    async def _optimise(self) -> tuple[Optimised, Times]:
+        """Optimise, and ask on meanwhile."""
+        taken: list[float] = []
+
+        async def ask() -> None:
+            while True:
+                taken.append(await self._timed())
+                await anyio.sleep(PAUSE)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            done = await optimised(self._part, self._stores.changing)
+            tasks.cancel_scope.cancel()
+        return done, _told(taken)
+
+    async def _times(self, count: int) -> Times:
+        return _told([await self._timed() for _ in range(count)])
+
+    async def _timed(self) -> float:
+        made, settings = self._made, self._stores.settings
+        ask = Ask(tenant="tenant0", vector=made.vector(made.topic()), text=made.text(8), limit=settings.candidates)
+        began = time.perf_counter()
+        await find(self._stores, ask, now=time.time(), settings=settings)
+        return time.perf_counter() - began
+
+    async def _visible(self) -> float:
+        """Seconds from writing an episode until recall finds it."""
+        settings, vector = self._stores.settings, self._made.vector(0)
+        line = history.Line(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
+        episode = history.event(history.told([line])[0], vector, tenant="tenant0").episode
+        began = time.perf_counter()
+        await apply(self._stores, [episode])
+        ask = Ask(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
+        found = await find(self._stores, ask, now=time.time(), settings=settings)
+        assert found[0].match.episode_id == episode.episode_id
+        return time.perf_counter() - began
 
 
 class _Made:
@@ -123,6 +205,8 @@ class _Made:
         self._random = np.random.default_rng(7)
         self._size = size
         self._topics = self._random.normal(size=(TOPICS, size))
+        told = history.told([history.Line(text="template")], now=0.0)
+        self._template = history.event(told[0], (), tenant="").episode
         self.episodes: Iterator[Episode] = (self._episode(number) for number in itertools.count())
 
     def vector(self, topic: int) -> tuple[float, ...]:
@@ -139,37 +223,34 @@ class _Made:
     def _episode(self, number: int) -> Episode:
         session = number // SESSION
         tenant = f"tenant{0 if session % 2 == 0 else 1 + session % (TENANTS - 1)}"
-        line = history.Line(text=self.text(), session=session, timestamp=1e9 + number, id=number)
-        return history.event(history.told([line])[0], self.vector(self.topic()), tenant=tenant).episode
+        return structs.replace(
+            self._template,
+            episode_id=f"e{number}",
+            turn_id=f"t{number}",
+            session_id=f"s{session}",
+            tenant=tenant,
+            created_at=1e9 + number,
+            question=self.text(),
+            embedding=self.vector(self.topic()),
+            concepts=tuple(f"w{word}" for word in self._random.zipf(1.3, size=CONCEPTS) % VOCABULARY),
+        )
 
 
-async def _place(stores: Stores, batch: Sequence[Episode]) -> None:
-    """Whole sessions at once: each with its neighbours."""
+def _near(batch: Sequence[Episode]) -> dict[str, dict[int, str]]:
     near: dict[str, dict[int, str]] = {}
     for at in range(0, len(batch), SESSION):
         names = [key(one.tenant, "episode", one.episode_id) for one in batch[at : at + SESSION]]
         near |= windows(names, names)
-    await stores.atlas.place(batch, near)
+    return near
 
 
-async def _timed(stores: Stores, made: _Made, settings: MemorySettings) -> float:
-    ask = Ask(tenant="tenant0", vector=made.vector(made.topic()), text=made.text(8), limit=settings.candidates)
-    began = time.perf_counter()
-    await find(stores, ask, now=time.time(), settings=settings)
-    return time.perf_counter() - began
+def _told(seconds: Sequence[float]) -> Times:
+    ordered = sorted(1000 * one for one in seconds)
+    return Times(p50=ordered[len(ordered) // 2], p99=ordered[int(len(ordered) * 0.99)], most=ordered[-1])
 
 
-async def _visible(stores: Stores, made: _Made, settings: MemorySettings) -> float:
-    """Seconds from writing an episode until recall finds it."""
-    line = history.Line(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-    vector = made.vector(0)
-    episode = history.event(history.told([line])[0], vector, tenant="tenant0").episode
-    began = time.perf_counter()
-    await apply(stores, [episode])
-    ask = Ask(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
-    found = await find(stores, ask, now=time.time(), settings=settings)
-    assert found[0].match.episode_id == episode.episode_id
-    return time.perf_counter() - began
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
 async def _nothing() -> None:

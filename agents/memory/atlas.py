@@ -299,7 +299,8 @@ class Atlas:
             Unavailable: the store failed.
         """
         with using("atlas"):
-            return int(self._shard.count(qdrant.CountRequest(exact=True)))
+            # Without a filter the estimate is the number; to count them one by one takes 80 ms at 200,000.
+            return int(self._shard.count(qdrant.CountRequest(exact=False)))
 
     def close(self) -> None:
         """Sync and release the files."""
@@ -386,12 +387,15 @@ def _vectors(near: Around) -> dict[str, Any]:
 def _config(size: int) -> qdrant.EdgeConfig:
     """Vectors are scanned as one-bit codes and the best of them scored again; a large tenant gets a graph of its own.
 
+    The whole vectors stay on disk: a few are read for each question, and none when the shard is loaded.
+
     Without a write-ahead log, because the record is one: what was not flushed is projected again. A log would be
     read again at every start.
     """
-    codes = qdrant.TurboQuantQuantizationConfig(bits=qdrant.TurboQuantBitSize.Bits1)
+    codes = qdrant.TurboQuantQuantizationConfig(bits=qdrant.TurboQuantBitSize.Bits1, memory=qdrant.Memory.Cached)
+    context = qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, quantization_config=codes, memory=qdrant.Memory.Cold)
     return qdrant.EdgeConfig(
-        vectors={CONTEXT: qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, quantization_config=codes)},
+        vectors={CONTEXT: context},
         sparse_vectors={
             WORDS: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf, memory=qdrant.Memory.Cached)
         },

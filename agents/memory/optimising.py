@@ -6,6 +6,7 @@ than loading the copy takes.
 """
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -41,6 +42,9 @@ RETRY = 600.0
 WAITING = Gauge("kiki_atlas_unoptimised", "Episodes since the last run", registry=metrics.REGISTRY)
 RUNS = Counter("kiki_atlas_optimisations", "Runs by outcome", ["outcome"], registry=metrics.REGISTRY)
 SECONDS = Gauge("kiki_atlas_optimisation_seconds", "Seconds that the last run took", registry=metrics.REGISTRY)
+
+_PIECE = 2**20
+"""Bytes that are copied at a time."""
 
 _WATCH = 0.2
 """Seconds between two looks at a child."""
@@ -138,7 +142,25 @@ async def _aside(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[tuple
 
 def _copy(shard: Path, copy: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(shard, copy)
+    shutil.copytree(shard, copy, copy_function=_copy_data)
+
+
+def _copy_data(source: str, target: str) -> None:
+    """One file without its holes: a small shard has hundreds of megabytes of them."""
+    with open(source, "rb") as read, open(target, "wb") as written:
+        size = os.fstat(read.fileno()).st_size
+        written.truncate(size)
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(read.fileno(), end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # only a hole is left
+            end = os.lseek(read.fileno(), start, os.SEEK_HOLE)
+            for at in range(start, end, _PIECE):
+                os.pwrite(written.fileno(), os.pread(read.fileno(), min(_PIECE, end - at), at), at)
 
 
 def _loaded(atlas: Atlas, directory: Path) -> Atlas:

@@ -11,6 +11,7 @@ from runtime.cli import (
     dead,
     doctor,
     dream,
+    growth,
     memory,
     models,
     replaying,
@@ -39,6 +40,7 @@ app.add_typer(adapters.app, name="adapters")
 contests.hang(bench.app)
 cognition.hang(bench.app)
 dream.hang(bench.app)
+growth.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

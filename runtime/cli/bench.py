@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bus import server
 from bus.connection import Bus, BusSettings, connect
-from runtime import locomo, recalling, rereading
+from runtime import locomo, rereading
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.serving import wait_ready
 from runtime.composition import AGENTS, bus_settings
@@ -28,7 +28,7 @@ from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import new_turn
-from schemas.errors import InvalidInput, KikiError, Unavailable
+from schemas.errors import KikiError, Unavailable
 from schemas.events import AnswerReady, QueryReceived, TurnFailed
 from schemas.stages import Level, Query
 
@@ -110,49 +110,6 @@ def locomo_bench(
     out.print(f"{machine()}", style="dim", highlight=False)
 
 
-@app.command(name="recall")
-@command
-def recall_bench(
-    sizes: Annotated[str, typer.Option(help="Numbers of episodes, with commas.")] = "1000,10000,50000",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """Milliseconds of a recall, embedding excluded, and what memory and disk grow by."""
-    wanted = _sizes(sizes)
-
-    async def measured() -> list[recalling.Level]:
-        with Progress(console=err, transient=True) as progress:
-            task = progress.add_task("episodes", total=wanted[-1])
-            return await recalling.measure(wanted, tick=lambda more: progress.advance(task, more))
-
-    levels = run_async(measured)
-    slope = recalling.per_million(levels)
-    if as_json:
-        report = {"bench": "recall", "machine": machine(), "levels": [asdict(one) for one in levels]}
-        out.out(json.dumps({**report, "bytes_per_million": slope}))
-        return
-    heads = (
-        "episodes",
-        "p50 plain",
-        "p99 plain",
-        "p50 ms",
-        "p99 ms",
-        "visible ms",
-        "stored s",
-        "indexed s",
-        "memory MB",
-        "disk MB",
-    )
-    table = Table(*heads, title="recall, embedding excluded", box=None)
-    for one in levels:
-        times = (one.plain_p50, one.plain_p99, one.p50, one.p99, one.visible, one.placed, one.optimised)
-        sizes_mb = (one.memory / 1e6, one.disk / 1e6)
-        table.add_row(f"{one.episodes}", *(f"{value:.1f}" for value in (*times, *sizes_mb)))
-    out.print(table)
-    if slope:
-        out.print(f"a million episodes: {slope['memory'] / 1e9:.1f} GB of memory, {slope['disk'] / 1e9:.1f} GB of disk")
-    out.print(f"{machine()}", style="dim", highlight=False)
-
-
 @app.command(name="replay")
 @command
 def replay_bench(
@@ -184,16 +141,6 @@ def replay_bench(
         table.add_row(name, f"{getattr(found, name):.0f}")
     out.print(table)
     out.print(f"{machine()}", style="dim", highlight=False)
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = sorted({int(part) for part in text.split(",")})
-    except ValueError as error:
-        raise InvalidInput(f"'{text}' is no list of numbers like 1000,10000.", param="sizes") from error
-    if sizes[0] < 100:
-        raise InvalidInput("a size is at least 100 episodes.", param="sizes")
-    return sizes
 
 
 def machine() -> dict[str, Any]:

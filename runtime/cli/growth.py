@@ -1,0 +1,216 @@
+"""``kiki bench recall | writes``: what a memory costs as it grows, and whether writing it costs the client anything."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+from msgspec import structs
+from rich.progress import Progress
+from rich.table import Table
+
+from bus.connection import Bus, connect
+from runtime import pairing, recalling
+from runtime.cli import command, err, out, run_async, settings_of
+from runtime.cli.bench import QUESTIONS, machine
+from runtime.cli.serving import wait_ready
+from runtime.composition import AGENTS, bus_settings
+from runtime.settings import Settings
+from runtime.supervisor import Supervisor
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import new_turn
+from schemas.errors import InvalidInput, KikiError, SetupError, Unavailable
+from schemas.events import AnswerReady, Event, QueryReceived, QueryRouted, TurnFailed
+from schemas.stages import Level, Query
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+VECTORS = f"unit vectors around {recalling.TOPICS} topics, not embeddings; {recalling.TENANTS} tenants"
+TENANT = "bench"
+SETTLE = 0.3
+"""Seconds between two arms, in which the last write ends."""
+
+
+def hang(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command()(recall)
+    app.command()(writes)
+
+
+@command
+def recall(
+    episodes: Annotated[str, typer.Option(help="Numbers of episodes, with commas.")] = "1000,10000,50000",
+    picture: Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Milliseconds of a recall, embedding excluded, and what memory and disk grow by."""
+    wanted = _sizes(episodes)
+
+    async def measured() -> list[recalling.Level]:
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("episodes", total=wanted[-1])
+            return await recalling.measure(wanted, tick=lambda more: progress.advance(task, more))
+
+    levels = run_async(measured)
+    slope = recalling.per_million(levels)
+    if picture is not None:
+        _draw(levels, picture)
+    if as_json:
+        report = {"bench": "recall", "vectors": VECTORS, "machine": machine(), "unit": "ms"}
+        out.out(json.dumps({**report, "levels": [asdict(one) for one in levels], "bytes_per_million": slope}))
+        return
+    for table in _tables(levels):
+        out.print(table)
+    if slope:
+        told = ", ".join(f"{value / 1e9:.1f} GB {name}" for name, value in slope.items())
+        out.print(f"a million episodes by the slope: {told}", highlight=False)
+    out.print(VECTORS, style="dim", highlight=False)
+    out.print(f"{machine()}", style="dim", highlight=False)
+
+
+@command
+def writes(
+    pairs: Annotated[int, typer.Option(min=4, max=1000, help="Pairs to measure.")] = 40,
+    turns: Annotated[int, typer.Option(min=1, max=32, help="Turns of each arm, one after the other.")] = 3,
+    level: Annotated[str, typer.Option(help="fast or full.")] = "fast",
+    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Tokens of each candidate.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether answers take longer because they are recorded: the same turns with and without, in pairs."""
+    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+        settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
+        found = run_async(_paired, settings, pairs, turns, level, max_tokens)
+    if as_json:
+        out.out(json.dumps({"bench": "writes", "turns": turns, "level": level, "machine": machine(), **asdict(found)}))
+        return
+    title = f"{turns} '{level}' turns from routed to answered"
+    table = Table("", "median s", title=title, box=None)
+    table.add_row("recorded", f"{found.first:.3f}")
+    table.add_row("not recorded", f"{found.second:.3f}")
+    out.print(table)
+    out.print(
+        f"ratio {found.ratio:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f}, {found.pairs} pairs",
+        highlight=False,
+    )
+    out.print(f"{machine()}", style="dim", highlight=False)
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise InvalidInput(f"'{text}' is no list of numbers like 1000,10000.", param="episodes") from error
+    if sizes[0] < 100:
+        raise InvalidInput("a size is at least 100 episodes.", param="episodes")
+    return sizes
+
+
+def _tables(levels: Sequence[recalling.Level]) -> tuple[Table, Table]:
+    heads = ("not optimised", "while optimising", "longest", "optimised", "write visible")
+    times = Table("episodes", *heads, title="recall: p50 / p99 ms, embedding excluded", box=None)
+    sizes = Table("episodes", "optimising s", "copying s", "memory MB", "atlas MB", title="size", box=None)
+    for one in levels:
+        plain, busy, after = (f"{found.p50:.1f} / {found.p99:.1f}" for found in (one.plain, one.busy, one.optimised))
+        times.add_row(f"{one.episodes}", plain, busy, f"{one.busy.most:.0f}", after, f"{one.visible:.0f}")
+        megabytes = (f"{one.memory / 1e6:.0f}", f"{one.atlas / 1e6:.0f}")
+        sizes.add_row(f"{one.episodes}", f"{one.seconds:.1f}", f"{one.copied:.2f}", *megabytes)
+    return times, sizes
+
+
+def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (times, sizes) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    counts = [one.episodes for one in levels]
+    for name, label in (("plain", "not optimised"), ("busy", "while optimising"), ("optimised", "optimised")):
+        (line,) = times.plot(counts, [getattr(one, name).p50 for one in levels], marker="o", label=f"p50 {label}")
+        p99 = [getattr(one, name).p99 for one in levels]
+        times.plot(counts, p99, marker="o", linestyle=":", color=line.get_color(), label=f"p99 {label}")
+    times.axhline(15.0, color="grey", linewidth=0.8)
+    times.axhline(40.0, color="grey", linewidth=0.8, linestyle=":")
+    times.set(xscale="log", yscale="log", xlabel="episodes", ylabel="ms, embedding excluded", title="recall")
+    times.legend(fontsize=7)
+    sizes.plot(counts, [one.memory / 1e6 for one in levels], marker="o", label="memory of the process")
+    sizes.plot(counts, [one.atlas / 1e6 for one in levels], marker="o", label="Atlas on disk")
+    sizes.set(xlabel="episodes", ylabel="MB", title="size")
+    sizes.legend(fontsize=7)
+    for axes in (times, sizes):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"kiki bench recall: {VECTORS}", fontsize=8)
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+async def _paired(settings: Settings, pairs: int, turns: int, level: Level, max_tokens: int) -> pairing.Compared:
+    supervisor = Supervisor(settings, names=AGENTS)
+    async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+        await wait_ready(bus, supervisor)
+        routed = [await _routed(bus, question, level, max_tokens) for question in QUESTIONS]
+
+        async def arm(number: int, record: bool) -> float:
+            await anyio.sleep(SETTLE)
+            began = time.perf_counter()
+            for turn in range(turns):
+                await _answered(bus, routed[(number + turn) % len(routed)], record=record)
+            return time.perf_counter() - began
+
+        await arm(0, True)
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("pairs", total=pairs)
+            return await pairing.compare(
+                lambda number: arm(number, True),
+                lambda number: arm(number, False),
+                pairs=pairs,
+                tick=lambda: progress.advance(task),
+            )
+
+
+async def _routed(bus: Bus, question: str, level: Level, max_tokens: int) -> QueryRouted:
+    """What the router says of the question; the turn is answered and recorded."""
+    query = Query(
+        model="micro-kiki",
+        messages=(Message(role="user", content=question),),
+        sampling=Sampling(max_tokens=max_tokens, seed=1),
+        level=level,
+    )
+    envelope = new_turn(tenant=TENANT, timeout=120.0)
+    await _until_answered(bus, QueryReceived(envelope=envelope, query=query))
+    found = await bus.last(QueryRouted, envelope.turn_id)
+    if found is None:
+        raise Unavailable("the broker lost the routed turn: measure again.")
+    return found
+
+
+async def _answered(bus: Bus, routed: QueryRouted, *, record: bool) -> None:
+    envelope = new_turn(tenant=TENANT, timeout=120.0).next("router")
+    plan = structs.replace(routed.route.plan, record=record)
+    await _until_answered(
+        bus, structs.replace(routed, envelope=envelope, route=structs.replace(routed.route, plan=plan), timings=())
+    )
+
+
+async def _until_answered(bus: Bus, event: Event) -> None:
+    subscription = await bus.client.subscribe(bus.subjects.turn(event.envelope.turn_id))
+    try:
+        await bus.publish(event)
+        with anyio.fail_after(event.envelope.remaining):
+            async for message in subscription.messages:
+                stage = ".".join(message.subject.split(".")[-3:-1])
+                if stage == AnswerReady.subject:
+                    return
+                if stage == TurnFailed.subject:
+                    failed = decode(TurnFailed, message.data)
+                    raise KikiError(f"the turn failed in {failed.stage}: {failed.message}", code=failed.code)
+    finally:
+        await subscription.unsubscribe()
+    raise Unavailable("the broker closed the subscription.")

@@ -1,0 +1,56 @@
+"""Whether something costs time: two arms in turn, so that whatever else the machine does meets both."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 4000
+"""Bootstrap samples of the interval."""
+
+Arm = Callable[[int], Awaitable[float]]
+"""Seconds of the arm's part in the pair of that number."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Medians in seconds, and the geometric mean of first / second over the pairs with its 95 % interval."""
+
+    first: float
+    second: float
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+async def compare(first: Arm, second: Arm, *, pairs: int, tick: Callable[[], None] = lambda: None) -> Compared:
+    """Run both arms ``pairs`` times; who begins changes from pair to pair."""
+    seconds: list[tuple[float, float]] = []
+    for number in range(pairs):
+        if number % 2 == 0:
+            one = await first(number)
+            other = await second(number)
+        else:
+            other = await second(number)
+            one = await first(number)
+        seconds.append((one, other))
+        tick()
+    return compared(seconds)
+
+
+def compared(seconds: Sequence[tuple[float, float]], *, seed: int = 0) -> Compared:
+    """The pairs' ratio; needs at least two pairs."""
+    both = np.asarray(seconds, dtype=np.float64)
+    logs = np.log(both[:, 0] / both[:, 1])
+    drawn = np.random.default_rng(seed).integers(0, len(logs), size=(DRAWS, len(logs)))
+    low, high = np.quantile(logs[drawn].mean(axis=1), (0.025, 0.975))
+    middle = np.median(both, axis=0)
+    return Compared(
+        first=float(middle[0]),
+        second=float(middle[1]),
+        ratio=float(np.exp(logs.mean())),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        pairs=len(logs),
+    )
