@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import anyio
 import msgspec
 import nats
 import nats.errors
@@ -21,19 +22,22 @@ from opentelemetry import propagate
 
 from bus import topology
 from bus.cancellation import Cancellations
+from bus.following import answer, following
 from bus.requesting import request
 from bus.subjects import Subjects
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
-from schemas.errors import InvalidEvent, KikiError, Refused, StageFailed, Unavailable
-from schemas.events import Event, InferToken, TurnCancelled
+from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, StageFailed, Unavailable
+from schemas.events import AnswerReady, Event, InferToken, TurnCancelled
 from schemas.jobs import Job, JobResult, Lane
 from schemas.stages import AdapterUse, RecalledEpisode
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 MSG_ID = "Nats-Msg-Id"
+LATE_SECONDS = 1.0
+"""What a stage that finds the deadline passed needs to say so."""
 STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""
 
@@ -90,6 +94,20 @@ class Bus:
         except (TimeoutError, nats.errors.Error, OSError) as error:
             raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
         return not ack.duplicate
+
+    async def answered(self, event: Event) -> AnswerReady:
+        """Publish an event of a turn and wait for the turn's answer, until its deadline.
+
+        Raises:
+            DeadlineExceeded: nobody said how it ended.
+            KikiError: a stage gave the turn up, somebody cancelled it, or the broker is away.
+        """
+        envelope = event.envelope
+        async with following(self.client, self.subjects, envelope.turn_id, kinds=()) as happening:
+            await self.publish(event)
+            with anyio.move_on_after(envelope.remaining + LATE_SECONDS):
+                return await answer(happening)
+        raise DeadlineExceeded("the turn's deadline passed without a word.")
 
     async def signal(self, token: InferToken) -> None:
         """Publish a text delta on core NATS: delivered to who listens now, never stored."""
@@ -186,9 +204,20 @@ class Bus:
         found = await self._last_raw(stream, self.subjects.stage(subject, turn_id))
         return decode(kind, found.data) if found and found.data else None
 
-    async def _last_raw(self, stream: str, subject: str) -> RawStreamMsg | None:
+    async def last_of(self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
+        """The last stored event of several kinds that share their noun (``dissent.*``), in one question.
+
+        A replica that lags behind may answer: ask again where None is not believed.
+        """
+        by_subject = {self.subjects.stage(kind.subject, turn_id): kind for kind in kinds}  # type: ignore[attr-defined]
+        (noun,) = {kind.subject.split(".")[0] for kind in kinds}  # type: ignore[attr-defined]
+        found = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=True)
+        return decode(by_subject[str(found.subject)], found.data) if found and found.data else None
+
+    async def _last_raw(self, stream: str, subject: str, *, direct: bool = False) -> RawStreamMsg | None:
+        """``direct`` is quicker; in a cluster the replica that answers may not have the newest yet."""
         try:
-            return await self.js.get_last_msg(stream, subject)
+            return await self.js.get_last_msg(stream, subject, direct=direct)
         except NotFoundError:
             return None
         except (TimeoutError, nats.errors.Error, APIError) as error:

@@ -38,10 +38,13 @@ from schemas.events import Event, TurnCancelled, TurnFailed
 
 E = TypeVar("E", bound=Event)
 
-FETCH_SECONDS = 5.0
-"""How long one pull request waits at the broker."""
+FETCH_SECONDS = 20.0
+"""How long one pull request waits at the broker. Every request that ends in vain wakes two processes."""
 
-STALL_FACTOR = 4.0
+CHECK_SECONDS = 5.0
+"""How often a consumer looks whether the broker still knows it, and whether its slots still pull."""
+
+STALL_FACTOR = 2.0
 """A slot that has not come back to its pull for this many fetch times has stopped and is brought back."""
 
 MAX_DELAY = 10.0
@@ -102,10 +105,18 @@ class _Slot:
 class Consumer(Generic[E]):
     """Runs one handler until cancelled."""
 
-    def __init__(self, bus: Bus, handler: Handler[E], *, fetch_seconds: float = FETCH_SECONDS) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        handler: Handler[E],
+        *,
+        fetch_seconds: float = FETCH_SECONDS,
+        check_seconds: float = CHECK_SECONDS,
+    ) -> None:
         self.bus = bus
         self.handler = handler
         self.fetch_seconds = fetch_seconds
+        self.check_seconds = check_seconds
         self._slots = [_Slot(number) for number in range(handler.concurrency)]
         self._in_hand: set[int] = set()
 
@@ -156,14 +167,28 @@ class Consumer(Generic[E]):
             await anyio.sleep(random.uniform(0.1, 0.4))
 
     async def _watch(self) -> None:
-        limit = STALL_FACTOR * self.fetch_seconds
+        """Bring back the slots that stopped, and all of them when the broker has forgotten what they asked for."""
+        reconnects = self._reconnects
         while True:
-            await anyio.sleep(self.fetch_seconds)
+            await anyio.sleep(self.check_seconds)
+            if not self.bus.client.is_connected:
+                continue
+            forgotten = not await self._still_there() or self._reconnects != reconnects
+            reconnects = self._reconnects
             for slot in self._slots:
+                if slot.busy or slot.scope is None:
+                    continue
                 idle = time.monotonic() - slot.seen
-                if not slot.busy and idle > limit and slot.scope is not None:
+                if idle > STALL_FACTOR * self.fetch_seconds:
                     _log.error("slot stalled", stage=self.handler.stage, slot=slot.number, seconds=round(idle, 1))
                     slot.scope.cancel()
+                elif forgotten:
+                    slot.scope.cancel()
+
+    @property
+    def _reconnects(self) -> int:
+        found: int = self.bus.client.stats["reconnects"]
+        return found
 
     async def _pull(self, slot: _Slot) -> None:
         subscription = await self._bind()
@@ -173,8 +198,6 @@ class Consumer(Generic[E]):
                 try:
                     (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
                 except (TimeoutError, nats.errors.TimeoutError):
-                    if self.bus.client.is_connected:
-                        await self._still_there()
                     continue
                 slot.busy = True
                 try:
@@ -189,13 +212,17 @@ class Consumer(Generic[E]):
         await self.declare()
         return await self.bus.js.pull_subscribe_bind(durable=self.handler.stage, stream=self.handler.stream)
 
-    async def _still_there(self) -> None:
+    async def _still_there(self) -> bool:
         """A memory stream dies with its broker and comes back empty: declare it and the consumer again."""
         try:
             await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
         except APIError:
             await self.bus.reconcile()
             await self.declare()
+            return False
+        except (TimeoutError, nats.errors.Error) as error:
+            _log.warning("broker does not answer", stage=self.handler.stage, why=repr(error))
+        return True
 
     async def _receive(self, message: Msg) -> None:
         sequence = message.metadata.sequence.stream

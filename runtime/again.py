@@ -6,17 +6,15 @@ Router and memory are left out: what they found then goes to the worker as it wa
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import anyio
 import msgspec
 
 from bus import record, story
 from bus.connection import Bus
-from bus.following import ending, following
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError
-from schemas.events import AnswerReady, EpisodeRecorded, RecallDone, TurnCancelled, TurnFailed
+from schemas.events import AnswerReady, EpisodeRecorded, RecallDone
 from schemas.services import AdapterInfo, AdapterRequest
 from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
 
@@ -101,17 +99,10 @@ async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
     plan = msgspec.structs.replace(inputs.route.plan, record=False)
     route = msgspec.structs.replace(inputs.route, adapters=adapters, plan=plan)
     envelope = new_turn(tenant=inputs.tenant, session_id=inputs.session_id, timeout=timeout)
-    async with following(bus.client, bus.subjects, envelope.turn_id) as happening:
-        await bus.publish(
-            RecallDone(envelope=envelope.next("memory"), query=inputs.query, route=route, recall=inputs.recall)
-        )
-        with anyio.fail_after(timeout + 5.0):
-            end = await ending(happening)
-    if isinstance(end, TurnFailed):
-        raise KikiError(f"{end.stage} failed: {end.message}", code=end.code)
-    if isinstance(end, TurnCancelled):
-        raise KikiError(f"the repetition was cancelled: {end.reason}", code="cancelled")
-    after = outcome(end)
+    ready = await bus.answered(
+        RecallDone(envelope=envelope.next("memory"), query=inputs.query, route=route, recall=inputs.recall)
+    )
+    after = outcome(ready)
     found = differences(before, after)
     why = reasons(before, after, inputs.query.sampling, (*inputs.lacking, *changed)) if found else []
     return Rerun(inputs, before, after, found, why)

@@ -25,10 +25,8 @@ import numpy as np
 from agents import agreement
 from bus.connection import Bus
 from schemas.chat import Message, Sampling
-from schemas.codec import decode
 from schemas.envelope import new_turn
-from schemas.errors import KikiError, Unavailable
-from schemas.events import AnswerReady, QueryReceived, TurnFailed
+from schemas.events import AnswerReady, QueryReceived
 from schemas.stages import Level, Query
 
 TIMEOUT = 300.0
@@ -177,21 +175,9 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
         level=variant.level,
         candidates=variant.candidates,
     )
-    subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
     started = time.perf_counter()
-    try:
-        await bus.publish(QueryReceived(envelope=envelope, query=query))
-        with anyio.fail_after(envelope.remaining):
-            async for message in subscription.messages:
-                stage = ".".join(message.subject.split(".")[-3:-1])
-                if stage == AnswerReady.subject:
-                    return _answered(question, decode(AnswerReady, message.data), time.perf_counter() - started)
-                if stage == TurnFailed.subject:
-                    failed = decode(TurnFailed, message.data)
-                    raise KikiError(f"{question.id} failed in {failed.stage}: {failed.message}", code=failed.code)
-    finally:
-        await subscription.unsubscribe()
-    raise Unavailable("the broker closed the subscription.")
+    event = await bus.answered(QueryReceived(envelope=envelope, query=query))
+    return _answered(question, event, time.perf_counter() - started)
 
 
 def _answered(question: Question, event: AnswerReady, seconds: float) -> Answered:

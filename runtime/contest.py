@@ -22,11 +22,11 @@ import httpx
 import numpy as np
 
 from bus.connection import Bus
+from bus.following import end_badly, following
 from schemas.chat import Message, Sampling
-from schemas.codec import decode
 from schemas.envelope import new_turn
-from schemas.errors import KikiError, Unavailable
-from schemas.events import InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
+from schemas.errors import Unavailable
+from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
 from schemas.stages import AdapterUse, Plan, Query, Recall, Route
 
 TIMEOUT = 300.0
@@ -110,25 +110,19 @@ def ours(bus: Bus) -> Ask:
         uses = (AdapterUse(name=adapter),) if adapter else ()
         route = Route(domains=(), adapters=uses, intent="bench", plan=Plan(level="raw"))
         routed = QueryRouted(envelope=envelope, query=query, route=route)
-        subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
         started, first = time.perf_counter(), 0.0
-        try:
+        wanted = (InferToken, InferDone)
+        async with following(bus.client, bus.subjects, envelope.turn_id, kinds=wanted) as happening:
             await bus.publish(
                 RecallDone(envelope=routed.envelope.next("recall"), query=query, route=route, recall=Recall())
             )
             with anyio.fail_after(TIMEOUT):
-                async for message in subscription.messages:
-                    stage = ".".join(message.subject.split(".")[-3:-1])
-                    first = first or (time.perf_counter() - started if stage == InferToken.subject else 0.0)
-                    if stage == InferDone.subject:
+                async for event in happening:
+                    first = first or (time.perf_counter() - started if isinstance(event, InferToken) else 0.0)
+                    if isinstance(event, InferDone):
                         total = time.perf_counter() - started
-                        tokens = decode(InferDone, message.data).inference.usage.completion_tokens
-                        return Reply(tokens, first or total, total)
-                    if stage == TurnFailed.subject:
-                        failed = decode(TurnFailed, message.data)
-                        raise KikiError(f"the worker refused: {failed.message}", code=failed.code)
-        finally:
-            await subscription.unsubscribe()
+                        return Reply(event.inference.usage.completion_tokens, first or total, total)
+                    end_badly(event)
         raise Unavailable("the broker closed the subscription.")
 
     return ask

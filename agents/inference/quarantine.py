@@ -8,6 +8,7 @@ ends in the dead letters, while the others have long finished.
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -99,11 +100,15 @@ class Quarantine:
         self._write()
 
     def _write(self) -> None:
+        """One write in place, padded over what was longer: a worker that is killed leaves it before or after."""
         if self._journal is None:
             return
+        text = json.dumps({"in_hand": sorted(self._in_hand), "alone": self._alone}).encode()
         try:
-            fresh = self._journal.with_suffix(".new")
-            fresh.write_text(json.dumps({"in_hand": sorted(self._in_hand), "alone": self._alone}))
-            fresh.replace(self._journal)
+            file = os.open(self._journal, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(file, text.ljust(os.fstat(file).st_size), 0)
+            finally:
+                os.close(file)
         except OSError as error:
             degraded("inference.quarantine", f"{self._journal.name} cannot be written: {error!r}")

@@ -16,6 +16,8 @@ from bus.connection import Bus
 from schemas.events import DissentRaised, DissentWaived
 from schemas.stages import Dissent, StageTiming
 
+_KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
+
 BELL_SECONDS = 1.0
 """The stream is read again at least this often, should the bell be missed."""
 
@@ -57,11 +59,11 @@ class Join:
                 pause = STORE_SECONDS
 
     async def _stored(self) -> Heard | None:
-        for kind in (DissentRaised, DissentWaived):
-            if (event := await self._bus.last(kind, self._turn_id)) is not None:
-                own = [timing for timing in event.timings if timing.stage == "catfish"]
-                return Heard(dissent=event.dissent, timing=own[-1] if own else None)
-        return None
+        event = await self._bus.last_of(_KINDS, self._turn_id)
+        if event is None:
+            return None
+        own = [timing for timing in event.timings if timing.stage == "catfish"]
+        return Heard(dissent=event.dissent, timing=own[-1] if own else None)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio
 import psutil
 import typer
 from rich.progress import Progress, track
@@ -26,10 +25,8 @@ from runtime.overhead import Turn, measure, shares
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
-from schemas.codec import decode
 from schemas.envelope import new_turn
-from schemas.errors import KikiError, Unavailable
-from schemas.events import AnswerReady, QueryReceived, TurnFailed
+from schemas.events import QueryReceived
 from schemas.stages import Level, Query
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
@@ -171,19 +168,6 @@ async def _turn(bus: Bus, level: Level, max_tokens: int, number: int) -> Turn:
         sampling=Sampling(max_tokens=max_tokens, seed=number),
         level=level,
     )
-    subscription = await bus.client.subscribe(bus.subjects.turn(envelope.turn_id))
-    try:
-        published_at = time.time()
-        await bus.publish(QueryReceived(envelope=envelope, query=query))
-        with anyio.fail_after(envelope.remaining):
-            async for message in subscription.messages:
-                stage = ".".join(message.subject.split(".")[-3:-1])
-                if stage == AnswerReady.subject:
-                    event = decode(AnswerReady, message.data)
-                    return measure(event, published_at=published_at, answered_at=time.time())
-                if stage == TurnFailed.subject:
-                    failed = decode(TurnFailed, message.data)
-                    raise KikiError(f"the turn failed in {failed.stage}: {failed.message}", code=failed.code)
-    finally:
-        await subscription.unsubscribe()
-    raise Unavailable("the broker closed the subscription.")
+    published_at = time.time()
+    event = await bus.answered(QueryReceived(envelope=envelope, query=query))
+    return measure(event, published_at=published_at, answered_at=time.time())

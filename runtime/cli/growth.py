@@ -23,10 +23,9 @@ from runtime.composition import AGENTS, bus_settings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
-from schemas.codec import decode
 from schemas.envelope import new_turn
-from schemas.errors import InvalidInput, KikiError, SetupError, Unavailable
-from schemas.events import AnswerReady, Event, QueryReceived, QueryRouted, TurnFailed
+from schemas.errors import InvalidInput, SetupError, Unavailable
+from schemas.events import QueryReceived, QueryRouted
 from schemas.stages import Level, Query
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
@@ -184,7 +183,7 @@ async def _routed(bus: Bus, question: str, level: Level, max_tokens: int) -> Que
         level=level,
     )
     envelope = new_turn(tenant=TENANT, timeout=120.0)
-    await _until_answered(bus, QueryReceived(envelope=envelope, query=query))
+    await bus.answered(QueryReceived(envelope=envelope, query=query))
     found = await bus.last(QueryRouted, envelope.turn_id)
     if found is None:
         raise Unavailable("the broker lost the routed turn: measure again.")
@@ -194,23 +193,6 @@ async def _routed(bus: Bus, question: str, level: Level, max_tokens: int) -> Que
 async def _answered(bus: Bus, routed: QueryRouted, *, record: bool) -> None:
     envelope = new_turn(tenant=TENANT, timeout=120.0).next("router")
     plan = structs.replace(routed.route.plan, record=record)
-    await _until_answered(
-        bus, structs.replace(routed, envelope=envelope, route=structs.replace(routed.route, plan=plan), timings=())
+    await bus.answered(
+        structs.replace(routed, envelope=envelope, route=structs.replace(routed.route, plan=plan), timings=())
     )
-
-
-async def _until_answered(bus: Bus, event: Event) -> None:
-    subscription = await bus.client.subscribe(bus.subjects.turn(event.envelope.turn_id))
-    try:
-        await bus.publish(event)
-        with anyio.fail_after(event.envelope.remaining):
-            async for message in subscription.messages:
-                stage = ".".join(message.subject.split(".")[-3:-1])
-                if stage == AnswerReady.subject:
-                    return
-                if stage == TurnFailed.subject:
-                    failed = decode(TurnFailed, message.data)
-                    raise KikiError(f"the turn failed in {failed.stage}: {failed.message}", code=failed.code)
-    finally:
-        await subscription.unsubscribe()
-    raise Unavailable("the broker closed the subscription.")

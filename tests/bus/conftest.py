@@ -34,7 +34,7 @@ def reply(event: QueryReceived) -> TurnCancelled:
 async def running(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
     """A consumer of ``query.received`` under the stage name 'echo'."""
     handler = Handler(stage="echo", event=QueryReceived, handle=handle, **settings)
-    consumer = Consumer(bus, handler, fetch_seconds=0.5)
+    consumer = Consumer(bus, handler, fetch_seconds=0.5, check_seconds=0.5)
     await consumer.declare()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.run)
