@@ -56,11 +56,15 @@ _tracer = trace.get_tracer("micro-kiki")
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What a handler may know of its message besides the event: the connection, the try, and when it came."""
+    """What a handler may know of its message besides the event: the connection, the try, and two Unix times.
+
+    It came at ``received_at``; the stream has had it since ``stored_at``.
+    """
 
     bus: Bus
     attempt: int
     received_at: float
+    stored_at: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +284,8 @@ class Consumer(Generic[E]):
 
     async def _think(self, message: Msg, event: E, attempt: int) -> None:
         handler, started = self.handler, time.time()
-        delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started)
+        stored_at = message.metadata.timestamp.timestamp()
+        delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started, stored_at=stored_at)
         try:
             outcome = await self._handle(message, event, delivery)
             if isinstance(outcome, Event):

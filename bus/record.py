@@ -22,12 +22,38 @@ async def episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[Epi
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    async with aclosing(read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as stored:
-        async for message in stored:
+    async with aclosing(stored(bus, tenant=tenant)) as found:
+        async for episode, _ in found:
+            yield episode
+
+
+async def stored(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
+    """The same as :func:`episodes`, each with the Unix time at which the record got it.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    async with aclosing(read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
+        async for message in messages:
             try:
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
                 _log.warning("unreadable episode", subject=message.subject, why=error.message)
                 continue
             if tenant is None or episode.tenant == tenant:
-                yield episode
+                yield episode, message.stored_at.timestamp()
+
+
+async def acknowledged(bus: Bus, last_seq: int) -> tuple[int, str]:
+    """The sequence up to which every durable consumer has acknowledged, and the slowest one's name.
+
+    ``last_seq`` is the record's last; a consumer that has nothing left to read is taken to be there.
+    """
+    floors = [(last_seq, "")]
+    for info in await bus.js.consumers_info(EPISODES):
+        if info.config is None or not info.config.durable_name:
+            continue
+        idle = not info.num_pending and not info.num_ack_pending
+        floor = info.ack_floor.stream_seq if info.ack_floor else 0
+        floors.append((last_seq if idle else floor, str(info.name)))
+    return min(floors)

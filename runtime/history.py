@@ -54,6 +54,8 @@ async def exported(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
     """The tenant's record as JSONL that :func:`bring` reads: a line an utterance, oldest first."""
     async with aclosing(record.episodes(bus, tenant=tenant)) as episodes:
         async for episode in episodes:
+            if episode.summarises:
+                continue  # what it says is in the others
             for line in _lines(episode):
                 yield json.dumps(line, ensure_ascii=False)
 

@@ -17,8 +17,10 @@ READY_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def remembering(settings: Settings) -> AsyncIterator[Bus]:
+async def remembering(settings: Settings, *others: str) -> AsyncIterator[Bus]:
     """A bus with a memory agent on it. Without a broker at the settings' address both are started on their data.
+
+    ``others`` are agents that are started with it then.
 
     Raises:
         Unavailable: a broker answers, but no memory agent.
@@ -30,15 +32,15 @@ async def remembering(settings: Settings) -> AsyncIterator[Bus]:
         except Unavailable:
             if settings.nats is not None:
                 raise
-            bus = await _started(settings, stack)
+            bus = await _started(settings, stack, others)
         else:
             if not await _there(bus):
                 raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
         yield bus
 
 
-async def _started(settings: Settings, stack: contextlib.AsyncExitStack) -> Bus:
-    supervisor = Supervisor(settings, names=(MEMORY,))
+async def _started(settings: Settings, stack: contextlib.AsyncExitStack, others: tuple[str, ...]) -> Bus:
+    supervisor = Supervisor(settings, names=(MEMORY, *others))
     await stack.enter_async_context(supervisor.running())
     bus = await stack.enter_async_context(connect(bus_settings(supervisor.settings), name="kiki-memory"))
     with anyio.move_on_after(READY_SECONDS):

@@ -70,7 +70,9 @@ class SearchReply(_Wire, frozen=True, kw_only=True):
 
 
 class RebuildRequest(_Wire, frozen=True, kw_only=True):
-    """Make the memory's stores again from the record."""
+    """Make the memory's stores again from the record: one tenant's part, or all of them."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
 
 
 class RebuildReply(_Wire, frozen=True, kw_only=True):
@@ -81,7 +83,9 @@ class RebuildReply(_Wire, frozen=True, kw_only=True):
 
 
 class VerifyRequest(_Wire, frozen=True, kw_only=True):
-    """Compare the memory's stores with the record."""
+    """Compare the memory's stores with the record: one tenant's part, or all of them."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
 
 
 class VerifyReply(_Wire, frozen=True, kw_only=True):
@@ -98,6 +102,59 @@ class VerifyReply(_Wire, frozen=True, kw_only=True):
     def agrees(self) -> bool:
         """Whether nothing is missing and nothing is unknown."""
         return not (self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
+
+
+class StatsRequest(_Wire, frozen=True, kw_only=True):
+    """What one tenant has in the memory's stores."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+
+
+class StatsReply(_Wire, frozen=True, kw_only=True):
+    """Episodes in each store, and edges between episodes by kind."""
+
+    atlas_episodes: int
+    trace_episodes: int
+    edges: dict[str, int]
+
+
+class SleepRequest(_Wire, frozen=True, kw_only=True):
+    """Sum up related old episodes: of one tenant or of all, recorded until ``before`` (Unix time).
+
+    Without ``before`` it is the last midnight (UTC) that is ``sleep_age`` ago. ``limit`` bounds the new summaries.
+    """
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    before: float | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Merged(_Wire, frozen=True, kw_only=True):
+    """A summary and the episodes that it stands for."""
+
+    tenant: str
+    summary_id: str
+    text: str
+    episodes: tuple[str, ...]
+
+
+class SleepReply(_Wire, frozen=True, kw_only=True):
+    """What was summed up.
+
+    Attributes:
+        merged: the new summaries.
+        known: summaries of this plan that an earlier sleep had made.
+        left: summaries of this plan that were not made: the limit was reached, or the model failed.
+        held: old episodes that were left alone because ``held_by`` has not acknowledged them.
+        before: the Unix time until which episodes counted as old.
+    """
+
+    merged: tuple[Merged, ...]
+    known: int
+    left: int
+    held: int
+    held_by: str
+    before: float
 
 
 class SessionRequest(_Wire, frozen=True, kw_only=True):

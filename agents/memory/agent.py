@@ -19,9 +19,11 @@ from agents.memory.faults import StoreAway
 from agents.memory.finding import find
 from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
 from agents.memory.projection import Projection
-from agents.memory.recall import distinct, fitting, hits, relevant
+from agents.memory.recall import distinct, fitting, hits, relevant, told
 from agents.memory.record import key, recorded
+from agents.memory.renewal import renewed
 from agents.memory.settings import MemorySettings
+from agents.memory.sleep import sleep
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores import Stores
 from agents.memory.words import Words
@@ -41,6 +43,10 @@ from schemas.services import (
     SearchRequest,
     SessionReply,
     SessionRequest,
+    SleepReply,
+    SleepRequest,
+    StatsReply,
+    StatsRequest,
     StatusReply,
     VerifyReply,
     VerifyRequest,
@@ -67,6 +73,8 @@ class MemoryAgent:
         self._words = Words(settings.language)
         self._measure_text = measure(settings.tokenizer)
         self._rebuilding = False
+        self._sleeping = False
+        self._summing = anyio.Lock()
         self._ready = False
         self._bus: Bus | None = None
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
@@ -88,6 +96,8 @@ class MemoryAgent:
             await self._measure(bus)
             tasks.start_soon(self._watch, bus)
             tasks.start_soon(self._stores.tend)
+            if self.settings.sleep_every:
+                tasks.start_soon(self._sleep_sometimes)
             self._ready = True
             try:
                 yield
@@ -115,6 +125,8 @@ class MemoryAgent:
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
             Endpoint(verb="memory.verify", request=VerifyRequest, handle=self._verify),
+            Endpoint(verb="memory.stats", request=StatsRequest, handle=self._stats),
+            Endpoint(verb="memory.sleep", request=SleepRequest, handle=self._sleep),
             Endpoint(verb="memory.session", request=SessionRequest, handle=self._session),
             Endpoint(verb="memory.forget", request=ForgetRequest, handle=self._forget_session),
         )
@@ -195,7 +207,7 @@ class MemoryAgent:
             return
         async for attempt in _until_back():
             with attempt:
-                await self._projection.add(event.episode)
+                await self._projection.add(event.episode, recorded_at=delivery.stored_at)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
         ask = Ask(
@@ -210,8 +222,8 @@ class MemoryAgent:
         found = await find(self._stores, ask, now=now, settings=self.settings)
         return SearchReply(hits=tuple(hits(found[: request.limit])))
 
-    async def _rebuild(self, _: RebuildRequest) -> RebuildReply:
-        """Empty the stores, project the whole record again, and answer when all of it is in.
+    async def _rebuild(self, request: RebuildRequest) -> RebuildReply:
+        """Empty the stores (of one tenant), project the record again, and answer when all of it is in.
 
         Raises:
             Refused: a rebuild is running.
@@ -222,12 +234,15 @@ class MemoryAgent:
             raise Refused("the memory is being rebuilt already: wait until its projection_lag is 0.")
         self._rebuilding, started = True, time.monotonic()
         try:
-            async with self._stores.changing:
-                await self._stores.renew(lambda: forget(bus))
-                await Consumer(bus, self._projecting()).declare()
-            last = (await bus.js.stream_info(EPISODES)).state.last_seq
-            await caught_up(bus, last)
-            episodes = await self._stores.trace.count()
+            if request.tenant is not None:
+                episodes = await renewed(self._stores, bus, tenant=request.tenant)
+            else:
+                async with self._stores.changing:
+                    await self._stores.renew(lambda: forget(bus))
+                    await Consumer(bus, self._projecting()).declare()
+                last = (await bus.js.stream_info(EPISODES)).state.last_seq
+                await caught_up(bus, last)
+                episodes = await self._stores.trace.count()
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(
                 f"the rebuild lost the broker ({error or type(error).__name__}): run it again."
@@ -238,15 +253,16 @@ class MemoryAgent:
         _log.info("memory rebuilt", episodes=episodes, seconds=round(seconds, 2))
         return RebuildReply(episodes=episodes, seconds=seconds)
 
-    async def _verify(self, _: VerifyRequest) -> VerifyReply:
-        """Compare the stores with the record as far as it was projected when the comparison began."""
+    async def _verify(self, request: VerifyRequest) -> VerifyReply:
+        """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
         bus = self._connected()
         async with self._stores.changing:
             recorded_keys = {
-                key(one.tenant, "episode", one.episode_id): one.episode_id async for one in record.episodes(bus)
+                key(one.tenant, "episode", one.episode_id): one.episode_id
+                async for one in record.episodes(bus, tenant=request.tenant)
             }
-            atlas = await self._stores.atlas.keys()
-            trace = await self._stores.trace.keys()
+            atlas = await self._stores.atlas.keys(tenant=request.tenant)
+            trace = await self._stores.trace.keys(tenant=request.tenant)
             waiting = int(lag(await progress(bus)))
         wanted = set(recorded_keys)
         return VerifyReply(
@@ -258,11 +274,50 @@ class MemoryAgent:
             unknown_in_trace=len(trace - wanted),
         )
 
+    async def _stats(self, request: StatsRequest) -> StatsReply:
+        """What one tenant has in the stores."""
+        edges = await self._stores.trace.edges(tenant=request.tenant)
+        return StatsReply(
+            atlas_episodes=len(await self._stores.atlas.keys(tenant=request.tenant)),
+            trace_episodes=len(await self._stores.trace.keys(tenant=request.tenant)),
+            edges={kind: len(found) for kind, found in edges.items()},
+        )
+
+    async def _sleep(self, request: SleepRequest) -> SleepReply:
+        """Sum up old episodes; answered when the summaries are in the stores.
+
+        Raises:
+            Refused: a sleep is going on.
+            Unavailable: the broker is away.
+        """
+        bus = self._connected()
+        if self._sleeping:
+            raise Refused("the memory is asleep already: wait until that sleep ends.")
+        self._sleeping = True
+        try:
+            reply = await sleep(bus, request, self.settings, alone=self._summing)
+            await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+        except (TimeoutError, nats.errors.Error, APIError) as error:
+            raise Unavailable(f"the sleep lost the broker ({error or type(error).__name__}): sleep again.") from error
+        finally:
+            self._sleeping = False
+        return reply
+
+    async def _sleep_sometimes(self) -> None:
+        while True:
+            await anyio.sleep(self.settings.sleep_every)
+            try:
+                await self._sleep(SleepRequest())
+            except KikiError as error:
+                metrics.degraded("sleep.failed", error.message)
+
     async def _session(self, request: SessionRequest) -> SessionReply:
         found = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
         names = [key(request.tenant, "episode", one.episode_id) for one in found]
         kept = await self._stores.atlas.read(names)
-        return SessionReply(session_id=request.session_id, episodes=tuple(kept[name] for name in names if name in kept))
+        return SessionReply(
+            session_id=request.session_id, episodes=tuple(told(kept[name]) for name in names if name in kept)
+        )
 
     async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
         """Tombstones for every episode of the session, then its text out of the record, the turns and the stores.
@@ -271,16 +326,28 @@ class MemoryAgent:
             Unavailable: the broker or a store failed; asking again goes on where it stopped.
         """
         bus = self._connected()
-        await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
-        async with self._stores.changing:
-            found = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
-            for one in found:
-                await erase(bus, one, tenant=request.tenant, session_id=request.session_id)
-            names = [key(request.tenant, "episode", one.episode_id) for one in found]
-            await self._stores.atlas.remove(names, {})
-            await self._stores.trace.remove_session(request.session_id, tenant=request.tenant)
-        _log.info("session forgotten", session_id=request.session_id, episodes=len(found))
-        return ForgetReply(episodes=len(found))
+        async with self._summing:  # no sleep may tell it again meanwhile
+            await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+            async with self._stores.changing:
+                told_again = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
+                for summary in told_again:
+                    await self._forgotten(summary, request.tenant)
+                found = await self._forgotten(request.session_id, request.tenant)
+        _log.info("session forgotten", session_id=request.session_id, episodes=found, summaries=len(told_again))
+        return ForgetReply(episodes=found)
+
+    async def _forgotten(self, session_id: str, tenant: str) -> int:
+        """Erase one session, here and in the record; how many episodes it had."""
+        bus, atlas, trace = self._connected(), self._stores.atlas, self._stores.trace
+        found = await trace.turns(session_id, tenant=tenant)
+        for one in found:
+            await erase(bus, one, tenant=tenant, session_id=session_id)
+        parts = await trace.parts_of(session_id, tenant=tenant)
+        await atlas.remove([key(tenant, "episode", one.episode_id) for one in found], {})
+        if parts:
+            await atlas.mark(parts, "")
+        await trace.remove_session(session_id, tenant=tenant)
+        return len(found)
 
     def _connected(self) -> Bus:
         if self._bus is None:

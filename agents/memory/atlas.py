@@ -27,7 +27,6 @@ from agents.memory.record import key
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from schemas.stages import RecalledEpisode
 
 CONFIG = "edge_config.json"
 """Where qdrant-edge keeps a shard's configuration."""
@@ -44,8 +43,14 @@ _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
     "session_id": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
     "created_at": qdrant.FloatIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
 }
+SUMMARY = "summary"
+"""The payload field of the episode that sums a point up; empty for most."""
+
 READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
-"""What a point tells besides its tenant."""
+"""What a point tells of its episode."""
+
+TOLD = [*READ, OWN, SUMMARY]
+"""What is read of a point."""
 
 _SCORED_AGAIN = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
@@ -168,8 +173,8 @@ class Atlas:
             Match(similarity=alike.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
         ]
 
-    def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
-        """The points' texts by key; what is not there is left out.
+    def read(self, names: Sequence[str]) -> dict[str, Match]:
+        """What the points tell, by key, without scores; what is not there is left out.
 
         Raises:
             Unavailable: the store failed.
@@ -177,10 +182,20 @@ class Atlas:
         if not names:
             return {}
         with using("atlas"):
-            records = self._shard.retrieve([*names], with_payload=list(READ), with_vector=False)
-            return {
-                str(record.id): RecalledEpisode(score=0.0, reasons=(), **(record.payload or {})) for record in records
-            }
+            records = self._shard.retrieve([*names], with_payload=TOLD, with_vector=False)
+            return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+
+    def mark(self, names: Sequence[str], summary: str) -> None:
+        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with using("atlas"):
+            where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
+            self._note(names)
+            self._shard.update(qdrant.UpdateOperation.set_payload_by_filter(where, {SUMMARY: summary}))
+            self._shard.flush()
 
     def remove(self, names: Sequence[str], windows: Windows) -> None:
         """Delete the points and renew those that ``windows`` names.
@@ -442,7 +457,7 @@ def _request(query: Any, name: str, where: qdrant.Filter, ask: Ask, *, among: bo
         query=qdrant.Query.Nearest(query, using=name),
         filter=where,
         limit=2 * ask.limit if among else ask.limit,
-        with_payload=False if among else [*READ, OWN],
+        with_payload=False if among else TOLD,
         params=qdrant.SearchParams(idf=corpus, quantization=_SCORED_AGAIN),
     )
 

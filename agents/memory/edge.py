@@ -8,7 +8,6 @@ from agents.memory.part import Part
 from agents.memory.recall import Match
 from agents.memory.settings import MemorySettings
 from schemas.episode import Episode
-from schemas.stages import RecalledEpisode
 
 
 class EdgeAtlas:
@@ -31,9 +30,13 @@ class EdgeAtlas:
         """See :meth:`.atlas.Atlas.search`; left behind when the asker is cancelled."""
         return await self.part.run(lambda atlas: atlas.search(ask), abandon=True)
 
-    async def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
+    async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """See :meth:`.atlas.Atlas.read`."""
         return await self.part.run(lambda atlas: atlas.read(names))
+
+    async def mark(self, names: Sequence[str], summary: str) -> None:
+        """See :meth:`.atlas.Atlas.mark`."""
+        await self.part.run(lambda atlas: atlas.mark(names, summary))
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """See :meth:`.atlas.Atlas.remove`."""

@@ -1,11 +1,13 @@
 """From the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from msgspec import Struct
 
-from agents.memory.context import windows
+from agents.memory.context import unpacked, windows
 from agents.memory.faults import StoreAway
+from agents.memory.recall import replaces
 from agents.memory.record import key
 from agents.memory.stores import Stores
 from bus import metrics
@@ -13,10 +15,11 @@ from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
 
 
-async def apply(stores: Stores, episodes: Sequence[Episode]) -> None:
+async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
     """Store the episodes in Trace, then in Atlas with their neighbours in time. Again changes nothing.
 
-    An episode without an embedding is found by its words alone.
+    An episode without an embedding is found by its words alone. ``recorded_at`` tells by episode id when the record
+    got it.
 
     Raises:
         Unavailable: a store failed; the batch must be applied again.
@@ -28,14 +31,39 @@ async def apply(stores: Stores, episodes: Sequence[Episode]) -> None:
                 f"an episode's embedding has {len(episode.embedding)} floats, expected "
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
-    orders = await stores.trace.upsert(episodes)
+    orders = await stores.trace.upsert(episodes, recorded_at=recorded_at)
     changed = {key(one.tenant, "episode", one.episode_id) for one in episodes}
     near = {name: window for order in orders for name, window in windows(order, changed).items()}
     await stores.atlas.place(episodes, near)
+    summed = {key(one.tenant, "episode", part) for one in episodes for part in one.summarises}
+    for summary, names in (await stores.trace.summaries(changed | summed)).items():
+        await stores.atlas.mark(names, summary)
+    await supersede(stores, changed)
+
+
+async def supersede(stores: Stores, changed: Collection[str]) -> None:
+    """Link the episodes of these keys with those that they replace, or that replace them.
+
+    Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
+    here among those that mention something in common. Two small-talk remarks mention nothing.
+    """
+    pairs = await stores.trace.sharing(sorted(changed))
+    known = await stores.atlas.read(sorted({name for pair in pairs for name in pair}))
+    vectors = {name: unpacked(one.vector) for name, one in known.items()}
+    found = set()
+    for pair in pairs:
+        if any(vectors.get(name) is None for name in pair):
+            continue
+        older, newer = sorted(pair, key=lambda name: (known[name].created_at, name))
+        alike = float(np.dot(vectors[older], vectors[newer]))  # type: ignore[arg-type]
+        if alike >= stores.settings.same_fact and replaces(known[newer], known[older]):
+            found.add((newer, older))
+    await stores.trace.supersede(found)
 
 
 class _Waiting(Struct, eq=False):
     episode: Episode
+    recorded_at: float
     done: bool = False
     error: KikiError | None = None
 
@@ -47,13 +75,15 @@ class Projection:
         self._stores = stores
         self._waiting: list[_Waiting] = []
 
-    async def add(self, episode: Episode) -> None:
+    async def add(self, episode: Episode, *, recorded_at: float) -> None:
         """Apply the episode, together with the others that wait by then; returns when it is on disk.
+
+        ``recorded_at`` is when the record got it (Unix time).
 
         Raises:
             Unavailable: a store failed on this episode.
         """
-        mine = _Waiting(episode)
+        mine = _Waiting(episode, recorded_at)
         self._waiting.append(mine)
         try:
             async with self._stores.changing:
@@ -81,7 +111,8 @@ class Projection:
     async def _try(self, batch: list[_Waiting]) -> None:
         error: KikiError | None = None
         try:
-            await apply(self._stores, [one.episode for one in batch])
+            times = {one.episode.episode_id: one.recorded_at for one in batch}
+            await apply(self._stores, [one.episode for one in batch], recorded_at=times)
         except KikiError as failed:
             error = failed
         for one in batch:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from agents.memory.atlas import Ask, Windows
 from agents.memory.recall import Match
 from schemas.episode import Episode
-from schemas.stages import RecalledEpisode
 
 Rows = list[list[Any]]
 """A query's answer: a list of values a row."""
@@ -52,8 +51,12 @@ class AtlasStore(Store, Protocol):
         """The tenant's episodes that the vector or the words bring, each with both scores; in no order."""
         ...
 
-    async def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
-        """The points' texts by key; what is not there is left out."""
+    async def read(self, names: Sequence[str]) -> dict[str, Match]:
+        """What the points tell, by key, without scores; what is not there is left out."""
+        ...
+
+    async def mark(self, names: Sequence[str], summary: str) -> None:
+        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept."""
         ...
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from agents.memory.atlas import CONTEXT, OWN, READ, WORDS, Ask, Windows, payload
+from agents.memory.atlas import CONTEXT, OWN, SUMMARY, TOLD, WORDS, Ask, Windows, payload
 from agents.memory.context import Around, Own, around, rounded, unit, unpacked
 from agents.memory.faults import StoreAway, one_line
 from agents.memory.recall import Match
@@ -16,7 +16,6 @@ from agents.memory.settings import MemorySettings
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from schemas.stages import RecalledEpisode
 
 PAGE = 1000
 """Points that one request reads."""
@@ -141,11 +140,17 @@ class QdrantAtlas:
             Match(similarity=alike.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
         ]
 
-    async def read(self, names: Sequence[str]) -> dict[str, RecalledEpisode]:
-        """The points' texts by key; what is not there is left out."""
+    async def read(self, names: Sequence[str]) -> dict[str, Match]:
+        """What the points tell, by key, without scores; what is not there is left out."""
         async with _translated():
-            records = await self._client.retrieve(self._collection, list(names), with_payload=list(READ))
-        return {str(record.id): RecalledEpisode(score=0.0, reasons=(), **(record.payload or {})) for record in records}
+            records = await self._client.retrieve(self._collection, list(names), with_payload=TOLD)
+        return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+
+    async def mark(self, names: Sequence[str], summary: str) -> None:
+        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept."""
+        where = models.Filter(must=[models.HasIdCondition(has_id=list(names))])
+        async with _translated():
+            await self._client.set_payload(self._collection, {SUMMARY: summary}, points=where, wait=True)
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """Delete the points and renew those that ``windows`` names."""
@@ -233,7 +238,7 @@ def _request(query: Query, name: str, where: models.Filter, ask: Ask, *, among: 
         using=name,
         filter=where,
         limit=2 * ask.limit if among else ask.limit,
-        with_payload=False if among else [*READ, OWN],
+        with_payload=False if among else TOLD,
         params=models.SearchParams(idf=corpus) if name == WORDS else None,
     )
 

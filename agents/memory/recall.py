@@ -37,6 +37,7 @@ class Match(Struct, frozen=True, kw_only=True):
         own: cosine of the query and the episode alone; 0 until :func:`compared` fills it in.
         lexical: BM25 score of the query's words, neighbours included; no upper bound.
         vector: the episode's own embedding, packed (:func:`agents.memory.context.packed`).
+        summary: the episode that sums it up, if one does.
     """
 
     episode_id: str
@@ -51,6 +52,7 @@ class Match(Struct, frozen=True, kw_only=True):
     speaker: str = ""
     source_id: str = ""
     vector: str | None = None
+    summary: str = ""
 
 
 class Scored(Struct, frozen=True, kw_only=True):
@@ -82,6 +84,8 @@ class Scored(Struct, frozen=True, kw_only=True):
             told.append("asks only")
         if self.newer is not None:
             told.append(f"superseded by {self.newer}")
+        if self.match.summary:
+            told.append(f"summed up in {self.match.summary}")
         return tuple(told)
 
 
@@ -123,7 +127,7 @@ def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, setti
     lost: dict[str, Match] = {}
     for first, second in np.argwhere(rows @ rows.T >= settings.same_fact).tolist():
         older, newer = known[first], known[second]
-        if older.created_at < newer.created_at and _replaces(newer, older):
+        if older.created_at < newer.created_at and replaces(newer, older):
             lost[older.episode_id] = newer
     return sorted((_lost(one, lost.get(one.match.episode_id), settings) for one in ranked), key=_order)
 
@@ -154,6 +158,22 @@ def hits(ranked: Iterable[Scored]) -> Iterator[RecalledEpisode]:
     return (_hit(one) for one in ranked)
 
 
+def told(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> RecalledEpisode:
+    """An episode as the wire carries it."""
+    return RecalledEpisode(
+        episode_id=match.episode_id,
+        turn_id=match.turn_id,
+        question=match.question,
+        answer=match.answer,
+        score=score,
+        reasons=reasons,
+        created_at=match.created_at,
+        session_id=match.session_id,
+        speaker=match.speaker,
+        source_id=match.source_id,
+    )
+
+
 def fitting(
     found: Iterable[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
 ) -> tuple[RecalledEpisode, ...]:
@@ -177,6 +197,7 @@ def _scored(match: Match, *, best: float, named: set[str], now: float, settings:
     asks = not match.answer and match.question.rstrip().endswith("?")
     score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
     score += settings.speaker_weight * spoke - settings.question_weight * asks
+    score -= settings.summarised_weight * bool(match.summary)
     return Scored(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks)
 
 
@@ -184,7 +205,7 @@ def _order(one: Scored) -> tuple[float, float, str]:
     return (-one.score, -one.match.created_at, one.match.episode_id)
 
 
-def _replaces(newer: Match, older: Match) -> bool:
+def replaces(newer: Match, older: Match) -> bool:
     """Whether one that is alike says something else, in the same voice."""
     if older.speaker != newer.speaker:
         return False
@@ -208,19 +229,7 @@ def _passes(match: Match, asked: tuple[int, ...], words: Words, settings: Memory
 
 
 def _hit(one: Scored) -> RecalledEpisode:
-    match = one.match
-    return RecalledEpisode(
-        episode_id=match.episode_id,
-        turn_id=match.turn_id,
-        question=match.question,
-        answer=match.answer,
-        score=one.score,
-        reasons=one.reasons,
-        created_at=match.created_at,
-        session_id=match.session_id,
-        speaker=match.speaker,
-        source_id=match.source_id,
-    )
+    return told(one.match, score=one.score, reasons=one.reasons)
 
 
 def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:

@@ -32,11 +32,17 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_half_life: seconds after which an episode's recency has halved; ours.
         same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
         superseded_weight: what the older of the two loses; ours.
+        summarised_weight: what an episode loses that a summary stands for; ours.
         compared: best episodes that are looked at closely: compared for that, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
         candidates: episodes that the vector and the words each bring before fusion, at least ``max_hits``.
+        sleep_age: seconds after which an episode is old enough to be summed up; ours.
+        sleep_every: seconds between two sleeps of a running agent; 0 sleeps only when told.
+        sleep_alike: mean cosine from which episodes belong together; ours.
+        sleep_least: episodes that are worth a summary; ``sleep_most`` are the most that one holds.
+        sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.
         recall_timeout: seconds after which a turn goes on without recall.
         concurrency: turns in hand at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
@@ -70,11 +76,19 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     recency_half_life: float = 7 * 86400.0
     same_fact: float = 0.85
     superseded_weight: float = 0.1
+    summarised_weight: float = 0.05
     compared: int = 24
     max_hits: int = 4
     token_budget: int = 600
     hit_characters: int = 600
     candidates: int = 32
+    sleep_age: float = 7 * 86400.0
+    sleep_every: float = 0.0
+    sleep_alike: float = 0.5
+    sleep_least: int = 3
+    sleep_most: int = 8
+    sleep_tokens: int = 160
+    sleep_timeout: float = 300.0
     recall_timeout: float = 1.0
     concurrency: int = 16
     projection_batch: int = 16

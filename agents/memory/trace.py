@@ -18,6 +18,7 @@ Statements hold one MERGE each: Ladybug 0.22 loses rows of an UNWIND over severa
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Of nodes and edges. A store with another one is made again from the record."""
+
+SHARED = 64
+"""Episodes with a concept in common that one episode is compared with."""
+
+FOREVER = 1e12
+"""A Unix time later than any; a server need not know infinity."""
 
 LABELS = ("Session", "Episode", "Concept")
 
@@ -65,6 +72,7 @@ _MENTIONED = """
 """
 _REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
 _REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
+_REMOVE_TENANT = "MATCH (n:{label} {{tenant: $tenant}}) DETACH DELETE n"
 _UNMENTIONED = """
     UNWIND $names AS name MATCH (c:Concept {id: name}) WHERE NOT EXISTS { MATCH (:Episode)-[:MENTIONS]->(c) }
     DETACH DELETE c
@@ -78,6 +86,35 @@ _COUNT = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN count(*)"
 _EDGES = """
     MATCH (a:Episode {{tenant: $tenant}})-[:{kind}]->(b:Episode {{tenant: $tenant}}) RETURN a.episode_id, b.episode_id
     ORDER BY a.episode_id, b.episode_id
+"""
+_SHARING = """
+    MATCH (e:Episode)-[:MENTIONS]->(:Concept)<-[:MENTIONS]-(o:Episode)
+    WHERE e.id IN $names AND o.id <> e.id AND o.episode_id IS NOT NULL
+    RETURN DISTINCT e.id, o.id, o.created_at ORDER BY o.created_at DESC, o.id LIMIT $limit
+"""
+_SUPERSEDE = """
+    UNWIND $rows AS row MATCH (a:Episode {id: row.left}), (b:Episode {id: row.right}) MERGE (a)-[s:SUPERSEDES]->(b)
+    SET s.valid_from = a.created_at
+"""
+_LEARNT = """
+    UNWIND $rows AS row MATCH (a:Episode {id: row.left})-[s:SUPERSEDES]->(b:Episode {id: row.right})
+    SET s.recorded_at = CASE WHEN a.recorded_at > b.recorded_at THEN a.recorded_at ELSE b.recorded_at END
+"""
+_SUPERSEDED = """
+    MATCH (a:Episode {tenant: $tenant})-[s:SUPERSEDES]->(b:Episode) WHERE b.id IN $names
+    AND s.valid_from <= $as_of AND s.recorded_at <= $known
+    RETURN b.episode_id, a.episode_id ORDER BY a.created_at, a.id
+"""
+_SUMMARIES = """
+    MATCH (a:Episode)-[:SUMMARISES]->(b:Episode) WHERE b.id IN $names AND a.episode_id IS NOT NULL
+    RETURN a.episode_id, b.id ORDER BY a.episode_id, b.id
+"""
+_SUMMARIES_OF_SESSION = """
+    MATCH (:Session {id: $session})-[:CONTAINS]->(b:Episode)<-[:SUMMARISES]-(a:Episode)<-[:CONTAINS]-(s:Session)
+    WHERE a.episode_id IS NOT NULL RETURN DISTINCT s.session_id ORDER BY s.session_id
+"""
+_PARTS_OF_SESSION = """
+    MATCH (:Session {id: $session})-[:CONTAINS]->(:Episode)-[:SUMMARISES]->(b:Episode) RETURN DISTINCT b.id
 """
 KINDS = ("NEXT", "CAUSED", "SUPERSEDES", "SUMMARISES")
 """Edges between episodes."""
@@ -163,10 +200,64 @@ class Trace:
 
         await self._graph.write(work)
 
+    async def remove_tenant(self, tenant: str) -> None:
+        """Delete all that belongs to a tenant."""
+
+        async def work(run: "Run") -> None:
+            for label in LABELS:
+                await run(_REMOVE_TENANT.format(label=label), tenant=tenant)
+
+        await self._graph.write(work)
+
     async def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
         """What the tenant's episode mentions, in the order of the alphabet."""
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
         return [str(row[0]) for row in await self._graph.read(_CONCEPTS_OF, **where)]
+
+    async def sharing(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Keys of episodes that mention something in common, as (one of ``names``, another); the latest of many."""
+        rows = await self._graph.read(_SHARING, names=sorted(names), limit=SHARED * len(names))
+        return [(str(one), str(other)) for one, other, _ in rows]
+
+    async def supersede(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Link the keys of newer episodes with those of the older ones that they replace."""
+        rows = [_pair(newer, older) for newer, older in sorted(set(pairs))]
+
+        async def work(run: "Run") -> None:
+            await _each(run, _SUPERSEDE, rows)
+            await _each(run, _LEARNT, rows)
+
+        if rows:
+            await self._graph.write(work)
+
+    async def superseded(
+        self, episodes: Iterable[str], *, tenant: str, as_of: float = inf, known: float = inf
+    ) -> dict[str, str]:
+        """Which of the tenant's episodes no longer hold, each with the latest that replaced it.
+
+        ``as_of`` asks what held at that Unix time; ``known`` leaves out what was recorded only after that one.
+        """
+        names = sorted({key(tenant, "episode", one) for one in episodes})
+        last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
+        rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
+        return {str(older): str(newer) for older, newer in rows}
+
+    async def summaries(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """The summaries (episode ids) that stand for any of the keys, each with those of them that it stands for."""
+        found: dict[str, list[str]] = {}
+        for summary, member in await self._graph.read(_SUMMARIES, names=sorted(names)):
+            found.setdefault(str(summary), []).append(str(member))
+        return found
+
+    async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:
+        """The sessions of the summaries in which something of this session is told again."""
+        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=key(tenant, "session", session_id))
+        return [str(row[0]) for row in rows]
+
+    async def parts_of(self, session_id: str, *, tenant: str) -> list[str]:
+        """The keys of what a session's episodes sum up."""
+        rows = await self._graph.read(_PARTS_OF_SESSION, session=key(tenant, "session", session_id))
+        return [str(row[0]) for row in rows]
 
     async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
         """The tenant's edges between episodes, by kind."""

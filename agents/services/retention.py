@@ -7,6 +7,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
 from bus.connection import Bus
+from bus.record import acknowledged
 from bus.topology import EPISODES
 from schemas.consumers import TrimReply
 from schemas.errors import Unavailable
@@ -21,7 +22,7 @@ async def trim(bus: Bus, *, before: float) -> TrimReply:
     try:
         wanted = await _last_before(bus, before)
         state = (await bus.js.stream_info(EPISODES)).state
-        allowed, held_by = await _floor(bus, state.last_seq)
+        allowed, held_by = await acknowledged(bus, state.last_seq)
         last = min(wanted, allowed)
         if last >= state.first_seq:
             await bus.js.purge_stream(EPISODES, seq=last + 1)
@@ -29,18 +30,6 @@ async def trim(bus: Bus, *, before: float) -> TrimReply:
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"the record was not trimmed: {error or type(error).__name__}; ask again.") from error
     return TrimReply(dropped=max(0, dropped), held_by=held_by if allowed < wanted else "")
-
-
-async def _floor(bus: Bus, last_seq: int) -> tuple[int, str]:
-    """The sequence up to which everybody has acknowledged, and who is the slowest."""
-    floors = [(last_seq, "")]
-    for info in await bus.js.consumers_info(EPISODES):
-        if info.config is None or not info.config.durable_name:
-            continue
-        idle = not info.num_pending and not info.num_ack_pending
-        floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        floors.append((last_seq if idle else floor, str(info.name)))
-    return min(floors)
 
 
 async def _last_before(bus: Bus, moment: float) -> int:

@@ -1,4 +1,4 @@
-"""``kiki memory search | import | export | rebuild | verify | stats``: what the runtime remembers."""
+"""``kiki memory search | import | export | rebuild | verify | stats | sleep``: what the runtime remembers."""
 
 import contextlib
 import json
@@ -27,18 +27,24 @@ from schemas.services import (
     RebuildRequest,
     SearchReply,
     SearchRequest,
+    SleepReply,
+    SleepRequest,
+    StatsReply,
+    StatsRequest,
     VerifyReply,
     VerifyRequest,
 )
 from schemas.stages import RecalledEpisode
 
 app = typer.Typer(
-    help="The episodic memory: search, import, export, rebuild, verify, statistics.", no_args_is_help=True
+    help="The episodic memory: search, import, export, rebuild, verify, statistics, sleep.", no_args_is_help=True
 )
 
 LONG_SECONDS = 3600.0
 SEARCH_SECONDS = 30.0
+WORKER = "inference"
 
+OneTenantOption = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's; without it everybody's.")]
 TenantOption = Annotated[str, typer.Option(help="Whose memory.")]
 Verb = Callable[[Bus], Awaitable[None]]
 
@@ -110,12 +116,13 @@ def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def rebuild(nats: NatsOption = None) -> None:
+def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
     """Make Atlas and Trace again from the record. The runtime keeps answering meanwhile."""
 
     async def rebuilt(bus: Bus) -> None:
         with err.status("projecting the record again"):
-            reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=LONG_SECONDS)
+            request = RebuildRequest(tenant=tenant)
+            reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
     _on_bus(rebuilt, nats)
@@ -123,11 +130,11 @@ def rebuild(nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def verify(nats: NatsOption = None) -> None:
+def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
     """Compare record, Atlas and Trace; exit 1 when they differ."""
 
     async def verified(bus: Bus) -> None:
-        found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=LONG_SECONDS)
+        found = await bus.request("memory.verify", VerifyRequest(tenant=tenant), VerifyReply, timeout=LONG_SECONDS)
         table = Table("store", "missing", "unknown", box=None)
         table.add_row("atlas", str(len(found.missing_in_atlas)), str(found.unknown_in_atlas))
         table.add_row("trace", str(len(found.missing_in_trace)), str(found.unknown_in_trace))
@@ -141,26 +148,71 @@ def verify(nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def stats(nats: NatsOption = None) -> None:
-    """Episodes in each store, the projection's lag, recalls and hits."""
+def stats(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
+    """Episodes in each store; of everybody also the projection's lag, recalls and hits, of a tenant the edges."""
 
     async def counted(bus: Bus) -> None:
-        found = [report.status for report in await reports(bus, window=0.5) if report.status.agent == "memory"]
-        if not found:
-            raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
+        found = await (_gauges(bus) if tenant is None else _stats(bus, tenant))
         table = Table("gauge", "value", box=None)
-        for name, value in sorted(found[0].gauges.items()):
+        for name, value in sorted(found.items()):
             table.add_row(name, f"{value:g}")
         out.print(table)
 
     _on_bus(counted, nats)
 
 
-def _on_bus(verb: Verb, nats: str | None) -> None:
+@app.command()
+@command
+def sleep(
+    tenant: OneTenantOption = None,
+    before: Annotated[
+        str | None, typer.Option(help="What was recorded until then is old: Unix seconds or a date.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="New summaries at most.")] = 100,
+    nats: NatsOption = None,
+) -> None:
+    """Sum up related old episodes. Nothing is dropped; sleeping again goes on where it stopped."""
+    until = None if before is None else lines_of.seconds(before, param="before")
+
+    async def slept(bus: Bus) -> None:
+        request = SleepRequest(tenant=tenant, before=until, limit=limit)
+        with err.status("asleep"):
+            reply = await bus.request("memory.sleep", request, SleepReply, timeout=LONG_SECONDS)
+        _tell_sleep(reply)
+
+    _on_bus(slept, nats, WORKER)
+
+
+async def _gauges(bus: Bus) -> dict[str, float]:
+    found = [report.status for report in await reports(bus, window=0.5) if report.status.agent == "memory"]
+    if not found:
+        raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
+    return found[0].gauges
+
+
+async def _stats(bus: Bus, tenant: str) -> dict[str, float]:
+    reply = await bus.request("memory.stats", StatsRequest(tenant=tenant), StatsReply, timeout=LONG_SECONDS)
+    stores = {"atlas_episodes": reply.atlas_episodes, "trace_episodes": reply.trace_episodes}
+    return {**stores, **{f"edges_{kind.lower()}": count for kind, count in reply.edges.items()}}
+
+
+def _tell_sleep(reply: SleepReply) -> None:
+    for one in reply.merged:
+        told = Text.assemble((f"{len(one.episodes)} episodes", "bold"), f" of {one.tenant}: {one.text}")
+        out.print(told, soft_wrap=True)
+    day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(reply.before))
+    out.print(f"{len(reply.merged)} summaries made, {reply.known} were there before (until {day} UTC)", highlight=False)
+    if reply.left:
+        out.print(f"{reply.left} are left to the next sleep: the limit was reached, or the model failed")
+    if reply.held:
+        out.print(f"{reply.held} old episodes were left alone: {reply.held_by} has not acknowledged them")
+
+
+def _on_bus(verb: Verb, nats: str | None, *others: str) -> None:
     settings = settings_of(nats=nats, log_level="warning")
 
     async def connected() -> None:
-        async with remembering(settings) as bus:
+        async with remembering(settings, *others) as bus:
             await verb(bus)
 
     run_async(connected)

@@ -7,10 +7,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from msgspec.structs import replace
-from qdrant_client import AsyncQdrantClient
 
-from agents.memory.qdrant import QdrantAtlas
-from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
@@ -18,6 +15,7 @@ from schemas.events import EpisodeRecorded
 from schemas.services import RebuildReply, RebuildRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.conftest import bolt_serving, bolt_settings
 from tests.agents.memory.memories import eventually, projected, serving
+from tests.agents.memory.pairs import local
 from tests.agents.memory.scenes import answered, turn, unit
 from tests.e2e.conftest import free_port
 
@@ -35,17 +33,12 @@ async def tell(bus: Bus, *seeds: int) -> None:
         await eventually(lambda one=envelope: bus.last(EpisodeRecorded, one.turn_id, stream=EPISODES))  # type: ignore[misc]
 
 
-def local(settings: MemorySettings, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
-    """Atlas in the Qdrant client's own store."""
-    monkeypatch.setattr(QdrantAtlas, "of", lambda given: QdrantAtlas(AsyncQdrantClient(":memory:"), given))
-    return replace(settings, atlas="qdrant", status_interval=0.05, store_timeout=1.0)
-
-
 async def test_a_server_that_goes_away_costs_no_episode(
     bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    settings = local(bolt_settings(tmp_path / "memory", f"bolt://127.0.0.1:{port}", "agent"), monkeypatch)
+    served = local(bolt_settings(tmp_path / "memory", f"bolt://127.0.0.1:{port}", "agent"), monkeypatch)
+    settings = replace(served, status_interval=0.05, store_timeout=1.0)
     away = metrics.DEGRADED.labels("projection.away")
     before = away._value.get()
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:

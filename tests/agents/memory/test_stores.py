@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -167,7 +168,7 @@ async def test_waiting_episodes_share_a_batch_and_a_poison_one_takes_nobody_with
 
     async def add(one: Episode) -> None:
         try:
-            await projection.add(one)
+            await projection.add(one, recorded_at=one.created_at)
         except Unavailable:
             failed.append(one)
 
@@ -189,8 +190,8 @@ async def test_who_is_cancelled_while_waiting_leaves_no_trace(settings: MemorySe
     projection = Projection(stores)
     async with stores.opened(Forgetful()):
         async with stores.changing, anyio.create_task_group() as tasks:
-            tasks.start_soon(projection.add, episode("gone", vector=unit(1)))
+            tasks.start_soon(partial(projection.add, recorded_at=1.0), episode("gone", vector=unit(1)))
             await anyio.sleep(0.05)
             tasks.cancel_scope.cancel()
-        await projection.add(episode("kept", vector=unit(2)))
+        await projection.add(episode("kept", vector=unit(2)), recorded_at=1.0)
         assert await counts(stores) == (1, 1)

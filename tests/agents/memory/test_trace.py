@@ -14,6 +14,7 @@ from agents.memory.bolt import Neo4jGraph
 from agents.memory.faults import BrokenStore
 from agents.memory.ladybug import FILE, Database, LadybugGraph
 from agents.memory.protocols import Graph, Run
+from agents.memory.record import key
 from agents.memory.settings import MemorySettings
 from agents.memory.trace import Neighbours, Trace, relinked
 from schemas.episode import Episode
@@ -138,6 +139,48 @@ async def test_what_was_in_the_prompt_caused_the_answer_whichever_comes_first(tr
     assert caused == sorted([(first.episode_id, answer.episode_id), (other.episode_id, answer.episode_id)])
     assert await trace.keys(tenant="cause") != set()
     assert [one.turn_id for one in await trace.turns("s1", tenant="cause")] == ["p1", "p2", "p3"]
+
+
+async def test_what_was_replaced_is_known_on_both_axes_of_time(trace: Trace) -> None:
+    first, second, third = (episode(f"v{n}", tenant="times", at=100.0 * n) for n in (1, 2, 3))
+    learnt = {first.episode_id: 1000.0, second.episode_id: 3000.0, third.episode_id: 2000.0}
+    await trace.upsert([first, second, third], recorded_at=learnt)
+    names = [key("times", "episode", one.episode_id) for one in (first, second, third)]
+    for _ in range(2):
+        await trace.supersede([(names[1], names[0]), (names[2], names[0]), (names[2], names[1])])
+
+    async def lost(**when: float) -> dict[str, str]:
+        return await trace.superseded(learnt, tenant="times", **when)
+
+    assert await lost() == {first.episode_id: third.episode_id, second.episode_id: third.episode_id}
+    assert await lost(as_of=150.0) == {}
+    assert await lost(as_of=250.0) == {first.episode_id: second.episode_id}
+    assert await lost(known=2500.0) == {first.episode_id: third.episode_id}
+    assert await lost(as_of=250.0, known=2500.0) == {}
+    assert await trace.superseded(learnt, tenant="bob") == {}
+    assert len((await trace.edges(tenant="times"))["SUPERSEDES"]) == 3
+
+
+async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace) -> None:
+    parts = [episode(f"part{n}", tenant="sum", session=f"of{n}", at=float(n)) for n in range(3)]
+    whole = replace(episode("whole", tenant="sum", session="told"), summarises=tuple(one.episode_id for one in parts))
+    names = [key("sum", "episode", one.episode_id) for one in parts]
+    for one in (parts[1], whole, parts[0], parts[2], whole):
+        await trace.upsert([one])
+    assert await trace.summaries(names) == {whole.episode_id: sorted(names)}
+    assert await trace.summaries(names[:1]) == {whole.episode_id: names[:1]}
+    assert await trace.summaries_of("of1", tenant="sum") == ["told"]
+    assert await trace.summaries_of("of1", tenant="bob") == []
+
+
+async def test_episodes_that_mention_the_same_are_found(trace: Trace) -> None:
+    told = [replace(episode(f"same{n}", tenant="share", at=float(n)), concepts=("budget",)) for n in range(3)]
+    alone = replace(episode("else", tenant="share"), concepts=("cat",))
+    theirs = replace(episode("theirs", tenant="bob"), concepts=("budget",))
+    await trace.upsert([*told, alone, theirs])
+    names = [key("share", "episode", one.episode_id) for one in told]
+    assert await trace.sharing(names[:1]) == [(names[0], names[2]), (names[0], names[1])]
+    assert await trace.sharing([key("share", "episode", alone.episode_id)]) == []
 
 
 async def test_an_empty_graph_forgets_everything(graph: Graph, trace: Trace) -> None:

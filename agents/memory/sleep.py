@@ -1,0 +1,227 @@
+"""Sleep: related old episodes get a summary, which is an episode of the record like any other; nothing is dropped.
+
+The record says everything: what is old, what each durable consumer has acknowledged, and which summaries there are. A
+plan is a function of the episodes recorded until a moment, and a summary's id one of its parts, so a sleep that was
+killed goes on where it stopped, and sleeping again changes nothing. Rebuilding the stores asks no model.
+"""
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import datetime
+
+import anyio
+import nats.errors
+import numpy as np
+import structlog
+from msgspec import Struct, field
+from nats.js.errors import APIError
+
+from agents.memory.clusters import Old, plan
+from agents.memory.concepts import concepts, salience
+from agents.memory.context import unit
+from agents.memory.record import episode_id
+from agents.memory.settings import MemorySettings
+from bus import metrics
+from bus.connection import Bus
+from bus.reading import read
+from bus.record import acknowledged
+from bus.topology import EPISODES
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.envelope import Envelope, new_turn
+from schemas.episode import Episode
+from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
+from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.services import Merged, SleepReply, SleepRequest
+from schemas.stages import Advisory
+
+SLEEP = "sleep"
+DAY = 86400.0
+
+_INSTRUCTION = (
+    "You keep a memory. Sum up the notes in a few plain sentences. Keep every name, number, date and decision; add "
+    "nothing. Where notes contradict each other, the later one holds."
+)
+
+_log = structlog.get_logger("memory")
+
+
+class Recalled(Struct):
+    """What the record holds of one tenant: old episodes, and those that an earlier sleep has summed up."""
+
+    old: dict[str, Old] = field(default_factory=dict)
+    summed: set[str] = field(default_factory=set)
+
+
+async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, alone: anyio.Lock) -> SleepReply:
+    """Sum up what is related and old, oldest first. Who forgets holds ``alone``: nothing forgotten is told again.
+
+    Raises:
+        Unavailable: the broker is away; sleeping again goes on.
+    """
+    before = request.before if request.before is not None else midnight(time.time() - settings.sleep_age)
+    try:
+        last = (await bus.js.stream_info(EPISODES)).state.last_seq
+        floor, held_by = await acknowledged(bus, last)
+    except (TimeoutError, nats.errors.Error, APIError) as error:
+        raise Unavailable(f"the record cannot be read: {error or type(error).__name__}.") from error
+    tenants, held = await _read(bus, request.tenant, before=before, floor=floor, settings=settings)
+    merged: list[Merged] = []
+    known = left = 0
+    for tenant, found in sorted(tenants.items()):
+        for part in plan((one for name, one in found.old.items() if name not in found.summed), settings=settings):
+            turn_id = summary_turn(tenant, part)
+            if await _there(bus, turn_id):
+                known += 1
+            elif len(merged) < request.limit and (made := await _sum_up(bus, tenant, part, before, settings, alone)):
+                merged.append(made)
+            else:
+                left += 1
+    _log.info("slept", summaries=len(merged), known=known, left=left, held=held, held_by=held_by)
+    return SleepReply(
+        merged=tuple(merged), known=known, left=left, held=held, held_by=held_by if held else "", before=before
+    )
+
+
+def midnight(moment: float) -> float:
+    """The last one (UTC): two sleeps of one day plan alike."""
+    return moment - moment % DAY
+
+
+def summary_turn(tenant: str, part: Sequence[Old]) -> str:
+    """The turn of a summary: a function of whose it is and of what it sums up."""
+    names = "\n".join(sorted(one.episode_id for one in part))
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"summary\n{tenant}\n{names}").hex
+
+
+async def _read(
+    bus: Bus, tenant: str | None, *, before: float, floor: int, settings: MemorySettings
+) -> tuple[dict[str, Recalled], int]:
+    """By tenant, what was recorded before that moment; and how many of these somebody has still to acknowledge."""
+    found: dict[str, Recalled] = defaultdict(Recalled)
+    held = 0
+    async with aclosing(read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as stored:
+        async for message in stored:
+            try:
+                episode = decode(EpisodeRecorded, message.data).episode
+            except InvalidEvent as error:
+                metrics.degraded("sleep.unreadable", error.message)
+                continue
+            if tenant is not None and episode.tenant != tenant:
+                continue
+            if episode.summarises:
+                if _cutoff(episode) != before:
+                    found[episode.tenant].summed.update(episode.summarises)
+            elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
+                if message.seq <= floor:
+                    found[episode.tenant].old[episode.episode_id] = _old(episode, message.seq, settings)
+                else:
+                    held += 1
+    return found, held
+
+
+def _is_old(stored_at: datetime, before: float) -> bool:
+    return stored_at.timestamp() < before
+
+
+def _cutoff(summary: Episode) -> float | None:
+    """Until when episodes were old for the sleep that made it."""
+    return next((one.payload.get("before") for one in summary.advisories if one.source == SLEEP), None)
+
+
+def _old(episode: Episode, seq: int, settings: MemorySettings) -> Old:
+    said = [f"{episode.speaker}: {episode.question}" if episode.speaker else episode.question, episode.answer]
+    return Old(
+        episode_id=episode.episode_id,
+        turn_id=episode.turn_id,
+        seq=seq,
+        created_at=episode.created_at,
+        text="\n".join(text[: settings.hit_characters] for text in said if text),
+        vector=unit(episode.embedding),
+    )
+
+
+async def _there(bus: Bus, turn_id: str) -> bool:
+    """Whether the summary is recorded, or was and is forgotten."""
+    for kind in (EpisodeRecorded, EpisodeForgotten):
+        if await bus.last(kind, turn_id, stream=EPISODES) is not None:
+            return True
+    return False
+
+
+async def _sum_up(
+    bus: Bus, tenant: str, part: Sequence[Old], before: float, settings: MemorySettings, alone: anyio.Lock
+) -> Merged | None:
+    """Ask the model and record what it writes; None, counted, when it fails."""
+    try:
+        text = await _written(bus, tenant, part, settings)
+        event = _summary(tenant, part, text, before)
+        async with alone:
+            for one in part:
+                if await bus.last(EpisodeForgotten, one.turn_id, stream=EPISODES) is not None:
+                    raise Unavailable("an episode was forgotten while its summary was written.")
+            await bus.publish(event)
+    except KikiError as error:
+        metrics.degraded("sleep.failed", error.message)
+        return None
+    made = event.episode
+    return Merged(tenant=tenant, summary_id=made.episode_id, text=text, episodes=made.summarises)
+
+
+async def _written(bus: Bus, tenant: str, part: Sequence[Old], settings: MemorySettings) -> str:
+    days = (time.strftime("%Y-%m-%d", time.gmtime(one.created_at)) for one in part)
+    notes = "\n\n".join(
+        f"Note {number} ({day}):\n{one.text}" for number, (day, one) in enumerate(zip(days, part, strict=True), 1)
+    )
+    result = await bus.ask(
+        new_turn(tenant=tenant, timeout=settings.sleep_timeout),
+        lane="background",
+        messages=(Message(role="system", content=_INSTRUCTION), Message(role="user", content=notes)),
+        sampling=Sampling(max_tokens=settings.sleep_tokens, temperature=0.0, seed=0),
+    )
+    text = result.candidates[0].text.strip() if result.candidates else ""
+    if not text:
+        raise StageFailed("the model wrote no summary.")
+    return text
+
+
+def _summary(tenant: str, part: Sequence[Old], text: str, before: float) -> EpisodeRecorded:
+    """The event that records a summary. What it says holds since the newest of its parts was said."""
+    turn_id, at = summary_turn(tenant, part), part[-1].created_at
+    envelope = Envelope(
+        event_id=f"{turn_id}:memory-write",
+        turn_id=turn_id,
+        session_id=f"summary-{turn_id}",
+        tenant=tenant,
+        created_at=at,
+        deadline=at,
+    )
+    about = concepts(text)
+    centre = unit(np.stack([one.vector for one in part]).sum(axis=0))
+    episode = Episode(
+        episode_id=episode_id(tenant=tenant, turn_id=turn_id),
+        turn_id=turn_id,
+        session_id=envelope.session_id,
+        tenant=tenant,
+        created_at=at,
+        question=text,
+        answer="",
+        model=SLEEP,
+        model_digest="",
+        level="raw",
+        intent=SLEEP,
+        domains=(),
+        adapters=(),
+        candidates=(),
+        sampling=Sampling(),
+        advisories=(Advisory(source=SLEEP, payload={"before": before}),),
+        outcome="summed up",
+        embedding=tuple(centre.tolist()),
+        concepts=about,
+        saillance_score=salience(text, about),
+        summarises=tuple(one.episode_id for one in part),
+    )
+    return EpisodeRecorded(envelope=envelope, episode=episode)

@@ -1,0 +1,29 @@
+"""Both pairs of stores: on this machine, and on servers."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from qdrant_client import AsyncQdrantClient
+
+from agents.memory.qdrant import QdrantAtlas
+from agents.memory.settings import MemorySettings
+from tests.agents.memory.conftest import bolt_settings
+from tests.agents.memory.scenes import SIZE
+
+PAIRS = ("embedded", "servers")
+
+
+def pair(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
+    """Settings of the pair that ``request`` names; servers: a live Bolt one and the Qdrant client's store."""
+    if request.param == "embedded":
+        settings = MemorySettings(data_dir=path / "memory", vector_size=SIZE)
+    else:
+        settings = local(bolt_settings(path / "memory", request.getfixturevalue("bolt"), "agent"), monkeypatch)
+    return replace(settings, status_interval=0.05, lock_timeout=0.1)
+
+
+def local(settings: MemorySettings, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
+    """Atlas in the Qdrant client's own store."""
+    monkeypatch.setattr(QdrantAtlas, "of", lambda given: QdrantAtlas(AsyncQdrantClient(":memory:"), given))
+    return replace(settings, atlas="qdrant")

@@ -1,0 +1,83 @@
+"""What newer episodes replace, over both pairs of stores, in whatever order they come."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from agents.memory.context import unit as normalised
+from agents.memory.projection import apply
+from agents.memory.record import key
+from agents.memory.stores import Stores
+from schemas.episode import Episode
+from tests.agents.memory.pairs import PAIRS, pair
+from tests.agents.memory.scenes import episode, unit
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+]
+
+
+def said(turn: str, text: str, *, at: float, about: str = "budget", lean: float = 0.0, **more: str) -> Episode:
+    """An utterance about something; two of one topic are alike unless one leans away."""
+    vector = tuple(normalised([a + lean * b for a, b in zip(unit(1), unit(2), strict=True)]).tolist())
+    told = episode(turn, question=text, answer="", at=at, session=f"of-{turn}", vector=vector)
+    return replace(told, concepts=(about,), **more)
+
+
+async def nothing() -> None:
+    """There is no record."""
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5, 6), (6, 2, 0, 4, 1, 5, 3)])
+async def test_a_newer_fact_replaces_older_ones(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, order: tuple[int, ...]
+) -> None:
+    request.param = kind
+    stores = Stores(pair(request, tmp_path, monkeypatch))
+    told = [
+        said("first", "My budget is 1200 euros.", at=1.0),
+        said("second", "My budget is 1500 euros.", at=2.0),
+        said("third", "My budget is 1800 euros.", at=3.0),
+        said("again", "my budget is  1800 euros.", at=4.0),
+        said("other", "My budget is a riddle.", at=5.0, lean=1.0),
+        said("elsewhere", "My budget is 9 euros.", at=6.0, about="riddle"),
+        said("theirs", "My budget is 7 euros.", at=7.0, speaker="Bob"),
+    ]
+    async with stores.opened(nothing):
+        await stores.renew(nothing)
+        for n in order:
+            await apply(stores, [told[n]], recorded_at={told[n].episode_id: 100.0 + n})
+        names = {one.episode_id: one.turn_id for one in told}
+        edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
+        assert {(names[newer], names[older]) for newer, older in edges} == {
+            ("second", "first"),
+            ("third", "first"),
+            ("third", "second"),
+            ("again", "first"),
+            ("again", "second"),
+        }
+        lost = await stores.trace.superseded(names, tenant="ann", as_of=3.0)
+        assert {names[one]: names[by] for one, by in lost.items()} == {"first": "third", "second": "third"}
+        assert await stores.trace.superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_a_summary_marks_its_parts_whichever_comes_first(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    request.param = kind
+    stores = Stores(pair(request, tmp_path, monkeypatch))
+    parts = [said(f"p{n}", f"Note {n}.", at=float(n)) for n in range(3)]
+    whole = replace(said("whole", "Notes.", at=2.0), summarises=tuple(one.episode_id for one in parts))
+    async with stores.opened(nothing):
+        await stores.renew(nothing)
+        for one in (parts[0], whole, parts[1], parts[2], parts[0]):
+            await apply(stores, [one])
+        found = await stores.atlas.read([key("ann", "episode", one.episode_id) for one in (*parts, whole)])
+        assert {one.turn_id: one.summary for one in found.values()} == {
+            **dict.fromkeys(("p0", "p1", "p2"), whole.episode_id),
+            "whole": "",
+        }
