@@ -58,22 +58,20 @@ class KikiSubstrate:
     ) -> None:
         self._settings, self._name, self._service = BusSettings(url=url, prefix=prefix), adapter, service
         self._filter, self._rate = EpisodeFilter(min_saillance=min_saillance), learning_rate
-        self._stack = ExitStack()
+        self._stack: ExitStack
         self._bus: Bus
         self._portal: Any
         self.adapter: dict[str, Array] = {}
         self.base_sha256 = ""
 
     def __enter__(self) -> "KikiSubstrate":
-        self._portal = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
-        opening = self._portal.wrap_async_context_manager(connect(self._settings, name=self._service))
-        self._bus = self._stack.enter_context(opening)
-        try:
-            self._ask("services.register", RegisterRequest(name=self._service, filter=self._filter), ServiceInfo)
-        except KikiError as error:
-            if error.code != "name_taken":
-                raise
-        self.refresh()
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(anyio.from_thread.start_blocking_portal())
+            opening = self._portal.wrap_async_context_manager(connect(self._settings, name=self._service))
+            self._bus = stack.enter_context(opening)
+            self._register()
+            self.refresh()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -182,6 +180,13 @@ class KikiSubstrate:
         reply = self._ask("dream.swap", request, SwapReply, timeout=LONG)
         self.base_sha256 = reply.sha256
         return reply
+
+    def _register(self) -> None:
+        try:
+            self._ask("services.register", RegisterRequest(name=self._service, filter=self._filter), ServiceInfo)
+        except KikiError as error:
+            if error.code != "name_taken":
+                raise
 
     def _put(self) -> str:
         data = save({key: np.ascontiguousarray(self.adapter[key]) for key in sorted(self.adapter)})

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.adapters import consolidating
 from tests.e2e.collector import Collector, collecting
 
 READY_SECONDS = 150
@@ -108,6 +109,7 @@ def runtime(
     tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path, collector: Collector
 ) -> Iterator[Runtime]:
     """One runtime for the session."""
-    running = start(tmp_path_factory.mktemp("runtime"), KIKI_OTLP_ENDPOINT=collector.endpoint)
+    folder = tmp_path_factory.mktemp("runtime")
+    running = start(folder, KIKI_OTLP_ENDPOINT=collector.endpoint, **consolidating(folder, small_model))
     yield running
     stop(running)

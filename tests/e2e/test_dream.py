@@ -1,0 +1,232 @@
+"""Consolidation as dream-of-kiki meets it: fourteen turns, a dream over the bus only, an answer with what it made."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from bus import objects, reading
+from bus.connection import Bus, BusSettings, connect
+from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
+from runtime.dreaming import dreamt
+from schemas.adapters import AdapterRejected
+from schemas.chat import Message, Sampling
+from schemas.codec import decode
+from schemas.consolidation import (
+    ExchangeReply,
+    ExchangeRequest,
+    ExportReply,
+    ExportRequest,
+    StageReply,
+    StageRequest,
+    SwapReply,
+    SwapRequest,
+)
+from schemas.consumers import EpisodesConsumed
+from schemas.dream import BetaRecord, Budget, DreamDone, DreamEpisode, InputSlice, SnapshotReply, SnapshotRequest
+from schemas.envelope import Envelope, new_turn
+from schemas.errors import KikiError
+from schemas.events import AnswerReady, EpisodeRecorded, InferToken, QueryReceived
+from schemas.services import AdapterListReply, AdapterListRequest
+from schemas.stages import Query
+from tests.e2e import dreamer
+from tests.e2e.adapters import ADAPTER, OTHER
+from tests.e2e.conftest import Runtime
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
+TURNS = 14
+SESSION = "fourteen"
+
+
+async def turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens: int = 4) -> AnswerReady:
+    """A turn, once it is recorded."""
+    envelope = envelope or new_turn(tenant="dreamt", session_id="afterwards", timeout=120.0)
+    query = Query(
+        model=f"kiki-niche-{ADAPTER}",
+        messages=(Message(role="user", content=text),),
+        sampling=Sampling(max_tokens=tokens, seed=7),
+        level="fast",
+    )
+    await bus.publish(QueryReceived(envelope=envelope, query=query))
+    with anyio.fail_after(120):
+        while await bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES) is None:
+            await anyio.sleep(0.05)
+    answer = await bus.last(AnswerReady, envelope.turn_id)
+    assert answer is not None
+    return answer
+
+
+def of_session() -> Envelope:
+    return new_turn(tenant="dreamt", session_id=SESSION, timeout=120.0)
+
+
+def used(answer: AnswerReady) -> str:
+    """The digest of the adapter that answered."""
+    (use,) = answer.inference.candidates[0].adapters
+    assert use.name == ADAPTER
+    return use.sha256
+
+
+async def dream(runtime: Runtime, step: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """One life of the stand-in."""
+    command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, SESSION, *([step] if step else [])]
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    return await anyio.to_thread.run_sync(run)
+
+
+async def recorded(bus: Bus) -> list[int]:
+    """The numbers of the session's records."""
+    found = reading.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])
+    events = [(message.seq, decode(EpisodeRecorded, message.data)) async for message in found]
+    return [number for number, event in events if event.episode.session_id == SESSION]
+
+
+async def stored(bus: Bus, stream: str, subject: str, kind: Any) -> list[Any]:
+    found = reading.read(bus, stream, [bus.subjects.stage(subject)])
+    return [decode(kind, message.data) async for message in found]
+
+
+async def test_fourteen_turns_are_dreamt_though_the_dreamer_dies_at_every_step(runtime: Runtime) -> None:
+    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+        answers = [await turn(bus, f"Name one part of circuit {n}.", envelope=of_session()) for n in range(TURNS)]
+        old = used(answers[0])
+        assert {used(answer) for answer in answers} == {old}
+        known = [old]
+        for step in dreamer.STEPS:
+            died = await dream(runtime, step)
+            assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+            known.append((await exported(bus)).sha256)
+        ended = await dream(runtime)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+        dreams = [event.report for event in await stored(bus, DREAMLOG, "dream.done", DreamDone)]
+        made = [report.weight_delta.sha256 for report in dreams]
+        episodes = [
+            message.seq async for message in reading.read(bus, EPISODES, [bus.subjects.stage("episode.recorded")])
+        ]
+        marks = await stored(bus, SERVICES, "service.consumed", EpisodesConsumed)
+        consumed = [event for event in marks if event.name == dreamer.NAME]
+        assert [number for event in consumed for number in event.ids] == episodes == sorted(episodes)
+        assert [number for report in dreams for number in report.record_ids] == episodes
+        assert [report.weight_delta.base_sha256 for report in dreams] == [old, made[0]]
+        assert set(known) <= {old, *made}
+        assert all(report.executed == ("replay", "downscale") for report in dreams)
+        assert all(report.weight_delta.loss_after < report.weight_delta.loss_before for report in dreams)
+        assert used(await turn(bus, "One more question.")) == made[-1] != old
+
+
+EXPORT = ExportRequest(name=ADAPTER)
+
+
+async def exported(bus: Bus) -> ExportReply:
+    return await bus.request("adapters.export", EXPORT, ExportReply, timeout=30)
+
+
+async def changed(bus: Bus, change: Callable[[Any], Any]) -> tuple[str, str]:
+    """The digest in use, and that of an object with changed numbers."""
+    current = await exported(bus)
+    tensors = load(await objects.get(bus, current.weights))
+    made = {key: change(value) if key.endswith("lora_b") else value for key, value in tensors.items()}
+    return current.sha256, await objects.put(bus, save(made))
+
+
+def spoilt(value: Any) -> Any:
+    value = value.copy()
+    value[0, 0] = np.nan
+    return value
+
+
+BREAKS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
+    "S4": (lambda value: value * 0.99, {"a": 1.0, "b": 1.0}),
+    "S2": (spoilt, {}),
+    "S1": (lambda value: value[:, ::-1] * 400.0, {}),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("invariant", BREAKS)
+async def test_a_delta_that_breaks_an_invariant_changes_nothing(runtime: Runtime, invariant: str) -> None:
+    change, priors = BREAKS[invariant]
+    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+        base, wrong = await changed(bus, change)
+        request = SwapRequest(
+            episode_id=f"breaks-{invariant}", adapter=ADAPTER, sha256=wrong, base_sha256=base, attention_prior=priors
+        )
+        with pytest.raises(KikiError) as caught:
+            await bus.request("dream.swap", request, SwapReply, timeout=120)
+        assert (caught.value.code, caught.value.param) == ("invariant_broken", invariant)
+        rejected = await bus.last(AdapterRejected, request.episode_id, stream=ADAPTERS)
+        assert rejected is not None
+        assert (rejected.code, rejected.sha256) == ("invariant_broken", wrong)
+        assert (rejected.gates[-1].name, rejected.gates[-1].passed) == (invariant, False)
+        assert (await exported(bus)).sha256 == base
+        names = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=30)
+        assert {info.name for info in names.adapters} == {ADAPTER, OTHER}
+
+
+async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: Runtime) -> None:
+    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+        base, weights = await changed(bus, lambda value: value * 0.999)
+        stage = StageRequest(name=ADAPTER, weights=weights)
+        staged = await bus.request("adapters.stage", stage, StageReply, timeout=30)
+        envelope = new_turn(tenant="dreamt", session_id="flying", timeout=120.0)
+        tokens = await bus.client.subscribe(bus.subjects.stage(InferToken.subject, envelope.turn_id))
+        async with anyio.create_task_group() as tasks:
+            flying = Landed()
+            tasks.start_soon(flying.land, bus, envelope)
+            await tokens.next_msg(timeout=60)
+            request = ExchangeRequest(name=ADAPTER, staged=staged.staged, base_sha256=base)
+            reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
+        assert (reply.sha256, used(flying.answer)) == (weights, base)
+        assert used(await turn(bus, "And now?")) == weights
+
+
+class Landed:
+    """A long answer, once it is there."""
+
+    answer: AnswerReady
+
+    async def land(self, bus: Bus, envelope: Envelope) -> None:
+        self.answer = await turn(bus, "Tell a long story.", envelope=envelope, tokens=60)
+
+
+@pytest.mark.soak
+async def test_all_four_operations_yield_all_four_outputs(runtime: Runtime) -> None:
+    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+        for number in range(2):
+            ring = SnapshotRequest(snapshot_id=f"snap{number}", species={"sem": (1.0, float(number))})
+            await bus.request("dream.snapshot", ring, SnapshotReply, timeout=30)
+        record = BetaRecord(id=1, context="What is a diode?", outcome="A valve.", saillance_score=0.5, timestamp=1.0)
+        episode = DreamEpisode(
+            episode_id="whole",
+            trigger="saturation",
+            input_slice=InputSlice(adapter=ADAPTER, beta_records=(record,), others=(OTHER,), snapshots=2),
+            operation_set=("replay", "downscale", "restructure", "recombine"),
+            output_channels=("weight_delta", "latent_sample", "hierarchy_chg", "attention_prior"),
+            budget=Budget(flops=1e15, wall_time_s=120.0, energy_j=1e6),
+        )
+        found = await dreamt(bus, "P_max", episode)
+        assert found.report is not None
+        assert found.report.executed == episode.operation_set
+        assert found.report.weight_delta is not None
+        assert found.report.weight_delta.base_sha256 == (await exported(bus)).sha256 != found.report.weight_delta.sha256
+        assert [sample.species for sample in found.report.latent_sample] == ["sem"]
+        assert found.report.hierarchy_chg == ()
+        assert found.report.attention_prior == {ADAPTER: 0.5}
+        poor = msgspec.structs.replace(
+            episode, episode_id="poor", budget=Budget(flops=10.0, wall_time_s=120.0, energy_j=1e6)
+        )
+        with pytest.raises(KikiError) as caught:
+            await dreamt(bus, "P_max", poor)
+        assert (caught.value.code, caught.value.param) == ("budget_exceeded", "episode.budget.flops")
