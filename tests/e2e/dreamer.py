@@ -13,10 +13,14 @@ from typing import Any
 
 import nats
 
-NAME = "dream-of-kiki"
 BATCH = 7
 TIMEOUT = float(os.environ.get("DREAMER_TIMEOUT", "300"))
 STEPS = ("register", "fetch", "request", "done", "swap", "mark")
+
+
+def name(session: str) -> str:
+    """The service of a session's dreamer."""
+    return f"dream-of-kiki-{session}"
 
 
 async def ask(client: Any, verb: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +56,7 @@ async def finished(client: Any, episode_id: str) -> dict[str, Any]:
         await asyncio.sleep(0.2)
 
 
-async def consolidate(client: Any, adapter: str, records: list[dict[str, Any]], last: str | None) -> None:
+async def consolidate(client: Any, service: str, adapter: str, records: list[dict[str, Any]], last: str | None) -> None:
     """One batch, from its records to the swapped adapter and the marked records."""
     wanted = episode(adapter, records)
     queued = await ask(client, "dream.request", {"profile": "P_min", "episode": wanted})
@@ -68,24 +72,25 @@ async def consolidate(client: Any, adapter: str, records: list[dict[str, Any]], 
     assert "refused" not in swapped, swapped
     print(json.dumps({"swapped": swapped}), flush=True)
     survive("swap", last)
-    marked = await ask(client, "services.mark", {"name": NAME, "ids": ids, "de_id": wanted["episode_id"]})
+    marked = await ask(client, "services.mark", {"name": service, "ids": ids, "de_id": wanted["episode_id"]})
     assert "refused" not in marked, marked
     survive("mark", last)
 
 
 async def main(url: str, adapter: str, session: str, last: str | None = None) -> None:
     client = await nats.connect(url)
-    request = {"name": NAME, "filter": {"session_id": session}}
+    service = name(session)
+    request = {"name": service, "filter": {"session_id": session}}
     registered = await ask(client, "services.register", request)
     assert "refused" not in registered or registered["code"] == "name_taken", registered
     survive("register", last)
     while True:
-        fetched = await ask(client, "dream.fetch", {"name": NAME, "limit": BATCH})
+        fetched = await ask(client, "dream.fetch", {"name": service, "limit": BATCH})
         assert "refused" not in fetched, fetched
         survive("fetch", last)
         if not fetched["records"]:
             break
-        await consolidate(client, adapter, fetched["records"], last)
+        await consolidate(client, service, adapter, fetched["records"], last)
     await client.close()
 
 

@@ -42,8 +42,6 @@ from tests.e2e.adapters import ADAPTER, OTHER
 from tests.e2e.conftest import Runtime
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
-TURNS = 14
-SESSION = "fourteen"
 
 
 async def turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens: int = 4) -> AnswerReady:
@@ -64,8 +62,8 @@ async def turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens:
     return answer
 
 
-def of_session() -> Envelope:
-    return new_turn(tenant="dreamt", session_id=SESSION, timeout=120.0)
+def of(session: str) -> Envelope:
+    return new_turn(tenant=session, session_id=session, timeout=120.0)
 
 
 def used(answer: AnswerReady) -> str:
@@ -75,9 +73,9 @@ def used(answer: AnswerReady) -> str:
     return use.sha256
 
 
-async def dream(runtime: Runtime, step: str | None = None) -> "subprocess.CompletedProcess[str]":
+async def dream(runtime: Runtime, session: str, step: str | None = None) -> "subprocess.CompletedProcess[str]":
     """One life of the stand-in."""
-    command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, SESSION, *([step] if step else [])]
+    command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, session, *([step] if step else [])]
 
     def run() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -85,11 +83,23 @@ async def dream(runtime: Runtime, step: str | None = None) -> "subprocess.Comple
     return await anyio.to_thread.run_sync(run)
 
 
-async def recorded(bus: Bus) -> list[int]:
-    """The numbers of the session's records."""
+async def recorded(bus: Bus, session: str) -> list[int]:
+    """The numbers of a session's records."""
     found = reading.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])
     events = [(message.seq, decode(EpisodeRecorded, message.data)) async for message in found]
-    return [number for number, event in events if event.episode.session_id == SESSION]
+    return [number for number, event in events if event.episode.session_id == session]
+
+
+async def consumed(bus: Bus, session: str) -> list[int]:
+    """What a session's dreamer has marked, in order."""
+    marks = await stored(bus, SERVICES, EpisodesConsumed.subject, EpisodesConsumed)
+    return [number for event in marks if event.name == dreamer.name(session) for number in event.ids]
+
+
+async def dreamt_of(bus: Bus, episodes: list[int]) -> list[Any]:
+    """The log's entries about any of these records."""
+    reports = [event.report for event in await stored(bus, DREAMLOG, DreamDone.subject, DreamDone)]
+    return [report for report in reports if set(report.record_ids) & set(episodes)]
 
 
 async def stored(bus: Bus, stream: str, subject: str, kind: Any) -> list[Any]:
@@ -97,29 +107,29 @@ async def stored(bus: Bus, stream: str, subject: str, kind: Any) -> list[Any]:
     return [decode(kind, message.data) async for message in found]
 
 
-async def test_fourteen_turns_are_dreamt_though_the_dreamer_dies_at_every_step(runtime: Runtime) -> None:
+@pytest.mark.parametrize("turns", [4, pytest.param(14, marks=pytest.mark.soak)])
+async def test_a_dialogue_is_dreamt_though_the_dreamer_dies_at_every_step(runtime: Runtime, turns: int) -> None:
+    session = f"dialogue-{turns}"
     async with connect(BusSettings(url=runtime.nats), name="test") as bus:
-        answers = [await turn(bus, f"Name one part of circuit {n}.", envelope=of_session()) for n in range(TURNS)]
+        asked = [f"Name one part of circuit {number}." for number in range(turns)]
+        answers = [await turn(bus, text, envelope=of(session)) for text in asked]
         old = used(answers[0])
         assert {used(answer) for answer in answers} == {old}
         known = [old]
         for step in dreamer.STEPS:
-            died = await dream(runtime, step)
+            died = await dream(runtime, session, step)
             assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
             known.append((await exported(bus)).sha256)
-        ended = await dream(runtime)
+        ended = await dream(runtime, session)
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
-        dreams = [event.report for event in await stored(bus, DREAMLOG, "dream.done", DreamDone)]
+        episodes = await recorded(bus, session)
+        dreams = await dreamt_of(bus, episodes)
         made = [report.weight_delta.sha256 for report in dreams]
-        episodes = [
-            message.seq async for message in reading.read(bus, EPISODES, [bus.subjects.stage("episode.recorded")])
-        ]
-        marks = await stored(bus, SERVICES, "service.consumed", EpisodesConsumed)
-        consumed = [event for event in marks if event.name == dreamer.NAME]
-        assert [number for event in consumed for number in event.ids] == episodes == sorted(episodes)
+        assert len(made) == -(-turns // dreamer.BATCH)
+        assert await consumed(bus, session) == episodes == sorted(episodes)
         assert [number for report in dreams for number in report.record_ids] == episodes
-        assert [report.weight_delta.base_sha256 for report in dreams] == [old, made[0]]
+        assert [report.weight_delta.base_sha256 for report in dreams] == [old, *made][:-1]
         assert set(known) <= {old, *made}
         assert all(report.executed == ("replay", "downscale") for report in dreams)
         assert all(report.weight_delta.loss_after < report.weight_delta.loss_before for report in dreams)

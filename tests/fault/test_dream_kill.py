@@ -10,18 +10,16 @@ import anyio
 import pytest
 
 from bus.connection import Bus, BusSettings, connect
-from bus.topology import DREAMLOG, SERVICES
-from schemas.consumers import EpisodesConsumed
-from schemas.dream import DreamDone
 from tests.e2e.adapters import consolidating
 from tests.e2e.conftest import Runtime, start, stop
-from tests.e2e.test_dream import dream, exported, of_session, recorded, stored, turn, used
+from tests.e2e.test_dream import consumed, dream, dreamt_of, exported, of, recorded, turn, used
 from tests.fault.test_kill import pid_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.timeout(900)]
 
 CASES = tuple(itertools.product(("dream", "inference"), ("dream.requested", "adapter.proposed"), (0.0, 1.0)))
 LIVES = 6
+SESSION = "fatal"
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +46,18 @@ async def test_every_record_is_learned_once_and_the_adapter_is_old_or_new(
 ) -> None:
     monkeypatch.setenv("DREAMER_TIMEOUT", "60")
     async with connect(BusSettings(url=dreaming.nats), name="killer") as bus:
-        answers = [await turn(bus, f"Name part {number} of a radio.", envelope=of_session()) for number in range(3)]
+        answers = [await turn(bus, f"Name part {number} of a radio.", envelope=of(SESSION)) for number in range(3)]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(killed, bus, agent, after, delay)
             await anyio.sleep(0.5)
             lives = 0
-            while (await dream(dreaming)).returncode != 0:
+            while (await dream(dreaming, SESSION)).returncode != 0:
                 lives += 1
                 assert lives < LIVES
                 await pid_of(bus, "dream")
                 await pid_of(bus, "inference")
-        dreams = [event.report for event in await stored(bus, DREAMLOG, "dream.done", DreamDone)]
-        episodes = await recorded(bus)
-        consumed = await stored(bus, SERVICES, "service.consumed", EpisodesConsumed)
-        read = [number for event in consumed for number in event.ids]
-        assert read == episodes[: len(read)]
-        assert read == [number for report in dreams for number in report.record_ids]
+        episodes = await recorded(bus, SESSION)
+        dreams = await dreamt_of(bus, episodes)
+        assert await consumed(bus, SESSION) == episodes == [one for report in dreams for one in report.record_ids]
         assert (await exported(bus)).sha256 == dreams[-1].weight_delta.sha256 != used(answers[-1])
-        assert used(await turn(bus, "And the antenna?", envelope=of_session())) == dreams[-1].weight_delta.sha256
+        assert used(await turn(bus, "And the antenna?")) == dreams[-1].weight_delta.sha256
