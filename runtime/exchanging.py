@@ -46,6 +46,8 @@ async def pauses(
 ) -> list[Pause]:
     """Exchange an adapter for a slightly different one, again and again, while ``clients`` ask with ``busy``."""
     found: list[Pause] = []
+    current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
+    data, base = await objects.get(bus, current.weights), current.sha256
 
     async def ask() -> None:
         while True:
@@ -55,7 +57,9 @@ async def pauses(
         for _ in range(clients):
             tasks.start_soon(ask)
         while len(found) < times:
-            pause = await _exchange(bus, name, seed=len(found))
+            weights = await objects.put(bus, _nudged(data, seed=len(found)))
+            pause = await _exchange(bus, name, weights, base)
+            base = weights
             if pause.rows:
                 found.append(pause)
                 tick()
@@ -63,12 +67,10 @@ async def pauses(
     return found
 
 
-async def _exchange(bus: Bus, name: str, *, seed: int) -> Pause:
-    current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
-    weights = await objects.put(bus, _nudged(await objects.get(bus, current.weights), seed))
+async def _exchange(bus: Bus, name: str, weights: str, base: str) -> Pause:
     staged = await bus.request("adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT)
     worker = await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=TIMEOUT)
-    request = ExchangeRequest(name=name, staged=staged.staged, base_sha256=current.sha256)
+    request = ExchangeRequest(name=name, staged=staged.staged, base_sha256=base)
     started = time.perf_counter()
     reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=TIMEOUT)
     answered = (time.perf_counter() - started) * 1000
@@ -76,7 +78,7 @@ async def _exchange(bus: Bus, name: str, *, seed: int) -> Pause:
     return Pause(pause_ms=reply.pause_ms, answered_ms=answered, rows=int(worker.gauges["active_rows"]))
 
 
-def _nudged(data: bytes, seed: int) -> bytes:
+def _nudged(data: bytes, *, seed: int) -> bytes:
     tensors = load(data)
     path = sorted(tensors)[0]
     noise = np.random.default_rng(seed).standard_normal(tensors[path].shape).astype(tensors[path].dtype)

@@ -38,7 +38,6 @@ from schemas.events import EpisodeRecorded
 app = typer.Typer(help="Dream episodes: what the runtime lived through, learned by an adapter.", no_args_is_help=True)
 TIMEOUT = 30.0
 CLIENTS = 8
-RANK = 16
 
 
 def hang(bench: typer.Typer) -> None:
@@ -124,6 +123,7 @@ def export(
 def exchange(
     times: Annotated[int, typer.Option(min=10, max=1000, help="Exchanges.")] = 100,
     tokens: Annotated[int, typer.Option(min=8, max=512, help="Tokens of each answer meanwhile.")] = 64,
+    rank: Annotated[int, typer.Option(min=1, max=64, help="Rank of the adapter, on all linear modules.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """The pause of an adapter's exchange while 8 requests decode with it. Starts a worker of its own."""
@@ -133,7 +133,7 @@ def exchange(
             folder = Path(directory) / "adapters"
             folder.mkdir()
             model = prepare(settings_of(log_level="warning").model)
-            (name,) = contest.random_adapters(model, folder, count=1, rank=RANK)
+            (name,) = contest.random_adapters(model, folder, count=1, rank=rank)
             settings = settings_of(data_dir=Path(directory) / "data", nats_port=0, log_level="warning", adapters=folder)
             supervisor = Supervisor(settings, names=("inference",))
             async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
@@ -143,9 +143,9 @@ def exchange(
     columns = {part: [getattr(one, part) for one in found] for part in ("pause_ms", "answered_ms", "rows")}
     if as_json:
         rows = [asdict(one) for one in found]
-        out.out(json.dumps({"bench": "exchange", "unit": "ms", "machine": machine(), "rank": RANK, "rows": rows}))
+        out.out(json.dumps({"bench": "exchange", "unit": "ms", "machine": machine(), "rank": rank, "rows": rows}))
         return
-    title = f"{len(found)} exchanges (rank {RANK}) while {min(columns['rows'])} to {max(columns['rows'])} rows decode"
+    title = f"{len(found)} exchanges (rank {rank}) while {min(columns['rows'])} to {max(columns['rows'])} rows decode"
     table = Table("ms", "p50", "p99", "max", title=title, box=None)
     for part, name in (("pause_ms", "without decoding"), ("answered_ms", "asked to answered")):
         p50, p99 = np.percentile(columns[part], [50, 99])
