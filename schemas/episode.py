@@ -6,6 +6,7 @@ from schemas.chat import Message, Sampling, Usage
 from schemas.stages import (
     AdapterUse,
     Advisory,
+    Arbitration,
     BiasReport,
     Candidate,
     Dissent,
@@ -50,6 +51,7 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     votes: tuple[Vote, ...] = ()
     outcome: str = "passed"
     dissent: Dissent | None = None
+    arbitration: Arbitration | None = None
     bias: BiasReport = BiasReport(checked=False)
     usage: Usage = Usage()
     timings: tuple[StageTiming, ...] = ()

@@ -40,6 +40,7 @@ def episode(event: AnswerReady) -> Episode:
         votes=event.negotiation.votes,
         outcome=event.negotiation.outcome,
         dissent=event.negotiation.dissent,
+        arbitration=event.negotiation.arbitration,
         bias=event.bias,
         usage=event.usage,
         timings=event.timings,

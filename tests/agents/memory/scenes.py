@@ -11,6 +11,7 @@ from schemas.episode import Episode
 from schemas.events import AnswerReady, QueryRouted
 from schemas.stages import (
     AdapterUse,
+    Arbitration,
     BiasReport,
     Candidate,
     Dissent,
@@ -125,6 +126,7 @@ def answered(
             outcome="consensus",
             votes=(Vote(member="base", candidate=0, choice="KEEP"),),
             dissent=Dissent(engaged=True, reason="complex", text="but", tone="mild"),
+            arbitration=Arbitration(first=0, second=1, lean=0.4, swapped=0.2),
         ),
         bias=BiasReport(checked=True, reason="clean"),
         text=answer,

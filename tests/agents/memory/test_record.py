@@ -17,6 +17,7 @@ def test_an_episode_holds_what_every_stage_found() -> None:
     assert made.recalled_ids == ("e0",)
     assert made.votes == event.negotiation.votes
     assert made.dissent == event.negotiation.dissent
+    assert made.arbitration == event.negotiation.arbitration is not None
     assert (made.outcome, made.bias, made.usage) == ("consensus", event.bias, event.usage)
     assert (made.adapters, made.domains, made.timings) == (event.route.adapters, event.route.domains, event.timings)
     assert (made.sampling.seed, made.model_digest) == (7, "d1")
