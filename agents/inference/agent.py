@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from nats.aio.msg import Msg
 
 from agents.inference import lives, panel
 from agents.inference.engine import Engine
@@ -24,7 +25,7 @@ from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterPublished
 from schemas.chat import Usage
 from schemas.errors import InvalidInput, KikiError
-from schemas.events import Event, InferDone, InferToken, QueryRouted, RecallDone
+from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import Inference, StageTiming
@@ -54,6 +55,7 @@ class InferenceAgent:
         self._quarantine = Quarantine(self.settings.journal, well=lambda: self._engine.healthy)
         self._bus, self._engine = bus, _engine(self.settings)
         await self._engine.start()
+        await bus.listen(bus.subjects.stage(EpisodeForgotten.subject), self._forget)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._engine.watch)
@@ -146,6 +148,10 @@ class InferenceAgent:
     async def prefetch(self, event: QueryRouted, _: Delivery) -> None:
         """Make the routed adapters resident while the memory recalls."""
         self._engine.prefetch(event.route.adapters)
+
+    async def _forget(self, _: Msg) -> None:
+        """A kept prompt may hold the text, recalled by any conversation of the tenant."""
+        self._engine.forget()
 
     async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
         """Load an adapter that passed the gates, and prove it."""

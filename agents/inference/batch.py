@@ -59,6 +59,10 @@ class Batch:
             "mlx_active_bytes": float(self._active_bytes),
         }
 
+    def forget(self) -> None:
+        """Drop every kept prompt."""
+        self._prefixes.forget()
+
     def begin(self, work: Work) -> None:
         """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
         layers, known = self._prefixes.find(work.adapters, work.shared)

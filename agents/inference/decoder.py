@@ -90,6 +90,10 @@ class Decoder:
                 except KikiError as error:
                     degraded("adapter.prefetch", error.message)
 
+    def forget(self) -> None:
+        """Drop the prompts that were kept for later ones."""
+        self.batch.forget()
+
     def administer(self, verb: str, name: str, sha256: str) -> AdapterInfo:
         """An administrator's verb; adapters of running rows are left alone.
 

@@ -56,6 +56,9 @@ class Engine(Protocol):
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """A hint that these adapters are asked for soon."""
 
+    def forget(self) -> None:
+        """Drop what was kept of earlier prompts: some of their text was forgotten."""
+
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
 

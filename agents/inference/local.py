@@ -120,6 +120,10 @@ class MlxEngine:
         """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
         self.thread.call(lambda: self.thread.decoder.prefetch(uses))
 
+    def forget(self) -> None:
+        """Drop every kept prompt between two steps."""
+        self.thread.call(lambda: self.thread.decoder.forget())
+
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
         return await self.thread.ask(lambda: administration.listing(self.thread.decoder.bank))

@@ -22,7 +22,7 @@ class PrefixCache:
 
     def __init__(self, *, max_bytes: int, bits: int | None = None) -> None:
         self._max_bytes, self._bits = max_bytes, bits
-        self._kept = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=max_bytes)
+        self.forget()
 
     @property
     def nbytes(self) -> int:
@@ -31,6 +31,10 @@ class PrefixCache:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._kept = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=self._max_bytes)
 
     def find(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
         """A copy of the caches of the longest known prefix of ``tokens``, and its length; None and 0 without one."""

@@ -20,7 +20,7 @@ from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
-from schemas.events import InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
+from schemas.events import EpisodeForgotten, InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
 
@@ -75,6 +75,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await a_failed_job_answers_why(bus)
     await recall_that_does_not_fit_is_dropped(bus)
     await a_prompt_that_does_not_fit_fails_the_turn(bus)
+    await what_is_forgotten_is_in_no_kept_prompt(bus)
     await adapters_are_administered(bus)
     await published_adapters_are_adopted(bus)
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
@@ -236,6 +237,22 @@ async def a_prompt_that_does_not_fit_fails_the_turn(bus: Bus) -> None:
     await bus.publish(recalled(event))
     failed: TurnFailed = await until_stored(bus, TurnFailed, event.envelope.turn_id)
     assert (failed.stage, failed.code, failed.retryable) == ("inference", "context_length_exceeded", False)
+
+
+async def kept_bytes(bus: Bus) -> float:
+    status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    return status.gauges["prefix_bytes"]
+
+
+async def what_is_forgotten_is_in_no_kept_prompt(bus: Bus) -> None:
+    event = routed("What is the capital of France?")
+    await bus.publish(recalled(event))
+    await until_stored(bus, InferDone, event.envelope.turn_id)
+    assert await kept_bytes(bus) > 0
+    await bus.publish(EpisodeForgotten(envelope=envelope(), episode_id="e1"))
+    with anyio.fail_after(PATIENCE):
+        while await kept_bytes(bus) > 0:
+            await anyio.sleep(0.05)
 
 
 async def test_dead_engine_ends_the_agent(bus: Bus, settings: InferenceSettings) -> None:
