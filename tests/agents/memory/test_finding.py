@@ -1,0 +1,41 @@
+"""One question to real stores: the newer fact first, and the past as it was."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agents.memory.atlas import Ask
+from agents.memory.context import unit as normal
+from agents.memory.finding import find
+from agents.memory.projection import apply
+from agents.memory.settings import MemorySettings
+from agents.memory.stores import Stores
+from tests.agents.memory.scenes import SIZE, episode, unit
+
+pytestmark = pytest.mark.anyio
+
+
+async def nothing() -> None:
+    """The stores begin empty."""
+
+
+async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: Path) -> None:
+    settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE)
+    budget, near = unit(1), normal([a + 0.1 * b for a, b in zip(unit(1), unit(2), strict=True)])
+    told = [
+        episode("old", question="My budget is 1200 euros.", answer="", at=100.0, vector=budget),
+        episode("new", session="s2", question="My budget is 1500 euros.", answer="", at=200.0, vector=near.tolist()),
+        episode("else", session="s3", question="The cat sleeps.", answer="", at=150.0, vector=unit(3)),
+    ]
+    ask = Ask(tenant="ann", vector=budget, text="What is my budget in euros?")
+    stores = Stores(settings)
+    async with stores.opened(nothing), stores.changing:
+        await apply(stores, told)
+        today = await find(stores, ask, now=300.0, settings=settings)
+        assert [one.match.turn_id for one in today][:2] == ["new", "old"]
+        assert f"superseded by {told[1].episode_id}" in today[1].reasons
+        past = await find(stores, msgspec.structs.replace(ask, as_of=160.0), now=160.0, settings=settings)
+        assert [one.match.turn_id for one in past] == ["old", "else"]
+        assert past[0].newer is None
+        assert all(one.reasons for one in past)
