@@ -4,6 +4,7 @@ Each dialogue is a tenant of its own in real stores, and each question goes the 
 :func:`agents.memory.finding.find`. The ablations are settings of that same path.
 """
 
+import itertools
 import json
 import re
 import tempfile
@@ -19,8 +20,10 @@ from agents.memory import history
 from agents.memory.atlas import Ask
 from agents.memory.finding import find
 from agents.memory.projection import apply
+from agents.memory.recall import distinct, relevant
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import Stores
+from agents.memory.words import Words
 from runtime.embedding import BATCH, Embed
 from schemas.errors import InvalidInput
 
@@ -28,6 +31,9 @@ CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 ADVERSARIAL = 5
 PLACED = 64
 """Episodes that are stored together."""
+
+Asked = dict[str, Sequence[Sequence[float]]]
+"""The questions' vectors by dialogue."""
 
 DRAWS = 2000
 """Bootstrap samples of a confidence interval."""
@@ -63,6 +69,31 @@ class Interval:
     count: int
 
 
+@dataclass(frozen=True)
+class Floor:
+    """What a turn is shown at a relevance floor.
+
+    Attributes:
+        floor: the cosine; enough of the question's words pass below it, too.
+        evidence: share of the questions that are shown some of their evidence.
+        strangers: share of the questions about another dialogue that are shown anything.
+    """
+
+    floor: float
+    evidence: float
+    strangers: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """For each ablation the category and evidence recall of every question; and the floors."""
+
+    recall: dict[str, list[tuple[int, float]]]
+    floors: tuple[Floor, ...]
+
+
+FLOORS = (0.0, 0.3, 0.4, 0.5, 0.6)
+
 ABLATIONS: dict[str, dict[str, Any]] = {
     "whole": {},
     "without words": {"lexical_weight": 0.0},
@@ -92,25 +123,26 @@ async def measure(
     k: int,
     vector_size: int = 768,
     tick: Callable[[int], None] = lambda _: None,
-) -> dict[str, list[tuple[int, float]]]:
-    """For each ablation: category and evidence recall at ``k`` of every question; ``tick`` hears of embedded texts."""
+) -> Measured:
+    """Evidence recall at ``k`` of each ablation, and the floors; ``tick`` hears of embedded texts."""
     with tempfile.TemporaryDirectory(prefix="kiki-locomo-") as directory:
         settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
         stores = Stores(settings)
         async with stores.opened(_nothing):
-            asked: dict[str, Sequence[Sequence[float]]] = {}
+            asked: Asked = {}
             for dialogue in dialogues:
                 await _remember(stores, dialogue, embed, tick)
                 asked[dialogue.name] = await _embedded([q.text for q in dialogue.questions], embed, tick)
+            settings = msgspec.structs.replace(settings, recency_weight=0.0)
             found = {}
             for name, changes in ABLATIONS.items():
-                changed = msgspec.structs.replace(settings, recency_weight=0.0, **changes)
+                changed = msgspec.structs.replace(settings, **changes)
                 found[name] = [
                     (question.category, await _recall(stores, dialogue.name, question, vector, k, changed))
                     for dialogue in dialogues
                     for question, vector in zip(dialogue.questions, asked[dialogue.name], strict=True)
                 ]
-            return found
+            return Measured(found, await _floors(stores, dialogues, asked, settings))
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
@@ -185,6 +217,30 @@ async def _recall(
     found = await find(stores, ask, now=0.0, settings=settings)
     first = {one.match.source_id for one in found[:k]}
     return len(first & set(question.evidence)) / len(question.evidence)
+
+
+async def _floors(
+    stores: Stores, dialogues: Sequence[Dialogue], asked: Asked, settings: MemorySettings
+) -> tuple[Floor, ...]:
+    """Every question is asked in its own dialogue and in the next one, which knows nothing of it."""
+    words = Words(settings.language)
+    evidence: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
+    strangers: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
+    for number, dialogue in enumerate(dialogues):
+        other = dialogues[(number + 1) % len(dialogues)].name
+        for question, vector in zip(dialogue.questions, asked[dialogue.name], strict=True):
+            for tenant in (dialogue.name, other):
+                ask = Ask(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
+                found = (await find(stores, ask, now=0.0, settings=settings))[: settings.compared]
+                for floor in FLOORS:
+                    changed = msgspec.structs.replace(settings, relevance_floor=floor)
+                    passed = distinct(relevant(found, text=question.text, words=words, settings=changed))
+                    shown = {one.match.source_id for one in itertools.islice(passed, settings.max_hits)}
+                    if tenant == other:
+                        strangers[floor].append(bool(shown))
+                    else:
+                        evidence[floor].append(bool(shown & set(question.evidence)))
+    return tuple(Floor(floor, float(np.mean(evidence[floor])), float(np.mean(strangers[floor]))) for floor in FLOORS)
 
 
 async def _nothing() -> None:

@@ -83,17 +83,18 @@ def locomo_bench(
     dialogues = locomo.read(directory)
     texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
 
-    async def measured() -> dict[str, list[tuple[int, float]]]:
+    async def measured() -> locomo.Measured:
         with Progress(console=err, transient=True) as progress:
             task = progress.add_task("embedding", total=texts)
             async with embedding(settings_of(log_level="warning")) as embed:
                 return await locomo.measure(dialogues, embed, k=k, tick=lambda more: progress.advance(task, more))
 
-    found = {name: locomo.by_category(values) for name, values in run_async(measured).items()}
+    read = run_async(measured)
+    found = {name: locomo.by_category(values) for name, values in read.recall.items()}
     if as_json:
         parts = {name: {part: asdict(one) for part, one in rows.items()} for name, rows in found.items()}
         report = {"bench": "locomo", "k": k, "dialogues": [one.name for one in dialogues], "machine": machine()}
-        out.out(json.dumps({**report, "evidence_recall": parts}))
+        out.out(json.dumps({**report, "evidence_recall": parts, "floors": [asdict(one) for one in read.floors]}))
         return
     whole = found["whole"]
     table = Table("category", "questions", f"recall@{k}", "95 % interval", title="evidence recall", box=None)
@@ -104,6 +105,10 @@ def locomo_bench(
     for name, rows in found.items():
         parts_table.add_row(name, *(f"{rows[part].mean:.3f}" for part in whole))
     out.print(parts_table)
+    floors = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
+    for one_floor in read.floors:
+        floors.add_row(f"{one_floor.floor:.1f}", f"{one_floor.evidence:.3f}", f"{one_floor.strangers:.3f}")
+    out.print(floors)
     out.print(f"{machine()}", style="dim", highlight=False)
 
 
