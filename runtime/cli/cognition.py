@@ -1,4 +1,4 @@
-"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth, in accuracy, tokens and time."""
+"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth; ``kiki bench votes``: who can judge."""
 
 import json
 import tempfile
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import track
 from rich.table import Table
 
 from bus.connection import connect
+from runtime import voting
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.bench import machine
 from runtime.cli.serving import wait_ready
@@ -36,8 +38,42 @@ BASE = "single"
 
 
 def hang(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verbs."""
     app.command()(cognition)
+    app.command()(votes)
+
+
+@command
+def votes(
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Whether the model ranks a right answer above a wrong one: by votes, by comparison, by likelihood."""
+
+    async def measured() -> list[voting.Judged]:
+        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
+            settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
+            supervisor = Supervisor(settings, names=("inference",))
+            async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+                await bus.reconcile()
+                wanted = track(voting.pairs()[:limit], description="pairs", console=err, transient=True)
+                return [await voting.judge(bus, pair) for pair in wanted]
+
+    found = run_async(measured)
+    rates = voting.rates(found)
+    model = settings_of().model
+    if as_json:
+        told = [asdict(rate) for rate in rates]
+        out.out(
+            json.dumps({"bench": "votes", "model": model, "pairs": len(found), "rates": told, "machine": machine()})
+        )
+        return
+    table = Table("", "share", "95 %", "by chance", title=f"kiki bench votes: {model}, {len(found)} pairs", box=None)
+    for rate in rates:
+        chance = "" if rate.chance is None else f"{rate.chance:.0%}"
+        table.add_row(rate.what, f"{rate.share:.1%}", f"{rate.low:.1%} to {rate.high:.1%}", chance)
+    out.print(table)
+    out.print(f"{machine()}", style="dim", highlight=False)
 
 
 @command
