@@ -30,14 +30,8 @@ async def test_a_judge_is_asked_as_the_negotiator_asks(bus: Bus) -> None:
 
     async with at_work(bus, script):
         found = await judge(bus, pair)
-    assert found == Judged(
-        votes=pytest.approx(1.5),
-        kept_right=True,
-        refused_wrong=True,
-        comparison=pytest.approx(0.0),
-        steady=False,
-        likelihood=pytest.approx(3.0),
-    )
+    assert (found.kept_right, found.refused_wrong, found.steady) == (True, True, False)
+    assert (found.votes, found.comparison, found.likelihood) == pytest.approx((1.5, 0.0, 3.0))
 
 
 def test_rates_are_shares() -> None:
