@@ -32,6 +32,9 @@ from schemas.stages import Level, Query
 TIMEOUT = 300.0
 """Seconds that one question may take, waiting for the others included."""
 
+BRIEFLY = "Answer with the result only, in a few words."
+"""What every question is asked under: a long way to a right answer would be cut off before it."""
+
 NEVER = 10**15
 """More weights than any model has."""
 
@@ -170,7 +173,7 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
     envelope = new_turn(tenant=f"bench-{uuid.uuid4().hex}", timeout=TIMEOUT)
     query = Query(
         model="micro-kiki-base" if variant.level == "raw" else "micro-kiki",
-        messages=(Message(role="user", content=question.question),),
+        messages=(Message(role="system", content=BRIEFLY), Message(role="user", content=question.question)),
         sampling=Sampling(max_tokens=max_tokens, seed=7),
         level=variant.level,
         candidates=variant.candidates,

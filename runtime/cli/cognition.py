@@ -82,7 +82,7 @@ def cognition(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
     alone: Annotated[int, typer.Option(min=0, help="Questions asked again one at a time, for the compute.")] = 20,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Clients at once.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each candidate.")] = 32,
+    max_tokens: Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each candidate.")] = 24,
     folder: Annotated[Path | None, typer.Option(help="Keep the answers here, and take a run up again.")] = None,
     adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")] = None,
