@@ -8,9 +8,7 @@ than loading the copy takes.
 import contextlib
 import errno
 import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,8 +22,8 @@ import structlog
 from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
-from agents.memory import generations
-from agents.memory.atlas import Atlas, optimise
+from agents.memory import generations, optimiser
+from agents.memory.atlas import Atlas
 from agents.memory.part import Part
 from bus import metrics
 from schemas.errors import KikiError, Unavailable
@@ -45,9 +43,6 @@ SECONDS = Gauge("kiki_atlas_optimisation_seconds", "Seconds that the last run to
 
 _PIECE = 2**20
 """Bytes that are copied at a time."""
-
-_WATCH = 0.2
-"""Seconds between two looks at a child."""
 
 _log = structlog.get_logger("memory")
 
@@ -171,7 +166,7 @@ def _loaded(atlas: Atlas, directory: Path) -> Atlas:
 
 async def _in_child(copy: Path) -> None:
     """Ends with this process, whose end it reads from its standard input."""
-    command = [sys.executable, "-m", "agents.memory.optimising", str(copy)]
+    command = [sys.executable, "-m", optimiser.__name__, str(copy)]
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as child:
@@ -184,23 +179,3 @@ async def _in_child(copy: Path) -> None:
                 child.kill()
     if code != 0:
         raise Unavailable(f"optimising the atlas failed ({code}): {said.decode(errors='replace').strip()[-300:]}")
-
-
-def main(copy: Path) -> int:
-    """Optimise ``copy`` in a fork and watch over it: while qdrant-edge works, no Python of its process runs."""
-    os.nice(19)
-    worker = os.fork()
-    if worker == 0:
-        optimise(copy)
-        os._exit(0)
-    while True:
-        done, status = os.waitpid(worker, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        ended, _, _ = select.select([sys.stdin], [], [], _WATCH)
-        if ended:
-            os.kill(worker, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from agents.memory import generations, optimising
+from agents.memory import generations, optimiser
 from agents.memory.atlas import Ask, Atlas
 from agents.memory.optimising import due, optimised
 from agents.memory.projection import apply
@@ -69,7 +69,7 @@ def bytes_hold(directory: Path, text: str) -> bool:
 
 def children() -> list[psutil.Process]:
     """The optimising processes that this one has."""
-    return [one for one in psutil.Process().children() if optimising.__name__ in one.cmdline()]
+    return [one for one in psutil.Process().children() if optimiser.__name__ in one.cmdline()]
 
 
 async def test_the_copy_finds_what_the_shard_found_and_what_was_written_meanwhile(stores: Stores) -> None:

@@ -1,0 +1,31 @@
+"""``python -m agents.memory.optimiser COPY``: optimise a shard that nobody has open, and end when the agent does.
+
+While qdrant-edge works, no Python of its process runs. So one process works, and this one watches over it: the agent
+holds its standard input, and the end of that is the end of both.
+"""
+
+import os
+import select
+import subprocess
+import sys
+
+WATCH = 0.2
+"""Seconds between two looks."""
+
+_WORK = "import pathlib, sys; from agents.memory.atlas import optimise; optimise(pathlib.Path(sys.argv[1]))"
+
+
+def main(copy: str) -> int:
+    """The worker's exit code."""
+    os.nice(19)
+    with subprocess.Popen([sys.executable, "-c", _WORK, copy], stdin=subprocess.DEVNULL) as worker:
+        while worker.poll() is None:
+            ended, _, _ = select.select([sys.stdin], [], [], WATCH)
+            if ended:
+                worker.kill()
+                break
+        return worker.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
