@@ -198,10 +198,10 @@ class Bus:
             await subscription.unsubscribe()
         return found
 
-    async def last(self, kind: type[R], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
-        """The last stored event of a kind in a turn; None when there is none."""
+    async def last(self, kind: type[R], turn_id: str, *, stream: str | None = None) -> R | None:
+        """The last stored event of a kind in a turn, in the kind's own stream or in ``stream``; None without one."""
         subject: str = kind.subject  # type: ignore[attr-defined]
-        found = await self._last_raw(stream, self.subjects.stage(subject, turn_id))
+        found = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
         return decode(kind, found.data) if found and found.data else None
 
     async def last_of(self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS) -> R | None:

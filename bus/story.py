@@ -6,10 +6,10 @@ from datetime import datetime
 
 from bus.connection import Bus
 from bus.reading import read
-from bus.topology import EPISODES, TURNS
+from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.codec import decode
 from schemas.errors import InvalidInput
-from schemas.events import STAGE_EVENTS, EpisodeRecorded, Event
+from schemas.events import STAGE_EVENTS, AnswerReady, EpisodeRecorded, Event
 
 _ALL: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded)
 _KINDS = {kind.subject: kind for kind in _ALL}
@@ -31,10 +31,11 @@ async def tell(bus: Bus, turn_id: str) -> list[Told]:
         InvalidInput: nothing of that turn is stored (it may be older than the stream keeps).
     """
     turn = await _read(bus, TURNS, bus.subjects.turn(turn_id))
+    turn += await _read(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))
     record = await _read(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, turn_id))
     if not turn and not record:
         raise InvalidInput(f"no event of turn '{turn_id}' is stored; turns are kept for an hour.", param="turn_id")
-    return turn + record
+    return sorted(turn, key=lambda told: told.stored_at) + record
 
 
 async def _read(bus: Bus, stream: str, subject: str) -> list[Told]:

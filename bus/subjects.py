@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from schemas.events import Event, InferToken
 from schemas.jobs import Job, Lane
 
-TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "answer.*", "turn.*")
-"""``<noun>.<verb>`` patterns of the TURNS stream; ``infer.token`` stays out of it."""
+TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "turn.*")
+"""``<noun>.<verb>`` patterns of the TURNS stream. ``infer.token`` is in none, ``answer.ready`` in ANSWERS."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Subjects:
     def turns(self) -> list[str]:
         """Subjects of the TURNS stream."""
         return [self.stage(noun) for noun in TURN_NOUNS]
+
+    @property
+    def answers(self) -> list[str]:
+        """Subjects of the ANSWERS stream."""
+        return [self.stage("answer.*")]
 
     @property
     def episodes(self) -> list[str]:

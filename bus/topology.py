@@ -18,8 +18,10 @@ from nats.js.errors import NotFoundError
 from bus.subjects import Subjects
 from schemas.dream import QUEUE, RING
 from schemas.errors import SetupError
+from schemas.events import AnswerReady
 
 TURNS = "TURNS"
+ANSWERS = "ANSWERS"
 EPISODES = "EPISODES"
 ADAPTERS = "ADAPTERS"
 DREAMS = "DREAMS"
@@ -33,6 +35,7 @@ TURN_MAX_AGE = 3600.0
 """Seconds that a turn's events are kept."""
 
 TURN_MAX_BYTES = 256 * 1024**2
+ANSWER_MAX_BYTES = 2**30
 JOB_MAX_BYTES = 64 * 1024**2
 ADAPTER_MAX_BYTES = 64 * 1024**2
 DUPLICATE_WINDOW = 600.0
@@ -51,6 +54,18 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             discard=DiscardPolicy.OLD,
             max_age=TURN_MAX_AGE,
             max_bytes=TURN_MAX_BYTES,
+            duplicate_window=DUPLICATE_WINDOW,
+            num_replicas=replicas,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=ANSWERS,
+            description="Answers until they are in the record; an hour later the memory overwrites them",
+            subjects=subjects.answers,
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_bytes=ANSWER_MAX_BYTES,
             duplicate_window=DUPLICATE_WINDOW,
             num_replicas=replicas,
             allow_direct=True,
@@ -152,6 +167,11 @@ def _dreams(subjects: Subjects, replicas: int) -> tuple[StreamConfig, ...]:
             **common,
         ),
     )
+
+
+def stream_of(kind: type[Any]) -> str:
+    """The stream that holds a turn's event of that kind."""
+    return ANSWERS if kind is AnswerReady else TURNS
 
 
 _STREAM_FIELDS = (

@@ -148,7 +148,7 @@ def _settings(kind: type[S], name: str, settings: Settings, given: dict[str, Any
             param=f"agents.{name}.{unknown[0]}",
         )
     try:
-        return msgspec.convert({**given, **overrides}, kind, dec_hook=_path, builtin_types=())
+        return msgspec.convert({**given, **overrides}, kind, strict=False, dec_hook=_path, builtin_types=())
     except msgspec.ValidationError as error:
         raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
 

@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from agents.memory.atlas import Ask
 from agents.memory.budget import measure
-from agents.memory.erasure import erase
+from agents.memory.erasure import erase, expire
 from agents.memory.faults import StoreAway
 from agents.memory.finding import find
 from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
@@ -31,7 +31,7 @@ from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
-from bus.topology import EPISODES
+from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.errors import KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
 from schemas.services import (
@@ -55,6 +55,9 @@ from schemas.stages import Recall, StageTiming
 
 STAGE = "memory"
 WRITE = "memory-write"
+EXPIRY_SECONDS = 60.0
+"""Seconds between two looks for answers that are old enough to go."""
+
 AWAY_SECONDS = 5.0
 """Seconds at most between two tries to reach a store's server that is away."""
 
@@ -96,6 +99,7 @@ class MemoryAgent:
             await self._measure(bus)
             tasks.start_soon(self._watch, bus)
             tasks.start_soon(self._stores.tend)
+            tasks.start_soon(self._expire, bus)
             if self.settings.sleep_every:
                 tasks.start_soon(self._sleep_sometimes)
             self._ready = True
@@ -112,6 +116,7 @@ class MemoryAgent:
             Handler(
                 stage=WRITE,
                 event=AnswerReady,
+                stream=ANSWERS,
                 handle=self._record,
                 concurrency=self.settings.concurrency,
                 until_deadline=False,
@@ -353,6 +358,15 @@ class MemoryAgent:
         if self._bus is None:
             raise Unavailable("the memory is not open.")
         return self._bus
+
+    async def _expire(self, bus: Bus) -> None:
+        """Answers are kept as long as the other events of their turns."""
+        while True:
+            try:
+                await expire(bus, age=TURN_MAX_AGE)
+            except KikiError as error:
+                metrics.degraded("memory.expiry", error.message)
+            await anyio.sleep(EXPIRY_SECONDS)
 
     async def _watch(self, bus: Bus) -> None:
         while True:

@@ -1,16 +1,18 @@
 """Forgetting in the streams: a tombstone without text takes the place of an episode, whose bytes are overwritten."""
 
 import time
+from contextlib import aclosing
 
 import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
 from agents.memory.trace import Member
 from bus.connection import Bus
-from bus.topology import EPISODES, TURNS
+from bus.reading import read
+from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.envelope import Envelope
 from schemas.errors import Unavailable
-from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 
 
 async def erase(bus: Bus, member: Member, *, tenant: str, session_id: str) -> None:
@@ -29,14 +31,39 @@ async def erase(bus: Bus, member: Member, *, tenant: str, session_id: str) -> No
         deadline=now,
     )
     await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id))
-    subject = bus.subjects.stage(EpisodeRecorded.subject, member.turn_id)
     try:
-        while True:
-            try:
-                found = await bus.js.get_last_msg(EPISODES, subject)
-            except NotFoundError:
-                break
-            await bus.js.delete_msg(EPISODES, int(found.seq or 0))
+        for kind, stream in ((EpisodeRecorded, EPISODES), (AnswerReady, ANSWERS)):
+            await _overwrite(bus, stream, bus.subjects.stage(kind.subject, member.turn_id))
         await bus.js.purge_stream(TURNS, subject=bus.subjects.turn(member.turn_id))
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"the record was not erased: {error or type(error).__name__}; ask again.") from error
+
+
+async def expire(bus: Bus, *, age: float) -> int:
+    """Overwrite the answers that are older than ``age`` seconds; how many these were.
+
+    The stream does not do it by itself: what it drops for its age stays readable in its files for a while.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    before, count = time.time() - age, 0
+    try:
+        async with aclosing(read(bus, ANSWERS, bus.subjects.answers)) as answers:
+            async for answer in answers:
+                if answer.stored_at.timestamp() > before:
+                    break
+                await bus.js.delete_msg(ANSWERS, answer.seq)
+                count += 1
+    except (TimeoutError, nats.errors.Error, APIError) as error:
+        raise Unavailable(f"old answers were not removed: {error or type(error).__name__}.") from error
+    return count
+
+
+async def _overwrite(bus: Bus, stream: str, subject: str) -> None:
+    while True:
+        try:
+            found = await bus.js.get_last_msg(stream, subject)
+        except NotFoundError:
+            return
+        await bus.js.delete_msg(stream, int(found.seq or 0))

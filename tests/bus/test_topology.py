@@ -16,7 +16,18 @@ async def test_reconciling_twice_changes_nothing(bus: Bus) -> None:
     await bus.reconcile()
     assert [info.config for info in await bus.js.streams_info()] == before
     names = {config.name for config in before}
-    assert names == {"TURNS", "EPISODES", "ADAPTERS", "JOBS", "DEAD", "SERVICES", "DREAMS", "DREAMLOG", "LATENTS"}
+    assert names == {
+        "TURNS",
+        "ANSWERS",
+        "EPISODES",
+        "ADAPTERS",
+        "JOBS",
+        "DEAD",
+        "SERVICES",
+        "DREAMS",
+        "DREAMLOG",
+        "LATENTS",
+    }
 
 
 async def test_drift_of_a_stream_names_the_field(bus: Bus) -> None:

@@ -48,8 +48,11 @@ class Runtime:
         )
 
 
-def start(directory: Path, *options: str, **variables: str) -> Runtime:
-    """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready."""
+def start(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
+    """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready.
+
+    ``module`` stands in for the command.
+    """
     http_port, nats_port = free_port(), free_port()
     environment = {
         **os.environ,
@@ -63,7 +66,7 @@ def start(directory: Path, *options: str, **variables: str) -> Runtime:
     log = directory / "up.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runtime", "up", *options],
+            [sys.executable, "-m", module, "up", *options],
             env=environment,
             stdout=sink,
             stderr=sink,

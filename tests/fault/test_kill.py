@@ -13,7 +13,7 @@ from bus import story
 from bus.agent import reports
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS
-from bus.topology import EPISODES, TURNS
+from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.chat import Message, Sampling
 from schemas.envelope import Envelope, new_turn
 from schemas.events import AnswerReady, EpisodeRecorded, Event, QueryReceived, TurnFailed
@@ -33,7 +33,7 @@ KILLS = (
     ("antibias", "antibias"),
     ("memory", "memory-write"),
 )
-"""Agent and durable consumer on TURNS: what is killed while it holds which message."""
+"""Agent and durable consumer of turns: what is killed while it holds which message."""
 
 TRIES = 3
 
@@ -154,7 +154,7 @@ async def in_hand(bus: Bus, pid: int, consumer: str, envelope: Envelope) -> bool
     with anyio.fail_after(TURN_SECONDS):
         while True:
             with anyio.move_on_after(FETCH_SECONDS - 1.0):
-                while not await holds(bus, TURNS, consumer):
+                while not await holds(bus, ANSWERS if consumer == "memory-write" else TURNS, consumer):
                     if await bus.last(AnswerReady, envelope.turn_id) is not None and consumer != "memory-write":
                         return False
                     await anyio.sleep(0.01)
@@ -202,7 +202,7 @@ async def settled(bus: Bus, envelope: Envelope) -> None:
     with anyio.fail_after(TURN_SECONDS):
         while await bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES) is None:
             await anyio.sleep(0.1)
-        for stream in (TURNS, EPISODES):
+        for stream in (TURNS, ANSWERS, EPISODES):
             for info in await bus.js.consumers_info(stream):
                 while (await bus.js.consumer_info(stream, info.name)).num_ack_pending:
                     await anyio.sleep(0.1)

@@ -13,7 +13,7 @@ import pytest
 
 from bus import server
 from bus.connection import Bus, BusSettings, connect
-from bus.topology import TURNS, consumer
+from bus.topology import ANSWERS, TURNS, consumer
 from runtime.facade import FacadeSettings
 from runtime.facade.claims import seeded
 from schemas.chat import Message
@@ -194,11 +194,11 @@ async def test_an_answer_that_was_not_heard_is_read_from_the_stream(
 
 
 async def _unheard(bus: Bus, answer: AnswerReady) -> None:
-    """Store an event in TURNS without a core message on its subject: the stream maps another subject onto it."""
-    config = (await bus.js.stream_info(TURNS)).config
+    """Store an answer without a core message on its subject: the stream maps another subject onto it."""
+    config = (await bus.js.stream_info(ANSWERS)).config
     mapped = {"src": "silent.>", "dest": f"{bus.subjects.prefix}.>"}
     raw = config.as_dict() | {"subjects": [*(config.subjects or []), "silent.>"], "subject_transform": mapped}
-    await bus.client.request(f"$JS.API.STREAM.UPDATE.{TURNS}", json.dumps(raw).encode(), timeout=5)
+    await bus.client.request(f"$JS.API.STREAM.UPDATE.{ANSWERS}", json.dumps(raw).encode(), timeout=5)
     subject = bus.subjects.of(answer).replace(f"{bus.subjects.prefix}.", "silent.", 1)
     await bus.js.publish(subject, msgspec.json.encode(answer))
 

@@ -1,0 +1,151 @@
+"""kill -9 of the memory, of the broker and of everything, while many clients ask at once.
+
+Every turn whose answer a client got is in the record, and after the restart in Atlas and Trace, once. The worker is
+scripted, so that the turns are many; facade, router, memory, broker and supervisor are the real ones.
+"""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import httpx
+import psutil
+import pytest
+
+from bus import record
+from bus.agent import reports
+from bus.connection import Bus, BusSettings, connect
+from runtime.remembering import remembering
+from runtime.settings import load
+from tests.e2e.conftest import Runtime, free_port, start
+from tests.fault.test_memory_kill import agreed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+
+BROKER = "nats-server"
+AT_ONCE = 64
+SECONDS = 300.0
+
+
+@dataclass
+class Clients:
+    """Asks every question until it is answered, or until nobody is left to answer."""
+
+    url: str
+    questions: list[str]
+    answered: set[str] = field(default_factory=set)
+    over: bool = False
+
+    async def ask(self) -> None:
+        """All questions, so many at once; a client tries again with its key, as stock clients do."""
+        slots = anyio.Semaphore(AT_ONCE)
+        async with httpx.AsyncClient(base_url=self.url, timeout=SECONDS) as http, anyio.create_task_group() as tasks:
+            for question in self.questions:
+                tasks.start_soon(self._until_answered, http, slots, question)
+
+    async def _until_answered(self, http: httpx.AsyncClient, slots: anyio.Semaphore, question: str) -> None:
+        body = {"model": "micro-kiki-fast", "messages": [{"role": "user", "content": question}], "max_tokens": 8}
+        async with slots:
+            while not self.over:
+                try:
+                    reply = await http.post(
+                        "/v1/chat/completions", json=body, headers={"Idempotency-Key": question.replace(" ", "-")}
+                    )
+                except httpx.TransportError:
+                    await anyio.sleep(0.1)
+                    continue
+                if reply.status_code == 200:
+                    assert question in reply.json()["choices"][0]["message"]["content"]
+                    self.answered.add(question)
+                    return
+                assert reply.status_code in (429, 503, 504), reply.text
+                await anyio.sleep(0.2)
+
+    async def reached(self, count: int) -> None:
+        """Wait until so many are answered."""
+        with anyio.fail_after(SECONDS):
+            while len(self.answered) < count:
+                await anyio.sleep(0.02)
+
+
+def family(runtime: Runtime) -> list[psutil.Process]:
+    """The supervisor and all that it started."""
+    supervisor = psutil.Process(runtime.process.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """All of them, at once."""
+    for one in processes:
+        os.kill(one.pid, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=20)
+
+
+async def kill_memory(runtime: Runtime) -> None:
+    """The agent with the stores."""
+    async with connect(BusSettings(url=runtime.nats), name="killer") as bus:
+        (pid,) = {one.pid for one in await reports(bus, window=1.0) if one.status.agent == "memory"}
+    os.kill(pid, signal.SIGKILL)
+
+
+async def kill_broker(runtime: Runtime) -> None:
+    """The only broker."""
+    kill([one for one in family(runtime) if one.name().startswith(BROKER)])
+
+
+async def killed(clients: Clients, plan: Sequence[tuple[int, Callable[[], Awaitable[None]]]]) -> None:
+    """Each at its number of answers."""
+    for count, act in plan:
+        await clients.reached(count)
+        await act()
+
+
+async def told(bus: Bus) -> Counter[str]:
+    """How often each question is in the record."""
+    return Counter([episode.question async for episode in record.episodes(bus)])
+
+
+async def survived(directory: Path, model: Path, turns: int) -> None:
+    first = start(directory, module="tests.fault.scripted")
+    clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
+
+    async def everything() -> None:
+        clients.over = True
+        await anyio.to_thread.run_sync(kill, family(first))
+        first.process.wait(20)
+
+    plan: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        (turns // 4, lambda: kill_memory(first)),
+        (turns // 2, lambda: kill_broker(first)),
+        (turns * 3 // 4, everything),
+    ]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clients.ask)
+        await killed(clients, plan)
+    assert len(clients.answered) >= turns * 3 // 4
+    print(f"{len(clients.answered)} of {turns} turns answered before everything was killed")
+    settings = load(data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning")
+    async with remembering(settings) as bus:  # broker and memory, started again on what is left
+        found = await agreed(bus)
+        recorded = await told(bus)
+    print(f"{len(recorded)} recorded, {found}")
+    assert clients.answered <= recorded.keys()
+    assert set(recorded.values()) == {1}
+    assert (found.recorded, found.agrees) == (len(recorded), True)
+
+
+async def test_what_was_answered_is_remembered_though_everything_dies(
+    tmp_path: Path, embedder_path: Path, small_model: Path
+) -> None:
+    await survived(tmp_path, small_model, 40)
+
+
+@pytest.mark.soak
+async def test_five_hundred_turns_are_remembered_though_everything_dies(
+    tmp_path: Path, embedder_path: Path, small_model: Path
+) -> None:
+    await survived(tmp_path, small_model, 500)
