@@ -129,13 +129,22 @@ class Consultation:
             lambda: self.score(blank, choices, adapters=adapters),
         )
 
-    async def write(self, messages: tuple[Message, ...], *, max_tokens: int, seed: int = 0) -> Candidate:
-        """One text, decoded greedily by the base model.
+    async def write(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        max_tokens: int,
+        seed: int = 0,
+        adapters: tuple[AdapterUse, ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
+    ) -> Candidate:
+        """One text, decoded greedily; by the base model without ``adapters``.
 
         Raises:
             KikiError: the worker refused, no answer came in time, or there is no text in it.
         """
-        result = await self._ask(messages, sampling=Sampling(max_tokens=max_tokens, temperature=0.0, seed=seed))
+        sampling = Sampling(max_tokens=max_tokens, temperature=0.0, seed=seed)
+        result = await self._ask(messages, sampling=sampling, adapters=adapters, recall=recall)
         if not result.candidates or not result.candidates[0].text.strip():
             raise StageFailed("the model answered with no text.")
         return result.candidates[0]

@@ -63,7 +63,7 @@ def _vote(vote: Vote) -> dict[str, Any]:
         "candidate": vote.candidate,
         "vote": vote.choice,
         "support": round(support, 2),
-    }
+    } | ({"argument": vote.argument} if vote.argument else {})
 
 
 def _dissent(dissent: Dissent) -> dict[str, Any]:
@@ -122,6 +122,9 @@ def _lines(negotiation: Negotiation) -> Iterator[str]:
         yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {_short(dissent.text)}"
     elif dissent is not None:
         yield f"dissent waived: {dissent.reason}"
+    for vote in negotiation.votes:
+        if vote.argument:
+            yield f"{vote.member} on {vote.candidate}, {vote.choice}: {_short(vote.argument)}"
     if judged is not None:
         yield (
             f"arbitration of {judged.first} and {judged.second}: {judged.lean:+.2f} nats for {judged.first}, "

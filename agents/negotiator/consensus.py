@@ -130,4 +130,13 @@ def split(groups: Sequence[Sequence[int]]) -> bool:
 def told(votes: Sequence[Vote], candidate: int) -> str:
     """What the votes say of a candidate, for a judge."""
     each = tally(votes, candidate)
-    return f"{each.keeps} of the panel keep it, {each.refuses} refuse it"
+    argued = [
+        f"{vote.member} argues: {vote.argument}" for vote in votes if vote.candidate == candidate and vote.argument
+    ]
+    return "; ".join([f"{each.keeps} of the panel keep it, {each.refuses} refuse it", *argued])
+
+
+def firmest(votes: Sequence[Vote], candidate: int) -> Vote | None:
+    """The vote on a candidate that leans furthest to one side; None when all are NEUTRAL."""
+    sided = [vote for vote in votes if vote.candidate == candidate and vote.choice != "NEUTRAL"]
+    return max(sided, key=lambda vote: (abs(support(vote)), vote.member), default=None)

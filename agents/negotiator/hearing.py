@@ -121,6 +121,9 @@ class Hearing:
         if verdict.rival is None:
             return self._ruled(verdict)
         self._notes.append(f"{verdict.reason}: the attending compares candidates {verdict.chosen} and {verdict.rival}")
+        if self._settings.argument_tokens:
+            pair = (verdict.chosen, verdict.rival)
+            votes = await self._panel.argue(votes, pair, max_tokens=self._settings.argument_tokens)
         told = (consensus.told(votes, verdict.chosen), consensus.told(votes, verdict.rival))
         return await self._arbitrate(verdict.chosen, verdict.rival, votes=told)
 

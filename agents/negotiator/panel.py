@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
+from msgspec.structs import replace
 
 from agents.calibration import BLANK, calibrated
 from agents.consultation import Consultation
 from agents.negotiator import prompts
-from agents.negotiator.consensus import ATTENDING, choice
+from agents.negotiator.consensus import ATTENDING, choice, firmest
+from bus import metrics
 from schemas.chat import Message
 from schemas.errors import KikiError
 from schemas.stages import AdapterUse, Candidate, RecalledEpisode, Route, Vote
@@ -92,6 +94,32 @@ class Panel:
             self.votes[number].append(
                 Vote(member=member.name, candidate=candidate, choice=label, round=number, logprobs=logprobs)
             )
+
+    async def argue(self, votes: Sequence[Vote], candidates: Sequence[int], *, max_tokens: int) -> tuple[Vote, ...]:
+        """``votes`` with the argument of the firmest on each of ``candidates``; one that cannot be had is left out."""
+        firm = [vote for one in candidates if (vote := firmest(votes, one)) is not None]
+        said: dict[tuple[str, int], str] = {}
+
+        async def ask(vote: Vote) -> None:
+            member = next(seat for seat in self._seats if seat.name == vote.member)
+            why = prompts.argument(self._answers[vote.candidate], keeps=vote.choice == "KEEP")
+            try:
+                written = await self._model.write(
+                    (*self._conversation, *why), max_tokens=max_tokens, adapters=member.adapters, recall=self._recall
+                )
+            except KikiError as error:
+                metrics.degraded("negotiator.unargued", error.message)
+                return
+            said[vote.member, vote.candidate] = " ".join(written.text.split())
+
+        with self._model.step("arguments"):
+            async with anyio.create_task_group() as tasks:
+                for vote in firm:
+                    tasks.start_soon(ask, vote)
+        argued = [replace(vote, argument=said.get((vote.member, vote.candidate), "")) for vote in votes]
+        if argued:
+            self.votes[argued[0].round] = argued
+        return tuple(argued)
 
     async def likelihood(self) -> dict[int, float]:
         """The attending's total natural-log probability of each answer to the question as it was asked.

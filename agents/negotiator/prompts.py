@@ -22,6 +22,14 @@ def ballot(answer: str, *, objection: str | None) -> tuple[Message, ...]:
     )
 
 
+def argument(answer: str, *, keeps: bool) -> tuple[Message, ...]:
+    """Asks a member of the panel why it keeps or refuses ``answer``."""
+    return (
+        Message(role="assistant", content=answer),
+        Message(role="user", content=f"In one sentence, why is that {'right' if keeps else 'wrong'}?"),
+    )
+
+
 def comparison(
     first: str, second: str, *, objection: str | None, votes: tuple[str, str] | None, analysis: str
 ) -> tuple[Message, ...]:

@@ -16,6 +16,8 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
         vote_from: weights of a model from which its members vote; smaller ones leave it to agreement. Measured, see
             docs/cognition.md; ours.
         neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL; ours.
+        argument_tokens: length of an argument that is asked of the member with the firmest vote on each of two
+            contested candidates, for the judge to read; 0 asks for none: text costs what many votes cost.
         debias: whether the attending is told its biases and decides again (RBD).
         verbosity_ratio: how much longer one of two answers must be for its length to be suspected; ours.
         sentiment_terms: how many more words of feeling one must have for its tone to be suspected; ours.
@@ -31,6 +33,7 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
     strong_agreement: Share = 0.6
     vote_from: int = 1_000_000_000
     neutral_margin: float = 0.25
+    argument_tokens: Annotated[int, Meta(ge=0, le=512)] = 0
     debias: bool = True
     verbosity_ratio: Annotated[float, Meta(ge=1.0)] = 1.5
     sentiment_terms: Annotated[int, Meta(ge=1)] = 2

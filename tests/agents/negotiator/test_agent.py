@@ -240,6 +240,42 @@ async def test_a_judge_who_follows_the_panel_is_told_and_decides_again(bus: Bus)
     assert after == (before[0] + 1, before[1] + 1)
 
 
+async def test_arguments_are_written_only_where_they_are_asked_for(bus: Bus) -> None:
+    votes = voting(lambda job: "KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
+
+    def script(job: Job) -> Scores | str:
+        return votes(job) if job.choices else f"{member(job)} knows\n{shown(job)}."
+
+    event = inferred("90", "100", adapters=("power",), plan=CALM)
+    async with at_work(bus, script, agent(argument_tokens=16)) as worker:
+        found = await negotiated(bus, event)
+    arguments = {(vote.member, vote.candidate): vote.argument for vote in found.negotiation.votes if vote.argument}
+    assert len(arguments) == 2
+    assert {candidate for _, candidate in arguments} == {0, 1}
+    assert all(words == f"{who} knows {('90', '100')[candidate]}." for (who, candidate), words in arguments.items())
+    written = [job for job in worker.jobs if not job.choices]
+    assert {job.sampling.max_tokens for job in written} == {16}
+    compared = next(ballot for ballot in worker.ballots if ballot.choices == ("A", "B"))
+    assert all(f"argues: {words}" in said(compared) for words in arguments.values())
+    assert "arguments" in [cost.step for cost in found.negotiation.costs]
+
+
+async def test_an_argument_that_fails_is_left_out(bus: Bus) -> None:
+    votes = voting(lambda job: "KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
+
+    def script(job: Job) -> Scores | str:
+        if not job.choices:
+            raise StageFailed("speechless")
+        return votes(job)
+
+    before = degraded("negotiator.unargued")
+    async with at_work(bus, script, agent(argument_tokens=16)):
+        found = await negotiated(bus, inferred("90", "100", adapters=("power",), plan=CALM))
+    assert found.negotiation.outcome == "arbitrated"
+    assert not any(vote.argument for vote in found.negotiation.votes)
+    assert degraded("negotiator.unargued") == before + 2
+
+
 async def test_without_debias_the_judge_is_asked_once(bus: Bus) -> None:
     script = voting(lambda job: "KEEP" if (member(job) == "base") == (shown(job) == "90") else "REFUSE")
     async with at_work(bus, script, agent(debias=False)) as worker:
