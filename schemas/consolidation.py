@@ -115,7 +115,8 @@ class Example(_Part, frozen=True, kw_only=True):
 class TrainRequest(_Part, frozen=True, kw_only=True):
     """Gradient steps on an adapter's weights, one an example and pass, in order; the base does not move.
 
-    ``flops`` and ``seconds`` are the most that it may cost.
+    ``flops`` and ``seconds`` are the most that it may cost. ``beat`` is a subject that hears of every step, so that
+    whoever waits knows a long training from a worker that died.
     """
 
     name: AdapterName
@@ -125,6 +126,7 @@ class TrainRequest(_Part, frozen=True, kw_only=True):
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 1e-4
     flops: Amount
     seconds: Amount
+    beat: str = ""
 
 
 class TrainReply(_Part, frozen=True, kw_only=True):

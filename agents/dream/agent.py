@@ -80,6 +80,7 @@ class DreamAgent:
                 concurrency=1,
                 in_order=True,
                 ack_wait=30.0,
+                max_deliver=self.settings.tries,
                 until_deadline=False,
                 give_up=self._give_up,
             ),

@@ -16,10 +16,11 @@ from agents.dream.latents import samples
 from agents.dream.projection import Protected
 from agents.dream.ring import latest
 from agents.dream.settings import DreamSettings
+from agents.dream.training import attended
 from agents.dream.weights import Exported, directions, exported
 from bus import objects
 from bus.connection import Bus
-from schemas.consolidation import Example, TrainReply, TrainRequest
+from schemas.consolidation import Example, TrainRequest
 from schemas.dream import DreamReport, DreamRequested, LatentSample, Operation, TopologyChange, WeightDelta
 from schemas.errors import KikiError, StageFailed
 
@@ -86,6 +87,7 @@ class Execution:
     async def _replay(self) -> None:
         meter, settings, given = self._meter, self._settings, self._slice
         weights = await objects.put(self._bus, factors.dump(self._weights, scale=self._base.scale))
+        beat = self._bus.client.new_inbox()
         request = TrainRequest(
             name=given.adapter,
             weights=weights,
@@ -94,9 +96,10 @@ class Execution:
             learning_rate=settings.learning_rate,
             flops=meter.flops_left,
             seconds=meter.seconds_left,
+            beat=beat,
         )
         try:
-            reply = await self._bus.request("adapters.train", request, TrainReply, timeout=meter.seconds_left + 5.0)
+            reply = await attended(self._bus, request, timeout=meter.seconds_left + 5.0, silence=settings.silence)
         except KikiError as error:
             raise _own(error) from error
         meter.charge(reply.flops)

@@ -20,6 +20,8 @@ class DreamSettings(Struct, frozen=True, kw_only=True):
         watts: what the machine is taken to draw while a dream episode runs, for its energy; ours.
         judge_timeout: seconds that one question of the retained set may take.
         judges: questions that are at the worker at once.
+        silence: seconds without a sign of a training after which the worker counts as dead; one step of it is shorter.
+        tries: times that an episode is begun while a part is away, with a growing delay of at most 10 s between.
         worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
     """
 
@@ -33,4 +35,6 @@ class DreamSettings(Struct, frozen=True, kw_only=True):
     watts: Annotated[float, Meta(gt=0.0)] = 65.0
     judge_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
     judges: Annotated[int, Meta(ge=1, le=16)] = 4
+    silence: Annotated[float, Meta(gt=0.0)] = 60.0
+    tries: Annotated[int, Meta(ge=1, le=100)] = 15
     worker_timeout: Annotated[float, Meta(gt=0.0)] = 120.0

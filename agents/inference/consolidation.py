@@ -92,13 +92,14 @@ class Consolidation:
         rate = request.learning_rate
         async with self._one_training:
             run = await thread.ask(lambda: Training(bank, request.name, data, scale=scale, learning_rate=rate))
-            before = await self._mean_loss(run, examples)
+            before = await self._mean_loss(run, examples, request.beat)
             cost = 0.0
             for example in [*examples] * request.passes:
                 cost += step_flops(bank, len(example.tokens))
                 _afford(request, flops=cost, seconds=time.monotonic() - started)
                 await thread.ask(partial(run.step, example))
-            after = await self._mean_loss(run, examples)
+                await self._beat(request.beat)
+            after = await self._mean_loss(run, examples, request.beat)
             weights = await objects.put(self._bus, await thread.ask(run.dump))
         return TrainReply(
             weights=weights,
@@ -159,10 +160,16 @@ class Consolidation:
         there = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
         return DiscardReply(discarded=there)
 
-    async def _mean_loss(self, run: Training, examples: Sequence[Learnable]) -> float:
-        shown = examples[:: max(1, len(examples) // JUDGED)][:JUDGED]
-        losses = [await self._thread.ask(partial(run.loss, example)) for example in shown]
+    async def _mean_loss(self, run: Training, examples: Sequence[Learnable], beat: str) -> float:
+        shown, losses = examples[:: max(1, len(examples) // JUDGED)][:JUDGED], []
+        for example in shown:
+            losses.append(await self._thread.ask(partial(run.loss, example)))
+            await self._beat(beat)
         return sum(losses) / len(losses)
+
+    async def _beat(self, subject: str) -> None:
+        if subject:
+            await self._bus.client.publish(subject, b"")
 
 
 def _afford(request: TrainRequest, *, flops: float, seconds: float) -> None:

@@ -37,9 +37,9 @@ def survive(step: str, last: str | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def episode(adapter: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+def episode(name: str, adapter: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "episode_id": f"de-{records[0]['id']}",
+        "episode_id": name,
         "trigger": "external",
         "input_slice": {"adapter": adapter, "beta_records": records},
         "operation_set": ["replay", "downscale"],
@@ -56,9 +56,18 @@ async def finished(client: Any, episode_id: str) -> dict[str, Any]:
         await asyncio.sleep(0.2)
 
 
+async def unused(client: Any, number: int) -> str:
+    """An id for the batch that begins with a record; the next one when the runtime gave an earlier one up."""
+    for attempt in range(100):
+        found = f"de-{number}-{attempt}"
+        if (await ask(client, "dream.status", {"episode_id": found}))["state"] != "aborted":
+            return found
+    raise AssertionError
+
+
 async def consolidate(client: Any, service: str, adapter: str, records: list[dict[str, Any]], last: str | None) -> None:
     """One batch, from its records to the swapped adapter and the marked records."""
-    wanted = episode(adapter, records)
+    wanted = episode(await unused(client, records[0]["id"]), adapter, records)
     queued = await ask(client, "dream.request", {"profile": "P_min", "episode": wanted})
     assert "refused" not in queued, queued
     survive("request", last)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.anyio
 
 @contextlib.asynccontextmanager
 async def dreaming(bus: Bus) -> AsyncIterator[DreamAgent]:
-    agent = DreamAgent(DreamSettings(worker_timeout=5.0))
+    agent = DreamAgent(DreamSettings(worker_timeout=5.0, tries=4))
     async with anyio.create_task_group() as tasks:
         await tasks.start(run, agent, bus)
         yield agent

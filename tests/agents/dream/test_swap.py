@@ -9,19 +9,21 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from nats.aio.msg import Msg
 from safetensors.numpy import load, save
 
 from agents.dream.agent import DreamAgent
 from agents.dream.settings import DreamSettings
+from agents.dream.training import attended
 from bus import objects
 from bus.agent import run
 from bus.connection import Bus
 from bus.topology import ADAPTERS
 from runtime.dreaming import dreamt, swapped
 from schemas.adapters import AdapterPublished, AdapterRejected
-from schemas.consolidation import ExportReply, ExportRequest, SwapReply, SwapRequest
+from schemas.consolidation import Example, ExportReply, ExportRequest, SwapReply, SwapRequest, TrainRequest
 from schemas.dream import BetaRecord, DreamStatus, SnapshotReply, SnapshotRequest
-from schemas.errors import KikiError
+from schemas.errors import KikiError, Unavailable
 from tests.agents.dream.test_profiles import episode
 from tests.agents.dream.worker import Judge, working
 
@@ -163,3 +165,20 @@ async def test_what_is_not_there_is_named(bus: Bus, tmp_path: Path) -> None:
         with pytest.raises(KikiError) as caught:
             await swap(bus, SwapRequest(**fields | {"adapter": "nobody"}))
         assert caught.value.code == "adapter_failed"
+
+
+async def test_a_worker_that_dies_in_a_training_is_noticed(bus: Bus) -> None:
+    async def silent(_: Msg) -> None:
+        """Take the request, and say no more."""
+
+    await bus.listen(bus.subjects.service("adapters.train"), silent)
+    request = TrainRequest(
+        name="mine",
+        weights="0" * 64,
+        examples=(Example(context="q", outcome="a"),),
+        flops=1.0,
+        seconds=60.0,
+        beat=bus.client.new_inbox(),
+    )
+    with anyio.fail_after(20), pytest.raises(Unavailable, match="nothing was heard"):
+        await attended(bus, request, timeout=60.0, silence=0.3)

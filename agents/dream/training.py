@@ -1,0 +1,28 @@
+"""A training at the worker, attended: a worker that dies in the middle is noticed long before the budget runs out."""
+
+import anyio
+from nats.aio.msg import Msg
+
+from bus.connection import Bus
+from schemas.consolidation import TrainReply, TrainRequest
+from schemas.errors import Unavailable
+
+
+async def attended(bus: Bus, request: TrainRequest, *, timeout: float, silence: float) -> TrainReply:
+    """The reply to a training whose ``beat`` is heard at least every ``silence`` seconds.
+
+    Raises:
+        Unavailable: nothing was heard of it for so long, or there is no worker.
+        KikiError: the worker's refusal.
+    """
+    with anyio.CancelScope(deadline=anyio.current_time() + silence) as scope:
+
+        async def heard(_: Msg) -> None:
+            scope.deadline = anyio.current_time() + silence
+
+        listening = await bus.listen(request.beat, heard)
+        try:
+            return await bus.request("adapters.train", request, TrainReply, timeout=timeout)
+        finally:
+            await listening.unsubscribe()
+    raise Unavailable(f"nothing was heard of the training for {silence:.0f} s: the worker has died or hangs.")
