@@ -32,8 +32,14 @@ from schemas.stages import Level, Query
 TIMEOUT = 300.0
 """Seconds that one question may take, waiting for the others included."""
 
-BRIEFLY = "Answer with the result only, in a few words."
-"""What every question is asked under: a long way to a right answer would be cut off before it."""
+SHOWN = (
+    ("What is the capital of Austria?", "Vienna"),
+    ("What is 1 + 1?", "2"),
+    ("How many metres are in 4 kilometres?", "4000"),
+    ("What does print(6 + 1) show in Python?", "7"),
+    ('Write a JSON object with the key "k" and the value 5. Only JSON.', '{"k": 5}'),
+)
+"""The exchanges that every question follows: they show that only the result is asked for, in which form."""
 
 NEVER = 10**15
 """More weights than any model has."""
@@ -173,7 +179,7 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
     envelope = new_turn(tenant=f"bench-{uuid.uuid4().hex}", timeout=TIMEOUT)
     query = Query(
         model="micro-kiki-base" if variant.level == "raw" else "micro-kiki",
-        messages=(Message(role="system", content=BRIEFLY), Message(role="user", content=question.question)),
+        messages=(*_shown(), Message(role="user", content=question.question)),
         sampling=Sampling(max_tokens=max_tokens, seed=7),
         level=variant.level,
         candidates=variant.candidates,
@@ -181,6 +187,11 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
     started = time.perf_counter()
     event = await bus.answered(QueryReceived(envelope=envelope, query=query))
     return _answered(question, event, time.perf_counter() - started)
+
+
+def _shown() -> tuple[Message, ...]:
+    pairs = [(Message(role="user", content=said), Message(role="assistant", content=reply)) for said, reply in SHOWN]
+    return tuple(message for pair in pairs for message in pair)
 
 
 def _answered(question: Question, event: AnswerReady, seconds: float) -> Answered:
