@@ -4,12 +4,15 @@ Prints one JSON object: what it saw. Imports nothing of this repository.
 """
 
 import asyncio
+import importlib
 import importlib.util
 import json
 import os
+import pkgutil
 import sys
 from typing import Any
 
+import micro_kiki_client
 from micro_kiki_client import AnswerReady, EpisodeRecorded, KikiError, QueryRouted, Selection, connect
 
 QUESTION = "What is the capital of France?"
@@ -23,9 +26,16 @@ async def refused(call: Any) -> list[str | None]:
     return []
 
 
+def modules() -> list[str]:
+    """Every module of the client, imported: none of them may need what is not installed."""
+    names = [found.name for found in pkgutil.walk_packages(micro_kiki_client.__path__, "micro_kiki_client.")]
+    return [importlib.import_module(name).__name__ for name in names]
+
+
 async def main() -> dict[str, Any]:
     found: dict[str, Any] = {
-        "foreign": [name for name in ("torch", "mlx", "schemas", "bus", "anyio") if importlib.util.find_spec(name)]
+        "modules": modules(),
+        "foreign": [name for name in ("torch", "mlx", "schemas", "bus", "anyio") if importlib.util.find_spec(name)],
     }
     async with connect(os.environ["NATS_URL"]) as kiki:
         found["registered"] = (await kiki.register("stranger", begin="new")).name
