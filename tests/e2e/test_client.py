@@ -83,7 +83,8 @@ def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: P
 def test_the_typescript_example_prints_a_streamed_answer(runtime: Runtime) -> None:
     binaries = EXAMPLES / "node_modules" / ".bin"
     options = ["--noEmit", "--strict", "--skipLibCheck", "--target", "es2022", "--module", "nodenext"]
-    checked = run([str(binaries / "tsc"), *options, str(EXAMPLES / "ask.ts")])
+    types = ["--typeRoots", str(EXAMPLES / "node_modules" / "@types"), "--types", "node"]
+    checked = run([str(binaries / "tsc"), *options, *types, str(EXAMPLES / "ask.ts")])
     assert checked.returncode == 0, checked.stdout
     ran = run([str(binaries / "tsx"), str(EXAMPLES / "ask.ts"), QUESTION], NATS_URL=runtime.nats)
     assert ran.returncode == 0, ran.stderr
