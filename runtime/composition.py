@@ -35,9 +35,7 @@ def agent(name: str, settings: Settings) -> Agent:
         SetupError: there is no agent of that name, or a setting of it is wrong.
     """
     if name not in _BUILDERS:
-        raise SetupError(
-            f"there is no agent '{name}': choose from {', '.join((*AGENTS, *BESIDE, FACADE))}.", param="agent"
-        )
+        raise SetupError(f"there is no agent '{name}': choose from {', '.join((*_BUILDERS, FACADE))}.", param="agent")
     return _BUILDERS[name](settings)
 
 
@@ -60,9 +58,35 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
 def _router(settings: Settings) -> Agent:
     from agents.router.agent import RouterAgent
     from agents.router.settings import RouterSettings
-    from runtime.models import prepare
+    from runtime import advising
+    from runtime.models import prepare, router_checkpoint
 
-    return RouterAgent(_settings(RouterSettings, "router", settings, {"embedder": prepare(settings.embedder)}))
+    given: dict[str, Any] = {"embedder": prepare(settings.embedder), "advisors": advising.enabled()}
+    named = settings.agents.get("router", {}).get("checkpoint")
+    resolved = {} if named is None else {"checkpoint": router_checkpoint(str(named))}
+    return RouterAgent(_settings(RouterSettings, "router", settings, given, resolved=resolved))
+
+
+def _nerve_wml(settings: Settings) -> Agent:
+    from agents.advisors import nerve
+    from agents.advisors.agent import AdvisorAgent
+    from agents.advisors.settings import NerveWmlSettings
+    from agents.router.domains import load_taxonomy
+    from runtime import advising
+
+    given = advising.given(nerve.NAME, domains=load_taxonomy().niches)
+    found = _settings(NerveWmlSettings, nerve.NAME, settings, given)
+    return AdvisorAgent(nerve.NAME, lambda: nerve.load(found))
+
+
+def _kiki_flow(settings: Settings) -> Agent:
+    from agents.advisors import flow
+    from agents.advisors.agent import AdvisorAgent
+    from agents.advisors.settings import KikiFlowSettings
+    from runtime import advising
+
+    found = _settings(KikiFlowSettings, flow.NAME, settings, advising.given(flow.NAME, domains=()))
+    return AdvisorAgent(flow.NAME, lambda: flow.load(found))
 
 
 def _memory(settings: Settings) -> Agent:
@@ -134,11 +158,18 @@ _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
     "antibias": _antibias,
     "services": _services,
     "dream": _dream,
+    "nerve-wml": _nerve_wml,
+    "kiki-flow": _kiki_flow,
 }
 
 
-def _settings(kind: type[S], name: str, settings: Settings, given: dict[str, Any]) -> S:
-    """An agent's settings: what the composition gives, under ``[agents.<name>]`` of the file."""
+def _settings(
+    kind: type[S], name: str, settings: Settings, given: dict[str, Any], *, resolved: dict[str, Any] | None = None
+) -> S:
+    """An agent's settings: what the composition gives, under ``[agents.<name>]`` of the file.
+
+    ``resolved`` are values of the file that the composition has turned into something else (a hub id into a folder).
+    """
     overrides = settings.agents.get(name, {})
     known = {field.name for field in msgspec.structs.fields(kind)}
     unknown = sorted(set(overrides) - known)
@@ -148,7 +179,8 @@ def _settings(kind: type[S], name: str, settings: Settings, given: dict[str, Any
             param=f"agents.{name}.{unknown[0]}",
         )
     try:
-        return msgspec.convert({**given, **overrides}, kind, strict=False, dec_hook=_path, builtin_types=())
+        said = {**given, **overrides, **(resolved or {})}
+        return msgspec.convert(said, kind, strict=False, dec_hook=_path, builtin_types=())
     except msgspec.ValidationError as error:
         raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
 

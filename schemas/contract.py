@@ -63,10 +63,13 @@ from schemas.flow import (
 from schemas.jobs import LANES, Job, JobResult
 from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
 from schemas.services import (
+    ADVISORS,
     AdapterInfo,
     AdapterListReply,
     AdapterListRequest,
     AdapterRequest,
+    AdviseReply,
+    AdviseRequest,
     DeadLetter,
     EmbedReply,
     EmbedRequest,
@@ -114,12 +117,13 @@ class Service:
     @property
     def name(self) -> str:
         """The verb as an identifier: ``memory.search`` is ``MemorySearch``."""
-        return "".join(part.capitalize() for part in self.verb.split("."))
+        return "".join(part.capitalize() for part in self.verb.replace("-", ".").split("."))
 
 
 SERVICES = (
     Service("embed", EmbedRequest, EmbedReply),
     Service("route", RouteRequest, RouteReply),
+    *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
     Service("memory.search", SearchRequest, SearchReply),
     Service("memory.rebuild", RebuildRequest, RebuildReply),
     Service("adapters.ls", AdapterListRequest, AdapterListReply),

@@ -11,6 +11,9 @@ from schemas.stages import DomainScore, RecalledEpisode
 MAX_EMBED_TEXTS = 256
 """Texts in one embedding request."""
 
+ADVISORS = ("nerve-wml", "kiki-flow")
+"""Who may advise the router, at ``svc.advise.<name>``."""
+
 
 class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -37,16 +40,46 @@ class RouteRequest(_Wire, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=1, le=31)] = 4
 
 
+class RoutedDomain(DomainScore, frozen=True, kw_only=True):
+    """A router output above the threshold, and ``niche``: the one of the 35 domains that is meant inside it."""
+
+    niche: str
+
+
 class RoutedPrompt(_Wire, frozen=True, kw_only=True):
     """Domains above the threshold in descending score; none means base."""
 
-    domains: tuple[DomainScore, ...]
+    domains: tuple[RoutedDomain, ...]
 
 
 class RouteReply(_Wire, frozen=True, kw_only=True):
     """One finding a prompt, in order."""
 
     results: tuple[RoutedPrompt, ...]
+
+
+class AdviseRequest(_Wire, frozen=True, kw_only=True):
+    """What an advisor (nerve-wml, kiki-flow) is told of a turn before its domains are chosen.
+
+    ``embedding`` is the query's unit vector; ``scores`` are the router's calibrated probabilities by output. An
+    advisor with a state steps it once a ``turn_id``: asked again, it gives the same advice again.
+    """
+
+    turn_id: str
+    text: str
+    embedding: tuple[float, ...]
+    scores: dict[str, float]
+
+
+class AdviseReply(_Wire, frozen=True, kw_only=True):
+    """Advice; empty when the advisor has none.
+
+    ``domains`` are probabilities by niche domain, and are blended; ``payload`` is what is recorded in the event, as
+    the advisor says it (a weight by stack, say).
+    """
+
+    domains: dict[str, Annotated[float, Meta(ge=0.0, le=1.0)]] = {}
+    payload: dict[str, float] = {}
 
 
 class SearchRequest(_Wire, frozen=True, kw_only=True):

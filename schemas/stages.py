@@ -66,6 +66,7 @@ class Plan(_Found, frozen=True, kw_only=True):
     """Which stages think and which pass the turn on at once. One topology, always the same trace.
 
     ``stakes``: whether a wrong answer is costly, so that agreement alone does not end the panel.
+    ``thinking``: whether the alias shows the model's reasoning, when it has any; a client may ask otherwise.
     """
 
     level: Level
@@ -77,6 +78,7 @@ class Plan(_Found, frozen=True, kw_only=True):
     negotiate: bool = False
     antibias: bool = False
     record: bool = True
+    thinking: bool = False
 
 
 class Route(_Found, frozen=True, kw_only=True):

@@ -10,20 +10,31 @@ import anyio.to_thread
 import numpy as np
 
 from agents.router import selection
+from agents.router.advice import advised
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
-from agents.router.checkpoint import Checkpoint, load_checkpoint, load_shipped
+from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.classifier import Floats
 from agents.router.domains import load_taxonomy
 from agents.router.embedder import Embedded, Embedder
-from agents.router.niche import shares
+from agents.router.scoring import Scored, Scorer
 from agents.router.settings import RouterSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.errors import SetupError, Unavailable
 from schemas.events import QueryReceived, QueryRouted
-from schemas.services import EmbedReply, EmbedRequest, RoutedPrompt, RouteReply, RouteRequest, StatusReply
-from schemas.stages import MAX_ADAPTERS, DomainScore, Query, Route, StageTiming
+from schemas.services import (
+    ADVISORS,
+    AdviseRequest,
+    EmbedReply,
+    EmbedRequest,
+    RoutedDomain,
+    RoutedPrompt,
+    RouteReply,
+    RouteRequest,
+    StatusReply,
+)
+from schemas.stages import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
 
 STAGE = "router"
 EMBEDDING_DIGITS = 6
@@ -38,10 +49,16 @@ class RouterAgent:
     def __init__(self, settings: RouterSettings) -> None:
         if not 1 <= settings.max_adapters <= MAX_ADAPTERS:
             raise SetupError(f"max_adapters must be 1 to {MAX_ADAPTERS}.", param="agents.router.max_adapters")
+        if unknown := sorted(set(settings.advisors) - set(ADVISORS)):
+            raise SetupError(
+                f"there is no advisor '{unknown[0]}': choose from {', '.join(ADVISORS)}.",
+                param="agents.router.advisors",
+            )
         self._settings = settings
         self._taxonomy = load_taxonomy()
         self._aliases: AliasConfig = load_config()
-        self._checkpoint: Checkpoint | None = None
+        self._scorer: Scorer | None = None
+        self._bus: Bus | None = None
         self._embedder = Embedder(
             settings.embedder,
             batch_wait=settings.batch_wait,
@@ -54,8 +71,9 @@ class RouterAgent:
         self._base = 0
 
     @contextlib.asynccontextmanager
-    async def open(self, _: Bus) -> AsyncIterator[None]:
-        """Load the embedder and the weights; the same as :meth:`loaded`, the bus is not needed."""
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Load the embedder and the weights as :meth:`loaded` does; the bus is where advisors are asked."""
+        self._bus = bus
         async with self.loaded():
             yield
 
@@ -66,7 +84,7 @@ class RouterAgent:
         Raises:
             SetupError: the embedder or the checkpoint cannot be loaded.
         """
-        self._checkpoint = await anyio.to_thread.run_sync(self._load)
+        self._scorer = await anyio.to_thread.run_sync(self._load)
         try:
             await anyio.to_thread.run_sync(self._embedder.start)
             yield
@@ -74,9 +92,9 @@ class RouterAgent:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._embedder.stop)
 
-    def _load(self) -> Checkpoint:
+    def _load(self) -> Scorer:
         folder = self._settings.checkpoint
-        return load_shipped() if folder is None else load_checkpoint(folder)
+        return Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads ``query.received``."""
@@ -101,7 +119,7 @@ class RouterAgent:
             "embed_queue": embedder.waiting,
             "embed_seconds": embedder.compute,
         }
-        meta = None if self._checkpoint is None else self._checkpoint.meta
+        meta = None if self._scorer is None else self._scorer.checkpoint.meta
         return StatusReply(
             agent=STAGE,
             ready=embedder.alive and meta is not None,
@@ -115,22 +133,30 @@ class RouterAgent:
         return EmbedReply(vectors=tuple(travelling(vector) for vector in found.vectors), compute=found.compute)
 
     async def route(self, request: RouteRequest) -> RouteReply:
-        """The domains of prompts."""
-        checkpoint = self._ready()
+        """The domains of prompts, by the router alone: advisors speak of turns."""
+        scorer = self._ready()
         found = await self._embedder.embed(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
-        scores = checkpoint.classifier.scores(found.vectors)
-        results = tuple(
-            RoutedPrompt(domains=selection.gated(self._by_output(row), threshold=threshold, top_k=request.top_k))
-            for row in scores
-        )
-        return RouteReply(results=results)
+        results = []
+        for one in scorer.score(found.vectors):
+            domains = selection.gated(one.outputs, threshold=threshold, top_k=request.top_k)
+            results.append(
+                RoutedPrompt(
+                    domains=tuple(
+                        RoutedDomain(name=domain.name, score=domain.score, niche=one.niche(domain.name))
+                        for domain in domains
+                    )
+                )
+            )
+        return RouteReply(results=tuple(results))
 
     async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted:
         query = event.query
         alias = alias_of(query.model)
+        if (recorded := await self._recorded(event)) is not None:
+            return recorded
         found = await self._embedder.embed([query.text]) if alias.adapters else None
-        route = self._bare(query, alias) if found is None else self._routed(query, alias, found)
+        route = self._bare(query, alias) if found is None else await self._routed(event, alias, found)
         self._turns += 1
         self._base += not route.adapters
         timing = StageTiming(
@@ -142,17 +168,23 @@ class RouterAgent:
         )
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
 
+    async def _recorded(self, event: QueryReceived) -> QueryRouted | None:
+        """The route that this turn has already: an advisor's state may have moved on, so it is not asked again."""
+        if not self._settings.advisors or self._bus is None:
+            return None
+        return await self._bus.last(QueryRouted, event.envelope.turn_id)
+
     def _bare(self, query: Query, alias: Alias) -> Route:
         level = selection.level_of(alias, query.level, first=None, cognition_domains=())
         plan = selection.plan_of(alias, query, level=level)
         return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
 
-    def _routed(self, query: Query, alias: Alias, found: Embedded) -> Route:
-        checkpoint, config = self._ready(), self._aliases
-        vector = found.vectors[0]
-        scores = self._by_output(checkpoint.classifier.scores(found.vectors)[0])
-        chosen = self._forced(alias.niche, scores) if alias.niche else self._chosen(alias, scores, vector)
-        domains = tuple(domain for domain, _ in chosen)
+    async def _routed(self, event: QueryReceived, alias: Alias, found: Embedded) -> Route:
+        query, config, vector = event.query, self._aliases, found.vectors[0]
+        scored, advisories = self._ready().score(found.vectors)[0], ()
+        if self._settings.advisors and not alias.niche:
+            scored, advisories = await self._advised(event, scored, vector)
+        chosen = self._forced(alias.niche, scored) if alias.niche else self._chosen(alias, scored)
         niches = [(niche, domain.score) for domain, niche in chosen]
         first = niches[0][0] if niches else None
         level = selection.level_of(alias, query.level, first=first, cognition_domains=config.cognition_domains)
@@ -163,48 +195,49 @@ class RouterAgent:
             limit=self._settings.max_adapters,
         )
         return Route(
-            domains=domains,
+            domains=tuple(domain for domain, _ in chosen),
             adapters=adapters,
             intent=alias.intent,
             plan=selection.plan_of(alias, query, level=level, costly=first in config.cognition_domains),
             embedding=travelling(vector),
+            advisories=advisories,
         )
 
-    def _forced(self, niche: str, scores: dict[str, float]) -> list[tuple[DomainScore, str]]:
+    async def _advised(
+        self, event: QueryReceived, scored: Scored, vector: Floats
+    ) -> tuple[Scored, tuple[Advisory, ...]]:
+        assert self._bus is not None, "a turn comes over the bus"
+        request = AdviseRequest(
+            turn_id=event.envelope.turn_id,
+            text=event.query.text,
+            embedding=travelling(vector),
+            scores=scored.outputs,
+        )
+        outputs, found = await advised(self._bus, self._settings.advisors, request, self._taxonomy)
+        return Scored(outputs, scored.inside), found
+
+    def _forced(self, niche: str, scored: Scored) -> list[tuple[DomainScore, str]]:
         output = self._taxonomy.output_of(niche)
-        score = round(scores.get(output, 0.0), selection.DIGITS)
+        score = round(scored.outputs.get(output, 0.0), selection.DIGITS)
         return [(DomainScore(name=output, score=score), niche)]
 
-    def _chosen(self, alias: Alias, scores: dict[str, float], vector: Floats) -> list[tuple[DomainScore, str]]:
+    def _chosen(self, alias: Alias, scored: Scored) -> list[tuple[DomainScore, str]]:
         """The gated outputs, each with the niche domain that is meant inside it."""
         allowed = {self._taxonomy.output_of(domain) for domain in alias.domains}
-        domains = selection.gated(scores, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed)
-        inside = shares(self._ready().heads, vector)
-        return [(one, self._niche(one.name, inside, alias)) for one in domains]
-
-    def _niche(self, output: str, inside: dict[str, dict[str, float]], alias: Alias) -> str:
-        names = self._taxonomy.members[output]
-        if len(names) == 1:
-            return names[0]
-        return selection.niche_of(inside.get(output) or dict.fromkeys(names, 1.0), allowed=alias.domains)
-
-    def _by_output(self, row: Floats) -> dict[str, float]:
-        """Scores by router output; a checkpoint with niche labels gives an output its best niche."""
-        found: dict[str, float] = {}
-        for label, score in zip(self._ready().meta.labels, row, strict=True):
-            output = self._taxonomy.output_of(label)
-            found[output] = max(found.get(output, 0.0), float(score))
-        return found
+        domains = selection.gated(
+            scored.outputs, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed
+        )
+        return [(one, scored.niche(one.name, allowed=alias.domains)) for one in domains]
 
     @property
     def _threshold(self) -> float:
         given = self._settings.threshold
-        return self._ready().meta.threshold if given is None else given
+        return self._ready().checkpoint.meta.threshold if given is None else given
 
-    def _ready(self) -> Checkpoint:
-        if self._checkpoint is None:
+    def _ready(self) -> Scorer:
+        if self._scorer is None:
             raise Unavailable("the router has not loaded its weights yet.")
-        return self._checkpoint
+        return self._scorer
 
 
 def travelling(vector: Floats) -> tuple[float, ...]:

@@ -28,6 +28,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def default_threads() -> int:
+    """Threads of a forward pass when no setting says otherwise: the processors, at most four."""
+    return min(4, os.cpu_count() or 1)
+
+
 def load_model(path: Path, *, max_tokens: int = 384) -> Any:
     """The sentence-transformers model of a local folder, on the CPU.
 
@@ -98,7 +103,7 @@ class Embedder:
         self._batch_size = batch_size
         self._cache_size = cache_size
         self._max_tokens = max_tokens
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._threads = threads or default_threads()
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._cache: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()

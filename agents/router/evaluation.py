@@ -117,7 +117,7 @@ def _domains(
             top1=sum(ranked[row][0] == name for row in rows[name]) / len(rows[name]),
             top3=sum(name in ranked[row] for row in rows[name]) / len(rows[name]),
             passed=_share(passed[rows[name]]),
-            confused=dict(Counter(ranked[row][0] for row in rows[name] if ranked[row][0] != name).most_common(4)),
+            confused=dict(Counter(ranked[row][0] for row in rows[name] if ranked[row][0] != name).most_common()),
         )
         for name in sorted(rows)
     }
@@ -198,6 +198,6 @@ def report(figures: Figures) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, one in figures.domains.items():
-        confused = ", ".join(f"{other} {count}" for other, count in one.confused.items())
+        confused = ", ".join(f"{other} {count}" for other, count in [*one.confused.items()][:4])
         lines.append(f"| {name} | {one.prompts} | {one.top1:.0%} | {one.top3:.0%} | {one.passed:.0%} | {confused} |")
     return "\n".join(line for number, line in enumerate(lines) if line or number == 9) + "\n"

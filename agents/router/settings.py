@@ -4,6 +4,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agents.router.advice import AdvisorSettings
+
 
 class RouterSettings(Struct, frozen=True, kw_only=True):
     """What the router loads and how it embeds.
@@ -20,6 +22,7 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
         max_tokens: tokens of a text that are embedded; the rest is cut off.
         threads: threads of the embedder; None takes the processors, at most four.
         concurrency: turns in hand at once.
+        advisors: who is asked for advice before the domains are chosen, by name (``nerve-wml``, ``kiki-flow``).
     """
 
     embedder: Path
@@ -33,3 +36,4 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     max_tokens: int = 384
     threads: int | None = None
     concurrency: int = 32
+    advisors: dict[str, AdvisorSettings] = {}

@@ -12,6 +12,7 @@ from runtime.cli import (
     doctor,
     dream,
     growth,
+    latency,
     memory,
     models,
     replaying,
@@ -41,6 +42,7 @@ contests.hang(bench.app)
 cognition.hang(bench.app)
 dream.hang(bench.app)
 growth.hang(bench.app)
+latency.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

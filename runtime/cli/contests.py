@@ -16,10 +16,10 @@ from bus.connection import Bus, connect
 from runtime import contest
 from runtime.cli import command, out, run_async, settings_of
 from runtime.cli.bench import machine
+from runtime.cli.pictures import canvas
 from runtime.composition import bus_settings
 from runtime.models import prepare
 from runtime.supervisor import Supervisor
-from schemas.errors import SetupError
 from schemas.services import StatusReply
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
@@ -206,29 +206,22 @@ def _flat(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _draw(report: dict[str, Any], picture: Path) -> None:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     rows = report["rows"]
-    if report["bench"] == "swap":
-        axes.boxplot([row["samples_ms"] for row in rows], tick_labels=[f"rank {row['rank']}" for row in rows])
-        axes.set_ylabel("ms a swap")
-        axes.set_yscale("log")
-    else:
-        labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
-        for offset, who, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
-            there = [(index, row[who]) for index, row in enumerate(rows) if who in row]
-            heights = [rate["tokens_per_second"] for _, rate in there]
-            bars = axes.bar([index + offset for index, _ in there], heights, 0.4, label=name)
-            axes.bar_label(bars, fmt="%.0f")
-        axes.set_xticks(range(len(rows)), labels)
-        axes.set_ylabel("tokens/s")
-        axes.legend()
-    axes.set_title(f"kiki bench {report['bench']}: {report['machine']['system']}, {report['machine']['cores']} cores")
-    figure.savefig(picture, dpi=150)
-    pyplot.close(figure)
+    with canvas(picture, width=7, height=4) as (_, axes):
+        if report["bench"] == "swap":
+            axes.boxplot([row["samples_ms"] for row in rows], tick_labels=[f"rank {row['rank']}" for row in rows])
+            axes.set_ylabel("ms a swap")
+            axes.set_yscale("log")
+        else:
+            labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
+            for offset, who, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
+                found = [(index, row[who]) for index, row in enumerate(rows) if who in row]
+                heights = [rate["tokens_per_second"] for _, rate in found]
+                bars = axes.bar([index + offset for index, _ in found], heights, 0.4, label=name)
+                axes.bar_label(bars, fmt="%.0f")
+            axes.set_xticks(range(len(rows)), labels)
+            axes.set_ylabel("tokens/s")
+            axes.legend()
+        axes.set_title(
+            f"kiki bench {report['bench']}: {report['machine']['system']}, {report['machine']['cores']} cores"
+        )

@@ -1,11 +1,24 @@
 """``kiki router train | eval | export``: the classifier, made again from the corpus."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runtime.cli import command, out, settings_of
+from runtime.cli.pictures import confusion, reliability
+
+if TYPE_CHECKING:
+    from agents.router.evaluation import Figures
+
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="Another checkpoint: its folder, or a Hugging Face id; the shipped one by default.")
+]
+
+PicturesOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the reliability diagram and the confusion matrix (needs the extra 'bench')."),
+]
 
 app = typer.Typer(help="The router: train, evaluate, export.", no_args_is_help=True)
 
@@ -18,11 +31,13 @@ SHIPPED = Path(__file__).parents[2] / "configs" / "router"
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the weights.")] = SHIPPED,
     corpus: Annotated[Path | None, typer.Option(help="Folder of JSONL files; the shipped corpus by default.")] = None,
+    pictures: PicturesOption = None,
 ) -> None:
     """Train from the corpus; from the shipped corpus this reproduces the shipped weights."""
     from agents.router import evaluation, training
 
     figures = training.train(embedder=_embedder(), out=output, corpus=corpus)
+    _draw(figures, pictures)
     out.print(evaluation.report(figures), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -30,13 +45,17 @@ def train(
 @command
 def evaluate(
     path: Annotated[Path, typer.Argument(help='JSONL of {"prompt", "domain"} or {"prompt", "labels"} lines.')],
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder of another checkpoint.")] = None,
+    checkpoint: CheckpointOption = None,
     json_out: Annotated[Path | None, typer.Option("--json-out", help="Write the figures as JSON here.")] = None,
+    pictures: PicturesOption = None,
 ) -> None:
     """Score labelled prompts: top-1, top-3, coverage, calibration, confusions."""
     from agents.router import evaluation
 
-    _, text = evaluation.evaluate(path, embedder=_embedder(), checkpoint=checkpoint, json_out=json_out)
+    figures, text = evaluation.evaluate(
+        path, embedder=_embedder(), checkpoint=_checkpoint(checkpoint), json_out=json_out
+    )
+    _draw(figures, pictures)
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -44,13 +63,25 @@ def evaluate(
 @command
 def export(
     output: Annotated[Path, typer.Argument(help="Folder for the exported checkpoint.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder of another checkpoint.")] = None,
+    checkpoint: CheckpointOption = None,
 ) -> None:
     """Write the classifier in the monolith's format."""
     from agents.router import training
 
-    training.export(out=output, checkpoint=checkpoint)
+    training.export(out=output, checkpoint=_checkpoint(checkpoint))
     out.print(f"written to {output}", highlight=False)
+
+
+def _draw(figures: "Figures", folder: Path | None) -> None:
+    if folder is not None:
+        reliability(figures, folder / "router-reliability.png")
+        confusion(figures, folder / "router-confusion.png")
+
+
+def _checkpoint(named: str | None) -> Path | None:
+    from runtime.models import router_checkpoint
+
+    return None if named is None else router_checkpoint(named)
 
 
 def _embedder() -> Path:

@@ -12,7 +12,7 @@ import typer
 
 from bus.agent import reports
 from bus.connection import Bus, connect
-from runtime import composition, observability, process
+from runtime import advising, composition, observability, process
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.cli.talk import answered, show_turn
 from runtime.settings import Settings, load
@@ -70,7 +70,9 @@ def _fetch_models(settings: Settings) -> None:
 
 
 async def _up(settings: Settings, ask: str | None) -> None:
-    supervisor = Supervisor(settings)
+    supervisor = Supervisor(
+        settings, names=(*composition.AGENTS, *composition.BESIDE, *advising.served(), composition.FACADE)
+    )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_until_interrupted, tasks.cancel_scope)
         began = time.monotonic()

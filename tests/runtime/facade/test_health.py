@@ -19,8 +19,7 @@ from runtime.facade import FacadeSettings, catalog, serve
 from runtime.facade.settings import AGENTS
 from schemas.errors import SetupError
 from schemas.events import Event
-from schemas.services import RoutedPrompt, RouteReply, RouteRequest, StatusReply
-from schemas.stages import DomainScore
+from schemas.services import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest, StatusReply
 from tests.runtime.facade.scripted import ALIASES, Script, ask, serving
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +56,10 @@ class Scripted:
 
     async def _route(self, request: RouteRequest) -> RouteReply:
         known = "python" in request.prompts[0] and (request.threshold or 0) < 0.9
-        domains = (DomainScore(name="python", score=0.75), DomainScore(name="shell", score=0.5))
+        domains = (
+            RoutedDomain(name="python", score=0.75, niche="python"),
+            RoutedDomain(name="electronics-hw", score=0.5, niche="power"),
+        )
         return RouteReply(results=(RoutedPrompt(domains=domains[: request.top_k] if known else ()),))
 
 
@@ -162,7 +164,7 @@ async def test_route_speaks_both_dialects(http: httpx.AsyncClient, bus: Bus) -> 
         base = (await http.post("/v1/route", json={"prompt": "hm"})).json()
     assert query == {"query": "python?", "domains": [{"name": "python", "score": 0.75}], "fallback": False}
     assert prompt["chosen_domain"] == "python"
-    assert prompt["selections"][1] == {"domain": "shell", "score": 0.5}
+    assert prompt["selections"][1] == {"domain": "power", "score": 0.5}
     assert nothing == {"query": "hm", "domains": [], "fallback": True}
     assert base == {"chosen_domain": "base", "selections": []}
 

@@ -3,12 +3,9 @@
 import dataclasses
 import json
 import multiprocessing
-import threading
-import urllib.parse
 import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +17,8 @@ from runtime.models.catalog import Wheel
 from runtime.models.convert import joined_archive, unpermuted
 from runtime.models.progress import silent
 from schemas.errors import SetupError
+from tests.runtime.models.standin import COMMIT, Hub, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EMBEDDER_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 
 
@@ -37,63 +34,13 @@ def fill_model(target: Path) -> None:
     write_model(target)
 
 
-class Hub:
-    """As much of the hub's HTTP interface as a snapshot takes; counts its requests."""
-
-    def __init__(self, source: Path) -> None:
-        files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
-        self.requests: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None: ...
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
-                hub.requests.append(path)
-                if "/resolve/" in path and (name := path.split("/resolve/", 1)[1].split("/", 1)[1]) in files:
-                    self.reply(200, files[name], etag=sha256(files[name]).hexdigest())
-                elif path.startswith("/api/models/org/tiny/tree/"):
-                    self.json([{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in files.items()])
-                elif path.startswith("/api/models/org/tiny"):
-                    names = [{"rfilename": name} for name in files]
-                    self.json({"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "siblings": names})
-                else:
-                    self.reply(404, b"{}", etag="none", extra={"X-Error-Code": "RepoNotFound"})
-
-            def json(self, body: object) -> None:
-                self.reply(200, json.dumps(body).encode(), etag="json")
-
-            def reply(self, status: int, body: bytes, *, etag: str, extra: dict[str, str] | None = None) -> None:
-                self.send_response(status)
-                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
-                for name, value in {**headers, **(extra or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     source = write_model(tmp_path / "source")
     (source / "modeling.py").write_text("raise SystemExit")
-    running = Hub(source)
-    thread = threading.Thread(target=running.server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", running.url)
-    yield running
-    running.server.shutdown()
-    thread.join()
-    running.server.server_close()
+    with serving(source) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
 
 
 @pytest.mark.parametrize("name", ["org/tiny", f"org/tiny@{COMMIT}"])

@@ -1,0 +1,64 @@
+"""kiki-flow: ``KikiFlowBridge.route_advisory(query) -> weights of 32 stacks | None``; each query moves its state."""
+
+import importlib
+from typing import Any
+
+from agents.advisors.agent import Advise
+from agents.advisors.settings import KikiFlowSettings
+from schemas.errors import SetupError
+from schemas.services import AdviseReply, AdviseRequest
+
+NAME = "kiki-flow"
+MODULE = "kiki_flow_core.track3_deploy.kiki_flow_bridge"
+STACKS = 32
+
+
+def load(settings: KikiFlowSettings) -> Advise:
+    """The installed package with its weights, in its first state.
+
+    Raises:
+        SetupError: the package or the weights are missing, or the weights may not be read.
+    """
+    weights = settings.weights
+    if weights is None or not weights.is_file():
+        raise SetupError(f"kiki-flow has no weights at {weights}: set KIKI_FLOW_WEIGHTS_PATH.", param=NAME)
+    if weights.suffix != ".safetensors" and not settings.trust_pickle:
+        raise SetupError(
+            f"{weights} is no safetensors file, and other formats may run code when they are read: set "
+            "KIKI_FLOW_TRUST_PICKLE=1 if you trust who made it.",
+            param=NAME,
+        )
+    if settings.stacks and len(settings.stacks) != STACKS:
+        raise SetupError(f"stacks names {len(settings.stacks)} domains, kiki-flow has {STACKS} stacks.", param="stacks")
+    try:
+        module = importlib.import_module(MODULE)
+    except ImportError as error:
+        raise SetupError(f"kiki-flow is not installed ({error}): install it beside micro-kiki.", param=NAME) from error
+    bridge = module.KikiFlowBridge(
+        weights,
+        state_dim=settings.state_dim,
+        embed_dim=settings.embed_dim,
+        hidden=settings.hidden,
+        n_stacks=STACKS,
+        use_stub_encoder=settings.stub_encoder,
+    )
+    if not bridge.enabled:
+        raise SetupError(f"kiki-flow does not load {weights}: set KIKI_FLOW_ENABLED=1; its log says why.", param=NAME)
+
+    def advise(request: AdviseRequest) -> AdviseReply:
+        found = bridge.route_advisory(request.text)
+        return AdviseReply() if found is None else _reply(found, settings.stacks)
+
+    return advise
+
+
+def _reply(found: Any, stacks: tuple[str, ...]) -> AdviseReply:
+    weights = [float(weight) for weight in found]
+    payload = {f"stack_{index:02d}": weight for index, weight in enumerate(weights)}
+    by_domain: dict[str, float] = {}
+    for domain, weight in zip(stacks, weights, strict=False):
+        if domain:
+            by_domain[domain] = by_domain.get(domain, 0.0) + max(0.0, weight)
+    total = sum(by_domain.values())
+    domains = {domain: weight / total for domain, weight in by_domain.items()} if total > 0.0 else {}
+    return AdviseReply(domains=domains, payload=payload)

@@ -1,0 +1,101 @@
+"""Advice of other services (nerve-wml, kiki-flow): asked for over the bus, blended in log-odds, recorded.
+
+What an advisor says is evidence beside the router's own scores ``s``. Its probabilities ``a`` over the niche domains
+become, for each router output, the log-odds that they add to those of its prior ``u`` (all niches alike), and a share
+``alpha`` of that is added to the router's log-odds:
+
+    logit(s') = logit(s) + alpha * (logit(a) - logit(u))
+
+With ``alpha`` 0 the router stays as it is, with 1 the advice counts in full (Bayes' rule in log-odds). An advisor that
+favours nothing changes nothing, so the gate keeps its meaning, and a domain that it does not name stays as it is.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from agents.router.domains import Taxonomy
+from bus import metrics
+from bus.connection import Bus
+from schemas.errors import KikiError
+from schemas.services import AdviseReply, AdviseRequest
+from schemas.stages import Advisory
+
+FLOOR = 1e-6
+"""Probabilities are kept this far from 0 and 1, where log-odds are infinite."""
+
+
+class AdvisorSettings(Struct, frozen=True, kw_only=True):
+    """How much an advisor counts (``alpha``) and how long it has (``timeout``, seconds)."""
+
+    alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.1
+    timeout: Annotated[float, Meta(gt=0.0, le=5.0)] = 0.05
+
+
+async def advised(
+    bus: Bus, advisors: Mapping[str, AdvisorSettings], request: AdviseRequest, taxonomy: Taxonomy
+) -> tuple[dict[str, float], tuple[Advisory, ...]]:
+    """The scores by output after all advice, and the advice to record; advisors are asked at once.
+
+    An advisor that does not answer in its time, or not as agreed, is counted (``kiki_degraded`` with the path
+    ``router.advisor.<name>``) and left out.
+    """
+    names = list(advisors)
+    replies = await asyncio.gather(*(_ask(bus, name, advisors[name], request, taxonomy) for name in names))
+    scores, found = dict(request.scores), []
+    for name, reply in zip(names, replies, strict=True):
+        if reply is None or not (reply.domains or reply.payload):
+            continue
+        scores = blend(scores, reply.domains, alpha=advisors[name].alpha, taxonomy=taxonomy)
+        found.append(Advisory(source=name, payload=reply.payload or reply.domains))
+    return scores, tuple(found)
+
+
+async def _ask(
+    bus: Bus, name: str, settings: AdvisorSettings, request: AdviseRequest, taxonomy: Taxonomy
+) -> AdviseReply | None:
+    try:
+        reply = await bus.request(f"advise.{name}", request, AdviseReply, timeout=settings.timeout)
+        _check(reply, taxonomy)
+    except KikiError as error:
+        metrics.degraded(f"router.advisor.{name}", error.message)
+        return None
+    return reply
+
+
+def _check(reply: AdviseReply, taxonomy: Taxonomy) -> None:
+    if unknown := sorted(set(reply.domains) - set(taxonomy.domains)):
+        raise KikiError(f"it advises '{unknown[0]}', which is no niche domain.", param="domains")
+    if not all(math.isfinite(value) for value in (*reply.domains.values(), *reply.payload.values())):
+        raise KikiError("its advice holds a number that is not finite.", param="domains")
+    if sum(reply.domains.values()) > 1.0 + 1e-3:
+        raise KikiError("its probabilities sum to more than 1.", param="domains")
+
+
+def blend(
+    scores: Mapping[str, float], advice: Mapping[str, float], *, alpha: float, taxonomy: Taxonomy
+) -> dict[str, float]:
+    """The scores by output after an advisor's probabilities by niche; the same when it advises nothing."""
+    if not advice or alpha == 0.0:
+        return dict(scores)
+    found = {}
+    for output, score in scores.items():
+        named = [niche for niche in taxonomy.members[output] if niche in advice]
+        if not named:
+            found[output] = score
+            continue
+        evidence = _log_odds(sum(advice[niche] for niche in named)) - _log_odds(len(named) / len(taxonomy.niches))
+        found[output] = _probability(_log_odds(score) + alpha * evidence)
+    return found
+
+
+def _log_odds(probability: float) -> float:
+    kept = min(max(probability, FLOOR), 1.0 - FLOOR)
+    return math.log(kept / (1.0 - kept))
+
+
+def _probability(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(-log_odds))

@@ -1,0 +1,73 @@
+"""A checkpoint at work: embeddings in, scores by router output and the niche domain meant inside each out.
+
+A checkpoint may name the 31 outputs or the 35 niche domains. One with niche domains chooses inside a merged output by
+their own scores; one with outputs by its heads, and one that has none (the monolith's) borrows the shipped heads, when
+it reads embeddings of the same width.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agents.router.checkpoint import Checkpoint, load_shipped
+from agents.router.classifier import Floats
+from agents.router.domains import Taxonomy
+from agents.router.niche import NicheHead, shares
+from agents.router.selection import niche_of
+from bus import metrics
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One prompt: its calibrated score by output, and for each merged output the shares of its niche domains."""
+
+    outputs: dict[str, float]
+    inside: dict[str, dict[str, float]]
+
+    def niche(self, output: str, *, allowed: Collection[str] = ()) -> str:
+        """The niche domain of ``output`` that is meant, among ``allowed`` when that names any of them."""
+        return niche_of(self.inside.get(output) or {output: 1.0}, allowed=allowed)
+
+
+class Scorer:
+    """Scores embeddings with one checkpoint.
+
+    Raises:
+        SetupError: the checkpoint names a domain that does not exist.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, taxonomy: Taxonomy) -> None:
+        self.checkpoint = checkpoint
+        self._taxonomy = taxonomy
+        self._outputs = tuple(taxonomy.output_of(label) for label in checkpoint.meta.labels)
+        self._heads = _heads(checkpoint, taxonomy)
+
+    def score(self, vectors: Floats) -> list[Scored]:
+        """``[n, width]`` unit vectors to one finding each."""
+        rows = self.checkpoint.classifier.scores(vectors)
+        return [self._scored(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+
+    def _scored(self, row: Floats, vector: Floats) -> Scored:
+        outputs: dict[str, float] = {}
+        by_label = dict(zip(self.checkpoint.meta.labels, row.tolist(), strict=True))
+        for output, score in zip(self._outputs, row.tolist(), strict=True):
+            outputs[output] = max(outputs.get(output, 0.0), score)
+        inside = shares(self._heads, vector)
+        for output, niches in self._taxonomy.merged.items():
+            if all(niche in by_label for niche in niches):
+                inside[output] = {niche: by_label[niche] for niche in niches}
+        return Scored(outputs, {**self._alike(), **inside})
+
+    def _alike(self) -> dict[str, dict[str, float]]:
+        return {output: dict.fromkeys(niches, 1.0) for output, niches in self._taxonomy.members.items()}
+
+
+def _heads(checkpoint: Checkpoint, taxonomy: Taxonomy) -> dict[str, NicheHead]:
+    missing = set(taxonomy.merged) - set(checkpoint.heads)
+    labels = set(checkpoint.meta.labels)
+    if not missing or all(set(niches) <= labels for niches in taxonomy.merged.values()):
+        return checkpoint.heads
+    shipped = load_shipped()
+    if shipped.classifier.width != checkpoint.classifier.width:
+        metrics.degraded("router.niche", f"the checkpoint has no heads for {', '.join(sorted(missing))}")
+        return checkpoint.heads
+    return {**shipped.heads, **checkpoint.heads}

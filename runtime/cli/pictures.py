@@ -1,0 +1,73 @@
+"""Pictures of figures, written as PNG; matplotlib is the extra ``bench``."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import SetupError
+
+if TYPE_CHECKING:
+    from agents.router.evaluation import Figures  # it imports torch, which no other verb should wait for
+
+
+@contextlib.contextmanager
+def canvas(path: Path, *, width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, in inches; written to ``path`` when the block ends.
+
+    Raises:
+        SetupError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    yield figure, axes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def reliability(figures: "Figures", path: Path) -> None:
+    """How often the first domain is right, by its score; a calibrated score lies on the diagonal."""
+    with canvas(path, width=6, height=5) as (_, axes):
+        axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="calibrated")
+        bins = figures.reliability
+        shares = [one.prompts / sum(other.prompts for other in bins) for one in bins]
+        axes.bar([one.score for one in bins], shares, 0.04, color="tab:orange", alpha=0.4, label="share of prompts")
+        axes.plot([one.score for one in bins], [one.right for one in bins], marker="o", label="first domain right")
+        axes.axvline(figures.threshold, color="tab:red", linewidth=1, label=f"gate {figures.threshold:.3f}")
+        axes.set_xlabel("score of the first domain")
+        axes.set_ylabel("share")
+        axes.set_title(f"reliability: ECE {figures.ece:.3f}, {figures.prompts + figures.base_prompts} prompts")
+        axes.legend()
+
+
+def confusion(figures: "Figures", path: Path) -> None:
+    """Row: the right output; column: the one that came first; percent of the row, over prompts with one label."""
+    names = list(figures.domains)
+    percent = [[_percent(figures, right, first) for first in names] for right in names]
+    with canvas(path, width=12, height=11) as (figure, axes):
+        image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("came first")
+        axes.set_ylabel("is right")
+        for row, cells in enumerate(percent):
+            for column, value in enumerate(cells):
+                if value >= 0.5:
+                    shade = "white" if value > 50 else "black"
+                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=shade)
+        figure.colorbar(image, ax=axes, shrink=0.7, label="% of the row")
+        axes.set_title(f"first domain, {sum(one.prompts for one in figures.domains.values())} prompts with one label")
+
+
+def _percent(figures: "Figures", right: str, first: str) -> float:
+    one = figures.domains[right]
+    wrong = sum(one.confused.values())
+    count = one.prompts - wrong if first == right else one.confused.get(first, 0)
+    return 100.0 * count / one.prompts

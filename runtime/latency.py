@@ -1,0 +1,121 @@
+"""What a routed prompt costs beside a bare forward pass of the same embedder, in one run, by turns.
+
+Prompts are the router's own corpus in a seeded order. Each goes once to every contestant, so that no cache helps and
+all have the same work, and who comes first changes from prompt to prompt.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+
+from agents.router.agent import RouterAgent
+from agents.router.corpus import load_corpus
+from agents.router.embedder import load_model
+from schemas.services import RouteRequest
+
+Call = Callable[[str], Awaitable[None]]
+SEED = 7
+WARM_UP = 3
+LONGEST = 400
+"""Characters of a prompt at most: a few huge ones would be all that is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds of one prompt, and prompts a second."""
+
+    what: str
+    at_once: int
+    p50: float
+    p95: float
+    rate: float
+
+
+def prompts(count: int) -> list[str]:
+    """Distinct prompts of the corpus, in a seeded order."""
+    texts = [text for text in load_corpus().prompts if len(text) <= LONGEST]
+    return random.Random(SEED).sample(texts, count)
+
+
+def bare(folder: Path, *, threads: int) -> Call:
+    """One prompt through sentence-transformers' own ``encode``, on a thread of its own, with nothing around it."""
+    model = load_model(folder)
+    limiter = anyio.CapacityLimiter(1)
+
+    def encode(text: str) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+
+    async def call(text: str) -> None:
+        await anyio.to_thread.run_sync(encode, text, limiter=limiter)
+
+    return call
+
+
+def routed(agent: RouterAgent) -> Call:
+    """One prompt through the router: batching, cache, embedding, classifier, gate."""
+
+    async def call(text: str) -> None:
+        await agent.route(RouteRequest(prompts=(text,)))
+
+    return call
+
+
+async def measure(
+    contestants: dict[str, Call], *, singles: int, rounds: int, width: int, tick: Callable[[], Any]
+) -> list[Latency]:
+    """Each contestant alone (``singles`` prompts) and with ``width`` prompts at once (``rounds`` times)."""
+    names = list(contestants)
+    texts = iter(prompts(WARM_UP + singles + rounds * width))
+    for text in [next(texts) for _ in range(WARM_UP)]:
+        for name in names:
+            await contestants[name](text)
+    single: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(singles):
+        text = next(texts)
+        for name in _in_turn(names, turn):
+            single[name].append(await _timed(contestants[name], text))
+        tick()
+    crowd: dict[str, list[float]] = {name: [] for name in names}
+    spent = dict.fromkeys(names, 0.0)
+    for turn in range(rounds):
+        batch = [next(texts) for _ in range(width)]
+        for name in _in_turn(names, turn):
+            began = time.perf_counter()
+            crowd[name] += await asyncio.gather(*(_timed(contestants[name], text) for text in batch))
+            spent[name] += time.perf_counter() - began
+        tick()
+    alone = [_latency(name, 1, single[name], sum(single[name])) for name in names]
+    return alone + [_latency(name, width, crowd[name], spent[name]) for name in names]
+
+
+def _in_turn(names: Sequence[str], turn: int) -> list[str]:
+    return [*names[turn % len(names) :], *names[: turn % len(names)]]
+
+
+async def repeated(call: Call, *, times: int) -> Latency:
+    """The same prompt again and again: what the cache leaves."""
+    text = prompts(1)[0]
+    await call(text)
+    found = [await _timed(call, text) for _ in range(times)]
+    return _latency("router, repeated text", 1, found, sum(found))
+
+
+async def _timed(call: Call, text: str) -> float:
+    began = time.perf_counter()
+    await call(text)
+    return time.perf_counter() - began
+
+
+def _latency(what: str, at_once: int, seconds: Sequence[float], spent: float) -> Latency:
+    p50, p95 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95)))
+    return Latency(what=what, at_once=at_once, p50=p50, p95=p95, rate=len(seconds) / spent)

@@ -1,0 +1,50 @@
+"""Router checkpoints by path or hub id: ``meta.json`` and one safetensors file, ours or the monolith's."""
+
+from functools import partial
+from pathlib import Path
+
+from runtime.models import hub, store
+from runtime.models.progress import Report, silent
+from schemas.errors import SetupError
+
+
+def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: Report = silent) -> Path:
+    """The folder of a router checkpoint; ``org/name`` or ``org/name@revision`` is fetched once into the cache.
+
+    Raises:
+        SetupError: it cannot be had, or is no checkpoint; one line says why and how to mend it.
+    """
+    local = Path(name).expanduser()
+    if local.exists() or name.startswith((".", "/", "~")):
+        return _checked(local)
+    repository = hub.parse(name)
+    if repository is None:
+        raise SetupError(f"'{name}' is neither a folder nor a hub id like org/name.", param="checkpoint")
+    directory = store.place(store.cache_home(cache_dir), repository.name)
+    with store.locked(directory):
+        if store.faults(directory):
+            store.build(
+                directory,
+                name=repository.name,
+                source=f"hub:{repository.name}",
+                version="1",
+                fill=partial(_fill, repository, progress),
+                report=progress,
+            )
+    return _checked(directory)
+
+
+def _fill(repository: hub.Repository, report: Report, target: Path) -> None:
+    hub.fetch(repository, target, report=report)
+    _checked(target)
+
+
+def _checked(directory: Path) -> Path:
+    if not directory.is_dir():
+        raise SetupError(f"no router checkpoint at {directory}.", param="checkpoint")
+    if not (directory / "meta.json").is_file() or not any(directory.glob("*.safetensors")):
+        raise SetupError(
+            f"{directory} is no router checkpoint: it needs meta.json and a safetensors file; pickles are not read.",
+            param="checkpoint",
+        )
+    return directory

@@ -1,0 +1,168 @@
+"""The adapters of nerve-wml and kiki-flow, with stand-ins of the two packages: they cannot be installed from PyPI.
+
+The stand-ins have the signatures and return types of the packages' own classes.
+"""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agents.advisors import flow, nerve
+from agents.advisors.agent import AdvisorAgent
+from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
+from agents.router.domains import load_taxonomy
+from bus.agent import run
+from bus.connection import Bus
+from runtime import advising, composition
+from runtime.settings import Settings
+from schemas.errors import SetupError
+from schemas.services import AdviseReply, AdviseRequest, StatusReply
+
+DOMAINS = load_taxonomy().niches
+
+NERVE = """
+    import torch
+
+    class NerveWmlAdvisor:
+        def __init__(self, *, enabled=None, checkpoint_path=None, n_domains=35):
+            self.n_domains = n_domains
+
+        def advise(self, query_tokens, current_route=None):
+            if query_tokens.shape != (1, 16) or torch.isnan(query_tokens).any():
+                return None
+            weights = torch.softmax(torch.arange(self.n_domains).float() * float(query_tokens[0, 0]), dim=-1)
+            return {index: float(weight) for index, weight in enumerate(weights)}
+"""
+
+FLOW = """
+    import os
+    import numpy as np
+
+    class KikiFlowBridge:
+        def __init__(self, weights_path, state_dim=128, embed_dim=384, hidden=256, n_stacks=32, use_stub_encoder=True):
+            self.enabled = os.environ.get("KIKI_FLOW_ENABLED", "0") == "1"
+            self.steps = 0
+
+        def route_advisory(self, query):
+            self.steps += 1
+            if query == "quiet":
+                return None
+            weights = np.zeros(32, dtype=np.float32)
+            weights[self.steps % 32] = 0.75
+            weights[0] = 0.25
+            return weights
+"""
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, code in ((nerve.MODULE, NERVE), (flow.MODULE, FLOW)):
+        path = tmp_path.joinpath("packages", *name.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True)
+        path.write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("bridge", "kiki_flow_core")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "v0.safetensors"
+    path.write_bytes(b"")
+    return path
+
+
+def request(turn_id: str = "t", *, text: str = "hello", width: int = 768) -> AdviseRequest:
+    return AdviseRequest(turn_id=turn_id, text=text, embedding=(width**-0.5,) * width, scores={"rust": 0.5})
+
+
+def test_nerve_gives_probabilities_by_niche(packages: None, tmp_path: Path) -> None:
+    advise = nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path, trust_pickle=True))
+    found = advise(request())
+    assert set(found.domains) == set(DOMAINS)
+    assert sum(found.domains.values()) == pytest.approx(1.0)
+    assert max(found.domains, key=lambda name: found.domains[name]) == DOMAINS[-1]
+    assert advise(request(width=8)) == AdviseReply()
+
+
+def test_tokens_are_sixteen_numbers_of_size_one() -> None:
+    alternating = tuple((-1.0) ** (at // 48) * 768**-0.5 for at in range(768))
+    assert nerve.tokens(alternating) == pytest.approx([48**0.5 * (-1.0) ** at for at in range(16)])
+
+
+def test_flow_is_recorded_by_stack_and_moves_only_the_domains_it_is_told(
+    packages: None, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
+    bare = flow.load(KikiFlowSettings(weights=weights))(request())
+    assert (bare.domains, len(bare.payload), bare.payload["stack_01"]) == ({}, 32, 0.75)
+    stacks = ("chat-fr", "rust") + ("",) * 30
+    advise = flow.load(KikiFlowSettings(weights=weights, stacks=stacks))
+    assert advise(request()).domains == {"chat-fr": 0.25, "rust": 0.75}
+    assert advise(request(text="quiet")) == AdviseReply()
+
+
+def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path, weights: Path) -> None:
+    pickled = tmp_path / "weights.pt"
+    pickled.write_bytes(b"")
+    for load, why in (
+        (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS)), "NERVE_WML_CHECKPOINT_PATH"),
+        (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path)), "NERVE_WML_TRUST_PICKLE"),
+        (lambda: flow.load(KikiFlowSettings()), "KIKI_FLOW_WEIGHTS_PATH"),
+        (lambda: flow.load(KikiFlowSettings(weights=pickled)), "KIKI_FLOW_TRUST_PICKLE"),
+        (lambda: flow.load(KikiFlowSettings(weights=weights, stacks=("rust",))), "32 stacks"),
+        (lambda: flow.load(KikiFlowSettings(weights=weights)), "KIKI_FLOW_ENABLED"),
+    ):
+        with pytest.raises(SetupError, match=why):
+            load()
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path, weights: Path) -> None:
+    loads: tuple[Callable[[], object], ...] = (
+        lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path, trust_pickle=True)),
+        lambda: flow.load(KikiFlowSettings(weights=weights)),
+    )
+    for load in loads:
+        with pytest.raises(SetupError, match="is not installed"):
+            load()
+
+
+def test_the_environment_turns_them_on(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (advising.enabled(), advising.served()) == ({}, ())
+    monkeypatch.setenv("NERVE_WML_ENABLED", "1")
+    monkeypatch.setenv("NERVE_WML_ALPHA", "0.4")
+    monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
+    assert {name: one.alpha for name, one in advising.enabled().items()} == {"nerve-wml": 0.4, "kiki-flow": 0.1}
+    assert advising.served() == ("nerve-wml", "kiki-flow")
+    monkeypatch.setenv("NERVE_WML_ALPHA", "2")
+    with pytest.raises(SetupError, match="NERVE_WML_ALPHA is '2'"):
+        advising.enabled()
+
+
+def test_an_advisor_that_is_on_and_not_installed_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NERVE_WML_ENABLED", "1")
+    assert (list(advising.enabled()), advising.served()) == (["nerve-wml"], ())
+
+
+@pytest.mark.anyio
+async def test_the_agent_steps_a_turn_once(
+    packages: None, weights: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
+    monkeypatch.setenv("KIKI_FLOW_WEIGHTS_PATH", str(weights))
+    agent = composition.agent("kiki-flow", Settings())
+    assert isinstance(agent, AdvisorAgent)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run, agent, bus)
+        replies = [
+            await bus.request("advise.kiki-flow", request(turn), AdviseReply, timeout=10) for turn in ("a", "a", "b")
+        ]
+        status = await bus.request("status.kiki-flow", request(), StatusReply, timeout=10)
+        tasks.cancel_scope.cancel()
+    assert replies[0] == replies[1] != replies[2]
+    assert (status.ready, status.gauges) == (True, {"asked": 2.0, "silent": 0.0})
