@@ -1,4 +1,4 @@
-"""Which advisors are on, and what they are given: ``NERVE_WML_*``, ``KIKI_FLOW_*`` and ``[agents.<advisor>]``."""
+"""Which advisors are on and what they are given: ``NERVE_WML_*``, ``KIKI_FLOW_*``, ``[agents.<advisor>]``."""
 
 import importlib.util
 import os
@@ -10,6 +10,7 @@ import msgspec
 from agents.advisors import flow, nerve
 from agents.router.advice import AdvisorSettings
 from bus import metrics
+from runtime.settings import Settings
 from schemas.errors import SetupError
 from schemas.services import ADVISORS
 
@@ -17,23 +18,28 @@ PREFIXES = {nerve.NAME: "NERVE_WML", flow.NAME: "KIKI_FLOW"}
 _PACKAGES = {nerve.NAME: nerve.MODULE, flow.NAME: flow.MODULE}
 
 
-def enabled() -> dict[str, AdvisorSettings]:
-    """The advisors whose ``<PREFIX>_ENABLED`` is 1, with their ``<PREFIX>_ALPHA``.
+def enabled(settings: Settings) -> dict[str, AdvisorSettings]:
+    """Those whose ``<PREFIX>_ENABLED`` is 1, with their ``<PREFIX>_ALPHA``, and those of ``[agents.router.advisors]``.
 
     Raises:
-        SetupError: an alpha is no number in 0..1.
+        SetupError: there is no such advisor, or a weight or a deadline is no number in its range.
     """
-    return {name: _asked(PREFIXES[name]) for name in ADVISORS if os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1"}
+    listed = settings.agents.get("router", {}).get("advisors", {})
+    if unknown := sorted(set(listed) - set(ADVISORS)):
+        choices = ", ".join(ADVISORS)
+        raise SetupError(f"there is no advisor '{unknown[0]}': choose from {choices}.", param="agents.router.advisors")
+    asked = {name: os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1" for name in ADVISORS}
+    return {name: _asked(name, listed.get(name, {})) for name in ADVISORS if asked[name] or name in listed}
 
 
-def served() -> tuple[str, ...]:
+def served(settings: Settings) -> tuple[str, ...]:
     """The enabled advisors that this machine can run; one that is not installed is counted, and logged once."""
     found = []
-    for name in enabled():
+    for name in enabled(settings):
         if _installed(_PACKAGES[name]):
             found.append(name)
         else:
-            metrics.degraded(f"advisor.{name}", f"{PREFIXES[name]}_ENABLED is 1 and {name} is not installed")
+            metrics.degraded(f"advisor.{name}", f"{name} is on and not installed here; it may run elsewhere on the bus")
     return tuple(found)
 
 
@@ -46,16 +52,14 @@ def given(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
     return {**trusted, "weights": _path(f"{prefix}_WEIGHTS_PATH")}
 
 
-def _asked(prefix: str) -> AdvisorSettings:
-    text = os.environ.get(f"{prefix}_ALPHA")
-    if text is None:
-        return AdvisorSettings()
+def _asked(name: str, listed: dict[str, Any]) -> AdvisorSettings:
+    variable = f"{PREFIXES[name]}_ALPHA"
+    alpha = os.environ.get(variable)
+    said = {**({} if alpha is None else {"alpha": alpha}), **listed}
     try:
-        return msgspec.convert({"alpha": text}, AdvisorSettings, strict=False)
+        return msgspec.convert(said, AdvisorSettings, strict=False)
     except msgspec.ValidationError as error:
-        raise SetupError(
-            f"{prefix}_ALPHA is '{text}', expected a number from 0 to 1.", param=f"{prefix}_ALPHA"
-        ) from error
+        raise SetupError(f"advisor '{name}': {error} ({variable} is '{alpha}').", param=variable) from error
 
 
 def _path(variable: str) -> Path | None:

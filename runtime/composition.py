@@ -61,9 +61,10 @@ def _router(settings: Settings) -> Agent:
     from runtime import advising
     from runtime.models import prepare, router_checkpoint
 
-    given: dict[str, Any] = {"embedder": prepare(settings.embedder), "advisors": advising.enabled()}
-    named = settings.agents.get("router", {}).get("checkpoint")
-    resolved = {} if named is None else {"checkpoint": router_checkpoint(str(named))}
+    resolved: dict[str, Any] = {"advisors": advising.enabled(settings)}
+    if (named := settings.agents.get("router", {}).get("checkpoint")) is not None:
+        resolved["checkpoint"] = router_checkpoint(str(named))
+    given = {"embedder": prepare(settings.embedder)}
     return RouterAgent(_settings(RouterSettings, "router", settings, given, resolved=resolved))
 
 

@@ -71,7 +71,7 @@ def _fetch_models(settings: Settings) -> None:
 
 async def _up(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
-        settings, names=(*composition.AGENTS, *composition.BESIDE, *advising.served(), composition.FACADE)
+        settings, names=(*composition.AGENTS, *composition.BESIDE, *advising.served(settings), composition.FACADE)
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_until_interrupted, tasks.cancel_scope)

@@ -14,6 +14,7 @@ import pytest
 from agents.advisors import flow, nerve
 from agents.advisors.agent import AdvisorAgent
 from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
+from agents.router.advice import AdvisorSettings
 from agents.router.domains import load_taxonomy
 from bus.agent import run
 from bus.connection import Bus
@@ -132,21 +133,26 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, weights: Path)
             load()
 
 
-def test_the_environment_turns_them_on(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (advising.enabled(), advising.served()) == ({}, ())
+def test_the_environment_or_the_file_turns_them_on(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (advising.enabled(Settings()), advising.served(Settings())) == ({}, ())
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
     monkeypatch.setenv("NERVE_WML_ALPHA", "0.4")
-    monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
-    assert {name: one.alpha for name, one in advising.enabled().items()} == {"nerve-wml": 0.4, "kiki-flow": 0.1}
-    assert advising.served() == ("nerve-wml", "kiki-flow")
+    listed = Settings(agents={"router": {"advisors": {"kiki-flow": {"timeout": 0.2}}}})
+    assert advising.enabled(listed) == {
+        "nerve-wml": AdvisorSettings(alpha=0.4),
+        "kiki-flow": AdvisorSettings(timeout=0.2),
+    }
+    assert advising.served(listed) == ("nerve-wml", "kiki-flow")
     monkeypatch.setenv("NERVE_WML_ALPHA", "2")
     with pytest.raises(SetupError, match="NERVE_WML_ALPHA is '2'"):
-        advising.enabled()
+        advising.enabled(Settings())
+    with pytest.raises(SetupError, match="no advisor 'oracle'"):
+        advising.enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
 
 
 def test_an_advisor_that_is_on_and_not_installed_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
-    assert (list(advising.enabled()), advising.served()) == (["nerve-wml"], ())
+    assert (list(advising.enabled(Settings())), advising.served(Settings())) == (["nerve-wml"], ())
 
 
 @pytest.mark.anyio
