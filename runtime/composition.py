@@ -84,10 +84,11 @@ def _kiki_flow(settings: Settings) -> Agent:
     from agents.advisors import flow
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import KikiFlowSettings
+    from agents.services.stacks import load_stacks
     from runtime import advising
 
     found = _settings(KikiFlowSettings, flow.NAME, settings, advising.given(flow.NAME, domains=()))
-    return AdvisorAgent(flow.NAME, lambda: flow.load(found))
+    return AdvisorAgent(flow.NAME, lambda: flow.load(found, spread=load_stacks().spread))
 
 
 def _memory(settings: Settings) -> Agent:

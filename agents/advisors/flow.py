@@ -1,6 +1,8 @@
 """kiki-flow: ``KikiFlowBridge.route_advisory(query) -> weights of 32 stacks | None``; each query moves its state."""
 
 import importlib
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.advisors.agent import Advise
@@ -12,8 +14,11 @@ NAME = "kiki-flow"
 MODULE = "kiki_flow_core.track3_deploy.kiki_flow_bridge"
 STACKS = 32
 
+Spread = Callable[[Sequence[float]], dict[str, float]]
+"""Probabilities by niche domain of weights by stack."""
 
-def load(settings: KikiFlowSettings) -> Advise:
+
+def load(settings: KikiFlowSettings, *, spread: Spread) -> Advise:
     """The installed package with its weights, in its first state.
 
     Raises:
@@ -28,8 +33,6 @@ def load(settings: KikiFlowSettings) -> Advise:
             "KIKI_FLOW_TRUST_PICKLE=1 if you trust who made it.",
             param=NAME,
         )
-    if settings.stacks and len(settings.stacks) != STACKS:
-        raise SetupError(f"stacks names {len(settings.stacks)} domains, kiki-flow has {STACKS} stacks.", param="stacks")
     try:
         module = importlib.import_module(MODULE)
     except ImportError as error:
@@ -47,18 +50,14 @@ def load(settings: KikiFlowSettings) -> Advise:
 
     def advise(request: AdviseRequest) -> AdviseReply:
         found = bridge.route_advisory(request.text)
-        return AdviseReply() if found is None else _reply(found, settings.stacks)
+        return AdviseReply() if found is None else _reply(found, spread)
 
     return advise
 
 
-def _reply(found: Any, stacks: tuple[str, ...]) -> AdviseReply:
+def _reply(found: Any, spread: Spread) -> AdviseReply:
+    """The weights as they are, and as probabilities; weights that are not (negative, all zero) are recorded only."""
     weights = [float(weight) for weight in found]
     payload = {f"stack_{index:02d}": weight for index, weight in enumerate(weights)}
-    by_domain: dict[str, float] = {}
-    for domain, weight in zip(stacks, weights, strict=False):
-        if domain:
-            by_domain[domain] = by_domain.get(domain, 0.0) + max(0.0, weight)
-    total = sum(by_domain.values())
-    domains = {domain: weight / total for domain, weight in by_domain.items()} if total > 0.0 else {}
-    return AdviseReply(domains=domains, payload=payload)
+    sound = min(weights) >= 0.0 and math.fsum(weights) > 0.0
+    return AdviseReply(domains=spread(weights) if sound else {}, payload=payload)

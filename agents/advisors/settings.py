@@ -29,8 +29,6 @@ class KikiFlowSettings(Struct, frozen=True, kw_only=True):
         embed_dim: width of its query embedding (MiniLM).
         hidden: width of its surrogate's hidden layer.
         stub_encoder: whether it hashes queries in place of loading MiniLM.
-        stacks: the niche domain of each of its 32 stacks, in order, '' for none; empty: its weights are recorded and
-            move no score, because nothing published says which stack is which domain.
     """
 
     weights: Path | None = None
@@ -39,4 +37,3 @@ class KikiFlowSettings(Struct, frozen=True, kw_only=True):
     embed_dim: int = 384
     hidden: int = 256
     stub_encoder: bool = True
-    stacks: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from agents.advisors.agent import AdvisorAgent
 from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
 from agents.router.advice import AdvisorSettings
 from agents.router.domains import load_taxonomy
+from agents.services.stacks import load_stacks
 from bus.agent import run
 from bus.connection import Bus
 from runtime import advising, composition
@@ -24,6 +25,7 @@ from schemas.errors import SetupError
 from schemas.services import AdviseReply, AdviseRequest, StatusReply
 
 DOMAINS = load_taxonomy().niches
+DOMAINS_OF, SPREAD = load_stacks().domains, load_stacks().spread
 
 NERVE = """
     import torch
@@ -53,6 +55,8 @@ FLOW = """
             if query == "quiet":
                 return None
             weights = np.zeros(32, dtype=np.float32)
+            if query == "nothing":
+                return weights
             weights[self.steps % 32] = 0.75
             weights[0] = 0.25
             return weights
@@ -96,16 +100,17 @@ def test_tokens_are_sixteen_numbers_of_size_one() -> None:
     assert nerve.tokens(alternating) == pytest.approx([48**0.5 * (-1.0) ** at for at in range(16)])
 
 
-def test_flow_is_recorded_by_stack_and_moves_only_the_domains_it_is_told(
+def test_flow_is_recorded_by_stack_and_advises_by_domain(
     packages: None, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
-    bare = flow.load(KikiFlowSettings(weights=weights))(request())
-    assert (bare.domains, len(bare.payload), bare.payload["stack_01"]) == ({}, 32, 0.75)
-    stacks = ("chat-fr", "rust") + ("",) * 30
-    advise = flow.load(KikiFlowSettings(weights=weights, stacks=stacks))
-    assert advise(request()).domains == {"chat-fr": 0.25, "rust": 0.75}
+    advise = flow.load(KikiFlowSettings(weights=weights), spread=SPREAD)
+    found = advise(request())
+    assert found.domains == {DOMAINS_OF[0][0]: 0.25, DOMAINS_OF[1][0]: 0.75}
+    assert (len(found.payload), found.payload["stack_01"]) == (32, 0.75)
     assert advise(request(text="quiet")) == AdviseReply()
+    zero = advise(request(text="nothing"))
+    assert (zero.domains, zero.payload["stack_01"]) == ({}, 0.0)
 
 
 def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path, weights: Path) -> None:
@@ -114,10 +119,9 @@ def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path,
     for load, why in (
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS)), "NERVE_WML_CHECKPOINT_PATH"),
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path)), "NERVE_WML_TRUST_PICKLE"),
-        (lambda: flow.load(KikiFlowSettings()), "KIKI_FLOW_WEIGHTS_PATH"),
-        (lambda: flow.load(KikiFlowSettings(weights=pickled)), "KIKI_FLOW_TRUST_PICKLE"),
-        (lambda: flow.load(KikiFlowSettings(weights=weights, stacks=("rust",))), "32 stacks"),
-        (lambda: flow.load(KikiFlowSettings(weights=weights)), "KIKI_FLOW_ENABLED"),
+        (lambda: flow.load(KikiFlowSettings(), spread=SPREAD), "KIKI_FLOW_WEIGHTS_PATH"),
+        (lambda: flow.load(KikiFlowSettings(weights=pickled), spread=SPREAD), "KIKI_FLOW_TRUST_PICKLE"),
+        (lambda: flow.load(KikiFlowSettings(weights=weights), spread=SPREAD), "KIKI_FLOW_ENABLED"),
     ):
         with pytest.raises(SetupError, match=why):
             load()
@@ -126,7 +130,7 @@ def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path,
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path, weights: Path) -> None:
     loads: tuple[Callable[[], object], ...] = (
         lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path, trust_pickle=True)),
-        lambda: flow.load(KikiFlowSettings(weights=weights)),
+        lambda: flow.load(KikiFlowSettings(weights=weights), spread=SPREAD),
     )
     for load in loads:
         with pytest.raises(SetupError, match="is not installed"):
