@@ -181,7 +181,8 @@ class RouterAgent:
 
     async def _routed(self, event: QueryReceived, alias: Alias, found: Embedded) -> Route:
         query, config, vector = event.query, self._aliases, found.vectors[0]
-        scored, advisories = self._ready().score(found.vectors)[0], ()
+        scored = self._ready().score(found.vectors)[0]
+        advisories: tuple[Advisory, ...] = ()
         if self._settings.advisors and not alias.niche:
             scored, advisories = await self._advised(event, scored, vector)
         chosen = self._forced(alias.niche, scored) if alias.niche else self._chosen(alias, scored)

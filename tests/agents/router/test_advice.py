@@ -83,7 +83,7 @@ def request() -> AdviseRequest:
 
 
 def failures(name: str) -> float:
-    return metrics.DEGRADED.labels(f"router.advisor.{name}")._value.get()
+    return float(metrics.DEGRADED.labels(f"router.advisor.{name}")._value.get())
 
 
 def test_the_blend_is_in_log_odds() -> None:
@@ -176,8 +176,9 @@ async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder
 
 @pytest.mark.anyio
 async def test_without_an_answer_the_route_is_the_same_to_the_byte(bus: Bus, embedder_path: Path) -> None:
-    routes = []
-    for advisors in ({}, {"nerve-wml": AdvisorSettings(timeout=0.2)}):
+    routes: list[bytes] = []
+    cases: tuple[dict[str, AdvisorSettings], ...] = ({}, {"nerve-wml": AdvisorSettings(timeout=0.2)})
+    for advisors in cases:
         async with routing(bus, RouterSettings(embedder=embedder_path, advisors=advisors)):
             routes.append(msgspec.json.encode((await routed(bus, turn(), msg_id=str(len(routes)))).route))
     assert routes[0] == routes[1]
