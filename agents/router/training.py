@@ -1,14 +1,16 @@
 """Training: the corpus in, a checkpoint out; seeded, one thread, the same bytes each time on one machine.
 
 The loss is multinomial logistic regression in which base is the reference class with logit 0: an in-domain prompt
-must beat base, a base prompt must beat every domain, and several right domains share the probability. Five-fold
-cross-fitting gives every prompt a logit from a model that never saw it; on those the calibration (Platt, 1999) is
-fitted and the gate chosen. The shipped model is then trained on all prompts, and the calibration is folded into its
-last layer, so that a sigmoid is all that serving adds.
+must beat base, a base prompt must beat every domain, and several right domains share the probability. Targets are
+smoothed (Szegedy et al., 2016): borders between domains are a matter of degree. Five-fold cross-fitting gives every
+prompt a logit from a model that saw neither it nor its near relatives; on those the calibration (Platt, 1999) is fitted
+and the gate chosen. The shipped model is then trained on all prompts, and the calibration is folded into its last
+layer, so that a sigmoid is all that serving adds.
 """
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +32,14 @@ Embed = Callable[[Sequence[str]], Floats]
 INPUT_SCALE = 8.0
 """A unit vector of width 768 has tiny entries; scaled by this the layers learn at Adam's usual step size."""
 
+SIMILARITY_ROWS = 1024
+"""Rows whose cosines are computed at once."""
+
 EMBED_BATCH = 64
 """Prompts of like length in one forward pass of the embedder."""
+
+RELATED = 0.8
+"""Cosine from which two prompts are relatives, which no fold may part."""
 
 DIGITS = 5
 """Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
@@ -48,6 +56,7 @@ class TrainingSettings:
         rate: AdamW's learning rate, decayed to 0 by a cosine.
         decay: AdamW's weight decay.
         dropout: share of hidden units left out.
+        smoothing: share of each target's probability that is spread over all classes alike.
         noise: length of the Gaussian noise added to each unit vector, against over-fitting.
         folds: of the cross-fitting.
         false_activation: share of held-out base prompts that may pass the gate.
@@ -56,11 +65,12 @@ class TrainingSettings:
 
     hidden: int = 512
     epochs: int = 30
-    batch: int = 64
-    rate: float = 1e-3
+    batch: int = 256
+    rate: float = 2e-3
     decay: float = 1e-2
     dropout: float = 0.3
-    noise: float = 1.25
+    smoothing: float = 0.2
+    noise: float = 0.9
     folds: int = 5
     false_activation: float = 0.04
     seed: int = 0
@@ -134,7 +144,7 @@ def fit(
     taxonomy = load_taxonomy()
     inputs = torch.from_numpy(np.round(embeddings, DIGITS).astype(np.float32))
     targets = _targets(corpus, taxonomy)
-    folds = _folds(corpus, settings.folds)
+    folds = _folds(corpus, relatives(inputs.numpy()), settings.folds)
     task = None if bar is None else bar.add_task("training", total=settings.folds + 1)
     with _reproducible():
         held = torch.zeros(len(targets), targets.shape[1])
@@ -184,21 +194,44 @@ def _targets(corpus: Corpus, taxonomy: Taxonomy) -> torch.Tensor:
     return targets
 
 
-def _folds(corpus: Corpus, folds: int) -> torch.Tensor:
-    """Each kind of example dealt out in turn: every fold has its share of every domain."""
-    dealt: dict[str, int] = {}
-    found = []
-    for example in corpus.examples:
-        kind = kind_of(example)
-        dealt[kind] = dealt.get(kind, -1) + 1
-        found.append(dealt[kind] % folds)
-    return torch.tensor(found)
+def relatives(vectors: Floats, *, near: float = RELATED) -> list[int]:
+    """For each row of unit vectors its family: rows that a chain of cosines of at least ``near`` joins."""
+    parents = list(range(len(vectors)))
+
+    def head(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for start in range(0, len(vectors), SIMILARITY_ROWS):
+        close = vectors[start : start + SIMILARITY_ROWS] @ vectors.T >= near
+        for row, other in zip(*np.nonzero(close), strict=True):
+            first, second = sorted((head(start + int(row)), head(int(other))))
+            parents[second] = first
+    return [head(row) for row in range(len(vectors))]
+
+
+def _folds(corpus: Corpus, families: Sequence[int], folds: int) -> torch.Tensor:
+    """Whole families dealt out, large ones first, each to the fold that has least of its kind of example."""
+    sizes = Counter(families)
+    held: dict[str, list[int]] = {}
+    fold_of: dict[int, int] = {}
+    for family in sorted(sizes, key=lambda family: (-sizes[family], family)):
+        loads = held.setdefault(kind_of(corpus.examples[family]), [0] * folds)
+        fold_of[family] = loads.index(min(loads))
+        loads[fold_of[family]] += sizes[family]
+    return torch.tensor([fold_of[family] for family in families])
 
 
 def _with_base(targets: torch.Tensor) -> torch.Tensor:
     """``[n, outputs + 1]`` distributions: the last column is base."""
     full = torch.cat([targets, (targets.sum(1, keepdim=True) == 0).float()], dim=1)
     return full / full.sum(1, keepdim=True)
+
+
+def _smoothed(distributions: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return (1.0 - smoothing) * distributions + smoothing / distributions.shape[1]
 
 
 def _class_weights(distributions: torch.Tensor) -> torch.Tensor:
@@ -212,6 +245,7 @@ def _fit_classifier(inputs: torch.Tensor, targets: torch.Tensor, settings: Train
     draw = torch.Generator().manual_seed(settings.seed)
     distributions = _with_base(targets)
     weights = _class_weights(distributions)
+    distributions = _smoothed(distributions, settings.smoothing)
     tensors = _initial(inputs.shape[1], settings.hidden, targets.shape[1], draw)
     optimiser = torch.optim.AdamW(list(tensors.values()), lr=settings.rate, weight_decay=settings.decay)
     batches = -(-len(inputs) // settings.batch)

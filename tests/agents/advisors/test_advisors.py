@@ -116,13 +116,14 @@ def test_flow_is_recorded_by_stack_and_advises_by_domain(
 def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path, weights: Path) -> None:
     pickled = tmp_path / "weights.pt"
     pickled.write_bytes(b"")
-    for load, why in (
+    cases: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS)), "NERVE_WML_CHECKPOINT_PATH"),
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path)), "NERVE_WML_TRUST_PICKLE"),
         (lambda: flow.load(KikiFlowSettings(), spread=SPREAD), "KIKI_FLOW_WEIGHTS_PATH"),
         (lambda: flow.load(KikiFlowSettings(weights=pickled), spread=SPREAD), "KIKI_FLOW_TRUST_PICKLE"),
         (lambda: flow.load(KikiFlowSettings(weights=weights), spread=SPREAD), "KIKI_FLOW_ENABLED"),
-    ):
+    )
+    for load, why in cases:
         with pytest.raises(SetupError, match=why):
             load()
 

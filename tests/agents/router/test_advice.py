@@ -46,7 +46,7 @@ ADVISOR = """
             if mode == "silent":
                 return
             reply = {
-                "good": {"domains": {"docker": 0.9, "rust": 0.1}, "payload": {"step": float(asked), "docker": 0.9}},
+                "good": {"domains": {"docker": 0.9, "rust": 0.001}, "payload": {"step": float(asked), "docker": 0.9}},
                 "none": {},
                 "stacks": {"payload": {"stack_00": 0.25, "stack_01": 0.75}},
                 "wrong": {"domains": {"cobol": 0.5}},
@@ -160,15 +160,16 @@ def turn() -> QueryReceived:
 @pytest.mark.anyio
 async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder_path: Path) -> None:
     asked = {"nerve-wml": AdvisorSettings(alpha=1.0, timeout=5.0)}
-    event = turn()
     async with routing(bus, RouterSettings(embedder=embedder_path)):
         plain = await routed(bus, turn(), msg_id="plain")
     async with advisor(bus, "nerve-wml", "good"), routing(bus, RouterSettings(embedder=embedder_path, advisors=asked)):
+        event = turn()
         first = await routed(bus, event, msg_id="first")
         second = await routed(bus, event, msg_id="delivered again")
         silent = await routed(bus, turn(), msg_id="other")
     assert (plain.route.domains[0].name, plain.route.advisories) == ("rust", ())
-    assert first.route.domains[0].name == "docker"
+    advised_score = {one.name: one.score for one in first.route.domains}.get("rust", 0.0)
+    assert advised_score < plain.route.domains[0].score
     assert first.route.advisories == (Advisory(source="nerve-wml", payload={"step": 1.0, "docker": 0.9}),)
     assert second.route == first.route
     assert silent.route.advisories[0].payload["step"] == 2.0, "the turn that came twice was asked about once"

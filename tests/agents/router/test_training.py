@@ -11,14 +11,14 @@ from agents.router.corpus import Corpus, Example
 from agents.router.domains import load_taxonomy
 from agents.router.evaluation import measure, read_labelled, report
 from agents.router.niche import shares
-from agents.router.training import TrainingSettings, fit, gate
+from agents.router.training import TrainingSettings, fit, gate, relatives
 from schemas.errors import InvalidInput
 
-TINY = TrainingSettings(hidden=64, epochs=60, batch=32, noise=0.2, folds=3)
+TINY = TrainingSettings(hidden=64, epochs=60, batch=32, rate=1e-3, noise=0.2, folds=3)
 
 
 def clustered(*, width: int = 48, each: int = 12) -> tuple[Corpus, Floats]:
-    """A corpus whose domains are well-separated directions, and base another."""
+    """A corpus whose domains are well-separated directions, and base another; no two prompts are relatives."""
     draw = np.random.default_rng(3)
     examples: list[Example] = []
     rows = []
@@ -26,7 +26,7 @@ def clustered(*, width: int = 48, each: int = 12) -> tuple[Corpus, Floats]:
         centre = draw.normal(size=width)
         for number in range(each):
             examples.append(Example(prompt=f"{kind} {number}", labels=() if kind == "base" else (kind,)))
-            rows.append(centre + 0.2 * draw.normal(size=width))
+            rows.append(centre + 0.8 * draw.normal(size=width))
     vectors = np.array(rows, dtype=np.float32)
     return Corpus(tuple(examples)), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -85,3 +85,11 @@ def test_labelled_prompts_are_read_in_both_forms(tmp_path: Path) -> None:
     path.write_text('{"prompt": "x"}\n')
     with pytest.raises(InvalidInput, match="line 1"):
         read_labelled(path)
+
+
+def test_relatives_are_joined_by_chains() -> None:
+    degrees = np.radians([0, 30, 60, 180, 200, 90])
+    vectors = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    families = relatives(vectors, near=0.85)
+    assert families == [0, 0, 0, 3, 3, 0]
+    assert relatives(vectors, near=0.99) == [0, 1, 2, 3, 4, 5]
