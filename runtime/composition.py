@@ -103,17 +103,31 @@ def _memory(settings: Settings) -> Agent:
 def _inference(settings: Settings) -> Agent:
     from agents.inference.agent import InferenceAgent
     from agents.inference.settings import InferenceSettings
+
+    if settings.agents.get("inference", {}).get("engine") == "openai":
+        given: dict[str, Any] = {"model_name": _upstream_model(settings)}
+    else:
+        given = _local_model(settings)
+    return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
+
+
+def _local_model(settings: Settings) -> dict[str, Any]:
     from runtime.models import digest, prepare
 
     model = prepare(settings.model)
-    given = {
+    return {
         "model": model,
         "model_name": settings.model,
         "model_digest": digest(model),
         "adapters": settings.adapters,
         "journal": settings.data_dir / "inference.json",
     }
-    return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
+
+
+def _upstream_model(settings: Settings) -> str:
+    """The model's name at the upstream; what is missing or wrong there is told by the settings themselves."""
+    upstream = settings.agents["inference"].get("upstream")
+    return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
 
 
 def _catfish(settings: Settings) -> Agent:

@@ -21,6 +21,9 @@ from schemas.errors import KikiError
 State = Literal["ok", "note", "wrong"]
 
 PACKAGES = ("nats-py", "msgspec", "mlx", "mlx-lm", "torch", "sentence-transformers", "qdrant-edge-py", "ladybug")
+ADAPTER_FILES = ("adapters.safetensors", "adapter_model.safetensors")
+"""Weights as mlx-lm and as PEFT name them."""
+
 FREE_BYTES = 2 * 1024**3
 """Disk that models, broker and stores need to start with."""
 
@@ -99,8 +102,9 @@ def _adapters(settings: Settings) -> Finding:
         return Finding("adapters", "note", "none configured: the base model answers", "give --adapters FOLDER")
     if not folder.is_dir():
         return Finding("adapters", "wrong", f"{folder} is not there", "make it, or leave --adapters out")
-    count = sum(1 for path in folder.iterdir() if (path / "adapters.safetensors").exists())
-    return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", "each needs adapters.safetensors")
+    count = sum(1 for path in folder.iterdir() if any((path / name).exists() for name in ADAPTER_FILES))
+    mend = f"each is a subfolder with {' or '.join(ADAPTER_FILES)}"
+    return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", mend)
 
 
 async def _runtime(settings: Settings) -> list[Finding]:

@@ -17,12 +17,52 @@ MAX_CANDIDATES = 8
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,7}$")]
 
 
+MAX_TOOLS = 128
+ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the model may ask its reader to call; ``parameters`` is the text of a JSON Schema."""
+
+    name: ToolName
+    description: str = ""
+    parameters: Annotated[str, Meta(max_length=65536)] = '{"type": "object", "properties": {}}'
+
+
+class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model asks for a call; ``arguments`` is the text of a JSON object."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: ToolName
+    arguments: str
+
+
+class Tooling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tools of one answer. ``required``: it must be a call; ``forced``: of this tool; ``parallel``: of several."""
+
+    tools: Annotated[tuple[Tool, ...], Meta(min_length=1, max_length=MAX_TOOLS)]
+    required: bool = False
+    forced: ToolName | None = None
+    parallel: bool = True
+
+    @property
+    def must_call(self) -> bool:
+        """Whether nothing but a call will do."""
+        return self.required or self.forced is not None
+
+
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One chat message; ``content`` is text (special tokens in it are plain text)."""
+    """One chat message; ``content`` is text (special tokens in it are plain text).
+
+    An assistant's message may carry ``tool_calls``; the answer to one comes back in the role "tool", with its id in
+    ``tool_call_id``.
+    """
 
     role: Role
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,6 +38,7 @@ CODES: dict[str, int] = {
     "internal_error": 500,
     "inference_failed": 500,
     "adapter_failed": 500,
+    "upstream_refused": 502,
     "setup_error": 500,
     "queue_full": 429,
     "unavailable": 503,

@@ -44,7 +44,10 @@ class Job(Event, frozen=True, kw_only=True):
 
 class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The answer to a job: candidates, or for each ballot (one when the job has none) the total natural-log
-    probability of each choice; or why it failed. ``adapters`` are those that really took part, with their digests."""
+    probability of each choice; or why it failed. ``adapters`` are those that really took part, with their digests.
+
+    ``exact`` is false when the worker's upstream could score the choices by their first token only.
+    """
 
     job_id: str
     candidates: tuple[Candidate, ...] = ()
@@ -52,6 +55,7 @@ class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapters: tuple[AdapterUse, ...] = ()
     prompt_tokens: int = 0
     compute: float = 0.0
+    exact: bool = True
     code: str | None = None
     message: str = ""
     retryable: bool = False

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.chat import MAX_CANDIDATES, Message, Sampling, Usage
+from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage
 
 Level = Literal["raw", "fast", "full"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 VoteChoice = Literal["KEEP", "REFUSE", "NEUTRAL"]
 
 Outcome = Literal["passed", "single", "agreed", "consensus", "deferred", "arbitrated", "undecided"]
@@ -33,6 +33,7 @@ class Query(_Found, frozen=True, kw_only=True):
     level: Level | None = None
     candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] | None = None
     stream: bool = False
+    tooling: Tooling | None = None
 
     @property
     def text(self) -> str:
@@ -132,6 +133,8 @@ class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
 class Candidate(_Found, frozen=True, kw_only=True):
     """One decoded answer; ``logprob`` is the mean natural-log probability per completion token.
 
+    With ``tool_calls`` the text is what was said beside them, often nothing.
+
     ``tokens`` are there when the sampling asks for log-probabilities: those that the token was drawn from, after
     penalties and constraints and before temperature.
     """
@@ -143,6 +146,7 @@ class Candidate(_Found, frozen=True, kw_only=True):
     usage: Usage = Usage()
     seed: int = 0
     reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     tokens: tuple[TokenLogprob, ...] = ()
 
 

@@ -3,14 +3,15 @@
 The base weights are never touched. A changed module is a wrapper around the base module, made once; activating
 swaps the wrapper's low-rank tensors, and "no adapter" puts the base modules themselves back, so the base's results
 are bit for bit what they were. A set of adapters that is to share a batch with others gets a seat: its slot in the
-stacks of :mod:`agents.inference.mixing`. All methods belong to the thread that owns the model.
+stacks of :mod:`agents.inference.mixing`. All methods but :meth:`AdapterBank.warm` belong to the thread that owns the
+model.
 """
 
 import contextlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import mlx.core as mx
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
 from agents.inference import mixing
-from agents.inference.lowrank import Adapter, combine, read, weights
-from agents.inference.pairs import Pair, failed
+from agents.inference.failures import failed
+from agents.inference.lowrank import Adapter, combine, digest, read, weights
+from agents.inference.pairs import Pair
 from schemas.errors import KikiError, SetupError
 from schemas.stages import AdapterUse
 
@@ -116,6 +118,13 @@ class AdapterBank:
         if self._folder is None or _NAME.fullmatch(name) is None:
             return False
         return weights(self._folder / name) is not None
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Read the files of registered adapters, so that loading them later reads no disk; from any thread."""
+        for name in names:
+            if self._folder is not None and self.registered(name):
+                with contextlib.suppress(KikiError, OSError):  # whoever loads it will tell
+                    digest(self._weights(name))
 
     @property
     def registered_names(self) -> tuple[str, ...]:

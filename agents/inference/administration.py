@@ -4,8 +4,8 @@ import time
 from collections.abc import Collection
 
 from agents.inference.adapters import AdapterBank
+from agents.inference.failures import failed
 from agents.inference.lowrank import Adapter
-from agents.inference.pairs import failed
 from schemas.errors import StageFailed
 from schemas.services import AdapterInfo, AdapterListReply
 from schemas.stages import AdapterUse

@@ -24,7 +24,7 @@ from bus.metrics import degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterPublished
 from schemas.chat import Usage
-from schemas.errors import InvalidInput, KikiError
+from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
@@ -52,7 +52,8 @@ class InferenceAgent:
         Raises:
             SetupError: the model or the adapters folder cannot be used.
         """
-        self._quarantine = Quarantine(self.settings.journal, well=lambda: self._engine.healthy)
+        journal = self.settings.journal if self.settings.engine == "mlx" else None  # no model dies in this process
+        self._quarantine = Quarantine(journal, well=lambda: self._engine.healthy)
         self._bus, self._engine = bus, _engine(self.settings)
         await self._engine.start()
         await bus.listen(bus.subjects.stage(EpisodeForgotten.subject), self._forget)
@@ -101,18 +102,15 @@ class InferenceAgent:
         )
 
     def status(self) -> StatusReply:
-        """Ready while the model's thread lives and makes steps."""
+        """Ready while the engine can answer."""
         engine = self._engine
+        why = engine.info.get("upstream_error", "the model's thread has ended or makes no steps")
         return StatusReply(
             agent=self.name,
             ready=engine.healthy,
-            detail="" if engine.healthy else "the model's thread has ended or makes no steps",
+            detail="" if engine.healthy else why,
             gauges=engine.gauges,
-            info={
-                "model": self.settings.model_name,
-                "model_digest": self.settings.model_digest,
-                **engine.info,
-            },
+            info={"model": self.settings.model_name, "model_digest": self.settings.model_digest, **engine.info},
         )
 
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
@@ -147,7 +145,7 @@ class InferenceAgent:
 
     async def prefetch(self, event: QueryRouted, _: Delivery) -> None:
         """Make the routed adapters resident while the memory recalls."""
-        self._engine.prefetch(event.route.adapters)
+        await self._engine.prefetch(event.route.adapters)
 
     async def _forget(self, _: Msg) -> None:
         """A kept prompt may hold the text, recalled by any conversation of the tenant."""
@@ -182,6 +180,7 @@ class InferenceAgent:
             adapters=outcome.adapters,
             prompt_tokens=outcome.prompt_tokens,
             compute=outcome.compute,
+            exact=outcome.exact,
         )
         await delivery.bus.answer(job, result)
 
@@ -210,6 +209,7 @@ class InferenceAgent:
             sampling=event.query.sampling,
             adapters=event.route.adapters,
             n=plan.candidates,
+            tooling=event.query.tooling,
             deadline=event.envelope.deadline,
         )
         on_piece = _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None
@@ -254,7 +254,19 @@ class InferenceAgent:
 
 
 def _engine(settings: InferenceSettings) -> Engine:
-    """The engine of the settings; only here does MLX come into the process."""
+    """The engine of the settings; only here does MLX come into the process, and with an upstream it does not.
+
+    Raises:
+        SetupError: the settings do not say which upstream.
+    """
+    if settings.engine == "openai":
+        from agents.inference.upstream.engine import OpenAIEngine
+
+        if settings.upstream is None:
+            raise SetupError(
+                "engine = 'openai' needs [agents.inference.upstream] with base_url and model.", param="upstream"
+            )
+        return OpenAIEngine(settings, settings.upstream)
     from agents.inference import blas
 
     blas.preload()
@@ -269,6 +281,7 @@ def _signalling(turn_id: str, delivery: Delivery) -> OnPiece:
 
     async def signal(piece: Piece) -> None:
         nonlocal index
+        assert piece.kind != "tool"  # calls are told whole, in the outcome
         token = InferToken(turn_id=turn_id, index=index, text=piece.text, attempt=delivery.attempt, kind=piece.kind)
         index += 1
         await delivery.bus.signal(token)

@@ -7,16 +7,18 @@ import mlx.core as mx
 import structlog
 from mlx_lm.generate import BatchGenerator
 
+from agents.inference.candidates import seed_of, temperature_of
 from agents.inference.loading import Loaded, think_markers
 from agents.inference.mixing import Routed
 from agents.inference.prefill import SharedPrefill
 from agents.inference.prefix import PrefixCache
 from agents.inference.processors import likeliest, processors
 from agents.inference.rows import Row
-from agents.inference.sampling import sampler, seed_of, temperature_of
+from agents.inference.sampling import sampler
 from agents.inference.scoring import Ballots
 from agents.inference.settings import InferenceSettings
-from agents.inference.text import TextFilter
+from agents.inference.text import Kind, TextFilter
+from agents.inference.tools import Calls
 from agents.inference.work import Work
 from schemas.stages import LikelyToken, TokenLogprob
 
@@ -41,6 +43,7 @@ class Batch:
     ) -> None:
         self._settings, self._model = settings, model
         self._tokenizer, self._encoder, self._grammars = loaded.tokenizer, loaded.encoder, loaded.grammars
+        self._syntax = loaded.syntax
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
         self.active: list[Work] = []
         self._rows: dict[int, tuple[Work, Row]] = {}
@@ -145,12 +148,19 @@ class Batch:
         self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
 
     def _row(self, work: Work, index: int) -> Row:
-        asked = work.request.sampling
+        asked, tooling = work.request.sampling, work.request.tooling
+        calls = Calls(self._syntax, tooling) if tooling is not None else None
         return Row(
             index=index,
             seed=seed_of(asked, index),
             detokenizer=self._tokenizer.detokenizer,
-            filter=TextFilter(stops=asked.stop, markers=think_markers(self._tokenizer), thinking=work.prompt.thinking),
+            calls=calls,
+            filter=TextFilter(
+                stops=asked.stop,
+                markers=think_markers(self._tokenizer),
+                calls=calls.marks if calls is not None else None,
+                begins=_first_kind(work),
+            ),
             eos=frozenset(self._tokenizer.eos_token_ids),
         )
 
@@ -199,3 +209,10 @@ class Batch:
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)
         work.tell(work.outcome(scores=scores))
+
+
+def _first_kind(work: Work) -> Kind:
+    """What the answer begins with; a schema leaves no room for reasoning before it."""
+    if work.request.tooling is not None and work.request.tooling.must_call:
+        return "tool"
+    return "reasoning" if work.prompt.thinking and work.request.sampling.json_schema is None else "content"

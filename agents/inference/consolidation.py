@@ -14,8 +14,8 @@ import structlog
 
 from agents.inference import exchange
 from agents.inference.directions import dump, frozen, leading
+from agents.inference.failures import failed
 from agents.inference.lowrank import WEIGHTS, parsed, scale_of
-from agents.inference.pairs import failed
 from agents.inference.thread import ModelThread
 from agents.inference.training import Learnable, Training, portable, step_flops
 from bus import objects

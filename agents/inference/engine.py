@@ -53,7 +53,7 @@ class Engine(Protocol):
     def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """Those of ``uses`` that it can serve."""
 
-    def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
+    async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """A hint that these adapters are asked for soon."""
 
     def forget(self) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agents.inference.adapters import AdapterBank
+from agents.inference.failures import failed
 from agents.inference.lowrank import CONFIG, WEIGHTS
-from agents.inference.pairs import failed
 from schemas.errors import KikiError, Refused, StageFailed
 from schemas.stages import AdapterUse
 

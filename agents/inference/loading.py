@@ -12,6 +12,7 @@ from mlx_lm.utils import get_total_parameters
 from agents.inference.processors import Grammars
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
+from agents.inference.tools import ToolSyntax, syntax_of
 from schemas.errors import SetupError
 
 THINK = ("<think>", "</think>")
@@ -29,6 +30,7 @@ class Loaded:
     tokenizer: Any
     encoder: PromptEncoder
     grammars: Grammars
+    syntax: ToolSyntax
     device: str
     parameters: int
     dtype: Any | None
@@ -41,41 +43,59 @@ def load(settings: InferenceSettings) -> Loaded:
     Raises:
         SetupError: the directory is missing or does not hold a model that mlx-lm knows.
     """
+    if settings.model is None:
+        raise SetupError("engine = 'mlx' needs a model directory.", param="model")
     if not settings.model.is_dir():
         raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
-    if settings.memory_limit is not None:
-        mx.set_memory_limit(settings.memory_limit)
-    if settings.cache_limit is not None:
-        mx.set_cache_limit(settings.cache_limit)
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    memory = _limit(settings, on_cpu=on_cpu)
     try:
         model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise SetupError(f"{settings.model} cannot be loaded: {error}", param="model") from error
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
     if on_cpu:
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
+    syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
         context_tokens=settings.context_tokens or context_of(config),
         think_open=think_markers(tokenizer)[0],
+        native_tools=syntax.native,
     )
     return Loaded(
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
+        syntax=syntax,
         device="cpu" if on_cpu else "gpu",
         parameters=int(get_total_parameters(model)),
         dtype=mx.float32 if on_cpu else None,
-        memory=settings.memory_limit or _device_memory(on_cpu=on_cpu),
+        memory=memory,
     )
 
 
-def _device_memory(*, on_cpu: bool) -> int:
-    if on_cpu:
-        return psutil.virtual_memory().total
-    return int(mx.device_info().get("max_recommended_working_set_size") or mx.device_info()["memory_size"])
+def limits(memory: int) -> tuple[int, int]:
+    """What MLX may allocate, and keep of freed buffers, on a device with ``memory`` bytes: 460 and 32 GB of 512 GB."""
+    return memory * 460 // 512, memory // 16
+
+
+def _limit(settings: InferenceSettings, *, on_cpu: bool) -> int:
+    """Set the limits of the settings, or of the device. A CPU's memory is everybody's: there only the settings count.
+
+    Returns:
+        Bytes that may be filled: the limit set, or less where Metal recommends less.
+    """
+    device = {} if on_cpu else mx.device_info()
+    total = int(device.get("memory_size") or device.get("total_memory") or psutil.virtual_memory().total)
+    memory, cache = (None, None) if on_cpu else limits(total)
+    memory, cache = settings.memory_limit or memory, settings.cache_limit or cache
+    if memory is not None:
+        mx.set_memory_limit(memory)
+    if cache is not None:
+        mx.set_cache_limit(cache)
+    return settings.memory_limit or int(device.get("max_recommended_working_set_size") or memory or total)
 
 
 def context_of(config: dict[str, Any]) -> int:

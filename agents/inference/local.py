@@ -1,11 +1,14 @@
 """The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 import anyio
+from msgspec import structs
 
 from agents.inference import administration
 from agents.inference.consolidation import Consolidation
@@ -16,11 +19,12 @@ from agents.inference.prompt import Prompt, PromptEncoder, common_start
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.thread import ModelThread
+from agents.inference.tools import described, schema_of
 from agents.inference.training import Learnable, learnable
 from agents.inference.work import Work
 from bus.agent import Endpoint
 from bus.connection import Bus
-from schemas.chat import Message, Sampling
+from schemas.chat import Message
 from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.services import AdapterInfo, AdapterListReply
@@ -33,6 +37,7 @@ class MlxEngine:
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
         self.thread = ModelThread(lambda: Decoder(settings), stall_seconds=settings.stall_seconds)
+        self._reading = anyio.CapacityLimiter(2)
         self._encoding = anyio.CapacityLimiter(1)  # the encoder is not thread-safe
 
     async def start(self) -> None:
@@ -88,7 +93,7 @@ class MlxEngine:
         """Run a request; cancelling the caller stops the decoding before the next step.
 
         Raises:
-            InvalidInput: the JSON schema, a choice, or the length of the messages.
+            InvalidInput: the JSON schema, a tool, a choice, or the length of the messages.
             KikiError: adapter_failed, deadline_exceeded, or unavailable when the thread has ended.
         """
         self.thread.check()
@@ -116,8 +121,12 @@ class MlxEngine:
         """Those of ``uses`` that the folder holds."""
         return tuple(use for use in uses if self.thread.decoder.bank.registered(use.name))
 
-    def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Make registered adapters resident between two steps; a failure is counted and told by its own requests."""
+    async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
+        """Read the files of registered adapters beside the decoding, then make them resident between two steps.
+
+        A failure is counted, and told by the requests that meet it.
+        """
+        await self._warm([use.name for use in uses])
         self.thread.call(lambda: self.thread.decoder.prefetch(uses))
 
     def forget(self) -> None:
@@ -134,6 +143,8 @@ class MlxEngine:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
+        if verb != "unload":
+            await self._warm([name])
         return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name, sha256))
 
     def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
@@ -155,6 +166,10 @@ class MlxEngine:
 
         return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
 
+    async def _warm(self, names: Sequence[str]) -> None:
+        self.thread.check()
+        await anyio.to_thread.run_sync(self.thread.decoder.bank.warm, names, limiter=self._reading)
+
     async def _work(self, request: Request, *, live: bool) -> Work:
         """The request in tokens, encoded in a thread of its own: a long prompt must not hold up the loop."""
         if not all(request.choices):
@@ -163,10 +178,10 @@ class MlxEngine:
             raise InvalidInput("ballots need choices.", param="choices")
 
         def encoded() -> Work:
-            self._check(request.sampling)
-            prompt, tails = self._prompt(request)
+            wanted = self._checked(request)
+            prompt, tails = self._prompt(wanted)
             return Work(
-                request=request,
+                request=wanted,
                 prompt=prompt,
                 tails=tails,
                 choices=tuple(tuple(self.encoder.plain(text)) for text in request.choices),
@@ -180,13 +195,32 @@ class MlxEngine:
 
     def _prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
         """What all rows begin with, and what each ballot goes on with; no tails where nothing is scored."""
-        prompts = [self.encoder.encode((*request.messages, *ballot)) for ballot in request.ballots or ((),)]
+        tooling, thinking = request.tooling, request.sampling.json_schema is None
+        prompts = [
+            self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
+            for ballot in request.ballots or ((),)
+        ]
         if not request.choices:
             return prompts[0], ()
         shared = common_start([prompt.tokens for prompt in prompts])
         return Prompt(tokens=shared), tuple(prompt.tokens[len(shared) :] for prompt in prompts)
 
-    def _check(self, sampling: Sampling) -> None:
-        """Raises InvalidInput for a JSON schema that cannot be served, before the model's thread meets it."""
-        if sampling.json_schema is not None:
-            self.grammars.check(sampling.json_schema)
+    def _checked(self, request: Request) -> Request:
+        """The request with the schema of a call that must come.
+
+        Raises:
+            InvalidInput: a JSON schema cannot be served; better told here than on the model's thread.
+        """
+        tooling = request.tooling
+        try:
+            if tooling is not None:
+                described(tooling.tools)
+            if tooling is not None and tooling.must_call:
+                schema = schema_of(tooling)
+                self.grammars.check(schema)
+                return replace(request, sampling=structs.replace(request.sampling, json_schema=schema))
+        except (InvalidInput, json.JSONDecodeError) as error:
+            raise InvalidInput(f"a tool's parameters cannot be served: {error}", param="tools") from error
+        if request.sampling.json_schema is not None:
+            self.grammars.check(request.sampling.json_schema)
+        return request

@@ -5,13 +5,13 @@ Shapes, with rank r: a linear layer has ``a`` (inputs, r) and ``b`` (r, outputs)
 into ``b``, so that a pair by itself is the whole change.
 """
 
+import functools
 import hashlib
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from agents.inference import peft
-from agents.inference.pairs import Pair, failed
+from agents.inference.failures import failed
+from agents.inference.pairs import Pair
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -39,7 +40,7 @@ class Adapter:
         """Bytes of all pairs."""
         return sum(pair.nbytes for pair in self.pairs.values())
 
-    @cached_property
+    @functools.cached_property
     def norm(self) -> float:
         """Frobenius norm of the whole change, over all modules; read on the model's thread."""
         return math.sqrt(float(mx.sum(mx.stack([pair.square for pair in self.pairs.values()]))))
@@ -63,8 +64,7 @@ def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) 
         raise failed(name, f"the folder has no {CONFIG} with {WEIGHTS} or {peft.WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = digest(path)
         tensors: Any = mx.load(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise failed(name, f"it cannot be read ({error})") from error
@@ -74,7 +74,7 @@ def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) 
         pairs = peft.pairs(name, config, tensors, modules)
     else:
         pairs = _paired(name, tensors, _scale(name, config))
-    return Adapter(name=name, sha256=digest, pairs=_verified(name, pairs, modules, dtype))
+    return Adapter(name=name, sha256=sha256, pairs=_verified(name, pairs, modules, dtype))
 
 
 def parsed(
@@ -103,6 +103,24 @@ def scale_of(folder: Path) -> float:
     except (OSError, ValueError) as error:
         raise failed(folder.name, f"{CONFIG} cannot be read ({error})") from error
     return _scale(folder.name, config if isinstance(config, dict) else {})
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, computed once for each version of it by whichever thread asks first.
+
+    Reading all of it is most of what loading costs, and leaves it in the system's cache.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, _mtime: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def combine(weighted: Sequence[tuple[Adapter, float]]) -> dict[str, Pair]:

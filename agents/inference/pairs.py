@@ -1,10 +1,8 @@
-"""The change that LoRA makes to one module, and the error of an adapter that cannot be used."""
+"""The change that LoRA makes to one module."""
 
 from dataclasses import dataclass
 
 import mlx.core as mx
-
-from schemas.errors import StageFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +24,3 @@ class Pair:
         if a.ndim == 3:
             return mx.sum((a @ a.swapaxes(1, 2)) * (b.swapaxes(1, 2) @ b))
         return mx.sum((a.T @ a) * (b @ b.T))
-
-
-def failed(name: str, why: str) -> StageFailed:
-    """The error of an adapter that cannot be used."""
-    return StageFailed(f"adapter '{name}' cannot be used: {why}.", code="adapter_failed", param="adapters")

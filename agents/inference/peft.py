@@ -13,7 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from agents.inference.pairs import Pair, failed
+from agents.inference.failures import failed
+from agents.inference.pairs import Pair
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.chat import Message
+from agents.inference.tools import arguments_of, described, told
+from schemas.chat import Message, Tooling
 from schemas.errors import InvalidInput
 from schemas.stages import RecalledEpisode
 
@@ -52,12 +53,17 @@ def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 class PromptEncoder:
-    """Encodes with one tokenizer (a transformers tokenizer or mlx-lm's wrapper of it). Not thread-safe."""
+    """Encodes with one tokenizer (a transformers tokenizer or mlx-lm's wrapper of it). Not thread-safe.
 
-    def __init__(self, tokenizer: Any, *, context_tokens: int, think_open: str = "<think>") -> None:
+    ``native_tools``: the chat template tells tools and their calls itself.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, context_tokens: int, think_open: str = "<think>", native_tools: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self.context_tokens = context_tokens
-        self._think_open = think_open
+        self._think_open, self._native_tools = think_open, native_tools
         spelt = {str(token) for token in tokenizer.all_special_tokens}
         spelt |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(spelt, key=len, reverse=True))) or r"(?!)")
@@ -67,15 +73,20 @@ class PromptEncoder:
         """The token that ends an answer."""
         return int(self._tokenizer.eos_token_id)
 
-    def encode(self, messages: Sequence[Message]) -> Prompt:
+    def encode(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = True) -> Prompt:
         """Tokens of the conversation and of the opening of the assistant's answer.
+
+        ``thinking`` false asks the template for an answer without reasoning, where it has such a choice.
 
         Raises:
             InvalidInput: the template refuses the messages, or the prompt leaves no room in the context.
         """
         stand_ins: dict[str, str] = {}
+        if not self._native_tools:
+            messages, tooling = told(messages, tooling), None
         shown = [self._shown(message, stand_ins) for message in messages]
-        rendered = self._render(shown)
+        tools = self._safe(described(tooling.tools), stand_ins) if tooling is not None else None
+        rendered = self._render(shown, tools, thinking=thinking)
         tokens = self._tokens(rendered, stand_ins)
         if len(tokens) >= self.context_tokens:
             raise InvalidInput(
@@ -90,19 +101,41 @@ class PromptEncoder:
         """Tokens of ``text`` in which no special token is recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
-    def _shown(self, message: Message, stand_ins: dict[str, str]) -> dict[str, str]:
-        content = message.content
-        if self._special.search(content):
-            name = f"[[{secrets.token_hex(12)}]]"
-            stand_ins[name] = content
-            content = name
-        return {"role": message.role, "content": content}
+    def _shown(self, message: Message, stand_ins: dict[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {"role": message.role, "content": self._safe(message.content, stand_ins)}
+        if message.tool_calls:
+            found["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": self._safe(arguments_of(call), stand_ins)},
+                }
+                for call in message.tool_calls
+            ]
+        if message.role == "tool":
+            found |= {"tool_call_id": message.tool_call_id, "name": message.name}
+        return found
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _safe(self, value: Any, stand_ins: dict[str, str]) -> Any:
+        """``value`` with every text in it that spells a special token replaced by a stand-in."""
+        if isinstance(value, dict):
+            return {self._safe(key, stand_ins): self._safe(one, stand_ins) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self._safe(one, stand_ins) for one in value]
+        if not isinstance(value, str) or not self._special.search(value):
+            return value
+        name = f"[[{secrets.token_hex(12)}]]"
+        stand_ins[name] = value
+        return name
+
+    def _render(self, messages: list[dict[str, Any]], tools: Any, *, thinking: bool) -> str:
         from jinja2 import TemplateError
 
+        options: dict[str, Any] = {} if thinking else {"enable_thinking": False}
+        if tools is not None:
+            options["tools"] = tools
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
         except (TemplateError, ValueError) as error:
             raise InvalidInput(f"the model's chat template refuses the messages: {error}", param="messages") from error
         return str(text)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from agents.inference.text import Piece
-from schemas.chat import Message, Sampling
+from schemas.chat import Message, Sampling, Tooling
 from schemas.jobs import Lane
 from schemas.stages import AdapterUse, Candidate
 
@@ -27,6 +27,7 @@ class Request:
     n: int = 1
     choices: tuple[str, ...] = ()
     ballots: tuple[tuple[Message, ...], ...] = ()
+    tooling: Tooling | None = None
     deadline: float = float("inf")
 
 
@@ -34,7 +35,8 @@ class Request:
 class Outcome:
     """Candidates, or for each ballot (one without ballots) a total log-probability a choice.
 
-    ``compute`` is seconds from admission to the end.
+    ``compute`` is seconds from admission to the end; ``exact`` is false when the choices are scored by their first
+    token only, which is all that some upstreams tell.
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -42,3 +44,4 @@ class Outcome:
     adapters: tuple[AdapterUse, ...] = ()
     prompt_tokens: int = 0
     compute: float = 0.0
+    exact: bool = True

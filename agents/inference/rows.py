@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.inference.text import Piece, TextFilter
+from agents.inference.tools import Calls
 from schemas.chat import Usage
 from schemas.stages import AdapterUse, Candidate, FinishReason, TokenLogprob
 
@@ -21,6 +22,7 @@ class Row:
     detokenizer: Any
     filter: TextFilter
     eos: frozenset[int]
+    calls: Calls | None = None
     decoded: int = 0
     logprob: float = 0.0
     tokens: list[TokenLogprob] = field(default_factory=list)
@@ -40,8 +42,9 @@ class Row:
             self.detokenizer.finalize()
             pieces += self.filter.feed(self.detokenizer.last_segment)
             pieces += self.filter.finish()
+        pieces = self._without_calls(pieces)
         if ended or self.filter.stopped:
-            self.finish_reason = "stop"
+            self.finish_reason = "tool_calls" if self.calls is not None and self.calls.found else "stop"
         elif last:
             self.finish_reason = "length"
         for piece in pieces:
@@ -58,5 +61,18 @@ class Row:
             finish_reason=self.finish_reason or "length",
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=self.decoded),
             seed=self.seed,
+            tool_calls=tuple(self.calls.found) if self.calls is not None else (),
             tokens=tuple(self.tokens),
         )
+
+    def _without_calls(self, pieces: list[Piece]) -> list[Piece]:
+        """The text that is left when the calls are taken out of it."""
+        left: list[Piece] = []
+        for piece in pieces:
+            if piece.kind != "tool" or self.calls is None:
+                left.append(piece)
+            elif not self.calls.enough and (text := self.calls.take(piece)) is not None:
+                left.append(text)
+        if self.calls is not None and self.calls.enough:
+            self.filter.stopped = True
+        return left

@@ -10,18 +10,6 @@ from schemas.chat import Sampling
 Sampler = Callable[[mx.array], mx.array]
 """Log-probabilities (rows, vocabulary) to token ids (rows,)."""
 
-_SEEDS = 2**63
-
-
-def seed_of(sampling: Sampling, candidate: int) -> int:
-    """The seed of candidate number ``candidate``, from 0."""
-    return (sampling.seed + candidate) % _SEEDS
-
-
-def temperature_of(sampling: Sampling, candidate: int, *, candidate_temperature: float) -> float:
-    """The request's temperature; for later candidates of a greedy request ``candidate_temperature``."""
-    return candidate_temperature if candidate and not sampling.temperature else sampling.temperature
-
 
 def sampler(sampling: Sampling, *, temperature: float, seed: int) -> Sampler:
     """top_p, min_p and top_k on the log-probabilities, then temperature, then a draw from the row's stream."""

@@ -5,6 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from agents.inference.upstream.settings import UpstreamSettings
 from schemas.chat import MAX_CANDIDATES
 
 
@@ -12,6 +13,9 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     """Which model, which adapters, and how much at once.
 
     Attributes:
+        engine: "mlx" decodes in this process; "openai" asks ``upstream``, and then only ``model_name``,
+            ``candidate_temperature``, ``patience`` and the two concurrencies matter beside it.
+        upstream: the server that "openai" asks.
         model: directory with config.json, safetensors and tokenizer.
         model_name: what results call the model.
         model_digest: digest of the model's files, recorded in results and episodes.
@@ -25,8 +29,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         prefill_step: prompt tokens in one forward pass, between two decode steps.
         kv_bytes: bytes of keys, values and states that all rows together may come to need; work that does not fit
             waits for rows to leave. None takes what the memory leaves beside weights, adapters and kept prompts.
-        memory_limit: bytes that MLX may allocate; None leaves MLX's own limit. 460 GB suits a Mac of 512 GB.
-        cache_limit: bytes of freed buffers that MLX keeps; None leaves MLX's own limit. 32 GB suits that Mac.
+        memory_limit: bytes that MLX may allocate; None takes 460/512 of a GPU's memory, and MLX's own limit on a CPU.
+        cache_limit: bytes of freed buffers that MLX keeps; None takes 1/16 of a GPU's memory, 32 GB of 512 GB.
         context_tokens: tokens of prompt and answer together; None takes the model's own.
         candidate_temperature: of all candidates but the first when the request asks for temperature 0, because
             equal candidates are no choice; ours.
@@ -39,7 +43,9 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         job_concurrency: jobs of one lane in hand at once.
     """
 
-    model: Path
+    engine: Literal["mlx", "openai"] = "mlx"
+    upstream: UpstreamSettings | None = None
+    model: Path | None = None
     model_name: str
     model_digest: str = ""
     adapters: Path | None = None

@@ -1,4 +1,4 @@
-"""What of the decoded text the reader sees: up to a stop string, without the model's reasoning.
+"""What of the decoded text the reader sees: up to a stop string, without the model's reasoning and its tool calls.
 
 Text arrives in pieces that may cut a marker anywhere, so whatever could still become a marker is held back.
 """
@@ -6,31 +6,40 @@ Text arrives in pieces that may cut a marker anywhere, so whatever could still b
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Kind = Literal["content", "reasoning"]
+Kind = Literal["content", "reasoning", "tool"]
 
 
 class Piece(NamedTuple):
-    """Text that is certain now."""
+    """Text that is certain now; of kind "tool" it is one call, without its marks."""
 
     kind: Kind
     text: str
+    closed: bool = True
+    """Of a call: whether its end mark came."""
 
 
 class TextFilter:
-    """One candidate's text. Stop strings count in content only; they and the reasoning's markers are never emitted.
+    """One candidate's text. Stop strings count in content only; they and all markers are never emitted.
 
-    ``thinking`` says that the prompt already opened the reasoning. ``stopped`` turns true at a stop string, and
+    ``thinking`` says that the prompt already opened the reasoning, ``calls`` are the marks of a tool call (an empty end
+    is that of the answer), ``begins`` is the kind of the first text. ``stopped`` turns true at a stop string, and
     nothing is emitted after it.
     """
 
     def __init__(
-        self, *, stops: Iterable[str] = (), markers: tuple[str, str] = ("<think>", "</think>"), thinking: bool = False
+        self,
+        *,
+        stops: Iterable[str] = (),
+        markers: tuple[str, str] = ("<think>", "</think>"),
+        calls: tuple[str, str] | None = None,
+        begins: Kind = "content",
     ) -> None:
         self._open, self._close = markers
+        self._call_open, self._call_close = calls or ("", "")
         self._stops = tuple(stop for stop in stops if stop)
-        self._kind: Kind = "reasoning" if thinking else "content"
+        self._kind: Kind = begins
         self._held = ""
-        self._after_reasoning = False
+        self._skip_blanks = False
         self.stopped = False
 
     def feed(self, text: str) -> list[Piece]:
@@ -40,11 +49,14 @@ class TextFilter:
         while self._has_text() and not self.stopped:
             marker, at = self._first_marker()
             if marker is None:
-                keep = self._could_begin()
+                keep = len(self._held) if self._kind == "tool" else self._could_begin()
                 self._emit(found, self._held[: len(self._held) - keep])
                 self._held = self._held[len(self._held) - keep :]
                 break
-            self._emit(found, self._held[:at])
+            if self._kind == "tool":
+                found.append(Piece("tool", self._held[:at]))  # an empty call is one too, and malformed
+            else:
+                self._emit(found, self._held[:at])
             self._held = self._held[at + len(marker) :]
             self._cross(marker)
         return found
@@ -53,23 +65,27 @@ class TextFilter:
         """The end came without a stop string: what was held back is text, unless it began a reasoning marker."""
         found: list[Piece] = []
         markers = (self._open, self._close)
-        if self._held and not self.stopped and not any(marker.startswith(self._held) for marker in markers):
+        if self._kind == "tool" and self._held and not self.stopped:
+            found.append(Piece("tool", self._held, closed=not self._call_close))
+        elif self._held and not self.stopped and not any(marker.startswith(self._held) for marker in markers):
             self._emit(found, self._held)
         self._held = ""
         return found
 
     def _has_text(self) -> bool:
-        """Whether something is held; the blank lines between reasoning and answer are neither text nor a stop."""
-        if self._kind == "content" and self._after_reasoning:
+        """Whether something is held; blank lines after reasoning and after a call are neither text nor a stop."""
+        if self._kind == "content" and self._skip_blanks:
             self._held = self._held.lstrip()
-            self._after_reasoning = not self._held
+            self._skip_blanks = not self._held
         return bool(self._held)
 
     @property
     def _markers(self) -> tuple[str, ...]:
         if self._kind == "reasoning":
             return (self._close,)
-        return (self._open, *self._stops)
+        if self._kind == "tool":
+            return (self._call_close,) if self._call_close else ()
+        return (self._open, *((self._call_open,) if self._call_open else ()), *self._stops)
 
     def _first_marker(self) -> tuple[str | None, int]:
         """The marker that begins first; of several that begin there, the longest."""
@@ -89,10 +105,12 @@ class TextFilter:
         return 0
 
     def _cross(self, marker: str) -> None:
-        if self._kind == "reasoning":
-            self._kind, self._after_reasoning = "content", True
+        if self._kind != "content":
+            self._kind, self._skip_blanks = "content", True
         elif marker == self._open:
             self._kind = "reasoning"
+        elif marker == self._call_open:
+            self._kind = "tool"
         else:
             self.stopped, self._held = True, ""
 

@@ -17,8 +17,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from agents.inference.adapters import AdapterBank
+from agents.inference.failures import failed
 from agents.inference.lowrank import parsed
-from agents.inference.pairs import Pair, failed
+from agents.inference.pairs import Pair
 
 FLOPS = 4.0
 """Floating point operations for each weight and token: forward, and the way back through frozen weights."""

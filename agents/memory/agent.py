@@ -198,8 +198,8 @@ class MemoryAgent:
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
         """The episode, once: the broker forgets message ids after a while, the stream does not."""
-        if not event.route.plan.record:
-            return None
+        if not event.route.plan.record or event.finish_reason == "tool_calls":
+            return None  # a call is no answer yet; the turn that brings its result is recorded
         turn_id = event.envelope.turn_id
         for kind in (EpisodeRecorded, EpisodeForgotten):
             if await delivery.bus.last(kind, turn_id, stream=EPISODES) is not None:

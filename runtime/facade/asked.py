@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agents.router.aliases import Alias
+from runtime.facade import tools
 from runtime.facade.settings import FacadeSettings
-from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId
+from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
 from schemas.stages import Level, Query
@@ -25,20 +26,23 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "modalities": (None, ["text"]),
-    "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
     "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
 """Fields of OpenAI's that are not served, with the values that ask for nothing."""
 
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_ECHOED = ("annotations", "audio", "function_call", "refusal", "tool_calls")
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_ECHOED = ("annotations", "audio", "function_call", "refusal")
 
 
 class Said(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +57,7 @@ class Said(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     function_call: Any = None
     refusal: Any = None
     tool_calls: Any = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +81,9 @@ class ResponseFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaFormat | None = None
+
+
+_FREE = ResponseFormat(type="text")
 
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +129,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     function_call: Any = None
     functions: Any = None
     modalities: Any = None
-    parallel_tool_calls: Any = None
+    parallel_tool_calls: bool | None = None
     prediction: Any = None
     reasoning_effort: Any = None
     service_tier: Any = None
@@ -178,14 +186,17 @@ def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSett
     alias = aliases.get(body.model)
     if alias is None:
         raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
-    level = body.kiki.level or alias.level
+    tooling = _tooling(body)
+    level = _level(body, alias, tooling)
+    pinned = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
         model=body.model,
         messages=conversation(body),
         sampling=_sampling(body, alias, settings, level),
-        level=body.kiki.level,
+        level=level if pinned else body.kiki.level,
         candidates=_candidates(body, level),
         stream=bool(body.stream),
+        tooling=tooling,
     )
     return Asked(
         query=query,
@@ -214,10 +225,11 @@ def conversation(body: ChatRequest) -> tuple[Message, ...]:
     messages = [_message(said, f"messages[{index}]") for index, said in enumerate(body.messages)]
     if not messages:
         raise InvalidInput("'messages' is empty: send at least one user message.", param="messages")
+    messages = _answered(messages)
     last = len(messages) - 1
-    if messages[last].role != "user":
-        raise InvalidInput("the last message must be the user's.", param=f"messages[{last}].role")
-    if not messages[last].content.strip():
+    if messages[last].role not in ("user", "tool") or not any(message.role == "user" for message in messages):
+        raise InvalidInput("the last message must be the user's, or a tool's answer.", param=f"messages[{last}].role")
+    if messages[last].role == "user" and not messages[last].content.strip():
         raise InvalidInput("the last message is empty: ask something.", param=f"messages[{last}].content")
     system = [body.system] if body.system else []
     while messages[0].role == "system":
@@ -233,7 +245,45 @@ def _message(said: Said, where: str) -> Message:
     for name in _ECHOED:
         if getattr(said, name):
             raise InvalidInput(f"'{name}' in a message is not supported: leave it out.", param=f"{where}.{name}")
-    return Message(role=role, content=_text(said.content, f"{where}.content"), name=said.name)
+    calls = tools.echoed(said.tool_calls, f"{where}.tool_calls")
+    if calls and role != "assistant":
+        raise InvalidInput("only an assistant's message calls tools.", param=f"{where}.tool_calls")
+    if said.tool_call_id is not None and role != "tool":
+        raise InvalidInput("only a tool's message answers a call.", param=f"{where}.tool_call_id")
+    content = "" if calls and said.content is None else _text(said.content, f"{where}.content")
+    return Message(role=role, content=content, name=said.name, tool_calls=calls, tool_call_id=said.tool_call_id)
+
+
+def _answered(messages: list[Message]) -> list[Message]:
+    """The messages with each tool's answer named as its call, which must stand before it."""
+    names: dict[str, str] = {}
+    found: list[Message] = []
+    for index, message in enumerate(messages):
+        names |= {call.id: call.name for call in message.tool_calls}
+        if message.role == "tool":
+            if message.tool_call_id not in names:
+                raise InvalidInput(
+                    "a tool's message answers a call of an assistant's message before it.",
+                    param=f"messages[{index}].tool_call_id",
+                )
+            message = msgspec.structs.replace(message, name=names[message.tool_call_id])
+        found.append(message)
+    return found
+
+
+def _tooling(body: ChatRequest) -> Tooling | None:
+    found = tools.tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    if found is not None and body.kiki.level == "full":
+        raise InvalidInput("tools are called by the levels raw and fast, whose answer nobody revises.", param="tools")
+    if found is not None and found.must_call and body.response_format not in (None, _FREE):
+        raise InvalidInput("an answer is a call or follows 'response_format', not both.", param="tool_choice")
+    return found
+
+
+def _level(body: ChatRequest, alias: Alias, tooling: Tooling | None) -> Level:
+    """The level asked for, or the alias's; with tools nobody argues over the answer, so it is fast at most."""
+    level = body.kiki.level or alias.level
+    return "fast" if tooling is not None and level == "full" else level
 
 
 def _text(content: str | list[dict[str, Any]] | None, where: str) -> str:

@@ -3,11 +3,12 @@
 from typing import Any
 
 from runtime import deliberation
+from runtime.facade import tools
 from runtime.facade.asked import Asked
-from schemas.chat import Usage
+from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
 from schemas.events import AnswerReady
-from schemas.stages import FinishReason, LikelyToken, StageTiming
+from schemas.stages import Candidate, FinishReason, LikelyToken, StageTiming
 
 PIECE = 48
 """Characters of one chunk of an answer that is already there."""
@@ -21,7 +22,7 @@ def completion(answer: AnswerReady, asked: Asked) -> dict[str, Any]:
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text} | ({"reasoning": reasoning} if reasoning else {}),
+                "message": _message(text, reasoning, calls(answer, asked, index)),
                 "logprobs": logprobs(answer, asked, index),
                 "finish_reason": finish,
             }
@@ -36,10 +37,26 @@ def logprobs(answer: AnswerReady, asked: Asked, index: int) -> dict[str, Any] | 
     """Tokens of choice ``index`` as OpenAI tells them; None when they were not asked for."""
     if not asked.query.sampling.logprobs:
         return None
-    candidates = answer.inference.candidates
-    chosen = index if asked.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)
-    content = [_token(one) | {"top_logprobs": [_token(top) for top in one.top]} for one in candidates[chosen].tokens]
+    told = _candidate(answer, asked, index).tokens
+    content = [_token(one) | {"top_logprobs": [_token(top) for top in one.top]} for one in told]
     return {"content": content, "refusal": None}
+
+
+def calls(answer: AnswerReady, asked: Asked, index: int) -> tuple[ToolCall, ...]:
+    """The tools that choice ``index`` calls."""
+    return _candidate(answer, asked, index).tool_calls
+
+
+def _candidate(answer: AnswerReady, asked: Asked, index: int) -> Candidate:
+    candidates = answer.inference.candidates
+    return candidates[index if asked.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)]
+
+
+def _message(text: str, reasoning: str, called: tuple[ToolCall, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": "assistant", "content": text or (None if called else "")}
+    if reasoning:
+        found["reasoning"] = reasoning
+    return found | ({"tool_calls": tools.told(called)} if called else {})
 
 
 def _token(one: LikelyToken) -> dict[str, Any]:
@@ -50,7 +67,7 @@ def chunk(
     envelope: Envelope,
     asked: Asked,
     *,
-    delta: dict[str, str] | None,
+    delta: dict[str, Any] | None,
     index: int = 0,
     finish_reason: FinishReason | None = None,
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bus.live import Diverged, LiveText
-from runtime.facade import replies
+from runtime.facade import replies, tools
 from runtime.facade.asked import Asked
 from runtime.facade.presence import while_connected
 from runtime.facade.refusals import ClientGone, error_object, told
@@ -133,6 +133,8 @@ class _Teller:
             for kind, rest in (("reasoning", reasoning), ("content", text)):
                 for piece in replies.pieces(rest):
                     await self._delta({kind: piece}, index=index)
+            if called := replies.calls(answer, self._asked, index):
+                await self._delta({"tool_calls": tools.told(called, streamed=True)}, index=index)
             await self._finish(answer, index, finish)
         if self._asked.include_usage:
             last = replies.chunk(self._turn.envelope, self._asked, delta=None)
@@ -150,7 +152,7 @@ class _Teller:
         traced = self._asked.trace and index == 0
         await self.event(last | ({"kiki": replies.account(answer)} if traced else {}))
 
-    async def _delta(self, delta: dict[str, str], *, index: int = 0) -> None:
+    async def _delta(self, delta: dict[str, Any], *, index: int = 0) -> None:
         await self.event(replies.chunk(self._turn.envelope, self._asked, delta=delta, index=index))
 
     async def _comment(self, text: str) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.inference.agent import InferenceAgent
+from runtime import composition
 from runtime.settings import environment, load
 from schemas.errors import SetupError
 
@@ -48,3 +50,28 @@ def test_a_child_process_sees_the_same_settings(config: Path, monkeypatch: pytes
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert load() == given
+
+
+def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(
+        '[agents.inference]\nengine = "openai"\n[agents.inference.upstream]\nbase_url = "http://x/v1"\nmodel = "big"\n'
+        '[agents.inference.upstream.adapters.rust]\npath = "/rust"\n'
+    )
+    monkeypatch.setenv("KIKI_AGENTS__INFERENCE__UPSTREAM__API_KEY", "secret")
+    made = composition.agent("inference", load())
+    assert isinstance(made, InferenceAgent)
+    upstream = made.settings.upstream
+    assert upstream is not None
+    assert (made.settings.model, made.settings.model_name, upstream.api_key) == (None, "big", "secret")
+    assert upstream.adapters["rust"].path == "/rust"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"), [("base_url = 3", "base_url"), ('base_url = "x"', "base_url"), ('bass_url = "x"', "bass_url")]
+)
+def test_a_wrong_upstream_is_named(config: Path, line: str, named: str) -> None:
+    config.write_text(f'[agents.inference]\nengine = "openai"\n[agents.inference.upstream]\nmodel = "m"\n{line}\n')
+    with pytest.raises(SetupError, match=named):
+        composition.agent("inference", load())

@@ -37,7 +37,11 @@ def test_what_goes_in_comes_out(system: str, user: str) -> None:
         (b'"model":"m"', b'"modle":"m"', "query.modle"),
         (b'"model":"m",', b"", "query.model"),
         (b'"tenant":"t"', b'"tenant":"a b"', "envelope.tenant"),
-        (b'"messages":[{"role":"user","content":"hi","name":null}]', b'"messages":[]', "query.messages"),
+        (
+            b'"messages":[{"role":"user","content":"hi","name":null,"tool_calls":[],"tool_call_id":null}]',
+            b'"messages":[]',
+            "query.messages",
+        ),
         (
             f'"schema_version":{SCHEMA_VERSION}'.encode(),
             f'"schema_version":{SCHEMA_VERSION + 1}'.encode(),

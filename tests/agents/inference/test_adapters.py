@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from agents.inference.adapters import AdapterBank
+from agents.inference.loading import limits
 from schemas.errors import SetupError, StageFailed
 from schemas.stages import AdapterUse
 
@@ -138,3 +139,17 @@ def test_missing_folder_is_one_line(model: Any, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"no adapters folder at .*: create it") as caught:
         AdapterBank(model, tmp_path / "none", budget=1)
     assert "\n" not in caught.value.message
+
+
+def test_files_are_read_beforehand_and_what_is_wrong_with_them_is_told_later(
+    bank: AdapterBank, adapters_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank.warm(["one", "dead", "nobody", "../one"])
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("the file is read again"))
+    assert len(bank.load("one").sha256) == 64
+    with pytest.raises(StageFailed, match="all zeros"):
+        bank.load("dead")
+
+
+def test_limits_of_a_device_follow_its_memory() -> None:
+    assert limits(512 * 1024**3) == (460 * 1024**3, 32 * 1024**3)

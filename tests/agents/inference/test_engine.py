@@ -244,7 +244,7 @@ async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> Non
 
 
 async def test_prefetch_makes_resident(engine: Any) -> None:
-    engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
+    await engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
     await engine.generate(ask(sampling={"max_tokens": 1}))
     assert engine.gauges["adapter_resident_bytes"] > 0
 

@@ -12,7 +12,7 @@ FRAGMENTS = ["a", "b ", "<", "<th", "<think>", "</think>", "</thi", "E", "EN", "
 
 def run(chunks: list[str], *, stops: tuple[str, ...] = STOPS, thinking: bool = False) -> tuple[str, str, bool]:
     """Content, reasoning, stopped."""
-    text = TextFilter(stops=stops, thinking=thinking)
+    text = TextFilter(stops=stops, begins="reasoning" if thinking else "content")
     pieces = [piece for chunk in chunks for piece in text.feed(chunk)] + text.finish()
     content = "".join(piece.text for piece in pieces if piece.kind == "content")
     return content, "".join(piece.text for piece in pieces if piece.kind == "reasoning"), text.stopped

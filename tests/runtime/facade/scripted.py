@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from agents.router.aliases import load_aliases
 from bus.connection import Bus, BusSettings, connect
 from runtime.facade import FacadeSettings, serve
-from schemas.chat import Usage
+from schemas.chat import ToolCall, Usage
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import (
@@ -50,6 +50,7 @@ class Script:
     text: str = "The capital is Paris."
     candidates: tuple[str, ...] | None = None
     reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     fail: KikiError | None = None
     silent: bool = False
     before_answer: anyio.Event | None = None
@@ -141,7 +142,9 @@ def answer_of(recalled: RecallDone, script: Script) -> AnswerReady:
         route=recalled.route,
         recall=recalled.recall,
         inference=Inference(
-            candidates=tuple(Candidate(text=text, reasoning=script.reasoning) for text in texts),
+            candidates=tuple(
+                Candidate(text=text, reasoning=script.reasoning, tool_calls=script.tool_calls) for text in texts
+            ),
             usage=usage,
             model="small",
             model_digest="abcdef0123456789",
@@ -149,7 +152,7 @@ def answer_of(recalled: RecallDone, script: Script) -> AnswerReady:
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
         text=script.text,
-        finish_reason="stop",
+        finish_reason="tool_calls" if script.tool_calls else "stop",
         usage=usage,
         timings=(*recalled.timings, timing("inference")),
     )

@@ -1,0 +1,158 @@
+"""The upstream's adapters: which of a request's it can serve, under which model name, loaded when it must be."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import openai
+from openai import AsyncOpenAI
+
+from agents.inference.failures import failed
+from agents.inference.upstream.failures import translated
+from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
+from bus.metrics import degraded
+from schemas.errors import KikiError, Unavailable
+from schemas.services import AdapterInfo, AdapterListReply
+from schemas.stages import AdapterUse
+
+Fields = tuple[str, dict[str, Any]]
+"""The model name of a call, and what goes into its body besides."""
+
+
+class Modules:
+    """Adapters of the settings; only these, and their paths only from there."""
+
+    def __init__(self, client: AsyncOpenAI, settings: UpstreamSettings) -> None:
+        self._client, self._settings = client, settings
+        self._loaded: set[str] = set()
+        self._loading = anyio.Lock()
+
+    def usable(self, asked: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """What of a request's adapters the upstream can serve: one, whole. The rest is left out and counted.
+
+        Raises:
+            StageFailed: the digest asked for is not the one of the settings.
+        """
+        known = [use for use in asked if use.name in self._settings.adapters]
+        for use in asked:
+            if use not in known:
+                degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
+        if not known:
+            return ()
+        if len(known) > 1 or known[0].weight != 1.0:
+            degraded("upstream.adapters", "an upstream serves one adapter with weight 1; the heaviest is taken")
+        chosen = max(known, key=lambda use: use.weight)
+        told = self._settings.adapters[chosen.name].sha256
+        if chosen.sha256 and told != chosen.sha256:
+            raise failed(chosen.name, f"its sha256 is {told or 'not known'}, but {chosen.sha256} was asked for")
+        return (AdapterUse(name=chosen.name, sha256=told),)
+
+    async def fields(self, uses: Sequence[AdapterUse]) -> Fields:
+        """How a call names these adapters, which :meth:`usable` gave; loads one if the upstream needs that.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+            Unavailable: the upstream is away.
+        """
+        if not uses:
+            return self._settings.model, {}
+        name = uses[0].name
+        adapter = self._settings.adapters[name]
+        if self._settings.lora == "field":
+            return self._settings.model, {"adapters": adapter.path}
+        if self._settings.lora == "dynamic" and name not in self._loaded:
+            await self.load(name)
+        return adapter.model or name, {}
+
+    async def load(self, name: str) -> None:
+        """Have the upstream load it; one that it has already is as good.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+            Unavailable: the upstream is away.
+        """
+        adapter = self._registered(name)
+        async with self._loading:
+            if name not in self._loaded:
+                body = {"lora_name": adapter.model or name, "lora_path": adapter.path}
+                await self._post("/load_lora_adapter", name, body, unless="already")
+                self._loaded.add(name)
+
+    async def unload(self, name: str) -> None:
+        """Have the upstream forget it; one that it does not have is as good.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+            Unavailable: the upstream is away.
+        """
+        adapter = self._registered(name)
+        async with self._loading:
+            await self._post(
+                "/unload_lora_adapter", name, {"lora_name": adapter.model or name}, unless="cannot be found"
+            )
+            self._loaded.discard(name)
+
+    def forget(self) -> None:
+        """The upstream was away: what it had loaded is not known any more."""
+        self._loaded.clear()
+
+    async def perform(self, verb: str, name: str, sha256: str) -> AdapterInfo:
+        """An administrator's verb.
+
+        ``check`` looks whether the upstream lists it; ``load`` and ``unload`` need ``lora`` "dynamic".
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+            Unavailable: the upstream is away.
+        """
+        started, adapter = time.perf_counter(), self._registered(name)
+        if sha256 and sha256 != adapter.sha256:
+            raise failed(name, f"its sha256 is {adapter.sha256 or 'not known'}, but {sha256} was asked for")
+        if self._settings.lora == "dynamic" and verb in ("load", "activate", "unload"):
+            await (self.unload(name) if verb == "unload" else self.load(name))
+        elif verb == "unload":
+            raise failed(name, f"with lora = '{self._settings.lora}' the upstream unloads nothing")
+        info = self._info(name, adapter, await self._served(), seconds=time.perf_counter() - started)
+        if self._settings.lora != "field" and not info.resident and verb not in ("unload", "check"):
+            raise failed(name, f"the upstream does not list a model '{adapter.model or name}'")
+        return info
+
+    async def listing(self) -> AdapterListReply:
+        """All registered adapters, and whether the upstream lists them.
+
+        Raises:
+            Unavailable: the upstream is away.
+        """
+        served = await self._served()
+        infos = [self._info(name, adapter, served) for name, adapter in sorted(self._settings.adapters.items())]
+        return AdapterListReply(adapters=tuple(infos))
+
+    def _registered(self, name: str) -> UpstreamAdapter:
+        if name not in self._settings.adapters:
+            raise failed(name, "it is not registered")
+        return self._settings.adapters[name]
+
+    def _info(
+        self, name: str, adapter: UpstreamAdapter, served: frozenset[str], *, seconds: float = 0.0
+    ) -> AdapterInfo:
+        resident = (adapter.model or name) in served
+        return AdapterInfo(name=name, resident=resident, seated=resident, sha256=adapter.sha256, seconds=seconds)
+
+    async def _served(self) -> frozenset[str]:
+        try:
+            listed = self._client.models.list(timeout=self._settings.connect_timeout)
+            return frozenset([model.id async for model in listed])
+        except openai.OpenAIError as error:
+            raise translated(error) from error
+
+    async def _post(self, path: str, name: str, body: dict[str, Any], *, unless: str) -> None:
+        """One of vLLM's calls; a refusal that says ``unless`` is fine."""
+        try:
+            await self._client.post(path, cast_to=str, body=body)
+        except openai.OpenAIError as error:
+            found: KikiError = translated(error)
+            if isinstance(found, Unavailable):
+                raise found from error
+            if unless not in found.message:
+                raise failed(name, found.message) from error

@@ -1,0 +1,54 @@
+"""Log-probabilities of given continuations, as far as an upstream tells them. Pure.
+
+Exactly from the log-probabilities of a prompt that ends with the choice (vLLM's ``prompt_logprobs``). Otherwise from
+the likeliest first tokens: a choice gets the mass of the tokens that begin it and no other, which orders labels that
+differ in their first token and says nothing of what follows. The second is an approximation and is told as one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from schemas.errors import StageFailed
+from schemas.stages import LikelyToken
+
+_SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
+"""Raw pieces of byte-level and sentencepiece vocabularies, which some servers send instead of text."""
+
+
+def first_token(choices: Sequence[str], likeliest: Sequence[LikelyToken]) -> list[float]:
+    """Log of the mass of the first tokens that begin one choice only.
+
+    A choice that no such token begins gets the log-probability of the least likely token that was told: it has at most
+    that.
+
+    Raises:
+        StageFailed: none of the tokens begins exactly one choice.
+    """
+    masses = [0.0] * len(choices)
+    for one in likeliest:
+        text = one.token.translate(_SPACES).strip()
+        begun = [index for index, choice in enumerate(choices) if text and choice.strip().startswith(text)]
+        if len(begun) == 1:
+            masses[begun[0]] += math.exp(one.logprob)
+    if not any(masses):
+        raise StageFailed(f"none of the upstream's {len(likeliest)} likeliest tokens begins exactly one choice.")
+    least = min(one.logprob for one in likeliest)
+    return [math.log(mass) if mass else least for mass in masses]
+
+
+def continuation(
+    choice: str, prompt_logprobs: Sequence[Mapping[str, Any] | None], *, prompt_tokens: int
+) -> float | None:
+    """The choice's total, from the entries of a prompt that ends with it after ``prompt_tokens`` others.
+
+    None if the entries from there on do not spell the choice, because the tokenizer joined it to what stands before.
+    """
+    total, spelt = 0.0, ""
+    for entry in prompt_logprobs[prompt_tokens:]:
+        own = next(iter((entry or {}).values()), None)  # with prompt_logprobs = 0 there is only the prompt's own token
+        if own is None or own.get("logprob") is None:
+            return None
+        total += float(own["logprob"])
+        spelt += str(own.get("decoded_token") or "")
+    return total if spelt.translate(_SPACES).strip() == choice.strip() else None

@@ -1,0 +1,34 @@
+"""Several calls at once, of which the first refusal ends the others."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import anyio
+
+from schemas.errors import KikiError
+
+T = TypeVar("T")
+
+
+async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The results of all calls, in order.
+
+    Raises:
+        KikiError: the first refusal, as it is.
+    """
+    found: dict[int, T] = {}
+    failures: list[KikiError] = []
+
+    async def run(index: int) -> None:
+        try:
+            found[index] = await calls[index]()
+        except KikiError as error:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(calls)):
+            tasks.start_soon(run, index)
+    if failures:
+        raise failures[0]
+    return [found[index] for index in range(len(calls))]

@@ -1,0 +1,128 @@
+"""Tools as OpenAI's clients send them and as they read calls: the wire's shapes to ours and back."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from schemas.chat import Tool, ToolCall, Tooling
+from schemas.codec import field_of
+from schemas.errors import InvalidInput
+
+S = TypeVar("S", bound=Struct)
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class Function(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool's name and what it takes; a call that must come follows the schema, whatever ``strict`` says."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class OfferedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of ``tools``."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class _Named(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+
+
+class ForcedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``tool_choice`` that names a tool."""
+
+    type: Literal["function"]
+    function: _Named
+
+
+class _Called(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str
+
+
+class EchoedCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call of an earlier answer, as the client sends it back."""
+
+    id: str
+    function: _Called
+    type: Literal["function"] = "function"
+    index: int | None = None
+
+
+def tooling(offered: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
+    """The tools of a request; None when there are none, or none may be called.
+
+    Raises:
+        InvalidInput: a tool or the choice is wrong; ``param`` names it.
+    """
+    tools = tuple(_tool(one, f"tools[{index}]") for index, one in enumerate(_listed(offered)))
+    names = [tool.name for tool in tools]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidInput(f"two tools are called '{double}': give each its own name.", param="tools")
+    forced = None
+    if choice not in (None, "none", "auto", "required"):
+        forced = _converted(choice, ForcedTool, "tool_choice").function.name
+    if (forced or choice == "required") and not tools:
+        raise InvalidInput("'tool_choice' asks for a call, but there are no 'tools'.", param="tool_choice")
+    if forced is not None and forced not in names:
+        raise InvalidInput(f"'tool_choice' names '{forced}', which is not among the tools.", param="tool_choice")
+    if not tools or choice == "none":
+        return None
+    found = {"tools": tools, "required": choice == "required", "forced": forced, "parallel": parallel is not False}
+    return _converted(found, Tooling, "tools")
+
+
+def echoed(calls: Any, where: str) -> tuple[ToolCall, ...]:
+    """The calls that an assistant's message carries.
+
+    Raises:
+        InvalidInput: one of them is wrong.
+    """
+    found = [_converted(one, EchoedCall, f"{where}[{index}]") for index, one in enumerate(_listed(calls, where))]
+    plain = [{"id": one.id, "name": one.function.name, "arguments": one.function.arguments} for one in found]
+    return tuple(_converted(one, ToolCall, f"{where}[{index}]") for index, one in enumerate(plain))
+
+
+def told(calls: Sequence[ToolCall], *, streamed: bool = False) -> list[dict[str, Any]]:
+    """Calls as clients read them; a stream's carry their index."""
+    return [
+        {
+            **({"index": index} if streamed else {}),
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+def _tool(one: Any, where: str) -> Tool:
+    function = _converted(one, OfferedTool, where).function
+    found = {
+        "name": function.name,
+        "description": function.description or "",
+        "parameters": msgspec.json.encode(function.parameters or NO_PARAMETERS).decode(),
+    }
+    return _converted(found, Tool, f"{where}.function")
+
+
+def _listed(found: Any, where: str = "tools") -> list[Any]:
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise InvalidInput(f"'{where}' is a list.", param=where)
+    return found
+
+
+def _converted(found: Any, kind: type[S], where: str) -> S:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        field = field_of(str(error))
+        raise InvalidInput(f"'{where}' is refused: {error}.", param=f"{where}.{field}" if field else where) from error

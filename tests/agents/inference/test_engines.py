@@ -1,0 +1,182 @@
+"""What every engine owes: ours with its own model, and the upstream one on a live ``mlx_lm.server`` with the same."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from agents.inference.engine import Engine
+from agents.inference.requests import Outcome
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import Piece
+from agents.inference.upstream.engine import OpenAIEngine
+from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
+from bus.metrics import DEGRADED
+from runtime.contest import float32_copy, rival
+from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
+from schemas.stages import AdapterUse
+from tests.agents.inference.test_engine import PARIS, ask, together
+
+pytestmark = pytest.mark.anyio
+
+LONG = "Tell me a very long story."
+BOTH = pytest.mark.parametrize("name", ["mlx", "openai"])
+
+
+@pytest.fixture(scope="module")
+async def engines(
+    engine: Any, small_model: Path, adapters_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, Engine]]:
+    """Both, on the same weights in float32."""
+    folder = tmp_path_factory.mktemp("upstream")
+    adapters = {name: UpstreamAdapter(path=str(adapters_folder / name)) for name in ("one", "two")}
+    model = float32_copy(small_model, folder / "model")
+    async with rival(model, folder / "log") as client:
+        upstream = UpstreamSettings(
+            base_url=f"{client.base_url}/v1".replace("//v1", "/v1"),
+            model=str(model),
+            adapters=adapters,
+            lora="field",
+        )
+        settings = InferenceSettings(engine="openai", model_name="smollm2", upstream=upstream)
+        running = OpenAIEngine(settings, upstream)
+        await running.start()
+        yield {"mlx": engine, "openai": running}
+        await running.stop()
+
+
+async def heard(engine: Engine, request: Any) -> tuple[Outcome, list[Piece]]:
+    pieces: list[Piece] = []
+
+    async def hear(piece: Piece) -> None:
+        pieces.append(piece)
+
+    return await engine.generate(request, hear), pieces
+
+
+@BOTH
+async def test_an_answer_with_true_counts_in_pieces(engines: dict[str, Engine], engine: Any, name: str) -> None:
+    outcome, pieces = await heard(engines[name], ask())
+    (candidate,) = outcome.candidates
+    assert candidate.text == PARIS == "".join(piece.text for piece in pieces)
+    assert len(pieces) > 1
+    assert candidate.finish_reason == "stop"
+    prompt = len(engine.encoder.encode(ask().messages).tokens)
+    assert candidate.usage.prompt_tokens == outcome.prompt_tokens == prompt
+    assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1
+    assert -1.0 <= candidate.logprob < 0.0
+    assert outcome.compute > 0
+    assert engines[name].healthy
+
+
+@BOTH
+async def test_it_ends_where_it_was_told(engines: dict[str, Engine], name: str) -> None:
+    cut, pieces = await heard(engines[name], ask(sampling={"stop": ("ital of Fr",)}))
+    assert cut.candidates[0].text == "The cap" == "".join(piece.text for piece in pieces)
+    assert cut.candidates[0].finish_reason == "stop"
+    short = await engines[name].generate(ask(LONG, sampling={"max_tokens": 5}))
+    assert short.candidates[0].finish_reason == "length"
+    assert short.candidates[0].usage.completion_tokens == 5
+
+
+@BOTH
+async def test_candidates_differ_by_their_seeds_and_come_again(engines: dict[str, Engine], name: str) -> None:
+    asked = ask("Name an animal.", n=3, sampling={"seed": 5, "max_tokens": 5})
+    first, again = await together(engines[name], asked, replace(asked, n=2))
+    texts = [candidate.text for candidate in first.candidates]
+    assert [candidate.seed for candidate in first.candidates] == [5, 6, 7]
+    assert len(set(texts)) > 1
+    assert [candidate.text for candidate in again.candidates] == texts[:2]
+    assert all(-20.0 < candidate.logprob < 0.0 for candidate in first.candidates)
+
+
+@BOTH
+async def test_sampling_narrows(engines: dict[str, Engine], name: str) -> None:
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        outcome = await engines[name].generate(ask(sampling={"temperature": 2.0, "seed": 1, **narrow}))
+        assert outcome.candidates[0].text == PARIS, narrow
+    (token,) = engines_tokens(engines, " Paris")
+    biased = await engines[name].generate(ask(sampling={"logit_bias": {str(token): -100.0}}))
+    assert "Paris" not in biased.candidates[0].text
+
+
+def engines_tokens(engines: dict[str, Engine], text: str) -> list[int]:
+    mlx: Any = engines["mlx"]
+    return list(mlx.encoder.plain(text))
+
+
+@BOTH
+async def test_each_reply_comes_from_its_own_adapter(engines: dict[str, Engine], name: str) -> None:
+    sets: tuple[tuple[AdapterUse, ...], ...] = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),))
+    alone = [await engines["mlx"].generate(ask(adapters=uses)) for uses in sets]
+    found = await together(engines[name], *(ask(adapters=uses) for uses in sets))
+    assert [one.candidates[0].text for one in found] == [one.candidates[0].text for one in alone]
+    assert [[use.name for use in one.adapters] for one in found] == [[], ["one"], ["two"]]
+
+
+@BOTH
+async def test_an_adapter_that_nobody_registered_is_left_out_and_counted(engines: dict[str, Engine], name: str) -> None:
+    counter = DEGRADED.labels("adapter.missing")
+    before = counter._value.get()
+    outcome = await engines[name].generate(ask(adapters=(AdapterUse(name="../one"),)))
+    assert (outcome.candidates[0].text, outcome.adapters) == (PARIS, ())
+    assert counter._value.get() == before + 1
+    with pytest.raises(StageFailed, match="not registered") as caught:
+        await engines[name].administer("load", "../one")
+    assert caught.value.code == "adapter_failed"
+    assert {"one", "two"} <= {info.name for info in (await engines[name].adapters()).adapters}
+
+
+@BOTH
+async def test_choices_are_ranked(engines: dict[str, Engine], name: str) -> None:
+    outcome = await engines[name].generate(ask(choices=(PARIS, "Bananas are yellow cars.")))
+    ((paris, bananas),) = outcome.scores
+    assert bananas < paris < 0.0
+    assert outcome.candidates == ()
+    assert outcome.exact == (name == "mlx"), "mlx_lm.server tells the likeliest first tokens only"
+    with pytest.raises(InvalidInput, match="a choice is empty"):
+        await engines[name].generate(ask(choices=("", "a")))
+
+
+@BOTH
+async def test_schemas_and_told_tokens_are_served_or_refused(engines: dict[str, Engine], name: str) -> None:
+    schema = msgspec.json.encode({"enum": ["Rome"]}).decode()
+    constrained = ask(sampling={"json_schema": schema})
+    told = ask(sampling={"logprobs": True})
+    if name == "mlx":
+        assert (await engines[name].generate(constrained)).candidates[0].text == '"Rome"'
+        assert (await engines[name].generate(told)).candidates[0].tokens
+        return
+    for request, param in ((constrained, "response_format"), (told, "logprobs")):
+        with pytest.raises(InvalidInput) as caught:
+            await engines[name].generate(request)
+        assert caught.value.param == param
+
+
+@BOTH
+async def test_cancelling_ends_it_and_the_next_one_is_answered(engines: dict[str, Engine], name: str) -> None:
+    with anyio.CancelScope() as scope:
+
+        async def hear(_: Piece) -> None:
+            scope.cancel()
+
+        await engines[name].generate(ask(LONG, sampling={"max_tokens": 400}), hear)
+    assert scope.cancelled_caught
+    assert (await engines[name].generate(ask())).candidates[0].text == PARIS
+    assert engines[name].gauges["active_requests"] == 0
+
+
+@BOTH
+async def test_the_deadline_ends_it(engines: dict[str, Engine], name: str) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await engines[name].generate(ask(LONG, sampling={"max_tokens": 4000}, deadline=time.time() + 0.3))
+
+
+async def test_the_live_server_is_seen_as_it_is(engines: dict[str, Engine]) -> None:
+    found = set(engines["openai"].info["capabilities"].split())
+    assert found == {"whole_logprobs", "top_logprobs"}

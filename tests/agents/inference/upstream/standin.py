@@ -1,0 +1,212 @@
+"""A small server that speaks vLLM's contract, for what ``mlx_lm.server`` has not and no CPU can run.
+
+LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, refusals by
+status. It answers ``I am MODEL.`` a word a token. What it was asked lies in ``asked``, streams that their reader left
+are counted in ``left``; ``status`` is what it answers with while it is set.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+BASE = "base-model"
+CONTEXT = 64
+"""Words that a prompt may have."""
+
+
+@dataclass
+class StandIn:
+    """The server's state, and its address once it runs."""
+
+    loras: dict[str, str] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset({"/adapters/rust", "/adapters/sql"})
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    left: int = 0
+    status: int | None = None
+    endless: bool = False
+    port: int = 0
+    breaks_after: int | None = None
+
+    def reset(self) -> None:
+        """Be as at the start."""
+        self.loras.clear()
+        self.asked.clear()
+        self.left, self.status, self.endless, self.breaks_after = 0, None, False, None
+
+    @property
+    def url(self) -> str:
+        """The address up to and with ``/v1``."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["StandIn"]:
+        """Serve on a free port, or on the one from before."""
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+            self.port = listener.getsockname()[1]
+            server = uvicorn.Server(uvicorn.Config(_app(self), log_level="error", timeout_graceful_shutdown=1))
+            task = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                while not server.started:
+                    await anyio.sleep(0.01)
+                yield self
+            finally:
+                server.should_exit = True
+                with anyio.CancelScope(shield=True):
+                    await task
+
+    def text(self, body: dict[str, Any]) -> list[str]:
+        """The tokens of the answer to ``body``."""
+        form = (body.get("response_format") or {}).get("json_schema")
+        if form:
+            return [json.dumps(dict.fromkeys(form["schema"]["required"]))]
+        last = body["messages"][-1]["content"]
+        return ["I", " am", f" {body['model']}", "."] if last != "Think." else ["<think>", "hm", "</think>", "Yes"]
+
+    def refusal(self, body: dict[str, Any]) -> Response | None:
+        """What is wrong with ``body``, as vLLM says it."""
+        if self.status is not None:
+            return _error(self.status, "not now")
+        if body["model"] not in (BASE, *self.loras):
+            return _error(404, f"The model `{body['model']}` does not exist.")
+        words = sum(len(message["content"].split()) for message in body["messages"])
+        if words + body["max_tokens"] > CONTEXT:
+            return _error(400, f"This model's maximum context length is {CONTEXT} tokens.")
+        return None
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status)
+
+
+def _entry(token: str, top: int) -> dict[str, Any]:
+    likely = [{"token": word, "logprob": -0.5 - rank} for rank, word in enumerate((" KE", "RE", "N", token))]
+    return {"token": token, "logprob": -0.25, "top_logprobs": likely[:top]}
+
+
+def _app(state: StandIn) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        if state.status is not None:
+            return _error(state.status, "not now")
+        return JSONResponse(
+            {"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, *state.loras)]}
+        )
+
+    @app.post("/v1/load_lora_adapter")
+    async def load(request: Request) -> Response:
+        body = await request.json()
+        name, path = body["lora_name"], body["lora_path"]
+        if name in state.loras:
+            return _error(400, f"The lora adapter '{name}' has already been loaded.")
+        if path not in state.paths:
+            return _error(404, f"No adapter found for '{path}'")
+        state.loras[name] = path
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        if state.loras.pop(name, None) is None:
+            return _error(404, f"The lora adapter '{name}' cannot be found.")
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        body = await request.json()
+        state.asked.append(body)
+        if (refused := state.refusal(body)) is not None:
+            return refused
+        tokens = _cut(state.text(body), body.get("stop") or [])
+        reason = "stop" if len(tokens) <= body["max_tokens"] else "length"
+        tokens = tokens[: body["max_tokens"]]
+        usage = {"prompt_tokens": _length(body), "completion_tokens": len(tokens)}
+        if body.get("stream"):
+            return StreamingResponse(_stream(state, body, tokens, reason, usage), media_type="text/event-stream")
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "message": {"role": "assistant"}}
+        choice["message"]["content"] = "".join(tokens)
+        if (call := _call(body)) is not None:
+            choice |= {"message": {"role": "assistant", "content": None, "tool_calls": [call]}}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [_entry(token, body.get("top_logprobs") or 0) for token in tokens]}
+        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
+        more = {"prompt_logprobs": _prompt_logprobs(body)} if "prompt_logprobs" in body else {}
+        return JSONResponse({**reply, "choices": [choice], "usage": usage, **more})
+
+    return app
+
+
+def _cut(tokens: list[str], stops: list[str]) -> list[str]:
+    """The tokens up to a stop string; the last one shortened where it falls inside."""
+    text = "".join(tokens)
+    end = min([text.index(stop) for stop in stops if stop in text], default=len(text))
+    found: list[str] = []
+    for token in tokens:
+        found.append(token[: max(0, end - len("".join(found)))])
+    return [token for token in found if token]
+
+
+def _length(body: dict[str, Any]) -> int:
+    """Tokens of the prompt: its words, its tools, and one that opens the answer."""
+    return sum(len(message["content"].split()) for message in body["messages"]) + 10 * len(body.get("tools") or ()) + 1
+
+
+def _call(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The call that answers a body with tools, unless it brings the answer to one."""
+    if not body.get("tools") or body["messages"][-1]["role"] == "tool":
+        return None
+    function = {"name": body["tools"][0]["function"]["name"], "arguments": '{"city": "Paris"}'}
+    return {"index": 0, "id": "call_1", "type": "function", "function": function}
+
+
+def _prompt_logprobs(body: dict[str, Any]) -> list[Any]:
+    """One entry a word, the first without; each letter of a word costs a tenth."""
+    words = [word for message in body["messages"][:-1] for word in message["content"].split()]
+    words = [*words, "<assistant>", *body["messages"][-1]["content"].split()]
+    told = [{str(at): {"logprob": -len(word) / 10, "decoded_token": f" {word}"}} for at, word in enumerate(words)]
+    return [None, *told[1:]]
+
+
+async def _stream(
+    state: StandIn, body: dict[str, Any], tokens: list[str], reason: str, usage: dict[str, int]
+) -> AsyncIterator[bytes]:
+    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+
+    def chunk(**choice: Any) -> bytes:
+        return f"data: {json.dumps({**head, 'choices': [{'index': 0, **choice}]})}\n\n".encode()
+
+    if (call := _call(body)) is not None:
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        yield chunk(delta={"tool_calls": [{**call, "function": {"name": name, "arguments": ""}}]}, finish_reason=None)
+        for part in (arguments[:4], arguments[4:]):
+            yield chunk(delta={"tool_calls": [{"index": 0, "function": {"arguments": part}}]}, finish_reason=None)
+        tokens, reason = [], "tool_calls"
+    try:
+        for number, token in enumerate(tokens):
+            if state.breaks_after == number:
+                return
+            told = {"content": [_entry(token, body.get("top_logprobs") or 0)]} if body.get("logprobs") else None
+            yield chunk(delta={"content": token}, logprobs=told, finish_reason=None)
+            await asyncio.sleep(0)
+        while state.endless:
+            yield chunk(delta={"content": " more"}, finish_reason=None)
+            await asyncio.sleep(0.01)
+        yield chunk(delta={}, finish_reason=reason)
+        if (body.get("stream_options") or {}).get("include_usage"):
+            yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+    except asyncio.CancelledError:
+        state.left += 1
+        raise
