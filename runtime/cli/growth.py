@@ -129,7 +129,7 @@ def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, (times, sizes) = pyplot.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, (times, sizes) = pyplot.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
     counts = [one.episodes for one in levels]
     for name, label in (("plain", "not optimised"), ("busy", "while optimising"), ("optimised", "optimised")):
         (line,) = times.plot(counts, [getattr(one, name).p50 for one in levels], marker="o", label=f"p50 {label}")
@@ -137,12 +137,13 @@ def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
         times.plot(counts, p99, marker="o", linestyle=":", color=line.get_color(), label=f"p99 {label}")
     times.axhline(15.0, color="grey", linewidth=0.8)
     times.axhline(40.0, color="grey", linewidth=0.8, linestyle=":")
-    times.set(xscale="log", yscale="log", xlabel="episodes", ylabel="ms, embedding excluded", title="recall")
-    times.legend(fontsize=7)
+    times.set(xscale="log", yscale="log", xlabel="episodes", ylabel="ms, embedding excluded")
+    times.set_title("recall (grey: goals at 50,000)")
+    times.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     sizes.plot(counts, [one.memory / 1e6 for one in levels], marker="o", label="memory of the process")
     sizes.plot(counts, [one.atlas / 1e6 for one in levels], marker="o", label="Atlas on disk")
     sizes.set(xlabel="episodes", ylabel="MB", title="size")
-    sizes.legend(fontsize=7)
+    sizes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     for axes in (times, sizes):
         axes.grid(alpha=0.3)
     figure.suptitle(f"kiki bench recall: {VECTORS}", fontsize=8)
