@@ -10,15 +10,23 @@ import pytest
 from agents.memory.agent import MemoryAgent
 from agents.memory.atlas import Ask, Atlas
 from agents.memory.progress import PROJECTION
+from agents.memory.projection import apply
 from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
-from bus import metrics
+from bus import dead, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.envelope import Envelope
-from schemas.errors import KikiError, SetupError
+from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.services import RebuildReply, RebuildRequest, SearchReply, SearchRequest
+from schemas.services import (
+    RebuildReply,
+    RebuildRequest,
+    SearchReply,
+    SearchRequest,
+    VerifyReply,
+    VerifyRequest,
+)
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, routed, turn, unit
 
@@ -233,3 +241,32 @@ async def test_lag_counts_what_is_recorded_and_not_yet_projected(bus: Bus, setti
             await eventually(lags)
         await projected(bus, 3, 3)
         assert (await bus.js.consumer_info(EPISODES, PROJECTION)).num_pending == 0
+
+
+async def test_a_poison_episode_is_buried_and_holds_nobody_up(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, poison = recorded(answered(turn(), unit(1))), recorded(answered(turn(), unit(2)))
+
+    async def refusing(stores: Any, episodes: Any, **more: Any) -> None:
+        if any(one.episode_id == poison.episode.episode_id for one in episodes):
+            raise Unavailable("the store cannot hold it.")
+        await apply(stores, episodes, **more)
+
+    monkeypatch.setattr("agents.memory.projection.apply", refusing)
+    monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
+    buried = metrics.DEAD.labels(PROJECTION, "max_deliver")
+    before = buried._value.get()
+    async with serving(bus, settings):
+        await bus.publish(poison)
+        await bus.publish(good)
+        await bus.js.publish(bus.subjects.stage(EpisodeRecorded.subject, "garbage"), b"{}")
+        await projected(bus, 1, 1)
+        letters = [filed.letter async for filed in dead.letters(bus)]
+        assert sorted((one.consumer, one.reason.split(":")[0]) for one in letters) == [
+            (PROJECTION, "malformed"),
+            (PROJECTION, "max_deliver"),
+        ]
+        assert buried._value.get() == before + 1
+        found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)
+        assert found.missing_in_atlas == found.missing_in_trace == (poison.episode.episode_id,)

@@ -143,7 +143,7 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
     assert families["kiki_inference_decode_steps"].samples[0].value == 3.0
     assert {sample.labels["agent"] for sample in families["kiki_agent_ready"].samples} == {"router", "inference"}
     stored = {s.labels["stream"]: s.value for s in families["kiki_stream_messages"].samples}
-    assert stored["TURNS"] >= 4
+    assert (stored["TURNS"] >= 3, stored["ANSWERS"] >= 1) == (True, True)
     assert "kiki_first_token_seconds" in families
     identities = [(s.name, tuple(sorted(s.labels.items()))) for f in families.values() for s in f.samples]
     assert len(identities) == len(set(identities))
