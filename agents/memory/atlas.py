@@ -191,6 +191,8 @@ class Atlas:
         Raises:
             Unavailable: the store failed.
         """
+        if not names:
+            return
         with using("atlas"):
             where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
             self._note(names)

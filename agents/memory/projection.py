@@ -1,6 +1,7 @@
 """From the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from msgspec import Struct
@@ -10,6 +11,7 @@ from agents.memory.faults import StoreAway
 from agents.memory.recall import replaces
 from agents.memory.record import key
 from agents.memory.stores import Stores
+from agents.memory.words import Words, covered
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
@@ -36,9 +38,23 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
     near = {name: window for order in orders for name, window in windows(order, changed).items()}
     await stores.atlas.place(episodes, near)
     summed = {key(one.tenant, "episode", part) for one in episodes for part in one.summarises}
-    for summary, names in (await stores.trace.summaries(changed | summed)).items():
-        await stores.atlas.mark(names, summary)
+    for (summary, node), names in (await stores.trace.summaries(changed | summed)).items():
+        await stores.atlas.mark(await told_again(stores, node, names), summary)
     await supersede(stores, changed)
+
+
+async def told_again(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
+    """Those of ``parts`` whose words are mostly in the summary: what a model left out must not rank lower for it."""
+    known = await stores.atlas.read([summary, *parts])
+    words = _words(stores.settings.language)
+    texts = {name: words.counts(f"{one.question}\n{one.answer}") for name, one in known.items()}
+    share, told = stores.settings.summarised_share, texts.get(summary, {})
+    return [name for name in parts if name in texts and covered(texts[name], told) >= share]
+
+
+@cache
+def _words(language: str) -> Words:
+    return Words(language)
 
 
 async def supersede(stores: Stores, changed: Collection[str]) -> None:

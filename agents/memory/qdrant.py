@@ -148,6 +148,8 @@ class QdrantAtlas:
 
     async def mark(self, names: Sequence[str], summary: str) -> None:
         """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept."""
+        if not names:
+            return
         where = models.Filter(must=[models.HasIdCondition(has_id=list(names))])
         async with _translated():
             await self._client.set_payload(self._collection, {SUMMARY: summary}, points=where, wait=True)

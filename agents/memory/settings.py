@@ -32,7 +32,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_half_life: seconds after which an episode's recency has halved; ours.
         same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
         superseded_weight: what the older of the two loses; ours.
-        summarised_weight: what an episode loses that a summary stands for; ours.
+        summarised_weight: what an episode loses that a summary tells again; ours.
+        summarised_share: share of an episode's words that must be in the summary for that; ours.
         compared: best episodes that are looked at closely: compared for that, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
@@ -77,6 +78,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     same_fact: float = 0.85
     superseded_weight: float = 0.1
     summarised_weight: float = 0.05
+    summarised_share: float = 0.5
     compared: int = 24
     max_hits: int = 4
     token_budget: int = 600

@@ -107,7 +107,7 @@ _SUPERSEDED = """
 """
 _SUMMARIES = """
     MATCH (a:Episode)-[:SUMMARISES]->(b:Episode) WHERE b.id IN $names AND a.episode_id IS NOT NULL
-    RETURN a.episode_id, b.id ORDER BY a.episode_id, b.id
+    RETURN a.episode_id, a.id, b.id ORDER BY a.episode_id, b.id
 """
 _SUMMARIES_OF_SESSION = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(b:Episode)<-[:SUMMARISES]-(a:Episode)<-[:CONTAINS]-(s:Session)
@@ -242,11 +242,11 @@ class Trace:
         rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
         return {str(older): str(newer) for older, newer in rows}
 
-    async def summaries(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """The summaries (episode ids) that stand for any of the keys, each with those of them that it stands for."""
-        found: dict[str, list[str]] = {}
-        for summary, member in await self._graph.read(_SUMMARIES, names=sorted(names)):
-            found.setdefault(str(summary), []).append(str(member))
+    async def summaries(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+        """The summaries (episode id and key) that stand for any of the keys, each with those that it stands for."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for summary, node, member in await self._graph.read(_SUMMARIES, names=sorted(names)):
+            found.setdefault((str(summary), str(node)), []).append(str(member))
         return found
 
     async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:

@@ -167,8 +167,9 @@ async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace
     names = [key("sum", "episode", one.episode_id) for one in parts]
     for one in (parts[1], whole, parts[0], parts[2], whole):
         await trace.upsert([one])
-    assert await trace.summaries(names) == {whole.episode_id: sorted(names)}
-    assert await trace.summaries(names[:1]) == {whole.episode_id: names[:1]}
+    summary = (whole.episode_id, key("sum", "episode", whole.episode_id))
+    assert await trace.summaries(names) == {summary: sorted(names)}
+    assert await trace.summaries(names[:1]) == {summary: names[:1]}
     assert await trace.summaries_of("of1", tenant="sum") == ["told"]
     assert await trace.summaries_of("of1", tenant="bob") == []
 
