@@ -7,5 +7,6 @@ is about), :mod:`.words` and :mod:`.context` (its words and meaning, with its ne
 (graph); :mod:`.part` (an embedded one on its thread); :mod:`.stores` (both, locked); :mod:`.finding` (one question);
 :mod:`.optimising`, :mod:`.optimiser` and :mod:`.generations` (a better shard takes the place of the one in use).
 On the bus: :mod:`.projection` (from the record into the stores), :mod:`.progress` (how far it is), :mod:`.erasure`
-(forgetting), :mod:`.clusters` and :mod:`.sleep` (summaries), :mod:`.renewal` (one tenant's stores again), :mod:`.agent`.
+(forgetting), :mod:`.clusters` and :mod:`.sleep` (summaries), :mod:`.renewal` (one tenant's
+stores again), :mod:`.agent`.
 """
