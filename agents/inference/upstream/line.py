@@ -24,6 +24,9 @@ from schemas.errors import KikiError, Unavailable
 from schemas.jobs import LANES, Lane
 from schemas.stages import AdapterUse
 
+CLOSE_SECONDS = 10.0
+"""Longest wait for a stream to close; cut short, it would leave its socket to the garbage collector."""
+
 _log = structlog.get_logger("inference")
 
 
@@ -107,7 +110,7 @@ class Line:
                 try:
                     yield chunks
                 finally:
-                    with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
                         await chunks.aclose()
                         await stream.close()
 
