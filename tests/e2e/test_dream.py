@@ -208,7 +208,7 @@ class Landed:
     answer: AnswerReady
 
     async def land(self, bus: Bus, envelope: Envelope) -> None:
-        self.answer = await turn(bus, "Tell a long story.", envelope=envelope, tokens=60)
+        self.answer = await turn(bus, "Tell a long story.", envelope=envelope, tokens=40)
 
 
 @pytest.mark.soak
