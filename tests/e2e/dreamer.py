@@ -31,6 +31,16 @@ async def ask(client: Any, verb: str, body: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
+async def ask_again(client: Any, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask until it is no longer refused for now."""
+    for _ in range(300):
+        reply = await ask(client, verb, body)
+        if "refused" not in reply or reply["code"] not in ("queue_full", "unavailable"):
+            break
+        await asyncio.sleep(1.0)
+    return reply
+
+
 def survive(step: str, last: str | None) -> None:
     print(step, flush=True)
     if step == last:
@@ -77,7 +87,7 @@ async def consolidate(client: Any, service: str, adapter: str, records: list[dic
     delta, ids = status["report"]["weight_delta"], status["report"]["record_ids"]
     swap = {"episode_id": wanted["episode_id"], "adapter": adapter}
     swap |= {"sha256": delta["sha256"], "base_sha256": delta["base_sha256"]}
-    swapped = await ask(client, "dream.swap", swap)
+    swapped = await ask_again(client, "dream.swap", swap)
     assert "refused" not in swapped, swapped
     print(json.dumps({"swapped": swapped}), flush=True)
     survive("swap", last)

@@ -78,7 +78,7 @@ async def dream(runtime: Runtime, session: str, step: str | None = None) -> "sub
     command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, session, *([step] if step else [])]
 
     def run() -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
     return await anyio.to_thread.run_sync(run)
 
