@@ -15,7 +15,7 @@ import structlog
 from agents.inference import exchange
 from agents.inference.directions import dump, frozen, leading
 from agents.inference.failures import failed
-from agents.inference.lowrank import WEIGHTS, parsed, scale_of
+from agents.inference.lowrank import WEIGHTS, Adapter, parsed, scale_of
 from agents.inference.thread import ModelThread
 from agents.inference.training import Learnable, Training, portable, step_flops
 from bus import objects
@@ -123,13 +123,20 @@ class Consolidation:
         return ProtectReply(directions=await objects.put(self._bus, dump(found)))
 
     async def stage(self, request: StageRequest) -> StageReply:
-        """On disk, verified and resident."""
-        bank = self._thread.decoder.bank
+        """On disk, verified, resident and proven: the exchange's pause is for none of this."""
+        decoder = self._thread.decoder
+        bank = decoder.bank
         data = await objects.get(self._bus, request.weights, param="weights")
         folder = exchange.own_folder(bank.folder, request.name).parent
         staged = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
+
+        def proven() -> Adapter:
+            adapter = bank.load(staged)
+            bank.ready(staged, taken=decoder.taken)
+            return adapter
+
         try:
-            adapter = await self._thread.ask(lambda: bank.load(staged))
+            adapter = await self._thread.ask(proven)
         except StageFailed:
             await anyio.to_thread.run_sync(exchange.discard, folder, staged)
             raise
@@ -147,6 +154,7 @@ class Consolidation:
             return pause, decoder.bank.load(request.name).sha256
 
         pause, sha256 = await self._thread.ask(exchanged)
+        await anyio.to_thread.run_sync(exchange.sync, exchange.own_folder(decoder.bank.folder, request.name))
         _log.info("adapter exchanged", adapter=request.name, sha256=sha256[:12], pause_ms=round(pause, 1))
         return ExchangeReply(name=request.name, sha256=sha256, pause_ms=pause)
 

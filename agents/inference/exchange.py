@@ -112,7 +112,6 @@ def exchange(bank: AdapterBank, name: str, staged: str, base: str, *, taken: Col
         bank.renew(name, current)
         raise
     before.unlink(missing_ok=True)
-    _sync(folder)
     return (time.perf_counter() - began) * 1000
 
 
@@ -132,8 +131,8 @@ def _link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-def _sync(folder: Path) -> None:
-    """Have the directory itself on disk: a rename is durable only then."""
+def sync(folder: Path) -> None:
+    """Have the directory itself on disk: a rename is durable only then. Not for the model's thread."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
