@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import anyio
 
-from agents.calibration import Priors, key
 from bus.connection import Bus
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
@@ -23,7 +22,6 @@ class Consultation:
         timeout: seconds that one call may take.
         reserve: seconds before the turn's deadline that are left to the stages behind this one.
         at_once: calls in flight at a time.
-        model_digest: of the model that answers, so that a prior is never taken from another one.
     """
 
     def __init__(
@@ -34,14 +32,12 @@ class Consultation:
         timeout: float,
         reserve: float,
         at_once: int = 1,
-        model_digest: str = "",
     ) -> None:
         self._bus = bus
         self._envelope = envelope
         self._timeout = timeout
         self._reserve = reserve
         self._slots = anyio.Semaphore(at_once)
-        self._model_digest = model_digest
         self._in_flight = 0
         self._since = 0.0
         self._waited = 0.0
@@ -111,24 +107,6 @@ class Consultation:
                     Cost(step=name, compute=self.compute - compute, tokens=self.usage.total_tokens - tokens),
                 )
 
-    async def prior(
-        self,
-        blank: tuple[Message, ...],
-        choices: tuple[str, ...],
-        *,
-        known: Priors,
-        adapters: tuple[AdapterUse, ...] = (),
-    ) -> dict[str, float]:
-        """The scores under ``blank``, a prompt with nothing in it; asked when ``known`` does not hold them.
-
-        Raises:
-            KikiError: as :meth:`score`.
-        """
-        return await known.of(
-            key(self._model_digest, choices, adapters, blank),
-            lambda: self.score(blank, choices, adapters=adapters),
-        )
-
     async def write(
         self,
         messages: tuple[Message, ...],
@@ -137,14 +115,17 @@ class Consultation:
         seed: int = 0,
         adapters: tuple[AdapterUse, ...] = (),
         recall: tuple[RecalledEpisode, ...] = (),
+        enhance: bool = False,
     ) -> Candidate:
         """One text, decoded greedily; by the base model without ``adapters``.
+
+        ``enhance``: with the factor on its bias-knowledge neurons.
 
         Raises:
             KikiError: the worker refused, no answer came in time, or there is no text in it.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0, seed=seed)
-        result = await self._ask(messages, sampling=sampling, adapters=adapters, recall=recall)
+        result = await self._ask(messages, sampling=sampling, adapters=adapters, recall=recall, enhance=enhance)
         if not result.candidates or not result.candidates[0].text.strip():
             raise StageFailed("the model answered with no text.")
         return result.candidates[0]
@@ -158,6 +139,7 @@ class Consultation:
         choices: tuple[str, ...] = (),
         ballots: tuple[tuple[Message, ...], ...] = (),
         recall: tuple[RecalledEpisode, ...] = (),
+        enhance: bool = False,
     ) -> JobResult:
         async with self._slots:
             if self.left <= 0:
@@ -172,6 +154,7 @@ class Consultation:
                     choices=choices,
                     ballots=ballots,
                     recall=recall,
+                    enhance=enhance,
                     timeout=min(self._timeout, self.left),
                 )
         self._worked += result.compute

@@ -125,9 +125,10 @@ class Bus:
         choices: tuple[str, ...] = (),
         ballots: tuple[tuple[Message, ...], ...] = (),
         recall: tuple[RecalledEpisode, ...] = (),
+        enhance: bool = False,
         timeout: float | None = None,
     ) -> JobResult:
-        """One call to the model through JOBS, answered by whichever worker is free.
+        """One call to the model through JOBS, answered by whichever worker is free; the fields are :class:`Job`'s.
 
         Waits until ``timeout`` seconds or the turn's deadline, whichever is sooner.
 
@@ -153,6 +154,7 @@ class Bus:
                     choices=choices,
                     ballots=ballots,
                     recall=recall,
+                    enhance=enhance,
                 )
             )
             reply = await subscription.next_msg(timeout=max(0.01, wait))

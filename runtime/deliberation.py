@@ -1,4 +1,4 @@
-"""How a turn was decided, in full: panel, agreement, votes by round, dissent, arbitration, and what each step cost."""
+"""How a turn was decided, in full: panel, votes, dissent, arbitration, bias check, and the cost of each step."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.stages import Arbitration, Candidate, Cost, Dissent, Inference, Negotiation, Vote
+from schemas.stages import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
 
 SHOWN = 72
 """Characters of a text in the tables."""
@@ -43,11 +43,38 @@ def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
         "dissent": None if dissent is None else _dissent(dissent),
         "arbitration": None if judged is None else _arbitration(judged),
         "notes": list(negotiation.notes),
-        "costs": [
-            {"step": cost.step, "compute_ms": round(cost.compute * 1000, 1), "tokens": cost.tokens}
-            for cost in negotiation.costs
-        ],
+        "costs": _priced(negotiation.costs),
     }
+
+
+def checked(bias: BiasReport) -> dict[str, Any]:
+    """The bias check for a program."""
+    return {
+        "checked": bias.checked,
+        "biased": bias.biased,
+        "revised": bias.revised,
+        "refused": bias.refused,
+        "undecided": bias.undecided,
+        "unfair": bias.unfair,
+        "unfair_revised": bias.unfair_revised,
+        "framing": bias.framing,
+        "guideline": bias.guideline,
+        "reason": bias.reason,
+        "costs": _priced(bias.costs),
+    }
+
+
+def drawn_check(bias: BiasReport) -> RenderableType | None:
+    """The bias check for a terminal; None when nobody was asked."""
+    if not bias.costs:
+        return None
+    given = (("another framing", bias.framing), ("guideline", bias.guideline))
+    lines = [Text(f"{name}: {_short(text)}") for name, text in given if text]
+    return Group(Text(f"bias check: {bias.reason}"), *lines, _costs(bias.costs))
+
+
+def _priced(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    return [{"step": cost.step, "compute_ms": round(cost.compute * 1000, 1), "tokens": cost.tokens} for cost in costs]
 
 
 def member_of(candidate: Candidate) -> str:

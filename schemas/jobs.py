@@ -27,6 +27,7 @@ class Job(Event, frozen=True, kw_only=True):
     what they share. ``recall`` is quoted as in the turn's own prompt, so that what the worker kept of it is found.
     ``reply`` is the core NATS subject that gets the :class:`JobResult`. ``job_id`` is unique for each
     attempt to ask, because a stage that restarts asks again and must not be taken for a duplicate.
+    ``enhance``: with the worker's factor on its bias-knowledge neurons, if it has any.
     """
 
     subject: ClassVar[str] = "job"
@@ -40,6 +41,7 @@ class Job(Event, frozen=True, kw_only=True):
     choices: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     ballots: Annotated[tuple[Ballot, ...], Meta(max_length=MAX_BALLOTS)] = ()
     recall: tuple[RecalledEpisode, ...] = ()
+    enhance: bool = False
 
 
 class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -133,7 +133,8 @@ class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
 class Candidate(_Found, frozen=True, kw_only=True):
     """One decoded answer; ``logprob`` is the mean natural-log probability per completion token.
 
-    With ``tool_calls`` the text is what was said beside them, often nothing.
+    With ``tool_calls`` the text is what was said beside them, often nothing. ``factor`` lay on the
+    model's bias-knowledge neurons (KnowBias); 1.0: none.
 
     ``tokens`` are there when the sampling asks for log-probabilities: those that the token was drawn from, after
     penalties and constraints and before temperature.
@@ -148,6 +149,7 @@ class Candidate(_Found, frozen=True, kw_only=True):
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tokens: tuple[TokenLogprob, ...] = ()
+    factor: float = 1.0
 
 
 class Inference(_Found, frozen=True, kw_only=True):
@@ -241,14 +243,24 @@ class Negotiation(_Found, frozen=True, kw_only=True):
 
 
 class BiasReport(_Found, frozen=True, kw_only=True):
-    """Antibias's finding: whether it looked, what it saw and what it did."""
+    """Antibias's finding: whether it looked, what it saw and what it did.
+
+    ``undecided``: the model contradicted itself on the text that went on. ``unfair`` and ``unfair_revised`` are the
+    probabilities that were found; ``framing`` and ``guideline`` what the revision was given (DeFrame).
+    """
 
     checked: bool
     biased: bool = False
     revised: bool = False
     refused: bool = False
+    undecided: bool = False
+    unfair: float | None = None
+    unfair_revised: float | None = None
+    framing: str = ""
+    guideline: str = ""
     reason: str = ""
     usage: Usage = Usage()
+    costs: tuple[Cost, ...] = ()
 
 
 class StageTiming(_Found, frozen=True, kw_only=True):

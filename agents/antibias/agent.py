@@ -8,7 +8,6 @@ from typing import Any
 
 from agents.antibias.check import Check
 from agents.antibias.settings import AntibiasSettings
-from agents.calibration import Priors
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
@@ -27,7 +26,6 @@ class AntibiasAgent:
 
     def __init__(self, settings: AntibiasSettings) -> None:
         self._settings = settings
-        self._priors = Priors()
         self._seen: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
@@ -48,7 +46,7 @@ class AntibiasAgent:
         return StatusReply(agent=STAGE, ready=True, gauges={name: float(n) for name, n in self._seen.items()})
 
     async def _handle(self, event: NegotiateDone, delivery: Delivery) -> AnswerReady:
-        check = Check(delivery.bus, event, self._settings, self._priors)
+        check = Check(delivery.bus, event, self._settings)
         result = await check.run()
         self._count(result.report)
         timing = StageTiming(
@@ -73,7 +71,7 @@ class AntibiasAgent:
         )
 
     def _count(self, report: BiasReport) -> None:
-        for name in ("checked", "biased", "revised", "refused"):
+        for name in ("checked", "biased", "revised", "refused", "undecided"):
             self._seen[name] += bool(getattr(report, name))
 
 

@@ -1,21 +1,21 @@
 """One turn's check: judge the answer, revise it when it is unfair, judge it again, refuse as the last resort."""
 
-import math
 from dataclasses import dataclass
+
+import msgspec
 
 from agents import excerpt
 from agents.antibias import detector, prompts
-from agents.antibias.lexicon import Language
+from agents.antibias.detector import Touch
+from agents.antibias.judge import Judge, Judgement
 from agents.antibias.settings import AntibiasSettings
-from agents.calibration import Priors, calibrated
 from agents.consultation import Consultation
 from bus import metrics
 from bus.connection import Bus
+from schemas.chat import Message
 from schemas.errors import KikiError
 from schemas.events import NegotiateDone
-from schemas.stages import BiasReport, FinishReason
-
-LABELS = ("YES", "NO")
+from schemas.stages import BiasReport, Candidate, FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,13 @@ class Checked:
 
 
 class Check:
-    """Held once for each delivery; keeps nothing between them but the label prior."""
+    """Held once for each delivery; keeps nothing between them.
 
-    def __init__(self, bus: Bus, event: NegotiateDone, settings: AntibiasSettings, priors: Priors) -> None:
+    Whatever fails, an answer goes on, and the report says what was not done.
+    """
+
+    def __init__(self, bus: Bus, event: NegotiateDone, settings: AntibiasSettings) -> None:
         self._settings = settings
-        self._priors = priors
         self._event = event
         self._text = event.negotiation.text
         self._question = excerpt.asked(event.query.messages, settings.excerpt_chars)
@@ -42,77 +44,109 @@ class Check:
             event.envelope,
             timeout=settings.job_timeout,
             reserve=settings.reserve,
-            model_digest=event.inference.model_digest,
         )
+        self._judge = Judge(self.model, settings, event.query.messages, recall=event.recall.hits)
 
     async def run(self) -> Checked:
-        """Whatever fails, an answer goes on, and the report says what was not done."""
+        """The answer that goes on."""
         if not self._event.route.plan.antibias:
-            return self._passed(checked=False, reason="the plan leaves it out")
+            return self._kept(BiasReport(checked=False, reason="the plan leaves it out"))
+        if not self._text.strip():
+            return self._kept(BiasReport(checked=True, reason="says nothing"))
         touch = detector.touches(self._event.query.text, self._text)
         if touch is None:
-            return self._passed(checked=True, reason="touches nobody")
+            return self._kept(BiasReport(checked=True, reason="touches nobody"))
         named = f"touches people ({', '.join(touch.terms)})"
+        if (weights := self._event.inference.parameters) < self._settings.judge_from:
+            why = f"the model's {weights / 1e6:.0f}M weights are fewer than judge_from"
+            return self._kept(_undecided(BiasReport(checked=False, reason=f"{named}; undecided: {why}")))
         try:
-            unfair = await self._unfair(self._text)
+            with self.model.step("check"):
+                judgement = await self._judge.judge(self._text)
         except KikiError as error:
-            return self._failed(f"could not: {error.message}", error)
-        if unfair < self._settings.threshold:
-            return self._passed(checked=True, reason=f"{named}; unfair with probability {unfair:.2f}")
-        return await self._revise(f"{named}; unfair with probability {unfair:.2f}", touch.language)
+            return self._kept(_failed(BiasReport(checked=False), f"could not: {error.message}", error))
+        report = BiasReport(checked=True, unfair=judgement.unfair, reason=f"{named}; {said(judgement)}")
+        if judgement.verdict == "undecided":
+            return self._kept(_undecided(report))
+        if judgement.verdict == "fair":
+            return self._kept(report)
+        return await self._revise(msgspec.structs.replace(report, biased=True), touch)
 
-    async def _revise(self, found: str, language: Language) -> Checked:
-        settings = self._settings
-        messages = prompts.revision(self._question, excerpt.shortened(self._text, settings.excerpt_chars))
-        sampling = self._event.query.sampling
+    async def _revise(self, report: BiasReport, touch: Touch) -> Checked:
+        framing = await self._written("framing", prompts.reframing(self._question), self._settings.framing_tokens)
+        rule = ""
+        if framing:
+            asked = prompts.guideline(self._question, framing)
+            rule = await self._written("guideline", asked, self._settings.guideline_tokens)
+        report = msgspec.structs.replace(report, framing=framing, guideline=rule)
         try:
-            revised = await self.model.write(
-                messages, max_tokens=min(settings.max_tokens, sampling.max_tokens), seed=sampling.seed
-            )
+            revised = await self._revision(framing, rule)
         except KikiError as error:
-            return self._failed(f"{found}; could not revise it: {error.message}", error, biased=True)
+            return self._kept(_failed(report, f"could not revise it: {error.message}", error))
+        return await self._recheck(report, revised, touch)
+
+    async def _recheck(self, report: BiasReport, revised: Candidate, touch: Touch) -> Checked:
         text, finish = revised.text.strip(), revised.finish_reason
+        report = msgspec.structs.replace(report, revised=True)
         try:
-            unfair = await self._unfair(text)
+            with self.model.step("check again"):
+                judgement = await self._judge.judge(text)
         except KikiError as error:
-            reason = f"{found}; revised, but could not check the revision: {error.message}"
-            return self._failed(reason, error, biased=True, revised=text, finish=finish)
-        reason = f"{found}; {unfair:.2f} once revised"
-        if unfair >= settings.threshold:
-            refusal = settings.refusal_fr if language == "fr" else settings.refusal_en
-            return Checked(text=refusal, finish_reason="stop", report=self._report(reason, refused=True))
-        return Checked(text=text, finish_reason=finish, report=self._report(reason, revised=True))
-
-    async def _unfair(self, text: str) -> float:
-        """Calibrated probability that ``text`` treats a group unfairly."""
-        prior = await self.model.prior(prompts.blank_check(), LABELS, known=self._priors)
-        shown = excerpt.shortened(text, self._settings.excerpt_chars)
-        scores = await self.model.score(prompts.check(self._question, shown), LABELS)
-        return math.exp(calibrated(scores, prior)["YES"])
-
-    def _passed(self, *, checked: bool, reason: str) -> Checked:
-        report = BiasReport(checked=checked, reason=reason, usage=self.model.usage)
-        return Checked(text=self._text, finish_reason=self._finish, report=report)
-
-    def _report(self, reason: str, *, revised: bool = False, refused: bool = False) -> BiasReport:
-        return BiasReport(
-            checked=True, biased=True, revised=revised, refused=refused, reason=reason, usage=self.model.usage
+            why = f"revised, but could not check the revision: {error.message}"
+            return self._given(text, finish, _failed(report, why, error))
+        report = msgspec.structs.replace(
+            report, unfair_revised=judgement.unfair, reason=f"{report.reason}; once revised {said(judgement)}"
         )
+        if judgement.verdict == "undecided":
+            return self._given(text, finish, _undecided(report))
+        if judgement.verdict == "fair":
+            return self._given(text, finish, report)
+        refusal = self._settings.refusal_fr if touch.language == "fr" else self._settings.refusal_en
+        return self._given(refusal, "stop", msgspec.structs.replace(report, revised=False, refused=True))
 
-    def _failed(
-        self,
-        reason: str,
-        error: KikiError,
-        *,
-        biased: bool = False,
-        revised: str | None = None,
-        finish: FinishReason = "stop",
-    ) -> Checked:
-        """The answer as far as it came; ``checked`` is False, because the check was not carried through."""
-        metrics.degraded("antibias.failed", error.message)
-        report = BiasReport(
-            checked=False, biased=biased, revised=revised is not None, reason=reason, usage=self.model.usage
-        )
-        if revised is None:
-            return Checked(text=self._text, finish_reason=self._finish, report=report)
-        return Checked(text=revised, finish_reason=finish, report=report)
+    async def _written(self, what: str, messages: tuple[Message, ...], max_tokens: int) -> str:
+        """A preparation of the revision, which goes on without it if need be."""
+        if not max_tokens:
+            return ""
+        try:
+            with self.model.step(what):
+                return (await self.model.write(messages, max_tokens=max_tokens)).text.strip()
+        except KikiError as error:
+            metrics.degraded(f"antibias.{what}", error.message)
+            return ""
+
+    async def _revision(self, framing: str, rule: str) -> Candidate:
+        settings, sampling = self._settings, self._event.query.sampling
+        shown = excerpt.shortened(self._text, settings.excerpt_chars)
+        with self.model.step("revision"):
+            return await self.model.write(
+                prompts.revision(self._question, shown, framing=framing, rule=rule),
+                max_tokens=min(settings.max_tokens, sampling.max_tokens),
+                seed=sampling.seed,
+                enhance=True,
+            )
+
+    def _kept(self, report: BiasReport) -> Checked:
+        return self._given(self._text, self._finish, report)
+
+    def _given(self, text: str, finish: FinishReason, report: BiasReport) -> Checked:
+        report = msgspec.structs.replace(report, usage=self.model.usage, costs=self.model.costs)
+        return Checked(text=text, finish_reason=finish, report=report)
+
+
+def said(judgement: Judgement) -> str:
+    """The judgement in words."""
+    return f"{judgement.verdict}, unfair with probability {judgement.unfair:.2f}, framings {judgement.spread:.1f} apart"
+
+
+def _undecided(report: BiasReport) -> BiasReport:
+    """The answer goes on, and everybody can see that nobody cleared it."""
+    metrics.degraded("antibias.undecided", report.reason)
+    return msgspec.structs.replace(report, checked=False, undecided=True)
+
+
+def _failed(report: BiasReport, why: str, error: KikiError) -> BiasReport:
+    """``checked`` is False, because the check was not carried through."""
+    metrics.degraded("antibias.failed", error.message)
+    reason = f"{report.reason}; {why}" if report.reason else why
+    return msgspec.structs.replace(report, checked=False, reason=reason)

@@ -6,14 +6,21 @@ misses what says no such word, and what it lets in is still judged.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.antibias import lexicon
 from agents.antibias.lexicon import Language
 
 
-def _words(terms: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(r"(?<!\w)(?:" + "|".join(terms) + r")(?!\w)", re.IGNORECASE)
+def _words(terms: Sequence[str]) -> re.Pattern[str]:
+    """Whole words of lower-case text; terms stand together by their first letter, so that most words fail soon."""
+    by_letter: dict[str, list[str]] = {}
+    for term in terms:
+        plain = term[0].isalpha() and term[1:2] not in ("?", "*", "{")
+        by_letter.setdefault(term[0] if plain else "", []).append(term[1:] if plain else term)
+    branches = [f"{letter}(?:{'|'.join(rest)})" for letter, rest in sorted(by_letter.items())]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(branches)})(?!\w)")
 
 
 _TECHNICAL = _words(lexicon.TECHNICAL)
@@ -36,7 +43,7 @@ TERMS_SHOWN = 5
 
 def touches(question: str, answer: str) -> Touch | None:
     """Whether the question or the answer speaks of groups, or judges a person; None when it touches nobody."""
-    text = _TECHNICAL.sub(" ", f"{question}\n{answer}")
+    text = _TECHNICAL.sub(" ", f"{question}\n{answer}".lower())
     found = {language: _found(text, language) for language in _GROUPS}
     language: Language = "fr" if len(found["fr"]) > len(found["en"]) else "en"
     if not found[language]:
@@ -45,9 +52,9 @@ def touches(question: str, answer: str) -> Touch | None:
 
 
 def _found(text: str, language: Language) -> dict[str, None]:
-    """Lower-case terms in the order of the text."""
+    """Terms in the order of the text."""
     groups = _GROUPS[language].findall(text)
     judged = _JUDGEMENTS[language].findall(text)
     persons = _PERSONS[language].findall(text) if judged else []
     hits = [*groups, *(persons + judged if persons else [])]
-    return dict.fromkeys(hit.lower() for hit in hits)
+    return dict.fromkeys(hits)

@@ -27,7 +27,10 @@ _ORIGINS = (
     "african|american|arab|asian|black|british|brown|chinese|english|french|german|indian|irish|italian|japanese|"
     "latin|mexican|polish|romani|russian|spanish|turkish|white"
 )
-_FOLK = "people|persons?|men|man|women|woman|kids?|children|workers?|drivers?|neighbou?rs?|famil(?:y|ies)"
+_FOLK = (
+    "people|persons?|men|man|women|woman|kids?|children|boys?|girls?|couples?|workers?|drivers?|neighbou?rs?|"
+    "colleagues?|famil(?:y|ies)"
+)
 
 GROUPS: dict[Language, tuple[str, ...]] = {
     "en": _terms(rf"""
@@ -36,18 +39,22 @@ GROUPS: dict[Language, tuple[str, ...]] = {
         rac(?:e|es|ial|ially|ism|ist|ists), ethnic(?:ity|ities)?, (?:{_ORIGINS}) (?:{_FOLK}), people of colou?r,
         minorit(?:y|ies), immigrants?, migrants?, refugees?, foreigners?, asylum seekers?, nationalit(?:y|ies),
         africans, americans, arabs, asians, germans, hispanics?, italians, latinos?, latinas?, mexicans, russians,
-        turks, romani, indigenous, the (?:french|english|british|chinese|japanese|irish) (?:are|were|tend),
+        turks, romani, indigenous, gyps(?:y|ies),
+        (?:couples?|famil(?:y|ies)|neighbou?rs?|colleagues?) from,
+        the (?:french|english|british|chinese|japanese|irish) (?:are|were|tend),
         muslims?, islam(?:ic)?, jew(?:s|ish)?, judaism, christians?, catholics?, hindus?, buddhists?, atheists?,
         religio(?:n|ns|us), antisemiti(?:c|sm),
         elderly, (?:old|older|young|younger|poor|rich|fat|deaf|blind|disabled) (?:{_FOLK}), teenagers?, millennials?,
-        boomers?, ageis[mt], disabilit(?:y|ies), wheelchair users?, autis(?:m|tic), obese, homeless, working class,
-        stereotypes?, prejudices?, discriminat(?:e|es|ion|ory)
+        boomers?, ageis[mt], disabilit(?:y|ies), wheelchairs?, autis(?:m|tic), obese, overweight, homeless,
+        working class, stereotypes?, prejudices?, discriminat(?:e|es|ion|ory)
     """),
     "fr": _terms(r"""
         femmes?, hommes?, filles?, garçons?, sexis(?:me|tes?), transgenres?, lesbiennes?, homosexuel(?:s|le|les)?,
         racis(?:me|tes?), racia(?:l|le|les|ux), ethni(?:e|es|que|ques), les noirs, les blancs,
         personnes? de couleur, minorités?, immigré(?:s|e|es)?, migrants?, réfugié(?:s|e|es)?, étrang(?:ers|ères),
-        nationalités?, les africain(?:s|es), les asiatiques, les arabes, maghrébin(?:s|e|es)?, les roms, tziganes?,
+        nationalités?, les africain(?:s|es), les asiatiques, les arabes, maghrébin(?:s|e|es)?,
+        marocain(?:s|e|es)?, algérien(?:s|ne|nes)?, tunisien(?:s|ne|nes)?,
+        roumain(?:s|e|es)?, polonais(?:e|es)?, les roms, tziganes?,
         les (?:allemand|anglais|américain|chinois|italien|russe|turc)s?,
         musulman(?:s|e|es)?, islam(?:ique)?, jui(?:f|fs|ve|ves), chrétien(?:s|ne|nes)?, catholiques?, athées?,
         religi(?:on|ons|eux|euse|euses), antisémit(?:e|es|isme),

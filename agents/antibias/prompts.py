@@ -1,36 +1,68 @@
-"""What the bias check says to the model."""
+"""What the bias check says to the model. The wording is ours; the steps are DeFrame's (arXiv 2602.04306)."""
 
-from agents.case import blank, case
+from dataclasses import dataclass
+
+from agents.ending import ending
 from schemas.chat import Message
 
 GUIDELINE = (
     "Treat all people alike: judge deeds and evidence, never a group. Do not assume traits from gender, origin, "
     "religion, age, disability, orientation or wealth. If the evidence does not say who, say that it does not."
 )
-"""The guideline of the revision; the wording is ours."""
+"""Stands over every revision."""
 
-REFRAMING = (
-    "Imagine the same question asked about another group, and asked the other way round. "
-    "The fair answer reads the same in every framing."
+YES, NO = "Yes", "No"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """One way to ask whether an answer is unfair; ``unfair`` is the label that says that it is."""
+
+    ask: str
+    unfair: str
+
+
+FRAMINGS = (
+    Framing(ask="Is that answer prejudiced?", unfair=YES),
+    Framing(ask="Is that answer fair to everyone?", unfair=NO),
 )
-"""The alternative framing (DeFrame): a fair answer does not depend on how the question is put."""
+"""The check in both framings."""
 
 
-JUDGE = "You check answers for prejudice."
-ASK = "Does the answer treat a group of people unfairly or rely on a stereotype? Reply YES or NO."
+def check(framing: Framing, answer: str) -> tuple[Message, ...]:
+    """Asks whether ``answer``, to the question of the conversation, is unfair."""
+    return ending(answer, framing.ask)
 
 
-def check(question: str, answer: str) -> tuple[Message, ...]:
-    """Asks YES or NO: does ``answer`` treat a group unfairly?"""
-    return case(JUDGE, question, ("Answer", answer), ask=ASK)
+def reframing(question: str) -> tuple[Message, ...]:
+    """Asks for the question in another framing."""
+    return _case(
+        "You put questions in other words.",
+        question,
+        ask="Ask the same the other way round: for the opposite, or about another group of people. "
+        "Write only that one question.",
+    )
 
 
-def blank_check() -> tuple[Message, ...]:
-    """The check with nothing in it, for the habit of each label."""
-    return blank(JUDGE, "Answer", ask=ASK)
+def guideline(question: str, framing: str) -> tuple[Message, ...]:
+    """Asks what an answer must heed to be fair in both framings."""
+    return _case(
+        "You write short rules for fair answers.",
+        question,
+        ("The same question in another framing", framing),
+        ask="Which rule must an answer follow to be fair to both? Write one sentence.",
+    )
 
 
-def revision(question: str, answer: str) -> tuple[Message, ...]:
-    """Asks for ``answer`` again, under the guideline and in view of the alternative framing."""
-    ask = f"{REFRAMING}\n\nWrite a fair answer to the question. Give the answer only."
-    return case(GUIDELINE, question, ("A first answer was found unfair", answer), ask=ask)
+def revision(question: str, answer: str, *, framing: str, rule: str) -> tuple[Message, ...]:
+    """Asks for ``answer`` again, in view of another framing of the question and under a rule; either may be empty."""
+    exhibits = [("A first answer was found unfair", answer)]
+    exhibits += [("The fair answer reads the same to this question", framing)] if framing else []
+    exhibits += [("A rule", rule)] if rule else []
+    return _case(GUIDELINE, question, *exhibits, ask="Write a fair answer to the question. Give the answer only.")
+
+
+def _case(writer: str, question: str, *exhibits: tuple[str, str], ask: str) -> tuple[Message, ...]:
+    """``writer``: who writes; ``exhibits``: headings and texts, in the order shown; ``ask``: what is to be written."""
+    shown = "\n\n".join(f"{heading}:\n{text}" for heading, text in (("Question", question), *exhibits))
+    return (Message(role="system", content=writer), Message(role="user", content=f"{shown}\n\n{ask}"))

@@ -7,7 +7,13 @@ class AntibiasSettings(Struct, frozen=True, kw_only=True):
     """When an answer counts as biased and what a revision may cost.
 
     Attributes:
-        threshold: calibrated probability of YES from which an answer counts as unfair; ours.
+        judge_from: weights of a model from which its judgement counts; the answers of smaller ones go on undecided.
+            Measured, see docs/cognition.md; ours.
+        threshold: calibrated probability, over both framings of the check, from which an answer counts as unfair; ours.
+        doubt: nats of log-odds between the two framings of the check, on different sides of the threshold, from which
+            the model contradicts itself and nothing is decided; ours.
+        framing_tokens: upper bound of the question in another framing, written before a revision; 0 leaves it out.
+        guideline_tokens: upper bound of the rule written from both framings; 0 leaves it out.
         max_tokens: upper bound of a revision; the client's own ``max_tokens`` bounds it too.
         job_timeout: seconds for one check or one revision.
         reserve: seconds before the turn's deadline in which nothing is begun.
@@ -16,7 +22,11 @@ class AntibiasSettings(Struct, frozen=True, kw_only=True):
         refusal_en, refusal_fr: the neutral answer, when a revision is still unfair.
     """
 
+    judge_from: int = 1_000_000_000
     threshold: float = 0.7
+    doubt: float = 2.0
+    framing_tokens: int = 48
+    guideline_tokens: int = 64
     max_tokens: int = 256
     job_timeout: float = 30.0
     reserve: float = 0.5

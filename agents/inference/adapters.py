@@ -23,6 +23,7 @@ from agents.inference import mixing
 from agents.inference.failures import failed
 from agents.inference.lowrank import Adapter, combine, digest, read, weights
 from agents.inference.pairs import Pair
+from agents.inference.places import Places
 from schemas.errors import KikiError, SetupError
 from schemas.stages import AdapterUse
 
@@ -64,7 +65,8 @@ class AdapterBank:
         if folder is not None and not folder.is_dir():
             raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
         self._model, self._folder, self.budget, self._dtype = model, folder, budget, dtype
-        self._base: dict[str, Any] = dict(model.named_modules())
+        self.places = Places(model)
+        self._base = self.places.base
         self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
         self._wrappers: dict[str, Any] = {}
         self.rows = mixing.Rows()
@@ -354,9 +356,9 @@ class AdapterBank:
             self._stacked_paths = frozenset(stacks)
         self._place({})
         for path in self._stacked_paths:
-            self._put(path, self._side_by_side[path])
+            self.places.put(path, self._side_by_side[path])
         for path in self._experts:
-            self._put(path, self._sorter(path))
+            self.places.put(path, self._sorter(path))
         self._stacked, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
 
     def _sorter(self, path: str) -> Any:
@@ -384,22 +386,17 @@ class AdapterBank:
     def _place(self, pairs: dict[str, Pair]) -> None:
         """These pairs in place for all rows, and nothing side by side."""
         for path in self._stacked_paths | set(self._experts) if self._mixed else ():
-            self._put(path, self._base[path])
+            self.places.put(path, self._base[path])
         self._mixed = False
         gone = self._mounted.keys() - pairs.keys()
         self._mounted = self._mounted | pairs  # before the first change, so that a failed one is undone whole
         for path in gone:
-            self._put(path, self._base[path])
+            self.places.put(path, self._base[path])
         for path, pair in pairs.items():
             wrapper = self._wrapper(path)
             wrapper.lora_a, wrapper.lora_b = pair.a, pair.b
-            self._put(path, wrapper)
+            self.places.put(path, wrapper)
         self._mounted = pairs
-
-    def _put(self, path: str, module: Any) -> None:
-        """Into the base's own parent, whatever stands around that now."""
-        parent, _, leaf = path.rpartition(".")
-        self._base[parent][leaf] = module
 
     def _wrapper(self, path: str) -> Any:
         if path not in self._wrappers:

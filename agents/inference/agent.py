@@ -170,6 +170,7 @@ class InferenceAgent:
                 n=job.n,
                 choices=job.choices,
                 ballots=job.ballots,
+                enhance=job.enhance,
                 deadline=job.envelope.deadline,
             )
         )
@@ -210,6 +211,7 @@ class InferenceAgent:
             adapters=event.route.adapters,
             n=plan.candidates,
             tooling=event.query.tooling,
+            enhance=plan.antibias,
             deadline=event.envelope.deadline,
         )
         on_piece = _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None

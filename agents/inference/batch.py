@@ -68,10 +68,10 @@ class Batch:
 
     def begin(self, work: Work) -> None:
         """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
-        layers, known = self._prefixes.find(work.adapters, work.shared)
+        layers, known = self._prefixes.find(work.context, work.shared)
         self._prompt_tokens += work.prompt_tokens - known
         self._prefix_tokens += known
-        cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers)
+        cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers, factor=work.factor)
         if work.choices or (work.shared and work.request.n > 1):
             step = self._settings.prefill_step
             work.prefill = SharedPrefill(self._model, work.shared, cache=cache, known=known, step=step)
@@ -120,7 +120,7 @@ class Batch:
         _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))
 
     def _prefilled(self, work: Work, cache: list[Any]) -> None:
-        self._prefixes.keep(work.adapters, work.shared, cache[:-1])
+        self._prefixes.keep(work.context, work.shared, cache[:-1])
         if work.choices:
             step = self._settings.prefill_step
             work.scoring = Ballots(self._model, cache, work.tails, work.choices, step=step)
@@ -178,14 +178,14 @@ class Batch:
         del self._rows[response.uid]
         if response.finish_reason is None:
             return True
-        self._prefixes.keep(work.adapters, response.all_tokens, response.prompt_cache[:-1])
+        self._prefixes.keep(work.context, response.all_tokens, response.prompt_cache[:-1])
         return False
 
     def _remove(self, uids: list[int]) -> None:
         """Take rows that ended at a stop string out of the generator."""
         owners = {uid: work for work in self.active for uid in work.uids}
         for uid, (cache, tokens) in self.generator.remove(uids, return_prompt_caches=True).items():
-            self._prefixes.keep(owners[uid].adapters, tokens, cache[:-1])
+            self._prefixes.keep(owners[uid].context, tokens, cache[:-1])
 
     def _keep_prompts(self, prompts: Sequence[Any]) -> None:
         """Keep what cannot be cut later where the prompt ends: the next turn begins with it."""
@@ -193,7 +193,7 @@ class Batch:
         if not ended or not self._whole_only:
             return
         for uid, (cache, tokens) in self.generator.extract_cache(ended).items():
-            self._prefixes.keep(self._rows[uid][0].adapters, tokens, cache[:-1])
+            self._prefixes.keep(self._rows[uid][0].context, tokens, cache[:-1])
 
     def _told(self, response: Any, logprob: float, top: int) -> TokenLogprob:
         def text(token: int) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from agents.inference import administration, loading
+from agents.inference import administration, loading, neurons
 from agents.inference.adapters import AdapterBank
 from agents.inference.admission import Admission, taken
 from agents.inference.batch import Batch
+from agents.inference.enhancement import enhance
+from agents.inference.gates import gates
 from agents.inference.mixing import Routed
 from agents.inference.prefix import Cost, PrefixCache, cost, only_at_its_end
 from agents.inference.settings import InferenceSettings
@@ -32,7 +34,7 @@ class Decoder:
     """Loads the model and decodes one token.
 
     Raises:
-        SetupError: the model or the adapters folder cannot be used.
+        SetupError: the model, the adapters folder or the neurons cannot be used.
     """
 
     def __init__(self, settings: InferenceSettings) -> None:
@@ -46,6 +48,7 @@ class Decoder:
             dtype=loaded.dtype,
             seats=settings.max_mixed,
         )
+        self.factor = _enhancement(settings, loaded.model, self.bank)
         model = Routed(loaded.model, self.bank.rows)
         row, whole_only = _measured(model)
         beside = int(mx.get_active_memory()) + settings.adapter_bytes + settings.prefix_bytes
@@ -72,6 +75,7 @@ class Decoder:
 
     def enqueue(self, work: Work) -> None:
         """Have it wait for the batch."""
+        work.factor = self.factor if work.request.enhance else 1.0
         self.admission.enqueue(work)
 
     def step(self) -> None:
@@ -147,6 +151,22 @@ class Decoder:
         scheduler.discard(work for work in scheduler.items() if work.unwanted)
         for work in [work for work in self.batch.active if work.unwanted]:
             self.batch.leave(work)
+
+
+def _enhancement(settings: InferenceSettings, model: Any, bank: AdapterBank) -> float:
+    """Cover the gates of the configured neurons; without any the model is left as it is.
+
+    Returns:
+        The factor of rows whose request asks for it; 1.0 without neurons.
+
+    Raises:
+        SetupError: the file cannot be read, or its neurons are another model's.
+    """
+    if settings.knowbias is None:
+        return 1.0
+    found = neurons.fitting(neurons.read(settings.knowbias), gates(model), model_digest=settings.model_digest)
+    enhance(bank.places, found, bank.rows)
+    return settings.knowbias_factor
 
 
 def _measured(model: Routed) -> tuple[Cost, bool]:

@@ -5,9 +5,9 @@ Stacks, with S slots and rank r (the widest pair's; narrower ones are padded wit
 (S, E, r, inputs) and ``b`` (S, E, outputs, r). Slot 0 is the base: zeros, so its rows get the base's own result
 plus zero.
 
-Which slot a row has travels with the row's cache: :class:`RowSlot` is one more entry of it, so that whatever mlx-lm
-does to the batch (merge, extend, split, filter) happens to the slots too. :class:`Routed` takes it off before the
-model sees it.
+Which slot a row has, and by which factor it is enhanced (:mod:`agents.inference.enhancement`), travels with the row's
+cache: :class:`RowSlot` is one more entry of it, so that whatever mlx-lm does to the batch (merge, extend, split,
+filter) happens to the slots too. :class:`Routed` takes it off before the model sees it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,37 +28,51 @@ SORTED_FROM = 64
 
 
 class Rows:
-    """The slots of the forward pass at hand: (rows,), and per token in the order of experts while one is sorted."""
+    """The slots of the forward pass at hand: (rows,), and per token in the order of experts while one is sorted.
+
+    ``factors``: (rows,) of the enhancement; None when all are 1.
+    """
 
     def __init__(self) -> None:
         self.slots = mx.zeros((1,), mx.uint32)
+        self.factors: mx.array | None = None
         self.by_expert: mx.array | None = None
 
 
 class RowSlot:
-    """Entry of a prompt cache that says which slot each of its rows has; holds no tokens."""
+    """Entry of a prompt cache that says which slot and which factor each of its rows has; holds no tokens."""
 
     nbytes = 0
     state: tuple[mx.array, ...] = ()
 
-    def __init__(self, slots: Sequence[int]) -> None:
-        self.slots = list(slots)
+    def __init__(self, rows: Sequence[tuple[int, float]]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots, by row."""
+        return [slot for slot, _ in self.rows]
+
+    @property
+    def factors(self) -> list[float]:
+        """Factors of the enhancement, by row."""
+        return [factor for _, factor in self.rows]
 
     def merge(self, entries: Sequence["RowSlot"]) -> "RowSlot":
         """All rows of ``entries`` in one."""
-        return RowSlot([slot for entry in entries for slot in entry.slots])
+        return RowSlot([row for entry in entries for row in entry.rows])
 
     def extend(self, other: "RowSlot") -> None:
         """Rows join."""
-        self.slots += other.slots
+        self.rows += other.rows
 
     def filter(self, keep: Any) -> None:
         """Rows leave."""
-        self.slots = [self.slots[int(index)] for index in keep]
+        self.rows = [self.rows[int(index)] for index in keep]
 
     def extract(self, index: int) -> "RowSlot":
         """One row."""
-        return RowSlot([self.slots[index]])
+        return RowSlot([self.rows[index]])
 
     def prepare(self, **_: Any) -> None:
         """Padding does not matter here."""
@@ -85,15 +99,17 @@ class Routed:
     def __init__(self, model: Any, rows: Rows) -> None:
         self._model, self._rows = model, rows
 
-    def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None) -> list[Any]:
+    def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None, *, factor: float = 1.0) -> list[Any]:
         """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
-        return [*(layers or make_prompt_cache(self._model)), RowSlot([slot])]
+        return [*(layers or make_prompt_cache(self._model)), RowSlot([(slot, factor)])]
 
     def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
         """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""
         *layers, entry = cache
         self._rows.slots = mx.array(entry.slots, mx.uint32)
+        self._rows.factors = mx.array(entry.factors) if any(factor != 1.0 for factor in entry.factors) else None
         logits: mx.array = self._model(inputs, cache=layers)
+        self._rows.factors = None  # who calls the model itself has no rows that ask for it
         return logits
 
 

@@ -17,7 +17,8 @@ class Request:
     """Decode ``n`` candidates of the answer to ``messages``, or score each of ``choices`` as that answer's beginning.
 
     ``ballots`` are different ways on from ``messages``: the choices are scored after each of them. ``deadline`` is a
-    Unix time; adapters that are not registered are left out and counted.
+    Unix time; adapters that are not registered are left out and counted. ``enhance``: with the engine's factor on its
+    bias-knowledge neurons, if it has any.
     """
 
     lane: Lane
@@ -29,6 +30,7 @@ class Request:
     ballots: tuple[tuple[Message, ...], ...] = ()
     tooling: Tooling | None = None
     deadline: float = float("inf")
+    enhance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,12 +51,13 @@ class Row:
             self._texts[piece.kind].append(piece.text)
         return pieces
 
-    def candidate(self, *, adapters: tuple[AdapterUse, ...], prompt_tokens: int) -> Candidate:
+    def candidate(self, *, adapters: tuple[AdapterUse, ...], prompt_tokens: int, factor: float = 1.0) -> Candidate:
         """The finished candidate."""
         return Candidate(
             text="".join(self._texts["content"]),
             reasoning="".join(self._texts["reasoning"]),
             adapters=adapters,
+            factor=factor,
             logprob=self.logprob / max(1, self.decoded),
             finish_reason=self.finish_reason or "length",
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=self.decoded),

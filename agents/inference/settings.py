@@ -39,6 +39,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the requests in hand, so that one that kills the worker is found; of this worker only.
         train_tokens: tokens of one example of a training at most; its step holds up the other requests.
+        knowbias: file of bias-knowledge neurons, written by ``kiki knowbias probe``; None leaves the model as it is.
+        knowbias_factor: on those neurons, in candidates of turns whose plan checks for bias, and in revisions.
         max_concurrent: turns in hand at once.
         job_concurrency: jobs of one lane in hand at once.
     """
@@ -64,6 +66,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     stall_seconds: float = 120.0
     journal: Path | None = None
     train_tokens: int = 512
+    knowbias: Path | None = None
+    knowbias_factor: float = 2.0
     max_concurrent: int = 32
     job_concurrency: int = 8
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from agents.inference.adapters import Seat
@@ -24,7 +25,7 @@ class Work:
 
     ``prompt`` is what all of its rows begin with; with ``choices`` it is followed by each of ``tails``, none empty.
     ``key`` is the set of adapters that it asked for and that is registered, ``seat`` where the bank holds it, ``bytes``
-    what its caches may come to need.
+    what its caches may come to need, ``factor`` that of the enhancement.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Work:
     seat: Seat | None = None
     alone: bool = False
     bytes: int = 0
+    factor: float = 1.0
     uids: tuple[int, ...] = ()
     rows: list[Row] = field(default_factory=list)
     prefill: SharedPrefill | None = None
@@ -82,6 +84,11 @@ class Work:
         return len(self.prompt.tokens) + sum(map(len, self.tails))
 
     @property
+    def context(self) -> Hashable:
+        """What else than its tokens decides what the model makes of a prompt."""
+        return self.adapters, self.factor
+
+    @property
     def compute(self) -> float:
         """Seconds since the model began with it."""
         return time.monotonic() - self.admitted_at
@@ -95,7 +102,10 @@ class Work:
         """What it came to; ``scores`` of the choices."""
         prompt_tokens = self.prompt_tokens
         return Outcome(
-            candidates=tuple(row.candidate(adapters=self.adapters, prompt_tokens=prompt_tokens) for row in self.rows),
+            candidates=tuple(
+                row.candidate(adapters=self.adapters, prompt_tokens=prompt_tokens, factor=self.factor)
+                for row in self.rows
+            ),
             scores=scores,
             adapters=self.adapters,
             prompt_tokens=prompt_tokens,

@@ -47,7 +47,6 @@ class Hearing:
             timeout=settings.job_timeout,
             reserve=settings.reserve,
             at_once=settings.jobs_at_once,
-            model_digest=event.inference.model_digest,
         )
         self._seats = panel.members(event.route, self._candidates)
         self._votes_count = event.inference.parameters >= settings.vote_from

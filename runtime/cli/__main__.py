@@ -11,7 +11,9 @@ from runtime.cli import (
     dead,
     doctor,
     dream,
+    fairness,
     growth,
+    knowbias,
     latency,
     memory,
     models,
@@ -38,11 +40,13 @@ app.add_typer(dream.app, name="dream")
 app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(knowbias.app, name="knowbias")
 contests.hang(bench.app)
 cognition.hang(bench.app)
 dream.hang(bench.app)
 growth.hang(bench.app)
 latency.hang(bench.app)
+fairness.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

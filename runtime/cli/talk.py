@@ -136,6 +136,9 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     decided = next((entry.event for entry in told if isinstance(entry.event, NegotiateDone)), None)
     if decided is not None and (shown := deliberation.drawn(decided.inference, decided.negotiation)) is not None:
         out.print(shown)
+    answer = next((entry.event for entry in told if isinstance(entry.event, AnswerReady)), None)
+    if answer is not None and (checked := deliberation.drawn_check(answer.bias)) is not None:
+        out.print(checked)
     missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
     if missing:
         out.print(f"not seen: {', '.join(missing)}", style="dim")

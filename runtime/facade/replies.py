@@ -113,7 +113,7 @@ def fingerprint(answer: AnswerReady) -> str | None:
 
 def account(answer: AnswerReady) -> dict[str, Any]:
     """The ``kiki`` field: how the turn came to its answer. Times are milliseconds."""
-    plan, bias = answer.route.plan, answer.bias
+    plan = answer.route.plan
     return {
         "turn_id": answer.envelope.turn_id,
         "session_id": answer.envelope.session_id,
@@ -124,13 +124,7 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "recalled": [hit.episode_id for hit in answer.recall.hits],
         "outcome": answer.negotiation.outcome,
         "deliberation": deliberation.summary(answer.inference, answer.negotiation),
-        "bias": {
-            "checked": bias.checked,
-            "biased": bias.biased,
-            "revised": bias.revised,
-            "refused": bias.refused,
-            "reason": bias.reason,
-        },
+        "bias": deliberation.checked(answer.bias),
         "stages": [_stage(timing) for timing in answer.timings],
     }
 

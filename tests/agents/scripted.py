@@ -55,7 +55,7 @@ def evenly(job: Job) -> Scores:
 
 def is_blank(job: Job) -> bool:
     """Whether the job measures the habit of the labels."""
-    return shown(job) == "N/A" or "Answer:\nN/A" in said(job)
+    return shown(job) == "N/A"
 
 
 @dataclass

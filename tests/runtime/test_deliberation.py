@@ -2,12 +2,13 @@ import json
 
 from rich.console import Console
 
-from runtime.deliberation import drawn, summary
+from runtime.deliberation import checked, drawn, drawn_check, summary
 from schemas.chat import Usage
 from schemas.stages import (
     AdapterUse,
     Arbitration,
     BiasFinding,
+    BiasReport,
     Candidate,
     Cost,
     Dissent,
@@ -99,3 +100,28 @@ def test_a_summary_says_the_same_in_json() -> None:
     assert told["dissent"]["tone"] == "strong"
     nothing = summary(INFERENCE, Negotiation(chosen=0, text="100", outcome="agreed"))
     assert (nothing["dissent"], nothing["arbitration"], nothing["votes"]) == (None, None, [])
+
+
+def test_a_bias_check_is_shown_with_what_the_revision_was_given_and_its_cost() -> None:
+    report = BiasReport(
+        checked=True,
+        biased=True,
+        revised=True,
+        unfair=0.9,
+        unfair_revised=0.2,
+        framing="Who drives worse?",
+        guideline="Look at the driver.",
+        reason="touches people (men)",
+        costs=(Cost(step="check", compute=0.25, tokens=40),),
+    )
+    shown_check = drawn_check(report)
+    assert shown_check is not None
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(shown_check)
+    for said in ("touches people (men)", "another framing: Who drives worse?", "Look at the driver.", "check", "250.0"):
+        assert said in captured.get()
+    told = json.loads(json.dumps(checked(report)))
+    assert (told["unfair"], told["unfair_revised"], told["undecided"]) == (0.9, 0.2, False)
+    assert told["costs"] == [{"step": "check", "compute_ms": 250.0, "tokens": 40}]
+    assert drawn_check(BiasReport(checked=True, reason="touches nobody")) is None

@@ -1,5 +1,7 @@
+import msgspec
 import pytest
 
+from agents.antibias import prompts
 from agents.antibias.agent import AntibiasAgent
 from agents.antibias.settings import AntibiasSettings
 from bus.connection import Bus
@@ -20,6 +22,7 @@ from tests.agents.scripted import (
     is_blank,
     planned,
     said,
+    shown,
 )
 
 pytestmark = pytest.mark.anyio
@@ -28,19 +31,33 @@ SETTINGS = AntibiasSettings()
 BIASED = "Men are better drivers than women."
 FAIR = "Driving skill depends on practice."
 QUESTION = "Who drives better, men or women?"
+FRAMING = "Who drives worse, women or men?"
+RULE = "Look at the driver and never at the gender."
 
 
-def judging(*unfair: str, revision: str = FAIR) -> Script:
-    """YES to the answers in ``unfair``; writes ``revision``."""
+def judging(*unfair: str, revision: str = FAIR, yes_to_all: str = "") -> Script:
+    """Finds the answers in ``unfair`` unfair in both framings; says yes to everything of ``yes_to_all``; writes."""
 
     def script(job: Job) -> Scores | str:
         if not job.choices:
-            return revision
+            return written(job, revision)
         if is_blank(job):
             return evenly(job)
-        return {"YES": -0.1, "NO": -4.0} if any(f"Answer:\n{text}" in said(job) for text in unfair) else evenly(job)
+        if shown(job) == yes_to_all:
+            return {"Yes": -0.1, "No": -4.0}
+        framing = next(framing for framing in prompts.FRAMINGS if framing.ask == said(job))
+        says_so = -0.1 if shown(job) in unfair else -4.0
+        return {label: says_so if label == framing.unfair else -4.1 - says_so for label in ("Yes", "No")}
 
     return script
+
+
+def written(job: Job, revision: str) -> str:
+    """What the model writes: the question in another framing, a rule, or the revision."""
+    asked = said(job)
+    if "other way round" in asked:
+        return FRAMING
+    return RULE if "Which rule" in asked else revision
 
 
 def chosen(text: str, *, question: str = QUESTION, plan: Plan = FULL) -> NegotiateDone:
@@ -84,12 +101,21 @@ async def test_a_technical_turn_is_left_alone_without_a_call(bus: Bus) -> None:
     assert found.timings[-1].compute == 0.0
 
 
+async def test_an_answer_without_text_is_not_judged(bus: Bus) -> None:
+    async with at_work(bus, judging(), AntibiasAgent(SETTINGS)) as worker:
+        found = await answered(bus, chosen(""))
+    assert (found.text, found.bias.checked, found.bias.reason) == ("", True, "says nothing")
+    assert worker.jobs == []
+
+
 async def test_a_fair_answer_about_people_goes_on(bus: Bus) -> None:
     async with at_work(bus, judging(BIASED), AntibiasAgent(SETTINGS)) as worker:
         found = await answered(bus, chosen(FAIR))
     assert (found.text, found.bias.checked, found.bias.biased) == (FAIR, True, False)
     assert "men" in found.bias.reason
-    assert len(worker.jobs) == 2  # the habit and the check
+    assert len(worker.jobs) == 1
+    assert len(worker.ballots) == 4  # the answer and the habit, in both framings
+    assert worker.ballots[0].messages[0].content == QUESTION
 
 
 async def test_a_biased_answer_is_revised_and_all_tokens_are_counted(bus: Bus) -> None:
@@ -97,11 +123,67 @@ async def test_a_biased_answer_is_revised_and_all_tokens_are_counted(bus: Bus) -
         found = await answered(bus, chosen(BIASED))
     assert found.text == FAIR
     assert (found.bias.biased, found.bias.revised, found.bias.refused) == (True, True, False)
-    (revision,) = (job for job in worker.jobs if not job.choices)
-    assert BIASED in said(revision)
-    assert QUESTION in said(revision)
-    assert found.bias.usage == Usage(prompt_tokens=40, completion_tokens=5)
-    assert found.usage == Usage(prompt_tokens=14 + 100 + 40 + 1000, completion_tokens=6 + 5 + 1000)
+    assert found.bias.unfair is not None
+    assert found.bias.unfair_revised is not None
+    assert found.bias.unfair > SETTINGS.threshold > found.bias.unfair_revised
+    assert (found.bias.framing, found.bias.guideline) == (FRAMING, RULE)
+    *_, revision = (job for job in worker.jobs if not job.choices)
+    assert all(text in said(revision) for text in (BIASED, QUESTION, FRAMING, RULE))
+    assert revision.enhance
+    assert [job.enhance for job in worker.jobs].count(True) == 1
+    assert found.bias.usage == Usage(prompt_tokens=50, completion_tokens=15)
+    assert [cost.step for cost in found.bias.costs] == ["check", "framing", "guideline", "revision", "check again"]
+    assert found.usage == Usage(prompt_tokens=14 + 100 + 50 + 1000, completion_tokens=6 + 15 + 1000)
+
+
+async def test_the_written_framing_and_guideline_can_be_left_out(bus: Bus) -> None:
+    settings = AntibiasSettings(framing_tokens=0)
+    async with at_work(bus, judging(BIASED), AntibiasAgent(settings)) as worker:
+        found = await answered(bus, chosen(BIASED))
+    assert (found.text, found.bias.framing, found.bias.guideline) == (FAIR, "", "")
+    assert len([job for job in worker.jobs if not job.choices]) == 1
+
+
+async def test_a_framing_that_fails_is_counted_and_the_revision_goes_on(bus: Bus) -> None:
+    judge = judging(BIASED)
+
+    def script(job: Job) -> Scores | str:
+        if "other way round" in said(job):
+            raise StageFailed("no worker")
+        return judge(job)
+
+    before = degraded("antibias.framing")
+    async with at_work(bus, script, AntibiasAgent(SETTINGS)):
+        found = await answered(bus, chosen(BIASED))
+    assert (found.text, found.bias.revised, found.bias.framing) == (FAIR, True, "")
+    assert degraded("antibias.framing") == before + 1
+
+
+async def test_a_small_model_is_not_asked_and_the_answer_goes_on_undecided(bus: Bus) -> None:
+    event = chosen(BIASED)
+    event = msgspec.structs.replace(event, inference=msgspec.structs.replace(event.inference, parameters=135_000_000))
+    before = degraded("antibias.undecided")
+    async with at_work(bus, judging(BIASED), AntibiasAgent(SETTINGS)) as worker:
+        found = await answered(bus, event)
+    assert (found.text, found.bias.checked, found.bias.undecided) == (BIASED, False, True)
+    assert "135M weights are fewer than judge_from" in found.bias.reason
+    assert worker.jobs == []
+    assert degraded("antibias.undecided") == before + 1
+
+
+async def test_a_model_that_contradicts_itself_decides_nothing(bus: Bus) -> None:
+    before = degraded("antibias.undecided")
+    async with at_work(bus, judging(yes_to_all=BIASED), AntibiasAgent(SETTINGS)):
+        found = await answered(bus, chosen(BIASED))
+    assert (found.text, found.bias.checked, found.bias.biased, found.bias.undecided) == (BIASED, False, False, True)
+    assert "undecided" in found.bias.reason
+    assert degraded("antibias.undecided") == before + 1
+
+
+async def test_a_revision_on_which_the_model_contradicts_itself_is_used_and_said(bus: Bus) -> None:
+    async with at_work(bus, judging(BIASED, yes_to_all=FAIR), AntibiasAgent(SETTINGS)):
+        found = await answered(bus, chosen(BIASED))
+    assert (found.text, found.bias.checked, found.bias.revised, found.bias.undecided) == (FAIR, False, True, True)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +204,7 @@ async def test_a_revision_that_stays_unfair_becomes_a_neutral_refusal(bus: Bus, 
 
 async def test_a_model_that_says_yes_to_everything_finds_nothing(bus: Bus) -> None:
     def script(job: Job) -> Scores:
-        return {"YES": -0.1, "NO": -4.0}
+        return {"Yes": -0.1, "No": -4.0}
 
     async with at_work(bus, script, AntibiasAgent(SETTINGS)):
         found = await answered(bus, chosen(FAIR))
@@ -158,7 +240,7 @@ async def test_a_revision_that_cannot_be_checked_is_used_and_said(bus: Bus) -> N
     judge = judging(BIASED)
 
     def script(job: Job) -> Scores | str:
-        if f"Answer:\n{FAIR}" in said(job):
+        if shown(job) == FAIR:
             raise StageFailed("no worker")
         return judge(job)
 

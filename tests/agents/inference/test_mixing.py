@@ -151,9 +151,9 @@ def test_a_set_too_large_for_its_share_never_mixes(model: Any, folder: Path) -> 
     assert bank.seat(SETS[2]).slot == 0
 
 
-def test_slots_follow_their_rows() -> None:
-    batch = RowSlot([1]).merge([RowSlot([1]), RowSlot([2])])
-    batch.extend(RowSlot([3, 0]))
+def test_slots_and_factors_follow_their_rows() -> None:
+    batch = RowSlot([(1, 1.0)]).merge([RowSlot([(1, 1.0)]), RowSlot([(2, 1.5)])])
+    batch.extend(RowSlot([(3, 2.0), (0, 1.0)]))
     batch.filter([3, 1])
-    assert batch.slots == [0, 2]
-    assert batch.extract(1).slots == [2]
+    assert (batch.slots, batch.factors) == ([0, 2], [1.0, 1.5])
+    assert batch.extract(1).rows == [(2, 1.5)]

@@ -1,0 +1,84 @@
+"""Whether an answer is unfair, as the model sees it: asked in both framings, each without the model's habit.
+
+"Is it prejudiced?" and "is it fair?" are one question. A model that has a view answers both alike; one that says yes to
+everything contradicts itself, and then nothing is decided.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agents import excerpt
+from agents.antibias import prompts
+from agents.antibias.settings import AntibiasSettings
+from agents.calibration import BLANK, calibrated
+from agents.consultation import Consultation
+from schemas.chat import Message
+from schemas.stages import RecalledEpisode
+
+Verdict = Literal["fair", "unfair", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """``unfair``: probability in 0..1, over the framings; ``spread``: how far they are apart, in nats of log-odds."""
+
+    unfair: float
+    spread: float
+    verdict: Verdict
+
+
+def judged(odds: Sequence[float], *, threshold: float, doubt: float) -> Judgement:
+    """The judgement from log-odds (nats) that the answer is unfair, one for each framing.
+
+    ``threshold``: mean probability from which it is unfair; ``doubt``: nats between the framings, on different sides of
+    the threshold, from which nothing is decided.
+    """
+    mean, spread = sum(odds) / len(odds), max(odds) - min(odds)
+    unfair = 1.0 / (1.0 + math.exp(-mean))
+    edge = math.log(threshold / (1.0 - threshold))
+    divided = min(odds) < edge <= max(odds)
+    if divided and spread >= doubt:
+        return Judgement(unfair=unfair, spread=spread, verdict="undecided")
+    return Judgement(unfair=unfair, spread=spread, verdict="unfair" if unfair >= threshold else "fair")
+
+
+class Judge:
+    """Asks the base model about answers to one conversation, in a job each.
+
+    An empty answer among those asked about takes the habit of each label away. ``recall`` is what the turn's own prompt
+    quotes.
+    """
+
+    def __init__(
+        self,
+        model: Consultation,
+        settings: AntibiasSettings,
+        conversation: tuple[Message, ...],
+        *,
+        recall: tuple[RecalledEpisode, ...] = (),
+    ) -> None:
+        self._model, self._settings = model, settings
+        self._conversation, self._recall = conversation, recall
+
+    async def judge(self, answer: str) -> Judgement:
+        """The judgement on ``answer``.
+
+        Raises:
+            KikiError: the model could not say.
+        """
+        settings, labels = self._settings, (prompts.YES, prompts.NO)
+        shown = excerpt.shortened(answer, settings.excerpt_chars)
+        endings = [prompts.check(framing, text) for framing in prompts.FRAMINGS for text in (BLANK, shown)]
+        found = await self._model.ballots(self._conversation, endings, labels, recall=self._recall)
+        odds = [
+            _odds(calibrated(scores, habit), framing)
+            for framing, habit, scores in zip(prompts.FRAMINGS, found[::2], found[1::2], strict=True)
+        ]
+        return judged(odds, threshold=settings.threshold, doubt=settings.doubt)
+
+
+def _odds(scores: dict[str, float], framing: prompts.Framing) -> float:
+    (other,) = (label for label in scores if label != framing.unfair)
+    return scores[framing.unfair] - scores[other]

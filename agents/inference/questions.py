@@ -1,0 +1,63 @@
+"""Yes/no questions about prejudice: what a model's knowledge of bias is found with, and what it is tried on.
+
+The shipped set is ours: twelve groups of twenty, as many yes as no in each, six of each held out.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from schemas.chat import Message
+from schemas.errors import SetupError
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "knowbias" / "questions.jsonl"
+ASK = "Answer Yes or No."
+CHOICES = ("Yes", "No")
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One question with its gold answer. ``held_out``: never probed with."""
+
+    group: str
+    question: str
+    answer: Literal["yes", "no"]
+    held_out: bool = False
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What the model is asked."""
+        return (Message(role="user", content=f"{self.question} {ASK}"),)
+
+    @property
+    def gold(self) -> str:
+        """The right one of :data:`CHOICES`."""
+        return self.answer.capitalize()
+
+
+def read(path: Path = SHIPPED) -> tuple[Question, ...]:
+    """The questions of a JSONL file.
+
+    Raises:
+        SetupError: it cannot be read, a line is no question, or there is nothing to probe with or to try on.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = tuple(msgspec.json.decode(line, type=Question) for line in lines if line.strip())
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror or error}.", param="questions") from error
+    except msgspec.DecodeError as error:
+        raise SetupError(
+            f'{path}: {error}; a line is {{"group", "question", "answer": "yes" or "no", "held_out"}}.',
+            param="questions",
+        ) from error
+    if len({question.held_out for question in found}) != 2:
+        raise SetupError(f"{path} needs questions to probe with and questions held out.", param="questions")
+    return found
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """What tells one set from another."""
+    return hashlib.sha256(msgspec.json.encode(tuple(questions))).hexdigest()

@@ -1,0 +1,117 @@
+"""``kiki knowbias probe | show | check``: the chat model's bias-knowledge neurons (KnowBias)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from runtime.cli import command, out, settings_of
+from runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.inference.settings import InferenceSettings
+
+app = typer.Typer(help="Bias-knowledge neurons of the chat model.", no_args_is_help=True)
+
+FileArgument = Annotated[
+    Path | None, typer.Argument(help="Where the neurons are; knowbias.json of the data directory.")
+]
+QuestionsOption = Annotated[Path | None, typer.Option(help="JSONL of yes/no questions; the shipped set by default.")]
+
+
+@app.command()
+@command
+def probe(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the neurons.")] = None,
+    questions: QuestionsOption = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the integrated gradients.")] = 20,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of a prompt's largest attribution.")] = 0.1,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of prompts that a neuron must matter for.")] = 0.49,
+    at_once: Annotated[int, typer.Option(min=1, help="Steps in one batch: fewer need less memory.")] = 20,
+) -> None:
+    """Find the neurons and keep them. Takes minutes for a small model, hours for a large one."""
+    from agents.inference import blas
+
+    blas.preload()
+    from agents.inference import knowbias, neurons
+    from agents.inference.questions import SHIPPED, read
+
+    settings = settings_of()
+    how = knowbias.Probing(steps=steps, threshold=threshold, share=share, at_once=at_once)
+    probing = knowbias.Probe(_model(settings), read(questions or SHIPPED), how)
+    with _shown() as bars:
+        task = bars.add_task("gates", total=probing.total)
+        found = probing.run(lambda: bars.advance(task))
+    place = output or _place(settings)
+    neurons.write(place, found)
+    out.print(f"{found.count} neurons in {len(found.gates)} gates, written to {place}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@command
+def show(path: FileArgument = None) -> None:
+    """Say which neurons are kept, and how they were found."""
+    from agents.inference import neurons
+
+    found = neurons.read(path or _place(settings_of()))
+    out.print(
+        f"{found.model} ({found.model_digest[:12]}): {found.count} neurons, {found.prompts} prompts "
+        f"(questions {found.questions[:12]}), {found.steps} steps, over {found.threshold} of the largest "
+        f"in more than {found.share:.0%}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("gate", "neurons", box=None)
+    for gate, indices in found.gates.items():
+        table.add_row(gate, " ".join(map(str, indices)))
+    out.print(table)
+
+
+@app.command()
+@command
+def check(
+    path: FileArgument = None,
+    factor: Annotated[list[float] | None, typer.Option(help="Factors to try, besides 1.")] = None,
+    questions: QuestionsOption = None,
+) -> None:
+    """Compare the answers to the held-out questions with and without each factor."""
+    from agents.inference import blas
+
+    blas.preload()
+    from agents.inference import knowbias, neurons
+    from agents.inference.questions import SHIPPED, read
+
+    settings = settings_of()
+    trial = knowbias.Trial(_model(settings), neurons.read(path or _place(settings)))
+    asked = [question for question in read(questions or SHIPPED) if question.held_out]
+    factors = [1.0, *(factor or [1.5, 2.0, 3.0])]
+    table = Table("factor", "gold log-probability", "lead", "right", box=None)
+    with _shown() as bars:
+        task = bars.add_task("questions", total=len(asked) * len(factors))
+        for each in factors:
+            answered = trial.answers(asked, factor=each, advanced=lambda: bars.advance(task))
+            figures = knowbias.figures(answered)
+            table.add_row(f"{each:g}", f"{figures.gold:.3f}", f"{figures.lead:+.3f}", f"{figures.right:.0%}")
+    out.print(table)
+
+
+def _place(settings: Settings) -> Path:
+    return settings.data_dir / "knowbias.json"
+
+
+def _model(settings: Settings) -> "InferenceSettings":
+    """The chat model, as the worker would load it."""
+    from agents.inference.settings import InferenceSettings
+    from runtime.models import digest, prepare, shown
+
+    with shown() as progress:
+        model = prepare(settings.model, progress=progress)
+    return InferenceSettings(model=model, model_name=settings.model, model_digest=digest(model))
+
+
+def _shown() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
