@@ -388,6 +388,11 @@ def optimise(path: Path) -> None:
         shard.close()
 
 
+def placed(episode: Episode) -> Match:
+    """The episode as a search would tell it, without scores and vector."""
+    return Match(similarity=0.0, **{field: getattr(episode, field) for field in READ})
+
+
 def payload(episode: Episode, own: Own) -> dict[str, Any]:
     """What is kept beside the vectors."""
     return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}, OWN: packed(own.vector)}

@@ -1,12 +1,12 @@
 """From the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
-import numpy as np
 from msgspec import Struct
 
-from agents.memory.context import unpacked, windows
+from agents.memory.atlas import Ask, placed
+from agents.memory.context import unit, unpacked, windows
 from agents.memory.faults import StoreAway
 from agents.memory.recall import replaces
 from agents.memory.record import key
@@ -15,6 +15,9 @@ from agents.memory.words import Words, covered
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
+
+NEAR = 16
+"""Episodes that a new one is compared with, in case one of the two replaces the other."""
 
 
 async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
@@ -40,7 +43,8 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
     summed = {key(one.tenant, "episode", part) for one in episodes for part in one.summarises}
     for (summary, node), names in (await stores.trace.summaries(changed | summed)).items():
         await stores.atlas.mark(await told_again(stores, node, names), summary)
-    await supersede(stores, changed)
+    for one in episodes:
+        await supersede(stores, one)
 
 
 async def told_again(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
@@ -57,23 +61,25 @@ def _words(language: str) -> Words:
     return Words(language)
 
 
-async def supersede(stores: Stores, changed: Collection[str]) -> None:
-    """Link the episodes of these keys with those that they replace, or that replace them.
+async def supersede(stores: Stores, episode: Episode) -> None:
+    """Link the episode with those that it replaces, or that replace it.
 
     Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
-    here among those that mention something in common. Two small-talk remarks mention nothing.
+    among the :data:`NEAR` that Atlas finds nearest.
     """
-    pairs = await stores.trace.sharing(sorted(changed))
-    known = await stores.atlas.read(sorted({name for pair in pairs for name in pair}))
-    vectors = {name: unpacked(one.vector) for name, one in known.items()}
-    found = set()
-    for pair in pairs:
-        if any(vectors.get(name) is None for name in pair):
+    if len(episode.embedding) != stores.settings.vector_size:
+        return
+    mine, own = placed(episode), unit(episode.embedding)
+    ask = Ask(tenant=episode.tenant, vector=episode.embedding, limit=NEAR)
+    found: set[tuple[str, str]] = set()
+    for match in await stores.atlas.search(ask):
+        vector = unpacked(match.vector)
+        if vector is None or float(vector @ own) < stores.settings.same_fact:
             continue
-        older, newer = sorted(pair, key=lambda name: (known[name].created_at, name))
-        alike = float(np.dot(vectors[older], vectors[newer]))  # type: ignore[arg-type]
-        if alike >= stores.settings.same_fact and replaces(known[newer], known[older]):
-            found.add((newer, older))
+        older, newer = sorted((mine, match), key=lambda one: (one.created_at, one.episode_id))
+        if older.created_at < newer.created_at and replaces(newer, older):
+            newer_key, older_key = (key(episode.tenant, "episode", one.episode_id) for one in (newer, older))
+            found.add((newer_key, older_key))
     await stores.trace.supersede(found)
 
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 VERSION = 2
 """Of nodes and edges. A store with another one is made again from the record."""
 
-SHARED = 64
-"""Episodes with a concept in common that one episode is compared with."""
-
 FOREVER = 1e12
 """A Unix time later than any; a server need not know infinity."""
 
@@ -86,11 +83,6 @@ _COUNT = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN count(*)"
 _EDGES = """
     MATCH (a:Episode {{tenant: $tenant}})-[:{kind}]->(b:Episode {{tenant: $tenant}}) RETURN a.episode_id, b.episode_id
     ORDER BY a.episode_id, b.episode_id
-"""
-_SHARING = """
-    MATCH (e:Episode)-[:MENTIONS]->(:Concept)<-[:MENTIONS]-(o:Episode)
-    WHERE e.id IN $names AND o.id <> e.id AND o.episode_id IS NOT NULL
-    RETURN DISTINCT e.id, o.id, o.created_at ORDER BY o.created_at DESC, o.id LIMIT $limit
 """
 _SUPERSEDE = """
     UNWIND $rows AS row MATCH (a:Episode {id: row.left}), (b:Episode {id: row.right}) MERGE (a)-[s:SUPERSEDES]->(b)
@@ -213,11 +205,6 @@ class Trace:
         """What the tenant's episode mentions, in the order of the alphabet."""
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
         return [str(row[0]) for row in await self._graph.read(_CONCEPTS_OF, **where)]
-
-    async def sharing(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        """Keys of episodes that mention something in common, as (one of ``names``, another); the latest of many."""
-        rows = await self._graph.read(_SHARING, names=sorted(names), limit=SHARED * len(names))
-        return [(str(one), str(other)) for one, other, _ in rows]
 
     async def supersede(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Link the keys of newer episodes with those of the older ones that they replace."""

@@ -174,16 +174,6 @@ async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace
     assert await trace.summaries_of("of1", tenant="bob") == []
 
 
-async def test_episodes_that_mention_the_same_are_found(trace: Trace) -> None:
-    told = [replace(episode(f"same{n}", tenant="share", at=float(n)), concepts=("budget",)) for n in range(3)]
-    alone = replace(episode("else", tenant="share"), concepts=("cat",))
-    theirs = replace(episode("theirs", tenant="bob"), concepts=("budget",))
-    await trace.upsert([*told, alone, theirs])
-    names = [key("share", "episode", one.episode_id) for one in told]
-    assert await trace.sharing(names[:1]) == [(names[0], names[2]), (names[0], names[1])]
-    assert await trace.sharing([key("share", "episode", alone.episode_id)]) == []
-
-
 async def test_an_empty_graph_forgets_everything(graph: Graph, trace: Trace) -> None:
     await trace.upsert([episode("gone")])
     await graph.renew()
