@@ -20,6 +20,7 @@ from tests.agents.memory.scenes import answered, turn, unit
 
 pytestmark = pytest.mark.anyio
 SIZE = 768
+AT_ONCE = 64
 
 
 @contextmanager
@@ -69,11 +70,17 @@ async def agreed(bus: Bus) -> VerifyReply:
 
 
 async def tell(bus: Bus, count: int) -> None:
-    """Answer ``count`` turns at once."""
+    """Answer ``count`` turns, as many at once as a busy runtime does: each waits until it is on disk."""
+    slots = anyio.Semaphore(AT_ONCE)
+
+    async def publish(number: int) -> None:
+        event = answered(turn(session=f"s{number % 7}", timeout=300), unit(number, SIZE), text=f"question {number}")
+        async with slots:
+            await bus.publish(event)
+
     async with anyio.create_task_group() as tasks:
         for number in range(count):
-            event = answered(turn(session=f"s{number % 7}", timeout=300), unit(number, SIZE), text=f"question {number}")
-            tasks.start_soon(bus.publish, event)
+            tasks.start_soon(publish, number)
 
 
 async def kill_in_the_middle(bus: Bus, process: "subprocess.Popen[bytes]", after: int) -> None:
