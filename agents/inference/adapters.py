@@ -197,6 +197,17 @@ class AdapterBank:
         self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
         self._resident.move_to_end(name)
 
+    def prove(self, name: str) -> Adapter:
+        """The adapter, resident and proven, without a seat.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        uses = (AdapterUse(name=name),)
+        adapters = self._loaded(uses)
+        self._prove_alone(_known(uses, adapters), self._combined(uses, adapters), adapters)
+        return adapters[0]
+
     def ready(self, name: str, *, taken: Collection[int]) -> None:
         """Prove an adapter and give it a seat if one is free, so that its next request pays for neither.
 

@@ -15,7 +15,7 @@ import structlog
 from agents.inference import exchange
 from agents.inference.directions import dump, frozen, leading
 from agents.inference.failures import failed
-from agents.inference.lowrank import WEIGHTS, Adapter, parsed, scale_of
+from agents.inference.lowrank import WEIGHTS, parsed, scale_of
 from agents.inference.thread import ModelThread
 from agents.inference.training import Learnable, Training, portable, step_flops
 from bus import objects
@@ -124,19 +124,12 @@ class Consolidation:
 
     async def stage(self, request: StageRequest) -> StageReply:
         """On disk, verified, resident and proven: the exchange's pause is for none of this."""
-        decoder = self._thread.decoder
-        bank = decoder.bank
+        bank = self._thread.decoder.bank
         data = await objects.get(self._bus, request.weights, param="weights")
         folder = exchange.own_folder(bank.folder, request.name).parent
         staged = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
-
-        def proven() -> Adapter:
-            adapter = bank.load(staged)
-            bank.ready(staged, taken=decoder.taken)
-            return adapter
-
         try:
-            adapter = await self._thread.ask(proven)
+            adapter = await self._thread.ask(lambda: bank.prove(staged))
         except StageFailed:
             await anyio.to_thread.run_sync(exchange.discard, folder, staged)
             raise
