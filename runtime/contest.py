@@ -128,17 +128,18 @@ def ours(bus: Bus) -> Ask:
     return ask
 
 
-def theirs(client: httpx.AsyncClient, adapters: Path | None) -> Ask:
-    """Asks an ``mlx_lm.server``."""
+def theirs(client: httpx.AsyncClient, model: Path, adapters: Path) -> Ask:
+    """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path."""
 
     async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
         body: dict[str, Any] = {
+            "model": str(model),
             "messages": [{"role": "user", "content": question}],
             "max_tokens": max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if adapter is not None and adapters is not None:
+        if adapter is not None:
             body["adapters"] = str(adapters / adapter)
         started, first, tokens = time.perf_counter(), 0.0, 0
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
