@@ -136,7 +136,7 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     async def rewritten() -> bool:
         return not files_with(secret, atlas)
 
-    await eventually(rewritten)
+    await eventually(rewritten, seconds=60.0)  # rewriting runs at the lowest priority
     found = await http.get("/v1/episodes", params={"query": "quetzal"}, headers=ANN)
     assert found.json()["data"] == []
     assert "axolotl" in (await http.get("/v1/sessions/s/1", headers=BOB)).text
