@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ASK    ?= What is the capital of France?
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test soak lint types format bench contract page client models clean
+.PHONY: help install dev run test test-agents test-others soak lint types format bench contract page client models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,8 +31,14 @@ run: install ## Start everything, ask one question, keep serving on :8000
 models: install ## Fetch and prepare the default models
 	$(BIN)/kiki models pull
 
-test: dev models tests/contract/node_modules deploy/client/examples/node_modules ## Run all tests
-	$(BIN)/python -m pytest -m "not soak"
+test: dev models tests/contract/node_modules deploy/client/examples/node_modules ## Run all tests, in two processes side by side
+	$(MAKE) -j2 test-agents test-others
+
+test-agents:
+	$(BIN)/python -m pytest -m "not soak" tests/agents
+
+test-others:
+	$(BIN)/python -m pytest -m "not soak" --ignore tests/agents
 
 soak: dev models ## The long fault and endurance runs
 	$(BIN)/python -m pytest -m soak --timeout 3600
