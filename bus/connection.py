@@ -302,7 +302,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         yield bus
     finally:
         link.up = False
-        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):  # the broker may have gone first
             await asyncio.wait_for(client.close(), 2.0)
 
 

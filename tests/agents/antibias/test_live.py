@@ -50,6 +50,7 @@ async def checked(bus: Bus, text: str, settings: AntibiasSettings, question: str
             while (found := await bus.last(AnswerReady, event.envelope.turn_id)) is None:
                 await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
+    assert found is not None
     return found
 
 

@@ -126,7 +126,11 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     await projected(bus, 5, 5)
     record, atlas = tmp_path_factory.getbasetemp(), memory.settings.data_dir / "atlas"
     assert files_with(secret, *record.glob("nats*"))
-    assert files_with(secret, atlas)
+
+    async def written() -> bool:
+        return bool(files_with(secret, atlas))
+
+    await eventually(written)
     gone = (await http.delete("/v1/sessions/s/1", headers=ANN)).json()
     assert (gone["deleted"], gone["episodes"]) == (True, 4)
 
