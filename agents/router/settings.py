@@ -16,11 +16,11 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
         threshold: score that opens the gate; None takes the trained one.
         max_adapters: adapters of a turn at most, 1 to 4.
         min_share: an adapter takes part when its score is at least this share of the best one; ours.
-        batch_wait: seconds that a prompt waits for others to be embedded with; 0 never waits.
+        batch_wait: seconds that a prompt waits for others', while several ask at once; 0 never waits.
         batch_size: texts in one forward pass at most.
         cache_size: embeddings kept for repeated texts.
         max_tokens: tokens of a text that are embedded; the rest is cut off.
-        threads: threads of the embedder; None takes the processors, at most four.
+        threads: threads of the embedder; None takes half the processors, at most four.
         concurrency: turns in hand at once.
         advisors: who is asked for advice before the domains are chosen, by name (``nerve-wml``, ``kiki-flow``).
     """

@@ -29,16 +29,38 @@ async def test_concurrent_texts_share_a_pass_and_keep_their_own_vector(embedder:
     async def ask(text: str) -> None:
         found[text] = await embedder.embed([text])
 
+    async def ask_at_once(some: list[str]) -> None:
+        async with anyio.create_task_group() as tasks:
+            for text in some:
+                tasks.start_soon(ask, text)
+
+    await ask_at_once(["one of two", "two of two"])
     before = embedder.batches
-    async with anyio.create_task_group() as tasks:
-        for text in texts:
-            tasks.start_soon(ask, text)
+    await ask_at_once(texts)
     assert embedder.batches == before + 1
     alone = encode(load_model(embedder_path), texts)
     for row, text in enumerate(texts):
         assert found[text].compute > 0
         assert np.allclose(found[text].vectors[0], alone[row], atol=1e-5)
         assert np.linalg.norm(found[text].vectors[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_a_lone_caller_is_not_held_up(embedder_path: Path) -> None:
+    patient = Embedder(embedder_path, batch_wait=300.0)
+    await anyio.to_thread.run_sync(patient.start)
+    with anyio.fail_after(60):
+        await patient.embed(["the first"])
+        await patient.embed(["the second", "and one that came with it"])
+    await anyio.to_thread.run_sync(patient.stop)
+    assert patient.batches == 2
+
+
+async def test_more_texts_than_a_batch_take_several_passes(embedder_path: Path) -> None:
+    narrow = Embedder(embedder_path, batch_size=2)
+    await anyio.to_thread.run_sync(narrow.start)
+    found = await narrow.embed([f"text {number}" for number in range(5)])
+    await anyio.to_thread.run_sync(narrow.stop)
+    assert (found.vectors.shape, narrow.batches) == ((5, 768), 3)
 
 
 async def test_repeated_text_comes_from_the_cache(embedder: Embedder) -> None:
