@@ -1,9 +1,11 @@
 """One turn as it happens: its events and its live text, until it ends. Needs nats-py and :mod:`schemas` only."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from bus.subjects import Subjects
@@ -14,7 +16,7 @@ from schemas.events import STAGE_EVENTS, AnswerReady, Event, InferToken, TurnCan
 Happening = Event | InferToken
 Kind = type[Event] | type[InferToken]
 
-ENDS: tuple[Kind, ...] = (AnswerReady, TurnFailed, TurnCancelled)
+ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
 """How a turn ends."""
 
 
@@ -27,23 +29,37 @@ async def following(
 ) -> AsyncIterator[AsyncGenerator[Happening, None]]:
     """The turn's events from now on; subscribe before the turn is asked. The last one says how it ended.
 
-    ``kinds`` are those that are wanted beside the turn's end.
+    ``kinds`` are those that are wanted beside the turn's end, in their order; with none of them the broker sends
+    nothing but the end.
 
     Iterating raises:
         Unavailable: the connection was closed before the turn ended.
         InvalidEvent: somebody publishes what the contract does not promise.
     """
-    subscription = await client.subscribe(subjects.turn(turn_id))
-    happening = _happening(subscription, {kind.subject: kind for kind in (*kinds, *ENDS)})
+    wanted = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+    heard: asyncio.Queue[Msg | None] = asyncio.Queue()
+    subscriptions = [await client.subscribe(subject) for subject in wanted]
+    pumps = [asyncio.create_task(_pump(subscription, heard)) for subscription in subscriptions]
+    happening = _happening(heard, {kind.subject: kind for kind in (*kinds, *ENDS)})
     try:
         yield happening
     finally:
+        for pump in pumps:
+            pump.cancel()
         await happening.aclose()
-        await subscription.unsubscribe()
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
 
 
-async def _happening(subscription: Subscription, kinds: Mapping[str, Kind]) -> AsyncGenerator[Happening, None]:
+async def _pump(subscription: Subscription, heard: "asyncio.Queue[Msg | None]") -> None:
+    """None when the connection is closed."""
     async for message in subscription.messages:
+        heard.put_nowait(message)
+    heard.put_nowait(None)
+
+
+async def _happening(heard: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kind]) -> AsyncGenerator[Happening, None]:
+    while (message := await heard.get()) is not None:
         kind = kinds.get(".".join(message.subject.split(".")[-3:-1]))
         if kind is None:
             continue  # not wanted, or a newer runtime's event

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from bus import metrics
 from bus.connection import Bus
+from bus.following import ENDS
 from bus.topology import TURNS
 from runtime.facade import telemetry
 from runtime.facade.asked import Asked
@@ -109,7 +110,7 @@ class Turn:
         if self._broker_away():
             return None
         try:
-            for kind in (AnswerReady, TurnFailed, TurnCancelled):
+            for kind in ENDS:
                 found: Event | None = await self._bus.last(kind, self.id)
                 if found is not None:
                     return found
@@ -262,16 +263,16 @@ class Turns:
 
     @asynccontextmanager
     async def _listening(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
-        """The turn's messages as they come; its tokens only where somebody reads along."""
-        heard: asyncio.Queue[Msg] = asyncio.Queue()
-        token_subject = self.bus.subjects.stage(InferToken.subject, envelope.turn_id)
+        """The turn's messages as they come; no more than its end where nobody reads along."""
+        subjects, heard = self.bus.subjects, asyncio.Queue[Msg]()
 
         async def hear(message: Msg) -> None:
-            if tokens or message.subject != token_subject:
-                heard.put_nowait(message)
+            heard.put_nowait(message)
 
+        ends = [subjects.stage(kind.subject, envelope.turn_id) for kind in ENDS]
+        wanted = [subjects.turn(envelope.turn_id)] if tokens else ends
         try:
-            subscription = await self.bus.listen(self.bus.subjects.turn(envelope.turn_id), hear)
+            subscriptions = [await self.bus.listen(subject, hear) for subject in wanted]
         except nats.errors.Error as error:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
         self._followers[envelope.turn_id] += 1
@@ -282,7 +283,8 @@ class Turns:
             if not self._followers[envelope.turn_id]:
                 del self._followers[envelope.turn_id]
             with anyio.CancelScope(shield=True), suppress(nats.errors.Error):
-                await subscription.unsubscribe()
+                for subscription in subscriptions:
+                    await subscription.unsubscribe()
 
     async def _leave(self, turn: Turn, asked: Asked) -> None:
         if turn.outcome in (None, "stopped") and self._followers[turn.id] == 1:
