@@ -22,7 +22,7 @@ BELL_SECONDS = 1.0
 """The stream is read again at least this often, should the bell be missed."""
 
 STORE_SECONDS = 0.01
-"""The broker may ring before it has stored: read again after this long."""
+"""The broker rings before it has stored, perhaps before anybody listened: at first the stream is read this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,18 @@ class Join:
         Raises:
             Unavailable: the stream cannot be read.
         """
-        end, pause = time.monotonic() + seconds, BELL_SECONDS
+        end, pause = time.monotonic() + seconds, STORE_SECONDS
         while True:
             if heard := await self._stored():
                 return heard
             left = end - time.monotonic()
             if left <= 0:
                 return None
-            with contextlib.suppress(nats.errors.TimeoutError):
+            try:
                 await self._bell.next_msg(timeout=min(left, pause))
                 pause = STORE_SECONDS
+            except nats.errors.TimeoutError:
+                pause = min(2 * pause, BELL_SECONDS)
 
     async def _stored(self) -> Heard | None:
         event = await self._bus.last_of(_KINDS, self._turn_id)
