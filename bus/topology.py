@@ -36,136 +36,79 @@ TURN_MAX_AGE = 3600.0
 
 TURN_MAX_BYTES = 256 * 1024**2
 ANSWER_MAX_BYTES = 2**30
-JOB_MAX_BYTES = 64 * 1024**2
-ADAPTER_MAX_BYTES = 64 * 1024**2
+SMALL_MAX_BYTES = 64 * 1024**2
 DUPLICATE_WINDOW = 600.0
 """Seconds in which a message id is published once; longer than any turn's deadline plus its redeliveries."""
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
     """The streams of design section 2, the lives of adapters, dreams, and the log of what other services consumed."""
+
+    def stream(name: str, description: str, found: list[str], **settings: Any) -> StreamConfig:
+        """On disk and dropping the oldest, unless ``settings`` say otherwise."""
+        common = {
+            "storage": StorageType.FILE,
+            "retention": RetentionPolicy.LIMITS,
+            "discard": DiscardPolicy.OLD,
+            "duplicate_window": DUPLICATE_WINDOW,
+            "num_replicas": replicas,
+            "allow_direct": True,
+        }
+        return StreamConfig(name=name, description=description, subjects=found, **{**common, **settings})
+
+    queue = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW, "allow_direct": None}
     return (
-        StreamConfig(
-            name=TURNS,
-            description="Stage events of turns; lost if the single broker dies",
-            subjects=subjects.turns,
+        stream(
+            TURNS,
+            "Stage events of turns; lost if the single broker dies",
+            subjects.turns,
             storage=StorageType.MEMORY,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
             max_age=TURN_MAX_AGE,
             max_bytes=TURN_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
         ),
-        StreamConfig(
-            name=ANSWERS,
-            description="Answers until they are in the record; an hour later the memory overwrites them",
-            subjects=subjects.answers,
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
+        stream(
+            ANSWERS,
+            "Answers until they are in the record; an hour later the memory overwrites them",
+            subjects.answers,
             max_bytes=ANSWER_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
         ),
-        StreamConfig(
-            name=EPISODES,
-            description="The record of answered turns; never purged",
-            subjects=subjects.episodes,
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.NEW,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
+        stream(EPISODES, "The record of answered turns; never purged", subjects.episodes, discard=DiscardPolicy.NEW),
+        stream(
+            ADAPTERS,
+            "Lives of adapters: proposed, published, activated, rejected, unloaded",
+            subjects.adapters,
+            max_bytes=SMALL_MAX_BYTES,
         ),
-        StreamConfig(
-            name=ADAPTERS,
-            description="Lives of adapters: proposed, published, activated, rejected, unloaded",
-            subjects=subjects.adapters,
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
-            max_bytes=ADAPTER_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
-        ),
-        *_dreams(subjects, replicas),
-        StreamConfig(
-            name=JOBS,
-            description="Calls to the model; a work queue",
-            subjects=subjects.jobs,
-            storage=StorageType.MEMORY,
-            retention=RetentionPolicy.WORK_QUEUE,
-            discard=DiscardPolicy.NEW,
-            max_age=DUPLICATE_WINDOW,
-            max_bytes=JOB_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-        ),
-        StreamConfig(
-            name=DEAD,
-            description="Messages that were given up, with the reason",
-            subjects=subjects.dead_letters,
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
-            max_bytes=JOB_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
-        ),
-        StreamConfig(
-            name=SERVICES,
-            description="What other services consumed of the record",
-            subjects=subjects.services,
-            storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
-            max_bytes=JOB_MAX_BYTES,
-            duplicate_window=DUPLICATE_WINDOW,
-            num_replicas=replicas,
-            allow_direct=True,
-        ),
-    )
-
-
-def _dreams(subjects: Subjects, replicas: int) -> tuple[StreamConfig, ...]:
-    """The queue of dream episodes, their log, and the ring of latent snapshots, which the broker keeps to its size."""
-    common = {"storage": StorageType.FILE, "duplicate_window": DUPLICATE_WINDOW, "num_replicas": replicas}
-    return (
-        StreamConfig(
-            name=DREAMS,
-            description="Dream episodes that wait; a work queue that refuses when it is full",
-            subjects=subjects.dreams,
-            retention=RetentionPolicy.WORK_QUEUE,
-            discard=DiscardPolicy.NEW,
+        stream(
+            DREAMS,
+            "Dream episodes that wait; a work queue that refuses when it is full",
+            subjects.dreams,
             max_msgs=QUEUE,
-            **common,
+            **queue,
         ),
-        StreamConfig(
-            name=DREAMLOG,
-            description="One entry for each dream episode that was executed, and swaps",
-            subjects=subjects.dream_log,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
-            max_bytes=JOB_MAX_BYTES,
-            allow_direct=True,
-            **common,
+        stream(
+            DREAMLOG,
+            "One entry for each dream episode that was executed, and swaps",
+            subjects.dream_log,
+            max_bytes=SMALL_MAX_BYTES,
         ),
-        StreamConfig(
-            name=LATENTS,
-            description="The latest latent snapshots",
-            subjects=subjects.latents,
-            retention=RetentionPolicy.LIMITS,
-            discard=DiscardPolicy.OLD,
+        stream(
+            LATENTS,
+            "The latest latent snapshots, in a ring that the broker keeps to its size",
+            subjects.latents,
             max_msgs=RING,
-            allow_direct=True,
-            **common,
         ),
+        stream(
+            JOBS,
+            "Calls to the model; a work queue",
+            subjects.jobs,
+            storage=StorageType.MEMORY,
+            max_age=DUPLICATE_WINDOW,
+            max_bytes=SMALL_MAX_BYTES,
+            **queue,
+        ),
+        stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
+        stream(SERVICES, "What other services consumed of the record", subjects.services, max_bytes=SMALL_MAX_BYTES),
     )
 
 

@@ -1,7 +1,7 @@
 """The log of dream episodes: exactly one entry for each that was executed, however it ended."""
 
 from bus.connection import Bus
-from bus.topology import DREAMLOG
+from bus.topology import DREAMLOG, DREAMS
 from schemas.dream import DreamAborted, DreamDone, DreamRequested, DreamStatus, DreamSwapped
 
 
@@ -52,5 +52,5 @@ async def status(bus: Bus, episode_id: str) -> DreamStatus:
             message=found.message,
             param=found.param,
         )
-    waits = await bus.last(DreamRequested, episode_id, stream="DREAMS") is not None
+    waits = await bus.last(DreamRequested, episode_id, stream=DREAMS) is not None
     return DreamStatus(episode_id=episode_id, state="waiting" if waits else "unknown")
