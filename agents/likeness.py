@@ -1,11 +1,10 @@
 """How much a turn's candidates agree, with the router's embeddings where their values do not tell."""
 
-import math
 from collections.abc import Sequence
 
 from agents import agreement
 from bus.connection import Bus
-from schemas.services import EmbedReply, EmbedRequest
+from schemas.services import CompareReply, CompareRequest
 
 Matrix = tuple[tuple[float, ...], ...]
 """Probability that each two answers mean the same."""
@@ -25,19 +24,14 @@ class Likeness:
         Raises:
             KikiError: the router does not answer, or refuses.
         """
-        vectors: dict[str, tuple[float, ...]] = {}
+        cosines: Matrix = ()
         if agreement.needs_embedding(answers, question=question):
-            vectors = await self._embedded(tuple(dict.fromkeys(answers)), question)
+            cosines = await self._cosines(answers, question)
+        return agreement.matrix(answers, question=question, cosine=lambda one, other: cosines[one][other])
 
-        def cosine(one: int, other: int) -> float:
-            pair = zip(vectors[answers[one]], vectors[answers[other]], strict=True)
-            return math.fsum(a * b for a, b in pair)
-
-        return agreement.matrix(answers, question=question, cosine=cosine)
-
-    async def _embedded(self, answers: tuple[str, ...], question: str) -> dict[str, tuple[float, ...]]:
-        """Unit vectors of the answers, each after its question: an answer of one word means little by itself."""
-        texts = tuple(f"{question} {answer}" for answer in answers)
-        reply = await self._bus.request("embed", EmbedRequest(texts=texts), EmbedReply, timeout=self._timeout)
+    async def _cosines(self, answers: Sequence[str], question: str) -> Matrix:
+        """Each answer is embedded after its question: an answer of one word means little by itself."""
+        request = CompareRequest(texts=tuple(f"{question} {answer}" for answer in answers))
+        reply = await self._bus.request("compare", request, CompareReply, timeout=self._timeout)
         self.compute += reply.compute
-        return dict(zip(answers, reply.vectors, strict=True))
+        return reply.cosines

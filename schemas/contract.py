@@ -70,6 +70,8 @@ from schemas.services import (
     AdapterRequest,
     AdviseReply,
     AdviseRequest,
+    CompareReply,
+    CompareRequest,
     DeadLetter,
     EmbedReply,
     EmbedRequest,
@@ -122,6 +124,7 @@ class Service:
 
 SERVICES = (
     Service("embed", EmbedRequest, EmbedReply),
+    Service("compare", CompareRequest, CompareReply),
     Service("route", RouteRequest, RouteReply),
     *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
     Service("memory.search", SearchRequest, SearchReply),

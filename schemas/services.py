@@ -32,6 +32,19 @@ class EmbedReply(_Wire, frozen=True, kw_only=True):
     compute: float
 
 
+class CompareRequest(_Wire, frozen=True, kw_only=True):
+    """Texts to compare by their embeddings."""
+
+    texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
+
+
+class CompareReply(_Wire, frozen=True, kw_only=True):
+    """``cosines[i][j]`` of the i-th and the j-th text, -1..1, and the seconds of model time that they waited for."""
+
+    cosines: tuple[tuple[float, ...], ...]
+    compute: float
+
+
 class RouteRequest(_Wire, frozen=True, kw_only=True):
     """Prompts to classify; ``threshold`` None takes the trained one."""
 

@@ -1,4 +1,4 @@
-"""The router as an agent: ``query.received`` -> ``query.routed``, and the services ``embed`` and ``route``."""
+"""The router as an agent: ``query.received`` -> ``query.routed``; the services ``embed``, ``compare`` and ``route``."""
 
 import contextlib
 import time
@@ -26,6 +26,8 @@ from schemas.events import QueryReceived, QueryRouted
 from schemas.services import (
     ADVISORS,
     AdviseRequest,
+    CompareReply,
+    CompareRequest,
     EmbedReply,
     EmbedRequest,
     RoutedDomain,
@@ -101,9 +103,10 @@ class RouterAgent:
         return [Handler(stage=STAGE, event=QueryReceived, handle=self._handle, concurrency=self._settings.concurrency)]
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Answers ``embed`` and ``route``."""
+        """Answers ``embed``, ``compare`` and ``route``."""
         return (
             Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
+            Endpoint(verb="compare", request=CompareRequest, handle=self.compare),
             Endpoint(verb="route", request=RouteRequest, handle=self.route),
         )
 
@@ -131,6 +134,12 @@ class RouterAgent:
         """Unit vectors of texts."""
         found = await self._embedder.embed(request.texts)
         return EmbedReply(vectors=tuple(travelling(vector) for vector in found.vectors), compute=found.compute)
+
+    async def compare(self, request: CompareRequest) -> CompareReply:
+        """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
+        found = await self._embedder.embed(request.texts)
+        cosines = np.clip(found.vectors @ found.vectors.T, -1.0, 1.0)
+        return CompareReply(cosines=tuple(travelling(row) for row in cosines), compute=found.compute)
 
     async def route(self, request: RouteRequest) -> RouteReply:
         """The domains of prompts, by the router alone: advisors speak of turns."""

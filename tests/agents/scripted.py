@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import msgspec
+import numpy as np
 from nats.aio.msg import Msg
 
 from bus import agent as agents
@@ -23,7 +24,7 @@ from schemas.envelope import new_turn
 from schemas.errors import KikiError
 from schemas.events import Event, InferDone
 from schemas.jobs import Job, JobResult
-from schemas.services import EmbedReply, EmbedRequest
+from schemas.services import CompareReply, CompareRequest
 from schemas.stages import AdapterUse, Candidate, DomainScore, Inference, Plan, Query, Recall, Route
 
 FULL = Plan(level="full", candidates=2, dissent=True, negotiate=True, antibias=True, live_tokens=False)
@@ -109,18 +110,18 @@ async def at_work(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncItera
         tasks.cancel_scope.cancel()
 
 
-async def embedding(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
-    """Answer the embed service with ``vectors``, by how a text ends, until the connection ends."""
+async def comparing(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
+    """Answer the compare service from unit ``vectors``, by how a text ends, until the connection ends."""
 
     def vector(text: str) -> tuple[float, ...]:
         return next(vectors[ending] for ending in vectors if text.endswith(ending))
 
     async def answer(message: Msg) -> None:
-        request = decode(EmbedRequest, message.data)
-        reply = EmbedReply(vectors=tuple(map(vector, request.texts)), compute=0.002)
+        found = np.array([vector(text) for text in decode(CompareRequest, message.data).texts])
+        reply = CompareReply(cosines=tuple(map(tuple, (found @ found.T).tolist())), compute=0.002)
         await bus.client.publish(message.reply, encode(reply))
 
-    await bus.listen(bus.subjects.service("embed"), answer)
+    await bus.listen(bus.subjects.service("compare"), answer)
 
 
 async def first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:

@@ -9,7 +9,7 @@ from schemas.errors import StageFailed
 from schemas.events import DissentRaised, DissentWaived, Event, TurnFailed
 from schemas.jobs import Job
 from tests.agents.catfish.test_engagement import HARD
-from tests.agents.scripted import at_work, degraded, embedding, first, inferred, planned, said
+from tests.agents.scripted import at_work, comparing, degraded, first, inferred, planned, said
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ async def dissent(bus: Bus, event: Event) -> DissentRaised | DissentWaived:
 
 
 async def test_silent_agreement_on_a_hard_question_is_disturbed(bus: Bus) -> None:
-    await embedding(bus, {"Use a CR2032 cell.": (1.0, 0.0), "A CR2032 cell will do.": (0.96, 0.28)})
+    await comparing(bus, {"Use a CR2032 cell.": (1.0, 0.0), "A CR2032 cell will do.": (0.96, 0.28)})
     async with at_work(bus, objects, CatfishAgent(CatfishSettings())) as worker:
         found = await dissent(
             bus, inferred("Use a CR2032 cell.", "A CR2032 cell will do.", question=HARD, logprobs=(-0.9, -0.9))
@@ -50,7 +50,7 @@ async def test_silent_agreement_on_a_hard_question_is_disturbed(bus: Bus) -> Non
 
 
 async def test_open_disagreement_gets_a_mild_word(bus: Bus) -> None:
-    await embedding(bus, {"Yes.": (1.0, 0.0), "No.": (0.0, 1.0)})
+    await comparing(bus, {"Yes.": (1.0, 0.0), "No.": (0.0, 1.0)})
     async with at_work(bus, objects, CatfishAgent(CatfishSettings())):
         found = await dissent(bus, inferred("Yes.", "No.", question=HARD))
     assert (found.dissent.engaged, found.dissent.tone) == (True, "mild")
@@ -112,7 +112,7 @@ async def test_a_failed_job_is_waived_with_its_reason_and_counted(bus: Bus) -> N
 async def test_an_embedder_that_is_away_is_said(bus: Bus) -> None:
     async with at_work(bus, objects, CatfishAgent(CatfishSettings(embed_timeout=0.2))):
         found = await dissent(bus, inferred("Yes.", "No.", question=HARD))
-    assert found.dissent.reason.startswith("could not: no answer from service 'embed'")
+    assert found.dissent.reason.startswith("could not: no answer from service 'compare'")
 
 
 async def test_a_catfish_that_gives_up_does_not_fail_the_turn(bus: Bus) -> None:

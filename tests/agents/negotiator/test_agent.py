@@ -17,9 +17,9 @@ from tests.agents.scripted import (
     Scores,
     Script,
     at_work,
+    comparing,
     counted,
     degraded,
-    embedding,
     evenly,
     first,
     inferred,
@@ -115,7 +115,7 @@ async def test_strong_agreement_ends_early_where_little_is_at_stake(bus: Bus) ->
 async def test_answers_in_words_agree_by_their_embeddings(bus: Bus) -> None:
     texts = ("It is Paris.", "Paris is the capital.", "Lyon it is.")
     vectors = dict(zip(texts, ((1.0, 0.0), (0.99, 0.1411), (0.5, 0.866)), strict=True))
-    await embedding(bus, vectors)
+    await comparing(bus, vectors)
     event = inferred(*texts, question="Which city is the capital of France?", logprobs=(-0.3, -0.2, -0.1), plan=CALM)
     async with at_work(bus, evenly, agent()) as worker:
         found = await negotiated(bus, event)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 
 from agents.router.agent import RouterAgent
@@ -15,7 +16,7 @@ from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import KikiError
 from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
-from schemas.services import EmbedReply, EmbedRequest, RouteReply, RouteRequest
+from schemas.services import CompareReply, CompareRequest, EmbedReply, EmbedRequest, RouteReply, RouteRequest
 from schemas.stages import Level, Query
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +120,9 @@ async def test_services(bus: Bus, embedder_path: Path) -> None:
     async with running(bus, embedder_path):
         reply = await bus.request("embed", EmbedRequest(texts=("one", "two", "one")), EmbedReply, timeout=20)
         assert reply.vectors[0] == reply.vectors[2] != reply.vectors[1]
+        alike = await bus.request("compare", CompareRequest(texts=("one", "two")), CompareReply, timeout=20)
+        assert alike.cosines[0][1] == pytest.approx(np.dot(reply.vectors[0], reply.vectors[1]), abs=1e-4)
+        assert alike.cosines[0][0] == pytest.approx(1.0, abs=1e-5)
         prompts = (RUST, "hello there", "Write a Dockerfile for a Go service.")
         found = await bus.request("route", RouteRequest(prompts=prompts), RouteReply, timeout=20)
         firsts = [one.domains[0].name if one.domains else None for one in found.results]
