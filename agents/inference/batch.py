@@ -44,6 +44,7 @@ class Batch:
         self._settings, self._model = settings, model
         self._tokenizer, self._encoder, self._grammars = loaded.tokenizer, loaded.encoder, loaded.grammars
         self._syntax = loaded.syntax
+        self._beside = mx.new_stream(mx.default_device())
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
         self.active: list[Work] = []
         self._rows: dict[int, tuple[Work, Row]] = {}
@@ -99,7 +100,8 @@ class Batch:
         self._active_bytes = int(mx.get_active_memory())
         if not responses:
             return
-        logprobs: Any = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
+        with mx.stream(self._beside):  # on the generator's own stream it would wait for the next step
+            logprobs: Any = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
         self._tokens_decoded += len(responses)
         at_a_stop_string = [
             response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
