@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 import httpx
 import numpy as np
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from bus.connection import Bus
 from bus.following import end_badly, following
@@ -31,6 +32,9 @@ from schemas.stages import AdapterUse, Plan, Query, Recall, Route
 
 TIMEOUT = 300.0
 """Seconds that one request may take."""
+
+RESETS = 50
+"""Resets of one request after which the rival counts as gone."""
 
 _SUBJECTS = ("river", "bridge", "clock", "garden", "engine", "violin", "harbour", "desert", "library", "glacier")
 
@@ -128,10 +132,28 @@ def ours(bus: Bus) -> Ask:
     return ask
 
 
-def theirs(client: httpx.AsyncClient, model: Path, adapters: Path) -> Ask:
-    """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path."""
+def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Ask:
+    """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path.
+
+    Its listening socket has room for five: what is reset is asked again, and the time before is not held against it.
+
+    Asking raises:
+        Unavailable: it refuses, or breaks off again and again; with the end of its log.
+    """
+    again = AsyncRetrying(
+        retry=retry_if_exception_type(httpx.TransportError),
+        wait=wait_random(0.02, 0.2),
+        stop=stop_after_attempt(RESETS),
+        reraise=True,
+    )
 
     async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        try:
+            return await again.copy()(told, question, adapter, max_tokens)
+        except httpx.TransportError as error:
+            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_end(log)}") from error
+
+    async def told(question: str, adapter: str | None, max_tokens: int) -> Reply:
         body: dict[str, Any] = {
             "model": str(model),
             "messages": [{"role": "user", "content": question}],
@@ -189,7 +211,11 @@ async def _up(client: httpx.AsyncClient, process: anyio.abc.Process, log: Path) 
                 if (await client.get("/v1/models")).status_code == httpx.codes.OK:
                     return
             await anyio.sleep(0.2)
-    raise Unavailable(f"mlx_lm.server did not start: {log.read_text(errors='replace')[-300:]}")
+    raise Unavailable(f"mlx_lm.server did not start: {_end(log)}")
+
+
+def _end(log: Path) -> str:
+    return log.read_text(errors="replace")[-600:]
 
 
 def _same_blas() -> dict[str, str]:

@@ -90,9 +90,9 @@ def swap(
 class Stage:
     """Both contestants, running."""
 
-    def __init__(self, bus: Bus, rival: Any, *, model: Path, folder: Path, names: list[str]) -> None:
+    def __init__(self, bus: Bus, rival: contest.Ask, *, names: list[str]) -> None:
         self._bus, self.names = bus, names
-        self._ours, self._theirs = contest.ours(bus), contest.theirs(rival, model, folder)
+        self._ours, self._theirs = contest.ours(bus), rival
         self._asked = 1000
 
     async def both(
@@ -171,9 +171,10 @@ async def _stage(directory: Path, adapters: int, ranks: list[int] | None) -> Asy
     supervisor = Supervisor(settings, names=("inference",))
     async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
         await bus.reconcile()
-        async with contest.rival(model, directory / "rival.log") as client:
+        log = directory / "rival.log"
+        async with contest.rival(model, log) as client:
             await contest.race(contest.ours(bus), contest.prompts(1), concurrency=1, max_tokens=2)
-            yield Stage(bus, client, model=model, folder=folder, names=names)
+            yield Stage(bus, contest.theirs(client, model, folder, log), names=names)
 
 
 def _tell(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
