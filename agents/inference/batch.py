@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import structlog
 from mlx_lm.generate import BatchGenerator
 
@@ -44,7 +45,6 @@ class Batch:
         self._settings, self._model = settings, model
         self._tokenizer, self._encoder, self._grammars = loaded.tokenizer, loaded.encoder, loaded.grammars
         self._syntax = loaded.syntax
-        self._beside = mx.new_stream(mx.default_device())
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
         self.active: list[Work] = []
         self._rows: dict[int, tuple[Work, Row]] = {}
@@ -100,8 +100,7 @@ class Batch:
         self._active_bytes = int(mx.get_active_memory())
         if not responses:
             return
-        with mx.stream(self._beside):  # on the generator's own stream it would wait for the next step
-            logprobs: Any = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
+        logprobs = _of_tokens(responses)
         self._tokens_decoded += len(responses)
         at_a_stop_string = [
             response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
@@ -211,6 +210,18 @@ class Batch:
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)
         work.tell(work.outcome(scores=scores))
+
+
+def _of_tokens(responses: Sequence[Any]) -> list[float]:
+    """The log-probability of each row's token.
+
+    Float32 is read where it lies: an operation would queue behind the next step, which is under way. NumPy has no
+    bfloat16, so there it does.
+    """
+    if responses[0].logprobs.dtype == mx.float32:
+        return [float(np.asarray(response.logprobs)[response.token]) for response in responses]
+    found: list[float] = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
+    return found
 
 
 def _first_kind(work: Work) -> Kind:
