@@ -53,9 +53,11 @@ async def following(
 
 async def _pump(subscription: Subscription, heard: "asyncio.Queue[Msg | None]") -> None:
     """None when the connection is closed."""
-    async for message in subscription.messages:
-        heard.put_nowait(message)
-    heard.put_nowait(None)
+    try:
+        async for message in subscription.messages:
+            heard.put_nowait(message)
+    finally:
+        heard.put_nowait(None)
 
 
 async def _happening(heard: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kind]) -> AsyncGenerator[Happening, None]:

@@ -1,7 +1,7 @@
 """The rows that decode together: prompts in, one token a row a step, finished candidates out. On the model's thread."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -220,8 +220,7 @@ def _of_tokens(responses: Sequence[Any]) -> list[float]:
     """
     if responses[0].logprobs.dtype == mx.float32:
         return [float(np.asarray(response.logprobs)[response.token]) for response in responses]
-    found: list[float] = mx.stack([response.logprobs[response.token] for response in responses]).tolist()
-    return found
+    return cast(list[float], mx.stack([response.logprobs[response.token] for response in responses]).tolist())
 
 
 def _first_kind(work: Work) -> Kind:
