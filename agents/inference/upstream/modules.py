@@ -140,11 +140,15 @@ class Modules:
         return AdapterInfo(name=name, resident=resident, seated=resident, sha256=adapter.sha256, seconds=seconds)
 
     async def _served(self) -> frozenset[str]:
+        """Models that it lists; none where its list is no JSON, as mlx_lm.server's without a Hugging Face cache."""
         try:
             listed = self._client.models.list(timeout=self._settings.connect_timeout)
             return frozenset([model.id async for model in listed])
         except openai.OpenAIError as error:
             raise translated(error) from error
+        except ValueError as error:
+            degraded("upstream.models", f"its list of models cannot be read ({error}): no adapter counts as resident")
+            return frozenset()
 
     async def _post(self, path: str, name: str, body: dict[str, Any], *, unless: str) -> None:
         """One of vLLM's calls; a refusal that says ``unless`` is fine."""

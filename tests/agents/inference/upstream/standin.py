@@ -2,7 +2,7 @@
 
 LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, refusals by
 status. It answers ``I am MODEL.`` a word a token. What it was asked lies in ``asked``, streams that their reader left
-are counted in ``left``; ``status`` is what it answers with while it is set.
+are counted in ``left``; ``status`` is what it answers with while it is set, ``listless`` an empty list of models.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ class StandIn:
     asked: list[dict[str, Any]] = field(default_factory=list)
     left: int = 0
     status: int | None = None
+    listless: bool = False
     endless: bool = False
     port: int = 0
     breaks_after: int | None = None
@@ -40,7 +41,7 @@ class StandIn:
         """Be as at the start."""
         self.loras.clear()
         self.asked.clear()
-        self.left, self.status, self.endless, self.breaks_after = 0, None, False, None
+        self.left, self.status, self.endless, self.breaks_after, self.listless = 0, None, False, None, False
 
     @property
     def url(self) -> str:
@@ -101,6 +102,8 @@ def _app(state: StandIn) -> FastAPI:
     async def models() -> Response:
         if state.status is not None:
             return _error(state.status, "not now")
+        if state.listless:
+            return Response(media_type="application/json")
         return JSONResponse(
             {"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, *state.loras)]}
         )

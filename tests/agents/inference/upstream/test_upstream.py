@@ -231,6 +231,16 @@ async def test_the_life_of_an_adapter(engine: OpenAIEngine, server: StandIn) -> 
         await engine.administer("load", "rust", "b" * 64)
 
 
+async def test_a_list_of_models_that_is_no_json_is_counted(engine: OpenAIEngine, server: StandIn) -> None:
+    counter = DEGRADED.labels("upstream.models")
+    before, server.listless = counter._value.get(), True
+    listed = (await engine.adapters()).adapters
+    assert (len(listed), any(info.resident for info in listed)) == (3, False)
+    assert counter._value.get() > before
+    assert (await engine.generate(ask())).candidates[0].text
+    assert engine.healthy
+
+
 async def test_a_forgotten_adapter_is_loaded_again_at_the_next_try(engine: OpenAIEngine, server: StandIn) -> None:
     request = ask(adapters=(AdapterUse(name="rust"),))
     await engine.generate(request)
