@@ -151,11 +151,13 @@ async def in_hand(bus: Bus, pid: int, consumer: str, envelope: Envelope) -> bool
     A pull request lives for a few seconds at the broker, so a process that is stopped long before its message
     comes is woken for a moment to pull again.
     """
+    writes = consumer == "memory-write"
+    past, kept = (EpisodeRecorded, EPISODES) if writes else (AnswerReady, ANSWERS)
     with anyio.fail_after(TURN_SECONDS):
         while True:
             with anyio.move_on_after(FETCH_SECONDS - 1.0):
-                while not await holds(bus, ANSWERS if consumer == "memory-write" else TURNS, consumer):
-                    if await bus.last(AnswerReady, envelope.turn_id) is not None and consumer != "memory-write":
+                while not await holds(bus, ANSWERS if writes else TURNS, consumer):
+                    if await bus.last(past, envelope.turn_id, stream=kept) is not None:
                         return False
                     await anyio.sleep(0.01)
                 return True
@@ -179,6 +181,7 @@ async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None) -> Non
         os.kill(pid, signal.SIGSTOP)
         await publish(bus, envelope)
         return
+    os.kill(pid, signal.SIGCONT)  # an earlier try was too late and left it stopped
     waiting = await bus.client.subscribe(bus.subjects.stage(after, envelope.turn_id), max_msgs=1)
     await publish(bus, envelope)
     await waiting.next_msg(timeout=TURN_SECONDS)
