@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,6 +168,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
-async def reports(bus: Bus, *, window: float = 0.25) -> list[Report]:
-    """The reports of all agent instances that answer within ``window`` seconds."""
-    return [decode(Report, message.data) for message in await bus.gather("status", window=window)]
+async def reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
+    """The reports of all agent instances; those named in ``expected`` have more time to answer (:meth:`Bus.gather`)."""
+
+    def enough(found: Sequence[Report]) -> bool:
+        return {report.status.agent for report in found} >= set(expected)
+
+    return await bus.gather("status", Report, enough=enough)

@@ -183,19 +183,32 @@ class Bus:
         subject = self.subjects.service(verb)
         return await request(self.client, subject, body, reply, timeout=timeout, headers=trace_headers())
 
-    async def gather(self, verb: str, *, window: float = 0.25) -> list[Msg]:
-        """Every answer to ``verb`` that comes within ``window`` seconds: one from each instance."""
+    async def gather(
+        self,
+        verb: str,
+        reply: type[R],
+        *,
+        window: float = 0.25,
+        patience: float = 1.0,
+        enough: Callable[[Sequence[R]], bool] = lambda _: True,
+    ) -> list[R]:
+        """The answers to ``verb``, one from each instance.
+
+        Listens for ``window`` seconds, and while the answers are not ``enough`` up to ``patience`` seconds: an
+        instance on a busy machine may be slow to answer.
+        """
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox)
-        found: list[Msg] = []
+        found: list[R] = []
+        now = asyncio.get_running_loop().time
         try:
             await self.client.publish(self.subjects.service(verb), b"", reply=inbox)
-            end = asyncio.get_running_loop().time() + window
-            while (left := end - asyncio.get_running_loop().time()) > 0:
+            asked = now()
+            while (left := asked + (window if enough(found) else patience) - now()) > 0:
                 with contextlib.suppress(nats.errors.TimeoutError, asyncio.TimeoutError):
                     message = await subscription.next_msg(timeout=left)
                     if not (message.headers or {}).get("Status"):
-                        found.append(message)
+                        found.append(decode(reply, message.data))
         finally:
             await subscription.unsubscribe()
         return found

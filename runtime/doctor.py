@@ -111,7 +111,7 @@ async def _runtime(settings: Settings) -> list[Finding]:
     """The broker and the agents when they run, else whether their ports are free."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
-            ready = {report.status.agent: report.status for report in await reports(bus, window=0.5)}
+            ready = {report.status.agent: report.status for report in await reports(bus, expected=AGENTS)}
             up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
             missing = [name for name in AGENTS if name not in ready]
             return [

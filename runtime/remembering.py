@@ -51,4 +51,4 @@ async def _started(settings: Settings, stack: contextlib.AsyncExitStack, others:
 
 
 async def _there(bus: Bus) -> bool:
-    return any(one.status.agent == MEMORY and one.status.ready for one in await reports(bus, window=0.5))
+    return any(one.status.agent == MEMORY and one.status.ready for one in await reports(bus, expected=[MEMORY]))

@@ -184,7 +184,7 @@ def sleep(
 
 
 async def _gauges(bus: Bus) -> dict[str, float]:
-    found = [report.status for report in await reports(bus, window=0.5) if report.status.agent == "memory"]
+    found = [report.status for report in await reports(bus, expected=["memory"]) if report.status.agent == "memory"]
     if not found:
         raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
     return found[0].gauges

@@ -69,7 +69,7 @@ async def agent_reports(parts: Facade) -> list[Report]:
     if not parts.bus.client.is_connected:
         return []
     try:
-        found = await reports(parts.bus, window=parts.settings.agents_window)
+        found = await reports(parts.bus, expected=parts.settings.expected_agents)
     except nats.errors.Error as error:
         metrics.degraded("facade.reports", repr(error))
         return []

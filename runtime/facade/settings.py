@@ -39,8 +39,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         route_timeout: time that the router has for ``/v1/route``.
         memory_timeout: time that the memory has for a search or a session.
         forget_timeout: time that it has for forgetting a session.
-        agents_window: time in which agents may answer a status request.
-        expected_agents: the agents that ``/ready`` waits for.
+        expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
         monitor_url: the broker's monitoring address, for ``/health``.
     """
 
@@ -66,7 +65,6 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     route_timeout: float = 2.0
     memory_timeout: float = 5.0
     forget_timeout: float = 60.0
-    agents_window: float = 0.25
     expected_agents: tuple[str, ...] = AGENTS
     monitor_url: str | None = None
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
+from nats.aio.msg import Msg
 
-from bus.agent import Endpoint, reports, run
+from bus.agent import Endpoint, Report, reports, run
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
+from schemas.codec import encode
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import Event, QueryReceived
 from schemas.services import EmbedReply, EmbedRequest, StatusReply
@@ -108,8 +110,21 @@ async def test_nobody_there_is_unavailable(bus: Bus) -> None:
         await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=1)
 
 
+async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
+    slow = Report(status=StatusReply(agent="slow", ready=True), pid=1, metrics="")
+
+    async def late(message: Msg) -> None:
+        await anyio.sleep(0.4)
+        await bus.client.publish(message.reply, encode(slow))
+
+    await bus.listen(bus.subjects.service("status"), late)
+    assert await reports(bus) == []
+    assert await reports(bus, expected=["slow"]) == [slow]
+    assert await reports(bus, expected=["slow", "gone"]) == [slow]
+
+
 async def test_reports_carry_status_and_metrics(bus: Bus) -> None:
     async with serving(bus):
-        (report,) = await reports(bus, window=0.3)
+        (report,) = await reports(bus, expected=["echo"])
         assert report.status == StatusReply(agent="echo", ready=True, gauges={"answers": 1.0})
         assert "kiki_handled_total" in report.metrics

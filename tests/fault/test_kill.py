@@ -117,7 +117,9 @@ async def projected(bus: Bus) -> float:
     """Episodes in the vector store, by the memory agent's own count."""
     await pid_of(bus, "memory")
     return next(
-        report.status.gauges["atlas_episodes"] for report in await reports(bus) if report.status.agent == "memory"
+        report.status.gauges["atlas_episodes"]
+        for report in await reports(bus, expected=["memory"])
+        if report.status.agent == "memory"
     )
 
 

@@ -88,7 +88,7 @@ def kill(processes: list[psutil.Process]) -> None:
 async def kill_memory(runtime: Runtime) -> None:
     """The agent with the stores."""
     async with connect(BusSettings(url=runtime.nats), name="killer") as bus:
-        (pid,) = {one.pid for one in await reports(bus, window=1.0) if one.status.agent == "memory"}
+        (pid,) = {one.pid for one in await reports(bus, expected=["memory"]) if one.status.agent == "memory"}
     os.kill(pid, signal.SIGKILL)
 
 

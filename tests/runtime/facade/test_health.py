@@ -130,7 +130,7 @@ async def test_models(http: httpx.AsyncClient) -> None:
 
 async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
     await http.post("/v1/chat/completions", json=ask())
-    async with agents(bus, Scripted("router"), Scripted("inference")):
+    async with agents(bus, *(Scripted(name) for name in AGENTS)):
         text = (await http.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     answered = {"level": "raw", "outcome": "answered", "agent": "facade", "pid": str(os.getpid())}
@@ -141,7 +141,7 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
     swap = families["kiki_inference_last_swap_ms"].samples[0]
     assert (swap.value, swap.labels["agent"], swap.labels["pid"]) == (4.5, "inference", str(os.getpid()))
     assert families["kiki_inference_decode_steps"].samples[0].value == 3.0
-    assert {sample.labels["agent"] for sample in families["kiki_agent_ready"].samples} == {"router", "inference"}
+    assert {sample.labels["agent"] for sample in families["kiki_agent_ready"].samples} == set(AGENTS)
     stored = {s.labels["stream"]: s.value for s in families["kiki_stream_messages"].samples}
     assert (stored["TURNS"] >= 3, stored["ANSWERS"] >= 1) == (True, True)
     assert "kiki_first_token_seconds" in families
