@@ -7,7 +7,7 @@ from bus.connection import Bus
 from schemas.services import CompareReply, CompareRequest
 
 Matrix = tuple[tuple[float, ...], ...]
-"""Probability that each two answers mean the same."""
+"""A figure for each two answers: how likely they mean the same, or the cosine of their embeddings."""
 
 
 class Likeness:

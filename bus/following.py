@@ -23,6 +23,11 @@ ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
 EVERYTHING: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
 
 
+def told_on(subjects: Subjects, turn_id: str, *, along: bool) -> list[str]:
+    """Where a turn tells of itself: all of it to who reads ``along``, to others no more than its end."""
+    return [subjects.turn(turn_id)] if along else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+
+
 @asynccontextmanager
 async def following(
     client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = EVERYTHING
@@ -36,9 +41,8 @@ async def following(
         Unavailable: the connection was closed before the turn ended.
         InvalidEvent: somebody publishes what the contract does not promise.
     """
-    wanted = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
     heard: asyncio.Queue[Msg | None] = asyncio.Queue()
-    subscriptions = [await client.subscribe(subject) for subject in wanted]
+    subscriptions = [await client.subscribe(subject) for subject in told_on(subjects, turn_id, along=bool(kinds))]
     pumps = [asyncio.create_task(_pump(subscription, heard)) for subscription in subscriptions]
     happening = _happening(heard, {kind.subject: kind for kind in (*kinds, *ENDS)})
     try:

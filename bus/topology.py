@@ -1,6 +1,7 @@
 """Streams and consumers: declared here, reconciled at start. Drift is an error that says what differs."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from nats.js import JetStreamContext
@@ -41,22 +42,20 @@ DUPLICATE_WINDOW = 600.0
 """Seconds in which a message id is published once; longer than any turn's deadline plus its redeliveries."""
 
 
+_COMMON: dict[str, Any] = {
+    "storage": StorageType.FILE,
+    "retention": RetentionPolicy.LIMITS,
+    "discard": DiscardPolicy.OLD,
+    "duplicate_window": DUPLICATE_WINDOW,
+    "allow_direct": True,
+}
+_QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW, "allow_direct": None}
+
+
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
     """The streams of design section 2, the lives of adapters, dreams, and the log of what other services consumed."""
 
-    def stream(name: str, description: str, found: list[str], **settings: Any) -> StreamConfig:
-        """On disk and dropping the oldest, unless ``settings`` say otherwise."""
-        common = {
-            "storage": StorageType.FILE,
-            "retention": RetentionPolicy.LIMITS,
-            "discard": DiscardPolicy.OLD,
-            "duplicate_window": DUPLICATE_WINDOW,
-            "num_replicas": replicas,
-            "allow_direct": True,
-        }
-        return StreamConfig(name=name, description=description, subjects=found, **{**common, **settings})
-
-    queue = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW, "allow_direct": None}
+    stream = partial(_stream, replicas=replicas)
     return (
         stream(
             TURNS,
@@ -84,7 +83,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             "Dream episodes that wait; a work queue that refuses when it is full",
             subjects.dreams,
             max_msgs=QUEUE,
-            **queue,
+            **_QUEUE,
         ),
         stream(
             DREAMLOG,
@@ -105,11 +104,17 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             storage=StorageType.MEMORY,
             max_age=DUPLICATE_WINDOW,
             max_bytes=SMALL_MAX_BYTES,
-            **queue,
+            **_QUEUE,
         ),
         stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
         stream(SERVICES, "What other services consumed of the record", subjects.services, max_bytes=SMALL_MAX_BYTES),
     )
+
+
+def _stream(name: str, description: str, found: list[str], *, replicas: int, **settings: Any) -> StreamConfig:
+    """On disk and dropping the oldest, unless ``settings`` say otherwise."""
+    chosen = {**_COMMON, **settings}
+    return StreamConfig(name=name, description=description, subjects=found, num_replicas=replicas, **chosen)
 
 
 def stream_of(kind: type[Any]) -> str:

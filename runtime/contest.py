@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import httpx
 import numpy as np
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from bus.connection import Bus
 from bus.following import end_badly, following
@@ -140,19 +140,13 @@ def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) ->
     Asking raises:
         Unavailable: it refuses, or breaks off again and again; with the end of its log.
     """
-    again = AsyncRetrying(
+
+    @retry(
         retry=retry_if_exception_type(httpx.TransportError),
         wait=wait_random(0.02, 0.2),
         stop=stop_after_attempt(RESETS),
         reraise=True,
     )
-
-    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
-        try:
-            return await again.copy()(told, question, adapter, max_tokens)
-        except httpx.TransportError as error:
-            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_end(log)}") from error
-
     async def told(question: str, adapter: str | None, max_tokens: int) -> Reply:
         body: dict[str, Any] = {
             "model": str(model),
@@ -176,6 +170,12 @@ def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) ->
                 tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
         total = time.perf_counter() - started
         return Reply(tokens, first or total, total)
+
+    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        try:
+            return await told(question, adapter, max_tokens)
+        except httpx.TransportError as error:
+            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_end(log)}") from error
 
     return ask
 

@@ -390,12 +390,16 @@ def optimise(path: Path) -> None:
 
 def placed(episode: Episode) -> Match:
     """The episode as a search would tell it, without scores and vector."""
-    return Match(similarity=0.0, **{field: getattr(episode, field) for field in READ})
+    return Match(similarity=0.0, **_told(episode))
 
 
 def payload(episode: Episode, own: Own) -> dict[str, Any]:
     """What is kept beside the vectors."""
-    return {"tenant": episode.tenant, **{field: getattr(episode, field) for field in READ}, OWN: packed(own.vector)}
+    return {"tenant": episode.tenant, **_told(episode), OWN: packed(own.vector)}
+
+
+def _told(episode: Episode) -> dict[str, Any]:
+    return {field: getattr(episode, field) for field in READ}
 
 
 def _vectors(near: Around) -> dict[str, Any]:

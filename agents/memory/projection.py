@@ -43,8 +43,7 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
     summed = {key(one.tenant, "episode", part) for one in episodes for part in one.summarises}
     for (summary, node), names in (await stores.trace.summaries(changed | summed)).items():
         await stores.atlas.mark(await told_again(stores, node, names), summary)
-    for one in episodes:
-        await supersede(stores, one)
+    await stores.trace.supersede({pair for one in episodes for pair in await replacing(stores, one)})
 
 
 async def told_again(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
@@ -61,14 +60,14 @@ def _words(language: str) -> Words:
     return Words(language)
 
 
-async def supersede(stores: Stores, episode: Episode) -> None:
-    """Link the episode with those that it replaces, or that replace it.
+async def replacing(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
+    """The keys of newer and older that the episode forms with those it replaces, or that replace it.
 
     Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
     among the :data:`NEAR` that Atlas finds nearest.
     """
     if len(episode.embedding) != stores.settings.vector_size:
-        return
+        return set()
     mine, own = placed(episode), unit(episode.embedding)
     ask = Ask(tenant=episode.tenant, vector=episode.embedding, limit=NEAR)
     found: set[tuple[str, str]] = set()
@@ -80,7 +79,7 @@ async def supersede(stores: Stores, episode: Episode) -> None:
         if older.created_at < newer.created_at and replaces(newer, older):
             newer_key, older_key = (key(episode.tenant, "episode", one.episode_id) for one in (newer, older))
             found.add((newer_key, older_key))
-    await stores.trace.supersede(found)
+    return found
 
 
 class _Waiting(Struct, eq=False):

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from bus import metrics
 from bus.connection import Bus
-from bus.following import ENDS
+from bus.following import ENDS, told_on
 from bus.topology import TURNS
 from runtime.facade import telemetry
 from runtime.facade.asked import Asked
@@ -264,13 +264,12 @@ class Turns:
     @asynccontextmanager
     async def _listening(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
         """The turn's messages as they come; no more than its end where nobody reads along."""
-        subjects, heard = self.bus.subjects, asyncio.Queue[Msg]()
+        heard = asyncio.Queue[Msg]()
 
         async def hear(message: Msg) -> None:
             heard.put_nowait(message)
 
-        ends = [subjects.stage(kind.subject, envelope.turn_id) for kind in ENDS]
-        wanted = [subjects.turn(envelope.turn_id)] if tokens else ends
+        wanted = told_on(self.bus.subjects, envelope.turn_id, along=tokens)
         try:
             subscriptions = [await self.bus.listen(subject, hear) for subject in wanted]
         except nats.errors.Error as error:
