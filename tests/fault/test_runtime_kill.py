@@ -27,7 +27,6 @@ from tests.fault.test_memory_kill import agreed
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 BROKER = "nats-server"
-AT_ONCE = 64
 SECONDS = 300.0
 
 
@@ -41,29 +40,31 @@ class Clients:
     over: bool = False
 
     async def ask(self) -> None:
-        """All questions, so many at once; a client tries again with its key, as stock clients do."""
-        slots = anyio.Semaphore(AT_ONCE)
-        async with httpx.AsyncClient(base_url=self.url, timeout=SECONDS) as http, anyio.create_task_group() as tasks:
+        """All questions at once; a client tries again with its key, as stock clients do."""
+        limits = httpx.Limits(max_connections=None)
+        async with (
+            httpx.AsyncClient(base_url=self.url, timeout=SECONDS, limits=limits) as http,
+            anyio.create_task_group() as tasks,
+        ):
             for question in self.questions:
-                tasks.start_soon(self._until_answered, http, slots, question)
+                tasks.start_soon(self._until_answered, http, question)
 
-    async def _until_answered(self, http: httpx.AsyncClient, slots: anyio.Semaphore, question: str) -> None:
+    async def _until_answered(self, http: httpx.AsyncClient, question: str) -> None:
         body = {"model": "micro-kiki-fast", "messages": [{"role": "user", "content": question}], "max_tokens": 8}
-        async with slots:
-            while not self.over:
-                try:
-                    reply = await http.post(
-                        "/v1/chat/completions", json=body, headers={"Idempotency-Key": question.replace(" ", "-")}
-                    )
-                except httpx.TransportError:
-                    await anyio.sleep(0.1)
-                    continue
-                if reply.status_code == 200:
-                    assert question in reply.json()["choices"][0]["message"]["content"]
-                    self.answered.add(question)
-                    return
-                assert reply.status_code in (429, 503, 504), reply.text
-                await anyio.sleep(0.2)
+        while not self.over:
+            try:
+                reply = await http.post(
+                    "/v1/chat/completions", json=body, headers={"Idempotency-Key": question.replace(" ", "-")}
+                )
+            except httpx.TransportError:
+                await anyio.sleep(0.1)
+                continue
+            if reply.status_code == 200:
+                assert question in reply.json()["choices"][0]["message"]["content"]
+                self.answered.add(question)
+                return
+            assert reply.status_code in (429, 503, 504), reply.text
+            await anyio.sleep(0.2)
 
     async def reached(self, count: int) -> None:
         """Wait until so many are answered."""
@@ -110,7 +111,8 @@ async def told(bus: Bus) -> Counter[str]:
 
 
 async def survived(directory: Path, model: Path, turns: int) -> None:
-    first = start(directory, module="tests.fault.scripted")
+    room = {"KIKI_FACADE__MAX_IN_FLIGHT": str(turns), "KIKI_FACADE__MAX_QUEUE": str(turns)}
+    first = start(directory, module="tests.fault.scripted", **room)
     clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
 
     async def everything() -> None:
