@@ -42,7 +42,7 @@ async def running(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consu
         tasks.cancel_scope.cancel()
 
 
-async def eventually(check: Callable[[], Any], *, seconds: float = 10.0) -> Any:
+async def eventually(check: Callable[[], Any], *, seconds: float = 30.0) -> Any:
     """Await ``check`` until it gives something truthy; fail the test when it never does."""
     with anyio.move_on_after(seconds):
         while True:

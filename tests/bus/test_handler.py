@@ -215,11 +215,11 @@ async def test_long_work_is_told_to_the_broker_and_not_delivered_twice(bus: Bus)
 
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
         attempts.append(delivery.attempt)
-        await anyio.sleep(1.6)
+        await anyio.sleep(3.0)
         return reply(event)
 
     event = query()
-    async with running(bus, handle, ack_wait=0.6):
+    async with running(bus, handle, ack_wait=1.2):
         await bus.publish(event)
         await eventually(lambda: stored(bus, TurnCancelled, event))
     assert attempts == [1]

@@ -25,7 +25,7 @@ async def serving(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAge
         tasks.cancel_scope.cancel()
 
 
-async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
+async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 45.0) -> Any:
     """Await ``check`` until it gives something truthy."""
     with anyio.move_on_after(seconds):
         while True:

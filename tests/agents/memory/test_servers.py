@@ -38,7 +38,7 @@ async def test_a_server_that_goes_away_costs_no_episode(
 ) -> None:
     port = free_port()
     served = local(bolt_settings(tmp_path / "memory", f"bolt://127.0.0.1:{port}", "agent"), monkeypatch)
-    settings = replace(served, status_interval=0.05, store_timeout=1.0)
+    settings = replace(served, status_interval=0.05, store_timeout=3.0)
     away = metrics.DEGRADED.labels("projection.away")
     before = away._value.get()
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
