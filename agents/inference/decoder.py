@@ -73,6 +73,11 @@ class Decoder:
         """Whether anybody waits or runs."""
         return bool(self.batch.active or len(self.admission.scheduler))
 
+    @property
+    def crowded(self) -> bool:
+        """Whether several wait or run."""
+        return len(self.batch.active) + len(self.admission.scheduler) > 1
+
     def enqueue(self, work: Work) -> None:
         """Have it wait for the batch."""
         work.factor = self.factor if work.request.enhance else 1.0

@@ -21,6 +21,9 @@ T = TypeVar("T")
 STOP_SECONDS = 60.0
 """Longest wait for a step to end."""
 
+GATHER_SECONDS = 0.03
+"""How long an idle thread waits for companions of the first request, when the last ones came together."""
+
 _log = structlog.get_logger("inference")
 
 
@@ -33,6 +36,7 @@ class ModelThread:
         self._load, self._stall_seconds = load, stall_seconds
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._closing = False
+        self._crowded = False
         self._failure: BaseException | None = None
         self._stepped_at = self._asked_at = time.monotonic()
         self._loaded = threading.Event()
@@ -110,7 +114,10 @@ class ModelThread:
             self._loaded.set()
             with self.decoder.stream:
                 while not self._closing:
+                    busy = self.decoder.busy
                     self._receive()
+                    if self.decoder.busy:
+                        self._crowded = self.decoder.crowded or (busy and self._crowded)
                     self.decoder.step()
                     self._stepped_at = time.monotonic()
         except BaseException as error:  # noqa: BLE001  the thread's end is told by watch() and by every request
@@ -123,15 +130,18 @@ class ModelThread:
             self._loaded.set()
 
     def _receive(self) -> None:
-        wait = not self.decoder.busy
+        """Do what was asked; an idle thread waits for it, and for companions, whose prompts then share a pass."""
+        until = time.monotonic() if self.decoder.busy else None
         while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
             try:
-                call = self._calls.get(block=wait)
+                call = self._calls.get(block=left != 0.0, timeout=left)
             except queue.Empty:
                 return
             self._stepped_at = time.monotonic()
             call()
-            wait = False
+            if until is None:
+                until = self._stepped_at + (GATHER_SECONDS if self._crowded else 0.0)
 
 
 def _ended() -> Unavailable:
