@@ -70,7 +70,7 @@ class TrainingSettings:
     decay: float = 1e-2
     dropout: float = 0.3
     smoothing: float = 0.2
-    noise: float = 0.9
+    noise: float = 0.7
     folds: int = 5
     false_activation: float = 0.04
     seed: int = 0
