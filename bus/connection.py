@@ -36,6 +36,10 @@ from schemas.stages import AdapterUse, RecalledEpisode
 R = TypeVar("R", bound=msgspec.Struct)
 
 MSG_ID = "Nats-Msg-Id"
+
+WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
+"""How long the answers of all instances are gathered: at least, and at most."""
+
 LATE_SECONDS = 1.0
 """What a stage that finds the deadline passed needs to say so."""
 STREAM_FULL = 10077
@@ -183,19 +187,11 @@ class Bus:
         subject = self.subjects.service(verb)
         return await request(self.client, subject, body, reply, timeout=timeout, headers=trace_headers())
 
-    async def gather(
-        self,
-        verb: str,
-        reply: type[R],
-        *,
-        window: float = 0.25,
-        patience: float = 1.0,
-        enough: Callable[[Sequence[R]], bool] = lambda _: True,
-    ) -> list[R]:
+    async def gather(self, verb: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
         """The answers to ``verb``, one from each instance.
 
-        Listens for ``window`` seconds, and while the answers are not ``enough`` up to ``patience`` seconds: an
-        instance on a busy machine may be slow to answer.
+        Listens for :data:`WINDOW_SECONDS`, and while the answers are not ``enough`` up to :data:`PATIENCE_SECONDS`:
+        an instance on a busy machine may be slow to answer.
         """
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox)
@@ -204,7 +200,7 @@ class Bus:
         try:
             await self.client.publish(self.subjects.service(verb), b"", reply=inbox)
             asked = now()
-            while (left := asked + (window if enough(found) else patience) - now()) > 0:
+            while (left := asked + (WINDOW_SECONDS if enough(found) else PATIENCE_SECONDS) - now()) > 0:
                 with contextlib.suppress(nats.errors.TimeoutError, asyncio.TimeoutError):
                     message = await subscription.next_msg(timeout=left)
                     if not (message.headers or {}).get("Status"):

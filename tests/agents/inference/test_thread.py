@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -47,13 +46,6 @@ class Scripted:
         """Nobody listens."""
 
 
-@contextlib.contextmanager
-def patience(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Iterator[None]:
-    with monkeypatch.context() as patched:
-        patched.setattr(thread, "GATHER_SECONDS", seconds)
-        yield
-
-
 async def test_companions_are_waited_for_only_after_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Scripted()
     made = ModelThread(lambda: decoder, stall_seconds=60)  # type: ignore[arg-type, return-value]
@@ -65,16 +57,16 @@ async def test_companions_are_waited_for_only_after_a_crowd(monkeypatch: pytest.
         assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
 
     with anyio.fail_after(60):
-        with patience(monkeypatch, 3600.0):
-            await told(1)
-            await told(2)  # after one that was alone: no wait, though these are two
-        with patience(monkeypatch, 1.0):
-            decoder.stepped.clear()
-            made.call(decoder.add)
-            await anyio.sleep(0.05)
-            made.call(decoder.add)
-            assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
-            await told(1)
-            await told(1)
+        monkeypatch.setattr(thread, "GATHER_SECONDS", 3600.0)
+        await told(1)
+        await told(2)  # after one that was alone: no wait, though these are two
+        monkeypatch.setattr(thread, "GATHER_SECONDS", 1.0)
+        decoder.stepped.clear()
+        made.call(decoder.add)
+        await anyio.sleep(0.05)
+        made.call(decoder.add)
+        assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
+        await told(1)
+        await told(1)
         await made.stop()
     assert decoder.together == [1, 2, 2, 1, 1]
