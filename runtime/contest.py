@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
+from agents.inference import blas
 from bus.connection import Bus
 from bus.following import end_badly, following
 from schemas.chat import Message, Sampling
@@ -192,7 +193,7 @@ async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
     with log.open("wb") as sink:
-        process = await anyio.open_process(command, stdout=sink, stderr=sink, env={**os.environ, **_same_blas()})
+        process = await anyio.open_process(command, stdout=sink, stderr=sink, env={**_same_blas(), **os.environ})
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
                 await _up(client, process, log)
@@ -219,14 +220,11 @@ def _end(log: Path) -> str:
 
 
 def _same_blas() -> dict[str, str]:
-    """What gives a process on a Linux CPU the BLAS that our worker loads by itself."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("torch")
-    if not sys.platform.startswith("linux") or spec is None or not spec.submodule_search_locations:
+    """What gives a process on a Linux CPU the BLAS that our worker loads by itself, and as many threads."""
+    library = blas.torch_library()
+    if not sys.platform.startswith("linux") or library is None:
         return {}
-    library = Path(spec.submodule_search_locations[0]) / "lib" / "libtorch_cpu.so"
-    return {"LD_PRELOAD": str(library), "OMP_WAIT_POLICY": "PASSIVE"} if library.exists() else {}
+    return {"LD_PRELOAD": str(library), **blas.environment()}
 
 
 def float32_copy(model: Path, target: Path) -> Path:
