@@ -19,9 +19,6 @@ from schemas.errors import KikiError, Unavailable
 NEAR = 16
 """Episodes that a new one is compared with, in case one of the two replaces the other."""
 
-SAME_MOMENT = 1e-6
-"""Seconds apart at which two episodes are of one time: a store's float may differ from the record's in its last bit."""
-
 
 async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
     """Store the episodes in Trace, then in Atlas with their neighbours in time. Again changes nothing.
@@ -79,7 +76,7 @@ async def replacing(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
         if vector is None or float(vector @ own) < stores.settings.same_fact:
             continue
         older, newer = sorted((mine, match), key=lambda one: (one.created_at, one.episode_id))
-        if newer.created_at - older.created_at > SAME_MOMENT and replaces(newer, older):
+        if replaces(newer, older):
             newer_key, older_key = (key(episode.tenant, "episode", one.episode_id) for one in (newer, older))
             found.add((newer_key, older_key))
     return found

@@ -22,6 +22,9 @@ from schemas.stages import RecalledEpisode
 ROLES = frozenset({"", "user", "assistant", "system", "tool"})
 """Speakers that are no names."""
 
+SAME_MOMENT = 1e-6
+"""Seconds apart at which two episodes are of one time: qdrant-edge gives some floats back with another last bit."""
+
 Measure = Callable[[str], int]
 """The length of a text in the budget's unit."""
 
@@ -127,7 +130,7 @@ def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, setti
     lost: dict[str, Match] = {}
     for first, second in np.argwhere(rows @ rows.T >= settings.same_fact).tolist():
         older, newer = known[first], known[second]
-        if older.created_at < newer.created_at and replaces(newer, older):
+        if replaces(newer, older):
             lost[older.episode_id] = newer
     return sorted((_lost(one, lost.get(one.match.episode_id), settings) for one in ranked), key=_order)
 
@@ -206,8 +209,8 @@ def _order(one: Scored) -> tuple[float, float, str]:
 
 
 def replaces(newer: Match, older: Match) -> bool:
-    """Whether one that is alike says something else, in the same voice."""
-    if older.speaker != newer.speaker:
+    """Whether one that is alike came later and says something else, in the same voice."""
+    if newer.created_at - older.created_at <= SAME_MOMENT or older.speaker != newer.speaker:
         return False
     return (_normal(older.question), _normal(older.answer)) != (_normal(newer.question), _normal(newer.answer))
 

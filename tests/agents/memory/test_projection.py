@@ -81,3 +81,21 @@ async def test_a_summary_marks_its_parts_whichever_comes_first(
             **dict.fromkeys(("p0", "p1"), whole.episode_id),
             **dict.fromkeys(("p2", "whole"), ""),
         }
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_what_was_said_in_one_moment_replaces_nothing_of_it(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Times as a clock gives them: the embedded store returns those of n = 3 and 4 with another last bit."""
+    request.param = kind
+    stores = Stores(pair(request, tmp_path, monkeypatch))
+    told = [said(f"{side}{n}", f"Note {side}{n}.", at=1_795_442_188 + n / 7) for n in range(1, 8) for side in "ab"]
+    async with stores.opened(nothing):
+        await stores.renew(nothing)
+        for one in told:
+            await apply(stores, [one])
+        moments = {one.episode_id: one.created_at for one in told}
+        edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
+        assert len(edges) == 4 * 7 * 6 // 2
+        assert all(moments[newer] > moments[older] for newer, older in edges)

@@ -1,5 +1,6 @@
 """What a turn is shown: fusion, floor, superseding, distinct texts, budget."""
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -184,6 +185,15 @@ def test_another_speaker_and_a_repetition_replace_nothing() -> None:
     for changed in ({"speaker": "Bob"}, {"question": "the CAT is  called Milo."}):
         old = match("old", similarity=0.7, age=9e5, question="The cat is called Milo.")
         new = msgspec.structs.replace(match("new", question="The cat is called Otto."), **changed)
+        ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
+        assert superseded(ranked, near, settings=SETTINGS) == ranked
+
+
+def test_nothing_of_its_own_moment_replaces_an_episode() -> None:
+    near = vectors(old=[1, 0.1], new=[1, 0.0])
+    old = match("old", question="The cat is called Milo.")
+    for moment in (old.created_at, math.nextafter(old.created_at, math.inf)):
+        new = msgspec.structs.replace(match("new", question="The cats were named."), created_at=moment)
         ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
         assert superseded(ranked, near, settings=SETTINGS) == ranked
 
