@@ -193,7 +193,7 @@ async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
     with log.open("wb") as sink:
-        process = await anyio.open_process(command, stdout=sink, stderr=sink, env={**_same_blas(), **os.environ})
+        process = await anyio.open_process(command, stdout=sink, stderr=sink, env=_same_blas())
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
                 await _up(client, process, log)
@@ -220,11 +220,11 @@ def _end(log: Path) -> str:
 
 
 def _same_blas() -> dict[str, str]:
-    """What gives a process on a Linux CPU the BLAS that our worker loads by itself, and as many threads."""
+    """Our environment; on a Linux CPU with the BLAS that our worker loads by itself, and as many threads."""
     library = blas.torch_library()
     if not sys.platform.startswith("linux") or library is None:
-        return {}
-    return {"LD_PRELOAD": str(library), **blas.environment()}
+        return dict(os.environ)
+    return {**blas.environment(), **os.environ, "LD_PRELOAD": str(library)}
 
 
 def float32_copy(model: Path, target: Path) -> Path:

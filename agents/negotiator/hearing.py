@@ -70,12 +70,7 @@ class Hearing:
                 joined = None
                 if self._event.route.plan.dissent:
                     joined = await stack.enter_async_context(join(self._bus, self._event.envelope.turn_id))
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._hear, joined)
-                    await self._compare()
-                    if self._votes_count and len(self._seats) > 1 and not self._settled():
-                        await self._vote(1)
-                decision = await self._deliberate()
+                decision = await self._deliberate(joined)
         if decision is None:
             metrics.degraded("negotiator.cut_short", "the turn's deadline")
             self._notes.append("the turn's time ended the deliberation: what was still asked is left out")
@@ -106,7 +101,12 @@ class Hearing:
             neutral_margin=self._settings.neutral_margin,
         )
 
-    async def _deliberate(self) -> Decision:
+    async def _deliberate(self, joined: Join | None) -> Decision:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hear, joined)
+            await self._compare()
+            if self._votes_count and len(self._seats) > 1 and not self._settled():
+                await self._vote(1)
         if self.objection is not None and self._votes_count:
             await self._vote(len(self._panel.votes) + 1, objection=self.objection)
         if not self._panel.votes:
