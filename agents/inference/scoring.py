@@ -61,7 +61,8 @@ class Ballots:
             found: Any = logprobs[:, mx.array([choice[0] for choice in self._choices])].tolist()
             return tuple(map(tuple, found))
         rows = range(len(self._last))
-        cache = [layer.merge([layer.extract(row) for row in rows for _ in self._choices]) for layer in self._cache]
+        apart = [[layer.extract(row) for row in rows for _ in self._choices] for layer in self._cache]
+        cache = [layers[0].merge(layers) for layers in apart]
         width = max(map(len, self._choices))
         padded = [[*choice, *[0] * (width - len(choice))] for choice in self._choices]
         logprobs = self._logprobs([[self._last[row], *choice[:-1]] for row in rows for choice in padded], cache)

@@ -1,6 +1,6 @@
 """Different adapters in one batch give each row what it would get alone, on a small Qwen3.6 and on all its modules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,30 @@ def test_each_row_is_what_it_would_be_alone(
         np.testing.assert_allclose(mixed[index], expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("keep", [[0, 3, 4], [4], [1, 2, 3, 4], [0, 1]])
+def test_who_stays_is_not_changed_by_who_leaves_and_joins(bank: AdapterBank, model: Any, keep: list[int]) -> None:
+    inputs, seats = tokens(6, 7), [bank.seat(uses) for uses in SETS]
+    whose = [seats[row % len(seats)] for row in range(6)]
+    routed = Routed(model, bank.rows)
+
+    def begun(rows: Sequence[int]) -> list[Any]:
+        caches = zip(*[routed.make_cache(whose[row].slot) for row in rows], strict=True)
+        made = [layers[0].merge(layers) for layers in caches]
+        mx.eval(routed(inputs[mx.array(list(rows))][:, :5], cache=made))
+        return made
+
+    bank.mount(seats)
+    cache = begun(range(5))
+    for layer, joining in zip(cache, begun([5]), strict=True):
+        layer.filter(keep)
+        layer.extend(joining)
+    rows = [*keep, 5]
+    decoded = np.array(routed(inputs[mx.array(rows)][:, 5:], cache=cache))
+    for number, row in enumerate(rows):
+        expected = alone(bank, model, whose[row], inputs[row])[5:]
+        np.testing.assert_allclose(decoded[number], expected, rtol=2e-3, atol=2e-3)
+
+
 def test_sets_really_differ(bank: AdapterBank, model: Any) -> None:
     """Otherwise the property above could not fail."""
     row = tokens(1, 8)[0]
@@ -155,5 +179,5 @@ def test_slots_and_factors_follow_their_rows() -> None:
     batch = RowSlot([(1, 1.0)]).merge([RowSlot([(1, 1.0)]), RowSlot([(2, 1.5)])])
     batch.extend(RowSlot([(3, 2.0), (0, 1.0)]))
     batch.filter([3, 1])
-    assert (batch.slots, batch.factors) == ([0, 2], [1.0, 1.5])
+    assert batch.rows == [(0, 1.0), (2, 1.5)]
     assert batch.extract(1).rows == [(2, 1.5)]
