@@ -9,6 +9,7 @@ import mlx_lm
 import psutil
 from mlx_lm.utils import get_total_parameters
 
+from agents.inference import silu
 from agents.inference.processors import Grammars
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
@@ -55,6 +56,7 @@ def load(settings: InferenceSettings) -> Loaded:
         raise SetupError(f"{settings.model} cannot be loaded: {error}", param="model") from error
     if on_cpu:
         model.set_dtype(mx.float32)
+        silu.lighten(model)
     mx.eval(model.parameters())
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
