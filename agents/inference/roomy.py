@@ -209,11 +209,12 @@ class RoomyCache:
 
     def _renew(self, like: tuple[mx.array, ...], *, places: int, left: int = 0, right: int = 0) -> None:
         """Move what is used into buffers with so many places, and with room to spare on both sides."""
-        rows, width = len(self._lengths), self.size()
+        width = self.size()
         left, right = left + SPARE_SLOTS // 4, right + SPARE_SLOTS - SPARE_SLOTS // 4
         if self._buffers:
-            room = [(0, places - rows), (0, 0), (left, right), (0, 0)]
-            self._buffers = tuple(mx.pad(used, room) for used in self._used())
+            used = self._used()  # rows without tokens may lie beyond it
+            room = [(0, places - used[0].shape[0]), (0, 0), (left, right), (0, 0)]
+            self._buffers = tuple(mx.pad(one, room) for one in used)
         else:
             shapes = [(places, one.shape[1], left + right, one.shape[3]) for one in like]
             self._buffers = tuple(mx.zeros(shape, one.dtype) for shape, one in zip(shapes, like, strict=True))

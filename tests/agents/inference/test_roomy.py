@@ -35,7 +35,7 @@ def rows_of(lengths: Sequence[int], seed: int) -> tuple[list[RowCache], list[KVC
     return mine, theirs
 
 
-lengths = st.lists(st.integers(0, 40), min_size=1, max_size=4)
+lengths = st.lists(st.integers(0, 40), min_size=1, max_size=4) | st.lists(st.just(0), min_size=1, max_size=9)
 seeds = st.integers(0, 1000)
 
 
