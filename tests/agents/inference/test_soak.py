@@ -16,7 +16,7 @@ from agents.inference.settings import InferenceSettings
 from schemas.stages import AdapterUse
 from tests.agents.inference.test_engine import ask
 
-pytestmark = [pytest.mark.anyio, pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.anyio
 
 REQUESTS = int(os.environ.get("KIKI_SOAK_REQUESTS", "2000"))
 CLIENTS = 8
@@ -24,13 +24,17 @@ SETS = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),), (AdapterUse(na
 SLACK = 1.05
 """How much the last quarter's median may be above the second quarter's."""
 
+Reading = tuple[int, float, float]
+"""The request's number, resident set and MLX's active bytes, both in MB."""
 
-async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) -> None:
+
+async def asked(settings: InferenceSettings, requests: int) -> list[Reading]:
+    """Mixed requests by several clients, each answered; a reading after every tenth."""
     from agents.inference.local import MlxEngine
 
     engine = MlxEngine(msgspec.structs.replace(settings, prefix_bytes=16 * 1024**2, cache_limit=256 * 1024**2))
     await engine.start()
-    draw, readings, left = random.Random(1), list[tuple[int, float, float]](), list(range(REQUESTS))[::-1]
+    draw, readings, left = random.Random(1), list[Reading](), list(range(requests))[::-1]
     me = psutil.Process()
 
     async def client() -> None:
@@ -47,17 +51,30 @@ async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) ->
         async with anyio.create_task_group() as tasks:
             for _ in range(CLIENTS):
                 tasks.start_soon(client)
+        assert engine.gauges["active_rows"] == engine.gauges["active_requests"] == 0
     finally:
         await engine.stop()
-    draw_picture(sorted(readings), Path(os.environ.get("KIKI_SOAK_OUT", str(tmp_path))))
+    return sorted(readings)
+
+
+async def test_mixed_requests_are_all_answered(settings: InferenceSettings) -> None:
+    """The short form."""
+    assert len(await asked(settings, 100)) == 10
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) -> None:
+    readings = await asked(settings, REQUESTS)
+    draw_picture(readings, Path(os.environ.get("KIKI_SOAK_OUT", str(tmp_path))))
     quarter = len(readings) // 4
     for column, what in ((1, "resident set"), (2, "MLX active bytes")):
-        values = np.array(sorted(readings))[:, column]
+        values = np.array(readings)[:, column]
         before, after = np.median(values[quarter : 2 * quarter]), np.median(values[-quarter:])
         assert after <= SLACK * before, f"{what}: {before:.0f} MB, later {after:.0f} MB"
 
 
-def draw_picture(readings: list[tuple[int, float, float]], folder: Path) -> None:
+def draw_picture(readings: list[Reading], folder: Path) -> None:
     """The readings as JSON and, where matplotlib is installed, as a picture."""
     (folder / "soak.json").write_text(json.dumps(readings))
     mpl = pytest.importorskip("matplotlib")
