@@ -19,9 +19,9 @@ from mlx_lm.models.cache import KVCache, dynamic_roll
 
 SPARE_SLOTS = 256
 """Slots of a new buffer beyond those that are needed, a quarter of them on the left."""
-SPARE_ROWS = 8
-"""A buffer that rows join has a multiple of so many places."""
-WASTE = 4
+SPARE_ROWS = 4
+"""A buffer that rows join gets one place to spare for so many rows."""
+WASTE = 2
 """A buffer of more than so many times the size of a new one is given up when rows leave."""
 
 
@@ -161,7 +161,7 @@ class RoomyCache:
         moved = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
         mx.eval([row for _, row in moved])  # before anything is written, or the whole buffer would be copied
         for to, row in moved:
-            self._write(row, place=to)
+            self._write(row, place=to, over=True)
         came_from = {to: place for place, to in moves.items()}
         self._lengths = tuple(self._lengths[came_from.get(place, place)] for place in range(len(keep)))
         if self._buffers:
@@ -191,12 +191,16 @@ class RoomyCache:
         rows, _, width, _ = tokens[0].shape
         at = len(self._lengths)
         self._fit(tokens, rows=at + rows, left=max(0, width - self.size()))
-        self._write(tokens, place=at)
+        self._write(tokens, place=at, over=True)
 
-    def _write(self, tokens: tuple[mx.array, ...], *, place: int) -> None:
+    def _write(self, tokens: tuple[mx.array, ...], *, place: int, over: bool = False) -> None:
+        """Write the last tokens of rows; ``over`` whatever another row left there, which may not be finite."""
         rows, _, width, _ = tokens[0].shape
+        begin = self._end - width
         for buffer, new in zip(self._buffers, tokens, strict=True):
-            buffer[place : place + rows, :, self._end - width : self._end] = new
+            if over:
+                buffer[place : place + rows, :, :begin] = 0
+            buffer[place : place + rows, :, begin : self._end] = new
 
     def _fit(self, tokens: tuple[mx.array, ...], *, rows: int, left: int = 0, right: int = 0) -> None:
         """Make room for so many rows of ``tokens``' shape, and for so many slots more on each side of what is used."""
@@ -222,4 +226,4 @@ class RoomyCache:
 
 
 def _with_spare(rows: int) -> int:
-    return -(-rows // SPARE_ROWS) * SPARE_ROWS
+    return rows + -(-rows // SPARE_ROWS)

@@ -1,6 +1,7 @@
 """A batch's keys and values in one buffer, against mlx-lm's cache, which copies: the same rows, whatever happens."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from agents.inference.mixing import Routed, Rows
-from agents.inference.roomy import SPARE_ROWS, SPARE_SLOTS, Places, RoomyCache, RowCache
+from agents.inference.roomy import SPARE_SLOTS, Places, RoomyCache, RowCache
 
 HEADS, WIDTH = 2, 4
 
@@ -141,7 +142,7 @@ def addresses(cache: RoomyCache) -> list[int]:
 
 
 def test_rows_join_grow_and_leave_in_place() -> None:
-    batch = RowCache.merge(rows_of([30] * (SPARE_ROWS + 1), 0)[0])
+    batch = RowCache.merge(rows_of([30] * 9, 0)[0])
     batch.extend(RowCache.merge(rows_of([20], 1)[0]))  # makes room for rows
     before = addresses(batch)
     for number in range(6):
@@ -151,6 +152,22 @@ def test_rows_join_grow_and_leave_in_place() -> None:
             batch.update_and_fetch(*some(10, 1, number))
             assert addresses(batch) == before
     assert batch.size() == 30 + 6 * 4
+
+
+def test_what_a_row_leaves_behind_reaches_no_other() -> None:
+    """Attention multiplies what is masked by zero, and zero times infinity is no number."""
+    mine, _ = rows_of([40, 5, 30, 6], 0)
+    for poisoned in (mine[0], mine[2]):
+        poisoned.keys, poisoned.values = poisoned.keys * math.inf, poisoned.values * math.nan
+    batch = RowCache.merge(mine)
+    before = batch.nbytes
+    batch.filter([1, 3])  # the last moves to the place of the first
+    batch.extend(RowCache.merge(rows_of([3], 1)[0]))  # to that of the other one
+    batch.extend(RowCache.merge(rows_of([35], 1)[0]))
+    assert batch.nbytes == before, "no new buffer hides it"
+    for seen in batch.update_and_fetch(*some(4, 1, 0)):
+        assert seen.shape[2] == 36
+        assert np.isfinite(np.array(seen)).all()
 
 
 def test_a_large_buffer_is_given_up_when_its_rows_leave() -> None:
