@@ -55,15 +55,15 @@ async def recorded(bus: Bus) -> int:
     return int((await bus.js.stream_info(EPISODES)).state.messages)
 
 
-async def agreed(bus: Bus) -> VerifyReply:
-    """The verification once nothing waits any more."""
+async def agreed(bus: Bus, *, least: int = 0) -> VerifyReply:
+    """The verification once nothing waits any more and at least so many episodes are recorded."""
 
     async def settled() -> VerifyReply | None:
         try:
             found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
         except Exception:  # the agent is just starting
             return None
-        return found if found.waiting == 0 else None
+        return found if found.waiting == 0 and found.recorded >= least else None
 
     reply = await eventually(settled, seconds=90)
     assert isinstance(reply, VerifyReply)

@@ -4,6 +4,7 @@ Every turn whose answer a client got is in the record, and after the restart in 
 scripted, so that the turns are many; facade, router, memory, broker and supervisor are the real ones.
 """
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -80,9 +81,10 @@ def family(runtime: Runtime) -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    """All of them, at once."""
+    """All of them, at once; some end by themselves when another is gone."""
     for one in processes:
-        os.kill(one.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     psutil.wait_procs(processes, timeout=20)
 
 
