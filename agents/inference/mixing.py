@@ -19,7 +19,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
 
 from agents.inference.pairs import Pair
-from agents.inference.roomy import Places, RowCache
+from agents.inference.roomy import RoomyCache, RowCache
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 SWITCHES = (SwitchLinear, QuantizedSwitchLinear)
@@ -41,39 +41,39 @@ class Rows:
 
 
 class RowSlot:
-    """Entry of a prompt cache that says which slot and which factor each of its rows has; holds no tokens.
-
-    ``places`` are those of the rows in the other entries; None where these keep their rows in order.
-    """
+    """Entry of a prompt cache that says which slot and which factor each of its rows has; holds no tokens."""
 
     nbytes = 0
     state: tuple[mx.array, ...] = ()
 
-    def __init__(self, rows: Sequence[tuple[int, float]], places: Places | None = None) -> None:
+    def __init__(self, rows: Sequence[tuple[int, float]]) -> None:
         self.rows = list(rows)
-        self.places = places
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots, by row."""
+        return [slot for slot, _ in self.rows]
+
+    @property
+    def factors(self) -> list[float]:
+        """Factors of the enhancement, by row."""
+        return [factor for _, factor in self.rows]
 
     def merge(self, entries: Sequence["RowSlot"]) -> "RowSlot":
         """All rows of ``entries`` in one."""
-        rows = [row for entry in entries for row in entry.rows]
-        return RowSlot(rows, self.places and Places.in_order(len(rows)))
+        return RowSlot([row for entry in entries for row in entry.rows])
 
     def extend(self, other: "RowSlot") -> None:
         """Rows join."""
         self.rows += other.rows
-        if self.places is not None and other.places is not None:
-            self.places = self.places.joined(other.places)
 
     def filter(self, keep: Any) -> None:
         """Rows leave."""
-        numbers = [int(index) for index in keep]
-        self.rows = [self.rows[number] for number in numbers]
-        if self.places is not None:
-            self.places, _ = self.places.kept(numbers)
+        self.rows = [self.rows[int(index)] for index in keep]
 
     def extract(self, index: int) -> "RowSlot":
         """One row."""
-        return RowSlot([self.rows[index]], self.places and Places.in_order(1))
+        return RowSlot([self.rows[index]])
 
     def prepare(self, **_: Any) -> None:
         """Padding does not matter here."""
@@ -103,23 +103,23 @@ class Routed:
     def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None, *, factor: float = 1.0) -> list[Any]:
         """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
         made = layers or make_prompt_cache(self._model)
-        if not all(type(layer) in (KVCache, RowCache) for layer in made):
-            return [*made, RowSlot([(slot, factor)])]
-        return [*(RowCache.from_state(layer.state) for layer in made), RowSlot([(slot, factor)], Places.in_order(1))]
+        if all(type(layer) in (KVCache, RowCache) for layer in made):
+            made = [RowCache.from_state(layer.state) for layer in made]
+        return [*made, RowSlot([(slot, factor)])]
 
     def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
         """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""
         *layers, entry = cache
-        rows, numbers = entry.rows, None
-        if entry.places is not None and entry.places != Places.in_order(len(rows)):
-            numbers = entry.places.numbers
-            rows, inputs = [rows[number] for number in numbers], inputs[mx.array(numbers)]
-        slots, factors = zip(*rows, strict=True)
-        self._rows.slots = mx.array(slots, mx.uint32)
-        self._rows.factors = mx.array(factors) if any(factor != 1.0 for factor in factors) else None
+        slots, factors = mx.array(entry.slots, mx.uint32), mx.array(entry.factors)
+        places = layers[0].places if isinstance(layers[0], RoomyCache) else None
+        if places is not None and not places.ordered:
+            by_place = mx.array(places.numbers)
+            inputs, slots, factors = inputs[by_place], slots[by_place], factors[by_place]
+        self._rows.slots = slots
+        self._rows.factors = factors if any(factor != 1.0 for factor in entry.factors) else None
         logits: mx.array = self._model(inputs, cache=layers)
         self._rows.factors = None  # who calls the model itself has no rows that ask for it
-        return logits if numbers is None else logits[mx.array(entry.places.of)]
+        return logits if places is None or places.ordered else logits[mx.array(places.of)]
 
 
 class _Mixed(nn.Module):  # type: ignore[misc]

@@ -37,6 +37,11 @@ class Places:
         return cls(tuple(range(rows)))
 
     @property
+    def ordered(self) -> bool:
+        """Whether each row's place is its number."""
+        return self.of == tuple(range(len(self.of)))
+
+    @property
     def numbers(self) -> list[int]:
         """The numbers of the rows, by place."""
         return sorted(range(len(self.of)), key=self.of.__getitem__)
@@ -63,11 +68,14 @@ class RowCache(KVCache):  # type: ignore[misc]
 
 
 class RoomyCache:
-    """One layer's keys and values of a batch, with the methods that mlx-lm's generator and its models call."""
+    """One layer's keys and values of a batch, with the methods that mlx-lm's generator and its models call.
+
+    All layers of a batch have the same ``places``.
+    """
 
     def __init__(self) -> None:
         self._buffers: tuple[mx.array, ...] = ()
-        self._places = Places(())
+        self.places = Places(())
         self._lengths: tuple[int, ...] = ()
         self._end = 0
         self._padding: tuple[int, ...] = ()
@@ -82,7 +90,7 @@ class RoomyCache:
             if cache.size():
                 made._put(cache.keys_and_values())
             made._lengths += (cache.size(),)
-        made._places = Places.in_order(len(caches))
+        made.places = Places.in_order(len(caches))
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RoomyCache":
@@ -136,7 +144,7 @@ class RoomyCache:
     def prepare(self, *, right_padding: Sequence[int] | None = None, **_: Any) -> None:
         """``right_padding`` says how many of the last tokens to come are none, by row."""
         if right_padding is not None and max(right_padding) > 0:
-            self._padding = tuple(right_padding[number] for number in self._places.numbers)
+            self._padding = tuple(right_padding[number] for number in self.places.numbers)
 
     def finalize(self) -> None:
         """Take the padding out."""
@@ -153,11 +161,11 @@ class RoomyCache:
         if not other.empty():
             self._put(other._used())
         self._lengths += other._lengths
-        self._places = self._places.joined(other._places)
+        self.places = self.places.joined(other.places)
 
     def filter(self, keep: Sequence[int]) -> None:
         """All but the rows of these numbers leave."""
-        self._places, moves = self._places.kept([int(number) for number in keep])
+        self.places, moves = self.places.kept([int(number) for number in keep])
         moved = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
         mx.eval([row for _, row in moved])  # before anything is written, or the whole buffer would be copied
         for to, row in moved:
@@ -172,7 +180,7 @@ class RoomyCache:
 
     def extract(self, number: int) -> RowCache:
         """One row, in memory of its own."""
-        place, made = self._places.of[number], RowCache()
+        place, made = self.places.of[number], RowCache()
         if self._lengths[place]:
             made.keys, made.values = self._row(place)
             made.offset = self._lengths[place]

@@ -179,5 +179,5 @@ def test_slots_and_factors_follow_their_rows() -> None:
     batch = RowSlot([(1, 1.0)]).merge([RowSlot([(1, 1.0)]), RowSlot([(2, 1.5)])])
     batch.extend(RowSlot([(3, 2.0), (0, 1.0)]))
     batch.filter([3, 1])
-    assert batch.rows == [(0, 1.0), (2, 1.5)]
+    assert (batch.slots, batch.factors) == ([0, 2], [1.0, 1.5])
     assert batch.extract(1).rows == [(2, 1.5)]

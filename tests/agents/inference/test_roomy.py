@@ -202,7 +202,7 @@ def test_a_model_gives_each_row_its_own_logits_wherever_it_lies() -> None:
     for layer, joining in zip(batch, begun([5, 6], 4), strict=True):
         layer.filter([1, 3, 4])
         layer.extend(joining)
-    assert batch[-1].places == Places((1, 0, 2, 3, 4))
+    assert batch[0].places == Places((1, 0, 2, 3, 4))
     rows = [1, 3, 4, 5, 6]
     decoded = np.array(routed(inputs[mx.array(rows)][:, 4:], cache=batch))
     np.testing.assert_allclose(decoded, np.array(model(inputs))[rows, 4:], rtol=1e-4, atol=1e-5)
