@@ -30,13 +30,13 @@ async def nothing() -> None:
     """There is no record."""
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.fixture(params=PAIRS)
+def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stores:
+    return Stores(pair(request, tmp_path, monkeypatch))
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (5, 2, 0, 4, 1, 3)])
-async def test_a_newer_fact_replaces_older_ones(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, order: tuple[int, ...]
-) -> None:
-    request.param = kind
-    stores = Stores(pair(request, tmp_path, monkeypatch))
+async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int, ...]) -> None:
     told = [
         said("first", "My budget is 1200 euros.", at=1.0),
         said("second", "My budget is 1500 euros.", at=2.0),
@@ -63,12 +63,7 @@ async def test_a_newer_fact_replaces_older_ones(
         assert await stores.trace.superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
 
 
-@pytest.mark.parametrize("kind", PAIRS)
-async def test_a_summary_marks_its_parts_whichever_comes_first(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    request.param = kind
-    stores = Stores(pair(request, tmp_path, monkeypatch))
+async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -> None:
     parts = [said(f"p{n}", f"Note {n}.", at=float(n)) for n in range(3)]
     parts[2] = said("p2", "Quetzals nest in Guatemala.", at=2.0)  # the summary leaves it out
     whole = replace(said("whole", "Notes.", at=2.0), summarises=tuple(one.episode_id for one in parts))
@@ -83,13 +78,8 @@ async def test_a_summary_marks_its_parts_whichever_comes_first(
         }
 
 
-@pytest.mark.parametrize("kind", PAIRS)
-async def test_what_was_said_in_one_moment_replaces_nothing_of_it(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+async def test_what_was_said_in_one_moment_replaces_nothing_of_it(stores: Stores) -> None:
     """Times as a clock gives them: the embedded store returns those of n = 3 and 4 with another last bit."""
-    request.param = kind
-    stores = Stores(pair(request, tmp_path, monkeypatch))
     told = [said(f"{side}{n}", f"Note {side}{n}.", at=1_795_442_188 + n / 7) for n in range(1, 8) for side in "ab"]
     async with stores.opened(nothing):
         await stores.renew(nothing)
