@@ -147,7 +147,7 @@ class RouterAgent:
         found = await self._embedder.embed(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
         results = []
-        for one in scorer.score(found.vectors):
+        for one in scorer.score(request.prompts, found.vectors):
             domains = selection.gated(one.outputs, threshold=threshold, top_k=request.top_k)
             results.append(
                 RoutedPrompt(
@@ -190,7 +190,7 @@ class RouterAgent:
 
     async def _routed(self, event: QueryReceived, alias: Alias, found: Embedded) -> Route:
         query, config, vector = event.query, self._aliases, found.vectors[0]
-        scored = self._ready().score(found.vectors)[0]
+        scored = self._ready().score([query.text], found.vectors)[0]
         advisories: tuple[Advisory, ...] = ()
         if self._settings.advisors and not alias.niche:
             scored, advisories = await self._advised(event, scored, vector)

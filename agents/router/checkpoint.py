@@ -1,10 +1,12 @@
 """Checkpoints of the router: a folder with ``weights.safetensors`` and ``meta.json``. No other format is read.
 
 Ours and the monolith's share the tensors ``0.weight, 0.bias, 3.weight, 3.bias``; ours adds the heads of the merged
-outputs (``niche.<output>.weight`` and ``.bias``) and says in ``meta.json`` what it was trained from.
+outputs (``niche.<output>.weight`` and ``.bias``) and the words (``words.*``), and says in ``meta.json`` what it was
+trained from.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,8 +17,9 @@ from msgspec import DecodeError, Struct, convert, to_builtins
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from agents.router.classifier import TENSORS, Classifier
+from agents.router.classifier import TENSORS, Classifier, Floats
 from agents.router.niche import NicheHead
+from agents.router.words import Words
 from schemas.errors import SetupError
 
 WEIGHTS = "weights.safetensors"
@@ -25,6 +28,7 @@ FORMAT = "micro-kiki-router/1"
 MONOLITH_THRESHOLD = 0.12
 """The gate of the monolith, for its checkpoints that name none."""
 
+_WORDS = ("words.words", "words.pieces", "words.idf", "words.weight", "words.bias", "words.scale")
 _LABEL_KEYS = ("labels", "domains", "label_names", "classes")
 
 
@@ -34,6 +38,7 @@ class Meta(Struct, frozen=True, kw_only=True):
     Attributes:
         labels: the outputs in order.
         threshold: calibrated score that opens the gate, chosen on held-out prompts.
+        bare_threshold: the same for the classifier without the words (0: not measured).
         corpus_sha256: digest of the corpus that it was trained from.
         embedder_sha256: digest of the embedder's ``model.safetensors``.
         seed: of the training.
@@ -44,6 +49,7 @@ class Meta(Struct, frozen=True, kw_only=True):
     format: str = FORMAT
     labels: tuple[str, ...]
     threshold: float
+    bare_threshold: float = 0.0
     corpus_sha256: str = ""
     embedder_sha256: str = ""
     seed: int = 0
@@ -53,11 +59,22 @@ class Meta(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A classifier with its gate and the heads of its merged outputs."""
+    """A classifier with its gate, the heads of its merged outputs, and the words beside it if it has any."""
 
     classifier: Classifier
     meta: Meta
     heads: dict[str, NicheHead] = field(default_factory=dict)
+    words: Words | None = None
+
+    def scores(self, texts: Sequence[str], embeddings: Floats) -> Floats:
+        """``[n, outputs]`` scores in 0..1 of texts and their ``[n, width]`` unit vectors.
+
+        Raises:
+            SetupError: the embeddings have another width than the classifier reads.
+        """
+        if self.words is None:
+            return self.classifier.scores(embeddings)
+        return self.classifier.scores(embeddings, scale=self.words.scale, added=self.words.logits(texts))
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -66,6 +83,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     for output, head in checkpoint.heads.items():
         tensors[f"niche.{output}.weight"] = head.weight.contiguous()
         tensors[f"niche.{output}.bias"] = head.bias.contiguous()
+    if checkpoint.words is not None:
+        tensors |= _tensors_of(checkpoint.words)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(save(tensors))
     text = json.dumps(to_builtins(checkpoint.meta), indent=2, ensure_ascii=False)
@@ -90,9 +109,46 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise SetupError(f"{path} is no safetensors file ({error}).", param="checkpoint") from error
-    tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
+    words = _words(tensors, len(meta.labels)) if "words.weight" in tensors else None
+    tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items() if not name.startswith("words.")}
     heads = {output: _head(tensors, output, names) for output, names in meta.niches.items()}
-    return Checkpoint(classifier=Classifier(tensors=tensors, labels=meta.labels), meta=meta, heads=heads)
+    return Checkpoint(classifier=Classifier(tensors=tensors, labels=meta.labels), meta=meta, heads=heads, words=words)
+
+
+def _tensors_of(words: Words) -> dict[str, torch.Tensor]:
+    """The words as tensors: terms as UTF-8 with line ends between, weights in half precision."""
+    return {
+        "words.words": _bytes_of(words.words),
+        "words.pieces": _bytes_of(words.pieces),
+        "words.idf": torch.from_numpy(words.idf),
+        "words.weight": torch.from_numpy(words.weight).half().contiguous(),
+        "words.bias": torch.from_numpy(words.bias),
+        "words.scale": torch.tensor(words.scale),
+    }
+
+
+def _bytes_of(terms: Sequence[str]) -> torch.Tensor:
+    return torch.frombuffer(bytearray("\n".join(terms).encode()), dtype=torch.uint8)
+
+
+def _words(tensors: dict[str, torch.Tensor], outputs: int) -> Words:
+    """The words of a checkpoint.
+
+    Raises:
+        SetupError: a tensor is missing, or they do not fit together.
+    """
+    missing = [name for name in _WORDS if name not in tensors]
+    if missing:
+        raise SetupError(f"the checkpoint's words lack '{missing[0]}': expected {', '.join(_WORDS)}.", param="weights")
+    try:
+        words, pieces = (bytes(tensors[name].numpy()).decode().split("\n") for name in ("words.words", "words.pieces"))
+        scale = tensors["words.scale"].item()
+    except (ValueError, RuntimeError) as error:
+        raise SetupError(f"the checkpoint's words cannot be read ({error}).", param="weights") from error
+    idf, weight, bias = (tensors[name].float().numpy() for name in ("words.idf", "words.weight", "words.bias"))
+    if bias.shape != (outputs,):
+        raise SetupError(f"the router's words have {bias.size} outputs and {outputs} labels.", param="labels")
+    return Words(words=tuple(words), pieces=tuple(pieces), idf=idf, weight=weight, bias=bias, scale=scale)
 
 
 def _head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...]) -> NicheHead:

@@ -56,8 +56,12 @@ class Classifier:
         """Width of the embedding that it reads."""
         return int(self.tensors["0.weight"].shape[1])
 
-    def scores(self, embeddings: Floats) -> Floats:
+    def scores(self, embeddings: Floats, *, scale: float = 1.0, added: Floats | None = None) -> Floats:
         """``[n, width]`` unit vectors to ``[n, outputs]`` scores in 0..1.
+
+        Args:
+            scale: the logits are multiplied by it.
+            added: ``[n, outputs]``, added to the logits then.
 
         Raises:
             SetupError: the embeddings have another width.
@@ -70,5 +74,7 @@ class Classifier:
             )
         with torch.inference_mode():
             logits = logits_of(self.tensors, torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)))
+            if added is not None:
+                logits = logits * scale + torch.from_numpy(added)
             scores: Floats = torch.sigmoid(logits).numpy()
         return scores

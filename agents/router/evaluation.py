@@ -151,7 +151,7 @@ def evaluate(
     model = load_model(embedder)
     embeddings = np.concatenate([encode(model, prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
     labels = tuple(load_taxonomy().output_of(label) for label in found.meta.labels)
-    figures = measure(found.classifier.scores(embeddings), truth, labels, found.meta.threshold)
+    figures = measure(found.scores(prompts, embeddings), truth, labels, found.meta.threshold)
     if json_out is not None:
         json_out.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
     return figures, report(figures)

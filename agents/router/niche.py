@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from agents.router.classifier import Floats
+from agents.router.fitting import minimise
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,10 @@ def fit_head(names: tuple[str, ...], inputs: torch.Tensor, targets: torch.Tensor
     """
     weight = torch.zeros(len(names), inputs.shape[1], requires_grad=True)
     bias = torch.zeros(len(names), requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
         logits = torch.nn.functional.linear(inputs, weight, bias)
-        value = -(targets * torch.log_softmax(logits, dim=1)).sum(1).mean() + ridge * weight.square().sum()
-        value.backward()
-        return value
+        return -(targets * torch.log_softmax(logits, dim=1)).sum(1).mean() + ridge * weight.square().sum()
 
-    optimiser.step(loss)
+    minimise([weight, bias], loss)
     return NicheHead(names=names, weight=weight.detach(), bias=bias.detach())

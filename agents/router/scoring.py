@@ -1,11 +1,11 @@
-"""A checkpoint at work: embeddings in, scores by router output and the niche domain meant inside each out.
+"""A checkpoint at work: embeddings and words in, scores by router output and the niche domain meant inside each out.
 
 A checkpoint may name the 31 outputs or the 35 niche domains. One with niche domains chooses inside a merged output by
 their own scores; one with outputs by its heads, and one that has none (the monolith's) borrows the shipped heads, when
 it reads embeddings of the same width.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agents.router.checkpoint import Checkpoint, load_shipped
@@ -41,9 +41,9 @@ class Scorer:
         self._outputs = tuple(taxonomy.output_of(label) for label in checkpoint.meta.labels)
         self._heads = _heads(checkpoint, taxonomy)
 
-    def score(self, vectors: Floats) -> list[Scored]:
-        """``[n, width]`` unit vectors to one finding each."""
-        rows = self.checkpoint.classifier.scores(vectors)
+    def score(self, texts: Sequence[str], vectors: Floats) -> list[Scored]:
+        """One finding a text; ``vectors`` are the texts' ``[n, width]`` unit vectors."""
+        rows = self.checkpoint.scores(texts, vectors)
         return [self._scored(row, vector) for row, vector in zip(rows, vectors, strict=True)]
 
     def _scored(self, row: Floats, vector: Floats) -> Scored:

@@ -3,16 +3,19 @@
 The loss is multinomial logistic regression in which base is the reference class with logit 0: an in-domain prompt
 must beat base, a base prompt must beat every domain, and several right domains share the probability. Targets are
 smoothed (Szegedy et al., 2016): borders between domains are a matter of degree. Five-fold cross-fitting gives every
-prompt a logit from a model that saw neither it nor its near relatives; on those the calibration (Platt, 1999) is fitted
-and the gate chosen. The shipped model is then trained on all prompts, and the calibration is folded into its last
-layer, so that a sigmoid is all that serving adds.
+prompt a logit from a model that saw neither it nor its near relatives. So does the linear model of its words. On those,
+the shares of the two are fitted (stacking; Wolpert, 1992), the calibration (Platt, 1999), and the gate is chosen. The
+shipped models are then trained on all prompts, and shares and calibration are folded into their last layers, so that a
+sum and a sigmoid are all that serving adds. The classifier has a calibration and a gate of its own, too: it can be
+exported without the words.
 """
 
 import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,9 @@ from agents.router.corpus import Corpus, duplicates, kind_of, load_corpus
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, file_digest, load_model
 from agents.router.evaluation import Figures, measure
+from agents.router.fitting import minimise
 from agents.router.niche import NicheHead, fit_head
+from agents.router.words import Words, fit_words
 from schemas.errors import SetupError
 
 Embed = Callable[[Sequence[str]], Floats]
@@ -58,6 +63,8 @@ class TrainingSettings:
         dropout: share of hidden units left out.
         smoothing: share of each target's probability that is spread over all classes alike.
         noise: length of the Gaussian noise added to each unit vector, against over-fitting.
+        least: prompts that must hold a word, or a piece of one, for it to count.
+        inverse_penalty: ``C`` of the words' logistic regression; more of it fits the corpus closer.
         folds: of the cross-fitting.
         false_activation: share of held-out base prompts that may pass the gate.
         seed: of everything that is drawn.
@@ -71,6 +78,8 @@ class TrainingSettings:
     dropout: float = 0.3
     smoothing: float = 0.2
     noise: float = 0.7
+    least: int = 3
+    inverse_penalty: float = 10.0
     folds: int = 5
     false_activation: float = 0.04
     seed: int = 0
@@ -126,9 +135,10 @@ def train(
 
 
 def export(*, out: Path, checkpoint: Path | None = None) -> None:
-    """Write the classifier alone, in the monolith's format: four tensors, labels and threshold."""
+    """Write the classifier alone, in the monolith's format: four tensors, labels and the gate that it has alone."""
     found = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
-    bare = Meta(format="monolith", labels=found.meta.labels, threshold=found.meta.threshold)
+    threshold = found.meta.threshold if found.words is None else found.meta.bare_threshold
+    bare = Meta(format="monolith", labels=found.meta.labels, threshold=threshold)
     save_checkpoint(Checkpoint(classifier=found.classifier, meta=bare), out)
 
 
@@ -146,27 +156,38 @@ def fit(
     targets = _targets(corpus, taxonomy)
     folds = _folds(corpus, relatives(inputs.numpy()), settings.folds)
     task = None if bar is None else bar.add_task("training", total=settings.folds + 1)
+    prompts = corpus.prompts
     with _reproducible():
-        held = torch.zeros(len(targets), targets.shape[1])
+        heard, read = torch.zeros_like(targets), torch.zeros_like(targets)
         for fold in range(settings.folds):
             kept = folds != fold
             tensors = _fit_classifier(inputs[kept], targets[kept], settings)
+            words = _fit_words([*compress(prompts, kept)], targets[kept], settings)
             with torch.inference_mode():
-                held[~kept] = logits_of(tensors, inputs[~kept])
+                heard[~kept] = logits_of(tensors, inputs[~kept])
+            read[~kept] = torch.from_numpy(words.logits([*compress(prompts, ~kept)]))
             if bar is not None and task is not None:
                 bar.advance(task)
+        alone = _platt(heard, targets)
+        shares = _shares(heard, read, targets)
+        held = heard * shares[0] + read * shares[1]
         scale, shift = _platt(held, targets)
-        tensors = _calibrated(_fit_classifier(inputs, targets, settings), scale, shift)
+        tensors = _calibrated(_fit_classifier(inputs, targets, settings), *alone)
+        words = _fit_words(prompts, targets, settings)
+        words = _beside(words, alone, heard=scale * shares[0], read=scale * shares[1], shift=shift)
         if bar is not None and task is not None:
             bar.advance(task)
         heads = _fit_heads(corpus, inputs, taxonomy)
+    base = ~targets.any(1).numpy()
     scores = torch.sigmoid(held * scale + shift).numpy()
-    threshold = gate(scores[~targets.any(1).numpy()], settings.false_activation)
+    threshold = gate(scores[base], settings.false_activation)
+    bare_scores = torch.sigmoid(heard * alone[0] + alone[1]).numpy()
     truth = [tuple(sorted({taxonomy.output_of(label) for label in e.labels})) for e in corpus.examples]
     figures = measure(scores, truth, taxonomy.outputs, threshold)
     meta = Meta(
         labels=taxonomy.outputs,
         threshold=threshold,
+        bare_threshold=gate(bare_scores[base], settings.false_activation),
         corpus_sha256=corpus.digest(),
         embedder_sha256=embedder_sha256,
         seed=settings.seed,
@@ -174,7 +195,7 @@ def fit(
         niches={output: head.names for output, head in heads.items()},
     )
     classifier = Classifier(tensors={name: tensors[name] for name in TENSORS}, labels=taxonomy.outputs)
-    return Checkpoint(classifier=classifier, meta=meta, heads=heads), figures
+    return Checkpoint(classifier=classifier, meta=meta, heads=heads, words=words), figures
 
 
 def gate(base_scores: Floats, false_activation: float) -> float:
@@ -268,6 +289,17 @@ def _fit_classifier(inputs: torch.Tensor, targets: torch.Tensor, settings: Train
     return found
 
 
+def _fit_words(prompts: Sequence[str], targets: torch.Tensor, settings: TrainingSettings) -> Words:
+    distributions = _with_base(targets)
+    return fit_words(
+        prompts,
+        distributions.numpy(),
+        _class_weights(distributions).numpy(),
+        least=settings.least,
+        inverse_penalty=settings.inverse_penalty,
+    )
+
+
 def _initial(width: int, hidden: int, outputs: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
     """Uniform in +-1/sqrt(fan in), torch's own start of a linear layer."""
     shapes = {"0.weight": (hidden, width), "0.bias": (hidden,), "3.weight": (outputs, hidden), "3.bias": (outputs,)}
@@ -283,6 +315,14 @@ def _loss(logits: torch.Tensor, distributions: torch.Tensor, weights: torch.Tens
     return -((distributions * torch.log_softmax(with_base, dim=1)).sum(1) * weights).mean()
 
 
+def _shares(heard: torch.Tensor, read: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    """What to multiply the held-out logits of classifier and words by before they are added, by maximum likelihood."""
+    distributions, weights = _with_base(targets), torch.ones(len(targets))
+    shares = torch.full((2,), 0.5, requires_grad=True)
+    minimise([shares], lambda: _loss(heard * shares[0] + read * shares[1], distributions, weights))
+    return float(shares[0].detach()), float(shares[1].detach())
+
+
 def _platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
     """Scale and shift that make the sigmoid of held-out logits a probability, by maximum likelihood.
 
@@ -291,16 +331,29 @@ def _platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
     best = logits.max(dim=1, keepdim=True)
     hit = targets.gather(1, best.indices)
     scale, shift = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.binary_cross_entropy_with_logits(best.values * scale + shift, hit)
-        value.backward()
-        return value
-
-    optimiser.step(loss)
+    minimise(
+        [scale, shift],
+        lambda: torch.nn.functional.binary_cross_entropy_with_logits(best.values * scale + shift, hit),
+    )
     return float(scale.detach()), float(shift.detach())
+
+
+def _beside(words: Words, alone: tuple[float, float], *, heard: float, read: float, shift: float) -> Words:
+    """The words such that, beside a classifier that has its own calibration, the sum is calibrated.
+
+    Args:
+        alone: scale and shift of the classifier's own calibration.
+        heard: the factor of the classifier's raw logits in the sum.
+        read: the factor of the words' raw logits in the sum.
+        shift: what is added to both.
+    """
+    scale = heard / alone[0]
+    return replace(
+        words,
+        weight=(words.weight * read).astype(np.float16).astype(np.float32),
+        bias=words.bias * np.float32(read) + np.float32(shift - scale * alone[1]),
+        scale=scale,
+    )
 
 
 def _calibrated(tensors: dict[str, torch.Tensor], scale: float, shift: float) -> dict[str, torch.Tensor]:

@@ -104,6 +104,7 @@ def test_shipped_weights_are_not_stale() -> None:
 def test_export_is_the_monolith_format(tmp_path: Path) -> None:
     export(out=tmp_path)
     found, shipped = load_checkpoint(tmp_path), load_shipped()
-    assert (found.meta.labels, found.meta.threshold) == (shipped.meta.labels, shipped.meta.threshold)
+    assert (found.meta.labels, found.meta.threshold) == (shipped.meta.labels, shipped.meta.bare_threshold)
+    assert found.words is None
     vectors = np.eye(2, 768, dtype=np.float32)
     assert np.array_equal(found.classifier.scores(vectors), shipped.classifier.scores(vectors))

@@ -6,7 +6,10 @@ import pytest
 
 from agents.router.corpus import Corpus, Example, duplicates, load_corpus
 from agents.router.domains import load_taxonomy
+from agents.router.evaluation import read_labelled
 from schemas.errors import SetupError
+
+HELD_OUT = Path(__file__).parents[3] / "configs" / "router" / "held-out.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,14 @@ def test_every_technical_domain_is_asked_in_french_too(corpus: Corpus) -> None:
 
 def test_no_near_duplicates(corpus: Corpus) -> None:
     assert duplicates(corpus.prompts) == []
+
+
+def test_the_held_out_prompts_are_of_all_domains_and_not_in_the_corpus(corpus: Corpus) -> None:
+    prompts, truth = read_labelled(HELD_OUT)
+    assert set(load_taxonomy().outputs) == {output for right in truth for output in right}
+    assert truth.count(()) >= 90
+    assert duplicates(prompts) == []
+    assert [(a, b) for a, b, _ in duplicates(corpus.prompts + prompts) if b >= len(corpus.prompts)] == []
 
 
 def test_duplicates_are_found_across_case_and_punctuation() -> None:

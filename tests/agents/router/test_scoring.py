@@ -28,7 +28,7 @@ def lookup(labels: tuple[str, ...], *, width: int = 40) -> Checkpoint:
 def test_a_checkpoint_with_35_labels_chooses_by_its_own_scores() -> None:
     scorer = Scorer(lookup(TAXONOMY.niches), TAXONOMY)
     for place, niche in enumerate(TAXONOMY.niches):
-        found = scorer.score(np.eye(1, 40, place, dtype=np.float32))[0]
+        found = scorer.score([""], np.eye(1, 40, place, dtype=np.float32))[0]
         best = max(found.outputs, key=lambda name: found.outputs[name])
         assert (best, found.niche(best)) == (TAXONOMY.output_of(niche), niche)
         assert len(found.outputs) == 31
@@ -36,12 +36,12 @@ def test_a_checkpoint_with_35_labels_chooses_by_its_own_scores() -> None:
 
 def test_a_checkpoint_without_heads_borrows_the_shipped_ones_of_its_width() -> None:
     embedding = np.random.default_rng(0).normal(size=(1, 768)).astype(np.float32)
-    borrowed = Scorer(lookup(TAXONOMY.outputs, width=768), TAXONOMY).score(embedding)[0]
-    shipped = Scorer(load_shipped(), TAXONOMY).score(embedding)[0]
+    borrowed = Scorer(lookup(TAXONOMY.outputs, width=768), TAXONOMY).score([""], embedding)[0]
+    shipped = Scorer(load_shipped(), TAXONOMY).score([""], embedding)[0]
     assert {name: borrowed.inside[name] for name in TAXONOMY.merged} == {
         name: shipped.inside[name] for name in TAXONOMY.merged
     }
-    narrow = Scorer(lookup(TAXONOMY.outputs), TAXONOMY).score(embedding[:, :40])[0]
+    narrow = Scorer(lookup(TAXONOMY.outputs), TAXONOMY).score([""], embedding[:, :40])[0]
     assert narrow.niche("electronics-hw") == "components"
     assert narrow.niche("electronics-hw", allowed=("power",)) == "power"
 
