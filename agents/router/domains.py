@@ -1,5 +1,6 @@
 """The 35 niche domains and the 31 router outputs that they are scored under, from ``configs/domains.yaml``."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -57,6 +58,10 @@ class Taxonomy:
         if name in self.outputs:
             return name
         raise SetupError(f"there is no domain '{name}': configs/domains.yaml lists them.", param="domain")
+
+    def outputs_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The outputs of several domains, sorted, each once."""
+        return tuple(sorted({self.output_of(name) for name in names}))
 
 
 @cache

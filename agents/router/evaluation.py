@@ -1,4 +1,4 @@
-"""How good the router is: ranking, gate, calibration and confusions, as JSON and as tables for people."""
+"""How good the router is: ranking, gate, calibration, confusions and niches, as JSON and as tables for people."""
 
 import json
 from collections import Counter, defaultdict
@@ -10,8 +10,9 @@ import numpy as np
 
 from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.classifier import Floats
-from agents.router.domains import load_taxonomy
+from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, load_model
+from agents.router.scoring import Scored, Scorer
 from schemas.errors import InvalidInput
 
 BINS = 15
@@ -36,6 +37,13 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
     right: float
 
 
+class NicheFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompts of one niche domain of a merged output: how often it is the one chosen, given the output."""
+
+    prompts: int
+    right: float
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Shares in 0..1.
 
@@ -48,6 +56,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         false_activation: base prompts that pass the gate.
         ece: expected calibration error of the best score, over all prompts.
         threshold: the gate.
+        niches: by niche domain of the merged outputs, where they were measured.
     """
 
     prompts: int
@@ -63,6 +72,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     domains: dict[str, DomainFigures]
     reliability: tuple[Bin, ...]
+    niches: dict[str, NicheFigures] = {}
 
     def summary(self) -> dict[str, float]:
         """The plain numbers, rounded."""
@@ -146,26 +156,43 @@ def evaluate(
     Raises:
         InvalidInput: a line of the file is not a labelled prompt.
     """
-    prompts, truth = read_labelled(path)
-    found = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    prompts, labels = read_labelled(path)
+    taxonomy = load_taxonomy()
+    scorer = Scorer(load_shipped() if checkpoint is None else load_checkpoint(checkpoint), taxonomy)
     model = load_model(embedder)
     embeddings = np.concatenate([encode(model, prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
-    labels = tuple(load_taxonomy().output_of(label) for label in found.meta.labels)
-    figures = measure(found.scores(prompts, embeddings), truth, labels, found.meta.threshold)
+    found = scorer.score(prompts, embeddings)
+    scores = np.array([[one.outputs[output] for output in taxonomy.outputs] for one in found], dtype=np.float32)
+    truth = [taxonomy.outputs_of(right) for right in labels]
+    figures = measure(scores, truth, taxonomy.outputs, scorer.checkpoint.meta.threshold)
+    figures = msgspec.structs.replace(figures, niches=niche_figures(found, labels, taxonomy))
     if json_out is not None:
         json_out.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
     return figures, report(figures)
 
 
+def niche_figures(
+    found: Sequence[Scored], labels: Sequence[Sequence[str]], taxonomy: Taxonomy
+) -> dict[str, NicheFigures]:
+    """How often the right niche domain is chosen inside its output, over the prompts that mean one alone."""
+    hits: defaultdict[str, list[bool]] = defaultdict(list)
+    for one, right in zip(found, labels, strict=True):
+        for output, niches in taxonomy.merged.items():
+            if len(right) == 1 and right[0] in niches:
+                hits[right[0]].append(one.niche(output) == right[0])
+    return {name: NicheFigures(prompts=len(said), right=sum(said) / len(said)) for name, said in sorted(hits.items())}
+
+
 def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Prompts and their right router outputs.
+    """Prompts and their right domains, sorted; none is base.
 
     Raises:
         InvalidInput: the file is empty or a line is not a labelled prompt.
+        SetupError: a label is no domain.
     """
     taxonomy = load_taxonomy()
     prompts: list[str] = []
-    truth: list[tuple[str, ...]] = []
+    right: list[tuple[str, ...]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             said = json.loads(line)
@@ -175,10 +202,11 @@ def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
             raise InvalidInput(
                 f'{path}, line {number}: expected {{"prompt": "...", "domain": "..."}}.', param="prompt"
             ) from error
-        truth.append(tuple(sorted({taxonomy.output_of(label) for label in labels if label not in ("", "base")})))
+        right.append(tuple(sorted({label for label in labels if label not in ("", "base")})))
+        taxonomy.outputs_of(right[-1])
     if not prompts:
         raise InvalidInput(f"{path} is empty.", param="prompt")
-    return prompts, truth
+    return prompts, right
 
 
 def report(figures: Figures) -> str:
@@ -191,8 +219,9 @@ def report(figures: Figures) -> str:
         f"| top-1, top-3, prompts with one label | {figures.single_top1:.1%}, {figures.single_top3:.1%} |",
         f"| right and through the gate | {figures.gated_top1:.1%} |",
         f"| in-domain prompts through the gate ({figures.threshold:.3f}) | {figures.coverage:.1%} |",
-        f"| base prompts through the gate | {figures.false_activation:.1%} |" if figures.base_prompts else "",
+        *([f"| base prompts through the gate | {figures.false_activation:.1%} |"] if figures.base_prompts else []),
         f"| expected calibration error | {figures.ece:.3f} |",
+        *(f"| {name} inside its output | {one.right:.1%} of {one.prompts} |" for name, one in figures.niches.items()),
         "",
         "| domain | prompts | top-1 | top-3 | through the gate | taken for |",
         "|---|---|---|---|---|---|",
@@ -200,4 +229,4 @@ def report(figures: Figures) -> str:
     for name, one in figures.domains.items():
         confused = ", ".join(f"{other} {count}" for other, count in [*one.confused.items()][:4])
         lines.append(f"| {name} | {one.prompts} | {one.top1:.0%} | {one.top3:.0%} | {one.passed:.0%} | {confused} |")
-    return "\n".join(line for number, line in enumerate(lines) if line or number == 9) + "\n"
+    return "\n".join(lines) + "\n"

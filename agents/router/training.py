@@ -182,7 +182,7 @@ def fit(
     scores = torch.sigmoid(held * scale + shift).numpy()
     threshold = gate(scores[base], settings.false_activation)
     bare_scores = torch.sigmoid(heard * alone[0] + alone[1]).numpy()
-    truth = [tuple(sorted({taxonomy.output_of(label) for label in e.labels})) for e in corpus.examples]
+    truth = [taxonomy.outputs_of(example.labels) for example in corpus.examples]
     figures = measure(scores, truth, taxonomy.outputs, threshold)
     meta = Meta(
         labels=taxonomy.outputs,

@@ -34,9 +34,9 @@ def test_no_near_duplicates(corpus: Corpus) -> None:
 
 
 def test_the_held_out_prompts_are_of_all_domains_and_not_in_the_corpus(corpus: Corpus) -> None:
-    prompts, truth = read_labelled(HELD_OUT)
-    assert set(load_taxonomy().outputs) == {output for right in truth for output in right}
-    assert truth.count(()) >= 90
+    prompts, labels = read_labelled(HELD_OUT)
+    assert set(load_taxonomy().niches) == {label for right in labels for label in right}
+    assert labels.count(()) >= 90
     assert duplicates(prompts) == []
     assert [(a, b) for a, b, _ in duplicates(corpus.prompts + prompts) if b >= len(corpus.prompts)] == []
 

@@ -9,8 +9,9 @@ from agents.router.checkpoint import META, WEIGHTS, load_checkpoint, save_checkp
 from agents.router.classifier import Floats
 from agents.router.corpus import Corpus, Example
 from agents.router.domains import load_taxonomy
-from agents.router.evaluation import measure, read_labelled, report
+from agents.router.evaluation import measure, niche_figures, read_labelled, report
 from agents.router.niche import shares
+from agents.router.scoring import Scored
 from agents.router.training import TrainingSettings, fit, gate, relatives
 from schemas.errors import InvalidInput
 
@@ -81,10 +82,21 @@ def test_figures_by_hand() -> None:
 def test_labelled_prompts_are_read_in_both_forms(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "x", "domain": "power"}\n{"prompt": "y", "labels": ["spice", "spice-sim"]}\n')
-    assert read_labelled(path) == (["x", "y"], [("electronics-hw",), ("spice",)])
+    assert read_labelled(path) == (["x", "y"], [("power",), ("spice", "spice-sim")])
     path.write_text('{"prompt": "x"}\n')
     with pytest.raises(InvalidInput, match="line 1"):
         read_labelled(path)
+
+
+def test_niches_are_judged_inside_their_output() -> None:
+    taxonomy = load_taxonomy()
+    meant = {"electronics-hw": {"components": 0.2, "electronics": 0.1, "power": 0.7}, "kicad": {"kicad-pcb": 1.0}}
+    found = [Scored({}, meant)] * 4
+    figures = niche_figures(found, [("power",), ("components",), ("power", "emc"), ("rust",)], taxonomy)
+    assert {name: (one.prompts, one.right) for name, one in figures.items()} == {
+        "components": (1, 0.0),
+        "power": (1, 1.0),
+    }
 
 
 def test_relatives_are_joined_by_chains() -> None:
