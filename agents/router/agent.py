@@ -96,7 +96,10 @@ class RouterAgent:
 
     def _load(self) -> Scorer:
         folder = self._settings.checkpoint
-        return Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
+        scorer = Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
+        # The words' tables are built when the first text is read: here, not in the first turn.
+        scorer.score(["ready"], np.zeros((1, scorer.checkpoint.classifier.width), dtype=np.float32))
+        return scorer
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads ``query.received``."""
