@@ -350,7 +350,7 @@ def _beside(words: Words, alone: tuple[float, float], *, heard: float, read: flo
     scale = heard / alone[0]
     return replace(
         words,
-        weight=(words.weight * read).astype(np.float16).astype(np.float32),
+        weight=words.weight * np.float32(read),
         bias=words.bias * np.float32(read) + np.float32(shift - scale * alone[1]),
         scale=scale,
     )

@@ -1,5 +1,6 @@
 """The words: what they learn, what they read, and how they stand beside the classifier in a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,7 @@ def checkpoint(words: Words | None) -> Checkpoint:
 
 def half(words: Words) -> Words:
     """The words as a checkpoint keeps them."""
-    return Words(
-        words=words.words,
-        pieces=words.pieces,
-        idf=words.idf,
-        weight=words.weight.astype(np.float16).astype(np.float32),
-        bias=words.bias,
-        scale=0.5,
-    )
+    return replace(words, weight=words.weight.astype(np.float16).astype(np.float32), scale=0.5)
 
 
 def test_words_and_classifier_are_added_in_log_odds(tmp_path: Path) -> None:
