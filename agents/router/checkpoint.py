@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+import numpy as np
 import torch
-from msgspec import DecodeError, Struct, convert, to_builtins
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from agents.router.classifier import TENSORS, Classifier, Floats
+from agents.router.classifier import TENSORS, Classifier, Floats, scores_of
 from agents.router.niche import NicheHead
 from agents.router.words import Words
 from schemas.errors import SetupError
@@ -32,13 +33,14 @@ _WORDS = ("words.words", "words.pieces", "words.idf", "words.weight", "words.bia
 _LABEL_KEYS = ("labels", "domains", "label_names", "classes")
 
 
-class Meta(Struct, frozen=True, kw_only=True):
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """What a checkpoint says of itself.
 
     Attributes:
         labels: the outputs in order.
         threshold: calibrated score that opens the gate, chosen on held-out prompts.
-        bare_threshold: the same for the classifier without the words (0: not measured).
+        rivalry: what a label's logit loses for each unit that it is behind the best one's (0: nothing).
+        bare_threshold: the same gate for the classifier without the words (0: not measured).
         corpus_sha256: digest of the corpus that it was trained from.
         embedder_sha256: digest of the embedder's ``model.safetensors``.
         seed: of the training.
@@ -49,6 +51,7 @@ class Meta(Struct, frozen=True, kw_only=True):
     format: str = FORMAT
     labels: tuple[str, ...]
     threshold: float
+    rivalry: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
     bare_threshold: float = 0.0
     corpus_sha256: str = ""
     embedder_sha256: str = ""
@@ -72,9 +75,10 @@ class Checkpoint:
         Raises:
             SetupError: the embeddings have another width than the classifier reads.
         """
-        if self.words is None:
-            return self.classifier.scores(embeddings)
-        return self.classifier.scores(embeddings, scale=self.words.scale, added=self.words.logits(texts))
+        logits = self.classifier.logits(embeddings)
+        if self.words is not None:
+            logits = logits * np.float32(self.words.scale) + self.words.logits(texts)
+        return scores_of(logits, rivalry=self.meta.rivalry)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -87,7 +91,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         tensors |= _tensors_of(checkpoint.words)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(save(tensors))
-    text = json.dumps(to_builtins(checkpoint.meta), indent=2, ensure_ascii=False)
+    text = json.dumps(msgspec.to_builtins(checkpoint.meta), indent=2, ensure_ascii=False)
     (folder / META).write_text(text + "\n", encoding="utf-8")
 
 
@@ -178,8 +182,8 @@ def _meta(folder: Path) -> Meta:
         raise SetupError(f"{path} must hold an object.", param="checkpoint")
     if said.get("format") == FORMAT:
         try:
-            return convert(said, Meta)
-        except DecodeError as error:
+            return msgspec.convert(said, Meta)
+        except msgspec.DecodeError as error:
             raise SetupError(f"{path}: {error}.", param="checkpoint") from error
     return Meta(format="monolith", labels=_labels(said, path), threshold=_threshold(said, path))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 
 from schemas.errors import SetupError
 
@@ -26,6 +27,17 @@ def logits_of(
     if dropout is not None:
         hidden = hidden * dropout
     return torch.nn.functional.linear(hidden, tensors["3.weight"], tensors["3.bias"])
+
+
+def scores_of(logits: Floats, *, rivalry: float = 0.0) -> Floats:
+    """``[n, outputs]`` logits to scores in 0..1: the sigmoid, after each logit lost some of what it is behind the best.
+
+    A logit sets its domain against base alone. ``rivalry`` sets it against the best domain too: it is what a logit
+    loses for each unit that it is behind. The best score and the order stay what they are.
+    """
+    behind = logits.max(axis=1, keepdims=True) - logits
+    scores: Floats = expit(logits - np.float32(rivalry) * behind)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,8 @@ class Classifier:
         """Width of the embedding that it reads."""
         return int(self.tensors["0.weight"].shape[1])
 
-    def scores(self, embeddings: Floats, *, scale: float = 1.0, added: Floats | None = None) -> Floats:
-        """``[n, width]`` unit vectors to ``[n, outputs]`` scores in 0..1.
-
-        Args:
-            scale: the logits are multiplied by it.
-            added: ``[n, outputs]``, added to the logits then.
+    def logits(self, embeddings: Floats) -> Floats:
+        """``[n, width]`` unit vectors to ``[n, outputs]`` calibrated logits.
 
         Raises:
             SetupError: the embeddings have another width.
@@ -73,8 +81,6 @@ class Classifier:
                 param="embedder",
             )
         with torch.inference_mode():
-            logits = logits_of(self.tensors, torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)))
-            if added is not None:
-                logits = logits * scale + torch.from_numpy(added)
-            scores: Floats = torch.sigmoid(logits).numpy()
-        return scores
+            found = logits_of(self.tensors, torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)))
+            logits: Floats = found.numpy()
+        return logits

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.classifier import Floats
@@ -14,6 +15,8 @@ from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, load_model
 from agents.router.scoring import Scored, Scorer
 from schemas.errors import InvalidInput
+
+Bools = npt.NDArray[np.bool_]
 
 BINS = 15
 """Equal-width bins of the reliability diagram (Guo et al., 2017)."""
@@ -49,9 +52,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         prompts: in-domain prompts; ``base_prompts`` those that no domain fits.
+        several_prompts: in-domain prompts with two or more right outputs.
         top1: the first output is among the right ones; ``top3`` one of the first three is.
         single_top1: the same over prompts with one right output; so ``single_top3``.
-        gated_top1: the first output is right and passes the gate.
+        gated_top1: the first output is right and passes the gate; ``gated_top3`` one of the first three that pass is.
+        passing: outputs that pass the gate, of an in-domain prompt on average.
+        several_recall: of the right outputs of these, the share that passes the gate.
+        several_precision: of what passes the gate for these, the share that is right.
         coverage: in-domain prompts that pass the gate.
         false_activation: base prompts that pass the gate.
         ece: expected calibration error of the best score, over all prompts.
@@ -61,11 +68,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     prompts: int
     base_prompts: int
+    several_prompts: int
     top1: float
     top3: float
     single_top1: float
     single_top3: float
     gated_top1: float
+    gated_top3: float
+    passing: float
+    several_recall: float
+    several_precision: float
     coverage: float
     false_activation: float
     ece: float
@@ -85,20 +97,29 @@ def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = [[labels[column] for column in row[:3]] for row in order]
     best = scores.max(axis=1)
-    passed = best >= threshold
-    first = np.array([row[0] in right for row, right in zip(ranked, truth, strict=True)])
-    third = np.array([not set(row).isdisjoint(right) for row, right in zip(ranked, truth, strict=True)])
-    inside = np.array([len(right) > 0 for right in truth])
-    single = np.array([len(right) == 1 for right in truth])
+    through: Bools = np.asarray(scores >= threshold)
+    passed: Bools = np.any(through, axis=1)
+    meant = np.array([[label in right for label in labels] for right in truth])
+    hits = np.take_along_axis(meant, order[:, :3], axis=1)
+    first: Bools = hits[:, 0]
+    third: Bools = np.any(hits, axis=1)
+    gated_third: Bools = np.any(np.take_along_axis(meant & through, order[:, :3], axis=1), axis=1)
+    meanings = meant.sum(axis=1)
+    inside, single, several = meanings > 0, meanings == 1, meanings > 1
     bins = _reliability(best, first)
     return Figures(
         prompts=int(inside.sum()),
         base_prompts=int((~inside).sum()),
+        several_prompts=int(several.sum()),
         top1=_share(first[inside]),
         top3=_share(third[inside]),
         single_top1=_share(first[single]),
         single_top3=_share(third[single]),
         gated_top1=_share((first & passed)[inside]),
+        gated_top3=_share(gated_third[inside]),
+        passing=_share(through.sum(axis=1)[inside]),
+        several_recall=_share(through[several][meant[several]]),
+        several_precision=_share(meant[several][through[several]]),
         coverage=_share(passed[inside]),
         false_activation=_share(passed[~inside]),
         ece=sum(one.prompts * abs(one.score - one.right) for one in bins) / max(1, len(best)),
@@ -108,14 +129,14 @@ def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str
     )
 
 
-def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> float:
+def _share(hits: Bools | npt.NDArray[np.integer]) -> float:
     return float(hits.mean()) if len(hits) else 0.0
 
 
 def _domains(
     ranked: Sequence[Sequence[str]],
     truth: Sequence[Sequence[str]],
-    passed: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]",
+    passed: Bools,
 ) -> dict[str, DomainFigures]:
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for index, right in enumerate(truth):
@@ -133,7 +154,7 @@ def _domains(
     }
 
 
-def _reliability(best: Floats, right: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> tuple[Bin, ...]:
+def _reliability(best: Floats, right: Bools) -> tuple[Bin, ...]:
     places = np.minimum((best * BINS).astype(int), BINS - 1)
     found = []
     for place in range(BINS):
@@ -211,13 +232,19 @@ def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
 
 def report(figures: Figures) -> str:
     """The figures as markdown: the goals, then a line for each output with what it was taken for."""
+    several = (
+        f"| {figures.several_prompts} prompts with several labels | "
+        f"{figures.several_recall:.1%} of the labels pass, {figures.several_precision:.1%} of what passes is right |"
+    )
     lines = [
         "| figure | value |",
         "|---|---|",
         f"| prompts | {figures.prompts} in-domain, {figures.base_prompts} base |",
         f"| top-1, top-3 | {figures.top1:.1%}, {figures.top3:.1%} |",
         f"| top-1, top-3, prompts with one label | {figures.single_top1:.1%}, {figures.single_top3:.1%} |",
-        f"| right and through the gate | {figures.gated_top1:.1%} |",
+        f"| top-1, top-3, of what passes the gate | {figures.gated_top1:.1%}, {figures.gated_top3:.1%} |",
+        f"| outputs that pass, of an in-domain prompt | {figures.passing:.2f} |",
+        *([several] if figures.several_prompts else []),
         f"| in-domain prompts through the gate ({figures.threshold:.3f}) | {figures.coverage:.1%} |",
         *([f"| base prompts through the gate | {figures.false_activation:.1%} |"] if figures.base_prompts else []),
         f"| expected calibration error | {figures.ece:.3f} |",

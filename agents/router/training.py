@@ -23,7 +23,7 @@ import torch
 from rich.progress import Progress
 
 from agents.router.checkpoint import Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
-from agents.router.classifier import TENSORS, Classifier, Floats, logits_of
+from agents.router.classifier import TENSORS, Classifier, Floats, logits_of, scores_of
 from agents.router.corpus import Corpus, duplicates, kind_of, load_corpus
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, file_digest, load_model
@@ -65,6 +65,8 @@ class TrainingSettings:
         noise: length of the Gaussian noise added to each unit vector, against over-fitting.
         least: prompts that must hold a word, or a piece of one, for it to count.
         inverse_penalty: ``C`` of the words' logistic regression; more of it fits the corpus closer.
+        rivalry: what a label's logit loses for each unit that it is behind the best one's: with more of it fewer
+            domains pass the gate together; ours, from the table in docs/router.md.
         folds: of the cross-fitting.
         false_activation: share of held-out base prompts that may pass the gate.
         seed: of everything that is drawn.
@@ -80,6 +82,7 @@ class TrainingSettings:
     noise: float = 0.7
     least: int = 3
     inverse_penalty: float = 10.0
+    rivalry: float = 0.5
     folds: int = 5
     false_activation: float = 0.04
     seed: int = 0
@@ -179,14 +182,15 @@ def fit(
             bar.advance(task)
         heads = _fit_heads(corpus, inputs, taxonomy)
     base = ~targets.any(1).numpy()
-    scores = torch.sigmoid(held * scale + shift).numpy()
+    scores = scores_of((held * scale + shift).numpy(), rivalry=settings.rivalry)
     threshold = gate(scores[base], settings.false_activation)
-    bare_scores = torch.sigmoid(heard * alone[0] + alone[1]).numpy()
+    bare_scores = scores_of((heard * alone[0] + alone[1]).numpy())
     truth = [taxonomy.outputs_of(example.labels) for example in corpus.examples]
     figures = measure(scores, truth, taxonomy.outputs, threshold)
     meta = Meta(
         labels=taxonomy.outputs,
         threshold=threshold,
+        rivalry=settings.rivalry,
         bare_threshold=gate(bare_scores[base], settings.false_activation),
         corpus_sha256=corpus.digest(),
         embedder_sha256=embedder_sha256,

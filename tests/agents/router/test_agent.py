@@ -56,8 +56,8 @@ async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
     async with running(bus, embedder_path) as agent:
         found = await routed(bus, RUST)
         route = found.route
-        assert route.domains[0].name == "rust"
-        assert route.adapters[0].name == "rust"
+        assert [one.name for one in route.domains] == ["rust"]
+        assert [(one.name, one.weight) for one in route.adapters] == [("rust", 1.0)]
         assert len(route.embedding) == 768
         assert (route.plan.level, route.plan.candidates, route.plan.negotiate) == ("full", 3, True)
         assert [timing.stage for timing in found.timings] == ["router"]
@@ -74,10 +74,14 @@ async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
         assert converter.route.domains[0].name == "electronics-hw"
         assert converter.route.adapters[0].name == "power"
 
+        several = await routed(bus, "Deploy my React frontend and its FastAPI backend with Docker Compose.")
+        assert {one.name for one in several.route.domains} == {"docker", "web-backend", "web-frontend"}
+        assert sum(one.weight for one in several.route.adapters) == pytest.approx(1.0, abs=1e-3)
+
         asked = await routed(bus, RUST, level="raw", candidates=2)
         assert (asked.route.plan.level, asked.route.plan.candidates, asked.route.plan.record) == ("raw", 2, False)
         assert agent.status().ready
-        assert agent.status().gauges["turns"] == 5.0
+        assert agent.status().gauges["turns"] == 6.0
         assert agent.status().gauges["embed_cache_hits"] >= 2.0
 
 

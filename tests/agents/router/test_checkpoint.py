@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
-from agents.router.classifier import Classifier
+from agents.router.classifier import Classifier, scores_of
 from agents.router.corpus import load_corpus
 from agents.router.domains import load_taxonomy
 from agents.router.niche import NicheHead
@@ -46,7 +47,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert after.meta == meta
     assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
     vectors = np.eye(6, dtype=np.float32)
-    assert np.array_equal(before.classifier.scores(vectors), after.classifier.scores(vectors))
+    assert np.array_equal(before.classifier.logits(vectors), after.classifier.logits(vectors))
     assert np.array_equal(head.probabilities(vectors), after.heads["a"].probabilities(vectors))
 
 
@@ -59,8 +60,32 @@ def test_the_monolith_format_is_served_with_the_activation_of_its_training(tmp_p
     w0, b0, w3, b3 = (weights[name].numpy().astype(np.float64) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
     hidden = vectors @ w0.T + b0
     hidden = 0.5 * hidden * (1.0 + np.vectorize(math.erf)(hidden / math.sqrt(2.0)))
-    assert found.classifier.scores(vectors) == pytest.approx(1.0 / (1.0 + np.exp(-(hidden @ w3.T + b3))), abs=1e-5)
+    scores = found.scores([""] * 4, vectors)
+    assert scores == pytest.approx(1.0 / (1.0 + np.exp(-(hidden @ w3.T + b3))), abs=1e-5)
     assert (found.meta.threshold, found.heads) == (0.12, {})
+
+
+def test_a_label_behind_the_best_one_scores_less_and_keeps_its_place() -> None:
+    logits = np.array([[2.0, 1.0, -1.0], [-3.0, -2.0, -4.0]], dtype=np.float32)
+    alone, rivals = scores_of(logits), scores_of(logits, rivalry=0.5)
+    assert alone == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-6)
+    assert rivals == pytest.approx(1 / (1 + np.exp(-np.array([[2.0, 0.5, -2.5], [-3.5, -2.0, -5.0]]))), abs=1e-6)
+    assert np.array_equal(np.argsort(rivals), np.argsort(alone))
+
+
+def test_a_checkpoint_scores_with_its_rivalry(tmp_path: Path) -> None:
+    labels = ("a", "b", "c")
+    plain = Checkpoint(classifier=Classifier(tensors=tensors(), labels=labels), meta=Meta(labels=labels, threshold=0.3))
+    rival = replace(plain, meta=Meta(labels=labels, threshold=0.3, rivalry=0.5))
+    save_checkpoint(rival, tmp_path)
+    vectors = np.eye(6, dtype=np.float32)
+    found = load_checkpoint(tmp_path).scores([""] * 6, vectors)
+    assert np.array_equal(found, scores_of(plain.classifier.logits(vectors), rivalry=0.5))
+    assert not np.array_equal(found, plain.scores([""] * 6, vectors))
+    said = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**said, "rivalry": -1}))
+    with pytest.raises(SetupError, match="rivalry"):
+        load_checkpoint(tmp_path)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -91,7 +116,7 @@ def test_pickles_and_broken_files_are_not_read(tmp_path: Path) -> None:
 
 def test_another_width_of_embedding_is_refused() -> None:
     with pytest.raises(SetupError, match="width 768, the embedder gives 384"):
-        load_shipped().classifier.scores(np.zeros((1, 384), dtype=np.float32))
+        load_shipped().scores([""], np.zeros((1, 384), dtype=np.float32))
 
 
 def test_shipped_weights_are_not_stale() -> None:
@@ -107,4 +132,4 @@ def test_export_is_the_monolith_format(tmp_path: Path) -> None:
     assert (found.meta.labels, found.meta.threshold) == (shipped.meta.labels, shipped.meta.bare_threshold)
     assert found.words is None
     vectors = np.eye(2, 768, dtype=np.float32)
-    assert np.array_equal(found.classifier.scores(vectors), shipped.classifier.scores(vectors))
+    assert np.array_equal(found.classifier.logits(vectors), shipped.classifier.logits(vectors))

@@ -74,9 +74,24 @@ def test_figures_by_hand() -> None:
     assert found.top3 == 1.0
     assert found.coverage == pytest.approx(2 / 3)
     assert found.false_activation == 1.0
+    assert found.gated_top1 == found.gated_top3 == pytest.approx(1 / 3)
+    assert found.passing == pytest.approx(2 / 3)
     assert found.domains["b"].confused == {"a": 1}
     assert found.ece == pytest.approx((0.1 + 0.6 + 0.2 + 0.8) / 4, abs=1e-6)
     assert "| b | 1 | 0% | 100% | 100% | a 1 |" in report(found)
+
+
+def test_what_passes_of_prompts_with_several_labels_by_hand() -> None:
+    scores = np.array([[0.9, 0.6, 0.1], [0.6, 0.8, 0.7], [0.9, 0.0, 0.0]], dtype=np.float32)
+    found = measure(scores, [("a", "b"), ("a", "c"), ("b",)], ("a", "b", "c"), 0.5)
+    assert found.several_recall == 1.0
+    assert found.several_precision == pytest.approx(4 / 5)
+    assert found.gated_top3 == pytest.approx(2 / 3)
+    assert found.passing == 2.0
+    assert "| 2 prompts with several labels | 100.0% of the labels pass, 80.0% of what passes is right |" in report(
+        found
+    )
+    assert "several" not in report(measure(scores, [("a",), ("b",), ()], ("a", "b", "c"), 0.5))
 
 
 def test_labelled_prompts_are_read_in_both_forms(tmp_path: Path) -> None:

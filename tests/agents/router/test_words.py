@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
-from agents.router.classifier import Classifier
+from agents.router.classifier import Classifier, scores_of
 from agents.router.corpus import load_corpus
 from agents.router.words import MAX_CHARS, PIECES, TOKEN, Words, fit_words
 from schemas.errors import SetupError
@@ -109,10 +109,10 @@ def test_words_and_classifier_are_added_in_log_odds(tmp_path: Path) -> None:
     vectors, texts = np.eye(2, dtype=np.float32), ["le condensateur", "borrow"]
     read = after.words.logits(texts)
     assert np.array_equal(read, half(learnt()).logits(texts))
-    heard = np.log(after.classifier.scores(vectors) / (1 - after.classifier.scores(vectors)))
+    heard = after.classifier.logits(vectors)
     assert after.scores(texts, vectors) == pytest.approx(1 / (1 + np.exp(-(0.5 * heard + read))), abs=1e-5)
     bare = checkpoint(None)
-    assert np.array_equal(bare.scores(texts, vectors), bare.classifier.scores(vectors))
+    assert np.array_equal(bare.scores(texts, vectors), scores_of(bare.classifier.logits(vectors)))
 
 
 def test_broken_words_are_refused_by_name(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_once_and_loads(tmp_path: Path, monke
         assert not (folder / "router.py").exists()
     found = load_checkpoint(folder)
     assert (found.meta.threshold, len(found.meta.labels)) == (0.12, 35)
-    assert found.classifier.scores(np.zeros((1, 768), np.float32)) == pytest.approx(0.5)
+    assert found.scores([""], np.zeros((1, 768), np.float32)) == pytest.approx(0.5)
 
 
 def test_the_router_takes_it_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedder_path: Path) -> None:
