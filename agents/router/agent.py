@@ -147,7 +147,7 @@ class RouterAgent:
     async def route(self, request: RouteRequest) -> RouteReply:
         """The domains of prompts, by the router alone: advisors speak of turns."""
         scorer = self._ready()
-        found = await self._embedder.embed(request.prompts)
+        found = await self._embedded(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
         results = []
         for one in scorer.score(request.prompts, found.vectors):
@@ -167,7 +167,7 @@ class RouterAgent:
         alias = alias_of(query.model)
         if (recorded := await self._recorded(event)) is not None:
             return recorded
-        found = await self._embedder.embed([query.text]) if alias.adapters else None
+        found = await self._embedded([query.text]) if alias.adapters else None
         route = self._bare(query, alias) if found is None else await self._routed(event, alias, found)
         self._turns += 1
         self._base += not route.adapters
@@ -185,6 +185,13 @@ class RouterAgent:
         if not self._settings.advisors or self._bus is None:
             return None
         return await self._bus.last(QueryRouted, event.envelope.turn_id)
+
+    async def _embedded(self, texts: Sequence[str]) -> Embedded:
+        """The texts' vectors; their words are counted while the embedder computes."""
+        scorer = self._ready()
+        found = self._embedder.embed(texts)
+        scorer.read(texts)
+        return await found
 
     def _bare(self, query: Query, alias: Alias) -> Route:
         level = selection.level_of(alias, query.level, first=None, cognition_domains=())

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +146,10 @@ class Embedder:
             self._thread.join()
             self._thread = None
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    def embed(self, texts: Sequence[str]) -> Coroutine[Any, Any, Embedded]:
         """Embed texts, each on its own merits: they share passes with whatever else is asked now.
+
+        They are asked for at once; what comes back waits for the vectors, so the caller may work until it awaits it.
 
         Raises:
             Unavailable: the embedder is not running.
@@ -158,6 +160,9 @@ class Embedder:
             if not self.alive:
                 raise Unavailable("the router's embedder is not running; restart the router.")
             self._queue.put(asked)
+        return self._answered(texts, asked, found)
+
+    async def _answered(self, texts: Sequence[str], asked: list[_Request], found: dict[str, Floats]) -> Embedded:
         passes: set[float] = set()
         for one in asked:
             found[one.text], seconds = await asyncio.wrap_future(one.future)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from agents.router.classifier import Floats
 from agents.router.fitting import minimise
@@ -23,9 +24,7 @@ class NicheHead:
 
     def probabilities(self, embeddings: Floats) -> Floats:
         """``[n, width]`` to ``[n, niches]``; rows sum to 1."""
-        with torch.inference_mode():
-            logits = torch.nn.functional.linear(torch.from_numpy(embeddings), self.weight, self.bias)
-            found: Floats = torch.softmax(logits, dim=1).numpy()
+        found: Floats = softmax(embeddings @ self.weight.numpy().T + self.bias.numpy(), axis=1)
         return found
 
 

@@ -41,6 +41,11 @@ class Scorer:
         self._outputs = tuple(taxonomy.output_of(label) for label in checkpoint.meta.labels)
         self._heads = _heads(checkpoint, taxonomy)
 
+    def read(self, texts: Sequence[str]) -> None:
+        """Count the texts' words ahead of :meth:`score`, which then finds them in a cache."""
+        if self.checkpoint.words is not None:
+            self.checkpoint.words.logits(texts)
+
     def score(self, texts: Sequence[str], vectors: Floats) -> list[Scored]:
         """One finding a text; ``vectors`` are the texts' ``[n, width]`` unit vectors."""
         rows = self.checkpoint.scores(texts, vectors)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
-from agents.router.classifier import Classifier, scores_of
+from agents.router.classifier import Classifier, logits_of, scores_of
 from agents.router.corpus import load_corpus
 from agents.router.domains import load_taxonomy
 from agents.router.niche import NicheHead
@@ -86,6 +86,15 @@ def test_a_checkpoint_scores_with_its_rivalry(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(json.dumps({**said, "rivalry": -1}))
     with pytest.raises(SetupError, match="rivalry"):
         load_checkpoint(tmp_path)
+
+
+def test_serving_counts_what_training_counted() -> None:
+    shipped = load_shipped().classifier
+    vectors = np.random.default_rng(0).normal(size=(64, 768)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    trained = logits_of(shipped.tensors, torch.from_numpy(vectors)).numpy()
+    assert shipped.logits(vectors) == pytest.approx(trained, abs=1e-4)
+    assert np.abs(trained).max() > 1.0
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -88,6 +88,15 @@ async def test_who_leaves_does_not_stop_the_others(embedder: Embedder) -> None:
     assert (await embedder.embed(["somebody waits for this"])).vectors.shape == (1, 768)
 
 
+async def test_it_is_asked_before_anybody_waits(embedder: Embedder) -> None:
+    embedded = embedder.embedded
+    waiting = embedder.embed(["the caller has something to do first"])
+    with anyio.fail_after(20):
+        while embedder.embedded == embedded:
+            await anyio.sleep(0.001)
+    assert (await waiting).vectors.shape == (1, 768)
+
+
 async def test_the_loop_runs_while_a_pass_does(embedder: Embedder) -> None:
     ticks = 0
     async with anyio.create_task_group() as tasks:

@@ -39,6 +39,7 @@ def test_words_and_pieces_of_words_say_the_domain_and_what_is_unknown_says_littl
     assert max(base) < 0.0
     assert misspelt[0] > max(misspelt[1], 0.5)
     assert unknown == pytest.approx(words.bias)
+    assert np.array_equal(words.logits(["zzz", "quel condensateur"]), np.stack([unknown, electronics]))
     assert words.logits(["CONDENSATEUR CÉRAMIQUE"]) == pytest.approx(words.logits(["condensateur ceramique"]))
     assert "->" in words.words
 
