@@ -7,7 +7,7 @@ import anyio
 
 from agents import agreement, excerpt
 from agents.consultation import Consultation
-from agents.likeness import Likeness
+from agents.likeness import Likeness, Matrix
 from agents.negotiator import arbitration, consensus, panel
 from agents.negotiator.dissent import Heard, Join, join
 from agents.negotiator.settings import NegotiatorSettings
@@ -50,7 +50,7 @@ class Hearing:
         )
         self._seats = panel.members(event.route, self._candidates)
         self._votes_count = event.inference.parameters >= settings.vote_from
-        self._group(agreement.matrix(self._texts, question=event.query.text, cosine=lambda *_: -1.0))
+        self._groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def objection(self) -> str | None:
@@ -71,6 +71,8 @@ class Hearing:
                 if self._event.route.plan.dissent:
                     joined = await stack.enter_async_context(join(self._bus, self._event.envelope.turn_id))
                 decision = await self._deliberate(joined)
+        if not self._groups:
+            self._group(self._by_value())
         if decision is None:
             metrics.degraded("negotiator.cut_short", "the turn's deadline")
             self._notes.append("the turn's time ended the deliberation: what was still asked is left out")
@@ -81,10 +83,15 @@ class Hearing:
     async def _compare(self) -> None:
         """See which candidates say the same; by their values alone when the embedder does not answer."""
         try:
-            self._group(await self.likeness.of(self._texts, question=self._event.query.text))
+            same = await self.likeness.of(self._texts, question=self._event.query.text)
         except KikiError as error:
             metrics.degraded("negotiator.unembedded", error.message)
             self._notes.append(f"only equal candidates count as agreeing: {error.message}")
+            same = self._by_value()
+        self._group(same)
+
+    def _by_value(self) -> Matrix:
+        return agreement.matrix(self._texts, question=self._event.query.text, cosine=lambda *_: -1.0)
 
     def _group(self, same: tuple[tuple[float, ...], ...]) -> None:
         """One candidate stands for each group: its likeliest."""
