@@ -1,6 +1,6 @@
 """The classifier: embedding -> hidden layer with exact GELU -> one calibrated logit an output.
 
-Training goes through :func:`logits_of`; serving counts the same in numpy, in half the time for one prompt, and a test
+Training goes through :func:`logits_of`; serving counts the same in numpy, which does less around one prompt. A test
 holds the two equal, so that the activation cannot differ between them.
 """
 
