@@ -93,7 +93,7 @@ class Hearing:
     def _by_value(self) -> Matrix:
         return agreement.matrix(self._texts, question=self._event.query.text, cosine=lambda *_: -1.0)
 
-    def _group(self, same: tuple[tuple[float, ...], ...]) -> None:
+    def _group(self, same: Matrix) -> None:
         """One candidate stands for each group: its likeliest."""
         self._groups = agreement.groups(same)
         limit = self._settings.excerpt_chars
