@@ -52,6 +52,9 @@ READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question
 TOLD = [*READ, OWN, SUMMARY]
 """What is read of a point."""
 
+SEARCH_THREADS = 1
+"""qdrant-edge takes eight even on two cores; those without work spin for a while, and the turn waits for them."""
+
 _SCORED_AGAIN = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
 PointId = int | UUID | str
@@ -121,7 +124,7 @@ class Atlas:
         """
         with opening("atlas"):
             _refuse_other_size(path, size)
-            return cls(qdrant.EdgeShard.load(str(path)), path, size=size, words=words)
+            return cls(qdrant.EdgeShard.load(str(path), _config(size)), path, size=size, words=words)
 
     def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """Store the episodes and renew those that ``windows`` names beside them; sync to disk.
@@ -431,6 +434,7 @@ def _config(size: int) -> qdrant.EdgeConfig:
         optimizers=qdrant.EdgeOptimizersConfig(
             deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1
         ),
+        max_search_threads=SEARCH_THREADS,
         id_tracker_memory=qdrant.Memory.Cached,
         wal_enabled=False,
     )

@@ -1,6 +1,7 @@
 """One contract for vectors and words, over qdrant-edge, qdrant-client's own store, and the server of ``QDRANT_URL``."""
 
 import itertools
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
-from agents.memory.atlas import Ask
+from agents.memory.atlas import CONFIG, SEARCH_THREADS, Ask
 from agents.memory.context import unpacked, windows
 from agents.memory.edge import EdgeAtlas
 from agents.memory.protocols import AtlasStore
@@ -238,3 +239,21 @@ async def test_a_collection_of_another_size_is_refused(tmp_path: Path) -> None:
         await QdrantAtlas(client, MemorySettings(data_dir=tmp_path, vector_size=32)).load()
     assert refused.value.param == "agents.memory.qdrant_collection"
     await wide.close()
+
+
+async def test_a_shard_searches_on_one_thread_whoever_made_it(tmp_path: Path) -> None:
+    made_by_us = made("edge", tmp_path)
+    assert not await made_by_us.load()
+    await made_by_us.renew()
+    await place(made_by_us, episode("one"))
+    await made_by_us.close()
+    (config,) = tmp_path.rglob(CONFIG)
+    persisted = json.loads(config.read_text())
+    assert persisted["max_search_threads"] == SEARCH_THREADS
+    config.write_text(json.dumps({**persisted, "max_search_threads": None}))
+
+    loaded = made("edge", tmp_path)
+    assert await loaded.load()
+    assert await loaded.count() == 1
+    await loaded.close()
+    assert json.loads(config.read_text())["max_search_threads"] == SEARCH_THREADS
