@@ -18,9 +18,8 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
-from opentelemetry import propagate
 
-from bus import topology
+from bus import topology, tracing
 from bus.cancellation import Cancellations
 from bus.following import answer, following
 from bus.requesting import request
@@ -87,7 +86,7 @@ class Bus:
                 "shorten the conversation or raise max_payload.",
                 code="context_length_exceeded",
             )
-        headers = trace_headers()
+        headers = tracing.headers()
         headers[MSG_ID] = msg_id or _msg_id(event)
         try:
             ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
@@ -185,7 +184,7 @@ class Bus:
             KikiError: the agent's refusal.
         """
         subject = self.subjects.service(verb)
-        return await request(self.client, subject, body, reply, timeout=timeout, headers=trace_headers())
+        return await request(self.client, subject, body, reply, timeout=timeout, headers=tracing.headers())
 
     async def gather(self, verb: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
         """The answers to ``verb``, one from each instance.
@@ -234,9 +233,10 @@ class Bus:
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"cannot read {subject} from {stream}: {error or type(error).__name__}.") from error
 
-    async def listen(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> Subscription:
+    async def listen(self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> Subscription:
         """A core subscription behind a firewall: whatever escapes ``handle`` is logged and ends nothing.
 
+        With a ``queue`` each message goes to one of those who listen under that name.
         nats-py ends a subscription without a word when its callback lets a CancelledError out.
         """
 
@@ -251,7 +251,7 @@ class Bus:
             except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
-        return await self.client.subscribe(subject, cb=guarded)
+        return await self.client.subscribe(subject, queue=queue, cb=guarded)
 
     async def reconcile(self) -> None:
         """Create the streams that are missing.
@@ -341,13 +341,6 @@ class _Link:
 
     async def back(self) -> None:
         _log.info("broker back", url=self.url)
-
-
-def trace_headers() -> dict[str, str]:
-    """The W3C trace context of the current span, as message headers."""
-    headers: dict[str, str] = {}
-    propagate.inject(headers)
-    return headers
 
 
 def _msg_id(event: Event) -> str:

@@ -27,10 +27,8 @@ import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
-from opentelemetry import propagate, trace
-from opentelemetry.trace import SpanKind
 
-from bus import dead, metrics, topology
+from bus import dead, metrics, topology, tracing
 from bus.connection import Bus
 from schemas.codec import decode
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, SetupError, StageFailed, Unavailable
@@ -51,7 +49,6 @@ MAX_DELAY = 10.0
 """Upper bound in seconds of the delay before another try."""
 
 _log = structlog.get_logger("bus")
-_tracer = trace.get_tracer("micro-kiki")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +119,8 @@ class Consumer(Generic[E]):
         self.fetch_seconds = fetch_seconds
         self.check_seconds = check_seconds
         self._slots = [_Slot(number) for number in range(handler.concurrency)]
-        self._in_hand: set[int] = set()
+        self._in_hand: dict[int, Msg] = {}
+        self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
 
     @property
     def in_hand(self) -> int:
@@ -146,11 +144,12 @@ class Consumer(Generic[E]):
         await topology.reconcile_consumer(self.bus.js, handler.stream, wanted)
 
     async def run(self) -> None:
-        """Serve all slots, with a watchdog over them."""
+        """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
         async with anyio.create_task_group() as tasks:
             for slot in self._slots:
                 tasks.start_soon(self._keep, slot)
             tasks.start_soon(self._watch)
+            tasks.start_soon(self._beat)
 
     async def _keep(self, slot: _Slot) -> None:
         """One slot for ever: whatever ends its pull loop is counted and the loop begins again."""
@@ -232,17 +231,16 @@ class Consumer(Generic[E]):
         sequence = message.metadata.sequence.stream
         if sequence in self._in_hand:
             return  # delivered again while still in hand: the first delivery will acknowledge it
-        self._in_hand.add(sequence)
-        in_flight = metrics.IN_FLIGHT.labels(self.handler.stage)
-        in_flight.inc()
+        self._in_hand[sequence] = message
+        self._in_flight.inc()
         try:
             await self._process(message)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
             _log.warning("left for redelivery", stage=self.handler.stage, why=repr(error))
         finally:
-            in_flight.dec()
-            self._in_hand.discard(sequence)
+            self._in_flight.dec()
+            del self._in_hand[sequence]
 
     async def _process(self, message: Msg) -> None:
         handler = self.handler
@@ -260,9 +258,7 @@ class Consumer(Generic[E]):
         structlog.contextvars.bind_contextvars(
             turn_id=envelope.turn_id, session_id=envelope.session_id, stage=handler.stage
         )
-        context = propagate.extract(dict(message.headers or {}))
-        with _tracer.start_as_current_span(handler.stage, context=context, kind=SpanKind.CONSUMER) as span:
-            span.set_attributes({"kiki.turn_id": envelope.turn_id, "kiki.attempt": attempt})
+        with tracing.consuming(handler.stage, message.headers, turn_id=envelope.turn_id, attempt=attempt):
             if attempt > handler.max_deliver:
                 died = StageFailed(f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error")
                 await self._give_up(message, event, "max_deliver", died)
@@ -287,7 +283,7 @@ class Consumer(Generic[E]):
         stored_at = message.metadata.timestamp.timestamp()
         delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started, stored_at=stored_at)
         try:
-            outcome = await self._handle(message, event, delivery)
+            outcome = await self._handle(event, delivery)
             if isinstance(outcome, Event):
                 await self.bus.publish(outcome)
         except asyncio.CancelledError as escaped:
@@ -306,30 +302,28 @@ class Consumer(Generic[E]):
             metrics.STAGE_SECONDS.labels(handler.stage).observe(time.time() - started)
             await self._settle(message, "cancelled" if outcome is CANCELLED else "done")
 
-    async def _handle(self, message: Msg, event: E, delivery: Delivery) -> "Event | _Cancelled | None":
-        """The handler's result, or CANCELLED when the turn ended first; heartbeats while it lasts."""
+    async def _handle(self, event: E, delivery: Delivery) -> "Event | _Cancelled | None":
+        """The handler's result, or CANCELLED when the turn ended first."""
         handler = self.handler
-        limit = anyio.current_time() + event.envelope.remaining if handler.until_deadline else float("inf")
-        beat = asyncio.create_task(self._beat(message))
-        try:
-            if not handler.until_deadline:
-                return await handler.handle(event, delivery)
-            finished, outcome = False, None
-            with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
-                outcome, finished = await handler.handle(event, delivery), True
-            if finished:
-                return outcome
-            if event.envelope.turn_id in self.bus.cancellations:
-                return CANCELLED
-            raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
-        finally:
-            beat.cancel()
+        if not handler.until_deadline:
+            return await handler.handle(event, delivery)
+        finished, outcome = False, None
+        limit = anyio.current_time() + event.envelope.remaining
+        with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
+            outcome, finished = await handler.handle(event, delivery), True
+        if finished:
+            return outcome
+        if event.envelope.turn_id in self.bus.cancellations:
+            return CANCELLED
+        raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
 
-    async def _beat(self, message: Msg) -> None:
+    async def _beat(self) -> None:
+        """Tell the broker of every message in hand, long before it would deliver it again."""
         while True:
-            await asyncio.sleep(self.handler.ack_wait / 3)
-            with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
-                await message.in_progress()
+            await anyio.sleep(self.handler.ack_wait / 3)
+            for message in [message for message in self._in_hand.values() if not message.is_acked]:
+                with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
+                    await message.in_progress()
 
     async def _settle(self, message: Msg, outcome: str) -> None:
         metrics.HANDLED.labels(self.handler.stage, outcome).inc()

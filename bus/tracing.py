@@ -1,0 +1,35 @@
+"""Spans of handled messages, and their context in the messages' headers."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
+
+_tracer = trace.get_tracer("micro-kiki")
+
+
+@contextlib.contextmanager
+def consuming(stage: str, headers: Mapping[str, str] | None, *, turn_id: str, attempt: int) -> Iterator[None]:
+    """A span around a message's handling, child of the one that ``headers`` name.
+
+    Where nobody traces it is nothing at all: neither this process nor whoever published the message.
+    """
+    if not _exported() and "traceparent" not in (headers or {}):
+        yield
+        return
+    context = propagate.extract(dict(headers or {}))
+    with _tracer.start_as_current_span(stage, context=context, kind=SpanKind.CONSUMER) as span:
+        span.set_attributes({"kiki.turn_id": turn_id, "kiki.attempt": attempt})
+        yield
+
+
+def headers() -> dict[str, str]:
+    """The W3C trace context of the current span, as message headers."""
+    found: dict[str, str] = {}
+    propagate.inject(found)
+    return found
+
+
+def _exported() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
