@@ -24,14 +24,12 @@ from bus.metrics import degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterPublished
 from schemas.chat import Usage
+from schemas.codec import decode
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, QueryRouted, RecallDone
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
 from schemas.stages import Inference, StageTiming
-
-PREFETCHES = 4
-"""Routed turns whose adapters are fetched at once; it is a hint to the engine and takes no time here."""
 
 
 class InferenceAgent:
@@ -57,6 +55,8 @@ class InferenceAgent:
         self._bus, self._engine = bus, _engine(self.settings)
         await self._engine.start()
         await bus.listen(bus.subjects.stage(EpisodeForgotten.subject), self._forget)
+        if self._engine.prefetches:
+            await bus.listen(bus.subjects.stage(QueryRouted.subject), self._prefetch, queue="inference-prefetch")
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._engine.watch)
@@ -67,10 +67,9 @@ class InferenceAgent:
                 await self._engine.stop()
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """Turns, routed turns for prefetching, published adapters, and one consumer a lane of jobs."""
+        """Turns, published adapters, and one consumer a lane of jobs."""
         return (
             Handler(stage="inference", event=RecallDone, handle=self.infer, concurrency=self.settings.max_concurrent),
-            Handler(stage="inference-prefetch", event=QueryRouted, handle=self.prefetch, concurrency=PREFETCHES),
             Handler(
                 stage="inference-adapters",
                 event=AdapterPublished,
@@ -143,9 +142,9 @@ class InferenceAgent:
             timings=(*event.timings, timing),
         )
 
-    async def prefetch(self, event: QueryRouted, _: Delivery) -> None:
-        """Make the routed adapters resident while the memory recalls."""
-        await self._engine.prefetch(event.route.adapters)
+    async def _prefetch(self, message: Msg) -> None:
+        """Make the routed adapters resident while the memory recalls: a hint, so nothing is acknowledged."""
+        await self._engine.prefetch(decode(QueryRouted, message.data).route.adapters)
 
     async def _forget(self, _: Msg) -> None:
         """A kept prompt may hold the text, recalled by any conversation of the tenant."""

@@ -53,6 +53,10 @@ class Engine(Protocol):
     def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """Those of ``uses`` that it can serve."""
 
+    @property
+    def prefetches(self) -> bool:
+        """Whether :meth:`prefetch` can do anything here."""
+
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """A hint that these adapters are asked for soon."""
 

@@ -121,6 +121,11 @@ class MlxEngine:
         """Those of ``uses`` that the folder holds."""
         return tuple(use for use in uses if self.thread.decoder.bank.registered(use.name))
 
+    @property
+    def prefetches(self) -> bool:
+        """With a folder of adapters; without one a routed turn wakes nobody here."""
+        return self.settings.adapters is not None
+
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Read the files of registered adapters beside the decoding, then make them resident between two steps.
 

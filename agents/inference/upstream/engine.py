@@ -105,8 +105,13 @@ class OpenAIEngine:
         """Those of ``uses`` that the settings name."""
         return tuple(use for use in uses if use.name in self._upstream.adapters)
 
+    @property
+    def prefetches(self) -> bool:
+        """Never: the upstream loads at the first use."""
+        return False
+
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Nothing: the upstream loads at the first use."""
+        """Nothing."""
 
     async def adapters(self) -> AdapterListReply:
         """All registered adapters.

@@ -77,6 +77,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await a_prompt_that_does_not_fit_fails_the_turn(bus)
     await what_is_forgotten_is_in_no_kept_prompt(bus)
     await adapters_are_administered(bus)
+    await a_routed_turn_fetches_its_adapters(bus)
     await published_adapters_are_adopted(bus)
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
     assert status.ready
@@ -210,6 +211,19 @@ async def adapters_are_administered(bus: Bus) -> None:
     assert await told(bus, 6) == [*events, *[("rejected", "one", "0" * 64)] * 3]
 
 
+async def a_routed_turn_fetches_its_adapters(bus: Bus) -> None:
+    assert await resident(bus, "two") is False  # it was unloaded above
+    await bus.publish(routed("Hello.", adapters=(AdapterUse(name="two"),)))
+    with anyio.fail_after(PATIENCE):
+        while not await resident(bus, "two"):
+            await anyio.sleep(0.05)
+
+
+async def resident(bus: Bus, name: str) -> bool:
+    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    return next(info.resident for info in listed.adapters if info.name == name)
+
+
 async def published_adapters_are_adopted(bus: Bus) -> None:
     info = await bus.request("adapters.check", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
     for name, digest in (("two", info.sha256), ("two", "0" * 64), ("nobody", "0" * 64)):
@@ -253,6 +267,11 @@ async def what_is_forgotten_is_in_no_kept_prompt(bus: Bus) -> None:
     with anyio.fail_after(PATIENCE):
         while await kept_bytes(bus) > 0:
             await anyio.sleep(0.05)
+
+
+def test_without_a_folder_nothing_is_prefetched(settings: InferenceSettings) -> None:
+    assert MlxEngine(settings).prefetches
+    assert not MlxEngine(msgspec.structs.replace(settings, adapters=None)).prefetches
 
 
 async def test_dead_engine_ends_the_agent(bus: Bus, settings: InferenceSettings) -> None:
