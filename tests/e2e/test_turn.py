@@ -10,6 +10,8 @@ import pytest
 from tests.e2e.conftest import Runtime
 
 QUESTION = "What is the capital of France?"
+# candidates are drawn, and now and then one rambles on to its limit: these tests are not about luck
+SEED = 7
 STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", "memory-write")
 
 
@@ -24,7 +26,9 @@ def asked(text: str = QUESTION) -> list[Any]:
 
 def test_paris_comes_through_all_seven_stages_and_the_trace_shows_them(runtime: Runtime) -> None:
     answer = httpx.post(
-        f"{runtime.http}/v1/chat/completions", json={"model": "micro-kiki", "messages": asked()}, timeout=120
+        f"{runtime.http}/v1/chat/completions",
+        json={"model": "micro-kiki", "messages": asked(), "seed": SEED},
+        timeout=120,
     )
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -50,7 +54,7 @@ def _wait_for_episode(runtime: Runtime, turn: str) -> None:
 
 @pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
 def test_the_official_client_gets_a_plain_answer(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(model=model, messages=asked(), max_tokens=24)
+    answer = client.chat.completions.create(model=model, messages=asked(), max_tokens=24, seed=SEED)
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -60,7 +64,7 @@ def test_the_official_client_gets_a_plain_answer(client: openai.OpenAI, model: s
 def test_the_official_client_gets_a_streamed_answer(client: openai.OpenAI, model: str) -> None:
     chunks = list(
         client.chat.completions.create(
-            model=model, messages=asked(), max_tokens=24, stream=True, stream_options={"include_usage": True}
+            model=model, messages=asked(), max_tokens=24, seed=SEED, stream=True, stream_options={"include_usage": True}
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
