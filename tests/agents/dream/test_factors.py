@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -12,12 +12,15 @@ from tests.agents.dream.test_projection import experts, factors, seeds
 
 
 @given(seeds, experts, st.sampled_from([1.0, 0.5, 20.0]))
+@example(72031239, (3,), 20.0)  # an entry of 5e-4 where others are 9
 def test_a_file_read_back_is_the_same_change(seed: int, batch: tuple[int, ...], scale: float) -> None:
     weights = {"m": factors(seed, batch)}
     data = dump(weights, scale=scale)
     again = load("a", data, scale=scale)
     assert again["m"].rank == 3
-    np.testing.assert_allclose(again["m"].change, weights["m"].change, rtol=1e-4)
+    # an entry is a sum of products that may cancel: its rounding is measured by the largest entry, not by itself
+    largest = np.abs(weights["m"].change).max()
+    np.testing.assert_allclose(again["m"].change, weights["m"].change, rtol=1e-4, atol=1e-6 * largest)
     assert dump(weights, scale=scale) == data
     assert size(again) == size(weights)
 
