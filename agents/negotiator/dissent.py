@@ -1,7 +1,7 @@
 """Waiting for the catfish: stateless, so that a restarted negotiator joins as a new one does.
 
-The first word counts. Whoever listens in time hears it on core NATS; who came too late, or again, reads what the stream
-has kept, and it keeps the first of two catfish, too.
+What counts is what the stream holds: two catfish may both speak, the stream keeps the first. The core message
+is only the bell that says that something may have been stored.
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from bus.connection import Bus
-from schemas.codec import decode
 from schemas.events import DissentRaised, DissentWaived
 from schemas.stages import Dissent, StageTiming
 
-_KINDS: dict[str, type[DissentRaised | DissentWaived]] = {"raised": DissentRaised, "waived": DissentWaived}
+_KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
 
-FIRST_READ, LATER_READS = 0.004, 1.0
-"""Seconds of silence after which the stream is read for what was said before anybody listened; ever more seldom."""
+BELL_SECONDS = 1.0
+"""The stream is read again at least this often, should the bell be missed."""
+
+STORE_SECONDS = 0.01
+"""The broker rings before it has stored, perhaps before anybody listened: at first the stream is read this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,43 +36,44 @@ class Heard:
 class Join:
     """One turn's wait. Made by :func:`join`, which subscribes before anything is read."""
 
-    def __init__(self, bus: Bus, turn_id: str, said: Subscription) -> None:
+    def __init__(self, bus: Bus, turn_id: str, bell: Subscription) -> None:
         self._bus = bus
         self._turn_id = turn_id
-        self._said = said
+        self._bell = bell
 
     async def wait(self, seconds: float) -> Heard | None:
-        """What the catfish found; None when nothing is said within ``seconds``.
+        """What the catfish found; None when nothing is stored within ``seconds``.
 
         Raises:
             Unavailable: the stream cannot be read.
-            InvalidEvent: it is not what the contract promises.
         """
-        end, pause = time.monotonic() + seconds, FIRST_READ
+        end, pause = time.monotonic() + seconds, STORE_SECONDS
         while True:
+            if heard := await self._stored():
+                return heard
             left = end - time.monotonic()
-            try:
-                message = await self._said.next_msg(timeout=max(0.0, min(left, pause)))
-                return _heard(decode(_KINDS[message.subject.split(".")[-2]], message.data))
-            except nats.errors.TimeoutError:
-                pause = min(2 * pause, LATER_READS)
-            if stored := await self._bus.last_of(tuple(_KINDS.values()), self._turn_id):
-                return _heard(stored)
             if left <= 0:
                 return None
+            try:
+                await self._bell.next_msg(timeout=min(left, pause))
+                pause = STORE_SECONDS
+            except nats.errors.TimeoutError:
+                pause = min(2 * pause, BELL_SECONDS)
 
-
-def _heard(event: DissentRaised | DissentWaived) -> Heard:
-    own = [timing for timing in event.timings if timing.stage == "catfish"]
-    return Heard(dissent=event.dissent, timing=own[-1] if own else None)
+    async def _stored(self) -> Heard | None:
+        event = await self._bus.last_of(_KINDS, self._turn_id)
+        if event is None:
+            return None
+        own = [timing for timing in event.timings if timing.stage == "catfish"]
+        return Heard(dissent=event.dissent, timing=own[-1] if own else None)
 
 
 @contextlib.asynccontextmanager
 async def join(bus: Bus, turn_id: str) -> AsyncIterator[Join]:
     """Listen for the turn's dissent as long as the context lasts."""
-    said = await bus.client.subscribe(bus.subjects.stage("dissent.*", turn_id))
+    bell = await bus.client.subscribe(bus.subjects.stage("dissent.*", turn_id))
     try:
-        yield Join(bus, turn_id, said)
+        yield Join(bus, turn_id, bell)
     finally:
         with contextlib.suppress(nats.errors.Error):
-            await said.unsubscribe()
+            await bell.unsubscribe()
