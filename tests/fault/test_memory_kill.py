@@ -11,9 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agents.memory.agent import WRITE
 from bus import server
 from bus.connection import Bus, BusSettings, connect
-from bus.topology import EPISODES
+from bus.topology import ANSWERS, EPISODES
 from schemas.services import VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually
 from tests.agents.memory.scenes import answered, turn, unit
@@ -56,10 +57,16 @@ async def recorded(bus: Bus) -> int:
 
 
 async def agreed(bus: Bus, *, least: int = 0) -> VerifyReply:
-    """The verification once nothing waits any more and at least so many episodes are recorded."""
+    """The verification once no answer waits for the record, nothing recorded for the stores, and enough is recorded.
+
+    An answer that a dead memory held is delivered again only after the consumer's ``ack_wait``.
+    """
 
     async def settled() -> VerifyReply | None:
         try:
+            write = await bus.js.consumer_info(ANSWERS, WRITE)
+            if write.num_pending or write.num_ack_pending:
+                return None
             found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
         except Exception:  # the agent is just starting
             return None
