@@ -95,6 +95,7 @@ class Batch:
         """One token for every row."""
         if not self._rows:
             return
+        ending = self._model.ending = all(0 < row.decoded == row.budget - 1 for _, row in self._rows.values())
         prompts, responses = self.generator.next()
         self._keep_prompts(prompts)
         self._active_bytes = int(mx.get_active_memory())
@@ -103,7 +104,9 @@ class Batch:
         logprobs = _of_tokens(responses)
         self._tokens_decoded += len(responses)
         at_a_stop_string = [
-            response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
+            response.uid
+            for response, logprob in zip(responses, logprobs, strict=True)
+            if self._take(response, logprob, held=not ending)
         ]
         if at_a_stop_string:
             self._remove(at_a_stop_string)
@@ -132,7 +135,7 @@ class Batch:
         """Give the rows to the generator; ``caches`` hold the first ``known`` tokens of the prompt."""
         tokens, asked = list(work.prompt.tokens), work.request.sampling
         budget = max(1, min(asked.max_tokens, self._encoder.context_tokens - len(tokens)))
-        work.rows = [self._row(work, index) for index in range(work.request.n)]
+        work.rows = [self._row(work, index, budget=budget) for index in range(work.request.n)]
         warm = self._settings.candidate_temperature
         uids = self.generator.insert(
             [tokens[known:] for _ in caches],
@@ -148,11 +151,12 @@ class Batch:
         work.uids = tuple(uids)
         self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
 
-    def _row(self, work: Work, index: int) -> Row:
+    def _row(self, work: Work, index: int, *, budget: int) -> Row:
         asked, tooling = work.request.sampling, work.request.tooling
         calls = Calls(self._syntax, tooling) if tooling is not None else None
         return Row(
             index=index,
+            budget=budget,
             seed=seed_of(asked, index),
             detokenizer=self._tokenizer.detokenizer,
             calls=calls,
@@ -165,8 +169,12 @@ class Batch:
             eos=frozenset(self._tokenizer.eos_token_ids),
         )
 
-    def _take(self, response: Any, logprob: float) -> bool:
-        """Give a row its token. Returns whether it ended where the generator would have gone on."""
+    def _take(self, response: Any, logprob: float, *, held: bool) -> bool:
+        """Give a row its token; ``held``: its cache holds it, too.
+
+        Returns:
+            Whether it ended where the generator would have gone on.
+        """
         work, row = self._rows[response.uid]
         if work.request.sampling.logprobs and response.token not in row.eos:
             row.tokens.append(self._told(response, logprob, work.request.sampling.top_logprobs))
@@ -179,7 +187,8 @@ class Batch:
         del self._rows[response.uid]
         if response.finish_reason is None:
             return True
-        self._prefixes.keep(work.context, response.all_tokens, response.prompt_cache[:-1])
+        tokens = response.all_tokens if held else response.all_tokens[:-1]
+        self._prefixes.keep(work.context, tokens, response.prompt_cache[:-1])
         return False
 
     def _remove(self, uids: list[int]) -> None:

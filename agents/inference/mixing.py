@@ -95,10 +95,16 @@ class RowSlot:
 
 
 class Routed:
-    """The model as mlx-lm's generator sees it; its caches carry their rows' slots."""
+    """The model as mlx-lm's generator sees it; its caches carry their rows' slots.
+
+    ``ending``: all rows of the next call end with the tokens that it is given, so it is left out. mlx-lm begins a step
+    before it gives out the tokens of the one before; nobody takes what the last one would make.
+    """
 
     def __init__(self, model: Any, rows: Rows) -> None:
         self._model, self._rows = model, rows
+        self._nothing = mx.zeros((1, 1, 1))
+        self.ending = False
 
     def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None, *, factor: float = 1.0) -> list[Any]:
         """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
@@ -109,6 +115,9 @@ class Routed:
 
     def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
         """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""
+        if self.ending:
+            self.ending = False
+            return mx.repeat(self._nothing, len(inputs), axis=0)
         *layers, entry = cache
         slots, factors = mx.array(entry.slots, mx.uint32), mx.array(entry.factors)
         places = layers[0].places if isinstance(layers[0], RoomyCache) else None
@@ -119,6 +128,8 @@ class Routed:
         self._rows.factors = factors if any(factor != 1.0 for factor in entry.factors) else None
         logits: mx.array = self._model(inputs, cache=layers)
         self._rows.factors = None  # who calls the model itself has no rows that ask for it
+        if self._nothing.shape[-1] != logits.shape[-1]:
+            self._nothing = mx.zeros((1, 1, logits.shape[-1]), logits.dtype)
         return logits if places is None or places.ordered else logits[mx.array(places.of)]
 
 

@@ -11,13 +11,16 @@ from schemas.stages import AdapterUse, Candidate, FinishReason, TokenLogprob
 
 @dataclass(kw_only=True)
 class Row:
-    """A row of the batch. ``detokenizer`` is mlx-lm's streaming one, ``eos`` the ids that end an answer.
+    """A row of the batch, of ``budget`` tokens at most.
+
+    ``detokenizer`` is mlx-lm's streaming one, ``eos`` the ids that end an answer.
 
     ``decoded`` counts every token that the model gave, the end-of-sequence token included; ``logprob`` sums their
     natural-log probabilities at temperature 1.
     """
 
     index: int
+    budget: int
     seed: int
     detokenizer: Any
     filter: TextFilter

@@ -92,6 +92,50 @@ async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
     assert all(candidate.usage.completion_tokens <= 12 for candidate in later)
 
 
+async def test_no_step_is_begun_whose_tokens_nobody_takes(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.inference.mixing import Routed
+
+    steps: list[int] = []
+    original = Routed.__call__
+
+    def counted(self: Routed, inputs: Any, *, cache: Any) -> Any:
+        if not self.ending and inputs.shape[1] == 1:
+            steps.append(len(inputs))
+        return original(self, inputs, cache=cache)
+
+    monkeypatch.setattr(Routed, "__call__", counted)
+    first = ask("Tell me a long story.", n=2, sampling={"max_tokens": 5, "seed": 1})
+    told = (await engine.generate(first)).candidates[0]
+    assert (told.finish_reason, told.usage.completion_tokens) == ("length", 5)
+    assert steps == [2] * 5, "the sixth would have no reader"
+
+    more = (*first.messages, Message(role="assistant", content=told.text), Message(role="user", content="Go on."))
+    request = Request(lane="interactive", messages=more, sampling=Sampling(max_tokens=8))
+    before = engine.gauges["prefix_tokens_total"]
+    known = await engine.generate(request)
+    asked = len(engine.encoder.encode(first.messages).tokens)
+    assert engine.gauges["prefix_tokens_total"] - before >= asked + 4, "what is kept ends before the token left out"
+    engine.forget()
+    assert known.candidates[0].text == (await engine.generate(request)).candidates[0].text
+
+
+async def test_a_short_prompt_waits_for_who_encodes(engine: Any) -> None:
+    """The encoder is not thread-safe, and short prompts are encoded on the event loop."""
+    answered = anyio.Event()
+
+    async def generate() -> None:
+        await engine.generate(ask(sampling={"max_tokens": 1}))
+        answered.set()
+
+    async with anyio.create_task_group() as tasks:
+        async with engine._encoding:
+            tasks.start_soon(generate)
+            await anyio.sleep(0.5)
+            assert not answered.is_set()
+        with anyio.fail_after(60):
+            await answered.wait()
+
+
 async def test_seed_decides_and_neighbours_do_not_matter(engine: Any) -> None:
     drawn = ask("Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
     (alone,) = await together(engine, drawn)

@@ -62,6 +62,7 @@ def decode(text: str, calls: Calls, *, cut: bool = False, stops: tuple[str, ...]
     begins = "tool" if calls.marks is None else "content"
     row = Row(
         index=0,
+        budget=len(text) + 1,
         seed=0,
         detokenizer=Letters(),
         filter=TextFilter(stops=stops, calls=calls.marks, begins=begins),  # type: ignore[arg-type]
