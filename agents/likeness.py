@@ -10,28 +10,42 @@ Matrix = tuple[tuple[float, ...], ...]
 """A figure for each two answers: how likely they mean the same, or the cosine of their embeddings."""
 
 
+def embedded(answers: Sequence[str], *, question: str) -> tuple[str, ...]:
+    """What is embedded to compare ``answers``, in their order; nothing when their values, or their letters, decide.
+
+    Each follows its question: an answer of one word means little by itself.
+    """
+    if not agreement.needs_embedding(answers, question=question):
+        return ()
+    return tuple(f"{question} {answer}" for answer in answers)
+
+
 class Likeness:
-    """One turn's comparison; ``compute`` is the embedder's time in seconds, ``timeout`` the longest wait for it."""
+    """One turn's comparison; ``timeout`` is the longest wait for the embedder.
+
+    ``compute`` are the embedder's seconds; it may have begun before it was asked, as the router hears candidates, too.
+    """
 
     def __init__(self, bus: Bus, *, timeout: float) -> None:
         self._bus = bus
         self._timeout = timeout
         self.compute = 0.0
+        self._began_at = 0.0
+
+    def ahead(self, moment: float) -> float:
+        """How many of the embedder's seconds lay before ``moment`` (Unix time)."""
+        return min(self.compute, max(0.0, moment - self._began_at)) if self._began_at else 0.0
 
     async def of(self, answers: Sequence[str], *, question: str) -> Matrix:
-        """Compare ``answers``; nothing is embedded when their values, or their letters, decide.
+        """Compare ``answers``.
 
         Raises:
             KikiError: the router does not answer, or refuses.
         """
         cosines: Matrix = ()
-        if agreement.needs_embedding(answers, question=question):
-            cosines = await self._cosines(answers, question)
+        if texts := embedded(answers, question=question):
+            reply = await self._bus.request("compare", CompareRequest(texts=texts), CompareReply, timeout=self._timeout)
+            self.compute += reply.compute
+            self._began_at = reply.began_at
+            cosines = reply.cosines
         return agreement.matrix(answers, question=question, cosine=lambda one, other: cosines[one][other])
-
-    async def _cosines(self, answers: Sequence[str], question: str) -> Matrix:
-        """Each answer is embedded after its question: an answer of one word means little by itself."""
-        request = CompareRequest(texts=tuple(f"{question} {answer}" for answer in answers))
-        reply = await self._bus.request("compare", request, CompareReply, timeout=self._timeout)
-        self.compute += reply.compute
-        return reply.cosines

@@ -12,7 +12,10 @@ PATH = ("router", "memory", "inference", "negotiator", "antibias")
 
 @dataclass(frozen=True)
 class Turn:
-    """One measured turn in seconds. ``own`` is each stage's time without compute; ``hops`` the way between them."""
+    """One measured turn in seconds. ``own`` is each stage's time without compute; ``hops`` the way between them.
+
+    A hop during which an embedding ran that the turn would wait for anyhow is compute, too (``StageTiming.ahead``).
+    """
 
     total: float
     compute: float
@@ -36,8 +39,10 @@ def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> T
         spent["negotiator"] = min(stages["negotiator"].duration, waited)
     own = {timing.stage: timing.duration - spent[timing.stage] for timing in path}
     total = answered_at - published_at
-    compute = sum(spent.values())
-    return Turn(total=total, compute=compute, own=own, hops=total - sum(timing.duration for timing in path))
+    ahead = sum(timing.ahead for timing in path)
+    compute = sum(spent.values()) + ahead
+    hops = total - sum(timing.duration for timing in path) - ahead
+    return Turn(total=total, compute=compute, own=own, hops=hops)
 
 
 @dataclass(frozen=True)

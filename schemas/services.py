@@ -39,10 +39,14 @@ class CompareRequest(_Wire, frozen=True, kw_only=True):
 
 
 class CompareReply(_Wire, frozen=True, kw_only=True):
-    """``cosines[i][j]`` of the i-th and the j-th text, -1..1, and the seconds of model time that they waited for."""
+    """``cosines[i][j]`` of the i-th and the j-th text, -1..1, and the seconds of the embedder that they waited for.
+
+    It began with them at ``began_at`` (Unix time, 0 when it had them), which may be before they were asked for.
+    """
 
     cosines: tuple[tuple[float, ...], ...]
     compute: float
+    began_at: float = 0.0
 
 
 class RouteRequest(_Wire, frozen=True, kw_only=True):

@@ -264,12 +264,16 @@ class BiasReport(_Found, frozen=True, kw_only=True):
 
 
 class StageTiming(_Found, frozen=True, kw_only=True):
-    """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it."""
+    """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it.
+
+    ``ahead`` is embedding time for this stage that ran before it began, while its event was on the way.
+    """
 
     stage: str
     started_at: float
     finished_at: float
     compute: float = 0.0
+    ahead: float = 0.0
     attempt: int = 1
 
     @property

@@ -78,7 +78,7 @@ class CatfishAgent:
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=model.compute + likeness.compute,
+            compute=model.compute + likeness.compute - likeness.ahead(delivery.received_at),
             attempt=delivery.attempt,
         )
         kind = DissentRaised if dissent.engaged else DissentWaived

@@ -46,11 +46,12 @@ class NegotiatorAgent:
         return StatusReply(agent=STAGE, ready=True, gauges=gauges)
 
     async def _handle(self, event: InferDone, delivery: Delivery) -> NegotiateDone:
-        timings, compute = event.timings, 0.0
+        timings, compute, ahead = event.timings, 0.0, 0.0
         if event.route.plan.negotiate:
             hearing = Hearing(delivery.bus, event, self._settings)
             finding = await hearing.run()
-            compute = hearing.model.compute + hearing.likeness.compute
+            ahead = hearing.likeness.ahead(delivery.received_at)
+            compute = hearing.model.compute + hearing.likeness.compute - ahead
             if hearing.heard is not None and hearing.heard.timing is not None:
                 timings = (*timings, hearing.heard.timing)
         else:
@@ -61,6 +62,7 @@ class NegotiatorAgent:
             started_at=delivery.received_at,
             finished_at=time.time(),
             compute=compute,
+            ahead=ahead,
             attempt=delivery.attempt,
         )
         return NegotiateDone(

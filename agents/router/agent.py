@@ -8,7 +8,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import numpy as np
+from nats.aio.msg import Msg
 
+from agents.likeness import embedded
 from agents.router import selection
 from agents.router.advice import advised
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
@@ -21,8 +23,9 @@ from agents.router.settings import RouterSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
+from schemas.codec import decode
 from schemas.errors import SetupError, Unavailable
-from schemas.events import QueryReceived, QueryRouted
+from schemas.events import InferDone, QueryReceived, QueryRouted
 from schemas.services import (
     ADVISORS,
     AdviseRequest,
@@ -77,6 +80,7 @@ class RouterAgent:
         """Load the embedder and the weights as :meth:`loaded` does; the bus is where advisors are asked."""
         self._bus = bus
         async with self.loaded():
+            await bus.listen(bus.subjects.stage(InferDone.subject), self._ahead, queue="router-ahead")
             yield
 
     @contextlib.asynccontextmanager
@@ -142,7 +146,16 @@ class RouterAgent:
         """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
         found = await self._embedder.embed(request.texts)
         cosines = np.clip(found.vectors @ found.vectors.T, -1.0, 1.0)
-        return CompareReply(cosines=tuple(travelling(row) for row in cosines), compute=found.compute)
+        return CompareReply(
+            cosines=tuple(travelling(row) for row in cosines), compute=found.compute, began_at=found.began_at
+        )
+
+    async def _ahead(self, message: Msg) -> None:
+        """Embed a turn's candidates while they are on the way to who compares them: a hint, nothing is acknowledged."""
+        event = decode(InferDone, message.data)
+        if event.route.plan.negotiate:
+            answers = [candidate.text.strip() for candidate in event.inference.candidates]
+            self._embedder.ahead(embedded(answers, question=event.query.text))
 
     async def route(self, request: RouteRequest) -> RouteReply:
         """The domains of prompts, by the router alone: advisors speak of turns."""

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,16 +73,32 @@ def encode(model: Any, texts: Sequence[str]) -> Floats:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Unit vectors ``[n, width]`` and the seconds of model time that they waited for (0: all from the cache)."""
+    """Unit vectors ``[n, width]`` and the seconds of the passes that they waited for (0: all from the cache).
+
+    The first of those began at ``began_at`` (Unix time, 0 without one), which may be before they were asked for.
+    """
 
     vectors: Floats
     compute: float
+    began_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """When a forward pass began (Unix time), and the seconds that it took."""
+
+    began_at: float
+    seconds: float
+
+
+_Made = tuple[Floats, _Pass]
+"""A text's vector, and the pass that made it."""
 
 
 @dataclass(frozen=True)
 class _Request:
     text: str
-    future: "Future[tuple[Floats, float]]"
+    future: "Future[_Made]"
 
 
 class Embedder:
@@ -110,7 +126,7 @@ class Embedder:
         self._threads = threads or default_threads()
         self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._company = False
-        self._cache: OrderedDict[str, Floats] = OrderedDict()
+        self._cache: OrderedDict[str, _Made] = OrderedDict()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.batches = 0
@@ -155,33 +171,51 @@ class Embedder:
             Unavailable: the embedder is not running.
         """
         found: dict[str, Floats] = {}
-        asked = [_Request(text, Future()) for text in dict.fromkeys(texts) if not self._take(text, found)]
-        if asked:
-            if not self.alive:
-                raise Unavailable("the router's embedder is not running; restart the router.")
-            self._queue.put(asked)
+        asked = []
+        for text in dict.fromkeys(texts):
+            if (made := self._kept(text)) is None:
+                asked.append(_Request(text, Future()))
+            else:
+                self.hits += 1
+                found[text] = made[0]
+        self._ask(asked)
         return self._answered(texts, asked, found)
 
+    def ahead(self, texts: Iterable[str]) -> None:
+        """Have texts embedded for somebody who will ask for them; a failure is told to who asks then.
+
+        Raises:
+            Unavailable: the embedder is not running.
+        """
+        self._ask([_Request(text, Future()) for text in dict.fromkeys(texts) if self._kept(text) is None])
+
+    def _ask(self, asked: list[_Request]) -> None:
+        if not asked:
+            return
+        if not self.alive:
+            raise Unavailable("the router's embedder is not running; restart the router.")
+        self._queue.put(asked)
+
     async def _answered(self, texts: Sequence[str], asked: list[_Request], found: dict[str, Floats]) -> Embedded:
-        passes: set[float] = set()
+        passes: set[_Pass] = set()
         for one in asked:
-            found[one.text], seconds = await asyncio.wrap_future(one.future)
-            passes.add(seconds)
-        return Embedded(np.stack([found[text] for text in texts]), sum(passes))
+            found[one.text], made = await asyncio.wrap_future(one.future)
+            passes.add(made)
+        return Embedded(
+            np.stack([found[text] for text in texts]),
+            sum(one.seconds for one in passes),
+            began_at=min((one.began_at for one in passes), default=0.0),
+        )
 
-    def _take(self, text: str, found: dict[str, Floats]) -> bool:
-        """Take a text's vector from the cache into ``found``, if it is there."""
+    def _kept(self, text: str) -> _Made | None:
         with self._lock:
-            if text not in self._cache:
-                return False
-            self._cache.move_to_end(text)
-            self.hits += 1
-            found[text] = self._cache[text]
-            return True
+            if text in self._cache:
+                self._cache.move_to_end(text)
+            return self._cache.get(text)
 
-    def _keep(self, text: str, vector: Floats) -> None:
+    def _keep(self, text: str, made: _Made) -> None:
         with self._lock:
-            self._cache[text] = vector
+            self._cache[text] = made
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
 
@@ -199,9 +233,16 @@ class Embedder:
         running = True
         while running:
             batch, running = self._gather()
-            wanted = [one for one in batch if one.future.set_running_or_notify_cancel()]
+            wanted = [one for one in batch if one.future.set_running_or_notify_cancel() and not self._had(one)]
             for start in range(0, len(wanted), self._batch_size):
                 self._pass(model, wanted[start : start + self._batch_size])
+
+    def _had(self, one: _Request) -> bool:
+        """Whether a pass that ran when it was asked for has made it."""
+        if (made := self._kept(one.text)) is None:
+            return False
+        one.future.set_result(made)
+        return True
 
     def _gather(self) -> tuple[list[_Request], bool]:
         """What is asked now, and whether to go on after it."""
@@ -221,18 +262,18 @@ class Embedder:
 
     def _pass(self, model: Any, batch: list[_Request]) -> None:
         texts = list(dict.fromkeys(one.text for one in batch))
-        began = time.perf_counter()
+        began_at, began = time.time(), time.perf_counter()
         try:
             vectors = dict(zip(texts, encode(model, texts), strict=True))
         except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the thread must live on
             for one in batch:
                 one.future.set_exception(error)
             return
-        seconds = time.perf_counter() - began
+        made = _Pass(began_at, time.perf_counter() - began)
         self.batches += 1
         self.embedded += len(texts)
-        self.compute += seconds
+        self.compute += made.seconds
         for text, vector in vectors.items():
-            self._keep(text, vector)
+            self._keep(text, (vector, made))
         for one in batch:
-            one.future.set_result((vectors[one.text], seconds))
+            one.future.set_result((vectors[one.text], made))

@@ -1,8 +1,11 @@
 """Overhead is what is left of a turn when model and embedding compute are taken away."""
 
 import pytest
+from msgspec import structs
 
-from runtime.overhead import Turn, shares
+from runtime.overhead import Turn, measure, shares
+from schemas.stages import StageTiming
+from tests.agents.memory import scenes
 
 
 def turn(overhead: float) -> Turn:
@@ -16,3 +19,16 @@ def test_the_shares_add_up() -> None:
     assert found["hops"].share == pytest.approx(0.75)
     assert found["memory"].p50 == 0.0
     assert sum(share.share for part, share in found.items() if part != "overhead") == pytest.approx(1.0)
+
+
+def test_an_embedding_that_ran_while_the_event_travelled_is_compute() -> None:
+    timings = (
+        StageTiming(stage="inference", started_at=10.0, finished_at=10.5, compute=0.49),
+        StageTiming(stage="negotiator", started_at=10.504, finished_at=10.560, compute=0.05, ahead=0.002),
+    )
+    event = structs.replace(scenes.answered(scenes.turn()), timings=timings)
+    found = measure(event, published_at=9.99, answered_at=10.563)
+    assert found.compute == pytest.approx(0.49 + 0.05 + 0.002)
+    assert found.own == pytest.approx({"inference": 0.01, "negotiator": 0.006})
+    assert found.hops == pytest.approx(0.573 - 0.5 - 0.056 - 0.002)
+    assert found.overhead == pytest.approx(sum(found.own.values()) + found.hops)

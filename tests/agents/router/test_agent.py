@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
+from msgspec import structs
 
 from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
@@ -17,7 +18,8 @@ from schemas.envelope import new_turn
 from schemas.errors import KikiError
 from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
 from schemas.services import CompareReply, CompareRequest, EmbedReply, EmbedRequest, RouteReply, RouteRequest
-from schemas.stages import Level, Query
+from schemas.stages import Level, Plan, Query
+from tests.agents.scripted import FULL, inferred
 
 pytestmark = pytest.mark.anyio
 
@@ -140,3 +142,28 @@ async def test_services(bus: Bus, embedder_path: Path) -> None:
 
 class Loose(RouteRequest, frozen=True, kw_only=True):
     """A request whose values nobody checked on the way out."""
+
+
+async def test_candidates_are_embedded_while_they_are_on_the_way(bus: Bus, embedder_path: Path) -> None:
+    def embedded(agent: RouterAgent) -> float:
+        return agent.status().gauges["embedded_texts"]
+
+    async def told(agent: RouterAgent, *texts: str, plan: Plan = FULL) -> float:
+        """How many texts the embedder has made of a turn's candidates, with nobody asking it."""
+        before = embedded(agent)
+        await bus.publish(inferred(*texts, question="Where do bees sleep?", plan=plan))
+        with anyio.move_on_after(3.0 if plan is FULL and len(set(texts)) > 1 else 0.5):
+            while embedded(agent) < before + len(set(texts)):
+                await anyio.sleep(0.005)
+        return embedded(agent) - before
+
+    async with running(bus, embedder_path) as agent:
+        assert await told(agent, "In their hive.", "Among flowers.", "Among flowers.") == 2
+        batches = agent.status().gauges["embed_batches"]
+        texts = ("Where do bees sleep? In their hive.", "Where do bees sleep? Among flowers.")
+        reply = await bus.request("compare", CompareRequest(texts=texts), CompareReply, timeout=20)
+        assert (reply.compute, reply.began_at, agent.status().gauges["embed_batches"]) == (0.0, 0.0, batches)
+
+        assert await told(agent, "Yes.", "yes") == 0, "their letters decide"
+        passed_on = structs.replace(FULL, negotiate=False)
+        assert await told(agent, "On a leaf.", "In a log.", plan=passed_on) == 0, "nobody will compare them"

@@ -1,5 +1,6 @@
 """The real mpnet behind its thread: batches, cache, cancellation, failure."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -97,6 +98,22 @@ async def test_it_is_asked_before_anybody_waits(embedder: Embedder) -> None:
     assert (await waiting).vectors.shape == (1, 768)
 
 
+async def test_who_asks_for_what_is_being_embedded_waits_for_that_pass(embedder: Embedder) -> None:
+    text = "a candidate that is on its way to who compares it " * 20
+    batches, began = embedder.batches, time.time()
+    embedder.ahead([text, text])
+    with anyio.fail_after(20):
+        while embedder.waiting:
+            await anyio.sleep(0.001)
+    asked_at = time.time()
+    found = await embedder.embed([text])
+    assert embedder.batches == batches + 1
+    assert began <= found.began_at <= asked_at < found.began_at + found.compute
+    assert (await embedder.embed([text])).compute == 0.0
+    embedder.ahead([text])
+    assert embedder.waiting == 0, "it is known"
+
+
 async def test_the_loop_runs_while_a_pass_does(embedder: Embedder) -> None:
     ticks = 0
     async with anyio.create_task_group() as tasks:
@@ -123,5 +140,7 @@ async def test_a_huge_text_is_cut(embedder: Embedder) -> None:
 async def test_not_started_and_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="not running"):
         await Embedder(tmp_path).embed(["x"])
+    with pytest.raises(Unavailable, match="not running"):
+        Embedder(tmp_path).ahead(["x"])
     with pytest.raises(SetupError, match="no sentence-transformers model"):
         await anyio.to_thread.run_sync(Embedder(tmp_path / "nothing").start)
