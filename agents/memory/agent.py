@@ -119,6 +119,7 @@ class MemoryAgent:
                 stream=ANSWERS,
                 handle=self._record,
                 concurrency=self.settings.concurrency,
+                after=self.settings.write_after,
                 until_deadline=False,
             ),
             self._projecting(),
