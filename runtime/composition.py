@@ -1,6 +1,6 @@
 """Who is who: builds each agent from the settings. The only place that knows all rooms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +15,28 @@ from schemas.errors import SetupError
 AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
 """The six agents of a turn, in its order; memory is the seventh stage too, when it writes the episode."""
 
+TOGETHER = ("catfish", "negotiator", "antibias")
+"""Agents that own neither a model nor a store. One process holds them: a turn goes through one after the other, and
+what the first has made warm serves the next (docs/architecture.md has the figures)."""
+
+COGNITION = "cognition"
+"""The name of that process."""
+
 BESIDE = ("services", "dream")
 """Agents beside the turn: it is answered without them."""
 
 FACADE = "facade"
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The agents of each process, by the process's name: one each, but for those of :data:`TOGETHER`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        process = COGNITION if name in TOGETHER else name
+        found[process] = (*found.get(process, ()), name)
+    return found
 
 
 def bus_settings(settings: Settings) -> BusSettings:

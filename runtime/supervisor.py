@@ -1,4 +1,4 @@
-"""``kiki up``: the broker, one process an agent, the facade; restarts what dies and stops all of it.
+"""``kiki up``: the broker, the agents' processes, the facade; restarts what dies and stops all of it.
 
 Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops
 them in order: facade, agents, broker. A child that exits with :data:`SETUP_EXIT` cannot be helped by a restart;
@@ -44,9 +44,13 @@ _wait = wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.3)
 
 @dataclass
 class Child:
-    """One supervised process. ``restarts`` counts the times it died; ``young`` those in quick succession."""
+    """One supervised process and who runs in it.
+
+    ``restarts`` counts the times it died; ``young`` those in quick succession.
+    """
 
     name: str
+    agents: tuple[str, ...]
     process: anyio.abc.Process | None = None
     restarts: int = 0
     young: int = 0
@@ -54,7 +58,10 @@ class Child:
 
 @dataclass
 class Supervisor:
-    """Owns the processes of one runtime."""
+    """Owns the processes of one runtime.
+
+    ``names`` are its agents and the facade; :func:`runtime.composition.processes` says which share a process.
+    """
 
     settings: Settings
     names: tuple[str, ...] = (*composition.AGENTS, *composition.BESIDE, composition.FACADE)
@@ -73,8 +80,8 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             try:
                 await self._start_broker(tasks)
-                for name in self.names:
-                    self.children[name] = Child(name)
+                for name, agents in composition.processes(self.names).items():
+                    self.children[name] = Child(name, agents)
                     tasks.start_soon(self._keep, self.children[name], tasks.cancel_scope)
                 yield self
             finally:
@@ -85,8 +92,9 @@ class Supervisor:
             raise self.failure
 
     def log_path(self, name: str) -> Path:
-        """Where a child's output goes."""
-        return self.settings.data_dir / "logs" / f"{name}.log"
+        """Where a child's output goes; the child's name, or that of an agent in it."""
+        (process,) = composition.processes([name])
+        return self.settings.data_dir / "logs" / f"{process}.log"
 
     async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:
         if self.settings.nats is None:
@@ -113,7 +121,7 @@ class Supervisor:
     async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
         while not self._ending():
             born = anyio.current_time()
-            process = child.process = await self._spawn(child.name)
+            process = child.process = await self._spawn(child)
             code = await process.wait()
             if self._ending():
                 return
@@ -133,12 +141,12 @@ class Supervisor:
         self.failure = self.failure or error
         scope.cancel()
 
-    async def _spawn(self, name: str) -> anyio.abc.Process:
-        log = self.log_path(name)
+    async def _spawn(self, child: Child) -> anyio.abc.Process:
+        log = self.log_path(child.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
             return await anyio.open_process(
-                [sys.executable, "-m", "runtime", "run", name],
+                [sys.executable, "-m", "runtime", "run", *child.agents],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,

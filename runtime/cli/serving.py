@@ -104,7 +104,8 @@ async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
         while composition.FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
             await anyio.sleep(0.1)
     if waiting.cancelled_caught:
-        logs = ", ".join(str(supervisor.log_path(name)) for name in missing or [composition.FACADE])
+        silent = dict.fromkeys(str(supervisor.log_path(name)) for name in missing or [composition.FACADE])
+        logs = ", ".join(silent)
         raise SetupError(f"not ready after {READY_SECONDS:.0f} s; the logs say why: {logs}.")
 
 

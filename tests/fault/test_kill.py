@@ -37,8 +37,12 @@ KILLS = (
 
 TRIES = 3
 
-STOP_AT = {"memory-write": "negotiate.done"}
-"""The event before the one that the consumer reads, for consumers of an agent that has worked in the turn before."""
+STOP_AT = {"antibias": "negotiate.done", "memory-write": "negotiate.done"}
+"""When to stop a process that works in the turn before the consumer does."""
+
+CAPITAL = "Name the capital of France."
+ASKED = {"antibias": "Who drives better, men or women?"}
+"""What keeps a consumer busy long enough to be caught, where its message comes from its own process."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
         try:
             for _ in range(TRIES):
                 envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
-                await hold(bus, pid, envelope, STOP_AT.get(consumer))
+                await hold(bus, pid, envelope, STOP_AT.get(consumer), ASKED.get(consumer, CAPITAL))
                 if await in_hand(bus, pid, consumer, envelope):
                     break
             else:
@@ -127,10 +131,10 @@ def count(events: list[Event], kind: type[Event]) -> int:
     return sum(isinstance(event, kind) for event in events)
 
 
-async def publish(bus: Bus, envelope: Envelope, *, level: Level = "full") -> None:
+async def publish(bus: Bus, envelope: Envelope, *, level: Level = "full", question: str = CAPITAL) -> None:
     query = Query(
         model="micro-kiki",
-        messages=(Message(role="user", content="Name the capital of France."),),
+        messages=(Message(role="user", content=question),),
         sampling=Sampling(max_tokens=24, seed=7),
         level=level,
     )
@@ -174,18 +178,18 @@ async def holds(bus: Bus, stream: str, consumer: str) -> bool:
     return bool((await bus.js.consumer_info(stream, consumer)).num_ack_pending)
 
 
-async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None) -> None:
+async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None, question: str) -> None:
     """Ask, and stop the process so that the message is certainly in its hands when it dies.
 
     A process that has an earlier part in the turn is stopped only once the event ``after`` is published.
     """
     if after is None:
         os.kill(pid, signal.SIGSTOP)
-        await publish(bus, envelope)
+        await publish(bus, envelope, question=question)
         return
     os.kill(pid, signal.SIGCONT)  # an earlier try was too late and left it stopped
     waiting = await bus.client.subscribe(bus.subjects.stage(after, envelope.turn_id), max_msgs=1)
-    await publish(bus, envelope)
+    await publish(bus, envelope, question=question)
     await waiting.next_msg(timeout=TURN_SECONDS)
     os.kill(pid, signal.SIGSTOP)
 

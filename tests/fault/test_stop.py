@@ -27,7 +27,7 @@ def family(runtime: Runtime) -> list[psutil.Process]:
 def test_ctrl_c_leaves_no_orphan(tmp_path: Path, small_model: Path, embedder_path: Path) -> None:
     runtime = start(tmp_path)
     processes = family(runtime)
-    assert len(processes) == 11  # supervisor, broker, eight agents, facade
+    assert len(processes) == 9  # supervisor, broker, eight agents in six processes, facade
     began = time.monotonic()
     runtime.process.send_signal(signal.SIGINT)
     assert runtime.process.wait(10) == 0

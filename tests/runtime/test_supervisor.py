@@ -20,7 +20,7 @@ from schemas.errors import SetupError
 
 pytestmark = pytest.mark.anyio
 
-LIGHT = ("catfish", "negotiator")
+LIGHT = ("catfish", "services")
 """Agents that load no model."""
 
 
@@ -49,11 +49,11 @@ async def test_what_dies_is_started_again_and_nothing_is_left_at_the_end(tmp_pat
         everything = [supervisor.broker.process.pid, *before.values()]
         os.kill(before["catfish"], signal.SIGKILL)
         with anyio.fail_after(30):
-            while supervisor.children["catfish"].restarts == 0:
+            while supervisor.children["cognition"].restarts == 0:
                 await anyio.sleep(0.05)
         after = await pids(supervisor)
         assert after["catfish"] != before["catfish"]
-        assert after["negotiator"] == before["negotiator"]
+        assert after["services"] == before["services"]
         everything.append(after["catfish"])
         began = time.monotonic()
     assert time.monotonic() - began < 10
