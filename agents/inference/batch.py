@@ -1,6 +1,6 @@
 """The rows that decode together: prompts in, one token a row a step, finished candidates out. On the model's thread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -103,15 +103,19 @@ class Batch:
             return
         logprobs = _of_tokens(responses)
         self._tokens_decoded += len(responses)
+        owners = {response.uid: self._rows[response.uid][0] for response in responses}
         at_a_stop_string = [
-            response.uid
-            for response, logprob in zip(responses, logprobs, strict=True)
-            if self._take(response, logprob, held=not ending)
+            response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
         ]
-        if at_a_stop_string:
-            self._remove(at_a_stop_string)
         for work in [work for work in self.active if work.done]:
             self._finish(work)
+        # Only now: what is kept has to wait for the step that mlx-lm has begun, and nobody waits for what is kept.
+        for response in responses:
+            if response.finish_reason is not None:
+                tokens = response.all_tokens[:-1] if ending else response.all_tokens
+                self._prefixes.keep(owners[response.uid].context, tokens, response.prompt_cache[:-1])
+        if at_a_stop_string:
+            self._remove(at_a_stop_string, owners)
 
     def leave(self, work: Work) -> None:
         """Take out a request that nobody wants any more."""
@@ -169,12 +173,8 @@ class Batch:
             eos=frozenset(self._tokenizer.eos_token_ids),
         )
 
-    def _take(self, response: Any, logprob: float, *, held: bool) -> bool:
-        """Give a row its token; ``held``: its cache holds it, too.
-
-        Returns:
-            Whether it ended where the generator would have gone on.
-        """
+    def _take(self, response: Any, logprob: float) -> bool:
+        """Give a row its token. Returns whether it ended where the generator would have gone on."""
         work, row = self._rows[response.uid]
         if work.request.sampling.logprobs and response.token not in row.eos:
             row.tokens.append(self._told(response, logprob, work.request.sampling.top_logprobs))
@@ -185,15 +185,10 @@ class Batch:
         if row.finish_reason is None:
             return False
         del self._rows[response.uid]
-        if response.finish_reason is None:
-            return True
-        tokens = response.all_tokens if held else response.all_tokens[:-1]
-        self._prefixes.keep(work.context, tokens, response.prompt_cache[:-1])
-        return False
+        return response.finish_reason is None
 
-    def _remove(self, uids: list[int]) -> None:
+    def _remove(self, uids: list[int], owners: Mapping[int, Work]) -> None:
         """Take rows that ended at a stop string out of the generator."""
-        owners = {uid: work for work in self.active for uid in work.uids}
         for uid, (cache, tokens) in self.generator.remove(uids, return_prompt_caches=True).items():
             self._prefixes.keep(owners[uid].context, tokens, cache[:-1])
 
