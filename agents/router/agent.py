@@ -80,7 +80,8 @@ class RouterAgent:
         """Load the embedder and the weights as :meth:`loaded` does; the bus is where advisors are asked."""
         self._bus = bus
         async with self.loaded():
-            await bus.listen(bus.subjects.stage(InferDone.subject), self._ahead, queue="router-ahead")
+            if self._settings.ahead:
+                await bus.listen(bus.subjects.stage(InferDone.subject), self._ahead, queue="router-ahead")
             yield
 
     @contextlib.asynccontextmanager

@@ -22,6 +22,8 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
         max_tokens: tokens of a text that are embedded; the rest is cut off.
         threads: threads of the embedder; None takes half the processors, at most four.
         concurrency: turns in hand at once.
+        ahead: whether a turn's candidates are embedded while they travel to who compares them. With several routers on
+            one bus another one may be asked to compare them and embeds them again: there, turn it off.
         advisors: who is asked for advice before the domains are chosen, by name (``nerve-wml``, ``kiki-flow``).
     """
 
@@ -36,4 +38,5 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
     max_tokens: int = 384
     threads: int | None = None
     concurrency: int = 32
+    ahead: bool = True
     advisors: dict[str, AdvisorSettings] = {}
