@@ -50,7 +50,7 @@ def up(
 def run(agents: Annotated[list[str], typer.Argument(help="router, memory, inference, ..., facade")]) -> None:
     """Run some agents in this process, against a broker that is there already."""
     settings = load()
-    observability.configure(settings, service="+".join(agents))
+    observability.configure(settings, service="+".join(composition.processes(agents)))
     run_async(process.serve, agents, settings)
 
 
