@@ -77,7 +77,6 @@ class Handler(Generic[E]):
         in_order: whether the next message waits until this one is settled, tries included; for a concurrency of 1.
         ack_wait: seconds after which a silent handler's message is delivered again.
         max_deliver: tries before the dead letter.
-        after: seconds that a message rests in hand before it is handled: what nobody waits for lets a turn go first.
         until_deadline: whether the turn's deadline and cancellation end the work (not so for the record).
         give_up: tells who waits that no result will come; publishes ``turn.failed`` when None.
     """
@@ -92,7 +91,6 @@ class Handler(Generic[E]):
     ack_wait: float = 4.0
     max_deliver: int = 5
     retry_delay: float = 0.25
-    after: float = 0.0
     until_deadline: bool = True
     give_up: Callable[[E, KikiError], Awaitable[None]] | None = None
 
@@ -236,8 +234,6 @@ class Consumer(Generic[E]):
         self._in_hand[sequence] = message
         self._in_flight.inc()
         try:
-            if self.handler.after:
-                await anyio.sleep(self.handler.after)
             await self._process(message)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()

@@ -119,7 +119,6 @@ class MemoryAgent:
                 stream=ANSWERS,
                 handle=self._record,
                 concurrency=self.settings.concurrency,
-                after=self.settings.write_after,
                 until_deadline=False,
             ),
             self._projecting(),

@@ -45,7 +45,6 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         sleep_least: episodes that are worth a summary; ``sleep_most`` are the most that one holds.
         sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.
         recall_timeout: seconds after which a turn goes on without recall.
-        write_after: seconds between an answer and its record; ours. A question that follows at once is recalled first.
         concurrency: turns in hand at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
         optimise_after: episodes that come before Atlas is optimised; later a quarter of all, if that is more.
@@ -93,7 +92,6 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     sleep_tokens: int = 160
     sleep_timeout: float = 300.0
     recall_timeout: float = 1.0
-    write_after: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
     concurrency: int = 16
     projection_batch: int = 16
     optimise_after: int = 20_000

@@ -45,28 +45,6 @@ async def _is(value: Any, wanted: Any) -> bool:
     return bool(await value == wanted)
 
 
-async def test_a_message_rests_before_it_is_handled(bus: Bus) -> None:
-    handled: list[float] = []
-
-    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
-        handled.append(anyio.current_time())
-        return reply(event)
-
-    event = query()
-    async with running(bus, handle, after=0.6, ack_wait=0.5) as consumer:
-        published = anyio.current_time()
-        await bus.publish(event)
-        await eventually(lambda: _is(_in_hand(consumer), 1))
-        await eventually(lambda: stored(bus, TurnCancelled, event))
-        await eventually(lambda: _is(unsettled(bus), 0))
-    assert len(handled) == 1, "it was not delivered again while it rested"
-    assert handled[0] - published >= 0.6
-
-
-async def _in_hand(consumer: Consumer[Any]) -> int:
-    return consumer.in_hand
-
-
 async def test_the_same_result_twice_is_stored_once(bus: Bus) -> None:
     event = reply(query())
     assert await bus.publish(event)
