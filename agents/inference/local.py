@@ -180,7 +180,7 @@ class MlxEngine:
         await anyio.to_thread.run_sync(self.thread.decoder.bank.warm, names, limiter=self._reading)
 
     async def _work(self, request: Request, *, live: bool) -> Work:
-        """The request in tokens; a prompt that is not short is encoded in a thread, or it would hold up the loop."""
+        """The request in tokens. A thread encodes what is long or has a grammar to compile: the loop must go on."""
         if not all(request.choices):
             raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
         if request.ballots and not request.choices:
@@ -201,7 +201,8 @@ class MlxEngine:
 
         loop = asyncio.get_running_loop()
         characters = sum(len(one.content) for one in (*request.messages, *chain(*request.ballots)))
-        if characters <= SHORT and request.tooling is None and self._encoding.available_tokens:
+        plain = request.tooling is None and request.sampling.json_schema is None
+        if plain and characters <= SHORT and self._encoding.available_tokens:
             return encoded()
         return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
 
