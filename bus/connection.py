@@ -214,14 +214,17 @@ class Bus:
         found = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
         return decode(kind, found.data) if found and found.data else None
 
-    async def last_of(self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
+    async def last_of(
+        self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS, direct: bool = False
+    ) -> R | None:
         """The last stored event of several kinds that share their noun (``dissent.*``), in one question.
 
-        A replica that lags behind may answer: ask again where None is not believed.
+        With ``direct`` the answer is quicker and may be a replica's that lags behind: ask again where None is not
+        believed.
         """
         by_subject = {self.subjects.stage(kind.subject, turn_id): kind for kind in kinds}  # type: ignore[attr-defined]
         (noun,) = {kind.subject.split(".")[0] for kind in kinds}  # type: ignore[attr-defined]
-        found = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=True)
+        found = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=direct)
         return decode(by_subject[str(found.subject)], found.data) if found and found.data else None
 
     async def _last_raw(self, stream: str, subject: str, *, direct: bool = False) -> RawStreamMsg | None:

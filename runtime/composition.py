@@ -20,7 +20,7 @@ TOGETHER = ("catfish", "negotiator", "antibias")
 what the first has made warm serves the next (docs/architecture.md has the figures)."""
 
 COGNITION = "cognition"
-"""The name of that process."""
+"""The name of that process; one of them that runs without the others has its own."""
 
 BESIDE = ("services", "dream")
 """Agents beside the turn: it is answered without them."""
@@ -33,8 +33,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The agents of each process, by the process's name: one each, but for those of :data:`TOGETHER`."""
     found: dict[str, tuple[str, ...]] = {}
+    shared = sum(name in TOGETHER for name in names) > 1
     for name in names:
-        process = COGNITION if name in TOGETHER else name
+        process = COGNITION if shared and name in TOGETHER else name
         found[process] = (*found.get(process, ()), name)
     return found
 

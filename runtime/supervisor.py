@@ -92,9 +92,9 @@ class Supervisor:
             raise self.failure
 
     def log_path(self, name: str) -> Path:
-        """Where a child's output goes; the child's name, or that of an agent in it."""
-        (process,) = composition.processes([name])
-        return self.settings.data_dir / "logs" / f"{process}.log"
+        """Where a child's output goes; ``name`` is the child's, or that of an agent in it."""
+        holds = (process for process, agents in composition.processes(self.names).items() if name in agents)
+        return self.settings.data_dir / "logs" / f"{next(holds, name)}.log"
 
     async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:
         if self.settings.nats is None:

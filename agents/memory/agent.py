@@ -17,6 +17,7 @@ from agents.memory.budget import measure
 from agents.memory.erasure import erase, expire
 from agents.memory.faults import StoreAway
 from agents.memory.finding import find
+from agents.memory.precedence import Precedence
 from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
 from agents.memory.projection import Projection
 from agents.memory.recall import distinct, fitting, hits, relevant, told
@@ -78,6 +79,7 @@ class MemoryAgent:
         self._rebuilding = False
         self._sleeping = False
         self._summing = anyio.Lock()
+        self._precedence = Precedence()
         self._ready = False
         self._bus: Bus | None = None
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
@@ -159,7 +161,8 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
-        found = await self._recalled(event) if event.route.plan.recall else Recall()
+        with self._precedence.first():
+            found = await self._recalled(event) if event.route.plan.recall else Recall()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
@@ -200,10 +203,10 @@ class MemoryAgent:
         """The episode, once: the broker forgets message ids after a while, the stream does not."""
         if not event.route.plan.record or event.finish_reason == "tool_calls":
             return None  # a call is no answer yet; the turn that brings its result is recorded
-        turn_id = event.envelope.turn_id
-        for kind in (EpisodeRecorded, EpisodeForgotten):
-            if await delivery.bus.last(kind, turn_id, stream=EPISODES) is not None:
-                return None
+        kinds = (EpisodeRecorded, EpisodeForgotten)
+        if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES, direct=False) is not None:
+            return None
+        await self._precedence.after()
         return await anyio.to_thread.run_sync(recorded, event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:

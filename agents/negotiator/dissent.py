@@ -61,7 +61,7 @@ class Join:
                 pause = min(2 * pause, BELL_SECONDS)
 
     async def _stored(self) -> Heard | None:
-        event = await self._bus.last_of(_KINDS, self._turn_id)
+        event = await self._bus.last_of(_KINDS, self._turn_id, direct=True)
         if event is None:
             return None
         own = [timing for timing in event.timings if timing.stage == "catfish"]

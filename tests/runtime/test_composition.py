@@ -14,4 +14,11 @@ def test_agents_that_own_nothing_share_a_process() -> None:
         "dream": ("dream",),
         "facade": ("facade",),
     }
-    assert processes(("negotiator",)) == {"cognition": ("negotiator",)}
+    assert processes(("negotiator", "router", "antibias")) == {
+        "cognition": ("negotiator", "antibias"),
+        "router": ("router",),
+    }
+
+
+def test_one_of_them_without_the_others_has_its_own_name() -> None:
+    assert processes(("negotiator", "router")) == {"negotiator": ("negotiator",), "router": ("router",)}

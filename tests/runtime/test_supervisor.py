@@ -49,7 +49,7 @@ async def test_what_dies_is_started_again_and_nothing_is_left_at_the_end(tmp_pat
         everything = [supervisor.broker.process.pid, *before.values()]
         os.kill(before["catfish"], signal.SIGKILL)
         with anyio.fail_after(30):
-            while supervisor.children["cognition"].restarts == 0:
+            while supervisor.children["catfish"].restarts == 0:
                 await anyio.sleep(0.05)
         after = await pids(supervisor)
         assert after["catfish"] != before["catfish"]
