@@ -227,7 +227,7 @@ async def test_all_four_operations_yield_all_four_outputs(runtime: Runtime) -> N
             budget=Budget(flops=1e15, wall_time_s=120.0, energy_j=1e6),
         )
         found = await dreamt(bus, "P_max", episode)
-        assert found.report is not None
+        assert found.report is not None, found.message
         assert found.report.executed == episode.operation_set
         assert found.report.weight_delta is not None
         assert found.report.weight_delta.base_sha256 == (await exported(bus)).sha256 != found.report.weight_delta.sha256
