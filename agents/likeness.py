@@ -1,13 +1,19 @@
 """How much a turn's candidates agree, with the router's embeddings where their values do not tell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agents import agreement
 from bus.connection import Bus
 from schemas.services import CompareReply, CompareRequest
+from schemas.stages import Candidate
 
 Matrix = tuple[tuple[float, ...], ...]
 """A figure for each two answers: how likely they mean the same, or the cosine of their embeddings."""
+
+
+def said(candidates: Iterable[Candidate]) -> list[str]:
+    """What is compared of candidates, by all who do; the router embeds it before they ask and has to meet it."""
+    return [candidate.text.strip() for candidate in candidates]
 
 
 def embedded(answers: Sequence[str], *, question: str) -> tuple[str, ...]:

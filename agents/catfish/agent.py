@@ -9,7 +9,7 @@ from agents import agreement, excerpt
 from agents.catfish import engagement, prompts
 from agents.catfish.settings import CatfishSettings
 from agents.consultation import Consultation
-from agents.likeness import Likeness
+from agents.likeness import Likeness, said
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -90,14 +90,14 @@ class CatfishAgent:
             return Dissent(engaged=False, reason="the plan leaves dissent out")
         candidates = event.inference.candidates
         logprobs = [candidate.logprob for candidate in candidates]
-        texts = list(dict.fromkeys(candidate.text.strip() for candidate in candidates))
         score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
         why_not = engagement.too_small(event.inference.parameters, settings)
         if why_not := why_not or engagement.waived(score, logprobs, settings):
             return Dissent(engaged=False, reason=why_not)
-        said = [candidate.text.strip() for candidate in candidates]
-        agreed = agreement.mean(await likeness.of(said, question=event.query.text))
+        answers = said(candidates)
+        agreed = agreement.mean(await likeness.of(answers, question=event.query.text))
         tone = engagement.tone(agreed, settings)
+        texts = list(dict.fromkeys(answers))
         messages = prompts.objection(
             excerpt.asked(event.query.messages, settings.excerpt_chars),
             [excerpt.shortened(text, settings.excerpt_chars) for text in texts[: settings.shown]],

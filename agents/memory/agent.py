@@ -204,7 +204,7 @@ class MemoryAgent:
         if not event.route.plan.record or event.finish_reason == "tool_calls":
             return None  # a call is no answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
-        if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES, direct=False) is not None:
+        if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
         await self._precedence.after()
         return await anyio.to_thread.run_sync(recorded, event)

@@ -7,7 +7,7 @@ import anyio
 
 from agents import agreement, excerpt
 from agents.consultation import Consultation
-from agents.likeness import Likeness, Matrix
+from agents.likeness import Likeness, Matrix, said
 from agents.negotiator import arbitration, consensus, panel
 from agents.negotiator.dissent import Heard, Join, join
 from agents.negotiator.settings import NegotiatorSettings
@@ -59,7 +59,7 @@ class Hearing:
 
     @property
     def _texts(self) -> list[str]:
-        return [candidate.text.strip() for candidate in self._candidates]
+        return said(self._candidates)
 
     async def run(self) -> Negotiation:
         """Deliberate until done, or until the reserve begins; what is missing then is said in the notes."""

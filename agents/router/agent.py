@@ -10,7 +10,7 @@ import anyio.to_thread
 import numpy as np
 from nats.aio.msg import Msg
 
-from agents.likeness import embedded
+from agents.likeness import embedded, said
 from agents.router import selection
 from agents.router.advice import advised
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
@@ -155,8 +155,7 @@ class RouterAgent:
         """Embed a turn's candidates while they are on the way to who compares them: a hint, nothing is acknowledged."""
         event = decode(InferDone, message.data)
         if event.route.plan.negotiate:
-            answers = [candidate.text.strip() for candidate in event.inference.candidates]
-            self._embedder.ahead(embedded(answers, question=event.query.text))
+            self._embedder.ahead(embedded(said(event.inference.candidates), question=event.query.text))
 
     async def route(self, request: RouteRequest) -> RouteReply:
         """The domains of prompts, by the router alone: advisors speak of turns."""

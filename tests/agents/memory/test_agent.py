@@ -4,6 +4,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import msgspec
 import pytest
 
@@ -151,6 +153,33 @@ async def test_a_slow_store_does_not_hold_the_turn_up(
         assert metrics.DEGRADED.labels("recall.failed")._value.get() == before + 1
         await told(bus, turn(), 1)
         await projected(bus, 1, 1)
+
+
+async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.memory.precedence.PATIENCE", 60.0)
+    patient = msgspec.structs.replace(settings, recall_timeout=60.0)
+    begun, finish = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        begun.set()
+        assert finish.wait(60)
+        return []
+
+    async with serving(bus, patient):
+        asked, answer = turn(timeout=60.0), turn()
+        with monkeypatch.context() as patched:
+            patched.setattr(Atlas, "search", slow)
+            try:
+                await bus.publish(routed(asked, unit(1)))
+                assert await anyio.to_thread.run_sync(begun.wait, 60)
+                await bus.publish(answered(answer, unit(1)))
+                await anyio.sleep(0.5)
+                assert await bus.last(EpisodeRecorded, answer.turn_id, stream=EPISODES) is None
+            finally:
+                finish.set()
+            await eventually(lambda: bus.last(EpisodeRecorded, answer.turn_id, stream=EPISODES))
 
 
 @pytest.mark.parametrize("name", ["atlas", "trace"])
