@@ -11,8 +11,8 @@ from bus.connection import Bus
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, StageFailed
+from schemas.findings import AdapterUse, Candidate, Cost, RecalledEpisode
 from schemas.jobs import JobResult
-from schemas.stages import AdapterUse, Candidate, Cost, RecalledEpisode
 
 
 class Consultation:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from agents import agreement
 from bus.connection import Bus
-from schemas.services import CompareReply, CompareRequest
-from schemas.stages import Candidate
+from schemas.embedder import CompareReply, CompareRequest
+from schemas.findings import Candidate
 
 Matrix = tuple[tuple[float, ...], ...]
 """A figure for each two answers: how likely they mean the same, or the cosine of their embeddings."""

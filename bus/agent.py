@@ -22,7 +22,7 @@ from bus.connection import Bus
 from bus.handler import Consumer, Handler
 from schemas.codec import decode, encode
 from schemas.errors import KikiError
-from schemas.services import ServiceError, StatusReply
+from schemas.status import ServiceError, StatusReply
 
 VERSION = "0.1.0"
 REQUESTS_AT_ONCE = 32

@@ -23,19 +23,6 @@ from bus.requesting import request
 from bus.subjects import Subjects
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
-from schemas.consumers import (
-    EpisodeFilter,
-    FetchReply,
-    FetchRequest,
-    MarkReply,
-    MarkRequest,
-    Record,
-    RegisterRequest,
-    ServiceInfo,
-    ServiceListReply,
-    ServiceListRequest,
-    UnregisterRequest,
-)
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, Unavailable
 from schemas.events import (
@@ -47,17 +34,28 @@ from schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
-from schemas.replay import (
+from schemas.findings import Level, Query
+from schemas.services import (
     REPLAY_END,
     REPLAY_ERROR,
     REPLAY_SEQ,
     REPLAY_SUBJECT,
+    EpisodeFilter,
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    Record,
+    RegisterRequest,
     ReplayReply,
     ReplayRequest,
     Selection,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
     Speed,
+    UnregisterRequest,
 )
-from schemas.stages import Level, Query
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=msgspec.Struct)

@@ -29,8 +29,8 @@ from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, InferToken, TurnCancelled
+from schemas.findings import AdapterUse, RecalledEpisode
 from schemas.jobs import Job, JobResult, Lane
-from schemas.stages import AdapterUse, RecalledEpisode
 
 R = TypeVar("R", bound=msgspec.Struct)
 

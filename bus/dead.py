@@ -14,7 +14,7 @@ from bus.connection import MSG_ID, Bus
 from bus.topology import DEAD, EPISODES
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
-from schemas.services import DeadLetter
+from schemas.status import DeadLetter
 
 REPLAY_TIMEOUT = 120.0
 """Seconds that a replayed turn gets, because its own deadline has passed."""

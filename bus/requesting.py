@@ -9,7 +9,7 @@ from nats.aio.client import Client
 
 from schemas.codec import decode, encode
 from schemas.errors import KikiError, Unavailable
-from schemas.services import ServiceError
+from schemas.status import ServiceError
 
 R = TypeVar("R", bound=msgspec.Struct)
 

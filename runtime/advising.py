@@ -11,8 +11,8 @@ from agents.advisors import flow, nerve
 from agents.router.advice import AdvisorSettings
 from bus import metrics
 from runtime.settings import Settings
+from schemas.advisors import ADVISORS
 from schemas.errors import SetupError
-from schemas.services import ADVISORS
 
 PREFIXES = {nerve.NAME: "NERVE_WML", flow.NAME: "KIKI_FLOW"}
 _PACKAGES = {nerve.NAME: nerve.MODULE, flow.NAME: flow.MODULE}

@@ -10,13 +10,13 @@ import msgspec
 
 from bus import record, story
 from bus.connection import Bus
+from schemas.adapters import AdapterInfo, AdapterRequest
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, EpisodeRecorded, RecallDone
-from schemas.services import AdapterInfo, AdapterRequest
-from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
+from schemas.findings import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
 
 ADAPTER_SECONDS = 60.0
 """How long the worker may take to read one adapter."""

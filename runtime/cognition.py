@@ -27,7 +27,7 @@ from bus.connection import Bus
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.events import AnswerReady, QueryReceived
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 
 TIMEOUT = 300.0
 """Seconds that one question may take, waiting for the others included."""

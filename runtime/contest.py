@@ -29,7 +29,7 @@ from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import Unavailable
 from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
-from schemas.stages import AdapterUse, Plan, Query, Recall, Route
+from schemas.findings import AdapterUse, Plan, Query, Recall, Route
 
 TIMEOUT = 300.0
 """Seconds that one request may take."""

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.stages import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
+from schemas.findings import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
 
 SHOWN = 72
 """Characters of a text in the tables."""

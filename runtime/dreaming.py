@@ -4,7 +4,6 @@ import anyio
 
 from bus.connection import Bus
 from schemas.consolidation import SwapReply, SwapRequest
-from schemas.consumers import MarkReply, MarkRequest
 from schemas.dream import (
     BetaReply,
     BetaRequest,
@@ -16,6 +15,7 @@ from schemas.dream import (
     ProfileName,
 )
 from schemas.errors import KikiError
+from schemas.services import MarkReply, MarkRequest
 
 TIMEOUT = 30.0
 SWAP_TIMEOUT = 900.0

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from bus.connection import Bus
 from runtime.settings import Settings
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import Unavailable
-from schemas.services import EmbedReply, EmbedRequest
 
 Embed = Callable[[Sequence[str]], Awaitable[Sequence[tuple[float, ...]]]]
 """Unit vectors of at most :data:`BATCH` texts, in order."""

@@ -20,7 +20,7 @@ from schemas.consolidation import (
     StageReply,
     StageRequest,
 )
-from schemas.services import StatusReply
+from schemas.status import StatusReply
 
 TIMEOUT = 60.0
 

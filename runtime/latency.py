@@ -18,7 +18,7 @@ import numpy as np
 from agents.router.agent import RouterAgent
 from agents.router.corpus import load_corpus
 from agents.router.embedder import load_model
-from schemas.services import RouteRequest
+from schemas.router import RouteRequest
 
 Call = Callable[[str], Awaitable[None]]
 SEED = 7

@@ -11,7 +11,7 @@ from bus.topology import EPISODES
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.replay import Replayed
+from schemas.services import Replayed
 
 _KINDS: dict[str, type[EpisodeRecorded] | type[EpisodeForgotten]] = {
     kind.subject: kind for kind in (EpisodeRecorded, EpisodeForgotten)

@@ -16,7 +16,7 @@ from bus.reading import Stored, read
 from bus.topology import EPISODES
 from schemas.codec import encode
 from schemas.events import EpisodeRecorded
-from schemas.replay import Selection
+from schemas.services import Selection
 
 DIMENSIONS = 768
 AT_ONCE = 256

@@ -22,7 +22,7 @@ from schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
-from schemas.stages import AdapterUse, StageTiming
+from schemas.findings import AdapterUse, StageTiming
 
 BAR = 32
 """Characters of the widest bar."""

@@ -10,8 +10,9 @@ Weights never travel: they lie in the workers' adapters folder under the adapter
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from schemas.base import WireStruct
 from schemas.envelope import Envelope, new_turn
 from schemas.events import Event
 
@@ -26,7 +27,7 @@ MaybeSha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
 """The same, or nothing where it is not known: an upstream server tells none."""
 
 
-class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Gate(WireStruct, frozen=True, kw_only=True):
     """One judgement of a proposed adapter: ``value`` against ``bound`` where there are numbers, ``detail`` in words."""
 
     name: str
@@ -112,3 +113,39 @@ ADAPTER_EVENTS: tuple[type[Event], ...] = (
 def new_life(name: str, *, tenant: str, timeout: float = 3600.0, key: str | None = None) -> Envelope:
     """The envelope of an adapter's first event; with ``key`` (its digest, say) a retry is the same life."""
     return new_turn(tenant=tenant, session_id=name, timeout=timeout, key=f"adapter {name} {key}" if key else None)
+
+
+class AdapterRequest(WireStruct, frozen=True, kw_only=True):
+    """A registered adapter, by its name; never a path. ``sha256``: the digest that it must have, if it is given."""
+
+    name: AdapterName
+    sha256: MaybeSha256 = ""
+
+
+class AdapterListRequest(WireStruct, frozen=True, kw_only=True):
+    """Which adapters does the worker know."""
+
+
+class AdapterInfo(WireStruct, frozen=True, kw_only=True):
+    """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
+
+    ``sha256``, ``bytes``, ``modules`` and ``norm`` (Frobenius, of the whole change) are known once it was read;
+    ``seconds`` is what the verb took.
+    """
+
+    name: str
+    resident: bool = False
+    seated: bool = False
+    active: bool = False
+    sha256: str = ""
+    bytes: int = 0
+    modules: int = 0
+    seconds: float = 0.0
+    norm: float | None = None
+
+
+class AdapterListReply(WireStruct, frozen=True, kw_only=True):
+    """All registered adapters by name, and the budget of the resident ones in bytes."""
+
+    adapters: tuple[AdapterInfo, ...]
+    budget: int = 0

@@ -6,7 +6,9 @@ refused at the edge with the field's name.
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from schemas.base import WireStruct
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -21,7 +23,7 @@ MAX_TOOLS = 128
 ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tool(WireStruct, frozen=True, kw_only=True):
     """A function that the model may ask its reader to call; ``parameters`` is the text of a JSON Schema."""
 
     name: ToolName
@@ -29,7 +31,7 @@ class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: Annotated[str, Meta(max_length=65536)] = '{"type": "object", "properties": {}}'
 
 
-class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ToolCall(WireStruct, frozen=True, kw_only=True):
     """The model asks for a call; ``arguments`` is the text of a JSON object."""
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -37,7 +39,7 @@ class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     arguments: str
 
 
-class Tooling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tooling(WireStruct, frozen=True, kw_only=True):
     """The tools of one answer. ``required``: it must be a call; ``forced``: of this tool; ``parallel``: of several."""
 
     tools: Annotated[tuple[Tool, ...], Meta(min_length=1, max_length=MAX_TOOLS)]
@@ -51,7 +53,7 @@ class Tooling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.required or self.forced is not None
 
 
-class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Message(WireStruct, frozen=True, kw_only=True):
     """One chat message; ``content`` is text (special tokens in it are plain text).
 
     An assistant's message may carry ``tool_calls``; the answer to one comes back in the role "tool", with its id in
@@ -65,7 +67,7 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tool_call_id: str | None = None
 
 
-class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sampling(WireStruct, frozen=True, kw_only=True):
     """How to decode. ``seed`` is always set once a turn is on the bus, so that a replay can repeat it.
 
     ``logit_bias`` is by token id, in decimal. ``json_schema`` is the text of a JSON Schema that the answer must follow.
@@ -88,7 +90,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     json_schema: Annotated[str, Meta(max_length=65536)] | None = None
 
 
-class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Usage(WireStruct, frozen=True, kw_only=True):
     """Tokens really processed, counted by the worker's tokenizer."""
 
     prompt_tokens: int = 0

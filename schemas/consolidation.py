@@ -6,19 +6,16 @@ What became of a swap is told on ``adapter.*`` (:mod:`schemas.adapters`).
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from schemas.adapters import AdapterName, Sha256
+from schemas.base import WireStruct
 from schemas.dream import Amount, EpisodeId
 
 MAX_EXAMPLES = 256
 
 
-class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class SwapRequest(_Part, frozen=True, kw_only=True):
+class SwapRequest(WireStruct, frozen=True, kw_only=True):
     """Put ``sha256`` in the place of ``base_sha256``, if all invariants hold. Asking again is the same swap.
 
     ``others`` are adapters that it must not overwrite (the gate on forgetting).
@@ -32,7 +29,7 @@ class SwapRequest(_Part, frozen=True, kw_only=True):
     attention_prior: Annotated[dict[str, float], Meta(max_length=64)] = {}
 
 
-class SwapReply(_Part, frozen=True, kw_only=True):
+class SwapReply(WireStruct, frozen=True, kw_only=True):
     """The adapter that answers from now on; ``pause_ms`` is 0 when the exchange was made before."""
 
     episode_id: str
@@ -44,13 +41,13 @@ class SwapReply(_Part, frozen=True, kw_only=True):
     retained_after: float
 
 
-class ExportRequest(_Part, frozen=True, kw_only=True):
+class ExportRequest(WireStruct, frozen=True, kw_only=True):
     """Put a registered adapter's weights into the object store."""
 
     name: AdapterName
 
 
-class ExportReply(_Part, frozen=True, kw_only=True):
+class ExportReply(WireStruct, frozen=True, kw_only=True):
     """``sha256`` is the digest of the file in use, ``weights`` names the object (the same, unless it was bfloat16);
     ``scale`` multiplies the change."""
 
@@ -62,14 +59,14 @@ class ExportReply(_Part, frozen=True, kw_only=True):
     bytes: int
 
 
-class StageRequest(_Part, frozen=True, kw_only=True):
+class StageRequest(WireStruct, frozen=True, kw_only=True):
     """Register weights beside an adapter, under a name of their own, so that they can be judged."""
 
     name: AdapterName
     weights: Sha256
 
 
-class StageReply(_Part, frozen=True, kw_only=True):
+class StageReply(WireStruct, frozen=True, kw_only=True):
     """The name under which the staged weights can be asked for."""
 
     staged: str
@@ -77,7 +74,7 @@ class StageReply(_Part, frozen=True, kw_only=True):
     bytes: int
 
 
-class ExchangeRequest(_Part, frozen=True, kw_only=True):
+class ExchangeRequest(WireStruct, frozen=True, kw_only=True):
     """Put staged weights in the place of the adapter's, if these are still ``base_sha256``."""
 
     name: AdapterName
@@ -85,7 +82,7 @@ class ExchangeRequest(_Part, frozen=True, kw_only=True):
     base_sha256: Sha256
 
 
-class ExchangeReply(_Part, frozen=True, kw_only=True):
+class ExchangeReply(WireStruct, frozen=True, kw_only=True):
     """What answers now; ``pause_ms`` is how long nothing was decoded."""
 
     name: str
@@ -93,26 +90,26 @@ class ExchangeReply(_Part, frozen=True, kw_only=True):
     pause_ms: float
 
 
-class DiscardRequest(_Part, frozen=True, kw_only=True):
+class DiscardRequest(WireStruct, frozen=True, kw_only=True):
     """Forget staged weights."""
 
     staged: AdapterName
 
 
-class DiscardReply(_Part, frozen=True, kw_only=True):
+class DiscardReply(WireStruct, frozen=True, kw_only=True):
     """Whether they were there."""
 
     discarded: bool
 
 
-class Example(_Part, frozen=True, kw_only=True):
+class Example(WireStruct, frozen=True, kw_only=True):
     """A question and the answer to it that is learned."""
 
     context: str
     outcome: Annotated[str, Meta(min_length=1)]
 
 
-class TrainRequest(_Part, frozen=True, kw_only=True):
+class TrainRequest(WireStruct, frozen=True, kw_only=True):
     """Gradient steps on an adapter's weights, one an example and pass, in order; the base does not move.
 
     ``flops`` and ``seconds`` are the most that it may cost. ``beat`` is a subject that hears of every step, so that
@@ -129,7 +126,7 @@ class TrainRequest(_Part, frozen=True, kw_only=True):
     beat: str = ""
 
 
-class TrainReply(_Part, frozen=True, kw_only=True):
+class TrainReply(WireStruct, frozen=True, kw_only=True):
     """The new weights. Losses are mean cross-entropies of the outcomes, nats per token."""
 
     weights: str
@@ -141,14 +138,14 @@ class TrainReply(_Part, frozen=True, kw_only=True):
     seconds: float
 
 
-class ProtectRequest(_Part, frozen=True, kw_only=True):
+class ProtectRequest(WireStruct, frozen=True, kw_only=True):
     """The ``k`` leading singular directions of the frozen weights that an adapter changes, into the object store."""
 
     name: AdapterName
     k: Annotated[int, Meta(ge=1, le=128)]
 
 
-class ProtectReply(_Part, frozen=True, kw_only=True):
+class ProtectReply(WireStruct, frozen=True, kw_only=True):
     """The object: tensors ``<module>.left`` (..., rows, k) and ``<module>.right`` (..., columns, k)."""
 
     directions: str

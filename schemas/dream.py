@@ -7,12 +7,13 @@ they are (``saillance_score``, ``consumed_by_DE_id``).
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from schemas.adapters import AdapterName, Sha256
-from schemas.consumers import MAX_WAIT, RecordId, ServiceName
+from schemas.base import WireStruct
 from schemas.envelope import TENANT_PATTERN, TURN_ID_PATTERN
 from schemas.events import Event
+from schemas.services import MAX_WAIT, RecordId, ServiceName
 
 Trigger = Literal["scheduled", "saturation", "external"]
 Operation = Literal["replay", "downscale", "restructure", "recombine"]
@@ -33,11 +34,7 @@ Vector = Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
 Amount = Annotated[float, Meta(ge=0.0, le=1e30)]
 
 
-class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class BetaRecord(_Part, frozen=True, kw_only=True):
+class BetaRecord(WireStruct, frozen=True, kw_only=True):
     """One episode as the sibling's handlers read it.
 
     ``id`` is the record's, as ``services.mark`` takes it; ``context`` is what was asked, ``outcome`` what was
@@ -57,7 +54,7 @@ class BetaRecord(_Part, frozen=True, kw_only=True):
     input: Vector | None = None
 
 
-class InputSlice(_Part, frozen=True, kw_only=True):
+class InputSlice(WireStruct, frozen=True, kw_only=True):
     """What a dream episode reads.
 
     ``adapter`` is what it works on; ``beta_records`` are replayed in their order; ``others`` are adapters that
@@ -70,7 +67,7 @@ class InputSlice(_Part, frozen=True, kw_only=True):
     snapshots: Annotated[int, Meta(ge=0, le=RING)] = 0
 
 
-class Budget(_Part, frozen=True, kw_only=True):
+class Budget(WireStruct, frozen=True, kw_only=True):
     """What a dream episode may cost at most: floating point operations, seconds, joules (estimated)."""
 
     flops: Amount
@@ -78,7 +75,7 @@ class Budget(_Part, frozen=True, kw_only=True):
     energy_j: Amount
 
 
-class DreamEpisode(_Part, frozen=True, kw_only=True):
+class DreamEpisode(WireStruct, frozen=True, kw_only=True):
     """One consolidation: operations in their order, and the outputs that are wanted of them."""
 
     episode_id: EpisodeId
@@ -89,7 +86,7 @@ class DreamEpisode(_Part, frozen=True, kw_only=True):
     budget: Budget
 
 
-class WeightDelta(_Part, frozen=True, kw_only=True):
+class WeightDelta(WireStruct, frozen=True, kw_only=True):
     """A proposed adapter: its bytes lie in the object store under ``sha256``; it was made from ``base_sha256``.
 
     ``loss_before`` and ``loss_after`` are mean cross-entropies of the replayed outcomes (nats per token).
@@ -103,7 +100,7 @@ class WeightDelta(_Part, frozen=True, kw_only=True):
     loss_after: float | None = None
 
 
-class LatentSample(_Part, frozen=True, kw_only=True):
+class LatentSample(WireStruct, frozen=True, kw_only=True):
     """A vector between two snapshots of one species, and where it came from."""
 
     species: str
@@ -111,14 +108,14 @@ class LatentSample(_Part, frozen=True, kw_only=True):
     provenance: str
 
 
-class TopologyChange(_Part, frozen=True, kw_only=True):
+class TopologyChange(WireStruct, frozen=True, kw_only=True):
     """A module of the adapter that restructure took away, because nothing of its change was left."""
 
     kind: Literal["remove"]
     module: str
 
 
-class DreamReport(_Part, frozen=True, kw_only=True):
+class DreamReport(WireStruct, frozen=True, kw_only=True):
     """The one log entry of an execution. ``executed`` names the operations that were begun, in order.
 
     Of the records only the ids are kept: a log must not hold text that its owner has forgotten.
@@ -179,7 +176,7 @@ class DreamSwapped(Event, frozen=True, kw_only=True):
     attention_prior: dict[str, float] = field(default_factory=dict)
 
 
-class DreamRequest(_Part, frozen=True, kw_only=True):
+class DreamRequest(WireStruct, frozen=True, kw_only=True):
     """Queue a dream episode. Asking again with the same id is the same episode."""
 
     profile: ProfileName
@@ -187,20 +184,20 @@ class DreamRequest(_Part, frozen=True, kw_only=True):
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] = "dream"
 
 
-class DreamAccepted(_Part, frozen=True, kw_only=True):
+class DreamAccepted(WireStruct, frozen=True, kw_only=True):
     """It is queued, or was before; ``waiting`` counts all that wait."""
 
     episode_id: str
     waiting: int
 
 
-class DreamStatusRequest(_Part, frozen=True, kw_only=True):
+class DreamStatusRequest(WireStruct, frozen=True, kw_only=True):
     """How far a dream episode has come."""
 
     episode_id: EpisodeId
 
 
-class DreamStatus(_Part, frozen=True, kw_only=True):
+class DreamStatus(WireStruct, frozen=True, kw_only=True):
     """Its log entry once it was executed; ``code``, ``message`` and ``param`` say why it was aborted."""
 
     episode_id: str
@@ -211,14 +208,14 @@ class DreamStatus(_Part, frozen=True, kw_only=True):
     param: str | None = None
 
 
-class SnapshotRequest(_Part, frozen=True, kw_only=True):
+class SnapshotRequest(WireStruct, frozen=True, kw_only=True):
     """Put latent vectors, one a species, into the ring."""
 
     snapshot_id: EpisodeId
     species: Annotated[dict[str, Vector], Meta(min_length=1, max_length=64)]
 
 
-class SnapshotReply(_Part, frozen=True, kw_only=True):
+class SnapshotReply(WireStruct, frozen=True, kw_only=True):
     """How many snapshots the ring holds."""
 
     kept: int
@@ -231,7 +228,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
     species: dict[str, Vector]
 
 
-class BetaRequest(_Part, frozen=True, kw_only=True):
+class BetaRequest(WireStruct, frozen=True, kw_only=True):
     """The oldest records that a registered service has not consumed, as beta records.
 
     ``pairs`` asks for ``y``, the embedding of the answer, which is computed now.
@@ -244,7 +241,7 @@ class BetaRequest(_Part, frozen=True, kw_only=True):
     pairs: bool = False
 
 
-class BetaReply(_Part, frozen=True, kw_only=True):
+class BetaReply(WireStruct, frozen=True, kw_only=True):
     """In the order of the record. ``services.mark`` takes their ids once a dream episode has learned them."""
 
     records: tuple[BetaRecord, ...]

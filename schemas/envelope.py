@@ -5,7 +5,9 @@ import time
 import uuid
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
+
+from schemas.base import WireStruct
 
 SCHEMA_VERSION = 2
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
@@ -17,7 +19,7 @@ TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
 SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
 
 
-class Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Envelope(WireStruct, frozen=True, kw_only=True):
     """Travels unchanged in purpose through the turn; ``next`` makes the successor's.
 
     ``created_at`` and ``deadline`` are Unix times in seconds; ``sequence`` counts the hops from 0;

@@ -1,9 +1,8 @@
 """The immutable record of an answered turn: what dream-of-kiki replays and memory projects."""
 
-from msgspec import Struct
-
+from schemas.base import WireStruct
 from schemas.chat import Message, Sampling, Usage
-from schemas.stages import (
+from schemas.findings import (
     AdapterUse,
     Advisory,
     Arbitration,
@@ -18,7 +17,7 @@ from schemas.stages import (
 )
 
 
-class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Episode(WireStruct, frozen=True, kw_only=True):
     """One answered turn with all that it takes to run it again.
 
     ``episode_id`` is derived from the turn id, so storing it twice stores it once. ``messages`` is the conversation as

@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from msgspec import Struct
-
+from schemas.base import WireStruct
 from schemas.chat import Usage
 from schemas.envelope import Envelope
 from schemas.episode import Episode
-from schemas.stages import (
+from schemas.findings import (
     BiasReport,
     Dissent,
     FinishReason,
@@ -20,7 +19,7 @@ from schemas.stages import (
 )
 
 
-class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Event(WireStruct, frozen=True, kw_only=True):
     """Base of all events. ``subject`` is ``<noun>.<verb>``; the bus adds the prefix and the turn id."""
 
     subject: ClassVar[str]
@@ -53,7 +52,7 @@ class RecallDone(Event, frozen=True, kw_only=True):
     timings: tuple[StageTiming, ...] = ()
 
 
-class InferToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InferToken(WireStruct, frozen=True, kw_only=True):
     """A text delta of candidate 0. Core NATS only, never stored; ``index`` counts from 0 without gaps."""
 
     subject: ClassVar[str] = "infer.token"

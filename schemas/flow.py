@@ -2,8 +2,9 @@
 
 from typing import Annotated, ClassVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from schemas.base import WireStruct
 from schemas.envelope import TENANT_PATTERN
 
 STACKS = 32
@@ -17,11 +18,7 @@ Weight = Annotated[float, Meta(ge=0.0)]
 Quantity = float | tuple[float, ...]
 
 
-class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class FlowFetchRequest(_Wire, frozen=True, kw_only=True):
+class FlowFetchRequest(WireStruct, frozen=True, kw_only=True):
     """Episodes of the last ``window_h`` hours, oldest first; the next page begins after the last one's ``id``."""
 
     window_h: Annotated[float, Meta(gt=0.0, le=8784.0)]
@@ -30,7 +27,7 @@ class FlowFetchRequest(_Wire, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_EPISODES)] = 200
 
 
-class FlowEpisode(_Wire, frozen=True, kw_only=True):
+class FlowEpisode(WireStruct, frozen=True, kw_only=True):
     """An episode as kiki-flow reads it; ``stacks`` are the places of its domains among the 32, with their scores."""
 
     id: int
@@ -46,20 +43,20 @@ class FlowEpisode(_Wire, frozen=True, kw_only=True):
     stacks: dict[str, float]
 
 
-class FlowFetchReply(_Wire, frozen=True, kw_only=True):
+class FlowFetchReply(WireStruct, frozen=True, kw_only=True):
     """One page; ``more`` says whether there are more in the window."""
 
     episodes: tuple[FlowEpisode, ...]
     more: bool
 
 
-class FlowSnapshotRequest(_Wire, frozen=True, kw_only=True):
+class FlowSnapshotRequest(WireStruct, frozen=True, kw_only=True):
     """Norms of the adapters. With ``read``, those that the worker has not read yet are read for it."""
 
     read: bool = False
 
 
-class AdapterNorm(_Wire, frozen=True, kw_only=True):
+class AdapterNorm(WireStruct, frozen=True, kw_only=True):
     """An adapter's change of the base: the Frobenius norm over all its modules, scale included; None when not read.
 
     ``stack`` is the place of its domain among the 32.
@@ -71,7 +68,7 @@ class AdapterNorm(_Wire, frozen=True, kw_only=True):
     sha256: str = ""
 
 
-class FlowSnapshotReply(_Wire, frozen=True, kw_only=True):
+class FlowSnapshotReply(WireStruct, frozen=True, kw_only=True):
     """Every registered adapter, and the norms by stack: the root of the sum of squares of a stack's adapters."""
 
     at: float
@@ -79,7 +76,7 @@ class FlowSnapshotReply(_Wire, frozen=True, kw_only=True):
     stacks: Annotated[tuple[float, ...], Meta(min_length=STACKS, max_length=STACKS)]
 
 
-class FlowPublishRequest(_Wire, frozen=True, kw_only=True):
+class FlowPublishRequest(WireStruct, frozen=True, kw_only=True):
     """Advice at the flow's time ``tau``: a ``state_summary`` (numbers by name), or a weight for each of the stacks."""
 
     tau: Annotated[float, Meta(ge=0.0)]
@@ -88,14 +85,14 @@ class FlowPublishRequest(_Wire, frozen=True, kw_only=True):
     stack_weights: Annotated[tuple[Weight, ...], Meta(min_length=STACKS, max_length=STACKS)] | None = None
 
 
-class FlowPublishReply(_Wire, frozen=True, kw_only=True):
+class FlowPublishReply(WireStruct, frozen=True, kw_only=True):
     """Where the advice is recorded, and what the weights say of the domains (they sum to 1; empty without weights)."""
 
     seq: int
     domains: dict[str, float]
 
 
-class AdvicePublished(_Wire, frozen=True, kw_only=True):
+class AdvicePublished(WireStruct, frozen=True, kw_only=True):
     """Another service's advice, recorded. Published on ``service.advised.<source>``."""
 
     subject: ClassVar[str] = "service.advised"

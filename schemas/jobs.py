@@ -2,11 +2,12 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from schemas.base import WireStruct
 from schemas.chat import Message, Sampling
 from schemas.events import Event
-from schemas.stages import MAX_ADAPTERS, AdapterUse, Candidate, RecalledEpisode
+from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate, RecalledEpisode
 
 Lane = Literal["interactive", "auxiliary", "background"]
 """Priority of a job: a person waits, a stage of a turn waits, nobody waits."""
@@ -44,7 +45,7 @@ class Job(Event, frozen=True, kw_only=True):
     enhance: bool = False
 
 
-class JobResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobResult(WireStruct, frozen=True, kw_only=True):
     """The answer to a job: candidates, or for each ballot (one when the job has none) the total natural-log
     probability of each choice; or why it failed. ``adapters`` are those that really took part, with their digests.
 

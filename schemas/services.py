@@ -1,304 +1,234 @@
-"""Requests that agents answer directly (NATS request-reply, discoverable as micro services)."""
+"""Services that read the record at their own pace: register by name, fetch in order, mark as consumed.
 
-from typing import Annotated
+A service's place is a durable consumer of the record. What it consumed is marked in order and without gaps, under the
+id of the run that consumed it (``de_id``, as dream-of-kiki calls it).
+"""
 
-from msgspec import Meta, Struct
+from typing import Annotated, ClassVar, Literal
 
-from schemas.adapters import AdapterName, MaybeSha256
+from msgspec import Meta, Raw
+
+from schemas.base import WireStruct
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
-from schemas.stages import DomainScore, RecalledEpisode
+from schemas.episode import Episode
 
-MAX_EMBED_TEXTS = 256
-"""Texts in one embedding request."""
+MAX_FETCH = 256
+"""Records in one reply; the broker's largest message may hold fewer."""
 
-ADVISORS = ("nerve-wml", "kiki-flow")
-"""Who may advise the router, at ``svc.advise.<name>``."""
+MAX_WAIT = 30.0
+"""Seconds that a fetch may wait for a first record."""
 
-
-class _Wire(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class EmbedRequest(_Wire, frozen=True, kw_only=True):
-    """Texts to embed with the router's model."""
-
-    texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
+ServiceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+RunId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
+RecordId = Annotated[int, Meta(ge=1)]
 
 
-class EmbedReply(_Wire, frozen=True, kw_only=True):
-    """One unit vector a text, in order."""
+class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
+    """Which records a service wants. ``min_saillance`` (0..1) is for episodes; a tombstone has no salience."""
 
-    vectors: tuple[tuple[float, ...], ...]
-    compute: float
-
-
-class CompareRequest(_Wire, frozen=True, kw_only=True):
-    """Texts to compare by their embeddings."""
-
-    texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
-
-
-class CompareReply(_Wire, frozen=True, kw_only=True):
-    """``cosines[i][j]`` of the i-th and the j-th text, -1..1, and the seconds of the embedder that they waited for.
-
-    It began with them at ``began_at`` (Unix time, 0 when it had them), which may be before they were asked for.
-    """
-
-    cosines: tuple[tuple[float, ...], ...]
-    compute: float
-    began_at: float = 0.0
-
-
-class RouteRequest(_Wire, frozen=True, kw_only=True):
-    """Prompts to classify; ``threshold`` None takes the trained one."""
-
-    prompts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
-    threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Meta(ge=1, le=31)] = 4
-
-
-class RoutedDomain(DomainScore, frozen=True, kw_only=True):
-    """A router output above the threshold, and ``niche``: the one of the 35 domains that is meant inside it."""
-
-    niche: str
-
-
-class RoutedPrompt(_Wire, frozen=True, kw_only=True):
-    """Domains above the threshold in descending score; none means base."""
-
-    domains: tuple[RoutedDomain, ...]
-
-
-class RouteReply(_Wire, frozen=True, kw_only=True):
-    """One finding a prompt, in order."""
-
-    results: tuple[RoutedPrompt, ...]
-
-
-class AdviseRequest(_Wire, frozen=True, kw_only=True):
-    """What an advisor (nerve-wml, kiki-flow) is told of a turn before its domains are chosen.
-
-    ``embedding`` is the query's unit vector; ``scores`` are the router's calibrated probabilities by output. An
-    advisor with a state steps it once a ``turn_id``: asked again, it gives the same advice again.
-    """
-
-    turn_id: str
-    text: str
-    embedding: tuple[float, ...]
-    scores: dict[str, float]
-
-
-class AdviseReply(_Wire, frozen=True, kw_only=True):
-    """Advice; empty when the advisor has none.
-
-    ``domains`` are probabilities by niche domain, and are blended; ``payload`` is what is recorded in the event, as
-    the advisor says it (a weight by stack, say).
-    """
-
-    domains: dict[str, Annotated[float, Meta(ge=0.0, le=1.0)]] = {}
-    payload: dict[str, float] = {}
-
-
-class SearchRequest(_Wire, frozen=True, kw_only=True):
-    """The tenant's episodes nearest to a query: ``text`` and ``vector``, its embedding.
-
-    In one session when it is given; ``as_of`` (Unix time) asks what was known then.
-    """
-
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-    vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
-    text: str = ""
-    as_of: float | None = None
-    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+    min_saillance: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
 
 
-class SearchReply(_Wire, frozen=True, kw_only=True):
-    """Hits in descending order of score; no relevance floor and no budget is applied."""
+class RegisterRequest(WireStruct, frozen=True, kw_only=True):
+    """Take a name, and with it a durable place in the record.
 
-    hits: tuple[RecalledEpisode, ...]
-
-
-class RebuildRequest(_Wire, frozen=True, kw_only=True):
-    """Make the memory's stores again from the record: one tenant's part, or all of them."""
-
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
-
-
-class RebuildReply(_Wire, frozen=True, kw_only=True):
-    """``episodes`` are in the stores now; it took ``seconds``."""
-
-    episodes: int
-    seconds: float
-
-
-class VerifyRequest(_Wire, frozen=True, kw_only=True):
-    """Compare the memory's stores with the record: one tenant's part, or all of them."""
-
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
-
-
-class VerifyReply(_Wire, frozen=True, kw_only=True):
-    """What differs. ``waiting`` episodes are recorded and not yet projected, so they may be missing."""
-
-    recorded: int
-    waiting: int
-    missing_in_atlas: tuple[str, ...]
-    missing_in_trace: tuple[str, ...]
-    unknown_in_atlas: int
-    unknown_in_trace: int
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing is missing and nothing is unknown."""
-        return not (self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
-
-
-class StatsRequest(_Wire, frozen=True, kw_only=True):
-    """What one tenant has in the memory's stores."""
-
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-
-
-class StatsReply(_Wire, frozen=True, kw_only=True):
-    """Episodes in each store, and edges between episodes by kind."""
-
-    atlas_episodes: int
-    trace_episodes: int
-    edges: dict[str, int]
-
-
-class SleepRequest(_Wire, frozen=True, kw_only=True):
-    """Sum up related old episodes: of one tenant or of all, recorded until ``before`` (Unix time).
-
-    Without ``before`` it is the last midnight (UTC) that is ``sleep_age`` ago. ``limit`` bounds the new summaries.
+    ``subjects`` are ``noun.verb`` of the record's events, ``*`` stands for any word. ``ack_wait`` is how many seconds
+    fetched records belong to their holder. ``begin`` says whether what is recorded already counts.
     """
 
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
-    before: float | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    name: ServiceName
+    subjects: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = ("episode.recorded",)
+    filter: EpisodeFilter = EpisodeFilter()
+    ack_wait: Annotated[float, Meta(ge=1.0, le=86400.0)] = 30.0
+    begin: Literal["first", "new"] = "first"
 
 
-class Merged(_Wire, frozen=True, kw_only=True):
-    """A summary and the episodes that it stands for."""
+class ServiceInfo(WireStruct, frozen=True, kw_only=True):
+    """A registered service. Everything up to the record ``place`` is consumed, up to ``delivered`` was given out.
 
+    ``lag`` counts the records behind ``place`` that the service has not consumed, whatever its filter says of them.
+    """
+
+    name: ServiceName
+    subjects: tuple[str, ...]
+    filter: EpisodeFilter
+    ack_wait: float
+    registered_at: float
+    place: int
+    delivered: int
+    lag: int
+
+
+class ServiceListRequest(WireStruct, frozen=True, kw_only=True):
+    """Who is registered."""
+
+
+class ServiceListReply(WireStruct, frozen=True, kw_only=True):
+    """All registered services by name."""
+
+    services: tuple[ServiceInfo, ...]
+
+
+class UnregisterRequest(WireStruct, frozen=True, kw_only=True):
+    """Give the name and the place up. What was marked stays in the log."""
+
+    name: ServiceName
+
+
+class FetchRequest(WireStruct, frozen=True, kw_only=True):
+    """The oldest records that the service has not consumed, again and again the same until they are marked.
+
+    ``wait`` is how many seconds to wait for a first one. ``holder`` names who works on them: for ``ack_wait`` seconds
+    another holder is refused, the same one is answered again.
+    """
+
+    name: ServiceName
+    limit: Annotated[int, Meta(ge=1, le=MAX_FETCH)] = 32
+    wait: Annotated[float, Meta(ge=0.0, le=MAX_WAIT)] = 0.0
+    holder: Annotated[str, Meta(max_length=128)] = ""
+
+
+class Record(WireStruct, frozen=True, kw_only=True):
+    """One event of the record. ``id`` grows with the record; ``episode`` is None on a tombstone."""
+
+    id: RecordId
+    subject: str
+    stored_at: float
+    turn_id: str
+    session_id: str
     tenant: str
-    summary_id: str
-    text: str
-    episodes: tuple[str, ...]
+    episode_id: str
+    episode: Episode | None = None
 
 
-class SleepReply(_Wire, frozen=True, kw_only=True):
-    """What was summed up.
+class FetchReply(WireStruct, frozen=True, kw_only=True):
+    """Records in their order; fewer than asked for when no more are there or the reply would grow too large."""
 
-    Attributes:
-        merged: the new summaries.
-        known: summaries of this plan that an earlier sleep had made.
-        left: summaries of this plan that were not made: the limit was reached, or the model failed.
-        held: old episodes that were left alone because ``held_by`` has not acknowledged them.
-        before: the Unix time until which episodes counted as old.
-    """
+    records: tuple[Record, ...]
 
-    merged: tuple[Merged, ...]
-    known: int
-    left: int
-    held: int
-    held_by: str
+
+class MarkRequest(WireStruct, frozen=True, kw_only=True):
+    """``mark_consumed``: the next records in order, without a gap, consumed by the run ``de_id``."""
+
+    name: ServiceName
+    ids: Annotated[tuple[RecordId, ...], Meta(min_length=1, max_length=MAX_FETCH)]
+    de_id: RunId
+
+
+class MarkReply(WireStruct, frozen=True, kw_only=True):
+    """How many records this call marked (none when the same run had marked them before), and the new place."""
+
+    marked: int
+    place: int
+
+
+class TrimRequest(WireStruct, frozen=True, kw_only=True):
+    """Drop from the record what is older than ``before`` (Unix time) and was consumed by all who are registered."""
+
     before: float
 
 
-class SessionRequest(_Wire, frozen=True, kw_only=True):
-    """What is remembered of one session."""
+class TrimReply(WireStruct, frozen=True, kw_only=True):
+    """How many messages were dropped, and who still needs the oldest that is left (empty: nobody)."""
 
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
-
-
-class SessionReply(_Wire, frozen=True, kw_only=True):
-    """A session's episodes in time; none when nothing is known of it."""
-
-    session_id: str
-    episodes: tuple[RecalledEpisode, ...]
+    dropped: int
+    held_by: str = ""
 
 
-class ForgetRequest(_Wire, frozen=True, kw_only=True):
-    """Delete one session from the record and from the memory's stores."""
+class EpisodesConsumed(WireStruct, frozen=True, kw_only=True):
+    """A service marked records. Published on ``service.consumed.<name>``; the log of who consumed what, and when.
 
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
-
-
-class ForgetReply(_Wire, frozen=True, kw_only=True):
-    """How many episodes are forgotten."""
-
-    episodes: int
-
-
-class AdapterRequest(_Wire, frozen=True, kw_only=True):
-    """A registered adapter, by its name; never a path. ``sha256``: the digest that it must have, if it is given."""
-
-    name: AdapterName
-    sha256: MaybeSha256 = ""
-
-
-class AdapterListRequest(_Wire, frozen=True, kw_only=True):
-    """Which adapters does the worker know."""
-
-
-class AdapterInfo(_Wire, frozen=True, kw_only=True):
-    """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
-
-    ``sha256``, ``bytes``, ``modules`` and ``norm`` (Frobenius, of the whole change) are known once it was read;
-    ``seconds`` is what the verb took.
+    ``registration`` tells one life of a name from the next.
     """
 
-    name: str
-    resident: bool = False
-    seated: bool = False
-    active: bool = False
-    sha256: str = ""
-    bytes: int = 0
-    modules: int = 0
-    seconds: float = 0.0
-    norm: float | None = None
+    subject: ClassVar[str] = "service.consumed"
+    name: ServiceName
+    registration: str
+    ids: tuple[RecordId, ...]
+    de_id: RunId
+    at: float
 
 
-class AdapterListReply(_Wire, frozen=True, kw_only=True):
-    """All registered adapters by name, and the budget of the resident ones in bytes."""
-
-    adapters: tuple[AdapterInfo, ...]
-    budget: int = 0
+SUBJECT_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
 
-class StatusReply(_Wire, frozen=True, kw_only=True):
-    """An agent's health: whether it can take work, and its gauges (counts, bytes, seconds)."""
-
-    agent: str
-    ready: bool
-    detail: str = ""
-    gauges: dict[str, float] = {}
-    info: dict[str, str] = {}
+REPLAY_ID = "Kiki-Replay"
+"""Header of every replayed message: the replay's id."""
 
 
-class ServiceError(_Wire, frozen=True, kw_only=True):
-    """The reply when a request cannot be answered."""
-
-    code: str
-    message: str
-    param: str | None = None
+REPLAY_SEQ = "Kiki-Seq"
+"""Header: the message's sequence in the record."""
 
 
-class DeadLetter(_Wire, frozen=True, kw_only=True):
-    """A message that was given up, with all it takes to look at it and to replay it.
+REPLAY_TIME = "Kiki-Stored-At"
+"""Header: when it was stored, Unix seconds."""
 
-    ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` where it was.
+
+REPLAY_SUBJECT = "Kiki-Subject"
+"""Header: the event's ``noun.verb``."""
+
+
+REPLAY_END = "Kiki-Replay-End"
+"""Header of the empty message that ends a replay: how many were sent."""
+
+
+REPLAY_ERROR = "Kiki-Replay-Error"
+"""Header of the same message when the replay broke off: the public code."""
+
+
+Speed = Literal["full", "recorded"]
+
+
+class Selection(WireStruct, frozen=True, kw_only=True):
+    """Which part of the record; all of it by default. Times are Unix seconds of when it was stored."""
+
+    since: float | None = None
+    until: float | None = None
+    from_seq: Annotated[int, Meta(ge=1)] | None = None
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+
+
+class ReplayRequest(WireStruct, frozen=True, kw_only=True):
+    """Publish a part of the record on the subject ``to``, on core NATS: whoever listens gets it, at most once.
+
+    ``speed`` 'recorded' keeps the times between the messages. Subscribe before you ask. For a reader that must miss
+    nothing there are registered services.
     """
 
+    to: Annotated[str, Meta(pattern=SUBJECT_PATTERN, max_length=255)]
+    selection: Selection = Selection()
+    speed: Speed = "full"
+
+
+class ReplayReply(WireStruct, frozen=True, kw_only=True):
+    """The replay has begun.
+
+    Its messages carry the headers Kiki-Replay, Kiki-Seq, Kiki-Subject and Kiki-Stored-At; an empty one with
+    Kiki-Replay-End (and Kiki-Replay-Error when it broke off) is the last.
+    """
+
+    replay_id: str
+
+
+class ReplayStopRequest(WireStruct, frozen=True, kw_only=True):
+    """End a replay before its end."""
+
+    replay_id: str
+
+
+class ReplayStopReply(WireStruct, frozen=True, kw_only=True):
+    """How many messages it had sent."""
+
+    sent: int
+
+
+class Replayed(WireStruct, frozen=True, kw_only=True):
+    """A line of a replay's JSONL: one stored event, its ``noun.verb``, its place and the time it was stored."""
+
+    seq: int
+    stored_at: float
     subject: str
-    stream: str
-    consumer: str
-    reason: str
-    deliveries: int
-    headers: dict[str, str]
-    payload: bytes
-    failed_at: float
+    event: Raw

@@ -11,8 +11,9 @@ import anyio.to_thread
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
+from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import Unavailable
-from schemas.services import AdviseReply, AdviseRequest, StatusReply
+from schemas.status import StatusReply
 
 Advise = Callable[[AdviseRequest], AdviseReply]
 """Blocks; called by one thread at a time."""

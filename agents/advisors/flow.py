@@ -7,8 +7,8 @@ from typing import Any
 
 from agents.advisors.agent import Advise
 from agents.advisors.settings import KikiFlowSettings
+from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import SetupError
-from schemas.services import AdviseReply, AdviseRequest
 
 NAME = "kiki-flow"
 MODULE = "kiki_flow_core.track3_deploy.kiki_flow_bridge"

@@ -9,8 +9,8 @@ import math
 
 from agents.advisors.agent import Advise
 from agents.advisors.settings import NerveWmlSettings
+from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import SetupError
-from schemas.services import AdviseReply, AdviseRequest
 
 NAME = "nerve-wml"
 MODULE = "bridge.kiki_nerve_advisor"

@@ -13,8 +13,8 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.chat import Usage
 from schemas.events import AnswerReady, NegotiateDone
-from schemas.services import StatusReply
-from schemas.stages import BiasReport, StageTiming
+from schemas.findings import BiasReport, StageTiming
+from schemas.status import StatusReply
 
 STAGE = "antibias"
 

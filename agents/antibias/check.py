@@ -15,7 +15,7 @@ from bus.connection import Bus
 from schemas.chat import Message
 from schemas.errors import KikiError
 from schemas.events import NegotiateDone
-from schemas.stages import BiasReport, Candidate, FinishReason
+from schemas.findings import BiasReport, Candidate, FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)

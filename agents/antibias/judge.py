@@ -15,7 +15,7 @@ from agents.antibias.settings import AntibiasSettings
 from agents.calibration import BLANK, calibrated
 from agents.consultation import Consultation
 from schemas.chat import Message
-from schemas.stages import RecalledEpisode
+from schemas.findings import RecalledEpisode
 
 Verdict = Literal["fair", "unfair", "undecided"]
 

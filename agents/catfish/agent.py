@@ -16,8 +16,8 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.errors import KikiError, Unavailable
 from schemas.events import DissentRaised, DissentWaived, InferDone
-from schemas.services import StatusReply
-from schemas.stages import Dissent, StageTiming
+from schemas.findings import Dissent, StageTiming
+from schemas.status import StatusReply
 
 STAGE = "catfish"
 

@@ -20,7 +20,6 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.topology import DREAMS
 from schemas.consolidation import SwapReply, SwapRequest
-from schemas.consumers import FetchReply, FetchRequest
 from schemas.dream import (
     BetaReply,
     BetaRequest,
@@ -35,9 +34,11 @@ from schemas.dream import (
     SnapshotReply,
     SnapshotRequest,
 )
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, Unavailable
-from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from schemas.services import FetchReply, FetchRequest
+from schemas.status import StatusReply
 
 EMBED_BATCH = 64
 EMBED_TIMEOUT = 120.0

@@ -16,7 +16,7 @@ from bus.connection import Bus
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import KikiError, SetupError, Unavailable
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

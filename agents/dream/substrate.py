@@ -28,9 +28,9 @@ from schemas.consolidation import (
     TrainReply,
     TrainRequest,
 )
-from schemas.consumers import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
 from schemas.dream import BetaReply, BetaRequest, DreamAccepted, DreamRequest, DreamStatus, DreamStatusRequest
 from schemas.errors import InvalidInput, KikiError
+from schemas.services import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
 
 TIMEOUT = 60.0
 LONG = 3600.0

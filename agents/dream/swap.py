@@ -30,7 +30,7 @@ from schemas.consolidation import (
 from schemas.dream import DreamSwapped
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, Refused
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 ORIGIN = "dream"
 _log = structlog.get_logger("dream")

@@ -25,7 +25,7 @@ from agents.inference.lowrank import Adapter, combine, digest, read, weights
 from agents.inference.pairs import Pair
 from agents.inference.places import Places
 from schemas.errors import KikiError, SetupError
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 PROBE = (1, 2, 3, 5, 8)

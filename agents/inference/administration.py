@@ -6,9 +6,9 @@ from collections.abc import Collection
 from agents.inference.adapters import AdapterBank
 from agents.inference.failures import failed
 from agents.inference.lowrank import Adapter
+from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import StageFailed
-from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 VERBS = ("check", "load", "unload", "activate")
 

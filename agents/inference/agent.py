@@ -22,14 +22,14 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.metrics import degraded
 from bus.topology import ADAPTERS, JOBS
-from schemas.adapters import AdapterPublished
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
 from schemas.chat import Usage
 from schemas.codec import decode
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, QueryRouted, RecallDone
+from schemas.findings import Inference, StageTiming
 from schemas.jobs import LANES, Job, JobResult, Lane
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
-from schemas.stages import Inference, StageTiming
+from schemas.status import StatusReply
 
 
 class InferenceAgent:

@@ -21,7 +21,7 @@ from agents.inference.settings import InferenceSettings
 from agents.inference.text import Kind, TextFilter
 from agents.inference.tools import Calls
 from agents.inference.work import Work
-from schemas.stages import LikelyToken, TokenLogprob
+from schemas.findings import LikelyToken, TokenLogprob
 
 _log = structlog.get_logger("inference")
 

@@ -21,10 +21,10 @@ from agents.inference.prefix import Cost, PrefixCache, cost, only_at_its_end
 from agents.inference.settings import InferenceSettings
 from agents.inference.work import News, Work
 from bus.metrics import degraded
+from schemas.adapters import AdapterInfo
 from schemas.errors import DeadlineExceeded, KikiError
+from schemas.findings import AdapterUse
 from schemas.jobs import LANES
-from schemas.services import AdapterInfo
-from schemas.stages import AdapterUse
 
 PREFILL_ROWS = 8
 """Prompts that mlx-lm processes together at most."""

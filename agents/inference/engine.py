@@ -6,8 +6,8 @@ from typing import NoReturn, Protocol
 from agents.inference.requests import OnPiece, Outcome, Request
 from bus.agent import Endpoint
 from bus.connection import Bus
-from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.adapters import AdapterInfo, AdapterListReply
+from schemas.findings import AdapterUse
 
 
 class Engine(Protocol):

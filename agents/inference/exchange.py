@@ -16,7 +16,7 @@ from agents.inference.adapters import AdapterBank
 from agents.inference.failures import failed
 from agents.inference.lowrank import CONFIG, WEIGHTS
 from schemas.errors import KikiError, Refused, StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 MARK = ".staged-"
 LEFT_SECONDS = 3600.0

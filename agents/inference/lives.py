@@ -4,16 +4,17 @@ from agents.inference.engine import Engine
 from bus.connection import Bus
 from schemas.adapters import (
     AdapterActivated,
+    AdapterInfo,
     AdapterLoaded,
     AdapterPublished,
     AdapterRejected,
+    AdapterRequest,
     AdapterUnloaded,
     new_life,
 )
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, StageFailed
 from schemas.events import Event
-from schemas.services import AdapterInfo, AdapterRequest
 
 ADMINISTRATOR = "administrator"
 """The tenant of what an administrator asks for."""

@@ -25,11 +25,11 @@ from agents.inference.training import Learnable, learnable
 from agents.inference.work import Work
 from bus.agent import Endpoint
 from bus.connection import Bus
+from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.chat import Message
 from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
-from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 SHORT = 4000
 """Characters of a prompt that is encoded at once, in about a millisecond; to ask a thread takes half of that."""

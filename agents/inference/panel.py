@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.chat import MAX_CANDIDATES
-from schemas.stages import AdapterUse, Candidate
+from schemas.findings import AdapterUse, Candidate
 
 SEEDS = 2**63
 

@@ -14,7 +14,7 @@ from typing import Any
 from agents.inference.tools import arguments_of, described, told
 from schemas.chat import Message, Tooling
 from schemas.errors import InvalidInput
-from schemas.stages import RecalledEpisode
+from schemas.findings import RecalledEpisode
 
 FENCE = (
     "Earlier exchanges that may be relevant are quoted between the recall tags, one JSON object a line. "

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from agents.inference.text import Piece
 from schemas.chat import Message, Sampling, Tooling
+from schemas.findings import AdapterUse, Candidate
 from schemas.jobs import Lane
-from schemas.stages import AdapterUse, Candidate
 
 OnPiece = Callable[[Piece], Awaitable[None]]
 """Gets the text of candidate 0 as it becomes certain."""

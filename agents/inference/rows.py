@@ -6,7 +6,7 @@ from typing import Any
 from agents.inference.text import Piece, TextFilter
 from agents.inference.tools import Calls
 from schemas.chat import Usage
-from schemas.stages import AdapterUse, Candidate, FinishReason, TokenLogprob
+from schemas.findings import AdapterUse, Candidate, FinishReason, TokenLogprob
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from agents.inference.rows import Row
 from agents.inference.scoring import Ballots
 from agents.inference.text import Piece
 from schemas.errors import KikiError
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 News = Piece | Outcome | KikiError
 

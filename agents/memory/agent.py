@@ -35,7 +35,8 @@ from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.errors import KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
-from schemas.services import (
+from schemas.findings import Recall, StageTiming
+from schemas.memory import (
     ForgetReply,
     ForgetRequest,
     RebuildReply,
@@ -48,11 +49,10 @@ from schemas.services import (
     SleepRequest,
     StatsReply,
     StatsRequest,
-    StatusReply,
     VerifyReply,
     VerifyRequest,
 )
-from schemas.stages import Recall, StageTiming
+from schemas.status import StatusReply
 
 STAGE = "memory"
 WRITE = "memory-write"

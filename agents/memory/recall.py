@@ -17,7 +17,7 @@ from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.words import Words, covered
-from schemas.stages import RecalledEpisode
+from schemas.findings import RecalledEpisode
 
 ROLES = frozenset({"", "user", "assistant", "system", "tool"})
 """Speakers that are no names."""

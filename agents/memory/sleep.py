@@ -35,8 +35,8 @@ from schemas.envelope import Envelope, new_turn
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.services import Merged, SleepReply, SleepRequest
-from schemas.stages import Advisory
+from schemas.findings import Advisory
+from schemas.memory import Merged, SleepReply, SleepRequest
 
 SLEEP = "sleep"
 DAY = 86400.0

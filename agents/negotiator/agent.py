@@ -12,8 +12,8 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.events import InferDone, NegotiateDone
-from schemas.services import StatusReply
-from schemas.stages import Negotiation, StageTiming
+from schemas.findings import Negotiation, StageTiming
+from schemas.status import StatusReply
 
 STAGE = "negotiator"
 

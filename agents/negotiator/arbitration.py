@@ -10,7 +10,7 @@ from agents.negotiator.debias import Lean, Pair
 from agents.negotiator.settings import NegotiatorSettings
 from bus import metrics
 from schemas.chat import Message
-from schemas.stages import Arbitration, Bias, RecalledEpisode
+from schemas.findings import Arbitration, Bias, RecalledEpisode
 
 FOUND = Counter("kiki_judge_biases", "Biases found in an arbitration", ["bias"], registry=metrics.REGISTRY)
 ARBITRATED = Counter(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.stages import Candidate, Vote, VoteChoice
+from schemas.findings import Candidate, Vote, VoteChoice
 
 LABELS: tuple[VoteChoice, ...] = ("KEEP", "REFUSE", "NEUTRAL")
 ATTENDING = "base"

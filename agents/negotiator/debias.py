@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents import excerpt
-from schemas.stages import Bias, BiasFinding
+from schemas.findings import Bias, BiasFinding
 
 _FEELING = re.compile(
     r"\b(?:great|wonderful|amazing|excellent|perfect|beautiful|fantastic|love|happy|glad|delighted|exciting|sadly|"

@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 
 from bus.connection import Bus
 from schemas.events import DissentRaised, DissentWaived
-from schemas.stages import Dissent, StageTiming
+from schemas.findings import Dissent, StageTiming
 
 _KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
 

@@ -15,7 +15,7 @@ from bus import metrics
 from bus.connection import Bus
 from schemas.errors import KikiError
 from schemas.events import InferDone
-from schemas.stages import Arbitration, Negotiation, Outcome, Vote
+from schemas.findings import Arbitration, Negotiation, Outcome, Vote
 
 
 @dataclass(frozen=True)

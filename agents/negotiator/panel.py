@@ -13,7 +13,7 @@ from agents.negotiator.consensus import ATTENDING, choice, firmest
 from bus import metrics
 from schemas.chat import Message
 from schemas.errors import KikiError
-from schemas.stages import AdapterUse, Candidate, RecalledEpisode, Route, Vote
+from schemas.findings import AdapterUse, Candidate, RecalledEpisode, Route, Vote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ assistant said it, then the question about it.
 
 from agents.ending import ending
 from schemas.chat import Message
-from schemas.stages import VoteChoice
+from schemas.findings import VoteChoice
 
 SPOKEN: dict[VoteChoice, str] = {"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}
 """The word for each vote: one token in most vocabularies, and one that a small model says by itself."""

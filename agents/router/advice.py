@@ -20,9 +20,9 @@ from msgspec import Meta, Struct
 from agents.router.domains import Taxonomy
 from bus import metrics
 from bus.connection import Bus
+from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import KikiError
-from schemas.services import AdviseReply, AdviseRequest
-from schemas.stages import Advisory
+from schemas.findings import Advisory
 
 FLOOR = 1e-6
 """Probabilities are kept this far from 0 and 1, where log-odds are infinite."""

@@ -23,23 +23,14 @@ from agents.router.settings import RouterSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
+from schemas.advisors import ADVISORS, AdviseRequest
 from schemas.codec import decode
+from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.errors import SetupError, Unavailable
 from schemas.events import InferDone, QueryReceived, QueryRouted
-from schemas.services import (
-    ADVISORS,
-    AdviseRequest,
-    CompareReply,
-    CompareRequest,
-    EmbedReply,
-    EmbedRequest,
-    RoutedDomain,
-    RoutedPrompt,
-    RouteReply,
-    RouteRequest,
-    StatusReply,
-)
-from schemas.stages import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
+from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
+from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
+from schemas.status import StatusReply
 
 STAGE = "router"
 EMBEDDING_DIGITS = 6

@@ -10,7 +10,7 @@ from msgspec import Meta
 from agents.router.domains import load_taxonomy
 from schemas.chat import MAX_CANDIDATES
 from schemas.errors import SetupError, UnknownModel
-from schemas.stages import Level
+from schemas.findings import Level
 
 NICHE_PREFIX = "kiki-niche-"
 

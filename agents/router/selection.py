@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from agents.router.aliases import Alias
-from schemas.stages import MAX_ADAPTERS, AdapterUse, DomainScore, Level, Plan, Query
+from schemas.findings import MAX_ADAPTERS, AdapterUse, DomainScore, Level, Plan, Query
 
 DIGITS = 4
 """Decimals of the scores that travel."""

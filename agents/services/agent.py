@@ -25,19 +25,6 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
 from bus.topology import EPISODES
-from schemas.consumers import (
-    FetchReply,
-    FetchRequest,
-    MarkReply,
-    MarkRequest,
-    RegisterRequest,
-    ServiceInfo,
-    ServiceListReply,
-    ServiceListRequest,
-    TrimReply,
-    TrimRequest,
-    UnregisterRequest,
-)
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.flow import (
     FlowFetchReply,
@@ -47,8 +34,24 @@ from schemas.flow import (
     FlowSnapshotReply,
     FlowSnapshotRequest,
 )
-from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
-from schemas.services import StatusReply
+from schemas.services import (
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    RegisterRequest,
+    ReplayReply,
+    ReplayRequest,
+    ReplayStopReply,
+    ReplayStopRequest,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
+    TrimReply,
+    TrimRequest,
+    UnregisterRequest,
+)
+from schemas.status import StatusReply
 
 LAG = Gauge("kiki_service_lag", "Records not consumed by a registered service", ["service"], registry=metrics.REGISTRY)
 OLDEST = Gauge(

@@ -12,6 +12,7 @@ from agents.services.stacks import Stacks
 from bus import metrics
 from bus.connection import Bus
 from bus.reading import Stored
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput, KikiError, Unavailable
 from schemas.events import EpisodeRecorded
@@ -26,8 +27,7 @@ from schemas.flow import (
     FlowSnapshotReply,
     FlowSnapshotRequest,
 )
-from schemas.replay import Selection
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.services import Selection
 
 HOUR = 3600.0
 READING = 60.0

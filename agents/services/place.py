@@ -21,10 +21,10 @@ from bus.connection import Bus
 from bus.reading import Stored, read
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode, encode
-from schemas.consumers import EpisodesConsumed, MarkReply, Record
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent, InvalidInput, Refused, Unavailable
 from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.services import EpisodesConsumed, MarkReply, Record
 
 _CONFIRM = 2.0
 """Seconds that the broker may take to confirm an acknowledgement, or to hand out what it has."""

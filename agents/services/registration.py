@@ -9,9 +9,9 @@ from msgspec import Struct
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from bus.subjects import Subjects
-from schemas.consumers import EpisodeFilter, Record, RegisterRequest, ServiceInfo
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.services import EpisodeFilter, Record, RegisterRequest, ServiceInfo
 
 DURABLE = "svc-"
 """What the durable consumers of registered services begin with."""

@@ -12,7 +12,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.reading import Stored, read
 from bus.topology import EPISODES
-from schemas.replay import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
+from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
 
 
 class _Owner(Struct, frozen=True):

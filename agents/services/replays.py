@@ -12,7 +12,7 @@ import structlog
 from agents.services.replay import headers, paced, selected
 from bus.connection import Bus
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
-from schemas.replay import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
+from schemas.services import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
 
 AT_ONCE = 4
 _FLUSHED = 128

@@ -9,8 +9,8 @@ from nats.js.errors import APIError
 from bus.connection import Bus
 from bus.record import acknowledged
 from bus.topology import EPISODES
-from schemas.consumers import TrimReply
 from schemas.errors import Unavailable
+from schemas.services import TrimReply
 
 
 async def trim(bus: Bus, *, before: float) -> TrimReply:

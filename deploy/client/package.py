@@ -8,7 +8,6 @@ async with connect("nats://127.0.0.1:4222") as kiki:
 from micro_kiki_client.bus.client import Client, Turn, connect
 from micro_kiki_client.bus.following import Happening
 from micro_kiki_client.schemas.chat import Message, Sampling
-from micro_kiki_client.schemas.consumers import EpisodeFilter, MarkReply, Record, ServiceInfo
 from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
 from micro_kiki_client.schemas.episode import Episode
 from micro_kiki_client.schemas.errors import KikiError, Unavailable
@@ -27,7 +26,7 @@ from micro_kiki_client.schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
-from micro_kiki_client.schemas.replay import Selection
+from micro_kiki_client.schemas.services import EpisodeFilter, MarkReply, Record, Selection, ServiceInfo
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -14,9 +14,6 @@ TREE = HERE.parents[1]
 TARGET = HERE / "src" / "micro_kiki_client"
 
 BUS = ("client", "following", "live", "requesting", "subjects")
-NOT_SCHEMAS = ("compatibility", "contract", "examples", "page")
-"""Modules about the contract's documents; a client has no use for them."""
-
 _IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
 _STRICT = "forbid_unknown_fields=True"
 """The runtime refuses what it does not know; a client passes over what a newer runtime says besides."""
@@ -32,7 +29,7 @@ def take() -> None:
     """Fill ``src`` from the tree."""
     shutil.rmtree(TARGET, ignore_errors=True)
     modules = [TREE / "bus" / f"{name}.py" for name in BUS]
-    modules += [path for path in (TREE / "schemas").glob("*.py") if path.stem not in (*NOT_SCHEMAS, "__init__")]
+    modules += [path for path in (TREE / "schemas").glob("*.py") if path.stem != "__init__"]
     for source in modules:
         target = TARGET / source.parent.name / source.name
         target.parent.mkdir(parents=True, exist_ok=True)

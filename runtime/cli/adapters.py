@@ -7,8 +7,8 @@ from rich.table import Table
 
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, on_bus, out
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.errors import InvalidInput
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 
 app = typer.Typer(help="LoRA adapters of the running worker.", no_args_is_help=True)
 

@@ -27,7 +27,7 @@ from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.events import QueryReceived
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
 

@@ -20,7 +20,7 @@ from runtime.cli.pictures import canvas
 from runtime.composition import bus_settings
 from runtime.models import prepare
 from runtime.supervisor import Supervisor
-from schemas.services import StatusReply
+from schemas.status import StatusReply
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 PictureOption = Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")]

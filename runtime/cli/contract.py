@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from runtime.cli import command, out, settings_of
-from runtime.page import page
-from schemas.compatibility import breaking
-from schemas.contract import document
+from schemas.asyncapi.breaking import breaking
+from schemas.asyncapi.document import document
+from schemas.asyncapi.page import page
 from schemas.errors import InvalidInput, KikiError
 
 COMPONENT = Path("tests/contract/node_modules/@asyncapi/react-component")

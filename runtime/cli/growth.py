@@ -26,7 +26,7 @@ from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import InvalidInput, SetupError, Unavailable
 from schemas.events import QueryReceived, QueryRouted
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 VECTORS = f"unit vectors around {recalling.TOPICS} topics, not embeddings; {recalling.TENANTS} tenants"

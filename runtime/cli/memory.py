@@ -22,7 +22,8 @@ from runtime.embedding import BATCH, Embed, embedding
 from runtime.remembering import remembering
 from runtime.settings import Settings
 from schemas.errors import InvalidInput, KikiError, Unavailable
-from schemas.services import (
+from schemas.findings import RecalledEpisode
+from schemas.memory import (
     RebuildReply,
     RebuildRequest,
     SearchReply,
@@ -34,7 +35,6 @@ from schemas.services import (
     VerifyReply,
     VerifyRequest,
 )
-from schemas.stages import RecalledEpisode
 
 app = typer.Typer(
     help="The episodic memory: search, import, export, rebuild, verify, statistics, sleep.", no_args_is_help=True

@@ -27,7 +27,7 @@ from runtime.remembering import remembering
 from runtime.settings import Settings
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
-from schemas.replay import ReplayRequest, Selection
+from schemas.services import ReplayRequest, Selection
 
 FLUSHED = 128
 """Messages between two waits for the broker to take what was published."""

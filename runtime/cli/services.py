@@ -11,7 +11,8 @@ from agents.memory.history import seconds
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, on_bus, out
 from schemas.codec import field_of
-from schemas.consumers import (
+from schemas.errors import InvalidInput
+from schemas.services import (
     RegisterRequest,
     ServiceInfo,
     ServiceListReply,
@@ -20,7 +21,6 @@ from schemas.consumers import (
     TrimRequest,
     UnregisterRequest,
 )
-from schemas.errors import InvalidInput
 
 app = typer.Typer(help="Services that read the record at their own pace.", no_args_is_help=True)
 

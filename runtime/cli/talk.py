@@ -18,9 +18,10 @@ from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.waterfall import STAGES, drawn, waterfall
+from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
-from schemas.services import MAX_EMBED_TEXTS, RoutedPrompt, RouteReply, RouteRequest
+from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 
 EPISODE_SECONDS = 3.0
 """How long the waterfall waits for the episode, which is written after the answer."""

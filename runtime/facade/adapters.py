@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from runtime.facade.parts import Parts, admin_only, parts_of
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.errors import InvalidInput
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 
 VERBS = ("check", "load", "unload", "activate")
 TIMEOUT = 120.0

@@ -16,7 +16,7 @@ from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 
 S = TypeVar("S", bound=Struct)
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]

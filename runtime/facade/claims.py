@@ -13,7 +13,7 @@ from bus.connection import Bus
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.events import AnswerReady, QueryReceived, TurnCancelled, TurnFailed
-from schemas.stages import Query
+from schemas.findings import Query
 
 MAX_GENERATIONS = 8
 """Turns that one key may start before its client is told to choose another."""

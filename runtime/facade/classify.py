@@ -10,7 +10,7 @@ from runtime.facade.asked import decode_body
 from runtime.facade.body import read_body
 from runtime.facade.parts import Parts, Tenant
 from schemas.errors import InvalidInput
-from schemas.services import RoutedPrompt, RouteReply, RouteRequest
+from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 
 router = APIRouter()
 BASE = "base"

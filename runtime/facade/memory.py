@@ -10,19 +10,11 @@ from fastapi.responses import JSONResponse
 
 from runtime.facade.parts import Facade, Parts, Tenant
 from schemas.chat import Message
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
-from schemas.services import (
-    EmbedReply,
-    EmbedRequest,
-    ForgetReply,
-    ForgetRequest,
-    SearchReply,
-    SearchRequest,
-    SessionReply,
-    SessionRequest,
-)
-from schemas.stages import RecalledEpisode
+from schemas.findings import RecalledEpisode
+from schemas.memory import ForgetReply, ForgetRequest, SearchReply, SearchRequest, SessionReply, SessionRequest
 
 router = APIRouter()
 MAX_HITS = 100

@@ -8,7 +8,7 @@ from runtime.facade.asked import Asked
 from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
 from schemas.events import AnswerReady
-from schemas.stages import Candidate, FinishReason, LikelyToken, StageTiming
+from schemas.findings import Candidate, FinishReason, LikelyToken, StageTiming
 
 PIECE = 48
 """Characters of one chunk of an answer that is already there."""

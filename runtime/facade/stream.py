@@ -25,7 +25,7 @@ from runtime.facade.settings import FacadeSettings
 from runtime.facade.turns import Turn
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, Event, InferToken, QueryRouted
-from schemas.stages import FinishReason, StageTiming
+from schemas.findings import FinishReason, StageTiming
 
 Following = AbstractAsyncContextManager[Turn]
 

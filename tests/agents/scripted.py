@@ -20,12 +20,12 @@ from bus.handler import Consumer, Delivery, Handler
 from bus.topology import JOBS
 from schemas.chat import Message, Sampling, Usage
 from schemas.codec import decode, encode
+from schemas.embedder import CompareReply, CompareRequest
 from schemas.envelope import new_turn
 from schemas.errors import KikiError
 from schemas.events import Event, InferDone
+from schemas.findings import AdapterUse, Candidate, DomainScore, Inference, Plan, Query, Recall, Route
 from schemas.jobs import Job, JobResult
-from schemas.services import CompareReply, CompareRequest
-from schemas.stages import AdapterUse, Candidate, DomainScore, Inference, Plan, Query, Recall, Route
 
 FULL = Plan(level="full", candidates=2, dissent=True, negotiate=True, antibias=True, live_tokens=False)
 JOB_TOKENS = 10

@@ -12,7 +12,7 @@ from bus.handler import Consumer, Handler
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.events import QueryReceived, TurnCancelled
-from schemas.stages import Query
+from schemas.findings import Query
 
 Running = Callable[..., contextlib.AbstractAsyncContextManager[Consumer[QueryReceived]]]
 

@@ -13,9 +13,10 @@ from bus.agent import Endpoint, Report, reports, run
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.codec import encode
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import Event, QueryReceived
-from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from schemas.status import StatusReply
 from tests.bus.conftest import reply
 
 pytestmark = pytest.mark.anyio

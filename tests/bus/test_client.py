@@ -12,7 +12,7 @@ from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
-from schemas.replay import ReplayReply, ReplayRequest
+from schemas.services import ReplayReply, ReplayRequest
 from tests.agents.memory.scenes import answered
 from tests.agents.services.scenes import record, serving
 from tests.bus.conftest import eventually

@@ -10,19 +10,19 @@ import jsonschema
 import msgspec
 import pytest
 
-from schemas import contract
+from schemas.asyncapi.document import document
 from schemas.chat import Message
 from schemas.codec import encode
 from schemas.envelope import new_turn
 from schemas.events import QueryReceived, TurnFailed
-from schemas.stages import Query
+from schemas.findings import Query
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parents[1] / "docs" / "asyncapi.json"
 
 
 def test_the_golden_file_is_what_the_structs_say() -> None:
-    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == json.loads(json.dumps(contract.document())), (
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == json.loads(json.dumps(document())), (
         "the contract changed: run 'make contract', and raise SCHEMA_VERSION if a reader of the old one would fail"
     )
 
@@ -59,8 +59,8 @@ def _parse(path: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_what_we_encode_fits_the_published_schema(event: msgspec.Struct) -> None:
-    document = contract.document()
-    schema = {"$ref": f"#/components/schemas/{type(event).__name__}", "components": document["components"]}
+    contract = document()
+    schema = {"$ref": f"#/components/schemas/{type(event).__name__}", "components": contract["components"]}
     jsonschema.validate(json.loads(encode(event)), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
@@ -75,7 +75,7 @@ def test_every_message_has_an_example_that_fits() -> None:
 
 
 def test_every_subject_has_its_prefix_and_parameters() -> None:
-    channels: dict[str, dict[str, Any]] = contract.document(prefix="other")["channels"]
+    channels: dict[str, dict[str, Any]] = document(prefix="other")["channels"]
     for channel in channels.values():
         if channel["address"] is not None:
             assert channel["address"].startswith("other.")

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.cli.__main__ import app
-from schemas import contract
+from schemas.asyncapi.breaking import breaking
+from schemas.asyncapi.document import document
 from schemas.codec import decode
-from schemas.compatibility import breaking
 from schemas.envelope import SCHEMA_VERSION
 from schemas.errors import InvalidEvent
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, QueryReceived
@@ -40,7 +40,7 @@ def kept(version: int) -> dict[str, Any]:
 
 @cache
 def _now() -> str:
-    return json.dumps(contract.document())
+    return json.dumps(document())
 
 
 def now() -> dict[str, Any]:
@@ -89,10 +89,10 @@ def test_an_old_event_that_is_wrong_is_refused_by_its_field() -> None:
 
 
 def edited(change: Any) -> list[str]:
-    document = now()
-    after = copy.deepcopy(document)
+    before = now()
+    after = copy.deepcopy(before)
     change(after["components"]["schemas"], after)
-    return breaking(document, after)
+    return breaking(before, after)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_another_service_does_everything_with_the_client_alone(runtime: Runtime,
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert found["foreign"] == []
-    assert "micro_kiki_client.schemas.consumers" in found["modules"]
+    assert "micro_kiki_client.schemas.services" in found["modules"]
     assert found["registered"] == "stranger"
     assert found["taken"] == ["name_taken", "name"]
     assert "Paris" in found["text"]

@@ -15,7 +15,7 @@ import pytest
 
 from bus.connection import Bus, BusSettings, connect
 from schemas.events import AnswerReady, DissentRaised, DissentWaived, InferDone, NegotiateDone
-from schemas.stages import Dissent, Negotiation, Plan
+from schemas.findings import Dissent, Negotiation, Plan
 from tests.adapters import write_adapter
 from tests.agents.catfish.test_engagement import HARD
 from tests.agents.scripted import first, inferred, planned

@@ -17,7 +17,7 @@ from bus import objects, reading
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
 from runtime.dreaming import dreamt
-from schemas.adapters import AdapterRejected
+from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.consolidation import (
@@ -30,13 +30,12 @@ from schemas.consolidation import (
     SwapReply,
     SwapRequest,
 )
-from schemas.consumers import EpisodesConsumed
 from schemas.dream import BetaRecord, Budget, DreamDone, DreamEpisode, InputSlice, SnapshotReply, SnapshotRequest
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, EpisodeRecorded, InferToken, QueryReceived
-from schemas.services import AdapterListReply, AdapterListRequest
-from schemas.stages import Query
+from schemas.findings import Query
+from schemas.services import EpisodesConsumed
 from tests.e2e import dreamer
 from tests.e2e.adapters import ADAPTER, OTHER
 from tests.e2e.conftest import Runtime

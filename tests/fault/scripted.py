@@ -16,8 +16,8 @@ from runtime.cli.__main__ import app
 from runtime.settings import Settings, load
 from schemas.chat import Usage
 from schemas.events import InferDone, RecallDone
-from schemas.services import StatusReply
-from schemas.stages import Candidate, Inference
+from schemas.findings import Candidate, Inference
+from schemas.status import StatusReply
 
 REAL = [sys.executable, "-m", "runtime", "run"]
 

@@ -17,7 +17,7 @@ from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.chat import Message, Sampling
 from schemas.envelope import Envelope, new_turn
 from schemas.events import AnswerReady, EpisodeRecorded, Event, QueryReceived, TurnFailed
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 from tests.e2e.conftest import Runtime, start, stop
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]

@@ -15,7 +15,7 @@ from agents.memory.agent import WRITE
 from bus import server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
-from schemas.services import VerifyReply, VerifyRequest
+from schemas.memory import VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually
 from tests.agents.memory.scenes import answered, turn, unit
 

@@ -17,7 +17,7 @@ from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.events import InferDone, RecallDone, TurnFailed
-from schemas.stages import Plan, Query, Recall, Route
+from schemas.findings import Plan, Query, Recall, Route
 from tests.fault.poisoned import HANG, HANG_ONCE, KILL
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]

@@ -16,8 +16,8 @@ from bus.client import Client
 from bus.connection import Bus
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode
-from schemas.consumers import EpisodesConsumed
 from schemas.errors import KikiError, Unavailable
+from schemas.services import EpisodesConsumed
 from tests.agents.services.scenes import record
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from bus import record
 from bus.connection import Bus
 from schemas.errors import KikiError
 from schemas.jobs import Job
-from schemas.services import SleepReply, SleepRequest
+from schemas.memory import SleepReply, SleepRequest
 from tests.agents.memory.scenes import answered, turn, unit
 from tests.agents.scripted import at_work
 from tests.fault.test_memory_kill import SIZE, agreed, broker, memory

@@ -14,7 +14,7 @@ from runtime.again import Outcome, differences, outcome, reasons, recorded, run_
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, Event, QueryReceived, RecallDone
-from schemas.stages import Advisory
+from schemas.findings import Advisory
 from tests.agents.memory.scenes import answered, turn
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from runtime.deliberation import checked, drawn, drawn_check, summary
 from schemas.chat import Usage
-from schemas.stages import (
+from schemas.findings import (
     AdapterUse,
     Arbitration,
     BiasFinding,

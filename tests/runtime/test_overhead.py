@@ -4,7 +4,7 @@ import pytest
 from msgspec import structs
 
 from runtime.overhead import Turn, measure, shares
-from schemas.stages import StageTiming
+from schemas.findings import StageTiming
 from tests.agents.memory import scenes
 
 

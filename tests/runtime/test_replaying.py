@@ -14,8 +14,7 @@ from bus.topology import EPISODES
 from runtime import replaying
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeRecorded
-from schemas.replay import Selection
-from schemas.services import (
+from schemas.memory import (
     ForgetReply,
     ForgetRequest,
     SearchReply,
@@ -25,6 +24,7 @@ from schemas.services import (
     VerifyReply,
     VerifyRequest,
 )
+from schemas.services import Selection
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, turn, unit
 

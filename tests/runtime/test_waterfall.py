@@ -9,7 +9,7 @@ from runtime.waterfall import drawn, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope
 from schemas.events import Event, QueryReceived, QueryRouted, RecallDone, TurnFailed
-from schemas.stages import DomainScore, Plan, Query, Recall, Route, StageTiming
+from schemas.findings import DomainScore, Plan, Query, Recall, Route, StageTiming
 
 BEGAN = 1000.0
 ENVELOPE = Envelope(

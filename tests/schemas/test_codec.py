@@ -10,7 +10,7 @@ from schemas.codec import decode, encode
 from schemas.envelope import SCHEMA_VERSION, new_turn
 from schemas.errors import CODES, InvalidEvent, KikiError
 from schemas.events import QueryReceived
-from schemas.stages import Query
+from schemas.findings import Query
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=200)
 

@@ -9,7 +9,7 @@ from agents.inference.text import Piece, TextFilter
 from bus.metrics import degraded
 from schemas.chat import ToolCall, Usage
 from schemas.errors import StageFailed, Unavailable
-from schemas.stages import AdapterUse, Candidate, FinishReason, LikelyToken, TokenLogprob
+from schemas.findings import AdapterUse, Candidate, FinishReason, LikelyToken, TokenLogprob
 
 UNKNOWN_LOGPROB = -1.0
 """Mean log-probability of an answer whose upstream tells none: neither confident nor doubtful; ours."""

@@ -12,7 +12,7 @@ from agents.inference.upstream.line import Line
 from agents.inference.upstream.together import together
 from bus.metrics import degraded
 from schemas.errors import InvalidInput, StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 _AS_PROMPT = {"prompt_logprobs": 0, "add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields: the last message goes on, and each token of the prompt tells its log-probability."""

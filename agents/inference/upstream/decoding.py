@@ -12,7 +12,7 @@ from agents.inference.upstream.line import Line
 from agents.inference.upstream.together import together
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 
 async def decoded(line: Line, request: Request, uses: tuple[AdapterUse, ...], on_piece: OnPiece | None) -> Outcome:

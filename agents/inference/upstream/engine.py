@@ -18,9 +18,9 @@ from agents.inference.upstream.settings import UpstreamSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.metrics import degraded
+from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import DeadlineExceeded, KikiError, SetupError
-from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 _log = structlog.get_logger("inference")
 

@@ -21,8 +21,8 @@ from agents.inference.upstream.modules import Modules
 from agents.inference.upstream.settings import UpstreamSettings
 from agents.inference.upstream.turnstile import Turnstile
 from schemas.errors import KikiError, Unavailable
+from schemas.findings import AdapterUse
 from schemas.jobs import LANES, Lane
-from schemas.stages import AdapterUse
 
 CLOSE_SECONDS = 10.0
 """Longest wait for a stream to close; cut short, it would leave its socket to the garbage collector."""

@@ -12,9 +12,9 @@ from agents.inference.failures import failed
 from agents.inference.upstream.failures import translated
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import degraded
+from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import KikiError, Unavailable
-from schemas.services import AdapterInfo, AdapterListReply
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 Fields = tuple[str, dict[str, Any]]
 """The model name of a call, and what goes into its body besides."""

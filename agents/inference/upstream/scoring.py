@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.errors import StageFailed
-from schemas.stages import LikelyToken
+from schemas.findings import LikelyToken
 
 _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 """Raw pieces of byte-level and sentencepiece vocabularies, which some servers send instead of text."""

@@ -21,8 +21,9 @@ from bus.agent import run
 from bus.connection import Bus
 from runtime import advising, composition
 from runtime.settings import Settings
+from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import SetupError
-from schemas.services import AdviseReply, AdviseRequest, StatusReply
+from schemas.status import StatusReply
 
 DOMAINS = load_taxonomy().niches
 DOMAINS_OF, SPREAD = load_stacks().domains, load_stacks().spread

@@ -8,8 +8,8 @@ from bus.connection import Bus
 from schemas.chat import Usage
 from schemas.errors import StageFailed
 from schemas.events import AnswerReady, NegotiateDone
+from schemas.findings import Dissent, Negotiation, Plan
 from schemas.jobs import Job
-from schemas.stages import Dissent, Negotiation, Plan
 from tests.agents.scripted import (
     FULL,
     Scores,

@@ -23,9 +23,9 @@ from bus.agent import run  # noqa: E402
 from bus.connection import Bus  # noqa: E402
 from schemas.codec import decode  # noqa: E402
 from schemas.consolidation import Example  # noqa: E402
+from schemas.findings import AdapterUse  # noqa: E402
 from schemas.jobs import Job, JobResult  # noqa: E402
-from schemas.services import StatusReply  # noqa: E402
-from schemas.stages import AdapterUse  # noqa: E402
+from schemas.status import StatusReply  # noqa: E402
 from tests.agents.inference import hybrid  # noqa: E402
 
 KINDS = ("self_attn.q_proj", "mlp.shared_expert.up_proj")

@@ -13,7 +13,7 @@ import pytest
 from agents.inference.adapters import AdapterBank
 from agents.inference.loading import limits
 from schemas.errors import SetupError, StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 BUDGET = 64 * 1024**2
 ONE, TWO = AdapterUse(name="one"), AdapterUse(name="two")

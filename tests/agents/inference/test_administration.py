@@ -8,7 +8,7 @@ import pytest
 from agents.inference.adapters import AdapterBank
 from agents.inference.administration import listing, perform
 from schemas.errors import StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 

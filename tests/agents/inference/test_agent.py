@@ -15,14 +15,21 @@ from bus import agent as agents
 from bus.connection import Bus
 from bus.metrics import DEGRADED
 from bus.topology import ADAPTERS
-from schemas.adapters import AdapterPublished, new_life
+from schemas.adapters import (
+    AdapterInfo,
+    AdapterListReply,
+    AdapterListRequest,
+    AdapterPublished,
+    AdapterRequest,
+    new_life,
+)
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import EpisodeForgotten, InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
-from schemas.stages import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
+from schemas.findings import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
+from schemas.status import StatusReply
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from agents.inference.exchange import discard, exchange, stage, sweep
 from agents.inference.lowrank import WEIGHTS
 from agents.inference.training import Learnable, Training, portable, step_flops
 from schemas.errors import Refused, StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 EXAMPLE = Learnable(tokens=(3, 9, 27, 81, 5, 25, 125), begins=3)

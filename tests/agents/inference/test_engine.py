@@ -14,7 +14,7 @@ from agents.inference.text import Piece
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling
 from schemas.errors import DeadlineExceeded, KikiError, SetupError, Unavailable
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
 from runtime.contest import float32_copy, rival
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference.test_engine import PARIS, ask, together
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from agents.inference.gates import Gate, gates
 from agents.inference.mixing import Routed
 from agents.inference.neurons import Neurons, Tally, fitting
 from schemas.errors import SetupError
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 PROMPT, ANSWER = [3, 14, 15, 92, 65], 35

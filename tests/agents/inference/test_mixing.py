@@ -14,7 +14,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 from agents.inference.adapters import BASE, AdapterBank, Seat
 from agents.inference.mixing import SORTED_FROM, MixedExperts, Routed, RowSlot
 from schemas.errors import StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 Array = np.ndarray[Any, Any]

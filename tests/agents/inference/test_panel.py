@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from agents.inference.panel import in_turn, seated
 from schemas.chat import MAX_CANDIDATES
-from schemas.stages import MAX_ADAPTERS, AdapterUse, Candidate
+from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate
 
 uses = st.lists(st.sampled_from("abcdefgh"), max_size=MAX_ADAPTERS, unique=True).map(
     lambda names: tuple(AdapterUse(name=name, weight=0.25) for name in names)

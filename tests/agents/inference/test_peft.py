@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from agents.inference.adapters import AdapterBank
 from schemas.errors import StageFailed
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 RANK, ALPHA = 4, 8

@@ -17,7 +17,7 @@ from agents.inference.prefix import PrefixCache, cost, only_at_its_end
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from schemas.chat import Message, Sampling
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
 pytestmark = pytest.mark.anyio

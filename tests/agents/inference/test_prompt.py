@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from agents.inference.prompt import PromptEncoder, with_recall
 from schemas.chat import Message
 from schemas.errors import InvalidInput
-from schemas.stages import RecalledEpisode
+from schemas.findings import RecalledEpisode
 
 
 @pytest.fixture(scope="module")

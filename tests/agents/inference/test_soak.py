@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from agents.inference.settings import InferenceSettings
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference.test_engine import ask
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
 from bus.agent import run
 from bus.connection import Bus
-from schemas.services import StatusReply
+from schemas.status import StatusReply
 
 
 @contextlib.asynccontextmanager

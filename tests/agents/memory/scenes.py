@@ -9,7 +9,7 @@ from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope, new_turn
 from schemas.episode import Episode
 from schemas.events import AnswerReady, QueryRouted
-from schemas.stages import (
+from schemas.findings import (
     AdapterUse,
     Arbitration,
     BiasReport,

@@ -21,14 +21,7 @@ from bus.topology import EPISODES
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.services import (
-    RebuildReply,
-    RebuildRequest,
-    SearchReply,
-    SearchRequest,
-    VerifyReply,
-    VerifyRequest,
-)
+from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, routed, turn, unit
 

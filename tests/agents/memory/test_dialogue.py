@@ -13,8 +13,8 @@ from agents.router.settings import RouterSettings
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.chat import Message
+from schemas.embedder import EmbedRequest
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.services import EmbedRequest
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, routed, turn, unit
 

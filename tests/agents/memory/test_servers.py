@@ -12,7 +12,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.events import EpisodeRecorded
-from schemas.services import RebuildReply, RebuildRequest, VerifyReply, VerifyRequest
+from schemas.memory import RebuildReply, RebuildRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.conftest import bolt_serving, bolt_settings
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.pairs import local

@@ -19,7 +19,7 @@ from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.errors import StageFailed
 from schemas.jobs import Job
-from schemas.services import (
+from schemas.memory import (
     ForgetReply,
     ForgetRequest,
     RebuildReply,

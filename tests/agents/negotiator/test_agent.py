@@ -10,8 +10,8 @@ from bus.connection import Bus
 from schemas.chat import Usage
 from schemas.errors import StageFailed
 from schemas.events import DissentRaised, DissentWaived, InferDone, NegotiateDone
+from schemas.findings import Dissent, StageTiming
 from schemas.jobs import Job
-from schemas.stages import Dissent, StageTiming
 from tests.agents.scripted import (
     JOB_TOKENS,
     Scores,

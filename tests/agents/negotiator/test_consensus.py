@@ -14,7 +14,7 @@ from agents.negotiator.consensus import (
     told,
     verdict,
 )
-from schemas.stages import Candidate, Vote, VoteChoice
+from schemas.findings import Candidate, Vote, VoteChoice
 
 MEMBERS = (ATTENDING, "python", "shell")
 LOGPROBS: dict[VoteChoice, dict[str, float]] = {

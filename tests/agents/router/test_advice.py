@@ -18,12 +18,12 @@ from agents.router.settings import RouterSettings
 from bus import metrics
 from bus.agent import run
 from bus.connection import Bus
+from schemas.advisors import AdviseRequest
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import SetupError
 from schemas.events import QueryReceived, QueryRouted
-from schemas.services import AdviseRequest
-from schemas.stages import Advisory, Query
+from schemas.findings import Advisory, Query
 
 TAXONOMY = load_taxonomy()
 EVEN = dict.fromkeys(TAXONOMY.niches, 1.0 / 35)

@@ -14,11 +14,12 @@ from agents.router.settings import RouterSettings
 from bus.agent import run
 from bus.connection import Bus
 from schemas.chat import Message
+from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.envelope import new_turn
 from schemas.errors import KikiError
 from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
-from schemas.services import CompareReply, CompareRequest, EmbedReply, EmbedRequest, RouteReply, RouteRequest
-from schemas.stages import Level, Plan, Query
+from schemas.findings import Level, Plan, Query
+from schemas.router import RouteReply, RouteRequest
 from tests.agents.scripted import FULL, inferred
 
 pytestmark = pytest.mark.anyio

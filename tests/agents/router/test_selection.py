@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agents.router.aliases import Alias, alias_of
 from agents.router.selection import adapters_of, gated, level_of, niche_of, plan_of
 from schemas.chat import Message
-from schemas.stages import Level, Query
+from schemas.findings import Level, Query
 
 names = st.sampled_from([f"domain-{index}" for index in range(31)])
 probability = st.floats(0.0, 1.0)

@@ -12,10 +12,10 @@ from agents.services.settings import ServicesSettings
 from bus.agent import run
 from bus.connection import Bus
 from schemas.chat import Sampling
-from schemas.consumers import FetchReply, FetchRequest, MarkReply, MarkRequest, Record, RegisterRequest, ServiceInfo
 from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.services import FetchReply, FetchRequest, MarkReply, MarkRequest, Record, RegisterRequest, ServiceInfo
 
 QUICK = ServicesSettings(watch_interval=0.05, poll=0.05)
 

@@ -10,7 +10,8 @@ from bus import metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode
-from schemas.consumers import (
+from schemas.errors import KikiError
+from schemas.services import (
     EpisodeFilter,
     EpisodesConsumed,
     ServiceInfo,
@@ -20,7 +21,6 @@ from schemas.consumers import (
     TrimRequest,
     UnregisterRequest,
 )
-from schemas.errors import KikiError
 from tests.agents.services.scenes import asked, fetch, forget, mark, record, register, serving
 from tests.bus.conftest import eventually
 

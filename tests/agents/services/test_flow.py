@@ -21,8 +21,10 @@ from bus.agent import Endpoint, run
 from bus.connection import Bus
 from bus.handler import Handler
 from bus.topology import SERVICES
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode
 from schemas.errors import KikiError, StageFailed
+from schemas.findings import AdapterUse, DomainScore
 from schemas.flow import (
     STACKS,
     AdvicePublished,
@@ -33,8 +35,7 @@ from schemas.flow import (
     FlowSnapshotReply,
     FlowSnapshotRequest,
 )
-from schemas.services import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest, StatusReply
-from schemas.stages import AdapterUse, DomainScore
+from schemas.status import StatusReply
 from tests.agents.services.scenes import forget, record, recorded, serving
 
 pytestmark = pytest.mark.anyio

@@ -15,14 +15,7 @@ from bus.reading import Stored
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import EpisodeRecorded
-from schemas.replay import (
-    Replayed,
-    ReplayReply,
-    ReplayRequest,
-    ReplayStopReply,
-    ReplayStopRequest,
-    Selection,
-)
+from schemas.services import Replayed, ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest, Selection
 from tests.agents.services.scenes import record, serving
 from tests.bus.conftest import eventually
 

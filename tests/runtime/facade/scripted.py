@@ -24,7 +24,7 @@ from schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
-from schemas.stages import (
+from schemas.findings import (
     AdapterUse,
     BiasReport,
     Candidate,

@@ -6,8 +6,8 @@ from nats.aio.msg import Msg
 
 from bus.connection import Bus
 from runtime.facade import FacadeSettings
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterRequest
 from schemas.codec import decode, encode
-from schemas.services import AdapterInfo, AdapterListReply, AdapterRequest
 from tests.runtime.facade.scripted import serving
 
 pytestmark = pytest.mark.anyio

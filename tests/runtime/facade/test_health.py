@@ -19,7 +19,8 @@ from runtime.facade import FacadeSettings, catalog, serve
 from runtime.facade.settings import AGENTS
 from schemas.errors import SetupError
 from schemas.events import Event
-from schemas.services import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest, StatusReply
+from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
+from schemas.status import StatusReply
 from tests.runtime.facade.scripted import ALIASES, Script, ask, serving
 
 pytestmark = pytest.mark.anyio

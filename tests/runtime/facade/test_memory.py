@@ -22,8 +22,9 @@ from runtime.facade import FacadeSettings
 from runtime.facade.memory import fingerprint
 from runtime.history import bring
 from schemas.chat import Message
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
-from schemas.services import EmbedReply, EmbedRequest, StatusReply
+from schemas.status import StatusReply
 from tests.agents.memory.memories import eventually, projected, serving
 from tests.agents.memory.scenes import SIZE, answered, turn, unit
 from tests.runtime.facade.scripted import Script

@@ -20,7 +20,7 @@ from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import StageFailed, Unavailable
 from schemas.events import AnswerReady, QueryReceived, TurnCancelled
-from schemas.stages import Query
+from schemas.findings import Query
 from tests.runtime.facade.scripted import (
     Script,
     acting,

@@ -12,14 +12,21 @@ from agents.inference.settings import InferenceSettings
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus import agent as agents
 from bus.connection import Bus
-from schemas.adapters import AdapterActivated, AdapterPublished, AdapterRejected, new_life
+from schemas.adapters import (
+    AdapterActivated,
+    AdapterListReply,
+    AdapterListRequest,
+    AdapterPublished,
+    AdapterRejected,
+    new_life,
+)
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import new_turn
 from schemas.errors import SetupError
 from schemas.events import InferDone, InferToken, RecallDone
-from schemas.services import AdapterListReply, AdapterListRequest, StatusReply
-from schemas.stages import AdapterUse, Plan, Query, Recall, Route
+from schemas.findings import AdapterUse, Plan, Query, Recall, Route
+from schemas.status import StatusReply
 from tests.agents.inference.test_agent import until_stored
 from tests.agents.inference.upstream.standin import BASE, StandIn
 

@@ -20,7 +20,7 @@ from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling, Tool, Tooling
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, Refused, SetupError, StageFailed, Unavailable
-from schemas.stages import AdapterUse
+from schemas.findings import AdapterUse
 from tests.agents.inference.upstream.standin import BASE, StandIn
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.adapters import ADAPTER_EVENTS
+from schemas.adapters import ADAPTER_EVENTS, AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.advisors import ADVISORS, AdviseReply, AdviseRequest
+from schemas.asyncapi.examples import example
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,
@@ -22,20 +24,6 @@ from schemas.consolidation import (
     TrainReply,
     TrainRequest,
 )
-from schemas.consumers import (
-    EpisodesConsumed,
-    FetchReply,
-    FetchRequest,
-    MarkReply,
-    MarkRequest,
-    RegisterRequest,
-    ServiceInfo,
-    ServiceListReply,
-    ServiceListRequest,
-    TrimReply,
-    TrimRequest,
-    UnregisterRequest,
-)
 from schemas.dream import (
     DREAM_LOG,
     BetaReply,
@@ -49,9 +37,9 @@ from schemas.dream import (
     SnapshotReply,
     SnapshotRequest,
 )
+from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
-from schemas.examples import example
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -61,39 +49,42 @@ from schemas.flow import (
     FlowSnapshotRequest,
 )
 from schemas.jobs import LANES, Job, JobResult
-from schemas.replay import ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest
-from schemas.services import (
-    ADVISORS,
-    AdapterInfo,
-    AdapterListReply,
-    AdapterListRequest,
-    AdapterRequest,
-    AdviseReply,
-    AdviseRequest,
-    CompareReply,
-    CompareRequest,
-    DeadLetter,
-    EmbedReply,
-    EmbedRequest,
+from schemas.memory import (
     ForgetReply,
     ForgetRequest,
     RebuildReply,
     RebuildRequest,
-    RouteReply,
-    RouteRequest,
     SearchReply,
     SearchRequest,
-    ServiceError,
     SessionReply,
     SessionRequest,
     SleepReply,
     SleepRequest,
     StatsReply,
     StatsRequest,
-    StatusReply,
     VerifyReply,
     VerifyRequest,
 )
+from schemas.router import RouteReply, RouteRequest
+from schemas.services import (
+    EpisodesConsumed,
+    FetchReply,
+    FetchRequest,
+    MarkReply,
+    MarkRequest,
+    RegisterRequest,
+    ReplayReply,
+    ReplayRequest,
+    ReplayStopReply,
+    ReplayStopRequest,
+    ServiceInfo,
+    ServiceListReply,
+    ServiceListRequest,
+    TrimReply,
+    TrimRequest,
+    UnregisterRequest,
+)
+from schemas.status import DeadLetter, ServiceError, StatusReply
 
 _DEFS = "#/components/schemas/{name}"
 

@@ -5,8 +5,9 @@ Scores are probabilities in 0..1 unless the field says otherwise; times are seco
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from schemas.base import WireStruct
 from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage
 
 Level = Literal["raw", "fast", "full"]
@@ -20,11 +21,7 @@ MAX_ADAPTERS = 4
 """At most four adapters are active at once (design section 3)."""
 
 
-class _Found(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every stage's finding."""
-
-
-class Query(_Found, frozen=True, kw_only=True):
+class Query(WireStruct, frozen=True, kw_only=True):
     """The turn as it was asked. ``deadline`` lives in the envelope; ``level`` None leaves it to the alias."""
 
     model: str
@@ -41,14 +38,14 @@ class Query(_Found, frozen=True, kw_only=True):
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
 
-class DomainScore(_Found, frozen=True, kw_only=True):
+class DomainScore(WireStruct, frozen=True, kw_only=True):
     """A router output above the threshold; ``name`` is one of the 31 merged labels."""
 
     name: str
     score: Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
-class AdapterUse(_Found, frozen=True, kw_only=True):
+class AdapterUse(WireStruct, frozen=True, kw_only=True):
     """A LoRA adapter taking part: its registered name, weight in 0..1, and the digest of its file."""
 
     name: str
@@ -56,14 +53,14 @@ class AdapterUse(_Found, frozen=True, kw_only=True):
     sha256: str = ""
 
 
-class Advisory(_Found, frozen=True, kw_only=True):
+class Advisory(WireStruct, frozen=True, kw_only=True):
     """Advice of another service (nerve-wml, kiki-flow): recorded, never recomputed on replay."""
 
     source: str
     payload: dict[str, float]
 
 
-class Plan(_Found, frozen=True, kw_only=True):
+class Plan(WireStruct, frozen=True, kw_only=True):
     """Which stages think and which pass the turn on at once. One topology, always the same trace.
 
     ``stakes``: whether a wrong answer is costly, so that agreement alone does not end the panel.
@@ -82,7 +79,7 @@ class Plan(_Found, frozen=True, kw_only=True):
     thinking: bool = False
 
 
-class Route(_Found, frozen=True, kw_only=True):
+class Route(WireStruct, frozen=True, kw_only=True):
     """The router's finding. ``embedding`` is the query's unit vector (768 floats for mpnet)."""
 
     domains: tuple[DomainScore, ...]
@@ -93,7 +90,7 @@ class Route(_Found, frozen=True, kw_only=True):
     advisories: tuple[Advisory, ...] = ()
 
 
-class RecalledEpisode(_Found, frozen=True, kw_only=True):
+class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     """One recalled episode with its fused score and the reasons it came (dense, words, recency, ...).
 
     ``speaker`` and ``source_id`` are set on imported episodes: who said it, and the id that it was imported with.
@@ -111,13 +108,13 @@ class RecalledEpisode(_Found, frozen=True, kw_only=True):
     source_id: str = ""
 
 
-class Recall(_Found, frozen=True, kw_only=True):
+class Recall(WireStruct, frozen=True, kw_only=True):
     """The memory's finding: hits in descending order of score."""
 
     hits: tuple[RecalledEpisode, ...] = ()
 
 
-class LikelyToken(_Found, frozen=True, kw_only=True):
+class LikelyToken(WireStruct, frozen=True, kw_only=True):
     """A token's text and natural-log probability at its place."""
 
     token: str
@@ -130,7 +127,7 @@ class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
     top: tuple[LikelyToken, ...] = ()
 
 
-class Candidate(_Found, frozen=True, kw_only=True):
+class Candidate(WireStruct, frozen=True, kw_only=True):
     """One decoded answer; ``logprob`` is the mean natural-log probability per completion token.
 
     With ``tool_calls`` the text is what was said beside them, often nothing. ``factor`` lay on the
@@ -152,7 +149,7 @@ class Candidate(_Found, frozen=True, kw_only=True):
     factor: float = 1.0
 
 
-class Inference(_Found, frozen=True, kw_only=True):
+class Inference(WireStruct, frozen=True, kw_only=True):
     """The worker's finding: every candidate, the total usage, the model that spoke and how many weights it has."""
 
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
@@ -162,7 +159,7 @@ class Inference(_Found, frozen=True, kw_only=True):
     parameters: int = 0
 
 
-class Dissent(_Found, frozen=True, kw_only=True):
+class Dissent(WireStruct, frozen=True, kw_only=True):
     """Catfish's finding. ``text`` is an objection, never a candidate; empty when waived."""
 
     engaged: bool
@@ -173,7 +170,7 @@ class Dissent(_Found, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
-class Vote(_Found, frozen=True, kw_only=True):
+class Vote(WireStruct, frozen=True, kw_only=True):
     """One panel member's judgement of one candidate in one round (CAMP, arXiv 2604.00085).
 
     ``logprobs`` maps each of the three labels to its natural-log probability.
@@ -187,7 +184,7 @@ class Vote(_Found, frozen=True, kw_only=True):
     argument: str = ""
 
 
-class Cost(_Found, frozen=True, kw_only=True):
+class Cost(WireStruct, frozen=True, kw_only=True):
     """What one step of a stage asked of the model: seconds of model time, tokens read and written."""
 
     step: str
@@ -198,14 +195,14 @@ class Cost(_Found, frozen=True, kw_only=True):
 Bias = Literal["position", "verbosity", "bandwagon", "sentiment"]
 
 
-class BiasFinding(_Found, frozen=True, kw_only=True):
+class BiasFinding(WireStruct, frozen=True, kw_only=True):
     """A bias of the judge (RBD, arXiv 2505.17100) and what showed it."""
 
     bias: Bias
     evidence: str
 
 
-class Arbitration(_Found, frozen=True, kw_only=True):
+class Arbitration(WireStruct, frozen=True, kw_only=True):
     """Two candidates compared by the attending.
 
     ``lean`` and ``swapped`` are log P(``first``) - log P(``second``) in nats, with ``first`` shown first and second;
@@ -221,7 +218,7 @@ class Arbitration(_Found, frozen=True, kw_only=True):
     changed: bool = False
 
 
-class Negotiation(_Found, frozen=True, kw_only=True):
+class Negotiation(WireStruct, frozen=True, kw_only=True):
     """The negotiator's finding: the chosen candidate and how it was chosen.
 
     ``panel`` names who had a seat; ``groups`` are the candidates that say the same, the largest group first, and the
@@ -242,7 +239,7 @@ class Negotiation(_Found, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
-class BiasReport(_Found, frozen=True, kw_only=True):
+class BiasReport(WireStruct, frozen=True, kw_only=True):
     """Antibias's finding: whether it looked, what it saw and what it did.
 
     ``undecided``: the model contradicted itself on the text that went on. ``unfair`` and ``unfair_revised`` are the
@@ -263,7 +260,7 @@ class BiasReport(_Found, frozen=True, kw_only=True):
     costs: tuple[Cost, ...] = ()
 
 
-class StageTiming(_Found, frozen=True, kw_only=True):
+class StageTiming(WireStruct, frozen=True, kw_only=True):
     """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it.
 
     ``ahead`` is embedding time for this stage that ran before it began, while its event was on the way.

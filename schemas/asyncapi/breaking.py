@@ -1,4 +1,4 @@
-"""What a change of the contract breaks, between two AsyncAPI documents that :mod:`schemas.contract` wrote.
+"""What a change of the contract breaks, between two AsyncAPI documents that :mod:`schemas.asyncapi.document` wrote.
 
 Two promises are compared. What others send us must still be accepted: no field is newly required, nothing accepted is
 refused. What we send must still be understood by a reader who passes over fields that it does not know: no field goes,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.page import SCRIPT, STYLE, page
-from schemas import contract
+from schemas.asyncapi.document import document
+from schemas.asyncapi.page import SCRIPT, STYLE, page
 from schemas.errors import SetupError
 
-COMPONENT = Path(__file__).parent / "node_modules" / "@asyncapi" / "react-component"
+COMPONENT = Path(__file__).parents[2] / "contract" / "node_modules" / "@asyncapi" / "react-component"
 
 
 def embedded(text: str) -> object:
@@ -23,21 +23,21 @@ def test_the_page_holds_the_document_whatever_is_in_it(tmp_path: Path) -> None:
     for path in (SCRIPT, STYLE):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text("/* nothing */")
-    document = {"info": {"title": "t", "version": "1", "description": "</script><b>&amp; $x"}}
-    text = page(document, tmp_path)
-    assert embedded(text) == document
+    contract = {"info": {"title": "t", "version": "1", "description": "</script><b>&amp; $x"}}
+    text = page(contract, tmp_path)
+    assert embedded(text) == contract
     assert text.count("</script>") == 3
 
 
 @pytest.mark.skipif(not COMPONENT.exists(), reason="npm's @asyncapi/react-component is not here")
 def test_the_kept_component_is_put_in_and_nothing_is_fetched() -> None:
-    text = page(contract.document(), COMPONENT)
-    assert embedded(text) == json.loads(json.dumps(contract.document()))
+    text = page(document(), COMPONENT)
+    assert embedded(text) == json.loads(json.dumps(document()))
     assert "AsyncApiStandalone" in text
     assert not re.search(r"<(script|link)[^>]*\s(src|href)=", text)
 
 
 def test_without_the_component_the_mend_is_said(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="npm install @asyncapi/react-component") as caught:
-        page(contract.document(), tmp_path)
+        page(document(), tmp_path)
     assert caught.value.param == "component"

@@ -1,0 +1,144 @@
+"""Requests of the memory: search, sessions, forgetting, and the care of its stores."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from schemas.base import WireStruct
+from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
+from schemas.findings import RecalledEpisode
+
+
+class SearchRequest(WireStruct, frozen=True, kw_only=True):
+    """The tenant's episodes nearest to a query: ``text`` and ``vector``, its embedding.
+
+    In one session when it is given; ``as_of`` (Unix time) asks what was known then.
+    """
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+    text: str = ""
+    as_of: float | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+
+
+class SearchReply(WireStruct, frozen=True, kw_only=True):
+    """Hits in descending order of score; no relevance floor and no budget is applied."""
+
+    hits: tuple[RecalledEpisode, ...]
+
+
+class RebuildRequest(WireStruct, frozen=True, kw_only=True):
+    """Make the memory's stores again from the record: one tenant's part, or all of them."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+
+
+class RebuildReply(WireStruct, frozen=True, kw_only=True):
+    """``episodes`` are in the stores now; it took ``seconds``."""
+
+    episodes: int
+    seconds: float
+
+
+class VerifyRequest(WireStruct, frozen=True, kw_only=True):
+    """Compare the memory's stores with the record: one tenant's part, or all of them."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+
+
+class VerifyReply(WireStruct, frozen=True, kw_only=True):
+    """What differs. ``waiting`` episodes are recorded and not yet projected, so they may be missing."""
+
+    recorded: int
+    waiting: int
+    missing_in_atlas: tuple[str, ...]
+    missing_in_trace: tuple[str, ...]
+    unknown_in_atlas: int
+    unknown_in_trace: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing is missing and nothing is unknown."""
+        return not (self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
+
+
+class StatsRequest(WireStruct, frozen=True, kw_only=True):
+    """What one tenant has in the memory's stores."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+
+
+class StatsReply(WireStruct, frozen=True, kw_only=True):
+    """Episodes in each store, and edges between episodes by kind."""
+
+    atlas_episodes: int
+    trace_episodes: int
+    edges: dict[str, int]
+
+
+class SleepRequest(WireStruct, frozen=True, kw_only=True):
+    """Sum up related old episodes: of one tenant or of all, recorded until ``before`` (Unix time).
+
+    Without ``before`` it is the last midnight (UTC) that is ``sleep_age`` ago. ``limit`` bounds the new summaries.
+    """
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    before: float | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Merged(WireStruct, frozen=True, kw_only=True):
+    """A summary and the episodes that it stands for."""
+
+    tenant: str
+    summary_id: str
+    text: str
+    episodes: tuple[str, ...]
+
+
+class SleepReply(WireStruct, frozen=True, kw_only=True):
+    """What was summed up.
+
+    Attributes:
+        merged: the new summaries.
+        known: summaries of this plan that an earlier sleep had made.
+        left: summaries of this plan that were not made: the limit was reached, or the model failed.
+        held: old episodes that were left alone because ``held_by`` has not acknowledged them.
+        before: the Unix time until which episodes counted as old.
+    """
+
+    merged: tuple[Merged, ...]
+    known: int
+    left: int
+    held: int
+    held_by: str
+    before: float
+
+
+class SessionRequest(WireStruct, frozen=True, kw_only=True):
+    """What is remembered of one session."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+
+
+class SessionReply(WireStruct, frozen=True, kw_only=True):
+    """A session's episodes in time; none when nothing is known of it."""
+
+    session_id: str
+    episodes: tuple[RecalledEpisode, ...]
+
+
+class ForgetRequest(WireStruct, frozen=True, kw_only=True):
+    """Delete one session from the record and from the memory's stores."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+
+
+class ForgetReply(WireStruct, frozen=True, kw_only=True):
+    """How many episodes are forgotten."""
+
+    episodes: int

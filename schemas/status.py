@@ -1,0 +1,37 @@
+"""What an agent says of itself, what it refuses, and what it gave up."""
+
+from schemas.base import WireStruct
+
+
+class StatusReply(WireStruct, frozen=True, kw_only=True):
+    """An agent's health: whether it can take work, and its gauges (counts, bytes, seconds)."""
+
+    agent: str
+    ready: bool
+    detail: str = ""
+    gauges: dict[str, float] = {}
+    info: dict[str, str] = {}
+
+
+class ServiceError(WireStruct, frozen=True, kw_only=True):
+    """The reply when a request cannot be answered."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class DeadLetter(WireStruct, frozen=True, kw_only=True):
+    """A message that was given up, with all it takes to look at it and to replay it.
+
+    ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` where it was.
+    """
+
+    subject: str
+    stream: str
+    consumer: str
+    reason: str
+    deliveries: int
+    headers: dict[str, str]
+    payload: bytes
+    failed_at: float
