@@ -17,10 +17,9 @@ import nats.errors
 from nats.aio.client import Client as Connection
 from nats.js.errors import APIError
 
-from bus.following import Happening, following
-from bus.live import LiveText
-from bus.requesting import request
+from bus.request import request
 from bus.subjects import Subjects
+from bus.turn import Happening, LiveText, following
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn

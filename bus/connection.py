@@ -21,9 +21,9 @@ from nats.js.errors import APIError, NotFoundError
 
 from bus import topology, tracing
 from bus.cancellation import Cancellations
-from bus.following import answer, following
-from bus.requesting import request
+from bus.request import request
 from bus.subjects import Subjects
+from bus.turn import answer, following
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope

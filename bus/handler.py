@@ -28,7 +28,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from bus import dead, metrics, topology, tracing
+from bus import dead_letters, metrics, topology, tracing
 from bus.connection import Bus
 from schemas.codec import decode
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, SetupError, StageFailed, Unavailable
@@ -365,7 +365,7 @@ class Consumer(Generic[E]):
         metrics.DEAD.labels(stage, reason).inc()
         metrics.HANDLED.labels(stage, "dead").inc()
         _log.error("dead letter", stage=stage, reason=reason, subject=message.subject, why=error.message)
-        await dead.bury(self.bus, message, consumer=stage, reason=f"{reason}: {error.message}")
+        await dead_letters.bury(self.bus, message, consumer=stage, reason=f"{reason}: {error.message}")
 
 
 class _Cancelled:

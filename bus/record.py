@@ -6,7 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from bus.connection import Bus
-from bus.reading import read
+from bus.stream import read
 from bus.topology import EPISODES
 from schemas.codec import decode
 from schemas.episode import Episode

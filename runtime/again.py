@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from bus import record, story
+from bus import record, turn_events
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterRequest
 from schemas.chat import Sampling
@@ -74,7 +74,7 @@ async def recorded(bus: Bus, turn_id: str) -> tuple[Inputs, Outcome]:
     Raises:
         InvalidInput: nothing of the turn is stored, or it has not been answered.
     """
-    events = [told.event for told in await story.tell(bus, turn_id)]
+    events = [told.event for told in await turn_events.tell(bus, turn_id)]
     asked = next((event for event in events if isinstance(event, RecallDone)), None)
     ready = next((event for event in events if isinstance(event, AnswerReady)), None)
     if asked is not None and ready is not None:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from bus.agent import Agent
+from bus.broker import monitor_of
 from bus.connection import Bus, BusSettings
-from bus.server import monitor_of
 from runtime.settings import Settings
 from schemas.errors import SetupError
 

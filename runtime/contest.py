@@ -24,7 +24,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from agents.inference import blas
 from bus.connection import Bus
-from bus.following import end_badly, following
+from bus.turn import end_badly, following
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import Unavailable

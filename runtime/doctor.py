@@ -11,7 +11,7 @@ from typing import Literal
 import httpx
 import psutil
 
-from bus import server
+from bus import broker
 from bus.agent import reports
 from bus.connection import connect
 from runtime.composition import AGENTS, bus_settings
@@ -64,7 +64,7 @@ def _package(name: str) -> Finding:
 
 def _nats_server() -> Finding:
     try:
-        path = server.executable()
+        path = broker.executable()
         version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except KikiError as error:
         return Finding("nats-server", "wrong", error.message, "run 'make install'")
@@ -134,7 +134,7 @@ async def _runtime(settings: Settings) -> list[Finding]:
 
 async def _sync(settings: Settings, port: int | None) -> Finding:
     """Whether every write is on disk before its PubAck; read from the embedded broker's ``/varz``."""
-    address = server.monitor_of(settings.data_dir / "nats", port)
+    address = broker.monitor_of(settings.data_dir / "nats", port)
     if address is None:
         return Finding("sync", "note", "not ours to read", "set jetstream.sync_interval: always on the servers")
     try:

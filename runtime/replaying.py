@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from bus.connection import Bus
-from bus.reading import Stored
+from bus.stream import Stored
 from bus.topology import EPISODES
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput

@@ -12,7 +12,7 @@ from agents.memory import history
 from agents.services.replay import line, selected
 from bus import record
 from bus.connection import Bus
-from bus.reading import Stored, read
+from bus.stream import Stored, read
 from bus.topology import EPISODES
 from schemas.codec import encode
 from schemas.events import EpisodeRecorded

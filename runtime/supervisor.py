@@ -19,7 +19,7 @@ import anyio.abc
 import structlog
 from tenacity import wait_exponential_jitter
 
-from bus import server
+from bus import broker as server
 from runtime import composition
 from runtime.process import SUPERVISED
 from runtime.settings import Settings, environment

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bus.story import Told
+from bus.turn_events import Told
 from schemas.events import (
     AnswerReady,
     DissentRaised,

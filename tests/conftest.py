@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from nats.js.errors import ServerError
 
-from bus import server
+from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 
 

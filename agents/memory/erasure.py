@@ -8,7 +8,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from agents.memory.trace import Member
 from bus.connection import Bus
-from bus.reading import read
+from bus.stream import read
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.envelope import Envelope
 from schemas.errors import Unavailable

@@ -6,8 +6,8 @@ from contextlib import aclosing
 from agents.memory.projection import apply
 from agents.memory.stores import Stores
 from bus.connection import Bus
-from bus.reading import BATCH
 from bus.record import stored
+from bus.stream import BATCH
 from schemas.episode import Episode
 
 Recorded = tuple[Episode, float]

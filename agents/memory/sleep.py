@@ -26,8 +26,8 @@ from agents.memory.record import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus
-from bus.reading import read
 from bus.record import acknowledged
+from bus.stream import read
 from bus.topology import EPISODES
 from schemas.chat import Message, Sampling
 from schemas.codec import decode

@@ -11,7 +11,7 @@ from agents.services.replay import selected
 from agents.services.stacks import Stacks
 from bus import metrics
 from bus.connection import Bus
-from bus.reading import Stored
+from bus.stream import Stored
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput, KikiError, Unavailable

@@ -18,7 +18,7 @@ from nats.js.errors import APIError, NotFoundError
 from agents.services.registration import DURABLE, Registration, registered
 from bus import metrics
 from bus.connection import Bus
-from bus.reading import Stored, read
+from bus.stream import Stored, read
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode, encode
 from schemas.episode import Episode

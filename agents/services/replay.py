@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from bus import metrics
 from bus.connection import Bus
-from bus.reading import Stored, read
+from bus.stream import Stored, read
 from bus.topology import EPISODES
 from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
 

@@ -6,7 +6,7 @@ async with connect("nats://127.0.0.1:4222") as kiki:
 """
 
 from micro_kiki_client.bus.client import Client, Turn, connect
-from micro_kiki_client.bus.following import Happening
+from micro_kiki_client.bus.turn import Happening
 from micro_kiki_client.schemas.chat import Message, Sampling
 from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
 from micro_kiki_client.schemas.episode import Episode

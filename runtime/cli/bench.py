@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress, track
 from rich.table import Table
 
-from bus import server
+from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from runtime import locomo, rereading
 from runtime.cli import command, err, out, run_async, settings_of

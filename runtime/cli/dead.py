@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bus import dead as letters
+from bus import dead_letters as letters
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, on_bus, out
 

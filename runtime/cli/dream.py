@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agents.dream.beta import jsonl, record
-from bus import reading
+from bus import stream
 from bus.connection import Bus, connect
 from bus.topology import DREAMLOG, EPISODES
 from runtime import contest, dreaming, exchanging
@@ -52,7 +52,7 @@ def list_dreams(nats: NatsOption = None) -> None:
 
     async def listed(bus: Bus) -> None:
         table = Table("episode", "state", "adapter", "what", box=None)
-        async for message in reading.read(bus, DREAMLOG, bus.subjects.dream_log):
+        async for message in stream.read(bus, DREAMLOG, bus.subjects.dream_log):
             table.add_row(*_row(message.subject.split(".")[-2], message.data))
         out.print(table if table.row_count else "nothing was dreamt yet")
 
@@ -110,7 +110,7 @@ def export(
     async def exported(bus: Bus) -> None:
         count = 0
         with to.open("wb") as file:
-            async for message in reading.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
+            async for message in stream.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
                 episode = decode(EpisodeRecorded, message.data).episode
                 if (tenant in (None, episode.tenant)) and episode.saillance_score >= min_saillance:
                     count += 1

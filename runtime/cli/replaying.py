@@ -17,7 +17,7 @@ from agents.memory.history import seconds
 from agents.memory.progress import caught_up
 from agents.services.replay import fits, headers, line, paced, selected
 from bus.connection import Bus, connect
-from bus.reading import Stored
+from bus.stream import Stored
 from bus.topology import EPISODES
 from runtime import again as repeating
 from runtime import replaying

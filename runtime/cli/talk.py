@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.text import Text
 
-from bus import story
+from bus import turn_events
 from bus.connection import Bus, connect
 from runtime import deliberation
 from runtime.cli import NatsOption, command, out, run_async, settings_of
@@ -115,7 +115,7 @@ def trace(
             if as_json:
                 from schemas.codec import encode
 
-                for entry in await story.tell(bus, turn_id):
+                for entry in await turn_events.tell(bus, turn_id):
                     line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
                     sys.stdout.write(line)
             else:
@@ -126,12 +126,12 @@ def trace(
 
 async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
     """Print the waterfall, after the episode is written when asked to wait for it."""
-    told = await story.tell(bus, turn_id)
+    told = await turn_events.tell(bus, turn_id)
     if wait_for_episode:
         with anyio.move_on_after(EPISODE_SECONDS):
             while _recorded_later(told):
                 await anyio.sleep(0.05)
-                told = await story.tell(bus, turn_id)
+                told = await turn_events.tell(bus, turn_id)
     picture = waterfall(told)
     out.print(drawn(picture))
     decided = next((entry.event for entry in told if isinstance(entry.event, NegotiateDone)), None)
@@ -145,7 +145,7 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
         out.print(f"not seen: {', '.join(missing)}", style="dim")
 
 
-def _recorded_later(told: list[story.Told]) -> bool:
+def _recorded_later(told: list[turn_events.Told]) -> bool:
     wanted = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in told)
     return wanted and not any(isinstance(entry.event, EpisodeRecorded) for entry in told)
 

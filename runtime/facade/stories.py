@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bus.story import Told, tell
+from bus.turn_events import Told, tell
 from runtime.facade.parts import Parts, Tenant
 from schemas.envelope import is_turn_id
 from schemas.errors import InvalidInput

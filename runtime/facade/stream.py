@@ -16,7 +16,7 @@ import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bus.live import Diverged, LiveText
+from bus.turn import Diverged, LiveText
 from runtime.facade import replies, tools
 from runtime.facade.asked import Asked
 from runtime.facade.presence import while_connected

@@ -17,8 +17,8 @@ from opentelemetry.trace import SpanKind
 
 from bus import metrics
 from bus.connection import Bus
-from bus.following import ENDS, told_on
 from bus.topology import TURNS
+from bus.turn import ENDS, told_on
 from runtime.facade import telemetry
 from runtime.facade.asked import Asked
 from runtime.facade.claims import Claim, claim

@@ -6,7 +6,7 @@ from nats.aio.msg import Msg
 
 from bus.client import Client
 from bus.connection import Bus
-from bus.following import Happening
+from bus.turn import Happening
 from schemas.chat import Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope

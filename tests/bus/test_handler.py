@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from bus import dead, metrics
+from bus import dead_letters, metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Consumer, Delivery
 from bus.topology import DEAD, TURNS
@@ -63,8 +63,8 @@ async def test_a_malformed_event_is_buried_and_stops_nobody(bus: Bus) -> None:
         await bus.publish(event)
         await eventually(lambda: stored(bus, TurnCancelled, event))
 
-        async def buried() -> list[dead.Filed]:
-            found = [filed async for filed in dead.letters(bus)]
+        async def buried() -> list[dead_letters.Filed]:
+            found = [filed async for filed in dead_letters.letters(bus)]
             return found if len(found) == 2 else []
 
         letters = await eventually(buried)
@@ -114,7 +114,7 @@ async def test_after_max_deliver_a_dead_letter_and_the_client_is_told(bus: Bus) 
         failed = await eventually(lambda: stored(bus, TurnFailed, event))
         assert (failed.stage, failed.code) == ("echo", "internal_error")
         assert "a bug" not in failed.message
-        letters = [filed.letter async for filed in dead.letters(bus)]
+        letters = [filed.letter async for filed in dead_letters.letters(bus)]
         assert [(letter.deliveries, letter.reason.split(":")[0]) for letter in letters] == [(2, "max_deliver")]
         await eventually(lambda: _is(unsettled(bus), 0))
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from bus import objects, reading
+from bus import objects
+from bus import stream as reading
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
 from runtime.dreaming import dreamt

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 
-from bus import story
+from bus import turn_events
 from bus.agent import reports
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS
@@ -69,7 +69,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
         answer = await answer_of(bus, envelope)
         assert answer.text
         await settled(bus, envelope)
-        told = [entry.event for entry in await story.tell(bus, envelope.turn_id)]
+        told = [entry.event for entry in await turn_events.tell(bus, envelope.turn_id)]
         assert count(told, AnswerReady) == 1
         assert count(told, EpisodeRecorded) == 1
         assert count(told, TurnFailed) == 0
@@ -86,7 +86,7 @@ async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtim
         os.kill(pid, signal.SIGKILL)
         assert (await answer_of(bus, envelope)).text
         await settled(bus, envelope)
-        told = [entry.event for entry in await story.tell(bus, envelope.turn_id)]
+        told = [entry.event for entry in await turn_events.tell(bus, envelope.turn_id)]
         assert (count(told, AnswerReady), count(told, EpisodeRecorded)) == (1, 1)
 
 

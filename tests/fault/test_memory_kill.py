@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from agents.memory.agent import WRITE
-from bus import server
+from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
 from schemas.memory import VerifyReply, VerifyRequest

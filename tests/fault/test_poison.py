@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from bus import dead
+from bus import dead_letters
 from bus.agent import reports
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
@@ -75,7 +75,7 @@ async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Sup
             assert isinstance(await outcome(bus, turn_id), InferDone)
         failed = await outcome(bus, guilty)
         assert isinstance(failed, TurnFailed)
-        letters = [filed.letter async for filed in dead.letters(bus)]
+        letters = [filed.letter async for filed in dead_letters.letters(bus)]
         assert [letter.subject.rsplit(".", 1)[-1] for letter in letters] == [guilty]
         assert "it is not run again" in letters[0].reason
         assert 1 <= running.children["inference"].restarts <= 3

@@ -46,7 +46,7 @@ def test_a_killed_supervisor_takes_its_agents_along(tmp_path: Path, small_model:
         _, alive = psutil.wait_procs(agents, timeout=20)
         assert alive == []
     finally:
-        broker.terminate()  # the next 'kiki up' on this store would do it (tests/bus/test_server.py)
+        broker.terminate()  # the next 'kiki up' on this store would do it (tests/bus/test_broker.py)
         broker.wait(5)
 
 

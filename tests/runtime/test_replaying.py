@@ -8,7 +8,7 @@ import pytest
 
 from agents.memory.settings import MemorySettings
 from agents.services.replay import line, selected
-from bus import server
+from bus import broker
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES
 from runtime import replaying
@@ -38,7 +38,7 @@ SAID = [f"In turn {number} we spoke of the {word}." for number, word in enumerat
 async def empty(tmp_path: Path) -> AsyncIterator[Bus]:
     """The bus of another runtime, where nothing has happened."""
     async with (
-        server.embedded(tmp_path / "other", port=0) as other,
+        broker.embedded(tmp_path / "other", port=0) as other,
         connect(BusSettings(url=other.url, prefix="elsewhere"), name="other") as bus,
     ):
         await bus.reconcile()

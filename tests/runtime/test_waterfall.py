@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bus.story import Told
+from bus.turn_events import Told
 from runtime.waterfall import drawn, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope

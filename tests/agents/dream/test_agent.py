@@ -13,7 +13,7 @@ from agents.dream.agent import DreamAgent
 from agents.dream.beta import jsonl
 from agents.dream.ring import latest
 from agents.dream.settings import DreamSettings
-from bus import objects, reading
+from bus import objects, stream
 from bus.agent import run
 from bus.connection import Bus
 from bus.topology import DREAMLOG, DREAMS, LATENTS
@@ -75,7 +75,7 @@ async def test_an_episode_that_nobody_can_run_has_one_entry_that_says_why(bus: B
         await request(bus, "lonely")
         await anyio.sleep(0.3)
         assert (await status(bus, "never")).state == "unknown"
-    entries = [one async for one in reading.read(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
+    entries = [one async for one in stream.read(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
     assert [decode(DreamAborted, one.data).report.episode_id for one in entries] == ["lonely"]
 
 

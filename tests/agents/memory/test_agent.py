@@ -15,7 +15,7 @@ from agents.memory.progress import PROJECTION
 from agents.memory.projection import apply
 from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
-from bus import dead, metrics
+from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.envelope import Envelope
@@ -284,7 +284,7 @@ async def test_a_poison_episode_is_buried_and_holds_nobody_up(
         await bus.publish(good)
         await bus.js.publish(bus.subjects.stage(EpisodeRecorded.subject, "garbage"), b"{}")
         await projected(bus, 1, 1)
-        letters = [filed.letter async for filed in dead.letters(bus)]
+        letters = [filed.letter async for filed in dead_letters.letters(bus)]
         assert sorted((one.consumer, one.reason.split(":")[0]) for one in letters) == [
             (PROJECTION, "malformed"),
             (PROJECTION, "max_deliver"),

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from agents.services.replay import fits, line, paced, selected
 from agents.services.replays import AT_ONCE
 from bus.connection import Bus
-from bus.reading import Stored
+from bus.stream import Stored
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import EpisodeRecorded

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bus import server
+from bus import broker as server
 from bus.agent import Endpoint, run
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Handler

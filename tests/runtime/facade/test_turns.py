@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from bus import server
+from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, TURNS, consumer
 from runtime.facade import FacadeSettings

@@ -3,7 +3,7 @@
 import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from bus import dead
+from bus import dead_letters
 from bus.connection import Bus
 from bus.handler import Delivery
 from schemas.errors import InvalidInput
@@ -26,13 +26,13 @@ async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> N
     async with running(bus, handle, retry_delay=0.01, max_deliver=1):
         await bus.publish(event)
 
-        async def buried() -> list[dead.Filed]:
-            return [filed async for filed in dead.letters(bus)]
+        async def buried() -> list[dead_letters.Filed]:
+            return [filed async for filed in dead_letters.letters(bus)]
 
         (filed,) = await eventually(buried)
-        assert (await dead.letter(bus, filed.seq)).letter == filed.letter
+        assert (await dead_letters.letter(bus, filed.seq)).letter == filed.letter
         mended = True
-        assert await dead.replay(bus, filed.seq) == bus.subjects.of(event)
+        assert await dead_letters.replay(bus, filed.seq) == bus.subjects.of(event)
 
         async def answered() -> TurnCancelled | None:
             return await bus.last(TurnCancelled, event.envelope.turn_id)
@@ -43,13 +43,13 @@ async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> N
 
 async def test_a_letter_that_is_not_there(bus: Bus) -> None:
     with pytest.raises(InvalidInput, match="no dead letter 999") as caught:
-        await dead.letter(bus, 999)
+        await dead_letters.letter(bus, 999)
     assert caught.value.param == "seq"
 
 
 def test_a_payload_that_is_no_text_is_shown_as_base64() -> None:
-    assert dead.readable(b"plain") == "plain"
-    assert dead.readable(b"\xff\x00") == "base64:/wA="
+    assert dead_letters.readable(b"plain") == "plain"
+    assert dead_letters.readable(b"\xff\x00") == "base64:/wA="
 
 
 async def test_an_episodes_letter_is_not_recorded_twice(bus: Bus) -> None:
@@ -57,8 +57,8 @@ async def test_an_episodes_letter_is_not_recorded_twice(bus: Bus) -> None:
     info = await bus.js.add_consumer("EPISODES", ConsumerConfig(durable_name="p", ack_policy=AckPolicy.EXPLICIT))
     subscription = await bus.js.pull_subscribe_bind(durable="p", stream="EPISODES")
     (message,) = await subscription.fetch(1, timeout=2)
-    await dead.bury(bus, message, consumer=info.name, reason="test")
-    (filed,) = [filed async for filed in dead.letters(bus)]
+    await dead_letters.bury(bus, message, consumer=info.name, reason="test")
+    (filed,) = [filed async for filed in dead_letters.letters(bus)]
     with pytest.raises(InvalidInput, match="kiki memory rebuild"):
-        await dead.replay(bus, filed.seq)
+        await dead_letters.replay(bus, filed.seq)
     assert (await bus.js.stream_info("EPISODES")).state.messages == 1

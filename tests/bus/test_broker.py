@@ -6,7 +6,7 @@ import nats.errors
 import psutil
 import pytest
 
-from bus import server
+from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Delivery
 from bus.topology import EPISODES

@@ -5,9 +5,9 @@ from contextlib import aclosing
 
 import pytest
 
-from bus import reading
+from bus import stream
 from bus.connection import Bus
-from bus.reading import Stored, read
+from bus.stream import Stored, read
 from bus.topology import TURNS
 from schemas.errors import Unavailable
 from tests.bus.conftest import query, reply
@@ -22,7 +22,7 @@ async def found(bus: Bus, **options: object) -> list[Stored]:
 
 
 async def test_all_of_it_or_a_part(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BATCH", 3)
+    monkeypatch.setattr(stream, "BATCH", 3)
     for number in range(10):
         event = query(text=f"question {number}")
         await bus.publish(event)
@@ -37,8 +37,8 @@ async def test_all_of_it_or_a_part(bus: Bus, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_what_is_deleted_while_it_is_read_is_not_waited_for(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BATCH", 2)
-    monkeypatch.setattr(reading, "PATIENCE", 0.2)
+    monkeypatch.setattr(stream, "BATCH", 2)
+    monkeypatch.setattr(stream, "PATIENCE", 0.2)
     for _ in range(6):
         await bus.publish(query())
     seen = []
@@ -52,8 +52,8 @@ async def test_what_is_deleted_while_it_is_read_is_not_waited_for(bus: Bus, monk
 
 
 async def test_a_slow_reader_outlives_its_consumer(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BATCH", 2)
-    monkeypatch.setattr(reading, "STALE", 0.0)
+    monkeypatch.setattr(stream, "BATCH", 2)
+    monkeypatch.setattr(stream, "STALE", 0.0)
     for _ in range(5):
         await bus.publish(query())
     seen, names = [], set()

@@ -42,7 +42,7 @@ jetstream {
 """
 )
 
-_log = structlog.get_logger("bus.server")
+_log = structlog.get_logger("bus.broker")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bus.connection import Bus
-from bus.reading import read
+from bus.stream import read
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.codec import decode
 from schemas.errors import InvalidInput

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.live import Diverged, LiveText
+from bus.turn import Diverged, LiveText
 from schemas.events import InferToken
 
 WORDS = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=12)
