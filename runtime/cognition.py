@@ -22,7 +22,7 @@ import anyio
 import msgspec
 import numpy as np
 
-from agents import agreement
+from agents.shared import agreement
 from bus.connection import Bus
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn

@@ -12,7 +12,7 @@ import msgspec
 from agents.antibias.detector import touches
 from agents.antibias.judge import Judge, Judgement
 from agents.antibias.settings import AntibiasSettings
-from agents.consultation import Consultation
+from agents.shared.model import Consultation
 from bus.connection import Bus
 from schemas.chat import Message
 from schemas.envelope import new_turn

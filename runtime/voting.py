@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import msgspec
 
-from agents.calibration import BLANK, calibrated
 from agents.negotiator import prompts
+from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
 from runtime.cognition import wilson
 from schemas.chat import Message

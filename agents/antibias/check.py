@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agents import excerpt
 from agents.antibias import detector, prompts
 from agents.antibias.detector import Touch
 from agents.antibias.judge import Judge, Judgement
 from agents.antibias.settings import AntibiasSettings
-from agents.consultation import Consultation
+from agents.shared import excerpt
+from agents.shared.model import Consultation
 from bus import metrics
 from bus.connection import Bus
 from schemas.chat import Message

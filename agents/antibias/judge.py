@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agents import excerpt
 from agents.antibias import prompts
 from agents.antibias.settings import AntibiasSettings
-from agents.calibration import BLANK, calibrated
-from agents.consultation import Consultation
+from agents.shared import excerpt
+from agents.shared.calibration import BLANK, calibrated
+from agents.shared.model import Consultation
 from schemas.chat import Message
 from schemas.findings import RecalledEpisode
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.ending import ending
+from agents.shared.follow_up import ending
 from schemas.chat import Message
 
 GUIDELINE = (

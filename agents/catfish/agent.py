@@ -5,11 +5,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents import agreement, excerpt
 from agents.catfish import engagement, prompts
 from agents.catfish.settings import CatfishSettings
-from agents.consultation import Consultation
-from agents.likeness import Likeness, said
+from agents.shared import agreement, excerpt
+from agents.shared.model import Consultation
+from agents.shared.similarity import Likeness, said
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus

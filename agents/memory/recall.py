@@ -12,11 +12,11 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agents.excerpt import shortened
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.words import Words, covered
+from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
 ROLES = frozenset({"", "user", "assistant", "system", "tool"})

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter
 
-from agents.consultation import Consultation
 from agents.negotiator import debias, prompts
 from agents.negotiator.debias import Lean, Pair
 from agents.negotiator.settings import NegotiatorSettings
+from agents.shared.model import Consultation
 from bus import metrics
 from schemas.chat import Message
 from schemas.findings import Arbitration, Bias, RecalledEpisode

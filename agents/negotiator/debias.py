@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agents import excerpt
+from agents.shared import excerpt
 from schemas.findings import Bias, BiasFinding
 
 _FEELING = re.compile(

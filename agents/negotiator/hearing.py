@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import anyio
 
-from agents import agreement, excerpt
-from agents.consultation import Consultation
-from agents.likeness import Likeness, Matrix, said
 from agents.negotiator import arbitration, consensus, panel
 from agents.negotiator.dissent import Heard, Join, join
 from agents.negotiator.settings import NegotiatorSettings
+from agents.shared import agreement, excerpt
+from agents.shared.model import Consultation
+from agents.shared.similarity import Likeness, Matrix, said
 from bus import metrics
 from bus.connection import Bus
 from schemas.errors import KikiError

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import anyio
 from msgspec.structs import replace
 
-from agents.calibration import BLANK, calibrated
-from agents.consultation import Consultation
 from agents.negotiator import prompts
 from agents.negotiator.consensus import ATTENDING, choice, firmest
+from agents.shared.calibration import BLANK, calibrated
+from agents.shared.model import Consultation
 from bus import metrics
 from schemas.chat import Message
 from schemas.errors import KikiError

@@ -4,7 +4,7 @@ Every ballot goes on from the conversation itself, so that the worker finds it p
 assistant said it, then the question about it.
 """
 
-from agents.ending import ending
+from agents.shared.follow_up import ending
 from schemas.chat import Message
 from schemas.findings import VoteChoice
 

@@ -10,7 +10,6 @@ import anyio.to_thread
 import numpy as np
 from nats.aio.msg import Msg
 
-from agents.likeness import embedded, said
 from agents.router import selection
 from agents.router.advice import advised
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
@@ -20,6 +19,7 @@ from agents.router.domains import load_taxonomy
 from agents.router.embedder import Embedded, Embedder
 from agents.router.scoring import Scored, Scorer
 from agents.router.settings import RouterSettings
+from agents.shared.similarity import embedded, said
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler

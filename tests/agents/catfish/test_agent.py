@@ -1,8 +1,8 @@
 import pytest
 
-from agents.agreement import probability
 from agents.catfish.agent import CatfishAgent
 from agents.catfish.settings import CatfishSettings
+from agents.shared.agreement import probability
 from bus.connection import Bus
 from bus.handler import Handler
 from schemas.errors import StageFailed

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.excerpt import MARK, asked, shortened
+from agents.shared.excerpt import MARK, asked, shortened
 from schemas.chat import Message
 
 

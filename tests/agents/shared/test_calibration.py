@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.calibration import calibrated
+from agents.shared.calibration import calibrated
 
 LABELS = ("KEEP", "REFUSE", "NEUTRAL")
 logprobs = st.fixed_dictionaries({label: st.floats(-50, 0) for label in LABELS})

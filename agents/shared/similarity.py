@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from agents import agreement
+from agents.shared import agreement
 from bus.connection import Bus
 from schemas.embedder import CompareReply, CompareRequest
 from schemas.findings import Candidate

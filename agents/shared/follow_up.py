@@ -1,7 +1,7 @@
 """What a stage asks about an answer: an ending that goes on from the turn's own conversation.
 
 The worker holds that conversation already, so that an ending costs its own tokens only, and several endings are one job
-(:meth:`agents.consultation.Consultation.ballots`).
+(:meth:`agents.shared.model.Consultation.ballots`).
 """
 
 from schemas.chat import Message

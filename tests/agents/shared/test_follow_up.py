@@ -1,5 +1,5 @@
-from agents.ending import ending
 from agents.negotiator import prompts
+from agents.shared.follow_up import ending
 
 
 def test_an_ending_is_the_answer_as_it_was_said_and_the_question_about_it() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.agreement import decided, groups, matrix, mean, needs_embedding, numbers, overlap, probability, value
+from agents.shared.agreement import decided, groups, matrix, mean, needs_embedding, numbers, overlap, probability, value
 
 SUM = "What is 12 + 30?"
 TOWN = "Which city is the capital of France?"

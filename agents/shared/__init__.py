@@ -1,0 +1,1 @@
+"""What several agents use: comparing answers, asking the model, cutting text. No agent."""
