@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 
 from agents.router.classifier import Floats
-from agents.router.fitting import minimise
+from agents.router.fit import minimise
 
 
 @dataclass(frozen=True)

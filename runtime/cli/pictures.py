@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import SetupError
 
 if TYPE_CHECKING:
-    from agents.router.evaluation import Figures  # it imports torch, which no other verb should wait for
+    from agents.router.training.evaluation import Figures  # it imports torch, which no other verb should wait for
 
 
 @contextlib.contextmanager

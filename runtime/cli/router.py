@@ -9,7 +9,7 @@ from runtime.cli import command, out, settings_of
 from runtime.cli.pictures import confusion, reliability
 
 if TYPE_CHECKING:
-    from agents.router.evaluation import Figures
+    from agents.router.training.evaluation import Figures
 
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Another checkpoint: its folder, or a Hugging Face id; the shipped one by default.")
@@ -34,7 +34,8 @@ def train(
     pictures: PicturesOption = None,
 ) -> None:
     """Train from the corpus; from the shipped corpus this reproduces the shipped weights."""
-    from agents.router import evaluation, training
+    from agents.router.training import evaluation
+    from agents.router.training import train as training
 
     figures = training.train(embedder=_embedder(), out=output, corpus=corpus)
     _draw(figures, pictures)
@@ -50,7 +51,7 @@ def evaluate(
     pictures: PicturesOption = None,
 ) -> None:
     """Score labelled prompts: top-1, top-3, coverage, calibration, confusions."""
-    from agents.router import evaluation
+    from agents.router.training import evaluation
 
     figures, text = evaluation.evaluate(
         path, embedder=_embedder(), checkpoint=_checkpoint(checkpoint), json_out=json_out
@@ -66,7 +67,7 @@ def export(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Write the classifier in the monolith's format."""
-    from agents.router import training
+    from agents.router.training import train as training
 
     training.export(out=output, checkpoint=_checkpoint(checkpoint))
     out.print(f"written to {output}", highlight=False)

@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from agents.router.evaluation import measure as figures_of
+from agents.router.training.evaluation import measure as figures_of
 from runtime import latency
 from runtime.cli.pictures import confusion, reliability
 

@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
 from agents.router.classifier import Classifier, scores_of
-from agents.router.corpus import load_corpus
+from agents.router.training.corpus import load_corpus
 from agents.router.words import MAX_CHARS, PIECES, TOKEN, Words, fit_words
 from schemas.errors import SetupError
 

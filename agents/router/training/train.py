@@ -24,12 +24,12 @@ from rich.progress import Progress
 
 from agents.router.checkpoint import Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
 from agents.router.classifier import TENSORS, Classifier, Floats, logits_of, scores_of
-from agents.router.corpus import Corpus, duplicates, kind_of, load_corpus
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, file_digest, load_model
-from agents.router.evaluation import Figures, measure
-from agents.router.fitting import minimise
+from agents.router.fit import minimise
 from agents.router.niche import NicheHead, fit_head
+from agents.router.training.corpus import Corpus, duplicates, kind_of, load_corpus
+from agents.router.training.evaluation import Figures, measure
 from agents.router.words import Words, fit_words
 from schemas.errors import SetupError
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.router.corpus import Corpus, Example, duplicates, load_corpus
 from agents.router.domains import load_taxonomy
-from agents.router.evaluation import read_labelled
+from agents.router.training.corpus import Corpus, Example, duplicates, load_corpus
+from agents.router.training.evaluation import read_labelled
 from schemas.errors import SetupError
 
-HELD_OUT = Path(__file__).parents[3] / "configs" / "router" / "held-out.jsonl"
+HELD_OUT = Path(__file__).parents[4] / "configs" / "router" / "held-out.jsonl"
 
 
 @pytest.fixture(scope="module")
