@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from agents.memory import history
+from agents.memory import imports
 from agents.memory.progress import caught_up
 from bus import record
 from bus.connection import Bus
@@ -26,7 +26,7 @@ class Imported:
 
 
 async def bring(
-    bus: Bus, said: Sequence[history.Told], embed: Embed, *, tenant: str, tick: Callable[[int], None]
+    bus: Bus, said: Sequence[imports.Told], embed: Embed, *, tenant: str, tick: Callable[[int], None]
 ) -> Imported:
     """Record every line that is not recorded yet, in batches, and wait until recall can find them.
 
@@ -43,7 +43,7 @@ async def bring(
             vectors = await embed([one.line.embedded for one in fresh])
             async with anyio.create_task_group() as tasks:
                 for one, vector in zip(fresh, vectors, strict=True):
-                    tasks.start_soon(bus.publish, history.event(one, vector, tenant=tenant))
+                    tasks.start_soon(bus.publish, imports.event(one, vector, tenant=tenant))
         new += len(fresh)
         tick(len(batch))
     await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
@@ -60,8 +60,8 @@ async def exported(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
                 yield json.dumps(line, ensure_ascii=False)
 
 
-async def _known(bus: Bus, said: history.Told, tenant: str) -> bool:
-    turn_id = history.turn_id(said, tenant=tenant)
+async def _known(bus: Bus, said: imports.Told, tenant: str) -> bool:
+    turn_id = imports.turn_id(said, tenant=tenant)
     return await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is not None
 
 

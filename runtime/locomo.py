@@ -1,7 +1,7 @@
 """LoCoMo (arXiv 2402.17753) as a measure of retrieval: is a question's evidence among the first k hits?
 
 Each dialogue is a tenant of its own in real stores, and each question goes the way of every recall:
-:func:`agents.memory.finding.find`. The ablations are settings of that same path.
+:func:`agents.memory.search.find`. The ablations are settings of that same path.
 """
 
 import itertools
@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from agents.memory import history
-from agents.memory.atlas import Ask
-from agents.memory.finding import find
+from agents.memory import imports
 from agents.memory.projection import apply
-from agents.memory.recall import distinct, relevant
+from agents.memory.ranking import distinct, relevant
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
 from agents.memory.words import Words
 from runtime.embedding import BATCH, Embed
 from schemas.errors import InvalidInput
@@ -55,7 +55,7 @@ class Dialogue:
     """Turns, and the questions that have evidence among them."""
 
     name: str
-    lines: tuple[history.Line, ...]
+    lines: tuple[imports.Line, ...]
     questions: tuple[Question, ...]
 
 
@@ -166,7 +166,7 @@ def _dialogue(path: Path) -> Dialogue:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         lines = tuple(
-            history.Line(
+            imports.Line(
                 text=turn["text"],
                 session=turn["session"],
                 speaker=turn["speaker"],
@@ -192,10 +192,10 @@ def _evidence(item: dict[str, Any], ids: set[str]) -> tuple[str, ...]:
 
 
 async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> None:
-    told = history.told(dialogue.lines)
+    told = imports.told(dialogue.lines)
     vectors = await _embedded([one.line.embedded for one in told], embed, tick)
     episodes = [
-        history.event(one, vector, tenant=dialogue.name).episode for one, vector in zip(told, vectors, strict=True)
+        imports.event(one, vector, tenant=dialogue.name).episode for one, vector in zip(told, vectors, strict=True)
     ]
     for at in range(0, len(episodes), PLACED):
         await apply(stores, episodes[at : at + PLACED])

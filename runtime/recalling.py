@@ -16,16 +16,16 @@ import numpy as np
 import psutil
 from msgspec import structs
 
-from agents.memory import history
-from agents.memory.atlas import Ask
+from agents.memory import imports
 from agents.memory.context import windows
-from agents.memory.edge import EdgeAtlas
-from agents.memory.finding import find
-from agents.memory.optimising import Optimised, optimised
+from agents.memory.episodes import key
 from agents.memory.projection import apply
-from agents.memory.record import key
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.optimise import Optimised, optimised
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
 from schemas.episode import Episode
 
 SESSION = 20
@@ -188,8 +188,8 @@ class _Grown:
     async def _visible(self) -> float:
         """Seconds from writing an episode until recall finds it."""
         settings, vector = self._stores.settings, self._made.vector(0)
-        line = history.Line(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-        episode = history.event(history.told([line])[0], vector, tenant="tenant0").episode
+        line = imports.Line(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
+        episode = imports.event(imports.told([line])[0], vector, tenant="tenant0").episode
         began = time.perf_counter()
         await apply(self._stores, [episode])
         ask = Ask(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
@@ -205,8 +205,8 @@ class _Made:
         self._random = np.random.default_rng(7)
         self._size = size
         self._topics = self._random.normal(size=(TOPICS, size))
-        told = history.told([history.Line(text="template")], now=0.0)
-        self._template = history.event(told[0], (), tenant="").episode
+        told = imports.told([imports.Line(text="template")], now=0.0)
+        self._template = imports.event(told[0], (), tenant="").episode
         self.episodes: Iterator[Episode] = (self._episode(number) for number in itertools.count())
 
     def vector(self, topic: int) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 import numpy as np
 
-from agents.memory import history
+from agents.memory import imports
 from agents.services.replay import line, selected
 from bus import record
 from bus.connection import Bus
@@ -89,5 +89,5 @@ def _event(number: int, drawn: np.random.Generator) -> EpisodeRecorded:
     vector = drawn.normal(size=DIMENSIONS)
     vector /= np.linalg.norm(vector)
     text = " ".join(f"w{word}" for word in drawn.integers(20_000, size=WORDS))
-    (told,) = history.told([history.Line(text=text, session=number // 20, timestamp=1e9 + number, id=number)])
-    return history.event(told, tuple(vector.tolist()), tenant="bench")
+    (told,) = imports.told([imports.Line(text=text, session=number // 20, timestamp=1e9 + number, id=number)])
+    return imports.event(told, tuple(vector.tolist()), tenant="bench")

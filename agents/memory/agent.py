@@ -12,21 +12,21 @@ import structlog
 from nats.js.errors import APIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from agents.memory.atlas import Ask
-from agents.memory.budget import measure
-from agents.memory.erasure import erase, expire
-from agents.memory.faults import StoreAway
-from agents.memory.finding import find
-from agents.memory.precedence import Precedence
+from agents.memory.episodes import key, recorded
+from agents.memory.forgetting import erase, expire
+from agents.memory.priority import Precedence
 from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
 from agents.memory.projection import Projection
-from agents.memory.recall import distinct, fitting, hits, relevant, told
-from agents.memory.record import key, recorded
-from agents.memory.renewal import renewed
+from agents.memory.ranking import distinct, fitting, hits, relevant, told
+from agents.memory.rebuild import renewed
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.stores import Stores
+from agents.memory.stores.errors import StoreAway
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
+from agents.memory.tokens import measure
 from agents.memory.words import Words
 from bus import metrics, record
 from bus.agent import Endpoint

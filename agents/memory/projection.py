@@ -5,12 +5,12 @@ from functools import cache
 
 from msgspec import Struct
 
-from agents.memory.atlas import Ask, placed
 from agents.memory.context import unit, unpacked, windows
-from agents.memory.faults import StoreAway
-from agents.memory.recall import replaces
-from agents.memory.record import key
-from agents.memory.stores import Stores
+from agents.memory.episodes import key
+from agents.memory.ranking import replaces
+from agents.memory.stores.errors import StoreAway
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask, placed
 from agents.memory.words import Words, covered
 from bus import metrics
 from schemas.episode import Episode

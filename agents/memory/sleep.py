@@ -22,7 +22,7 @@ from nats.js.errors import APIError
 from agents.memory.clusters import Old, plan
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
-from agents.memory.record import episode_id
+from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory import history as lines_of
+from agents.memory import imports as lines_of
 from bus.agent import reports
 from bus.connection import Bus
 from runtime import history

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory.history import seconds
+from agents.memory.imports import seconds
 from agents.memory.progress import caught_up
 from agents.services.replay import fits, headers, line, paced, selected
 from bus.connection import Bus, connect

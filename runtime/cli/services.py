@@ -7,7 +7,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from agents.memory.history import seconds
+from agents.memory.imports import seconds
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, on_bus, out
 from schemas.codec import field_of

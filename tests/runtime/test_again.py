@@ -7,7 +7,7 @@ import anyio
 import msgspec
 import pytest
 
-from agents.memory.record import recorded as episode_of
+from agents.memory.episodes import recorded as episode_of
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
 from runtime.again import Outcome, differences, outcome, reasons, recorded, run_again

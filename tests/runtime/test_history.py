@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.memory.history import Line, read, told
+from agents.memory.imports import Line, read, told
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.topology import EPISODES

@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 from typer.testing import CliRunner, Result
 
-from agents.memory.record import recorded as episode_of
+from agents.memory.episodes import recorded as episode_of
 from bus.connection import Bus
 from runtime.cli.__main__ import app
 from tests.agents.memory.scenes import answered, turn

@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.memory.settings import MemorySettings
-from tests.agents.memory.bolt_server import PASSWORD
 from tests.agents.memory.scenes import SIZE
+from tests.agents.memory.stores.bolt_server import PASSWORD
 from tests.e2e.conftest import free_port
 
 
@@ -21,7 +21,7 @@ def bolt_serving(directory: Path, port: int) -> Iterator[str]:
     """A live Bolt server's address; the server is killed at the end."""
     with (directory / "bolt.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.agents.memory.bolt_server", str(directory), str(port)],
+            [sys.executable, "-m", "tests.agents.memory.stores.bolt_server", str(directory), str(port)],
             cwd=directory,  # it writes its logs there
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
             stdin=subprocess.PIPE,

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 from qdrant_client import AsyncQdrantClient
 
-from agents.memory.qdrant import QdrantAtlas
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.qdrant import QdrantAtlas
 from tests.agents.memory.conftest import bolt_settings
 from tests.agents.memory.scenes import SIZE
 

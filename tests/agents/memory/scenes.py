@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from agents.memory.record import episode_id
+from agents.memory.episodes import episode_id
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope, new_turn
 from schemas.episode import Episode

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.atlas import Ask, Atlas
+from agents.memory.episodes import episode_id, recorded
 from agents.memory.progress import PROJECTION
 from agents.memory.projection import apply
-from agents.memory.record import episode_id, recorded
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.points import Ask, Atlas
 from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
@@ -151,7 +151,7 @@ async def test_a_slow_store_does_not_hold_the_turn_up(
 async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
     bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.memory.precedence.PATIENCE", 60.0)
+    monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     patient = msgspec.structs.replace(settings, recall_timeout=60.0)
     begun, finish = threading.Event(), threading.Event()
 

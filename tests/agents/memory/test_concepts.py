@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.memory.concepts import MOST, concepts, salience
-from agents.memory.record import recorded
+from agents.memory.episodes import recorded
 from tests.agents.memory.scenes import answered, turn, unit
 
 

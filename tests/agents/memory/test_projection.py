@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from agents.memory.context import unit as normalised
+from agents.memory.episodes import key
 from agents.memory.projection import apply
-from agents.memory.record import key
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
 from schemas.episode import Episode
 from tests.agents.memory.pairs import PAIRS, pair
 from tests.agents.memory.scenes import episode, unit

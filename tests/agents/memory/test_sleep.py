@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.atlas import Ask
 from agents.memory.clusters import Old, plan
 from agents.memory.context import unit as normalised
-from agents.memory.finding import find
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import midnight
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.errors import StageFailed

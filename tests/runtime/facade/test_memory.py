@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.history import Line, told
+from agents.memory.imports import Line, told
 from agents.memory.settings import MemorySettings
 from bus.agent import Agent, Endpoint, run
 from bus.connection import Bus

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from agents.memory.precedence import Precedence
+from agents.memory.priority import Precedence
 
 pytestmark = pytest.mark.anyio
 
@@ -14,7 +14,7 @@ async def noted(precedence: Precedence, what: list[str]) -> None:
 
 
 async def test_a_record_begins_when_the_last_recall_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.memory.precedence.PATIENCE", 60.0)
+    monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     precedence, what = Precedence(), list[str]()
     async with anyio.create_task_group() as tasks:
         with precedence.first():
@@ -43,6 +43,6 @@ async def test_recalls_without_end_do_not_keep_a_record_out() -> None:
 
 
 async def test_nobody_to_wait_for_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.memory.precedence.PATIENCE", 60.0)
+    monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     with anyio.fail_after(30):
         await Precedence().after()

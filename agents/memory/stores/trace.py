@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from agents.memory.record import key
+from agents.memory.episodes import key
 from schemas.episode import Episode
 
 if TYPE_CHECKING:
-    from agents.memory.protocols import Graph, Run
+    from agents.memory.stores.protocols import Graph, Run
 
 VERSION = 2
 """Of nodes and edges. A store with another one is made again from the record."""

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
-from agents.memory.trace import Member
+from agents.memory.stores.trace import Member
 from bus.connection import Bus
 from bus.stream import read
 from bus.topology import ANSWERS, EPISODES, TURNS

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import anyio
 
-from agents.memory.atlas import Atlas
-from agents.memory.edge import EdgeAtlas
-from agents.memory.optimising import optimised
-from agents.memory.part import Part
 from agents.memory.projection import apply
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.embedded import Part
+from agents.memory.stores.optimise import optimised
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Atlas
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 

@@ -7,11 +7,11 @@ import anyio
 import anyio.to_thread
 import filelock
 
-from agents.memory import optimising
-from agents.memory.edge import EdgeAtlas
-from agents.memory.protocols import AtlasStore, Graph, Store
 from agents.memory.settings import MemorySettings
-from agents.memory.trace import Trace
+from agents.memory.stores import optimise
+from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.protocols import AtlasStore, Graph, Store
+from agents.memory.stores.trace import Trace
 from schemas.errors import SetupError
 
 LOCK = "memory.lock"
@@ -63,7 +63,7 @@ class Stores:
         """Optimise an embedded Atlas whenever it helps, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
-            await optimising.keep(self.atlas.part, self.changing, after=after, interval=interval)
+            await optimise.keep(self.atlas.part, self.changing, after=after, interval=interval)
 
     async def renew(self, forget: Forget) -> None:
         """Empty both and have everything projected again. The caller holds ``changing``."""
@@ -74,7 +74,7 @@ class Stores:
 
 def _atlas(settings: MemorySettings) -> AtlasStore:
     if settings.atlas == "qdrant":
-        from agents.memory.qdrant import QdrantAtlas
+        from agents.memory.stores.qdrant import QdrantAtlas
 
         return QdrantAtlas.of(settings)
     return EdgeAtlas(settings)
@@ -82,10 +82,10 @@ def _atlas(settings: MemorySettings) -> AtlasStore:
 
 def _graph(settings: MemorySettings) -> Graph:
     if settings.trace == "neo4j":
-        from agents.memory.bolt import Neo4jGraph
+        from agents.memory.stores.neo4j import Neo4jGraph
 
         return Neo4jGraph(settings)
-    from agents.memory.ladybug import LadybugGraph
+    from agents.memory.stores.ladybug import LadybugGraph
 
     return LadybugGraph(settings)
 

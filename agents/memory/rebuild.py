@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from agents.memory.projection import apply
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
 from bus.connection import Bus
 from bus.record import stored
 from bus.stream import BATCH

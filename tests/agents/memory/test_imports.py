@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.history import Line, event, read, told
+from agents.memory.imports import Line, event, read, told
 from schemas.errors import InvalidInput
 
 

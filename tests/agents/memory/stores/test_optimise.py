@@ -12,18 +12,18 @@ import msgspec
 import psutil
 import pytest
 
-from agents.memory import generations, optimiser
-from agents.memory.atlas import Ask, Atlas
-from agents.memory.optimising import due, optimised
+from agents.memory.episodes import key
 from agents.memory.projection import apply
-from agents.memory.record import key
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores import generations, optimise_child
+from agents.memory.stores.optimise import due, optimised
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask, Atlas
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 from tests.agents.memory.memories import eventually
-from tests.agents.memory.optimiser import shard
 from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.stores.optimiser import shard
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ def bytes_hold(directory: Path, text: str) -> bool:
 
 def children() -> list[psutil.Process]:
     """The optimising processes that this one has."""
-    return [one for one in psutil.Process().children() if optimiser.__name__ in one.cmdline()]
+    return [one for one in psutil.Process().children() if optimise_child.__name__ in one.cmdline()]
 
 
 async def test_the_copy_finds_what_the_shard_found_and_what_was_written_meanwhile(stores: Stores) -> None:
@@ -172,7 +172,7 @@ async def still_right(stores: Stores, count: int) -> None:
 
 def told_until(directory: Path, enough: Callable[[list[str]], bool]) -> list[str]:
     """What a process told that wrote and optimised, until it was killed."""
-    command = [sys.executable, "-m", "tests.agents.memory.optimiser", str(directory)]
+    command = [sys.executable, "-m", "tests.agents.memory.stores.optimiser", str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines: list[str] = []

@@ -19,11 +19,11 @@ from uuid import UUID
 import qdrant_edge as qdrant
 from msgspec import Struct
 
-from agents.memory import generations
 from agents.memory.context import Around, Own, around, packed, rounded, unit, unpacked
-from agents.memory.faults import BrokenStore, opening, using
-from agents.memory.recall import Match
-from agents.memory.record import key
+from agents.memory.episodes import key
+from agents.memory.ranking import Match
+from agents.memory.stores import generations
+from agents.memory.stores.errors import BrokenStore, opening, using
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable

@@ -1,4 +1,4 @@
-"""Atlas on a server: Qdrant through its asynchronous client. The same points and scores as :mod:`.atlas`."""
+"""Atlas on a server: Qdrant through its asynchronous client. The same points and scores as :mod:`.points`."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
@@ -7,12 +7,12 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from agents.memory.atlas import CONTEXT, OWN, SUMMARY, TOLD, WORDS, Ask, Windows, payload
 from agents.memory.context import Around, Own, around, rounded, unit, unpacked
-from agents.memory.faults import StoreAway, one_line
-from agents.memory.recall import Match
-from agents.memory.record import key
+from agents.memory.episodes import key
+from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.errors import StoreAway, one_line
+from agents.memory.stores.points import CONTEXT, OWN, SUMMARY, TOLD, WORDS, Ask, Windows, payload
 from agents.memory.words import Words, weighed
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from agents.memory.faults import BrokenStore
+from agents.memory.stores.errors import BrokenStore
 
 CURRENT = "current"
 

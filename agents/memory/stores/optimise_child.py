@@ -1,4 +1,4 @@
-"""``python -m agents.memory.optimiser COPY``: optimise a shard that nobody has open, and end when the agent does.
+"""``python -m agents.memory.stores.optimise_child COPY``: optimise a shard that nobody has open.
 
 While qdrant-edge works, no Python of its process runs. So one process works, and this one watches over it: the agent
 holds its standard input, and the end of that is the end of both.

@@ -11,7 +11,7 @@ from dateutil import parser
 from msgspec import Struct
 
 from agents.memory.concepts import concepts, salience
-from agents.memory.record import episode_id
+from agents.memory.episodes import episode_id
 from schemas.chat import Sampling
 from schemas.codec import field_of
 from schemas.envelope import Envelope

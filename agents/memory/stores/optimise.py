@@ -22,9 +22,9 @@ import structlog
 from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
-from agents.memory import generations, optimiser
-from agents.memory.atlas import Atlas
-from agents.memory.part import Part
+from agents.memory.stores import generations, optimise_child
+from agents.memory.stores.embedded import Part
+from agents.memory.stores.points import Atlas
 from bus import metrics
 from schemas.errors import KikiError, Unavailable
 
@@ -166,7 +166,7 @@ def _loaded(atlas: Atlas, directory: Path) -> Atlas:
 
 async def _in_child(copy: Path) -> None:
     """Ends with this process, whose end it reads from its standard input."""
-    command = [sys.executable, "-m", optimiser.__name__, str(copy)]
+    command = [sys.executable, "-m", optimise_child.__name__, str(copy)]
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as child:

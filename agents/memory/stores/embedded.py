@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agents.memory.faults import BrokenStore
+from agents.memory.stores.errors import BrokenStore
 from bus import metrics
 from schemas.errors import Unavailable
 

@@ -8,7 +8,7 @@ import anyio
 
 from agents.memory.projection import apply
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 

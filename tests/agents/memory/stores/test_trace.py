@@ -10,13 +10,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.memory.bolt import Neo4jGraph
-from agents.memory.faults import BrokenStore
-from agents.memory.ladybug import FILE, Database, LadybugGraph
-from agents.memory.protocols import Graph, Run
-from agents.memory.record import key
+from agents.memory.episodes import key
 from agents.memory.settings import MemorySettings
-from agents.memory.trace import Neighbours, Trace, relinked
+from agents.memory.stores.errors import BrokenStore
+from agents.memory.stores.ladybug import FILE, Database, LadybugGraph
+from agents.memory.stores.neo4j import Neo4jGraph
+from agents.memory.stores.protocols import Graph, Run
+from agents.memory.stores.trace import Neighbours, Trace, relinked
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 from tests.agents.memory.conftest import bolt_settings, named, neo4j_settings

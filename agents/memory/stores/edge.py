@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 
-from agents.memory.atlas import Ask, Atlas, Windows
-from agents.memory.part import Part
-from agents.memory.recall import Match
+from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.embedded import Part
+from agents.memory.stores.points import Ask, Atlas, Windows
 from schemas.episode import Episode
 
 
@@ -23,29 +23,29 @@ class EdgeAtlas:
         self.close = self.part.close
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
-        """See :meth:`.atlas.Atlas.place`."""
+        """See :meth:`.points.Atlas.place`."""
         await self.part.run(lambda atlas: atlas.place(episodes, windows))
 
     async def search(self, ask: Ask) -> list[Match]:
-        """See :meth:`.atlas.Atlas.search`; left behind when the asker is cancelled."""
+        """See :meth:`.points.Atlas.search`; left behind when the asker is cancelled."""
         return await self.part.run(lambda atlas: atlas.search(ask), abandon=True)
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
-        """See :meth:`.atlas.Atlas.read`."""
+        """See :meth:`.points.Atlas.read`."""
         return await self.part.run(lambda atlas: atlas.read(names))
 
     async def mark(self, names: Sequence[str], summary: str) -> None:
-        """See :meth:`.atlas.Atlas.mark`."""
+        """See :meth:`.points.Atlas.mark`."""
         await self.part.run(lambda atlas: atlas.mark(names, summary))
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
-        """See :meth:`.atlas.Atlas.remove`."""
+        """See :meth:`.points.Atlas.remove`."""
         await self.part.run(lambda atlas: atlas.remove(names, windows))
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
-        """See :meth:`.atlas.Atlas.keys`."""
+        """See :meth:`.points.Atlas.keys`."""
         return await self.part.run(lambda atlas: atlas.keys(tenant=tenant))
 
     async def count(self) -> int:
-        """See :meth:`.atlas.Atlas.count`."""
+        """See :meth:`.points.Atlas.count`."""
         return await self.part.run(lambda atlas: atlas.count())

@@ -5,12 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents.memory.atlas import Ask
 from agents.memory.context import unit as normal
-from agents.memory.finding import find
 from agents.memory.projection import apply
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 pytestmark = pytest.mark.anyio

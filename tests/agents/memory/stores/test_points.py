@@ -14,14 +14,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
-from agents.memory.atlas import CONFIG, SEARCH_THREADS, Ask
 from agents.memory.context import unpacked, windows
-from agents.memory.edge import EdgeAtlas
-from agents.memory.protocols import AtlasStore
-from agents.memory.qdrant import QdrantAtlas
-from agents.memory.recall import Match
-from agents.memory.record import key
+from agents.memory.episodes import key
+from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.points import CONFIG, SEARCH_THREADS, Ask
+from agents.memory.stores.protocols import AtlasStore
+from agents.memory.stores.qdrant import QdrantAtlas
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 from tests.agents.memory.conftest import named, qdrant_settings

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.memory import generations
-from agents.memory.atlas import CONFIG, Ask, Atlas
-from agents.memory.faults import BrokenStore
+from agents.memory.stores import generations
+from agents.memory.stores.errors import BrokenStore
+from agents.memory.stores.points import CONFIG, Ask, Atlas
 from schemas.errors import SetupError
 from tests.agents.memory.scenes import SIZE, episode, unit
 

@@ -15,10 +15,10 @@ from neo4j.exceptions import (
     SessionExpired,
 )
 
-from agents.memory.faults import StoreAway, one_line
-from agents.memory.protocols import Rows, Run
 from agents.memory.settings import MemorySettings
-from agents.memory.trace import LABELS, VERSION
+from agents.memory.stores.errors import StoreAway, one_line
+from agents.memory.stores.protocols import Rows, Run
+from agents.memory.stores.trace import LABELS, VERSION
 from bus import metrics
 from schemas.errors import SetupError, Unavailable
 

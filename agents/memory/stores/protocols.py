@@ -1,14 +1,14 @@
 """What a store must do to serve as Atlas or as Trace. Two implementations each; one contract suite runs over both.
 
 Atlas is a store of points (:class:`AtlasStore`: qdrant-edge in :mod:`.edge`, a Qdrant server in :mod:`.qdrant`). Trace
-is Cypher in :mod:`.trace` over a :class:`Graph` (Ladybug in :mod:`.ladybug`, Neo4j in :mod:`.bolt`).
+is Cypher in :mod:`.trace` over a :class:`Graph` (Ladybug in :mod:`.ladybug`, Neo4j in :mod:`.neo4j`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from agents.memory.atlas import Ask, Windows
-from agents.memory.recall import Match
+from agents.memory.ranking import Match
+from agents.memory.stores.points import Ask, Windows
 from schemas.episode import Episode
 
 Rows = list[list[Any]]

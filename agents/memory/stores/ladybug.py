@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 import ladybug
 
-from agents.memory.faults import BrokenStore, opening, using
-from agents.memory.part import Part
-from agents.memory.protocols import Rows, Run
 from agents.memory.settings import MemorySettings
-from agents.memory.trace import VERSION
+from agents.memory.stores.embedded import Part
+from agents.memory.stores.errors import BrokenStore, opening, using
+from agents.memory.stores.protocols import Rows, Run
+from agents.memory.stores.trace import VERSION
 from schemas.errors import Unavailable
 
 FILE = "trace.lbug"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.memory.context import Vector, unit
-from agents.memory.recall import Match, compared, distinct, fitting, fused, hits, recency, relevant, superseded
+from agents.memory.ranking import Match, compared, distinct, fitting, fused, hits, recency, relevant, superseded
 from agents.memory.settings import MemorySettings
 from agents.memory.words import Words
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agents.memory.atlas import Ask, Atlas
-from agents.memory.edge import EdgeAtlas
-from agents.memory.finding import find
+from agents.memory.episodes import episode_id
 from agents.memory.projection import Projection, apply
-from agents.memory.record import episode_id
+from agents.memory.search import find
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask, Atlas
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> MemorySettings:
 def writer(directory: Path) -> Iterator["subprocess.Popen[str]"]:
     """A process that writes into ``directory``, killed at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.agents.memory.writer", str(directory)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.agents.memory.stores.writer", str(directory)], stdout=subprocess.PIPE, text=True
     )
     try:
         yield process

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from agents.memory.atlas import Ask
 from agents.memory.context import unit, unpacked
-from agents.memory.recall import Match, Scored, compared, fused, superseded
+from agents.memory.ranking import Match, Scored, compared, fused, superseded
 from agents.memory.settings import MemorySettings
-from agents.memory.stores import Stores
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Ask
 
 
 async def find(stores: Stores, ask: Ask, *, now: float, settings: MemorySettings) -> list[Scored]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.record import episode, episode_id, key, recorded
+from agents.memory.episodes import episode, episode_id, key, recorded
 from tests.agents.memory.scenes import answered, turn, unit
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)

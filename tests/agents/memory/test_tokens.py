@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from agents.memory.budget import measure
+from agents.memory.tokens import measure
 
 
 def test_tokens_are_the_models_own(small_model: Path) -> None:
