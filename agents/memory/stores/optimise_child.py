@@ -12,7 +12,7 @@ import sys
 WATCH = 0.2
 """Seconds between two looks."""
 
-_WORK = "import pathlib, sys; from agents.memory.atlas import optimise; optimise(pathlib.Path(sys.argv[1]))"
+_WORK = "import pathlib, sys; from agents.memory.stores.points import optimise; optimise(pathlib.Path(sys.argv[1]))"
 
 
 def main(copy: str) -> int:
