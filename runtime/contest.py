@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from agents.inference import blas
+from agents.inference.mlx import cpu
 from bus.connection import Bus
 from bus.turn import end_badly, following
 from schemas.chat import Message, Sampling
@@ -221,10 +221,10 @@ def _end(log: Path) -> str:
 
 def _same_blas() -> dict[str, str]:
     """Our environment; on a Linux CPU with the BLAS that our worker loads by itself, and as many threads."""
-    library = blas.torch_library()
+    library = cpu.torch_library()
     if not sys.platform.startswith("linux") or library is None:
         return dict(os.environ)
-    return {**blas.environment(), **os.environ, "LD_PRELOAD": str(library)}
+    return {**cpu.environment(), **os.environ, "LD_PRELOAD": str(library)}
 
 
 def float32_copy(model: Path, target: Path) -> Path:

@@ -1,6 +1,6 @@
 """The inference worker: the one package that imports MLX.
 
 :mod:`agents.inference.agent` reads turns and jobs and publishes what an
-:class:`agents.inference.engine.Engine` decodes; :mod:`agents.inference.local` is the one with a model of its own.
+:class:`agents.inference.engine.Engine` decodes; :mod:`agents.inference.mlx.engine` is the one with a model of its own.
 docs/worker.md lists the modules.
 """

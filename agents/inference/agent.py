@@ -10,10 +10,10 @@ import anyio
 import msgspec
 from nats.aio.msg import Msg
 
-from agents.inference import lives, panel
+from agents.inference import adapter_events, panel
+from agents.inference.crash_journal import Quarantine
 from agents.inference.engine import Engine
 from agents.inference.prompt import with_recall
-from agents.inference.quarantine import Quarantine
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
@@ -86,7 +86,7 @@ class InferenceAgent:
 
         def verb(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
-                return await lives.administered(self._bus, self._engine, name, request)
+                return await adapter_events.administered(self._bus, self._engine, name, request)
 
             return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
 
@@ -152,7 +152,7 @@ class InferenceAgent:
 
     async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
         """Load an adapter that passed the gates, and prove it."""
-        return await lives.adopted(self._engine, event)
+        return await adapter_events.adopted(self._engine, event)
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""
@@ -268,10 +268,10 @@ def _engine(settings: InferenceSettings) -> Engine:
                 "engine = 'openai' needs [agents.inference.upstream] with base_url and model.", param="upstream"
             )
         return OpenAIEngine(settings, settings.upstream)
-    from agents.inference import blas
+    from agents.inference.mlx import cpu
 
-    blas.preload()
-    from agents.inference.local import MlxEngine
+    cpu.preload()
+    from agents.inference.mlx.engine import MlxEngine
 
     return MlxEngine(settings)
 

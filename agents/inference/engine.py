@@ -1,4 +1,4 @@
-"""What decodes: :class:`agents.inference.local.MlxEngine` in this process, or an upstream server."""
+"""What decodes: :class:`agents.inference.mlx.engine.MlxEngine` in this process, or an upstream server."""
 
 from collections.abc import Sequence
 from typing import NoReturn, Protocol

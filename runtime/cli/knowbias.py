@@ -33,11 +33,12 @@ def probe(
     at_once: Annotated[int, typer.Option(min=1, help="Steps in one batch: fewer need less memory.")] = 20,
 ) -> None:
     """Find the neurons and keep them. Takes minutes for a small model, hours for a large one."""
-    from agents.inference import blas
+    from agents.inference.mlx import cpu
 
-    blas.preload()
-    from agents.inference import knowbias, neurons
-    from agents.inference.questions import SHIPPED, read
+    cpu.preload()
+    from agents.inference.knowbias import neurons
+    from agents.inference.probing import probe as knowbias
+    from agents.inference.probing.questions import SHIPPED, read
 
     settings = settings_of()
     how = knowbias.Probing(steps=steps, threshold=threshold, share=share, at_once=at_once)
@@ -54,7 +55,7 @@ def probe(
 @command
 def show(path: FileArgument = None) -> None:
     """Say which neurons are kept, and how they were found."""
-    from agents.inference import neurons
+    from agents.inference.knowbias import neurons
 
     found = neurons.read(path or _place(settings_of()))
     out.print(
@@ -78,11 +79,12 @@ def check(
     questions: QuestionsOption = None,
 ) -> None:
     """Compare the answers to the held-out questions with and without each factor."""
-    from agents.inference import blas
+    from agents.inference.mlx import cpu
 
-    blas.preload()
-    from agents.inference import knowbias, neurons
-    from agents.inference.questions import SHIPPED, read
+    cpu.preload()
+    from agents.inference.knowbias import neurons
+    from agents.inference.probing import probe as knowbias
+    from agents.inference.probing.questions import SHIPPED, read
 
     settings = settings_of()
     trial = knowbias.Trial(_model(settings), neurons.read(path or _place(settings)))

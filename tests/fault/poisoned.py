@@ -31,7 +31,7 @@ class PoisonedAgent(InferenceAgent):
         once = Path(os.environ["KIKI_DATA_DIR"]) / "hung"
         if HANG in text or (HANG_ONCE in text and not once.exists()):
             once.touch()
-            from agents.inference.local import MlxEngine
+            from agents.inference.mlx.engine import MlxEngine
 
             assert isinstance(self._engine, MlxEngine)
             self._engine.thread.call(lambda: time.sleep(600))

@@ -7,8 +7,8 @@ from typing import Any
 
 from agents.inference.requests import Outcome, Request
 from agents.inference.upstream import scoring
-from agents.inference.upstream.answers import drawn, likeliest
-from agents.inference.upstream.line import Line
+from agents.inference.upstream.connection import Line
+from agents.inference.upstream.response import drawn, likeliest
 from agents.inference.upstream.together import together
 from bus.metrics import degraded
 from schemas.errors import InvalidInput, StageFailed

@@ -11,8 +11,8 @@ import msgspec
 import openai
 from openai import AsyncOpenAI
 
-from agents.inference.upstream.answers import drawn
 from agents.inference.upstream.failures import lost, translated
+from agents.inference.upstream.response import drawn
 from schemas.errors import KikiError
 
 TOP_LOGPROBS = (20, 10, 5)

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from agents.inference.candidates import seed_of
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.text import Piece
-from agents.inference.upstream.answers import Answer
 from agents.inference.upstream.capabilities import Capabilities
-from agents.inference.upstream.line import Line
+from agents.inference.upstream.connection import Line
+from agents.inference.upstream.response import Answer
 from agents.inference.upstream.together import together
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput

@@ -11,9 +11,9 @@ import structlog
 from agents.inference.requests import OnPiece, Outcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.upstream.ballots import scored
+from agents.inference.upstream.connection import Line
 from agents.inference.upstream.decoding import decoded
 from agents.inference.upstream.failures import lost
-from agents.inference.upstream.line import Line
 from agents.inference.upstream.settings import UpstreamSettings
 from bus.agent import Endpoint
 from bus.connection import Bus

@@ -11,14 +11,14 @@ from typing import Any
 import anyio
 from nats.aio.msg import Msg
 
-from agents.inference import blas
+from agents.inference.mlx import cpu
 
-blas.preload()
+cpu.preload()
 
-from agents.inference.adapters import AdapterBank  # noqa: E402
-from agents.inference.consolidation import Consolidation  # noqa: E402
-from agents.inference.thread import ModelThread  # noqa: E402
-from agents.inference.training import Learnable  # noqa: E402
+from agents.inference.adapters.bank import AdapterBank  # noqa: E402
+from agents.inference.mlx.consolidation import Consolidation  # noqa: E402
+from agents.inference.mlx.thread import ModelThread  # noqa: E402
+from agents.inference.training.steps import Learnable  # noqa: E402
 from bus.agent import run  # noqa: E402
 from bus.connection import Bus  # noqa: E402
 from schemas.codec import decode  # noqa: E402

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.inference import blas
+from agents.inference.mlx import cpu
 from agents.inference.settings import InferenceSettings
 from tests import adapters
 
-blas.preload()  # before any test module of this folder imports MLX
+cpu.preload()  # before any test module of this folder imports MLX
 
 WriteAdapter = Callable[..., Path]
 
@@ -43,7 +43,7 @@ def settings(small_model: Path, adapters_folder: Path) -> InferenceSettings:
 @pytest.fixture(scope="session")
 def loaded(settings: InferenceSettings) -> Any:
     """The model in the test's own thread, for what needs no engine."""
-    from agents.inference.loading import load
+    from agents.inference.mlx.loading import load
 
     return load(settings)
 
@@ -51,7 +51,7 @@ def loaded(settings: InferenceSettings) -> Any:
 @pytest.fixture(scope="session")
 async def engine(settings: InferenceSettings) -> AsyncIterator[Any]:
     """One running engine for the session."""
-    from agents.inference.local import MlxEngine
+    from agents.inference.mlx.engine import MlxEngine
 
     running = MlxEngine(settings)
     await running.start()

@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from agents.inference.agent import InferenceAgent
-from agents.inference.local import MlxEngine
+from agents.inference.mlx.engine import MlxEngine
 from agents.inference.settings import InferenceSettings
 from bus import agent as agents
 from bus.connection import Bus

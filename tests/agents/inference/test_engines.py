@@ -20,7 +20,7 @@ from bus.metrics import DEGRADED
 from runtime.contest import float32_copy, rival
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
 from schemas.findings import AdapterUse
-from tests.agents.inference.test_engine import PARIS, ask, together
+from tests.agents.inference.mlx.test_engine import PARIS, ask, together
 
 pytestmark = pytest.mark.anyio
 

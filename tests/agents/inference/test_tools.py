@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.inference.mlx.rows import Row
 from agents.inference.prompt import PromptEncoder
-from agents.inference.rows import Row
 from agents.inference.text import TextFilter
 from agents.inference.tools import GENERIC, Calls, Malformed, ToolSyntax, described, read, schema_of, syntax_of, told
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Tool, ToolCall, Tooling
 from schemas.errors import InvalidInput
-from tests.agents.inference.test_engine import ask, together
+from tests.agents.inference.mlx.test_engine import ask, together
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ import pytest
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
-from agents.inference.upstream.answers import UNKNOWN_LOGPROB
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.engine import OpenAIEngine
+from agents.inference.upstream.response import UNKNOWN_LOGPROB
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling, Tool, Tooling

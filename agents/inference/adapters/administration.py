@@ -1,0 +1,62 @@
+"""What an administrator may do with the adapters: list, check, load, unload, activate. On the model's thread."""
+
+import time
+from collections.abc import Collection
+
+from agents.inference.adapters.bank import AdapterBank
+from agents.inference.adapters.files import Adapter
+from agents.inference.failures import failed
+from schemas.adapters import AdapterInfo, AdapterListReply
+from schemas.errors import StageFailed
+from schemas.findings import AdapterUse
+
+VERBS = ("check", "load", "unload", "activate")
+
+
+def listing(bank: AdapterBank) -> AdapterListReply:
+    """Every registered adapter."""
+    return AdapterListReply(
+        adapters=tuple(_info(bank, name, bank.kept(name)) for name in bank.registered_names), budget=bank.budget
+    )
+
+
+def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int], sha256: str = "") -> AdapterInfo:
+    """Carry out one of :data:`VERBS`; ``taken`` are the seats of running rows, ``sha256`` is the digest expected.
+
+    ``check`` reads and verifies and keeps nothing. ``load`` makes resident. ``activate`` also proves that the logits
+    change, and gives it a seat, so that its first request pays for none of this. ``unload`` forgets.
+
+    Raises:
+        StageFailed: code ``adapter_failed``: not registered, not healthy, in use, or of another digest.
+    """
+    started = time.perf_counter()
+    adapter: Adapter | None = None
+    if verb == "check":
+        adapter = bank.check(name)
+    elif verb == "load":
+        adapter = bank.load(name)
+    elif verb == "activate":
+        bank.seat((AdapterUse(name=name, sha256=sha256),), taken=taken)
+        adapter = bank.kept(name)
+    elif verb == "unload":
+        if not bank.registered(name) and bank.kept(name) is None:
+            raise StageFailed(f"adapter '{name}' is not registered.", code="adapter_failed", param="name")
+        adapter = bank.kept(name)
+        bank.unload(name, taken=taken)
+    if sha256 and adapter is not None and adapter.sha256 != sha256:
+        raise failed(name, f"its sha256 is {adapter.sha256}, but {sha256} was asked for")
+    return _info(bank, name, adapter, seconds=time.perf_counter() - started)
+
+
+def _info(bank: AdapterBank, name: str, adapter: Adapter | None, *, seconds: float = 0.0) -> AdapterInfo:
+    return AdapterInfo(
+        name=name,
+        resident=bank.kept(name) is not None,
+        seated=any(use.name == name for uses in bank.seated for use in uses),
+        active=any(use.name == name for use in bank.active),
+        sha256=adapter.sha256 if adapter else "",
+        bytes=adapter.nbytes if adapter else 0,
+        modules=len(adapter.pairs) if adapter else 0,
+        seconds=seconds,
+        norm=adapter.norm if adapter else None,
+    )

@@ -1,0 +1,431 @@
+"""The bank of resident adapters: read once, kept under a byte budget, put into the model in place or side by side.
+
+The base weights are never touched. A changed module is a wrapper around the base module, made once; activating
+swaps the wrapper's low-rank tensors, and "no adapter" puts the base modules themselves back, so the base's results
+are bit for bit what they were. A set of adapters that is to share a batch with others gets a seat: its slot in the
+stacks of :mod:`agents.inference.adapters.mixed`. All methods but :meth:`AdapterBank.warm` belong to the thread that
+owns the model.
+"""
+
+import contextlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+
+from agents.inference.adapters import mixed as mixing
+from agents.inference.adapters.files import Adapter, combine, digest, read, weights
+from agents.inference.adapters.modules import Places
+from agents.inference.adapters.pairs import Pair
+from agents.inference.failures import failed
+from schemas.errors import KikiError, SetupError
+from schemas.findings import AdapterUse
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
+PROBE = (1, 2, 3, 5, 8)
+"""Token ids whose logits show whether a fresh adapter changes anything."""
+
+
+@dataclass(frozen=True)
+class _Resident:
+    adapter: Adapter
+    stamp: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A set of adapters that rows can refer to by ``slot``; slot 0 is the base's, and of sets that never mix."""
+
+    slot: int
+    uses: tuple[AdapterUse, ...]
+    pairs: dict[str, Pair] = field(default_factory=dict, repr=False, compare=False)
+
+
+BASE = Seat(slot=0, uses=())
+
+
+class AdapterBank:
+    """Adapters of one folder for one model. ``folder`` None: there are none; ``budget`` in bytes.
+
+    ``seats``: sets of adapters, the base aside, that are side by side at most.
+
+    Raises:
+        SetupError: the folder does not exist.
+    """
+
+    def __init__(
+        self, model: Any, folder: Path | None, *, budget: int, dtype: Any | None = None, seats: int = 8
+    ) -> None:
+        if folder is not None and not folder.is_dir():
+            raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
+        self._model, self._folder, self.budget, self._dtype = model, folder, budget, dtype
+        self.places = Places(model)
+        self._base = self.places.base
+        self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
+        self._wrappers: dict[str, Any] = {}
+        self.rows = mixing.Rows()
+        self._max_seats = seats
+        self._seats: OrderedDict[tuple[AdapterUse, ...], Seat] = OrderedDict()
+        self._stacked: tuple[Seat, ...] = ()
+        self._stacked_paths: frozenset[str] = frozenset()
+        self._side_by_side: dict[str, Any] = {}
+        self._mixed = False
+        self._mounted: dict[str, Pair] = {}
+        self._resident: OrderedDict[str, _Resident] = OrderedDict()
+        self._proven: set[str] = set()
+        self._probe = self._probe_logits()
+        self.active: tuple[AdapterUse, ...] = ()
+        self.swaps = 0
+        self.last_swap_ms = 0.0
+
+    @property
+    def model(self) -> Any:
+        """The model, with what is in place now."""
+        return self._model
+
+    @property
+    def modules(self) -> Mapping[str, Any]:
+        """The base's own modules by path."""
+        return self._base
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the adapters lie."""
+        return self._folder
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the base's weights, packed ones counted one by one."""
+        held = [module for module in self._base.values() if isinstance(module.get("weight"), mx.array)]
+        return sum(int(module.weight.size) * (32 // module.bits if "scales" in module else 1) for module in held)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the adapters kept."""
+        return sum(resident.adapter.nbytes for resident in self._resident.values())
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Names of the adapters kept, the least recently used first."""
+        return tuple(self._resident)
+
+    def registered(self, name: str) -> bool:
+        """Whether the folder holds an adapter of that name; a name is never a path."""
+        if self._folder is None or _NAME.fullmatch(name) is None:
+            return False
+        return weights(self._folder / name) is not None
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Read the files of registered adapters, so that loading them later reads no disk; from any thread."""
+        for name in names:
+            if self._folder is not None and self.registered(name):
+                with contextlib.suppress(KikiError, OSError):  # whoever loads it will tell
+                    digest(self._weights(name))
+
+    @property
+    def registered_names(self) -> tuple[str, ...]:
+        """Names of all adapters of the folder, sorted."""
+        found = self._folder.iterdir() if self._folder is not None else ()
+        return tuple(sorted(path.name for path in found if self.registered(path.name)))
+
+    def kept(self, name: str) -> Adapter | None:
+        """The resident adapter of that name."""
+        found = self._resident.get(name)
+        return found.adapter if found is not None else None
+
+    @property
+    def seated(self) -> tuple[tuple[AdapterUse, ...], ...]:
+        """Sets of adapters that have a seat."""
+        return tuple(self._seats)
+
+    def check(self, name: str) -> Adapter:
+        """Read and verify an adapter without keeping it.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        if self._folder is None or not self.registered(name):
+            raise failed(name, "it is not registered")
+        return read(self._folder / name, self._base, dtype=self._dtype)
+
+    def unload(self, name: str, *, taken: Collection[int] = ()) -> bool:
+        """Forget a resident adapter and its seats. Returns whether it was there.
+
+        Raises:
+            StageFailed: code ``adapter_failed``: rows of the batch use it.
+        """
+        gone = {key: seat for key, seat in self._seats.items() if any(use.name == name for use in key)}
+        if any(seat.slot in taken for seat in gone.values()):
+            raise failed(name, "requests are using it; unload it when they are done")
+        for key in gone:
+            del self._seats[key]
+        if not taken and any(use.name == name for use in self.active):
+            self.mount((BASE,))
+        return self._resident.pop(name, None) is not None or bool(gone)
+
+    def load(self, name: str) -> Adapter:
+        """The adapter, resident from now on; read again if its file has changed.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        if self._folder is None or not self.registered(name):
+            raise failed(name, "it is not registered")
+        folder = self._folder / name
+        stamp = self._stamp(name)
+        kept = self._resident.get(name)
+        if kept is not None and kept.stamp == stamp:
+            self._resident.move_to_end(name)
+            return kept.adapter
+        adapter = read(folder, self._base, dtype=self._dtype)
+        if adapter.nbytes > self.budget:
+            raise failed(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
+        self._resident[name] = _Resident(adapter, stamp)
+        self._resident.move_to_end(name)
+        while self.resident_bytes > self.budget:
+            self._resident.popitem(last=False)
+        return adapter
+
+    def renew(self, name: str, adapter: Adapter) -> None:
+        """Take ``adapter`` for what the file of ``name`` holds now. Rows keep the pairs that they began with."""
+        self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
+        self._resident.move_to_end(name)
+
+    def prove(self, name: str) -> Adapter:
+        """The adapter, resident and proven, without a seat.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        uses = (AdapterUse(name=name),)
+        adapters = self._loaded(uses)
+        self._prove_alone(_known(uses, adapters), self._combined(uses, adapters), adapters)
+        return adapters[0]
+
+    def ready(self, name: str, *, taken: Collection[int]) -> None:
+        """Prove an adapter and give it a seat if one is free, so that its next request pays for neither.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        if len(self._seats) < self._max_seats or any(seat.slot not in taken for seat in self._seats.values()):
+            self.seat((AdapterUse(name=name),), taken=taken)
+
+    def place(self, pairs: dict[str, Pair]) -> None:
+        """Put these pairs into the model for all rows; within :meth:`borrowed`."""
+        self._place(pairs)
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Whatever is placed within is gone at the end, and what was mounted before is back."""
+        before, active, mixed = self._mounted, self.active, self._mixed
+        try:
+            yield
+        finally:
+            if mixed:
+                self._stand_side_by_side(self._stacked)
+            else:
+                self._place(before)
+                self.active = active
+
+    def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """Put exactly these adapters into the model, for all rows; none restores the base.
+
+        Returns:
+            The adapters with the digests really used.
+
+        Raises:
+            StageFailed: code ``adapter_failed``; the model is as it was before.
+        """
+        adapters = self._loaded(uses)
+        known = _known(uses, adapters)
+        self._activate(known, self._combined(uses, adapters), adapters)
+        return self.active
+
+    def seat(self, uses: Sequence[AdapterUse], *, taken: Collection[int] = ()) -> Seat:
+        """A seat for this set, loaded and proven; ``taken`` slots keep theirs.
+
+        Raises:
+            StageFailed: code ``adapter_failed``; the model and the seats are as they were before.
+        """
+        if not uses:
+            return BASE
+        adapters = self._loaded(uses)
+        known = _known(uses, adapters)
+        if known not in self._seats:
+            pairs = self._combined(uses, adapters)
+            self._prove_alone(known, pairs, adapters)
+            if not self.mixable(uses):
+                return Seat(slot=0, uses=known, pairs=pairs)
+            slot = self._free_slot(taken)
+            self._seats = OrderedDict((key, seat) for key, seat in self._seats.items() if seat.slot != slot)
+            self._seats[known] = Seat(slot=slot, uses=known, pairs=pairs)
+        self._seats.move_to_end(known)
+        return self._seats[known]
+
+    def mixable(self, uses: Sequence[AdapterUse]) -> bool:
+        """Whether this set may share a batch with others: each of the seats may take an equal part of the budget."""
+        if self._folder is None or not uses:
+            return True
+        if not self._max_seats:
+            return False
+        size = sum(self._weights(use.name).stat().st_size for use in uses)
+        return size <= self.budget // (self._max_seats + 1) and self._sorters_known
+
+    def mount(self, seats: Collection[Seat]) -> None:
+        """Make the model serve rows of these seats: one in place, several side by side."""
+        started, before = time.perf_counter(), self.swaps
+        self._mount(seats)
+        if self.swaps != before:
+            self.last_swap_ms = (time.perf_counter() - started) * 1000
+
+    def _mount(self, seats: Collection[Seat]) -> None:
+        if len(seats) <= 1:
+            (seat,) = seats or (BASE,)
+            if self._mixed or seat.uses != self.active:
+                self._place(seat.pairs)
+                self._mixed, self.active = False, seat.uses
+                self.swaps += 1
+            return
+        held = tuple(sorted((*self._seats.values(),), key=lambda seat: seat.slot))
+        if not self._mixed or held != self._stacked:
+            self._stand_side_by_side(held)
+            self.swaps += 1
+
+    def _weights(self, name: str) -> Path:
+        found = weights(self._folder / name) if self._folder is not None else None
+        if found is None:
+            raise failed(name, "its files are gone")
+        return found
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        status = self._weights(name).stat()
+        return status.st_mtime_ns, status.st_size
+
+    @property
+    def _sorters_known(self) -> bool:
+        switches = {
+            path.rpartition(".")[0] for path, module in self._base.items() if isinstance(module, mixing.SWITCHES)
+        }
+        return switches <= set(self._experts)
+
+    def _loaded(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
+        adapters = [self.load(use.name) for use in uses]
+        for use, adapter in zip(uses, adapters, strict=True):
+            if use.sha256 and use.sha256 != adapter.sha256:
+                raise failed(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
+        return adapters
+
+    def _combined(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, Pair]:
+        return combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])
+
+    def _free_slot(self, taken: Collection[int]) -> int:
+        occupied = {seat.slot for seat in self._seats.values()}
+        free = [slot for slot in range(1, self._max_seats + 1) if slot not in occupied]
+        if free:
+            return free[0]
+        return next(seat.slot for seat in self._seats.values() if seat.slot not in taken)
+
+    def _activate(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
+        before, mixed = self._mounted, self._mixed
+        try:
+            mx.eval([(pair.a, pair.b) for pair in pairs.values()])
+            self._place(pairs)
+            self._prove(adapters)
+        except (KikiError, RuntimeError, ValueError) as error:
+            if mixed:
+                self._stand_side_by_side(self._stacked)
+            else:
+                self._place(before)
+            if isinstance(error, KikiError):
+                raise
+            raise failed("+".join(use.name for use in uses), str(error)) from error
+        self.active, self._mixed = uses, False
+        self.swaps += 1
+
+    def _prove_alone(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
+        """Prove a set that is new, and put back what was mounted."""
+        if {adapter.sha256 for adapter in adapters} <= self._proven:
+            return
+        with self.borrowed():
+            self._activate(uses, pairs, adapters)
+
+    def _stand_side_by_side(self, seats: tuple[Seat, ...]) -> None:
+        if seats != self._stacked:
+            stacks = mixing.stacked({seat.slot: seat.pairs for seat in seats})
+            mx.eval(list(stacks.values()))
+            for path, (a, b) in stacks.items():
+                if path not in self._side_by_side:
+                    self._side_by_side[path] = mixing.wrapped(self._base[path], self.rows)
+                self._side_by_side[path].hold(a, b)
+            self._stacked_paths = frozenset(stacks)
+        self._place({})
+        for path in self._stacked_paths:
+            self.places.put(path, self._side_by_side[path])
+        for path in self._experts:
+            self.places.put(path, self._sorter(path))
+        self._stacked, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
+
+    def _sorter(self, path: str) -> Any:
+        if path not in self._side_by_side:
+            self._side_by_side[path] = mixing.MixedExperts(self._base[path], self.rows)
+        return self._side_by_side[path]
+
+    def _prove(self, adapters: Sequence[Adapter]) -> None:
+        """The first time an adapter is active, the logits must differ from the base's."""
+        fresh = {adapter.sha256 for adapter in adapters} - self._proven
+        if not fresh:
+            return
+        logits = self._probe_logits()
+        if bool(mx.all(logits == self._probe)) or not bool(mx.all(mx.isfinite(logits))):
+            raise failed(
+                "+".join(adapter.name for adapter in adapters), "the model's logits do not change, or overflow"
+            )
+        self._proven |= fresh
+
+    def _probe_logits(self) -> mx.array:
+        logits: mx.array = self._model(mx.array([PROBE]))[0, -1]
+        mx.eval(logits)
+        return logits
+
+    def _place(self, pairs: dict[str, Pair]) -> None:
+        """These pairs in place for all rows, and nothing side by side."""
+        for path in self._stacked_paths | set(self._experts) if self._mixed else ():
+            self.places.put(path, self._base[path])
+        self._mixed = False
+        gone = self._mounted.keys() - pairs.keys()
+        self._mounted = self._mounted | pairs  # before the first change, so that a failed one is undone whole
+        for path in gone:
+            self.places.put(path, self._base[path])
+        for path, pair in pairs.items():
+            wrapper = self._wrapper(path)
+            wrapper.lora_a, wrapper.lora_b = pair.a, pair.b
+            self.places.put(path, wrapper)
+        self._mounted = pairs
+
+    def _wrapper(self, path: str) -> Any:
+        if path not in self._wrappers:
+            self._wrappers[path] = _wrapped(self._base[path])
+        return self._wrappers[path]
+
+
+def _known(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
+    """The set with the digests really used."""
+    return tuple(
+        AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
+        for use, adapter in zip(uses, adapters, strict=True)
+    )
+
+
+def _wrapped(base: Any) -> Any:
+    kinds = ((mixing.SWITCHES, LoRASwitchLinear), (mixing.EMBEDDINGS, LoRAEmbedding))
+    kind = next((wrapper for bases, wrapper in kinds if isinstance(base, bases)), LoRALinear)
+    wrapper = kind.from_base(base, r=1, dropout=0.0, scale=1.0)
+    wrapper.eval()
+    return wrapper

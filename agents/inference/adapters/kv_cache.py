@@ -1,0 +1,237 @@
+"""Keys and values of the rows that decode together, in one buffer with room: rows join, grow and leave in place.
+
+mlx-lm's ``BatchKVCache`` copies every row whenever one joins or leaves.
+
+All rows end at the same slot, and a row of n tokens begins n slots before it: a longer one that joins reaches further
+to the left. The gap of a row that leaves is filled by the row in the last place, so that a row's place is no longer
+its number in mlx-lm's batch. :class:`Places` says which is whose; :class:`agents.inference.adapters.mixed.Routed` gives
+the model its tokens by place and mlx-lm the logits by number.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import KVCache, dynamic_roll
+
+SPARE_SLOTS = 256
+"""Slots of a new buffer beyond those that are needed, a quarter of them on the left."""
+SPARE_ROWS = 4
+"""A buffer that rows join gets one place to spare for so many rows."""
+WASTE = 2
+"""A buffer of more than so many times the size of a new one is given up when rows leave."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a batch are: ``of[number]`` is a row's place; n rows have the places 0 to n - 1."""
+
+    of: tuple[int, ...]
+
+    @classmethod
+    def in_order(cls, rows: int) -> "Places":
+        """Each row's place is its number."""
+        return cls(tuple(range(rows)))
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each row's place is its number."""
+        return self.of == tuple(range(len(self.of)))
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the rows, by place."""
+        return sorted(range(len(self.of)), key=self.of.__getitem__)
+
+    def joined(self, other: "Places") -> "Places":
+        """With the rows of another batch behind them."""
+        return Places((*self.of, *(len(self.of) + place for place in other.of)))
+
+    def kept(self, numbers: Sequence[int]) -> tuple["Places", dict[int, int]]:
+        """With the rows of these numbers alone, and the moves (from place to place) that close the gaps."""
+        of = [self.of[number] for number in numbers]
+        gaps = sorted(set(range(len(of))).difference(of))
+        moves = dict(zip(sorted(place for place in of if place >= len(of)), gaps, strict=True))
+        return Places(tuple(moves.get(place, place) for place in of)), moves
+
+
+class RowCache(KVCache):  # type: ignore[misc]
+    """mlx-lm's cache of one row; several merge into a :class:`RoomyCache`."""
+
+    @classmethod
+    def merge(cls, caches: Sequence[KVCache]) -> "RoomyCache":
+        """Rows side by side, in this order."""
+        return RoomyCache.of(caches)
+
+
+class RoomyCache:
+    """One layer's keys and values of a batch, with the methods that mlx-lm's generator and its models call.
+
+    All layers of a batch have the same ``places``.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: tuple[mx.array, ...] = ()
+        self.places = Places(())
+        self._lengths: tuple[int, ...] = ()
+        self._end = 0
+        self._padding: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, caches: Sequence[KVCache]) -> "RoomyCache":
+        """The rows of caches of one row each."""
+        made, longest = cls(), max(caches, key=KVCache.size)
+        if longest.size():
+            made._fit(longest.keys_and_values(), rows=len(caches), left=longest.size())
+        for cache in caches:
+            if cache.size():
+                made._put(cache.keys_and_values())
+            made._lengths += (cache.size(),)
+        made.places = Places.in_order(len(caches))
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RoomyCache":
+        made = copy.copy(self)
+        made._buffers = tuple(map(copy.copy, self._buffers))  # shared until one of the two is written to
+        return made
+
+    @property
+    def offset(self) -> mx.array:
+        """The position of each row's next token: (rows,), by place."""
+        return mx.array(self._lengths)
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """What is to be computed: keys and values (places, heads, slots, width)."""
+        return self._buffers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, room included."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def size(self) -> int:
+        """Tokens of the longest row."""
+        return max(self._lengths, default=0)
+
+    def empty(self) -> bool:
+        """Whether no row has tokens."""
+        return not self._buffers
+
+    def is_trimmable(self) -> bool:
+        """A batch is not cut."""
+        return False
+
+    def make_mask(self, tokens: int, *, window_size: int | None = None, **_: Any) -> mx.array:
+        """The causal mask of the next ``tokens`` of each row."""
+        width = self.size()
+        padding = mx.array([width - length for length in self._lengths])
+        mask: mx.array = create_causal_mask(tokens, offset=width, window_size=window_size, left_padding=padding)
+        return mask
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
+        """Append tokens (rows, heads, tokens, width) to the rows; returns all of them, right-justified."""
+        tokens = keys.shape[2]
+        self._fit((keys, values), rows=len(self._lengths), right=tokens)
+        self._end += tokens
+        self._write((keys, values), place=0)
+        self._lengths = tuple(length + tokens for length in self._lengths)
+        return self._used()
+
+    def prepare(self, *, right_padding: Sequence[int] | None = None, **_: Any) -> None:
+        """``right_padding`` says how many of the last tokens to come are none, by row."""
+        if right_padding is not None and max(right_padding) > 0:
+            self._padding = tuple(right_padding[number] for number in self.places.numbers)
+
+    def finalize(self) -> None:
+        """Take the padding out."""
+        if not self._padding:
+            return
+        shifts = mx.array(self._padding)[:, None]
+        self._buffers = tuple(dynamic_roll(used, shifts, axis=2) for used in self._used())
+        self._end = self.size()
+        self._lengths = tuple(length - pad for length, pad in zip(self._lengths, self._padding, strict=True))
+        self._padding = ()
+
+    def extend(self, other: "RoomyCache") -> None:
+        """The rows of another batch join."""
+        if not other.empty():
+            self._put(other._used())
+        self._lengths += other._lengths
+        self.places = self.places.joined(other.places)
+
+    def filter(self, keep: Sequence[int]) -> None:
+        """All but the rows of these numbers leave."""
+        self.places, moves = self.places.kept([int(number) for number in keep])
+        moved = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
+        mx.eval([row for _, row in moved])  # before anything is written, or the whole buffer would be copied
+        for to, row in moved:
+            self._write(row, place=to, over=True)
+        came_from = {to: place for place, to in moves.items()}
+        self._lengths = tuple(self._lengths[came_from.get(place, place)] for place in range(len(keep)))
+        if self._buffers:
+            places, _, slots, _ = self._buffers[0].shape
+            needed = _with_spare(len(keep))
+            if places * slots > WASTE * needed * (self.size() + SPARE_SLOTS):
+                self._renew(self._buffers, places=needed)
+
+    def extract(self, number: int) -> RowCache:
+        """One row, in memory of its own."""
+        place, made = self.places.of[number], RowCache()
+        if self._lengths[place]:
+            made.keys, made.values = self._row(place)
+            made.offset = self._lengths[place]
+        return made
+
+    def _used(self) -> tuple[mx.array, ...]:
+        first = self._end - self.size()
+        return tuple(buffer[: len(self._lengths), :, first : self._end] for buffer in self._buffers)
+
+    def _row(self, place: int) -> tuple[mx.array, ...]:
+        first = self._end - self._lengths[place]
+        return tuple(mx.contiguous(buffer[place : place + 1, :, first : self._end]) for buffer in self._buffers)
+
+    def _put(self, tokens: tuple[mx.array, ...]) -> None:
+        """Write rows behind the others; their lengths are not known yet."""
+        rows, _, width, _ = tokens[0].shape
+        at = len(self._lengths)
+        self._fit(tokens, rows=at + rows, left=max(0, width - self.size()))
+        self._write(tokens, place=at, over=True)
+
+    def _write(self, tokens: tuple[mx.array, ...], *, place: int, over: bool = False) -> None:
+        """Write the last tokens of rows; ``over`` whatever another row left there, which may not be finite."""
+        rows, _, width, _ = tokens[0].shape
+        begin = self._end - width
+        for buffer, new in zip(self._buffers, tokens, strict=True):
+            if over:
+                buffer[place : place + rows, :, :begin] = 0
+            buffer[place : place + rows, :, begin : self._end] = new
+
+    def _fit(self, tokens: tuple[mx.array, ...], *, rows: int, left: int = 0, right: int = 0) -> None:
+        """Make room for so many rows of ``tokens``' shape, and for so many slots more on each side of what is used."""
+        if not self._buffers:
+            self._renew(tokens, places=rows, left=left, right=right)
+            return
+        places, _, slots, _ = self._buffers[0].shape
+        if rows > places or left > self._end - self.size() or self._end + right > slots:
+            self._renew(tokens, places=places if rows <= places else _with_spare(rows), left=left, right=right)
+
+    def _renew(self, like: tuple[mx.array, ...], *, places: int, left: int = 0, right: int = 0) -> None:
+        """Move what is used into buffers with so many places, and with room to spare on both sides."""
+        width = self.size()
+        left, right = left + SPARE_SLOTS // 4, right + SPARE_SLOTS - SPARE_SLOTS // 4
+        if self._buffers:
+            used = self._used()  # rows without tokens may lie beyond it
+            room = [(0, places - used[0].shape[0]), (0, 0), (left, right), (0, 0)]
+            self._buffers = tuple(mx.pad(one, room) for one in used)
+        else:
+            shapes = [(places, one.shape[1], left + right, one.shape[3]) for one in like]
+            self._buffers = tuple(mx.zeros(shape, one.dtype) for shape, one in zip(shapes, like, strict=True))
+        self._end = left + width
+
+
+def _with_spare(rows: int) -> int:
+    return rows + -(-rows // SPARE_ROWS)

@@ -1,0 +1,246 @@
+"""Rows with different adapters in one batch: each row gathers its own low-rank pair from a stack of them.
+
+Stacks, with S slots and rank r (the widest pair's; narrower ones are padded with zeros): a linear layer has ``a``
+(S, inputs, r) and ``b`` (S, r, outputs); an embedding ``a`` (S, tokens, r); a layer of E experts ``a``
+(S, E, r, inputs) and ``b`` (S, E, outputs, r). Slot 0 is the base: zeros, so its rows get the base's own result
+plus zero.
+
+Which slot a row has, and by which factor it is enhanced (:mod:`agents.inference.knowbias.enhancement`), travels with
+the row's cache: :class:`RowSlot` is one more entry of it, so that whatever mlx-lm does to the batch (merge, extend,
+split, filter) happens to the slots too. :class:`Routed` takes it off before the model sees it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
+
+from agents.inference.adapters.kv_cache import RoomyCache, RowCache
+from agents.inference.adapters.pairs import Pair
+
+EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
+SWITCHES = (SwitchLinear, QuantizedSwitchLinear)
+EXPERTS = (SwitchGLU, SwitchMLP)
+"""Modules that sort tokens by expert before they call their :data:`SWITCHES`, from this many tokens on:"""
+SORTED_FROM = 64
+
+
+class Rows:
+    """The slots of the forward pass at hand: (rows,), and per token in the order of experts while one is sorted.
+
+    ``factors``: (rows,) of the enhancement; None when all are 1.
+    """
+
+    def __init__(self) -> None:
+        self.slots = mx.zeros((1,), mx.uint32)
+        self.factors: mx.array | None = None
+        self.by_expert: mx.array | None = None
+
+
+class RowSlot:
+    """Entry of a prompt cache that says which slot and which factor each of its rows has; holds no tokens."""
+
+    nbytes = 0
+    state: tuple[mx.array, ...] = ()
+
+    def __init__(self, rows: Sequence[tuple[int, float]]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots, by row."""
+        return [slot for slot, _ in self.rows]
+
+    @property
+    def factors(self) -> list[float]:
+        """Factors of the enhancement, by row."""
+        return [factor for _, factor in self.rows]
+
+    def merge(self, entries: Sequence["RowSlot"]) -> "RowSlot":
+        """All rows of ``entries`` in one."""
+        return RowSlot([row for entry in entries for row in entry.rows])
+
+    def extend(self, other: "RowSlot") -> None:
+        """Rows join."""
+        self.rows += other.rows
+
+    def filter(self, keep: Any) -> None:
+        """Rows leave."""
+        self.rows = [self.rows[int(index)] for index in keep]
+
+    def extract(self, index: int) -> "RowSlot":
+        """One row."""
+        return RowSlot([self.rows[index]])
+
+    def prepare(self, **_: Any) -> None:
+        """Padding does not matter here."""
+
+    def finalize(self) -> None:
+        """Padding does not matter here."""
+
+    def empty(self) -> bool:
+        """There are no tokens in it."""
+        return True
+
+    def is_trimmable(self) -> bool:
+        """It can be cut to any length."""
+        return True
+
+    def trim(self, tokens: int) -> int:
+        """Cut; there is nothing to cut."""
+        return tokens
+
+
+class Routed:
+    """The model as mlx-lm's generator sees it; its caches carry their rows' slots.
+
+    ``ending``: all rows of the next call end with the tokens that it is given, so it is left out. mlx-lm begins a step
+    before it gives out the tokens of the one before; nobody takes what the last one would make.
+    """
+
+    def __init__(self, model: Any, rows: Rows) -> None:
+        self._model, self._rows = model, rows
+        self._nothing = mx.zeros((1, 1, 1))
+        self.ending = False
+
+    def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None, *, factor: float = 1.0) -> list[Any]:
+        """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
+        made = layers or make_prompt_cache(self._model)
+        if all(type(layer) in (KVCache, RowCache) for layer in made):
+            made = [RowCache.from_state(layer.state) for layer in made]
+        return [*made, RowSlot([(slot, factor)])]
+
+    def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
+        """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""
+        if self.ending:
+            self.ending = False
+            return mx.repeat(self._nothing, len(inputs), axis=0)
+        *layers, entry = cache
+        slots, factors = mx.array(entry.slots, mx.uint32), mx.array(entry.factors)
+        places = layers[0].places if isinstance(layers[0], RoomyCache) else None
+        if places is not None and not places.ordered:
+            by_place = mx.array(places.numbers)
+            inputs, slots, factors = inputs[by_place], slots[by_place], factors[by_place]
+        self._rows.slots = slots
+        self._rows.factors = factors if any(factor != 1.0 for factor in entry.factors) else None
+        logits: mx.array = self._model(inputs, cache=layers)
+        self._rows.factors = None  # who calls the model itself has no rows that ask for it
+        if self._nothing.shape[-1] != logits.shape[-1]:
+            self._nothing = mx.zeros((1, 1, logits.shape[-1]), logits.dtype)
+        return logits if places is None or places.ordered else logits[mx.array(places.of)]
+
+
+class _Mixed(nn.Module):  # type: ignore[misc]
+    base: Any
+
+    def __init__(self, base: Any, rows: Rows) -> None:
+        super().__init__()
+        self.base = base
+        self._rows = rows
+        self.a = self.b = mx.zeros((1,))
+
+    def hold(self, a: mx.array, b: mx.array) -> None:
+        """Take another stack."""
+        self.a, self.b = a, b
+
+    def _changed(self, x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        """What the rows' pairs make of ``x`` (rows, ..., inputs)."""
+        slots = self._rows.slots
+        flat = x.reshape(slots.size, -1, x.shape[-1])
+        change = mx.gather_mm(mx.gather_mm(flat, a, rhs_indices=slots), b, rhs_indices=slots)
+        return change.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+class MixedLinear(_Mixed):
+    """A dense or quantised linear layer."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``x``: (rows, ..., inputs)."""
+        y: mx.array = self.base(x)
+        return y + self._changed(x, self.a, self.b)
+
+
+class MixedEmbedding(_Mixed):
+    """An embedding, also where it is the output layer."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``x``: token ids (rows, tokens)."""
+        slots = self._rows.slots
+        y: mx.array = self.base(x)
+        return y + mx.gather_mm(self.a[slots[:, None], x], self.b, rhs_indices=slots).astype(y.dtype)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """``x``: (rows, tokens, width) to logits."""
+        y: mx.array = self.base.as_linear(x)
+        return y + self._changed(x, self.b.swapaxes(-1, -2), self.a.swapaxes(-1, -2))
+
+
+class MixedSwitch(_Mixed):
+    """A linear layer of experts: slot and expert together are the index of the pair."""
+
+    def hold(self, a: mx.array, b: mx.array) -> None:
+        """Take another stack; slots and experts become one axis."""
+        self._experts = a.shape[1]
+        super().hold(a.flatten(0, 1).swapaxes(-1, -2), b.flatten(0, 1).swapaxes(-1, -2))
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """``indices``: experts (rows, tokens, chosen), or (tokens,) in their order."""
+        y: mx.array = self.base(x, indices, sorted_indices=sorted_indices)
+        slots = self._rows.by_expert if sorted_indices else self._rows.slots
+        assert slots is not None, "sorted only by an expert layer that we know"
+        pairs = slots.reshape(-1, *[1] * (indices.ndim - 1)) * self._experts + indices
+        change = mx.gather_mm(mx.gather_mm(x, self.a, rhs_indices=pairs), self.b, rhs_indices=pairs)
+        return y + change.astype(y.dtype)
+
+
+class MixedExperts(nn.Module):  # type: ignore[misc]
+    """Around an expert layer: tells its linear layers whose token is whose once it has sorted them."""
+
+    def __init__(self, base: Any, rows: Rows) -> None:
+        super().__init__()
+        self.base = base
+        self._rows = rows
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """``x``: (rows, tokens, width); ``indices``: (rows, tokens, chosen)."""
+        if indices.size >= SORTED_FROM:
+            _, tokens, chosen = indices.shape
+            order = mx.argsort(indices.flatten())
+            self._rows.by_expert = self._rows.slots[order // (tokens * chosen)]
+        changed: mx.array = self.base(x, indices)
+        self._rows.by_expert = None
+        return changed
+
+
+def wrapped(base: Any, rows: Rows) -> _Mixed:
+    """The wrapper of a module that holds stacks."""
+    kinds: tuple[tuple[tuple[Any, ...], type[_Mixed]], ...] = ((SWITCHES, MixedSwitch), (EMBEDDINGS, MixedEmbedding))
+    return next((kind for bases, kind in kinds if isinstance(base, bases)), MixedLinear)(base, rows)
+
+
+def stacked(seats: Mapping[int, Mapping[str, Pair]]) -> dict[str, tuple[mx.array, mx.array]]:
+    """Stacks by module path for pairs by slot (from 1); slots and modules without a pair are zeros."""
+    size = max(seats, default=0) + 1
+    paths = sorted({path for pairs in seats.values() for path in pairs})
+    return {path: _stack([seats.get(slot, {}).get(path) for slot in range(size)]) for path in paths}
+
+
+def _stack(pairs: Sequence[Pair | None]) -> tuple[mx.array, mx.array]:
+    held = [pair for pair in pairs if pair is not None]
+    experts = held[0].a.ndim == 3
+    axes = (1, 2) if experts else (1, 0)
+    rank = max(pair.a.shape[1] for pair in held)
+    a_shape, b_shape = list(held[0].a.shape), list(held[0].b.shape)
+    a_shape[axes[0]] = b_shape[axes[1]] = rank
+    nothing = mx.zeros(a_shape, held[0].a.dtype), mx.zeros(b_shape, held[0].b.dtype)
+    a = [nothing[0] if pair is None else _widened(pair.a, axes[0], rank) for pair in pairs]
+    b = [nothing[1] if pair is None else _widened(pair.b, axes[1], rank) for pair in pairs]
+    return mx.stack(a), mx.stack(b)
+
+
+def _widened(array: mx.array, axis: int, size: int) -> mx.array:
+    missing = size - array.shape[axis]
+    return mx.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array

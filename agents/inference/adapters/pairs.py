@@ -1,0 +1,26 @@
+"""The change that LoRA makes to one module."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The change of one module; the shapes are told in :mod:`agents.inference.adapters.files`."""
+
+    a: mx.array
+    b: mx.array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tensors."""
+        return int(self.a.nbytes + self.b.nbytes)
+
+    @property
+    def square(self) -> mx.array:
+        """Square of the change's Frobenius norm, through the small matrices of the ranks: |AB|^2 = <A'A, BB'>."""
+        a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
+        if a.ndim == 3:
+            return mx.sum((a @ a.swapaxes(1, 2)) * (b.swapaxes(1, 2) @ b))
+        return mx.sum((a.T @ a) * (b @ b.T))

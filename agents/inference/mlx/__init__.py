@@ -1,0 +1,1 @@
+"""The engine of this process: MLX behind one thread, continuous batching, the prompt cache."""

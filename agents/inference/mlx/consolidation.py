@@ -1,0 +1,183 @@
+"""What the worker does for consolidation: weights out, training, staged weights, and the exchange that people notice.
+
+Files are written and directions computed off the model's thread; training steps and the exchange are on it.
+"""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from agents.inference.adapters.files import WEIGHTS, parsed, scale_of
+from agents.inference.failures import failed
+from agents.inference.mlx.thread import ModelThread
+from agents.inference.training import exchange
+from agents.inference.training.directions import dump, frozen, leading
+from agents.inference.training.steps import Learnable, Training, portable, step_flops
+from bus import objects
+from bus.agent import Endpoint
+from bus.connection import Bus
+from schemas.consolidation import (
+    DiscardReply,
+    DiscardRequest,
+    Example,
+    ExchangeReply,
+    ExchangeRequest,
+    ExportReply,
+    ExportRequest,
+    ProtectReply,
+    ProtectRequest,
+    StageReply,
+    StageRequest,
+    TrainReply,
+    TrainRequest,
+)
+from schemas.errors import StageFailed
+
+Tokens = Callable[[Sequence[Example]], Awaitable[list[Learnable]]]
+"""Turns examples into tokens."""
+
+JUDGED = 16
+"""Examples whose loss is read before and after a training; all of them would cost as much as a pass."""
+
+_log = structlog.get_logger("inference")
+
+
+class Consolidation:
+    """Serves ``adapters.{export,train,protect,stage,exchange,discard}`` on one engine."""
+
+    def __init__(self, thread: ModelThread, tokens: Tokens, bus: Bus) -> None:
+        self._thread, self._tokens, self._bus = thread, tokens, bus
+        self._one_training = anyio.Lock()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The verbs."""
+        return (
+            Endpoint(verb="adapters.export", request=ExportRequest, handle=self.export),
+            Endpoint(verb="adapters.train", request=TrainRequest, handle=self.train),
+            Endpoint(verb="adapters.protect", request=ProtectRequest, handle=self.protect),
+            Endpoint(verb="adapters.stage", request=StageRequest, handle=self.stage),
+            Endpoint(verb="adapters.exchange", request=ExchangeRequest, handle=self.exchange),
+            Endpoint(verb="adapters.discard", request=DiscardRequest, handle=self.discard),
+        )
+
+    async def export(self, request: ExportRequest) -> ExportReply:
+        """The file in use; its digest is of the very bytes that were read."""
+        bank = self._thread.decoder.bank
+        folder = exchange.own_folder(bank.folder, request.name)
+        scale = scale_of(folder)
+        data = await anyio.to_thread.run_sync((folder / WEIGHTS).read_bytes)
+        pairs = await self._thread.ask(lambda: parsed(request.name, data, bank.modules, scale=scale))
+        weights = await objects.put(self._bus, await self._thread.ask(lambda: portable(data)))
+        return ExportReply(
+            name=request.name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            weights=weights,
+            scale=scale,
+            modules=len(pairs),
+            bytes=len(data),
+        )
+
+    async def train(self, request: TrainRequest) -> TrainReply:
+        """Every example, one step each, in order; ends with an error where it would cost more than it may."""
+        started, thread = time.monotonic(), self._thread
+        bank = thread.decoder.bank
+        scale = scale_of(exchange.own_folder(bank.folder, request.name))
+        data = await objects.get(self._bus, request.weights, param="weights")
+        examples = await self._tokens(request.examples)
+        rate = request.learning_rate
+        async with self._one_training:
+            run = await thread.ask(lambda: Training(bank, request.name, data, scale=scale, learning_rate=rate))
+            before = await self._mean_loss(run, examples, request.beat)
+            cost = 0.0
+            for example in [*examples] * request.passes:
+                cost += step_flops(bank, len(example.tokens))
+                _afford(request, flops=cost, seconds=time.monotonic() - started)
+                await thread.ask(partial(run.step, example))
+                await self._beat(request.beat)
+            after = await self._mean_loss(run, examples, request.beat)
+            weights = await objects.put(self._bus, await thread.ask(run.dump))
+        return TrainReply(
+            weights=weights,
+            loss_before=before,
+            loss_after=after,
+            steps=len(examples) * request.passes,
+            tokens=run.tokens,
+            flops=cost,
+            seconds=time.monotonic() - started,
+        )
+
+    async def protect(self, request: ProtectRequest) -> ProtectReply:
+        """Singular directions of the modules that the adapter changes."""
+        thread = self._thread
+        bank = thread.decoder.bank
+        adapter = await thread.ask(lambda: bank.check(request.name))
+        found = {}
+        for path in adapter.pairs:
+            matrix = await thread.ask(partial(frozen, bank.modules[path]))
+            found[path] = await anyio.to_thread.run_sync(leading, matrix, request.k)
+        return ProtectReply(directions=await objects.put(self._bus, dump(found)))
+
+    async def stage(self, request: StageRequest) -> StageReply:
+        """On disk, verified, resident and proven: the exchange's pause is for none of this."""
+        bank = self._thread.decoder.bank
+        data = await objects.get(self._bus, request.weights, param="weights")
+        folder = exchange.own_folder(bank.folder, request.name).parent
+        staged = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
+        try:
+            adapter = await self._thread.ask(lambda: bank.prove(staged))
+        except StageFailed:
+            await anyio.to_thread.run_sync(exchange.discard, folder, staged)
+            raise
+        return StageReply(staged=staged, sha256=adapter.sha256, bytes=adapter.nbytes)
+
+    async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
+        """Between two decoding steps; requests that are being decoded keep what they began with."""
+        decoder = self._thread.decoder
+
+        def exchanged() -> tuple[float, str]:
+            used = decoder.using(request.name)
+            pause = exchange.exchange(
+                decoder.bank, request.name, request.staged, request.base_sha256, taken=decoder.taken, used=used
+            )
+            return pause, decoder.bank.load(request.name).sha256
+
+        pause, sha256 = await self._thread.ask(exchanged)
+        await anyio.to_thread.run_sync(exchange.sync, exchange.own_folder(decoder.bank.folder, request.name))
+        _log.info("adapter exchanged", adapter=request.name, sha256=sha256[:12], pause_ms=round(pause, 1))
+        return ExchangeReply(name=request.name, sha256=sha256, pause_ms=pause)
+
+    async def discard(self, request: DiscardRequest) -> DiscardReply:
+        """From memory and from the disk; rows that use it finish."""
+        decoder = self._thread.decoder
+        if (folder := decoder.bank.folder) is None:
+            raise failed(request.staged, "there is no adapters folder")
+        if exchange.MARK in request.staged:
+            await self._thread.ask(lambda: decoder.bank.unload(request.staged, taken=decoder.taken))
+        there = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
+        return DiscardReply(discarded=there)
+
+    async def _mean_loss(self, run: Training, examples: Sequence[Learnable], beat: str) -> float:
+        shown, losses = examples[:: max(1, len(examples) // JUDGED)][:JUDGED], []
+        for example in shown:
+            losses.append(await self._thread.ask(partial(run.loss, example)))
+            await self._beat(beat)
+        return sum(losses) / len(losses)
+
+    async def _beat(self, subject: str) -> None:
+        if subject:
+            await self._bus.client.publish(subject, b"")
+
+
+def _afford(request: TrainRequest, *, flops: float, seconds: float) -> None:
+    for name, cost, limit in (("flops", flops, request.flops), ("seconds", seconds, request.seconds)):
+        if cost > limit:
+            raise StageFailed(
+                f"the training would cost {cost:.4g} {name} of {limit:.4g}; its weights are discarded.",
+                code="budget_exceeded",
+                param=name,
+            )

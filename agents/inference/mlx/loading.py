@@ -1,0 +1,117 @@
+"""A directory to a model, its tokenizer and the encoder of its prompts; in the thread that will own them."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import psutil
+from mlx_lm.utils import get_total_parameters
+
+from agents.inference.mlx import swiglu
+from agents.inference.mlx.processors import Grammars
+from agents.inference.prompt import PromptEncoder
+from agents.inference.settings import InferenceSettings
+from agents.inference.tools import ToolSyntax, syntax_of
+from schemas.errors import SetupError
+
+THINK = ("<think>", "</think>")
+"""Reasoning markers of a tokenizer that declares none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
+
+    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
+    """
+
+    model: Any
+    tokenizer: Any
+    encoder: PromptEncoder
+    grammars: Grammars
+    syntax: ToolSyntax
+    device: str
+    parameters: int
+    dtype: Any | None
+    memory: int
+
+
+def load(settings: InferenceSettings) -> Loaded:
+    """Load the model; on a CPU its weights become float32, the only type that the faster BLAS helps.
+
+    Raises:
+        SetupError: the directory is missing or does not hold a model that mlx-lm knows.
+    """
+    if settings.model is None:
+        raise SetupError("engine = 'mlx' needs a model directory.", param="model")
+    if not settings.model.is_dir():
+        raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    memory = _limit(settings, on_cpu=on_cpu)
+    try:
+        model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise SetupError(f"{settings.model} cannot be loaded: {error}", param="model") from error
+    if on_cpu:
+        model.set_dtype(mx.float32)
+        swiglu.lighten(model)
+    mx.eval(model.parameters())
+    syntax = syntax_of(tokenizer)
+    encoder = PromptEncoder(
+        copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
+        context_tokens=settings.context_tokens or context_of(config),
+        think_open=think_markers(tokenizer)[0],
+        native_tools=syntax.native,
+    )
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
+        syntax=syntax,
+        device="cpu" if on_cpu else "gpu",
+        parameters=int(get_total_parameters(model)),
+        dtype=mx.float32 if on_cpu else None,
+        memory=memory,
+    )
+
+
+def limits(memory: int) -> tuple[int, int]:
+    """What MLX may allocate, and keep of freed buffers, on a device with ``memory`` bytes: 460 and 32 GB of 512 GB."""
+    return memory * 460 // 512, memory // 16
+
+
+def _limit(settings: InferenceSettings, *, on_cpu: bool) -> int:
+    """Set the limits of the settings, or of the device. A CPU's memory is everybody's: there only the settings count.
+
+    Returns:
+        Bytes that may be filled: the limit set, or less where Metal recommends less.
+    """
+    device = {} if on_cpu else mx.device_info()
+    total = int(device.get("memory_size") or device.get("total_memory") or psutil.virtual_memory().total)
+    memory, cache = (None, None) if on_cpu else limits(total)
+    memory, cache = settings.memory_limit or memory, settings.cache_limit or cache
+    if memory is not None:
+        mx.set_memory_limit(memory)
+    if cache is not None:
+        mx.set_cache_limit(cache)
+    return settings.memory_limit or int(device.get("max_recommended_working_set_size") or memory or total)
+
+
+def context_of(config: dict[str, Any]) -> int:
+    """Tokens of the model's context, from ``config.json``.
+
+    Raises:
+        SetupError: it does not say.
+    """
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    if not found:
+        raise SetupError("config.json has no max_position_embeddings: set context_tokens.", param="context_tokens")
+    return int(found)
+
+
+def think_markers(tokenizer: Any) -> tuple[str, str]:
+    """What opens and closes the reasoning."""
+    return (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else THINK

@@ -1,0 +1,157 @@
+"""The one thread that owns the model, and the queue through which asyncio has it do things between two steps.
+
+Whatever escapes a step ends the thread; :meth:`ModelThread.watch` then raises, so that the process ends and its
+supervisor starts another, and the broker delivers again what it held.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import anyio
+import structlog
+
+from agents.inference.mlx.decoder import Decoder
+from schemas.errors import KikiError, StageFailed, Unavailable
+
+T = TypeVar("T")
+STOP_SECONDS = 60.0
+"""Longest wait for a step to end."""
+
+GATHER_SECONDS = 0.03
+"""How long an idle thread waits for companions of the first request, when the last ones came together."""
+
+_log = structlog.get_logger("inference")
+
+
+class ModelThread:
+    """Makes a decoder with ``load`` and steps it while it is busy; without a step for ``stall_seconds`` it hangs."""
+
+    decoder: Decoder
+
+    def __init__(self, load: Callable[[], Decoder], *, stall_seconds: float) -> None:
+        self._load, self._stall_seconds = load, stall_seconds
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._closing = False
+        self._crowded = False
+        self._failure: BaseException | None = None
+        self._stepped_at = self._asked_at = time.monotonic()
+        self._loaded = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+
+    async def start(self) -> None:
+        """Wait for the decoder. Raises what kept it from loading."""
+        self._thread.start()
+        await anyio.to_thread.run_sync(self._loaded.wait)
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """End after the current step; a thread that makes no steps is left behind with the process."""
+        wait = STOP_SECONDS if self.healthy else 0.0
+        self._closing = True
+        self.call(lambda: None)
+        if self._thread.is_alive():
+            await anyio.to_thread.run_sync(self._thread.join, wait)
+
+    async def watch(self) -> NoReturn:
+        """Raise when the thread has ended, or has not made a step for ``stall_seconds`` with work at hand."""
+        while True:
+            await anyio.sleep(0.25)
+            if not self.healthy:
+                raise self._failure or StageFailed(f"the engine made no step for {self._stall_seconds} s.")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and makes steps."""
+        if self._failure is not None or not self._loaded.is_set() or not self._thread.is_alive():
+            return False
+        asked = not self._calls.empty()
+        if not self.decoder.busy and not asked:
+            return True
+        since = max(self._stepped_at, self._asked_at) if asked else self._stepped_at
+        return time.monotonic() - since < self._stall_seconds
+
+    def call(self, call: Callable[[], None]) -> None:
+        """Have ``call`` run between two steps."""
+        if self._calls.empty():
+            self._asked_at = time.monotonic()
+        self._calls.put(call)
+
+    async def ask(self, call: Callable[[], T]) -> T:
+        """The result of ``call`` between two steps.
+
+        Raises:
+            KikiError: what ``call`` raises.
+            Unavailable: the thread has ended.
+        """
+        self.check()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def answer() -> None:
+            try:
+                result = call()
+            except KikiError as error:
+                loop.call_soon_threadsafe(_settle, future, None, error)
+            else:
+                loop.call_soon_threadsafe(_settle, future, result, None)
+
+        self.call(answer)
+        return await future
+
+    def check(self) -> None:
+        """Raises Unavailable when the thread has ended or hangs."""
+        if not self.healthy:
+            raise _ended()
+
+    def _run(self) -> None:
+        try:
+            self.decoder = self._load()
+            self._loaded.set()
+            with self.decoder.stream:
+                while not self._closing:
+                    busy = self.decoder.busy
+                    self._receive()
+                    if self.decoder.busy:
+                        self._crowded = self.decoder.crowded or (busy and self._crowded)
+                    self.decoder.step()
+                    self._stepped_at = time.monotonic()
+        except BaseException as error:  # noqa: BLE001  the thread's end is told by watch() and by every request
+            self._failure = error
+            if self._loaded.is_set():
+                _log.exception("the model's thread ended")
+        finally:
+            if self._loaded.is_set():
+                self.decoder.tell_all(_ended())
+            self._loaded.set()
+
+    def _receive(self) -> None:
+        """Do what was asked; an idle thread waits for it, and for companions, whose prompts then share a pass."""
+        until = time.monotonic() if self.decoder.busy else None
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                call = self._calls.get(block=left != 0.0, timeout=left)
+            except queue.Empty:
+                return
+            self._stepped_at = time.monotonic()
+            call()
+            if until is None:
+                until = self._stepped_at + (GATHER_SECONDS if self._crowded else 0.0)
+
+
+def _ended() -> Unavailable:
+    return Unavailable("the model's thread has ended; the worker restarts.")
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: KikiError | None) -> None:
+    if future.done():
+        return  # who asked has gone
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,49 @@
+"""The leading singular directions of the frozen weights: what OPLoRA (arXiv 2510.13003) keeps an adapter off."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from agents.inference.adapters.mixed import EMBEDDINGS, SWITCHES
+
+Array = NDArray[np.floating[Any]]
+
+
+def frozen(module: Any) -> Array:
+    """A module's weights in the orientation of an adapter's change (see :mod:`agents.inference.adapters.files`),
+    float32."""
+    weight = module.weight
+    if hasattr(module, "bits"):
+        weight = mx.dequantize(
+            weight, module.scales, getattr(module, "biases", None), group_size=module.group_size, bits=module.bits
+        )
+    matrix = np.array(weight.astype(mx.float32))
+    return matrix if isinstance(module, (*SWITCHES, *EMBEDDINGS)) else matrix.T
+
+
+def leading(matrix: Array, k: int) -> tuple[Array, Array]:
+    """Orthonormal columns (..., rows, k) and (..., columns, k) of the ``k`` largest singular values; fewer if it has
+    fewer. From the smaller side's Gram matrix, in float64."""
+    wide = matrix.astype(np.float64)
+    turned = wide.shape[-2] < wide.shape[-1]
+    if turned:
+        wide = np.swapaxes(wide, -1, -2)
+    width = min(k, wide.shape[-1])
+    _, vectors = np.linalg.eigh(np.swapaxes(wide, -1, -2) @ wide)
+    right = vectors[..., ::-1][..., :width]
+    left, _ = np.linalg.qr(wide @ right)
+    return (right, left) if turned else (left, right)
+
+
+def dump(found: Mapping[str, tuple[Array, Array]]) -> bytes:
+    """A safetensors file with ``<module>.left`` and ``<module>.right``."""
+    tensors = {}
+    for path, (left, right) in sorted(found.items()):
+        tensors[f"{path}.left"] = np.ascontiguousarray(left, dtype=np.float32)
+        tensors[f"{path}.right"] = np.ascontiguousarray(right, dtype=np.float32)
+    data: bytes = save(tensors)
+    return data

@@ -1,0 +1,119 @@
+"""Replay: gradient steps on an adapter's low-rank pairs while the base stays as it is.
+
+One step is one example: forward, backward, Adam. It runs between two decoding steps of the model's thread and leaves
+the model as it found it, so other requests wait for one example at a time.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from safetensors.numpy import save
+
+from agents.inference.adapters.bank import AdapterBank
+from agents.inference.adapters.files import parsed
+from agents.inference.adapters.pairs import Pair
+from agents.inference.failures import failed
+
+FLOPS = 4.0
+"""Floating point operations for each weight and token: forward, and the way back through frozen weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnable:
+    """Token ids of a question and its answer; the answer begins at index ``begins``, which is at least 1."""
+
+    tokens: tuple[int, ...]
+    begins: int
+
+
+def learnable(prompt: Sequence[int], answer: Sequence[int], *, most: int) -> Learnable:
+    """An example of at most ``most`` tokens: the answer's end is cut first, then the prompt's beginning."""
+    kept = [*answer][: max(most - len(prompt), most // 2)]
+    asked = [*prompt][-(most - len(kept)) :]
+    return Learnable(tokens=(*asked, *kept), begins=len(asked))
+
+
+def portable(data: bytes) -> bytes:
+    """The same tensors, in float32 if some are bfloat16, which NumPy does not have; otherwise the same bytes."""
+    tensors: Any = mx.load(io.BytesIO(data), format="safetensors")
+    if all(tensor.dtype != mx.bfloat16 for tensor in tensors.values()):
+        return data
+    made: bytes = save({name: np.array(tensor.astype(mx.float32)) for name, tensor in sorted(tensors.items())})
+    return made
+
+
+class Training:
+    """An adapter's ``data`` (safetensors, mlx-lm's layout) on its way to other weights. On the model's thread.
+
+    Raises:
+        StageFailed: code ``adapter_failed``: the weights do not fit the model.
+    """
+
+    def __init__(self, bank: AdapterBank, name: str, data: bytes, *, scale: float, learning_rate: float) -> None:
+        self._bank, self._name, self._scale = bank, name, scale
+        pairs = parsed(name, data, bank.modules, scale=scale, dtype=mx.float32)
+        self._parameters = {path: {"a": pair.a, "b": pair.b} for path, pair in pairs.items()}
+        self._optimizer = optim.Adam(learning_rate=learning_rate, bias_correction=True)
+        self.tokens = 0
+
+    def loss(self, example: Learnable) -> float:
+        """Mean cross-entropy of the answer's tokens, in nats.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        with self._bank.borrowed():
+            return self._number(self._entropy(self._parameters, example))
+
+    def step(self, example: Learnable) -> float:
+        """Learn an example. Returns its loss before the step.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        try:
+            with self._bank.borrowed():
+                value, slopes = mx.value_and_grad(lambda given: self._entropy(given, example))(self._parameters)
+                self._parameters = self._optimizer.apply_gradients(slopes, self._parameters)
+                mx.eval(value, self._parameters, self._optimizer.state)
+        except (RuntimeError, ValueError) as error:
+            raise failed(self._name, f"the model cannot be differentiated here ({error})") from error
+        self.tokens += len(example.tokens)
+        return self._number(value)
+
+    def dump(self) -> bytes:
+        """The weights now, as a safetensors file in mlx-lm's layout; equal weights give equal bytes."""
+        tensors = {}
+        for path, pair in sorted(self._parameters.items()):
+            tensors[f"{path}.lora_a"] = np.array(pair["a"])
+            tensors[f"{path}.lora_b"] = np.array(pair["b"]) / np.float32(self._scale)
+        data: bytes = save(tensors)
+        return data
+
+    def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: Learnable) -> mx.array:
+        self._bank.place({path: Pair(a=pair["a"], b=pair["b"]) for path, pair in parameters.items()})
+        logits: Any = self._bank.model(mx.array([example.tokens[:-1]]))
+        answer = logits[0, example.begins - 1 :].astype(mx.float32)
+        entropy: mx.array = nn.losses.cross_entropy(
+            answer, mx.array(example.tokens[example.begins :]), reduction="mean"
+        )
+        return entropy
+
+    def _number(self, value: mx.array) -> float:
+        read: Any = value.item()
+        number = float(read)
+        if not math.isfinite(number):
+            raise failed(self._name, "its loss is not finite; take a smaller learning rate")
+        return number
+
+
+def step_flops(bank: AdapterBank, tokens: int) -> float:
+    """About what a step on so many tokens costs; experts that a token does not meet are counted as if it did."""
+    return FLOPS * bank.weights * tokens

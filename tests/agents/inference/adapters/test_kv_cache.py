@@ -1,0 +1,208 @@
+"""A batch's keys and values in one buffer, against mlx-lm's cache, which copies: the same rows, whatever happens."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from mlx_lm.models import llama
+from mlx_lm.models.cache import BatchKVCache, KVCache
+
+from agents.inference.adapters.kv_cache import SPARE_SLOTS, Places, RoomyCache, RowCache
+from agents.inference.adapters.mixed import Routed, Rows
+
+HEADS, WIDTH = 2, 4
+
+
+def some(rows: int, tokens: int, seed: int) -> tuple[mx.array, mx.array]:
+    """Keys and values of new tokens."""
+    random = np.random.default_rng(seed)
+    shape = (rows, HEADS, tokens, WIDTH)
+    keys, values = (mx.array(random.standard_normal(shape), mx.float32) for _ in "kv")
+    return keys, values
+
+
+def rows_of(lengths: Sequence[int], seed: int) -> tuple[list[RowCache], list[KVCache]]:
+    """The same rows of so many tokens for either."""
+    mine, theirs = [RowCache() for _ in lengths], [KVCache() for _ in lengths]
+    for number, tokens in enumerate(lengths):
+        for one in (mine[number], theirs[number]) if tokens else ():
+            one.update_and_fetch(*some(1, tokens, seed + number))
+    return mine, theirs
+
+
+lengths = st.lists(st.integers(0, 40), min_size=1, max_size=4) | st.lists(st.just(0), min_size=1, max_size=9)
+seeds = st.integers(0, 1000)
+
+
+class Batches(RuleBasedStateMachine):
+    """Rows are numbered as mlx-lm numbers them; tokens come and go by place, as ``Routed`` gives them."""
+
+    mine: RoomyCache
+    theirs: BatchKVCache
+    places: Places
+
+    def by_place(self, array: mx.array) -> mx.array:
+        return array[mx.array(self.places.numbers)]
+
+    def by_number(self, array: mx.array) -> mx.array:
+        return array[mx.array(self.places.of)]
+
+    @initialize(lengths=lengths, seed=seeds)
+    def begins(self, lengths: list[int], seed: int) -> None:
+        mine, theirs = rows_of(lengths, seed)
+        self.mine, self.theirs = mine[0].merge(mine), theirs[0].merge(theirs)
+        self.places = Places.in_order(len(lengths))
+
+    @rule(tokens=st.integers(1, 3) | st.just(SPARE_SLOTS), seed=seeds)
+    def grow(self, tokens: int, seed: int) -> None:
+        keys, values = some(len(self.places.of), tokens, seed)
+        mask = self.by_number(self.mine.make_mask(tokens))
+        expected_mask = self.theirs.make_mask(tokens)
+        mine = self.mine.update_and_fetch(self.by_place(keys), self.by_place(values))
+        theirs = self.theirs.update_and_fetch(keys, values)
+        width = mask.shape[-1]
+        assert not np.array(expected_mask[..., :-width]).any(), "the slots that are left out hold nothing"
+        np.testing.assert_array_equal(mask, expected_mask[..., -width:])
+        for ours, reference in zip(mine, theirs, strict=True):
+            seen = np.array(mask)[:, :, -1, :, None]
+            np.testing.assert_array_equal(self.by_number(ours) * seen, reference[:, :, -width:] * seen)
+
+    @rule(seed=seeds, data=st.data())
+    def grow_by_different_lengths(self, seed: int, data: st.DataObject) -> None:
+        rows = len(self.places.of)
+        real = data.draw(st.lists(st.integers(1, 9), min_size=rows, max_size=rows))
+        padding = [max(real) - one for one in real]
+        keys, values = some(rows, max(real), seed)
+        for cache in (self.mine, self.theirs):
+            cache.prepare(lengths=real, right_padding=padding)
+        self.mine.update_and_fetch(self.by_place(keys), self.by_place(values))
+        self.theirs.update_and_fetch(keys, values)
+        for cache in (self.mine, self.theirs):
+            cache.finalize()
+
+    @rule(lengths=lengths, seed=seeds)
+    def join(self, lengths: list[int], seed: int) -> None:
+        assume(len(self.places.of) < 30)
+        mine, theirs = rows_of(lengths, seed)
+        self.mine.extend(mine[0].merge(mine))
+        self.theirs.extend(theirs[0].merge(theirs))
+        self.places = self.places.joined(Places.in_order(len(lengths)))
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        keep = data.draw(self.some_rows())
+        self.mine.filter(keep)
+        self.theirs.filter(keep)
+        self.places, _ = self.places.kept(keep)
+
+    @rule(data=st.data())
+    def split(self, data: st.DataObject) -> None:
+        """Of two copies each goes on with rows of its own, and does not see what is written to the other."""
+        mine, theirs, keep = copy.deepcopy(self.mine), copy.deepcopy(self.theirs), data.draw(self.some_rows())
+        self.leave(data)
+        mine.filter(keep)
+        theirs.filter(keep)
+        self.each_row_is_what_it_would_be()
+        same_rows(mine, theirs, len(keep))
+
+    def some_rows(self) -> st.SearchStrategy[list[int]]:
+        return st.sets(st.sampled_from(range(len(self.places.of))), min_size=1).map(sorted)
+
+    @invariant()
+    def each_row_is_what_it_would_be(self) -> None:
+        assert sorted(self.places.of) == list(range(len(self.places.of)))
+        np.testing.assert_array_equal(self.by_number(self.mine.offset), self.theirs.offset)
+        same_rows(self.mine, self.theirs, len(self.places.of))
+
+
+def same_rows(mine: RoomyCache, theirs: BatchKVCache, rows: int) -> None:
+    for number in range(rows):
+        ours = mine.extract(number)
+        reference = KVCache() if theirs.empty() else theirs.extract(number)
+        assert ours.size() == reference.size()
+        if ours.size():
+            for one, other in zip(ours.keys_and_values(), reference.keys_and_values(), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+TestBatches = Batches.TestCase
+TestBatches.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
+
+
+def addresses(cache: RoomyCache) -> list[int]:
+    """Where the numbers lie in memory."""
+    mx.eval(cache.state)
+    return [np.asarray(buffer).ctypes.data for buffer in cache.state]
+
+
+def test_rows_join_grow_and_leave_in_place() -> None:
+    batch = RowCache.merge(rows_of([30] * 9, 0)[0])
+    batch.extend(RowCache.merge(rows_of([20], 1)[0]))  # makes room for rows
+    before = addresses(batch)
+    for number in range(6):
+        batch.filter([one for one in range(10) if one != number])
+        batch.extend(RowCache.merge(rows_of([20 + 2 * number], number)[0]))
+        for _ in range(4):
+            batch.update_and_fetch(*some(10, 1, number))
+            assert addresses(batch) == before
+    assert batch.size() == 30 + 6 * 4
+
+
+def test_what_a_row_leaves_behind_reaches_no_other() -> None:
+    """Attention multiplies what is masked by zero, and zero times infinity is no number."""
+    mine, _ = rows_of([40, 5, 30, 6], 0)
+    for poisoned in (mine[0], mine[2]):
+        poisoned.keys, poisoned.values = poisoned.keys * math.inf, poisoned.values * math.nan
+    batch = RowCache.merge(mine)
+    before = batch.nbytes
+    batch.filter([1, 3])  # the last moves to the place of the first
+    batch.extend(RowCache.merge(rows_of([3], 1)[0]))  # to that of the other one
+    batch.extend(RowCache.merge(rows_of([35], 1)[0]))
+    assert batch.nbytes == before, "no new buffer hides it"
+    for seen in batch.update_and_fetch(*some(4, 1, 0)):
+        assert seen.shape[2] == 36
+        assert np.isfinite(np.array(seen)).all()
+
+
+def test_a_large_buffer_is_given_up_when_its_rows_leave() -> None:
+    batch = RowCache.merge(rows_of([2000, *[5] * 40], 0)[0])
+    large = batch.nbytes
+    batch.filter(range(1, 10))
+    assert batch.nbytes < large / 8
+    np.testing.assert_array_equal(batch.extract(8).keys_and_values()[0], some(1, 5, 9)[0])
+
+
+def test_a_model_gives_each_row_its_own_logits_wherever_it_lies() -> None:
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-6,
+        vocab_size=64,
+    )
+    model, inputs = llama.Model(arguments), mx.array(np.random.default_rng(0).integers(0, 64, (7, 9)))
+    routed = Routed(model, Rows())
+
+    def begun(rows: Sequence[int], tokens: int) -> list[Any]:
+        caches = [routed.make_cache() for _ in rows]
+        made = [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
+        mx.eval(routed(inputs[mx.array(list(rows))][:, :tokens], cache=made))
+        return made
+
+    batch = begun(range(5), 4)
+    for layer, joining in zip(batch, begun([5, 6], 4), strict=True):
+        layer.filter([1, 3, 4])
+        layer.extend(joining)
+    assert batch[0].places == Places((1, 0, 2, 3, 4))
+    rows = [1, 3, 4, 5, 6]
+    decoded = np.array(routed(inputs[mx.array(rows)][:, 4:], cache=batch))
+    np.testing.assert_allclose(decoded, np.array(model(inputs))[rows, 4:], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,107 @@
+"""The factor on neurons in the running engine: per request, in mixed batches, beside kept prompts; nothing when off."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents.inference.knowbias import neurons
+from agents.inference.knowbias.enhancement import Enhanced
+from agents.inference.knowbias.neurons import Neurons
+from agents.inference.requests import Request
+from agents.inference.settings import InferenceSettings
+from schemas.errors import SetupError
+from tests.agents.inference.mlx.test_engine import ask, in_one_batch
+
+pytestmark = pytest.mark.anyio
+
+QUESTION = "Name a colour of the rainbow."
+
+
+def some_neurons(**changes: Any) -> Neurons:
+    gates = {f"model.layers.{layer}.mlp.gate_proj": tuple(range(0, 1536, 64)) for layer in range(4, 20)}
+    made = Neurons(
+        model="smollm2",
+        model_digest="digest",
+        questions="q",
+        prompts=1,
+        steps=20,
+        threshold=0.1,
+        share=0.49,
+        gates=gates,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+async def enhancing(settings: InferenceSettings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """An engine with neurons and a factor that shows."""
+    from agents.inference.mlx.engine import MlxEngine
+
+    path = tmp_path_factory.mktemp("neurons") / "knowbias.json"
+    neurons.write(path, some_neurons())
+    running = MlxEngine(msgspec.structs.replace(settings, knowbias=path, knowbias_factor=4.0))
+    await running.start()
+    yield running
+    await running.stop()
+
+
+async def test_without_neurons_nothing_stands_in_the_path(engine: Any) -> None:
+    assert not any(
+        isinstance(module, Enhanced) for _, module in engine.thread.decoder.batch._model._model.named_modules()
+    )
+    (asked,) = (await engine.generate(ask(QUESTION, enhance=True))).candidates
+    (plain,) = (await engine.generate(ask(QUESTION))).candidates
+    assert (asked.text, asked.factor) == (plain.text, 1.0)
+    assert asked.logprob == pytest.approx(plain.logprob, abs=1e-4)
+
+
+async def test_rows_of_one_batch_are_enhanced_or_not_as_each_asks(engine: Any, enhancing: Any) -> None:
+    request, wish = ask(QUESTION), ask(QUESTION, enhance=True)
+    (plain,) = (await engine.generate(request)).candidates
+    (alone,) = (await enhancing.generate(wish)).candidates
+    outcomes = await in_one_batch(enhancing, request, wish, request)
+    left, mid, right = (outcome.candidates[0] for outcome in outcomes)
+    assert left.text == right.text == plain.text
+    assert left.logprob == pytest.approx(plain.logprob, abs=1e-4)
+    assert mid.text == alone.text
+    assert mid.logprob == pytest.approx(alone.logprob, abs=1e-4)
+    assert abs(alone.logprob - plain.logprob) > 1e-2
+    assert (left.factor, mid.factor) == (1.0, 4.0)
+
+
+async def test_a_prompt_kept_under_a_factor_serves_no_other(engine: Any, enhancing: Any) -> None:
+    wish, request = ask("Name three metals.", enhance=True), ask("Name three metals.")
+    whole = len(enhancing.encoder.encode(request.messages).tokens) - 2  # the last is decoded, one more may be cut
+    await enhancing.generate(wish)
+    assert await _known(enhancing, request) < whole  # no more than the beginning that it shares with other prompts
+    assert await _known(enhancing, request) >= whole
+    assert await _known(enhancing, wish) >= whole
+    (found,) = (await enhancing.generate(request)).candidates
+    (plain,) = (await engine.generate(request)).candidates
+    assert (found.text, found.logprob) == (plain.text, pytest.approx(plain.logprob, abs=1e-4))
+
+
+async def _known(engine: Any, request: Request) -> float:
+    """Tokens of the request's prompt that were not processed again."""
+    before = engine.gauges["prefix_tokens_total"]
+    await engine.generate(request)
+    return float(engine.gauges["prefix_tokens_total"] - before)
+
+
+async def test_choices_are_scored_with_the_factor(enhancing: Any) -> None:
+    plain = await enhancing.generate(ask(QUESTION, choices=("Red", "Blue")))
+    changed = await enhancing.generate(ask(QUESTION, choices=("Red", "Blue"), enhance=True))
+    assert plain.scores != changed.scores
+
+
+async def test_neurons_of_another_model_stop_the_start(settings: InferenceSettings, tmp_path: Path) -> None:
+    from agents.inference.mlx.engine import MlxEngine
+
+    neurons.write(tmp_path / "n.json", some_neurons(model_digest="other"))
+    running = MlxEngine(msgspec.structs.replace(settings, knowbias=tmp_path / "n.json"))
+    with pytest.raises(SetupError, match="kiki knowbias probe"):
+        await running.start()
+    await running.stop()

@@ -1,0 +1,360 @@
+"""The engine on the real model."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from agents.inference.requests import Outcome, Request
+from agents.inference.settings import InferenceSettings
+from agents.inference.text import Piece
+from bus.metrics import DEGRADED
+from schemas.chat import Message, Sampling
+from schemas.errors import DeadlineExceeded, KikiError, SetupError, Unavailable
+from schemas.findings import AdapterUse
+
+pytestmark = pytest.mark.anyio
+
+PARIS = "The capital of France is Paris."
+
+
+def ask(text: str = "What is the capital of France?", **options: Any) -> Request:
+    messages = (Message(role="user", content=text),)
+    sampling = Sampling(**{"max_tokens": 12, **options.pop("sampling", {})})
+    return Request(lane=options.pop("lane", "interactive"), messages=messages, sampling=sampling, **options)
+
+
+async def together(engine: Any, *requests: Request) -> list[Outcome]:
+    found: dict[int, Outcome] = {}
+
+    async def one(number: int) -> None:
+        found[number] = await engine.generate(requests[number])
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(len(requests)):
+            tasks.start_soon(one, number)
+    return [found[number] for number in range(len(requests))]
+
+
+async def in_one_batch(engine: Any, *requests: Request) -> list[Outcome]:
+    """Like :func:`together`, with all of them at the thread before it looks."""
+    go = threading.Event()
+
+    async def open_when_all_wait() -> None:
+        while engine.thread._calls.qsize() < len(requests):
+            await anyio.sleep(0.005)
+        go.set()
+
+    engine.thread.call(go.wait)
+    found: list[Outcome] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(open_when_all_wait)
+        found += await together(engine, *requests)
+    return found
+
+
+async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
+    pieces: list[Piece] = []
+
+    async def hear(piece: Piece) -> None:
+        pieces.append(piece)
+
+    request = ask()
+    (candidate,) = (await engine.generate(request, hear)).candidates
+    prompt = engine.encoder.encode(request.messages)
+    assert candidate.text == PARIS == "".join(piece.text for piece in pieces)
+    assert len(pieces) > 1
+    assert candidate.finish_reason == "stop"
+    assert candidate.usage.prompt_tokens == len(prompt.tokens)
+    assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1  # and the end of sequence
+    assert -1.0 < candidate.logprob < 0.0
+
+
+async def test_logprob_is_the_models_own(engine: Any) -> None:
+    answer = (await engine.generate(ask(sampling={"max_tokens": 4}))).candidates[0]
+    assert answer.finish_reason == "length"
+    ((total,),) = (await engine.generate(ask(choices=(answer.text,)))).scores
+    assert total / 4 == pytest.approx(answer.logprob, abs=1e-3)
+
+
+async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
+    before = engine.gauges["prompt_tokens_total"]
+    request = ask(n=3, sampling={"seed": 5})
+    outcome = await engine.generate(request)
+    assert engine.gauges["prompt_tokens_total"] - before <= outcome.prompt_tokens, "once, not once a candidate"
+    first, *later = outcome.candidates
+    assert first.text == PARIS
+    assert [candidate.seed for candidate in outcome.candidates] == [5, 6, 7]
+    assert len({candidate.text for candidate in outcome.candidates}) > 1
+    assert all(candidate.usage.completion_tokens <= 12 for candidate in later)
+
+
+async def test_no_step_is_begun_whose_tokens_nobody_takes(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.inference.adapters.mixed import Routed
+
+    steps: list[int] = []
+    original = Routed.__call__
+
+    def counted(self: Routed, inputs: Any, *, cache: Any) -> Any:
+        if not self.ending and inputs.shape[1] == 1:
+            steps.append(len(inputs))
+        return original(self, inputs, cache=cache)
+
+    monkeypatch.setattr(Routed, "__call__", counted)
+    first = ask("Tell me a long story.", n=2, sampling={"max_tokens": 5, "seed": 1})
+    told = (await engine.generate(first)).candidates[0]
+    assert (told.finish_reason, told.usage.completion_tokens) == ("length", 5)
+    assert steps == [2] * 5, "the sixth would have no reader"
+
+    more = (*first.messages, Message(role="assistant", content=told.text), Message(role="user", content="Go on."))
+    request = Request(lane="interactive", messages=more, sampling=Sampling(max_tokens=8))
+    before = engine.gauges["prefix_tokens_total"]
+    known = await engine.generate(request)
+    asked = len(engine.encoder.encode(first.messages).tokens)
+    assert engine.gauges["prefix_tokens_total"] - before >= asked + 4, "what is kept ends before the token left out"
+    engine.forget()
+    assert known.candidates[0].text == (await engine.generate(request)).candidates[0].text
+
+
+async def test_a_short_prompt_waits_for_who_encodes(engine: Any) -> None:
+    """The encoder is not thread-safe, and short prompts are encoded on the event loop."""
+    answered = anyio.Event()
+
+    async def generate() -> None:
+        await engine.generate(ask(sampling={"max_tokens": 1}))
+        answered.set()
+
+    async with anyio.create_task_group() as tasks:
+        async with engine._encoding:
+            tasks.start_soon(generate)
+            await anyio.sleep(0.5)
+            assert not answered.is_set()
+        with anyio.fail_after(60):
+            await answered.wait()
+
+
+async def test_seed_decides_and_neighbours_do_not_matter(engine: Any) -> None:
+    drawn = ask("Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
+    (alone,) = await together(engine, drawn)
+    again, _, _ = await together(
+        engine,
+        drawn,
+        ask("Tell me a long story.", n=2, sampling={"temperature": 1.5, "seed": 3}),
+        ask("Count to five."),
+    )
+    other = await engine.generate(ask("Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
+    assert again.candidates[0].text == alone.candidates[0].text
+    assert other.candidates[0].text != alone.candidates[0].text
+
+
+async def test_nucleus_of_one_token_is_greedy(engine: Any) -> None:
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        outcome = await engine.generate(ask(sampling={"temperature": 2.0, "seed": 1, **narrow}))
+        assert outcome.candidates[0].text == PARIS, narrow
+
+
+@pytest.mark.parametrize(("stop", "text"), [("France", "The capital of "), ("ital of Fr", "The cap"), ("Rome", PARIS)])
+async def test_stop_strings_end_the_answer_before_themselves(engine: Any, stop: str, text: str) -> None:
+    pieces: list[str] = []
+
+    async def hear(piece: Piece) -> None:
+        pieces.append(piece.text)
+
+    (candidate,) = (await engine.generate(ask(sampling={"stop": (stop,)}), hear)).candidates
+    assert candidate.text == text == "".join(pieces)
+    assert candidate.finish_reason == "stop"
+
+
+async def test_cancelled_request_stops_within_two_tokens(engine: Any) -> None:
+    request = ask("Tell me a very long story.", sampling={"max_tokens": 400})
+    seen = 0
+    decoded_at_cancel = 0.0
+    with anyio.CancelScope() as scope:
+
+        async def hear(_: Piece) -> None:
+            nonlocal seen, decoded_at_cancel
+            seen += 1
+            if seen == 3:
+                decoded_at_cancel = engine.gauges["tokens_decoded_total"]
+                scope.cancel()
+
+        await engine.generate(request, hear)
+    await engine.generate(ask(sampling={"max_tokens": 1}))  # the thread has gone round since
+    assert scope.cancelled_caught
+    assert engine.gauges["tokens_decoded_total"] - 1 - decoded_at_cancel <= 2
+    assert engine.gauges["active_rows"] == 0
+
+
+async def test_deadline_ends_the_decoding(engine: Any) -> None:
+    late = ask("Tell me a very long story.", sampling={"max_tokens": 4000}, deadline=time.time() + 0.3)
+    with pytest.raises(DeadlineExceeded):
+        await engine.generate(late)
+    assert (await engine.generate(ask())).candidates[0].text == PARIS
+
+
+async def test_choices_are_scored_as_continuations(engine: Any) -> None:
+    choices = (PARIS, "The capital of France is Rome.", "Paris")
+    together_ = await engine.generate(ask(choices=choices))
+    assert together_.candidates == ()
+    ((paris, rome, _),) = together_.scores
+    assert rome < paris < 0.0
+    for choice, total in zip(choices, together_.scores[0], strict=True):
+        alone = await engine.generate(ask(choices=(choice,)))
+        assert alone.scores[0][0] == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.parametrize("labels", [("yes", "no"), ("KEEP", "I refuse it", "neutral")])
+async def test_ballots_of_one_request_are_scored_as_if_each_came_alone(engine: Any, labels: tuple[str, ...]) -> None:
+    question = (Message(role="user", content="What is the capital of France?"),)
+    ballots = tuple(
+        (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
+        for answer in ("Paris.", "It is Rome, the eternal city, where all roads lead to.", "Lyon")
+    )
+    before = engine.gauges["prompt_tokens_total"]
+    asked = Request(lane="auxiliary", messages=question, ballots=ballots, choices=labels)
+    outcome = await engine.generate(asked)
+    assert engine.gauges["prompt_tokens_total"] - before <= outcome.prompt_tokens
+    alone = [
+        await engine.generate(Request(lane="auxiliary", messages=(*question, *ballot), choices=labels))
+        for ballot in ballots
+    ]
+    assert outcome.prompt_tokens < sum(one.prompt_tokens for one in alone), "what they share is read once"
+    for row, one in zip(outcome.scores, alone, strict=True):
+        assert row == pytest.approx(one.scores[0], abs=1e-2)
+
+
+SETS: tuple[tuple[AdapterUse, ...], ...] = (
+    (),
+    (AdapterUse(name="one"),),
+    (AdapterUse(name="two"),),
+    (AdapterUse(name="one", weight=0.5), AdapterUse(name="two", weight=0.5)),
+)
+
+
+@pytest.mark.parametrize("at_once", [2, 4, 8])
+async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) -> None:
+    alone = [(await engine.generate(ask(adapters=uses))).candidates[0] for uses in SETS]
+    assert len({candidate.text for candidate in alone}) == len(SETS)
+    swaps = engine.gauges["adapter_swaps_total"]
+    for first in range(0, 8, at_once):
+        order = [(first + number) % len(SETS) for number in range(at_once)]
+        mixed = await in_one_batch(engine, *(ask(adapters=SETS[index]) for index in order))
+        assert [outcome.candidates[0].text for outcome in mixed] == [alone[index].text for index in order]
+        assert [outcome.adapters for outcome in mixed] == [alone[index].adapters for index in order]
+    assert engine.gauges["adapter_swaps_total"] - swaps <= 8 / at_once, "one batch, not one set after the other"
+    assert [tuple(used.name for used in candidate.adapters) for candidate in alone] == [
+        tuple(use.name for use in uses) for uses in SETS
+    ]
+    assert all(len(used.sha256) == 64 for candidate in alone for used in candidate.adapters)
+
+
+async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: Any) -> None:
+    panel = ask(adapters=SETS[1], n=3, sampling={"seed": 5})
+    scored = [ask(adapters=uses, choices=(PARIS,)) for uses in SETS]
+    alone = [await engine.generate(request) for request in (panel, *scored)]
+    mixed = await together(engine, panel, *scored, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
+    assert [one.text for one in mixed[0].candidates] == [one.text for one in alone[0].candidates]
+    totals = [outcome.scores[0][0] for outcome in alone[1:]]
+    assert [outcome.scores[0][0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
+    assert len({round(total, 1) for total in totals}) == len(SETS)
+
+
+async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
+    errors: list[KikiError] = []
+
+    async def bad() -> None:
+        try:
+            await engine.generate(ask(adapters=(AdapterUse(name="dead"),)))
+        except KikiError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bad)
+        (good,) = await together(engine, ask())
+    assert good.candidates[0].text == PARIS
+    assert [error.code for error in errors] == ["adapter_failed"]
+    assert engine.healthy
+
+
+async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> None:
+    counter = DEGRADED.labels("adapter.missing")
+    before = counter._value.get()
+    outcome = await engine.generate(ask(adapters=(AdapterUse(name="nobody"),)))
+    assert (outcome.candidates[0].text, outcome.candidates[0].adapters) == (PARIS, ())
+    assert counter._value.get() == before + 1
+
+
+async def test_prefetch_makes_resident(engine: Any) -> None:
+    await engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
+    await engine.generate(ask(sampling={"max_tokens": 1}))
+    assert engine.gauges["adapter_resident_bytes"] > 0
+
+
+async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettings, engine: Any) -> None:
+    request = ask("Tell me a very long story.", sampling={"max_tokens": 400})
+    room = engine.encoder.context_tokens
+    engine.encoder.context_tokens = len(engine.encoder.encode(request.messages).tokens) + 5
+    try:
+        (candidate,) = (await engine.generate(request)).candidates
+    finally:
+        engine.encoder.context_tokens = room
+    assert (candidate.finish_reason, candidate.usage.completion_tokens) == ("length", 5)
+
+
+async def test_work_waits_for_bytes_of_cache_and_all_of_it_finishes(engine: Any) -> None:
+    request = ask(sampling={"max_tokens": 20})
+    admission = engine.thread.decoder.admission
+    one = admission.cost.of(len(engine.encoder.encode(request.messages).tokens) + 20)
+    before, admission.scheduler.max_bytes = admission.scheduler.max_bytes, 2 * one
+    rows: list[float] = []
+
+    async def hear(_: Piece) -> None:
+        rows.append(engine.gauges["active_rows"])
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(engine.generate, request, hear)
+    finally:
+        admission.scheduler.max_bytes = before
+    assert max(rows) == 2
+    assert len(rows) >= 5
+
+
+async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
+    from agents.inference.mlx.engine import MlxEngine
+
+    engine = MlxEngine(settings)
+    await engine.start()
+
+    def die() -> None:
+        raise MemoryError("made up")
+
+    def poison() -> None:
+        engine.thread.call(die)
+
+    watching = asyncio.ensure_future(engine.watch())
+    with pytest.raises(Unavailable, match="thread has ended"):
+        await engine.generate(
+            ask("Tell me a very long story.", sampling={"max_tokens": 400}),
+            lambda _: anyio.to_thread.run_sync(poison),
+        )
+    with pytest.raises(MemoryError, match="made up"):
+        await watching
+    assert not engine.healthy
+    with pytest.raises(Unavailable):
+        await engine.generate(ask())
+    await engine.stop()
+
+
+async def test_what_is_no_model_is_refused_at_start(settings: InferenceSettings, tmp_path: Any) -> None:
+    import msgspec
+
+    from agents.inference.mlx.engine import MlxEngine
+
+    for wrong in ({"model": tmp_path / "none"}, {"model": tmp_path}, {"adapters": tmp_path / "none"}):
+        with pytest.raises(SetupError):
+            await MlxEngine(msgspec.structs.replace(settings, **wrong)).start()

@@ -1,0 +1,113 @@
+"""Penalties against their definitions, and the decoding options on the real model."""
+
+import json
+from typing import Any
+
+import jsonschema
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.inference.mlx.processors import Penalties
+from schemas.chat import Sampling
+from schemas.errors import InvalidInput
+from tests.agents.inference.mlx.test_engine import PARIS, ask, together
+
+pytestmark = pytest.mark.anyio
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "people": {"type": "integer", "maximum": 99}},
+    "required": ["city", "people"],
+    "additionalProperties": False,
+}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=6),
+    st.lists(st.integers(0, 7), max_size=6),
+    st.floats(0.5, 2.0),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.dictionaries(st.integers(0, 7).map(str), st.floats(-100, 100)),
+)
+def test_penalties_are_what_the_reference_says(
+    prompt: list[int], answer: list[int], repetition: float, presence: float, frequency: float, bias: dict[str, float]
+) -> None:
+    asked = Sampling(
+        repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency, logit_bias=bias
+    )
+    logits = np.linspace(-2, 2, 8, dtype=np.float32)
+    process = Penalties(asked, prompt)
+    for length in range(len(answer) + 1):
+        found = process(mx.array(prompt + answer[:length]), mx.array(logits)[None])
+    expected = logits.copy()
+    for token in set(prompt + answer):
+        expected[token] = expected[token] / repetition if expected[token] > 0 else expected[token] * repetition
+    for token in set(answer):
+        expected[token] -= presence + frequency * answer.count(token)
+    for name, value in bias.items():
+        expected[int(name)] += value
+    np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-3)
+
+
+async def test_presence_penalty_forbids_what_was_said(engine: Any) -> None:
+    (plain, penalised) = await together(
+        engine,
+        ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24}),
+        ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24, "frequency_penalty": 2.0}),
+    )
+    words = [outcome.candidates[0].text.split() for outcome in (plain, penalised)]
+    assert len(set(words[1])) / len(words[1]) > len(set(words[0])) / len(words[0])
+
+
+async def test_bias_forbids_and_forces_a_token(engine: Any) -> None:
+    (paris,) = engine.encoder.plain(" Paris")
+    (rome,) = engine.encoder.plain(" Rome")
+    sampling = {"logit_bias": {str(paris): -100.0}}
+    forbidden = (await engine.generate(ask(sampling=sampling))).candidates[0]
+    assert "Paris" not in forbidden.text
+    forced = await engine.generate(ask(sampling={"logit_bias": {str(rome): 100.0}, "max_tokens": 3}))
+    assert forced.candidates[0].text.strip() == "Rome Rome Rome"
+
+
+async def test_neighbours_feel_nothing_of_it(engine: Any) -> None:
+    biased = ask(sampling={"logit_bias": {"5": 100.0}, "repetition_penalty": 1.5})
+    _, plain = await together(engine, biased, ask())
+    assert plain.candidates[0].text == PARIS
+    assert plain.candidates[0].tokens == ()
+
+
+async def test_logprobs_are_told_for_each_token(engine: Any) -> None:
+    (candidate,) = (await engine.generate(ask(sampling={"logprobs": True, "top_logprobs": 3}))).candidates
+    assert "".join(one.token for one in candidate.tokens) == PARIS
+    assert len(candidate.tokens) == candidate.usage.completion_tokens - 1
+    for one in candidate.tokens:
+        assert one.top[0].logprob == pytest.approx(one.logprob, abs=1e-4), "greedy takes the likeliest"
+        assert one.top[0].token == one.token
+        assert [top.logprob for top in one.top] == sorted((top.logprob for top in one.top), reverse=True)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 4}])
+async def test_constrained_answers_follow_their_schema(engine: Any, sampling: dict[str, Any]) -> None:
+    constrained = ask(
+        "Which city, and how many people?",
+        n=2,
+        sampling={"max_tokens": 60, "json_schema": json.dumps(SCHEMA), **sampling},
+    )
+    outcome, plain = await together(engine, constrained, ask())
+    for candidate in outcome.candidates:
+        assert candidate.finish_reason == "stop"
+        jsonschema.validate(json.loads(candidate.text), SCHEMA)
+    assert plain.candidates[0].text == PARIS
+
+
+@pytest.mark.parametrize("schema", ["{", '{"type": "nothing"}', '{"$ref": "#/nowhere"}'])
+async def test_a_schema_that_cannot_constrain_is_refused(engine: Any, schema: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        engine.grammars.check(schema)
+    assert caught.value.param == "response_format"
+    assert "\n" not in caught.value.message

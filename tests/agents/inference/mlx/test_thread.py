@@ -1,0 +1,72 @@
+"""When the model's thread begins: at once for a lone request, a moment later when the last ones came together."""
+
+import contextlib
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from agents.inference.mlx import thread
+from agents.inference.mlx.thread import ModelThread
+
+pytestmark = pytest.mark.anyio
+
+
+class Scripted:
+    """A decoder whose work is done in one step; ``together`` has how many each step met."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.together: list[int] = []
+        self.stepped = threading.Event()
+
+    @property
+    def stream(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @property
+    def busy(self) -> bool:
+        return self.waiting > 0
+
+    @property
+    def crowded(self) -> bool:
+        return self.waiting > 1
+
+    def add(self, count: int = 1) -> None:
+        self.waiting += count
+
+    def step(self) -> None:
+        if self.waiting:
+            self.together.append(self.waiting)
+            self.waiting = 0
+            self.stepped.set()
+
+    def tell_all(self, news: Any) -> None:
+        """Nobody listens."""
+
+
+async def test_companions_are_waited_for_only_after_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Scripted()
+    made = ModelThread(lambda: decoder, stall_seconds=60)  # type: ignore[arg-type, return-value]
+    await made.start()
+
+    async def told(count: int = 1) -> None:
+        decoder.stepped.clear()
+        made.call(lambda: decoder.add(count))
+        assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
+
+    with anyio.fail_after(60):
+        monkeypatch.setattr(thread, "GATHER_SECONDS", 3600.0)
+        await told(1)
+        await told(2)  # after one that was alone: no wait, though these are two
+        monkeypatch.setattr(thread, "GATHER_SECONDS", 1.0)
+        decoder.stepped.clear()
+        made.call(decoder.add)
+        await anyio.sleep(0.05)
+        made.call(decoder.add)
+        assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
+        await told(1)
+        await told(1)
+        await made.stop()
+    assert decoder.together == [1, 2, 2, 1, 1]
