@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents.negotiator.hearing import Hearing
+from agents.negotiator.negotiation import Hearing
 from agents.negotiator.settings import NegotiatorSettings
 from bus.agent import Endpoint
 from bus.connection import Bus

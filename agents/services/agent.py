@@ -14,10 +14,10 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
-from agents.services import flow, place
+from agents.services import cursor, flow
 from agents.services.registration import Registration, config, described, registered, registration
-from agents.services.replays import Replays
 from agents.services.retention import trim
+from agents.services.running_replays import Replays
 from agents.services.settings import ServicesSettings
 from agents.services.stacks import load_stacks
 from bus import metrics
@@ -142,7 +142,7 @@ class ServicesAgent:
         async with self._locks[request.name]:
             found = await self._info(request.name)
             try:
-                await bus.js.delete_consumer(EPISODES, (await place.find(bus, request.name))[0].durable)
+                await bus.js.delete_consumer(EPISODES, (await cursor.find(bus, request.name))[0].durable)
             except (TimeoutError, nats.errors.Error, APIError) as error:
                 raise Unavailable(f"'{request.name}' was not unregistered: {error!r}.") from error
             self._holders.pop(request.name, None)
@@ -161,7 +161,7 @@ class ServicesAgent:
             async with self._locks[request.name]:
                 self._refuse_others(request)
                 left = until - anyio.current_time()
-                found = await place.oldest(
+                found = await cursor.oldest(
                     bus,
                     request.name,
                     limit=request.limit,
@@ -175,7 +175,7 @@ class ServicesAgent:
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
         async with self._locks[request.name]:
-            reply = await place.mark(self._connected(), request.name, request.ids, request.de_id)
+            reply = await cursor.mark(self._connected(), request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
 
@@ -216,11 +216,11 @@ class ServicesAgent:
         )
 
     async def _hold(self, request: FetchRequest) -> None:
-        kept, _ = await place.find(self._connected(), request.name)
+        kept, _ = await cursor.find(self._connected(), request.name)
         self._holders[request.name] = _Holder(request.holder, anyio.current_time() + kept.ack_wait)
 
     async def _info(self, name: str) -> ServiceInfo:
-        at = await place.standing(self._connected(), name)
+        at = await cursor.standing(self._connected(), name)
         return described(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
 
     def _connected(self) -> Bus:

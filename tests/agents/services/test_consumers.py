@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agents.services import place
+from agents.services import cursor
 from bus import metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES, SERVICES
@@ -181,7 +181,7 @@ async def test_a_mark_whose_writer_died_before_the_broker_heard_of_it_stands(
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patched:
-            patched.setattr(place, "_acknowledge", died)
+            patched.setattr(cursor, "_acknowledge", died)
             with pytest.raises(KikiError):
                 await mark(bus, ids)
         assert (await mark(bus, ids)).marked == 0

@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from agents.services.replay import fits, line, paced, selected
-from agents.services.replays import AT_ONCE
+from agents.services.running_replays import AT_ONCE
 from bus.connection import Bus
 from bus.stream import Stored
 from schemas.codec import decode

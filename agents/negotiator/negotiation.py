@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import anyio
 
 from agents.negotiator import arbitration, consensus, panel
-from agents.negotiator.dissent import Heard, Join, join
+from agents.negotiator.await_dissent import Heard, Join, join
 from agents.negotiator.settings import NegotiatorSettings
 from agents.shared import agreement, excerpt
 from agents.shared.model import Consultation
