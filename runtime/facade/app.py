@@ -7,12 +7,12 @@ from starlette.exceptions import HTTPException
 
 from agents.router.aliases import Alias
 from bus.connection import Bus
-from runtime.facade import adapters, catalog, chat, classify, exposition, health, memory, stories
-from runtime.facade.access import Access
-from runtime.facade.parts import Facade
-from runtime.facade.refusals import on_http_exception, on_kiki_error
+from runtime.facade.chat.turns import Turns
+from runtime.facade.dependencies import Facade
+from runtime.facade.errors import on_http_exception, on_kiki_error
+from runtime.facade.middleware import Access
+from runtime.facade.routes import adapters, chat, health, metrics, models, route, sessions, turns
 from runtime.facade.settings import FacadeSettings
-from runtime.facade.turns import Turns
 from schemas.errors import KikiError
 
 
@@ -20,7 +20,7 @@ def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, Alias])
     """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, aliases=aliases, turns=Turns(bus, settings))
-    for part in (chat, catalog, classify, memory, stories, health, exposition, adapters):
+    for part in (chat, models, route, sessions, turns, health, metrics, adapters):
         app.include_router(part.router)
     app.add_exception_handler(KikiError, on_kiki_error)
     app.add_exception_handler(HTTPException, on_http_exception)

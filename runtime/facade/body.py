@@ -7,7 +7,7 @@ import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from runtime.facade.refusals import ClientGone
+from runtime.facade.errors import ClientGone
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
 

@@ -10,11 +10,12 @@ from prometheus_client import generate_latest
 
 from agents.services import agent as _  # noqa: F401 - registers its gauges
 from bus import metrics
-from runtime.facade import telemetry
+from runtime.facade import metrics as telemetry
 
 RULES = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
 FAMILIES = {"kiki_agent_ready", "kiki_stream_bytes", "kiki_stream_messages", "kiki_queue_pending"}
-"""Gauges that the facade makes of the agents' reports and of the broker's account (runtime/facade/exposition.py)."""
+"""Gauges that the facade makes of the agents' reports and of the broker's account
+(runtime/facade/routes/metrics.py)."""
 
 
 def rules() -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from runtime.facade.parts import Parts, admin_only, parts_of
+from runtime.facade.dependencies import Parts, admin_only, parts_of
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.errors import InvalidInput
 

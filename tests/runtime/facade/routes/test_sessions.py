@@ -19,7 +19,7 @@ from bus.agent import Agent, Endpoint, run
 from bus.connection import Bus
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
-from runtime.facade.memory import fingerprint
+from runtime.facade.routes.sessions import fingerprint
 from runtime.history import bring
 from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest

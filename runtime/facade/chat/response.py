@@ -3,8 +3,8 @@
 from typing import Any
 
 from runtime import deliberation
-from runtime.facade import tools
-from runtime.facade.asked import Asked
+from runtime.facade.chat import tools
+from runtime.facade.chat.request import Asked
 from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
 from schemas.events import AnswerReady

@@ -6,7 +6,7 @@ from typing import TypeVar
 import anyio
 from starlette.types import Receive
 
-from runtime.facade.refusals import ClientGone
+from runtime.facade.errors import ClientGone
 
 T = TypeVar("T")
 

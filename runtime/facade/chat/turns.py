@@ -19,9 +19,9 @@ from bus import metrics
 from bus.connection import Bus
 from bus.topology import TURNS
 from bus.turn import ENDS, told_on
-from runtime.facade import telemetry
-from runtime.facade.asked import Asked
-from runtime.facade.claims import Claim, claim
+from runtime.facade import metrics as telemetry
+from runtime.facade.chat.idempotency import Claim, claim
+from runtime.facade.chat.request import Asked
 from runtime.facade.settings import FacadeSettings
 from schemas.codec import decode
 from schemas.envelope import Envelope
@@ -182,7 +182,7 @@ class Turns:
         Raises:
             Refused: too many turns at once (429), or too many in the queue (503).
             Unavailable: the broker is away.
-            KikiError: what :func:`runtime.facade.claims.claim` raises.
+            KikiError: what :func:`runtime.facade.chat.idempotency.claim` raises.
         """
         with self._admitted(), _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span:
             await self._refuse_backlog()

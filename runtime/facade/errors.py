@@ -7,7 +7,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from runtime.facade.parts import parts_of
+from runtime.facade.dependencies import parts_of
 from schemas.errors import KikiError
 
 _log = structlog.get_logger("facade")

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from opentelemetry import propagate
 
-from runtime.facade import replies
-from runtime.facade.asked import Asked, read_chat
 from runtime.facade.body import read_body
-from runtime.facade.memory import fingerprint
-from runtime.facade.parts import Parts, Tenant
-from runtime.facade.presence import while_connected
-from runtime.facade.refusals import ClientGone
-from runtime.facade.stream import ChatStream, Following
+from runtime.facade.chat import response
+from runtime.facade.chat.request import Asked, read_chat
+from runtime.facade.chat.stream import ChatStream, Following
+from runtime.facade.dependencies import Parts, Tenant
+from runtime.facade.disconnect import while_connected
+from runtime.facade.errors import ClientGone
+from runtime.facade.routes.sessions import fingerprint
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
 
@@ -41,7 +41,7 @@ async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Re
             request.state.client_gone = True
             raise
         turn.spoke(answer.route.plan.level)
-    return JSONResponse(replies.completion(answer, asked))
+    return JSONResponse(response.completion(answer, asked))
 
 
 def _session(request: Request, asked: Asked) -> str:

@@ -15,7 +15,8 @@ from bus.agent import Endpoint, run
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Handler
 from bus.topology import TURNS, consumer
-from runtime.facade import FacadeSettings, catalog, serve
+from runtime.facade import FacadeSettings, serve
+from runtime.facade.routes import models
 from runtime.facade.settings import AGENTS
 from schemas.errors import SetupError
 from schemas.events import Event
@@ -205,7 +206,7 @@ async def test_a_busy_port_is_said_in_one_line(bus: Bus) -> None:
 
 
 async def test_a_fault_of_ours_is_a_500_without_its_traceback(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_model", None)
+    monkeypatch.setattr(models, "_model", None)
     async with serving(bus, FacadeSettings(port=0)) as url, httpx.AsyncClient() as http:
         reply = await http.get(f"{url}/v1/models")
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")

@@ -15,7 +15,7 @@ from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, TURNS, consumer
 from runtime.facade import FacadeSettings
-from runtime.facade.claims import seeded
+from runtime.facade.chat.idempotency import seeded
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import StageFailed, Unavailable

@@ -8,8 +8,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.facade import telemetry
-from runtime.facade.refusals import internal
+from runtime.facade import metrics
+from runtime.facade.errors import internal
 
 _log = structlog.get_logger("facade")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -64,7 +64,7 @@ class _Exchange:
     def log(self) -> None:
         status = GONE if self.status is None or self._state.get("client_gone") else self.status
         route = getattr(self.scope.get("route"), "path", "none")
-        telemetry.REQUESTS.labels(route, str(status)).inc()
+        metrics.REQUESTS.labels(route, str(status)).inc()
         _log.info(
             "request",
             method=self.scope["method"],

@@ -17,12 +17,12 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bus.turn import Diverged, LiveText
-from runtime.facade import replies, tools
-from runtime.facade.asked import Asked
-from runtime.facade.presence import while_connected
-from runtime.facade.refusals import ClientGone, error_object, told
+from runtime.facade.chat import response, tools
+from runtime.facade.chat.request import Asked
+from runtime.facade.chat.turns import Turn
+from runtime.facade.disconnect import while_connected
+from runtime.facade.errors import ClientGone, error_object, told
 from runtime.facade.settings import FacadeSettings
-from runtime.facade.turns import Turn
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, Event, InferToken, QueryRouted
 from schemas.findings import FinishReason, StageTiming
@@ -127,18 +127,18 @@ class _Teller:
     async def _answer(self, answer: AnswerReady) -> None:
         await self._stage(answer)
         self._turn.spoke(answer.route.plan.level)
-        for index, (text, reasoning, finish) in enumerate(replies.choices(answer, self._asked)):
+        for index, (text, reasoning, finish) in enumerate(response.choices(answer, self._asked)):
             if index == 0:
                 text, reasoning = self._live.finish(text), self._rest_of_reasoning(reasoning)
             for kind, rest in (("reasoning", reasoning), ("content", text)):
-                for piece in replies.pieces(rest):
+                for piece in response.pieces(rest):
                     await self._delta({kind: piece}, index=index)
-            if called := replies.calls(answer, self._asked, index):
+            if called := response.calls(answer, self._asked, index):
                 await self._delta({"tool_calls": tools.told(called, streamed=True)}, index=index)
             await self._finish(answer, index, finish)
         if self._asked.include_usage:
-            last = replies.chunk(self._turn.envelope, self._asked, delta=None)
-            await self.event(last | {"usage": replies.usage(answer.usage)})
+            last = response.chunk(self._turn.envelope, self._asked, delta=None)
+            await self.event(last | {"usage": response.usage(answer.usage)})
         await self._write(b"data: [DONE]\n\n")
 
     def _rest_of_reasoning(self, reasoning: str) -> str:
@@ -148,12 +148,12 @@ class _Teller:
             return ""  # thinking aloud is not the answer: what was shown may stand
 
     async def _finish(self, answer: AnswerReady, index: int, reason: FinishReason) -> None:
-        last = replies.chunk(self._turn.envelope, self._asked, delta={}, index=index, finish_reason=reason)
+        last = response.chunk(self._turn.envelope, self._asked, delta={}, index=index, finish_reason=reason)
         traced = self._asked.trace and index == 0
-        await self.event(last | ({"kiki": replies.account(answer)} if traced else {}))
+        await self.event(last | ({"kiki": response.account(answer)} if traced else {}))
 
     async def _delta(self, delta: dict[str, Any], *, index: int = 0) -> None:
-        await self.event(replies.chunk(self._turn.envelope, self._asked, delta=delta, index=index))
+        await self.event(response.chunk(self._turn.envelope, self._asked, delta=delta, index=index))
 
     async def _comment(self, text: str) -> None:
         await self._write(f": {text}\n\n".encode())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from runtime.facade.parts import Facade, Parts, Tenant
+from runtime.facade.dependencies import Facade, Parts, Tenant
 from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import SESSION_PATTERN

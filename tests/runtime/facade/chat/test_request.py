@@ -8,7 +8,7 @@ import pytest
 
 from agents.router.aliases import Alias
 from runtime.facade import FacadeSettings
-from runtime.facade.asked import NEUTRAL, ChatRequest, read_chat
+from runtime.facade.chat.request import NEUTRAL, ChatRequest, read_chat
 from schemas.errors import KikiError
 from tests.runtime.facade.scripted import ALIASES, Script, ask
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from bus import metrics
 from bus.agent import Report, reports
-from runtime.facade.parts import Facade, Parts, admin_only
+from runtime.facade.dependencies import Facade, Parts, admin_only
 from schemas.errors import Unavailable
 
 router = APIRouter()

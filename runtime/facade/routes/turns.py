@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from bus.turn_events import Told, tell
-from runtime.facade.parts import Parts, Tenant
+from runtime.facade.dependencies import Parts, Tenant
 from schemas.envelope import is_turn_id
 from schemas.errors import InvalidInput
 

@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 
 from agents.router.aliases import Alias
 from bus.connection import Bus
+from runtime.facade.chat.turns import Turns
 from runtime.facade.settings import FacadeSettings
-from runtime.facade.turns import Turns
 from schemas.errors import InvalidInput
 
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from msgspec import Meta, Struct
 
-from runtime.facade.asked import decode_body
 from runtime.facade.body import read_body
-from runtime.facade.parts import Parts, Tenant
+from runtime.facade.chat.request import decode_body
+from runtime.facade.dependencies import Parts, Tenant
 from schemas.errors import InvalidInput
 from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bus import metrics
 from bus.agent import Report
-from runtime.facade import telemetry
-from runtime.facade.health import agent_reports
-from runtime.facade.parts import Facade, Parts, admin_only
+from runtime.facade import metrics as telemetry
+from runtime.facade.dependencies import Facade, Parts, admin_only
+from runtime.facade.routes.health import agent_reports
 
 router = APIRouter()
 _NAME = re.compile(r"[^A-Za-z0-9_]")

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agents.router.aliases import Alias
-from runtime.facade import tools
+from runtime.facade.chat import tools
 from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
 from schemas.codec import field_of

@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from runtime.facade import FacadeSettings
-from runtime.facade.asked import read_chat
+from runtime.facade.chat.request import read_chat
 from schemas.chat import ToolCall
 from tests.runtime.facade.scripted import ALIASES, Script, ask
 

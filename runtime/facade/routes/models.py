@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from agents.router.aliases import Alias
-from runtime.facade.parts import Parts, Tenant
+from runtime.facade.dependencies import Parts, Tenant
 from schemas.errors import UnknownModel
 
 router = APIRouter()
