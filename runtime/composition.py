@@ -75,10 +75,10 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
 def _router(settings: Settings) -> Agent:
     from agents.router.agent import RouterAgent
     from agents.router.settings import RouterSettings
-    from runtime import advising
+    from runtime import advisors
     from runtime.models import prepare, router_checkpoint
 
-    resolved: dict[str, Any] = {"advisors": advising.enabled(settings)}
+    resolved: dict[str, Any] = {"advisors": advisors.enabled(settings)}
     if (named := settings.agents.get("router", {}).get("checkpoint")) is not None:
         resolved["checkpoint"] = router_checkpoint(str(named))
     given = {"embedder": prepare(settings.embedder)}
@@ -90,9 +90,9 @@ def _nerve_wml(settings: Settings) -> Agent:
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import NerveWmlSettings
     from agents.router.domains import load_taxonomy
-    from runtime import advising
+    from runtime import advisors
 
-    given = advising.given(nerve.NAME, domains=load_taxonomy().niches)
+    given = advisors.given(nerve.NAME, domains=load_taxonomy().niches)
     found = _settings(NerveWmlSettings, nerve.NAME, settings, given)
     return AdvisorAgent(nerve.NAME, lambda: nerve.load(found))
 
@@ -102,9 +102,9 @@ def _kiki_flow(settings: Settings) -> Agent:
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import KikiFlowSettings
     from agents.services.stacks import load_stacks
-    from runtime import advising
+    from runtime import advisors
 
-    found = _settings(KikiFlowSettings, flow.NAME, settings, advising.given(flow.NAME, domains=()))
+    found = _settings(KikiFlowSettings, flow.NAME, settings, advisors.given(flow.NAME, domains=()))
     return AdvisorAgent(flow.NAME, lambda: flow.load(found, spread=load_stacks().spread))
 
 

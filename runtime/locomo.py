@@ -24,7 +24,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Ask
 from agents.memory.words import Words
-from runtime.embedding import BATCH, Embed
+from runtime.local_embedder import BATCH, Embed
 from schemas.errors import InvalidInput
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}

@@ -4,10 +4,10 @@ import typer
 
 from runtime.cli import (
     adapters,
+    asyncapi,
     bench,
     cognition,
     contests,
-    contract,
     dead,
     doctor,
     dream,
@@ -17,11 +17,11 @@ from runtime.cli import (
     latency,
     memory,
     models,
-    replaying,
+    replay,
     router,
     services,
-    serving,
-    talk,
+    turns,
+    up,
 )
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (serving, talk, replaying, contract, doctor):
+for module in (up, turns, replay, asyncapi, doctor):
     module.hang(app)
 app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")

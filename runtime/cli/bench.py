@@ -18,9 +18,9 @@ from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from runtime import locomo, rereading
 from runtime.cli import command, err, out, run_async, settings_of
-from runtime.cli.serving import wait_ready
+from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
-from runtime.embedding import embedding
+from runtime.local_embedder import embedding
 from runtime.overhead import Turn, measure, shares
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor

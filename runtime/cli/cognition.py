@@ -16,7 +16,7 @@ from bus.connection import connect
 from runtime import voting
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.bench import machine
-from runtime.cli.serving import wait_ready
+from runtime.cli.up import wait_ready
 from runtime.cognition import (
     VARIANTS,
     Answered,

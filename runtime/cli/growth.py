@@ -18,7 +18,7 @@ from bus.connection import Bus, connect
 from runtime import pairing, recalling
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.bench import QUESTIONS, machine
-from runtime.cli.serving import wait_ready
+from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor

@@ -16,10 +16,10 @@ from rich.text import Text
 from agents.memory import imports as lines_of
 from bus.agent import reports
 from bus.connection import Bus
-from runtime import history
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.embedding import BATCH, Embed, embedding
-from runtime.remembering import remembering
+from runtime.local_embedder import BATCH, Embed, embedding
+from runtime.local_memory import remembering
+from runtime.records import transfer
 from runtime.settings import Settings
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.findings import RecalledEpisode
@@ -94,7 +94,9 @@ def bring(
         columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("importing", total=len(said))
-            found = await history.bring(bus, said, embed, tenant=tenant, tick=lambda more: progress.advance(task, more))
+            found = await transfer.bring(
+                bus, said, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
+            )
         out.print(f"{found.new} episodes imported, {found.known} were there before", highlight=False)
 
     run_async(_embedding, settings, brought)
@@ -106,7 +108,7 @@ def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
     """Print the tenant's record as JSONL that 'kiki memory import' reads."""
 
     async def exported(bus: Bus) -> None:
-        async with contextlib.aclosing(history.exported(bus, tenant=tenant)) as lines:
+        async with contextlib.aclosing(transfer.exported(bus, tenant=tenant)) as lines:
             with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
                 async for line in lines:
                     sys.stdout.write(line + "\n")

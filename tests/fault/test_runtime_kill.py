@@ -20,7 +20,7 @@ import pytest
 from bus import record
 from bus.agent import reports
 from bus.connection import Bus, BusSettings, connect
-from runtime.remembering import remembering
+from runtime.local_memory import remembering
 from runtime.settings import load
 from tests.e2e.conftest import Runtime, free_port, start
 from tests.fault.test_memory_kill import agreed

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from runtime import deliberation
 from runtime.facade.chat import tools
 from runtime.facade.chat.request import Asked
+from runtime.turns import deliberation
 from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
 from schemas.events import AnswerReady

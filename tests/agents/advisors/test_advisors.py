@@ -19,7 +19,7 @@ from agents.router.domains import load_taxonomy
 from agents.services.stacks import load_stacks
 from bus.agent import run
 from bus.connection import Bus
-from runtime import advising, composition
+from runtime import advisors, composition
 from runtime.settings import Settings
 from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import SetupError
@@ -140,25 +140,25 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, weights: Path)
 
 
 def test_the_environment_or_the_file_turns_them_on(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (advising.enabled(Settings()), advising.served(Settings())) == ({}, ())
+    assert (advisors.enabled(Settings()), advisors.served(Settings())) == ({}, ())
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
     monkeypatch.setenv("NERVE_WML_ALPHA", "0.4")
     listed = Settings(agents={"router": {"advisors": {"kiki-flow": {"timeout": 0.2}}}})
-    assert advising.enabled(listed) == {
+    assert advisors.enabled(listed) == {
         "nerve-wml": AdvisorSettings(alpha=0.4),
         "kiki-flow": AdvisorSettings(timeout=0.2),
     }
-    assert advising.served(listed) == ("nerve-wml", "kiki-flow")
+    assert advisors.served(listed) == ("nerve-wml", "kiki-flow")
     monkeypatch.setenv("NERVE_WML_ALPHA", "2")
     with pytest.raises(SetupError, match="NERVE_WML_ALPHA is '2'"):
-        advising.enabled(Settings())
+        advisors.enabled(Settings())
     with pytest.raises(SetupError, match="no advisor 'oracle'"):
-        advising.enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
+        advisors.enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
 
 
 def test_an_advisor_that_is_on_and_not_installed_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
-    assert (list(advising.enabled(Settings())), advising.served(Settings())) == (["nerve-wml"], ())
+    assert (list(advisors.enabled(Settings())), advisors.served(Settings())) == (["nerve-wml"], ())
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from bus.connection import Bus
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
 from runtime.facade.routes.sessions import fingerprint
-from runtime.history import bring
+from runtime.records.transfer import bring
 from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded

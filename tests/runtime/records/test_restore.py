@@ -11,7 +11,7 @@ from agents.services.replay import line, selected
 from bus import broker
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES
-from runtime import replaying
+from runtime.records import restore
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeRecorded
 from schemas.memory import (
@@ -85,11 +85,11 @@ async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
         lines = [line(stored).decode() async for stored in selected(bus, Selection(tenant="ann"))]
     again = MemorySettings(data_dir=tmp_path / "two", vector_size=SIZE, status_interval=0.05)
     async with serving(empty, again):
-        told = [stored async for stored in replaying.told(empty, lines, source="dialogue.jsonl")]
-        assert [await replaying.restore(empty, stored) for stored in told] == [True] * (TURNS + 1)
+        told = [stored async for stored in restore.told(empty, lines, source="dialogue.jsonl")]
+        assert [await restore.restore(empty, stored) for stored in told] == [True] * (TURNS + 1)
         await projected(empty, TURNS, TURNS)
         here = await remembered(empty)
-        assert [await replaying.restore(empty, stored) for stored in told] == [False] * (TURNS + 1)
+        assert [await restore.restore(empty, stored) for stored in told] == [False] * (TURNS + 1)
     assert here == there
     assert len(here[0].episodes) == TURNS
     assert here[2].agrees
@@ -106,5 +106,5 @@ async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
 )
 async def test_a_line_that_is_no_event_is_named(bus: Bus, text: str, param: str) -> None:
     with pytest.raises(InvalidInput, match=r"d\.jsonl, line 2") as caught:
-        await anext(replaying.told(bus, ["", text], source="d.jsonl"))
+        await anext(restore.told(bus, ["", text], source="d.jsonl"))
     assert caught.value.param == param

@@ -2,7 +2,7 @@ import json
 
 from rich.console import Console
 
-from runtime.deliberation import checked, drawn, drawn_check, summary
+from runtime.turns.deliberation import checked, drawn, drawn_check, summary
 from schemas.chat import Usage
 from schemas.findings import (
     AdapterUse,

@@ -12,9 +12,9 @@ import typer
 
 from bus.agent import reports
 from bus.connection import Bus, connect
-from runtime import advising, composition, observability, process
+from runtime import advisors, composition, observability, process
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.cli.talk import answered, show_turn
+from runtime.cli.turns import answered, show_turn
 from runtime.settings import Settings, load
 from runtime.supervisor import Supervisor
 from schemas.errors import KikiError, SetupError
@@ -71,7 +71,7 @@ def _fetch_models(settings: Settings) -> None:
 
 async def _up(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
-        settings, names=(*composition.AGENTS, *composition.BESIDE, *advising.served(settings), composition.FACADE)
+        settings, names=(*composition.AGENTS, *composition.BESIDE, *advisors.served(settings), composition.FACADE)
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_until_interrupted, tasks.cancel_scope)

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from bus import turn_events
 from bus.connection import Bus, connect
-from runtime import deliberation
 from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
-from runtime.waterfall import STAGES, drawn, waterfall
+from runtime.turns import deliberation
+from runtime.turns.waterfall import STAGES, drawn, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone

@@ -12,7 +12,7 @@ from agents.memory.progress import caught_up
 from bus import record
 from bus.connection import Bus
 from bus.topology import EPISODES
-from runtime.embedding import BATCH, Embed
+from runtime.local_embedder import BATCH, Embed
 from schemas.episode import Episode
 from schemas.events import EpisodeRecorded
 

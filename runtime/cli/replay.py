@@ -19,12 +19,12 @@ from agents.services.replay import fits, headers, line, paced, selected
 from bus.connection import Bus, connect
 from bus.stream import Stored
 from bus.topology import EPISODES
-from runtime import again as repeating
-from runtime import replaying
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.composition import bus_settings
-from runtime.remembering import remembering
+from runtime.local_memory import remembering
+from runtime.records import restore
 from runtime.settings import Settings
+from runtime.turns import rerun as repeating
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
@@ -111,10 +111,7 @@ def _request(to: str, speed: str, **selection: object) -> ReplayRequest:
 
 
 async def _source(bus: Bus, file: Path | None, wanted: Selection) -> Source:
-    if file is None:
-        messages = selected(bus, wanted)
-    else:
-        messages = replaying.told(bus, _text(file).splitlines(), source=str(file))
+    messages = selected(bus, wanted) if file is None else restore.told(bus, _text(file).splitlines(), source=str(file))
     async with aclosing(messages):
         async for stored in messages:
             if file is None or fits(wanted, stored):
@@ -146,7 +143,7 @@ async def _into_record(bus: Bus, source: Source, tick: Tick) -> None:
     new = known = 0
     async with aclosing(source):
         async for stored in source:
-            fresh = await replaying.restore(bus, stored)
+            fresh = await restore.restore(bus, stored)
             new, known = new + fresh, known + (not fresh)
             tick(stored)
     await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)

@@ -10,7 +10,7 @@ import pytest
 from agents.memory.episodes import recorded as episode_of
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
-from runtime.again import Outcome, differences, outcome, reasons, recorded, run_again
+from runtime.turns.rerun import Outcome, differences, outcome, reasons, recorded, run_again
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, Event, QueryReceived, RecallDone

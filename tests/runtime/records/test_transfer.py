@@ -10,7 +10,7 @@ from agents.memory.imports import Line, read, told
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.topology import EPISODES
-from runtime.history import Imported, bring, exported
+from runtime.records.transfer import Imported, bring, exported
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import projected, serving
 from tests.agents.memory.scenes import SIZE, unit

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from bus.turn_events import Told
-from runtime.waterfall import drawn, waterfall
+from runtime.turns.waterfall import drawn, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope
 from schemas.events import Event, QueryReceived, QueryRouted, RecallDone, TurnFailed

@@ -1,0 +1,1 @@
+"""The record in and out: a person's history, and one runtime's record into another."""
