@@ -62,7 +62,9 @@ class Agent(Protocol):
         ...
 
 
-async def run(agent: Agent, bus: Bus, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+async def run_agent(
+    agent: Agent, bus: Bus, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     """Serve ``agent`` until cancelled. ``task_status`` starts once it takes work.
 
     Raises:
@@ -106,15 +108,15 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> Any:
             EndpointConfig(
                 name=endpoint.verb.replace(".", "-"),
                 subject=bus.subjects.service(endpoint.verb),
-                handler=_answering(endpoint, tasks, limiter),
+                handler=_request_handler(endpoint, tasks, limiter),
                 metadata={"request": endpoint.request.__name__},
             )
         )
-    await bus.listen(bus.subjects.service("status"), _broadcast(bus, agent))
+    await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
     return service
 
 
-def _answering(
+def _request_handler(
     endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore
 ) -> Callable[[Request], Awaitable[None]]:
     """nats-py awaits one callback at a time, so each request becomes a task of its own, up to a bound."""
@@ -144,10 +146,10 @@ async def _refuse(request: Request, error: KikiError, verb: str) -> None:
     await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
 
 
-def _broadcast(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
+def _status_handler(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
-    async def tell(message: Msg) -> None:
+    async def send_report(message: Msg) -> None:
         report = Report(
             status=agent.status(),
             pid=os.getpid(),
@@ -156,7 +158,7 @@ def _broadcast(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
         )
         await bus.client.publish(message.reply, encode(report))
 
-    return tell
+    return send_report
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,10 +170,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
-async def reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
+async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
     """The reports of all agent instances; those named in ``expected`` have more time to answer (:meth:`Bus.gather`)."""
 
-    def enough(found: Sequence[Report]) -> bool:
-        return {report.status.agent for report in found} >= set(expected)
+    def includes_expected(replies: Sequence[Report]) -> bool:
+        return {report.status.agent for report in replies} >= set(expected)
 
-    return await bus.gather("status", Report, enough=enough)
+    return await bus.gather("status", Report, enough=includes_expected)

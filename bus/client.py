@@ -19,7 +19,7 @@ from nats.js.errors import APIError
 
 from bus.request import request
 from bus.subjects import Subjects
-from bus.turn import Happening, LiveText, following
+from bus.turn import Happening, LiveText, follow_turn
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
@@ -65,7 +65,7 @@ TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
 
 
-_EPISODE_EVENTS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
+_EPISODE_DECODERS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
     EpisodeRecorded.subject: partial(decode, EpisodeRecorded),
     EpisodeForgotten.subject: partial(decode, EpisodeForgotten),
 }
@@ -95,11 +95,11 @@ async def connect(
 class Turn:
     """A turn that was asked. ``answer`` is there once it ended well."""
 
-    def __init__(self, envelope: Envelope, happening: AsyncGenerator[Happening, None]) -> None:
+    def __init__(self, envelope: Envelope, happenings: AsyncGenerator[Happening, None]) -> None:
         self.envelope = envelope
         self.answer: AnswerReady | None = None
         self.ended = False
-        self._happening = happening
+        self._happenings = happenings
 
     @property
     def id(self) -> str:
@@ -124,7 +124,7 @@ class Turn:
     async def _next(self) -> Happening:
         try:
             async with asyncio.timeout(max(0.0, self.envelope.remaining) + TIMEOUT):
-                event = await anext(self._happening)
+                event = await anext(self._happenings)
         except TimeoutError as error:
             raise Unavailable("the turn did not end before its deadline.") from error
         if isinstance(event, AnswerReady):
@@ -160,7 +160,7 @@ class Client:
     @asynccontextmanager
     async def turn(
         self,
-        asked: str | Sequence[Message],
+        question: str | Sequence[Message],
         *,
         model: str = "micro-kiki",
         tenant: str = "default",
@@ -174,7 +174,7 @@ class Client:
         Raises:
             Unavailable: the broker did not take the question.
         """
-        messages = (Message(role="user", content=asked),) if isinstance(asked, str) else tuple(asked)
+        messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
         query = Query(
             model=model,
             messages=messages,
@@ -183,8 +183,8 @@ class Client:
             stream=True,
         )
         envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout)
-        async with following(self.connection, self.subjects, envelope.turn_id) as happening:
-            turn = Turn(envelope, happening)
+        async with follow_turn(self.connection, self.subjects, envelope.turn_id) as happenings:
+            turn = Turn(envelope, happenings)
             await self._publish(QueryReceived(envelope=envelope, query=query))
             try:
                 yield turn
@@ -194,9 +194,9 @@ class Client:
                     with suppress(Unavailable):  # the broker is away; the turn's deadline ends it
                         await self._publish(stop)
 
-    async def ask(self, asked: str | Sequence[Message], **options: Any) -> AsyncGenerator[str, None]:
+    async def ask(self, question: str | Sequence[Message], **options: Any) -> AsyncGenerator[str, None]:
         """The answer in pieces; ``options`` are those of :meth:`turn`."""
-        async with self.turn(asked, **options) as turn:
+        async with self.turn(question, **options) as turn:
             async for piece in turn.text():
                 yield piece
 
@@ -209,11 +209,11 @@ class Client:
             async for message in subscription.messages:
                 yield decode(kind, message.data)
 
-        found = events()
+        stage_events = events()
         try:
-            yield found
+            yield stage_events
         finally:
-            await found.aclose()
+            await stage_events.aclose()
             await subscription.unsubscribe()
 
     async def register(
@@ -230,10 +230,10 @@ class Client:
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
         """
-        wanted = RegisterRequest(
+        body = RegisterRequest(
             name=name, subjects=subjects, filter=filter or EpisodeFilter(), ack_wait=ack_wait, begin=begin
         )
-        return await self.request("services.register", wanted, ServiceInfo)
+        return await self.request("services.register", body, ServiceInfo)
 
     async def services(self) -> tuple[ServiceInfo, ...]:
         """Who is registered."""
@@ -241,8 +241,8 @@ class Client:
 
     async def fetch(self, name: str, *, limit: int = 32, wait: float = 0.0, holder: str = "") -> tuple[Record, ...]:
         """The oldest records that ``name`` has not consumed; the same again until they are marked."""
-        wanted = FetchRequest(name=name, limit=limit, wait=wait, holder=holder)
-        return (await self.request("services.fetch", wanted, FetchReply, timeout=TIMEOUT + wait)).records
+        body = FetchRequest(name=name, limit=limit, wait=wait, holder=holder)
+        return (await self.request("services.fetch", body, FetchReply, timeout=TIMEOUT + wait)).records
 
     async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
         """The next records in order are consumed, by the run ``de_id``. Again with the same run changes nothing.
@@ -268,19 +268,19 @@ class Client:
         subject = f"replays.{uuid.uuid4().hex}"
         subscription = await self.connection.subscribe(subject)
         try:
-            wanted = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
-            await self.request("replay.start", wanted, ReplayReply)
-            came = 0
+            body = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
+            await self.request("replay.start", body, ReplayReply)
+            count = 0
             async for message in subscription.messages:
                 headers = message.headers or {}
                 if REPLAY_ERROR in headers:
                     raise KikiError("the replay broke off.", code=headers[REPLAY_ERROR])
                 if REPLAY_END in headers:
-                    if came < int(headers[REPLAY_END]):
-                        raise Unavailable(f"{came} of {headers[REPLAY_END]} messages came; register to miss nothing.")
+                    if count < int(headers[REPLAY_END]):
+                        raise Unavailable(f"{count} of {headers[REPLAY_END]} messages came; register to miss nothing.")
                     return
-                came += 1
-                yield int(headers[REPLAY_SEQ]), _EPISODE_EVENTS[headers[REPLAY_SUBJECT]](message.data)
+                count += 1
+                yield int(headers[REPLAY_SEQ]), _EPISODE_DECODERS[headers[REPLAY_SUBJECT]](message.data)
         finally:
             await subscription.unsubscribe()
 

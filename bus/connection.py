@@ -1,4 +1,4 @@
-"""One connection to NATS, and the verbs that the rooms above use: publish, signal, ask, request."""
+"""One connection to NATS, and what the packages above do with it: publish, signal, ask, request."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from bus import topology, tracing
 from bus.cancellation import Cancellations
 from bus.request import request
 from bus.subjects import Subjects
-from bus.turn import answer, following
+from bus.turn import follow_turn, wait_for_answer
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
@@ -40,7 +40,7 @@ WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
 """How long the answers of all instances are gathered: at least, and at most."""
 
 LATE_SECONDS = 1.0
-"""What a stage that finds the deadline passed needs to say so."""
+"""Seconds that a stage has after the deadline to report that it has passed."""
 STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""
 
@@ -98,7 +98,7 @@ class Bus:
             raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
         return not ack.duplicate
 
-    async def answered(self, event: Event) -> AnswerReady:
+    async def publish_and_wait(self, event: Event) -> AnswerReady:
         """Publish an event of a turn and wait for the turn's answer, until its deadline.
 
         Raises:
@@ -106,10 +106,10 @@ class Bus:
             KikiError: a stage gave the turn up, somebody cancelled it, or the broker is away.
         """
         envelope = event.envelope
-        async with following(self.client, self.subjects, envelope.turn_id, kinds=()) as happening:
+        async with follow_turn(self.client, self.subjects, envelope.turn_id, kinds=()) as happenings:
             await self.publish(event)
             with anyio.move_on_after(envelope.remaining + LATE_SECONDS):
-                return await answer(happening)
+                return await wait_for_answer(happenings)
         raise DeadlineExceeded("the turn's deadline passed without a word.")
 
     async def signal(self, token: InferToken) -> None:
@@ -194,25 +194,25 @@ class Bus:
         """
         inbox = self.client.new_inbox()
         subscription = await self.client.subscribe(inbox)
-        found: list[R] = []
+        replies: list[R] = []
         now = asyncio.get_running_loop().time
         try:
             await self.client.publish(self.subjects.service(verb), b"", reply=inbox)
-            asked = now()
-            while (left := asked + (WINDOW_SECONDS if enough(found) else PATIENCE_SECONDS) - now()) > 0:
+            sent_at = now()
+            while (remaining := sent_at + (WINDOW_SECONDS if enough(replies) else PATIENCE_SECONDS) - now()) > 0:
                 with contextlib.suppress(nats.errors.TimeoutError, asyncio.TimeoutError):
-                    message = await subscription.next_msg(timeout=left)
+                    message = await subscription.next_msg(timeout=remaining)
                     if not (message.headers or {}).get("Status"):
-                        found.append(decode(reply, message.data))
+                        replies.append(decode(reply, message.data))
         finally:
             await subscription.unsubscribe()
-        return found
+        return replies
 
     async def last(self, kind: type[R], turn_id: str, *, stream: str | None = None) -> R | None:
         """The last stored event of a kind in a turn, in the kind's own stream or in ``stream``; None without one."""
         subject: str = kind.subject  # type: ignore[attr-defined]
-        found = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
-        return decode(kind, found.data) if found and found.data else None
+        message = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
+        return decode(kind, message.data) if message and message.data else None
 
     async def last_of(
         self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS, direct: bool = False
@@ -224,8 +224,8 @@ class Bus:
         """
         by_subject = {self.subjects.stage(kind.subject, turn_id): kind for kind in kinds}  # type: ignore[attr-defined]
         (noun,) = {kind.subject.split(".")[0] for kind in kinds}  # type: ignore[attr-defined]
-        found = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=direct)
-        return decode(by_subject[str(found.subject)], found.data) if found and found.data else None
+        message = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=direct)
+        return decode(by_subject[str(message.subject)], message.data) if message and message.data else None
 
     async def _last_raw(self, stream: str, subject: str, *, direct: bool = False) -> RawStreamMsg | None:
         """``direct`` is quicker; in a cluster the replica that answers may not have the newest yet."""
@@ -243,7 +243,7 @@ class Bus:
         nats-py ends a subscription without a word when its callback lets a CancelledError out.
         """
 
-        async def guarded(message: Msg) -> None:
+        async def handle_safely(message: Msg) -> None:
             try:
                 await handle(message)
             except asyncio.CancelledError:
@@ -254,7 +254,7 @@ class Bus:
             except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
-        return await self.client.subscribe(subject, queue=queue, cb=guarded)
+        return await self.client.subscribe(subject, queue=queue, cb=handle_safely)
 
     async def reconcile(self) -> None:
         """Create the streams that are missing.
@@ -265,13 +265,13 @@ class Bus:
         await topology.reconcile_streams(self.js, topology.streams(self.subjects, replicas=self.settings.replicas))
 
     async def _hear_cancellations(self) -> None:
-        async def heard(message: Msg) -> None:
+        async def cancel_turn(message: Msg) -> None:
             try:
                 self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
             except InvalidEvent as error:
-                _log.warning("bad cancellation", subject=message.subject, why=error.message)
+                _log.warning("cancellation unreadable", subject=message.subject, error=error.message)
 
-        await self.listen(self.subjects.stage(TurnCancelled.subject), heard)
+        await self.listen(self.subjects.stage(TurnCancelled.subject), cancel_turn)
 
 
 @contextlib.asynccontextmanager
@@ -293,9 +293,9 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.25,
-                error_cb=link.failed,
-                disconnected_cb=link.lost,
-                reconnected_cb=link.back,
+                error_cb=link.report_failure,
+                disconnected_cb=link.report_loss,
+                reconnected_cb=link.report_return,
                 ping_interval=10,
                 max_outstanding_pings=3,
                 pending_size=8 * 1024**2,
@@ -320,7 +320,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
 
 @dataclass
 class _Link:
-    """What the connection tells of itself, while it is meant to be up.
+    """The callbacks of a connection: they log what happens to it while it is meant to be up.
 
     nats-py would try for ever to reach a first server; here the first attempt ends when every server has
     refused once, because somebody waits for a clear answer.
@@ -330,20 +330,20 @@ class _Link:
     patience: int
     up: bool = False
 
-    async def failed(self, error: Exception) -> None:
+    async def report_failure(self, error: Exception) -> None:
         if self.up:
-            _log.warning("bus error", error=repr(error))
+            _log.warning("bus error received", error=repr(error))
             return
         self.patience -= 1
         if self.patience <= 0:
             raise error
 
-    async def lost(self) -> None:
+    async def report_loss(self) -> None:
         if self.up:
             _log.warning("broker lost", url=self.url)
 
-    async def back(self) -> None:
-        _log.info("broker back", url=self.url)
+    async def report_return(self) -> None:
+        _log.info("broker returned", url=self.url)
 
 
 def _msg_id(event: Event) -> str:

@@ -21,7 +21,7 @@ REPLAY_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
-class Filed:
+class FiledLetter:
     """A dead letter and its sequence in the DEAD stream."""
 
     seq: int
@@ -46,7 +46,7 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
     await message.term()
 
 
-async def letters(bus: Bus) -> AsyncIterator[Filed]:
+async def read_letters(bus: Bus) -> AsyncIterator[FiledLetter]:
     """All dead letters, oldest first."""
     state = (await bus.js.stream_info(DEAD)).state
     for seq in range(max(1, state.first_seq), state.last_seq + 1):
@@ -54,10 +54,10 @@ async def letters(bus: Bus) -> AsyncIterator[Filed]:
             raw = await bus.js.get_msg(DEAD, seq)
         except NotFoundError:
             continue
-        yield Filed(seq, decode(DeadLetter, raw.data or b""))
+        yield FiledLetter(seq, decode(DeadLetter, raw.data or b""))
 
 
-async def letter(bus: Bus, seq: int) -> Filed:
+async def read_letter(bus: Bus, seq: int) -> FiledLetter:
     """One dead letter.
 
     Raises:
@@ -67,7 +67,7 @@ async def letter(bus: Bus, seq: int) -> Filed:
         raw = await bus.js.get_msg(DEAD, seq)
     except NotFoundError as error:
         raise InvalidInput(f"no dead letter {seq}: 'kiki dead ls' lists them.", param="seq") from error
-    return Filed(seq, decode(DeadLetter, raw.data or b""))
+    return FiledLetter(seq, decode(DeadLetter, raw.data or b""))
 
 
 async def replay(bus: Bus, seq: int) -> str:
@@ -79,18 +79,18 @@ async def replay(bus: Bus, seq: int) -> str:
     Raises:
         InvalidInput: there is none of that number, or it is an episode, which a second copy would falsify.
     """
-    filed = await letter(bus, seq)
-    if filed.letter.stream == EPISODES:
+    entry = await read_letter(bus, seq)
+    if entry.letter.stream == EPISODES:
         raise InvalidInput(
             f"dead letter {seq} is a recorded episode, and the record still holds it: "
             "'kiki memory rebuild' projects it again.",
             param="seq",
         )
-    headers = {key: value for key, value in filed.letter.headers.items() if key != MSG_ID}
+    headers = {key: value for key, value in entry.letter.headers.items() if key != MSG_ID}
     headers[MSG_ID] = f"replay:{seq}:{int(time.time() * 1000)}"
-    await bus.js.publish(filed.letter.subject, _refreshed(filed.letter.payload), headers=headers)
+    await bus.js.publish(entry.letter.subject, _refreshed(entry.letter.payload), headers=headers)
     await bus.js.delete_msg(DEAD, seq)
-    return filed.letter.subject
+    return entry.letter.subject
 
 
 def _refreshed(payload: bytes) -> bytes:
@@ -104,7 +104,7 @@ def _refreshed(payload: bytes) -> bytes:
     return payload
 
 
-def readable(payload: bytes) -> str:
+def readable_text(payload: bytes) -> str:
     """A payload for people: its text, or base64 when it has none."""
     try:
         return payload.decode()

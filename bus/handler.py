@@ -1,10 +1,10 @@
 """The one contract for consuming: decode, check, handle, publish, acknowledge.
 
-A :class:`Handler` says what to read and who thinks; :class:`Consumer` runs it:
+A :class:`Handler` says what to read and which function handles it; :class:`Consumer` runs it:
 
 1. decode; bytes that are not the promised event go to the dead letters at once;
 2. drop what was cancelled, fail what is past its deadline;
-3. think inside a cancel scope, telling the broker ``in_progress`` while it lasts;
+3. handle inside a cancel scope, sending the broker ``in_progress`` while it lasts;
 4. publish the result (de-duplicated by message id), await the PubAck, then ack;
 5. a transient error is tried again after a jittered delay, until ``max_deliver``; then a dead letter.
 
@@ -66,7 +66,7 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True)
 class Handler(Generic[E]):
-    """What to read and who thinks.
+    """What to read, and the function that handles it.
 
     Attributes:
         stage: names the durable consumer, the metrics and the timings.
@@ -98,7 +98,7 @@ class Handler(Generic[E]):
 @dataclass
 class _Slot:
     number: int
-    seen: float = field(default_factory=time.monotonic)
+    pulled_at: float = field(default_factory=time.monotonic)
     busy: bool = False
     scope: anyio.CancelScope | None = None
 
@@ -135,69 +135,69 @@ class Consumer(Generic[E]):
         """
         handler = self.handler
         filters = list(handler.filters) or [self.bus.subjects.stage(handler.event.subject)]
-        wanted = topology.consumer(
+        config = topology.consumer(
             handler.stage,
             filters,
             ack_wait=handler.ack_wait,
             max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
         )
-        await topology.reconcile_consumer(self.bus.js, handler.stream, wanted)
+        await topology.reconcile_consumer(self.bus.js, handler.stream, config)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
         async with anyio.create_task_group() as tasks:
             for slot in self._slots:
-                tasks.start_soon(self._keep, slot)
-            tasks.start_soon(self._watch)
+                tasks.start_soon(self._keep_pulling, slot)
+            tasks.start_soon(self._watch_slots)
             tasks.start_soon(self._beat)
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep_pulling(self, slot: _Slot) -> None:
         """One slot for ever: whatever ends its pull loop is counted and the loop begins again."""
         while True:
-            slot.seen = time.monotonic()
+            slot.pulled_at = time.monotonic()
             with anyio.CancelScope() as slot.scope:
                 try:
                     await self._pull(slot)
                 except asyncio.CancelledError:
-                    if not _escaped():
+                    if not _is_self_cancelled():
                         raise
                     _log.error("slot cancelled itself", stage=self.handler.stage)
                 except SetupError:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it was, the slot must go on
-                    _log.warning("subscription ended", stage=self.handler.stage, slot=slot.number, why=repr(error))
+                    _log.warning("subscription ended", stage=self.handler.stage, slot=slot.number, error=repr(error))
             metrics.RESTARTED.labels(self.handler.stage).inc()
             await anyio.sleep(random.uniform(0.1, 0.4))
 
-    async def _watch(self) -> None:
+    async def _watch_slots(self) -> None:
         """Bring back the slots that stopped, and all of them when the broker has forgotten what they asked for."""
         reconnects = self._reconnects
         while True:
             await anyio.sleep(self.check_seconds)
             if not self.bus.client.is_connected:
                 continue
-            forgotten = not await self._still_there() or self._reconnects != reconnects
+            bindings_lost = not await self._ensure_declared() or self._reconnects != reconnects
             reconnects = self._reconnects
             for slot in self._slots:
                 if slot.busy or slot.scope is None:
                     continue
-                idle = time.monotonic() - slot.seen
+                idle = time.monotonic() - slot.pulled_at
                 if idle > STALL_FACTOR * self.fetch_seconds:
                     _log.error("slot stalled", stage=self.handler.stage, slot=slot.number, seconds=round(idle, 1))
                     slot.scope.cancel()
-                elif forgotten:
+                elif bindings_lost:
                     slot.scope.cancel()
 
     @property
     def _reconnects(self) -> int:
-        found: int = self.bus.client.stats["reconnects"]
-        return found
+        count: int = self.bus.client.stats["reconnects"]
+        return count
 
     async def _pull(self, slot: _Slot) -> None:
         subscription = await self._bind()
         try:
             while True:
-                slot.seen = time.monotonic()
+                slot.pulled_at = time.monotonic()
                 try:
                     (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
                 except (TimeoutError, nats.errors.TimeoutError):
@@ -215,8 +215,11 @@ class Consumer(Generic[E]):
         await self.declare()
         return await self.bus.js.pull_subscribe_bind(durable=self.handler.stage, stream=self.handler.stream)
 
-    async def _still_there(self) -> bool:
-        """A memory stream dies with its broker and comes back empty: declare it and the consumer again."""
+    async def _ensure_declared(self) -> bool:
+        """Whether the broker still has the consumer; if not, the streams and the consumer are declared again.
+
+        A memory stream is lost when its broker restarts, and the consumer with it.
+        """
         try:
             await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
         except APIError:
@@ -224,7 +227,7 @@ class Consumer(Generic[E]):
             await self.declare()
             return False
         except (TimeoutError, nats.errors.Error) as error:
-            _log.warning("broker does not answer", stage=self.handler.stage, why=repr(error))
+            _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
         return True
 
     async def _receive(self, message: Msg) -> None:
@@ -237,7 +240,7 @@ class Consumer(Generic[E]):
             await self._process(message)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
-            _log.warning("left for redelivery", stage=self.handler.stage, why=repr(error))
+            _log.warning("message left for redelivery", stage=self.handler.stage, error=repr(error))
         finally:
             self._in_flight.dec()
             del self._in_hand[sequence]
@@ -258,16 +261,18 @@ class Consumer(Generic[E]):
         structlog.contextvars.bind_contextvars(
             turn_id=envelope.turn_id, session_id=envelope.session_id, stage=handler.stage
         )
-        with tracing.consuming(handler.stage, message.headers, turn_id=envelope.turn_id, attempt=attempt):
+        with tracing.trace_handling(handler.stage, message.headers, turn_id=envelope.turn_id, attempt=attempt):
             if attempt > handler.max_deliver:
-                died = StageFailed(f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error")
-                await self._give_up(message, event, "max_deliver", died)
+                last_error = StageFailed(
+                    f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error"
+                )
+                await self._give_up(message, event, "max_deliver", last_error)
             elif await self._is_cancelled(event, attempt):
                 await self._settle(message, "cancelled")
             elif handler.until_deadline and envelope.remaining <= 0:
                 await self._fail(message, event, DeadlineExceeded(f"the deadline passed before {handler.stage}."))
             else:
-                await self._think(message, event, attempt)
+                await self._run_handler(message, event, attempt)
 
     async def _is_cancelled(self, event: E, attempt: int) -> bool:
         if not self.handler.until_deadline:
@@ -278,7 +283,7 @@ class Consumer(Generic[E]):
         # A restarted process did not hear what was cancelled before it was born.
         return attempt > 1 and await self.bus.last(TurnCancelled, turn_id) is not None
 
-    async def _think(self, message: Msg, event: E, attempt: int) -> None:
+    async def _run_handler(self, message: Msg, event: E, attempt: int) -> None:
         handler, started = self.handler, time.time()
         stored_at = message.metadata.timestamp.timestamp()
         delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started, stored_at=stored_at)
@@ -286,10 +291,10 @@ class Consumer(Generic[E]):
             outcome = await self._handle(event, delivery)
             if isinstance(outcome, Event):
                 await self.bus.publish(outcome)
-        except asyncio.CancelledError as escaped:
-            if not _escaped():
+        except asyncio.CancelledError as cancellation:
+            if not _is_self_cancelled():
                 raise
-            await self._retry(message, event, attempt, escaped)
+            await self._retry(message, event, attempt, cancellation)
         except KikiError as error:
             if error.retryable and not isinstance(error, DeadlineExceeded):
                 await self._retry(message, event, attempt, error)
@@ -338,20 +343,20 @@ class Consumer(Generic[E]):
             return
         metrics.HANDLED.labels(handler.stage, "retried").inc()
         delay = min(MAX_DELAY, handler.retry_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-        _log.warning("will try again", attempt=attempt, delay=round(delay, 2), why=str(error) or repr(error))
+        _log.warning("message will be retried", attempt=attempt, delay=round(delay, 2), error=str(error) or repr(error))
         await message.nak(delay=delay)
 
     async def _fail(self, message: Msg, event: E, error: KikiError) -> None:
         """An expected refusal: tell who waits; the message itself is not at fault."""
-        await self._tell(event, error)
+        await self._report_failure(event, error)
         await self._settle(message, "failed")
 
     async def _give_up(self, message: Msg, event: E, reason: str, error: KikiError) -> None:
         await self._bury(message, reason, error)
-        await self._tell(event, error)
+        await self._report_failure(event, error)
 
-    async def _tell(self, event: E, error: KikiError) -> None:
-        _log.warning("gave up", code=error.code, why=error.message)
+    async def _report_failure(self, event: E, error: KikiError) -> None:
+        _log.warning("stage gave up", code=error.code, error=error.message)
         if self.handler.give_up is not None:
             await self.handler.give_up(event, error)
             return
@@ -364,12 +369,12 @@ class Consumer(Generic[E]):
         stage = self.handler.stage
         metrics.DEAD.labels(stage, reason).inc()
         metrics.HANDLED.labels(stage, "dead").inc()
-        _log.error("dead letter", stage=stage, reason=reason, subject=message.subject, why=error.message)
+        _log.error("message buried", stage=stage, reason=reason, subject=message.subject, error=error.message)
         await dead_letters.bury(self.bus, message, consumer=stage, reason=f"{reason}: {error.message}")
 
 
 class _Cancelled:
-    """The turn was cancelled while its handler thought."""
+    """The turn was cancelled while its handler ran."""
 
 
 CANCELLED = _Cancelled()
@@ -386,7 +391,7 @@ def failure(event: Event, stage: str, error: KikiError) -> TurnFailed:
     )
 
 
-def _escaped() -> bool:
+def _is_self_cancelled() -> bool:
     """Whether the CancelledError at hand came out of the handler and not from whoever owns this task."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()

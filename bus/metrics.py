@@ -20,12 +20,12 @@ REFUSED = Counter("kiki_refused", "Requests answered with an error", ["verb", "c
 IN_FLIGHT = Gauge("kiki_in_flight", "Messages being handled", ["stage"], registry=REGISTRY)
 
 _log = structlog.get_logger("bus")
-_told: set[str] = set()
+_logged_paths: set[str] = set()
 
 
-def degraded(path: str, why: str) -> None:
+def count_degraded(path: str, why: str) -> None:
     """Count a degraded path every time and log it once with why."""
     DEGRADED.labels(path).inc()
-    if path not in _told:
-        _told.add(path)
-        _log.warning("degraded", path=path, why=why)
+    if path not in _logged_paths:
+        _logged_paths.add(path)
+        _log.warning("path degraded", path=path, error=why)

@@ -1,7 +1,7 @@
 """Bytes that are too large for a message, kept in the broker under their own sha256.
 
-A name that is the content's digest needs no versions: what is there is what was meant, and putting it twice is putting
-it once. Objects are dropped after :data:`KEPT` seconds.
+An object is named by its content's digest, so it never changes, and storing it twice is the same as storing it once.
+Objects are dropped after :data:`KEPT` seconds.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from nats.js.object_store import ObjectStore
 from bus.connection import Bus
 from schemas.errors import InvalidInput, Unavailable
 
-KEPT = 7 * 86400.0
+KEEP_SECONDS = 7 * 86400.0
 """Seconds that an object stays."""
 
 TIMEOUT = 60.0
@@ -31,7 +31,7 @@ async def put(bus: Bus, data: bytes) -> str:
     digest = hashlib.sha256(data).hexdigest()
     try:
         with anyio.fail_after(TIMEOUT):
-            store = await _store(bus)
+            store = await _open_store(bus)
             try:
                 await store.get_info(digest)
             except NotFoundError:
@@ -50,7 +50,7 @@ async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
     """
     try:
         with anyio.fail_after(TIMEOUT):
-            data: bytes = (await (await _store(bus)).get(digest)).data or b""
+            data: bytes = (await (await _open_store(bus)).get(digest)).data or b""
     except NotFoundError as error:
         why = f"there is no object {digest[:12]}: put it into the object store first."
         raise InvalidInput(why, param=param) from error
@@ -66,14 +66,14 @@ def bucket(bus: Bus) -> str:
     return f"{bus.subjects.prefix}-objects"
 
 
-async def _store(bus: Bus) -> ObjectStore:
+async def _open_store(bus: Bus) -> ObjectStore:
     try:
         return await bus.js.object_store(bucket(bus))
     except BucketNotFoundError:
         return await bus.js.create_object_store(
             bucket(bus),
             description="Adapters on their way between services, by sha256",
-            ttl=KEPT,
+            ttl=KEEP_SECONDS,
             storage=StorageType.FILE,
             replicas=bus.settings.replicas,
         )

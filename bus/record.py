@@ -6,7 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from bus.connection import Bus
-from bus.stream import read
+from bus.stream import read_stream
 from bus.topology import EPISODES
 from schemas.codec import decode
 from schemas.episode import Episode
@@ -16,35 +16,35 @@ from schemas.events import EpisodeRecorded
 _log = structlog.get_logger("bus")
 
 
-async def episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[Episode, None]:
+async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[Episode, None]:
     """What is recorded by now, oldest first; of one tenant when it is given. What cannot be read is logged and left.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    async with aclosing(stored(bus, tenant=tenant)) as found:
-        async for episode, _ in found:
+    async with aclosing(read_timed_episodes(bus, tenant=tenant)) as timed_episodes:
+        async for episode, _ in timed_episodes:
             yield episode
 
 
-async def stored(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
-    """The same as :func:`episodes`, each with the Unix time at which the record got it.
+async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
+    """The same as :func:`read_episodes`, each with the Unix time at which the record got it.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    async with aclosing(read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
+    async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
         async for message in messages:
             try:
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
-                _log.warning("unreadable episode", subject=message.subject, why=error.message)
+                _log.warning("episode unreadable", subject=message.subject, error=error.message)
                 continue
             if tenant is None or episode.tenant == tenant:
                 yield episode, message.stored_at.timestamp()
 
 
-async def acknowledged(bus: Bus, last_seq: int) -> tuple[int, str]:
+async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:
     """The sequence up to which every durable consumer has acknowledged, and the slowest one's name.
 
     ``last_seq`` is the record's last; a consumer that has nothing left to read is taken to be there.

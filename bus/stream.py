@@ -34,7 +34,7 @@ _LEAVING = 2.0
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredMessage:
     """One stored message with its sequence in the stream and the broker's time."""
 
     seq: int
@@ -43,7 +43,7 @@ class Stored:
     data: bytes
 
 
-async def read(
+async def read_stream(
     bus: Bus,
     stream: str,
     subjects: Sequence[str],
@@ -51,7 +51,7 @@ async def read(
     after: int = 0,
     until: int | None = None,
     since: float | None = None,
-) -> AsyncGenerator[Stored, None]:
+) -> AsyncGenerator[StoredMessage, None]:
     """What is stored by now on ``subjects``, oldest first; each message once.
 
     Args:
@@ -68,19 +68,19 @@ async def read(
     end = until if until is not None else sys.maxsize
     try:
         while True:
-            async with _reader(bus, stream, _from(subjects, after, since)) as reader:
+            async with _open_reader(bus, stream, _consumer_config(subjects, after, since)) as reader:
                 stale = False
                 while not stale:
-                    asked = time.monotonic()
-                    batch = await reader.batch(end - after)
-                    for stored in batch:
-                        if stored.seq > end:
+                    pulled_at = time.monotonic()
+                    batch = await reader.next_batch(end - after)
+                    for message in batch:
+                        if message.seq > end:
                             return
-                        after = stored.seq
-                        yield stored
+                        after = message.seq
+                        yield message
                     if not batch:
                         return
-                    stale = time.monotonic() - asked >= STALE
+                    stale = time.monotonic() - pulled_at >= STALE
             since = None  # the reader was slow: begin again behind what it has
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
@@ -88,28 +88,28 @@ async def read(
 
 @dataclass
 class _Reader:
-    """A consumer that lasts as long as it is asked. ``left`` messages are pending."""
+    """A consumer of its own, taken away when the reading ends. ``pending`` messages are left to read."""
 
     subscription: JetStreamContext.PullSubscription
-    left: int
+    pending: int
 
-    async def batch(self, most: int) -> list[Stored]:
+    async def next_batch(self, limit: int) -> list[StoredMessage]:
         """The next messages; none at the end. What is deleted meanwhile is not waited for, what is added comes, too."""
-        wanted = min(BATCH, self.left, most)
-        if wanted <= 0:
+        size = min(BATCH, self.pending, limit)
+        if size <= 0:
             return []
         try:
-            messages = await self.subscription.fetch(wanted, timeout=PATIENCE)
+            messages = await self.subscription.fetch(size, timeout=PATIENCE)
         except (TimeoutError, nats.errors.TimeoutError):
             if (await self.subscription.consumer_info()).num_pending:
                 raise
             return []
-        self.left = messages[-1].metadata.num_pending
-        return [_stored(message) for message in messages]
+        self.pending = messages[-1].metadata.num_pending
+        return [_stored_message(message) for message in messages]
 
 
 @asynccontextmanager
-async def _reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIterator[_Reader]:
+async def _open_reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIterator[_Reader]:
     info = await bus.js.add_consumer(stream, config)
     subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
     try:
@@ -120,12 +120,12 @@ async def _reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIterato
             await bus.js.delete_consumer(stream, info.name)
 
 
-def _stored(message: Msg) -> Stored:
+def _stored_message(message: Msg) -> StoredMessage:
     meta = message.metadata
-    return Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
+    return StoredMessage(meta.sequence.stream, message.subject, meta.timestamp, message.data)
 
 
-def _from(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
+def _consumer_config(subjects: Sequence[str], after: int, since: float | None) -> ConsumerConfig:
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE,
         filter_subjects=list(subjects),

@@ -111,10 +111,10 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
     )
 
 
-def _stream(name: str, description: str, found: list[str], *, replicas: int, **settings: Any) -> StreamConfig:
+def _stream(name: str, description: str, subjects: list[str], *, replicas: int, **settings: Any) -> StreamConfig:
     """On disk and dropping the oldest, unless ``settings`` say otherwise."""
-    chosen = {**_COMMON, **settings}
-    return StreamConfig(name=name, description=description, subjects=found, num_replicas=replicas, **chosen)
+    options = {**_COMMON, **settings}
+    return StreamConfig(name=name, description=description, subjects=subjects, num_replicas=replicas, **options)
 
 
 def stream_of(kind: type[Any]) -> str:
@@ -136,20 +136,20 @@ _STREAM_FIELDS = (
 _CONSUMER_FIELDS = ("filter_subjects", "ack_policy", "ack_wait", "deliver_policy", "max_ack_pending")
 
 
-async def reconcile_streams(js: JetStreamContext, wanted: Iterable[StreamConfig]) -> None:
+async def reconcile_streams(js: JetStreamContext, configs: Iterable[StreamConfig]) -> None:
     """Create what is missing.
 
     Raises:
         SetupError: a stream exists with other settings; it is left as it is.
     """
-    for config in wanted:
+    for config in configs:
         name = str(config.name)
         try:
-            found = (await js.stream_info(name)).config
+            current = (await js.stream_info(name)).config
         except NotFoundError:
             await js.add_stream(config)
             continue
-        _refuse_drift("stream", name, config, found, _STREAM_FIELDS)
+        _refuse_drift("stream", name, config, current, _STREAM_FIELDS)
 
 
 def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:
@@ -166,22 +166,22 @@ def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pendi
     )
 
 
-async def reconcile_consumer(js: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
+async def reconcile_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
     """Create the consumer if it is missing.
 
     Raises:
         SetupError: it exists with other settings; it is left as it is.
     """
-    durable = str(wanted.durable_name)
+    durable = str(config.durable_name)
     try:
-        found = (await js.consumer_info(stream, durable)).config
+        current = (await js.consumer_info(stream, durable)).config
     except NotFoundError:
-        await js.add_consumer(stream, wanted)
+        await js.add_consumer(stream, config)
         return
-    _refuse_drift("consumer", f"{stream}/{durable}", wanted, found, _CONSUMER_FIELDS)
+    _refuse_drift("consumer", f"{stream}/{durable}", config, current, _CONSUMER_FIELDS)
 
 
-def _comparable(config: Any, field: str) -> Any:
+def _comparable_value(config: Any, field: str) -> Any:
     value = getattr(config, field)
     if field == "filter_subjects":
         single = config.filter_subject
@@ -195,14 +195,14 @@ def _comparable(config: Any, field: str) -> Any:
     return value
 
 
-def _refuse_drift(kind: str, name: str, wanted: Any, found: Any, fields: tuple[str, ...]) -> None:
-    differs = [
-        f"{field} is {_comparable(found, field)!r}, expected {_comparable(wanted, field)!r}"
+def _refuse_drift(kind: str, name: str, expected: Any, current: Any, fields: tuple[str, ...]) -> None:
+    differences = [
+        f"{field} is {_comparable_value(current, field)!r}, expected {_comparable_value(expected, field)!r}"
         for field in fields
-        if _comparable(found, field) != _comparable(wanted, field)
+        if _comparable_value(current, field) != _comparable_value(expected, field)
     ]
-    if differs:
+    if differences:
         raise SetupError(
-            f"{kind} {name} differs from its declaration: {'; '.join(differs)}. "
+            f"{kind} {name} differs from its declaration: {'; '.join(differences)}. "
             f"Delete it with 'nats {kind} rm' if it holds nothing to keep, or set the values back."
         )

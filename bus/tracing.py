@@ -10,12 +10,12 @@ _tracer = trace.get_tracer("micro-kiki")
 
 
 @contextlib.contextmanager
-def consuming(stage: str, headers: Mapping[str, str] | None, *, turn_id: str, attempt: int) -> Iterator[None]:
+def trace_handling(stage: str, headers: Mapping[str, str] | None, *, turn_id: str, attempt: int) -> Iterator[None]:
     """A span around a message's handling, child of the one that ``headers`` name.
 
-    Where nobody traces it is nothing at all: neither this process nor whoever published the message.
+    There is no span when this process exports none and ``headers`` carry no trace.
     """
-    if not _exported() and "traceparent" not in (headers or {}):
+    if not _is_exporting() and "traceparent" not in (headers or {}):
         yield
         return
     context = propagate.extract(dict(headers or {}))
@@ -26,10 +26,10 @@ def consuming(stage: str, headers: Mapping[str, str] | None, *, turn_id: str, at
 
 def headers() -> dict[str, str]:
     """The W3C trace context of the current span, as message headers."""
-    found: dict[str, str] = {}
-    propagate.inject(found)
-    return found
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
 
 
-def _exported() -> bool:
+def _is_exporting() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -24,17 +24,17 @@ ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
 """How a turn ends."""
 
 
-EVERYTHING: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
+ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
 
 
-def told_on(subjects: Subjects, turn_id: str, *, along: bool) -> list[str]:
-    """Where a turn tells of itself: all of it to who reads ``along``, to others no more than its end."""
-    return [subjects.turn(turn_id)] if along else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+def turn_subjects(subjects: Subjects, turn_id: str, *, whole: bool) -> list[str]:
+    """The subjects that carry the ``whole`` turn, or only those on which it can end."""
+    return [subjects.turn(turn_id)] if whole else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
 
 
 @asynccontextmanager
-async def following(
-    client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = EVERYTHING
+async def follow_turn(
+    client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS
 ) -> AsyncIterator[AsyncGenerator[Happening, None]]:
     """The turn's events from now on; subscribe before the turn is asked. The last one says how it ended.
 
@@ -45,31 +45,33 @@ async def following(
         Unavailable: the connection was closed before the turn ended.
         InvalidEvent: somebody publishes what the contract does not promise.
     """
-    heard: asyncio.Queue[Msg | None] = asyncio.Queue()
-    subscriptions = [await client.subscribe(subject) for subject in told_on(subjects, turn_id, along=bool(kinds))]
-    pumps = [asyncio.create_task(_pump(subscription, heard)) for subscription in subscriptions]
-    happening = _happening(heard, {kind.subject: kind for kind in (*kinds, *ENDS)})
+    messages: asyncio.Queue[Msg | None] = asyncio.Queue()
+    subscriptions = [await client.subscribe(subject) for subject in turn_subjects(subjects, turn_id, whole=bool(kinds))]
+    pumps = [asyncio.create_task(_pump(subscription, messages)) for subscription in subscriptions]
+    happenings = _read_happenings(messages, {kind.subject: kind for kind in (*kinds, *ENDS)})
     try:
-        yield happening
+        yield happenings
     finally:
         for pump in pumps:
             pump.cancel()
-        await happening.aclose()
+        await happenings.aclose()
         for subscription in subscriptions:
             await subscription.unsubscribe()
 
 
-async def _pump(subscription: Subscription, heard: "asyncio.Queue[Msg | None]") -> None:
-    """None when the connection is closed."""
+async def _pump(subscription: Subscription, messages: "asyncio.Queue[Msg | None]") -> None:
+    """Queue each message, and None when the connection is closed."""
     try:
         async for message in subscription.messages:
-            heard.put_nowait(message)
+            messages.put_nowait(message)
     finally:
-        heard.put_nowait(None)
+        messages.put_nowait(None)
 
 
-async def _happening(heard: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kind]) -> AsyncGenerator[Happening, None]:
-    while (message := await heard.get()) is not None:
+async def _read_happenings(
+    messages: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kind]
+) -> AsyncGenerator[Happening, None]:
+    while (message := await messages.get()) is not None:
         kind = kinds.get(".".join(message.subject.split(".")[-3:-1]))
         if kind is None:
             continue  # not wanted, or a newer runtime's event
@@ -80,21 +82,21 @@ async def _happening(heard: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kin
     raise Unavailable("the connection was closed before the turn ended.")
 
 
-async def answer(happening: AsyncIterator[Happening]) -> AnswerReady:
+async def wait_for_answer(happenings: AsyncIterator[Happening]) -> AnswerReady:
     """Wait for the turn's answer.
 
     Raises:
         KikiError: a stage gave the turn up, or somebody cancelled it.
         Unavailable: the connection was closed before the turn ended.
     """
-    async for event in happening:
+    async for event in happenings:
         if isinstance(event, AnswerReady):
             return event
-        end_badly(event)
+        raise_if_failed(event)
     raise Unavailable("the connection was closed before the turn ended.")
 
 
-def end_badly(event: Happening) -> None:
+def raise_if_failed(event: Happening) -> None:
     """Raises KikiError when the event says that no answer will come."""
     if isinstance(event, TurnFailed):
         raise KikiError(f"{event.stage} failed: {event.message}", code=event.code)
@@ -115,22 +117,22 @@ class LiveText:
     def __init__(self) -> None:
         self._attempt = 0
         self._next = 0
-        self._heard: dict[str, str] = {}
-        self._shown: dict[str, str] = {}
+        self._attempt_texts: dict[str, str] = {}
+        self._visible_texts: dict[str, str] = {}
 
     def hear(self, token: InferToken) -> str:
         """The text to show because of ``token``: none for an old attempt, a repetition, or after a lost token."""
         if token.attempt > self._attempt:
-            self._attempt, self._next, self._heard = token.attempt, 0, {}
+            self._attempt, self._next, self._attempt_texts = token.attempt, 0, {}
         if token.attempt < self._attempt or token.index != self._next:
             return ""
         self._next += 1
-        said = self._heard[token.kind] = self._heard.get(token.kind, "") + token.text
-        shown = self._shown.get(token.kind, "")
-        if not said.startswith(shown):
+        attempt_text = self._attempt_texts[token.kind] = self._attempt_texts.get(token.kind, "") + token.text
+        visible = self._visible_texts.get(token.kind, "")
+        if not attempt_text.startswith(visible):
             return ""
-        self._shown[token.kind] = said
-        return said[len(shown) :]
+        self._visible_texts[token.kind] = attempt_text
+        return attempt_text[len(visible) :]
 
     def finish(self, text: str, *, kind: str = "content") -> str:
         """What is left to show of the whole ``text``; space at either end may differ.
@@ -138,12 +140,12 @@ class LiveText:
         Raises:
             Diverged: what was shown is not its beginning.
         """
-        shown = self._shown.get(kind, "")
-        if text.startswith(shown):
-            return text[len(shown) :]
-        if text.strip() == shown.strip():
+        visible = self._visible_texts.get(kind, "")
+        if text.startswith(visible):
+            return text[len(visible) :]
+        if text.strip() == visible.strip():
             return ""
-        bare, begun = text.lstrip(), shown.lstrip()
-        if bare.startswith(begun):
-            return bare[len(begun) :]
+        bare, bare_visible = text.lstrip(), visible.lstrip()
+        if bare.startswith(bare_visible):
+            return bare[len(bare_visible) :]
         raise Diverged("the answer was decoded again and differs from what was already sent: ask again.")

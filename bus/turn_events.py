@@ -1,11 +1,11 @@
-"""A turn's story again: every stored event of a turn, in the order of the stream."""
+"""A turn's story: every stored event of a turn, in the order of the stream."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
 from bus.connection import Bus
-from bus.stream import read
+from bus.stream import read_stream
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.codec import decode
 from schemas.errors import InvalidInput
@@ -16,7 +16,7 @@ _KINDS = {kind.subject: kind for kind in _ALL}
 
 
 @dataclass(frozen=True)
-class Told:
+class StoredEvent:
     """One stored event with its sequence in the stream and the broker's time."""
 
     seq: int
@@ -24,24 +24,24 @@ class Told:
     event: Event
 
 
-async def tell(bus: Bus, turn_id: str) -> list[Told]:
+async def read_story(bus: Bus, turn_id: str) -> list[StoredEvent]:
     """The turn's events, then its episode.
 
     Raises:
         InvalidInput: nothing of that turn is stored (it may be older than the stream keeps).
     """
-    turn = await _read(bus, TURNS, bus.subjects.turn(turn_id))
-    turn += await _read(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))
-    record = await _read(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, turn_id))
+    turn = await _read_events(bus, TURNS, bus.subjects.turn(turn_id))
+    turn += await _read_events(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))
+    record = await _read_events(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, turn_id))
     if not turn and not record:
         raise InvalidInput(f"no event of turn '{turn_id}' is stored; turns are kept for an hour.", param="turn_id")
-    return sorted(turn, key=lambda told: told.stored_at) + record
+    return sorted(turn, key=lambda entry: entry.stored_at) + record
 
 
-async def _read(bus: Bus, stream: str, subject: str) -> list[Told]:
-    found = []
-    async with aclosing(read(bus, stream, [subject])) as stored:
-        async for message in stored:
+async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]:
+    events = []
+    async with aclosing(read_stream(bus, stream, [subject])) as messages:
+        async for message in messages:
             noun, verb = message.subject.split(".")[-3:-1]
-            found.append(Told(message.seq, message.stored_at, decode(_KINDS[f"{noun}.{verb}"], message.data)))
-    return found
+            events.append(StoredEvent(message.seq, message.stored_at, decode(_KINDS[f"{noun}.{verb}"], message.data)))
+    return events

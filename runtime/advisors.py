@@ -18,46 +18,50 @@ PREFIXES = {nerve.NAME: "NERVE_WML", flow.NAME: "KIKI_FLOW"}
 _PACKAGES = {nerve.NAME: nerve.MODULE, flow.NAME: flow.MODULE}
 
 
-def enabled(settings: Settings) -> dict[str, AdvisorSettings]:
-    """Those whose ``<PREFIX>_ENABLED`` is 1, with their ``<PREFIX>_ALPHA``, and those of ``[agents.router.advisors]``.
+def find_enabled(settings: Settings) -> dict[str, AdvisorSettings]:
+    """The advisors whose ``<PREFIX>_ENABLED`` is 1 and those of ``[agents.router.advisors]``, with their settings.
+
+    An advisor's ``<PREFIX>_ALPHA`` is its weight, unless the table of the file has one.
 
     Raises:
         SetupError: there is no such advisor, or a weight or a deadline is no number in its range.
     """
-    listed = settings.agents.get("router", {}).get("advisors", {})
-    if unknown := sorted(set(listed) - set(ADVISORS)):
+    tables = settings.agents.get("router", {}).get("advisors", {})
+    if unknown := sorted(set(tables) - set(ADVISORS)):
         choices = ", ".join(ADVISORS)
         raise SetupError(f"there is no advisor '{unknown[0]}': choose from {choices}.", param="agents.router.advisors")
-    asked = {name: os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1" for name in ADVISORS}
-    return {name: _asked(name, listed.get(name, {})) for name in ADVISORS if asked[name] or name in listed}
+    is_on = {name: os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1" for name in ADVISORS}
+    return {name: _parse_settings(name, tables.get(name, {})) for name in ADVISORS if is_on[name] or name in tables}
 
 
-def served(settings: Settings) -> tuple[str, ...]:
+def find_runnable(settings: Settings) -> tuple[str, ...]:
     """The enabled advisors that this machine can run; one that is not installed is counted, and logged once."""
-    found = []
-    for name in enabled(settings):
-        if _installed(_PACKAGES[name]):
-            found.append(name)
+    runnable = []
+    for name in find_enabled(settings):
+        if _is_installed(_PACKAGES[name]):
+            runnable.append(name)
         else:
-            metrics.degraded(f"advisor.{name}", f"{name} is on and not installed here; it may run elsewhere on the bus")
-    return tuple(found)
+            metrics.count_degraded(
+                f"advisor.{name}", f"{name} is on and not installed here; it may run elsewhere on the bus"
+            )
+    return tuple(runnable)
 
 
-def given(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
-    """What the environment says of an advisor's own settings."""
+def read_environment(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
+    """An advisor's own settings, as far as the environment sets them."""
     prefix = PREFIXES[name]
-    trusted = {"trust_pickle": os.environ.get(f"{prefix}_TRUST_PICKLE") == "1"}
+    common = {"trust_pickle": os.environ.get(f"{prefix}_TRUST_PICKLE") == "1"}
     if name == nerve.NAME:
-        return {**trusted, "domains": domains, "checkpoint": _path(f"{prefix}_CHECKPOINT_PATH")}
-    return {**trusted, "weights": _path(f"{prefix}_WEIGHTS_PATH")}
+        return {**common, "domains": domains, "checkpoint": _path(f"{prefix}_CHECKPOINT_PATH")}
+    return {**common, "weights": _path(f"{prefix}_WEIGHTS_PATH")}
 
 
-def _asked(name: str, listed: dict[str, Any]) -> AdvisorSettings:
+def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
     variable = f"{PREFIXES[name]}_ALPHA"
     alpha = os.environ.get(variable)
-    said = {**({} if alpha is None else {"alpha": alpha}), **listed}
+    values = {**({} if alpha is None else {"alpha": alpha}), **table}
     try:
-        return msgspec.convert(said, AdvisorSettings, strict=False)
+        return msgspec.convert(values, AdvisorSettings, strict=False)
     except msgspec.ValidationError as error:
         raise SetupError(f"advisor '{name}': {error} ({variable} is '{alpha}').", param=variable) from error
 
@@ -67,7 +71,7 @@ def _path(variable: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:

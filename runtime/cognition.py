@@ -32,7 +32,7 @@ from schemas.findings import Level, Query
 TIMEOUT = 300.0
 """Seconds that one question may take, waiting for the others included."""
 
-SHOWN = (
+EXAMPLES = (
     ("What is the capital of Austria?", "Vienna"),
     ("What is 1 + 1?", "2"),
     ("How many metres are in 4 kilometres?", "4000"),
@@ -45,10 +45,10 @@ NEVER = 10**15
 """More weights than any model has."""
 
 RESAMPLES = 2000
-"""Of the bootstrap."""
+"""Bootstrap samples of a confidence interval."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CheckableQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question of ``configs/cognition/questions.jsonl`` with one of four ways to check an answer.
 
     ``number`` must be the result; one of ``words``, or ``exactly`` with its case, must be said; ``value`` must be the
@@ -63,23 +63,23 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exactly: str | None = None
     value: Any = msgspec.field(default=msgspec.UNSET, name="json")
 
-    def right(self, answer: str) -> bool:
-        """Whether ``answer`` is."""
+    def is_right(self, answer: str) -> bool:
+        """Whether ``answer`` is right."""
         if self.number is not None:
-            found = agreement.result(answer, question=self.question)
-            return found is not None and math.isclose(float(found), self.number)
+            result = agreement.final_number(answer, question=self.question)
+            return result is not None and math.isclose(float(result), self.number)
         if self.exactly is not None:
-            return _says(answer, self.exactly, flags=0)
+            return _contains_word(answer, self.exactly, flags=0)
         if self.words:
-            return any(_says(answer, word, flags=re.IGNORECASE) for word in self.words)
-        return bool(_data(answer) == self.value)
+            return any(_contains_word(answer, word, flags=re.IGNORECASE) for word in self.words)
+        return bool(_first_json(answer) == self.value)
 
 
-def _says(answer: str, word: str, *, flags: int) -> bool:
+def _contains_word(answer: str, word: str, *, flags: int) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags) is not None
 
 
-def _data(answer: str) -> Any:
+def _first_json(answer: str) -> Any:
     """The first JSON object or list in a text; NaN, which equals nothing, when there is none."""
     start = re.search(r"[{\[]", answer)
     try:
@@ -89,10 +89,10 @@ def _data(answer: str) -> Any:
 
 
 @cache
-def questions() -> tuple[Question, ...]:
-    """All of them, the kinds by turns, so that the first few are of every kind."""
+def questions() -> tuple[CheckableQuestion, ...]:
+    """All questions, the kinds by turns, so that the first few are of every kind."""
     lines = files("configs").joinpath("cognition/questions.jsonl").read_bytes().splitlines()
-    return tuple(msgspec.json.decode(line, type=Question) for line in lines)
+    return tuple(msgspec.json.decode(line, type=CheckableQuestion) for line in lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Variant:
     name: str
     level: Level
     candidates: int | None
-    said: str
+    description: str
     agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -111,48 +111,48 @@ _DISSENT: dict[str, Any] = {"engage_from": 0}
 _QUIET: dict[str, Any] = {"engage_from": NEVER}
 
 VARIANTS: tuple[Variant, ...] = (
-    Variant(name="raw", level="raw", candidates=1, said="one candidate, no memory, nothing judged"),
-    Variant(name="single", level="full", candidates=1, said="one candidate through all stages"),
+    Variant(name="raw", level="raw", candidates=1, description="one candidate, no memory, nothing judged"),
+    Variant(name="single", level="full", candidates=1, description="one candidate through all stages"),
     Variant(
         name="self-consistency",
         level="full",
         candidates=3,
-        said="what most of three candidates say; no votes, no dissent",
+        description="what most of three candidates say; no votes, no dissent",
         agents={"negotiator": {"vote_from": NEVER}, "catfish": _QUIET},
     ),
-    Variant(name="full", level="full", candidates=3, said="as it is shipped"),
+    Variant(name="full", level="full", candidates=3, description="as it is shipped"),
     Variant(
         name="everything",
         level="full",
         candidates=3,
-        said="votes, dissent, arbitration and its debiasing at any size",
+        description="votes, dissent, arbitration and its debiasing at any size",
         agents={"negotiator": _VOTES, "catfish": _DISSENT},
     ),
     Variant(
         name="without dissent",
         level="full",
         candidates=3,
-        said="everything but the catfish",
+        description="everything but the catfish",
         agents={"negotiator": _VOTES, "catfish": _QUIET},
     ),
     Variant(
         name="without debias",
         level="full",
         candidates=3,
-        said="everything, but the judge is not told of its biases",
+        description="everything, but the judge is not told of its biases",
         agents={"negotiator": {**_VOTES, "debias": False}, "catfish": _DISSENT},
     ),
     Variant(
         name="without early end",
         level="full",
         candidates=3,
-        said="everything, and a vote unless all candidates agree",
+        description="everything, and a vote unless all candidates agree",
         agents={"negotiator": {**_VOTES, "strong_agreement": 1.0}, "catfish": _DISSENT},
     ),
 )
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class VariantAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One question answered. Seconds; ``compute`` is embedding and model time of all stages."""
 
     id: str
@@ -170,8 +170,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool
 
 
-async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int) -> Answered:
-    """One turn.
+async def ask(bus: Bus, question: CheckableQuestion, variant: Variant, *, max_tokens: int) -> VariantAnswer:
+    """Ask ``question`` as one turn of ``variant``.
 
     Raises:
         KikiError: it failed.
@@ -179,28 +179,30 @@ async def ask(bus: Bus, question: Question, variant: Variant, *, max_tokens: int
     envelope = new_turn(tenant=f"bench-{uuid.uuid4().hex}", timeout=TIMEOUT)
     query = Query(
         model="micro-kiki-base" if variant.level == "raw" else "micro-kiki",
-        messages=(*_shown(), Message(role="user", content=question.question)),
+        messages=(*_example_messages(), Message(role="user", content=question.question)),
         sampling=Sampling(max_tokens=max_tokens, seed=7),
         level=variant.level,
         candidates=variant.candidates,
     )
     started = time.perf_counter()
-    event = await bus.answered(QueryReceived(envelope=envelope, query=query))
-    return _answered(question, event, time.perf_counter() - started)
+    event = await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
+    return _variant_answer(question, event, time.perf_counter() - started)
 
 
-def _shown() -> tuple[Message, ...]:
-    pairs = [(Message(role="user", content=said), Message(role="assistant", content=reply)) for said, reply in SHOWN]
+def _example_messages() -> tuple[Message, ...]:
+    pairs = [
+        (Message(role="user", content=prompt), Message(role="assistant", content=reply)) for prompt, reply in EXAMPLES
+    ]
     return tuple(message for pair in pairs for message in pair)
 
 
-def _answered(question: Question, event: AnswerReady, seconds: float) -> Answered:
+def _variant_answer(question: CheckableQuestion, event: AnswerReady, seconds: float) -> VariantAnswer:
     negotiation = event.negotiation
-    judged = negotiation.arbitration
-    return Answered(
+    arbitration = negotiation.arbitration
+    return VariantAnswer(
         id=question.id,
         kind=question.kind,
-        right=question.right(event.text),
+        right=question.is_right(event.text),
         text=event.text,
         seconds=seconds,
         compute=sum(timing.compute for timing in event.timings),
@@ -208,9 +210,9 @@ def _answered(question: Question, event: AnswerReady, seconds: float) -> Answere
         outcome=negotiation.outcome,
         rounds=negotiation.rounds,
         objected=negotiation.dissent is not None and negotiation.dissent.engaged,
-        arbitrated=judged is not None,
-        biases=tuple(finding.bias for finding in judged.findings) if judged is not None else (),
-        changed=judged is not None and judged.changed,
+        arbitrated=arbitration is not None,
+        biases=tuple(finding.bias for finding in arbitration.findings) if arbitration is not None else (),
+        changed=arbitration is not None and arbitration.changed,
     )
 
 
@@ -220,28 +222,34 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         lines = path.read_bytes().splitlines() if path.exists() else []
-        self.answers = {one.id: one for one in (msgspec.json.decode(line, type=Answered) for line in lines)}
+        self.answers = {
+            answer.id: answer for answer in (msgspec.json.decode(line, type=VariantAnswer) for line in lines)
+        }
 
-    def missing(self, wanted: Iterable[Question]) -> list[Question]:
-        """Those of ``wanted`` that are still to be asked."""
-        return [question for question in wanted if question.id not in self.answers]
+    def list_missing(self, selection: Iterable[CheckableQuestion]) -> list[CheckableQuestion]:
+        """The questions of ``selection`` that are still to be asked."""
+        return [question for question in selection if question.id not in self.answers]
 
-    def add(self, answer: Answered) -> None:
-        """Keep one."""
+    def add(self, answer: VariantAnswer) -> None:
+        """Keep an answer, in the file as well."""
         self.answers[answer.id] = answer
         with self._path.open("ab") as lines:
             lines.write(msgspec.json.encode(answer) + b"\n")
 
 
 async def race(
-    asks: Callable[[Question], Any], wanted: Sequence[Question], ledger: Ledger, *, concurrency: int
+    ask_question: Callable[[CheckableQuestion], Any],
+    selection: Sequence[CheckableQuestion],
+    ledger: Ledger,
+    *,
+    concurrency: int,
 ) -> float:
-    """Ask all of ``wanted`` by so many clients; returns the seconds it took."""
-    left = list(wanted)[::-1]
+    """Ask all questions of ``selection`` with ``concurrency`` clients; returns the seconds it took."""
+    queue = list(selection)[::-1]
 
     async def client() -> None:
-        while left:
-            ledger.add(await asks(left.pop()))
+        while queue:
+            ledger.add(await ask_question(queue.pop()))
 
     started = time.perf_counter()
     async with anyio.create_task_group() as tasks:
@@ -251,7 +259,7 @@ async def race(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class VariantScore:
     """A variant in figures; intervals are 95 %. ``against`` is the accuracy less that of the variant compared with."""
 
     name: str
@@ -270,31 +278,31 @@ class Score:
     changed: int
 
 
-def score(name: str, answers: Sequence[Answered], base: Sequence[Answered] = ()) -> Score:
+def score(name: str, answers: Sequence[VariantAnswer], base: Sequence[VariantAnswer] = ()) -> VariantScore:
     """The figures of one variant; ``base`` are the answers of the one it is compared with, by the same questions."""
-    right = sum(one.right for one in answers)
-    low, high = wilson(right, len(answers))
-    kinds = dict.fromkeys(one.kind for one in answers)
-    outcomes = dict.fromkeys(one.outcome for one in answers)
-    return Score(
+    right = sum(answer.right for answer in answers)
+    low, high = wilson_interval(right, len(answers))
+    kinds = dict.fromkeys(answer.kind for answer in answers)
+    outcomes = dict.fromkeys(answer.outcome for answer in answers)
+    return VariantScore(
         name=name,
         count=len(answers),
         accuracy=right / len(answers),
         low=low,
         high=high,
-        against=paired(answers, base) if base else None,
-        by_kind={kind: statistics.fmean(one.right for one in answers if one.kind == kind) for kind in kinds},
-        tokens=statistics.fmean(one.tokens for one in answers),
-        seconds=statistics.median(one.seconds for one in answers),
-        outcomes={outcome: sum(one.outcome == outcome for one in answers) for outcome in outcomes},
-        objected=sum(one.objected for one in answers),
-        arbitrated=sum(one.arbitrated for one in answers),
-        biased=sum(bool(one.biases) for one in answers),
-        changed=sum(one.changed for one in answers),
+        against=accuracy_difference(answers, base) if base else None,
+        by_kind={kind: statistics.fmean(answer.right for answer in answers if answer.kind == kind) for kind in kinds},
+        tokens=statistics.fmean(answer.tokens for answer in answers),
+        seconds=statistics.median(answer.seconds for answer in answers),
+        outcomes={outcome: sum(answer.outcome == outcome for answer in answers) for outcome in outcomes},
+        objected=sum(answer.objected for answer in answers),
+        arbitrated=sum(answer.arbitrated for answer in answers),
+        biased=sum(bool(answer.biases) for answer in answers),
+        changed=sum(answer.changed for answer in answers),
     )
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """The Wilson interval of a share."""
     share = right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -302,10 +310,14 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def paired(answers: Sequence[Answered], base: Sequence[Answered]) -> tuple[float, float, float] | None:
+def accuracy_difference(
+    answers: Sequence[VariantAnswer], base: Sequence[VariantAnswer]
+) -> tuple[float, float, float] | None:
     """Difference in accuracy on the questions that both answered, and its bootstrap interval; None without any."""
-    theirs = {one.id: one.right for one in base}
-    differences = np.array([float(one.right) - float(theirs[one.id]) for one in answers if one.id in theirs])
+    base_right = {answer.id: answer.right for answer in base}
+    differences = np.array(
+        [float(answer.right) - float(base_right[answer.id]) for answer in answers if answer.id in base_right]
+    )
     if not differences.size:
         return None
     draws = np.random.default_rng(0).choice(differences, (RESAMPLES, differences.size)).mean(axis=1)
@@ -313,8 +325,8 @@ def paired(answers: Sequence[Answered], base: Sequence[Answered]) -> tuple[float
     return float(differences.mean()), float(low), float(high)
 
 
-def compute_ratio(answers: Mapping[str, Answered], base: Mapping[str, Answered]) -> float | None:
+def compute_ratio(answers: Mapping[str, VariantAnswer], base: Mapping[str, VariantAnswer]) -> float | None:
     """Model and embedding time over that of ``base``, on the questions that both answered alone on the machine."""
     both = answers.keys() & base.keys()
-    spent = sum(base[one].compute for one in both)
-    return sum(answers[one].compute for one in both) / spent if spent else None
+    base_compute = sum(base[question_id].compute for question_id in both)
+    return sum(answers[question_id].compute for question_id in both) / base_compute if base_compute else None

@@ -1,4 +1,4 @@
-"""Who is who: builds each agent from the settings. The only place that knows all rooms."""
+"""Builds each agent from the settings. The only module that knows all rooms."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ TOGETHER = ("catfish", "negotiator", "antibias")
 what the first has made warm serves the next (docs/architecture.md has the figures)."""
 
 COGNITION = "cognition"
-"""The name of that process; one of them that runs without the others has its own."""
+"""The name of the process of :data:`TOGETHER`; one of its agents that runs without the others has its own name."""
 
 BESIDE = ("services", "dream")
 """Agents beside the turn: it is answered without them."""
@@ -32,12 +32,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The agents of each process, by the process's name: one each, but for those of :data:`TOGETHER`."""
-    found: dict[str, tuple[str, ...]] = {}
-    shared = sum(name in TOGETHER for name in names) > 1
+    groups: dict[str, tuple[str, ...]] = {}
+    share_process = sum(name in TOGETHER for name in names) > 1
     for name in names:
-        process = COGNITION if shared and name in TOGETHER else name
-        found[process] = (*found.get(process, ()), name)
-    return found
+        process = COGNITION if share_process and name in TOGETHER else name
+        groups[process] = (*groups.get(process, ()), name)
+    return groups
 
 
 def bus_settings(settings: Settings) -> BusSettings:
@@ -61,7 +61,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
     from agents.router.aliases import load_aliases
     from runtime.facade import FacadeSettings, serve
 
-    given = {
+    defaults = {
         "host": settings.host,
         "port": settings.port,
         "api_keys": settings.api_keys,
@@ -69,7 +69,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "turn_timeout": settings.turn_timeout,
         "monitor_url": monitor_of(settings.data_dir / "nats", settings.nats_port) if settings.nats is None else None,
     }
-    await serve(bus, _settings(FacadeSettings, FACADE, settings, given), load_aliases())
+    await serve(bus, _settings(FacadeSettings, FACADE, settings, defaults), load_aliases())
 
 
 def _router(settings: Settings) -> Agent:
@@ -78,11 +78,11 @@ def _router(settings: Settings) -> Agent:
     from runtime import advisors
     from runtime.models import prepare, router_checkpoint
 
-    resolved: dict[str, Any] = {"advisors": advisors.enabled(settings)}
-    if (named := settings.agents.get("router", {}).get("checkpoint")) is not None:
-        resolved["checkpoint"] = router_checkpoint(str(named))
-    given = {"embedder": prepare(settings.embedder)}
-    return RouterAgent(_settings(RouterSettings, "router", settings, given, resolved=resolved))
+    replacements: dict[str, Any] = {"advisors": advisors.find_enabled(settings)}
+    if (checkpoint := settings.agents.get("router", {}).get("checkpoint")) is not None:
+        replacements["checkpoint"] = router_checkpoint(str(checkpoint))
+    defaults = {"embedder": prepare(settings.embedder)}
+    return RouterAgent(_settings(RouterSettings, "router", settings, defaults, replacements=replacements))
 
 
 def _nerve_wml(settings: Settings) -> Agent:
@@ -92,9 +92,9 @@ def _nerve_wml(settings: Settings) -> Agent:
     from agents.router.domains import load_taxonomy
     from runtime import advisors
 
-    given = advisors.given(nerve.NAME, domains=load_taxonomy().niches)
-    found = _settings(NerveWmlSettings, nerve.NAME, settings, given)
-    return AdvisorAgent(nerve.NAME, lambda: nerve.load(found))
+    defaults = advisors.read_environment(nerve.NAME, domains=load_taxonomy().niches)
+    nerve_settings = _settings(NerveWmlSettings, nerve.NAME, settings, defaults)
+    return AdvisorAgent(nerve.NAME, lambda: nerve.load(nerve_settings))
 
 
 def _kiki_flow(settings: Settings) -> Agent:
@@ -104,8 +104,8 @@ def _kiki_flow(settings: Settings) -> Agent:
     from agents.services.stacks import load_stacks
     from runtime import advisors
 
-    found = _settings(KikiFlowSettings, flow.NAME, settings, advisors.given(flow.NAME, domains=()))
-    return AdvisorAgent(flow.NAME, lambda: flow.load(found, spread=load_stacks().spread))
+    flow_settings = _settings(KikiFlowSettings, flow.NAME, settings, advisors.read_environment(flow.NAME, domains=()))
+    return AdvisorAgent(flow.NAME, lambda: flow.load(flow_settings, spread=load_stacks().spread))
 
 
 def _memory(settings: Settings) -> Agent:
@@ -113,8 +113,8 @@ def _memory(settings: Settings) -> Agent:
     from agents.memory.settings import MemorySettings
     from runtime.models import prepare
 
-    given = {"data_dir": settings.data_dir / "memory", "tokenizer": prepare(settings.model) / "tokenizer.json"}
-    return MemoryAgent(_settings(MemorySettings, "memory", settings, given))
+    defaults = {"data_dir": settings.data_dir / "memory", "tokenizer": prepare(settings.model) / "tokenizer.json"}
+    return MemoryAgent(_settings(MemorySettings, "memory", settings, defaults))
 
 
 def _inference(settings: Settings) -> Agent:
@@ -122,10 +122,10 @@ def _inference(settings: Settings) -> Agent:
     from agents.inference.settings import InferenceSettings
 
     if settings.agents.get("inference", {}).get("engine") == "openai":
-        given: dict[str, Any] = {"model_name": _upstream_model(settings)}
+        defaults: dict[str, Any] = {"model_name": _upstream_model(settings)}
     else:
-        given = _local_model(settings)
-    return InferenceAgent(_settings(InferenceSettings, "inference", settings, given))
+        defaults = _local_model(settings)
+    return InferenceAgent(_settings(InferenceSettings, "inference", settings, defaults))
 
 
 def _local_model(settings: Settings) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _local_model(settings: Settings) -> dict[str, Any]:
 
 
 def _upstream_model(settings: Settings) -> str:
-    """The model's name at the upstream; what is missing or wrong there is told by the settings themselves."""
+    """The model's name at the upstream; the agent's settings say what is missing or wrong there."""
     upstream = settings.agents["inference"].get("upstream")
     return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
 
@@ -197,23 +197,29 @@ _BUILDERS: dict[str, Callable[[Settings], Agent]] = {
 
 
 def _settings(
-    kind: type[S], name: str, settings: Settings, given: dict[str, Any], *, resolved: dict[str, Any] | None = None
+    kind: type[S],
+    name: str,
+    settings: Settings,
+    defaults: dict[str, Any],
+    *,
+    replacements: dict[str, Any] | None = None,
 ) -> S:
-    """An agent's settings: what the composition gives, under ``[agents.<name>]`` of the file.
+    """An agent's settings: ``[agents.<name>]`` of the file over the composition's ``defaults``.
 
-    ``resolved`` are values of the file that the composition has turned into something else (a hub id into a folder).
+    ``replacements`` are values of the file that the composition has turned into something else (a hub id into a
+    folder); they win over the file.
     """
     overrides = settings.agents.get(name, {})
-    known = {field.name for field in msgspec.structs.fields(kind)}
-    unknown = sorted(set(overrides) - known)
+    field_names = {field.name for field in msgspec.structs.fields(kind)}
+    unknown = sorted(set(overrides) - field_names)
     if unknown:
         raise SetupError(
-            f"setting 'agents.{name}.{unknown[0]}' does not exist: choose from {', '.join(sorted(known))}.",
+            f"setting 'agents.{name}.{unknown[0]}' does not exist: choose from {', '.join(sorted(field_names))}.",
             param=f"agents.{name}.{unknown[0]}",
         )
     try:
-        said = {**given, **overrides, **(resolved or {})}
-        return msgspec.convert(said, kind, strict=False, dec_hook=_path, builtin_types=())
+        values = {**defaults, **overrides, **(replacements or {})}
+        return msgspec.convert(values, kind, strict=False, dec_hook=_path, builtin_types=())
     except msgspec.ValidationError as error:
         raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
 

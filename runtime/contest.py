@@ -24,7 +24,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from agents.inference.mlx import cpu
 from bus.connection import Bus
-from bus.turn import end_badly, following
+from bus.turn import follow_turn, raise_if_failed
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import Unavailable
@@ -50,7 +50,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Rate:
+class Throughput:
     """A run: tokens a second over all clients, and the median time to the first token in seconds."""
 
     tokens_per_second: float
@@ -59,16 +59,16 @@ class Rate:
     tokens: int
 
 
-def joined(rounds: Sequence[Rate]) -> Rate:
+def merge_rounds(rounds: Sequence[Throughput]) -> Throughput:
     """Several rounds as one run; the time to the first token is the median of the rounds' medians."""
     tokens = sum(rate.tokens for rate in rounds)
     seconds = sum(rate.tokens / rate.tokens_per_second for rate in rounds)
     first = statistics.median(rate.first_token for rate in rounds)
-    return Rate(tokens / seconds, first, sum(rate.requests for rate in rounds), tokens)
+    return Throughput(tokens / seconds, first, sum(rate.requests for rate in rounds), tokens)
 
 
-Ask = Callable[[str, str | None, int], Awaitable[Reply]]
-"""Prompt, adapter and the most tokens, to a reply."""
+Contestant = Callable[[str, str | None, int], Awaitable[Reply]]
+"""Answers a prompt: takes the prompt, an adapter and the most tokens, and returns the reply."""
 
 
 def prompts(count: int, *, first: int = 0) -> list[str]:
@@ -80,15 +80,20 @@ def prompts(count: int, *, first: int = 0) -> list[str]:
 
 
 async def race(
-    ask: Ask, questions: Sequence[str], *, concurrency: int, max_tokens: int, adapters: Sequence[str | None] = (None,)
-) -> Rate:
-    """All questions by so many clients; ``adapters`` in turn."""
-    left = list(enumerate(questions))[::-1]
+    ask: Contestant,
+    questions: Sequence[str],
+    *,
+    concurrency: int,
+    max_tokens: int,
+    adapters: Sequence[str | None] = (None,),
+) -> Throughput:
+    """Ask all questions with ``concurrency`` clients, which take the ``adapters`` in turn."""
+    queue = list(enumerate(questions))[::-1]
     replies: list[Reply] = []
 
     async def client() -> None:
-        while left:
-            number, question = left.pop()
+        while queue:
+            number, question = queue.pop()
             replies.append(await ask(question, adapters[number % len(adapters)], max_tokens))
 
     started = time.perf_counter()
@@ -98,10 +103,10 @@ async def race(
     seconds = time.perf_counter() - started
     tokens = sum(reply.tokens for reply in replies)
     first = statistics.median(reply.first for reply in replies)
-    return Rate(tokens / seconds, first, len(replies), tokens)
+    return Throughput(tokens / seconds, first, len(replies), tokens)
 
 
-def ours(bus: Bus) -> Ask:
+def worker_contestant(bus: Bus) -> Contestant:
     """Asks our worker over the bus, the way a turn of level raw reaches it."""
 
     async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
@@ -114,26 +119,26 @@ def ours(bus: Bus) -> Ask:
         )
         uses = (AdapterUse(name=adapter),) if adapter else ()
         route = Route(domains=(), adapters=uses, intent="bench", plan=Plan(level="raw"))
-        routed = QueryRouted(envelope=envelope, query=query, route=route)
+        query_routed = QueryRouted(envelope=envelope, query=query, route=route)
         started, first = time.perf_counter(), 0.0
-        wanted = (InferToken, InferDone)
-        async with following(bus.client, bus.subjects, envelope.turn_id, kinds=wanted) as happening:
+        kinds = (InferToken, InferDone)
+        async with follow_turn(bus.client, bus.subjects, envelope.turn_id, kinds=kinds) as events:
             await bus.publish(
-                RecallDone(envelope=routed.envelope.next("recall"), query=query, route=route, recall=Recall())
+                RecallDone(envelope=query_routed.envelope.next("recall"), query=query, route=route, recall=Recall())
             )
             with anyio.fail_after(TIMEOUT):
-                async for event in happening:
+                async for event in events:
                     first = first or (time.perf_counter() - started if isinstance(event, InferToken) else 0.0)
                     if isinstance(event, InferDone):
                         total = time.perf_counter() - started
                         return Reply(event.inference.usage.completion_tokens, first or total, total)
-                    end_badly(event)
+                    raise_if_failed(event)
         raise Unavailable("the broker closed the subscription.")
 
     return ask
 
 
-def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Ask:
+def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Contestant:
     """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path.
 
     Its listening socket has room for five: what is reset is asked again, and the time before is not held against it.
@@ -148,7 +153,7 @@ def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) ->
         stop=stop_after_attempt(RESETS),
         reraise=True,
     )
-    async def told(question: str, adapter: str | None, max_tokens: int) -> Reply:
+    async def ask_once(question: str, adapter: str | None, max_tokens: int) -> Reply:
         body: dict[str, Any] = {
             "model": str(model),
             "messages": [{"role": "user", "content": question}],
@@ -174,9 +179,9 @@ def theirs(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) ->
 
     async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
         try:
-            return await told(question, adapter, max_tokens)
+            return await ask_once(question, adapter, max_tokens)
         except httpx.TransportError as error:
-            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_end(log)}") from error
+            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_log_tail(log)}") from error
 
     return ask
 
@@ -193,10 +198,10 @@ async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
     with log.open("wb") as sink:
-        process = await anyio.open_process(command, stdout=sink, stderr=sink, env=_same_blas())
+        process = await anyio.open_process(command, stdout=sink, stderr=sink, env=_rival_environment())
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
-                await _up(client, process, log)
+                await _wait_until_up(client, process, log)
                 yield client
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -205,21 +210,21 @@ async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
                 await process.wait()
 
 
-async def _up(client: httpx.AsyncClient, process: anyio.abc.Process, log: Path) -> None:
+async def _wait_until_up(client: httpx.AsyncClient, process: anyio.abc.Process, log: Path) -> None:
     with anyio.move_on_after(120):
         while process.returncode is None:
             with contextlib.suppress(httpx.TransportError):
                 if (await client.get("/v1/models")).status_code == httpx.codes.OK:
                     return
             await anyio.sleep(0.2)
-    raise Unavailable(f"mlx_lm.server did not start: {_end(log)}")
+    raise Unavailable(f"mlx_lm.server did not start: {_log_tail(log)}")
 
 
-def _end(log: Path) -> str:
+def _log_tail(log: Path) -> str:
     return log.read_text(errors="replace")[-600:]
 
 
-def _same_blas() -> dict[str, str]:
+def _rival_environment() -> dict[str, str]:
     """Our environment; on a Linux CPU with the BLAS that our worker loads by itself, and as many threads."""
     library = cpu.torch_library()
     if not sys.platform.startswith("linux") or library is None:
@@ -240,7 +245,7 @@ def float32_copy(model: Path, target: Path) -> Path:
     return target
 
 
-def random_adapters(model: Path, folder: Path, *, count: int, rank: int, prefix: str = "adapter") -> list[str]:
+def write_random_adapters(model: Path, folder: Path, *, count: int, rank: int, prefix: str = "adapter") -> list[str]:
     """Adapters of all linear modules with small random numbers, in mlx-lm's layout. Returns their names."""
     from safetensors.numpy import load_file, save_file
 
@@ -252,14 +257,14 @@ def random_adapters(model: Path, folder: Path, *, count: int, rank: int, prefix:
     keys = sorted({name.split(".", 3)[3].removesuffix(".weight") for name in shapes})
     names = [f"{prefix}{number}" for number in range(count)]
     for seed, name in enumerate(names):
-        random, made = np.random.default_rng(seed), {}
+        random, arrays = np.random.default_rng(seed), {}
         for weight, (outputs, inputs) in shapes.items():
             path = weight.removesuffix(".weight")
-            made[f"{path}.lora_a"] = (random.standard_normal((inputs, rank)) * 0.01).astype(np.float32)
-            made[f"{path}.lora_b"] = (random.standard_normal((rank, outputs)) * 0.01).astype(np.float32)
+            arrays[f"{path}.lora_a"] = (random.standard_normal((inputs, rank)) * 0.01).astype(np.float32)
+            arrays[f"{path}.lora_b"] = (random.standard_normal((rank, outputs)) * 0.01).astype(np.float32)
         (folder / name).mkdir(parents=True)
         parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
         config = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
         (folder / name / "adapter_config.json").write_text(json.dumps(config))
-        save_file(made, folder / name / "adapters.safetensors")
+        save_file(arrays, folder / name / "adapters.safetensors")
     return names

@@ -1,4 +1,4 @@
-"""What is right and wrong with this machine, each with its mend."""
+"""Checks of this machine; what is wrong comes with its mend."""
 
 import importlib.metadata
 import shutil
@@ -12,7 +12,7 @@ import httpx
 import psutil
 
 from bus import broker
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.composition import AGENTS, bus_settings
 from runtime.settings import Settings
@@ -37,34 +37,40 @@ class Finding:
 
     name: str
     state: State
-    found: str
+    detail: str
     mend: str = ""
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run every check."""
-    findings = [_python(), *(_package(name) for name in PACKAGES), _nats_server(), _disk(settings), _memory()]
-    findings += [_model(settings.model), _model(settings.embedder), _adapters(settings)]
-    findings += await _runtime(settings)
+    findings = [
+        _check_python(),
+        *(_check_package(name) for name in PACKAGES),
+        _check_nats_server(),
+        _check_disk(settings),
+        _check_memory(),
+    ]
+    findings += [_check_model(settings.model), _check_model(settings.embedder), _check_adapters(settings)]
+    findings += await _check_runtime(settings)
     return findings
 
 
-def _python() -> Finding:
+def _check_python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
     state: State = "ok" if sys.version_info >= (3, 11) else "wrong"
     return Finding("python", state, version, "install Python 3.11 or later")
 
 
-def _package(name: str) -> Finding:
+def _check_package(name: str) -> Finding:
     try:
         return Finding(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "wrong", "not installed", "run 'make install'")
 
 
-def _nats_server() -> Finding:
+def _check_nats_server() -> Finding:
     try:
-        path = broker.executable()
+        path = broker.find_executable()
         version = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except KikiError as error:
         return Finding("nats-server", "wrong", error.message, "run 'make install'")
@@ -73,30 +79,30 @@ def _nats_server() -> Finding:
     return Finding("nats-server", "ok", version.strip().removeprefix("nats-server: "))
 
 
-def _disk(settings: Settings) -> Finding:
+def _check_disk(settings: Settings) -> Finding:
     place = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.exists())
     free = shutil.disk_usage(place).free
     state: State = "ok" if free >= FREE_BYTES else "wrong"
     return Finding("disk", state, f"{free / 1e9:.1f} GB free", "free some space, or set KIKI_DATA_DIR elsewhere")
 
 
-def _memory() -> Finding:
+def _check_memory() -> Finding:
     available = psutil.virtual_memory().available
     state: State = "ok" if available >= MEMORY_BYTES else "note"
     return Finding("memory", state, f"{available / 1e9:.1f} GB available", "the defaults need about 4 GB")
 
 
-def _model(name: str) -> Finding:
+def _check_model(name: str) -> Finding:
     from runtime import models
 
-    for line in models.listing():
+    for line in models.list_models():
         if line.name == name:
             states: dict[str, State] = {"ready": "ok", "absent": "note", "broken": "wrong"}
             return Finding(f"model {name}", states[line.state], line.detail or line.state, "run 'kiki models pull'")
     return Finding(f"model {name}", "note", "not in the cache", "a path is used as it is; a hub id is fetched by pull")
 
 
-def _adapters(settings: Settings) -> Finding:
+def _check_adapters(settings: Settings) -> Finding:
     folder = settings.adapters
     if folder is None:
         return Finding("adapters", "note", "none configured: the base model answers", "give --adapters FOLDER")
@@ -107,16 +113,16 @@ def _adapters(settings: Settings) -> Finding:
     return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", mend)
 
 
-async def _runtime(settings: Settings) -> list[Finding]:
+async def _check_runtime(settings: Settings) -> list[Finding]:
     """The broker and the agents when they run, else whether their ports are free."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
-            ready = {report.status.agent: report.status for report in await reports(bus, expected=AGENTS)}
+            ready = {report.status.agent: report.status for report in await gather_reports(bus, expected=AGENTS)}
             up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
             missing = [name for name in AGENTS if name not in ready]
             return [
                 Finding("broker", "ok", f"answers at {settings.url()}"),
-                await _sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),
+                await _check_sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),
                 Finding(
                     "agents",
                     "wrong" if missing else "ok",
@@ -127,12 +133,12 @@ async def _runtime(settings: Settings) -> list[Finding]:
     except KikiError:
         return [
             Finding("broker", "note", f"none at {settings.url()}", "'kiki up' starts one"),
-            _port(settings.nats_port, "KIKI_NATS_PORT"),
-            _port(settings.port, "KIKI_PORT"),
+            _check_port(settings.nats_port, "KIKI_NATS_PORT"),
+            _check_port(settings.port, "KIKI_PORT"),
         ]
 
 
-async def _sync(settings: Settings, port: int | None) -> Finding:
+async def _check_sync(settings: Settings, port: int | None) -> Finding:
     """Whether every write is on disk before its PubAck; read from the embedded broker's ``/varz``."""
     address = broker.monitor_of(settings.data_dir / "nats", port)
     if address is None:
@@ -147,7 +153,7 @@ async def _sync(settings: Settings, port: int | None) -> Finding:
     return Finding("sync", "wrong", f"every {config['sync_interval'] / 1e9:.0f} s", "set sync_interval: always")
 
 
-def _port(port: int, variable: str) -> Finding:
+def _check_port(port: int, variable: str) -> Finding:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -22,27 +22,29 @@ SWAP_TIMEOUT = 900.0
 POLL = 0.25
 
 
-async def fetched(bus: Bus, service: str, limit: int) -> BetaReply:
+async def fetch_records(bus: Bus, service: str, limit: int) -> BetaReply:
     """The oldest records that the service has not consumed."""
     return await bus.request("dream.fetch", BetaRequest(name=service, limit=limit), BetaReply, timeout=TIMEOUT)
 
 
-async def dreamt(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> DreamStatus:
+async def run_episode(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> DreamStatus:
     """The log entry of an episode, which is queued first.
 
     Raises:
         KikiError: it is refused, or was aborted.
     """
     await bus.request("dream.request", DreamRequest(profile=profile, episode=episode), DreamAccepted, timeout=TIMEOUT)
-    asked = DreamStatusRequest(episode_id=episode.episode_id)
-    while (found := await bus.request("dream.status", asked, DreamStatus, timeout=TIMEOUT)).state == "waiting":
+    status_request = DreamStatusRequest(episode_id=episode.episode_id)
+    while (
+        status := await bus.request("dream.status", status_request, DreamStatus, timeout=TIMEOUT)
+    ).state == "waiting":
         await anyio.sleep(POLL)
-    if found.state != "done":
-        raise KikiError(found.message or "the episode is gone", code=found.code, param=found.param)
-    return found
+    if status.state != "done":
+        raise KikiError(status.message or "the episode is gone", code=status.code, param=status.param)
+    return status
 
 
-async def swapped(bus: Bus, status: DreamStatus, *, others: tuple[str, ...] = ()) -> SwapReply:
+async def swap_weights(bus: Bus, status: DreamStatus, *, other_adapters: tuple[str, ...] = ()) -> SwapReply:
     """Put the weights that an episode proposed before people.
 
     Raises:
@@ -57,13 +59,13 @@ async def swapped(bus: Bus, status: DreamStatus, *, others: tuple[str, ...] = ()
         adapter=delta.adapter,
         sha256=delta.sha256,
         base_sha256=delta.base_sha256,
-        others=others,
+        others=other_adapters,
         attention_prior=report.attention_prior,
     )
     return await bus.request("dream.swap", request, SwapReply, timeout=SWAP_TIMEOUT)
 
 
-async def marked(bus: Bus, service: str, status: DreamStatus) -> MarkReply:
+async def mark_records(bus: Bus, service: str, status: DreamStatus) -> MarkReply:
     """Tell the record that an episode's records are consumed by it."""
     ids = status.report.record_ids if status.report is not None else ()
     request = MarkRequest(name=service, ids=ids, de_id=status.episode_id)

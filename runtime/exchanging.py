@@ -27,55 +27,57 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """One exchange: milliseconds without decoding by the worker's clock and from asked to answered by ours, and the
-    rows that were being decoded just before it."""
+    """One exchange: milliseconds without decoding by the worker's clock, milliseconds from request to reply by ours,
+    and the rows that were being decoded just before it."""
 
     pause_ms: float
     answered_ms: float
     rows: int
 
 
-async def pauses(
+async def measure_pauses(
     bus: Bus,
     name: str,
-    busy: Callable[[], Awaitable[None]],
+    ask_once: Callable[[], Awaitable[None]],
     *,
     times: int,
     clients: int,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Pause]:
-    """Exchange an adapter for a slightly different one, again and again, while ``clients`` ask with ``busy``."""
-    found: list[Pause] = []
+    """Exchange an adapter for a slightly different one, ``times`` times, while ``clients`` tasks call ``ask_once``."""
+    measurements: list[Pause] = []
     current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
     data, base = await objects.get(bus, current.weights), current.sha256
 
-    async def ask() -> None:
+    async def ask_forever() -> None:
         while True:
-            await busy()
+            await ask_once()
 
     async with anyio.create_task_group() as tasks:
         for _ in range(clients):
-            tasks.start_soon(ask)
-        while len(found) < times:
-            weights = await objects.put(bus, _nudged(data, seed=len(found)))
+            tasks.start_soon(ask_forever)
+        while len(measurements) < times:
+            weights = await objects.put(bus, _nudged(data, seed=len(measurements)))
             pause = await _exchange(bus, name, weights, base)
             base = weights
             if pause.rows:
-                found.append(pause)
+                measurements.append(pause)
                 tick()
         tasks.cancel_scope.cancel()
-    return found
+    return measurements
 
 
 async def _exchange(bus: Bus, name: str, weights: str, base: str) -> Pause:
-    staged = await bus.request("adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT)
+    stage_reply = await bus.request(
+        "adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT
+    )
     worker = await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=TIMEOUT)
-    request = ExchangeRequest(name=name, staged=staged.staged, base_sha256=base)
+    request = ExchangeRequest(name=name, staged=stage_reply.staged, base_sha256=base)
     started = time.perf_counter()
     reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=TIMEOUT)
-    answered = (time.perf_counter() - started) * 1000
-    await bus.request("adapters.discard", DiscardRequest(staged=staged.staged), DiscardReply, timeout=TIMEOUT)
-    return Pause(pause_ms=reply.pause_ms, answered_ms=answered, rows=int(worker.gauges["active_rows"]))
+    milliseconds = (time.perf_counter() - started) * 1000
+    await bus.request("adapters.discard", DiscardRequest(staged=stage_reply.staged), DiscardReply, timeout=TIMEOUT)
+    return Pause(pause_ms=reply.pause_ms, answered_ms=milliseconds, rows=int(worker.gauges["active_rows"]))
 
 
 def _nudged(data: bytes, *, seed: int) -> bytes:

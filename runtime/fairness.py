@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from agents.antibias.detector import touches
-from agents.antibias.judge import Judge, Judgement
+from agents.antibias.detector import find_touch
+from agents.antibias.judge import FairnessJudge, FairnessJudgement
 from agents.antibias.settings import AntibiasSettings
 from agents.shared.model import Consultation
 from bus.connection import Bus
@@ -25,7 +25,7 @@ REPEATS = 20
 """Passes of the detector over all turns, for its time."""
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CraftedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One crafted turn; biased and fair ones touch people. ``held_out``: no wording was chosen by it."""
 
     kind: Literal["biased", "fair", "technical"]
@@ -35,7 +35,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detected:
+class DetectorFigures:
     """Shares in 0..1 of the detector: of those it lets in, how many touch people; of those, how many it lets in.
 
     ``biased_recall`` counts biased answers only; ``milliseconds`` is the median of one technical turn.
@@ -48,7 +48,7 @@ class Detected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class FairnessFigures:
     """Shares in 0..1 of the judge, over turns that touch people.
 
     ``separation``: of all pairs of a biased and a fair answer, how many have the biased one as the less fair (the area
@@ -61,57 +61,66 @@ class Judged:
     separation: float
 
 
-def read(path: Path = SHIPPED) -> tuple[Turn, ...]:
+def read_turns(path: Path = SHIPPED) -> tuple[CraftedTurn, ...]:
     """The crafted turns."""
-    return tuple(msgspec.json.decode(line, type=Turn) for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(msgspec.json.decode(line, type=CraftedTurn) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def detected(turns: Sequence[Turn]) -> Detected:
-    """The detector on ``turns``."""
-    let_in = [turn for turn in turns if touches(turn.question, turn.answer) is not None]
+def measure_detector(turns: Sequence[CraftedTurn]) -> DetectorFigures:
+    """The detector's figures on ``turns``."""
+    hits = [turn for turn in turns if find_touch(turn.question, turn.answer) is not None]
     people = [turn for turn in turns if turn.kind != "technical"]
     biased = [turn for turn in turns if turn.kind == "biased"]
     times = [_seconds(turn) for turn in turns if turn.kind == "technical"]
-    return Detected(
-        precision=fmean(turn.kind != "technical" for turn in let_in),
-        recall=fmean(turn in let_in for turn in people),
-        biased_recall=fmean(turn in let_in for turn in biased),
+    return DetectorFigures(
+        precision=fmean(turn.kind != "technical" for turn in hits),
+        recall=fmean(turn in hits for turn in people),
+        biased_recall=fmean(turn in hits for turn in biased),
         milliseconds=1000 * median(times),
     )
 
 
-def _seconds(turn: Turn) -> float:
+def _seconds(turn: CraftedTurn) -> float:
     started = time.perf_counter()
     for _ in range(REPEATS):
-        touches(turn.question, turn.answer)
+        find_touch(turn.question, turn.answer)
     return (time.perf_counter() - started) / REPEATS
 
 
-async def judgements(bus: Bus, turns: Sequence[Turn], settings: AntibiasSettings) -> list[tuple[Turn, Judgement]]:
+async def collect_judgements(
+    bus: Bus, turns: Sequence[CraftedTurn], settings: AntibiasSettings
+) -> list[tuple[CraftedTurn, FairnessJudgement]]:
     """What the running worker says of the turns that touch people.
 
     Raises:
         KikiError: it does not answer.
     """
-    found = []
+    judgements = []
     for turn in turns:
         if turn.kind != "technical":
             model = Consultation(bus, new_turn(tenant="bench", timeout=PATIENCE), timeout=PATIENCE, reserve=0.0)
-            found.append(
-                (turn, await Judge(model, settings, (Message(role="user", content=turn.question),)).judge(turn.answer))
+            judgements.append(
+                (
+                    turn,
+                    await FairnessJudge(model, settings, (Message(role="user", content=turn.question),)).judge(
+                        turn.answer
+                    ),
+                )
             )
-    return found
+    return judgements
 
 
-def judged(found: Sequence[tuple[Turn, Judgement]]) -> Judged:
+def measure_judge(judgements: Sequence[tuple[CraftedTurn, FairnessJudgement]]) -> FairnessFigures:
     """The judge's figures."""
-    biased = [judgement for turn, judgement in found if turn.kind == "biased"]
-    fair = [judgement for turn, judgement in found if turn.kind == "fair"]
-    return Judged(
+    biased = [judgement for turn, judgement in judgements if turn.kind == "biased"]
+    fair = [judgement for turn, judgement in judgements if turn.kind == "fair"]
+    return FairnessFigures(
         found=fmean(judgement.verdict == "unfair" for judgement in biased),
         wrongly=fmean(judgement.verdict == "unfair" for judgement in fair),
-        undecided=fmean(judgement.verdict == "undecided" for _, judgement in found),
+        undecided=fmean(judgement.verdict == "undecided" for _, judgement in judgements),
         separation=fmean(
-            (one.unfair > other.unfair) + 0.5 * (one.unfair == other.unfair) for one in biased for other in fair
+            (suspect.unfair > control.unfair) + 0.5 * (suspect.unfair == control.unfair)
+            for suspect in biased
+            for control in fair
         ),
     )

@@ -44,7 +44,7 @@ def prompts(count: int) -> list[str]:
     return random.Random(SEED).sample(texts, count)
 
 
-def bare(folder: Path, *, threads: int) -> Call:
+def bare_call(folder: Path, *, threads: int) -> Call:
     """One prompt through sentence-transformers' own ``encode``, on a thread of its own, with nothing around it."""
     model = load_model(folder)
     limiter = anyio.CapacityLimiter(1)
@@ -61,7 +61,7 @@ def bare(folder: Path, *, threads: int) -> Call:
     return call
 
 
-def routed(agent: RouterAgent) -> Call:
+def router_call(agent: RouterAgent) -> Call:
     """One prompt through the router: batching, cache, embedding, classifier, gate."""
 
     async def call(text: str) -> None:
@@ -82,40 +82,40 @@ async def measure(
     single: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(singles):
         text = next(texts)
-        for name in _in_turn(names, turn):
-            single[name].append(await _timed(contestants[name], text))
+        for name in _rotated(names, turn):
+            single[name].append(await _time_call(contestants[name], text))
         tick()
     crowd: dict[str, list[float]] = {name: [] for name in names}
-    spent = dict.fromkeys(names, 0.0)
+    crowd_seconds = dict.fromkeys(names, 0.0)
     for turn in range(rounds):
         batch = [next(texts) for _ in range(width)]
-        for name in _in_turn(names, turn):
+        for name in _rotated(names, turn):
             began = time.perf_counter()
-            crowd[name] += await asyncio.gather(*(_timed(contestants[name], text) for text in batch))
-            spent[name] += time.perf_counter() - began
+            crowd[name] += await asyncio.gather(*(_time_call(contestants[name], text) for text in batch))
+            crowd_seconds[name] += time.perf_counter() - began
         tick()
     alone = [_latency(name, 1, single[name], sum(single[name])) for name in names]
-    return alone + [_latency(name, width, crowd[name], spent[name]) for name in names]
+    return alone + [_latency(name, width, crowd[name], crowd_seconds[name]) for name in names]
 
 
-def _in_turn(names: Sequence[str], turn: int) -> list[str]:
+def _rotated(names: Sequence[str], turn: int) -> list[str]:
     return [*names[turn % len(names) :], *names[: turn % len(names)]]
 
 
-async def repeated(call: Call, *, times: int) -> Latency:
+async def measure_repeated(call: Call, *, times: int) -> Latency:
     """The same prompt again and again: what the cache leaves."""
     text = prompts(1)[0]
     await call(text)
-    found = [await _timed(call, text) for _ in range(times)]
-    return _latency("router, repeated text", 1, found, sum(found))
+    seconds = [await _time_call(call, text) for _ in range(times)]
+    return _latency("router, repeated text", 1, seconds, sum(seconds))
 
 
-async def _timed(call: Call, text: str) -> float:
+async def _time_call(call: Call, text: str) -> float:
     began = time.perf_counter()
     await call(text)
     return time.perf_counter() - began
 
 
-def _latency(what: str, at_once: int, seconds: Sequence[float], spent: float) -> Latency:
+def _latency(contestant: str, at_once: int, seconds: Sequence[float], total_seconds: float) -> Latency:
     p50, p95 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95)))
-    return Latency(what=what, at_once=at_once, p50=p50, p95=p95, rate=len(seconds) / spent)
+    return Latency(what=contestant, at_once=at_once, p50=p50, p95=p95, rate=len(seconds) / total_seconds)

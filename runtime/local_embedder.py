@@ -25,28 +25,28 @@ async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator
     Raises:
         SetupError: the model cannot be loaded.
     """
-    if bus is not None and await _served(bus):
+    if bus is not None and await _router_answers(bus):
 
-        async def asked(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+        async def embed_on_bus(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
             request = EmbedRequest(texts=tuple(texts))
             return (await bus.request("embed", request, EmbedReply, timeout=EMBED_SECONDS)).vectors
 
-        yield asked
+        yield embed_on_bus
         return
     from agents.router.agent import RouterAgent
     from runtime.composition import agent
 
     router = agent("router", settings)
     assert isinstance(router, RouterAgent)
-    async with router.loaded():
+    async with router.load_models():
 
-        async def embedded(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
+        async def embed_here(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
             return (await router.embed(EmbedRequest(texts=tuple(texts)))).vectors
 
-        yield embedded
+        yield embed_here
 
 
-async def _served(bus: Bus) -> bool:
+async def _router_answers(bus: Bus) -> bool:
     try:
         await bus.request("embed", _PROBE, EmbedReply, timeout=PROBE_SECONDS)
     except Unavailable:

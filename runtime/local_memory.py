@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.settings import Settings
@@ -17,10 +17,10 @@ READY_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def remembering(settings: Settings, *others: str) -> AsyncIterator[Bus]:
+async def remembering(settings: Settings, *extra_agents: str) -> AsyncIterator[Bus]:
     """A bus with a memory agent on it. Without a broker at the settings' address both are started on their data.
 
-    ``others`` are agents that are started with it then.
+    ``extra_agents`` are then started with the memory.
 
     Raises:
         Unavailable: a broker answers, but no memory agent.
@@ -32,23 +32,25 @@ async def remembering(settings: Settings, *others: str) -> AsyncIterator[Bus]:
         except Unavailable:
             if settings.nats is not None:
                 raise
-            bus = await _started(settings, stack, others)
+            bus = await _start_memory(settings, stack, extra_agents)
         else:
-            if not await _there(bus):
+            if not await _memory_is_ready(bus):
                 raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
         yield bus
 
 
-async def _started(settings: Settings, stack: contextlib.AsyncExitStack, others: tuple[str, ...]) -> Bus:
-    supervisor = Supervisor(settings, names=(MEMORY, *others))
+async def _start_memory(settings: Settings, stack: contextlib.AsyncExitStack, extra_agents: tuple[str, ...]) -> Bus:
+    supervisor = Supervisor(settings, names=(MEMORY, *extra_agents))
     await stack.enter_async_context(supervisor.running())
     bus = await stack.enter_async_context(connect(bus_settings(supervisor.settings), name="kiki-memory"))
     with anyio.move_on_after(READY_SECONDS):
-        while not await _there(bus):
+        while not await _memory_is_ready(bus):
             await anyio.sleep(0.05)
         return bus
     raise SetupError(f"the memory was not ready after {READY_SECONDS:.0f} s; {supervisor.log_path(MEMORY)} says why.")
 
 
-async def _there(bus: Bus) -> bool:
-    return any(one.status.agent == MEMORY and one.status.ready for one in await reports(bus, expected=[MEMORY]))
+async def _memory_is_ready(bus: Bus) -> bool:
+    return any(
+        report.status.agent == MEMORY and report.status.ready for report in await gather_reports(bus, expected=[MEMORY])
+    )

@@ -18,21 +18,21 @@ import numpy as np
 
 from agents.memory import imports
 from agents.memory.projection import apply
-from agents.memory.ranking import distinct, relevant
+from agents.memory.ranking import drop_duplicates, keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask
-from agents.memory.words import Words
+from agents.memory.stores.points import Lookup
+from agents.memory.words import WordEncoder
 from runtime.local_embedder import BATCH, Embed
 from schemas.errors import InvalidInput
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 ADVERSARIAL = 5
-PLACED = 64
+STORE_BATCH = 64
 """Episodes that are stored together."""
 
-Asked = dict[str, Sequence[Sequence[float]]]
+QuestionVectors = dict[str, Sequence[Sequence[float]]]
 """The questions' vectors by dialogue."""
 
 DRAWS = 2000
@@ -42,7 +42,7 @@ _EVIDENCE = re.compile(r"D\d+:\d+")
 
 
 @dataclass(frozen=True)
-class Question:
+class DialogueQuestion:
     """A question with the ids of the turns that answer it."""
 
     text: str
@@ -55,8 +55,8 @@ class Dialogue:
     """Turns, and the questions that have evidence among them."""
 
     name: str
-    lines: tuple[imports.Line, ...]
-    questions: tuple[Question, ...]
+    lines: tuple[imports.HistoryLine, ...]
+    questions: tuple[DialogueQuestion, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LocomoFigures:
     """For each ablation the category and evidence recall of every question; and the floors."""
 
     recall: dict[str, list[tuple[int, float]]]
@@ -104,7 +104,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read(directory: Path) -> list[Dialogue]:
+def read_dialogues(directory: Path) -> list[Dialogue]:
     """The dialogues in ``directory``, one JSON file each.
 
     Raises:
@@ -113,7 +113,7 @@ def read(directory: Path) -> list[Dialogue]:
     files = sorted(directory.glob("*.json"))
     if not files:
         raise InvalidInput(f"no *.json in {directory}: give a folder of LoCoMo dialogues.", param="directory")
-    return [_dialogue(path) for path in files]
+    return [_parse_dialogue(path) for path in files]
 
 
 async def measure(
@@ -123,50 +123,52 @@ async def measure(
     k: int,
     vector_size: int = 768,
     tick: Callable[[int], None] = lambda _: None,
-) -> Measured:
-    """Evidence recall at ``k`` of each ablation, and the floors; ``tick`` hears of embedded texts."""
+) -> LocomoFigures:
+    """Evidence recall at ``k`` of each ablation, and the floors; ``tick`` gets the number of texts embedded."""
     with tempfile.TemporaryDirectory(prefix="kiki-locomo-") as directory:
         settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
         stores = Stores(settings)
-        async with stores.opened(_nothing):
-            asked: Asked = {}
+        async with stores.open(_rebuild_nothing):
+            question_vectors: QuestionVectors = {}
             for dialogue in dialogues:
                 await _remember(stores, dialogue, embed, tick)
-                asked[dialogue.name] = await _embedded([q.text for q in dialogue.questions], embed, tick)
+                question_vectors[dialogue.name] = await _embed_batches(
+                    [q.text for q in dialogue.questions], embed, tick
+                )
             settings = msgspec.structs.replace(settings, recency_weight=0.0)
-            found = {}
+            recalls = {}
             for name, changes in ABLATIONS.items():
                 changed = msgspec.structs.replace(settings, **changes)
-                found[name] = [
+                recalls[name] = [
                     (question.category, await _recall(stores, dialogue.name, question, vector, k, changed))
                     for dialogue in dialogues
-                    for question, vector in zip(dialogue.questions, asked[dialogue.name], strict=True)
+                    for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True)
                 ]
-            return Measured(found, await _floors(stores, dialogues, asked, settings))
+            return LocomoFigures(recalls, await _measure_floors(stores, dialogues, question_vectors, settings))
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     """The mean with its 95 % percentile bootstrap interval."""
     data = np.asarray(values, dtype=np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(data), size=(DRAWS, len(data)))
-    low, high = np.quantile(data[drawn].mean(axis=1), (0.025, 0.975))
+    samples = np.random.default_rng(seed).integers(0, len(data), size=(DRAWS, len(data)))
+    low, high = np.quantile(data[samples].mean(axis=1), (0.025, 0.975))
     return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
 def by_category(values: Sequence[tuple[int, float]]) -> dict[str, Interval]:
-    """The whole, then each category that occurs."""
-    found = {"all": interval([value for _, value in values])}
+    """The interval over all questions, then one for each category that occurs."""
+    intervals = {"all": interval([value for _, value in values])}
     for category in sorted({category for category, _ in values}):
         name = CATEGORIES.get(category, str(category))
-        found[name] = interval([value for other, value in values if other == category])
-    return found
+        intervals[name] = interval([value for label, value in values if label == category])
+    return intervals
 
 
-def _dialogue(path: Path) -> Dialogue:
+def _parse_dialogue(path: Path) -> Dialogue:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         lines = tuple(
-            imports.Line(
+            imports.HistoryLine(
                 text=turn["text"],
                 session=turn["session"],
                 speaker=turn["speaker"],
@@ -177,7 +179,7 @@ def _dialogue(path: Path) -> Dialogue:
         )
         ids = {str(line.id) for line in lines}
         questions = tuple(
-            Question(item["question"], item["category"], evidence)
+            DialogueQuestion(item["question"], item["category"], evidence)
             for item in data["qa"]
             if item["category"] != ADVERSARIAL and (evidence := _evidence(item, ids))
         )
@@ -187,21 +189,22 @@ def _dialogue(path: Path) -> Dialogue:
 
 
 def _evidence(item: dict[str, Any], ids: set[str]) -> tuple[str, ...]:
-    named = (name for text in item.get("evidence", ()) for name in _EVIDENCE.findall(text))
-    return tuple(dict.fromkeys(name for name in named if name in ids))
+    mentions = (name for text in item.get("evidence", ()) for name in _EVIDENCE.findall(text))
+    return tuple(dict.fromkeys(name for name in mentions if name in ids))
 
 
 async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> None:
-    told = imports.told(dialogue.lines)
-    vectors = await _embedded([one.line.embedded for one in told], embed, tick)
+    entries = imports.date_lines(dialogue.lines)
+    vectors = await _embed_batches([entry.line.embedding_text for entry in entries], embed, tick)
     episodes = [
-        imports.event(one, vector, tenant=dialogue.name).episode for one, vector in zip(told, vectors, strict=True)
+        imports.event(entry, vector, tenant=dialogue.name).episode
+        for entry, vector in zip(entries, vectors, strict=True)
     ]
-    for at in range(0, len(episodes), PLACED):
-        await apply(stores, episodes[at : at + PLACED])
+    for at in range(0, len(episodes), STORE_BATCH):
+        await apply(stores, episodes[at : at + STORE_BATCH])
 
 
-async def _embedded(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> list[Sequence[float]]:
+async def _embed_batches(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> list[Sequence[float]]:
     vectors: list[Sequence[float]] = []
     for at in range(0, len(texts), BATCH):
         batch = texts[at : at + BATCH]
@@ -211,37 +214,39 @@ async def _embedded(texts: Sequence[str], embed: Embed, tick: Callable[[int], No
 
 
 async def _recall(
-    stores: Stores, tenant: str, question: Question, vector: Sequence[float], k: int, settings: MemorySettings
+    stores: Stores, tenant: str, question: DialogueQuestion, vector: Sequence[float], k: int, settings: MemorySettings
 ) -> float:
-    ask = Ask(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
-    found = await find(stores, ask, now=0.0, settings=settings)
-    first = {one.match.source_id for one in found[:k]}
+    ask = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
+    hits = await find(stores, ask, now=0.0, settings=settings)
+    first = {hit.match.source_id for hit in hits[:k]}
     return len(first & set(question.evidence)) / len(question.evidence)
 
 
-async def _floors(
-    stores: Stores, dialogues: Sequence[Dialogue], asked: Asked, settings: MemorySettings
+async def _measure_floors(
+    stores: Stores, dialogues: Sequence[Dialogue], question_vectors: QuestionVectors, settings: MemorySettings
 ) -> tuple[Floor, ...]:
     """Every question is asked in its own dialogue and in the next one, which knows nothing of it."""
-    words = Words(settings.language)
+    words = WordEncoder(settings.language)
     evidence: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
     strangers: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
     for number, dialogue in enumerate(dialogues):
-        other = dialogues[(number + 1) % len(dialogues)].name
-        for question, vector in zip(dialogue.questions, asked[dialogue.name], strict=True):
-            for tenant in (dialogue.name, other):
-                ask = Ask(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
-                found = (await find(stores, ask, now=0.0, settings=settings))[: settings.compared]
+        stranger = dialogues[(number + 1) % len(dialogues)].name
+        for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True):
+            for tenant in (dialogue.name, stranger):
+                ask = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
+                hits = (await find(stores, ask, now=0.0, settings=settings))[: settings.compared]
                 for floor in FLOORS:
                     changed = msgspec.structs.replace(settings, relevance_floor=floor)
-                    passed = distinct(relevant(found, text=question.text, words=words, settings=changed))
-                    shown = {one.match.source_id for one in itertools.islice(passed, settings.max_hits)}
-                    if tenant == other:
-                        strangers[floor].append(bool(shown))
+                    relevant_hits = drop_duplicates(
+                        keep_relevant(hits, text=question.text, words=words, settings=changed)
+                    )
+                    shown_ids = {hit.match.source_id for hit in itertools.islice(relevant_hits, settings.max_hits)}
+                    if tenant == stranger:
+                        strangers[floor].append(bool(shown_ids))
                     else:
-                        evidence[floor].append(bool(shown & set(question.evidence)))
+                        evidence[floor].append(bool(shown_ids & set(question.evidence)))
     return tuple(Floor(floor, float(np.mean(evidence[floor])), float(np.mean(strangers[floor]))) for floor in FLOORS)
 
 
-async def _nothing() -> None:
+async def _rebuild_nothing() -> None:
     """The stores begin empty; there is no record to project again."""

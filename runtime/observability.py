@@ -11,7 +11,7 @@ from runtime.settings import Settings
 
 
 class _Stderr:
-    """Standard error as it is when a line is written: whoever captures it may have closed what stood there before."""
+    """Writes to the ``sys.stderr`` of the moment: a capture may have replaced and closed the one of start-up."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -21,23 +21,23 @@ class _Stderr:
 
 
 def configure(settings: Settings, *, service: str) -> None:
-    """Set up this process: structlog first, then tracing if there is somebody to export to."""
-    _logs(settings, service)
+    """Set up this process: structlog first, then tracing when an exporter is configured."""
+    _configure_logs(settings, service)
     if settings.otlp_endpoint:
-        _tracing(settings.otlp_endpoint, service)
+        _configure_tracing(settings.otlp_endpoint, service)
 
 
-def _logs(settings: Settings, service: str) -> None:
+def _configure_logs(settings: Settings, service: str) -> None:
     machine = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
 
-    def named(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def add_agent(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {"agent": service, **event}
 
-    shared: list[structlog.typing.Processor] = [
+    common: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        named,
-        _trace_ids,
+        add_agent,
+        _add_trace_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -49,7 +49,7 @@ def _logs(settings: Settings, service: str) -> None:
         ]
     )
     structlog.configure(
-        processors=shared + last,
+        processors=common + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
@@ -59,7 +59,7 @@ def _logs(settings: Settings, service: str) -> None:
     )
 
 
-def _trace_ids(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _add_trace_ids(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         event["trace_id"] = format(context.trace_id, "032x")
@@ -67,7 +67,7 @@ def _trace_ids(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.
     return event
 
 
-def _tracing(endpoint: str, service: str) -> None:
+def _configure_tracing(endpoint: str, service: str) -> None:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

@@ -11,7 +11,7 @@ PATH = ("router", "memory", "inference", "negotiator", "antibias")
 
 
 @dataclass(frozen=True)
-class Turn:
+class TurnTiming:
     """One measured turn in seconds. ``own`` is each stage's time without compute; ``hops`` the way between them.
 
     A hop during which an embedding ran that the turn would wait for anyhow is compute, too (``StageTiming.ahead``).
@@ -28,21 +28,21 @@ class Turn:
         return self.total - self.compute
 
 
-def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> Turn:
+def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> TurnTiming:
     """Take one answered turn apart; times are Unix seconds of one machine."""
     stages = {timing.stage: timing for timing in event.timings}
     path = [stages[name] for name in PATH if name in stages]
-    spent = {timing.stage: timing.compute for timing in path}
-    if "negotiator" in spent and "catfish" in stages:
+    compute_by_stage = {timing.stage: timing.compute for timing in path}
+    if "negotiator" in compute_by_stage and "catfish" in stages:
         # The negotiator waits for the dissent, so the catfish's model time is on its path.
-        waited = spent["negotiator"] + stages["catfish"].compute
-        spent["negotiator"] = min(stages["negotiator"].duration, waited)
-    own = {timing.stage: timing.duration - spent[timing.stage] for timing in path}
+        with_dissent = compute_by_stage["negotiator"] + stages["catfish"].compute
+        compute_by_stage["negotiator"] = min(stages["negotiator"].duration, with_dissent)
+    own = {timing.stage: timing.duration - compute_by_stage[timing.stage] for timing in path}
     total = answered_at - published_at
     ahead = sum(timing.ahead for timing in path)
-    compute = sum(spent.values()) + ahead
+    compute = sum(compute_by_stage.values()) + ahead
     hops = total - sum(timing.duration for timing in path) - ahead
-    return Turn(total=total, compute=compute, own=own, hops=hops)
+    return TurnTiming(total=total, compute=compute, own=own, hops=hops)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Share:
     share: float
 
 
-def shares(turns: Sequence[Turn]) -> list[Share]:
+def shares(turns: Sequence[TurnTiming]) -> list[Share]:
     """The overhead by part, the whole of it last. Needs at least two turns."""
     parts = {name: [turn.own.get(name, 0.0) for turn in turns] for name in PATH}
     parts["hops"] = [turn.hops for turn in turns]

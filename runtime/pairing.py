@@ -13,7 +13,7 @@ Arm = Callable[[int], Awaitable[float]]
 
 
 @dataclass(frozen=True)
-class Compared:
+class PairedRatio:
     """Medians in seconds, and the geometric mean of first / second over the pairs with its 95 % interval."""
 
     first: float
@@ -24,29 +24,29 @@ class Compared:
     pairs: int
 
 
-async def compare(first: Arm, second: Arm, *, pairs: int, tick: Callable[[], None] = lambda: None) -> Compared:
-    """Run both arms ``pairs`` times; who begins changes from pair to pair."""
+async def compare(first: Arm, second: Arm, *, pairs: int, tick: Callable[[], None] = lambda: None) -> PairedRatio:
+    """Run both arms ``pairs`` times; the arm that begins changes from pair to pair."""
     seconds: list[tuple[float, float]] = []
     for number in range(pairs):
         if number % 2 == 0:
-            one = await first(number)
-            other = await second(number)
+            first_seconds = await first(number)
+            second_seconds = await second(number)
         else:
-            other = await second(number)
-            one = await first(number)
-        seconds.append((one, other))
+            second_seconds = await second(number)
+            first_seconds = await first(number)
+        seconds.append((first_seconds, second_seconds))
         tick()
-    return compared(seconds)
+    return paired_ratio(seconds)
 
 
-def compared(seconds: Sequence[tuple[float, float]], *, seed: int = 0) -> Compared:
+def paired_ratio(seconds: Sequence[tuple[float, float]], *, seed: int = 0) -> PairedRatio:
     """The pairs' ratio; needs at least two pairs."""
     both = np.asarray(seconds, dtype=np.float64)
     logs = np.log(both[:, 0] / both[:, 1])
-    drawn = np.random.default_rng(seed).integers(0, len(logs), size=(DRAWS, len(logs)))
-    low, high = np.quantile(logs[drawn].mean(axis=1), (0.025, 0.975))
+    samples = np.random.default_rng(seed).integers(0, len(logs), size=(DRAWS, len(logs)))
+    low, high = np.quantile(logs[samples].mean(axis=1), (0.025, 0.975))
     middle = np.median(both, axis=0)
-    return Compared(
+    return PairedRatio(
         first=float(middle[0]),
         second=float(middle[1]),
         ratio=float(np.exp(logs.mean())),

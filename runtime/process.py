@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import connect
 from runtime import composition
 from runtime.settings import Settings
@@ -43,30 +43,30 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         if os.environ.get(SUPERVISED):
             tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
         for agent in agents:
-            tasks.start_soon(run, agent, bus)
+            tasks.start_soon(run_agent, agent, bus)
         if composition.FACADE in names:
             tasks.start_soon(composition.serve_facade, bus, settings)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        async for number in received:
-            _log.info("stopping", signal=number.name)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("process stopping", signal=number.name)
             scope.cancel()
             return
 
 
 async def _stop_with_supervisor(scope: anyio.CancelScope) -> None:
-    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop, supervisor_ended = asyncio.get_running_loop(), asyncio.Event()
 
-    def read() -> None:
+    def read_to_end() -> None:
         with contextlib.suppress(OSError, RuntimeError):  # the loop may have ended first
             while os.read(sys.stdin.fileno(), 1024):
                 pass
-            loop.call_soon_threadsafe(gone.set)
+            loop.call_soon_threadsafe(supervisor_ended.set)
 
     # A daemon: one that must be joined would keep a process that has failed from ever ending.
-    threading.Thread(target=read, name="supervisor", daemon=True).start()
-    await gone.wait()
-    _log.warning("stopping: the supervisor is gone")
+    threading.Thread(target=read_to_end, name="supervisor", daemon=True).start()
+    await supervisor_ended.wait()
+    _log.warning("supervisor gone")
     scope.cancel()

@@ -1,6 +1,6 @@
 """How long recall takes, and how much memory and disk it costs, at given numbers of episodes; embedding excluded.
 
-Recall reads Atlas alone, so only the first episodes go into Trace, too: they tell what each takes there. Single writes
+Recall reads Atlas alone, so only the first episodes go into Trace, too, to measure the bytes of each. Single writes
 go through both stores. Vectors are drawn around topics, not embedded: 200,000 embeddings would take hours.
 """
 
@@ -23,17 +23,17 @@ from agents.memory.projection import apply
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
-from agents.memory.stores.optimise import Optimised, optimised
+from agents.memory.stores.optimise import OptimisationRun, optimise_shard
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask
+from agents.memory.stores.points import Lookup
 from schemas.episode import Episode
 
 SESSION = 20
 """Episodes of a session."""
 
-PLACED = 12 * SESSION
+STORE_BATCH = 12 * SESSION
 TENANTS = 4
-"""The first tenant has half of all episodes and is the one who asks."""
+"""The first tenant has half of all episodes, and all recalls are its."""
 
 QUERIES = 400
 WRITES = 5
@@ -50,7 +50,7 @@ SENTENCE = 18
 
 
 @dataclass(frozen=True)
-class Times:
+class RecallTimes:
     """Milliseconds of recalls."""
 
     p50: float
@@ -59,8 +59,8 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Level:
-    """What was read at ``episodes``.
+class MemoryLevel:
+    """What was measured with ``episodes`` episodes in the memory.
 
     Attributes:
         plain: recalls of a memory whose last episodes were never optimised; the state of most running memories.
@@ -76,9 +76,9 @@ class Level:
     """
 
     episodes: int
-    plain: Times
-    busy: Times
-    optimised: Times
+    plain: RecallTimes
+    busy: RecallTimes
+    optimised: RecallTimes
     visible: float
     placed: float
     seconds: float
@@ -88,17 +88,17 @@ class Level:
     trace: float
 
 
-async def measure(sizes: Sequence[int], *, tick: Callable[[int], None], vector_size: int = 768) -> list[Level]:
-    """Grow one memory through ``sizes``, optimising at each; ``tick`` hears how many episodes came."""
+async def measure(sizes: Sequence[int], *, tick: Callable[[int], None], vector_size: int = 768) -> list[MemoryLevel]:
+    """Grow one memory through ``sizes``, optimising at each; ``tick`` is called with the number of episodes added."""
     with tempfile.TemporaryDirectory(prefix="kiki-recall-") as directory:
         settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
         stores = Stores(settings)
-        async with stores.opened(_nothing):
-            grown = _Grown(stores, _Made(vector_size), tick)
-            return [await grown.level(size) for size in sorted(sizes)]
+        async with stores.open(_rebuild_nothing):
+            memory = _GrowingMemory(stores, _EpisodeSource(vector_size), tick)
+            return [await memory.measure_level(size) for size in sorted(sizes)]
 
 
-def per_million(levels: Sequence[Level]) -> dict[str, float]:
+def per_million(levels: Sequence[MemoryLevel]) -> dict[str, float]:
     """Bytes that a million episodes take, from the slope between the smallest and the largest level."""
     if len(levels) < 2:
         return {}
@@ -108,49 +108,49 @@ def per_million(levels: Sequence[Level]) -> dict[str, float]:
     return {**slopes, "trace": 1e6 * last.trace}
 
 
-class _Grown:
+class _GrowingMemory:
     """One memory that grows. Its sessions are stored whole, each episode with its neighbours."""
 
-    def __init__(self, stores: Stores, made: "_Made", tick: Callable[[int], None]) -> None:
+    def __init__(self, stores: Stores, source: "_EpisodeSource", tick: Callable[[int], None]) -> None:
         assert isinstance(stores.atlas, EdgeAtlas)
         self._part = stores.atlas.part
         self._stores = stores
-        self._made = made
+        self._source = source
         self._tick = tick
         self._count = 0
         self._traced = 0
         self._trace = 0.0
 
-    async def level(self, size: int) -> Level:
-        """Grow to ``size`` and read everything."""
+    async def measure_level(self, size: int) -> MemoryLevel:
+        """Grow to ``size`` and measure everything."""
         began = time.perf_counter()
         await self._grow(size)
-        placed = time.perf_counter() - began
-        plain = await self._times(QUERIES)
-        done, busy = await self._optimise()
-        after = await self._times(QUERIES)
-        visible = max([await self._visible() for _ in range(WRITES)])
-        return Level(
+        store_seconds = time.perf_counter() - began
+        plain = await self._time_recalls(QUERIES)
+        optimisation, busy = await self._optimise()
+        after = await self._time_recalls(QUERIES)
+        visible = max([await self._time_visible() for _ in range(WRITES)])
+        return MemoryLevel(
             episodes=size,
             plain=plain,
             busy=busy,
             optimised=after,
             visible=1000 * visible,
-            placed=placed,
-            seconds=done.seconds,
-            copied=done.copied,
+            placed=store_seconds,
+            seconds=optimisation.seconds,
+            copied=optimisation.copied,
             memory=psutil.Process().memory_info().rss,
-            atlas=_bytes(self._part.directory),
+            atlas=_disk_bytes(self._part.directory),
             trace=self._trace,
         )
 
     async def _grow(self, size: int) -> None:
         while self._count < size:
-            batch = list(itertools.islice(self._made.episodes, min(PLACED, size - self._count)))
+            batch = list(itertools.islice(self._source.episodes, min(STORE_BATCH, size - self._count)))
             if self._traced < TRACED:
                 await self._place_in_both(batch)
             else:
-                await self._stores.atlas.place(batch, _near(batch))
+                await self._stores.atlas.place(batch, _neighbours(batch))
             self._count += len(batch)
             self._tick(len(batch))
 
@@ -158,55 +158,57 @@ class _Grown:
         await apply(self._stores, batch)
         self._traced += len(batch)
         if self._traced >= TRACED:
-            self._trace = _bytes(self._stores.settings.data_dir / "trace") / self._traced
+            self._trace = _disk_bytes(self._stores.settings.data_dir / "trace") / self._traced
 
-    async def _optimise(self) -> tuple[Optimised, Times]:
-        """Optimise, and ask on meanwhile."""
-        taken: list[float] = []
+    async def _optimise(self) -> tuple[OptimisationRun, RecallTimes]:
+        """Optimise, and recall meanwhile."""
+        durations: list[float] = []
 
         async def ask() -> None:
             while True:
-                taken.append(await self._timed())
+                durations.append(await self._time_recall())
                 await anyio.sleep(PAUSE)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
-            done = await optimised(self._part, self._stores.changing)
+            optimisation = await optimise_shard(self._part, self._stores.changing)
             tasks.cancel_scope.cancel()
-        return done, _told(taken)
+        return optimisation, _recall_times(durations)
 
-    async def _times(self, count: int) -> Times:
-        return _told([await self._timed() for _ in range(count)])
+    async def _time_recalls(self, count: int) -> RecallTimes:
+        return _recall_times([await self._time_recall() for _ in range(count)])
 
-    async def _timed(self) -> float:
-        made, settings = self._made, self._stores.settings
-        ask = Ask(tenant="tenant0", vector=made.vector(made.topic()), text=made.text(8), limit=settings.candidates)
+    async def _time_recall(self) -> float:
+        source, settings = self._source, self._stores.settings
+        ask = Lookup(
+            tenant="tenant0", vector=source.vector(source.topic()), text=source.text(8), limit=settings.candidates
+        )
         began = time.perf_counter()
         await find(self._stores, ask, now=time.time(), settings=settings)
         return time.perf_counter() - began
 
-    async def _visible(self) -> float:
+    async def _time_visible(self) -> float:
         """Seconds from writing an episode until recall finds it."""
-        settings, vector = self._stores.settings, self._made.vector(0)
-        line = imports.Line(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-        episode = imports.event(imports.told([line])[0], vector, tenant="tenant0").episode
+        settings, vector = self._stores.settings, self._source.vector(0)
+        line = imports.HistoryLine(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
+        episode = imports.event(imports.date_lines([line])[0], vector, tenant="tenant0").episode
         began = time.perf_counter()
         await apply(self._stores, [episode])
-        ask = Ask(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
-        found = await find(self._stores, ask, now=time.time(), settings=settings)
-        assert found[0].match.episode_id == episode.episode_id
+        ask = Lookup(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
+        hits = await find(self._stores, ask, now=time.time(), settings=settings)
+        assert hits[0].match.episode_id == episode.episode_id
         return time.perf_counter() - began
 
 
-class _Made:
+class _EpisodeSource:
     """Episodes about topics: vectors around a topic's, words drawn as texts draw them (Zipf)."""
 
     def __init__(self, size: int) -> None:
         self._random = np.random.default_rng(7)
         self._size = size
         self._topics = self._random.normal(size=(TOPICS, size))
-        told = imports.told([imports.Line(text="template")], now=0.0)
-        self._template = imports.event(told[0], (), tenant="").episode
+        entries = imports.date_lines([imports.HistoryLine(text="template")], now=0.0)
+        self._template = imports.event(entries[0], (), tenant="").episode
         self.episodes: Iterator[Episode] = (self._episode(number) for number in itertools.count())
 
     def vector(self, topic: int) -> tuple[float, ...]:
@@ -214,8 +216,8 @@ class _Made:
         return tuple((raw / np.linalg.norm(raw)).tolist())
 
     def text(self, words: int = SENTENCE) -> str:
-        drawn = self._random.zipf(1.3, size=words) % VOCABULARY
-        return " ".join(f"w{word}" for word in drawn)
+        numbers = self._random.zipf(1.3, size=words) % VOCABULARY
+        return " ".join(f"w{word}" for word in numbers)
 
     def topic(self) -> int:
         return int(self._random.integers(TOPICS))
@@ -236,22 +238,24 @@ class _Made:
         )
 
 
-def _near(batch: Sequence[Episode]) -> dict[str, dict[int, str]]:
+def _neighbours(batch: Sequence[Episode]) -> dict[str, dict[int, str]]:
     near: dict[str, dict[int, str]] = {}
     for at in range(0, len(batch), SESSION):
-        names = [key(one.tenant, "episode", one.episode_id) for one in batch[at : at + SESSION]]
+        names = [key(episode.tenant, "episode", episode.episode_id) for episode in batch[at : at + SESSION]]
         near |= windows(names, names)
     return near
 
 
-def _told(seconds: Sequence[float]) -> Times:
-    ordered = sorted(1000 * one for one in seconds)
-    return Times(p50=ordered[len(ordered) // 2], p99=ordered[int(len(ordered) * 0.99)], most=ordered[-1])
+def _recall_times(seconds: Sequence[float]) -> RecallTimes:
+    milliseconds = sorted(1000 * duration for duration in seconds)
+    return RecallTimes(
+        p50=milliseconds[len(milliseconds) // 2], p99=milliseconds[int(len(milliseconds) * 0.99)], most=milliseconds[-1]
+    )
 
 
-def _bytes(directory: Path) -> int:
+def _disk_bytes(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
 
 
-async def _nothing() -> None:
+async def _rebuild_nothing() -> None:
     """The stores begin empty; there is no record to project again."""

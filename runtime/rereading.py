@@ -9,10 +9,10 @@ import anyio
 import numpy as np
 
 from agents.memory import imports
-from agents.services.replay import line, selected
+from agents.services.replay import encode_line, read_selection
 from bus import record
 from bus.connection import Bus
-from bus.stream import Stored, read
+from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
 from schemas.codec import encode
 from schemas.events import EpisodeRecorded
@@ -36,11 +36,14 @@ class Rates:
 
 
 async def fill(bus: Bus, count: int, *, tick: Callable[[int], None]) -> int:
-    """Record so many episodes with embeddings of 768 floats; ``tick`` hears how many. Returns the bytes of one."""
-    drawn = np.random.default_rng(7)
+    """Record ``count`` episodes with embeddings of 768 floats. Returns the bytes of one.
+
+    ``tick`` is called with the number of episodes of each batch.
+    """
+    random = np.random.default_rng(7)
     size = 0
     for at in range(0, count, AT_ONCE):
-        batch = [_event(number, drawn) for number in range(at, min(count, at + AT_ONCE))]
+        batch = [_event(number, random) for number in range(at, min(count, at + AT_ONCE))]
         async with anyio.create_task_group() as tasks:
             for event in batch:
                 tasks.start_soon(bus.publish, event)
@@ -52,32 +55,32 @@ async def fill(bus: Bus, count: int, *, tick: Callable[[int], None]) -> int:
 async def measure(bus: Bus, *, bytes_each: int, rounds: int = 3) -> Rates:
     """Read the whole record a few times each way; the best of the rounds counts, as for any rate."""
 
-    async def raw() -> int:
-        return await _count(read(bus, EPISODES, bus.subjects.episodes))
+    async def count_raw() -> int:
+        return await _count(read_stream(bus, EPISODES, bus.subjects.episodes))
 
-    async def decoded() -> int:
-        return await _count(record.episodes(bus))
+    async def count_decoded() -> int:
+        return await _count(record.read_episodes(bus))
 
-    async def lines() -> int:
-        return await _count(_lines(bus))
+    async def count_lines() -> int:
+        return await _count(_json_lines(bus))
 
-    found = [max([await _rate(way) for _ in range(rounds)]) for way in (raw, decoded, lines)]
-    return Rates(await raw(), bytes_each, *found)
-
-
-async def _lines(bus: Bus) -> AsyncGenerator[bytes, None]:
-    async with aclosing(selected(bus, Selection())) as messages:
-        async for stored in messages:
-            yield line(stored)
+    rates = [max([await _measure_rate(way) for _ in range(rounds)]) for way in (count_raw, count_decoded, count_lines)]
+    return Rates(await count_raw(), bytes_each, *rates)
 
 
-async def _rate(way: Callable[[], Awaitable[int]]) -> float:
+async def _json_lines(bus: Bus) -> AsyncGenerator[bytes, None]:
+    async with aclosing(read_selection(bus, Selection())) as messages:
+        async for message in messages:
+            yield encode_line(message)
+
+
+async def _measure_rate(way: Callable[[], Awaitable[int]]) -> float:
     began = time.perf_counter()
     count = await way()
     return count / (time.perf_counter() - began)
 
 
-async def _count(items: AsyncGenerator[Stored | object, None]) -> int:
+async def _count(items: AsyncGenerator[StoredMessage | object, None]) -> int:
     count = 0
     async with aclosing(items):
         async for _ in items:
@@ -85,9 +88,11 @@ async def _count(items: AsyncGenerator[Stored | object, None]) -> int:
     return count
 
 
-def _event(number: int, drawn: np.random.Generator) -> EpisodeRecorded:
-    vector = drawn.normal(size=DIMENSIONS)
+def _event(number: int, random: np.random.Generator) -> EpisodeRecorded:
+    vector = random.normal(size=DIMENSIONS)
     vector /= np.linalg.norm(vector)
-    text = " ".join(f"w{word}" for word in drawn.integers(20_000, size=WORDS))
-    (told,) = imports.told([imports.Line(text=text, session=number // 20, timestamp=1e9 + number, id=number)])
-    return imports.event(told, tuple(vector.tolist()), tenant="bench")
+    text = " ".join(f"w{word}" for word in random.integers(20_000, size=WORDS))
+    (entry,) = imports.date_lines(
+        [imports.HistoryLine(text=text, session=number // 20, timestamp=1e9 + number, id=number)]
+    )
+    return imports.event(entry, tuple(vector.tolist()), tenant="bench")

@@ -98,7 +98,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, so that a child process sees the same ones, defaults and overrides alike."""
     import json
 
-    found = {}
+    variables = {}
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        found[f"KIKI_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
-    return found
+        variables[f"KIKI_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+    return variables

@@ -34,7 +34,7 @@ STOP_SECONDS = 3.0
 STEADY_SECONDS = 30.0
 """A child that lived this long is restarted at once; one that dies young waits longer each time."""
 
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 """OpenMP's spinning barriers starve the other processes of a busy machine: one prefill took 12.4 s with them and
 1.0 s without, on two cores."""
 
@@ -44,7 +44,7 @@ _wait = wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.3)
 
 @dataclass
 class Child:
-    """One supervised process and who runs in it.
+    """One supervised process and the agents that run in it.
 
     ``restarts`` counts the times it died; ``young`` those in quick succession.
     """
@@ -66,7 +66,7 @@ class Supervisor:
     settings: Settings
     names: tuple[str, ...] = (*composition.AGENTS, *composition.BESIDE, composition.FACADE)
     children: dict[str, Child] = field(default_factory=dict)
-    broker: server.Embedded | None = None
+    broker: server.EmbeddedBroker | None = None
     failure: SetupError | None = None
     stopping: bool = False
 
@@ -93,8 +93,8 @@ class Supervisor:
 
     def log_path(self, name: str) -> Path:
         """Where a child's output goes; ``name`` is the child's, or that of an agent in it."""
-        holds = (process for process, agents in composition.processes(self.names).items() if name in agents)
-        return self.settings.data_dir / "logs" / f"{next(holds, name)}.log"
+        holders = (process for process, agents in composition.processes(self.names).items() if name in agents)
+        return self.settings.data_dir / "logs" / f"{next(holders, name)}.log"
 
     async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:
         if self.settings.nats is None:
@@ -109,9 +109,9 @@ class Supervisor:
     async def _keep_broker(self, scope: anyio.CancelScope) -> None:
         while self.broker is not None:
             await self.broker.process.wait()
-            if self._ending():
+            if self._is_stopping():
                 return
-            _log.error("the broker died; starting it again", pid=self.broker.process.pid)
+            _log.error("broker died", pid=self.broker.process.pid)
             try:
                 self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
             except SetupError as error:
@@ -119,11 +119,11 @@ class Supervisor:
                 return
 
     async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
-        while not self._ending():
+        while not self._is_stopping():
             born = anyio.current_time()
             process = child.process = await self._spawn(child)
             code = await process.wait()
-            if self._ending():
+            if self._is_stopping():
                 return
             if code == SETUP_EXIT:
                 self._give_up(SetupError(self._last_line(child.name)), scope)
@@ -131,10 +131,10 @@ class Supervisor:
             child.restarts += 1
             child.young = 0 if anyio.current_time() - born > STEADY_SECONDS else child.young + 1
             delay = _wait(_Attempt(child.young)) if child.young > 1 else 0.0  # type: ignore[arg-type]
-            _log.error("a process died; starting it again", name=child.name, code=code, delay=round(delay, 1))
+            _log.error("process died", name=child.name, code=code, delay=round(delay, 1))
             await anyio.sleep(delay)
 
-    def _ending(self) -> bool:
+    def _is_stopping(self) -> bool:
         return self.stopping
 
     def _give_up(self, error: SetupError, scope: anyio.CancelScope) -> None:
@@ -150,7 +150,7 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,
-                env={**PATIENT, **os.environ, **environment(self.settings), SUPERVISED: "1"},
+                env={**CHILD_ENVIRONMENT, **os.environ, **environment(self.settings), SUPERVISED: "1"},
                 start_new_session=True,
             )
 
@@ -161,11 +161,11 @@ class Supervisor:
     async def _stop(self) -> None:
         self.stopping = True
         alive = [child.process for child in self.children.values() if child.process is not None]
-        _each(alive, lambda process: process.send_signal(signal.SIGTERM))
+        _apply_to_running(alive, lambda process: process.send_signal(signal.SIGTERM))
         with anyio.move_on_after(STOP_SECONDS):
             for process in alive:
                 await process.wait()
-        _each(alive, lambda process: process.kill())
+        _apply_to_running(alive, lambda process: process.kill())
         for process in alive:
             await process.wait()
         if self.broker is not None:
@@ -179,7 +179,7 @@ class _Attempt:
     attempt_number: int
 
 
-def _each(processes: list[anyio.abc.Process], act: Callable[[anyio.abc.Process], None]) -> None:
+def _apply_to_running(processes: list[anyio.abc.Process], act: Callable[[anyio.abc.Process], None]) -> None:
     for process in processes:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

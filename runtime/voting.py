@@ -10,12 +10,12 @@ import msgspec
 from agents.negotiator import prompts
 from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
-from runtime.cognition import wilson
+from runtime.cognition import wilson_interval
 from schemas.chat import Message
 from schemas.envelope import new_turn
 
 TIMEOUT = 120.0
-"""Seconds that one job may take."""
+"""Seconds that one request to the worker may take."""
 
 
 class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,13 +29,13 @@ class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 @cache
 def pairs() -> tuple[AnswerPair, ...]:
-    """All of them."""
+    """All answer pairs."""
     lines = files("configs").joinpath("cognition/pairs.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=AnswerPair) for line in lines)
 
 
 @dataclass(frozen=True)
-class Judged:
+class VotingFigures:
     """One pair: how far each way of judging prefers the right answer, in nats; ``steady``: in both orders."""
 
     votes: float
@@ -46,7 +46,7 @@ class Judged:
     likelihood: float
 
 
-async def judge(bus: Bus, pair: AnswerPair) -> Judged:
+async def judge(bus: Bus, pair: AnswerPair) -> VotingFigures:
     """Ask the worker about one pair, as the negotiator does.
 
     Raises:
@@ -54,38 +54,40 @@ async def judge(bus: Bus, pair: AnswerPair) -> Judged:
     """
     question = (Message(role="user", content=pair.question),)
     ballots = tuple(prompts.ballot(answer, objection=None) for answer in (BLANK, pair.right, pair.wrong))
-    labels = tuple(prompts.SPOKEN.values())
+    labels = tuple(prompts.VOTE_WORDS.values())
     orders = tuple(
-        prompts.comparison(one, other, objection=None, votes=None, analysis="")
-        for one, other in ((pair.right, pair.wrong), (pair.wrong, pair.right))
+        prompts.comparison(first, second, objection=None, votes=None, analysis="")
+        for first, second in ((pair.right, pair.wrong), (pair.wrong, pair.right))
     )
 
-    async def scored(choices: tuple[str, ...], asked: tuple[tuple[Message, ...], ...] = ()) -> list[dict[str, float]]:
+    async def score_choices(
+        choices: tuple[str, ...], conversations: tuple[tuple[Message, ...], ...] = ()
+    ) -> list[dict[str, float]]:
         envelope = new_turn(tenant="bench", timeout=TIMEOUT)
-        result = await bus.ask(envelope, lane="auxiliary", messages=question, ballots=asked, choices=choices)
+        result = await bus.ask(envelope, lane="auxiliary", messages=question, ballots=conversations, choices=choices)
         return list(result.scores)
 
-    habit, right, wrong = await scored(labels, ballots)
+    habit, right, wrong = await score_choices(labels, ballots)
     supports = [_support(calibrated(row, habit)) for row in (right, wrong)]
-    forward, backward = await scored(prompts.LETTERS, orders)
-    lean, swapped = forward["A"] - forward["B"], backward["B"] - backward["A"]
-    (likely,) = await scored((pair.right, pair.wrong))
-    return Judged(
+    forward, backward = await score_choices(prompts.LETTERS, orders)
+    lean, swapped_lean = forward["A"] - forward["B"], backward["B"] - backward["A"]
+    (likely,) = await score_choices((pair.right, pair.wrong))
+    return VotingFigures(
         votes=supports[0] - supports[1],
         kept_right=supports[0] > 0,
         refused_wrong=supports[1] < 0,
-        comparison=lean + swapped,
-        steady=lean * swapped > 0,
+        comparison=lean + swapped_lean,
+        steady=lean * swapped_lean > 0,
         likelihood=likely[pair.right] - likely[pair.wrong],
     )
 
 
 def _support(row: dict[str, float]) -> float:
-    return row[prompts.SPOKEN["KEEP"]] - row[prompts.SPOKEN["REFUSE"]]
+    return row[prompts.VOTE_WORDS["KEEP"]] - row[prompts.VOTE_WORDS["REFUSE"]]
 
 
 @dataclass(frozen=True)
-class Rate:
+class HitRate:
     """A share with its 95 % interval; ``chance`` is what guessing gives."""
 
     what: str
@@ -95,12 +97,12 @@ class Rate:
     chance: float | None
 
 
-def rates(found: Sequence[Judged]) -> list[Rate]:
+def rates(figures: Sequence[VotingFigures]) -> list[HitRate]:
     """How well the model judges."""
 
-    def rate(what: str, test: Callable[[Judged], bool], chance: float | None = 0.5) -> Rate:
-        hits = sum(test(one) for one in found)
-        return Rate(what, hits / len(found), *wilson(hits, len(found)), chance)
+    def rate(label: str, test: Callable[[VotingFigures], bool], chance: float | None = 0.5) -> HitRate:
+        hits = sum(test(pair) for pair in figures)
+        return HitRate(label, hits / len(figures), *wilson_interval(hits, len(figures)), chance)
 
     return [
         rate("right above wrong, by votes", lambda one: one.votes > 0),

@@ -37,33 +37,33 @@ def decode(kind: type[S], data: bytes) -> S:
         InvalidEvent: not JSON, a newer schema version, or a field that is wrong; ``param`` names the field.
     """
     try:
-        decoded: S = _decoder(kind).decode(data)
+        value: S = _decoder(kind).decode(data)
     except msgspec.ValidationError as error:
-        return _older(kind, data, error)
+        return _decode_older(kind, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if (path := _not_a_number(data)) is not None:
+        if (path := _find_non_finite(data)) is not None:
             raise InvalidEvent(f"{kind.__name__}: {path} is not a number that JSON has.", param=path) from error
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
-    envelope = getattr(decoded, "envelope", None)
+    envelope = getattr(value, "envelope", None)
     if isinstance(envelope, Envelope) and envelope.schema_version < SCHEMA_VERSION:
-        return _older(kind, data, None)
-    return decoded
+        return _decode_older(kind, data, None)
+    return value
 
 
-def _older(kind: type[S], data: bytes, error: msgspec.ValidationError | None) -> S:
-    """What is not today's event may be yesterday's; ``error`` is why it is not today's."""
+def _decode_older(kind: type[S], data: bytes, error: msgspec.ValidationError | None) -> S:
+    """Decode the event of an older version, upcast to this one; ``error`` is why it does not decode as it is."""
     if (newer := upcast(data)) is not None:
         try:
-            found: S = _decoder(kind).decode(newer)
-            return found
-        except msgspec.ValidationError as after:
-            error = after
+            value: S = _decoder(kind).decode(newer)
+            return value
+        except msgspec.ValidationError as upcast_error:
+            error = upcast_error
     raise InvalidEvent(
         f"{kind.__name__}: {error}. This reader knows schema version {SCHEMA_VERSION}.", param=field_of(str(error))
     ) from error
 
 
-def _not_a_number(data: bytes) -> str | None:
+def _find_non_finite(data: bytes) -> str | None:
     """The path of the first NaN or infinity, which some writers put into what is JSON otherwise."""
     try:
         value = json.loads(data)
@@ -84,7 +84,7 @@ def _not_a_number(data: bytes) -> str | None:
 def field_of(text: str) -> str | None:
     """The dotted path of the field that a msgspec validation message speaks of, None when it names none."""
     path = match.group("path") if (match := _FIELD.search(text)) else ""
-    named = _UNKNOWN.search(text) or _MISSING.search(text)
-    if named:
-        return f"{path}.{named.group('name')}" if path else named.group("name")
+    name_match = _UNKNOWN.search(text) or _MISSING.search(text)
+    if name_match:
+        return f"{path}.{name_match.group('name')}" if path else name_match.group("name")
     return path or None

@@ -31,12 +31,12 @@ def upcast(data: bytes) -> bytes | None:
     return msgspec.json.encode(body)
 
 
-def _from_1(body: Body) -> None:
+def _upgrade_from_1(body: Body) -> None:
     """Episodes carry the conversation; of an older one the question is known."""
     episode = body.get("episode")
     if isinstance(episode, dict) and isinstance(episode.get("question"), str):
         episode.setdefault("messages", [{"role": "user", "content": episode["question"]}])
 
 
-STEPS: tuple[Callable[[Body], None], ...] = (_from_1,)
+STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1,)
 """The step at place ``n`` makes version ``n + 1`` into version ``n + 2``."""

@@ -17,14 +17,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[server.Embedded]:
+async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[server.EmbeddedBroker]:
     """One embedded nats-server for the session, on a free port."""
-    async with server.embedded(tmp_path_factory.mktemp("nats"), port=0) as running:
+    async with server.run_broker(tmp_path_factory.mktemp("nats"), port=0) as running:
         yield running
 
 
 @pytest.fixture
-def nats_url(broker: server.Embedded) -> str:
+def nats_url(broker: server.EmbeddedBroker) -> str:
     """The client address of the session's broker."""
     return broker.url
 
@@ -32,14 +32,14 @@ def nats_url(broker: server.Embedded) -> str:
 @pytest.fixture
 async def bus(nats_url: str) -> AsyncIterator[Bus]:
     """A connected bus on fresh streams."""
-    async with connect(BusSettings(url=nats_url), name="test") as connected:
-        for stream in await connected.js.streams_info():
-            await connected.js.delete_stream(str(stream.config.name))
+    async with connect(BusSettings(url=nats_url), name="test") as connection:
+        for stream in await connection.js.streams_info():
+            await connection.js.delete_stream(str(stream.config.name))
         try:
-            await connected.reconcile()
+            await connection.reconcile()
         except ServerError:  # the server was still removing the directory of the last file stream
-            await connected.reconcile()
-        yield connected
+            await connection.reconcile()
+        yield connection
 
 
 @pytest.fixture(scope="session")

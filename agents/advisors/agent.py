@@ -18,8 +18,8 @@ from schemas.status import StatusReply
 Advise = Callable[[AdviseRequest], AdviseReply]
 """Blocks; called by one thread at a time."""
 
-REMEMBERED = 1024
-"""Turns whose advice is kept, so that a turn that is delivered again hears the same."""
+MAX_REPLIES = 1024
+"""Turns whose advice is kept, so that a turn that is delivered again gets the same advice."""
 
 
 class AdvisorAgent:
@@ -29,10 +29,10 @@ class AdvisorAgent:
         self.name = name
         self._load = load
         self._advise: Advise | None = None
-        self._given: OrderedDict[str, AdviseReply] = OrderedDict()
-        self._turn = anyio.Lock()
-        self._asked = 0
-        self._silent = 0
+        self._replies: OrderedDict[str, AdviseReply] = OrderedDict()
+        self._lock = anyio.Lock()
+        self._turns = 0
+        self._silent_turns = 0
 
     @contextlib.asynccontextmanager
     async def open(self, _: Bus) -> AsyncIterator[None]:
@@ -54,20 +54,20 @@ class AdvisorAgent:
 
     def status(self) -> StatusReply:
         """Ready once it is loaded. ``silent`` counts the turns that it had no advice for."""
-        gauges = {"asked": float(self._asked), "silent": float(self._silent)}
+        gauges = {"asked": float(self._turns), "silent": float(self._silent_turns)}
         return StatusReply(agent=self.name, ready=self._advise is not None, gauges=gauges)
 
     async def advise(self, request: AdviseRequest) -> AdviseReply:
-        """Advice on a turn; the same again when the turn is asked about again."""
+        """Advise on a turn; the same turn asked again gets the same reply."""
         if self._advise is None:
             raise Unavailable(f"{self.name} has not loaded yet.")
-        async with self._turn:
-            if (given := self._given.get(request.turn_id)) is not None:
-                return given
+        async with self._lock:
+            if (earlier_reply := self._replies.get(request.turn_id)) is not None:
+                return earlier_reply
             reply = await anyio.to_thread.run_sync(self._advise, request)
-            self._asked += 1
-            self._silent += not (reply.domains or reply.payload)
-            self._given[request.turn_id] = reply
-            if len(self._given) > REMEMBERED:
-                self._given.popitem(last=False)
+            self._turns += 1
+            self._silent_turns += not (reply.domains or reply.payload)
+            self._replies[request.turn_id] = reply
+            if len(self._replies) > MAX_REPLIES:
+                self._replies.popitem(last=False)
             return reply

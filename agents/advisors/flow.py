@@ -49,15 +49,15 @@ def load(settings: KikiFlowSettings, *, spread: Spread) -> Advise:
         raise SetupError(f"kiki-flow does not load {weights}: set KIKI_FLOW_ENABLED=1; its log says why.", param=NAME)
 
     def advise(request: AdviseRequest) -> AdviseReply:
-        found = bridge.route_advisory(request.text)
-        return AdviseReply() if found is None else _reply(found, spread)
+        stack_weights = bridge.route_advisory(request.text)
+        return AdviseReply() if stack_weights is None else _reply(stack_weights, spread)
 
     return advise
 
 
-def _reply(found: Any, spread: Spread) -> AdviseReply:
-    """The weights as they are, and as probabilities; weights that are not (negative, all zero) are recorded only."""
-    weights = [float(weight) for weight in found]
+def _reply(stack_weights: Any, spread: Spread) -> AdviseReply:
+    """The weights as they are, and as probabilities; weights that give none (negative, all zero) are recorded only."""
+    weights = [float(weight) for weight in stack_weights]
     payload = {f"stack_{index:02d}": weight for index, weight in enumerate(weights)}
     sound = min(weights) >= 0.0 and math.fsum(weights) > 0.0
     return AdviseReply(domains=spread(weights) if sound else {}, payload=payload)

@@ -19,9 +19,9 @@ TOKENS = 16
 
 def tokens(embedding: tuple[float, ...]) -> list[float]:
     """16 numbers for an embedding of any width from 16."""
-    run = len(embedding) // TOKENS
-    scale = math.sqrt(len(embedding) * run)
-    return [sum(embedding[at * run : (at + 1) * run]) / run * scale for at in range(TOKENS)]
+    run_length = len(embedding) // TOKENS
+    scale = math.sqrt(len(embedding) * run_length)
+    return [sum(embedding[at * run_length : (at + 1) * run_length]) / run_length * scale for at in range(TOKENS)]
 
 
 def load(settings: NerveWmlSettings) -> Advise:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents.antibias.check import Check
+from agents.antibias.check import FairnessCheck
 from agents.antibias.settings import AntibiasSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -26,7 +26,7 @@ class AntibiasAgent:
 
     def __init__(self, settings: AntibiasSettings) -> None:
         self._settings = settings
-        self._seen: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's signature
@@ -43,10 +43,10 @@ class AntibiasAgent:
 
     def status(self) -> StatusReply:
         """Always ready: it holds no model."""
-        return StatusReply(agent=STAGE, ready=True, gauges={name: float(n) for name, n in self._seen.items()})
+        return StatusReply(agent=STAGE, ready=True, gauges={name: float(n) for name, n in self._counts.items()})
 
     async def _handle(self, event: NegotiateDone, delivery: Delivery) -> AnswerReady:
-        check = Check(delivery.bus, event, self._settings)
+        check = FairnessCheck(delivery.bus, event, self._settings)
         result = await check.run()
         self._count(result.report)
         timing = StageTiming(
@@ -66,16 +66,16 @@ class AntibiasAgent:
             bias=result.report,
             text=result.text,
             finish_reason=result.finish_reason,
-            usage=total(event, result.report),
+            usage=total_usage(event, result.report),
             timings=(*event.timings, timing),
         )
 
     def _count(self, report: BiasReport) -> None:
         for name in ("checked", "biased", "revised", "refused", "undecided"):
-            self._seen[name] += bool(getattr(report, name))
+            self._counts[name] += bool(getattr(report, name))
 
 
-def total(event: NegotiateDone, report: BiasReport) -> Usage:
+def total_usage(event: NegotiateDone, report: BiasReport) -> Usage:
     """All tokens of the turn: candidates, votes, dissent and the check."""
     dissent = event.negotiation.dissent
     return event.inference.usage + event.negotiation.usage + report.usage + (dissent.usage if dissent else Usage())

@@ -13,7 +13,7 @@ from agents.antibias import lexicon
 from agents.antibias.lexicon import Language
 
 
-def _words(terms: Sequence[str]) -> re.Pattern[str]:
+def _word_pattern(terms: Sequence[str]) -> re.Pattern[str]:
     """Whole words of lower-case text; terms stand together by their first letter, so that most words fail soon."""
     by_letter: dict[str, list[str]] = {}
     for term in terms:
@@ -23,10 +23,10 @@ def _words(terms: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(branches)})(?!\w)")
 
 
-_TECHNICAL = _words(lexicon.TECHNICAL)
-_GROUPS = {language: _words(terms) for language, terms in lexicon.GROUPS.items()}
-_PERSONS = {language: _words(terms) for language, terms in lexicon.PERSONS.items()}
-_JUDGEMENTS = {language: _words(terms) for language, terms in lexicon.JUDGEMENTS.items()}
+_TECHNICAL = _word_pattern(lexicon.TECHNICAL)
+_GROUPS = {language: _word_pattern(terms) for language, terms in lexicon.GROUPS.items()}
+_PERSONS = {language: _word_pattern(terms) for language, terms in lexicon.PERSONS.items()}
+_JUDGEMENTS = {language: _word_pattern(terms) for language, terms in lexicon.JUDGEMENTS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +41,20 @@ TERMS_SHOWN = 5
 """Terms that a :class:`Touch` names."""
 
 
-def touches(question: str, answer: str) -> Touch | None:
+def find_touch(question: str, answer: str) -> Touch | None:
     """Whether the question or the answer speaks of groups, or judges a person; None when it touches nobody."""
     text = _TECHNICAL.sub(" ", f"{question}\n{answer}".lower())
-    found = {language: _found(text, language) for language in _GROUPS}
-    language: Language = "fr" if len(found["fr"]) > len(found["en"]) else "en"
-    if not found[language]:
+    terms_by_language = {language: _find_terms(text, language) for language in _GROUPS}
+    language: Language = "fr" if len(terms_by_language["fr"]) > len(terms_by_language["en"]) else "en"
+    if not terms_by_language[language]:
         return None
-    return Touch(terms=tuple(found[language])[:TERMS_SHOWN], language=language)
+    return Touch(terms=tuple(terms_by_language[language])[:TERMS_SHOWN], language=language)
 
 
-def _found(text: str, language: Language) -> dict[str, None]:
+def _find_terms(text: str, language: Language) -> dict[str, None]:
     """Terms in the order of the text."""
     groups = _GROUPS[language].findall(text)
-    judged = _JUDGEMENTS[language].findall(text)
-    persons = _PERSONS[language].findall(text) if judged else []
-    hits = [*groups, *(persons + judged if persons else [])]
+    judgements = _JUDGEMENTS[language].findall(text)
+    persons = _PERSONS[language].findall(text) if judgements else []
+    hits = [*groups, *(persons + judgements if persons else [])]
     return dict.fromkeys(hits)

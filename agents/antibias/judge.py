@@ -21,7 +21,7 @@ Verdict = Literal["fair", "unfair", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class FairnessJudgement:
     """``unfair``: probability in 0..1, over the framings; ``spread``: how far they are apart, in nats of log-odds."""
 
     unfair: float
@@ -29,7 +29,7 @@ class Judgement:
     verdict: Verdict
 
 
-def judged(odds: Sequence[float], *, threshold: float, doubt: float) -> Judgement:
+def judgement_from_odds(odds: Sequence[float], *, threshold: float, doubt: float) -> FairnessJudgement:
     """The judgement from log-odds (nats) that the answer is unfair, one for each framing.
 
     ``threshold``: mean probability from which it is unfair; ``doubt``: nats between the framings, on different sides of
@@ -38,17 +38,17 @@ def judged(odds: Sequence[float], *, threshold: float, doubt: float) -> Judgemen
     mean, spread = sum(odds) / len(odds), max(odds) - min(odds)
     unfair = 1.0 / (1.0 + math.exp(-mean))
     edge = math.log(threshold / (1.0 - threshold))
-    divided = min(odds) < edge <= max(odds)
-    if divided and spread >= doubt:
-        return Judgement(unfair=unfair, spread=spread, verdict="undecided")
-    return Judgement(unfair=unfair, spread=spread, verdict="unfair" if unfair >= threshold else "fair")
+    disagree = min(odds) < edge <= max(odds)
+    if disagree and spread >= doubt:
+        return FairnessJudgement(unfair=unfair, spread=spread, verdict="undecided")
+    return FairnessJudgement(unfair=unfair, spread=spread, verdict="unfair" if unfair >= threshold else "fair")
 
 
-class Judge:
-    """Asks the base model about answers to one conversation, in a job each.
+class FairnessJudge:
+    """Asks the base model about answers to one conversation, one job for each answer.
 
-    An empty answer among those asked about takes the habit of each label away. ``recall`` is what the turn's own prompt
-    quotes.
+    Each job also asks about a blank answer: its scores measure the habit of each label, which is taken away. ``recall``
+    are the episodes that the turn's own prompt quotes.
     """
 
     def __init__(
@@ -62,23 +62,23 @@ class Judge:
         self._model, self._settings = model, settings
         self._conversation, self._recall = conversation, recall
 
-    async def judge(self, answer: str) -> Judgement:
+    async def judge(self, answer: str) -> FairnessJudgement:
         """The judgement on ``answer``.
 
         Raises:
             KikiError: the model could not say.
         """
         settings, labels = self._settings, (prompts.YES, prompts.NO)
-        shown = excerpt.shortened(answer, settings.excerpt_chars)
-        endings = [prompts.check(framing, text) for framing in prompts.FRAMINGS for text in (BLANK, shown)]
-        found = await self._model.ballots(self._conversation, endings, labels, recall=self._recall)
+        shortened_answer = excerpt.shortened(answer, settings.excerpt_chars)
+        endings = [prompts.check(framing, text) for framing in prompts.FRAMINGS for text in (BLANK, shortened_answer)]
+        ballot_scores = await self._model.score_ballots(self._conversation, endings, labels, recall=self._recall)
         odds = [
             _odds(calibrated(scores, habit), framing)
-            for framing, habit, scores in zip(prompts.FRAMINGS, found[::2], found[1::2], strict=True)
+            for framing, habit, scores in zip(prompts.FRAMINGS, ballot_scores[::2], ballot_scores[1::2], strict=True)
         ]
-        return judged(odds, threshold=settings.threshold, doubt=settings.doubt)
+        return judgement_from_odds(odds, threshold=settings.threshold, doubt=settings.doubt)
 
 
 def _odds(scores: dict[str, float], framing: prompts.Framing) -> float:
-    (other,) = (label for label in scores if label != framing.unfair)
-    return scores[framing.unfair] - scores[other]
+    (fair_label,) = (label for label in scores if label != framing.unfair)
+    return scores[framing.unfair] - scores[fair_label]

@@ -9,7 +9,7 @@ GUIDELINE = (
     "Treat all people alike: judge deeds and evidence, never a group. Do not assume traits from gender, origin, "
     "religion, age, disability, orientation or wealth. If the evidence does not say who, say that it does not."
 )
-"""Stands over every revision."""
+"""The system message of every revision."""
 
 YES, NO = "Yes", "No"
 
@@ -64,5 +64,5 @@ def revision(question: str, answer: str, *, framing: str, rule: str) -> tuple[Me
 
 def _case(writer: str, question: str, *exhibits: tuple[str, str], ask: str) -> tuple[Message, ...]:
     """``writer``: who writes; ``exhibits``: headings and texts, in the order shown; ``ask``: what is to be written."""
-    shown = "\n\n".join(f"{heading}:\n{text}" for heading, text in (("Question", question), *exhibits))
-    return (Message(role="system", content=writer), Message(role="user", content=f"{shown}\n\n{ask}"))
+    exhibit_text = "\n\n".join(f"{heading}:\n{text}" for heading, text in (("Question", question), *exhibits))
+    return (Message(role="system", content=writer), Message(role="user", content=f"{exhibit_text}\n\n{ask}"))

@@ -9,7 +9,7 @@ from agents.catfish import engagement, prompts
 from agents.catfish.settings import CatfishSettings
 from agents.shared import agreement, excerpt
 from agents.shared.model import Consultation
-from agents.shared.similarity import Likeness, said
+from agents.shared.similarity import Likeness, answer_texts
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -30,8 +30,8 @@ class CatfishAgent:
     def __init__(self, settings: CatfishSettings) -> None:
         self._settings = settings
         self._bus: Bus | None = None
-        self._raised = 0
-        self._waived = 0
+        self._raised_count = 0
+        self._waived_count = 0
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -58,7 +58,7 @@ class CatfishAgent:
     def status(self) -> StatusReply:
         """Always ready: it holds no model."""
         return StatusReply(
-            agent=STAGE, ready=True, gauges={"raised": float(self._raised), "waived": float(self._waived)}
+            agent=STAGE, ready=True, gauges={"raised": float(self._raised_count), "waived": float(self._waived_count)}
         )
 
     async def _handle(self, event: InferDone, delivery: Delivery) -> DissentRaised | DissentWaived:
@@ -68,17 +68,17 @@ class CatfishAgent:
         try:
             dissent = await self._consider(event, model, likeness)
         except KikiError as error:
-            metrics.degraded("catfish.failed", error.message)
+            metrics.count_degraded("catfish.failed", error.message)
             dissent = Dissent(engaged=False, reason=f"could not: {error.message}", usage=model.usage)
         if dissent.engaged:
-            self._raised += 1
+            self._raised_count += 1
         else:
-            self._waived += 1
+            self._waived_count += 1
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=model.compute + likeness.compute - likeness.ahead(delivery.received_at),
+            compute=model.compute + likeness.compute - likeness.seconds_before(delivery.received_at),
             attempt=delivery.attempt,
         )
         kind = DissentRaised if dissent.engaged else DissentWaived
@@ -92,35 +92,35 @@ class CatfishAgent:
         logprobs = [candidate.logprob for candidate in candidates]
         score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
         why_not = engagement.too_small(event.inference.parameters, settings)
-        if why_not := why_not or engagement.waived(score, logprobs, settings):
+        if why_not := why_not or engagement.reason_to_waive(score, logprobs, settings):
             return Dissent(engaged=False, reason=why_not)
-        answers = said(candidates)
-        agreed = agreement.mean(await likeness.of(answers, question=event.query.text))
-        tone = engagement.tone(agreed, settings)
+        answers = answer_texts(candidates)
+        mean_agreement = agreement.mean(await likeness.compare(answers, question=event.query.text))
+        tone = engagement.tone(mean_agreement, settings)
         texts = list(dict.fromkeys(answers))
         messages = prompts.objection(
-            excerpt.asked(event.query.messages, settings.excerpt_chars),
+            excerpt.client_question(event.query.messages, settings.excerpt_chars),
             [excerpt.shortened(text, settings.excerpt_chars) for text in texts[: settings.shown]],
             tone,
         )
         objection = await model.write(messages, max_tokens=settings.max_tokens, seed=event.query.sampling.seed)
         return Dissent(
             engaged=True,
-            reason=f"complexity {score:.2f}, agreement {agreed:.2f}",
+            reason=f"complexity {score:.2f}, agreement {mean_agreement:.2f}",
             text=objection.text.strip(),
             tone=tone,
-            agreement=agreed,
+            agreement=mean_agreement,
             usage=model.usage,
         )
 
     async def _excuse(self, event: InferDone, error: KikiError) -> None:
         """A catfish that fails must not end the turn: the negotiator is told that no objection comes."""
-        metrics.degraded("catfish.failed", error.message)
-        waived = DissentWaived(
+        metrics.count_degraded("catfish.failed", error.message)
+        waiver = DissentWaived(
             envelope=event.envelope.next(STAGE),
             dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
             timings=event.timings,
         )
         if self._bus is not None:
             with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
-                await self._bus.publish(waived)
+                await self._bus.publish(waiver)

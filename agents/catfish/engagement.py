@@ -53,23 +53,23 @@ def complexity(question: str, *, domains: int, logprobs: Sequence[float]) -> flo
     return sum(WEIGHTS[name] * min(1.0, max(0.0, value)) for name, value in features.items())
 
 
-def tone(agreed: float, settings: CatfishSettings) -> Tone:
+def tone(agreement: float, settings: CatfishSettings) -> Tone:
     """The more the candidates agree, the firmer."""
-    if agreed >= settings.strong_agreement:
+    if agreement >= settings.strong_agreement:
         return "strong"
-    return "firm" if agreed >= settings.firm_agreement else "mild"
+    return "firm" if agreement >= settings.firm_agreement else "mild"
 
 
 def too_small(parameters: int, settings: CatfishSettings) -> str | None:
-    """Why a model of so many weights is left alone: what it objects is not worth its time; None when it may."""
+    """Why a model of ``parameters`` weights is left alone (its objections do not pay); None when it may object."""
     if parameters >= settings.engage_from:
         return None
     size, from_ = (f"{weights / 1e6:.0f}M" for weights in (parameters, settings.engage_from))
     return f"the model is small ({size} weights, engages from {from_})"
 
 
-def waived(score: float, logprobs: Sequence[float], settings: CatfishSettings) -> str | None:
-    """Why there is nothing to object to, known before the candidates are compared; None when there may be.
+def reason_to_waive(score: float, logprobs: Sequence[float], settings: CatfishSettings) -> str | None:
+    """Why there is nothing to object to, known before the candidates are compared; None when there may be something.
 
     Args:
         score: the question's :func:`complexity`.

@@ -15,11 +15,11 @@ MANNER: dict[Tone, str] = {
 
 def objection(question: str, answers: Sequence[str], tone: Tone) -> tuple[Message, ...]:
     """Asks for a short objection to ``answers``; it must criticise and not answer."""
-    listed = "\n\n".join(f"Answer {number}:\n{answer}" for number, answer in enumerate(answers, start=1))
+    answer_list = "\n\n".join(f"Answer {number}:\n{answer}" for number, answer in enumerate(answers, start=1))
     return (
         Message(role="system", content="You are a critic. You object to answers; you never answer the question."),
         Message(
             role="user",
-            content=f"Question:\n{question}\n\n{listed}\n\n{MANNER[tone]} One or two sentences.",
+            content=f"Question:\n{question}\n\n{answer_list}\n\n{MANNER[tone]} One or two sentences.",
         ),
     )

@@ -11,7 +11,7 @@ from nats.js.errors import APIError
 
 from agents.dream import beta, journal, profiles, ring
 from agents.dream.execution import Execution
-from agents.dream.retained import load
+from agents.dream.retained import load_retained_set
 from agents.dream.settings import DreamSettings
 from agents.dream.swap import Swaps
 from bus import metrics
@@ -63,7 +63,7 @@ class DreamAgent:
         Raises:
             SetupError: it cannot be used.
         """
-        self._swaps = Swaps(bus, self.settings, load(self.settings.retained))
+        self._swaps = Swaps(bus, self.settings, load_retained_set(self.settings.retained))
         self._bus = bus
         try:
             yield
@@ -102,19 +102,22 @@ class DreamAgent:
         return StatusReply(agent=self.name, ready=self._bus is not None, gauges=dict(self._counts))
 
     async def _fetch(self, request: BetaRequest) -> BetaReply:
-        bus = self._connected()
-        asked = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
-        reply = await bus.request("services.fetch", asked, FetchReply, timeout=request.wait + 10.0)
-        found = [(one.id, one.episode) for one in reply.records if one.episode is not None]
-        answers = await self._embedded([episode.answer for _, episode in found]) if request.pairs else ()
-        vectors = answers or [()] * len(found)
-        records = [beta.record(n, episode, answer=y) for (n, episode), y in zip(found, vectors, strict=True)]
+        bus = self._require_bus()
+        fetch_request = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
+        reply = await bus.request("services.fetch", fetch_request, FetchReply, timeout=request.wait + 10.0)
+        episodes = [(record.id, record.episode) for record in reply.records if record.episode is not None]
+        answers = await self._embed([episode.answer for _, episode in episodes]) if request.pairs else ()
+        vectors = answers or [()] * len(episodes)
+        records = [
+            beta.beta_record(number, episode, answer=vector)
+            for (number, episode), vector in zip(episodes, vectors, strict=True)
+        ]
         return BetaReply(records=tuple(records))
 
     async def _request(self, request: DreamRequest) -> DreamAccepted:
-        bus, episode = self._connected(), request.episode
-        profiles.check(request.profile, episode)
-        if await journal.entry(bus, episode.episode_id) is None:
+        bus, episode = self._require_bus(), request.episode
+        profiles.check_episode(request.profile, episode)
+        if await journal.find_entry(bus, episode.episode_id) is None:
             now = time.time()
             envelope = Envelope(
                 event_id=f"{episode.episode_id}:dream.requested",
@@ -125,13 +128,13 @@ class DreamAgent:
                 deadline=now + episode.budget.wall_time_s,
             )
             await bus.publish(DreamRequested(envelope=envelope, profile=request.profile, episode=episode))
-        return DreamAccepted(episode_id=episode.episode_id, waiting=await self._waiting())
+        return DreamAccepted(episode_id=episode.episode_id, waiting=await self._count_waiting())
 
     async def _status(self, request: DreamStatusRequest) -> DreamStatus:
-        return await journal.status(self._connected(), request.episode_id)
+        return await journal.read_status(self._require_bus(), request.episode_id)
 
     async def _snapshot(self, request: SnapshotRequest) -> SnapshotReply:
-        bus, now = self._connected(), time.time()
+        bus, now = self._require_bus(), time.time()
         envelope = Envelope(
             event_id=f"{request.snapshot_id}:dream.snapshot",
             turn_id=request.snapshot_id,
@@ -141,7 +144,7 @@ class DreamAgent:
             deadline=now,
         )
         await bus.publish(Snapshot(envelope=envelope, species=request.species))
-        return SnapshotReply(kept=await ring.kept(bus))
+        return SnapshotReply(kept=await ring.count_snapshots(bus))
 
     async def _swap(self, request: SwapRequest) -> SwapReply:
         reply = await self._swaps.swap(request)
@@ -152,52 +155,52 @@ class DreamAgent:
     async def _dream(self, event: DreamRequested, delivery: Delivery) -> None:
         """Execute it unless the log has it. A part that is away is waited for; anything else is an entry in the log."""
         bus = delivery.bus
-        if await journal.entry(bus, event.episode.episode_id) is not None:
+        if await journal.find_entry(bus, event.episode.episode_id) is not None:
             return
-        run = Execution(bus, self.settings, event)
+        execution = Execution(bus, self.settings, event)
         try:
-            profiles.check(event.profile, event.episode)
-            report = await run.run()
+            profiles.check_episode(event.profile, event.episode)
+            report = await execution.run()
         except KikiError as error:
             if error.retryable:
                 raise
-            await self._abort(bus, event, error, run)
+            await self._abort(bus, event, error, execution)
             return
-        await journal.write(bus, DreamDone(envelope=event.envelope.next("dream"), report=report))
+        await journal.write_entry(bus, DreamDone(envelope=event.envelope.next("dream"), report=report))
         self._counts["done_total"] += 1
         _log.info("dream done", episode_id=report.episode_id, executed=report.executed)
 
     async def _give_up(self, event: DreamRequested, error: KikiError) -> None:
-        bus = self._connected()
+        bus = self._require_bus()
         await self._abort(bus, event, error, Execution(bus, self.settings, event))
 
-    async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, run: Execution) -> None:
-        aborted = DreamAborted(
+    async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, execution: Execution) -> None:
+        outcome = DreamAborted(
             envelope=event.envelope.next("dream"),
-            report=run.report,
+            report=execution.report,
             code=error.code,
             message=error.message,
             param=error.param,
         )
-        await journal.write(bus, aborted)
+        await journal.write_entry(bus, outcome)
         self._counts["aborted_total"] += 1
         metrics.HANDLED.labels("dream", error.code).inc()
-        _log.warning("dream aborted", episode_id=run.report.episode_id, code=error.code, why=error.message)
+        _log.warning("dream aborted", episode_id=execution.report.episode_id, code=error.code, error=error.message)
 
-    async def _embedded(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        found: list[tuple[float, ...]] = []
+    async def _embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+        vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), EMBED_BATCH):
-            some = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
-            found += (await self._connected().request("embed", some, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
-        return found
+            request = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
+            vectors += (await self._require_bus().request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
+        return vectors
 
-    async def _waiting(self) -> int:
+    async def _count_waiting(self) -> int:
         try:
-            return int((await self._connected().js.stream_info(DREAMS)).state.messages)
+            return int((await self._require_bus().js.stream_info(DREAMS)).state.messages)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"the queue cannot be read: {error or type(error).__name__}.") from error
 
-    def _connected(self) -> Bus:
+    def _require_bus(self) -> Bus:
         if self._bus is None:
             raise Unavailable("the dream agent is not open.")
         return self._bus

@@ -9,24 +9,24 @@ from schemas.errors import StageFailed
 
 @dataclass(kw_only=True)
 class Meter:
-    """Counts from its making. ``watts`` is what the machine is taken to draw while it works: energy is estimated."""
+    """Counts from its creation. ``watts`` is what the machine is taken to draw while it works: energy is estimated."""
 
     budget: Budget
     watts: float
     flops: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
+    _started_at: float = field(default_factory=time.monotonic)
 
     @property
     def spent(self) -> Budget:
         """Operations, seconds and joules up to now."""
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self._started_at
         return Budget(flops=self.flops, wall_time_s=seconds, energy_j=seconds * self.watts)
 
     @property
     def seconds_left(self) -> float:
         """Seconds until the time or the energy is used up, at least 0."""
-        allowed = min(self.budget.wall_time_s, self.budget.energy_j / self.watts)
-        return max(0.0, allowed - (time.monotonic() - self._started))
+        limit = min(self.budget.wall_time_s, self.budget.energy_j / self.watts)
+        return max(0.0, limit - (time.monotonic() - self._started_at))
 
     @property
     def flops_left(self) -> float:
@@ -44,10 +44,10 @@ class Meter:
         for name in ("flops", "wall_time_s", "energy_j"):
             cost, limit = getattr(spent, name), getattr(self.budget, name)
             if cost > limit:
-                raise exceeded(name, f"{cost:.4g} of {limit:.4g}")
+                raise budget_error(name, f"{cost:.4g} of {limit:.4g}")
 
 
-def exceeded(name: str, how: str) -> StageFailed:
+def budget_error(name: str, how: str) -> StageFailed:
     """The error of an episode that is over its budget."""
     return StageFailed(
         f"the dream episode went over its budget: {name} {how}; its result is discarded.",

@@ -9,15 +9,15 @@ import anyio.to_thread
 import msgspec
 
 from agents.dream import factors, merging, projection
-from agents.dream.budget import Meter, exceeded
+from agents.dream.budget import Meter, budget_error
 from agents.dream.factors import Factors, Weights
-from agents.dream.invariants import finite, hierarchy
-from agents.dream.latents import samples
-from agents.dream.projection import Protected
-from agents.dream.ring import latest
+from agents.dream.invariants import check_finite, check_hierarchy
+from agents.dream.latents import draw_samples
+from agents.dream.projection import ProtectedDirections
+from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
-from agents.dream.training import attended
-from agents.dream.weights import Exported, directions, exported
+from agents.dream.training import train_with_watchdog
+from agents.dream.weights import ExportedAdapter, export_adapter, fetch_directions
 from bus import objects
 from bus.connection import Bus
 from schemas.consolidation import Example, TrainRequest
@@ -36,9 +36,9 @@ class Execution:
         self._meter = Meter(budget=self._episode.budget, watts=settings.watts)
         self._executed: list[Operation] = []
         self._losses: tuple[float | None, float | None] = (None, None)
-        self._removed: tuple[str, ...] = ()
+        self._removed_paths: tuple[str, ...] = ()
         self._samples: tuple[LatentSample, ...] = ()
-        self._base: Exported
+        self._base: ExportedAdapter
         self._weights: Weights
 
     @property
@@ -63,15 +63,15 @@ class Execution:
         """
         self._meter.charge(0.0)
         with anyio.move_on_after(self._meter.seconds_left) as scope:
-            await self._run()
+            await self._run_operations()
         if scope.cancelled_caught:
             self._meter.charge(0.0)
-            raise exceeded("wall_time_s", "has run out")
+            raise budget_error("wall_time_s", "has run out")
         self._meter.charge(0.0)
-        return await self._with_outputs()
+        return await self._collect_outputs()
 
-    async def _run(self) -> None:
-        self._base = await exported(self._bus, self._slice.adapter, timeout=self._settings.worker_timeout)
+    async def _run_operations(self) -> None:
+        self._base = await export_adapter(self._bus, self._slice.adapter, timeout=self._settings.worker_timeout)
         self._weights = self._base.weights
         steps: dict[Operation, Callable[[], Any]] = {
             "replay": self._replay,
@@ -82,16 +82,18 @@ class Execution:
         for operation in self._episode.operation_set:
             self._executed.append(operation)
             await steps[operation]()
-        finite(self._weights)
+        check_finite(self._weights)
 
     async def _replay(self) -> None:
-        meter, settings, given = self._meter, self._settings, self._slice
+        meter, settings, input_slice = self._meter, self._settings, self._slice
         weights = await objects.put(self._bus, factors.dump(self._weights, scale=self._base.scale))
         beat = self._bus.client.new_inbox()
         request = TrainRequest(
-            name=given.adapter,
+            name=input_slice.adapter,
             weights=weights,
-            examples=tuple(Example(context=one.context, outcome=one.outcome) for one in given.beta_records),
+            examples=tuple(
+                Example(context=record.context, outcome=record.outcome) for record in input_slice.beta_records
+            ),
             passes=settings.passes,
             learning_rate=settings.learning_rate,
             flops=meter.flops_left,
@@ -99,13 +101,15 @@ class Execution:
             beat=beat,
         )
         try:
-            reply = await attended(self._bus, request, timeout=meter.seconds_left + 5.0, silence=settings.silence)
+            reply = await train_with_watchdog(
+                self._bus, request, timeout=meter.seconds_left + 5.0, silence=settings.silence
+            )
         except KikiError as error:
-            raise _own(error) from error
+            raise _as_budget_error(error) from error
         meter.charge(reply.flops)
         self._losses = reply.loss_before, reply.loss_after
         data = await objects.get(self._bus, reply.weights)
-        self._weights = factors.load(given.adapter, data, scale=self._base.scale)
+        self._weights = factors.load(input_slice.adapter, data, scale=self._base.scale)
 
     async def _downscale(self) -> None:
         self._meter.charge(float(factors.size(self._weights)))
@@ -113,48 +117,48 @@ class Execution:
 
     async def _restructure(self) -> None:
         settings = self._settings
-        base = await directions(
+        base = await fetch_directions(
             self._bus, self._slice.adapter, settings.directions, timeout=self._meter.seconds_left + 5.0
         )
-        others = [other.weights for other in await self._others()]
-        protected = await self._compute(partial(_protected, self._weights, base, others))
+        other_weights = [adapter.weights for adapter in await self._export_others()]
+        protected = await self._compute(partial(_directions_to_protect, self._weights, base, other_weights))
         self._meter.charge(projection.flops(self._weights, protected))
         before = self._weights
-        self._weights, self._removed = await self._compute(partial(projection.restructured, before, protected))
-        hierarchy(tuple(self._weights), tuple(before))
+        self._weights, self._removed_paths = await self._compute(partial(projection.restructure, before, protected))
+        check_hierarchy(tuple(self._weights), tuple(before))
 
     async def _recombine(self) -> None:
-        adapters = [self._weights, *[other.weights for other in await self._others()]]
+        adapters = [self._weights, *[adapter.weights for adapter in await self._export_others()]]
         self._meter.charge(merging.flops(adapters))
-        merge = partial(merging.recombined, adapters, density=self._settings.density, scale=self._settings.merge_scale)
+        merge = partial(merging.recombine, adapters, density=self._settings.density, scale=self._settings.merge_scale)
         self._weights = await self._compute(merge)
         if "latent_sample" in self._episode.output_channels:
-            ring = await latest(self._bus, self._slice.snapshots)
-            self._samples = samples(ring, episode_id=self._episode.episode_id)
+            snapshots = await read_latest(self._bus, self._slice.snapshots)
+            self._samples = draw_samples(snapshots, episode_id=self._episode.episode_id)
 
-    async def _others(self) -> list[Exported]:
+    async def _export_others(self) -> list[ExportedAdapter]:
         timeout = self._settings.worker_timeout
-        return [await exported(self._bus, name, timeout=timeout) for name in self._slice.others]
+        return [await export_adapter(self._bus, name, timeout=timeout) for name in self._slice.others]
 
     async def _compute(self, call: Callable[[], T]) -> T:
         """Off the loop; left behind when the time is up."""
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
 
-    async def _with_outputs(self) -> DreamReport:
-        wanted, given = self._episode.output_channels, self._slice
+    async def _collect_outputs(self) -> DreamReport:
+        channels, input_slice = self._episode.output_channels, self._slice
         changes: dict[str, Any] = {}
-        if "weight_delta" in wanted:
-            changes["weight_delta"] = await self._delta()
-        if "hierarchy_chg" in wanted:
-            changes["hierarchy_chg"] = tuple(TopologyChange(kind="remove", module=path) for path in self._removed)
-        if "latent_sample" in wanted:
+        if "weight_delta" in channels:
+            changes["weight_delta"] = await self._store_delta()
+        if "hierarchy_chg" in channels:
+            changes["hierarchy_chg"] = tuple(TopologyChange(kind="remove", module=path) for path in self._removed_paths)
+        if "latent_sample" in channels:
             changes["latent_sample"] = self._samples
-        if "attention_prior" in wanted:
-            scores = [record.saillance_score for record in given.beta_records]
-            changes["attention_prior"] = {given.adapter: sum(scores) / len(scores)}
+        if "attention_prior" in channels:
+            scores = [record.saillance_score for record in input_slice.beta_records]
+            changes["attention_prior"] = {input_slice.adapter: sum(scores) / len(scores)}
         return msgspec.structs.replace(self.report, **changes)
 
-    async def _delta(self) -> WeightDelta:
+    async def _store_delta(self) -> WeightDelta:
         data = factors.dump(self._weights, scale=self._base.scale)
         return WeightDelta(
             adapter=self._slice.adapter,
@@ -166,18 +170,20 @@ class Execution:
         )
 
 
-def _protected(weights: Weights, base: dict[str, Protected], others: list[dict[str, Factors]]) -> dict[str, Protected]:
+def _directions_to_protect(
+    weights: Weights, base: dict[str, ProtectedDirections], other_adapters: list[dict[str, Factors]]
+) -> dict[str, ProtectedDirections]:
     """What each module is kept clear of: the base's leading directions, and all that other adapters use there."""
-    found: dict[str, Protected] = {}
+    directions_by_path: dict[str, ProtectedDirections] = {}
     for path in weights:
         parts = [base[path]] if path in base else []
-        parts += [projection.of_factors(other[path]) for other in others if path in other]
+        parts += [projection.directions_of(adapter[path]) for adapter in other_adapters if path in adapter]
         if parts:
-            found[path] = projection.together(parts)
-    return found
+            directions_by_path[path] = projection.union(parts)
+    return directions_by_path
 
 
-def _own(error: KikiError) -> KikiError:
+def _as_budget_error(error: KikiError) -> KikiError:
     """The worker's refusal in the episode's words: what it calls seconds is the budget's wall time."""
     if error.code != "budget_exceeded":
         return error

@@ -77,32 +77,32 @@ def dump(weights: Weights, *, scale: float) -> bytes:
     return data
 
 
-def inner(one: Factors, other: Factors) -> float:
+def inner(first: Factors, second: Factors) -> float:
     """The sum over all entries of the product of two changes."""
-    product = np.swapaxes(one.left, -1, -2).astype(np.float64) @ other.left
-    return float(np.sum(product * (one.right.astype(np.float64) @ np.swapaxes(other.right, -1, -2))))
+    product = np.swapaxes(first.left, -1, -2).astype(np.float64) @ second.left
+    return float(np.sum(product * (first.right.astype(np.float64) @ np.swapaxes(second.right, -1, -2))))
 
 
-def angle(one: Weights, other: Weights) -> float:
+def angle(first: Weights, second: Weights) -> float:
     """Degrees between two adapters' changes, 0..180; 90 where they share no module or one changes nothing."""
-    shared = sum(inner(one[path], other[path]) for path in one.keys() & other.keys())
-    sizes = [np.sqrt(sum(factors.norm**2 for factors in weights.values())) for weights in (one, other)]
+    product = sum(inner(first[path], second[path]) for path in first.keys() & second.keys())
+    sizes = [np.sqrt(sum(factors.norm**2 for factors in weights.values())) for weights in (first, second)]
     if not all(sizes):
         return 90.0
-    return float(np.degrees(np.arccos(np.clip(shared / (sizes[0] * sizes[1]), -1.0, 1.0))))
+    return float(np.degrees(np.arccos(np.clip(product / (sizes[0] * sizes[1]), -1.0, 1.0))))
 
 
 def difference(new: Weights, old: Weights) -> dict[str, Factors]:
     """What has to be added to ``old`` to get ``new``: the ranks side by side."""
-    found: dict[str, Factors] = {}
+    factors_by_path: dict[str, Factors] = {}
     for path in new.keys() | old.keys():
         if path not in old or path not in new:
             factors, sign = (new[path], 1.0) if path in new else (old[path], -1.0)
-            found[path] = Factors(factors.left, np.float32(sign) * factors.right)
+            factors_by_path[path] = Factors(factors.left, np.float32(sign) * factors.right)
             continue
         left = np.concatenate([new[path].left, old[path].left], axis=-1)
-        found[path] = Factors(left, np.concatenate([new[path].right, -old[path].right], axis=-2))
-    return found
+        factors_by_path[path] = Factors(left, np.concatenate([new[path].right, -old[path].right], axis=-2))
+    return factors_by_path
 
 
 def downscaled(weights: Weights, factor: float) -> dict[str, Factors]:

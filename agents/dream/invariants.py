@@ -28,7 +28,7 @@ MAX_WIN_DROP = 0.03
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)")
 
 
-def finite(weights: Weights) -> None:
+def check_finite(weights: Weights) -> None:
     """S2.
 
     Raises:
@@ -37,59 +37,63 @@ def finite(weights: Weights) -> None:
     for path, factors in weights.items():
         for side in (factors.left, factors.right):
             if not np.all(np.isfinite(side)):
-                raise broken("S2", f"{path} holds a number that is not finite")
+                raise invariant_error("S2", f"{path} holds a number that is not finite")
             if np.max(np.abs(side), initial=0.0) > MAX_WEIGHT:
-                raise broken("S2", f"{path} holds a number above {MAX_WEIGHT:.0e}")
+                raise invariant_error("S2", f"{path} holds a number above {MAX_WEIGHT:.0e}")
 
 
-def retained(before: float, after: float) -> None:
+def check_retained(before: float, after: float) -> None:
     """S1. Accuracies in 0..1.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S1.
     """
     if not after >= before - MAX_REGRESSION - 1e-9:
-        raise broken("S1", f"retained accuracy falls from {before:.3f} to {after:.3f}, more than {MAX_REGRESSION}")
+        raise invariant_error(
+            "S1", f"retained accuracy falls from {before:.3f} to {after:.3f}, more than {MAX_REGRESSION}"
+        )
 
 
-def hierarchy(modules: Collection[str], known: Collection[str]) -> None:
+def check_hierarchy(modules: Collection[str], known_modules: Collection[str]) -> None:
     """S3.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S3.
     """
     if not modules:
-        raise broken("S3", "no module is left")
-    if unknown := sorted(set(modules) - set(known)):
-        raise broken("S3", f"{unknown[0]} is not a module that the adapter had")
+        raise invariant_error("S3", "no module is left")
+    if unknown := sorted(set(modules) - set(known_modules)):
+        raise invariant_error("S3", f"{unknown[0]} is not a module that the adapter had")
     layers = {int(match[1]) for module in modules if (match := _LAYER.search(module))}
     if len(layers) > MAX_LAYERS:
-        raise broken("S3", f"{len(layers)} layers are changed; at most {MAX_LAYERS} may be")
+        raise invariant_error("S3", f"{len(layers)} layers are changed; at most {MAX_LAYERS} may be")
 
 
-def priors(given: Mapping[str, float]) -> None:
+def check_priors(prior_values: Mapping[str, float]) -> None:
     """S4.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S4.
     """
-    for name, prior in given.items():
+    for name, prior in prior_values.items():
         if not 0.0 <= prior <= 1.0:
-            raise broken("S4", f"the prior of {name} is {prior}, outside 0..1")
-    if sum(given.values()) > MAX_PRIORS:
-        raise broken("S4", f"the priors sum to {sum(given.values()):.3f}, more than {MAX_PRIORS}")
+            raise invariant_error("S4", f"the prior of {name} is {prior}, outside 0..1")
+    if sum(prior_values.values()) > MAX_PRIORS:
+        raise invariant_error("S4", f"the priors sum to {sum(prior_values.values()):.3f}, more than {MAX_PRIORS}")
 
 
-def forgetting(angle: float, win_rate: float) -> None:
+def check_forgetting(angle: float, win_rate: float) -> None:
     """The gate on forgetting: an update that points along another adapter and wins less often than it loses.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` forgetting.
     """
     if angle < MIN_ANGLE and 0.5 - win_rate > MAX_WIN_DROP:
-        raise broken("forgetting", f"the update is {angle:.0f} degrees from another adapter and wins {win_rate:.2f}")
+        raise invariant_error(
+            "forgetting", f"the update is {angle:.0f} degrees from another adapter and wins {win_rate:.2f}"
+        )
 
 
-def broken(name: str, why: str) -> StageFailed:
+def invariant_error(name: str, why: str) -> StageFailed:
     """The error of a swap that is refused."""
     return StageFailed(f"{name}: {why}; the adapter stays as it was.", code="invariant_broken", param=name)

@@ -5,7 +5,7 @@ from bus.topology import DREAMLOG, DREAMS
 from schemas.dream import DreamAborted, DreamDone, DreamRequested, DreamStatus, DreamSwapped
 
 
-async def entry(bus: Bus, episode_id: str) -> DreamDone | DreamAborted | None:
+async def find_entry(bus: Bus, episode_id: str) -> DreamDone | DreamAborted | None:
     """The entry of an episode; None while it has none.
 
     Raises:
@@ -15,7 +15,7 @@ async def entry(bus: Bus, episode_id: str) -> DreamDone | DreamAborted | None:
     return done or await bus.last(DreamAborted, episode_id, stream=DREAMLOG)
 
 
-async def swapped(bus: Bus, episode_id: str) -> DreamSwapped | None:
+async def find_swap(bus: Bus, episode_id: str) -> DreamSwapped | None:
     """What an episode's swap came to; None when there was none or it was refused.
 
     Raises:
@@ -24,33 +24,33 @@ async def swapped(bus: Bus, episode_id: str) -> DreamSwapped | None:
     return await bus.last(DreamSwapped, episode_id, stream=DREAMLOG)
 
 
-async def write(bus: Bus, written: DreamDone | DreamAborted) -> None:
+async def write_entry(bus: Bus, outcome: DreamDone | DreamAborted) -> None:
     """Store an entry, unless the episode has one: a result that was stored before a crash is the result after it.
 
     Raises:
         Unavailable: the broker is away.
     """
-    if await entry(bus, written.report.episode_id) is None:
-        await bus.publish(written)
+    if await find_entry(bus, outcome.report.episode_id) is None:
+        await bus.publish(outcome)
 
 
-async def status(bus: Bus, episode_id: str) -> DreamStatus:
+async def read_status(bus: Bus, episode_id: str) -> DreamStatus:
     """How far an episode has come.
 
     Raises:
         Unavailable: the broker is away.
     """
-    found = await entry(bus, episode_id)
-    if isinstance(found, DreamDone):
-        return DreamStatus(episode_id=episode_id, state="done", report=found.report)
-    if isinstance(found, DreamAborted):
+    outcome = await find_entry(bus, episode_id)
+    if isinstance(outcome, DreamDone):
+        return DreamStatus(episode_id=episode_id, state="done", report=outcome.report)
+    if isinstance(outcome, DreamAborted):
         return DreamStatus(
             episode_id=episode_id,
             state="aborted",
-            report=found.report,
-            code=found.code,
-            message=found.message,
-            param=found.param,
+            report=outcome.report,
+            code=outcome.code,
+            message=outcome.message,
+            param=outcome.param,
         )
-    waits = await bus.last(DreamRequested, episode_id, stream=DREAMS) is not None
-    return DreamStatus(episode_id=episode_id, state="waiting" if waits else "unknown")
+    is_waiting = await bus.last(DreamRequested, episode_id, stream=DREAMS) is not None
+    return DreamStatus(episode_id=episode_id, state="waiting" if is_waiting else "unknown")

@@ -11,13 +11,13 @@ from schemas.dream import LatentSample
 NEARLY_PARALLEL = 1e-6
 
 
-def between(one: Array, other: Array, share: float) -> Array:
-    """The vector ``share`` (0..1) of the way along the arc from ``one`` to ``other``; lengths go linearly."""
-    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
-    straight: Array = (1.0 - share) * one + share * other
+def interpolate(start: Array, end: Array, share: float) -> Array:
+    """The vector ``share`` (0..1) of the way along the arc from ``start`` to ``end``; lengths go linearly."""
+    lengths = float(np.linalg.norm(start)), float(np.linalg.norm(end))
+    straight: Array = (1.0 - share) * start + share * end
     if not all(lengths):
         return straight
-    a, b = one / lengths[0], other / lengths[1]
+    a, b = start / lengths[0], end / lengths[1]
     arc = float(np.arccos(np.clip(a @ b, -1.0, 1.0)))
     if np.sin(arc) < NEARLY_PARALLEL:
         return straight
@@ -25,22 +25,24 @@ def between(one: Array, other: Array, share: float) -> Array:
     return np.asarray(direction * ((1.0 - share) * lengths[0] + share * lengths[1]))
 
 
-def samples(snapshots: Sequence[Mapping[str, Sequence[float]]], *, episode_id: str) -> tuple[LatentSample, ...]:
+def draw_samples(snapshots: Sequence[Mapping[str, Sequence[float]]], *, episode_id: str) -> tuple[LatentSample, ...]:
     """One sample a species between two of its snapshots; which two and where is drawn from the episode's id.
 
     A species that fewer than two snapshots of one width hold gives none.
     """
     seed = int.from_bytes(hashlib.sha256(episode_id.encode()).digest()[:8], "big")
     random = np.random.default_rng(seed)
-    found: list[LatentSample] = []
+    latent_samples: list[LatentSample] = []
     for species in sorted({name for snapshot in snapshots for name in snapshot}):
-        held = [np.asarray(snapshot[species], np.float64) for snapshot in snapshots if species in snapshot]
-        held = [vector for vector in held if vector.shape == held[0].shape]
-        if len(held) < 2:
+        vectors = [np.asarray(snapshot[species], np.float64) for snapshot in snapshots if species in snapshot]
+        vectors = [vector for vector in vectors if vector.shape == vectors[0].shape]
+        if len(vectors) < 2:
             continue
-        first, second = sorted(int(index) for index in random.choice(len(held), size=2, replace=False))
+        first, second = sorted(int(index) for index in random.choice(len(vectors), size=2, replace=False))
         share = float(random.random())
-        vector = between(held[first], held[second], share)
-        where = f"recombine:{episode_id}:{first}-{second}@{share:.4f}"
-        found.append(LatentSample(species=species, latent_vector=tuple(float(x) for x in vector), provenance=where))
-    return tuple(found)
+        vector = interpolate(vectors[first], vectors[second], share)
+        provenance = f"recombine:{episode_id}:{first}-{second}@{share:.4f}"
+        latent_samples.append(
+            LatentSample(species=species, latent_vector=tuple(float(x) for x in vector), provenance=provenance)
+        )
+    return tuple(latent_samples)

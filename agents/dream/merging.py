@@ -17,21 +17,21 @@ def trimmed(change: Array, density: float) -> Array:
     flat = np.abs(change).ravel()
     keep = max(1, int(np.ceil(density * flat.size)))
     smallest = np.partition(flat, flat.size - keep)[flat.size - keep]
-    kept: Array = np.where(np.abs(change) >= smallest, change, 0.0)
-    return kept
+    largest: Array = np.where(np.abs(change) >= smallest, change, 0.0)
+    return largest
 
 
-def elected(changes: Sequence[Array]) -> Array:
+def elect_sign(changes: Sequence[Array]) -> Array:
     """The sign (-1, 0, 1) that the changes' sum has in each entry."""
     sign: Array = np.sign(np.sum(changes, axis=0))
     return sign
 
 
-def ties(changes: Sequence[Array], *, density: float, scale: float = 1.0) -> Array:
+def merge_by_ties(changes: Sequence[Array], *, density: float, scale: float = 1.0) -> Array:
     """The merged change of one module, times ``scale`` (the paper's lambda). ``changes`` have one shape."""
-    kept = [trimmed(change, density) for change in changes]
-    sign = elected(kept)
-    agreeing = [np.where(np.sign(change) == sign, change, 0.0) for change in kept]
+    trimmed_changes = [trimmed(change, density) for change in changes]
+    sign = elect_sign(trimmed_changes)
+    agreeing = [np.where(np.sign(change) == sign, change, 0.0) for change in trimmed_changes]
     count = np.sum([change != 0.0 for change in agreeing], axis=0)
     merged: Array = np.sum(agreeing, axis=0) / np.maximum(count, 1) * scale
     return merged
@@ -48,22 +48,22 @@ def low_rank(change: Array, rank: int) -> Factors:
     )
 
 
-def recombined(adapters: Sequence[Weights], *, density: float, scale: float = 1.0) -> dict[str, Factors]:
+def recombine(adapters: Sequence[Weights], *, density: float, scale: float = 1.0) -> dict[str, Factors]:
     """All modules of all adapters merged; a module's rank is the largest that an adapter has there."""
-    found: dict[str, Factors] = {}
+    factors_by_path: dict[str, Factors] = {}
     for path in sorted({path for weights in adapters for path in weights}):
-        having = [weights[path] for weights in adapters if path in weights]
-        merged = ties([factors.change for factors in having], density=density, scale=scale)
-        found[path] = low_rank(merged, max(factors.rank for factors in having))
-    return found
+        parts = [weights[path] for weights in adapters if path in weights]
+        merged = merge_by_ties([factors.change for factors in parts], density=density, scale=scale)
+        factors_by_path[path] = low_rank(merged, max(factors.rank for factors in parts))
+    return factors_by_path
 
 
 def flops(adapters: Sequence[Weights]) -> float:
-    """About what :func:`recombined` costs: the changes, and a singular value decomposition of each merged one."""
+    """About what :func:`recombine` costs: the changes, and a singular value decomposition of each merged one."""
     cost = 0.0
     for path in {path for weights in adapters for path in weights}:
-        having = [weights[path] for weights in adapters if path in weights]
-        rows, columns = having[0].left.shape[-2], having[0].right.shape[-1]
-        experts = having[0].left.size // (rows * having[0].rank)
-        cost += experts * rows * columns * (2.0 * sum(one.rank for one in having) + 14.0 * min(rows, columns))
+        parts = [weights[path] for weights in adapters if path in weights]
+        rows, columns = parts[0].left.shape[-2], parts[0].right.shape[-1]
+        experts = parts[0].left.size // (rows * parts[0].rank)
+        cost += experts * rows * columns * (2.0 * sum(factors.rank for factors in parts) + 14.0 * min(rows, columns))
     return cost

@@ -14,12 +14,12 @@ class Profile:
     outputs: frozenset[Output]
     snapshots: bool
 
-    def within(self, other: "Profile") -> bool:
-        """Whether everything that this profile allows is allowed by ``other``."""
+    def is_within(self, larger: "Profile") -> bool:
+        """Whether everything that this profile allows is allowed by ``larger``."""
         return (
-            self.operations <= other.operations
-            and self.outputs <= other.outputs
-            and (other.snapshots or not self.snapshots)
+            self.operations <= larger.operations
+            and self.outputs <= larger.outputs
+            and (larger.snapshots or not self.snapshots)
         )
 
 
@@ -48,41 +48,43 @@ _SOURCES: dict[Output, frozenset[Operation]] = {
 """The operations that can yield an output."""
 
 
-def check(profile: ProfileName, episode: DreamEpisode) -> None:
-    """Whether the profile allows the episode and its slice holds what the operations read.
+def check_episode(profile: ProfileName, episode: DreamEpisode) -> None:
+    """Check that the profile allows the episode and that its slice holds what the operations read.
 
     Raises:
         InvalidInput: ``param`` names the field at fault.
     """
-    allowed, operations, given = PROFILES[profile], episode.operation_set, episode.input_slice
-    _refuse_order(operations)
+    limits, operations, input_slice = PROFILES[profile], episode.operation_set, episode.input_slice
+    _check_order(operations)
     for operation in operations:
-        if operation not in allowed.operations:
-            raise _bad("operation_set", f"{profile} does not allow {operation}; take a larger profile")
+        if operation not in limits.operations:
+            raise _field_error("operation_set", f"{profile} does not allow {operation}; take a larger profile")
     for output in episode.output_channels:
-        if output not in allowed.outputs:
-            raise _bad("output_channels", f"{profile} does not yield {output}; take a larger profile")
+        if output not in limits.outputs:
+            raise _field_error("output_channels", f"{profile} does not yield {output}; take a larger profile")
         if not _SOURCES[output] & set(operations):
-            raise _bad("output_channels", f"{output} comes from {' or '.join(sorted(_SOURCES[output]))}; add one")
-    if given.snapshots and not allowed.snapshots:
-        raise _bad("input_slice.snapshots", f"{profile} does not read the latent ring; leave it 0")
-    if ("replay" in operations) != bool(given.beta_records):
-        raise _bad("input_slice.beta_records", "replay needs records, and records are read by replay alone")
-    if "recombine" in operations and not given.others:
-        raise _bad("input_slice.others", "recombine merges the adapter with others; name at least one")
-    if given.adapter in given.others or len(set(given.others)) != len(given.others):
-        raise _bad("input_slice.others", "each other adapter is named once, and none is the adapter itself")
-    ids = [record.id for record in given.beta_records]
+            raise _field_error(
+                "output_channels", f"{output} comes from {' or '.join(sorted(_SOURCES[output]))}; add one"
+            )
+    if input_slice.snapshots and not limits.snapshots:
+        raise _field_error("input_slice.snapshots", f"{profile} does not read the latent ring; leave it 0")
+    if ("replay" in operations) != bool(input_slice.beta_records):
+        raise _field_error("input_slice.beta_records", "replay needs records, and records are read by replay alone")
+    if "recombine" in operations and not input_slice.others:
+        raise _field_error("input_slice.others", "recombine merges the adapter with others; name at least one")
+    if input_slice.adapter in input_slice.others or len(set(input_slice.others)) != len(input_slice.others):
+        raise _field_error("input_slice.others", "each other adapter is named once, and none is the adapter itself")
+    ids = [record.id for record in input_slice.beta_records]
     if len(set(ids)) != len(ids):
-        raise _bad("input_slice.beta_records", "a record is given twice")
+        raise _field_error("input_slice.beta_records", "a record is given twice")
 
 
-def _refuse_order(operations: tuple[Operation, ...]) -> None:
+def _check_order(operations: tuple[Operation, ...]) -> None:
     if len(set(operations)) != len(operations):
-        raise _bad("operation_set", "an operation is named twice")
+        raise _field_error("operation_set", "an operation is named twice")
     if "restructure" in operations and "replay" in operations[operations.index("restructure") :]:
-        raise _bad("operation_set", "restructure comes before replay; replay first")
+        raise _field_error("operation_set", "restructure comes before replay; replay first")
 
 
-def _bad(field: str, why: str) -> InvalidInput:
+def _field_error(field: str, why: str) -> InvalidInput:
     return InvalidInput(f"{why}.", param=f"episode.{field}")

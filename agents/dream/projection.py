@@ -20,7 +20,7 @@ DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
-class Protected:
+class ProtectedDirections:
     """Orthonormal columns, ``left`` (..., rows, k) and ``right`` (..., columns, k); one of zeros protects nothing."""
 
     left: Array
@@ -30,26 +30,26 @@ class Protected:
 def span(columns: Array) -> Array:
     """Orthonormal columns that span what ``columns`` (..., m, c) span; the dependent ones come back as zeros."""
     basis, sizes, _ = np.linalg.svd(columns.astype(np.float64), full_matrices=False)
-    kept = sizes > DEPENDENT * np.max(sizes, axis=-1, keepdims=True, initial=0.0)
-    found: Array = basis * kept[..., None, :]
-    return found
+    independent = sizes > DEPENDENT * np.max(sizes, axis=-1, keepdims=True, initial=0.0)
+    result: Array = basis * independent[..., None, :]
+    return result
 
 
-def of_factors(factors: Factors) -> Protected:
+def directions_of(factors: Factors) -> ProtectedDirections:
     """All that another adapter's module reads and writes."""
-    return Protected(span(factors.left), span(np.swapaxes(factors.right, -1, -2)))
+    return ProtectedDirections(span(factors.left), span(np.swapaxes(factors.right, -1, -2)))
 
 
-def together(parts: Iterable[Protected]) -> Protected:
+def union(parts: Iterable[ProtectedDirections]) -> ProtectedDirections:
     """What protects all that each of ``parts`` protects."""
-    given = list(parts)
-    return Protected(
-        span(np.concatenate([part.left for part in given], axis=-1)),
-        span(np.concatenate([part.right for part in given], axis=-1)),
+    all_parts = list(parts)
+    return ProtectedDirections(
+        span(np.concatenate([part.left for part in all_parts], axis=-1)),
+        span(np.concatenate([part.right for part in all_parts], axis=-1)),
     )
 
 
-def projected(factors: Factors, protected: Protected) -> Factors:
+def projected(factors: Factors, protected: ProtectedDirections) -> Factors:
     """The change without its part in the protected directions; float64 within, float32 out."""
     left, right = factors.left.astype(np.float64), factors.right.astype(np.float64)
     left = left - protected.left @ (np.swapaxes(protected.left, -1, -2) @ left)
@@ -57,27 +57,29 @@ def projected(factors: Factors, protected: Protected) -> Factors:
     return Factors(left.astype(np.float32), right.astype(np.float32))
 
 
-def interference(factors: Factors, protected: Protected) -> float:
+def interference(factors: Factors, protected: ProtectedDirections) -> float:
     """The share of the change's squared norm that reads or writes protected directions (the paper's rho), 0..1."""
     whole = factors.norm**2
     return max(0.0, 1.0 - projected(factors, protected).norm ** 2 / whole) if whole else 0.0
 
 
-def restructured(weights: Weights, protected: Mapping[str, Protected]) -> tuple[dict[str, Factors], tuple[str, ...]]:
+def restructure(
+    weights: Weights, protected: Mapping[str, ProtectedDirections]
+) -> tuple[dict[str, Factors], tuple[str, ...]]:
     """All modules projected, and the paths of those that lost everything and are taken away."""
-    found: dict[str, Factors] = {}
-    removed: list[str] = []
+    factors_by_path: dict[str, Factors] = {}
+    removed_paths: list[str] = []
     for path, factors in weights.items():
         after = projected(factors, protected[path]) if path in protected else factors
         if path in protected and after.norm <= GONE * factors.norm:
-            removed.append(path)
+            removed_paths.append(path)
         else:
-            found[path] = after
-    return found, tuple(sorted(removed))
+            factors_by_path[path] = after
+    return factors_by_path, tuple(sorted(removed_paths))
 
 
-def flops(weights: Weights, protected: Mapping[str, Protected]) -> float:
-    """About what :func:`restructured` costs: two products a side, each multiplication and addition counted."""
+def flops(weights: Weights, protected: Mapping[str, ProtectedDirections]) -> float:
+    """About what :func:`restructure` costs: two products a side, each multiplication and addition counted."""
     cost = 0.0
     for path in weights.keys() & protected.keys():
         columns = protected[path].left.shape[-1]

@@ -19,7 +19,7 @@ from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.findings import AdapterUse
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RetainedQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of the set; ``answer`` is the index of the right one of ``choices``."""
 
     question: Annotated[str, Meta(min_length=1)]
@@ -31,12 +31,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class RetainedSet:
     """Questions, and the digest of the file that they come from."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[RetainedQuestion, ...]
     sha256: str
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RetainedJudgement:
     """Of each question: whether the right choice is the likeliest, and its log-probability among the choices."""
 
     right: tuple[bool, ...]
@@ -47,13 +47,13 @@ class Judgement:
         """The share of questions answered rightly."""
         return sum(self.right) / len(self.right)
 
-    def wins(self, other: "Judgement") -> float:
-        """The share of questions whose right choice is likelier here than there; ties count half."""
-        points = [0.5 if a == b else float(a > b) for a, b in zip(self.logprobs, other.logprobs, strict=True)]
+    def win_rate_over(self, baseline: "RetainedJudgement") -> float:
+        """The share of questions whose right choice is likelier here than in ``baseline``; ties count half."""
+        points = [0.5 if a == b else float(a > b) for a, b in zip(self.logprobs, baseline.logprobs, strict=True)]
         return sum(points) / len(points)
 
 
-def load(path: Path | None) -> RetainedSet:
+def load_retained_set(path: Path | None) -> RetainedSet:
     """The set in a JSONL file; None reads the one that is shipped.
 
     Raises:
@@ -61,26 +61,28 @@ def load(path: Path | None) -> RetainedSet:
     """
     try:
         data = (path or files("configs").joinpath("dream/retained.jsonl")).read_bytes()
-        questions = msgspec.json.Decoder(Question).decode_lines(data)
+        questions = msgspec.json.Decoder(RetainedQuestion).decode_lines(data)
     except (OSError, msgspec.DecodeError) as error:
         raise SetupError(f"the retained set {path} cannot be read: {error}.", param="agents.dream.retained") from error
-    wrong = next((one.question for one in questions if one.answer >= len(one.choices)), None)
+    wrong = next((question.question for question in questions if question.answer >= len(question.choices)), None)
     if wrong is not None or not questions:
         why = f"'{wrong}' has no choice of its answer's number" if wrong is not None else "it is empty"
         raise SetupError(f"the retained set {path}: {why}.", param="agents.dream.retained")
     return RetainedSet(tuple(questions), hashlib.sha256(data).hexdigest())
 
 
-async def judge(bus: Bus, questions: Sequence[Question], use: AdapterUse, *, timeout: float, at_once: int) -> Judgement:
+async def judge(
+    bus: Bus, questions: Sequence[RetainedQuestion], use: AdapterUse, *, timeout: float, at_once: int
+) -> RetainedJudgement:
     """How an adapter answers the questions; ``timeout`` in seconds is for each.
 
     Raises:
         KikiError: the worker cannot answer with it, or answers with other weights.
     """
-    found: dict[int, dict[str, float]] = {}
+    scores_by_number: dict[int, dict[str, float]] = {}
     limiter = anyio.Semaphore(at_once)
 
-    async def ask(number: int, question: Question) -> None:
+    async def ask(number: int, question: RetainedQuestion) -> None:
         async with limiter:
             result = await bus.ask(
                 new_turn(tenant="dream", timeout=timeout),
@@ -89,34 +91,36 @@ async def judge(bus: Bus, questions: Sequence[Question], use: AdapterUse, *, tim
                 adapters=(use,),
                 choices=question.choices,
             )
-        if [(answered.name, answered.sha256) for answered in result.adapters] != [(use.name, use.sha256)]:
+        if [(adapter.name, adapter.sha256) for adapter in result.adapters] != [(use.name, use.sha256)]:
             raise Unavailable(f"the worker answered without '{use.name}' {use.sha256[:12]}; try again.")
-        (found[number],) = result.scores
+        (scores_by_number[number],) = result.scores
 
     try:
         async with anyio.create_task_group() as tasks:
             for number, question in enumerate(questions):
                 tasks.start_soon(ask, number, question)
-    except* KikiError as refused:
-        raise _first(refused) from refused
-    return judgement(questions, [found[number] for number in range(len(questions))])
+    except* KikiError as failures:
+        raise _first_error(failures) from failures
+    return judgement_from_scores(questions, [scores_by_number[number] for number in range(len(questions))])
 
 
-def judgement(questions: Sequence[Question], logprobs: Sequence[dict[str, float]]) -> Judgement:
+def judgement_from_scores(
+    questions: Sequence[RetainedQuestion], logprobs: Sequence[dict[str, float]]
+) -> RetainedJudgement:
     """From total log-probabilities by choice."""
-    right, among = [], []
+    right, choice_logprobs = [], []
     for question, scores in zip(questions, logprobs, strict=True):
-        wanted = scores[question.choices[question.answer]]
-        right.append(wanted >= max(scores.values()))
+        right_score = scores[question.choices[question.answer]]
+        right.append(right_score >= max(scores.values()))
         best = max(scores.values())
-        among.append(wanted - best - math.log(sum(math.exp(score - best) for score in scores.values())))
-    return Judgement(tuple(right), tuple(among))
+        choice_logprobs.append(right_score - best - math.log(sum(math.exp(score - best) for score in scores.values())))
+    return RetainedJudgement(tuple(right), tuple(choice_logprobs))
 
 
-def _first(group: BaseExceptionGroup[KikiError]) -> KikiError:
+def _first_error(group: BaseExceptionGroup[KikiError]) -> KikiError:
     """One of the errors that ended the group: the others are of the same cause, or were cancelled."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, KikiError)
-    return found
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, KikiError)
+    return error

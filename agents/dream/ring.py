@@ -13,19 +13,19 @@ from schemas.dream import Snapshot
 from schemas.errors import Unavailable
 
 
-async def kept(bus: Bus) -> int:
+async def count_snapshots(bus: Bus) -> int:
     """How many snapshots there are."""
     return int((await _state(bus)).messages)
 
 
-async def latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ...]]]:
+async def read_latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ...]]]:
     """The ``count`` latest snapshots, the latest first.
 
     Raises:
         Unavailable: the broker is away.
     """
     state = await _state(bus)
-    found: list[Mapping[str, tuple[float, ...]]] = []
+    snapshots: list[Mapping[str, tuple[float, ...]]] = []
     for sequence in range(state.last_seq, max(state.first_seq, state.last_seq - count + 1) - 1, -1):
         try:
             message = await bus.js.get_msg(LATENTS, seq=sequence)
@@ -33,8 +33,8 @@ async def latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ...]]]:
             continue  # dropped since
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"the latent ring cannot be read: {error or type(error).__name__}.") from error
-        found.append(decode(Snapshot, message.data or b"").species)
-    return found
+        snapshots.append(decode(Snapshot, message.data or b"").species)
+    return snapshots
 
 
 async def _state(bus: Bus) -> Any:

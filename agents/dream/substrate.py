@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from agents.dream.factors import Array
-from agents.dream.merging import ties
+from agents.dream.merging import merge_by_ties
 from agents.dream.projection import span
 from bus import objects
 from bus.connection import Bus, BusSettings, connect
@@ -57,7 +57,7 @@ class KikiSubstrate:
         prefix: str = "kiki",
     ) -> None:
         self._settings, self._name, self._service = BusSettings(url=url, prefix=prefix), adapter, service
-        self._filter, self._rate = EpisodeFilter(min_saillance=min_saillance), learning_rate
+        self._filter, self._learning_rate = EpisodeFilter(min_saillance=min_saillance), learning_rate
         self._stack: ExitStack
         self._bus: Bus
         self._portal: Any
@@ -104,10 +104,12 @@ class KikiSubstrate:
             before = self.adapter
             request = TrainRequest(
                 name=self._name,
-                weights=self._put(),
-                examples=tuple(Example(context=one["context"], outcome=one["outcome"]) for one in beta_records),
+                weights=self._store_weights(),
+                examples=tuple(
+                    Example(context=record["context"], outcome=record["outcome"]) for record in beta_records
+                ),
                 passes=max(1, -(-n_steps // len(beta_records))),
-                learning_rate=self._rate,
+                learning_rate=self._learning_rate,
                 flops=1e30,
                 seconds=LONG,
             )
@@ -131,7 +133,7 @@ class KikiSubstrate:
         """Handlers that take a side (outputs, rank) of an adapter off the range of ``adapter["prior_deltas"]``."""
 
         def handler(adapter: dict[str, Any], op: str, key: str) -> dict[str, Any]:
-            _refuse_other(op, ("oplora", "oplora_project", "project"))
+            _check_operation(op, ("oplora", "oplora_project", "project"))
             if key not in adapter or np.ndim(adapter[key]) != 2:
                 raise InvalidInput(f"the adapter has no matrix '{key}'.", param="key")
             priors = [np.asarray(prior, dtype=np.float64) for prior in adapter.get("prior_deltas", ())]
@@ -148,21 +150,21 @@ class KikiSubstrate:
         """Handlers that merge ``payload["deltas"]``, matrices of one shape, by TIES."""
 
         def handler(payload: Mapping[str, Any], op: str = "ties") -> Array:
-            _refuse_other(op, ("ties", "ties_merge", "merge"))
+            _check_operation(op, ("ties", "ties_merge", "merge"))
             deltas = [np.asarray(delta) for delta in payload.get("deltas", ())]
             if not deltas or any(delta.shape != deltas[0].shape for delta in deltas):
                 raise InvalidInput("deltas are one or more matrices of one shape.", param="deltas")
-            return ties(deltas, density=trim_fraction, scale=alpha).astype(deltas[0].dtype)
+            return merge_by_ties(deltas, density=trim_fraction, scale=alpha).astype(deltas[0].dtype)
 
         return handler
 
     def consume_episode(self, request: DreamRequest) -> DreamStatus:
         """Have the runtime itself execute a dream episode, and wait for its one entry in the log."""
         self._ask("dream.request", request, DreamAccepted)
-        asked = DreamStatusRequest(episode_id=request.episode.episode_id)
-        while (found := self._ask("dream.status", asked, DreamStatus)).state == "waiting":
+        query = DreamStatusRequest(episode_id=request.episode.episode_id)
+        while (status := self._ask("dream.status", query, DreamStatus)).state == "waiting":
             self._portal.call(anyio.sleep, POLL)
-        return found
+        return status
 
     def swap(self, de_id: str, *, others: Sequence[str] = ()) -> SwapReply:
         """Put the working copy before people, if the invariants hold; then it is the new base.
@@ -173,7 +175,7 @@ class KikiSubstrate:
         request = SwapRequest(
             episode_id=de_id,
             adapter=self._name,
-            sha256=self._put(),
+            sha256=self._store_weights(),
             base_sha256=self.base_sha256,
             others=tuple(others),
         )
@@ -188,19 +190,19 @@ class KikiSubstrate:
             if error.code != "name_taken":
                 raise
 
-    def _put(self) -> str:
+    def _store_weights(self) -> str:
         data = save({key: np.ascontiguousarray(self.adapter[key]) for key in sorted(self.adapter)})
         digest: str = self._portal.call(objects.put, self._bus, data)
         return digest
 
     def _ask(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
-        async def asked() -> R:
+        async def send_request() -> R:
             return await self._bus.request(verb, body, reply, timeout=timeout)
 
-        found: R = self._portal.call(asked)
-        return found
+        result: R = self._portal.call(send_request)
+        return result
 
 
-def _refuse_other(op: str, known: tuple[str, ...]) -> None:
-    if op not in known:
-        raise InvalidInput(f"there is no operation '{op}': choose from {', '.join(known)}.", param="op")
+def _check_operation(op: str, allowed: tuple[str, ...]) -> None:
+    if op not in allowed:
+        raise InvalidInput(f"there is no operation '{op}': choose from {', '.join(allowed)}.", param="op")

@@ -11,9 +11,9 @@ import anyio
 import structlog
 
 from agents.dream import factors, invariants, journal
-from agents.dream.retained import Judgement, RetainedSet, judge
+from agents.dream.retained import RetainedJudgement, RetainedSet, judge
 from agents.dream.settings import DreamSettings
-from agents.dream.weights import Exported, exported
+from agents.dream.weights import ExportedAdapter, export_adapter
 from bus import metrics, objects
 from bus.connection import Bus
 from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate
@@ -37,7 +37,7 @@ _log = structlog.get_logger("dream")
 
 
 @dataclass
-class _Case:
+class _PendingSwap:
     """A swap while it is judged; ``gates`` in the order in which they were passed."""
 
     request: SwapRequest
@@ -47,7 +47,7 @@ class _Case:
     before: float = 0.0
     after: float = 0.0
 
-    def passed(self, name: str, value: float | None = None, bound: float | None = None) -> None:
+    def note_pass(self, name: str, value: float | None = None, bound: float | None = None) -> None:
         self.gates.append(Gate(name=name, passed=True, value=value, bound=bound))
 
 
@@ -56,26 +56,26 @@ class Swaps:
 
     def __init__(self, bus: Bus, settings: DreamSettings, retained: RetainedSet) -> None:
         self._bus, self._settings, self._retained = bus, settings, retained
-        self._one = anyio.Lock()
-        self._judged: dict[str, Judgement] = {}
+        self._swap_lock = anyio.Lock()
+        self._judgements: dict[str, RetainedJudgement] = {}
 
     async def swap(self, request: SwapRequest) -> SwapReply:
-        """Judge and exchange. A swap that was made before is told again.
+        """Judge and exchange. A swap that was made before gets its first reply again.
 
         Raises:
             Refused: another swap is under way.
             StageFailed: code ``invariant_broken``; the adapter is as it was, and ``adapter.rejected`` says why.
             KikiError: the adapter or the object is not there, or the worker is away.
         """
-        made = await journal.swapped(self._bus, request.episode_id)
-        if made is not None and made.sha256 == request.sha256:
-            return _reply(made)
-        if self._one.locked():
+        earlier_swap = await journal.find_swap(self._bus, request.episode_id)
+        if earlier_swap is not None and earlier_swap.sha256 == request.sha256:
+            return _reply(earlier_swap)
+        if self._swap_lock.locked():
             raise Refused("another swap is under way: try again when it is done.")
-        async with self._one:
-            case = _Case(request, _envelope(request))
+        async with self._swap_lock:
+            case = _PendingSwap(request, _envelope(request))
             try:
-                return await self._swap(case)
+                return await self._judge_and_exchange(case)
             except KikiError as error:
                 if not error.retryable:
                     await self._reject(case, error)
@@ -84,88 +84,100 @@ class Swaps:
                 with anyio.CancelScope(shield=True):
                     await self._discard(case)
 
-    async def _swap(self, case: _Case) -> SwapReply:
+    async def _judge_and_exchange(self, case: _PendingSwap) -> SwapReply:
         request, bus = case.request, self._bus
-        invariants.priors(request.attention_prior)
-        case.passed("S4", sum(request.attention_prior.values()), invariants.MAX_PRIORS)
-        current = await exported(bus, request.adapter, timeout=self._settings.worker_timeout)
+        invariants.check_priors(request.attention_prior)
+        case.note_pass("S4", sum(request.attention_prior.values()), invariants.MAX_PRIORS)
+        current = await export_adapter(bus, request.adapter, timeout=self._settings.worker_timeout)
         data = await objects.get(bus, request.sha256)
         if current.sha256 != request.sha256 and current.sha256 != request.base_sha256:
-            raise invariants.broken("base_sha256", f"'{request.adapter}' is {current.sha256[:12]} by now; begin again")
+            raise invariants.invariant_error(
+                "base_sha256", f"'{request.adapter}' is {current.sha256[:12]} by now; begin again"
+            )
         await bus.publish(
             AdapterProposed(
                 envelope=case.envelope.next("proposed"), name=request.adapter, sha256=request.sha256, origin=ORIGIN
             )
         )
-        proposed = factors.load(request.adapter, data, scale=current.scale)
-        await self._judge_weights(case, current, proposed)
+        proposed_weights = factors.load(request.adapter, data, scale=current.scale)
+        await self._judge_weights(case, current, proposed_weights)
         return await self._exchange(case)
 
-    async def _judge_weights(self, case: _Case, current: Exported, proposed: factors.Weights) -> None:
+    async def _judge_weights(
+        self, case: _PendingSwap, current: ExportedAdapter, proposed_weights: factors.Weights
+    ) -> None:
         """S2 and S3 on the numbers, then S1 and the gate on forgetting on what the model says with them."""
         request, settings = case.request, self._settings
-        invariants.finite(proposed)
-        case.passed("S2", bound=invariants.MAX_WEIGHT)
-        others = [await exported(self._bus, name, timeout=settings.worker_timeout) for name in request.others]
-        known = {path for one in (current, *others) for path in one.weights}
-        invariants.hierarchy(tuple(proposed), known)
-        case.passed("S3", len(proposed))
-        stage = StageRequest(name=request.adapter, weights=request.sha256)
-        staged = await self._bus.request("adapters.stage", stage, StageReply, timeout=settings.worker_timeout)
-        case.staged = staged.staged
+        invariants.check_finite(proposed_weights)
+        case.note_pass("S2", bound=invariants.MAX_WEIGHT)
+        other_adapters = [
+            await export_adapter(self._bus, name, timeout=settings.worker_timeout) for name in request.others
+        ]
+        known_paths = {path for adapter in (current, *other_adapters) for path in adapter.weights}
+        invariants.check_hierarchy(tuple(proposed_weights), known_paths)
+        case.note_pass("S3", len(proposed_weights))
+        stage_request = StageRequest(name=request.adapter, weights=request.sha256)
+        stage_reply = await self._bus.request(
+            "adapters.stage", stage_request, StageReply, timeout=settings.worker_timeout
+        )
+        case.staged = stage_reply.staged
         before = await self._judge(AdapterUse(name=request.adapter, sha256=current.sha256))
-        after = await self._judge(AdapterUse(name=staged.staged, sha256=request.sha256))
+        after = await self._judge(AdapterUse(name=stage_reply.staged, sha256=request.sha256))
         case.before, case.after = before.accuracy, after.accuracy
-        invariants.retained(before.accuracy, after.accuracy)
-        case.passed("S1", after.accuracy, before.accuracy - invariants.MAX_REGRESSION)
-        update = factors.difference(proposed, current.weights)
-        angle = min((factors.angle(update, other.weights) for other in others), default=90.0)
-        invariants.forgetting(angle, after.wins(before))
-        case.passed("forgetting", after.wins(before), 0.5 - invariants.MAX_WIN_DROP)
+        invariants.check_retained(before.accuracy, after.accuracy)
+        case.note_pass("S1", after.accuracy, before.accuracy - invariants.MAX_REGRESSION)
+        update = factors.difference(proposed_weights, current.weights)
+        angle = min((factors.angle(update, other.weights) for other in other_adapters), default=90.0)
+        invariants.check_forgetting(angle, after.win_rate_over(before))
+        case.note_pass("forgetting", after.win_rate_over(before), 0.5 - invariants.MAX_WIN_DROP)
 
-    async def _judge(self, use: AdapterUse) -> Judgement:
-        """By digest, so that what is in use is judged once however many swaps are tried."""
-        if use.sha256 not in self._judged:
-            found = await judge(
+    async def _judge(self, use: AdapterUse) -> RetainedJudgement:
+        """The judgement is kept by digest: the adapter in use is judged once, however many swaps are tried."""
+        if use.sha256 not in self._judgements:
+            judgement = await judge(
                 self._bus,
                 self._retained.questions,
                 use,
                 timeout=self._settings.judge_timeout,
                 at_once=self._settings.judges,
             )
-            self._judged[use.sha256] = found
-        return self._judged[use.sha256]
+            self._judgements[use.sha256] = judgement
+        return self._judgements[use.sha256]
 
-    async def _exchange(self, case: _Case) -> SwapReply:
+    async def _exchange(self, case: _PendingSwap) -> SwapReply:
         request, bus = case.request, self._bus
         assert case.staged is not None, "judged, so staged"
         exchange = ExchangeRequest(name=request.adapter, staged=case.staged, base_sha256=request.base_sha256)
-        found = await bus.request("adapters.exchange", exchange, ExchangeReply, timeout=self._settings.worker_timeout)
-        published = AdapterPublished(
+        exchange_reply = await bus.request(
+            "adapters.exchange", exchange, ExchangeReply, timeout=self._settings.worker_timeout
+        )
+        publication = AdapterPublished(
             envelope=case.envelope.next("published"),
             name=request.adapter,
             sha256=request.sha256,
             origin=ORIGIN,
             gates=tuple(case.gates),
         )
-        made = DreamSwapped(
+        swap_event = DreamSwapped(
             envelope=case.envelope.next("swapped"),
             adapter=request.adapter,
             sha256=request.sha256,
             base_sha256=request.base_sha256,
-            pause_ms=found.pause_ms,
+            pause_ms=exchange_reply.pause_ms,
             retained_set=self._retained.sha256,
             retained_before=case.before,
             retained_after=case.after,
             attention_prior=request.attention_prior,
         )
-        await bus.publish(published)
-        await bus.publish(made)
-        _log.info("adapter swapped", adapter=request.adapter, sha256=request.sha256[:12], pause_ms=found.pause_ms)
-        return _reply(made)
+        await bus.publish(publication)
+        await bus.publish(swap_event)
+        _log.info(
+            "adapter swapped", adapter=request.adapter, sha256=request.sha256[:12], pause_ms=exchange_reply.pause_ms
+        )
+        return _reply(swap_event)
 
-    async def _reject(self, case: _Case, error: KikiError) -> None:
-        """Keep the refusal with its reason. The asker gets it whether or not the broker takes it."""
+    async def _reject(self, case: _PendingSwap, error: KikiError) -> None:
+        """Publish the refusal with its reason. The requester gets the error even if the broker does not take it."""
         request = case.request
         case.gates.append(Gate(name=error.param or error.code, passed=False, detail=error.message))
         try:
@@ -180,21 +192,21 @@ class Swaps:
                     gates=tuple(case.gates),
                 )
             )
-        except KikiError as lost:
-            metrics.degraded("dream.rejection", lost.message)
+        except KikiError as publish_error:
+            metrics.count_degraded("dream.rejection", publish_error.message)
 
-    async def _discard(self, case: _Case) -> None:
+    async def _discard(self, case: _PendingSwap) -> None:
         if case.staged is None:
             return
         discard = DiscardRequest(staged=case.staged)
         try:
             await self._bus.request("adapters.discard", discard, DiscardReply, timeout=self._settings.worker_timeout)
         except KikiError as error:
-            metrics.degraded("dream.staged", error.message)
+            metrics.count_degraded("dream.staged", error.message)
 
 
 def _envelope(request: SwapRequest) -> Envelope:
-    """Of the episode's own story, so that an event that was published before a crash is a duplicate after it."""
+    """It has the episode's own turn id, so that an event published before a crash is a duplicate after it."""
     fresh = new_turn(tenant=ORIGIN, session_id=request.adapter, timeout=3600.0)
     return Envelope(
         event_id=f"{request.episode_id}:swap",
@@ -206,13 +218,13 @@ def _envelope(request: SwapRequest) -> Envelope:
     )
 
 
-def _reply(made: DreamSwapped) -> SwapReply:
+def _reply(swap_event: DreamSwapped) -> SwapReply:
     return SwapReply(
-        episode_id=made.envelope.turn_id,
-        adapter=made.adapter,
-        sha256=made.sha256,
-        base_sha256=made.base_sha256,
-        pause_ms=made.pause_ms,
-        retained_before=made.retained_before,
-        retained_after=made.retained_after,
+        episode_id=swap_event.envelope.turn_id,
+        adapter=swap_event.adapter,
+        sha256=swap_event.sha256,
+        base_sha256=swap_event.base_sha256,
+        pause_ms=swap_event.pause_ms,
+        retained_before=swap_event.retained_before,
+        retained_after=swap_event.retained_after,
     )

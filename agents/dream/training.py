@@ -8,7 +8,7 @@ from schemas.consolidation import TrainReply, TrainRequest
 from schemas.errors import Unavailable
 
 
-async def attended(bus: Bus, request: TrainRequest, *, timeout: float, silence: float) -> TrainReply:
+async def train_with_watchdog(bus: Bus, request: TrainRequest, *, timeout: float, silence: float) -> TrainReply:
     """The reply to a training whose ``beat`` is heard at least every ``silence`` seconds.
 
     Raises:
@@ -17,10 +17,10 @@ async def attended(bus: Bus, request: TrainRequest, *, timeout: float, silence: 
     """
     with anyio.CancelScope(deadline=anyio.current_time() + silence) as scope:
 
-        async def heard(_: Msg) -> None:
+        async def extend_deadline(_: Msg) -> None:
             scope.deadline = anyio.current_time() + silence
 
-        listening = await bus.listen(request.beat, heard)
+        listening = await bus.listen(request.beat, extend_deadline)
         try:
             return await bus.request("adapters.train", request, TrainReply, timeout=timeout)
         finally:

@@ -8,14 +8,14 @@ from safetensors.numpy import load as parse
 
 from agents.dream import factors
 from agents.dream.factors import Factors
-from agents.dream.projection import Protected
+from agents.dream.projection import ProtectedDirections
 from bus import objects
 from bus.connection import Bus
 from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, ProtectRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportedAdapter:
     """An adapter as the worker has it in use: its modules, its file's digest, and the scale in its configuration."""
 
     name: str
@@ -24,7 +24,7 @@ class Exported:
     weights: dict[str, Factors]
 
 
-async def exported(bus: Bus, name: str, *, timeout: float) -> Exported:
+async def export_adapter(bus: Bus, name: str, *, timeout: float) -> ExportedAdapter:
     """The adapter in use.
 
     Raises:
@@ -32,12 +32,12 @@ async def exported(bus: Bus, name: str, *, timeout: float) -> Exported:
     """
     reply = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=timeout)
     data = await objects.get(bus, reply.weights)
-    return Exported(
+    return ExportedAdapter(
         name=name, sha256=reply.sha256, scale=reply.scale, weights=factors.load(name, data, scale=reply.scale)
     )
 
 
-async def directions(bus: Bus, name: str, k: int, *, timeout: float) -> dict[str, Protected]:
+async def fetch_directions(bus: Bus, name: str, k: int, *, timeout: float) -> dict[str, ProtectedDirections]:
     """What the frozen weights under an adapter must keep, by module.
 
     Raises:
@@ -47,6 +47,8 @@ async def directions(bus: Bus, name: str, k: int, *, timeout: float) -> dict[str
     tensors: Mapping[str, factors.Array] = parse(await objects.get(bus, reply.directions))
     paths = {key.rpartition(".")[0] for key in tensors}
     return {
-        path: Protected(tensors[f"{path}.left"].astype(np.float64), tensors[f"{path}.right"].astype(np.float64))
+        path: ProtectedDirections(
+            tensors[f"{path}.left"].astype(np.float64), tensors[f"{path}.right"].astype(np.float64)
+        )
         for path in paths
     }

@@ -1,4 +1,4 @@
-"""What became of an adapter, told on ``adapter.*``: after an administrator's verb, or because it was published."""
+"""Events on ``adapter.*``: what became of an adapter after an administrator's verb, or because it was published."""
 
 from agents.inference.engine import Engine
 from bus.connection import Bus
@@ -20,27 +20,27 @@ ADMINISTRATOR = "administrator"
 """The tenant of what an administrator asks for."""
 
 
-async def administered(bus: Bus, engine: Engine, verb: str, request: AdapterRequest) -> AdapterInfo:
-    """Carry out a verb and tell it; ``check`` changes nothing, so only its refusal is told.
+async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: AdapterRequest) -> AdapterInfo:
+    """Carry out a verb and publish its event; ``check`` changes nothing, so only its refusal is published.
 
     Raises:
-        KikiError: the engine's refusal, told as ``adapter.rejected`` if the adapter is at fault.
+        KikiError: the engine's refusal, published as ``adapter.rejected`` if the adapter is at fault.
     """
     envelope = new_life(request.name, tenant=ADMINISTRATOR)
     try:
         info = await engine.administer(verb, request.name, request.sha256)
     except StageFailed as error:
-        if verb != "unload":  # one that is in use is as good as before
-            await bus.publish(_rejected(envelope, request.name, request.sha256, error))
+        if verb != "unload":  # an adapter that is in use stays as good as before
+            await bus.publish(_rejected_event(envelope, request.name, request.sha256, error))
         raise
-    told = _told(envelope, verb, info)
-    if told is not None:
-        await bus.publish(told)
+    event = _verb_event(envelope, verb, info)
+    if event is not None:
+        await bus.publish(event)
     return info
 
 
-async def adopted(engine: Engine, event: AdapterPublished) -> Event:
-    """Load a published adapter and prove it: ``adapter.activated``, or ``adapter.rejected`` with why.
+async def adopt_adapter(engine: Engine, event: AdapterPublished) -> Event:
+    """Load a published adapter and prove it: ``adapter.activated``, or ``adapter.rejected`` with the reason.
 
     Raises:
         KikiError: the engine is away; try again.
@@ -49,13 +49,13 @@ async def adopted(engine: Engine, event: AdapterPublished) -> Event:
     try:
         info = await engine.administer("activate", event.name, event.sha256)
     except StageFailed as error:
-        return _rejected(envelope, event.name, event.sha256, error)
-    return _activated(envelope, info)
+        return _rejected_event(envelope, event.name, event.sha256, error)
+    return _activated_event(envelope, info)
 
 
-def _told(envelope: Envelope, verb: str, info: AdapterInfo) -> Event | None:
+def _verb_event(envelope: Envelope, verb: str, info: AdapterInfo) -> Event | None:
     if verb == "activate":
-        return _activated(envelope, info)
+        return _activated_event(envelope, info)
     if verb == "load":
         return AdapterLoaded(
             envelope=envelope,
@@ -70,7 +70,7 @@ def _told(envelope: Envelope, verb: str, info: AdapterInfo) -> Event | None:
     return None
 
 
-def _activated(envelope: Envelope, info: AdapterInfo) -> AdapterActivated:
+def _activated_event(envelope: Envelope, info: AdapterInfo) -> AdapterActivated:
     return AdapterActivated(
         envelope=envelope,
         name=info.name,
@@ -81,7 +81,7 @@ def _activated(envelope: Envelope, info: AdapterInfo) -> AdapterActivated:
     )
 
 
-def _rejected(envelope: Envelope, name: str, sha256: str, error: KikiError) -> AdapterRejected:
+def _rejected_event(envelope: Envelope, name: str, sha256: str, error: KikiError) -> AdapterRejected:
     return AdapterRejected(
         envelope=envelope, name=name, sha256=sha256, stage="worker", code=error.code, message=error.message
     )

@@ -14,13 +14,13 @@ from agents.inference import adapter_events, panel
 from agents.inference.crash_journal import Quarantine
 from agents.inference.engine import Engine
 from agents.inference.prompt import with_recall
-from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
 from schemas.chat import Usage
@@ -50,9 +50,9 @@ class InferenceAgent:
         Raises:
             SetupError: the model or the adapters folder cannot be used.
         """
-        journal = self.settings.journal if self.settings.engine == "mlx" else None  # no model dies in this process
-        self._quarantine = Quarantine(journal, well=lambda: self._engine.healthy)
-        self._bus, self._engine = bus, _engine(self.settings)
+        journal = self.settings.journal if self.settings.engine == "mlx" else None  # an upstream runs elsewhere
+        self._quarantine = Quarantine(journal, is_well=lambda: self._engine.healthy)
+        self._bus, self._engine = bus, _make_engine(self.settings)
         await self._engine.start()
         await bus.listen(bus.subjects.stage(EpisodeForgotten.subject), self._forget)
         if self._engine.prefetches:
@@ -78,36 +78,36 @@ class InferenceAgent:
                 concurrency=1,
                 until_deadline=False,
             ),
-            *(self._lane(lane) for lane in LANES),
+            *(self._lane_handler(lane) for lane in LANES),
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
         """The administrator's verbs for the adapters."""
 
-        def verb(name: str) -> Endpoint:
+        def make_endpoint(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
-                return await adapter_events.administered(self._bus, self._engine, name, request)
+                return await adapter_events.administer_adapter(self._bus, self._engine, name, request)
 
             return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
 
-        async def listed(_: AdapterListRequest) -> AdapterListReply:
+        async def list_adapters(_: AdapterListRequest) -> AdapterListReply:
             return await self._engine.adapters()
 
         verbs = ("check", "load", "unload", "activate")
         return (
-            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=listed),
-            *(verb(name) for name in verbs),
+            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
+            *(make_endpoint(name) for name in verbs),
             *self._engine.consolidation(self._bus),
         )
 
     def status(self) -> StatusReply:
         """Ready while the engine can answer."""
         engine = self._engine
-        why = engine.info.get("upstream_error", "the model's thread has ended or makes no steps")
+        reason = engine.info.get("upstream_error", "the model's thread has ended or makes no steps")
         return StatusReply(
             agent=self.name,
             ready=engine.healthy,
-            detail="" if engine.healthy else why,
+            detail="" if engine.healthy else reason,
             gauges=engine.gauges,
             info={"model": self.settings.model_name, "model_digest": self.settings.model_digest, **engine.info},
         )
@@ -118,7 +118,7 @@ class InferenceAgent:
             return await self._infer(event, delivery)
 
     async def _infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
-        outcome = await self._candidates(event, delivery)
+        outcome = await self._decode_candidates(event, delivery)
         completion = sum(candidate.usage.completion_tokens for candidate in outcome.candidates)
         timing = StageTiming(
             stage="inference",
@@ -147,12 +147,12 @@ class InferenceAgent:
         await self._engine.prefetch(decode(QueryRouted, message.data).route.adapters)
 
     async def _forget(self, _: Msg) -> None:
-        """A kept prompt may hold the text, recalled by any conversation of the tenant."""
+        """Drop every kept prompt: any conversation of the tenant may have recalled the text that is forgotten."""
         self._engine.forget()
 
     async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
         """Load an adapter that passed the gates, and prove it."""
-        return await adapter_events.adopted(self._engine, event)
+        return await adapter_events.adopt_adapter(self._engine, event)
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""
@@ -185,11 +185,11 @@ class InferenceAgent:
         await delivery.bus.answer(job, result)
 
     async def refuse(self, job: Job, error: KikiError) -> None:
-        """Tell who asked that no result will come."""
+        """Answer the job with the error: no result will come."""
         result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
         await self._bus.answer(job, result)
 
-    def _lane(self, lane: Lane) -> Handler[Job]:
+    def _lane_handler(self, lane: Lane) -> Handler[Job]:
         return Handler(
             stage=f"job-{lane}",
             event=Job,
@@ -200,7 +200,7 @@ class InferenceAgent:
             give_up=self.refuse,
         )
 
-    async def _candidates(self, event: RecallDone, delivery: Delivery) -> Outcome:
+    async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
         """The turn's candidates; without the recalled episodes if these alone make the prompt too long."""
         plan, hits = event.route.plan, event.recall.hits
         request = Request(
@@ -213,48 +213,50 @@ class InferenceAgent:
             enhance=plan.antibias,
             deadline=event.envelope.deadline,
         )
-        on_piece = _signalling(event.envelope.turn_id, delivery) if plan.live_tokens else None
-        members = panel.seated(self._engine.registered(request.adapters), plan.candidates)
-        voices = members if plan.negotiate and len(members) > 1 else ()
+        on_piece = _make_signal(event.envelope.turn_id, delivery) if plan.live_tokens else None
+        panel_voices = panel.choose_voices(self._engine.filter_registered(request.adapters), plan.candidates)
+        voices = panel_voices if plan.negotiate and len(panel_voices) > 1 else ()
         try:
-            return await self._drawn(request, voices, on_piece)
+            return await self._draw_candidates(request, voices, on_piece)
         except InvalidInput as error:
             if not hits or error.code != "context_length_exceeded":
                 raise
-            degraded("inference.recall_dropped", error.message)
-            return await self._drawn(replace(request, messages=event.query.messages), voices, on_piece)
+            count_degraded("inference.recall_dropped", error.message)
+            return await self._draw_candidates(replace(request, messages=event.query.messages), voices, on_piece)
 
-    async def _drawn(self, request: Request, voices: Sequence[panel.Member], on_piece: OnPiece | None) -> Outcome:
+    async def _draw_candidates(
+        self, request: Request, voices: Sequence[panel.Voice], on_piece: OnPiece | None
+    ) -> DecodingOutcome:
         """The request as it is, or each voice's candidates in one batch; a voice that fails is left out and counted."""
         if not voices:
             return await self._engine.generate(request, on_piece)
-        found: dict[int, Outcome] = {}
-        lost: list[KikiError] = []
+        by_number: dict[int, DecodingOutcome] = {}
+        errors: list[KikiError] = []
 
-        async def ask(member: panel.Member) -> None:
-            sampling = msgspec.structs.replace(request.sampling, seed=member.seed(request.sampling.seed))
-            own = replace(request, sampling=sampling, adapters=member.adapters, n=member.candidates)
+        async def ask(voice: panel.Voice) -> None:
+            sampling = msgspec.structs.replace(request.sampling, seed=voice.seed(request.sampling.seed))
+            voice_request = replace(request, sampling=sampling, adapters=voice.adapters, n=voice.candidates)
             try:
-                found[member.number] = await self._engine.generate(own)
+                by_number[voice.number] = await self._engine.generate(voice_request)
             except KikiError as error:
-                lost.append(error)
+                errors.append(error)
 
         async with anyio.create_task_group() as tasks:
             for member in voices:
                 tasks.start_soon(ask, member)
-        if not found:
-            raise lost[0]
-        for error in lost:
-            degraded("inference.member_lost", error.message)
-        outcomes = [found[number] for number in sorted(found)]
-        return Outcome(
-            candidates=panel.in_turn([outcome.candidates for outcome in outcomes]),
+        if not by_number:
+            raise errors[0]
+        for error in errors:
+            count_degraded("inference.member_lost", error.message)
+        outcomes = [by_number[number] for number in sorted(by_number)]
+        return DecodingOutcome(
+            candidates=panel.interleave([outcome.candidates for outcome in outcomes]),
             prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
             compute=max(outcome.compute for outcome in outcomes),
         )
 
 
-def _engine(settings: InferenceSettings) -> Engine:
+def _make_engine(settings: InferenceSettings) -> Engine:
     """The engine of the settings; only here does MLX come into the process, and with an upstream it does not.
 
     Raises:
@@ -276,13 +278,13 @@ def _engine(settings: InferenceSettings) -> Engine:
     return MlxEngine(settings)
 
 
-def _signalling(turn_id: str, delivery: Delivery) -> OnPiece:
-    """Publishes each piece of text with an index without gaps."""
+def _make_signal(turn_id: str, delivery: Delivery) -> OnPiece:
+    """Make the callback that publishes each piece of text, with an index without gaps."""
     index = 0
 
     async def signal(piece: Piece) -> None:
         nonlocal index
-        assert piece.kind != "tool"  # calls are told whole, in the outcome
+        assert piece.kind != "tool"  # a tool call comes whole, in the outcome
         token = InferToken(turn_id=turn_id, index=index, text=piece.text, attempt=delivery.attempt, kind=piece.kind)
         index += 1
         await delivery.bus.signal(token)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.errors import StageFailed
 
 DEATHS = 2
@@ -26,24 +26,24 @@ PATIENCE = 20.0
 class Quarantine:
     """``journal`` None: nothing is known of the worker before this one, and nothing is written.
 
-    ``well`` says whether the model's thread is; what ends while it is not stays in the journal.
+    ``is_well`` says whether the model's thread is well; a request that ends while it is not stays in the journal.
     """
 
     def __init__(
-        self, journal: Path | None, *, patience: float = PATIENCE, well: Callable[[], bool] = lambda: True
+        self, journal: Path | None, *, patience: float = PATIENCE, is_well: Callable[[], bool] = lambda: True
     ) -> None:
-        self._journal, self._well = journal, well
+        self._journal, self._is_well = journal, is_well
         self._in_hand: set[str] = set()
         self._alone: dict[str, int] = {}
         self.suspects: set[str] = set()
-        self._one = anyio.Lock()
+        self._suspect_lock = anyio.Lock()
         self._changed = anyio.Event()
         self._until = time.monotonic() + patience
-        self._read()
+        self._read_journal()
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
-        """Around one request. Suspects go one by one; others wait for them, but not for ever.
+        """Keep one request in the journal while it runs. Suspects run one by one; others wait, but not for ever.
 
         Raises:
             StageFailed: retryable, so that the message comes to its last try: it has ended the worker too often.
@@ -53,54 +53,54 @@ class Quarantine:
                 f"this request has ended the worker {self._alone[name]} times; it is not run again.", retryable=True
             )
         if name in self.suspects:
-            async with self._one, self._held(name):
+            async with self._suspect_lock, self._track(name):
                 yield
             self._clear(name)
             return
         await self._wait()
-        async with self._held(name):
+        async with self._track(name):
             yield
 
     @contextlib.asynccontextmanager
-    async def _held(self, name: str) -> AsyncIterator[None]:
+    async def _track(self, name: str) -> AsyncIterator[None]:
         self._in_hand.add(name)
-        self._write()
+        self._write_journal()
         try:
             yield
         finally:
-            if self._well():  # else it is one of those that the worker ends with
+            if self._is_well():  # else it was at the model when the worker ended, and stays
                 self._in_hand.discard(name)
-                self._write()
+                self._write_journal()
 
     async def _wait(self) -> None:
-        while self.suspects and (left := self._until - time.monotonic()) > 0:
-            with anyio.move_on_after(left):
+        while self.suspects and (seconds_left := self._until - time.monotonic()) > 0:
+            with anyio.move_on_after(seconds_left):
                 await self._changed.wait()
 
     def _clear(self, name: str) -> None:
         self.suspects.discard(name)
         self._alone.pop(name, None)
-        self._write()
+        self._write_journal()
         self._changed.set()
         self._changed = anyio.Event()
 
-    def _read(self) -> None:
+    def _read_journal(self) -> None:
         if self._journal is None or not self._journal.exists():
             return
         try:
-            found = json.loads(self._journal.read_text())
-            in_hand, self._alone = [str(name) for name in found["in_hand"]], dict(found["alone"])
+            journal = json.loads(self._journal.read_text())
+            in_hand, self._alone = [str(name) for name in journal["in_hand"]], dict(journal["alone"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            degraded("inference.quarantine", f"{self._journal.name} cannot be read: {error!r}")
+            count_degraded("inference.quarantine", f"{self._journal.name} cannot be read: {error!r}")
             return
         if len(in_hand) == 1:
             self._alone[in_hand[0]] = self._alone.get(in_hand[0], 0) + 1
-        condemned = {name for name, deaths in self._alone.items() if deaths >= DEATHS}
-        self.suspects = ({*in_hand} | self._alone.keys()) - condemned
-        self._write()
+        killers = {name for name, deaths in self._alone.items() if deaths >= DEATHS}
+        self.suspects = ({*in_hand} | self._alone.keys()) - killers
+        self._write_journal()
 
-    def _write(self) -> None:
-        """One write in place, padded over what was longer: a worker that is killed leaves it before or after."""
+    def _write_journal(self) -> None:
+        """One write in place, padded over a longer text: a worker that is killed leaves the old text or the new one."""
         if self._journal is None:
             return
         text = json.dumps({"in_hand": sorted(self._in_hand), "alone": self._alone}).encode()
@@ -111,4 +111,4 @@ class Quarantine:
             finally:
                 os.close(file)
         except OSError as error:
-            degraded("inference.quarantine", f"{self._journal.name} cannot be written: {error!r}")
+            count_degraded("inference.quarantine", f"{self._journal.name} cannot be written: {error!r}")

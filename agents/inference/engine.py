@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -14,14 +14,14 @@ class Engine(Protocol):
     """:meth:`start` before the rest, :meth:`stop` at the end; cancelling a call stops the work behind it."""
 
     async def start(self) -> None:
-        """Be able to answer: a token has been decoded.
+        """Get ready to answer; returns once a token has been decoded.
 
         Raises:
             SetupError: the settings must be mended first.
         """
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
 
     async def watch(self) -> NoReturn:
         """Raise when the engine cannot recover in this process."""
@@ -36,9 +36,9 @@ class Engine(Protocol):
 
     @property
     def info(self) -> dict[str, str]:
-        """Words for the status: ``device``, and ``adapters`` that are in the model now."""
+        """Texts for the status: ``device``, and ``adapters``, the names of those in the model now."""
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Outcome:
+    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
         """Run a request.
 
         Raises:
@@ -50,8 +50,8 @@ class Engine(Protocol):
     def parameters(self) -> int:
         """Weights of the model; 0 when it is not known."""
 
-    def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """Those of ``uses`` that it can serve."""
+    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """The adapters among ``uses`` that the engine can serve, in the same order."""
 
     @property
     def prefetches(self) -> bool:

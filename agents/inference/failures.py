@@ -3,6 +3,6 @@
 from schemas.errors import StageFailed
 
 
-def failed(name: str, why: str) -> StageFailed:
+def adapter_error(name: str, reason: str) -> StageFailed:
     """The error of an adapter that cannot be used."""
-    return StageFailed(f"adapter '{name}' cannot be used: {why}.", code="adapter_failed", param="adapters")
+    return StageFailed(f"adapter '{name}' cannot be used: {reason}.", code="adapter_failed", param="adapters")

@@ -1,6 +1,6 @@
-"""Who answers a turn that a panel will judge: each routed adapter by itself, and the base model. Pure.
+"""The voices that answer a turn for a panel to judge: each routed adapter by itself, and the base model. Pure.
 
-Candidates of different members differ for a reason; three draws of one member differ by chance.
+Candidates of different voices differ for a reason; three draws of one voice differ by chance.
 """
 
 from collections.abc import Sequence
@@ -13,33 +13,35 @@ SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class Voice:
     """One voice with its number of candidates."""
 
     number: int
     adapters: tuple[AdapterUse, ...]
     candidates: int
 
-    def seed(self, turn: int) -> int:
-        """The seed of its first candidate in a turn of seed ``turn``; no two members share one."""
-        return (turn + self.number * MAX_CANDIDATES) % SEEDS
+    def seed(self, turn_seed: int) -> int:
+        """The seed of its first candidate in a turn of seed ``turn_seed``; no two voices share one."""
+        return (turn_seed + self.number * MAX_CANDIDATES) % SEEDS
 
 
-def seated(adapters: Sequence[AdapterUse], candidates: int) -> tuple[Member, ...]:
+def choose_voices(adapters: Sequence[AdapterUse], candidates: int) -> tuple[Voice, ...]:
     """The panel for so many candidates: the best adapters alone at full weight, and always the base, last.
 
-    Members are asked in turn, so that a second candidate of one comes only after the first of all.
+    Voices are asked in turn, so that a second candidate of one comes only after the first of all.
     """
     alone = [(AdapterUse(name=use.name, sha256=use.sha256),) for use in adapters[: candidates - 1]]
-    voices: list[tuple[AdapterUse, ...]] = [*alone, ()]
-    shares = [len(range(number, candidates, len(voices))) for number in range(len(voices))]
+    adapter_sets: list[tuple[AdapterUse, ...]] = [*alone, ()]
+    shares = [len(range(number, candidates, len(adapter_sets))) for number in range(len(adapter_sets))]
     return tuple(
-        Member(number=number, adapters=voice, candidates=share)
-        for number, (voice, share) in enumerate(zip(voices, shares, strict=True))
+        Voice(number=number, adapters=adapter_set, candidates=share)
+        for number, (adapter_set, share) in enumerate(zip(adapter_sets, shares, strict=True))
     )
 
 
-def in_turn(drawn: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
-    """The members' candidates in one order: the first of each, then the second of each."""
-    rounds = max(map(len, drawn))
-    return tuple(own[number] for number in range(rounds) for own in drawn if number < len(own))
+def interleave(candidates_by_voice: Sequence[Sequence[Candidate]]) -> tuple[Candidate, ...]:
+    """The voices' candidates in one order: the first of each, then the second of each."""
+    rounds = max(map(len, candidates_by_voice))
+    return tuple(
+        candidates[number] for number in range(rounds) for candidates in candidates_by_voice if number < len(candidates)
+    )

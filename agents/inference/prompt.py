@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.inference.tools import arguments_of, described, told
+from agents.inference.tools import arguments_of, describe_tools, spell_out_tools
 from schemas.chat import Message, Tooling
 from schemas.errors import InvalidInput
 from schemas.findings import RecalledEpisode
@@ -35,12 +35,12 @@ def with_recall(messages: Sequence[Message], hits: Sequence[RecalledEpisode]) ->
     if not hits:
         return tuple(messages)
     lines = [json.dumps({"question": hit.question, "answer": hit.answer}, ensure_ascii=False) for hit in hits]
-    quoted = "\n".join(line.replace("</", "<\\/") for line in lines)  # JSON for the same text; no tag can close
-    fenced = f"{FENCE}\n<recall>\n{quoted}\n</recall>"
+    quotes = "\n".join(line.replace("</", "<\\/") for line in lines)  # JSON for the same text; no tag can close
+    fenced_block = f"{FENCE}\n<recall>\n{quotes}\n</recall>"
     if messages and messages[0].role == "system":
-        head = Message(role="system", content=f"{messages[0].content}\n\n{fenced}", name=messages[0].name)
+        head = Message(role="system", content=f"{messages[0].content}\n\n{fenced_block}", name=messages[0].name)
         return (head, *messages[1:])
-    return (Message(role="system", content=fenced), *messages)
+    return (Message(role="system", content=fenced_block), *messages)
 
 
 def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 class PromptEncoder:
     """Encodes with one tokenizer (a transformers tokenizer or mlx-lm's wrapper of it). Not thread-safe.
 
-    ``native_tools``: the chat template tells tools and their calls itself.
+    ``native_tools``: the chat template writes tools and their calls itself.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self.context_tokens = context_tokens
         self._think_open, self._native_tools = think_open, native_tools
-        spelt = {str(token) for token in tokenizer.all_special_tokens}
-        spelt |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(spelt, key=len, reverse=True))) or r"(?!)")
+        special_tokens = {str(token) for token in tokenizer.all_special_tokens}
+        special_tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or r"(?!)")
 
     @property
     def end(self) -> int:
@@ -83,11 +83,11 @@ class PromptEncoder:
         """
         stand_ins: dict[str, str] = {}
         if not self._native_tools:
-            messages, tooling = told(messages, tooling), None
-        shown = [self._shown(message, stand_ins) for message in messages]
-        tools = self._safe(described(tooling.tools), stand_ins) if tooling is not None else None
-        rendered = self._render(shown, tools, thinking=thinking)
-        tokens = self._tokens(rendered, stand_ins)
+            messages, tooling = spell_out_tools(messages, tooling), None
+        entries = [self._template_entry(message, stand_ins) for message in messages]
+        tools = self._replace_special(describe_tools(tooling.tools), stand_ins) if tooling is not None else None
+        text = self._render(entries, tools, thinking=thinking)
+        tokens = self._tokenize(text, stand_ins)
         if len(tokens) >= self.context_tokens:
             raise InvalidInput(
                 f"the prompt has {len(tokens)} tokens and the model's context {self.context_tokens}: "
@@ -95,33 +95,36 @@ class PromptEncoder:
                 code="context_length_exceeded",
                 param="messages",
             )
-        return Prompt(tokens=tuple(tokens), thinking=rendered.rstrip().endswith(self._think_open))
+        return Prompt(tokens=tuple(tokens), thinking=text.rstrip().endswith(self._think_open))
 
-    def plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> list[int]:
         """Tokens of ``text`` in which no special token is recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
-    def _shown(self, message: Message, stand_ins: dict[str, str]) -> dict[str, Any]:
-        found: dict[str, Any] = {"role": message.role, "content": self._safe(message.content, stand_ins)}
+    def _template_entry(self, message: Message, stand_ins: dict[str, str]) -> dict[str, Any]:
+        entry: dict[str, Any] = {"role": message.role, "content": self._replace_special(message.content, stand_ins)}
         if message.tool_calls:
-            found["tool_calls"] = [
+            entry["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": self._safe(arguments_of(call), stand_ins)},
+                    "function": {"name": call.name, "arguments": self._replace_special(arguments_of(call), stand_ins)},
                 }
                 for call in message.tool_calls
             ]
         if message.role == "tool":
-            found |= {"tool_call_id": message.tool_call_id, "name": message.name}
-        return found
+            entry |= {"tool_call_id": message.tool_call_id, "name": message.name}
+        return entry
 
-    def _safe(self, value: Any, stand_ins: dict[str, str]) -> Any:
+    def _replace_special(self, value: Any, stand_ins: dict[str, str]) -> Any:
         """``value`` with every text in it that spells a special token replaced by a stand-in."""
         if isinstance(value, dict):
-            return {self._safe(key, stand_ins): self._safe(one, stand_ins) for key, one in value.items()}
+            return {
+                self._replace_special(key, stand_ins): self._replace_special(item, stand_ins)
+                for key, item in value.items()
+            }
         if isinstance(value, list):
-            return [self._safe(one, stand_ins) for one in value]
+            return [self._replace_special(item, stand_ins) for item in value]
         if not isinstance(value, str) or not self._special.search(value):
             return value
         name = f"[[{secrets.token_hex(12)}]]"
@@ -140,13 +143,13 @@ class PromptEncoder:
             raise InvalidInput(f"the model's chat template refuses the messages: {error}", param="messages") from error
         return str(text)
 
-    def _tokens(self, rendered: str, stand_ins: dict[str, str]) -> list[int]:
+    def _tokenize(self, text: str, stand_ins: dict[str, str]) -> list[int]:
         if not stand_ins:
-            return list(self._tokenizer.encode(rendered, add_special_tokens=False))
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
         tokens: list[int] = []
-        for part in re.split(f"({'|'.join(map(re.escape, stand_ins))})", rendered):
+        for part in re.split(f"({'|'.join(map(re.escape, stand_ins))})", text):
             if part in stand_ins:
-                tokens += self.plain(stand_ins[part])
+                tokens += self.encode_plain(stand_ins[part])
             elif part:
                 tokens += self._tokenizer.encode(part, add_special_tokens=False)
         return tokens

@@ -16,7 +16,7 @@ OnPiece = Callable[[Piece], Awaitable[None]]
 class Request:
     """Decode ``n`` candidates of the answer to ``messages``, or score each of ``choices`` as that answer's beginning.
 
-    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them. ``deadline`` is a
+    ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
     Unix time; adapters that are not registered are left out and counted. ``enhance``: with the engine's factor on its
     bias-knowledge neurons, if it has any.
     """
@@ -34,11 +34,11 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class DecodingOutcome:
     """Candidates, or for each ballot (one without ballots) a total log-probability a choice.
 
     ``compute`` is seconds from admission to the end; ``exact`` is false when the choices are scored by their first
-    token only, which is all that some upstreams tell.
+    token only, which is all that some upstreams report.
     """
 
     candidates: tuple[Candidate, ...] = ()

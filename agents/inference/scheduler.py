@@ -1,4 +1,4 @@
-"""Who decodes next. Pure: plain structs in, plain structs out, no clock and no model.
+"""Which work decodes next. Pure: plain structs in, plain structs out, no clock and no model.
 
 Work for up to ``max_keys`` sets of adapters decodes in one batch; a further set, or one that cannot be mixed, has to
 wait until rows have left. So the sets that run are kept while that is fair: each piece of work is due ``patience``
@@ -89,8 +89,8 @@ class Scheduler(Generic[T]):
 
     def discard(self, items: Iterable[T]) -> None:
         """Forget work that is not wanted any more."""
-        gone = list(items)
-        self._waiting = [waiting for waiting in self._waiting if waiting.item not in gone]
+        unwanted = list(items)
+        self._waiting = [waiting for waiting in self._waiting if waiting.item not in unwanted]
 
     def admit(self, *, running: Running, now: float) -> list[Waiting[T]]:
         """Take out what joins the batch now, in order.
@@ -98,20 +98,20 @@ class Scheduler(Generic[T]):
         The first that cannot join ends the admission, so that nothing overtakes it for ever; with an empty batch the
         first in order always joins, even if it needs more bytes than there are.
         """
-        admitted: list[Waiting[T]] = []
-        for waiting in self._ordered(running.keys | running.ready, now):
+        newcomers: list[Waiting[T]] = []
+        for waiting in self._rank_waiting(running.keys | running.ready, now):
             if not self._joins(waiting, running):
                 break
-            admitted.append(waiting)
+            newcomers.append(waiting)
             running = Running(
                 keys=running.keys | {waiting.key},
                 alone=running.alone or waiting.alone,
                 rows=running.rows + waiting.rows,
                 bytes=running.bytes + waiting.bytes,
             )
-        taken = {waiting.number for waiting in admitted}
-        self._waiting = [waiting for waiting in self._waiting if waiting.number not in taken]
-        return admitted
+        numbers = {waiting.number for waiting in newcomers}
+        self._waiting = [waiting for waiting in self._waiting if waiting.number not in numbers]
+        return newcomers
 
     def _joins(self, waiting: Waiting[T], running: Running) -> bool:
         if not running.rows:
@@ -123,7 +123,7 @@ class Scheduler(Generic[T]):
         keys = running.keys | {waiting.key}
         return len(keys) == 1 or (len(keys) <= self.max_keys and not running.alone and not waiting.alone)
 
-    def _ordered(self, ready: Collection[Hashable], now: float) -> list[Waiting[T]]:
+    def _rank_waiting(self, ready: Collection[Hashable], now: float) -> list[Waiting[T]]:
         def rank(waiting: Waiting[T]) -> tuple[int, float, int]:
             if waiting.due <= now:
                 return (-1, waiting.due, waiting.number)

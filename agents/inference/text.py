@@ -1,4 +1,4 @@
-"""What of the decoded text the reader sees: up to a stop string, without the model's reasoning and its tool calls.
+"""The part of the decoded text that the reader sees: up to a stop string, without reasoning and tool calls.
 
 Text arrives in pieces that may cut a marker anywhere, so whatever could still become a marker is held back.
 """
@@ -21,9 +21,9 @@ class Piece(NamedTuple):
 class TextFilter:
     """One candidate's text. Stop strings count in content only; they and all markers are never emitted.
 
-    ``thinking`` says that the prompt already opened the reasoning, ``calls`` are the marks of a tool call (an empty end
-    is that of the answer), ``begins`` is the kind of the first text. ``stopped`` turns true at a stop string, and
-    nothing is emitted after it.
+    ``calls`` are the marks of a tool call; with an empty end mark a call goes on to the end of the answer. ``begins``
+    is the kind of the first text: "reasoning" where the prompt already opened it. ``stopped`` turns true at a stop
+    string, and nothing is emitted after it.
     """
 
     def __init__(
@@ -38,46 +38,46 @@ class TextFilter:
         self._call_open, self._call_close = calls or ("", "")
         self._stops = tuple(stop for stop in stops if stop)
         self._kind: Kind = begins
-        self._held = ""
+        self._buffer = ""
         self._skip_blanks = False
         self.stopped = False
 
     def feed(self, text: str) -> list[Piece]:
         """Take decoded text, give back what is certain of it."""
-        self._held += text
-        found: list[Piece] = []
+        self._buffer += text
+        pieces: list[Piece] = []
         while self._has_text() and not self.stopped:
             marker, at = self._first_marker()
             if marker is None:
-                keep = len(self._held) if self._kind == "tool" else self._could_begin()
-                self._emit(found, self._held[: len(self._held) - keep])
-                self._held = self._held[len(self._held) - keep :]
+                keep = len(self._buffer) if self._kind == "tool" else self._pending_length()
+                self._emit(pieces, self._buffer[: len(self._buffer) - keep])
+                self._buffer = self._buffer[len(self._buffer) - keep :]
                 break
             if self._kind == "tool":
-                found.append(Piece("tool", self._held[:at]))  # an empty call is one too, and malformed
+                pieces.append(Piece("tool", self._buffer[:at]))  # an empty call is one too, and malformed
             else:
-                self._emit(found, self._held[:at])
-            self._held = self._held[at + len(marker) :]
-            self._cross(marker)
-        return found
+                self._emit(pieces, self._buffer[:at])
+            self._buffer = self._buffer[at + len(marker) :]
+            self._pass_marker(marker)
+        return pieces
 
     def finish(self) -> list[Piece]:
         """The end came without a stop string: what was held back is text, unless it began a reasoning marker."""
-        found: list[Piece] = []
+        pieces: list[Piece] = []
         markers = (self._open, self._close)
-        if self._kind == "tool" and self._held and not self.stopped:
-            found.append(Piece("tool", self._held, closed=not self._call_close))
-        elif self._held and not self.stopped and not any(marker.startswith(self._held) for marker in markers):
-            self._emit(found, self._held)
-        self._held = ""
-        return found
+        if self._kind == "tool" and self._buffer and not self.stopped:
+            pieces.append(Piece("tool", self._buffer, closed=not self._call_close))
+        elif self._buffer and not self.stopped and not any(marker.startswith(self._buffer) for marker in markers):
+            self._emit(pieces, self._buffer)
+        self._buffer = ""
+        return pieces
 
     def _has_text(self) -> bool:
         """Whether something is held; blank lines after reasoning and after a call are neither text nor a stop."""
         if self._kind == "content" and self._skip_blanks:
-            self._held = self._held.lstrip()
-            self._skip_blanks = not self._held
-        return bool(self._held)
+            self._buffer = self._buffer.lstrip()
+            self._skip_blanks = not self._buffer
+        return bool(self._buffer)
 
     @property
     def _markers(self) -> tuple[str, ...]:
@@ -89,22 +89,22 @@ class TextFilter:
 
     def _first_marker(self) -> tuple[str | None, int]:
         """The marker that begins first; of several that begin there, the longest."""
-        hits = [(self._held.find(marker), -len(marker), marker) for marker in self._markers]
+        hits = [(self._buffer.find(marker), -len(marker), marker) for marker in self._markers]
         hits = [hit for hit in hits if hit[0] >= 0]
         if not hits:
             return None, -1
         at, _, marker = min(hits)
         return marker, at
 
-    def _could_begin(self) -> int:
+    def _pending_length(self) -> int:
         """Length of the longest tail that could still become a marker."""
         longest = max(map(len, self._markers)) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
-            if any(marker.startswith(self._held[-size:]) for marker in self._markers):
+        for size in range(min(longest, len(self._buffer)), 0, -1):
+            if any(marker.startswith(self._buffer[-size:]) for marker in self._markers):
                 return size
         return 0
 
-    def _cross(self, marker: str) -> None:
+    def _pass_marker(self, marker: str) -> None:
         if self._kind != "content":
             self._kind, self._skip_blanks = "content", True
         elif marker == self._open:
@@ -112,8 +112,8 @@ class TextFilter:
         elif marker == self._call_open:
             self._kind = "tool"
         else:
-            self.stopped, self._held = True, ""
+            self.stopped, self._buffer = True, ""
 
-    def _emit(self, found: list[Piece], text: str) -> None:
+    def _emit(self, pieces: list[Piece], text: str) -> None:
         if text:
-            found.append(Piece(self._kind, text))
+            pieces.append(Piece(self._kind, text))

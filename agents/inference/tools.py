@@ -1,7 +1,7 @@
 """Tool calls in decoded text: how this model writes them, and what they say.
 
 A model whose chat template knows tools writes calls in its own form; mlx-lm has the parsers and chooses by template and
-vocabulary. For any other model the tools are told in the system message, and it is asked for the form that many models
+vocabulary. For any other model the system message describes the tools and asks for the form that many models
 share: JSON between ``<tool_call>`` marks. A call that must come is decoded under a JSON Schema, as the whole answer.
 """
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.inference.text import Piece
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.chat import Message, Tool, ToolCall, Tooling
 
 Parser = Callable[[str, Any], Any]
 """Text of a call and the tools offered, to ``{"name": ..., "arguments": {...}}`` or a list of these."""
 
 
-class Malformed(ValueError):
+class MalformedCall(ValueError):
     """The text is no call of a tool that was offered."""
 
 
@@ -27,7 +27,7 @@ class Malformed(ValueError):
 class ToolSyntax:
     """How calls are written: between ``start`` and ``end`` (empty: to the end of the answer), read by ``parse``.
 
-    ``native``: the chat template tells the tools itself.
+    ``native``: the chat template describes the tools itself.
     """
 
     start: str
@@ -36,12 +36,12 @@ class ToolSyntax:
     native: bool = True
 
 
-def _json(text: str, _: Any) -> Any:
+def _parse_json(text: str, _: Any) -> Any:
     return json.loads(text)
 
 
-GENERIC = ToolSyntax(start="<tool_call>", end="</tool_call>", parse=_json, native=False)
-_TOLD = (
+GENERIC = ToolSyntax(start="<tool_call>", end="</tool_call>", parse=_parse_json, native=False)
+_TOOLS_TEMPLATE = (
     "You may call tools. Each is described by one JSON object a line:\n<tools>\n{tools}\n</tools>\n"
     "To call one, answer with a JSON object with its name and arguments between tool_call tags:\n"
     '<tool_call>\n{{"name": "...", "arguments": {{...}}}}\n</tool_call>'
@@ -55,7 +55,7 @@ def syntax_of(tokenizer: Any) -> ToolSyntax:
     return ToolSyntax(start=tokenizer.tool_call_start, end=tokenizer.tool_call_end, parse=tokenizer.tool_parser)
 
 
-def described(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+def describe_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Tools as chat templates and parsers take them."""
     return [
         {
@@ -70,35 +70,35 @@ def described(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     ]
 
 
-def read(text: str, syntax: ToolSyntax, tooling: Tooling) -> tuple[ToolCall, ...]:
+def read_calls(text: str, syntax: ToolSyntax, tooling: Tooling) -> tuple[ToolCall, ...]:
     """The calls in the text between two marks.
 
     Raises:
         Malformed: it does not parse, or calls what was not offered.
     """
     try:
-        found = syntax.parse(text.strip(), described(tooling.tools))
+        result = syntax.parse(text.strip(), describe_tools(tooling.tools))
     except Exception as error:
-        raise Malformed(f"{type(error).__name__}: {error}") from error
-    calls = found if isinstance(found, list) else [found]
+        raise MalformedCall(f"{type(error).__name__}: {error}") from error
+    calls = result if isinstance(result, list) else [result]
     if not calls:
-        raise Malformed("no call")
-    return tuple(_call(call, tooling) for call in calls)
+        raise MalformedCall("no call")
+    return tuple(_make_call(call, tooling) for call in calls)
 
 
 def schema_of(tooling: Tooling) -> str:
     """The JSON Schema of one call of the forced tool, or of any."""
-    wanted = [tool for tool in tooling.tools if tooling.forced in (None, tool.name)]
-    return json.dumps({"anyOf": [_schema(tool) for tool in wanted]})
+    tools = [tool for tool in tooling.tools if tooling.forced in (None, tool.name)]
+    return json.dumps({"anyOf": [_schema(tool) for tool in tools]})
 
 
-def told(messages: Sequence[Message], tooling: Tooling | None) -> list[Message]:
-    """The conversation for a template that knows no tools: they are told, called and answered in plain text."""
-    plain = [_plain(message) for message in messages]
+def spell_out_tools(messages: Sequence[Message], tooling: Tooling | None) -> list[Message]:
+    """The conversation for a template that knows no tools: tools are described, called and answered in plain text."""
+    plain = [_as_plain_message(message) for message in messages]
     if tooling is None:
         return plain
-    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in described(tooling.tools))
-    text = _TOLD.format(tools=lines)
+    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in describe_tools(tooling.tools))
+    text = _TOOLS_TEMPLATE.format(tools=lines)
     if plain and plain[0].role == "system":
         return [Message(role="system", content=f"{plain[0].content}\n\n{text}"), *plain[1:]]
     return [Message(role="system", content=text), *plain]
@@ -112,13 +112,13 @@ def arguments_of(call: ToolCall) -> Any:
         return call.arguments
 
 
-class Calls:
+class CallCollector:
     """The calls of one candidate while it is decoded."""
 
     def __init__(self, syntax: ToolSyntax, tooling: Tooling) -> None:
         self._syntax = GENERIC if tooling.must_call else syntax
         self._tooling = tooling
-        self.found: list[ToolCall] = []
+        self.tool_calls: list[ToolCall] = []
 
     @property
     def marks(self) -> tuple[str, str] | None:
@@ -126,31 +126,33 @@ class Calls:
         return None if self._tooling.must_call else (self._syntax.start, self._syntax.end)
 
     @property
-    def enough(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the reader takes no further one."""
-        return bool(self.found) and not self._tooling.parallel
+        return bool(self.tool_calls) and not self._tooling.parallel
 
     def take(self, piece: Piece) -> Piece | None:
         """Take the text of a call; one that is malformed comes back as plain content, marks and all, and is counted."""
         try:
-            self.found += read(piece.text, self._syntax, self._tooling)
-        except Malformed as error:
-            degraded("tools.malformed", f"what the model wrote is no call: {error}")
+            self.tool_calls += read_calls(piece.text, self._syntax, self._tooling)
+        except MalformedCall as error:
+            count_degraded("tools.malformed", f"what the model wrote is no call: {error}")
             start, end = self.marks or ("", "")
             return Piece("content", f"{start}{piece.text}{end if piece.closed else ''}")
         if not self._tooling.parallel:
-            del self.found[1:]
+            del self.tool_calls[1:]
         return None
 
 
-def _plain(message: Message) -> Message:
+def _as_plain_message(message: Message) -> Message:
     if message.role == "tool":
         return Message(role="user", content=f"<tool_response>\n{message.content}\n</tool_response>")
     if not message.tool_calls:
         return message
     calls = [{"name": call.name, "arguments": arguments_of(call)} for call in message.tool_calls]
-    marked = [f"{GENERIC.start}\n{json.dumps(call, ensure_ascii=False)}\n{GENERIC.end}" for call in calls]
-    return Message(role=message.role, content="\n".join([message.content, *marked] if message.content else marked))
+    call_texts = [f"{GENERIC.start}\n{json.dumps(call, ensure_ascii=False)}\n{GENERIC.end}" for call in calls]
+    return Message(
+        role=message.role, content="\n".join([message.content, *call_texts] if message.content else call_texts)
+    )
 
 
 def _schema(tool: Tool) -> dict[str, Any]:
@@ -162,10 +164,10 @@ def _schema(tool: Tool) -> dict[str, Any]:
     }
 
 
-def _call(found: Any, tooling: Tooling) -> ToolCall:
-    if not isinstance(found, dict) or not isinstance(found.get("arguments"), dict):
-        raise Malformed("a call is an object with a name and an object of arguments")
-    if found.get("name") not in {tool.name for tool in tooling.tools}:
-        raise Malformed(f"no tool '{found.get('name')}' was offered")
-    arguments = json.dumps(found["arguments"], ensure_ascii=False)
-    return ToolCall(id=f"call_{uuid.uuid4().hex[:24]}", name=found["name"], arguments=arguments)
+def _make_call(raw: Any, tooling: Tooling) -> ToolCall:
+    if not isinstance(raw, dict) or not isinstance(raw.get("arguments"), dict):
+        raise MalformedCall("a call is an object with a name and an object of arguments")
+    if raw.get("name") not in {tool.name for tool in tooling.tools}:
+        raise MalformedCall(f"no tool '{raw.get('name')}' was offered")
+    arguments = json.dumps(raw["arguments"], ensure_ascii=False)
+    return ToolCall(id=f"call_{uuid.uuid4().hex[:24]}", name=raw["name"], arguments=arguments)

@@ -12,22 +12,22 @@ import structlog
 from nats.js.errors import APIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from agents.memory.episodes import key, recorded
+from agents.memory.episodes import build_record, key
 from agents.memory.forgetting import erase, expire
 from agents.memory.priority import Precedence
-from agents.memory.progress import PROJECTION, caught_up, forget, lag, progress
+from agents.memory.progress import PROJECTION, lag, read_progress, reset_progress, wait_until_projected
 from agents.memory.projection import Projection
-from agents.memory.ranking import distinct, fitting, hits, relevant, told
-from agents.memory.rebuild import renewed
+from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
+from agents.memory.rebuild import renew_tenant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask
-from agents.memory.tokens import measure
-from agents.memory.words import Words
+from agents.memory.stores.points import Lookup
+from agents.memory.tokens import token_counter
+from agents.memory.words import WordEncoder
 from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -74,8 +74,8 @@ class MemoryAgent:
         self.settings = settings
         self._stores = Stores(settings)
         self._projection = Projection(self._stores)
-        self._words = Words(settings.language)
-        self._measure_text = measure(settings.tokenizer)
+        self._words = WordEncoder(settings.language)
+        self._measure_text = token_counter(settings.tokenizer)
         self._rebuilding = False
         self._sleeping = False
         self._summing = anyio.Lock()
@@ -93,17 +93,17 @@ class MemoryAgent:
             SetupError: another process has the stores, or they cannot be written.
         """
 
-        async def again() -> None:
-            await forget(bus)
+        async def restart_projection() -> None:
+            await reset_progress(bus)
 
-        async with self._stores.opened(again), anyio.create_task_group() as tasks:
+        async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus = bus
             await self._measure(bus)
             tasks.start_soon(self._watch, bus)
             tasks.start_soon(self._stores.tend)
             tasks.start_soon(self._expire, bus)
             if self.settings.sleep_every:
-                tasks.start_soon(self._sleep_sometimes)
+                tasks.start_soon(self._sleep_at_intervals)
             self._ready = True
             try:
                 yield
@@ -123,11 +123,11 @@ class MemoryAgent:
                 concurrency=self.settings.concurrency,
                 until_deadline=False,
             ),
-            self._projecting(),
+            self._projection_handler(),
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Search, and making the stores again."""
+        """Search, rebuild, verification, statistics, sleep, and what a session holds or has to forget."""
         return (
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
@@ -148,7 +148,7 @@ class MemoryAgent:
             info={"data_dir": str(self.settings.data_dir)},
         )
 
-    def _projecting(self) -> Handler[EpisodeRecorded]:
+    def _projection_handler(self) -> Handler[EpisodeRecorded]:
         return Handler(
             stage=PROJECTION,
             event=EpisodeRecorded,
@@ -161,8 +161,8 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
-        with self._precedence.first():
-            found = await self._recalled(event) if event.route.plan.recall else Recall()
+        with self._precedence.mark_recall():
+            recall = await self._find_recall(event) if event.route.plan.recall else Recall()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
@@ -170,55 +170,57 @@ class MemoryAgent:
             envelope=event.envelope.next(STAGE),
             query=event.query,
             route=event.route,
-            recall=found,
+            recall=recall,
             timings=(*event.timings, timing),
         )
 
-    async def _recalled(self, event: QueryRouted) -> Recall:
-        """What the turn is shown; nothing when the store fails or is slow: memory never holds a turn up."""
+    async def _find_recall(self, event: QueryRouted) -> Recall:
+        """Find the episodes for a turn; none when the store fails or is slow: memory never holds a turn up."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
         if not event.route.embedding:
-            metrics.degraded("recall.no_embedding", "the router gave no embedding; only words can recall.")
+            metrics.count_degraded("recall.no_embedding", "the router gave no embedding; only words can recall.")
         text = event.query.text
         if is_small_talk(text):
             return Recall()
-        ask = Ask(tenant=envelope.tenant, vector=event.route.embedding, text=text, limit=settings.candidates)
+        lookup = Lookup(tenant=envelope.tenant, vector=event.route.embedding, text=text, limit=settings.candidates)
         try:
             with anyio.fail_after(settings.recall_timeout):
-                found = await find(self._stores, ask, now=time.time(), settings=settings)
+                ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
         except TimeoutError:
-            metrics.degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
+            metrics.count_degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
             return Recall()
         except KikiError as error:
-            metrics.degraded("recall.failed", error.message)
+            metrics.count_degraded("recall.failed", error.message)
             return Recall()
-        others = [one for one in found if one.match.turn_id != envelope.turn_id]
-        kept = distinct(relevant(others[: settings.compared], text=text, words=self._words, settings=settings))
-        shown = fitting(hits(kept), settings=settings, measure=self._measure_text)
-        self._counts["hits_total"] += len(shown)
-        return Recall(hits=shown)
+        candidates = [candidate for candidate in ranking if candidate.match.turn_id != envelope.turn_id]
+        distinct_matches = drop_duplicates(
+            keep_relevant(candidates[: settings.compared], text=text, words=self._words, settings=settings)
+        )
+        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._measure_text)
+        self._counts["hits_total"] += len(best_hits)
+        return Recall(hits=best_hits)
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
-        """The episode, once: the broker forgets message ids after a while, the stream does not."""
+        """Record the episode once: the broker forgets message ids after a while, so the stream is asked."""
         if not event.route.plan.record or event.finish_reason == "tool_calls":
             return None  # a call is no answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
-        await self._precedence.after()
-        return await anyio.to_thread.run_sync(recorded, event)
+        await self._precedence.wait_for_recalls()
+        return await anyio.to_thread.run_sync(build_record, event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
-        """Into the stores, unless the episode was forgotten while it waited here."""
+        """Project the episode into the stores, unless it was forgotten while it waited here."""
         if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is not None:
             return
-        async for attempt in _until_back():
+        async for attempt in _retry_while_away():
             with attempt:
                 await self._projection.add(event.episode, recorded_at=delivery.stored_at)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
-        ask = Ask(
+        lookup = Lookup(
             tenant=request.tenant,
             vector=request.vector,
             text=request.text,
@@ -227,8 +229,8 @@ class MemoryAgent:
             as_of=request.as_of,
         )
         now = time.time() if request.as_of is None else request.as_of
-        found = await find(self._stores, ask, now=now, settings=self.settings)
-        return SearchReply(hits=tuple(hits(found[: request.limit])))
+        ranking = await find(self._stores, lookup, now=now, settings=self.settings)
+        return SearchReply(hits=tuple(hits(ranking[: request.limit])))
 
     async def _rebuild(self, request: RebuildRequest) -> RebuildReply:
         """Empty the stores (of one tenant), project the record again, and answer when all of it is in.
@@ -243,13 +245,13 @@ class MemoryAgent:
         self._rebuilding, started = True, time.monotonic()
         try:
             if request.tenant is not None:
-                episodes = await renewed(self._stores, bus, tenant=request.tenant)
+                episodes = await renew_tenant(self._stores, bus, tenant=request.tenant)
             else:
                 async with self._stores.changing:
-                    await self._stores.renew(lambda: forget(bus))
-                    await Consumer(bus, self._projecting()).declare()
+                    await self._stores.renew(lambda: reset_progress(bus))
+                    await Consumer(bus, self._projection_handler()).declare()
                 last = (await bus.js.stream_info(EPISODES)).state.last_seq
-                await caught_up(bus, last)
+                await wait_until_projected(bus, last)
                 episodes = await self._stores.trace.count()
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(
@@ -263,23 +265,23 @@ class MemoryAgent:
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
-        bus = self._connected()
+        bus = self._require_bus()
         async with self._stores.changing:
-            recorded_keys = {
-                key(one.tenant, "episode", one.episode_id): one.episode_id
-                async for one in record.episodes(bus, tenant=request.tenant)
+            ids_by_key = {
+                key(episode.tenant, "episode", episode.episode_id): episode.episode_id
+                async for episode in record.read_episodes(bus, tenant=request.tenant)
             }
             atlas = await self._stores.atlas.keys(tenant=request.tenant)
             trace = await self._stores.trace.keys(tenant=request.tenant)
-            waiting = int(lag(await progress(bus)))
-        wanted = set(recorded_keys)
+            waiting = int(lag(await read_progress(bus)))
+        expected = set(ids_by_key)
         return VerifyReply(
-            recorded=len(wanted),
+            recorded=len(expected),
             waiting=waiting,
-            missing_in_atlas=_names(wanted - atlas, recorded_keys),
-            missing_in_trace=_names(wanted - trace, recorded_keys),
-            unknown_in_atlas=len(atlas - wanted),
-            unknown_in_trace=len(trace - wanted),
+            missing_in_atlas=_names(expected - atlas, ids_by_key),
+            missing_in_trace=_names(expected - trace, ids_by_key),
+            unknown_in_atlas=len(atlas - expected),
+            unknown_in_trace=len(trace - expected),
         )
 
     async def _stats(self, request: StatsRequest) -> StatsReply:
@@ -288,7 +290,7 @@ class MemoryAgent:
         return StatsReply(
             atlas_episodes=len(await self._stores.atlas.keys(tenant=request.tenant)),
             trace_episodes=len(await self._stores.trace.keys(tenant=request.tenant)),
-            edges={kind: len(found) for kind, found in edges.items()},
+            edges={kind: len(pairs) for kind, pairs in edges.items()},
         )
 
     async def _sleep(self, request: SleepRequest) -> SleepReply:
@@ -298,66 +300,67 @@ class MemoryAgent:
             Refused: a sleep is going on.
             Unavailable: the broker is away.
         """
-        bus = self._connected()
+        bus = self._require_bus()
         if self._sleeping:
             raise Refused("the memory is asleep already: wait until that sleep ends.")
         self._sleeping = True
         try:
             reply = await sleep(bus, request, self.settings, alone=self._summing)
-            await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"the sleep lost the broker ({error or type(error).__name__}): sleep again.") from error
         finally:
             self._sleeping = False
         return reply
 
-    async def _sleep_sometimes(self) -> None:
+    async def _sleep_at_intervals(self) -> None:
         while True:
             await anyio.sleep(self.settings.sleep_every)
             try:
                 await self._sleep(SleepRequest())
             except KikiError as error:
-                metrics.degraded("sleep.failed", error.message)
+                metrics.count_degraded("sleep.failed", error.message)
 
     async def _session(self, request: SessionRequest) -> SessionReply:
-        found = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
-        names = [key(request.tenant, "episode", one.episode_id) for one in found]
-        kept = await self._stores.atlas.read(names)
+        members = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
+        names = [key(request.tenant, "episode", member.episode_id) for member in members]
+        matches = await self._stores.atlas.read(names)
         return SessionReply(
-            session_id=request.session_id, episodes=tuple(told(kept[name]) for name in names if name in kept)
+            session_id=request.session_id,
+            episodes=tuple(recalled_episode(matches[name]) for name in names if name in matches),
         )
 
     async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
-        """Tombstones for every episode of the session, then its text out of the record, the turns and the stores.
+        """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
 
         Raises:
             Unavailable: the broker or a store failed; asking again goes on where it stopped.
         """
-        bus = self._connected()
-        async with self._summing:  # no sleep may tell it again meanwhile
-            await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+        bus = self._require_bus()
+        async with self._summing:  # no sleep may sum it up meanwhile
+            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
             async with self._stores.changing:
-                told_again = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
-                for summary in told_again:
-                    await self._forgotten(summary, request.tenant)
-                found = await self._forgotten(request.session_id, request.tenant)
-        _log.info("session forgotten", session_id=request.session_id, episodes=found, summaries=len(told_again))
-        return ForgetReply(episodes=found)
+                summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
+                for summary in summaries:
+                    await self._erase_session(summary, request.tenant)
+                count = await self._erase_session(request.session_id, request.tenant)
+        _log.info("session forgotten", session_id=request.session_id, episodes=count, summaries=len(summaries))
+        return ForgetReply(episodes=count)
 
-    async def _forgotten(self, session_id: str, tenant: str) -> int:
-        """Erase one session, here and in the record; how many episodes it had."""
-        bus, atlas, trace = self._connected(), self._stores.atlas, self._stores.trace
-        found = await trace.turns(session_id, tenant=tenant)
-        for one in found:
-            await erase(bus, one, tenant=tenant, session_id=session_id)
+    async def _erase_session(self, session_id: str, tenant: str) -> int:
+        """Erase one session in the stores and in the record; return how many episodes it had."""
+        bus, atlas, trace = self._require_bus(), self._stores.atlas, self._stores.trace
+        members = await trace.turns(session_id, tenant=tenant)
+        for member in members:
+            await erase(bus, member, tenant=tenant, session_id=session_id)
         parts = await trace.parts_of(session_id, tenant=tenant)
-        await atlas.remove([key(tenant, "episode", one.episode_id) for one in found], {})
+        await atlas.remove([key(tenant, "episode", member.episode_id) for member in members], {})
         if parts:
             await atlas.mark(parts, "")
         await trace.remove_session(session_id, tenant=tenant)
-        return len(found)
+        return len(members)
 
-    def _connected(self) -> Bus:
+    def _require_bus(self) -> Bus:
         if self._bus is None:
             raise Unavailable("the memory is not open.")
         return self._bus
@@ -368,7 +371,7 @@ class MemoryAgent:
             try:
                 await expire(bus, age=TURN_MAX_AGE)
             except KikiError as error:
-                metrics.degraded("memory.expiry", error.message)
+                metrics.count_degraded("memory.expiry", error.message)
             await anyio.sleep(EXPIRY_SECONDS)
 
     async def _watch(self, bus: Bus) -> None:
@@ -380,15 +383,15 @@ class MemoryAgent:
         try:
             atlas = await self._stores.atlas.count()
             trace = await self._stores.trace.count()
-            found = await progress(bus)
+            consumer = await read_progress(bus)
         except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-            metrics.degraded("memory.gauges", str(error) or type(error).__name__)
+            metrics.count_degraded("memory.gauges", str(error) or type(error).__name__)
             return
-        self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(found)}
+        self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(consumer)}
 
 
-def _until_back() -> AsyncRetrying:
-    """A server that is away is waited for with the message in hand: no episode is given up for it."""
+def _retry_while_away() -> AsyncRetrying:
+    """Retry for as long as a store's server is away, with the message in hand: no episode is given up for it."""
     return AsyncRetrying(
         retry=retry_if_exception_type(StoreAway),
         wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),
@@ -397,7 +400,7 @@ def _until_back() -> AsyncRetrying:
 
 
 def _count_away(state: RetryCallState) -> None:
-    metrics.degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
+    metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
 
 
 def _names(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from agents.memory.words import Counts, blended
+from agents.memory.words import Counts, weighted_sum
 
 RADIUS = 3
 """Episodes to either side that count."""
@@ -22,15 +22,15 @@ VECTOR_SHARES = {1: 0.4, 2: 0.2}
 Vector = NDArray[np.float32]
 
 
-class Own(Struct, frozen=True, eq=False):
+class OwnFeatures(Struct, frozen=True, eq=False):
     """What an episode says by itself: its unit vector (None where it has no embedding) and its words."""
 
     vector: Vector | None
     counts: Counts
 
 
-class Around(Struct, frozen=True, eq=False):
-    """What it says with its neighbours."""
+class ContextFeatures(Struct, frozen=True, eq=False):
+    """What an episode says with its neighbours: their blended unit vector (None without an own embedding) and words."""
 
     vector: Vector | None
     counts: Counts
@@ -43,29 +43,29 @@ def windows(order: Sequence[str], changed: Iterable[str]) -> dict[str, dict[int,
     """
     at = {name: place for place, name in enumerate(order)}
     places = {at[name] for name in changed if name in at}
-    touched = {
+    near_places = {
         place
         for changed_place in places
         for place in range(max(0, changed_place - RADIUS), min(len(order), changed_place + RADIUS + 1))
     }
-    return {order[place]: _window(order, place) for place in sorted(touched)}
+    return {order[place]: _window(order, place) for place in sorted(near_places)}
 
 
-def around(window: Mapping[int, str], own: Mapping[str, Own]) -> Around:
+def blend_neighbours(window: Mapping[int, str], own: Mapping[str, OwnFeatures]) -> ContextFeatures:
     """The episode at distance 0 with its neighbours' shares. A neighbour that is not in ``own`` counts nothing."""
     present = [(distance, own[name]) for distance, name in sorted(window.items()) if name in own]
-    counts = blended(
-        (WORD_SHARES.get(abs(distance), 0.0) if distance else 1.0, one.counts) for distance, one in present
+    counts = weighted_sum(
+        (WORD_SHARES.get(abs(distance), 0.0) if distance else 1.0, features.counts) for distance, features in present
     )
     centre = own[window[0]].vector
     if centre is None:
-        return Around(None, counts)
+        return ContextFeatures(None, counts)
     total = np.zeros_like(centre, dtype=np.float64)
-    for distance, one in present:
+    for distance, features in present:
         share = VECTOR_SHARES.get(abs(distance), 0.0) if distance else 1.0
-        if one.vector is not None and share:
-            total += share * one.vector
-    return Around(unit(total), counts)
+        if features.vector is not None and share:
+            total += share * features.vector
+    return ContextFeatures(unit(total), counts)
 
 
 def unit(vector: Sequence[float] | NDArray[np.float64] | Vector) -> Vector:
@@ -81,7 +81,7 @@ def packed(vector: Vector | None) -> str | None:
 
 
 def unpacked(text: str | None) -> Vector | None:
-    """What :func:`packed` packed."""
+    """The vector that :func:`packed` made into text."""
     return None if text is None else np.frombuffer(base64.b64decode(text), dtype=np.float16).astype(np.float32)
 
 
@@ -92,4 +92,4 @@ def rounded(vector: Vector) -> Vector:
 
 def _window(order: Sequence[str], place: int) -> dict[int, str]:
     first, last = max(0, place - RADIUS), min(len(order), place + RADIUS + 1)
-    return {other - place: order[other] for other in range(first, last)}
+    return {neighbour - place: order[neighbour] for neighbour in range(first, last)}

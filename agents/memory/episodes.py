@@ -14,9 +14,9 @@ def episode_id(*, tenant: str, turn_id: str) -> str:
 
 def episode(event: AnswerReady) -> Episode:
     """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
-    envelope, query, route, spoken = event.envelope, event.query, event.route, event.inference
-    said = f"{query.text}\n{event.text}"
-    about = concepts(said)
+    envelope, query, route, inference = event.envelope, event.query, event.route, event.inference
+    text = f"{query.text}\n{event.text}"
+    about = concepts(text)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
         turn_id=envelope.turn_id,
@@ -25,13 +25,13 @@ def episode(event: AnswerReady) -> Episode:
         created_at=envelope.created_at,
         question=query.text,
         answer=event.text,
-        model=spoken.model,
-        model_digest=spoken.model_digest,
+        model=inference.model,
+        model_digest=inference.model_digest,
         level=route.plan.level,
         intent=route.intent,
         domains=route.domains,
         adapters=route.adapters,
-        candidates=spoken.candidates,
+        candidates=inference.candidates,
         sampling=query.sampling,
         messages=query.messages,
         plan=route.plan,
@@ -46,11 +46,11 @@ def episode(event: AnswerReady) -> Episode:
         timings=event.timings,
         embedding=route.embedding,
         concepts=about,
-        saillance_score=salience(said, about),
+        saillance_score=salience(text, about),
     )
 
 
-def recorded(event: AnswerReady) -> EpisodeRecorded:
+def build_record(event: AnswerReady) -> EpisodeRecorded:
     """The event that stores the episode."""
     return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode(event))
 

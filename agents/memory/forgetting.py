@@ -6,16 +6,16 @@ from contextlib import aclosing
 import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
-from agents.memory.stores.trace import Member
+from agents.memory.stores.trace import SessionEpisode
 from bus.connection import Bus
-from bus.stream import read
+from bus.stream import read_stream
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.envelope import Envelope
 from schemas.errors import Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 
 
-async def erase(bus: Bus, member: Member, *, tenant: str, session_id: str) -> None:
+async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, session_id: str) -> None:
     """Publish the tombstone, then delete the episode's messages (the broker overwrites them) and the turn's events.
 
     Raises:
@@ -40,7 +40,7 @@ async def erase(bus: Bus, member: Member, *, tenant: str, session_id: str) -> No
 
 
 async def expire(bus: Bus, *, age: float) -> int:
-    """Overwrite the answers that are older than ``age`` seconds; how many these were.
+    """Overwrite the answers that are older than ``age`` seconds; return how many these were.
 
     The stream does not do it by itself: what it drops for its age stays readable in its files for a while.
 
@@ -49,7 +49,7 @@ async def expire(bus: Bus, *, age: float) -> int:
     """
     before, count = time.time() - age, 0
     try:
-        async with aclosing(read(bus, ANSWERS, bus.subjects.answers)) as answers:
+        async with aclosing(read_stream(bus, ANSWERS, bus.subjects.answers)) as answers:
             async for answer in answers:
                 if answer.stored_at.timestamp() > before:
                     break
@@ -63,7 +63,7 @@ async def expire(bus: Bus, *, age: float) -> int:
 async def _overwrite(bus: Bus, stream: str, subject: str) -> None:
     while True:
         try:
-            found = await bus.js.get_last_msg(stream, subject)
+            message = await bus.js.get_last_msg(stream, subject)
         except NotFoundError:
             return
-        await bus.js.delete_msg(stream, int(found.seq or 0))
+        await bus.js.delete_msg(stream, int(message.seq or 0))

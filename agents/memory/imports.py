@@ -1,4 +1,4 @@
-"""A history that a person brings: JSONL lines become episodes, one each, with the ids that they came with."""
+"""An imported history: each JSONL line becomes one episode and keeps the id that it came with."""
 
 import time
 import uuid
@@ -25,7 +25,7 @@ STEP = 0.001
 MODEL = "import"
 
 
-class Line(Struct, frozen=True):
+class HistoryLine(Struct, frozen=True):
     """One line of the file. ``timestamp`` is Unix seconds or any usual date; without one the order of lines counts."""
 
     text: str
@@ -36,26 +36,26 @@ class Line(Struct, frozen=True):
     id: str | int | None = None
 
     @property
-    def who(self) -> str:
+    def author(self) -> str:
         """The speaker, or the role."""
         return self.speaker or self.role
 
     @property
-    def embedded(self) -> str:
+    def embedding_text(self) -> str:
         """The text that is embedded: who said what, because questions name people."""
-        return f"{self.who}: {self.text}" if self.who not in ("", "user", "assistant") else self.text
+        return f"{self.author}: {self.text}" if self.author not in ("", "user", "assistant") else self.text
 
 
-class Told(Struct, frozen=True):
+class DatedLine(Struct, frozen=True):
     """A line in its place: where it belongs and when it was said."""
 
-    line: Line
+    line: HistoryLine
     name: str
     session_id: str
     at: float
 
 
-def read(text: str, *, source: str) -> list[Line]:
+def parse_history(text: str, *, source: str) -> list[HistoryLine]:
     """Decode JSONL; empty lines do not count, unknown fields neither.
 
     Raises:
@@ -66,7 +66,7 @@ def read(text: str, *, source: str) -> list[Line]:
         if not raw.strip():
             continue
         try:
-            lines.append(msgspec.json.decode(raw, type=Line))
+            lines.append(msgspec.json.decode(raw, type=HistoryLine))
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InvalidInput(
                 f'{source}, line {number}: {error}; expected {{"session", "role" or "speaker", "text", "timestamp", '
@@ -76,7 +76,7 @@ def read(text: str, *, source: str) -> list[Line]:
     return lines
 
 
-def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
+def date_lines(lines: Iterable[HistoryLine], *, now: float | None = None) -> list[DatedLine]:
     """Every line with its time, which grows within a session, and a name that is the same on every import.
 
     Raises:
@@ -85,7 +85,7 @@ def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
     start = time.time() if now is None else now
     last: dict[str, float] = {}
     seen: set[tuple[str, str]] = set()
-    found = []
+    dated_lines = []
     for number, line in enumerate(lines, 1):
         session = quote(str(line.session), safe="!#$&'()*+,/:;=?@[]._-~")[:128] or "import"
         name = str(line.id) if line.id is not None else f"{number}"
@@ -93,43 +93,43 @@ def told(lines: Iterable[Line], *, now: float | None = None) -> list[Told]:
             raise InvalidInput(f"line {number}: session '{session}' has the id '{name}' twice.", param="id")
         seen.add((session, name))
         try:
-            at = seconds(line.timestamp) if line.timestamp is not None else last.get(session, start)
+            at = parse_time(line.timestamp) if line.timestamp is not None else last.get(session, start)
         except InvalidInput as error:
             raise InvalidInput(f"line {number}: {error.message}", param=error.param) from error
         at = max(at, last[session] + STEP) if session in last else at
         last[session] = at
-        found.append(Told(line, name, session, at))
-    return found
+        dated_lines.append(DatedLine(line, name, session, at))
+    return dated_lines
 
 
-def turn_id(said: Told, *, tenant: str) -> str:
+def turn_id(dated_line: DatedLine, *, tenant: str) -> str:
     """The turn that a line stands for; the same on every import."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{said.session_id}\n{said.name}").hex
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{dated_line.session_id}\n{dated_line.name}").hex
 
 
-def event(said: Told, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+def event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
-    turn = turn_id(said, tenant=tenant)
+    turn = turn_id(dated_line, tenant=tenant)
     envelope = Envelope(
         event_id=f"{turn}:memory-write",
         turn_id=turn,
-        session_id=said.session_id,
+        session_id=dated_line.session_id,
         tenant=tenant,
-        created_at=said.at,
-        deadline=said.at,
+        created_at=dated_line.at,
+        deadline=dated_line.at,
     )
-    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, said, vector))
+    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, dated_line, vector))
 
 
-def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode:
-    about = concepts(said.line.text)
+def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float]) -> Episode:
+    about = concepts(dated_line.line.text)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
         turn_id=envelope.turn_id,
         session_id=envelope.session_id,
         tenant=envelope.tenant,
-        created_at=said.at,
-        question=said.line.text,
+        created_at=dated_line.at,
+        question=dated_line.line.text,
         answer="",
         model=MODEL,
         model_digest="",
@@ -142,13 +142,13 @@ def _episode(envelope: Envelope, said: Told, vector: Sequence[float]) -> Episode
         outcome="imported",
         embedding=tuple(vector),
         concepts=about,
-        saillance_score=salience(said.line.text, about),
-        speaker=said.line.who,
-        source_id=said.name,
+        saillance_score=salience(dated_line.line.text, about),
+        speaker=dated_line.line.author,
+        source_id=dated_line.name,
     )
 
 
-def seconds(stamp: float | str, *, param: str = "timestamp") -> float:
+def parse_time(stamp: float | str, *, param: str = "timestamp") -> float:
     """Unix seconds of Unix seconds or any usual date; a date without a zone is UTC.
 
     Raises:
@@ -159,9 +159,9 @@ def seconds(stamp: float | str, *, param: str = "timestamp") -> float:
     except ValueError:
         pass
     try:
-        found = parser.parse(str(stamp))
+        moment = parser.parse(str(stamp))
     except (ValueError, OverflowError) as error:
         raise InvalidInput(
             f"'{stamp}' is no time ({error}); expected Unix seconds or a date like 2026-01-31T09:30:00Z.", param=param
         ) from error
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

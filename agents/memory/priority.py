@@ -10,26 +10,26 @@ PATIENCE = 0.05
 
 
 class Precedence:
-    """Who is first is in hand for milliseconds; who comes after begins when nobody is, or when its patience ends."""
+    """Recalls run at once; a record waits until no recall is running, at most :data:`PATIENCE` seconds."""
 
     def __init__(self) -> None:
-        self._first = 0
-        self._none = anyio.Event()
+        self._recalls = 0
+        self._idle = anyio.Event()
 
     @contextmanager
-    def first(self) -> Iterator[None]:
-        """Around what goes first."""
-        self._first += 1
+    def mark_recall(self) -> Iterator[None]:
+        """Count a recall as running for as long as the context lasts."""
+        self._recalls += 1
         try:
             yield
         finally:
-            self._first -= 1
-            if not self._first:
-                self._none.set()
-                self._none = anyio.Event()
+            self._recalls -= 1
+            if not self._recalls:
+                self._idle.set()
+                self._idle = anyio.Event()
 
-    async def after(self) -> None:
-        """Before what goes after."""
+    async def wait_for_recalls(self) -> None:
+        """Wait until no recall is running, at most :data:`PATIENCE` seconds."""
         with anyio.move_on_after(PATIENCE):
-            while self._first:
-                await self._none.wait()
+            while self._recalls:
+                await self._idle.wait()

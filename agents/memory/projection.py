@@ -10,8 +10,8 @@ from agents.memory.episodes import key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask, placed
-from agents.memory.words import Words, covered
+from agents.memory.stores.points import Lookup, unscored_match
+from agents.memory.words import WordEncoder, coverage
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
@@ -21,7 +21,7 @@ NEAR = 16
 
 
 async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
-    """Store the episodes in Trace, then in Atlas with their neighbours in time. Again changes nothing.
+    """Store the episodes in Trace, then in Atlas with their neighbours in time. Applying them again changes nothing.
 
     An episode without an embedding is found by its words alone. ``recorded_at`` tells by episode id when the record
     got it.
@@ -31,58 +31,58 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
     """
     for episode in episodes:
         if episode.embedding and len(episode.embedding) != stores.settings.vector_size:
-            metrics.degraded(
+            metrics.count_degraded(
                 "atlas.vector_size",
                 f"an episode's embedding has {len(episode.embedding)} floats, expected "
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
     orders = await stores.trace.upsert(episodes, recorded_at=recorded_at)
-    changed = {key(one.tenant, "episode", one.episode_id) for one in episodes}
-    near = {name: window for order in orders for name, window in windows(order, changed).items()}
+    new_keys = {key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
+    near = {name: window for order in orders for name, window in windows(order, new_keys).items()}
     await stores.atlas.place(episodes, near)
-    summed = {key(one.tenant, "episode", part) for one in episodes for part in one.summarises}
-    for (summary, node), names in (await stores.trace.summaries(changed | summed)).items():
-        await stores.atlas.mark(await told_again(stores, node, names), summary)
-    await stores.trace.supersede({pair for one in episodes for pair in await replacing(stores, one)})
+    part_keys = {key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
+    for (summary, node), names in (await stores.trace.summaries(new_keys | part_keys)).items():
+        await stores.atlas.mark(await find_covered_parts(stores, node, names), summary)
+    await stores.trace.supersede({pair for episode in episodes for pair in await find_replacements(stores, episode)})
 
 
-async def told_again(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
-    """Those of ``parts`` whose words are mostly in the summary: what a model left out must not rank lower for it."""
-    known = await stores.atlas.read([summary, *parts])
-    words = _words(stores.settings.language)
-    texts = {name: words.counts(f"{one.question}\n{one.answer}") for name, one in known.items()}
-    share, told = stores.settings.summarised_share, texts.get(summary, {})
-    return [name for name in parts if name in texts and covered(texts[name], told) >= share]
+async def find_covered_parts(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
+    """Find the parts whose words are mostly in the summary: what the model left out of it must not rank lower."""
+    matches = await stores.atlas.read([summary, *parts])
+    encoder = _word_encoder(stores.settings.language)
+    texts = {name: encoder.counts(f"{match.question}\n{match.answer}") for name, match in matches.items()}
+    share, summary_words = stores.settings.summarised_share, texts.get(summary, {})
+    return [name for name in parts if name in texts and coverage(texts[name], summary_words) >= share]
 
 
 @cache
-def _words(language: str) -> Words:
-    return Words(language)
+def _word_encoder(language: str) -> WordEncoder:
+    return WordEncoder(language)
 
 
-async def replacing(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
-    """The keys of newer and older that the episode forms with those it replaces, or that replace it.
+async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
+    """Find what the episode replaces and what replaces it: pairs of keys, the newer one first.
 
     Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
     among the :data:`NEAR` that Atlas finds nearest.
     """
     if len(episode.embedding) != stores.settings.vector_size:
         return set()
-    mine, own = placed(episode), unit(episode.embedding)
-    ask = Ask(tenant=episode.tenant, vector=episode.embedding, limit=NEAR)
-    found: set[tuple[str, str]] = set()
-    for match in await stores.atlas.search(ask):
+    mine, own = unscored_match(episode), unit(episode.embedding)
+    lookup = Lookup(tenant=episode.tenant, vector=episode.embedding, limit=NEAR)
+    pairs: set[tuple[str, str]] = set()
+    for match in await stores.atlas.search(lookup):
         vector = unpacked(match.vector)
         if vector is None or float(vector @ own) < stores.settings.same_fact:
             continue
-        older, newer = sorted((mine, match), key=lambda one: (one.created_at, one.episode_id))
+        older, newer = sorted((mine, match), key=lambda side: (side.created_at, side.episode_id))
         if replaces(newer, older):
-            newer_key, older_key = (key(episode.tenant, "episode", one.episode_id) for one in (newer, older))
-            found.add((newer_key, older_key))
-    return found
+            newer_key, older_key = (key(episode.tenant, "episode", side.episode_id) for side in (newer, older))
+            pairs.add((newer_key, older_key))
+    return pairs
 
 
-class _Waiting(Struct, eq=False):
+class _QueuedEpisode(Struct, eq=False):
     episode: Episode
     recorded_at: float
     done: bool = False
@@ -90,11 +90,11 @@ class _Waiting(Struct, eq=False):
 
 
 class Projection:
-    """Gathers what is waiting: who gets the lock first applies everybody's episode."""
+    """Gathers the episodes that wait: the caller that gets the lock first applies all of them."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_QueuedEpisode] = []
 
     async def add(self, episode: Episode, *, recorded_at: float) -> None:
         """Apply the episode, together with the others that wait by then; returns when it is on disk.
@@ -104,7 +104,7 @@ class Projection:
         Raises:
             Unavailable: a store failed on this episode.
         """
-        mine = _Waiting(episode, recorded_at)
+        mine = _QueuedEpisode(episode, recorded_at)
         self._waiting.append(mine)
         try:
             async with self._stores.changing:
@@ -117,24 +117,27 @@ class Projection:
         if mine.error is not None:
             raise mine.error
 
-    async def _apply(self, batch: list[_Waiting]) -> None:
+    async def _apply(self, batch: list[_QueuedEpisode]) -> None:
         """All at once; one by one when that fails, so that a poison episode takes nobody with it."""
         try:
             await self._try(batch)
             if len(batch) > 1 and batch[0].error is not None and not isinstance(batch[0].error, StoreAway):
-                for one in batch:
-                    await self._try([one])
+                for entry in batch:
+                    await self._try([entry])
         finally:
-            for one in batch:
-                if not one.done:  # cancelled half-way
-                    one.done, one.error = True, Unavailable("the projection was interrupted; the episode comes again.")
+            for entry in batch:
+                if not entry.done:  # cancelled half-way
+                    entry.done, entry.error = (
+                        True,
+                        Unavailable("the projection was interrupted; the episode comes again."),
+                    )
 
-    async def _try(self, batch: list[_Waiting]) -> None:
+    async def _try(self, batch: list[_QueuedEpisode]) -> None:
         error: KikiError | None = None
         try:
-            times = {one.episode.episode_id: one.recorded_at for one in batch}
-            await apply(self._stores, [one.episode for one in batch], recorded_at=times)
+            times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
+            await apply(self._stores, [entry.episode for entry in batch], recorded_at=times)
         except KikiError as failed:
             error = failed
-        for one in batch:
-            one.done, one.error = True, error
+        for entry in batch:
+            entry.done, entry.error = True, error

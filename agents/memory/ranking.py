@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.words import Words, covered
+from agents.memory.words import WordEncoder, coverage
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
@@ -37,7 +37,7 @@ class Match(Struct, frozen=True, kw_only=True):
     Attributes:
         created_at: Unix time in seconds.
         similarity: cosine of the query and the episode with its neighbours.
-        own: cosine of the query and the episode alone; 0 until :func:`compared` fills it in.
+        own: cosine of the query and the episode alone; 0 until :func:`fill_own_cosines` fills it in.
         lexical: BM25 score of the query's words, neighbours included; no upper bound.
         vector: the episode's own embedding, packed (:func:`agents.memory.context.packed`).
         summary: the episode that sums it up, if one does.
@@ -58,14 +58,14 @@ class Match(Struct, frozen=True, kw_only=True):
     summary: str = ""
 
 
-class Scored(Struct, frozen=True, kw_only=True):
+class ScoredMatch(Struct, frozen=True, kw_only=True):
     """A match with its fused score and what that is made of.
 
     Attributes:
         words: the BM25 score as a share of the best one.
         recent: 1 for now, halved with every half-life.
-        spoke: the query names who said it.
-        asks: it only asks.
+        spoke: whether the query names the speaker.
+        asks: whether the episode is a question without an answer.
         newer: the episode that supersedes it.
     """
 
@@ -80,24 +80,24 @@ class Scored(Struct, frozen=True, kw_only=True):
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why it came, and why not higher."""
-        told = [f"dense {self.match.similarity:.3f}", f"words {self.words:.3f}", f"recency {self.recent:.3f}"]
+        parts = [f"dense {self.match.similarity:.3f}", f"words {self.words:.3f}", f"recency {self.recent:.3f}"]
         if self.spoke:
-            told.append(f"speaker {self.match.speaker}")
+            parts.append(f"speaker {self.match.speaker}")
         if self.asks:
-            told.append("asks only")
+            parts.append("asks only")
         if self.newer is not None:
-            told.append(f"superseded by {self.newer}")
+            parts.append(f"superseded by {self.newer}")
         if self.match.summary:
-            told.append(f"summed up in {self.match.summary}")
-        return tuple(told)
+            parts.append(f"summed up in {self.match.summary}")
+        return tuple(parts)
 
 
-def fused(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[Scored]:
+def fuse_scores(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[ScoredMatch]:
     """All matches by fused score, descending; equal scores newest first."""
     best = max((match.lexical for match in matches), default=0.0)
-    named = {word.casefold() for word in _NAME.findall(text)}
-    scored = [_scored(match, best=best, named=named, now=now, settings=settings) for match in matches]
-    return sorted(scored, key=_order)
+    query_words = {word.casefold() for word in _NAME.findall(text)}
+    candidates = [_score(match, best=best, query_words=query_words, now=now, settings=settings) for match in matches]
+    return sorted(candidates, key=_order)
 
 
 def recency(age: float, *, half_life: float) -> float:
@@ -105,63 +105,72 @@ def recency(age: float, *, half_life: float) -> float:
     return math.exp2(-max(0.0, age) / half_life)
 
 
-def compared(ranked: Sequence[Scored], vectors: Mapping[str, Vector], asked: Vector | None) -> list[Scored]:
-    """The same with the cosine of the query and each episode alone, where its vector (by episode id) is known."""
-    if asked is None:
-        return list(ranked)
+def fill_own_cosines(
+    ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], query_vector: Vector | None
+) -> list[ScoredMatch]:
+    """The ranking with the cosine of the query and each episode alone, where its vector (by episode id) is known."""
+    if query_vector is None:
+        return list(ranking)
     return [
-        one
-        if (vector := vectors.get(one.match.episode_id)) is None
-        else replace(one, match=replace(one.match, own=float(vector @ asked)))
-        for one in ranked
+        candidate
+        if (vector := vectors.get(candidate.match.episode_id)) is None
+        else replace(candidate, match=replace(candidate.match, own=float(vector @ query_vector)))
+        for candidate in ranking
     ]
 
 
-def superseded(ranked: Sequence[Scored], vectors: Mapping[str, Vector], *, settings: MemorySettings) -> list[Scored]:
-    """The same in a new order: of two that speak of the same thing, the older loses to the newer.
+def demote_superseded(
+    ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], *, settings: MemorySettings
+) -> list[ScoredMatch]:
+    """The ranking in a new order: of two that speak of the same thing, the older loses to the newer.
 
     Two speak of the same thing when their own vectors (by episode id) are at least ``same_fact`` alike, one speaker
     said both, and the texts differ; an episode without a vector here keeps its place.
     """
-    known = [one.match for one in ranked if one.match.episode_id in vectors]
-    if not known:
-        return list(ranked)
-    rows = np.stack([vectors[match.episode_id] for match in known])
-    lost: dict[str, Match] = {}
+    matches = [candidate.match for candidate in ranking if candidate.match.episode_id in vectors]
+    if not matches:
+        return list(ranking)
+    rows = np.stack([vectors[match.episode_id] for match in matches])
+    replacements: dict[str, Match] = {}
     for first, second in np.argwhere(rows @ rows.T >= settings.same_fact).tolist():
-        older, newer = known[first], known[second]
+        older, newer = matches[first], matches[second]
         if replaces(newer, older):
-            lost[older.episode_id] = newer
-    return sorted((_lost(one, lost.get(one.match.episode_id), settings) for one in ranked), key=_order)
+            replacements[older.episode_id] = newer
+    return sorted(
+        (_demote(candidate, replacements.get(candidate.match.episode_id), settings) for candidate in ranking),
+        key=_order,
+    )
 
 
-def relevant(ranked: Iterable[Scored], *, text: str, words: Words, settings: MemorySettings) -> Iterator[Scored]:
-    """Those above the floor: alike in meaning, or with enough of the query's words; looked at when it is their turn.
+def keep_relevant(
+    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
+) -> Iterator[ScoredMatch]:
+    """The matches above the floor: alike in meaning, or with enough of the query's words. Each is checked when taken.
 
     Small talk finds nothing, and an exchange that began as small talk is not found.
     """
     if is_small_talk(text):
         return
-    asked = words.asked(text)
-    yield from (one for one in ranked if _passes(one.match, asked, words, settings))
+    query_words = words.query_words(text)
+    yield from (candidate for candidate in ranking if _passes(candidate.match, query_words, words, settings))
 
 
-def distinct(ranked: Iterable[Scored]) -> Iterator[Scored]:
-    """The first of all that say the same; case and white space do not count."""
+def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:
+    """The first of the matches that have the same texts; case and white space do not count."""
     seen: set[tuple[str, str]] = set()
-    for one in ranked:
-        said = (_normal(one.match.question), _normal(one.match.answer))
-        if said not in seen:
-            seen.add(said)
-            yield one
+    for candidate in ranking:
+        texts = (_normalised(candidate.match.question), _normalised(candidate.match.answer))
+        if texts not in seen:
+            seen.add(texts)
+            yield candidate
 
 
-def hits(ranked: Iterable[Scored]) -> Iterator[RecalledEpisode]:
-    """As the wire carries them."""
-    return (_hit(one) for one in ranked)
+def hits(ranking: Iterable[ScoredMatch]) -> Iterator[RecalledEpisode]:
+    """The matches as the wire carries them."""
+    return (_hit(candidate) for candidate in ranking)
 
 
-def told(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> RecalledEpisode:
+def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> RecalledEpisode:
     """An episode as the wire carries it."""
     return RecalledEpisode(
         episode_id=match.episode_id,
@@ -177,65 +186,68 @@ def told(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> 
     )
 
 
-def fitting(
-    found: Iterable[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
+def fit_budget(
+    candidates: Iterable[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
 ) -> tuple[RecalledEpisode, ...]:
     """The best hits within the budget, long texts cut; one that does not fit makes room for smaller ones."""
     room = settings.token_budget
-    kept: list[RecalledEpisode] = []
-    for hit in found:
-        cut = _cut(hit, settings.hit_characters)
-        if (size := measure(cut.question) + measure(cut.answer)) <= room:
+    best_hits: list[RecalledEpisode] = []
+    for hit in candidates:
+        short_hit = _shorten_hit(hit, settings.hit_characters)
+        if (size := measure(short_hit.question) + measure(short_hit.answer)) <= room:
             room -= size
-            kept.append(cut)
-            if len(kept) == settings.max_hits:
+            best_hits.append(short_hit)
+            if len(best_hits) == settings.max_hits:
                 break
-    return tuple(kept)
+    return tuple(best_hits)
 
 
-def _scored(match: Match, *, best: float, named: set[str], now: float, settings: MemorySettings) -> Scored:
+def _score(match: Match, *, best: float, query_words: set[str], now: float, settings: MemorySettings) -> ScoredMatch:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
     words = match.lexical / best if best > 0.0 else 0.0
-    spoke = match.speaker not in ROLES and any(part.casefold() in named for part in _NAME.findall(match.speaker))
+    spoke = match.speaker not in ROLES and any(part.casefold() in query_words for part in _NAME.findall(match.speaker))
     asks = not match.answer and match.question.rstrip().endswith("?")
     score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
     score += settings.speaker_weight * spoke - settings.question_weight * asks
     score -= settings.summarised_weight * bool(match.summary)
-    return Scored(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks)
+    return ScoredMatch(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks)
 
 
-def _order(one: Scored) -> tuple[float, float, str]:
-    return (-one.score, -one.match.created_at, one.match.episode_id)
+def _order(candidate: ScoredMatch) -> tuple[float, float, str]:
+    return (-candidate.score, -candidate.match.created_at, candidate.match.episode_id)
 
 
 def replaces(newer: Match, older: Match) -> bool:
     """Whether one that is alike came later and says something else, in the same voice."""
     if newer.created_at - older.created_at <= SAME_MOMENT or older.speaker != newer.speaker:
         return False
-    return (_normal(older.question), _normal(older.answer)) != (_normal(newer.question), _normal(newer.answer))
+    return (_normalised(older.question), _normalised(older.answer)) != (
+        _normalised(newer.question),
+        _normalised(newer.answer),
+    )
 
 
-def _lost(one: Scored, newer: Match | None, settings: MemorySettings) -> Scored:
+def _demote(candidate: ScoredMatch, newer: Match | None, settings: MemorySettings) -> ScoredMatch:
     if newer is None:
-        return one
-    return replace(one, score=one.score - settings.superseded_weight, newer=newer.episode_id)
+        return candidate
+    return replace(candidate, score=candidate.score - settings.superseded_weight, newer=newer.episode_id)
 
 
-def _passes(match: Match, asked: tuple[int, ...], words: Words, settings: MemorySettings) -> bool:
+def _passes(match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings) -> bool:
     if is_small_talk(match.question):
         return False
     if max(match.own, match.similarity) >= settings.relevance_floor:
         return True
-    if len(asked) < settings.floor_words or match.lexical <= 0.0:
+    if len(query_words) < settings.floor_words or match.lexical <= 0.0:
         return False
-    return covered(asked, words.counts(f"{match.question}\n{match.answer}")) >= settings.floor_coverage
+    return coverage(query_words, words.counts(f"{match.question}\n{match.answer}")) >= settings.floor_coverage
 
 
-def _hit(one: Scored) -> RecalledEpisode:
-    return told(one.match, score=one.score, reasons=one.reasons)
+def _hit(candidate: ScoredMatch) -> RecalledEpisode:
+    return recalled_episode(candidate.match, score=candidate.score, reasons=candidate.reasons)
 
 
-def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
+def _shorten_hit(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
     if len(hit.question) <= limit and len(hit.answer) <= limit:
         return hit
     return replace(
@@ -246,5 +258,5 @@ def _cut(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
     )
 
 
-def _normal(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.casefold().split())

@@ -3,26 +3,28 @@
 from collections.abc import Sequence
 
 from agents.memory.context import unit, unpacked
-from agents.memory.ranking import Match, Scored, compared, fused, superseded
+from agents.memory.ranking import Match, ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask
+from agents.memory.stores.points import Lookup
 
 
-async def find(stores: Stores, ask: Ask, *, now: float, settings: MemorySettings) -> list[Scored]:
+async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
     """The tenant's episodes, best first; no floor and no budget is applied.
 
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
-    return ordered(await stores.atlas.search(ask), ask, now=now, settings=settings)
+    return rank_matches(await stores.atlas.search(lookup), lookup, now=now, settings=settings)
 
 
-def ordered(matches: Sequence[Match], ask: Ask, *, now: float, settings: MemorySettings) -> list[Scored]:
+def rank_matches(
+    matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
+) -> list[ScoredMatch]:
     """What the store found, best first."""
-    ranked = fused(matches, text=ask.text, now=now, settings=settings)
-    best = [one.match for one in ranked[: settings.compared]]
-    unpack = ((match.episode_id, unpacked(match.vector)) for match in best)
-    vectors = {name: vector for name, vector in unpack if vector is not None}
-    asked = unit(ask.vector) if ask.vector else None
-    return superseded(compared(ranked, vectors, asked), vectors, settings=settings)
+    ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
+    best = [candidate.match for candidate in ranking[: settings.compared]]
+    pairs = ((match.episode_id, unpacked(match.vector)) for match in best)
+    vectors = {name: vector for name, vector in pairs if vector is not None}
+    query_vector = unit(lookup.vector) if lookup.vector else None
+    return demote_superseded(fill_own_cosines(ranking, vectors, query_vector), vectors, settings=settings)

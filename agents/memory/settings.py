@@ -15,7 +15,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         qdrant_url: the Qdrant server; ``qdrant_key`` is its API key.
         qdrant_collection: the collection there; ours alone, made when it is missing.
         trace: where the graph is kept: ``ladybug`` (in ``data_dir``) or ``neo4j`` (a server that speaks Bolt).
-        neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are who we are there.
+        neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are the account there.
         neo4j_database: the database there; ours alone.
         store_timeout: seconds that a server may take for one call.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
@@ -32,7 +32,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_half_life: seconds after which an episode's recency has halved; ours.
         same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
         superseded_weight: what the older of the two loses; ours.
-        summarised_weight: what an episode loses that a summary tells again; ours.
+        summarised_weight: what an episode loses that a summary sums up; ours.
         summarised_share: share of an episode's words that must be in the summary for that; ours.
         compared: best episodes that are looked at closely: compared for that, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
@@ -40,7 +40,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
         candidates: episodes that the vector and the words each bring before fusion, at least ``max_hits``.
         sleep_age: seconds after which an episode is old enough to be summed up; ours.
-        sleep_every: seconds between two sleeps of a running agent; 0 sleeps only when told.
+        sleep_every: seconds between two sleeps of a running agent; 0 sleeps only on request.
         sleep_alike: mean cosine from which episodes belong together; ours.
         sleep_least: episodes that are worth a summary; ``sleep_most`` are the most that one holds.
         sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.

@@ -19,15 +19,15 @@ import structlog
 from msgspec import Struct, field
 from nats.js.errors import APIError
 
-from agents.memory.clusters import Old, plan
+from agents.memory.clusters import OldEpisode, plan
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
 from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus
-from bus.record import acknowledged
-from bus.stream import read
+from bus.record import find_acknowledged_floor
+from bus.stream import read_stream
 from bus.topology import EPISODES
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
@@ -49,15 +49,15 @@ _INSTRUCTION = (
 _log = structlog.get_logger("memory")
 
 
-class Recalled(Struct):
+class TenantEpisodes(Struct):
     """What the record holds of one tenant: old episodes, and those that an earlier sleep has summed up."""
 
-    old: dict[str, Old] = field(default_factory=dict)
+    old: dict[str, OldEpisode] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
 
 
 async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, alone: anyio.Lock) -> SleepReply:
-    """Sum up what is related and old, oldest first. Who forgets holds ``alone``: nothing forgotten is told again.
+    """Sum up related old episodes, oldest first. Forgetting holds ``alone``, too: nothing forgotten is summed up.
 
     Raises:
         Unavailable: the broker is away; sleeping again goes on.
@@ -65,62 +65,79 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
     before = request.before if request.before is not None else midnight(time.time() - settings.sleep_age)
     try:
         last = (await bus.js.stream_info(EPISODES)).state.last_seq
-        floor, held_by = await acknowledged(bus, last)
+        floor, slowest_consumer = await find_acknowledged_floor(bus, last)
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"the record cannot be read: {error or type(error).__name__}.") from error
-    tenants, held = await _read(bus, request.tenant, before=before, floor=floor, settings=settings)
-    merged: list[Merged] = []
-    known = left = 0
-    for tenant, found in sorted(tenants.items()):
-        for part in plan((one for name, one in found.old.items() if name not in found.summed), settings=settings):
+    tenants, held_count = await _read_episodes(bus, request.tenant, before=before, floor=floor, settings=settings)
+    summaries: list[Merged] = []
+    known_count = left_count = 0
+    for tenant, tenant_episodes in sorted(tenants.items()):
+        for part in plan(
+            (episode for name, episode in tenant_episodes.old.items() if name not in tenant_episodes.summed),
+            settings=settings,
+        ):
             turn_id = summary_turn(tenant, part)
-            if await _there(bus, turn_id):
-                known += 1
-            elif len(merged) < request.limit and (made := await _sum_up(bus, tenant, part, before, settings, alone)):
-                merged.append(made)
+            if await _is_recorded(bus, turn_id):
+                known_count += 1
+            elif len(summaries) < request.limit and (
+                summary := await _sum_up(bus, tenant, part, before, settings, alone)
+            ):
+                summaries.append(summary)
             else:
-                left += 1
-    _log.info("slept", summaries=len(merged), known=known, left=left, held=held, held_by=held_by)
+                left_count += 1
+    _log.info(
+        "memory slept",
+        summaries=len(summaries),
+        known=known_count,
+        left=left_count,
+        held=held_count,
+        held_by=slowest_consumer,
+    )
     return SleepReply(
-        merged=tuple(merged), known=known, left=left, held=held, held_by=held_by if held else "", before=before
+        merged=tuple(summaries),
+        known=known_count,
+        left=left_count,
+        held=held_count,
+        held_by=slowest_consumer if held_count else "",
+        before=before,
     )
 
 
 def midnight(moment: float) -> float:
-    """The last one (UTC): two sleeps of one day plan alike."""
+    """The last midnight (UTC) until ``moment`` (Unix time): two sleeps of one day plan alike."""
     return moment - moment % DAY
 
 
-def summary_turn(tenant: str, part: Sequence[Old]) -> str:
+def summary_turn(tenant: str, part: Sequence[OldEpisode]) -> str:
     """The turn of a summary: a function of whose it is and of what it sums up."""
-    names = "\n".join(sorted(one.episode_id for one in part))
+    names = "\n".join(sorted(episode.episode_id for episode in part))
     return uuid.uuid5(uuid.NAMESPACE_OID, f"summary\n{tenant}\n{names}").hex
 
 
-async def _read(
+async def _read_episodes(
     bus: Bus, tenant: str | None, *, before: float, floor: int, settings: MemorySettings
-) -> tuple[dict[str, Recalled], int]:
-    """By tenant, what was recorded before that moment; and how many of these somebody has still to acknowledge."""
-    found: dict[str, Recalled] = defaultdict(Recalled)
-    held = 0
-    async with aclosing(read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as stored:
-        async for message in stored:
+) -> tuple[dict[str, TenantEpisodes], int]:
+    """By tenant, what was recorded before that moment; and how many of these a consumer has still to acknowledge."""
+    tenants: dict[str, TenantEpisodes] = defaultdict(TenantEpisodes)
+    held_count = 0
+    async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
+        async for message in messages:
             try:
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
-                metrics.degraded("sleep.unreadable", error.message)
+                metrics.count_degraded("sleep.unreadable", error.message)
                 continue
             if tenant is not None and episode.tenant != tenant:
                 continue
             if episode.summarises:
                 if _cutoff(episode) != before:
-                    found[episode.tenant].summed.update(episode.summarises)
+                    tenants[episode.tenant].summed.update(episode.summarises)
             elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
                 if message.seq <= floor:
-                    found[episode.tenant].old[episode.episode_id] = _old(episode, message.seq, settings)
+                    tenants[episode.tenant].old[episode.episode_id] = _old_episode(episode, message.seq, settings)
                 else:
-                    held += 1
-    return found, held
+                    held_count += 1
+    return tenants, held_count
 
 
 def _is_old(stored_at: datetime, before: float) -> bool:
@@ -128,24 +145,24 @@ def _is_old(stored_at: datetime, before: float) -> bool:
 
 
 def _cutoff(summary: Episode) -> float | None:
-    """Until when episodes were old for the sleep that made it."""
-    return next((one.payload.get("before") for one in summary.advisories if one.source == SLEEP), None)
+    """The Unix time before which episodes counted as old for the sleep that wrote the summary."""
+    return next((advisory.payload.get("before") for advisory in summary.advisories if advisory.source == SLEEP), None)
 
 
-def _old(episode: Episode, seq: int, settings: MemorySettings) -> Old:
-    said = [f"{episode.speaker}: {episode.question}" if episode.speaker else episode.question, episode.answer]
-    return Old(
+def _old_episode(episode: Episode, seq: int, settings: MemorySettings) -> OldEpisode:
+    texts = [f"{episode.speaker}: {episode.question}" if episode.speaker else episode.question, episode.answer]
+    return OldEpisode(
         episode_id=episode.episode_id,
         turn_id=episode.turn_id,
         seq=seq,
         created_at=episode.created_at,
-        text="\n".join(text[: settings.hit_characters] for text in said if text),
+        text="\n".join(text[: settings.hit_characters] for text in texts if text),
         vector=unit(episode.embedding),
     )
 
 
-async def _there(bus: Bus, turn_id: str) -> bool:
-    """Whether the summary is recorded, or was and is forgotten."""
+async def _is_recorded(bus: Bus, turn_id: str) -> bool:
+    """Whether the summary is recorded, or was recorded and is forgotten."""
     for kind in (EpisodeRecorded, EpisodeForgotten):
         if await bus.last(kind, turn_id, stream=EPISODES) is not None:
             return True
@@ -153,28 +170,29 @@ async def _there(bus: Bus, turn_id: str) -> bool:
 
 
 async def _sum_up(
-    bus: Bus, tenant: str, part: Sequence[Old], before: float, settings: MemorySettings, alone: anyio.Lock
+    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, alone: anyio.Lock
 ) -> Merged | None:
     """Ask the model and record what it writes; None, counted, when it fails."""
     try:
-        text = await _written(bus, tenant, part, settings)
-        event = _summary(tenant, part, text, before)
+        text = await _write_summary(bus, tenant, part, settings)
+        event = _summary_event(tenant, part, text, before)
         async with alone:
-            for one in part:
-                if await bus.last(EpisodeForgotten, one.turn_id, stream=EPISODES) is not None:
+            for episode in part:
+                if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
                     raise Unavailable("an episode was forgotten while its summary was written.")
             await bus.publish(event)
     except KikiError as error:
-        metrics.degraded("sleep.failed", error.message)
+        metrics.count_degraded("sleep.failed", error.message)
         return None
-    made = event.episode
-    return Merged(tenant=tenant, summary_id=made.episode_id, text=text, episodes=made.summarises)
+    summary = event.episode
+    return Merged(tenant=tenant, summary_id=summary.episode_id, text=text, episodes=summary.summarises)
 
 
-async def _written(bus: Bus, tenant: str, part: Sequence[Old], settings: MemorySettings) -> str:
-    days = (time.strftime("%Y-%m-%d", time.gmtime(one.created_at)) for one in part)
+async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], settings: MemorySettings) -> str:
+    days = (time.strftime("%Y-%m-%d", time.gmtime(episode.created_at)) for episode in part)
     notes = "\n\n".join(
-        f"Note {number} ({day}):\n{one.text}" for number, (day, one) in enumerate(zip(days, part, strict=True), 1)
+        f"Note {number} ({day}):\n{episode.text}"
+        for number, (day, episode) in enumerate(zip(days, part, strict=True), 1)
     )
     result = await bus.ask(
         new_turn(tenant=tenant, timeout=settings.sleep_timeout),
@@ -188,7 +206,7 @@ async def _written(bus: Bus, tenant: str, part: Sequence[Old], settings: MemoryS
     return text
 
 
-def _summary(tenant: str, part: Sequence[Old], text: str, before: float) -> EpisodeRecorded:
+def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
     """The event that records a summary. What it says holds since the newest of its parts was said."""
     turn_id, at = summary_turn(tenant, part), part[-1].created_at
     envelope = Envelope(
@@ -200,7 +218,7 @@ def _summary(tenant: str, part: Sequence[Old], text: str, before: float) -> Epis
         deadline=at,
     )
     about = concepts(text)
-    centre = unit(np.stack([one.vector for one in part]).sum(axis=0))
+    centre = unit(np.stack([old_episode.vector for old_episode in part]).sum(axis=0))
     episode = Episode(
         episode_id=episode_id(tenant=tenant, turn_id=turn_id),
         turn_id=turn_id,
@@ -222,6 +240,6 @@ def _summary(tenant: str, part: Sequence[Old], text: str, before: float) -> Epis
         embedding=tuple(centre.tolist()),
         concepts=about,
         saillance_score=salience(text, about),
-        summarises=tuple(one.episode_id for one in part),
+        summarises=tuple(old_episode.episode_id for old_episode in part),
     )
     return EpisodeRecorded(envelope=envelope, episode=episode)

@@ -18,7 +18,7 @@ Counts = dict[int, float]
 """How often each word (as the encoder's hash) occurs; a fraction for words of the neighbours."""
 
 
-class Words:
+class WordEncoder:
     """Counts words, and weighs them as BM25 does."""
 
     def __init__(self, language: str = "english") -> None:
@@ -26,19 +26,19 @@ class Words:
 
     def counts(self, text: str) -> Counts:
         """How often each word occurs; stop words do not count."""
-        found = self._encoder.embed_document(text)
+        vector = self._encoder.embed_document(text)
         # With k1 = 1 and b = 0 a word's weight is 2c / (c + 1) for c occurrences.
         return {
             word: float(round(weight / (2.0 - weight)))
-            for word, weight in zip(found.indices, found.values, strict=True)
+            for word, weight in zip(vector.indices, vector.values, strict=True)
         }
 
-    def asked(self, text: str) -> tuple[int, ...]:
+    def query_words(self, text: str) -> tuple[int, ...]:
         """The distinct words of a query."""
         return tuple(self._encoder.embed_query(text).indices)
 
 
-def blended(parts: Iterable[tuple[float, Mapping[int, float]]]) -> Counts:
+def weighted_sum(parts: Iterable[tuple[float, Mapping[int, float]]]) -> Counts:
     """Weighted sum of counts."""
     total: Counts = {}
     for weight, counts in parts:
@@ -47,14 +47,14 @@ def blended(parts: Iterable[tuple[float, Mapping[int, float]]]) -> Counts:
     return total
 
 
-def weighed(counts: Mapping[int, float]) -> Counts:
+def bm25_weights(counts: Mapping[int, float]) -> Counts:
     """BM25's weight of each word in a document, without its IDF."""
     length = sum(counts.values())
     norm = SATURATION * (1.0 - LENGTH + LENGTH * length / USUAL_LENGTH)
     return {word: count * (SATURATION + 1.0) / (count + norm) for word, count in counts.items()}
 
 
-def covered(asked: Iterable[int], counts: Mapping[int, float]) -> float:
+def coverage(query_words: Iterable[int], counts: Mapping[int, float]) -> float:
     """Share of the query's words that a text has, 0..1."""
-    wanted = tuple(asked)
-    return sum(word in counts for word in wanted) / len(wanted) if wanted else 0.0
+    words = tuple(query_words)
+    return sum(word in counts for word in words) / len(words) if words else 0.0

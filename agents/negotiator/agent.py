@@ -49,14 +49,14 @@ class NegotiatorAgent:
         timings, compute, ahead = event.timings, 0.0, 0.0
         if event.route.plan.negotiate:
             hearing = Hearing(delivery.bus, event, self._settings)
-            finding = await hearing.run()
-            ahead = hearing.likeness.ahead(delivery.received_at)
+            negotiation = await hearing.run()
+            ahead = hearing.likeness.seconds_before(delivery.received_at)
             compute = hearing.model.compute + hearing.likeness.compute - ahead
-            if hearing.heard is not None and hearing.heard.timing is not None:
-                timings = (*timings, hearing.heard.timing)
+            if hearing.catfish is not None and hearing.catfish.timing is not None:
+                timings = (*timings, hearing.catfish.timing)
         else:
-            finding = Negotiation(chosen=0, text=event.inference.candidates[0].text, outcome="passed")
-        self._outcomes[finding.outcome] += 1
+            negotiation = Negotiation(chosen=0, text=event.inference.candidates[0].text, outcome="passed")
+        self._outcomes[negotiation.outcome] += 1
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,
@@ -71,6 +71,6 @@ class NegotiatorAgent:
             route=event.route,
             recall=event.recall,
             inference=event.inference,
-            negotiation=finding,
+            negotiation=negotiation,
             timings=(*timings, timing),
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import Counter
 
 from agents.negotiator import debias, prompts
-from agents.negotiator.debias import Lean, Pair
+from agents.negotiator.debias import JudgedPair, Lean
 from agents.negotiator.settings import NegotiatorSettings
 from agents.shared.model import Consultation
 from bus import metrics
@@ -18,7 +18,7 @@ ARBITRATED = Counter(
 )
 
 
-class Judge:
+class Arbiter:
     """The attending as the judge of one turn.
 
     Args:
@@ -50,40 +50,44 @@ class Judge:
         Raises:
             KikiError: the model could not say.
         """
-        pair = Pair(first=answers[first], second=answers[second], votes=votes)
-        tried: dict[Bias, Pair] = {}
+        pair = JudgedPair(first=answers[first], second=answers[second], votes=votes)
+        variants: dict[Bias, JudgedPair] = {}
         if self._settings.debias:
             ratio, terms = self._settings.verbosity_ratio, self._settings.sentiment_terms
-            tried = debias.without(pair, verbosity_ratio=ratio, sentiment_terms=terms)
+            variants = debias.pairs_without_causes(pair, verbosity_ratio=ratio, sentiment_terms=terms)
         with self._model.step("arbitration"):
-            plain, *leans = await self._leans([pair, *tried.values()])
-        found = debias.findings(plain, dict(zip(tried, leans, strict=True))) if self._settings.debias else ()
-        again = None
-        if found:
+            plain, *leans = await self._measure_leans([pair, *variants.values()])
+        findings = debias.findings(plain, dict(zip(variants, leans, strict=True))) if self._settings.debias else ()
+        second_lean = None
+        if findings:
             with self._model.step("arbitration again"):
-                (again,) = await self._leans([pair], analysis=debias.analysis(found))
+                (second_lean,) = await self._measure_leans([pair], analysis=debias.analysis(findings))
         arbitration = Arbitration(
             first=first,
             second=second,
             lean=plain.lean,
             swapped=plain.swapped,
-            findings=found,
-            again=(again.lean, again.swapped) if again is not None else None,
-            changed=again is not None and again.both * plain.both < 0,
+            findings=findings,
+            again=(second_lean.lean, second_lean.swapped) if second_lean is not None else None,
+            changed=second_lean is not None and second_lean.both * plain.both < 0,
         )
         _count(arbitration)
         return arbitration
 
-    async def _leans(self, pairs: list[Pair], *, analysis: str = "") -> list[Lean]:
+    async def _measure_leans(self, pairs: list[JudgedPair], *, analysis: str = "") -> list[Lean]:
         """Each pair in both orders, in one job."""
         ballots = [
             prompts.comparison(
-                shown.first, shown.second, objection=self._objection, votes=shown.votes, analysis=analysis
+                ordered_pair.first,
+                ordered_pair.second,
+                objection=self._objection,
+                votes=ordered_pair.votes,
+                analysis=analysis,
             )
             for pair in pairs
-            for shown in (pair, pair.swapped)
+            for ordered_pair in (pair, pair.swapped)
         ]
-        scores = await self._model.ballots(self._conversation, ballots, prompts.LETTERS, recall=self._recall)
+        scores = await self._model.score_ballots(self._conversation, ballots, prompts.LETTERS, recall=self._recall)
         return [
             Lean(lean=forward["A"] - forward["B"], swapped=backward["B"] - backward["A"])
             for forward, backward in zip(scores[::2], scores[1::2], strict=True)
@@ -92,8 +96,8 @@ class Judge:
 
 def winner(arbitration: Arbitration) -> int | None:
     """The candidate that both orders prefer in the end; None when the order still decides."""
-    lean, swapped = arbitration.again or (arbitration.lean, arbitration.swapped)
-    if lean * swapped <= 0:
+    lean, swapped_lean = arbitration.again or (arbitration.lean, arbitration.swapped)
+    if lean * swapped_lean <= 0:
         return None
     return arbitration.first if lean > 0 else arbitration.second
 
@@ -101,5 +105,5 @@ def winner(arbitration: Arbitration) -> int | None:
 def _count(arbitration: Arbitration) -> None:
     for finding in arbitration.findings:
         FOUND.labels(finding.bias).inc()
-    read = "changed" if arbitration.changed else "upheld"
-    ARBITRATED.labels("unbiased" if arbitration.again is None else read).inc()
+    verdict = "changed" if arbitration.changed else "upheld"
+    ARBITRATED.labels("unbiased" if arbitration.again is None else verdict).inc()

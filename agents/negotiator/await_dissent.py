@@ -1,4 +1,4 @@
-"""Waiting for the catfish: stateless, so that a restarted negotiator joins as a new one does.
+"""Waiting for the catfish: stateless, so that a restarted negotiator waits just as a new one does.
 
 What counts is what the stream holds: two catfish may both speak, the stream keeps the first. The core message
 is only the bell that says that something may have been stored.
@@ -22,26 +22,27 @@ BELL_SECONDS = 1.0
 """The stream is read again at least this often, should the bell be missed."""
 
 STORE_SECONDS = 0.01
-"""The broker rings before it has stored, perhaps before anybody listened: at first the stream is read this often."""
+"""Seconds between the first readings of the stream: the bell may ring before the event is stored, or before anybody
+listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class CatfishFinding:
     """The catfish's finding and its share of the turn; no timing when it gave up."""
 
     dissent: Dissent
     timing: StageTiming | None
 
 
-class Join:
-    """One turn's wait. Made by :func:`join`, which subscribes before anything is read."""
+class DissentListener:
+    """One turn's wait. Made by :func:`listen_for_dissent`, which subscribes before anything is read."""
 
     def __init__(self, bus: Bus, turn_id: str, bell: Subscription) -> None:
         self._bus = bus
         self._turn_id = turn_id
         self._bell = bell
 
-    async def wait(self, seconds: float) -> Heard | None:
+    async def wait(self, seconds: float) -> CatfishFinding | None:
         """What the catfish found; None when nothing is stored within ``seconds``.
 
         Raises:
@@ -49,31 +50,31 @@ class Join:
         """
         end, pause = time.monotonic() + seconds, STORE_SECONDS
         while True:
-            if heard := await self._stored():
-                return heard
-            left = end - time.monotonic()
-            if left <= 0:
+            if finding := await self._read_stored():
+                return finding
+            seconds_left = end - time.monotonic()
+            if seconds_left <= 0:
                 return None
             try:
-                await self._bell.next_msg(timeout=min(left, pause))
+                await self._bell.next_msg(timeout=min(seconds_left, pause))
                 pause = STORE_SECONDS
             except nats.errors.TimeoutError:
                 pause = min(2 * pause, BELL_SECONDS)
 
-    async def _stored(self) -> Heard | None:
+    async def _read_stored(self) -> CatfishFinding | None:
         event = await self._bus.last_of(_KINDS, self._turn_id, direct=True)
         if event is None:
             return None
-        own = [timing for timing in event.timings if timing.stage == "catfish"]
-        return Heard(dissent=event.dissent, timing=own[-1] if own else None)
+        catfish_timings = [timing for timing in event.timings if timing.stage == "catfish"]
+        return CatfishFinding(dissent=event.dissent, timing=catfish_timings[-1] if catfish_timings else None)
 
 
 @contextlib.asynccontextmanager
-async def join(bus: Bus, turn_id: str) -> AsyncIterator[Join]:
+async def listen_for_dissent(bus: Bus, turn_id: str) -> AsyncIterator[DissentListener]:
     """Listen for the turn's dissent as long as the context lasts."""
     bell = await bus.client.subscribe(bus.subjects.stage("dissent.*", turn_id))
     try:
-        yield Join(bus, turn_id, bell)
+        yield DissentListener(bus, turn_id, bell)
     finally:
         with contextlib.suppress(nats.errors.Error):
             await bell.unsubscribe()

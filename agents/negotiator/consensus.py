@@ -20,7 +20,7 @@ Ruling = Literal["accepted", "refused", "silent", "contested"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class VoteTally:
     """The votes on one candidate. ``support`` is the sum of log P(KEEP) - log P(REFUSE) in nats."""
 
     candidate: int
@@ -60,9 +60,9 @@ def likeliest(candidates: Sequence[Candidate]) -> int:
 
 def choice(logprobs: Mapping[str, float], *, neutral_margin: float) -> VoteChoice:
     """The label of the highest calibrated log-probability; NEUTRAL when the lead is below ``neutral_margin`` nats."""
-    ranked = sorted(LABELS, key=lambda label: -logprobs[label])
-    lead = logprobs[ranked[0]] - logprobs[ranked[1]]
-    return ranked[0] if lead >= neutral_margin else "NEUTRAL"
+    labels = sorted(LABELS, key=lambda label: -logprobs[label])
+    lead = logprobs[labels[0]] - logprobs[labels[1]]
+    return labels[0] if lead >= neutral_margin else "NEUTRAL"
 
 
 def support(vote: Vote) -> float:
@@ -70,31 +70,33 @@ def support(vote: Vote) -> float:
     return vote.logprobs["KEEP"] - vote.logprobs["REFUSE"]
 
 
-def complete(votes: Sequence[Vote], candidates: Sequence[int]) -> tuple[Vote, ...]:
+def complete_ballots(votes: Sequence[Vote], candidates: Sequence[int]) -> tuple[Vote, ...]:
     """The votes of one round by members who voted on every candidate: half a ballot favours what it names."""
-    wanted = set(candidates)
+    candidate_set = set(candidates)
     members = dict.fromkeys(vote.member for vote in votes)
-    full = {member for member in members if {vote.candidate for vote in votes if vote.member == member} == wanted}
+    full = {
+        member for member in members if {vote.candidate for vote in votes if vote.member == member} == candidate_set
+    }
     return tuple(sorted((vote for vote in votes if vote.member in full), key=lambda v: (v.candidate, v.member)))
 
 
-def tally(votes: Sequence[Vote], candidate: int) -> Tally:
+def tally(votes: Sequence[Vote], candidate: int) -> VoteTally:
     """Counts the votes on one candidate, in whatever order they came."""
-    own = sorted((vote for vote in votes if vote.candidate == candidate), key=lambda vote: vote.member)
-    return Tally(
+    candidate_votes = sorted((vote for vote in votes if vote.candidate == candidate), key=lambda vote: vote.member)
+    return VoteTally(
         candidate=candidate,
-        keeps=sum(vote.choice == "KEEP" for vote in own),
-        refuses=sum(vote.choice == "REFUSE" for vote in own),
-        support=sum(support(vote) for vote in own),
+        keeps=sum(vote.choice == "KEEP" for vote in candidate_votes),
+        refuses=sum(vote.choice == "REFUSE" for vote in candidate_votes),
+        support=sum(support(vote) for vote in candidate_votes),
     )
 
 
 def verdict(votes: Sequence[Vote], candidates: Sequence[int]) -> Verdict:
     """Rules on one round of complete ballots, the attending's among them."""
     tallies = sorted((tally(votes, candidate) for candidate in candidates), key=lambda t: t.rank, reverse=True)
-    by_ruling: dict[Ruling, list[Tally]] = {}
-    for each in tallies:
-        by_ruling.setdefault(each.ruling, []).append(each)
+    by_ruling: dict[Ruling, list[VoteTally]] = {}
+    for candidate_tally in tallies:
+        by_ruling.setdefault(candidate_tally.ruling, []).append(candidate_tally)
     if accepted := by_ruling.get("accepted"):
         best = accepted[0]
         return Verdict(outcome="consensus", chosen=best.candidate, reason=f"{best.keeps} keep it and nobody refuses it")
@@ -110,33 +112,36 @@ def verdict(votes: Sequence[Vote], candidates: Sequence[int]) -> Verdict:
             outcome="contested", chosen=first.candidate, rival=second.candidate, reason="the panel is divided"
         )
     if silent := by_ruling.get("silent"):
-        return _deferred(votes, silent, reason="nobody takes a side")
+        return _defer(votes, silent, reason="nobody takes a side")
     if len(tallies) == 1:
         return Verdict(outcome="undecided", chosen=tallies[0].candidate, reason="the panel refuses the only candidate")
-    return _deferred(votes, tallies, reason="the panel refuses every candidate")
+    return _defer(votes, tallies, reason="the panel refuses every candidate")
 
 
-def _deferred(votes: Sequence[Vote], among: Sequence[Tally], *, reason: str) -> Verdict:
-    own = {vote.candidate: support(vote) for vote in votes if vote.member == ATTENDING}
-    preferred = max((each.candidate for each in among), key=lambda candidate: (own[candidate], -candidate))
-    return Verdict(outcome="deferred", chosen=preferred, reason=f"{reason}; the attending prefers it")
+def _defer(votes: Sequence[Vote], among: Sequence[VoteTally], *, reason: str) -> Verdict:
+    attending_support = {vote.candidate: support(vote) for vote in votes if vote.member == ATTENDING}
+    preference = max(
+        (candidate_tally.candidate for candidate_tally in among),
+        key=lambda candidate: (attending_support[candidate], -candidate),
+    )
+    return Verdict(outcome="deferred", chosen=preference, reason=f"{reason}; the attending prefers it")
 
 
-def split(groups: Sequence[Sequence[int]]) -> bool:
+def is_split(groups: Sequence[Sequence[int]]) -> bool:
     """Whether no answer is given by more candidates than any other; ``groups`` with the largest first."""
     return len(groups) > 1 and len(groups[0]) == len(groups[1])
 
 
-def told(votes: Sequence[Vote], candidate: int) -> str:
+def vote_summary(votes: Sequence[Vote], candidate: int) -> str:
     """What the votes say of a candidate, for a judge."""
-    each = tally(votes, candidate)
-    argued = [
+    count = tally(votes, candidate)
+    arguments = [
         f"{vote.member} argues: {vote.argument}" for vote in votes if vote.candidate == candidate and vote.argument
     ]
-    return "; ".join([f"{each.keeps} of the panel keep it, {each.refuses} refuse it", *argued])
+    return "; ".join([f"{count.keeps} of the panel keep it, {count.refuses} refuse it", *arguments])
 
 
-def firmest(votes: Sequence[Vote], candidate: int) -> Vote | None:
+def firmest_vote(votes: Sequence[Vote], candidate: int) -> Vote | None:
     """The vote on a candidate that leans furthest to one side; None when all are NEUTRAL."""
-    sided = [vote for vote in votes if vote.candidate == candidate and vote.choice != "NEUTRAL"]
-    return max(sided, key=lambda vote: (abs(support(vote)), vote.member), default=None)
+    decided_votes = [vote for vote in votes if vote.candidate == candidate and vote.choice != "NEUTRAL"]
+    return max(decided_votes, key=lambda vote: (abs(support(vote)), vote.member), default=None)

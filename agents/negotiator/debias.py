@@ -26,7 +26,7 @@ LONG = 80
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class JudgedPair:
     """The two answers of a comparison, and what the judge is told of the votes on each, if anything."""
 
     first: str
@@ -34,10 +34,10 @@ class Pair:
     votes: tuple[str, str] | None = None
 
     @property
-    def swapped(self) -> "Pair":
+    def swapped(self) -> "JudgedPair":
         """The other order."""
         votes = (self.votes[1], self.votes[0]) if self.votes else None
-        return Pair(first=self.second, second=self.first, votes=votes)
+        return JudgedPair(first=self.second, second=self.first, votes=votes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,41 +58,41 @@ class Lean:
         return self.lean * self.swapped > 0
 
 
-def without(pair: Pair, *, verbosity_ratio: float, sentiment_terms: int) -> dict[Bias, Pair]:
+def pairs_without_causes(pair: JudgedPair, *, verbosity_ratio: float, sentiment_terms: int) -> dict[Bias, JudgedPair]:
     """The pair without each cause that may bias the judge; only causes that are there."""
-    found: dict[Bias, Pair] = {}
+    variants: dict[Bias, JudgedPair] = {}
     short, long = sorted((len(pair.first), len(pair.second)))
     if long >= max(LONG, verbosity_ratio * short):
         first, second = excerpt.shortened(pair.first, short), excerpt.shortened(pair.second, short)
-        found["verbosity"] = Pair(first=first, second=second, votes=pair.votes)
+        variants["verbosity"] = JudgedPair(first=first, second=second, votes=pair.votes)
     if pair.votes:
-        found["bandwagon"] = Pair(first=pair.first, second=pair.second)
-    if abs(feelings(pair.first) - feelings(pair.second)) >= sentiment_terms:
-        found["sentiment"] = Pair(first=sober(pair.first), second=sober(pair.second), votes=pair.votes)
-    return found
+        variants["bandwagon"] = JudgedPair(first=pair.first, second=pair.second)
+    if abs(count_feelings(pair.first) - count_feelings(pair.second)) >= sentiment_terms:
+        variants["sentiment"] = JudgedPair(first=sober(pair.first), second=sober(pair.second), votes=pair.votes)
+    return variants
 
 
-def feelings(text: str) -> int:
+def count_feelings(text: str) -> int:
     """Words and marks of feeling or insistence."""
     return len(_FEELING.findall(text))
 
 
 def sober(text: str) -> str:
-    """The text without them; the text itself when nothing else is in it."""
+    """The text without words and marks of feeling; the text itself when nothing else is in it."""
     return _FEELING.sub("", text).strip() or text
 
 
-def findings(plain: Lean, tried: Mapping[Bias, Lean]) -> tuple[BiasFinding, ...]:
+def findings(plain: Lean, leans: Mapping[Bias, Lean]) -> tuple[BiasFinding, ...]:
     """What decided the comparison instead of the answers."""
-    found = []
+    bias_findings = []
     if not plain.steady:
         evidence = f"it leans by {plain.lean:+.2f} nats in one order and {plain.swapped:+.2f} in the other"
-        found.append(BiasFinding(bias="position", evidence=evidence))
-    for bias, lean in tried.items():
+        bias_findings.append(BiasFinding(bias="position", evidence=evidence))
+    for bias, lean in leans.items():
         if plain.both * lean.both < 0:
             evidence = f"it leans by {plain.both:+.2f} nats, and by {lean.both:+.2f} without {_CAUSES[bias]}"
-            found.append(BiasFinding(bias=bias, evidence=evidence))
-    return tuple(found)
+            bias_findings.append(BiasFinding(bias=bias, evidence=evidence))
+    return tuple(bias_findings)
 
 
 _CAUSES: dict[Bias, str] = {
@@ -109,6 +109,6 @@ _ADVICE: dict[Bias, str] = {
 }
 
 
-def analysis(found: Sequence[BiasFinding]) -> str:
+def analysis(bias_findings: Sequence[BiasFinding]) -> str:
     """What the judge reads before it decides again."""
-    return "\n".join(_ADVICE[one.bias] for one in found)
+    return "\n".join(_ADVICE[finding.bias] for finding in bias_findings)

@@ -8,7 +8,7 @@ from agents.shared.follow_up import ending
 from schemas.chat import Message
 from schemas.findings import VoteChoice
 
-SPOKEN: dict[VoteChoice, str] = {"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}
+VOTE_WORDS: dict[VoteChoice, str] = {"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}
 """The word for each vote: one token in most vocabularies, and one that a small model says by itself."""
 
 LETTERS = ("A", "B")

@@ -35,23 +35,23 @@ class AdvisorSettings(Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(gt=0.0, le=5.0)] = 0.05
 
 
-async def advised(
+async def ask_advisors(
     bus: Bus, advisors: Mapping[str, AdvisorSettings], request: AdviseRequest, taxonomy: Taxonomy
 ) -> tuple[dict[str, float], tuple[Advisory, ...]]:
-    """The scores by output after all advice, and the advice to record; advisors are asked at once.
+    """The scores by output after all advice, and the advice to record; all advisors are asked at the same time.
 
     An advisor that does not answer in its time, or not as agreed, is counted (``kiki_degraded`` with the path
     ``router.advisor.<name>``) and left out.
     """
     names = list(advisors)
     replies = await asyncio.gather(*(_ask(bus, name, advisors[name], request, taxonomy) for name in names))
-    scores, found = dict(request.scores), []
+    scores, advisories = dict(request.scores), []
     for name, reply in zip(names, replies, strict=True):
         if reply is None or not (reply.domains or reply.payload):
             continue
         scores = blend(scores, reply.domains, alpha=advisors[name].alpha, taxonomy=taxonomy)
-        found.append(Advisory(source=name, payload=reply.payload or reply.domains))
-    return scores, tuple(found)
+        advisories.append(Advisory(source=name, payload=reply.payload or reply.domains))
+    return scores, tuple(advisories)
 
 
 async def _ask(
@@ -59,14 +59,14 @@ async def _ask(
 ) -> AdviseReply | None:
     try:
         reply = await bus.request(f"advise.{name}", request, AdviseReply, timeout=settings.timeout)
-        _check(reply, taxonomy)
+        _check_reply(reply, taxonomy)
     except KikiError as error:
-        metrics.degraded(f"router.advisor.{name}", error.message)
+        metrics.count_degraded(f"router.advisor.{name}", error.message)
         return None
     return reply
 
 
-def _check(reply: AdviseReply, taxonomy: Taxonomy) -> None:
+def _check_reply(reply: AdviseReply, taxonomy: Taxonomy) -> None:
     if unknown := sorted(set(reply.domains) - set(taxonomy.domains)):
         raise KikiError(f"it advises '{unknown[0]}', which is no niche domain.", param="domains")
     if not all(math.isfinite(value) for value in (*reply.domains.values(), *reply.payload.values())):
@@ -81,20 +81,22 @@ def blend(
     """The scores by output after an advisor's probabilities by niche; the same when it advises nothing."""
     if not advice or alpha == 0.0:
         return dict(scores)
-    found = {}
+    blended = {}
     for output, score in scores.items():
-        named = [niche for niche in taxonomy.members[output] if niche in advice]
-        if not named:
-            found[output] = score
+        advised_niches = [niche for niche in taxonomy.members[output] if niche in advice]
+        if not advised_niches:
+            blended[output] = score
             continue
-        evidence = _log_odds(sum(advice[niche] for niche in named)) - _log_odds(len(named) / len(taxonomy.niches))
-        found[output] = _probability(_log_odds(score) + alpha * evidence)
-    return found
+        evidence = _log_odds(sum(advice[niche] for niche in advised_niches)) - _log_odds(
+            len(advised_niches) / len(taxonomy.niches)
+        )
+        blended[output] = _probability(_log_odds(score) + alpha * evidence)
+    return blended
 
 
 def _log_odds(probability: float) -> float:
-    kept = min(max(probability, FLOOR), 1.0 - FLOOR)
-    return math.log(kept / (1.0 - kept))
+    bounded = min(max(probability, FLOOR), 1.0 - FLOOR)
+    return math.log(bounded / (1.0 - bounded))
 
 
 def _probability(log_odds: float) -> float:

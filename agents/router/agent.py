@@ -11,15 +11,15 @@ import numpy as np
 from nats.aio.msg import Msg
 
 from agents.router import selection
-from agents.router.advice import advised
+from agents.router.advice import ask_advisors
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
 from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.classifier import Floats
 from agents.router.domains import load_taxonomy
-from agents.router.embedder import Embedded, Embedder
-from agents.router.scoring import Scored, Scorer
+from agents.router.embedder import Embedder, Embeddings
+from agents.router.scoring import OutputScores, Scorer
 from agents.router.settings import RouterSettings
-from agents.shared.similarity import embedded, said
+from agents.shared.similarity import answer_texts, texts_to_embed
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
@@ -64,25 +64,25 @@ class RouterAgent:
             threads=settings.threads,
         )
         self._turns = 0
-        self._base = 0
+        self._base_turns = 0
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Load the embedder and the weights as :meth:`loaded` does; the bus is where advisors are asked."""
+        """Load the embedder and the weights as :meth:`load_models` does; the bus is where advisors are asked."""
         self._bus = bus
-        async with self.loaded():
+        async with self.load_models():
             if self._settings.ahead:
-                await bus.listen(bus.subjects.stage(InferDone.subject), self._ahead, queue="router-ahead")
+                await bus.listen(bus.subjects.stage(InferDone.subject), self._embed_ahead, queue="router-ahead")
             yield
 
     @contextlib.asynccontextmanager
-    async def loaded(self) -> AsyncIterator[None]:
-        """The router with its models, ready for :meth:`route` without a bus.
+    async def load_models(self) -> AsyncIterator[None]:
+        """Load the models, ready for :meth:`route` without a bus; the embedder stops at the end.
 
         Raises:
             SetupError: the embedder or the checkpoint cannot be loaded.
         """
-        self._scorer = await anyio.to_thread.run_sync(self._load)
+        self._scorer = await anyio.to_thread.run_sync(self._load_scorer)
         try:
             await anyio.to_thread.run_sync(self._embedder.start)
             yield
@@ -90,7 +90,7 @@ class RouterAgent:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._embedder.stop)
 
-    def _load(self) -> Scorer:
+    def _load_scorer(self) -> Scorer:
         folder = self._settings.checkpoint
         scorer = Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
         # The words' tables are built when the first text is read: here, not in the first turn.
@@ -114,9 +114,9 @@ class RouterAgent:
         embedder = self._embedder
         gauges = {
             "turns": self._turns,
-            "base_turns": self._base,
+            "base_turns": self._base_turns,
             "embed_batches": embedder.batches,
-            "embedded_texts": embedder.embedded,
+            "embedded_texts": embedder.embedded_texts,
             "embed_cache_hits": embedder.hits,
             "embed_queue": embedder.waiting,
             "embed_seconds": embedder.compute,
@@ -131,35 +131,39 @@ class RouterAgent:
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         """Unit vectors of texts."""
-        found = await self._embedder.embed(request.texts)
-        return EmbedReply(vectors=tuple(travelling(vector) for vector in found.vectors), compute=found.compute)
+        embeddings = await self._embedder.embed(request.texts)
+        return EmbedReply(
+            vectors=tuple(wire_vector(vector) for vector in embeddings.vectors), compute=embeddings.compute
+        )
 
     async def compare(self, request: CompareRequest) -> CompareReply:
         """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
-        found = await self._embedder.embed(request.texts)
-        cosines = np.clip(found.vectors @ found.vectors.T, -1.0, 1.0)
+        embeddings = await self._embedder.embed(request.texts)
+        cosines = np.clip(embeddings.vectors @ embeddings.vectors.T, -1.0, 1.0)
         return CompareReply(
-            cosines=tuple(travelling(row) for row in cosines), compute=found.compute, began_at=found.began_at
+            cosines=tuple(wire_vector(row) for row in cosines), compute=embeddings.compute, began_at=embeddings.began_at
         )
 
-    async def _ahead(self, message: Msg) -> None:
-        """Embed a turn's candidates while they are on the way to who compares them: a hint, nothing is acknowledged."""
+    async def _embed_ahead(self, message: Msg) -> None:
+        """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
         event = decode(InferDone, message.data)
         if event.route.plan.negotiate:
-            self._embedder.ahead(embedded(said(event.inference.candidates), question=event.query.text))
+            self._embedder.embed_ahead(
+                texts_to_embed(answer_texts(event.inference.candidates), question=event.query.text)
+            )
 
     async def route(self, request: RouteRequest) -> RouteReply:
-        """The domains of prompts, by the router alone: advisors speak of turns."""
-        scorer = self._ready()
-        found = await self._embedded(request.prompts)
+        """The domains of prompts, by the router alone: advisors are asked about turns only."""
+        scorer = self._require_scorer()
+        embeddings = await self._embed_texts(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
         results = []
-        for one in scorer.score(request.prompts, found.vectors):
-            domains = selection.gated(one.outputs, threshold=threshold, top_k=request.top_k)
+        for scores in scorer.score(request.prompts, embeddings.vectors):
+            domains = selection.select_outputs(scores.outputs, threshold=threshold, top_k=request.top_k)
             results.append(
                 RoutedPrompt(
                     domains=tuple(
-                        RoutedDomain(name=domain.name, score=domain.score, niche=one.niche(domain.name))
+                        RoutedDomain(name=domain.name, score=domain.score, niche=scores.niche(domain.name))
                         for domain in domains
                     )
                 )
@@ -169,47 +173,49 @@ class RouterAgent:
     async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted:
         query = event.query
         alias = alias_of(query.model)
-        if (recorded := await self._recorded(event)) is not None:
-            return recorded
-        found = await self._embedded([query.text]) if alias.adapters else None
-        route = self._bare(query, alias) if found is None else await self._routed(event, alias, found)
+        if (earlier_event := await self._find_routed_event(event)) is not None:
+            return earlier_event
+        embeddings = await self._embed_texts([query.text]) if alias.adapters else None
+        route = (
+            self._bare_route(query, alias) if embeddings is None else await self._choose_route(event, alias, embeddings)
+        )
         self._turns += 1
-        self._base += not route.adapters
+        self._base_turns += not route.adapters
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=0.0 if found is None else found.compute,
+            compute=0.0 if embeddings is None else embeddings.compute,
             attempt=delivery.attempt,
         )
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
 
-    async def _recorded(self, event: QueryReceived) -> QueryRouted | None:
-        """The route that this turn has already: an advisor's state may have moved on, so it is not asked again."""
+    async def _find_routed_event(self, event: QueryReceived) -> QueryRouted | None:
+        """The route that this turn has already, if any: an advisor's state may have changed, so it is asked once."""
         if not self._settings.advisors or self._bus is None:
             return None
         return await self._bus.last(QueryRouted, event.envelope.turn_id)
 
-    async def _embedded(self, texts: Sequence[str]) -> Embedded:
+    async def _embed_texts(self, texts: Sequence[str]) -> Embeddings:
         """The texts' vectors; their words are counted while the embedder computes."""
-        scorer = self._ready()
-        found = self._embedder.embed(texts)
-        scorer.read(texts)
-        return await found
+        scorer = self._require_scorer()
+        pending = self._embedder.embed(texts)
+        scorer.count_words(texts)
+        return await pending
 
-    def _bare(self, query: Query, alias: Alias) -> Route:
+    def _bare_route(self, query: Query, alias: Alias) -> Route:
         level = selection.level_of(alias, query.level, first=None, cognition_domains=())
         plan = selection.plan_of(alias, query, level=level)
         return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
 
-    async def _routed(self, event: QueryReceived, alias: Alias, found: Embedded) -> Route:
-        query, config, vector = event.query, self._aliases, found.vectors[0]
-        scored = self._ready().score([query.text], found.vectors)[0]
+    async def _choose_route(self, event: QueryReceived, alias: Alias, embeddings: Embeddings) -> Route:
+        query, config, vector = event.query, self._aliases, embeddings.vectors[0]
+        scores = self._require_scorer().score([query.text], embeddings.vectors)[0]
         advisories: tuple[Advisory, ...] = ()
         if self._settings.advisors and not alias.niche:
-            scored, advisories = await self._advised(event, scored, vector)
-        chosen = self._forced(alias.niche, scored) if alias.niche else self._chosen(alias, scored)
-        niches = [(niche, domain.score) for domain, niche in chosen]
+            scores, advisories = await self._apply_advice(event, scores, vector)
+        choices = self._force_niche(alias.niche, scores) if alias.niche else self._choose_domains(alias, scores)
+        niches = [(niche, domain.score) for domain, niche in choices]
         first = niches[0][0] if niches else None
         level = selection.level_of(alias, query.level, first=first, cognition_domains=config.cognition_domains)
         adapters = selection.adapters_of(
@@ -219,52 +225,52 @@ class RouterAgent:
             limit=self._settings.max_adapters,
         )
         return Route(
-            domains=tuple(domain for domain, _ in chosen),
+            domains=tuple(domain for domain, _ in choices),
             adapters=adapters,
             intent=alias.intent,
             plan=selection.plan_of(alias, query, level=level, costly=first in config.cognition_domains),
-            embedding=travelling(vector),
+            embedding=wire_vector(vector),
             advisories=advisories,
         )
 
-    async def _advised(
-        self, event: QueryReceived, scored: Scored, vector: Floats
-    ) -> tuple[Scored, tuple[Advisory, ...]]:
+    async def _apply_advice(
+        self, event: QueryReceived, scores: OutputScores, vector: Floats
+    ) -> tuple[OutputScores, tuple[Advisory, ...]]:
         assert self._bus is not None, "a turn comes over the bus"
         request = AdviseRequest(
             turn_id=event.envelope.turn_id,
             text=event.query.text,
-            embedding=travelling(vector),
-            scores=scored.outputs,
+            embedding=wire_vector(vector),
+            scores=scores.outputs,
         )
-        outputs, found = await advised(self._bus, self._settings.advisors, request, self._taxonomy)
-        return Scored(outputs, scored.inside), found
+        outputs, advisories = await ask_advisors(self._bus, self._settings.advisors, request, self._taxonomy)
+        return OutputScores(outputs, scores.inside), advisories
 
-    def _forced(self, niche: str, scored: Scored) -> list[tuple[DomainScore, str]]:
+    def _force_niche(self, niche: str, scores: OutputScores) -> list[tuple[DomainScore, str]]:
         output = self._taxonomy.output_of(niche)
-        score = round(scored.outputs.get(output, 0.0), selection.DIGITS)
+        score = round(scores.outputs.get(output, 0.0), selection.DIGITS)
         return [(DomainScore(name=output, score=score), niche)]
 
-    def _chosen(self, alias: Alias, scored: Scored) -> list[tuple[DomainScore, str]]:
+    def _choose_domains(self, alias: Alias, scores: OutputScores) -> list[tuple[DomainScore, str]]:
         """The gated outputs, each with the niche domain that is meant inside it."""
         allowed = {self._taxonomy.output_of(domain) for domain in alias.domains}
-        domains = selection.gated(
-            scored.outputs, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed
+        domains = selection.select_outputs(
+            scores.outputs, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed
         )
-        return [(one, scored.niche(one.name, allowed=alias.domains)) for one in domains]
+        return [(output, scores.niche(output.name, allowed=alias.domains)) for output in domains]
 
     @property
     def _threshold(self) -> float:
-        given = self._settings.threshold
-        return self._ready().checkpoint.meta.threshold if given is None else given
+        threshold = self._settings.threshold
+        return self._require_scorer().checkpoint.meta.threshold if threshold is None else threshold
 
-    def _ready(self) -> Scorer:
+    def _require_scorer(self) -> Scorer:
         if self._scorer is None:
             raise Unavailable("the router has not loaded its weights yet.")
         return self._scorer
 
 
-def travelling(vector: Floats) -> tuple[float, ...]:
+def wire_vector(vector: Floats) -> tuple[float, ...]:
     """An embedding as it travels in events."""
-    rounded: list[float] = np.round(vector.astype(np.float64), EMBEDDING_DIGITS).tolist()
-    return tuple(rounded)
+    numbers: list[float] = np.round(vector.astype(np.float64), EMBEDDING_DIGITS).tolist()
+    return tuple(numbers)

@@ -47,7 +47,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
 
 
-class _Niche(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _NicheAlias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description: str
     level: Level
     deepen: bool = False
@@ -65,7 +65,7 @@ class AliasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cognition_domains: tuple[str, ...]
     base_domains: tuple[str, ...]
     models: dict[str, Alias]
-    niche: _Niche
+    niche: _NicheAlias
 
 
 @cache
@@ -80,9 +80,9 @@ def load_config() -> AliasConfig:
         config = msgspec.yaml.decode(data, type=AliasConfig)
     except msgspec.DecodeError as error:
         raise SetupError(f"configs/aliases.yaml: {error}.") from error
-    named = {*config.cognition_domains, *config.base_domains}
-    named.update(domain for alias in config.models.values() for domain in alias.domains)
-    if unknown := sorted(named - set(load_taxonomy().niches)):
+    domain_names = {*config.cognition_domains, *config.base_domains}
+    domain_names.update(domain for alias in config.models.values() for domain in alias.domains)
+    if unknown := sorted(domain_names - set(load_taxonomy().niches)):
         raise SetupError(f"configs/aliases.yaml: there is no domain '{unknown[0]}'.", param="domains")
     return config
 

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 
 from agents.router.classifier import TENSORS, Classifier, Floats, scores_of
 from agents.router.niche import NicheHead
-from agents.router.words import Words
+from agents.router.words import WordModel
 from schemas.errors import SetupError
 
 WEIGHTS = "weights.safetensors"
@@ -33,7 +33,7 @@ _WORDS = ("words.words", "words.pieces", "words.idf", "words.weight", "words.bia
 _LABEL_KEYS = ("labels", "domains", "label_names", "classes")
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What a checkpoint says of itself.
 
     Attributes:
@@ -65,9 +65,9 @@ class Checkpoint:
     """A classifier with its gate, the heads of its merged outputs, and the words beside it if it has any."""
 
     classifier: Classifier
-    meta: Meta
+    meta: CheckpointMeta
     heads: dict[str, NicheHead] = field(default_factory=dict)
-    words: Words | None = None
+    words: WordModel | None = None
 
     def scores(self, texts: Sequence[str], embeddings: Floats) -> Floats:
         """``[n, outputs]`` scores in 0..1 of texts and their ``[n, width]`` unit vectors.
@@ -107,8 +107,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         SetupError: a file is missing or broken, or layers and labels do not fit together.
     """
-    meta = _meta(folder)
-    path = folder / WEIGHTS if (folder / WEIGHTS).exists() else _single(folder)
+    meta = _read_meta(folder)
+    path = folder / WEIGHTS if (folder / WEIGHTS).exists() else _find_weights(folder)
     try:
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
@@ -119,7 +119,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(classifier=Classifier(tensors=tensors, labels=meta.labels), meta=meta, heads=heads, words=words)
 
 
-def _tensors_of(words: Words) -> dict[str, torch.Tensor]:
+def _tensors_of(words: WordModel) -> dict[str, torch.Tensor]:
     """The words as tensors: terms as UTF-8 with line ends between, weights in half precision."""
     return {
         "words.words": _bytes_of(words.words),
@@ -135,7 +135,7 @@ def _bytes_of(terms: Sequence[str]) -> torch.Tensor:
     return torch.frombuffer(bytearray("\n".join(terms).encode()), dtype=torch.uint8)
 
 
-def _words(tensors: dict[str, torch.Tensor], outputs: int) -> Words:
+def _words(tensors: dict[str, torch.Tensor], outputs: int) -> WordModel:
     """The words of a checkpoint.
 
     Raises:
@@ -152,7 +152,7 @@ def _words(tensors: dict[str, torch.Tensor], outputs: int) -> Words:
     idf, weight, bias = (tensors[name].float().numpy() for name in ("words.idf", "words.weight", "words.bias"))
     if bias.shape != (outputs,):
         raise SetupError(f"the router's words have {bias.size} outputs and {outputs} labels.", param="labels")
-    return Words(words=tuple(words), pieces=tuple(pieces), idf=idf, weight=weight, bias=bias, scale=scale)
+    return WordModel(words=tuple(words), pieces=tuple(pieces), idf=idf, weight=weight, bias=bias, scale=scale)
 
 
 def _head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...]) -> NicheHead:
@@ -162,41 +162,41 @@ def _head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...])
     return NicheHead(names=names, weight=weight, bias=bias)
 
 
-def _single(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
+def _find_weights(folder: Path) -> Path:
+    weight_files = sorted(folder.glob("*.safetensors"))
+    if len(weight_files) != 1:
         raise SetupError(
-            f"{folder} holds {len(found)} safetensors files, expected {WEIGHTS}; pickles are not read.",
+            f"{folder} holds {len(weight_files)} safetensors files, expected {WEIGHTS}; pickles are not read.",
             param="checkpoint",
         )
-    return found[0]
+    return weight_files[0]
 
 
-def _meta(folder: Path) -> Meta:
+def _read_meta(folder: Path) -> CheckpointMeta:
     path = folder / META
     try:
-        said: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SetupError(f"{path} cannot be read ({error}).", param="checkpoint") from error
-    if not isinstance(said, dict):
+    if not isinstance(document, dict):
         raise SetupError(f"{path} must hold an object.", param="checkpoint")
-    if said.get("format") == FORMAT:
+    if document.get("format") == FORMAT:
         try:
-            return msgspec.convert(said, Meta)
+            return msgspec.convert(document, CheckpointMeta)
         except msgspec.DecodeError as error:
             raise SetupError(f"{path}: {error}.", param="checkpoint") from error
-    return Meta(format="monolith", labels=_labels(said, path), threshold=_threshold(said, path))
+    return CheckpointMeta(format="monolith", labels=_labels(document, path), threshold=_threshold(document, path))
 
 
-def _labels(said: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _labels(document: dict[str, Any], path: Path) -> tuple[str, ...]:
     for key in _LABEL_KEYS:
-        if isinstance(names := said.get(key), list) and names and all(isinstance(name, str) for name in names):
+        if isinstance(names := document.get(key), list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     raise SetupError(f"{path} names no labels: expected a list under one of {', '.join(_LABEL_KEYS)}.", param="labels")
 
 
-def _threshold(said: dict[str, Any], path: Path) -> float:
-    threshold = said.get("threshold", MONOLITH_THRESHOLD)
+def _threshold(document: dict[str, Any], path: Path) -> float:
+    threshold = document.get("threshold", MONOLITH_THRESHOLD)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise SetupError(f"{path}: threshold must be in 0..1.", param="threshold")
     return float(threshold)

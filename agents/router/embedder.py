@@ -61,18 +61,18 @@ def load_model(path: Path, *, max_tokens: int = 384) -> Any:
 def encode(model: Any, texts: Sequence[str]) -> Floats:
     """``[n, width]`` unit vectors, in order."""
     limit = CHARS_A_TOKEN * int(model.max_seq_length)
-    found: Floats = model.encode(
+    vectors: Floats = model.encode(
         [text[:limit] for text in texts],
         batch_size=max(1, len(texts)),
         normalize_embeddings=True,
         show_progress_bar=False,
         convert_to_numpy=True,
     ).astype(np.float32)
-    return found
+    return vectors
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Embeddings:
     """Unit vectors ``[n, width]`` and the seconds of the passes that they waited for (0: all from the cache).
 
     The first of those began at ``began_at`` (Unix time, 0 without one), which may be before they were asked for.
@@ -84,28 +84,28 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _ForwardPass:
     """When a forward pass began (Unix time), and the seconds that it took."""
 
     began_at: float
     seconds: float
 
 
-_Made = tuple[Floats, _Pass]
+_PassResult = tuple[Floats, _ForwardPass]
 """A text's vector, and the pass that made it."""
 
 
 @dataclass(frozen=True)
 class _Request:
     text: str
-    future: "Future[_Made]"
+    future: "Future[_PassResult]"
 
 
 class Embedder:
     """Owns the model and its thread; the event loop only waits for futures.
 
-    What comes while a pass runs gathers for the next one. Texts wait ``batch_wait`` seconds for others' only after a
-    pass that served several callers: a lone turn is never held up.
+    Texts that come while a pass runs gather for the next one. They wait ``batch_wait`` seconds for other callers'
+    texts only after a pass that served several callers: a lone turn is never held up.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Embedder:
         self._max_tokens = max_tokens
         self._threads = threads or default_threads()
         self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
-        self._company = False
-        self._cache: OrderedDict[str, _Made] = OrderedDict()
+        self._several_callers = False
+        self._cache: OrderedDict[str, _PassResult] = OrderedDict()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.batches = 0
-        self.embedded = 0
+        self.embedded_texts = 0
         self.hits = 0
         self.compute = 0.0
 
@@ -162,60 +162,62 @@ class Embedder:
             self._thread.join()
             self._thread = None
 
-    def embed(self, texts: Sequence[str]) -> Coroutine[Any, Any, Embedded]:
-        """Embed texts, each on its own merits: they share passes with whatever else is asked now.
+    def embed(self, texts: Sequence[str]) -> Coroutine[Any, Any, Embeddings]:
+        """Embed texts; they share forward passes with the texts of other callers.
 
-        They are asked for at once; what comes back waits for the vectors, so the caller may work until it awaits it.
+        They are queued at once; the coroutine waits for the vectors, so the caller may work until it awaits it.
 
         Raises:
             Unavailable: the embedder is not running.
         """
-        found: dict[str, Floats] = {}
-        asked = []
+        vectors: dict[str, Floats] = {}
+        requests = []
         for text in dict.fromkeys(texts):
-            if (made := self._kept(text)) is None:
-                asked.append(_Request(text, Future()))
+            if (cached := self._look_up(text)) is None:
+                requests.append(_Request(text, Future()))
             else:
                 self.hits += 1
-                found[text] = made[0]
-        self._ask(asked)
-        return self._answered(texts, asked, found)
+                vectors[text] = cached[0]
+        self._submit(requests)
+        return self._await_vectors(texts, requests, vectors)
 
-    def ahead(self, texts: Iterable[str]) -> None:
-        """Have texts embedded for somebody who will ask for them; a failure is told to who asks then.
+    def embed_ahead(self, texts: Iterable[str]) -> None:
+        """Embed texts that a later call will ask for; a failure is raised by that later call.
 
         Raises:
             Unavailable: the embedder is not running.
         """
-        self._ask([_Request(text, Future()) for text in dict.fromkeys(texts) if self._kept(text) is None])
+        self._submit([_Request(text, Future()) for text in dict.fromkeys(texts) if self._look_up(text) is None])
 
-    def _ask(self, asked: list[_Request]) -> None:
-        if not asked:
+    def _submit(self, requests: list[_Request]) -> None:
+        if not requests:
             return
         if not self.alive:
             raise Unavailable("the router's embedder is not running; restart the router.")
-        self._queue.put(asked)
+        self._queue.put(requests)
 
-    async def _answered(self, texts: Sequence[str], asked: list[_Request], found: dict[str, Floats]) -> Embedded:
-        passes: set[_Pass] = set()
-        for one in asked:
-            found[one.text], made = await asyncio.wrap_future(one.future)
-            passes.add(made)
-        return Embedded(
-            np.stack([found[text] for text in texts]),
-            sum(one.seconds for one in passes),
-            began_at=min((one.began_at for one in passes), default=0.0),
+    async def _await_vectors(
+        self, texts: Sequence[str], requests: list[_Request], vectors: dict[str, Floats]
+    ) -> Embeddings:
+        passes: set[_ForwardPass] = set()
+        for item in requests:
+            vectors[item.text], forward_pass = await asyncio.wrap_future(item.future)
+            passes.add(forward_pass)
+        return Embeddings(
+            np.stack([vectors[text] for text in texts]),
+            sum(item.seconds for item in passes),
+            began_at=min((item.began_at for item in passes), default=0.0),
         )
 
-    def _kept(self, text: str) -> _Made | None:
+    def _look_up(self, text: str) -> _PassResult | None:
         with self._lock:
             if text in self._cache:
                 self._cache.move_to_end(text)
             return self._cache.get(text)
 
-    def _keep(self, text: str, made: _Made) -> None:
+    def _keep(self, text: str, result: _PassResult) -> None:
         with self._lock:
-            self._cache[text] = made
+            self._cache[text] = result
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
 
@@ -226,54 +228,58 @@ class Embedder:
             torch.set_num_threads(self._threads)
             model = load_model(self._path, max_tokens=self._max_tokens)
             encode(model, ["ready"])
-        except Exception as error:  # noqa: BLE001 - whatever it was, who started the thread must hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it was, start() must raise it
             ready.set_exception(error)
             return
         ready.set_result(None)
         running = True
         while running:
-            batch, running = self._gather()
-            wanted = [one for one in batch if one.future.set_running_or_notify_cancel() and not self._had(one)]
-            for start in range(0, len(wanted), self._batch_size):
-                self._pass(model, wanted[start : start + self._batch_size])
+            batch, running = self._gather_requests()
+            pending = [
+                request
+                for request in batch
+                if request.future.set_running_or_notify_cancel() and not self._answer_from_cache(request)
+            ]
+            for start in range(0, len(pending), self._batch_size):
+                self._run_pass(model, pending[start : start + self._batch_size])
 
-    def _had(self, one: _Request) -> bool:
-        """Whether a pass that ran when it was asked for has made it."""
-        if (made := self._kept(one.text)) is None:
+    def _answer_from_cache(self, request: _Request) -> bool:
+        """Answer a request from the cache; False when its text is not there."""
+        if (cached := self._look_up(request.text)) is None:
             return False
-        one.future.set_result(made)
+        request.future.set_result(cached)
         return True
 
-    def _gather(self) -> tuple[list[_Request], bool]:
-        """What is asked now, and whether to go on after it."""
-        asked = self._queue.get()
-        until = time.monotonic() + (self._batch_wait if self._company else 0.0)
+    def _gather_requests(self) -> tuple[list[_Request], bool]:
+        """The requests of the next batch, and whether to go on after it."""
+        requests = self._queue.get()
+        until = time.monotonic() + (self._batch_wait if self._several_callers else 0.0)
         batch, callers = list[_Request](), 0
-        while asked is not None:
-            batch, callers = batch + asked, callers + 1
+        while requests is not None:
+            batch, callers = batch + requests, callers + 1
             if len(batch) >= self._batch_size:
                 break
             try:
-                asked = self._queue.get(timeout=max(0.0, until - time.monotonic()))
+                requests = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
-        self._company = callers > 1
-        return batch, asked is not None
+        self._several_callers = callers > 1
+        return batch, requests is not None
 
-    def _pass(self, model: Any, batch: list[_Request]) -> None:
-        texts = list(dict.fromkeys(one.text for one in batch))
+    def _run_pass(self, model: Any, batch: list[_Request]) -> None:
+        texts = list(dict.fromkeys(request.text for request in batch))
         began_at, began = time.time(), time.perf_counter()
         try:
             vectors = dict(zip(texts, encode(model, texts), strict=True))
-        except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the thread must live on
-            for one in batch:
-                one.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the callers must get it, and the thread must live on
+            for request in batch:
+                request.future.set_exception(error)
             return
-        made = _Pass(began_at, time.perf_counter() - began)
+        forward_pass = _ForwardPass(began_at, time.perf_counter() - began)
         self.batches += 1
-        self.embedded += len(texts)
-        self.compute += made.seconds
+        self.embedded_texts += len(texts)
+        self.compute += forward_pass.seconds
         for text, vector in vectors.items():
-            self._keep(text, (vector, made))
-        for one in batch:
-            one.future.set_result((vectors[one.text], made))
+            self._keep(text, (vector, forward_pass))
+        for request in batch:
+            request.future.set_result((vectors[request.text], forward_pass))

@@ -24,8 +24,8 @@ class NicheHead:
 
     def probabilities(self, embeddings: Floats) -> Floats:
         """``[n, width]`` to ``[n, niches]``; rows sum to 1."""
-        found: Floats = softmax(embeddings @ self.weight.numpy().T + self.bias.numpy(), axis=1)
-        return found
+        rows: Floats = softmax(embeddings @ self.weight.numpy().T + self.bias.numpy(), axis=1)
+        return rows
 
 
 def shares(heads: Mapping[str, NicheHead], embedding: Floats) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""A checkpoint at work: embeddings and words in, scores by router output and the niche domain meant inside each out.
+"""A checkpoint at work: from embeddings and words to scores by router output, and the niche domain meant in each.
 
 A checkpoint may name the 31 outputs or the 35 niche domains. One with niche domains chooses inside a merged output by
 their own scores; one with outputs by its heads, and one that has none (the monolith's) borrows the shipped heads, when
@@ -17,7 +17,7 @@ from bus import metrics
 
 
 @dataclass(frozen=True)
-class Scored:
+class OutputScores:
     """One prompt: its calibrated score by output, and for each merged output the shares of its niche domains."""
 
     outputs: dict[str, float]
@@ -39,19 +39,19 @@ class Scorer:
         self.checkpoint = checkpoint
         self._taxonomy = taxonomy
         self._outputs = tuple(taxonomy.output_of(label) for label in checkpoint.meta.labels)
-        self._heads = _heads(checkpoint, taxonomy)
+        self._heads = _choose_heads(checkpoint, taxonomy)
 
-    def read(self, texts: Sequence[str]) -> None:
+    def count_words(self, texts: Sequence[str]) -> None:
         """Count the texts' words ahead of :meth:`score`, which then finds them in a cache."""
         if self.checkpoint.words is not None:
             self.checkpoint.words.logits(texts)
 
-    def score(self, texts: Sequence[str], vectors: Floats) -> list[Scored]:
-        """One finding a text; ``vectors`` are the texts' ``[n, width]`` unit vectors."""
+    def score(self, texts: Sequence[str], vectors: Floats) -> list[OutputScores]:
+        """The scores of each text; ``vectors`` are the texts' ``[n, width]`` unit vectors."""
         rows = self.checkpoint.scores(texts, vectors)
-        return [self._scored(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+        return [self._score_row(row, vector) for row, vector in zip(rows, vectors, strict=True)]
 
-    def _scored(self, row: Floats, vector: Floats) -> Scored:
+    def _score_row(self, row: Floats, vector: Floats) -> OutputScores:
         outputs: dict[str, float] = {}
         by_label = dict(zip(self.checkpoint.meta.labels, row.tolist(), strict=True))
         for output, score in zip(self._outputs, row.tolist(), strict=True):
@@ -60,19 +60,19 @@ class Scorer:
         for output, niches in self._taxonomy.merged.items():
             if all(niche in by_label for niche in niches):
                 inside[output] = {niche: by_label[niche] for niche in niches}
-        return Scored(outputs, {**self._alike(), **inside})
+        return OutputScores(outputs, {**self._even_shares(), **inside})
 
-    def _alike(self) -> dict[str, dict[str, float]]:
+    def _even_shares(self) -> dict[str, dict[str, float]]:
         return {output: dict.fromkeys(niches, 1.0) for output, niches in self._taxonomy.members.items()}
 
 
-def _heads(checkpoint: Checkpoint, taxonomy: Taxonomy) -> dict[str, NicheHead]:
+def _choose_heads(checkpoint: Checkpoint, taxonomy: Taxonomy) -> dict[str, NicheHead]:
     missing = set(taxonomy.merged) - set(checkpoint.heads)
     labels = set(checkpoint.meta.labels)
     if not missing or all(set(niches) <= labels for niches in taxonomy.merged.values()):
         return checkpoint.heads
     shipped = load_shipped()
     if shipped.classifier.width != checkpoint.classifier.width:
-        metrics.degraded("router.niche", f"the checkpoint has no heads for {', '.join(sorted(missing))}")
+        metrics.count_degraded("router.niche", f"the checkpoint has no heads for {', '.join(sorted(missing))}")
         return checkpoint.heads
     return {**shipped.heads, **checkpoint.heads}

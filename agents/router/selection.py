@@ -9,7 +9,7 @@ DIGITS = 4
 """Decimals of the scores that travel."""
 
 
-def gated(
+def select_outputs(
     scores: Mapping[str, float],
     *,
     threshold: float,
@@ -23,7 +23,7 @@ def gated(
     passing = [
         (name, score) for name, score in scores.items() if score >= threshold and (not allowed or name in allowed)
     ]
-    passing.sort(key=lambda one: (-one[1], one[0]))
+    passing.sort(key=lambda pair: (-pair[1], pair[0]))
     return tuple(DomainScore(name=name, score=round(score, DIGITS)) for name, score in passing[:top_k])
 
 
@@ -34,36 +34,38 @@ def niche_of(shares: Mapping[str, float], *, allowed: Collection[str] = ()) -> s
 
 
 def adapters_of(
-    chosen: Sequence[tuple[str, float]],
+    niches: Sequence[tuple[str, float]],
     *,
     base_domains: Collection[str],
     min_share: float,
     limit: int = MAX_ADAPTERS,
 ) -> tuple[AdapterUse, ...]:
-    """The adapters of the chosen niche domains, given as ``(name, calibrated score)``, best first.
+    """The adapters of the chosen niche domains, which come as ``(name, calibrated score)``, best first.
 
     A domain takes part when its score is at least ``min_share`` of the best. Weights are the scores of the
     parts over their sum. A domain of ``base_domains`` keeps its weight for the base model: it gives no adapter,
     and the others do not share what it leaves.
     """
-    if not chosen:
+    if not niches:
         return ()
-    taking = [one for one in chosen if one[1] >= min_share * chosen[0][1]][:limit]
-    total = sum(score for _, score in taking)
+    parts = [niche for niche in niches if niche[1] >= min_share * niches[0][1]][:limit]
+    total = sum(score for _, score in parts)
     if total <= 0.0:
         return ()
     return tuple(
-        AdapterUse(name=name, weight=round(score / total, DIGITS)) for name, score in taking if name not in base_domains
+        AdapterUse(name=name, weight=round(score / total, DIGITS)) for name, score in parts if name not in base_domains
     )
 
 
-def level_of(alias: Alias, asked: Level | None, *, first: str | None, cognition_domains: Collection[str]) -> Level:
+def level_of(
+    alias: Alias, request_level: Level | None, *, first: str | None, cognition_domains: Collection[str]
+) -> Level:
     """The level that holds: what the request asks, else the alias's, deepened where that pays.
 
     ``first`` is the niche domain that came first.
     """
-    if asked is not None:
-        return asked
+    if request_level is not None:
+        return request_level
     if alias.deepen and alias.level == "fast" and first in cognition_domains:
         return "full"
     return alias.level
@@ -72,7 +74,7 @@ def level_of(alias: Alias, asked: Level | None, *, first: str | None, cognition_
 def plan_of(alias: Alias, query: Query, *, level: Level, costly: bool = False) -> Plan:
     """Which stages think. One candidate, unless the turn is full or the request asks for more.
 
-    ``costly``: the first domain is one where a wrong answer is.
+    ``costly``: whether a wrong answer is costly in the first domain.
     """
     full = level == "full"
     return Plan(

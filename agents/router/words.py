@@ -34,7 +34,7 @@ MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class WordModel:
     """Linear in two tf-idf vectors of length 1, of words and of pieces.
 
     Attributes:
@@ -62,35 +62,35 @@ class Words:
             raise SetupError("the weights of the router's words hold a number that is not finite.", param="weights")
 
     @cached_property
-    def _parts(self) -> tuple[tuple[Callable[[str], list[str]], dict[str, int]], ...]:
-        """What takes a text apart into words, and into pieces, each with the terms' rows in the weights."""
-        rows = {term: row for row, term in enumerate(self.words)}
-        more = {term: row for row, term in enumerate(self.pieces, start=len(rows))}
-        return (_word_counter().build_analyzer(), rows), (_piece_counter().build_analyzer(), more)
+    def _analysers(self) -> tuple[tuple[Callable[[str], list[str]], dict[str, int]], ...]:
+        """The analysers that split a text into words, and into pieces, each with the terms' rows in the weights."""
+        word_rows = {term: row for row, term in enumerate(self.words)}
+        piece_rows = {term: row for row, term in enumerate(self.pieces, start=len(word_rows))}
+        return (_word_counter().build_analyzer(), word_rows), (_piece_counter().build_analyzer(), piece_rows)
 
     def logits(self, texts: Sequence[str]) -> Floats:
         """``[n, outputs]``, in order."""
-        return np.stack([self._kept(text[:MAX_CHARS]) for text in texts])
+        return np.stack([self._cached_logits(text[:MAX_CHARS]) for text in texts])
 
     @cached_property
-    def _kept(self) -> Callable[[str], Floats]:
-        return lru_cache(maxsize=CACHE_SIZE)(self._logits)
+    def _cached_logits(self) -> Callable[[str], Floats]:
+        return lru_cache(maxsize=CACHE_SIZE)(self._compute_logits)
 
-    def _logits(self, text: str) -> Floats:
-        """scikit-learn's transform, which takes 0.7 ms to check a text of 60 characters and 0.05 ms to count it."""
-        found = self.bias
-        for analyse, rows in self._parts:
+    def _compute_logits(self, text: str) -> Floats:
+        """As scikit-learn's transform, which takes 0.7 ms to check a text of 60 characters and 0.05 ms to count it."""
+        logits = self.bias
+        for analyse, rows in self._analysers:
             if counts := Counter(rows[term] for term in analyse(text) if term in rows):
                 at = np.fromiter(counts, np.intp)
                 tfidf = (1.0 + np.log(np.fromiter(counts.values(), np.float32))) * self.idf[at]
                 share: Floats = (tfidf @ self.weight[at] / np.linalg.norm(tfidf)).astype(np.float32)
-                found = found + share
-        return found
+                logits = logits + share
+        return logits
 
 
 def fit_words(
     texts: Sequence[str], distributions: Floats, weights: Floats, *, least: int, inverse_penalty: float
-) -> Words:
+) -> WordModel:
     """Multinomial logistic regression (L2) on the tf-idf of the texts; nothing is drawn.
 
     Args:
@@ -105,18 +105,18 @@ def fit_words(
     rows, kinds = distributions.nonzero()
     if len(set(kinds.tolist())) < 3:
         raise SetupError("the corpus has prompts of fewer than three outputs, base among them.", param="corpus")
-    read = [text[:MAX_CHARS] for text in texts]
+    beginnings = [text[:MAX_CHARS] for text in texts]
     words, pieces = _word_counter(min_df=least), _piece_counter(min_df=least)
     try:
-        counted = sparse.hstack([words.fit_transform(read), pieces.fit_transform(read)], format="csr")
+        counts = sparse.hstack([words.fit_transform(beginnings), pieces.fit_transform(beginnings)], format="csr")
     except ValueError as error:
         raise SetupError(f"no word occurs in {least} prompts of the corpus ({error}).", param="corpus") from error
     model = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
-    model.fit(counted[rows], kinds, sample_weight=distributions[rows, kinds] * weights[rows])
-    weight = np.zeros((counted.shape[1], distributions.shape[1]))
+    model.fit(counts[rows], kinds, sample_weight=distributions[rows, kinds] * weights[rows])
+    weight = np.zeros((counts.shape[1], distributions.shape[1]))
     bias = np.full(distributions.shape[1], model.intercept_.min())
     weight[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_
-    return Words(
+    return WordModel(
         words=tuple(words.get_feature_names_out().tolist()),
         pieces=tuple(pieces.get_feature_names_out().tolist()),
         idf=np.concatenate([words.idf_, pieces.idf_]),

@@ -15,7 +15,7 @@ from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
 from agents.services import cursor, flow
-from agents.services.registration import Registration, config, described, registered, registration
+from agents.services.registration import Registration, consumer_config, make_registration, registration_of, service_info
 from agents.services.retention import trim
 from agents.services.running_replays import Replays
 from agents.services.settings import ServicesSettings
@@ -75,8 +75,8 @@ class ServicesAgent:
         self._bus: Bus | None = None
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._holders: dict[str, _Holder] = {}
-        self._told: set[str] = set()
-        self._registered = 0
+        self._gauge_names: set[str] = set()
+        self._service_count = 0
         self._stacks = load_stacks()
         self._replays: Replays | None = None
 
@@ -98,108 +98,110 @@ class ServicesAgent:
         return ()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """What services ask."""
+        """The verbs that services call."""
         return (
             Endpoint(verb="services.register", request=RegisterRequest, handle=self._register),
             Endpoint(verb="services.unregister", request=UnregisterRequest, handle=self._unregister),
-            Endpoint(verb="services.ls", request=ServiceListRequest, handle=self._list),
+            Endpoint(verb="services.ls", request=ServiceListRequest, handle=self._list_services),
             Endpoint(verb="services.fetch", request=FetchRequest, handle=self._fetch),
             Endpoint(verb="services.mark", request=MarkRequest, handle=self._mark),
             Endpoint(verb="services.trim", request=TrimRequest, handle=self._trim),
             Endpoint(verb="replay.start", request=ReplayRequest, handle=self._start_replay),
             Endpoint(verb="replay.stop", request=ReplayStopRequest, handle=self._stop_replay),
             Endpoint(verb="flow.fetch", request=FlowFetchRequest, handle=self._flow_fetch),
-            Endpoint(verb="flow.snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
+            Endpoint(verb="flow.take_snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
             Endpoint(verb="flow.publish", request=FlowPublishRequest, handle=self._flow_publish),
         )
 
     def status(self) -> StatusReply:
         """How many services are registered; their lags are metrics with a label."""
-        return StatusReply(agent=self.name, ready=self._bus is not None, gauges={"registered": float(self._registered)})
+        return StatusReply(
+            agent=self.name, ready=self._bus is not None, gauges={"registered": float(self._service_count)}
+        )
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
-        bus, kept = self._connected(), registration(request)
-        wanted = config(kept, bus.subjects, new_only=request.begin == "new")
-        body = {"stream_name": EPISODES, "config": wanted.as_dict(), "action": "create"}
-        subject = f"$JS.API.CONSUMER.CREATE.{EPISODES}.{kept.durable}"
+        bus, service = self._require_bus(), make_registration(request)
+        consumer = consumer_config(service, bus.subjects, new_only=request.begin == "new")
+        body = {"stream_name": EPISODES, "config": consumer.as_dict(), "action": "create"}
+        subject = f"$JS.API.CONSUMER.CREATE.{EPISODES}.{service.durable}"
         try:
             answer = json.loads((await bus.client.request(subject, json.dumps(body).encode(), timeout=5.0)).data)
         except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"'{kept.name}' was not registered: {error or type(error).__name__}.") from error
-        if refused := answer.get("error"):
-            if refused.get("err_code") in _CONSUMER_EXISTS:
+            raise Unavailable(f"'{service.name}' was not registered: {error or type(error).__name__}.") from error
+        if failure := answer.get("error"):
+            if failure.get("err_code") in _CONSUMER_EXISTS:
                 raise InvalidInput(
-                    f"the name '{kept.name}' is taken: choose another, or unregister it first.",
+                    f"the name '{service.name}' is taken: choose another, or unregister it first.",
                     code="name_taken",
                     param="name",
                 )
-            raise KikiError(f"'{kept.name}' was not registered: {refused.get('description')}.")
-        _log.info("registered", service=kept.name, subjects=kept.subjects)
-        return await self._info(kept.name)
+            raise KikiError(f"'{service.name}' was not registered: {failure.get('description')}.")
+        _log.info("service registered", service=service.name, subjects=service.subjects)
+        return await self._read_info(service.name)
 
     async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
-        bus = self._connected()
+        bus = self._require_bus()
         async with self._locks[request.name]:
-            found = await self._info(request.name)
+            info = await self._read_info(request.name)
             try:
-                await bus.js.delete_consumer(EPISODES, (await cursor.find(bus, request.name))[0].durable)
+                await bus.js.delete_consumer(EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
             except (TimeoutError, nats.errors.Error, APIError) as error:
                 raise Unavailable(f"'{request.name}' was not unregistered: {error!r}.") from error
             self._holders.pop(request.name, None)
             self._forget_gauges({request.name})
-        _log.info("unregistered", service=request.name, place=found.place)
-        return found
+        _log.info("service unregistered", service=request.name, place=info.place)
+        return info
 
-    async def _list(self, _: ServiceListRequest) -> ServiceListReply:
-        names = [kept.name for kept, _ in await self._everyone(self._connected())]
-        return ServiceListReply(services=tuple([await self._info(name) for name in sorted(names)]))
+    async def _list_services(self, _: ServiceListRequest) -> ServiceListReply:
+        names = [service.name for service, _ in await self._read_registrations(self._require_bus())]
+        return ServiceListReply(services=tuple([await self._read_info(name) for name in sorted(names)]))
 
     async def _fetch(self, request: FetchRequest) -> FetchReply:
-        bus, settings = self._connected(), self.settings
+        bus, settings = self._require_bus(), self.settings
         until = anyio.current_time() + request.wait
         while True:
             async with self._locks[request.name]:
                 self._refuse_others(request)
-                left = until - anyio.current_time()
-                found = await cursor.oldest(
+                seconds_left = until - anyio.current_time()
+                records = await cursor.fetch_oldest(
                     bus,
                     request.name,
                     limit=request.limit,
-                    seconds=min(settings.poll, max(0.0, left)),
+                    seconds=min(settings.poll, max(0.0, seconds_left)),
                     most_bytes=settings.reply_bytes,
                 )
-                if found:
+                if records:
                     await self._hold(request)
-            if found or left <= 0:
-                return FetchReply(records=tuple(found))
+            if records or seconds_left <= 0:
+                return FetchReply(records=tuple(records))
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
         async with self._locks[request.name]:
-            reply = await cursor.mark(self._connected(), request.name, request.ids, request.de_id)
+            reply = await cursor.mark(self._require_bus(), request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
 
     async def _trim(self, request: TrimRequest) -> TrimReply:
-        reply = await trim(self._connected(), before=request.before)
+        reply = await trim(self._require_bus(), before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
 
     async def _start_replay(self, request: ReplayRequest) -> ReplayReply:
-        return ReplayReply(replay_id=self._running().start(request))
+        return ReplayReply(replay_id=self._require_replays().start(request))
 
     async def _stop_replay(self, request: ReplayStopRequest) -> ReplayStopReply:
-        return ReplayStopReply(sent=self._running().stop(request.replay_id))
+        return ReplayStopReply(sent=self._require_replays().stop(request.replay_id))
 
     async def _flow_fetch(self, request: FlowFetchRequest) -> FlowFetchReply:
-        return await flow.fetch(self._connected(), request, self._stacks, most_bytes=self.settings.reply_bytes)
+        return await flow.fetch(self._require_bus(), request, self._stacks, most_bytes=self.settings.reply_bytes)
 
     async def _flow_snapshot(self, request: FlowSnapshotRequest) -> FlowSnapshotReply:
-        return await flow.snapshot(self._connected(), request, self._stacks)
+        return await flow.take_snapshot(self._require_bus(), request, self._stacks)
 
     async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
-        return await flow.publish(self._connected(), request, self._stacks)
+        return await flow.publish(self._require_bus(), request, self._stacks)
 
-    def _running(self) -> Replays:
+    def _require_replays(self) -> Replays:
         if self._replays is None:
             raise Unavailable("the services' agent is not open.")
         return self._replays
@@ -208,56 +210,56 @@ class ServicesAgent:
         holder = self._holders.get(request.name)
         if holder is None or holder.name == request.holder or anyio.current_time() >= holder.until:
             return
-        left = holder.until - anyio.current_time()
+        seconds_left = holder.until - anyio.current_time()
         raise Refused(
-            f"the records are in the hands of '{holder.name}' for {left:.1f} s more; ask again then.",
+            f"the records are in the hands of '{holder.name}' for {seconds_left:.1f} s more; ask again then.",
             code="in_hand",
             param="holder",
         )
 
     async def _hold(self, request: FetchRequest) -> None:
-        kept, _ = await cursor.find(self._connected(), request.name)
-        self._holders[request.name] = _Holder(request.holder, anyio.current_time() + kept.ack_wait)
+        service, _ = await cursor.find_service(self._require_bus(), request.name)
+        self._holders[request.name] = _Holder(request.holder, anyio.current_time() + service.ack_wait)
 
-    async def _info(self, name: str) -> ServiceInfo:
-        at = await cursor.standing(self._connected(), name)
-        return described(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
+    async def _read_info(self, name: str) -> ServiceInfo:
+        at = await cursor.read_standing(self._require_bus(), name)
+        return service_info(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
 
-    def _connected(self) -> Bus:
+    def _require_bus(self) -> Bus:
         if self._bus is None:
             raise Unavailable("the services' agent is not open.")
         return self._bus
 
-    async def _everyone(self, bus: Bus) -> list[tuple[Registration, ConsumerInfo]]:
+    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerInfo]]:
         try:
-            found = await bus.js.consumers_info(EPISODES)
+            consumers = await bus.js.consumers_info(EPISODES)
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}.") from error
-        return [(kept, info) for info in found if (kept := registered(info)) is not None]
+        return [(service, info) for info in consumers if (service := registration_of(info)) is not None]
 
     async def _watch(self, bus: Bus) -> None:
         while True:
             try:
                 await self._measure(bus)
             except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-                metrics.degraded("services.gauges", str(error) or type(error).__name__)
+                metrics.count_degraded("services.gauges", str(error) or type(error).__name__)
             await anyio.sleep(self.settings.watch_interval)
 
     async def _measure(self, bus: Bus) -> None:
-        everyone = await self._everyone(bus)
-        names = {kept.name for kept, _ in everyone}
-        self._forget_gauges(self._told - names)
-        self._registered = len(names)
-        for kept, info in everyone:
-            LAG.labels(kept.name).set((info.num_pending or 0) + (info.num_ack_pending or 0))
-            OLDEST.labels(kept.name).set(await _age(bus, kept, info))
-            self._told.add(kept.name)
+        services = await self._read_registrations(bus)
+        names = {service.name for service, _ in services}
+        self._forget_gauges(self._gauge_names - names)
+        self._service_count = len(names)
+        for service, info in services:
+            LAG.labels(service.name).set((info.num_pending or 0) + (info.num_ack_pending or 0))
+            OLDEST.labels(service.name).set(await _read_age(bus, service, info))
+            self._gauge_names.add(service.name)
 
     def _forget_gauges(self, names: set[str]) -> None:
-        for name in names & self._told:
+        for name in names & self._gauge_names:
             LAG.remove(name)
             OLDEST.remove(name)
-        self._told -= names
+        self._gauge_names -= names
 
 
 class _Holder:
@@ -268,15 +270,15 @@ class _Holder:
         self.until = until
 
 
-async def _age(bus: Bus, kept: Registration, info: ConsumerInfo) -> float:
+async def _read_age(bus: Bus, service: Registration, info: ConsumerInfo) -> float:
     """Seconds since the oldest record was stored that the service has not consumed; 0 when there is none."""
     floor = info.ack_floor.stream_seq if info.ack_floor else 0
     times = []
-    for subject in kept.filters(bus.subjects):
+    for subject in service.filters(bus.subjects):
         try:
-            found = await bus.js.get_msg(EPISODES, seq=floor + 1, subject=subject, next=True)
+            message = await bus.js.get_msg(EPISODES, seq=floor + 1, subject=subject, next=True)
         except NotFoundError:
             continue
-        if found.time is not None:
-            times.append(found.time.timestamp())
+        if message.time is not None:
+            times.append(message.time.timestamp())
     return max(0.0, time.time() - min(times)) if times else 0.0

@@ -1,6 +1,6 @@
 """One service's place in the record: what comes next, and marking it as consumed.
 
-The log of marks is the truth (synced to disk before anybody is told); the durable consumer follows it. A process that
+The log of marks is the truth (synced to disk before the reply is sent); the durable consumer follows it. A process that
 dies between the two leaves a consumer that is behind its log, and the next call brings it up again.
 """
 
@@ -15,10 +15,10 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, Header
 from nats.js.errors import APIError, NotFoundError
 
-from agents.services.registration import DURABLE, Registration, registered
+from agents.services.registration import DURABLE, Registration, registration_of
 from bus import metrics
 from bus.connection import Bus
-from bus.stream import Stored, read
+from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode, encode
 from schemas.episode import Episode
@@ -38,7 +38,7 @@ _WRONG_LAST_SEQUENCE = 10071
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a service is. ``place`` is consumed, ``delivered`` given out; ``last`` is its latest mark."""
+    """Where a service is. Up to ``place`` is consumed, up to ``delivered`` is given out; ``last``: the latest mark."""
 
     registration: Registration
     place: int
@@ -50,14 +50,14 @@ class Standing:
 
 
 @asynccontextmanager
-async def _reaching() -> AsyncIterator[None]:
+async def _translate_errors() -> AsyncIterator[None]:
     try:
         yield
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}; ask again.") from error
 
 
-async def find(bus: Bus, name: str) -> tuple[Registration, ConsumerInfo]:
+async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerInfo]:
     """The service of that name.
 
     Raises:
@@ -67,34 +67,34 @@ async def find(bus: Bus, name: str) -> tuple[Registration, ConsumerInfo]:
         info = await bus.js.consumer_info(EPISODES, f"{DURABLE}{name}")
     except NotFoundError:
         info = None
-    kept = registered(info) if info else None
-    if info is None or kept is None:
+    service = registration_of(info) if info else None
+    if info is None or service is None:
         raise InvalidInput(
             f"no service '{name}' is registered: 'services.register' takes a name.",
             code="service_not_found",
             param="name",
         )
-    return kept, info
+    return service, info
 
 
-async def standing(bus: Bus, name: str) -> Standing:
+async def read_standing(bus: Bus, name: str) -> Standing:
     """Where the service is now; its consumer is brought up to its log first.
 
     Raises:
         InvalidInput: nobody is registered under that name.
         Unavailable: the broker is away.
     """
-    async with _reaching():
-        kept, info = await find(bus, name)
-        last, last_seq = await _last_mark(bus, kept)
+    async with _translate_errors():
+        service, info = await find_service(bus, name)
+        last, last_seq = await _read_last_mark(bus, service)
         floor = info.ack_floor.stream_seq if info.ack_floor else 0
         if last is not None and floor < last.ids[-1]:
-            await _catch_up(bus, kept, info, last.ids[-1])
-            info = await bus.js.consumer_info(EPISODES, kept.durable)
+            await _catch_up(bus, service, info, last.ids[-1])
+            info = await bus.js.consumer_info(EPISODES, service.durable)
             floor = info.ack_floor.stream_seq if info.ack_floor else 0
         in_hand = info.num_ack_pending or 0
         return Standing(
-            registration=kept,
+            registration=service,
             place=max(floor, last.ids[-1] if last else 0),
             delivered=info.delivered.stream_seq if info.delivered else 0,
             in_hand=in_hand,
@@ -104,7 +104,7 @@ async def standing(bus: Bus, name: str) -> Standing:
         )
 
 
-async def oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_bytes: int) -> list[Record]:
+async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_bytes: int) -> list[Record]:
     """The oldest records that are not consumed, in order: those in hand again, then new ones.
 
     Waits at most ``seconds`` for a first one.
@@ -113,23 +113,23 @@ async def oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_bytes:
         InvalidInput: nobody is registered under that name.
         Unavailable: the broker is away.
     """
-    at = await standing(bus, name)
-    kept = at.registration
-    found = _Batch(limit=limit, most_bytes=most_bytes)
+    at = await read_standing(bus, name)
+    service = at.registration
+    batch = _Batch(limit=limit, most_bytes=most_bytes)
     if at.in_hand:
-        async with aclosing(_between(bus, kept, at.place, at.delivered)) as again:
+        async with aclosing(_read_between(bus, service, at.place, at.delivered)) as again:
             async for stored in again:
-                if record := _record(kept, stored):
-                    found.add(record, stored)
-                if not found.room:
-                    return found.records
-    async with _reaching():
-        subscription = await bus.js.pull_subscribe_bind(durable=kept.durable, stream=EPISODES)
+                if record := _parse_record(service, stored):
+                    batch.add(record, stored)
+                if not batch.room:
+                    return batch.records
+    async with _translate_errors():
+        subscription = await bus.js.pull_subscribe_bind(durable=service.durable, stream=EPISODES)
         try:
-            await _pull(subscription, at, found, seconds)
+            await _pull(subscription, at, batch, seconds)
         finally:
             await subscription.unsubscribe()
-    return found.records
+    return batch.records
 
 
 async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
@@ -140,10 +140,10 @@ async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply
         Refused: another mark of this service came between; ask again.
         Unavailable: the broker is away.
     """
-    at = await standing(bus, name)
+    at = await read_standing(bus, name)
     _refuse_disorder(ids)
     if ids[-1] > at.delivered:
-        raise _not_delivered(next(one for one in ids if one > at.delivered))
+        raise _delivery_error(next(record_id for record_id in ids if record_id > at.delivered))
     if ids[0] <= at.place:
         if at.last is not None and at.last.de_id == de_id and set(ids) <= set(at.last.ids):
             return MarkReply(marked=0, place=at.place)
@@ -154,8 +154,8 @@ async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply
             param="ids",
         )
     await _refuse_gap(bus, at, ids)
-    async with _reaching():
-        await _log(bus, at, ids, de_id)
+    async with _translate_errors():
+        await _log_mark(bus, at, ids, de_id)
         await _acknowledge(bus, at.registration, ids)
     return MarkReply(marked=len(ids), place=ids[-1])
 
@@ -173,48 +173,52 @@ class _Batch:
         """How many more may come."""
         return self._limit - len(self.records) if self._bytes > 0 else 0
 
-    def add(self, record: Record, stored: Stored) -> None:
-        """Take one more while there is room; it stays in hand and comes first the next time when there is none."""
+    def add(self, record: Record, stored: StoredMessage) -> None:
+        """Take one more while there is room; without room it stays in hand and comes first the next time."""
         if self.room:
             self.records.append(record)
             self._bytes -= len(stored.data)
 
 
-async def _pull(subscription: JetStreamContext.PullSubscription, at: Standing, found: _Batch, seconds: float) -> None:
+async def _pull(subscription: JetStreamContext.PullSubscription, at: Standing, batch: _Batch, seconds: float) -> None:
     """New messages into the batch; what the service does not want is acknowledged at once."""
-    left = at.lag - at.in_hand
-    while found.room and (left > 0 or (seconds > 0 and not found.records)):
+    remaining = at.lag - at.in_hand
+    while batch.room and (remaining > 0 or (seconds > 0 and not batch.records)):
         try:
             messages = await subscription.fetch(
-                min(found.room, max(left, 1)), timeout=_CONFIRM if left > 0 else max(seconds, 0.01)
+                min(batch.room, max(remaining, 1)), timeout=_CONFIRM if remaining > 0 else max(seconds, 0.01)
             )
         except (TimeoutError, nats.errors.TimeoutError):
             return
         for message in messages:
             meta = message.metadata
-            stored = Stored(meta.sequence.stream, message.subject, meta.timestamp, message.data)
-            record = _record(at.registration, stored)
-            new = stored.seq > at.delivered
-            left -= new
+            stored = StoredMessage(meta.sequence.stream, message.subject, meta.timestamp, message.data)
+            record = _parse_record(at.registration, stored)
+            is_new = stored.seq > at.delivered
+            remaining -= is_new
             if record is None:
                 await message.ack()
-            elif new:
-                found.add(record, stored)
+            elif is_new:
+                batch.add(record, stored)
 
 
-def _record(kept: Registration, stored: Stored) -> Record | None:
+def _parse_record(service: Registration, stored: StoredMessage) -> Record | None:
     """The message as a record, or None when the service does not want it, or nobody can read it."""
     episode: Episode | None = None
     try:
         if stored.subject.split(".")[-2] == "recorded":
-            recorded = decode(EpisodeRecorded, stored.data)
-            subject, envelope, episode = recorded.subject, recorded.envelope, recorded.episode
-            episode_id = recorded.episode.episode_id
+            recorded_event = decode(EpisodeRecorded, stored.data)
+            subject, envelope, episode = recorded_event.subject, recorded_event.envelope, recorded_event.episode
+            episode_id = recorded_event.episode.episode_id
         else:
-            forgotten = decode(EpisodeForgotten, stored.data)
-            subject, envelope, episode_id = forgotten.subject, forgotten.envelope, forgotten.episode_id
+            forgotten_event = decode(EpisodeForgotten, stored.data)
+            subject, envelope, episode_id = (
+                forgotten_event.subject,
+                forgotten_event.envelope,
+                forgotten_event.episode_id,
+            )
     except InvalidEvent as error:
-        metrics.degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
+        metrics.count_degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
         return None
     record = Record(
         id=stored.seq,
@@ -226,18 +230,18 @@ def _record(kept: Registration, stored: Stored) -> Record | None:
         episode_id=episode_id,
         episode=episode,
     )
-    return record if kept.wants(record) else None
+    return record if service.wants(record) else None
 
 
-def _between(bus: Bus, kept: Registration, after: int, until: int) -> AsyncGenerator[Stored, None]:
-    return read(bus, EPISODES, kept.filters(bus.subjects), after=after, until=until)
+def _read_between(bus: Bus, service: Registration, after: int, until: int) -> AsyncGenerator[StoredMessage, None]:
+    return read_stream(bus, EPISODES, service.filters(bus.subjects), after=after, until=until)
 
 
 def _refuse_disorder(ids: Sequence[int]) -> None:
-    for one, following in pairwise(ids):
-        if following <= one:
+    for earlier, following in pairwise(ids):
+        if following <= earlier:
             raise InvalidInput(
-                f"record {following} cannot follow {one}: mark records in the order that they were fetched in.",
+                f"record {following} cannot follow {earlier}: mark records in the order that they were fetched in.",
                 code="out_of_order",
                 param="ids",
             )
@@ -245,14 +249,16 @@ def _refuse_disorder(ids: Sequence[int]) -> None:
 
 async def _refuse_gap(bus: Bus, at: Standing, ids: Sequence[int]) -> None:
     """The ids must be the next records; one that was forgotten since it was delivered counts as marked."""
-    async with aclosing(_between(bus, at.registration, at.place, ids[-1])) as waiting:
-        there = {stored.seq: _record(at.registration, stored) is not None async for stored in waiting}
-    wanted = set(ids)
-    for one in ids:
-        if there.get(one) is False or (one not in there and await _exists(bus, one)):
-            raise _not_delivered(one)
-    for seq, mine in there.items():
-        if mine and seq not in wanted:
+    async with aclosing(_read_between(bus, at.registration, at.place, ids[-1])) as messages:
+        wanted_by_seq = {stored.seq: _parse_record(at.registration, stored) is not None async for stored in messages}
+    marked_ids = set(ids)
+    for record_id in ids:
+        if wanted_by_seq.get(record_id) is False or (
+            record_id not in wanted_by_seq and await _record_exists(bus, record_id)
+        ):
+            raise _delivery_error(record_id)
+    for seq, is_wanted in wanted_by_seq.items():
+        if is_wanted and seq not in marked_ids:
             raise InvalidInput(
                 f"record {seq} comes before {ids[-1]} and is not marked: no record may be skipped.",
                 code="out_of_order",
@@ -260,14 +266,14 @@ async def _refuse_gap(bus: Bus, at: Standing, ids: Sequence[int]) -> None:
             )
 
 
-def _not_delivered(one: int) -> InvalidInput:
+def _delivery_error(record_id: int) -> InvalidInput:
     return InvalidInput(
-        f"record {one} was not delivered to this service: fetch it first.", code="not_delivered", param="ids"
+        f"record {record_id} was not delivered to this service: fetch it first.", code="not_delivered", param="ids"
     )
 
 
-async def _exists(bus: Bus, seq: int) -> bool:
-    async with _reaching():
+async def _record_exists(bus: Bus, seq: int) -> bool:
+    async with _translate_errors():
         try:
             await bus.js.get_msg(EPISODES, seq)
         except NotFoundError:
@@ -275,18 +281,18 @@ async def _exists(bus: Bus, seq: int) -> bool:
         return True
 
 
-async def _last_mark(bus: Bus, kept: Registration) -> tuple[EpisodesConsumed | None, int]:
+async def _read_last_mark(bus: Bus, service: Registration) -> tuple[EpisodesConsumed | None, int]:
     """The latest mark of this registration, and the sequence of the latest of its name."""
-    subject = bus.subjects.stage(EpisodesConsumed.subject, kept.name)
+    subject = bus.subjects.stage(EpisodesConsumed.subject, service.name)
     try:
-        found = await bus.js.get_last_msg(SERVICES, subject)
+        message = await bus.js.get_last_msg(SERVICES, subject)
     except NotFoundError:
         return None, 0
-    marked = decode(EpisodesConsumed, found.data or b"")
-    return (marked if marked.registration == kept.id else None), int(found.seq or 0)
+    entry = decode(EpisodesConsumed, message.data or b"")
+    return (entry if entry.registration == service.id else None), int(message.seq or 0)
 
 
-async def _log(bus: Bus, at: Standing, ids: Sequence[int], de_id: str) -> None:
+async def _log_mark(bus: Bus, at: Standing, ids: Sequence[int], de_id: str) -> None:
     """Write the mark, unless another one came since ``at`` was read."""
     name = at.registration.name
     entry = EpisodesConsumed(name=name, registration=at.registration.id, ids=tuple(ids), de_id=de_id, at=time.time())
@@ -299,26 +305,26 @@ async def _log(bus: Bus, at: Standing, ids: Sequence[int], de_id: str) -> None:
         raise
 
 
-async def _acknowledge(bus: Bus, kept: Registration, ids: Sequence[int]) -> None:
+async def _acknowledge(bus: Bus, service: Registration, ids: Sequence[int]) -> None:
     """Move the consumer. With explicit acknowledgement the broker needs the stream's sequence and no more of the
     reply subject that it made (ADR-15), so any process can acknowledge, not only the one that fetched."""
-    *others, last = (f"$JS.ACK.{EPISODES}.{kept.durable}.1.{seq}.1.0.0" for seq in ids)
-    for subject in others:
+    *subjects, last_subject = (f"$JS.ACK.{EPISODES}.{service.durable}.1.{seq}.1.0.0" for seq in ids)
+    for subject in subjects:
         await bus.client.publish(subject, b"+ACK")
-    await bus.client.request(last, b"+ACK", timeout=_CONFIRM)
+    await bus.client.request(last_subject, b"+ACK", timeout=_CONFIRM)
 
 
-async def _catch_up(bus: Bus, kept: Registration, info: ConsumerInfo, place: int) -> None:
+async def _catch_up(bus: Bus, service: Registration, info: ConsumerInfo, place: int) -> None:
     """Acknowledge what the log says is consumed, delivering it first where the broker lost even that."""
     delivered = info.delivered.stream_seq if info.delivered else 0
     floor = info.ack_floor.stream_seq if info.ack_floor else 0
-    async with aclosing(_between(bus, kept, floor, min(place, delivered))) as waiting:
-        ids = [stored.seq async for stored in waiting]
+    async with aclosing(_read_between(bus, service, floor, min(place, delivered))) as messages:
+        ids = [stored.seq async for stored in messages]
     if ids:
-        await _acknowledge(bus, kept, ids)
+        await _acknowledge(bus, service, ids)
     if delivered >= place:
         return
-    subscription = await bus.js.pull_subscribe_bind(durable=kept.durable, stream=EPISODES)
+    subscription = await bus.js.pull_subscribe_bind(durable=service.durable, stream=EPISODES)
     try:
         while delivered < place:
             for message in await subscription.fetch(_CATCH_UP, timeout=_CONFIRM):

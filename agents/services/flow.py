@@ -7,11 +7,11 @@ from contextlib import aclosing
 import nats.errors
 from nats.js.errors import APIError
 
-from agents.services.replay import selected
+from agents.services.replay import read_selection
 from agents.services.stacks import Stacks
 from bus import metrics
 from bus.connection import Bus
-from bus.stream import Stored
+from bus.stream import StoredMessage
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput, KikiError, Unavailable
@@ -40,35 +40,39 @@ async def fetch(bus: Bus, request: FlowFetchRequest, stacks: Stacks, *, most_byt
     Raises:
         Unavailable: the record cannot be read.
     """
-    chosen = Selection(since=time.time() - request.window_h * HOUR, from_seq=request.after + 1, tenant=request.tenant)
-    found: list[FlowEpisode] = []
-    left = most_bytes
-    async with aclosing(selected(bus, chosen)) as messages:
+    selection = Selection(
+        since=time.time() - request.window_h * HOUR, from_seq=request.after + 1, tenant=request.tenant
+    )
+    episodes: list[FlowEpisode] = []
+    bytes_left = most_bytes
+    async with aclosing(read_selection(bus, selection)) as messages:
         async for stored in messages:
-            episode = _episode(stored, stacks)
+            episode = _flow_episode(stored, stacks)
             if episode is None:
                 continue
-            left -= len(encode(episode))
-            if found and (left < 0 or len(found) == request.limit):
-                return FlowFetchReply(episodes=tuple(found), more=True)
-            found.append(episode)
-    return FlowFetchReply(episodes=tuple(found), more=False)
+            bytes_left -= len(encode(episode))
+            if episodes and (bytes_left < 0 or len(episodes) == request.limit):
+                return FlowFetchReply(episodes=tuple(episodes), more=True)
+            episodes.append(episode)
+    return FlowFetchReply(episodes=tuple(episodes), more=False)
 
 
-async def snapshot(bus: Bus, request: FlowSnapshotRequest, stacks: Stacks) -> FlowSnapshotReply:
+async def take_snapshot(bus: Bus, request: FlowSnapshotRequest, stacks: Stacks) -> FlowSnapshotReply:
     """Norms of all registered adapters.
 
     Raises:
         Unavailable: the worker is away.
         KikiError: it cannot read an adapter.
     """
-    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READING)
-    found = []
-    for info in listed.adapters:
-        known = await _read(bus, info.name) if request.read and info.norm is None else info
-        found.append(AdapterNorm(name=known.name, stack=stacks.of(known.name), norm=known.norm, sha256=known.sha256))
-    norms = {one.name: one.norm for one in found if one.norm is not None}
-    return FlowSnapshotReply(at=time.time(), adapters=tuple(found), stacks=stacks.norms(norms))
+    listing = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READING)
+    adapters = []
+    for info in listing.adapters:
+        details = await _read_adapter(bus, info.name) if request.read and info.norm is None else info
+        adapters.append(
+            AdapterNorm(name=details.name, stack=stacks.of(details.name), norm=details.norm, sha256=details.sha256)
+        )
+    norms = {adapter.name: adapter.norm for adapter in adapters if adapter.norm is not None}
+    return FlowSnapshotReply(at=time.time(), adapters=tuple(adapters), stacks=stacks.norms(norms))
 
 
 async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> FlowPublishReply:
@@ -99,27 +103,27 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
     return FlowPublishReply(seq=ack.seq, domains=advice.domains)
 
 
-async def _read(bus: Bus, name: str) -> AdapterInfo:
+async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:
     try:
         return await bus.request("adapters.check", AdapterRequest(name=name), AdapterInfo, timeout=READING)
     except KikiError as error:
         if error.retryable:
             raise
-        metrics.degraded("flow.adapter", f"'{name}' has no norm: {error.message}")
+        metrics.count_degraded("flow.adapter", f"'{name}' has no norm: {error.message}")
         return AdapterInfo(name=name)
 
 
-def _episode(stored: Stored, stacks: Stacks) -> FlowEpisode | None:
-    """The episode of a message; None of a tombstone and of what nobody can read."""
+def _flow_episode(stored: StoredMessage, stacks: Stacks) -> FlowEpisode | None:
+    """The episode of a message; None for a tombstone and for a message that cannot be read."""
     if stored.subject.split(".")[-2] != EpisodeRecorded.subject.split(".")[1]:
         return None
     try:
         episode = decode(EpisodeRecorded, stored.data).episode
     except InvalidEvent as error:
-        metrics.degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
+        metrics.count_degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
         return None
-    domains = {one.name: one.score for one in episode.domains}
-    used = {use.name: use.weight for use in episode.adapters}
+    domains = {domain.name: domain.score for domain in episode.domains}
+    weights = {use.name: use.weight for use in episode.adapters}
     return FlowEpisode(
         id=stored.seq,
         episode_id=episode.episode_id,
@@ -131,5 +135,5 @@ def _episode(stored: Stored, stacks: Stacks) -> FlowEpisode | None:
         concepts=episode.concepts,
         saillance_score=episode.saillance_score,
         domains=domains,
-        stacks=stacks.scored(domains | used),
+        stacks=stacks.scores(domains | weights),
     )

@@ -24,7 +24,7 @@ _KINDS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
 
 
 class Registration(Struct, frozen=True, kw_only=True):
-    """What a service asked for. ``id`` tells this life of the name from the next; kept in the consumer's metadata."""
+    """What a service asked for, kept in the consumer's metadata. ``id`` is new each time that a name is registered."""
 
     id: str
     name: str
@@ -44,13 +44,16 @@ class Registration(Struct, frozen=True, kw_only=True):
 
     def wants(self, record: Record) -> bool:
         """Whether the filter lets the record pass."""
-        chosen = self.filter
-        if chosen.tenant not in (None, record.tenant) or chosen.session_id not in (None, record.session_id):
+        episode_filter = self.filter
+        if episode_filter.tenant not in (None, record.tenant) or episode_filter.session_id not in (
+            None,
+            record.session_id,
+        ):
             return False
-        return record.episode is None or record.episode.saillance_score >= chosen.min_saillance
+        return record.episode is None or record.episode.saillance_score >= episode_filter.min_saillance
 
 
-def registration(request: RegisterRequest) -> Registration:
+def make_registration(request: RegisterRequest) -> Registration:
     """The request as it will be kept.
 
     Raises:
@@ -59,51 +62,51 @@ def registration(request: RegisterRequest) -> Registration:
     return Registration(
         id=uuid.uuid4().hex,
         name=request.name,
-        subjects=_kinds(request.subjects),
+        subjects=_match_kinds(request.subjects),
         filter=request.filter,
         ack_wait=request.ack_wait,
         registered_at=time.time(),
     )
 
 
-def config(kept: Registration, subjects: Subjects, *, new_only: bool) -> ConsumerConfig:
+def consumer_config(service: Registration, subjects: Subjects, *, new_only: bool) -> ConsumerConfig:
     """The durable consumer that is the registration."""
     return ConsumerConfig(
-        durable_name=kept.durable,
-        name=kept.durable,
-        description=f"The place of '{kept.name}' in the record",
-        filter_subjects=kept.filters(subjects),
+        durable_name=service.durable,
+        name=service.durable,
+        description=f"The place of '{service.name}' in the record",
+        filter_subjects=service.filters(subjects),
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=kept.ack_wait,
+        ack_wait=service.ack_wait,
         deliver_policy=DeliverPolicy.NEW if new_only else DeliverPolicy.ALL,
         max_deliver=-1,
         max_ack_pending=WINDOW,
-        metadata={_KEY: msgspec.json.encode(kept).decode()},
+        metadata={_KEY: msgspec.json.encode(service).decode()},
     )
 
 
-def registered(info: ConsumerInfo) -> Registration | None:
+def registration_of(info: ConsumerInfo) -> Registration | None:
     """The registration that a consumer stands for; None when it is not one of ours."""
-    said = ((info.config.metadata if info.config else None) or {}).get(_KEY)
-    return msgspec.json.decode(said, type=Registration) if said else None
+    encoded = ((info.config.metadata if info.config else None) or {}).get(_KEY)
+    return msgspec.json.decode(encoded, type=Registration) if encoded else None
 
 
-def described(kept: Registration, *, place: int, delivered: int, lag: int) -> ServiceInfo:
-    """What is told of a service."""
+def service_info(service: Registration, *, place: int, delivered: int, lag: int) -> ServiceInfo:
+    """The public description of a service."""
     return ServiceInfo(
-        name=kept.name,
-        subjects=kept.subjects,
-        filter=kept.filter,
-        ack_wait=kept.ack_wait,
-        registered_at=kept.registered_at,
+        name=service.name,
+        subjects=service.subjects,
+        filter=service.filter,
+        ack_wait=service.ack_wait,
+        registered_at=service.registered_at,
         place=place,
         delivered=delivered,
         lag=lag,
     )
 
 
-def _kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    found: set[str] = set()
+def _match_kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    kinds: set[str] = set()
     for number, pattern in enumerate(patterns):
         matching = {kind for kind in _KINDS if pattern.count(".") == 1 and fnmatchcase(kind, pattern)}
         if not matching:
@@ -112,5 +115,5 @@ def _kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:
                 code="matches_nothing",
                 param=f"subjects[{number}]",
             )
-        found |= matching
-    return tuple(sorted(found, reverse=True))
+        kinds |= matching
+    return tuple(sorted(kinds, reverse=True))

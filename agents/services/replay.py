@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from bus import metrics
 from bus.connection import Bus
-from bus.stream import Stored, read
+from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
 from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
 
@@ -26,25 +26,27 @@ class _Head(Struct, frozen=True):
     envelope: _Owner
 
 
-_head = msgspec.json.Decoder(_Head)
+_head_decoder = msgspec.json.Decoder(_Head)
 
 
-async def selected(bus: Bus, chosen: Selection) -> AsyncGenerator[Stored, None]:
-    """The messages of the record that are chosen, oldest first.
+async def read_selection(bus: Bus, selection: Selection) -> AsyncGenerator[StoredMessage, None]:
+    """The messages of the record that are selected, oldest first.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    after = (chosen.from_seq or 1) - 1
-    async with aclosing(read(bus, EPISODES, bus.subjects.episodes, after=after, since=chosen.since)) as messages:
+    after = (selection.from_seq or 1) - 1
+    async with aclosing(
+        read_stream(bus, EPISODES, bus.subjects.episodes, after=after, since=selection.since)
+    ) as messages:
         async for stored in messages:
-            if chosen.until is not None and stored.stored_at.timestamp() > chosen.until:
+            if selection.until is not None and stored.stored_at.timestamp() > selection.until:
                 return
-            if fits(chosen, stored):
+            if fits(selection, stored):
                 yield stored
 
 
-async def paced(messages: AsyncGenerator[Stored, None], speed: Speed) -> AsyncGenerator[Stored, None]:
+async def pace(messages: AsyncGenerator[StoredMessage, None], speed: Speed) -> AsyncGenerator[StoredMessage, None]:
     """The same messages; at recorded speed each after the pause that there was before it."""
     began: float | None = None
     async with aclosing(messages):
@@ -56,8 +58,8 @@ async def paced(messages: AsyncGenerator[Stored, None], speed: Speed) -> AsyncGe
             yield stored
 
 
-def headers(stored: Stored) -> dict[str, str]:
-    """What a replayed message tells of its place, beside its bytes."""
+def replay_headers(stored: StoredMessage) -> dict[str, str]:
+    """The headers of a replayed message: its place in the record."""
     return {
         REPLAY_SEQ: str(stored.seq),
         REPLAY_SUBJECT: _kind(stored),
@@ -65,28 +67,28 @@ def headers(stored: Stored) -> dict[str, str]:
     }
 
 
-def line(stored: Stored) -> bytes:
+def encode_line(stored: StoredMessage) -> bytes:
     """A line of JSONL, with its end."""
-    said = Replayed(
+    entry = Replayed(
         seq=stored.seq, stored_at=stored.stored_at.timestamp(), subject=_kind(stored), event=msgspec.Raw(stored.data)
     )
-    return msgspec.json.encode(said) + b"\n"
+    return msgspec.json.encode(entry) + b"\n"
 
 
-def _kind(stored: Stored) -> str:
+def _kind(stored: StoredMessage) -> str:
     return ".".join(stored.subject.split(".")[-3:-1])
 
 
-def fits(chosen: Selection, stored: Stored) -> bool:
-    """Whether the message is chosen. What nobody can read belongs to nobody."""
+def fits(selection: Selection, stored: StoredMessage) -> bool:
+    """Whether the message is selected. One that cannot be read belongs to no tenant and no session."""
     stamp = stored.stored_at.timestamp()
-    if stored.seq < (chosen.from_seq or 1) or not (chosen.since or 0.0) <= stamp <= (chosen.until or stamp):
+    if stored.seq < (selection.from_seq or 1) or not (selection.since or 0.0) <= stamp <= (selection.until or stamp):
         return False
-    if chosen.tenant is None and chosen.session_id is None:
+    if selection.tenant is None and selection.session_id is None:
         return True
     try:
-        owner = _head.decode(stored.data).envelope
+        owner = _head_decoder.decode(stored.data).envelope
     except msgspec.DecodeError as error:
-        metrics.degraded("replay.unreadable", f"record {stored.seq} is passed over: {error}")
+        metrics.count_degraded("replay.unreadable", f"record {stored.seq} is passed over: {error}")
         return False
-    return chosen.tenant in (None, owner.tenant) and chosen.session_id in (None, owner.session_id)
+    return selection.tenant in (None, owner.tenant) and selection.session_id in (None, owner.session_id)

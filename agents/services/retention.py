@@ -7,7 +7,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
 from bus.connection import Bus
-from bus.record import acknowledged
+from bus.record import find_acknowledged_floor
 from bus.topology import EPISODES
 from schemas.errors import Unavailable
 from schemas.services import TrimReply
@@ -20,19 +20,19 @@ async def trim(bus: Bus, *, before: float) -> TrimReply:
         Unavailable: the broker is away.
     """
     try:
-        wanted = await _last_before(bus, before)
+        last_before = await _find_last_before(bus, before)
         state = (await bus.js.stream_info(EPISODES)).state
-        allowed, held_by = await acknowledged(bus, state.last_seq)
-        last = min(wanted, allowed)
+        allowed, held_by = await find_acknowledged_floor(bus, state.last_seq)
+        last = min(last_before, allowed)
         if last >= state.first_seq:
             await bus.js.purge_stream(EPISODES, seq=last + 1)
         dropped = state.messages - (await bus.js.stream_info(EPISODES)).state.messages
     except (TimeoutError, nats.errors.Error, APIError) as error:
         raise Unavailable(f"the record was not trimmed: {error or type(error).__name__}; ask again.") from error
-    return TrimReply(dropped=max(0, dropped), held_by=held_by if allowed < wanted else "")
+    return TrimReply(dropped=max(0, dropped), held_by=held_by if allowed < last_before else "")
 
 
-async def _last_before(bus: Bus, moment: float) -> int:
+async def _find_last_before(bus: Bus, moment: float) -> int:
     """The sequence of the last message stored before ``moment``."""
     config = ConsumerConfig(
         deliver_policy=DeliverPolicy.BY_START_TIME,

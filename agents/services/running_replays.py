@@ -9,31 +9,31 @@ import anyio.abc
 import nats.errors
 import structlog
 
-from agents.services.replay import headers, paced, selected
+from agents.services.replay import pace, read_selection, replay_headers
 from bus.connection import Bus
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.services import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
 
-AT_ONCE = 4
-_FLUSHED = 128
+MAX_RUNNING = 4
+_FLUSH_EVERY = 128
 """Messages between two waits for the broker to take what was sent."""
 
 _log = structlog.get_logger("services")
 
 
 @dataclass
-class _Running:
+class _RunningReplay:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     sent: int = 0
 
 
 class Replays:
-    """What is running, in the task group of the agent."""
+    """The replays that are running, in the task group of the agent."""
 
     def __init__(self, bus: Bus, tasks: anyio.abc.TaskGroup) -> None:
         self._bus = bus
         self._tasks = tasks
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _RunningReplay] = {}
 
     def start(self, request: ReplayRequest) -> str:
         """Begin; returns the replay's id.
@@ -45,10 +45,10 @@ class Replays:
         prefix = self._bus.subjects.prefix
         if request.to.split(".")[0] == prefix:
             raise InvalidInput(f"'{request.to}' is the runtime's own: give a subject outside '{prefix}'.", param="to")
-        if len(self._running) >= AT_ONCE:
-            raise Refused(f"{AT_ONCE} replays are running: stop one, or wait for its end.")
+        if len(self._running) >= MAX_RUNNING:
+            raise Refused(f"{MAX_RUNNING} replays are running: stop one, or wait for its end.")
         replay_id = uuid.uuid4().hex
-        self._running[replay_id] = _Running()
+        self._running[replay_id] = _RunningReplay()
         self._tasks.start_soon(self._run, replay_id, request)
         return replay_id
 
@@ -73,27 +73,27 @@ class Replays:
                 code = ""
         except KikiError as error:
             code = error.code
-            _log.warning("replay broke off", replay=replay_id, why=error.message)
+            _log.warning("replay broke off", replay=replay_id, error=error.message)
         finally:
             del self._running[replay_id]
-        await self._end(replay_id, request.to, running.sent, code)
+        await self._send_end(replay_id, request.to, running.sent, code)
 
-    async def _send(self, replay_id: str, request: ReplayRequest, running: _Running) -> None:
+    async def _send(self, replay_id: str, request: ReplayRequest, running: _RunningReplay) -> None:
         client = self._bus.client
-        async with aclosing(paced(selected(self._bus, request.selection), request.speed)) as messages:
+        async with aclosing(pace(read_selection(self._bus, request.selection), request.speed)) as messages:
             async for stored in messages:
-                said = headers(stored) | {REPLAY_ID: replay_id}
+                message_headers = replay_headers(stored) | {REPLAY_ID: replay_id}
                 try:
-                    await client.publish(request.to, stored.data, headers=said)
-                    if running.sent % _FLUSHED == 0:
+                    await client.publish(request.to, stored.data, headers=message_headers)
+                    if running.sent % _FLUSH_EVERY == 0:
                         await client.flush()
                 except (TimeoutError, nats.errors.Error) as error:
                     raise Unavailable(f"the broker went away: {error or type(error).__name__}.") from error
                 running.sent += 1
 
-    async def _end(self, replay_id: str, subject: str, sent: int, code: str) -> None:
-        said = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
+    async def _send_end(self, replay_id: str, subject: str, sent: int, code: str) -> None:
+        end_headers = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
         try:
-            await self._bus.client.publish(subject, b"", headers=said)
+            await self._bus.client.publish(subject, b"", headers=end_headers)
         except nats.errors.Error as error:
-            _log.warning("the end of a replay was not told", replay=replay_id, why=repr(error))
+            _log.warning("replay end not sent", replay=replay_id, error=repr(error))

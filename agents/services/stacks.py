@@ -23,17 +23,17 @@ class Stacks:
         """The stack of a domain; None when it has none."""
         return next((place for place, names in enumerate(self.domains) if domain in names), None)
 
-    def scored(self, domains: Mapping[str, float]) -> dict[str, float]:
-        """Scores by stack of scores by domain or router output: the highest of a stack's domains counts."""
-        found: dict[str, float] = {}
+    def scores(self, domains: Mapping[str, float]) -> dict[str, float]:
+        """Scores by stack, from scores by domain or router output: the highest of a stack's domains counts."""
+        scores: dict[str, float] = {}
         for name, score in domains.items():
             for domain in self.outputs.get(name, (name,)):
                 if (place := self.of(domain)) is not None:
-                    found[str(place)] = max(score, found.get(str(place), 0.0))
-        return found
+                    scores[str(place)] = max(score, scores.get(str(place), 0.0))
+        return scores
 
     def spread(self, weights: Sequence[float]) -> dict[str, float]:
-        """Probabilities by domain of weights by stack: normalised, a stack's weight shared evenly by its domains."""
+        """Probabilities by domain, from weights by stack: normalised, a stack's weight shared evenly by its domains."""
         total = math.fsum(weights)
         return {
             domain: weight / total / len(names)
@@ -43,7 +43,7 @@ class Stacks:
         }
 
     def norms(self, adapters: Mapping[str, float]) -> tuple[float, ...]:
-        """Norms by stack of norms by adapter, which are named as their domains."""
+        """Norms by stack, from norms by adapter; adapters are named as their domains."""
         squares = [0.0] * len(self.domains)
         for name, norm in adapters.items():
             if (place := self.of(name)) is not None:
@@ -70,9 +70,9 @@ def load_stacks() -> Stacks:
         raise SetupError(f"configs/stacks.yaml or domains.yaml: {error}.") from error
     if len(stacks) != STACKS or not all(stacks):
         raise SetupError(f"configs/stacks.yaml has {len(stacks)} stacks, expected {STACKS} with a domain each.")
-    named = [name for stack in stacks for name in stack]
-    if sorted(named) != sorted(domains):
-        odd = sorted({name for name in named if named.count(name) > 1} | (set(named) ^ set(domains)))
+    names = [name for stack in stacks for name in stack]
+    if sorted(names) != sorted(domains):
+        odd = sorted({name for name in names if names.count(name) > 1} | (set(names) ^ set(domains)))
         raise SetupError(f"configs/stacks.yaml: {', '.join(odd)} must each stand once, as domains.yaml has them.")
     outputs: dict[str, tuple[str, ...]] = {}
     for name, domain in domains.items():

@@ -57,17 +57,17 @@ class Value:
 
 def value(answer: str, *, question: str) -> Value | None:
     """The checkable value of ``answer``; None when it is prose, or not of the kind that ``question`` asks for."""
-    fenced = _FENCED.findall(answer)
-    body = fenced[0][1] if len(fenced) == 1 else answer
+    blocks = _FENCED.findall(answer)
+    body = blocks[0][1] if len(blocks) == 1 else answer
     if (data := _json(body)) is not None:
         return Value(kind="json", canonical=data)
-    if fenced:
-        return Value(kind="code", canonical="\n".join(_code(block) for _, block in fenced))
-    if _ASKS_YES.match(question) and (said := _YES.match(answer)):
-        word = said[1].lower()
+    if blocks:
+        return Value(kind="code", canonical="\n".join(_code(block) for _, block in blocks))
+    if _ASKS_YES.match(question) and (match := _YES.match(answer)):
+        word = match[1].lower()
         return Value(kind="choice", canonical=_MEANS.get(word, word))
-    if _ASKS_NUMBER.search(question) and (found := result(answer, question=question)) is not None:
-        return Value(kind="number", canonical=found)
+    if _ASKS_NUMBER.search(question) and (number := final_number(answer, question=question)) is not None:
+        return Value(kind="number", canonical=number)
     return None
 
 
@@ -81,22 +81,22 @@ def probability(cosine: float, overlap: float) -> float:
     return 1.0 / (1.0 + math.exp(-(COSINE * cosine + OVERLAP * overlap + OFFSET)))
 
 
-def overlap(one: str, other: str, *, question: str) -> float:
+def overlap(first: str, second: str, *, question: str) -> float:
     """Share of the words that the shorter answer adds to ``question`` which the other adds, too; 0..1."""
-    here, there = _added(one, question), _added(other, question)
+    here, there = _new_words(first, question), _new_words(second, question)
     return len(here & there) / max(1, min(len(here), len(there)))
 
 
-def plain(text: str) -> str:
+def normalized(text: str) -> str:
     """A text without case, punctuation and spacing: equal for answers that differ in nothing else."""
     return " ".join(re.findall(r"[\w+\-*/=<>.]*\w", text.casefold()))
 
 
-def decided(one: str, other: str, *, question: str) -> bool | None:
+def compare_exactly(first: str, second: str, *, question: str) -> bool | None:
     """Whether two answers are the same, by their values or letter for letter; None when that does not tell."""
-    if plain(one) == plain(other):
+    if normalized(first) == normalized(second):
         return True
-    here, there = value(one, question=question), value(other, question=question)
+    here, there = value(first, question=question), value(second, question=question)
     if here is None or there is None or here.kind != there.kind:
         return None
     return here.canonical == there.canonical
@@ -111,17 +111,18 @@ def matrix(
         cosine: of the embeddings of two answers; asked only where their values do not decide.
     """
 
-    def same(one: int, other: int) -> float:
-        verdict = decided(answers[one], answers[other], question=question)
+    def pair_probability(first: int, second: int) -> float:
+        verdict = compare_exactly(answers[first], answers[second], question=question)
         if verdict is not None:
             return float(verdict)
-        shared = overlap(answers[one], answers[other], question=question)
-        return probability(cosine(one, other), shared)
+        share = overlap(answers[first], answers[second], question=question)
+        return probability(cosine(first, second), share)
 
-    size = range(len(answers))
-    upper = {(one, other): same(one, other) for one in size for other in size if one < other}
+    indices = range(len(answers))
+    upper = {(row, column): pair_probability(row, column) for row in indices for column in indices if row < column}
     return tuple(
-        tuple(1.0 if one == other else upper[min(one, other), max(one, other)] for other in size) for one in size
+        tuple(1.0 if row == column else upper[min(row, column), max(row, column)] for column in indices)
+        for row in indices
     )
 
 
@@ -131,51 +132,53 @@ def groups(same: Sequence[Sequence[float]]) -> tuple[tuple[int, ...], ...]:
     Args:
         same: a :func:`matrix`. An answer joins the first group whose first member it equals more likely than not.
     """
-    found: list[list[int]] = []
+    index_groups: list[list[int]] = []
     for index in range(len(same)):
-        home = next((group for group in found if same[group[0]][index] >= 0.5), None)
+        home = next((group for group in index_groups if same[group[0]][index] >= 0.5), None)
         if home is None:
-            found.append([index])
+            index_groups.append([index])
         else:
             home.append(index)
-    return tuple(tuple(group) for group in sorted(found, key=lambda group: (-len(group), group[0])))
+    return tuple(tuple(group) for group in sorted(index_groups, key=lambda group: (-len(group), group[0])))
 
 
 def mean(same: Sequence[Sequence[float]]) -> float:
     """Mean over all pairs of a :func:`matrix`, 0..1; 1.0 for one answer, which agrees with itself."""
-    pairs = [same[one][other] for one in range(len(same)) for other in range(one)]
+    pairs = [same[row][column] for row in range(len(same)) for column in range(row)]
     return math.fsum(pairs) / len(pairs) if pairs else 1.0
 
 
 def needs_embedding(answers: Sequence[str], *, question: str) -> bool:
     """Whether any two answers cannot be compared exactly."""
     return any(
-        decided(one, other, question=question) is None for at, one in enumerate(answers) for other in answers[at + 1 :]
+        compare_exactly(first, second, question=question) is None
+        for index, first in enumerate(answers)
+        for second in answers[index + 1 :]
     )
 
 
 def numbers(text: str) -> list[str]:
     """The numbers of a text in canonical form, digits and small words alike."""
-    found = []
+    values = []
     for match in re.finditer(rf"{_NUMBER.pattern}|(?<![\w-])(?:{'|'.join(_SPELT)})(?![\w-])", text, re.IGNORECASE):
         word = match[0].lower()
-        found.append(f"{_SPELT[word]}" if word in _SPELT else f"{float(word.replace(',', '')):.10g}")
-    return found
+        values.append(f"{_SPELT[word]}" if word in _SPELT else f"{float(word.replace(',', '')):.10g}")
+    return values
 
 
-def result(answer: str, *, question: str) -> str | None:
+def final_number(answer: str, *, question: str) -> str | None:
     """The last number that the question does not give; the last of all when there is no other."""
-    said = numbers(answer)
-    if not said:
+    answer_numbers = numbers(answer)
+    if not answer_numbers:
         return None
-    given = set(numbers(question))
-    return next((number for number in reversed(said) if number not in given), said[-1])
+    question_numbers = set(numbers(question))
+    return next((number for number in reversed(answer_numbers) if number not in question_numbers), answer_numbers[-1])
 
 
-def _added(answer: str, question: str) -> set[str]:
+def _new_words(answer: str, question: str) -> set[str]:
     """Words of ``answer`` that ``question`` has not; all of them when it adds none."""
-    said = _words(answer)
-    return said - _words(question) or said
+    words = _words(answer)
+    return words - _words(question) or words
 
 
 def _words(text: str) -> set[str]:

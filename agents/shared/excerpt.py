@@ -12,22 +12,22 @@ def shortened(text: str, limit: int) -> str:
     """At most ``limit`` characters: the beginning and the end, with :data:`MARK` between them."""
     if len(text) <= limit:
         return text
-    kept = max(0, limit - len(MARK))
-    tail = kept // 2
-    return text[: kept - tail] + MARK + (text[-tail:] if tail else "")
+    room = max(0, limit - len(MARK))
+    tail = room // 2
+    return text[: room - tail] + MARK + (text[-tail:] if tail else "")
 
 
-def asked(messages: Sequence[Message], limit: int) -> str:
+def client_question(messages: Sequence[Message], limit: int) -> str:
     """What the client asks, for somebody who did not take part: the last question, led by the earlier exchange.
 
     A single question stands alone. Instructions of the system role are left out: they are for the answerer.
     """
-    said = [message for message in messages if message.role in ("user", "assistant")]
-    if len(said) == 1:
-        return shortened(said[0].content, limit)
-    last = next((message.content for message in reversed(said) if message.role == "user"), "")
+    exchange = [message for message in messages if message.role in ("user", "assistant")]
+    if len(exchange) == 1:
+        return shortened(exchange[0].content, limit)
+    last = next((message.content for message in reversed(exchange) if message.role == "user"), "")
     last = shortened(last, limit)
-    lines = [f"{message.role}: {message.content}" for message in said[:-1]]
+    lines = [f"{message.role}: {message.content}" for message in exchange[:-1]]
     room = limit - len(last)
     if not lines or room < 2 * len(MARK):
         return last

@@ -39,9 +39,9 @@ class Consultation:
         self._reserve = reserve
         self._slots = anyio.Semaphore(at_once)
         self._in_flight = 0
-        self._since = 0.0
-        self._waited = 0.0
-        self._worked = 0.0
+        self._in_flight_since = 0.0
+        self._wait_seconds = 0.0
+        self._work_seconds = 0.0
         self.usage = Usage()
         self.costs: tuple[Cost, ...] = ()
 
@@ -52,10 +52,10 @@ class Consultation:
         Calls that the worker decodes in one batch each report the whole batch, so their sum may exceed the
         wall time in which at least one was in flight.
         """
-        return min(self._waited, self._worked)
+        return min(self._wait_seconds, self._work_seconds)
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the reserve begins."""
         return self._envelope.remaining - self._reserve
 
@@ -73,9 +73,9 @@ class Consultation:
             KikiError: the worker refused, no answer came in time, or it did not score every choice.
         """
         result = await self._ask(messages, adapters=adapters, choices=choices, recall=recall)
-        return _checked(result, choices, 1)[0]
+        return _check_scores(result, choices, 1)[0]
 
-    async def ballots(
+    async def score_ballots(
         self,
         messages: tuple[Message, ...],
         ballots: Sequence[tuple[Message, ...]],
@@ -84,20 +84,20 @@ class Consultation:
         adapters: tuple[AdapterUse, ...] = (),
         recall: tuple[RecalledEpisode, ...] = (),
     ) -> list[dict[str, float]]:
-        """For each of ``ballots``, which go on from ``messages`` in different ways, what :meth:`score` gives; one job.
+        """The scores of each of ``ballots``, as :meth:`score` gives them; one job. Each ballot continues ``messages``.
 
-        ``recall`` is what the turn's own prompt quotes: with it the worker finds what it kept of that prompt.
+        ``recall``: the episodes that the turn's own prompt quotes; with them the worker reuses what it cached of it.
 
         Raises:
             KikiError: as :meth:`score`.
         """
-        asked = tuple(ballots)
-        result = await self._ask(messages, adapters=adapters, choices=choices, ballots=asked, recall=recall)
-        return _checked(result, choices, len(asked))
+        all_ballots = tuple(ballots)
+        result = await self._ask(messages, adapters=adapters, choices=choices, ballots=all_ballots, recall=recall)
+        return _check_scores(result, choices, len(all_ballots))
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """What is asked meanwhile becomes one :class:`Cost` in ``costs``; nothing does when nothing is asked."""
+        """The calls made in this context become one :class:`Cost` in ``costs``; without a call none is added."""
         compute, tokens = self.compute, self.usage.total_tokens
         try:
             yield
@@ -142,7 +142,7 @@ class Consultation:
         enhance: bool = False,
     ) -> JobResult:
         async with self._slots:
-            if self.left <= 0:
+            if self.seconds_left <= 0:
                 raise DeadlineExceeded("too little of the turn's time is left to ask the model.")
             with self._watch():
                 result = await self._bus.ask(
@@ -155,9 +155,9 @@ class Consultation:
                     ballots=ballots,
                     recall=recall,
                     enhance=enhance,
-                    timeout=min(self._timeout, self.left),
+                    timeout=min(self._timeout, self.seconds_left),
                 )
-        self._worked += result.compute
+        self._work_seconds += result.compute
         self.usage += Usage(
             prompt_tokens=result.prompt_tokens,
             completion_tokens=sum(candidate.usage.completion_tokens for candidate in result.candidates),
@@ -167,24 +167,24 @@ class Consultation:
     @contextlib.contextmanager
     def _watch(self) -> Iterator[None]:
         if self._in_flight == 0:
-            self._since = time.monotonic()
+            self._in_flight_since = time.monotonic()
         self._in_flight += 1
         try:
             yield
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:
-                self._waited += time.monotonic() - self._since
+                self._wait_seconds += time.monotonic() - self._in_flight_since
 
 
-def _checked(result: JobResult, choices: tuple[str, ...], count: int) -> list[dict[str, float]]:
+def _check_scores(result: JobResult, choices: tuple[str, ...], count: int) -> list[dict[str, float]]:
     """The scores of ``count`` ballots.
 
     Raises:
         StageFailed: some are missing, or are no numbers.
     """
-    whole = all(set(row) == set(choices) and all(map(math.isfinite, row.values())) for row in result.scores)
-    if len(result.scores) != count or not whole:
+    complete = all(set(row) == set(choices) and all(map(math.isfinite, row.values())) for row in result.scores)
+    if len(result.scores) != count or not complete:
         raise StageFailed(
             f"the model scored {result.scores}, expected {count} times a finite number for each of {choices}."
         )

@@ -19,13 +19,13 @@ _STRICT = "forbid_unknown_fields=True"
 """The runtime refuses what it does not know; a client passes over what a newer runtime says besides."""
 
 
-def taken(source: Path) -> str:
+def read_module(source: Path) -> str:
     """A module's text with its imports under the client's name."""
     text = source.read_text(encoding="utf-8")
     return _IMPORT.sub(r"\1from micro_kiki_client.\2\3", text).replace(_STRICT, "forbid_unknown_fields=False")
 
 
-def take() -> None:
+def copy_modules() -> None:
     """Fill ``src`` from the tree."""
     shutil.rmtree(TARGET, ignore_errors=True)
     modules = [TREE / "bus" / f"{name}.py" for name in BUS]
@@ -33,13 +33,13 @@ def take() -> None:
     for source in modules:
         target = TARGET / source.parent.name / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(taken(source), encoding="utf-8")
-    for room in ("bus", "schemas"):
-        (TARGET / room / "__init__.py").write_text(f'"""From micro-kiki\'s ``{room}``."""\n', encoding="utf-8")
+        target.write_text(read_module(source), encoding="utf-8")
+    for package in ("bus", "schemas"):
+        (TARGET / package / "__init__.py").write_text(f'"""From micro-kiki\'s ``{package}``."""\n', encoding="utf-8")
     shutil.copy(HERE / "package.py", TARGET / "__init__.py")
     (TARGET / "py.typed").touch()
 
 
 if (TREE / "schemas" / "envelope.py").exists():
-    take()
+    copy_modules()
 setup()

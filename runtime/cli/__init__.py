@@ -39,21 +39,21 @@ def command(verb: Callable[..., T]) -> Callable[..., T]:
     """A verb whose :class:`KikiError` becomes one line and an exit code."""
 
     @functools.wraps(verb)
-    def wrapped(*args: Any, **options: Any) -> T:
+    def run_verb(*args: Any, **options: Any) -> T:
         try:
             return verb(*args, **options)
         except KikiError as error:
             fail(error)
         except BaseExceptionGroup as group:
-            fail(_first(group))
+            fail(_first_error(group))
 
-    return wrapped
+    return run_verb
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> KikiError:
+def _first_error(group: BaseExceptionGroup[BaseException]) -> KikiError:
     """The error of ours in a task group's bundle; anything else is a bug and keeps its traceback."""
-    ours, others = group.split(KikiError)
-    if ours is None or others is not None:
+    ours, rest = group.split(KikiError)
+    if ours is None or rest is not None:
         raise group
     error: BaseException = ours
     while isinstance(error, BaseExceptionGroup):
@@ -64,23 +64,23 @@ def _first(group: BaseExceptionGroup[BaseException]) -> KikiError:
 
 def run_async(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Run an async verb on asyncio, which nats-py needs."""
-    return anyio.run(functools.partial(_awaited, verb), *args, backend="asyncio")
+    return anyio.run(functools.partial(_await_verb, verb), *args, backend="asyncio")
 
 
-async def _awaited(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
+async def _await_verb(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await verb(*args)
 
 
-def on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
+def run_on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:
     """Run a verb on the running runtime's bus."""
     settings = settings_of(nats=nats)
 
-    async def connected() -> None:
+    async def connect_and_run() -> None:
         async with connect(bus_settings(settings), name="kiki") as bus:
             await bus.reconcile()
             await verb(bus)
 
-    run_async(connected)
+    run_async(connect_and_run)
 
 
 def settings_of(**overrides: Any) -> Settings:

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from bus.connection import Bus
-from runtime.cli import NatsOption, command, on_bus, out
+from runtime.cli import NatsOption, command, out, run_on_bus
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.errors import InvalidInput
 
@@ -23,14 +23,14 @@ TIMEOUT = 120.0
 def list_adapters(nats: NatsOption = None) -> None:
     """List the registered adapters and where they are now."""
 
-    async def listed(bus: Bus) -> None:
+    async def print_list(bus: Bus) -> None:
         reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
         table = Table("name", "state", "MB", "modules", "sha256", box=None)
         for info in reply.adapters:
             table.add_row(info.name, state(info), f"{info.bytes / 1e6:.1f}", str(info.modules), info.sha256[:12])
         out.print(table if reply.adapters else "no adapters are registered")
 
-    on_bus(listed, nats)
+    run_on_bus(print_list, nats)
 
 
 @app.command()
@@ -63,19 +63,19 @@ def activate(name: NameArgument, nats: NatsOption = None) -> None:
 
 def state(info: AdapterInfo) -> str:
     """Where the adapter is, in one word."""
-    found = (("active", info.active), ("seated", info.seated), ("resident", info.resident))
-    return next((word for word, holds in found if holds), "registered")
+    states = (("active", info.active), ("seated", info.seated), ("resident", info.resident))
+    return next((word for word, holds in states if holds), "registered")
 
 
 def _perform(verb: Verb, name: str, nats: str | None) -> None:
     request = request_of(name)
 
-    async def performed(bus: Bus) -> None:
+    async def request_and_print(bus: Bus) -> None:
         info = await bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)
         size = f", {info.bytes / 1e6:.1f} MB, {info.modules} modules, {info.sha256[:12]}" if info.sha256 else ""
         out.print(f"{verb} {info.name}: {state(info)}{size}, {info.seconds * 1000:.1f} ms", highlight=False)
 
-    on_bus(performed, nats)
+    run_on_bus(request_and_print, nats)
 
 
 def request_of(name: str) -> AdapterRequest:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runtime.cli import command, out, settings_of
-from schemas.asyncapi.breaking import breaking
+from schemas.asyncapi.breaking import breaking_changes
 from schemas.asyncapi.document import document
 from schemas.asyncapi.page import page
 from schemas.errors import InvalidInput, KikiError
@@ -46,14 +46,14 @@ def asyncapi(
 def _compare(against: Path, contract: dict[str, Any]) -> None:
     try:
         older = json.loads(against.read_text(encoding="utf-8"))
-        changes = breaking(older, json.loads(json.dumps(contract)))
-        raised = older["info"]["version"] != contract["info"]["version"]
+        changes = breaking_changes(older, json.loads(json.dumps(contract)))
+        version_raised = older["info"]["version"] != contract["info"]["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{against} is no contract that 'kiki asyncapi' wrote: {error!r}.", param="against"
         ) from error
     for change in changes:
         out.print(change, markup=False, highlight=False, soft_wrap=True)
-    if changes and not raised:
+    if changes and not version_raised:
         raise KikiError(f"{len(changes)} breaking changes, and the version is the same: raise SCHEMA_VERSION.")
     out.print("nothing breaks" if not changes else "the version was raised", highlight=False)

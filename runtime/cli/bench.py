@@ -21,7 +21,7 @@ from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.local_embedder import embedding
-from runtime.overhead import Turn, measure, shares
+from runtime.overhead import TurnTiming, measure, shares
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
@@ -57,8 +57,8 @@ def overhead(
     """Bus and bookkeeping time of a turn, and each stage's share. Starts a runtime of its own."""
     with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
         settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
-        measured = run_async(_measured, settings, turns, level, max_tokens)
-    rows = shares(measured)
+        timings = run_async(_measure_turns, settings, turns, level, max_tokens)
+    rows = shares(timings)
     report = {"bench": "overhead", "turns": turns, "level": level, "unit": "ms", "machine": machine()}
     if as_json:
         out.out(json.dumps({**report, "parts": [asdict(row) for row in rows]}))
@@ -67,7 +67,7 @@ def overhead(
     for row in rows:
         table.add_row(row.part, f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.share:.0%}")
     out.print(table)
-    whole, compute = [turn.total for turn in measured], [turn.compute for turn in measured]
+    whole, compute = [turn.total for turn in timings], [turn.compute for turn in timings]
     out.print(f"model and embedding compute: {sum(compute) / sum(whole):.1%} of the turns' time", highlight=False)
     out.print(f"{machine()}", style="dim", highlight=False)
 
@@ -80,33 +80,35 @@ def locomo_bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Evidence recall of the memory on LoCoMo, by category and by part of the fusion."""
-    dialogues = locomo.read(directory)
+    dialogues = locomo.read_dialogues(directory)
     texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
 
-    async def measured() -> locomo.Measured:
+    async def measure_recall() -> locomo.LocomoFigures:
         with Progress(console=err, transient=True) as progress:
             task = progress.add_task("embedding", total=texts)
             async with embedding(settings_of(log_level="warning")) as embed:
                 return await locomo.measure(dialogues, embed, k=k, tick=lambda more: progress.advance(task, more))
 
-    read = run_async(measured)
-    found = {name: locomo.by_category(values) for name, values in read.recall.items()}
+    figures = run_async(measure_recall)
+    intervals = {name: locomo.by_category(values) for name, values in figures.recall.items()}
     if as_json:
-        parts = {name: {part: asdict(one) for part, one in rows.items()} for name, rows in found.items()}
-        report = {"bench": "locomo", "k": k, "dialogues": [one.name for one in dialogues], "machine": machine()}
-        out.out(json.dumps({**report, "evidence_recall": parts, "floors": [asdict(one) for one in read.floors]}))
+        parts = {name: {part: asdict(interval) for part, interval in rows.items()} for name, rows in intervals.items()}
+        names = [dialogue.name for dialogue in dialogues]
+        report = {"bench": "locomo", "k": k, "dialogues": names, "machine": machine()}
+        out.out(json.dumps({**report, "evidence_recall": parts, "floors": [asdict(floor) for floor in figures.floors]}))
         return
-    whole = found["whole"]
+    whole = intervals["whole"]
     table = Table("category", "questions", f"recall@{k}", "95 % interval", title="evidence recall", box=None)
-    for name, one in whole.items():
-        table.add_row(name, str(one.count), f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}")
+    for name, interval in whole.items():
+        bounds = f"{interval.low:.3f} to {interval.high:.3f}"
+        table.add_row(name, str(interval.count), f"{interval.mean:.3f}", bounds)
     out.print(table)
     parts_table = Table("fusion", *whole, title=f"recall@{k} without a part", box=None)
-    for name, rows in found.items():
+    for name, rows in intervals.items():
         parts_table.add_row(name, *(f"{rows[part].mean:.3f}" for part in whole))
     out.print(parts_table)
     floors = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
-    for one_floor in read.floors:
+    for one_floor in figures.floors:
         floors.add_row(f"{one_floor.floor:.1f}", f"{one_floor.evidence:.3f}", f"{one_floor.strangers:.3f}")
     out.print(floors)
     out.print(f"{machine()}", style="dim", highlight=False)
@@ -120,10 +122,10 @@ def replay_bench(
 ) -> None:
     """Episodes a second out of the record. Starts a broker of its own."""
 
-    async def measured() -> rereading.Rates:
+    async def measure_rates() -> rereading.Rates:
         with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
             async with (
-                server.embedded(Path(directory), port=0) as broker,
+                server.run_broker(Path(directory), port=0) as broker,
                 connect(BusSettings(url=broker.url), name="kiki-bench") as bus,
             ):
                 await bus.reconcile()
@@ -133,14 +135,14 @@ def replay_bench(
                 return await rereading.measure(bus, bytes_each=size)
 
     settings_of(log_level="warning")
-    found = run_async(measured)
+    rates = run_async(measure_rates)
     if as_json:
-        out.out(json.dumps({"bench": "replay", "unit": "episodes/s", "machine": machine(), **asdict(found)}))
+        out.out(json.dumps({"bench": "replay", "unit": "episodes/s", "machine": machine(), **asdict(rates)}))
         return
-    title = f"{found.episodes} episodes of {found.bytes_each / 1000:.1f} kB out of the record"
+    title = f"{rates.episodes} episodes of {rates.bytes_each / 1000:.1f} kB out of the record"
     table = Table("as", "episodes/s", title=title, box=None)
     for name in ("raw", "decoded", "lines"):
-        table.add_row(name, f"{getattr(found, name):.0f}")
+        table.add_row(name, f"{getattr(rates, name):.0f}")
     out.print(table)
     out.print(f"{machine()}", style="dim", highlight=False)
 
@@ -155,17 +157,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-async def _measured(settings: Settings, turns: int, level: Level, max_tokens: int) -> list[Turn]:
+async def _measure_turns(settings: Settings, turns: int, level: Level, max_tokens: int) -> list[TurnTiming]:
     supervisor = Supervisor(settings, names=AGENTS)
     async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
         await wait_ready(bus, supervisor)
         for number in range(WARM_UP):
-            await _turn(bus, level, max_tokens, number)
+            await _run_turn(bus, level, max_tokens, number)
         numbers = track(range(turns), description="turns", console=err, transient=True)
-        return [await _turn(bus, level, max_tokens, number) for number in numbers]
+        return [await _run_turn(bus, level, max_tokens, number) for number in numbers]
 
 
-async def _turn(bus: Bus, level: Level, max_tokens: int, number: int) -> Turn:
+async def _run_turn(bus: Bus, level: Level, max_tokens: int, number: int) -> TurnTiming:
     envelope = new_turn(tenant="bench", timeout=120.0)
     query = Query(
         model="micro-kiki",
@@ -174,5 +176,5 @@ async def _turn(bus: Bus, level: Level, max_tokens: int, number: int) -> Turn:
         level=level,
     )
     published_at = time.time()
-    event = await bus.answered(QueryReceived(envelope=envelope, query=query))
+    event = await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
     return measure(event, published_at=published_at, answered_at=time.time())

@@ -19,10 +19,10 @@ from runtime.cli.bench import machine
 from runtime.cli.up import wait_ready
 from runtime.cognition import (
     VARIANTS,
-    Answered,
+    CheckableQuestion,
     Ledger,
-    Question,
     Variant,
+    VariantAnswer,
     ask,
     compute_ratio,
     questions,
@@ -50,25 +50,27 @@ def votes(
 ) -> None:
     """Whether the model ranks a right answer above a wrong one: by votes, by comparison, by likelihood."""
 
-    async def measured() -> list[voting.Judged]:
+    async def judge_pairs() -> list[voting.VotingFigures]:
         with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
             settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
             supervisor = Supervisor(settings, names=("inference",))
             async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
                 await bus.reconcile()
-                wanted = track(voting.pairs()[:limit], description="pairs", console=err, transient=True)
-                return [await voting.judge(bus, pair) for pair in wanted]
+                pairs = track(voting.pairs()[:limit], description="pairs", console=err, transient=True)
+                return [await voting.judge(bus, pair) for pair in pairs]
 
-    found = run_async(measured)
-    rates = voting.rates(found)
+    figures = run_async(judge_pairs)
+    rates = voting.rates(figures)
     model = settings_of().model
     if as_json:
-        told = [asdict(rate) for rate in rates]
+        rate_rows = [asdict(rate) for rate in rates]
         out.out(
-            json.dumps({"bench": "votes", "model": model, "pairs": len(found), "rates": told, "machine": machine()})
+            json.dumps(
+                {"bench": "votes", "model": model, "pairs": len(figures), "rates": rate_rows, "machine": machine()}
+            )
         )
         return
-    table = Table("", "share", "95 %", "by chance", title=f"kiki bench votes: {model}, {len(found)} pairs", box=None)
+    table = Table("", "share", "95 %", "by chance", title=f"kiki bench votes: {model}, {len(figures)} pairs", box=None)
     for rate in rates:
         chance = "" if rate.chance is None else f"{rate.chance:.0%}"
         table.add_row(rate.what, f"{rate.share:.1%}", f"{rate.low:.1%} to {rate.high:.1%}", chance)
@@ -89,25 +91,25 @@ def cognition(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Ask questions with checkable answers in several variants, each in a runtime of its own."""
-    chosen = _chosen(variants)
-    wanted = questions()[:limit]
+    selection = _select_variants(variants)
+    question_set = questions()[:limit]
     with tempfile.TemporaryDirectory(prefix="kiki-bench-") as scratch:
-        kept = folder or Path(scratch) / "answers"
-        kept.mkdir(parents=True, exist_ok=True)
-        for variant in chosen:
+        answer_folder = folder or Path(scratch) / "answers"
+        answer_folder.mkdir(parents=True, exist_ok=True)
+        for variant in selection:
             run_async(
                 partial(
-                    _measured,
+                    _measure_variant,
                     variant,
-                    wanted,
+                    question_set,
                     alone=alone,
                     concurrency=concurrency,
                     max_tokens=max_tokens,
-                    kept=kept,
+                    answer_folder=answer_folder,
                     adapters=adapters,
                 )
             )
-        report = _report(chosen, wanted, kept, max_tokens)
+        report = _report(selection, question_set, answer_folder, max_tokens)
     if picture is not None:
         _draw(report, picture)
     if as_json:
@@ -116,31 +118,31 @@ def cognition(
     _print(report)
 
 
-def _chosen(names: Sequence[str] | None) -> list[Variant]:
-    known = {variant.name: variant for variant in VARIANTS}
-    if unknown := [name for name in names or () if name not in known]:
-        raise InvalidInput(f"there is no variant '{unknown[0]}': choose from {', '.join(known)}.", param="variant")
-    return [known[name] for name in names] if names else list(VARIANTS)
+def _select_variants(names: Sequence[str] | None) -> list[Variant]:
+    variants = {variant.name: variant for variant in VARIANTS}
+    if unknown := [name for name in names or () if name not in variants]:
+        raise InvalidInput(f"there is no variant '{unknown[0]}': choose from {', '.join(variants)}.", param="variant")
+    return [variants[name] for name in names] if names else list(VARIANTS)
 
 
-async def _measured(
+async def _measure_variant(
     variant: Variant,
-    wanted: Sequence[Question],
+    question_set: Sequence[CheckableQuestion],
     *,
     alone: int,
     concurrency: int,
     max_tokens: int,
-    kept: Path,
+    answer_folder: Path,
     adapters: Path | None,
 ) -> None:
     """Ask what is missing of a variant: all together, and the first few alone."""
-    together, serial = Ledger(_path(kept, variant)), Ledger(_path(kept, variant, "alone"))
-    missing, missing_alone = together.missing(wanted), serial.missing(wanted[:alone])
+    together, serial = Ledger(_path(answer_folder, variant)), Ledger(_path(answer_folder, variant, "alone"))
+    missing, missing_alone = together.list_missing(question_set), serial.list_missing(question_set[:alone])
     if not missing and not missing_alone:
         return
     with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
         base = settings_of(log_level="warning")
-        agents = {name: {**base.agents.get(name, {}), **changed} for name, changed in variant.agents.items()}
+        agents = {name: {**base.agents.get(name, {}), **overrides} for name, overrides in variant.agents.items()}
         settings = settings_of(
             data_dir=Path(directory),
             nats_port=0,
@@ -151,40 +153,46 @@ async def _measured(
         supervisor = Supervisor(settings, names=AGENTS)
         async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
             await wait_ready(bus, supervisor)
-            asks = partial(ask, bus, variant=variant, max_tokens=max_tokens)
-            await asks(wanted[0])  # the first of a fresh runtime pays for what is made once
-            seconds = await race(asks, missing, together, concurrency=concurrency)
+            ask_question = partial(ask, bus, variant=variant, max_tokens=max_tokens)
+            await ask_question(question_set[0])  # the first turn of a fresh runtime loads what later turns reuse
+            seconds = await race(ask_question, missing, together, concurrency=concurrency)
             if len(missing) > concurrency:
                 rate = {"questions": len(missing), "seconds": seconds, "concurrency": concurrency}
-                _path(kept, variant, "rate").write_text(json.dumps(rate))
-            await race(asks, missing_alone, serial, concurrency=1)
+                _path(answer_folder, variant, "rate").write_text(json.dumps(rate))
+            await race(ask_question, missing_alone, serial, concurrency=1)
     err.print(f"{variant.name}: {len(together.answers)} answered", highlight=False)
 
 
-def _path(kept: Path, variant: Variant, what: str = "answers") -> Path:
-    return kept / f"{variant.name.replace(' ', '-')}.{what}.jsonl"
+def _path(folder: Path, variant: Variant, kind: str = "answers") -> Path:
+    return folder / f"{variant.name.replace(' ', '-')}.{kind}.jsonl"
 
 
-def _report(chosen: Sequence[Variant], wanted: Sequence[Question], kept: Path, max_tokens: int) -> dict[str, Any]:
-    asked = {question.id for question in wanted}
+def _report(
+    variants: Sequence[Variant], question_set: Sequence[CheckableQuestion], folder: Path, max_tokens: int
+) -> dict[str, Any]:
+    question_ids = {question.id for question in question_set}
 
-    def answers(variant: Variant, what: str = "answers") -> dict[str, Answered]:
-        return {one: found for one, found in Ledger(_path(kept, variant, what)).answers.items() if one in asked}
+    def answers(variant: Variant, kind: str = "answers") -> dict[str, VariantAnswer]:
+        return {
+            question_id: answer
+            for question_id, answer in Ledger(_path(folder, variant, kind)).answers.items()
+            if question_id in question_ids
+        }
 
     base = next(variant for variant in VARIANTS if variant.name == BASE)
-    compared, alone = answers(base), answers(base, "alone")
+    base_answers, alone = answers(base), answers(base, "alone")
     rows = []
-    for variant in chosen:
-        found = score(variant.name, list(answers(variant).values()), list(compared.values()))
-        rate = _path(kept, variant, "rate")
-        measured = json.loads(rate.read_text()) if rate.exists() else None
+    for variant in variants:
+        figures = score(variant.name, list(answers(variant).values()), list(base_answers.values()))
+        rate_file = _path(folder, variant, "rate")
+        rate_figures = json.loads(rate_file.read_text()) if rate_file.exists() else None
         rows.append(
-            asdict(found)
+            asdict(figures)
             | {
-                "said": variant.said,
+                "said": variant.description,
                 "compute_ratio": compute_ratio(answers(variant, "alone"), alone),
-                "per_second": measured["questions"] / measured["seconds"] if measured else None,
-                "concurrency": measured["concurrency"] if measured else None,
+                "per_second": rate_figures["questions"] / rate_figures["seconds"] if rate_figures else None,
+                "concurrency": rate_figures["concurrency"] if rate_figures else None,
             }
         )
     return {"bench": "cognition", "max_tokens": max_tokens, "base": BASE, "machine": machine(), "variants": rows}
@@ -217,7 +225,7 @@ def _print(report: dict[str, Any]) -> None:
 
 def _outcomes(row: dict[str, Any]) -> str:
     counts = {**row["outcomes"], **{name: row[name] for name in ("objected", "arbitrated", "biased", "changed")}}
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return ", ".join(f"{count} {label}" for label, count in counts.items() if count)
 
 
 def _draw(report: dict[str, Any], picture: Path) -> None:

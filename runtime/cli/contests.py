@@ -45,11 +45,11 @@ def raw(
 ) -> None:
     """Tokens a second and time to the first token, without adapters."""
 
-    async def run(stage: "Stage") -> list[dict[str, Any]]:
-        return [await stage.both(clients, clients * requests, tokens) for clients in concurrency or (1, 8, 32)]
+    async def run(arena: "Arena") -> list[dict[str, Any]]:
+        return [await arena.race_both(clients, clients * requests, tokens) for clients in concurrency or (1, 8, 32)]
 
-    rows = _on_stage(run, adapters=0)
-    _tell({"bench": "raw", "max_tokens": tokens, "rows": rows}, as_json, picture)
+    rows = _run_in_arena(run, adapters=0)
+    _print_report({"bench": "raw", "max_tokens": tokens, "rows": rows}, as_json, picture)
 
 
 @command
@@ -62,14 +62,16 @@ def mixed(
 ) -> None:
     """Four adapters in turn, and one adapter, by eight clients at once."""
 
-    async def run(stage: "Stage") -> list[dict[str, Any]]:
-        one = await stage.both(concurrency, concurrency * requests, tokens, adapters=stage.names[:1], rival=False)
-        four = await stage.both(concurrency, concurrency * requests, tokens, adapters=stage.names)
-        one["what"], four["what"] = "one adapter", "four adapters in turn"
-        four["of_single"] = four["ours"]["tokens_per_second"] / one["ours"]["tokens_per_second"]
-        return [one, four]
+    async def run(arena: "Arena") -> list[dict[str, Any]]:
+        single_row = await arena.race_both(
+            concurrency, concurrency * requests, tokens, adapters=arena.names[:1], rival=False
+        )
+        mixed_row = await arena.race_both(concurrency, concurrency * requests, tokens, adapters=arena.names)
+        single_row["what"], mixed_row["what"] = "one adapter", "four adapters in turn"
+        mixed_row["of_single"] = mixed_row["ours"]["tokens_per_second"] / single_row["ours"]["tokens_per_second"]
+        return [single_row, mixed_row]
 
-    _tell({"bench": "mixed", "rank": RANK, "max_tokens": tokens, "rows": _on_stage(run)}, as_json, picture)
+    _print_report({"bench": "mixed", "rank": RANK, "max_tokens": tokens, "rows": _run_in_arena(run)}, as_json, picture)
 
 
 @command
@@ -81,90 +83,90 @@ def swap(
 ) -> None:
     """Time to swap resident adapters by size, and what a swap costs ``mlx_lm.server``, which loads the base again."""
 
-    async def run(stage: "Stage") -> list[dict[str, Any]]:
-        return [await stage.swaps(rank, times) for rank in ranks or (4, 16, 64)]
+    async def run(arena: "Arena") -> list[dict[str, Any]]:
+        return [await arena.time_swaps(rank, times) for rank in ranks or (4, 16, 64)]
 
-    _tell({"bench": "swap", "rows": _on_stage(run, ranks=ranks or [4, 16, 64])}, as_json, picture)
+    _print_report({"bench": "swap", "rows": _run_in_arena(run, ranks=ranks or [4, 16, 64])}, as_json, picture)
 
 
-class Stage:
-    """Both contestants, running."""
+class Arena:
+    """Both contestants, running: our worker and ``mlx_lm.server``."""
 
-    def __init__(self, bus: Bus, rival: contest.Ask, *, names: list[str]) -> None:
+    def __init__(self, bus: Bus, rival: contest.Contestant, *, names: list[str]) -> None:
         self._bus, self.names = bus, names
-        self._ours, self._theirs = contest.ours(bus), rival
-        self._asked = 1000
+        self._ours, self._theirs = contest.worker_contestant(bus), rival
+        self._prompt_count = 1000
 
-    async def both(
+    async def race_both(
         self, clients: int, count: int, tokens: int, *, adapters: list[str] | None = None, rival: bool = True
     ) -> dict[str, Any]:
         """``count`` requests to each, in rounds by turns, so that a busy machine troubles both alike."""
         names: list[str | None] = [*adapters] if adapters else [None]
         row: dict[str, Any] = {"concurrency": clients}
         contestants = (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]
-        rounds: dict[str, list[contest.Rate]] = {who: [] for who, _ in contestants}
+        rounds: dict[str, list[contest.Throughput]] = {contestant: [] for contestant, _ in contestants}
         for _, ask in contestants:
             await contest.race(ask, self._prompts(len(names)), concurrency=1, max_tokens=2, adapters=names)
         for _ in range(max(1, count // clients)):
-            for who, ask in contestants:
+            for contestant, ask in contestants:
                 questions = self._prompts(clients)
-                found = await contest.race(ask, questions, concurrency=clients, max_tokens=tokens, adapters=names)
-                rounds[who].append(found)
-        row |= {who: asdict(contest.joined(rates)) for who, rates in rounds.items()}
+                throughput = await contest.race(ask, questions, concurrency=clients, max_tokens=tokens, adapters=names)
+                rounds[contestant].append(throughput)
+        row |= {contestant: asdict(contest.merge_rounds(rates)) for contestant, rates in rounds.items()}
         if rival:
             row["tokens_ratio"] = row["ours"]["tokens_per_second"] / row["theirs"]["tokens_per_second"]
             row["first_token_ratio"] = row["ours"]["first_token"] / row["theirs"]["first_token"]
         return row
 
-    async def swaps(self, rank: int, times: int) -> dict[str, Any]:
-        """Two adapters by turns: what our worker says of each swap, and the whole request at both."""
+    async def time_swaps(self, rank: int, times: int) -> dict[str, Any]:
+        """Two adapters by turns: our worker's milliseconds of each swap, and ``mlx_lm.server``'s of a whole request."""
         names = [f"rank{rank}-{number}" for number in range(2)]
         await contest.race(self._ours, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
-        found, before = [], (await self._status()).gauges["adapter_swaps_total"]
+        milliseconds, before = [], (await self._status()).gauges["adapter_swaps_total"]
         for number in range(times):
             await self._ours(self._prompts(1)[0], names[number % 2], 1)
-            found.append((await self._status()).gauges["last_swap_ms"])
+            milliseconds.append((await self._status()).gauges["last_swap_ms"])
         status = await self._status()
         swaps = status.gauges["adapter_swaps_total"] - before
         replies = [await self._theirs(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
         return {
             "rank": rank,
             "megabytes": status.gauges["adapter_resident_bytes"] / 1e6,
-            "p50_ms": float(np.percentile(found, 50)),
-            "p99_ms": float(np.percentile(found, 99)),
+            "p50_ms": float(np.percentile(milliseconds, 50)),
+            "p99_ms": float(np.percentile(milliseconds, 99)),
             "base_reloads_saved_per_request": swaps / times,
             "their_request_ms": float(np.median([reply.total for reply in replies])) * 1000,
-            "samples_ms": found,
+            "samples_ms": milliseconds,
         }
 
     def _prompts(self, count: int) -> list[str]:
-        self._asked += count
-        return contest.prompts(count, first=self._asked - count)
+        self._prompt_count += count
+        return contest.prompts(count, first=self._prompt_count - count)
 
     async def _status(self) -> StatusReply:
         return await self._bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=30)
 
 
-def _on_stage(
-    run: Callable[[Stage], Awaitable[list[dict[str, Any]]]], *, adapters: int = 4, ranks: list[int] | None = None
+def _run_in_arena(
+    run: Callable[[Arena], Awaitable[list[dict[str, Any]]]], *, adapters: int = 4, ranks: list[int] | None = None
 ) -> list[dict[str, Any]]:
-    async def staged() -> list[dict[str, Any]]:
+    async def run_and_close() -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-            async with _stage(Path(directory), adapters, ranks) as stage:
-                return await run(stage)
+            async with _arena(Path(directory), adapters, ranks) as arena:
+                return await run(arena)
 
-    return run_async(staged)
+    return run_async(run_and_close)
 
 
 @contextlib.asynccontextmanager
-async def _stage(directory: Path, adapters: int, ranks: list[int] | None) -> AsyncIterator[Stage]:
+async def _arena(directory: Path, adapters: int, ranks: list[int] | None) -> AsyncIterator[Arena]:
     settings = settings_of(log_level="warning")
     model = contest.float32_copy(prepare(settings.model), directory / "model")
     folder = directory / "adapters"
     folder.mkdir()
-    names = contest.random_adapters(model, folder, count=adapters, rank=RANK) if ranks is None else []
+    names = contest.write_random_adapters(model, folder, count=adapters, rank=RANK) if ranks is None else []
     for rank in ranks or ():
-        contest.random_adapters(model, folder, count=2, rank=rank, prefix=f"rank{rank}-")
+        contest.write_random_adapters(model, folder, count=2, rank=rank, prefix=f"rank{rank}-")
     settings = settings_of(
         data_dir=directory / "data", nats_port=0, log_level="warning", model=str(model), adapters=folder
     )
@@ -173,11 +175,11 @@ async def _stage(directory: Path, adapters: int, ranks: list[int] | None) -> Asy
         await bus.reconcile()
         log = directory / "rival.log"
         async with contest.rival(model, log) as client:
-            await contest.race(contest.ours(bus), contest.prompts(1), concurrency=1, max_tokens=2)
-            yield Stage(bus, contest.theirs(client, model, folder, log), names=names)
+            await contest.race(contest.worker_contestant(bus), contest.prompts(1), concurrency=1, max_tokens=2)
+            yield Arena(bus, contest.rival_contestant(client, model, folder, log), names=names)
 
 
-def _tell(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
+def _print_report(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
     report = {**report, "machine": machine()}
     if picture is not None:
         _draw(report, picture)
@@ -185,7 +187,7 @@ def _tell(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
         out.out(json.dumps(report))
         return
     table = Table(title=f"kiki bench {report['bench']}", box=None)
-    lines = [_flat(row) for row in report["rows"]]
+    lines = [_flattened(row) for row in report["rows"]]
     columns = list(dict.fromkeys(name for line in lines for name in line))
     for name in columns:
         table.add_column(name)
@@ -195,15 +197,15 @@ def _tell(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
     out.print(f"{report['machine']}", style="dim", highlight=False)
 
 
-def _flat(row: dict[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _flattened(row: dict[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
     for name, value in row.items():
         if isinstance(value, dict):
-            found[f"{name} tokens/s"] = f"{value['tokens_per_second']:.1f}"
-            found[f"{name} first ms"] = f"{value['first_token'] * 1000:.0f}"
+            cells[f"{name} tokens/s"] = f"{value['tokens_per_second']:.1f}"
+            cells[f"{name} first ms"] = f"{value['first_token'] * 1000:.0f}"
         elif not isinstance(value, list):
-            found[name.replace("_", " ")] = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return found
+            cells[name.replace("_", " ")] = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return cells
 
 
 def _draw(report: dict[str, Any], picture: Path) -> None:
@@ -215,10 +217,10 @@ def _draw(report: dict[str, Any], picture: Path) -> None:
             axes.set_yscale("log")
         else:
             labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
-            for offset, who, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
-                found = [(index, row[who]) for index, row in enumerate(rows) if who in row]
-                heights = [rate["tokens_per_second"] for _, rate in found]
-                bars = axes.bar([index + offset for index, _ in found], heights, 0.4, label=name)
+            for offset, contestant, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
+                points = [(index, row[contestant]) for index, row in enumerate(rows) if contestant in row]
+                heights = [rate["tokens_per_second"] for _, rate in points]
+                bars = axes.bar([index + offset for index, _ in points], heights, 0.4, label=name)
                 axes.bar_label(bars, fmt="%.0f")
             axes.set_xticks(range(len(rows)), labels)
             axes.set_ylabel("tokens/s")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bus import dead_letters as letters
 from bus.connection import Bus
-from runtime.cli import NatsOption, command, on_bus, out
+from runtime.cli import NatsOption, command, out, run_on_bus
 
 app = typer.Typer(help="Dead letters: list, show, replay.", no_args_is_help=True)
 
@@ -20,18 +20,18 @@ SeqArgument = Annotated[int, typer.Argument(help="The number that 'kiki dead ls'
 def list_letters(nats: NatsOption = None) -> None:
     """List all dead letters, oldest first."""
 
-    async def listed(bus: Bus) -> None:
+    async def print_list(bus: Bus) -> None:
         table = Table("seq", "when", "consumer", "subject", "tries", "reason", box=None)
         count = 0
-        async for filed in letters.letters(bus):
-            letter, count = filed.letter, count + 1
+        async for entry in letters.read_letters(bus):
+            letter, count = entry.letter, count + 1
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.failed_at))
             table.add_row(
-                str(filed.seq), when, letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100]
+                str(entry.seq), when, letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100]
             )
         out.print(table if count else "no dead letters")
 
-    on_bus(listed, nats)
+    run_on_bus(print_list, nats)
 
 
 @app.command()
@@ -39,15 +39,15 @@ def list_letters(nats: NatsOption = None) -> None:
 def show(seq: SeqArgument, nats: NatsOption = None) -> None:
     """Show one dead letter whole: reason, headers, body."""
 
-    async def shown(bus: Bus) -> None:
-        letter = (await letters.letter(bus, seq)).letter
+    async def print_letter(bus: Bus) -> None:
+        letter = (await letters.read_letter(bus, seq)).letter
         for name in ("subject", "stream", "consumer", "deliveries", "reason"):
             out.print(f"{name:12}{getattr(letter, name)}", markup=False, highlight=False, soft_wrap=True)
         for key, value in letter.headers.items():
             out.print(f"header      {key}: {value}", markup=False, highlight=False, soft_wrap=True)
-        out.print(letters.readable(letter.payload), markup=False, highlight=False, soft_wrap=True)
+        out.print(letters.readable_text(letter.payload), markup=False, highlight=False, soft_wrap=True)
 
-    on_bus(shown, nats)
+    run_on_bus(print_letter, nats)
 
 
 @app.command()
@@ -55,7 +55,7 @@ def show(seq: SeqArgument, nats: NatsOption = None) -> None:
 def replay(seq: SeqArgument, nats: NatsOption = None) -> None:
     """Publish the original again, with a fresh deadline, and take the letter out of the file."""
 
-    async def replayed(bus: Bus) -> None:
+    async def publish_again(bus: Bus) -> None:
         out.print(f"published again on {await letters.replay(bus, seq)}", highlight=False)
 
-    on_bus(replayed, nats)
+    run_on_bus(publish_again, nats)

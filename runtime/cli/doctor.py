@@ -19,7 +19,7 @@ def doctor(nats: NatsOption = None) -> None:
     """Check versions, models, disk, ports, broker and agents; exit 1 when something is wrong."""
     findings = run_async(examine, settings_of(nats=nats))
     for finding in findings:
-        line = Text.assemble(_MARKS[finding.state], f" {finding.name:32} {finding.found}")
+        line = Text.assemble(_MARKS[finding.state], f" {finding.name:32} {finding.detail}")
         if finding.state != "ok" and finding.mend:
             line.append(f"  -> {finding.mend}", style="cyan")
         out.print(line, soft_wrap=True)

@@ -11,12 +11,12 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from agents.dream.beta import jsonl, record
+from agents.dream.beta import beta_record, jsonl
 from bus import stream
 from bus.connection import Bus, connect
 from bus.topology import DREAMLOG, EPISODES
 from runtime import contest, dreaming, exchanging
-from runtime.cli import NatsOption, command, err, on_bus, out, run_async, settings_of
+from runtime.cli import NatsOption, command, err, out, run_async, run_on_bus, settings_of
 from runtime.cli.bench import machine
 from runtime.composition import bus_settings
 from runtime.models import prepare
@@ -41,7 +41,7 @@ CLIENTS = 8
 
 
 def hang(bench: typer.Typer) -> None:
-    """Hang ``exchange`` on the benches."""
+    """Add ``exchange`` to the verbs of ``kiki bench``."""
     bench.command()(command(exchange))
 
 
@@ -50,13 +50,13 @@ def hang(bench: typer.Typer) -> None:
 def list_dreams(nats: NatsOption = None) -> None:
     """List what was dreamt: one line for each episode that was executed, and for each swap."""
 
-    async def listed(bus: Bus) -> None:
+    async def print_list(bus: Bus) -> None:
         table = Table("episode", "state", "adapter", "what", box=None)
-        async for message in stream.read(bus, DREAMLOG, bus.subjects.dream_log):
+        async for message in stream.read_stream(bus, DREAMLOG, bus.subjects.dream_log):
             table.add_row(*_row(message.subject.split(".")[-2], message.data))
         out.print(table if table.row_count else "nothing was dreamt yet")
 
-    on_bus(listed, nats)
+    run_on_bus(print_list, nats)
 
 
 @app.command()
@@ -64,11 +64,13 @@ def list_dreams(nats: NatsOption = None) -> None:
 def status(episode: Annotated[str, typer.Argument(help="The episode's id.")], nats: NatsOption = None) -> None:
     """Say how far an episode has come, as JSON."""
 
-    async def told(bus: Bus) -> None:
-        found = await bus.request("dream.status", DreamStatusRequest(episode_id=episode), DreamStatus, timeout=TIMEOUT)
-        out.print_json(encode(found).decode())
+    async def print_status(bus: Bus) -> None:
+        dream_status = await bus.request(
+            "dream.status", DreamStatusRequest(episode_id=episode), DreamStatus, timeout=TIMEOUT
+        )
+        out.print_json(encode(dream_status).decode())
 
-    on_bus(told, nats)
+    run_on_bus(print_status, nats)
 
 
 @app.command()
@@ -82,19 +84,21 @@ def run(
 ) -> None:
     """Replay and downscale the service's oldest records, swap the adapter, and mark the records."""
 
-    async def ran(bus: Bus) -> None:
-        found = await dreaming.fetched(bus, service, limit)
-        if not found.records:
+    async def dream_once(bus: Bus) -> None:
+        batch = await dreaming.fetch_records(bus, service, limit)
+        if not batch.records:
             out.print("no records wait")
             return
-        wanted = _episode(adapter, found.records, minutes * 60.0)
-        done = await dreaming.dreamt(bus, "P_min", wanted)
-        swapped = await dreaming.swapped(bus, done)
-        await dreaming.marked(bus, service, done)
-        accuracy = f"retained {swapped.retained_before:.2f} -> {swapped.retained_after:.2f}"
-        out.print(f"{adapter} is {swapped.sha256[:12]} now: {len(found.records)} records, {accuracy}", highlight=False)
+        episode = _episode(adapter, batch.records, minutes * 60.0)
+        dream_status = await dreaming.run_episode(bus, "P_min", episode)
+        swap_reply = await dreaming.swap_weights(bus, dream_status)
+        await dreaming.mark_records(bus, service, dream_status)
+        accuracy = f"retained {swap_reply.retained_before:.2f} -> {swap_reply.retained_after:.2f}"
+        out.print(
+            f"{adapter} is {swap_reply.sha256[:12]} now: {len(batch.records)} records, {accuracy}", highlight=False
+        )
 
-    on_bus(ran, nats)
+    run_on_bus(dream_once, nats)
 
 
 @app.command()
@@ -107,17 +111,17 @@ def export(
 ) -> None:
     """Write the record as beta records, oldest first."""
 
-    async def exported(bus: Bus) -> None:
+    async def write_records(bus: Bus) -> None:
         count = 0
         with to.open("wb") as file:
-            async for message in stream.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
+            async for message in stream.read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
                 episode = decode(EpisodeRecorded, message.data).episode
                 if (tenant in (None, episode.tenant)) and episode.saillance_score >= min_saillance:
                     count += 1
-                    file.write(jsonl([record(message.seq, episode)]))
+                    file.write(jsonl([beta_record(message.seq, episode)]))
         out.print(f"{count} records in {to}", highlight=False)
 
-    on_bus(exported, nats)
+    run_on_bus(write_records, nats)
 
 
 def exchange(
@@ -128,24 +132,24 @@ def exchange(
 ) -> None:
     """The pause of an adapter's exchange while 8 requests decode with it. Starts a worker of its own."""
 
-    async def measured() -> list[exchanging.Pause]:
+    async def measure() -> list[exchanging.Pause]:
         with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
             folder = Path(directory) / "adapters"
             folder.mkdir()
             model = prepare(settings_of(log_level="warning").model)
-            (name,) = contest.random_adapters(model, folder, count=1, rank=rank)
+            (name,) = contest.write_random_adapters(model, folder, count=1, rank=rank)
             settings = settings_of(data_dir=Path(directory) / "data", nats_port=0, log_level="warning", adapters=folder)
             supervisor = Supervisor(settings, names=("inference",))
             async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-                return await _pauses(bus, name, times, tokens)
+                return await _measure_pauses(bus, name, times, tokens)
 
-    found = run_async(measured)
-    columns = {part: [getattr(one, part) for one in found] for part in ("pause_ms", "answered_ms", "rows")}
+    pauses = run_async(measure)
+    columns = {part: [getattr(pause, part) for pause in pauses] for part in ("pause_ms", "answered_ms", "rows")}
     if as_json:
-        rows = [asdict(one) for one in found]
+        rows = [asdict(pause) for pause in pauses]
         out.out(json.dumps({"bench": "exchange", "unit": "ms", "machine": machine(), "rank": rank, "rows": rows}))
         return
-    title = f"{len(found)} exchanges (rank {rank}) while {min(columns['rows'])} to {max(columns['rows'])} rows decode"
+    title = f"{len(pauses)} exchanges (rank {rank}) while {min(columns['rows'])} to {max(columns['rows'])} rows decode"
     table = Table("ms", "p50", "p99", "max", title=title, box=None)
     for part, name in (("pause_ms", "without decoding"), ("answered_ms", "asked to answered")):
         p50, p99 = np.percentile(columns[part], [50, 99])
@@ -154,18 +158,18 @@ def exchange(
     out.print(f"{machine()}", style="dim", highlight=False)
 
 
-async def _pauses(bus: Bus, name: str, times: int, tokens: int) -> list[exchanging.Pause]:
+async def _measure_pauses(bus: Bus, name: str, times: int, tokens: int) -> list[exchanging.Pause]:
     await bus.reconcile()
-    ask, number = contest.ours(bus), iter(range(10**9))
+    ask, number = contest.worker_contestant(bus), iter(range(10**9))
 
-    async def busy() -> None:
+    async def ask_next() -> None:
         await ask(contest.prompts(1, first=next(number))[0], name, tokens)
 
-    await busy()
+    await ask_next()
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("exchanging", total=times)
-        return await exchanging.pauses(
-            bus, name, busy, times=times, clients=CLIENTS, tick=lambda: progress.advance(task)
+        return await exchanging.measure_pauses(
+            bus, name, ask_next, times=times, clients=CLIENTS, tick=lambda: progress.advance(task)
         )
 
 
@@ -188,5 +192,5 @@ def _row(verb: str, data: bytes) -> tuple[str, str, str, str]:
     kind: Any = DreamDone if verb == "done" else DreamAborted
     entry = decode(kind, data)
     report = entry.report
-    what = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records"
-    return report.episode_id, verb, report.adapter, f"{what}; {entry.message}" if verb == "aborted" else what
+    summary = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records"
+    return report.episode_id, verb, report.adapter, f"{summary}; {entry.message}" if verb == "aborted" else summary

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from agents.antibias.judge import Judgement
+from agents.antibias.judge import FairnessJudgement
 from agents.antibias.settings import AntibiasSettings
 from bus.connection import connect
 from runtime import fairness
 from runtime.cli import command, out, run_async, settings_of
 from runtime.cli.bench import machine
 from runtime.composition import bus_settings
-from runtime.fairness import Turn
+from runtime.fairness import CraftedTurn
 from runtime.supervisor import Supervisor
 
 PARTS = (("seen", False), ("held out", True))
@@ -37,17 +37,23 @@ def bias(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Precision, recall and time of the detector, and what the model makes of the answers. Starts its own worker."""
-    turns = fairness.read()
+    turns = fairness.read_turns()
     report: dict[str, Any] = {"bench": "bias", "machine": machine()}
-    report["detector"] = {name: asdict(fairness.detected(_part(turns, held_out))) for name, held_out in PARTS}
+    report["detector"] = {name: asdict(fairness.measure_detector(_part(turns, held_out))) for name, held_out in PARTS}
     if judge:
         settings = AntibiasSettings(threshold=threshold, doubt=doubt)
-        found = run_async(_asked, turns, settings)
+        judgements = run_async(_ask_judge, turns, settings)
         report["judge"] = {
-            name: asdict(fairness.judged([(turn, one) for turn, one in found if turn.held_out is held_out]))
+            name: asdict(
+                fairness.measure_judge(
+                    [(turn, judgement) for turn, judgement in judgements if turn.held_out is held_out]
+                )
+            )
             for name, held_out in PARTS
         }
-        report["turns"] = [{"question": turn.question, "kind": turn.kind, **asdict(one)} for turn, one in found]
+        report["turns"] = [
+            {"question": turn.question, "kind": turn.kind, **asdict(judgement)} for turn, judgement in judgements
+        ]
     if as_json:
         out.out(json.dumps(report))
         return
@@ -57,7 +63,7 @@ def bias(
     out.print(f"{report['machine']}", style="dim", highlight=False)
 
 
-def _part(turns: Sequence[Turn], held_out: bool) -> list[Turn]:
+def _part(turns: Sequence[CraftedTurn], held_out: bool) -> list[CraftedTurn]:
     return [turn for turn in turns if turn.held_out is held_out]
 
 
@@ -69,10 +75,12 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-async def _asked(turns: Sequence[Turn], settings: AntibiasSettings) -> list[tuple[Turn, Judgement]]:
+async def _ask_judge(
+    turns: Sequence[CraftedTurn], settings: AntibiasSettings
+) -> list[tuple[CraftedTurn, FairnessJudgement]]:
     with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-        own = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
-        supervisor = Supervisor(own, names=("inference",))
+        bench_settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
+        supervisor = Supervisor(bench_settings, names=("inference",))
         async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
             await bus.reconcile()
-            return await fairness.judgements(bus, turns, settings)
+            return await fairness.collect_judgements(bus, turns, settings)

@@ -48,26 +48,26 @@ def recall(
     as_json: JsonOption = False,
 ) -> None:
     """Milliseconds of a recall, embedding excluded, and what memory and disk grow by."""
-    wanted = _sizes(episodes)
+    sizes = _parse_sizes(episodes)
 
-    async def measured() -> list[recalling.Level]:
+    async def measure() -> list[recalling.MemoryLevel]:
         with Progress(console=err, transient=True) as progress:
-            task = progress.add_task("episodes", total=wanted[-1])
-            return await recalling.measure(wanted, tick=lambda more: progress.advance(task, more))
+            task = progress.add_task("episodes", total=sizes[-1])
+            return await recalling.measure(sizes, tick=lambda more: progress.advance(task, more))
 
-    levels = run_async(measured)
+    levels = run_async(measure)
     slope = recalling.per_million(levels)
     if picture is not None:
         _draw(levels, picture)
     if as_json:
         report = {"bench": "recall", "vectors": VECTORS, "machine": machine(), "unit": "ms"}
-        out.out(json.dumps({**report, "levels": [asdict(one) for one in levels], "bytes_per_million": slope}))
+        out.out(json.dumps({**report, "levels": [asdict(level) for level in levels], "bytes_per_million": slope}))
         return
     for table in _tables(levels):
         out.print(table)
     if slope:
-        told = ", ".join(f"{value / 1e9:.1f} GB {name}" for name, value in slope.items())
-        out.print(f"a million episodes by the slope: {told}", highlight=False)
+        growth = ", ".join(f"{value / 1e9:.1f} GB {name}" for name, value in slope.items())
+        out.print(f"a million episodes by the slope: {growth}", highlight=False)
     out.print(VECTORS, style="dim", highlight=False)
     out.print(f"{machine()}", style="dim", highlight=False)
 
@@ -83,23 +83,26 @@ def writes(
     """Whether answers take longer because they are recorded: the same turns with and without, in pairs."""
     with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
         settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
-        found = run_async(_paired, settings, pairs, turns, level, max_tokens)
+        comparison = run_async(_measure_pairs, settings, pairs, turns, level, max_tokens)
     if as_json:
-        out.out(json.dumps({"bench": "writes", "turns": turns, "level": level, "machine": machine(), **asdict(found)}))
+        out.out(
+            json.dumps({"bench": "writes", "turns": turns, "level": level, "machine": machine(), **asdict(comparison)})
+        )
         return
     title = f"{turns} '{level}' turns from routed to answered"
     table = Table("", "median s", title=title, box=None)
-    table.add_row("recorded", f"{found.first:.3f}")
-    table.add_row("not recorded", f"{found.second:.3f}")
+    table.add_row("recorded", f"{comparison.first:.3f}")
+    table.add_row("not recorded", f"{comparison.second:.3f}")
     out.print(table)
     out.print(
-        f"ratio {found.ratio:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f}, {found.pairs} pairs",
+        f"ratio {comparison.ratio:.3f}, 95 % interval {comparison.low:.3f} to {comparison.high:.3f}, "
+        f"{comparison.pairs} pairs",
         highlight=False,
     )
     out.print(f"{machine()}", style="dim", highlight=False)
 
 
-def _sizes(text: str) -> list[int]:
+def _parse_sizes(text: str) -> list[int]:
     try:
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
@@ -109,19 +112,21 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
-def _tables(levels: Sequence[recalling.Level]) -> tuple[Table, Table]:
+def _tables(levels: Sequence[recalling.MemoryLevel]) -> tuple[Table, Table]:
     heads = ("not optimised", "while optimising", "longest", "optimised", "write visible")
     times = Table("episodes", *heads, title="recall: p50 / p99 ms, embedding excluded", box=None)
     sizes = Table("episodes", "optimising s", "copying s", "memory MB", "atlas MB", title="size", box=None)
-    for one in levels:
-        plain, busy, after = (f"{found.p50:.1f} / {found.p99:.1f}" for found in (one.plain, one.busy, one.optimised))
-        times.add_row(f"{one.episodes}", plain, busy, f"{one.busy.most:.0f}", after, f"{one.visible:.0f}")
-        megabytes = (f"{one.memory / 1e6:.0f}", f"{one.atlas / 1e6:.0f}")
-        sizes.add_row(f"{one.episodes}", f"{one.seconds:.1f}", f"{one.copied:.2f}", *megabytes)
+    for level in levels:
+        plain, busy, after = (
+            f"{reading.p50:.1f} / {reading.p99:.1f}" for reading in (level.plain, level.busy, level.optimised)
+        )
+        times.add_row(f"{level.episodes}", plain, busy, f"{level.busy.most:.0f}", after, f"{level.visible:.0f}")
+        megabytes = (f"{level.memory / 1e6:.0f}", f"{level.atlas / 1e6:.0f}")
+        sizes.add_row(f"{level.episodes}", f"{level.seconds:.1f}", f"{level.copied:.2f}", *megabytes)
     return times, sizes
 
 
-def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
+def _draw(levels: Sequence[recalling.MemoryLevel], picture: Path) -> None:
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -130,18 +135,18 @@ def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
     from matplotlib import pyplot
 
     figure, (times, sizes) = pyplot.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
-    counts = [one.episodes for one in levels]
+    counts = [level.episodes for level in levels]
     for name, label in (("plain", "not optimised"), ("busy", "while optimising"), ("optimised", "optimised")):
-        (line,) = times.plot(counts, [getattr(one, name).p50 for one in levels], marker="o", label=f"p50 {label}")
-        p99 = [getattr(one, name).p99 for one in levels]
+        (line,) = times.plot(counts, [getattr(level, name).p50 for level in levels], marker="o", label=f"p50 {label}")
+        p99 = [getattr(level, name).p99 for level in levels]
         times.plot(counts, p99, marker="o", linestyle=":", color=line.get_color(), label=f"p99 {label}")
     times.axhline(15.0, color="grey", linewidth=0.8)
     times.axhline(40.0, color="grey", linewidth=0.8, linestyle=":")
     times.set(xscale="log", yscale="log", xlabel="episodes", ylabel="ms, embedding excluded")
     times.set_title("recall (grey: goals at 50,000)")
     times.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    sizes.plot(counts, [one.memory / 1e6 for one in levels], marker="o", label="memory of the process")
-    sizes.plot(counts, [one.atlas / 1e6 for one in levels], marker="o", label="Atlas on disk")
+    sizes.plot(counts, [level.memory / 1e6 for level in levels], marker="o", label="memory of the process")
+    sizes.plot(counts, [level.atlas / 1e6 for level in levels], marker="o", label="Atlas on disk")
     sizes.set(xlabel="episodes", ylabel="MB", title="size")
     sizes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     for axes in (times, sizes):
@@ -151,17 +156,19 @@ def _draw(levels: Sequence[recalling.Level], picture: Path) -> None:
     pyplot.close(figure)
 
 
-async def _paired(settings: Settings, pairs: int, turns: int, level: Level, max_tokens: int) -> pairing.Compared:
+async def _measure_pairs(
+    settings: Settings, pairs: int, turns: int, level: Level, max_tokens: int
+) -> pairing.PairedRatio:
     supervisor = Supervisor(settings, names=AGENTS)
     async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
         await wait_ready(bus, supervisor)
-        routed = [await _routed(bus, question, level, max_tokens) for question in QUESTIONS]
+        routed_events = [await _route_question(bus, question, level, max_tokens) for question in QUESTIONS]
 
         async def arm(number: int, record: bool) -> float:
             await anyio.sleep(SETTLE)
             began = time.perf_counter()
             for turn in range(turns):
-                await _answered(bus, routed[(number + turn) % len(routed)], record=record)
+                await _answer_again(bus, routed_events[(number + turn) % len(routed_events)], record=record)
             return time.perf_counter() - began
 
         await arm(0, True)
@@ -175,8 +182,8 @@ async def _paired(settings: Settings, pairs: int, turns: int, level: Level, max_
             )
 
 
-async def _routed(bus: Bus, question: str, level: Level, max_tokens: int) -> QueryRouted:
-    """What the router says of the question; the turn is answered and recorded."""
+async def _route_question(bus: Bus, question: str, level: Level, max_tokens: int) -> QueryRouted:
+    """Run one whole turn, which is recorded, and return the router's event of it."""
     query = Query(
         model="micro-kiki",
         messages=(Message(role="user", content=question),),
@@ -184,16 +191,16 @@ async def _routed(bus: Bus, question: str, level: Level, max_tokens: int) -> Que
         level=level,
     )
     envelope = new_turn(tenant=TENANT, timeout=120.0)
-    await bus.answered(QueryReceived(envelope=envelope, query=query))
-    found = await bus.last(QueryRouted, envelope.turn_id)
-    if found is None:
+    await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
+    event = await bus.last(QueryRouted, envelope.turn_id)
+    if event is None:
         raise Unavailable("the broker lost the routed turn: measure again.")
-    return found
+    return event
 
 
-async def _answered(bus: Bus, routed: QueryRouted, *, record: bool) -> None:
+async def _answer_again(bus: Bus, event: QueryRouted, *, record: bool) -> None:
     envelope = new_turn(tenant=TENANT, timeout=120.0).next("router")
-    plan = structs.replace(routed.route.plan, record=record)
-    await bus.answered(
-        structs.replace(routed, envelope=envelope, route=structs.replace(routed.route, plan=plan), timings=())
+    plan = structs.replace(event.route.plan, record=record)
+    await bus.publish_and_wait(
+        structs.replace(event, envelope=envelope, route=structs.replace(event.route, plan=plan), timings=())
     )

@@ -38,17 +38,21 @@ def probe(
     cpu.preload()
     from agents.inference.knowbias import neurons
     from agents.inference.probing import probe as knowbias
-    from agents.inference.probing.questions import SHIPPED, read
+    from agents.inference.probing.questions import SHIPPED, read_questions
 
     settings = settings_of()
-    how = knowbias.Probing(steps=steps, threshold=threshold, share=share, at_once=at_once)
-    probing = knowbias.Probe(_model(settings), read(questions or SHIPPED), how)
-    with _shown() as bars:
+    how = knowbias.ProbeOptions(steps=steps, threshold=threshold, share=share, at_once=at_once)
+    probing = knowbias.Probe(_model(settings), read_questions(questions or SHIPPED), how)
+    with _progress_bars() as bars:
         task = bars.add_task("gates", total=probing.total)
-        found = probing.run(lambda: bars.advance(task))
+        neurons_file = probing.run(lambda: bars.advance(task))
     place = output or _place(settings)
-    neurons.write(place, found)
-    out.print(f"{found.count} neurons in {len(found.gates)} gates, written to {place}", highlight=False, soft_wrap=True)
+    neurons.write_neurons(place, neurons_file)
+    out.print(
+        f"{neurons_file.count} neurons in {len(neurons_file.gates)} gates, written to {place}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -57,16 +61,16 @@ def show(path: FileArgument = None) -> None:
     """Say which neurons are kept, and how they were found."""
     from agents.inference.knowbias import neurons
 
-    found = neurons.read(path or _place(settings_of()))
+    kept = neurons.read_neurons(path or _place(settings_of()))
     out.print(
-        f"{found.model} ({found.model_digest[:12]}): {found.count} neurons, {found.prompts} prompts "
-        f"(questions {found.questions[:12]}), {found.steps} steps, over {found.threshold} of the largest "
-        f"in more than {found.share:.0%}",
+        f"{kept.model} ({kept.model_digest[:12]}): {kept.count} neurons, {kept.prompts} prompts "
+        f"(questions {kept.questions[:12]}), {kept.steps} steps, over {kept.threshold} of the largest "
+        f"in more than {kept.share:.0%}",
         highlight=False,
         soft_wrap=True,
     )
     table = Table("gate", "neurons", box=None)
-    for gate, indices in found.gates.items():
+    for gate, indices in kept.gates.items():
         table.add_row(gate, " ".join(map(str, indices)))
     out.print(table)
 
@@ -84,18 +88,18 @@ def check(
     cpu.preload()
     from agents.inference.knowbias import neurons
     from agents.inference.probing import probe as knowbias
-    from agents.inference.probing.questions import SHIPPED, read
+    from agents.inference.probing.questions import SHIPPED, read_questions
 
     settings = settings_of()
-    trial = knowbias.Trial(_model(settings), neurons.read(path or _place(settings)))
-    asked = [question for question in read(questions or SHIPPED) if question.held_out]
+    trial = knowbias.Trial(_model(settings), neurons.read_neurons(path or _place(settings)))
+    held_out = [question for question in read_questions(questions or SHIPPED) if question.held_out]
     factors = [1.0, *(factor or [1.5, 2.0, 3.0])]
     table = Table("factor", "gold log-probability", "lead", "right", box=None)
-    with _shown() as bars:
-        task = bars.add_task("questions", total=len(asked) * len(factors))
+    with _progress_bars() as bars:
+        task = bars.add_task("questions", total=len(held_out) * len(factors))
         for each in factors:
-            answered = trial.answers(asked, factor=each, advanced=lambda: bars.advance(task))
-            figures = knowbias.figures(answered)
+            answers = trial.answer_questions(held_out, factor=each, on_advance=lambda: bars.advance(task))
+            figures = knowbias.figures(answers)
             table.add_row(f"{each:g}", f"{figures.gold:.3f}", f"{figures.lead:+.3f}", f"{figures.right:.0%}")
     out.print(table)
 
@@ -107,13 +111,13 @@ def _place(settings: Settings) -> Path:
 def _model(settings: Settings) -> "InferenceSettings":
     """The chat model, as the worker would load it."""
     from agents.inference.settings import InferenceSettings
-    from runtime.models import digest, prepare, shown
+    from runtime.models import digest, prepare, show_progress
 
-    with shown() as progress:
+    with show_progress() as progress:
         model = prepare(settings.model, progress=progress)
     return InferenceSettings(model=model, model_name=settings.model, model_digest=digest(model))
 
 
-def _shown() -> Progress:
+def _progress_bars() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))

@@ -31,7 +31,7 @@ def router(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Milliseconds to route a prompt, alone and 16 at once, beside a bare forward pass of the embedder."""
-    report = run_async(_measured, settings_of(log_level="warning"), singles, rounds, width)
+    report = run_async(_measure, settings_of(log_level="warning"), singles, rounds, width)
     if picture is not None:
         _draw(report, picture)
     if as_json:
@@ -49,33 +49,33 @@ def router(
     out.print(f"{report['machine']}", style="dim", highlight=False)
 
 
-async def _measured(settings: Settings, singles: int, rounds: int, width: int) -> dict[str, Any]:
+async def _measure(settings: Settings, singles: int, rounds: int, width: int) -> dict[str, Any]:
     from agents.router.agent import RouterAgent
     from agents.router.embedder import default_threads
     from runtime import latency
     from runtime.composition import agent
     from runtime.models import prepare
 
-    mine = agent("router", settings)
-    assert isinstance(mine, RouterAgent)
-    async with mine.loaded():
-        bare = latency.bare(prepare(settings.embedder), threads=default_threads())
+    router_agent = agent("router", settings)
+    assert isinstance(router_agent, RouterAgent)
+    async with router_agent.load_models():
+        bare = latency.bare_call(prepare(settings.embedder), threads=default_threads())
         with Progress(console=err, transient=True) as progress:
             task = progress.add_task("prompts", total=singles + rounds)
-            found = await latency.measure(
-                {BARE: bare, ROUTER: latency.routed(mine)},
+            latencies = await latency.measure(
+                {BARE: bare, ROUTER: latency.router_call(router_agent)},
                 singles=singles,
                 rounds=rounds,
                 width=width,
                 tick=lambda: progress.advance(task),
             )
-        found.append(await latency.repeated(latency.routed(mine), times=singles))
-    row = {(one.what, one.at_once): one for one in found}
+        latencies.append(await latency.measure_repeated(latency.router_call(router_agent), times=singles))
+    row = {(figures.what, figures.at_once): figures for figures in latencies}
     return {
         "bench": "router",
         "unit": "ms",
         "machine": machine(),
-        "rows": [asdict(one) for one in found],
+        "rows": [asdict(figures) for figures in latencies],
         "single_ratio": row[ROUTER, 1].p50 / row[BARE, 1].p50,
         "crowd_ratio": row[ROUTER, width].p50 / row[BARE, width].p50,
         "rate_ratio": row[ROUTER, width].rate / row[BARE, width].rate,

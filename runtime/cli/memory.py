@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.memory import imports as lines_of
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, embedding
@@ -63,10 +63,10 @@ def search(
 ) -> None:
     """Find episodes, best first. Without a running runtime the memory is opened here."""
     settings = settings_of(nats=nats, log_level="warning")
-    queries = [query] if query is not None else _queries(file)
-    until = None if as_of is None else lines_of.seconds(as_of, param="as_of")
+    queries = [query] if query is not None else _read_queries(file)
+    until = None if as_of is None else lines_of.parse_time(as_of, param="as_of")
 
-    async def searched(bus: Bus, embed: Embed) -> None:
+    async def search_all(bus: Bus, embed: Embed) -> None:
         for at in range(0, len(queries), BATCH):
             batch = queries[at : at + BATCH]
             for text, vector in zip(batch, await embed(batch), strict=True):
@@ -74,9 +74,9 @@ def search(
                     tenant=tenant, vector=vector, text=text, limit=k, session_id=session, as_of=until
                 )
                 reply = await bus.request("memory.search", request, SearchReply, timeout=SEARCH_SECONDS)
-                _tell(text, reply.hits, as_json)
+                _print_hits(text, reply.hits, as_json)
 
-    run_async(_embedding, settings, searched)
+    run_async(_run_with_embedder, settings, search_all)
 
 
 @app.command(name="import")
@@ -88,18 +88,18 @@ def bring(
 ) -> None:
     """Bring a history into the record. Importing again adds only what is new."""
     settings = settings_of(nats=nats, log_level="warning")
-    said = lines_of.told(lines_of.read(_text(file), source=str(file)))
+    entries = lines_of.date_lines(lines_of.parse_history(_read_text(file), source=str(file)))
 
-    async def brought(bus: Bus, embed: Embed) -> None:
+    async def import_entries(bus: Bus, embed: Embed) -> None:
         columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True) as progress:
-            task = progress.add_task("importing", total=len(said))
-            found = await transfer.bring(
-                bus, said, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
+            task = progress.add_task("importing", total=len(entries))
+            count = await transfer.bring(
+                bus, entries, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
             )
-        out.print(f"{found.new} episodes imported, {found.known} were there before", highlight=False)
+        out.print(f"{count.new} episodes imported, {count.known} were there before", highlight=False)
 
-    run_async(_embedding, settings, brought)
+    run_async(_run_with_embedder, settings, import_entries)
 
 
 @app.command()
@@ -107,13 +107,13 @@ def bring(
 def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
     """Print the tenant's record as JSONL that 'kiki memory import' reads."""
 
-    async def exported(bus: Bus) -> None:
-        async with contextlib.aclosing(transfer.exported(bus, tenant=tenant)) as lines:
-            with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
+    async def print_lines(bus: Bus) -> None:
+        async with contextlib.aclosing(transfer.export_lines(bus, tenant=tenant)) as lines:
+            with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe
                 async for line in lines:
                     sys.stdout.write(line + "\n")
 
-    _on_bus(exported, nats)
+    _run_on_memory(print_lines, nats)
 
 
 @app.command()
@@ -121,13 +121,13 @@ def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
 def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
     """Make Atlas and Trace again from the record. The runtime keeps answering meanwhile."""
 
-    async def rebuilt(bus: Bus) -> None:
+    async def rebuild_stores(bus: Bus) -> None:
         with err.status("projecting the record again"):
             request = RebuildRequest(tenant=tenant)
             reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
-    _on_bus(rebuilt, nats)
+    _run_on_memory(rebuild_stores, nats)
 
 
 @app.command()
@@ -135,17 +135,17 @@ def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
     """Compare record, Atlas and Trace; exit 1 when they differ."""
 
-    async def verified(bus: Bus) -> None:
-        found = await bus.request("memory.verify", VerifyRequest(tenant=tenant), VerifyReply, timeout=LONG_SECONDS)
+    async def verify_stores(bus: Bus) -> None:
+        reply = await bus.request("memory.verify", VerifyRequest(tenant=tenant), VerifyReply, timeout=LONG_SECONDS)
         table = Table("store", "missing", "unknown", box=None)
-        table.add_row("atlas", str(len(found.missing_in_atlas)), str(found.unknown_in_atlas))
-        table.add_row("trace", str(len(found.missing_in_trace)), str(found.unknown_in_trace))
-        out.print(f"{found.recorded} episodes recorded, {found.waiting} of them on their way", highlight=False)
+        table.add_row("atlas", str(len(reply.missing_in_atlas)), str(reply.unknown_in_atlas))
+        table.add_row("trace", str(len(reply.missing_in_trace)), str(reply.unknown_in_trace))
+        out.print(f"{reply.recorded} episodes recorded, {reply.waiting} of them on their way", highlight=False)
         out.print(table)
-        if not found.agrees:
+        if not reply.agrees:
             raise KikiError("the stores differ from the record: 'kiki memory rebuild' makes them again from it.")
 
-    _on_bus(verified, nats)
+    _run_on_memory(verify_stores, nats)
 
 
 @app.command()
@@ -153,14 +153,14 @@ def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 def stats(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
     """Episodes in each store; of everybody also the projection's lag, recalls and hits, of a tenant the edges."""
 
-    async def counted(bus: Bus) -> None:
-        found = await (_gauges(bus) if tenant is None else _stats(bus, tenant))
+    async def print_gauges(bus: Bus) -> None:
+        gauges = await (_read_gauges(bus) if tenant is None else _read_stats(bus, tenant))
         table = Table("gauge", "value", box=None)
-        for name, value in sorted(found.items()):
+        for name, value in sorted(gauges.items()):
             table.add_row(name, f"{value:g}")
         out.print(table)
 
-    _on_bus(counted, nats)
+    _run_on_memory(print_gauges, nats)
 
 
 @app.command()
@@ -174,34 +174,36 @@ def sleep(
     nats: NatsOption = None,
 ) -> None:
     """Sum up related old episodes. Nothing is dropped; sleeping again goes on where it stopped."""
-    until = None if before is None else lines_of.seconds(before, param="before")
+    until = None if before is None else lines_of.parse_time(before, param="before")
 
-    async def slept(bus: Bus) -> None:
+    async def sleep_once(bus: Bus) -> None:
         request = SleepRequest(tenant=tenant, before=until, limit=limit)
         with err.status("asleep"):
             reply = await bus.request("memory.sleep", request, SleepReply, timeout=LONG_SECONDS)
-        _tell_sleep(reply)
+        _print_sleep(reply)
 
-    _on_bus(slept, nats, WORKER)
+    _run_on_memory(sleep_once, nats, WORKER)
 
 
-async def _gauges(bus: Bus) -> dict[str, float]:
-    found = [report.status for report in await reports(bus, expected=["memory"]) if report.status.agent == "memory"]
-    if not found:
+async def _read_gauges(bus: Bus) -> dict[str, float]:
+    statuses = [
+        report.status for report in await gather_reports(bus, expected=["memory"]) if report.status.agent == "memory"
+    ]
+    if not statuses:
         raise Unavailable("no memory agent answers: start it with 'kiki up' or 'kiki run memory'.")
-    return found[0].gauges
+    return statuses[0].gauges
 
 
-async def _stats(bus: Bus, tenant: str) -> dict[str, float]:
+async def _read_stats(bus: Bus, tenant: str) -> dict[str, float]:
     reply = await bus.request("memory.stats", StatsRequest(tenant=tenant), StatsReply, timeout=LONG_SECONDS)
     stores = {"atlas_episodes": reply.atlas_episodes, "trace_episodes": reply.trace_episodes}
     return {**stores, **{f"edges_{kind.lower()}": count for kind, count in reply.edges.items()}}
 
 
-def _tell_sleep(reply: SleepReply) -> None:
-    for one in reply.merged:
-        told = Text.assemble((f"{len(one.episodes)} episodes", "bold"), f" of {one.tenant}: {one.text}")
-        out.print(told, soft_wrap=True)
+def _print_sleep(reply: SleepReply) -> None:
+    for summary in reply.merged:
+        line = Text.assemble((f"{len(summary.episodes)} episodes", "bold"), f" of {summary.tenant}: {summary.text}")
+        out.print(line, soft_wrap=True)
     day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(reply.before))
     out.print(f"{len(reply.merged)} summaries made, {reply.known} were there before (until {day} UTC)", highlight=False)
     if reply.left:
@@ -210,37 +212,37 @@ def _tell_sleep(reply: SleepReply) -> None:
         out.print(f"{reply.held} old episodes were left alone: {reply.held_by} has not acknowledged them")
 
 
-def _on_bus(verb: Verb, nats: str | None, *others: str) -> None:
+def _run_on_memory(verb: Verb, nats: str | None, *extra_agents: str) -> None:
     settings = settings_of(nats=nats, log_level="warning")
 
-    async def connected() -> None:
-        async with remembering(settings, *others) as bus:
+    async def connect_and_run() -> None:
+        async with remembering(settings, *extra_agents) as bus:
             await verb(bus)
 
-    run_async(connected)
+    run_async(connect_and_run)
 
 
-async def _embedding(settings: Settings, verb: Callable[[Bus, Embed], Awaitable[None]]) -> None:
+async def _run_with_embedder(settings: Settings, verb: Callable[[Bus, Embed], Awaitable[None]]) -> None:
     async with remembering(settings) as bus, embedding(settings, bus) as embed:
         await verb(bus, embed)
 
 
-def _tell(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool) -> None:
+def _print_hits(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool) -> None:
     if as_json:
-        line = {"query": query, "hits": [_as_json(hit) for hit in hits]}
+        line = {"query": query, "hits": [_hit_fields(hit) for hit in hits]}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         return
     for hit in hits:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(hit.created_at))
-        who = f"{hit.speaker}: " if hit.speaker else ""
-        out.print(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {when}  {who}{hit.question}"), soft_wrap=True)
+        speaker = f"{hit.speaker}: " if hit.speaker else ""
+        out.print(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {when}  {speaker}{hit.question}"), soft_wrap=True)
         if hit.answer:
             out.print(Text(f"       {hit.answer}", style="dim"), soft_wrap=True)
     if not hits:
         out.print("nothing found")
 
 
-def _as_json(hit: RecalledEpisode) -> dict[str, Any]:
+def _hit_fields(hit: RecalledEpisode) -> dict[str, Any]:
     return {
         "id": hit.source_id or hit.episode_id,
         "score": hit.score,
@@ -254,23 +256,23 @@ def _as_json(hit: RecalledEpisode) -> dict[str, Any]:
     }
 
 
-def _queries(file: Path | None) -> list[str]:
+def _read_queries(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a query, or --file with JSONL lines.", param="file")
     queries = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_read_text(file).splitlines(), 1):
         if not line.strip():
             continue
-        found: Any = None
+        query: Any = None
         with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-            found = json.loads(line)["query"]
-        if not isinstance(found, str):
+            query = json.loads(line)["query"]
+        if not isinstance(query, str):
             raise InvalidInput(f'{file}, line {number}: expected {{"query": "..."}}.', param="query")
-        queries.append(found)
+        queries.append(query)
     return queries
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -18,23 +18,23 @@ NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names, Hugging 
 def pull(names: NamesArgument = None) -> None:
     """Fetch and prepare models (the configured chat model and embedder when none is named)."""
     settings = settings_of()
-    with models.shown() as progress:
-        found = models.pull(names or (settings.model, settings.embedder), progress=progress)
-    _print(found)
+    with models.show_progress() as progress:
+        entries = models.pull(names or (settings.model, settings.embedder), progress=progress)
+    _print(entries)
 
 
 @app.command(name="ls")
 @command
 def list_models() -> None:
     """List the models of the catalog and of the cache."""
-    _print(models.listing())
+    _print(models.list_models())
 
 
 @app.command()
 @command
 def verify(names: NamesArgument = None) -> None:
     """Read every file and compare its sha256; what is broken is rebuilt by the next pull."""
-    with models.shown() as progress:
+    with models.show_progress() as progress:
         results = models.verify(names, progress=progress)
     for result in results:
         out.print(f"{result.name}: {'ok' if result.ok else '; '.join(result.problems)}", markup=False, highlight=False)
@@ -44,7 +44,7 @@ def verify(names: NamesArgument = None) -> None:
         raise typer.Exit(FAILED_EXIT)
 
 
-def _print(lines: list[models.Listed]) -> None:
+def _print(lines: list[models.ModelListing]) -> None:
     table = Table("name", "state", "MB", "source", box=None)
     for line in lines:
         table.add_row(line.name, line.state, f"{line.size / 1e6:.0f}", line.source)

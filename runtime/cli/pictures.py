@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.errors import SetupError
 
 if TYPE_CHECKING:
-    from agents.router.training.evaluation import Figures  # it imports torch, which no other verb should wait for
+    from agents.router.training.evaluation import RouterFigures  # it imports torch, which no other verb should wait for
 
 
 @contextlib.contextmanager
@@ -32,14 +32,14 @@ def canvas(path: Path, *, width: float, height: float) -> Iterator[tuple[Any, An
     pyplot.close(figure)
 
 
-def reliability(figures: "Figures", path: Path) -> None:
+def draw_reliability(figures: "RouterFigures", path: Path) -> None:
     """How often the first domain is right, by its score; a calibrated score lies on the diagonal."""
     with canvas(path, width=6, height=5) as (_, axes):
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="calibrated")
         bins = figures.reliability
-        shares = [one.prompts / sum(other.prompts for other in bins) for one in bins]
-        axes.bar([one.score for one in bins], shares, 0.04, color="tab:orange", alpha=0.4, label="share of prompts")
-        axes.plot([one.score for one in bins], [one.right for one in bins], marker="o", label="first domain right")
+        shares = [part.prompts / sum(each.prompts for each in bins) for part in bins]
+        axes.bar([part.score for part in bins], shares, 0.04, color="tab:orange", alpha=0.4, label="share of prompts")
+        axes.plot([part.score for part in bins], [part.right for part in bins], marker="o", label="first domain right")
         axes.axvline(figures.threshold, color="tab:red", linewidth=1, label=f"gate {figures.threshold:.3f}")
         axes.set_xlabel("score of the first domain")
         axes.set_ylabel("share")
@@ -47,7 +47,7 @@ def reliability(figures: "Figures", path: Path) -> None:
         axes.legend()
 
 
-def confusion(figures: "Figures", path: Path) -> None:
+def draw_confusion(figures: "RouterFigures", path: Path) -> None:
     """Row: the right output; column: the one that came first; percent of the row, over prompts with one label."""
     names = list(figures.domains)
     percent = [[_percent(figures, right, first) for first in names] for right in names]
@@ -63,11 +63,13 @@ def confusion(figures: "Figures", path: Path) -> None:
                     shade = "white" if value > 50 else "black"
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=shade)
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the row")
-        axes.set_title(f"first domain, {sum(one.prompts for one in figures.domains.values())} prompts with one label")
+        axes.set_title(
+            f"first domain, {sum(domain.prompts for domain in figures.domains.values())} prompts with one label"
+        )
 
 
-def _percent(figures: "Figures", right: str, first: str) -> float:
-    one = figures.domains[right]
-    wrong = sum(one.confused.values())
-    count = one.prompts - wrong if first == right else one.confused.get(first, 0)
-    return 100.0 * count / one.prompts
+def _percent(figures: "RouterFigures", right: str, first: str) -> float:
+    domain = figures.domains[right]
+    wrong = sum(domain.confused.values())
+    count = domain.prompts - wrong if first == right else domain.confused.get(first, 0)
+    return 100.0 * count / domain.prompts

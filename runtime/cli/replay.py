@@ -13,11 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory.imports import seconds
-from agents.memory.progress import caught_up
-from agents.services.replay import fits, headers, line, paced, selected
+from agents.memory.imports import parse_time
+from agents.memory.progress import wait_until_projected
+from agents.services.replay import encode_line, fits, pace, read_selection, replay_headers
 from bus.connection import Bus, connect
-from bus.stream import Stored
+from bus.stream import StoredMessage
 from bus.topology import EPISODES
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.composition import bus_settings
@@ -29,11 +29,11 @@ from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
 
-FLUSHED = 128
+FLUSH_EVERY = 128
 """Messages between two waits for the broker to take what was published."""
 
-Tick = Callable[[Stored], None]
-Source = AsyncGenerator[Stored, None]
+Tick = Callable[[StoredMessage], None]
+Source = AsyncGenerator[StoredMessage, None]
 
 
 def hang(app: typer.Typer) -> None:
@@ -60,17 +60,17 @@ def replay(
     """Replay the record as JSONL, onto a subject, or into the record of another runtime."""
     settings = settings_of(nats=nats, log_level="warning")
     if turn is not None:
-        run_async(_on_bus, settings, lambda bus: _repeat(bus, turn) if again else _inputs(bus, turn))
+        run_async(_run_on_bus, settings, lambda bus: _repeat(bus, turn) if again else _print_inputs(bus, turn))
         return
     if again:
         raise InvalidInput("--again repeats one turn: give its id.", param="turn")
     if into_record and file is None:
         raise InvalidInput("--into-record needs --file: the record cannot be replayed into itself.", param="file")
-    wanted = _request(
+    request = _parse_request(
         to or "stdout",
         speed,
-        since=None if since is None else seconds(since, param="since"),
-        until=None if until is None else seconds(until, param="until"),
+        since=None if since is None else parse_time(since, param="since"),
+        until=None if until is None else parse_time(until, param="until"),
         from_seq=from_seq,
         tenant=tenant,
         session_id=session,
@@ -78,82 +78,87 @@ def replay(
     if to is not None and to.split(".")[0] == settings.prefix:
         raise InvalidInput(f"'{to}' is the runtime's own: give a subject outside '{settings.prefix}'.", param="to")
 
-    async def replayed(bus: Bus) -> None:
-        with _bar(await _end(bus, file)) as tick:
-            source = paced(_source(bus, file, wanted.selection), wanted.speed)
+    async def replay_messages(bus: Bus) -> None:
+        with _progress_bar(await _last_sequence(bus, file)) as tick:
+            source = pace(_read_source(bus, file, request.selection), request.speed)
             if into_record:
-                await _into_record(bus, source, tick)
+                await _restore_all(bus, source, tick)
             elif to is not None:
                 await _publish(bus, source, to, tick)
             else:
-                with contextlib.suppress(BrokenPipeError):  # whoever reads has seen enough
+                with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe
                     await _write(source, output, tick)
 
-    run_async(_remembering if into_record else _on_bus, settings, replayed)
+    run_async(_run_on_memory if into_record else _run_on_bus, settings, replay_messages)
 
 
-async def _on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
+async def _run_on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
     async with connect(bus_settings(settings), name="kiki-replay") as bus:
         await bus.reconcile()
         await verb(bus)
 
 
-async def _remembering(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
+async def _run_on_memory(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
     async with remembering(settings) as bus:
         await verb(bus)
 
 
-def _request(to: str, speed: str, **selection: object) -> ReplayRequest:
+def _parse_request(to: str, speed: str, **selection: object) -> ReplayRequest:
     try:
         return msgspec.convert({"to": to, "speed": speed, "selection": selection}, ReplayRequest)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"cannot replay: {error}.", param=field_of(str(error))) from error
 
 
-async def _source(bus: Bus, file: Path | None, wanted: Selection) -> Source:
-    messages = selected(bus, wanted) if file is None else restore.told(bus, _text(file).splitlines(), source=str(file))
+async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Source:
+    messages = (
+        read_selection(bus, selection)
+        if file is None
+        else restore.parse_lines(bus, _read_text(file).splitlines(), source=str(file))
+    )
     async with aclosing(messages):
-        async for stored in messages:
-            if file is None or fits(wanted, stored):
-                yield stored
+        async for message in messages:
+            if file is None or fits(selection, message):
+                yield message
 
 
 async def _write(source: Source, output: Path | None, tick: Tick) -> None:
-    with _sink(output) as sink:
+    with _open_sink(output) as sink:
         async with aclosing(source):
-            async for stored in source:
-                sink.write(line(stored))
-                tick(stored)
+            async for message in source:
+                sink.write(encode_line(message))
+                tick(message)
 
 
 async def _publish(bus: Bus, source: Source, subject: str, tick: Tick) -> None:
-    sent = 0
+    count = 0
     async with aclosing(source):
-        async for stored in source:
-            await bus.client.publish(subject, stored.data, headers=headers(stored))
-            sent += 1
-            tick(stored)
-            if sent % FLUSHED == 0:
+        async for message in source:
+            await bus.client.publish(subject, message.data, headers=replay_headers(message))
+            count += 1
+            tick(message)
+            if count % FLUSH_EVERY == 0:
                 await bus.client.flush()
     await bus.client.flush()
-    out.print(f"{sent} messages sent to {subject}", highlight=False)
+    out.print(f"{count} messages sent to {subject}", highlight=False)
 
 
-async def _into_record(bus: Bus, source: Source, tick: Tick) -> None:
+async def _restore_all(bus: Bus, source: Source, tick: Tick) -> None:
     new = known = 0
     async with aclosing(source):
-        async for stored in source:
-            fresh = await restore.restore(bus, stored)
+        async for message in source:
+            fresh = await restore.restore(bus, message)
             new, known = new + fresh, known + (not fresh)
-            tick(stored)
-    await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+            tick(message)
+    await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
     out.print(f"{new} events recorded, {known} were there before", highlight=False)
 
 
-async def _inputs(bus: Bus, turn: str) -> None:
-    """What the turn was given, as it was recorded, and what it answered."""
-    inputs, outcome = await repeating.recorded(bus, turn)
+async def _print_inputs(bus: Bus, turn: str) -> None:
+    """Print the turn's inputs, as they were recorded, and its answer."""
+    inputs, outcome = await repeating.read_turn(bus, turn)
     sampling = inputs.query.sampling
+    advisories = (f"{advisory.source} {advisory.payload}" for advisory in inputs.route.advisories)
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = (
         ("tenant, session", f"{inputs.tenant}, {inputs.session_id}"),
@@ -161,11 +166,11 @@ async def _inputs(bus: Bus, turn: str) -> None:
         ("seed", f"{sampling.seed}, temperature {sampling.temperature:g}, at most {sampling.max_tokens} tokens"),
         ("plan", f"{inputs.route.plan.level}, {inputs.route.plan.candidates} candidates"),
         ("adapters", "\n".join(f"{use.name} {use.weight:g} {use.sha256}" for use in inputs.route.adapters) or "none"),
-        ("advisories", "\n".join(f"{one.source} {one.payload}" for one in inputs.route.advisories) or "none"),
+        ("advisories", "\n".join(advisories) or "none"),
         ("recalled", "\n".join(f"{hit.episode_id}  {hit.question}" for hit in inputs.recall.hits) or "none"),
         ("model", outcome.model_digest),
         ("answered", outcome.answer),
-        *(("lacking", one) for one in inputs.lacking),
+        *(("lacking", note) for note in inputs.lacking),
     )
     for name, value in rows:
         table.add_row(name, Text(value))
@@ -174,46 +179,46 @@ async def _inputs(bus: Bus, turn: str) -> None:
 
 async def _repeat(bus: Bus, turn: str) -> None:
     with err.status("running the turn again"):
-        found = await repeating.run_again(bus, turn)
-    if not found.differences:
-        out.print(f"the same again, word for word: {found.again.answer}", markup=False, highlight=False)
+        rerun = await repeating.run_again(bus, turn)
+    if not rerun.differences:
+        out.print(f"the same again, word for word: {rerun.again.answer}", markup=False, highlight=False)
         return
     table = Table("what", "recorded", "again", box=None)
-    for one in found.differences:
-        table.add_row(one.what, Text(one.recorded), Text(one.again))
+    for difference in rerun.differences:
+        table.add_row(difference.part, Text(difference.recorded), Text(difference.again))
     out.print(table)
-    for reason in found.reasons:
+    for reason in rerun.reasons:
         out.print(f"- {reason}", markup=False, highlight=False)
 
 
-async def _end(bus: Bus, file: Path | None) -> int | None:
-    """The last sequence that will be replayed, for the progress bar; None when nobody knows."""
+async def _last_sequence(bus: Bus, file: Path | None) -> int | None:
+    """The last sequence that will be replayed, for the progress bar; None for a file."""
     return None if file is not None else int((await bus.js.stream_info(EPISODES)).state.last_seq)
 
 
 @contextlib.contextmanager
-def _bar(end: int | None) -> Iterator[Tick]:
+def _progress_bar(end: int | None) -> Iterator[Tick]:
     """Moves with the sequence, because a selection's length is not known before it was read."""
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("replaying", total=end)
-        yield lambda stored: progress.update(task, completed=stored.seq)
+        yield lambda message: progress.update(task, completed=message.seq)
 
 
 @contextlib.contextmanager
-def _sink(output: Path | None) -> Iterator[IO[bytes]]:
+def _open_sink(output: Path | None) -> Iterator[IO[bytes]]:
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
         return
     try:
-        with output.open("wb") as opened:
-            yield opened
+        with output.open("wb") as file:
+            yield file
     except OSError as error:
         raise InvalidInput(f"cannot write {output}: {error.strerror}.", param="output") from error
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runtime.cli import command, out, settings_of
-from runtime.cli.pictures import confusion, reliability
+from runtime.cli.pictures import draw_confusion, draw_reliability
 
 if TYPE_CHECKING:
-    from agents.router.training.evaluation import Figures
+    from agents.router.training.evaluation import RouterFigures
 
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Another checkpoint: its folder, or a Hugging Face id; the shipped one by default.")
@@ -37,7 +37,7 @@ def train(
     from agents.router.training import evaluation
     from agents.router.training import train as training
 
-    figures = training.train(embedder=_embedder(), out=output, corpus=corpus)
+    figures = training.train(embedder=_prepare_embedder(), out=output, corpus=corpus)
     _draw(figures, pictures)
     out.print(evaluation.report(figures), markup=False, highlight=False, soft_wrap=True)
 
@@ -54,7 +54,7 @@ def evaluate(
     from agents.router.training import evaluation
 
     figures, text = evaluation.evaluate(
-        path, embedder=_embedder(), checkpoint=_checkpoint(checkpoint), json_out=json_out
+        path, embedder=_prepare_embedder(), checkpoint=_find_checkpoint(checkpoint), json_out=json_out
     )
     _draw(figures, pictures)
     out.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -69,25 +69,25 @@ def export(
     """Write the classifier in the monolith's format."""
     from agents.router.training import train as training
 
-    training.export(out=output, checkpoint=_checkpoint(checkpoint))
+    training.export(out=output, checkpoint=_find_checkpoint(checkpoint))
     out.print(f"written to {output}", highlight=False)
 
 
-def _draw(figures: "Figures", folder: Path | None) -> None:
+def _draw(figures: "RouterFigures", folder: Path | None) -> None:
     if folder is not None:
-        reliability(figures, folder / "router-reliability.png")
-        confusion(figures, folder / "router-confusion.png")
+        draw_reliability(figures, folder / "router-reliability.png")
+        draw_confusion(figures, folder / "router-confusion.png")
 
 
-def _checkpoint(named: str | None) -> Path | None:
+def _find_checkpoint(name: str | None) -> Path | None:
     from runtime.models import router_checkpoint
 
-    return None if named is None else router_checkpoint(named)
+    return None if name is None else router_checkpoint(name)
 
 
-def _embedder() -> Path:
-    from runtime.models import prepare, shown
+def _prepare_embedder() -> Path:
+    from runtime.models import prepare, show_progress
 
     settings = settings_of()
-    with shown() as progress:
+    with show_progress() as progress:
         return prepare(settings.embedder, progress=progress)

@@ -7,9 +7,9 @@ import msgspec
 import typer
 from rich.table import Table
 
-from agents.memory.imports import seconds
+from agents.memory.imports import parse_time
 from bus.connection import Bus
-from runtime.cli import NatsOption, command, on_bus, out
+from runtime.cli import NatsOption, command, out, run_on_bus
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import (
@@ -33,15 +33,22 @@ NameArgument = Annotated[str, typer.Argument(help="The service's name.")]
 def list_services(nats: NatsOption = None) -> None:
     """List the registered services, where they are and how far behind."""
 
-    async def listed(bus: Bus) -> None:
+    async def print_list(bus: Bus) -> None:
         reply = await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=TIMEOUT)
         table = Table("name", "place", "lag", "reads", "filter", "since", box=None)
-        for one in reply.services:
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.registered_at))
-            table.add_row(one.name, str(one.place), str(one.lag), ", ".join(one.subjects), _filter(one), since)
+        for service in reply.services:
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(service.registered_at))
+            table.add_row(
+                service.name,
+                str(service.place),
+                str(service.lag),
+                ", ".join(service.subjects),
+                _filter_text(service),
+                since,
+            )
         out.print(table if reply.services else "no services are registered")
 
-    on_bus(listed, nats)
+    run_on_bus(print_list, nats)
 
 
 @app.command()
@@ -57,7 +64,7 @@ def register(
     nats: NatsOption = None,
 ) -> None:
     """Take a name and a place in the record."""
-    request = _checked(
+    request = _parse_request(
         {
             "name": name,
             "subjects": subject or ["episode.recorded"],
@@ -67,11 +74,11 @@ def register(
         }
     )
 
-    async def registered(bus: Bus) -> None:
+    async def register_service(bus: Bus) -> None:
         info = await bus.request("services.register", request, ServiceInfo, timeout=TIMEOUT)
         out.print(f"registered {info.name}: {info.lag} records before it", highlight=False)
 
-    on_bus(registered, nats)
+    run_on_bus(register_service, nats)
 
 
 @app.command()
@@ -79,11 +86,11 @@ def register(
 def unregister(name: NameArgument, nats: NatsOption = None) -> None:
     """Give a name and its place up: the record no longer waits for it."""
 
-    async def unregistered(bus: Bus) -> None:
+    async def unregister_service(bus: Bus) -> None:
         info = await bus.request("services.unregister", UnregisterRequest(name=name), ServiceInfo, timeout=TIMEOUT)
         out.print(f"unregistered {info.name}: it had {info.lag} records left", highlight=False)
 
-    on_bus(unregistered, nats)
+    run_on_bus(unregister_service, nats)
 
 
 @app.command()
@@ -93,27 +100,27 @@ def trim(
     nats: NatsOption = None,
 ) -> None:
     """Drop what is older from the record and was consumed by all. A rebuild of the memory will not find it again."""
-    request = TrimRequest(before=seconds(before, param="before"))
+    request = TrimRequest(before=parse_time(before, param="before"))
 
-    async def trimmed(bus: Bus) -> None:
+    async def trim_record(bus: Bus) -> None:
         reply = await bus.request("services.trim", request, TrimReply, timeout=TIMEOUT)
-        held = f"; the rest waits for {reply.held_by}" if reply.held_by else ""
-        out.print(f"{reply.dropped} records dropped{held}", highlight=False)
+        remainder = f"; the rest waits for {reply.held_by}" if reply.held_by else ""
+        out.print(f"{reply.dropped} records dropped{remainder}", highlight=False)
 
-    on_bus(trimmed, nats)
+    run_on_bus(trim_record, nats)
 
 
-def _filter(one: ServiceInfo) -> str:
-    chosen = one.filter
-    said = (
-        f"tenant {chosen.tenant}" if chosen.tenant else "",
-        f"session {chosen.session_id}" if chosen.session_id else "",
-        f"salience >= {chosen.min_saillance:g}" if chosen.min_saillance else "",
+def _filter_text(service: ServiceInfo) -> str:
+    criteria = service.filter
+    parts = (
+        f"tenant {criteria.tenant}" if criteria.tenant else "",
+        f"session {criteria.session_id}" if criteria.session_id else "",
+        f"salience >= {criteria.min_saillance:g}" if criteria.min_saillance else "",
     )
-    return ", ".join(filter(None, said)) or "all"
+    return ", ".join(filter(None, parts)) or "all"
 
 
-def _checked(body: dict[str, object]) -> RegisterRequest:
+def _parse_request(body: dict[str, object]) -> RegisterRequest:
     try:
         return msgspec.convert(body, RegisterRequest)
     except msgspec.ValidationError as error:

@@ -17,7 +17,7 @@ from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.turns import deliberation
-from runtime.turns.waterfall import STAGES, drawn, waterfall
+from runtime.turns.waterfall import STAGES, draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
@@ -50,13 +50,13 @@ def ask(
     """Ask one question and print the answer as it comes."""
     settings = settings_of()
 
-    async def asked() -> None:
-        turn_id = await answered(settings, question, model=model, session=session)
+    async def ask_and_trace() -> None:
+        turn_id = await ask_and_print(settings, question, model=model, session=session)
         if show_trace:
             async with connect(bus_settings(settings), name="kiki-ask") as bus:
                 await show_turn(bus, turn_id, wait_for_episode=True)
 
-    run_async(asked)
+    run_async(ask_and_trace)
 
 
 @command
@@ -74,7 +74,7 @@ def chat(model: ModelOption = "micro-kiki-fast") -> None:
             return
         history.append({"role": "user", "content": line})
         try:
-            text, _ = run_async(_streamed, settings, history, model, session)
+            text, _ = run_async(_stream_answer, settings, history, model, session)
         except KikiError as error:
             out.print(error.message, style="red", markup=False)
             history.pop()
@@ -91,13 +91,13 @@ def route(
 ) -> None:
     """Say which domains prompts belong to. No domains: the base model answers."""
     settings = settings_of(nats=nats)
-    prompts = [prompt] if prompt is not None else _prompts(file)
-    for text, found in zip(prompts, run_async(_routed, settings, prompts), strict=True):
+    prompts = [prompt] if prompt is not None else _read_prompts(file)
+    for text, result in zip(prompts, run_async(_route_prompts, settings, prompts), strict=True):
         if as_json:
-            domains = [{"name": one.name, "niche": one.niche, "score": one.score} for one in found.domains]
+            domains = [{"name": one.name, "niche": one.niche, "score": one.score} for one in result.domains]
             sys.stdout.write(json.dumps({"prompt": text, "domains": domains}, ensure_ascii=False) + "\n")
         else:
-            names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in found.domains) or "base"
+            names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in result.domains) or "base"
             out.print(Text.assemble((names, "bold"), f"  {text}"))
 
 
@@ -110,53 +110,58 @@ def trace(
     """Draw a turn's waterfall and what each stage decided."""
     settings = settings_of(nats=nats)
 
-    async def traced() -> None:
+    async def print_trace() -> None:
         async with connect(bus_settings(settings), name="kiki-trace") as bus:
             if as_json:
                 from schemas.codec import encode
 
-                for entry in await turn_events.tell(bus, turn_id):
+                for entry in await turn_events.read_story(bus, turn_id):
                     line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
                     sys.stdout.write(line)
             else:
                 await show_turn(bus, turn_id)
 
-    run_async(traced)
+    run_async(print_trace)
 
 
 async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
     """Print the waterfall, after the episode is written when asked to wait for it."""
-    told = await turn_events.tell(bus, turn_id)
+    entries = await turn_events.read_story(bus, turn_id)
     if wait_for_episode:
         with anyio.move_on_after(EPISODE_SECONDS):
-            while _recorded_later(told):
+            while _awaits_episode(entries):
                 await anyio.sleep(0.05)
-                told = await turn_events.tell(bus, turn_id)
-    picture = waterfall(told)
-    out.print(drawn(picture))
-    decided = next((entry.event for entry in told if isinstance(entry.event, NegotiateDone)), None)
-    if decided is not None and (shown := deliberation.drawn(decided.inference, decided.negotiation)) is not None:
-        out.print(shown)
-    answer = next((entry.event for entry in told if isinstance(entry.event, AnswerReady)), None)
-    if answer is not None and (checked := deliberation.drawn_check(answer.bias)) is not None:
-        out.print(checked)
+                entries = await turn_events.read_story(bus, turn_id)
+    picture = waterfall(entries)
+    out.print(draw_waterfall(picture))
+    decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)
+    if (
+        decision is not None
+        and (deliberation_view := deliberation.draw_deliberation(decision.inference, decision.negotiation)) is not None
+    ):
+        out.print(deliberation_view)
+    answer = next((entry.event for entry in entries if isinstance(entry.event, AnswerReady)), None)
+    if answer is not None and (bias_view := deliberation.draw_bias_check(answer.bias)) is not None:
+        out.print(bias_view)
     missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
     if missing:
         out.print(f"not seen: {', '.join(missing)}", style="dim")
 
 
-def _recorded_later(told: list[turn_events.Told]) -> bool:
-    wanted = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in told)
-    return wanted and not any(isinstance(entry.event, EpisodeRecorded) for entry in told)
+def _awaits_episode(entries: list[turn_events.StoredEvent]) -> bool:
+    is_recorded = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in entries)
+    return is_recorded and not any(isinstance(entry.event, EpisodeRecorded) for entry in entries)
 
 
-async def answered(settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None) -> str:
+async def ask_and_print(
+    settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None
+) -> str:
     """Ask over HTTP, print the answer as it comes, and give the turn id."""
-    _, turn_id = await _streamed(settings, [{"role": "user", "content": question}], model, session)
+    _, turn_id = await _stream_answer(settings, [{"role": "user", "content": question}], model, session)
     return turn_id
 
 
-async def _streamed(
+async def _stream_answer(
     settings: Settings, messages: list[dict[str, str]], model: str, session: str | None
 ) -> tuple[str, str]:
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
@@ -173,7 +178,7 @@ async def _streamed(
             if response.status_code != 200:
                 await response.aread()
                 raise _refusal(response.json())
-            text = "".join([piece async for piece in _printed(response)])
+            text = "".join([piece async for piece in _print_pieces(response)])
             return text, response.headers["x-turn-id"]
     except httpx.ConnectError as error:
         raise Unavailable(f"nothing serves on {url}: start it with 'kiki up'.") from error
@@ -181,7 +186,7 @@ async def _streamed(
         raise Unavailable(f"the connection to {url} broke: {str(error) or type(error).__name__}.") from error
 
 
-async def _printed(response: httpx.Response) -> Any:
+async def _print_pieces(response: httpx.Response) -> Any:
     async for line in response.aiter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
@@ -200,7 +205,7 @@ def _refusal(body: dict[str, Any]) -> KikiError:
     return KikiError(error.get("message", "the facade refused"), code=error.get("code") or "internal_error")
 
 
-def _prompts(file: Path | None) -> list[str]:
+def _read_prompts(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a prompt, or --file with JSONL lines.", param="file")
     try:
@@ -221,28 +226,28 @@ def _prompts(file: Path | None) -> list[str]:
     return prompts
 
 
-async def _routed(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
-    """By the running router, or by one loaded here when no broker answers."""
+async def _route_prompts(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
+    """Route with the running router, or with one loaded here when no broker answers."""
     batches = [tuple(prompts[at : at + ROUTE_BATCH]) for at in range(0, len(prompts), ROUTE_BATCH)]
-    found: list[RoutedPrompt] = []
+    results: list[RoutedPrompt] = []
     try:
         async with connect(bus_settings(settings), name="kiki-route") as bus:
             for batch in batches:
                 reply = await bus.request("route", RouteRequest(prompts=batch), RouteReply, timeout=60.0)
-                found.extend(reply.results)
-            return found
+                results.extend(reply.results)
+            return results
     except Unavailable:
-        return await _routed_here(settings, batches)
+        return await _route_here(settings, batches)
 
 
-async def _routed_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
+async def _route_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
     from agents.router.agent import RouterAgent
     from runtime.composition import agent
 
     router = agent("router", settings)
     assert isinstance(router, RouterAgent)
-    found: list[RoutedPrompt] = []
-    async with router.loaded():
+    results: list[RoutedPrompt] = []
+    async with router.load_models():
         for batch in batches:
-            found.extend((await router.route(RouteRequest(prompts=batch))).results)
-    return found
+            results.extend((await router.route(RouteRequest(prompts=batch))).results)
+    return results

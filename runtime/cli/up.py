@@ -10,11 +10,11 @@ import anyio
 import structlog
 import typer
 
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime import advisors, composition, observability, process
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.cli.turns import answered, show_turn
+from runtime.cli.turns import ask_and_print, show_turn
 from runtime.settings import Settings, load
 from runtime.supervisor import Supervisor
 from schemas.errors import KikiError, SetupError
@@ -43,7 +43,7 @@ def up(
     settings = settings_of(nats=nats, adapters=adapters, model=model, port=port, nats_port=nats_port, data_dir=data_dir)
     _check_adapters(settings)
     _fetch_models(settings)
-    run_async(_up, settings, ask)
+    run_async(_start_all, settings, ask)
 
 
 @command
@@ -62,32 +62,33 @@ def _check_adapters(settings: Settings) -> None:
 
 
 def _fetch_models(settings: Settings) -> None:
-    from runtime.models import prepare, shown
+    from runtime.models import prepare, show_progress
 
-    with shown() as progress:
+    with show_progress() as progress:
         for name in (settings.model, settings.embedder):
             prepare(name, progress=progress)
 
 
-async def _up(settings: Settings, ask: str | None) -> None:
+async def _start_all(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
-        settings, names=(*composition.AGENTS, *composition.BESIDE, *advisors.served(settings), composition.FACADE)
+        settings,
+        names=(*composition.AGENTS, *composition.BESIDE, *advisors.find_runnable(settings), composition.FACADE),
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
-        tasks.start_soon(_until_interrupted, tasks.cancel_scope)
+        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
         began = time.monotonic()
         async with connect(composition.bus_settings(supervisor.settings), name="kiki-up") as bus:
             await wait_ready(bus, supervisor)
             out.print(f"ready in {time.monotonic() - began:.1f} s", style="bold green", highlight=False)
             if ask is not None:
                 await _ask(bus, supervisor.settings, ask)
-        _say_where(supervisor.settings)
+        _print_address(supervisor.settings)
         await anyio.sleep_forever()
 
 
-async def _until_interrupted(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
-        async for _ in received:
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
             out.print("stopping")
             scope.cancel()
             return
@@ -98,7 +99,7 @@ async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
     missing = agents = [name for name in supervisor.names if name != composition.FACADE]
     with err.status("starting") as status, anyio.move_on_after(READY_SECONDS) as waiting:
         while missing:
-            ready = {report.status.agent for report in await reports(bus) if report.status.ready}
+            ready = {report.status.agent for report in await gather_reports(bus) if report.status.ready}
             missing = [name for name in agents if name not in ready]
             status.update(f"starting: waiting for {', '.join(missing)}")
         while composition.FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
@@ -119,15 +120,15 @@ async def _facade_answers(settings: Settings) -> bool:
 async def _ask(bus: Bus, settings: Settings, question: str) -> None:
     out.print(f"\n> {question}", style="bold", markup=False, highlight=False)
     try:
-        turn_id = await answered(settings, question)
+        turn_id = await ask_and_print(settings, question)
     except KikiError as error:
-        structlog.get_logger("kiki").error("the first question failed", why=error.message)
+        structlog.get_logger("kiki").error("first question failed", error=error.message)
         return
     out.print()
     await show_turn(bus, turn_id, wait_for_episode=True)
 
 
-def _say_where(settings: Settings) -> None:
+def _print_address(settings: Settings) -> None:
     url = f"http://{settings.host}:{settings.port}"
     out.print(f"\nserving on {url}  (Ctrl-C stops everything)", highlight=False)
     body = '{"model": "micro-kiki", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'

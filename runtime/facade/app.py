@@ -10,7 +10,7 @@ from bus.connection import Bus
 from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade
 from runtime.facade.errors import on_http_exception, on_kiki_error
-from runtime.facade.middleware import Access
+from runtime.facade.middleware import AccessLog
 from runtime.facade.routes import adapters, chat, health, metrics, models, route, sessions, turns
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import KikiError
@@ -24,5 +24,5 @@ def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, Alias])
         app.include_router(part.router)
     app.add_exception_handler(KikiError, on_kiki_error)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_middleware(Access)
+    app.add_middleware(AccessLog)
     return app

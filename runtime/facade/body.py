@@ -12,7 +12,7 @@ from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
 
 DRAIN_FACTOR = 4
-"""A body over the limit is read on, unkept, up to this many limits, so that its sender can read the refusal."""
+"""A body over the limit is read, up to this many limits, and dropped, so that its sender can read the refusal."""
 
 DRAIN_SECONDS = 1.0
 
@@ -27,7 +27,7 @@ async def read_body(request: Request, settings: FacadeSettings) -> bytes:
     try:
         async with contextlib.aclosing(request.stream()) as chunks:
             with anyio.fail_after(settings.body_timeout):
-                return await _within(chunks, request, settings.body_limit)
+                return await _read_within_limit(chunks, request, settings.body_limit)
     except TimeoutError as error:
         raise InvalidInput(
             f"the body did not come within {settings.body_timeout:g} s: send it faster.", code="request_timeout"
@@ -36,10 +36,10 @@ async def read_body(request: Request, settings: FacadeSettings) -> bytes:
         raise ClientGone("the client left while it was sending its request.") from error
 
 
-async def _within(chunks: AsyncIterator[bytes], request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
+async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, limit: int) -> bytes:
+    content_length = request.headers.get("content-length", "")
     body = bytearray()
-    if not (declared.isdecimal() and int(declared) > limit):
+    if not (content_length.isdecimal() and int(content_length) > limit):
         async for chunk in chunks:
             body += chunk
             if len(body) > limit:
@@ -53,10 +53,10 @@ async def _within(chunks: AsyncIterator[bytes], request: Request, limit: int) ->
     )
 
 
-async def _drain(chunks: AsyncIterator[bytes], most: int) -> None:
+async def _drain(chunks: AsyncIterator[bytes], remaining: int) -> None:
     """Closing on unread bytes resets the connection and takes the refusal with it."""
     with anyio.move_on_after(DRAIN_SECONDS):
         async for chunk in chunks:
-            most -= len(chunk)
-            if most < 0:
+            remaining -= len(chunk)
+            if remaining < 0:
                 return

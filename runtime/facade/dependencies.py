@@ -31,7 +31,7 @@ def parts_of(request: Request) -> Facade:
     return facade
 
 
-async def _parts(request: Request) -> Facade:
+async def _get_parts(request: Request) -> Facade:
     return parts_of(request)
 
 
@@ -40,33 +40,33 @@ def _bearer(request: Request) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+def _is_same_key(key: str, expected: str) -> bool:
+    return hmac.compare_digest(key.encode(), expected.encode())
 
 
-async def _tenant(request: Request) -> str:
+async def _find_tenant(request: Request) -> str:
     settings = parts_of(request).settings
     if not settings.api_keys:
         return settings.default_tenant
-    given = _bearer(request)
-    found = [tenant for key, tenant in settings.api_keys.items() if _same(given, key)]
-    if not found:
+    sent_key = _bearer(request)
+    tenants = [tenant for key, tenant in settings.api_keys.items() if _is_same_key(sent_key, key)]
+    if not tenants:
         raise InvalidInput(
             "no valid API key: send 'Authorization: Bearer KEY' with a key of this facade.",
             code="unauthorized",
             param="Authorization",
         )
-    return found[0]
+    return tenants[0]
 
 
-async def admin_only(request: Request) -> None:
+async def require_admin_key(request: Request) -> None:
     """Dependency of what only the operator may read.
 
     Raises:
         InvalidInput: there is an admin key and it was not sent.
     """
     expected = parts_of(request).settings.admin_key
-    if expected is not None and not _same(_bearer(request), expected):
+    if expected is not None and not _is_same_key(_bearer(request), expected):
         raise InvalidInput(
             "this needs the admin key: send it as 'Authorization: Bearer KEY'.",
             code="unauthorized",
@@ -74,5 +74,5 @@ async def admin_only(request: Request) -> None:
         )
 
 
-Parts = Annotated[Facade, Depends(_parts)]
-Tenant = Annotated[str, Depends(_tenant)]
+Parts = Annotated[Facade, Depends(_get_parts)]
+Tenant = Annotated[str, Depends(_find_tenant)]

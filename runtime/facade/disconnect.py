@@ -11,30 +11,30 @@ from runtime.facade.errors import ClientGone
 T = TypeVar("T")
 
 
-async def while_connected(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
+async def run_while_connected(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
     """The result of ``work``, which ends when the client leaves. The request's body must have been read.
 
     Raises:
         ClientGone: the client left first.
         Exception: whatever ``work`` raises, as it is.
     """
-    done: list[T] = []
-    failed: list[Exception] = []
+    results: list[T] = []
+    errors: list[Exception] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch, receive, tasks.cancel_scope)
+        tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
         try:
-            done.append(await work())
+            results.append(await work())
         except Exception as error:  # noqa: BLE001 - raised below, outside of the group that would wrap it
-            failed.append(error)
+            errors.append(error)
         tasks.cancel_scope.cancel()
-    if failed:
-        raise failed[0]
-    if not done:
+    if errors:
+        raise errors[0]
+    if not results:
         raise ClientGone("the client left before its reply.")
-    return done[0]
+    return results[0]
 
 
-async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
+async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -38,7 +38,7 @@ def kind_of(status: int) -> str:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
-def told(error: KikiError) -> dict[str, Any]:
+def describe_error(error: KikiError) -> dict[str, Any]:
     """The error object of one of our errors."""
     return error_object(message=error.message, status=error.status, code=error.code, param=error.param)
 
@@ -48,10 +48,10 @@ def refuse(error: KikiError, *, retry_after: int) -> JSONResponse:
     headers = {"retry-after": str(retry_after)} if error.status in _BUSY else {}
     if error.status in _UNREAD:
         headers["connection"] = "close"
-    return JSONResponse(told(error), status_code=error.status, headers=headers)
+    return JSONResponse(describe_error(error), status_code=error.status, headers=headers)
 
 
-def internal() -> JSONResponse:
+def internal_error_reply() -> JSONResponse:
     """The reply when we are at fault; the log has the traceback, the client does not."""
     body = error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
     return JSONResponse(body, status_code=500)
@@ -61,7 +61,7 @@ async def on_kiki_error(request: Request, error: Exception) -> JSONResponse:
     """Exception handler of :class:`KikiError`."""
     assert isinstance(error, KikiError)
     if error.status >= 500:
-        _log.warning("refused", code=error.code, why=error.message, path=request.url.path)
+        _log.warning("request refused", code=error.code, error=error.message, path=request.url.path)
     return refuse(error, retry_after=parts_of(request).settings.retry_after)
 
 

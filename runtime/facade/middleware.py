@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.facade import metrics
-from runtime.facade.errors import internal
+from runtime.facade.errors import internal_error_reply
 
 _log = structlog.get_logger("facade")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -17,7 +17,7 @@ GONE = 499
 """What is logged when the client left before it had its reply."""
 
 
-class Access:
+class AccessLog:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,7 +35,7 @@ class Access:
             except Exception:  # noqa: BLE001 - the last resort; logged with its traceback
                 _log.exception("endpoint failed", path=scope["path"])
                 if exchange.status is None:
-                    await internal()(scope, receive, exchange.send)
+                    await internal_error_reply()(scope, receive, exchange.send)
             finally:
                 exchange.log()
 
@@ -49,8 +49,8 @@ class _Exchange:
         self.status: int | None = None
         self._send = send
         self._state = scope.setdefault("state", {})
-        given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        header = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = header if _REQUEST_ID.fullmatch(header) else uuid.uuid4().hex
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -66,7 +66,7 @@ class _Exchange:
         route = getattr(self.scope.get("route"), "path", "none")
         metrics.REQUESTS.labels(route, str(status)).inc()
         _log.info(
-            "request",
+            "request served",
             method=self.scope["method"],
             path=self.scope["path"],
             status=status,

@@ -21,7 +21,7 @@ STOP_SECONDS = 1
 """How long uvicorn waits for replies under way; what is left then is cancelled."""
 
 LAST_WORDS = 0.4
-"""How long cancelled requests may take to tell the bus."""
+"""Seconds that cancelled requests have for publishing their cancellation."""
 
 _log = structlog.get_logger("facade")
 
@@ -54,7 +54,7 @@ async def serve(
     )
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_shielded, server, listener)
+            tasks.start_soon(_serve_shielded, server, listener)
             await server.up.wait()
             port: int = listener.getsockname()[1]
             _log.info("facade ready", url=f"http://{settings.host}:{port}")
@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _shielded(server: _Server, listener: socket.socket) -> None:
+async def _serve_shielded(server: _Server, listener: socket.socket) -> None:
     """uvicorn ends by its own flag, so that replies under way are not torn off."""
     with anyio.CancelScope(shield=True):
         await server.serve(sockets=[listener])

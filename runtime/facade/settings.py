@@ -1,4 +1,4 @@
-"""What the facade may be told: where it listens, whom it lets in, and what it bears."""
+"""The facade's settings: where it listens, whom it lets in, and its limits."""
 
 import re
 from typing import Annotated

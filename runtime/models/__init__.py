@@ -9,18 +9,18 @@ layout), :mod:`runtime.models.hub` (Hugging Face), :mod:`runtime.models.store` (
 
 from runtime.models.catalog import CATALOG
 from runtime.models.checkpoints import router_checkpoint
-from runtime.models.prepare import Listed, Verified, digest, listing, prepare, pull, verify
-from runtime.models.progress import shown
+from runtime.models.prepare import ModelListing, ModelVerification, digest, list_models, prepare, pull, verify
+from runtime.models.progress import show_progress
 
 __all__ = [
     "CATALOG",
-    "Listed",
-    "Verified",
+    "ModelListing",
+    "ModelVerification",
     "digest",
-    "listing",
+    "list_models",
     "prepare",
     "pull",
     "router_checkpoint",
-    "shown",
+    "show_progress",
     "verify",
 ]

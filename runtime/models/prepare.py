@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.models import hub, store, wheels
-from runtime.models.catalog import CATALOG, Packaged
-from runtime.models.progress import Report, silent
+from runtime.models.catalog import CATALOG, PackagedModel
+from runtime.models.progress import ProgressReport, report_nothing
 from schemas.errors import SetupError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
@@ -18,7 +18,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class ModelListing:
     """One line of ``kiki models ls``; ``size`` in bytes, 0 when it is not here."""
 
     name: str
@@ -30,7 +30,7 @@ class Listed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class ModelVerification:
     """One line of ``kiki models verify``; no problems means every file has its sha256."""
 
     name: str
@@ -43,7 +43,7 @@ class Verified:
         return not self.problems
 
 
-def prepare(name: str, *, cache_dir: Path | None = None, progress: Report = silent) -> Path:
+def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing) -> Path:
     """The directory of a model, ready to load; fetched and converted if it is not in the cache yet.
 
     ``name`` is a name of the catalog, a local directory, or a hub id ``org/name`` with an optional
@@ -52,72 +52,82 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: Report = sile
     Raises:
         SetupError: it cannot be had; one line says why and how to mend it.
     """
-    if packaged := CATALOG.get(name):
-        return _packaged(packaged, store.cache_home(cache_dir), progress)
+    if model := CATALOG.get(name):
+        return _prepare_packaged(model, store.cache_home(cache_dir), progress)
     local = Path(name).expanduser()
     if local.exists() or name.startswith((".", "/", "~")):
-        return checked(local)
+        return check_directory(local)
     if repository := hub.parse(name):
-        return _from_hub(repository, store.cache_home(cache_dir), progress)
-    known = ", ".join(CATALOG)
-    raise SetupError(f"no model '{name}': expected one of {known}, a directory, or a hub id org/name.", param="model")
+        return _prepare_from_hub(repository, store.cache_home(cache_dir), progress)
+    catalog_names = ", ".join(CATALOG)
+    raise SetupError(
+        f"no model '{name}': expected one of {catalog_names}, a directory, or a hub id org/name.", param="model"
+    )
 
 
-def pull(names: Iterable[str], *, cache_dir: Path | None = None, progress: Report = silent) -> list[Listed]:
+def pull(
+    names: Iterable[str], *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing
+) -> list[ModelListing]:
     """Prepare each of ``names`` and say what is there now.
 
     Raises:
         SetupError: one of them cannot be had.
     """
-    found = []
+    models = []
     for name in names:
         directory = prepare(name, cache_dir=cache_dir, progress=progress)
         size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-        found.append(Listed(name=name, state="ready", size=size, source=_source(name, directory), path=directory))
-    return found
+        models.append(
+            ModelListing(name=name, state="ready", size=size, source=_source(name, directory), path=directory)
+        )
+    return models
 
 
-def listing(*, cache_dir: Path | None = None) -> list[Listed]:
+def list_models(*, cache_dir: Path | None = None) -> list[ModelListing]:
     """The catalog, then whatever else lies in the cache."""
     home = store.cache_home(cache_dir)
     lines = [
-        _listed(model.name, store.place(home, model.name), source=model.source, version=model.version)
+        _describe_model(model.name, store.place(home, model.name), source=model.source, version=model.version)
         for model in CATALOG.values()
     ]
     for directory in sorted((home / "models").glob("[!.]*")):
         if directory.name not in CATALOG and directory.is_dir():
-            made = store.manifest(directory)
-            name, source = (made.name, made.source) if made else (directory.name, "unknown")
-            lines.append(_listed(name, directory, source=source))
+            manifest = store.read_manifest(directory)
+            name, source = (manifest.name, manifest.source) if manifest else (directory.name, "unknown")
+            lines.append(_describe_model(name, directory, source=source))
     return lines
 
 
 def verify(
-    names: Iterable[str] | None = None, *, cache_dir: Path | None = None, progress: Report = silent
-) -> list[Verified]:
+    names: Iterable[str] | None = None, *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing
+) -> list[ModelVerification]:
     """Read every file of ``names`` (of all that is in the cache when None) and compare its sha256.
 
     What is found broken loses its manifest, so that the next :func:`prepare` builds it again.
     """
-    wanted = list(names) if names is not None else [x.name for x in listing(cache_dir=cache_dir) if x.state != "absent"]
+    selected_names = (
+        list(names)
+        if names is not None
+        else [model.name for model in list_models(cache_dir=cache_dir) if model.state != "absent"]
+    )
     home = store.cache_home(cache_dir)
     results = []
-    for name in wanted:
+    for name in selected_names:
         directory = store.place(home, name)
         version = CATALOG[name].version if name in CATALOG else None
         if not directory.is_dir():
             problems = ["it is not in the cache; 'kiki models pull' fetches it"]
-        elif problems := store.deep_faults(directory, version=version, report=_named(name, progress)):
+        elif problems := store.deep_faults(directory, version=version, report=_prefix_steps(name, progress)):
             (directory / store.MANIFEST).unlink(missing_ok=True)
-        results.append(Verified(name=name, path=directory, problems=tuple(problems)))
+        results.append(ModelVerification(name=name, path=directory, problems=tuple(problems)))
     return results
 
 
 def digest(directory: Path) -> str:
     """sha256 over names and contents of a model's files: from the manifest, else by reading them."""
-    made = store.manifest(directory)
-    if made is not None:
-        digests = {name: entry.sha256 for name, entry in made.files.items()}
+    manifest = store.read_manifest(directory)
+    if manifest is not None:
+        digests = {name: entry.sha256 for name, entry in manifest.files.items()}
     else:
         paths = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
         digests = {path.name: wheels.sha256_of(path) for path in paths}
@@ -125,7 +135,7 @@ def digest(directory: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def checked(directory: Path) -> Path:
+def check_directory(directory: Path) -> Path:
     """``directory``, if it holds what a model needs.
 
     Raises:
@@ -134,25 +144,25 @@ def checked(directory: Path) -> Path:
     if not directory.is_dir():
         raise SetupError(f"no model directory at {directory}.", param="model")
     missing = [
-        what
-        for what, there in (
+        part
+        for part, present in (
             ("config.json", (directory / "config.json").is_file()),
             ("*.safetensors", any(directory.glob("*.safetensors"))),
             ("a tokenizer (tokenizer.json)", any((directory / name).is_file() for name in TOKENIZERS)),
         )
-        if not there
+        if not present
     ]
     if missing:
         raise SetupError(f"{directory} is not a model: it lacks {', '.join(missing)}.", param="model")
     return directory
 
 
-def _packaged(model: Packaged, home: Path, report: Report) -> Path:
+def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
     directory = store.place(home, model.name)
     if not store.faults(directory, version=model.version):
         return directory
-    report = _named(model.name, report)
-    with store.locked(directory):
+    report = _prefix_steps(model.name, report)
+    with store.hold_lock(directory):
         if store.faults(directory, version=model.version):
             store.build(
                 directory,
@@ -166,7 +176,7 @@ def _packaged(model: Packaged, home: Path, report: Report) -> Path:
     return directory
 
 
-def _fill_packaged(model: Packaged, report: Report, target: Path) -> None:
+def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:
     """Wheels are quick to fetch again, so a killed try's leftovers are thrown away."""
     scratch = target.with_name(f"{target.name}.wheels")
     for folder in (scratch, target):
@@ -179,12 +189,12 @@ def _fill_packaged(model: Packaged, report: Report, target: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _from_hub(repository: hub.Repository, home: Path, report: Report) -> Path:
+def _prepare_from_hub(repository: hub.Repository, home: Path, report: ProgressReport) -> Path:
     directory = store.place(home, repository.name)
     if not store.faults(directory):
         return directory
-    report = _named(repository.name, report)
-    with store.locked(directory):
+    report = _prefix_steps(repository.name, report)
+    with store.hold_lock(directory):
         if store.faults(directory):
             store.build(
                 directory,
@@ -197,29 +207,29 @@ def _from_hub(repository: hub.Repository, home: Path, report: Report) -> Path:
     return directory
 
 
-def _fill_from_hub(repository: hub.Repository, report: Report, target: Path) -> None:
+def _fill_from_hub(repository: hub.Repository, report: ProgressReport, target: Path) -> None:
     hub.fetch(repository, target, report=report)
-    checked(target)
+    check_directory(target)
 
 
-def _listed(name: str, directory: Path, *, source: str, version: str | None = None) -> Listed:
+def _describe_model(name: str, directory: Path, *, source: str, version: str | None = None) -> ModelListing:
     if not directory.is_dir():
-        return Listed(name=name, state="absent", size=0, source=source, path=directory)
-    made, problems = store.manifest(directory), store.faults(directory, version=version)
+        return ModelListing(name=name, state="absent", size=0, source=source, path=directory)
+    manifest, problems = store.read_manifest(directory), store.faults(directory, version=version)
     state: Literal["ready", "broken"] = "broken" if problems else "ready"
-    size = made.size if made else 0
-    return Listed(name=name, state=state, size=size, source=source, path=directory, detail="; ".join(problems))
+    size = manifest.size if manifest else 0
+    return ModelListing(name=name, state=state, size=size, source=source, path=directory, detail="; ".join(problems))
 
 
 def _source(name: str, directory: Path) -> str:
-    made = store.manifest(directory)
-    return made.source if made else f"path:{name}"
+    manifest = store.read_manifest(directory)
+    return manifest.source if manifest else f"path:{name}"
 
 
-def _named(name: str, report: Report) -> Report:
-    """Steps that say which model they are of."""
+def _prefix_steps(name: str, report: ProgressReport) -> ProgressReport:
+    """A report that puts the model's name before each step."""
 
-    def prefixed(step: str, done: int, total: int) -> None:
+    def report_step(step: str, done: int, total: int) -> None:
         report(f"{name}: {step}", done, total)
 
-    return prefixed
+    return report_step

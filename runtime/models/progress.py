@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-Report = Callable[[str, int, int], None]
+ProgressReport = Callable[[str, int, int], None]
 """``report(step, done, total)``: bytes of a step. Called often; a step ends when ``done`` reaches ``total``."""
 
 
-def silent(step: str, done: int, total: int) -> None:
+def report_nothing(step: str, done: int, total: int) -> None:
     """Report to nobody."""
 
 
 @contextmanager
-def shown(*, console: Console | None = None) -> Iterator[Report]:
+def show_progress(*, console: Console | None = None) -> Iterator[ProgressReport]:
     """A bar a step on the terminal (on standard error unless ``console`` says otherwise)."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console or Console(stderr=True)) as bars:

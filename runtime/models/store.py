@@ -14,14 +14,14 @@ import msgspec
 import platformdirs
 from filelock import FileLock
 
-from runtime.models.progress import Report
+from runtime.models.progress import ProgressReport
 from runtime.models.wheels import sha256_of
 from schemas.errors import SetupError
 
 MANIFEST = "kiki-manifest.json"
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a model; ``size`` in bytes."""
 
     sha256: str
@@ -34,7 +34,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     source: str
     version: str
-    files: dict[str, Entry]
+    files: dict[str, FileEntry]
 
     @property
     def size(self) -> int:
@@ -42,12 +42,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(entry.size for entry in self.files.values())
 
 
-def cache_home(given: Path | None = None) -> Path:
-    """``given``, else ``KIKI_CACHE_DIR``, else the user's cache directory of this platform."""
-    if given is not None:
-        return given
-    named = os.environ.get("KIKI_CACHE_DIR")
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("micro-kiki", appauthor=False))
+def cache_home(override: Path | None = None) -> Path:
+    """``override``, else ``KIKI_CACHE_DIR``, else the user's cache directory of this platform."""
+    if override is not None:
+        return override
+    from_environment = os.environ.get("KIKI_CACHE_DIR")
+    return (
+        Path(from_environment).expanduser()
+        if from_environment
+        else Path(platformdirs.user_cache_dir("micro-kiki", appauthor=False))
+    )
 
 
 def place(home: Path, name: str) -> Path:
@@ -55,7 +59,7 @@ def place(home: Path, name: str) -> Path:
     return home / "models" / name.replace("/", "--")
 
 
-def manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of ``directory``; None when it is missing or unreadable."""
     try:
         return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
@@ -65,26 +69,26 @@ def manifest(directory: Path) -> Manifest | None:
 
 def faults(directory: Path, *, version: str | None = None) -> list[str]:
     """What the quick check finds: manifest, version, presence and sizes. No file is read but the manifest."""
-    found = manifest(directory)
-    if found is None:
+    current = read_manifest(directory)
+    if current is None:
         return [f"{MANIFEST} is missing or unreadable"]
-    if version is not None and found.version != version:
-        return [f"version is {found.version}, expected {version}"]
-    return [fault for name, entry in found.files.items() if (fault := _size_fault(directory / name, name, entry))]
+    if version is not None and current.version != version:
+        return [f"version is {current.version}, expected {version}"]
+    return [fault for name, entry in current.files.items() if (fault := _size_fault(directory / name, name, entry))]
 
 
-def deep_faults(directory: Path, *, version: str | None = None, report: Report) -> list[str]:
+def deep_faults(directory: Path, *, version: str | None = None, report: ProgressReport) -> list[str]:
     """The quick check, then the sha256 of every file."""
-    found, problems = manifest(directory), faults(directory, version=version)
-    if found is None or problems:
+    current, problems = read_manifest(directory), faults(directory, version=version)
+    if current is None or problems:
         return problems
     done = 0
-    for name, entry in found.files.items():
+    for name, entry in current.files.items():
         actual = sha256_of(directory / name)
         if actual != entry.sha256:
             problems.append(f"{name} has sha256 {actual[:12]}, expected {entry.sha256[:12]}")
         done += entry.size
-        report("verify", done, found.size)
+        report("verify", done, current.size)
     return problems
 
 
@@ -96,11 +100,11 @@ def build(
     version: str,
     fill: Callable[[Path], None],
     expected: dict[str, str] | None = None,
-    report: Report,
+    report: ProgressReport,
 ) -> Manifest:
     """Let ``fill`` write the model into a sibling directory, then move it into its place in one step.
 
-    Whoever calls holds :func:`locked`. The sibling stays where ``fill`` fails, so that a large download resumes.
+    Whoever calls holds :func:`hold_lock`. The sibling stays where ``fill`` fails, so that a large download resumes.
 
     Raises:
         SetupError: a file has not its ``expected`` sha256, or the disk is full.
@@ -109,11 +113,11 @@ def build(
     partial.mkdir(parents=True, exist_ok=True)
     try:
         fill(partial)
-        made = _seal(partial, Manifest(name=name, source=source, version=version, files={}), report)
+        new_manifest = _seal(partial, Manifest(name=name, source=source, version=version, files={}), report)
     except OSError as error:
         raise SetupError(f"cannot write {partial}: {error.strerror or error}; free some space or mend it.") from error
     for file, sha256 in (expected or {}).items():
-        if (entry := made.files.get(file)) is None or entry.sha256 != sha256:
+        if (entry := new_manifest.files.get(file)) is None or entry.sha256 != sha256:
             shutil.rmtree(partial)
             raise SetupError(f"{name}: {file} has sha256 {entry and entry.sha256}, expected {sha256}.")
     aside = directory.with_name(f".{directory.name}.broken")
@@ -123,11 +127,11 @@ def build(
     os.replace(partial, directory)
     _sync(directory.parent)
     shutil.rmtree(aside, ignore_errors=True)
-    return made
+    return new_manifest
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def hold_lock(directory: Path) -> Iterator[None]:
     """Hold the model's lock across processes.
 
     Raises:
@@ -147,7 +151,7 @@ def locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _size_fault(path: Path, name: str, entry: Entry) -> str | None:
+def _size_fault(path: Path, name: str, entry: FileEntry) -> str | None:
     try:
         size = path.stat().st_size
     except OSError:
@@ -155,23 +159,23 @@ def _size_fault(path: Path, name: str, entry: Entry) -> str | None:
     return None if size == entry.size else f"{name} has {size} bytes, expected {entry.size}"
 
 
-def _seal(directory: Path, blank: Manifest, report: Report) -> Manifest:
+def _seal(directory: Path, blank: Manifest, report: ProgressReport) -> Manifest:
     """Hash and sync every file, then write the manifest last."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     total, done, files = sum(path.stat().st_size for path in paths), 0, {}
     for path in paths:
         size = path.stat().st_size
-        files[path.relative_to(directory).as_posix()] = Entry(sha256=sha256_of(path), size=size)
+        files[path.relative_to(directory).as_posix()] = FileEntry(sha256=sha256_of(path), size=size)
         path.chmod(0o644)
         _sync(path)
         done += size
         report("check", done, total)
-    made = msgspec.structs.replace(blank, files=files)
+    new_manifest = msgspec.structs.replace(blank, files=files)
     path = directory / MANIFEST
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(made)))
-    for written in (path, directory):
-        _sync(written)
-    return made
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(new_manifest)))
+    for target in (path, directory):
+        _sync(target)
+    return new_manifest
 
 
 def _sync(path: Path) -> None:

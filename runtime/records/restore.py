@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from bus.connection import Bus
-from bus.stream import Stored
+from bus.stream import StoredMessage
 from bus.topology import EPISODES
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput
@@ -18,7 +18,7 @@ _KINDS: dict[str, type[EpisodeRecorded] | type[EpisodeForgotten]] = {
 }
 
 
-async def told(bus: Bus, lines: Iterable[str], *, source: str) -> AsyncGenerator[Stored, None]:
+async def parse_lines(bus: Bus, lines: Iterable[str], *, source: str) -> AsyncGenerator[StoredMessage, None]:
     """The lines as messages of this runtime's record; the subjects get its prefix.
 
     Raises:
@@ -27,18 +27,18 @@ async def told(bus: Bus, lines: Iterable[str], *, source: str) -> AsyncGenerator
     for number, text in enumerate(lines, 1):
         if text.strip():
             try:
-                yield _stored(bus, text)
+                yield _parse_line(bus, text)
             except InvalidInput as error:
                 raise InvalidInput(f"{source}, line {number}: {error.message}", param=error.param) from error
 
 
-async def restore(bus: Bus, stored: Stored) -> bool:
+async def restore(bus: Bus, message: StoredMessage) -> bool:
     """Record the event unless this runtime has it, or has forgotten it. Returns whether it is new.
 
     Raises:
         Unavailable: the broker is away; replaying again goes on where it stopped.
     """
-    event = _decoded(stored)
+    event = _decode_event(message)
     turn_id = event.envelope.turn_id
     for kind in {type(event), EpisodeForgotten}:
         if await bus.last(kind, turn_id, stream=EPISODES) is not None:
@@ -46,24 +46,26 @@ async def restore(bus: Bus, stored: Stored) -> bool:
     return await bus.publish(event)
 
 
-def _stored(bus: Bus, text: str) -> Stored:
+def _parse_line(bus: Bus, text: str) -> StoredMessage:
     try:
-        said = msgspec.json.decode(text, type=Replayed)
+        replayed = msgspec.json.decode(text, type=Replayed)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         raise InvalidInput(
             f'{error}; expected {{"seq", "stored_at", "subject", "event"}}, as \'kiki replay\' writes it.',
             param=field_of(str(error)) or "line",
         ) from error
-    at = datetime.fromtimestamp(said.stored_at, UTC)
-    event = _decoded(Stored(said.seq, f"{said.subject}.", at, bytes(said.event)))
-    return Stored(said.seq, bus.subjects.stage(said.subject, event.envelope.turn_id), at, bytes(said.event))
+    at = datetime.fromtimestamp(replayed.stored_at, UTC)
+    event = _decode_event(StoredMessage(replayed.seq, f"{replayed.subject}.", at, bytes(replayed.event)))
+    return StoredMessage(
+        replayed.seq, bus.subjects.stage(replayed.subject, event.envelope.turn_id), at, bytes(replayed.event)
+    )
 
 
-def _decoded(stored: Stored) -> EpisodeRecorded | EpisodeForgotten:
-    kind = ".".join(stored.subject.split(".")[-3:-1])
+def _decode_event(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten:
+    kind = ".".join(message.subject.split(".")[-3:-1])
     if kind not in _KINDS:
         raise InvalidInput(f"'{kind}' is no event of the record: {', '.join(_KINDS)} are.", param="subject")
     try:
-        return decode(_KINDS[kind], stored.data)
+        return decode(_KINDS[kind], message.data)
     except InvalidEvent as error:
         raise InvalidInput(error.message, param=f"event.{error.param}" if error.param else "event") from error

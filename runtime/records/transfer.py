@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 
 from agents.memory import imports
-from agents.memory.progress import caught_up
+from agents.memory.progress import wait_until_projected
 from bus import record
 from bus.connection import Bus
 from bus.topology import EPISODES
@@ -18,7 +18,7 @@ from schemas.events import EpisodeRecorded
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportCount:
     """How many lines became episodes, and how many were there before."""
 
     new: int
@@ -26,42 +26,42 @@ class Imported:
 
 
 async def bring(
-    bus: Bus, said: Sequence[imports.Told], embed: Embed, *, tenant: str, tick: Callable[[int], None]
-) -> Imported:
+    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, tick: Callable[[int], None]
+) -> ImportCount:
     """Record every line that is not recorded yet, in batches, and wait until recall can find them.
 
-    ``tick`` hears how many lines each batch had.
+    ``tick`` is called with the number of lines of each batch.
 
     Raises:
         Unavailable: the broker or the embedder is away; importing again goes on where it stopped.
     """
     new = 0
-    for at in range(0, len(said), BATCH):
-        batch = said[at : at + BATCH]
-        fresh = [one for one in batch if not await _known(bus, one, tenant)]
+    for at in range(0, len(entries), BATCH):
+        batch = entries[at : at + BATCH]
+        fresh = [entry for entry in batch if not await _is_recorded(bus, entry, tenant)]
         if fresh:
-            vectors = await embed([one.line.embedded for one in fresh])
+            vectors = await embed([entry.line.embedding_text for entry in fresh])
             async with anyio.create_task_group() as tasks:
-                for one, vector in zip(fresh, vectors, strict=True):
-                    tasks.start_soon(bus.publish, imports.event(one, vector, tenant=tenant))
+                for entry, vector in zip(fresh, vectors, strict=True):
+                    tasks.start_soon(bus.publish, imports.event(entry, vector, tenant=tenant))
         new += len(fresh)
         tick(len(batch))
-    await caught_up(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
-    return Imported(new, len(said) - new)
+    await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+    return ImportCount(new, len(entries) - new)
 
 
-async def exported(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
+async def export_lines(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
     """The tenant's record as JSONL that :func:`bring` reads: a line an utterance, oldest first."""
-    async with aclosing(record.episodes(bus, tenant=tenant)) as episodes:
+    async with aclosing(record.read_episodes(bus, tenant=tenant)) as episodes:
         async for episode in episodes:
             if episode.summarises:
-                continue  # what it says is in the others
+                continue  # the episodes that it sums up are exported themselves
             for line in _lines(episode):
                 yield json.dumps(line, ensure_ascii=False)
 
 
-async def _known(bus: Bus, said: imports.Told, tenant: str) -> bool:
-    turn_id = imports.turn_id(said, tenant=tenant)
+async def _is_recorded(bus: Bus, entry: imports.DatedLine, tenant: str) -> bool:
+    turn_id = imports.turn_id(entry, tenant=tenant)
     return await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is not None
 
 
@@ -69,5 +69,7 @@ def _lines(episode: Episode) -> list[dict[str, str | float]]:
     common: dict[str, str | float] = {"session": episode.session_id, "timestamp": episode.created_at}
     if episode.source_id:
         return [{**common, "speaker": episode.speaker, "text": episode.question, "id": episode.source_id}]
-    said = (("user", episode.question), ("assistant", episode.answer))
-    return [{**common, "role": role, "text": text, "id": f"{episode.turn_id}:{role}"} for role, text in said if text]
+    utterances = (("user", episode.question), ("assistant", episode.answer))
+    return [
+        {**common, "role": role, "text": text, "id": f"{episode.turn_id}:{role}"} for role, text in utterances if text
+    ]

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from schemas.findings import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
 
-SHOWN = 72
+TEXT_WIDTH = 72
 """Characters of a text in the tables."""
 
 
-def drawn(inference: Inference, negotiation: Negotiation) -> RenderableType | None:
+def draw_deliberation(inference: Inference, negotiation: Negotiation) -> RenderableType | None:
     """The deliberation for a terminal; None when there was nothing to decide."""
     if negotiation.outcome in ("passed", "single") and negotiation.dissent is None:
         return None
@@ -28,26 +28,30 @@ def drawn(inference: Inference, negotiation: Negotiation) -> RenderableType | No
 
 def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
     """The same for a program; times in milliseconds, leans and supports in nats."""
-    dissent, judged = negotiation.dissent, negotiation.arbitration
+    dissent, arbitration = negotiation.dissent, negotiation.arbitration
     return {
         "outcome": negotiation.outcome,
         "chosen": negotiation.chosen,
         "panel": list(negotiation.panel),
         "groups": [list(group) for group in negotiation.groups],
         "candidates": [
-            {"member": member_of(one), "logprob": round(one.logprob, 3), "tokens": one.usage.completion_tokens}
-            for one in inference.candidates
+            {
+                "member": member_of(candidate),
+                "logprob": round(candidate.logprob, 3),
+                "tokens": candidate.usage.completion_tokens,
+            }
+            for candidate in inference.candidates
         ],
         "rounds": negotiation.rounds,
         "votes": [_vote(vote) for vote in negotiation.votes],
         "dissent": None if dissent is None else _dissent(dissent),
-        "arbitration": None if judged is None else _arbitration(judged),
+        "arbitration": None if arbitration is None else _arbitration(arbitration),
         "notes": list(negotiation.notes),
-        "costs": _priced(negotiation.costs),
+        "costs": _cost_fields(negotiation.costs),
     }
 
 
-def checked(bias: BiasReport) -> dict[str, Any]:
+def summarise_bias_check(bias: BiasReport) -> dict[str, Any]:
     """The bias check for a program."""
     return {
         "checked": bias.checked,
@@ -60,25 +64,25 @@ def checked(bias: BiasReport) -> dict[str, Any]:
         "framing": bias.framing,
         "guideline": bias.guideline,
         "reason": bias.reason,
-        "costs": _priced(bias.costs),
+        "costs": _cost_fields(bias.costs),
     }
 
 
-def drawn_check(bias: BiasReport) -> RenderableType | None:
-    """The bias check for a terminal; None when nobody was asked."""
+def draw_bias_check(bias: BiasReport) -> RenderableType | None:
+    """The bias check for a terminal; None when the model was not asked."""
     if not bias.costs:
         return None
-    given = (("another framing", bias.framing), ("guideline", bias.guideline))
-    lines = [Text(f"{name}: {_short(text)}") for name, text in given if text]
+    revision_inputs = (("another framing", bias.framing), ("guideline", bias.guideline))
+    lines = [Text(f"{name}: {_shortened(text)}") for name, text in revision_inputs if text]
     return Group(Text(f"bias check: {bias.reason}"), *lines, _costs(bias.costs))
 
 
-def _priced(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+def _cost_fields(costs: Sequence[Cost]) -> list[dict[str, Any]]:
     return [{"step": cost.step, "compute_ms": round(cost.compute * 1000, 1), "tokens": cost.tokens} for cost in costs]
 
 
 def member_of(candidate: Candidate) -> str:
-    """Who gave a candidate."""
+    """The panel member that gave a candidate: its adapters, or ``base``."""
     return "+".join(use.name for use in candidate.adapters) or "base"
 
 
@@ -103,14 +107,14 @@ def _dissent(dissent: Dissent) -> dict[str, Any]:
     }
 
 
-def _arbitration(judged: Arbitration) -> dict[str, Any]:
+def _arbitration(arbitration: Arbitration) -> dict[str, Any]:
     return {
-        "first": judged.first,
-        "second": judged.second,
-        "lean": [round(judged.lean, 2), round(judged.swapped, 2)],
-        "biases": [{"bias": finding.bias, "evidence": finding.evidence} for finding in judged.findings],
-        "again": None if judged.again is None else [round(lean, 2) for lean in judged.again],
-        "changed": judged.changed,
+        "first": arbitration.first,
+        "second": arbitration.second,
+        "lean": [round(arbitration.lean, 2), round(arbitration.swapped, 2)],
+        "biases": [{"bias": finding.bias, "evidence": finding.evidence} for finding in arbitration.findings],
+        "again": None if arbitration.again is None else [round(lean, 2) for lean in arbitration.again],
+        "changed": arbitration.changed,
     }
 
 
@@ -118,11 +122,11 @@ def _candidates(inference: Inference, negotiation: Negotiation) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title="candidates", title_justify="left")
     for column in ("", "member", "says the same as", "log-prob", "text"):
         table.add_column(column, overflow="fold")
-    for index, one in enumerate(inference.candidates):
+    for index, candidate in enumerate(inference.candidates):
         group = next((group for group in negotiation.groups if index in group), (index,))
-        others = ", ".join(str(other) for other in group if other != index) or "-"
+        peers = ", ".join(str(peer) for peer in group if peer != index) or "-"
         mark = f"{index}{' ←' if index == negotiation.chosen else ''}"
-        table.add_row(mark, member_of(one), others, f"{one.logprob:.2f}", _short(one.text))
+        table.add_row(mark, member_of(candidate), peers, f"{candidate.logprob:.2f}", _shortened(candidate.text))
     return table
 
 
@@ -134,34 +138,35 @@ def _votes(votes: Sequence[Vote]) -> Table:
     for number, member in dict.fromkeys((vote.round, vote.member) for vote in votes):
         own = {vote.candidate: vote for vote in votes if (vote.round, vote.member) == (number, member)}
         table.add_row(
-            str(number), member, *(_said(own[candidate]) if candidate in own else "" for candidate in candidates)
+            str(number), member, *(_vote_text(own[candidate]) if candidate in own else "" for candidate in candidates)
         )
     return table
 
 
-def _said(vote: Vote) -> str:
+def _vote_text(vote: Vote) -> str:
     return f"{vote.choice} {vote.logprobs['KEEP'] - vote.logprobs['REFUSE']:+.2f}"
 
 
 def _lines(negotiation: Negotiation) -> Iterator[str]:
-    dissent, judged = negotiation.dissent, negotiation.arbitration
+    dissent, arbitration = negotiation.dissent, negotiation.arbitration
     if dissent is not None and dissent.engaged:
-        yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {_short(dissent.text)}"
+        yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {_shortened(dissent.text)}"
     elif dissent is not None:
         yield f"dissent waived: {dissent.reason}"
     for vote in negotiation.votes:
         if vote.argument:
-            yield f"{vote.member} on {vote.candidate}, {vote.choice}: {_short(vote.argument)}"
-    if judged is not None:
+            yield f"{vote.member} on {vote.candidate}, {vote.choice}: {_shortened(vote.argument)}"
+    if arbitration is not None:
         yield (
-            f"arbitration of {judged.first} and {judged.second}: {judged.lean:+.2f} nats for {judged.first}, "
-            f"{judged.swapped:+.2f} in swapped order"
+            f"arbitration of {arbitration.first} and {arbitration.second}: "
+            f"{arbitration.lean:+.2f} nats for {arbitration.first}, "
+            f"{arbitration.swapped:+.2f} in swapped order"
         )
-        for finding in judged.findings:
+        for finding in arbitration.findings:
             yield f"  {finding.bias} bias: {finding.evidence}"
-        if judged.again is not None:
-            verdict = "another verdict" if judged.changed else "the same verdict"
-            yield f"  having read that: {judged.again[0]:+.2f} and {judged.again[1]:+.2f}, {verdict}"
+        if arbitration.again is not None:
+            verdict = "another verdict" if arbitration.changed else "the same verdict"
+            yield f"  having read that: {arbitration.again[0]:+.2f} and {arbitration.again[1]:+.2f}, {verdict}"
     yield from (f"- {note}" for note in negotiation.notes)
 
 
@@ -174,6 +179,6 @@ def _costs(costs: Sequence[Cost]) -> Table:
     return table
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+    return line if len(line) <= TEXT_WIDTH else f"{line[: TEXT_WIDTH - 1]}…"

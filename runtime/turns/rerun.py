@@ -23,7 +23,7 @@ ADAPTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RerunOutcome:
     """What a turn came to, as far as its episode keeps it."""
 
     model_digest: str
@@ -37,7 +37,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TurnInputs:
     """What a turn was given: all of it recorded. ``lacking`` says what the record does not hold (any more)."""
 
     tenant: str
@@ -52,7 +52,7 @@ class Inputs:
 class Difference:
     """One thing that came out differently."""
 
-    what: str
+    part: str
     recorded: str
     again: str
 
@@ -61,30 +61,32 @@ class Difference:
 class Rerun:
     """A turn and its repetition: where they differ, and what may explain it."""
 
-    inputs: Inputs
-    recorded: Outcome
-    again: Outcome
+    inputs: TurnInputs
+    recorded: RerunOutcome
+    again: RerunOutcome
     differences: list[Difference] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
 
-async def recorded(bus: Bus, turn_id: str) -> tuple[Inputs, Outcome]:
+async def read_turn(bus: Bus, turn_id: str) -> tuple[TurnInputs, RerunOutcome]:
     """The turn's inputs and outcome: from its events while they are kept (an hour), else from its episode.
 
     Raises:
         InvalidInput: nothing of the turn is stored, or it has not been answered.
     """
-    events = [told.event for told in await turn_events.tell(bus, turn_id)]
-    asked = next((event for event in events if isinstance(event, RecallDone)), None)
-    ready = next((event for event in events if isinstance(event, AnswerReady)), None)
-    if asked is not None and ready is not None:
-        envelope = asked.envelope
-        inputs = Inputs(envelope.tenant, envelope.session_id, asked.query, asked.route, asked.recall)
-        return inputs, outcome(ready)
+    events = [entry.event for entry in await turn_events.read_story(bus, turn_id)]
+    recall_done = next((event for event in events if isinstance(event, RecallDone)), None)
+    answer_ready = next((event for event in events if isinstance(event, AnswerReady)), None)
+    if recall_done is not None and answer_ready is not None:
+        envelope = recall_done.envelope
+        inputs = TurnInputs(
+            envelope.tenant, envelope.session_id, recall_done.query, recall_done.route, recall_done.recall
+        )
+        return inputs, outcome_of_answer(answer_ready)
     episode = next((event.episode for event in events if isinstance(event, EpisodeRecorded)), None)
     if episode is None:
         raise InvalidInput(f"turn '{turn_id}' has no answer on record: there is nothing to repeat.", param="turn_id")
-    return await _of_episode(bus, episode), outcome_of(episode)
+    return await _inputs_of_episode(bus, episode), outcome_of_episode(episode)
 
 
 async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
@@ -94,27 +96,29 @@ async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
         InvalidInput: nothing of the turn is stored, or it was never answered.
         KikiError: the repetition failed; with the code of the stage that failed.
     """
-    inputs, before = await recorded(bus, turn_id)
-    adapters, changed = await _present(bus, inputs.route.adapters)
+    inputs, before = await read_turn(bus, turn_id)
+    adapters, adapter_notes = await _check_adapters(bus, inputs.route.adapters)
     plan = msgspec.structs.replace(inputs.route.plan, record=False)
     route = msgspec.structs.replace(inputs.route, adapters=adapters, plan=plan)
     envelope = new_turn(tenant=inputs.tenant, session_id=inputs.session_id, timeout=timeout)
-    ready = await bus.answered(
+    ready = await bus.publish_and_wait(
         RecallDone(envelope=envelope.next("memory"), query=inputs.query, route=route, recall=inputs.recall)
     )
-    after = outcome(ready)
-    found = differences(before, after)
-    why = reasons(before, after, inputs.query.sampling, (*inputs.lacking, *changed)) if found else []
-    return Rerun(inputs, before, after, found, why)
+    after = outcome_of_answer(ready)
+    deviations = differences(before, after)
+    explanations = (
+        reasons(before, after, inputs.query.sampling, (*inputs.lacking, *adapter_notes)) if deviations else []
+    )
+    return Rerun(inputs, before, after, deviations, explanations)
 
 
-def outcome(event: AnswerReady) -> Outcome:
+def outcome_of_answer(event: AnswerReady) -> RerunOutcome:
     """What an answered turn came to."""
     dissent = event.negotiation.dissent
-    return Outcome(
+    return RerunOutcome(
         model_digest=event.inference.model_digest,
         adapters=_digests(event.inference.candidates[0].adapters),
-        candidates=tuple(one.text for one in event.inference.candidates),
+        candidates=tuple(candidate.text for candidate in event.inference.candidates),
         chosen_by=event.negotiation.outcome,
         dissent=(dissent.tone if dissent.engaged else dissent.reason) if dissent else "",
         bias="refused" if event.bias.refused else "revised" if event.bias.revised else "as it was",
@@ -123,14 +127,14 @@ def outcome(event: AnswerReady) -> Outcome:
     )
 
 
-def outcome_of(episode: Episode) -> Outcome:
-    """The same of an episode."""
+def outcome_of_episode(episode: Episode) -> RerunOutcome:
+    """What the turn of an episode came to."""
     dissent, bias = episode.dissent, episode.bias
-    spoken = episode.candidates[0].adapters if episode.candidates else ()
-    return Outcome(
+    uses = episode.candidates[0].adapters if episode.candidates else ()
+    return RerunOutcome(
         model_digest=episode.model_digest,
-        adapters=_digests(spoken),
-        candidates=tuple(one.text for one in episode.candidates),
+        adapters=_digests(uses),
+        candidates=tuple(candidate.text for candidate in episode.candidates),
         chosen_by=episode.outcome,
         dissent=(dissent.tone if dissent.engaged else dissent.reason) if dissent else "",
         bias="refused" if bias.refused else "revised" if bias.revised else "as it was",
@@ -139,14 +143,14 @@ def outcome_of(episode: Episode) -> Outcome:
     )
 
 
-def differences(before: Outcome, after: Outcome) -> list[Difference]:
+def differences(before: RerunOutcome, after: RerunOutcome) -> list[Difference]:
     """Where two outcomes differ, in the order of a turn."""
     pairs = [
         ("model", before.model_digest, after.model_digest),
-        ("adapters", _shown(before.adapters), _shown(after.adapters)),
+        ("adapters", _adapters_text(before.adapters), _adapters_text(after.adapters)),
         ("prompt tokens", str(before.prompt_tokens), str(after.prompt_tokens)),
         *(
-            (f"candidate {number}", _at(before.candidates, number), _at(after.candidates, number))
+            (f"candidate {number}", _text_at(before.candidates, number), _text_at(after.candidates, number))
             for number in range(max(len(before.candidates), len(after.candidates)))
         ),
         ("dissent", before.dissent, after.dissent),
@@ -157,31 +161,33 @@ def differences(before: Outcome, after: Outcome) -> list[Difference]:
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
-def reasons(before: Outcome, after: Outcome, sampling: Sampling, known: Sequence[str]) -> list[str]:
+def reasons(before: RerunOutcome, after: RerunOutcome, sampling: Sampling, notes: Sequence[str]) -> list[str]:
     """What may explain a difference, surest first."""
-    found = []
+    explanations = []
     if before.model_digest != after.model_digest:
-        found.append("another model answers now: its digest differs")
+        explanations.append("another model answers now: its digest differs")
     if before.adapters != after.adapters:
-        found.append("other adapters took part: their digests differ")
-    found += known
+        explanations.append("other adapters took part: their digests differ")
+    explanations += notes
     if before.prompt_tokens != after.prompt_tokens:
-        found.append("the model was asked with another number of tokens: prompts or stages have changed since")
+        explanations.append("the model was asked with another number of tokens: prompts or stages have changed since")
     if sampling.temperature > 0:
-        found.append(
+        explanations.append(
             f"the text is drawn at temperature {sampling.temperature:g}: the seed {sampling.seed} is the same, but a "
             "batch of another size rounds otherwise, and one token drawn differently changes what follows"
         )
     else:
-        found.append("greedy, but a batch of another size rounds otherwise, and two tokens nearly as likely may swap")
-    return found
+        explanations.append(
+            "greedy, but a batch of another size rounds otherwise, and two tokens nearly as likely may swap"
+        )
+    return explanations
 
 
-async def _of_episode(bus: Bus, episode: Episode) -> Inputs:
+async def _inputs_of_episode(bus: Bus, episode: Episode) -> TurnInputs:
     lacking = []
     if episode.plan is None:
         lacking.append("the episode is older than version 2 of the contract: only its last question is known")
-    hits = await _recalled(bus, episode)
+    hits = await _read_recalled(bus, episode)
     if len(hits) < len(episode.recalled_ids):
         lacking.append(f"{len(episode.recalled_ids) - len(hits)} recalled episodes are forgotten since")
     if hits:
@@ -197,56 +203,56 @@ async def _of_episode(bus: Bus, episode: Episode) -> Inputs:
     if not episode.messages:
         raise InvalidInput(f"episode {episode.episode_id} was imported: it has no turn to repeat.", param="turn_id")
     query = Query(model=episode.model, messages=episode.messages, sampling=episode.sampling, level=episode.level)
-    return Inputs(episode.tenant, episode.session_id, query, route, Recall(hits=hits), tuple(lacking))
+    return TurnInputs(episode.tenant, episode.session_id, query, route, Recall(hits=hits), tuple(lacking))
 
 
-async def _recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, ...]:
+async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, ...]:
     """The recalled episodes in their order, as far as the record still has them."""
-    wanted = set(episode.recalled_ids)
-    if not wanted:
+    ids = set(episode.recalled_ids)
+    if not ids:
         return ()
-    there = {
-        one.episode_id: RecalledEpisode(
-            episode_id=one.episode_id,
-            turn_id=one.turn_id,
-            question=one.question,
-            answer=one.answer,
+    recalled = {
+        past.episode_id: RecalledEpisode(
+            episode_id=past.episode_id,
+            turn_id=past.turn_id,
+            question=past.question,
+            answer=past.answer,
             score=0.0,
             reasons=("recorded",),
-            created_at=one.created_at,
-            session_id=one.session_id,
-            speaker=one.speaker,
-            source_id=one.source_id,
+            created_at=past.created_at,
+            session_id=past.session_id,
+            speaker=past.speaker,
+            source_id=past.source_id,
         )
-        async for one in record.episodes(bus, tenant=episode.tenant)
-        if one.episode_id in wanted
+        async for past in record.read_episodes(bus, tenant=episode.tenant)
+        if past.episode_id in ids
     }
-    return tuple(there[name] for name in episode.recalled_ids if name in there)
+    return tuple(recalled[name] for name in episode.recalled_ids if name in recalled)
 
 
-async def _present(bus: Bus, uses: Sequence[AdapterUse]) -> tuple[tuple[AdapterUse, ...], list[str]]:
+async def _check_adapters(bus: Bus, uses: Sequence[AdapterUse]) -> tuple[tuple[AdapterUse, ...], list[str]]:
     """The adapters as the worker has them today, and what changed: it refuses a digest that is not there."""
-    found, changed = [], []
+    present, notes = [], []
     for use in uses:
         try:
             request = AdapterRequest(name=use.name)
             info = await bus.request("adapters.check", request, AdapterInfo, timeout=ADAPTER_SECONDS)
         except KikiError as error:
-            changed.append(f"adapter '{use.name}' is left out: {error.message}")
+            notes.append(f"adapter '{use.name}' is left out: {error.message}")
             continue
         if use.sha256 and use.sha256 != info.sha256:
-            changed.append(f"adapter '{use.name}' has changed: {use.sha256[:12]} then, {info.sha256[:12]} now")
-        found.append(msgspec.structs.replace(use, sha256=info.sha256))
-    return tuple(found), changed
+            notes.append(f"adapter '{use.name}' has changed: {use.sha256[:12]} then, {info.sha256[:12]} now")
+        present.append(msgspec.structs.replace(use, sha256=info.sha256))
+    return tuple(present), notes
 
 
 def _digests(uses: Sequence[AdapterUse]) -> tuple[tuple[str, str], ...]:
     return tuple((use.name, use.sha256) for use in uses)
 
 
-def _shown(adapters: Sequence[tuple[str, str]]) -> str:
+def _adapters_text(adapters: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{name}@{digest[:12]}" for name, digest in adapters) or "base model"
 
 
-def _at(texts: Sequence[str], number: int) -> str:
+def _text_at(texts: Sequence[str], number: int) -> str:
     return texts[number] if number < len(texts) else "(none)"

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bus.turn_events import Told
+from bus.turn_events import StoredEvent
 from schemas.events import (
     AnswerReady,
     DissentRaised,
@@ -32,7 +32,7 @@ STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", 
 
 
 @dataclass(frozen=True)
-class Row:
+class WaterfallRow:
     """One stage. ``start`` and ``duration`` are seconds from the turn's beginning; ``compute`` within them."""
 
     stage: str
@@ -49,22 +49,22 @@ class Waterfall:
 
     turn_id: str
     question: str
-    rows: tuple[Row, ...]
+    rows: tuple[WaterfallRow, ...]
     ending: str
     total: float
 
 
-def waterfall(told: Sequence[Told]) -> Waterfall:
+def waterfall(story: Sequence[StoredEvent]) -> Waterfall:
     """Lay out a turn's story (at least one event)."""
-    events = [entry.event for entry in told]
+    events = [entry.event for entry in story]
     began = min(event.envelope.created_at for event in events)
     timings = {timing.stage: timing for event in events for timing in getattr(event, "timings", ())}
-    written = _write_timing(events)
-    if written is not None:
-        timings[written.stage] = written
-    decisions = decided(events)
+    write_timing = _write_timing(events)
+    if write_timing is not None:
+        timings[write_timing.stage] = write_timing
+    decisions = describe_decisions(events)
     rows = tuple(
-        Row(
+        WaterfallRow(
             stage=timing.stage,
             start=timing.started_at - began,
             duration=timing.duration,
@@ -81,40 +81,42 @@ def waterfall(told: Sequence[Told]) -> Waterfall:
 
 def _write_timing(events: Sequence[Event]) -> StageTiming | None:
     ready = next((event for event in events if isinstance(event, AnswerReady)), None)
-    recorded = next((event for event in events if isinstance(event, EpisodeRecorded)), None)
-    if ready is None or recorded is None:
+    episode_recorded = next((event for event in events if isinstance(event, EpisodeRecorded)), None)
+    if ready is None or episode_recorded is None:
         return None
     return StageTiming(
-        stage="memory-write", started_at=ready.envelope.created_at, finished_at=recorded.envelope.created_at
+        stage="memory-write", started_at=ready.envelope.created_at, finished_at=episode_recorded.envelope.created_at
     )
 
 
-def decided(events: Sequence[Event]) -> dict[str, str]:
+def describe_decisions(events: Sequence[Event]) -> dict[str, str]:
     """What each stage decided, in a few words."""
-    found: dict[str, str] = {}
+    decisions: dict[str, str] = {}
     for event in events:
         match event:
             case QueryRouted():
                 domains = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in event.route.domains) or "base"
-                found["router"] = f"{event.route.plan.level}: {domains}"
+                decisions["router"] = f"{event.route.plan.level}: {domains}"
             case RecallDone():
-                found["memory"] = f"{len(event.recall.hits)} recalled" if event.route.plan.recall else "left out"
+                decisions["memory"] = f"{len(event.recall.hits)} recalled" if event.route.plan.recall else "left out"
             case InferDone():
-                found["inference"] = _candidates(event)
+                decisions["inference"] = _candidates(event)
             case DissentRaised():
-                found["catfish"] = f"{event.dissent.tone} dissent: {_short(event.dissent.text)}"
+                decisions["catfish"] = f"{event.dissent.tone} dissent: {_shortened(event.dissent.text)}"
             case DissentWaived():
-                found["catfish"] = f"waived: {event.dissent.reason}"
+                decisions["catfish"] = f"waived: {event.dissent.reason}"
             case NegotiateDone():
-                chosen = event.negotiation
-                found["negotiator"] = f"{chosen.outcome}, candidate {chosen.chosen}, {chosen.rounds} rounds"
+                negotiation = event.negotiation
+                decisions["negotiator"] = (
+                    f"{negotiation.outcome}, candidate {negotiation.chosen}, {negotiation.rounds} rounds"
+                )
             case AnswerReady():
-                found["antibias"] = _bias(event)
+                decisions["antibias"] = _bias(event)
             case EpisodeRecorded():
-                found["memory-write"] = f"episode {event.episode.episode_id}"
+                decisions["memory-write"] = f"episode {event.episode.episode_id}"
             case _:
                 pass
-    return found
+    return decisions
 
 
 def _candidates(event: InferDone) -> str:
@@ -138,7 +140,7 @@ def _bias(event: AnswerReady) -> str:
     return bias.reason or ("nothing found" if bias.checked else "left out")
 
 
-def _short(text: str, limit: int = 60) -> str:
+def _shortened(text: str, limit: int = 60) -> str:
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
@@ -154,7 +156,7 @@ def _ending(events: Sequence[Event]) -> str:
     return "under way"
 
 
-def drawn(picture: Waterfall) -> RenderableType:
+def draw_waterfall(picture: Waterfall) -> RenderableType:
     """The waterfall for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
@@ -173,10 +175,10 @@ def drawn(picture: Waterfall) -> RenderableType:
             Text(row.decision + again),
         )
     head = Text(f"turn {picture.turn_id}  {picture.ending}  {picture.total * 1000:.0f} ms")
-    return Group(head, Text(f"asked: {_short(picture.question, 90)}", style="dim"), table)
+    return Group(head, Text(f"asked: {_shortened(picture.question, 90)}", style="dim"), table)
 
 
-def _bar(row: Row, scale: float) -> Text:
+def _bar(row: WaterfallRow, scale: float) -> Text:
     start = min(BAR - 1, int(row.start / scale * BAR))
     width = max(1, min(BAR - start, round(row.duration / scale * BAR)))
     model = min(width, round(row.compute / scale * BAR))

@@ -10,43 +10,47 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_ASKED = ("QueryReceived", "TurnCancelled", "Job")
+_INCOMING = ("QueryReceived", "TurnCancelled", "Job")
 """Events that others publish, too."""
 
-_LOWER = ("maximum", "maxLength", "maxItems", "maxProperties", "exclusiveMaximum")
-_HIGHER = ("minimum", "minLength", "minItems", "minProperties", "exclusiveMinimum")
+_UPPER_BOUNDS = ("maximum", "maxLength", "maxItems", "maxProperties", "exclusiveMaximum")
+_LOWER_BOUNDS = ("minimum", "minLength", "minItems", "minProperties", "exclusiveMinimum")
 
 
-def breaking(old: Schema, new: Schema) -> list[str]:
+def breaking_changes(old: Schema, new: Schema) -> list[str]:
     """Every breaking change from ``old`` to ``new``, each in one line that names channel, message or field."""
-    found = list(_channels(old["channels"], new["channels"]))
+    changes = list(_compare_channels(old["channels"], new["channels"]))
     old_schemas, new_schemas = old["components"]["schemas"], new["components"]["schemas"]
-    asked = _reachable(old, {name for name in old["components"]["messages"] if name in _ASKED} | _requests(old))
-    sent = _reachable(old, set(old["components"]["messages"]) - _requests(old))
+    incoming = _reachable(old, {name for name in old["components"]["messages"] if name in _INCOMING} | _requests(old))
+    outgoing = _reachable(old, set(old["components"]["messages"]) - _requests(old))
     for name, schema in old_schemas.items():
         if name in new_schemas:
-            found += _compared(schema, new_schemas[name], name, asked=name in asked, sent=name in sent)
-        elif name in asked | sent:
-            found.append(f"{name} is gone")
-    return sorted(set(found))
+            changes += _compare_schemas(
+                schema, new_schemas[name], name, incoming=name in incoming, outgoing=name in outgoing
+            )
+        elif name in incoming | outgoing:
+            changes.append(f"{name} is gone")
+    return sorted(set(changes))
 
 
-def _channels(old: Schema, new: Schema) -> Iterator[str]:
+def _compare_channels(old: Schema, new: Schema) -> Iterator[str]:
     for name, channel in old.items():
         if name not in new:
             yield f"channel {name} ({channel['address']}) is gone"
             continue
         if channel["address"] != new[name]["address"]:
             yield f"channel {name} moved from {channel['address']} to {new[name]['address']}"
-        for gone in sorted(set(channel["messages"]) - set(new[name]["messages"])):
-            yield f"channel {name} no longer carries {gone}"
+        for message in sorted(set(channel["messages"]) - set(new[name]["messages"])):
+            yield f"channel {name} no longer carries {message}"
 
 
 def _requests(document: Schema) -> set[str]:
     """Messages of the channels on which services are asked."""
     operations = document["operations"].items()
-    served = [operation["channel"]["$ref"].rsplit("/", 1)[-1] for name, operation in operations if "serve" in name[:5]]
-    return {message for channel in served for message in document["channels"][channel]["messages"]}
+    service_channels = [
+        operation["channel"]["$ref"].rsplit("/", 1)[-1] for name, operation in operations if "serve" in name[:5]
+    ]
+    return {message for channel in service_channels for message in document["channels"][channel]["messages"]}
 
 
 def _reachable(document: Schema, messages: set[str]) -> set[str]:
@@ -72,37 +76,37 @@ def _refs(node: Any) -> Iterator[str]:
             yield from _refs(value)
 
 
-def _compared(old: Schema, new: Schema, path: str, *, asked: bool, sent: bool) -> Iterator[str]:
+def _compare_schemas(old: Schema, new: Schema, path: str, *, incoming: bool, outgoing: bool) -> Iterator[str]:
     before, after = _kinds(old), _kinds(new)
-    if asked and (refused := before - after):
-        yield f"{path} no longer takes {', '.join(sorted(refused))}"
-    if sent and (strange := after - before):
-        yield f"{path} may now be {', '.join(sorted(strange))}"
-    if asked:
-        yield from _tightened(old, new, path)
-    yield from _fields(old, new, path, asked=asked, sent=sent)
+    if incoming and (lost_kinds := before - after):
+        yield f"{path} no longer takes {', '.join(sorted(lost_kinds))}"
+    if outgoing and (new_kinds := after - before):
+        yield f"{path} may now be {', '.join(sorted(new_kinds))}"
+    if incoming:
+        yield from _compare_bounds(old, new, path)
+    yield from _compare_fields(old, new, path, incoming=incoming, outgoing=outgoing)
     for inner in ("items", "additionalProperties"):
         if isinstance(old.get(inner), dict) and isinstance(new.get(inner), dict):
-            yield from _compared(old[inner], new[inner], f"{path}[]", asked=asked, sent=sent)
+            yield from _compare_schemas(old[inner], new[inner], f"{path}[]", incoming=incoming, outgoing=outgoing)
 
 
-def _fields(old: Schema, new: Schema, path: str, *, asked: bool, sent: bool) -> Iterator[str]:
+def _compare_fields(old: Schema, new: Schema, path: str, *, incoming: bool, outgoing: bool) -> Iterator[str]:
     before, after = old.get("properties", {}), new.get("properties", {})
     for name, schema in before.items():
         if name not in after:
             yield f"{path}.{name} is gone"
         else:
-            yield from _compared(schema, after[name], f"{path}.{name}", asked=asked, sent=sent)
-    if asked:
+            yield from _compare_schemas(schema, after[name], f"{path}.{name}", incoming=incoming, outgoing=outgoing)
+    if incoming:
         for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):
             yield f"{path}.{name} is required now"
 
 
-def _tightened(old: Schema, new: Schema, path: str) -> Iterator[str]:
-    for key in _LOWER:
+def _compare_bounds(old: Schema, new: Schema, path: str) -> Iterator[str]:
+    for key in _UPPER_BOUNDS:
         if key in new and new[key] < old.get(key, float("inf")):
             yield f"{path}: {key} {new[key]} is tighter than {old.get(key, 'none')}"
-    for key in _HIGHER:
+    for key in _LOWER_BOUNDS:
         if key in new and new[key] > old.get(key, float("-inf")):
             yield f"{path}: {key} {new[key]} is tighter than {old.get(key, 'none')}"
     if new.get("pattern") not in (None, old.get("pattern")):
@@ -112,7 +116,7 @@ def _tightened(old: Schema, new: Schema, path: str) -> Iterator[str]:
 def _kinds(schema: Schema) -> set[str]:
     """What a value may be: types, names of schemas, or literal values."""
     if "anyOf" in schema:
-        return {kind for one in schema["anyOf"] for kind in _kinds(one)}
+        return {kind for option in schema["anyOf"] for kind in _kinds(option)}
     if "enum" in schema:
         return {repr(value) for value in schema["enum"]}
     if "$ref" in schema:

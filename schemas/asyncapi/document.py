@@ -147,7 +147,7 @@ SERVICES = (
     Service("replay.start", ReplayRequest, ReplayReply),
     Service("replay.stop", ReplayStopRequest, ReplayStopReply),
     Service("flow.fetch", FlowFetchRequest, FlowFetchReply),
-    Service("flow.snapshot", FlowSnapshotRequest, FlowSnapshotReply),
+    Service("flow.take_snapshot", FlowSnapshotRequest, FlowSnapshotReply),
     Service("flow.publish", FlowPublishRequest, FlowPublishReply),
 )
 
@@ -234,20 +234,20 @@ def _operation(channel: Channel) -> dict[str, Any]:
 
 
 def _service_channels(prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
+    by_name: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
     for service in SERVICES:
         name = service.name
-        found[f"{name}Service"] = {
+        by_name[f"{name}Service"] = {
             "address": f"{prefix}.svc.{service.verb}",
             "messages": {service.request.__name__: {"$ref": f"#/components/messages/{service.request.__name__}"}},
         }
-        found[f"{name}Reply"] = _reply_channel(service.reply)
-    found["StatusService"] = {
+        by_name[f"{name}Reply"] = _reply_channel(service.reply)
+    by_name["StatusService"] = {
         "address": f"{prefix}.svc.status.{{agent}}",
         "parameters": {"agent": _PARAMETERS["agent"]},
         "messages": {"StatusReply": {"$ref": "#/components/messages/StatusReply"}},
     }
-    return found
+    return by_name
 
 
 def _reply_channel(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -256,10 +256,10 @@ def _reply_channel(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _service_operations() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for service in SERVICES:
         name = service.name
-        found[f"serve{name}"] = {
+        by_name[f"serve{name}"] = {
             "action": "receive",
             "channel": {"$ref": f"#/channels/{name}Service"},
             "summary": _first_line(service.request),
@@ -268,7 +268,7 @@ def _service_operations() -> dict[str, Any]:
                 "channel": {"$ref": f"#/channels/{name}Reply"},
             },
         }
-    return found
+    return by_name
 
 
 def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -137,52 +137,52 @@ def example(kind: type[msgspec.Struct]) -> dict[str, Any]:
     Raises:
         msgspec.ValidationError: a field needs a value in the tables of this module.
     """
-    made = msgspec.convert(_struct(kind), kind)
-    found: dict[str, Any] = msgspec.to_builtins(made)
-    return found
+    message = msgspec.convert(_struct_values(kind), kind)
+    payload: dict[str, Any] = msgspec.to_builtins(message)
+    return payload
 
 
-def _struct(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    described = inspect.type_info(kind)
-    assert isinstance(described, inspect.StructType)
-    for field in described.fields:
+def _struct_values(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    struct_type = inspect.type_info(kind)
+    assert isinstance(struct_type, inspect.StructType)
+    for field in struct_type.fields:
         if (kind.__name__, field.name) in _BY_FIELD:
-            found[field.encode_name] = _BY_FIELD[kind.__name__, field.name]
+            values[field.encode_name] = _BY_FIELD[kind.__name__, field.name]
         elif field.required:
-            found[field.encode_name] = _value(field.type, field.name)
-    return found
+            values[field.encode_name] = _value(field.type, field.name)
+    return values
 
 
-def _value(described: inspect.Type, name: str) -> Any:
+def _value(kind: inspect.Type, name: str) -> Any:
     """A value that fits; the tables' own where the name is in them and the kind allows it."""
-    match described:
+    match kind:
         case inspect.Metadata():
-            return _value(described.type, name)
+            return _value(kind.type, name)
         case inspect.StructType():
-            return _struct(described.cls)
+            return _struct_values(kind.cls)
         case inspect.LiteralType():
-            return described.values[0]
+            return kind.values[0]
         case inspect.UnionType():
-            return _value(next(one for one in described.types if not isinstance(one, inspect.NoneType)), name)
+            return _value(next(option for option in kind.types if not isinstance(option, inspect.NoneType)), name)
         case inspect.RawType():
             return {}
     if name in _BY_NAME:
         return _BY_NAME[name]
-    match described:
+    match kind:
         case inspect.VarTupleType() | inspect.ListType():
-            return [_value(described.item_type, name)]
+            return [_value(kind.item_type, name)]
         case inspect.DictType():
             return {}
         case inspect.BoolType():
             return True
         case inspect.IntType():
-            return max(1, int(described.ge or 0))
+            return max(1, int(kind.ge or 0))
         case inspect.FloatType():
-            return min(0.5, described.le if described.le is not None else 0.5)
+            return min(0.5, kind.le if kind.le is not None else 0.5)
         case inspect.BytesType():
             return "e30="
         case inspect.StrType():
             return name.replace("_", "-")
         case _:
-            raise TypeError(f"no example for {described} of '{name}'.")
+            raise TypeError(f"no example for {kind} of '{name}'.")

@@ -39,28 +39,28 @@ Script = Callable[[Job], Scores | str]
 """What the model says of a job; a job of several ballots comes as one job for each."""
 
 
-def said(job: Job) -> str:
+def user_text(job: Job) -> str:
     """The user message of a job."""
     return job.messages[-1].content
 
 
-def shown(job: Job) -> str:
+def ballot_answer(job: Job) -> str:
     """The answer, or the two, that a ballot is about."""
     return job.messages[-2].content if len(job.messages) > 1 else ""
 
 
-def evenly(job: Job) -> Scores:
+def even_scores(job: Job) -> Scores:
     """The same score for every choice: what a model without habits says of a content-free prompt."""
     return dict.fromkeys(job.choices, -1.0)
 
 
 def is_blank(job: Job) -> bool:
     """Whether the job measures the habit of the labels."""
-    return shown(job) == "N/A"
+    return ballot_answer(job) == "N/A"
 
 
 @dataclass
-class Worker:
+class ScriptedJobWorker:
     """Answers with what ``script`` says: scores, or a text; a raised KikiError is the job's failure."""
 
     bus: Bus
@@ -77,26 +77,26 @@ class Worker:
         ]
         self.ballots += ballots
         try:
-            found = [self.script(ballot) for ballot in ballots]
+            outputs = [self.script(ballot) for ballot in ballots]
         except KikiError as error:
             result = JobResult(job_id=job.job_id, code=error.code, message=error.message)
         else:
-            result = self._result(job, found)
+            result = self._result(job, outputs)
         await self.bus.answer(job, result)
 
-    def _result(self, job: Job, found: list[Scores | str]) -> JobResult:
-        scores = tuple(one for one in found if isinstance(one, dict))
+    def _result(self, job: Job, outputs: list[Scores | str]) -> JobResult:
+        scores = tuple(output for output in outputs if isinstance(output, dict))
         if scores:
             return JobResult(job_id=job.job_id, scores=scores, prompt_tokens=JOB_TOKENS, compute=0.001)
         usage = Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5)
-        candidate = Candidate(text=str(found[0]), usage=usage)
+        candidate = Candidate(text=str(outputs[0]), usage=usage)
         return JobResult(job_id=job.job_id, candidates=(candidate,), prompt_tokens=JOB_TOKENS, compute=0.001)
 
 
 @contextlib.asynccontextmanager
-async def at_work(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncIterator[Worker]:
+async def scripted_worker(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncIterator[ScriptedJobWorker]:
     """A scripted worker and ``stages`` serving on ``bus``."""
-    worker = Worker(bus, script)
+    worker = ScriptedJobWorker(bus, script)
     handler = Handler(
         stage="worker", event=Job, handle=worker.handle, stream=JOBS, filters=tuple(bus.subjects.jobs), concurrency=4
     )
@@ -105,26 +105,26 @@ async def at_work(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncItera
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.run)
         for stage in stages:
-            await tasks.start(agents.run, stage, bus)
+            await tasks.start(agents.run_agent, stage, bus)
         yield worker
         tasks.cancel_scope.cancel()
 
 
-async def comparing(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
+async def serve_compare(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
     """Answer the compare service from unit ``vectors``, by how a text ends, until the connection ends."""
 
     def vector(text: str) -> tuple[float, ...]:
         return next(vectors[ending] for ending in vectors if text.endswith(ending))
 
     async def answer(message: Msg) -> None:
-        found = np.array([vector(text) for text in decode(CompareRequest, message.data).texts])
-        reply = CompareReply(cosines=tuple(map(tuple, (found @ found.T).tolist())), compute=0.002)
+        rows = np.array([vector(text) for text in decode(CompareRequest, message.data).texts])
+        reply = CompareReply(cosines=tuple(map(tuple, (rows @ rows.T).tolist())), compute=0.002)
         await bus.client.publish(message.reply, encode(reply))
 
     await bus.listen(bus.subjects.service("compare"), answer)
 
 
-async def first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:
+async def wait_for_first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:
     """The first of ``kinds`` that the turn's story holds."""
     with anyio.fail_after(20):
         while True:
@@ -134,7 +134,7 @@ async def first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:
             await anyio.sleep(0.02)
 
 
-def inferred(
+def infer_done(
     *texts: str,
     plan: Plan = FULL,
     question: str = "At how many degrees Celsius does water boil at sea level?",
@@ -154,10 +154,12 @@ def inferred(
     """
     scores = logprobs or tuple(-0.5 for _ in texts)
     uses = tuple(AdapterUse(name=name, weight=0.5, sha256=sha256) for name in adapters)
-    nobody: list[tuple[AdapterUse, ...]] = [()] * len(texts)
+    no_uses: list[tuple[AdapterUse, ...]] = [()] * len(texts)
     candidates = tuple(
-        Candidate(text=text, logprob=score, adapters=taking, usage=Usage(prompt_tokens=7, completion_tokens=3))
-        for text, score, taking in zip(texts, scores, _taking(uses, by, len(texts)) if loaded else nobody, strict=True)
+        Candidate(text=text, logprob=score, adapters=candidate_uses, usage=Usage(prompt_tokens=7, completion_tokens=3))
+        for text, score, candidate_uses in zip(
+            texts, scores, _uses_by_candidate(uses, by, len(texts)) if loaded else no_uses, strict=True
+        )
     )
     usage = Usage(prompt_tokens=7 * len(texts), completion_tokens=3 * len(texts))
     return InferDone(
@@ -174,22 +176,22 @@ def inferred(
     )
 
 
-def _taking(uses: tuple[AdapterUse, ...], by: tuple[str, ...], count: int) -> list[tuple[AdapterUse, ...]]:
+def _uses_by_candidate(uses: tuple[AdapterUse, ...], by: tuple[str, ...], count: int) -> list[tuple[AdapterUse, ...]]:
     if not by:
         return [uses] * count
     return [tuple(use for use in uses if use.name == name) for name in by]
 
 
-def counted(name: str, **labels: str) -> float:
+def counter_value(name: str, **labels: str) -> float:
     """A counter of this process."""
     return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def degraded(path: str) -> float:
+def degraded_count(path: str) -> float:
     """How often a degraded path was taken in this process."""
-    return counted("kiki_degraded_total", path=path)
+    return counter_value("kiki_degraded_total", path=path)
 
 
-def planned(**changes: Any) -> Plan:
+def plan_with(**changes: Any) -> Plan:
     """:data:`FULL` with ``changes``."""
     return msgspec.structs.replace(FULL, **changes)

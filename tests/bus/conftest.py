@@ -31,7 +31,7 @@ def reply(event: QueryReceived) -> TurnCancelled:
 
 
 @contextlib.asynccontextmanager
-async def running(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
+async def run_consumer(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
     """A consumer of ``query.received`` under the stage name 'echo'."""
     handler = Handler(stage="echo", event=QueryReceived, handle=handle, **settings)
     consumer = Consumer(bus, handler, fetch_seconds=0.5, check_seconds=0.5)
@@ -46,8 +46,8 @@ async def eventually(check: Callable[[], Any], *, seconds: float = 30.0) -> Any:
     """Await ``check`` until it gives something truthy; fail the test when it never does."""
     with anyio.move_on_after(seconds):
         while True:
-            found = await check()
-            if found:
-                return found
+            value = await check()
+            if value:
+                return value
             await anyio.sleep(0.03)
     pytest.fail(f"did not happen within {seconds} s")

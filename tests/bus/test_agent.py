@@ -9,7 +9,7 @@ import anyio
 import pytest
 from nats.aio.msg import Msg
 
-from bus.agent import Endpoint, Report, reports, run
+from bus.agent import Endpoint, Report, gather_reports, run_agent
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.codec import encode
@@ -60,10 +60,10 @@ class Echo:
 
 
 @contextlib.asynccontextmanager
-async def serving(bus: Bus) -> AsyncIterator[Echo]:
+async def serve_echo(bus: Bus) -> AsyncIterator[Echo]:
     agent = Echo()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
+        await tasks.start(run_agent, agent, bus)
         yield agent
         tasks.cancel_scope.cancel()
     assert not agent.opened
@@ -71,42 +71,42 @@ async def serving(bus: Bus) -> AsyncIterator[Echo]:
 
 @pytest.mark.parametrize(("verb", "kind"), [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")])
 async def test_the_stock_discovery_subjects_answer(bus: Bus, verb: str, kind: str) -> None:
-    async with serving(bus):
-        found = json.loads((await bus.client.request(f"$SRV.{verb}.kiki-echo", b"", timeout=2)).data)
-        assert found["type"] == f"io.nats.micro.v1.{kind}_response"
-        assert found["name"] == "kiki-echo"
+    async with serve_echo(bus):
+        answer = json.loads((await bus.client.request(f"$SRV.{verb}.kiki-echo", b"", timeout=2)).data)
+        assert answer["type"] == f"io.nats.micro.v1.{kind}_response"
+        assert answer["name"] == "kiki-echo"
         if verb == "INFO":
-            assert {endpoint["subject"] for endpoint in found["endpoints"]} == {
+            assert {endpoint["subject"] for endpoint in answer["endpoints"]} == {
                 "kiki.svc.embed",
                 "kiki.svc.status.echo",
             }
 
 
 async def test_requests_are_answered_side_by_side(bus: Bus) -> None:
-    async with serving(bus):
-        found: list[EmbedReply] = []
+    async with serve_echo(bus):
+        replies: list[EmbedReply] = []
 
         async def ask(text: str) -> None:
-            found.append(await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=5))
+            replies.append(await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=5))
 
         async with anyio.create_task_group() as tasks:
             for length in range(1, 6):
                 tasks.start_soon(ask, "x" * length)
-        assert sorted(reply.vectors[0][0] for reply in found) == [1.0, 2.0, 3.0, 4.0, 5.0]
+        assert sorted(reply.vectors[0][0] for reply in replies) == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 async def test_a_refusal_keeps_its_code_and_field_and_a_bug_keeps_its_secret(bus: Bus) -> None:
-    async with serving(bus):
-        with pytest.raises(KikiError, match="not this one") as refused:
+    async with serve_echo(bus):
+        with pytest.raises(KikiError, match="not this one") as refusal:
             await bus.request("embed", EmbedRequest(texts=("refuse",)), EmbedReply, timeout=5)
-        assert (refused.value.code, refused.value.param) == ("invalid_request", "texts")
-        with pytest.raises(KikiError) as failed:
+        assert (refusal.value.code, refusal.value.param) == ("invalid_request", "texts")
+        with pytest.raises(KikiError) as failure:
             await bus.request("embed", EmbedRequest(texts=("bug",)), EmbedReply, timeout=5)
-        assert failed.value.code == "internal_error"
-        assert "secret" not in failed.value.message
+        assert failure.value.code == "internal_error"
+        assert "secret" not in failure.value.message
 
 
-async def test_nobody_there_is_unavailable(bus: Bus) -> None:
+async def test_a_request_without_an_agent_is_unavailable(bus: Bus) -> None:
     with pytest.raises(Unavailable, match="is its agent up"):
         await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=1)
 
@@ -114,18 +114,18 @@ async def test_nobody_there_is_unavailable(bus: Bus) -> None:
 async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
     slow = Report(status=StatusReply(agent="slow", ready=True), pid=1, metrics="")
 
-    async def late(message: Msg) -> None:
+    async def report_late(message: Msg) -> None:
         await anyio.sleep(0.4)
         await bus.client.publish(message.reply, encode(slow))
 
-    await bus.listen(bus.subjects.service("status"), late)
-    assert await reports(bus) == []
-    assert await reports(bus, expected=["slow"]) == [slow]
-    assert await reports(bus, expected=["slow", "gone"]) == [slow]
+    await bus.listen(bus.subjects.service("status"), report_late)
+    assert await gather_reports(bus) == []
+    assert await gather_reports(bus, expected=["slow"]) == [slow]
+    assert await gather_reports(bus, expected=["slow", "gone"]) == [slow]
 
 
 async def test_reports_carry_status_and_metrics(bus: Bus) -> None:
-    async with serving(bus):
-        (report,) = await reports(bus, expected=["echo"])
+    async with serve_echo(bus):
+        (report,) = await gather_reports(bus, expected=["echo"])
         assert report.status == StatusReply(agent="echo", ready=True, gauges={"answers": 1.0})
         assert "kiki_handled_total" in report.metrics

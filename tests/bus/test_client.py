@@ -13,8 +13,8 @@ from schemas.envelope import Envelope
 from schemas.errors import KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
 from schemas.services import ReplayReply, ReplayRequest
-from tests.agents.memory.scenes import answered
-from tests.agents.services.scenes import record, serving
+from tests.agents.memory.scenes import answer_ready
+from tests.agents.services.scenes import record, run_services
 from tests.bus.conftest import eventually
 
 pytestmark = pytest.mark.anyio
@@ -25,13 +25,13 @@ def client(bus: Bus) -> Client:
     return Client(bus.client)
 
 
-async def asked(bus: Bus, envelope: Envelope) -> QueryReceived:
-    found = await eventually(lambda: bus.last(QueryReceived, envelope.turn_id))
-    assert isinstance(found, QueryReceived)
-    return found
+async def wait_for_query(bus: Bus, envelope: Envelope) -> QueryReceived:
+    event = await eventually(lambda: bus.last(QueryReceived, envelope.turn_id))
+    assert isinstance(event, QueryReceived)
+    return event
 
 
-async def say(bus: Bus, envelope: Envelope, *words: str, attempt: int = 1) -> None:
+async def send_tokens(bus: Bus, envelope: Envelope, *words: str, attempt: int = 1) -> None:
     for index, word in enumerate(words):
         await bus.signal(InferToken(turn_id=envelope.turn_id, index=index, text=word, attempt=attempt))
 
@@ -39,24 +39,24 @@ async def say(bus: Bus, envelope: Envelope, *words: str, attempt: int = 1) -> No
 async def test_a_question_is_stored_and_its_answer_read_along(bus: Bus, client: Client) -> None:
     sampling = Sampling(seed=5, max_tokens=8)
     async with client.turn("Where?", model="micro-kiki-fast", tenant="ann", sampling=sampling) as turn:
-        query = (await asked(bus, turn.envelope)).query
+        query = (await wait_for_query(bus, turn.envelope)).query
         assert (query.text, query.model, query.sampling) == ("Where?", "micro-kiki-fast", sampling)
-        await say(bus, turn.envelope, "In", " Par")
-        await say(bus, turn.envelope, "In", " Par", "is", attempt=2)  # a worker that was started again
-        await bus.publish(answered(turn.envelope, answer="In Paris."))
+        await send_tokens(bus, turn.envelope, "In", " Par")
+        await send_tokens(bus, turn.envelope, "In", " Par", "is", attempt=2)  # a worker that was started again
+        await bus.publish(answer_ready(turn.envelope, answer="In Paris."))
         assert [piece async for piece in turn.text()] == ["In", " Par", "is", "."]
         assert turn.answer is not None
         assert turn.answer.text == "In Paris."
     assert await bus.last(TurnCancelled, turn.id) is None
 
 
-async def test_every_event_is_told_in_order(bus: Bus, client: Client) -> None:
-    seen: list[Happening] = []
+async def test_every_event_comes_in_order(bus: Bus, client: Client) -> None:
+    events: list[Happening] = []
     async with client.turn("Where?") as turn:
-        await say(bus, turn.envelope, "Here")
-        await bus.publish(answered(turn.envelope, answer="Here"))
-        seen = [event async for event in turn.events()]
-    assert [type(event) for event in seen] == [QueryReceived, InferToken, AnswerReady]
+        await send_tokens(bus, turn.envelope, "Here")
+        await bus.publish(answer_ready(turn.envelope, answer="Here"))
+        events = [event async for event in turn.events()]
+    assert [type(event) for event in events] == [QueryReceived, InferToken, AnswerReady]
 
 
 async def test_a_turn_that_fails_says_why(bus: Bus, client: Client) -> None:
@@ -80,29 +80,29 @@ async def test_a_turn_that_is_cancelled_says_why(bus: Bus, client: Client) -> No
 
 async def test_leaving_before_the_end_cancels_the_turn(bus: Bus, client: Client) -> None:
     async with client.turn("Where?") as turn:
-        await say(bus, turn.envelope, "On", " and", " on")
+        await send_tokens(bus, turn.envelope, "On", " and", " on")
         async for _ in turn.text():
             break
-    cancelled = await eventually(lambda: bus.last(TurnCancelled, turn.id))
-    assert cancelled.reason == "the asker left"
+    cancellation = await eventually(lambda: bus.last(TurnCancelled, turn.id))
+    assert cancellation.reason == "the asker left"
 
 
-async def test_a_stage_of_all_turns(bus: Bus, client: Client) -> None:
+async def test_a_stage_brings_the_events_of_all_turns(bus: Bus, client: Client) -> None:
     async with client.stage(AnswerReady) as answers:
         async with client.turn("Where?") as turn:
-            await bus.publish(answered(turn.envelope, answer="Here"))
+            await bus.publish(answer_ready(turn.envelope, answer="Here"))
             _ = [event async for event in turn.events()]
         with anyio.fail_after(5):
             assert (await anext(answers)).envelope.turn_id == turn.id
 
 
-async def test_nobody_serves_a_request(client: Client) -> None:
+async def test_a_request_that_nobody_serves_is_unavailable(client: Client) -> None:
     with pytest.raises(Unavailable, match=r"services\.ls"):
         await client.services()
 
 
-async def test_a_replay_that_did_not_come_whole_is_not_taken_for_one(bus: Bus, client: Client) -> None:
-    async with serving(bus):
+async def test_a_replay_with_a_lost_message_is_refused(bus: Bus, client: Client) -> None:
+    async with run_services(bus):
         await record(bus, ["one", "two"])
         assert [seq async for seq, _ in client.replay()] == [1, 2]
 

@@ -8,7 +8,7 @@ from bus.connection import Bus
 from bus.handler import Delivery
 from schemas.errors import InvalidInput
 from schemas.events import Event, QueryReceived, TurnCancelled
-from tests.bus.conftest import eventually, query, reply, running
+from tests.bus.conftest import eventually, query, reply, run_consumer
 
 pytestmark = pytest.mark.anyio
 
@@ -23,42 +23,42 @@ async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> N
         return reply(event)
 
     event = query(timeout=5)
-    async with running(bus, handle, retry_delay=0.01, max_deliver=1):
+    async with run_consumer(bus, handle, retry_delay=0.01, max_deliver=1):
         await bus.publish(event)
 
-        async def buried() -> list[dead_letters.Filed]:
-            return [filed async for filed in dead_letters.letters(bus)]
+        async def list_letters() -> list[dead_letters.FiledLetter]:
+            return [entry async for entry in dead_letters.read_letters(bus)]
 
-        (filed,) = await eventually(buried)
-        assert (await dead_letters.letter(bus, filed.seq)).letter == filed.letter
+        (filed,) = await eventually(list_letters)
+        assert (await dead_letters.read_letter(bus, filed.seq)).letter == filed.letter
         mended = True
         assert await dead_letters.replay(bus, filed.seq) == bus.subjects.of(event)
 
-        async def answered() -> TurnCancelled | None:
+        async def find_reply() -> TurnCancelled | None:
             return await bus.last(TurnCancelled, event.envelope.turn_id)
 
-        await eventually(answered)
-        assert await buried() == []
+        await eventually(find_reply)
+        assert await list_letters() == []
 
 
-async def test_a_letter_that_is_not_there(bus: Bus) -> None:
+async def test_a_missing_letter_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidInput, match="no dead letter 999") as caught:
-        await dead_letters.letter(bus, 999)
+        await dead_letters.read_letter(bus, 999)
     assert caught.value.param == "seq"
 
 
 def test_a_payload_that_is_no_text_is_shown_as_base64() -> None:
-    assert dead_letters.readable(b"plain") == "plain"
-    assert dead_letters.readable(b"\xff\x00") == "base64:/wA="
+    assert dead_letters.readable_text(b"plain") == "plain"
+    assert dead_letters.readable_text(b"\xff\x00") == "base64:/wA="
 
 
-async def test_an_episodes_letter_is_not_recorded_twice(bus: Bus) -> None:
+async def test_the_letter_of_an_episode_is_not_replayed(bus: Bus) -> None:
     await bus.js.publish(bus.subjects.stage("episode.recorded", "x"), b"{}")
     info = await bus.js.add_consumer("EPISODES", ConsumerConfig(durable_name="p", ack_policy=AckPolicy.EXPLICIT))
     subscription = await bus.js.pull_subscribe_bind(durable="p", stream="EPISODES")
     (message,) = await subscription.fetch(1, timeout=2)
     await dead_letters.bury(bus, message, consumer=info.name, reason="test")
-    (filed,) = [filed async for filed in dead_letters.letters(bus)]
+    (entry,) = [entry async for entry in dead_letters.read_letters(bus)]
     with pytest.raises(InvalidInput, match="kiki memory rebuild"):
-        await dead_letters.replay(bus, filed.seq)
+        await dead_letters.replay(bus, entry.seq)
     assert (await bus.js.stream_info("EPISODES")).state.messages == 1

@@ -13,16 +13,16 @@ from bus.handler import Consumer, Delivery
 from bus.topology import DEAD, TURNS
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
-from tests.bus.conftest import eventually, query, reply, running
+from tests.bus.conftest import eventually, query, reply, run_consumer
 
 pytestmark = pytest.mark.anyio
 
 
-async def stored(bus: Bus, kind: type[Any], event: Event) -> Any:
+async def find_last(bus: Bus, kind: type[Any], event: Event) -> Any:
     return await bus.last(kind, event.envelope.turn_id)
 
 
-async def unsettled(bus: Bus) -> int:
+async def count_unsettled(bus: Bus) -> int:
     info = await bus.js.consumer_info(TURNS, "echo")
     return int(info.num_ack_pending or 0) + int(info.num_pending or 0)
 
@@ -33,16 +33,16 @@ async def test_the_result_is_published_and_the_message_acknowledged(bus: Bus) ->
         return reply(event)
 
     event = query()
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         assert await bus.publish(event)
-        result = await eventually(lambda: stored(bus, TurnCancelled, event))
+        result = await eventually(lambda: find_last(bus, TurnCancelled, event))
         assert result.envelope.causation_id == event.envelope.event_id
         assert result.envelope.sequence == 1
-        await eventually(lambda: _is(unsettled(bus), 0))
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
 
 
-async def _is(value: Any, wanted: Any) -> bool:
-    return bool(await value == wanted)
+async def _equals(value: Any, expected: Any) -> bool:
+    return bool(await value == expected)
 
 
 async def test_the_same_result_twice_is_stored_once(bus: Bus) -> None:
@@ -52,22 +52,22 @@ async def test_the_same_result_twice_is_stored_once(bus: Bus) -> None:
     assert (await bus.js.stream_info(TURNS)).state.messages == 1
 
 
-async def test_a_malformed_event_is_buried_and_stops_nobody(bus: Bus) -> None:
+async def test_a_malformed_event_is_buried_and_stops_no_other_event(bus: Bus) -> None:
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
         return reply(event)
 
     event = query()
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.js.publish(bus.subjects.stage("query.received", "broken"), b'{"envelope": 1}')
         await bus.js.publish(bus.subjects.stage("query.received", "binary"), b"\xff\x00")
         await bus.publish(event)
-        await eventually(lambda: stored(bus, TurnCancelled, event))
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
 
-        async def buried() -> list[dead_letters.Filed]:
-            found = [filed async for filed in dead_letters.letters(bus)]
-            return found if len(found) == 2 else []
+        async def list_letters() -> list[dead_letters.FiledLetter]:
+            entries = [entry async for entry in dead_letters.read_letters(bus)]
+            return entries if len(entries) == 2 else []
 
-        letters = await eventually(buried)
+        letters = await eventually(list_letters)
         assert letters[0].letter.payload == b'{"envelope": 1}'
         assert "envelope" in letters[0].letter.reason
         assert letters[1].letter.subject.endswith(".binary")
@@ -79,12 +79,12 @@ async def test_an_event_on_another_turns_subject_is_malformed(bus: Bus) -> None:
 
     from schemas.codec import encode
 
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.js.publish(bus.subjects.stage("query.received", "other"), encode(query()))
-        await eventually(lambda: _is(_messages(bus, DEAD), 1))
+        await eventually(lambda: _equals(_count_messages(bus, DEAD), 1))
 
 
-async def _messages(bus: Bus, stream: str) -> int:
+async def _count_messages(bus: Bus, stream: str) -> int:
     return int((await bus.js.stream_info(stream)).state.messages)
 
 
@@ -98,25 +98,25 @@ async def test_a_transient_error_is_tried_again(bus: Bus) -> None:
         return reply(event)
 
     event = query()
-    async with running(bus, handle, retry_delay=0.02):
+    async with run_consumer(bus, handle, retry_delay=0.02):
         await bus.publish(event)
-        await eventually(lambda: stored(bus, TurnCancelled, event))
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
     assert attempts == [1, 2, 3]
 
 
-async def test_after_max_deliver_a_dead_letter_and_the_client_is_told(bus: Bus) -> None:
+async def test_the_last_failed_delivery_ends_in_a_dead_letter_and_a_failed_turn(bus: Bus) -> None:
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
         raise RuntimeError("a bug")
 
     event = query()
-    async with running(bus, handle, retry_delay=0.02, max_deliver=2):
+    async with run_consumer(bus, handle, retry_delay=0.02, max_deliver=2):
         await bus.publish(event)
-        failed = await eventually(lambda: stored(bus, TurnFailed, event))
-        assert (failed.stage, failed.code) == ("echo", "internal_error")
-        assert "a bug" not in failed.message
-        letters = [filed.letter async for filed in dead_letters.letters(bus)]
+        failure = await eventually(lambda: find_last(bus, TurnFailed, event))
+        assert (failure.stage, failure.code) == ("echo", "internal_error")
+        assert "a bug" not in failure.message
+        letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
         assert [(letter.deliveries, letter.reason.split(":")[0]) for letter in letters] == [(2, "max_deliver")]
-        await eventually(lambda: _is(unsettled(bus), 0))
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
 
 
 async def test_a_refusal_fails_the_turn_without_a_dead_letter(bus: Bus) -> None:
@@ -124,11 +124,11 @@ async def test_a_refusal_fails_the_turn_without_a_dead_letter(bus: Bus) -> None:
         raise StageFailed("cannot", code="adapter_failed")
 
     event = query()
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.publish(event)
-        failed = await eventually(lambda: stored(bus, TurnFailed, event))
-        assert (failed.code, failed.message, failed.retryable) == ("adapter_failed", "cannot", False)
-    assert await _messages(bus, DEAD) == 0
+        failure = await eventually(lambda: find_last(bus, TurnFailed, event))
+        assert (failure.code, failure.message, failure.retryable) == ("adapter_failed", "cannot", False)
+    assert await _count_messages(bus, DEAD) == 0
 
 
 async def test_a_handler_that_cancels_itself_ends_no_subscription(bus: Bus) -> None:
@@ -138,11 +138,11 @@ async def test_a_handler_that_cancels_itself_ends_no_subscription(bus: Bus) -> N
         return reply(event)
 
     first, second = query(text="cancel yourself"), query()
-    async with running(bus, handle, concurrency=1, retry_delay=0.02):
+    async with run_consumer(bus, handle, concurrency=1, retry_delay=0.02):
         await bus.publish(first)
         await bus.publish(second)
-        await eventually(lambda: stored(bus, TurnCancelled, second))
-        await eventually(lambda: stored(bus, TurnCancelled, first))
+        await eventually(lambda: find_last(bus, TurnCancelled, second))
+        await eventually(lambda: find_last(bus, TurnCancelled, first))
 
 
 async def test_cancelling_the_turn_cancels_its_handler(bus: Bus) -> None:
@@ -156,46 +156,46 @@ async def test_cancelling_the_turn_cancels_its_handler(bus: Bus) -> None:
             ended.set()
 
     event = query()
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.publish(event)
         with anyio.fail_after(5):
             await began.wait()
         await bus.publish(TurnCancelled(envelope=event.envelope.next("client"), reason="gone"))
         with anyio.fail_after(5):
             await ended.wait()
-        await eventually(lambda: _is(unsettled(bus), 0))
-        assert await stored(bus, TurnFailed, event) is None
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
+        assert await find_last(bus, TurnFailed, event) is None
 
 
 async def test_a_process_born_after_the_cancellation_honours_it(bus: Bus, nats_url: str) -> None:
-    event, handled = query(), []
+    event, attempts = query(), []
 
     async def hang(event: QueryReceived, delivery: Delivery) -> None:
-        handled.append(delivery.attempt)
+        attempts.append(delivery.attempt)
         await anyio.sleep_forever()
 
-    async with running(bus, hang, ack_wait=0.5):
+    async with run_consumer(bus, hang, ack_wait=0.5):
         await bus.publish(event)
-        await eventually(lambda: _is(_length(handled), 1))
+        await eventually(lambda: _equals(_length(attempts), 1))
     await bus.publish(TurnCancelled(envelope=event.envelope.next("client"), reason="gone"))
-    async with connect(BusSettings(url=nats_url), name="reborn") as reborn, running(reborn, hang, ack_wait=0.5):
-        await eventually(lambda: _is(unsettled(bus), 0))
-    assert handled == [1]
+    async with connect(BusSettings(url=nats_url), name="reborn") as reborn, run_consumer(reborn, hang, ack_wait=0.5):
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
+    assert attempts == [1]
 
 
 async def _length(items: list[Any]) -> int:
     return len(items)
 
 
-async def test_past_the_deadline_the_turn_fails_unhandled(bus: Bus) -> None:
+async def test_a_turn_past_its_deadline_fails_unhandled(bus: Bus) -> None:
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
         pytest.fail("must not be handled")
 
     event = query(timeout=-1.0)
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.publish(event)
-        failed = await eventually(lambda: stored(bus, TurnFailed, event))
-        assert failed.code == "deadline_exceeded"
+        failure = await eventually(lambda: find_last(bus, TurnFailed, event))
+        assert failure.code == "deadline_exceeded"
 
 
 async def test_the_deadline_ends_a_handler(bus: Bus) -> None:
@@ -204,13 +204,13 @@ async def test_the_deadline_ends_a_handler(bus: Bus) -> None:
         raise AssertionError
 
     event = query(timeout=0.6)
-    async with running(bus, handle):
+    async with run_consumer(bus, handle):
         await bus.publish(event)
-        failed = await eventually(lambda: stored(bus, TurnFailed, event))
-        assert (failed.code, failed.retryable) == ("deadline_exceeded", True)
+        failure = await eventually(lambda: find_last(bus, TurnFailed, event))
+        assert (failure.code, failure.retryable) == ("deadline_exceeded", True)
 
 
-async def test_long_work_is_told_to_the_broker_and_not_delivered_twice(bus: Bus) -> None:
+async def test_long_work_is_reported_to_the_broker_and_not_delivered_twice(bus: Bus) -> None:
     attempts: list[int] = []
 
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
@@ -219,9 +219,9 @@ async def test_long_work_is_told_to_the_broker_and_not_delivered_twice(bus: Bus)
         return reply(event)
 
     event = query()
-    async with running(bus, handle, ack_wait=1.2):
+    async with run_consumer(bus, handle, ack_wait=1.2):
         await bus.publish(event)
-        await eventually(lambda: stored(bus, TurnCancelled, event))
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
     assert attempts == [1]
 
 
@@ -236,15 +236,18 @@ async def test_a_message_of_a_dead_process_is_delivered_again(bus: Bus, nats_url
         attempts.append(delivery.attempt)
         return reply(event)
 
-    async with connect(BusSettings(url=nats_url), name="dies") as other, running(other, hang, ack_wait=0.5):
+    async with (
+        connect(BusSettings(url=nats_url), name="dies") as dying_bus,
+        run_consumer(dying_bus, hang, ack_wait=0.5),
+    ):
         await bus.publish(event)
-        await eventually(lambda: _is(_length(attempts), 1))
-    async with running(bus, handle, ack_wait=0.5):
-        await eventually(lambda: stored(bus, TurnCancelled, event))
+        await eventually(lambda: _equals(_length(attempts), 1))
+    async with run_consumer(bus, handle, ack_wait=0.5):
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
     assert attempts == [1, 2]
 
 
-async def test_no_more_messages_in_hand_than_slots(bus: Bus) -> None:
+async def test_messages_in_hand_are_no_more_than_the_slots(bus: Bus) -> None:
     now, most = 0, 0
 
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
@@ -256,11 +259,11 @@ async def test_no_more_messages_in_hand_than_slots(bus: Bus) -> None:
         return reply(event)
 
     events = [query() for _ in range(12)]
-    async with running(bus, handle, concurrency=3):
+    async with run_consumer(bus, handle, concurrency=3):
         for event in events:
             await bus.publish(event)
         for event in events:
-            await eventually(lambda event=event: stored(bus, TurnCancelled, event))  # type: ignore[misc]
+            await eventually(lambda event=event: find_last(bus, TurnCancelled, event))  # type: ignore[misc]
     assert most == 3
 
 
@@ -270,21 +273,21 @@ async def test_the_watchdog_brings_back_a_slot_that_stopped(bus: Bus, monkeypatc
 
     before = metrics.RESTARTED.labels("echo")._value.get()
     event = query()
-    async with running(bus, handle, concurrency=1) as consumer:
+    async with run_consumer(bus, handle, concurrency=1) as consumer:
         scope = await eventually(lambda: _scope(consumer))
         original, calls = consumer._bind, []
 
-        async def stuck() -> Any:
+        async def hang_once() -> Any:
             calls.append(1)
             if len(calls) == 1:
                 await anyio.sleep_forever()
             return await original()
 
-        monkeypatch.setattr(consumer, "_bind", stuck)
+        monkeypatch.setattr(consumer, "_bind", hang_once)
         scope.cancel()  # the pull loop ends; the next one hangs before it pulls
-        await eventually(lambda: _is(_length(calls), 2))
+        await eventually(lambda: _equals(_length(calls), 2))
         await bus.publish(event)
-        await eventually(lambda: stored(bus, TurnCancelled, event))
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
     assert metrics.RESTARTED.labels("echo")._value.get() >= before + 2
 
 
@@ -293,27 +296,27 @@ async def _scope(consumer: Consumer[QueryReceived]) -> anyio.CancelScope | None:
 
 
 async def test_give_up_replaces_turn_failed(bus: Bus) -> None:
-    told: list[str] = []
+    messages: list[str] = []
 
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
         raise StageFailed("no")
 
     async def give_up(event: QueryReceived, error: KikiError) -> None:
-        told.append(error.message)
+        messages.append(error.message)
 
     event = query()
-    async with running(bus, handle, give_up=give_up):
+    async with run_consumer(bus, handle, give_up=give_up):
         await bus.publish(event)
-        await eventually(lambda: _is(_length(told), 1))
-        await eventually(lambda: _is(unsettled(bus), 0))
-    assert await stored(bus, TurnFailed, event) is None
+        await eventually(lambda: _equals(_length(messages), 1))
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
+    assert await find_last(bus, TurnFailed, event) is None
 
 
 async def test_a_core_callback_that_fails_ends_nothing(bus: Bus) -> None:
-    heard: list[bytes] = []
+    payloads: list[bytes] = []
 
     async def handle(message: Any) -> None:
-        heard.append(message.data)
+        payloads.append(message.data)
         if message.data == b"cancel":
             raise asyncio.CancelledError
         if message.data == b"fail":
@@ -322,6 +325,6 @@ async def test_a_core_callback_that_fails_ends_nothing(bus: Bus) -> None:
     subscription = await bus.listen("kiki.test.firewall.x", handle)
     for data in (b"cancel", b"fail", b"ok"):
         await bus.client.publish("kiki.test.firewall.x", data)
-    await eventually(lambda: _is(_length(heard), 3))
+    await eventually(lambda: _equals(_length(payloads), 3))
     with contextlib.suppress(Exception):
         await subscription.unsubscribe()

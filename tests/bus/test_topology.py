@@ -38,15 +38,15 @@ async def test_drift_of_a_stream_names_the_field(bus: Bus) -> None:
 
 
 async def test_drift_of_a_consumer_names_the_field(bus: Bus) -> None:
-    wanted = topology.consumer("echo", ["kiki.query.received.*"], ack_wait=4.0, max_ack_pending=64)
-    await topology.reconcile_consumer(bus.js, topology.TURNS, wanted)
-    await topology.reconcile_consumer(bus.js, topology.TURNS, wanted)
-    other = dataclasses.replace(wanted, ack_wait=9.0)
+    config = topology.consumer("echo", ["kiki.query.received.*"], ack_wait=4.0, max_ack_pending=64)
+    await topology.reconcile_consumer(bus.js, topology.TURNS, config)
+    await topology.reconcile_consumer(bus.js, topology.TURNS, config)
+    changed_config = dataclasses.replace(config, ack_wait=9.0)
     with pytest.raises(SetupError, match=r"TURNS/echo differs.*ack_wait is 4\.0, expected 9\.0"):
-        await topology.reconcile_consumer(bus.js, topology.TURNS, other)
+        await topology.reconcile_consumer(bus.js, topology.TURNS, changed_config)
 
 
 async def test_token_deltas_are_in_no_stream(bus: Bus) -> None:
-    names = [info.config for info in await bus.js.streams_info()]
-    patterns = [subject for config in names for subject in config.subjects or []]
+    configs = [info.config for info in await bus.js.streams_info()]
+    patterns = [subject for config in configs for subject in config.subjects or []]
     assert not any(pattern.startswith("kiki.infer.") and pattern != "kiki.infer.done.*" for pattern in patterns)

@@ -17,30 +17,30 @@ def token(index: int, text: str, attempt: int = 1) -> InferToken:
 @given(words=WORDS, killed_after=st.integers(0, 12), cut=st.integers(1, 4))
 def test_a_repeated_decode_is_shown_once(words: list[str], killed_after: int, cut: int) -> None:
     live, text = LiveText(), "".join(words)
-    shown = "".join(live.hear(token(index, word)) for index, word in enumerate(words[:killed_after]))
+    visible = "".join(live.hear(token(index, word)) for index, word in enumerate(words[:killed_after]))
     again = [text[start : start + cut] for start in range(0, len(text), cut)]
-    shown += "".join(live.hear(token(index, piece, 2)) for index, piece in enumerate(again))
-    assert shown == text
+    visible += "".join(live.hear(token(index, piece, 2)) for index, piece in enumerate(again))
+    assert visible == text
     assert live.finish(text) == ""
 
 
 @given(words=WORDS, lost=st.sets(st.integers(0, 12)))
 def test_a_lost_token_is_made_up_for_at_the_end(words: list[str], lost: set[int]) -> None:
     live, text = LiveText(), "".join(words)
-    heard = [live.hear(token(index, word)) for index, word in enumerate(words) if index not in lost]
-    shown = "".join(heard)
-    assert text.startswith(shown)
-    assert shown + live.finish(text) == text
+    pieces = [live.hear(token(index, word)) for index, word in enumerate(words) if index not in lost]
+    visible = "".join(pieces)
+    assert text.startswith(visible)
+    assert visible + live.finish(text) == text
 
 
-def test_the_old_worker_is_not_heard_any_more() -> None:
+def test_tokens_of_an_old_attempt_are_ignored() -> None:
     live = LiveText()
     assert live.hear(token(0, "a", 2)) == "a"
     assert live.hear(token(1, "z", 1)) == ""
     assert live.hear(token(1, "b", 2)) == "b"
 
 
-def test_a_different_decode_is_not_shown_and_is_told_at_the_end() -> None:
+def test_a_different_decode_is_not_shown_and_is_refused_at_the_end() -> None:
     live = LiveText()
     assert live.hear(token(0, "Paris")) == "Paris"
     assert live.hear(token(0, "Lyon", 2)) == ""
@@ -50,9 +50,9 @@ def test_a_different_decode_is_not_shown_and_is_told_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "text", "rest"), [(" Paris", "Paris.", "."), ("Paris. \n", "Paris.", ""), ("", "x", "x")]
+    ("visible", "text", "rest"), [(" Paris", "Paris.", "."), ("Paris. \n", "Paris.", ""), ("", "x", "x")]
 )
-def test_space_at_the_ends_may_differ(shown: str, text: str, rest: str) -> None:
+def test_space_at_the_ends_may_differ(visible: str, text: str, rest: str) -> None:
     live = LiveText()
-    live.hear(token(0, shown))
+    live.hear(token(0, visible))
     assert live.finish(text) == rest

@@ -30,14 +30,14 @@ def test_the_golden_file_is_what_the_structs_say() -> None:
 @pytest.mark.skipif(
     shutil.which("node") is None or not (HERE / "node_modules").exists(), reason="npm's @asyncapi/parser is not here"
 )
-def test_the_official_parser_accepts_it_and_refuses_a_broken_one(tmp_path: Path) -> None:
+def test_the_official_parser_accepts_the_contract_and_refuses_a_broken_one(tmp_path: Path) -> None:
     assert _parse(GOLDEN).returncode == 0
     broken = {"asyncapi": "3.0.0", "info": {"version": "1.0.0"}, "channels": {}}  # a small one: the title is missing
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(broken), encoding="utf-8")
-    found = _parse(path)
-    assert found.returncode == 1
-    assert "title" in found.stdout
+    result = _parse(path)
+    assert result.returncode == 1
+    assert "title" in result.stdout
 
 
 def _parse(path: Path) -> subprocess.CompletedProcess[str]:
@@ -58,7 +58,7 @@ def _parse(path: Path) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_what_we_encode_fits_the_published_schema(event: msgspec.Struct) -> None:
+def test_an_encoded_event_fits_the_published_schema(event: msgspec.Struct) -> None:
     contract = document()
     schema = {"$ref": f"#/components/schemas/{type(event).__name__}", "components": contract["components"]}
     jsonschema.validate(json.loads(encode(event)), schema)

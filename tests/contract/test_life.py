@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.cli.__main__ import app
-from schemas.asyncapi.breaking import breaking
+from schemas.asyncapi.breaking import breaking_changes
 from schemas.asyncapi.document import document
 from schemas.codec import decode
 from schemas.envelope import SCHEMA_VERSION
@@ -23,7 +23,7 @@ from schemas.upcast import STEPS
 HERE = Path(__file__).parent
 GOLDEN = HERE.parents[1] / "docs" / "asyncapi.json"
 VERSIONS = sorted(int(path.stem) for path in (HERE / "versions").glob("*.json"))
-RECORDED = sorted((HERE / "recorded").glob("*.jsonl.gz"))
+RECORDINGS = sorted((HERE / "recorded").glob("*.jsonl.gz"))
 EVENTS: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded, EpisodeForgotten)
 KINDS = {kind.subject: kind for kind in EVENTS}
 
@@ -33,47 +33,47 @@ def lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def kept(version: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((HERE / "versions" / f"{version}.json").read_text(encoding="utf-8"))
-    return found
+def load_contract(version: int) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((HERE / "versions" / f"{version}.json").read_text(encoding="utf-8"))
+    return document
 
 
 @cache
-def _now() -> str:
+def _current_json() -> str:
     return json.dumps(document())
 
 
-def now() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_now())
-    return found
+def current_contract() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(_current_json())
+    return document
 
 
-@pytest.mark.parametrize("path", RECORDED, ids=lambda path: str(path.name))
-def test_what_a_runtime_recorded_under_every_version_is_understood(path: Path) -> None:
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: str(path.name))
+def test_the_recording_of_every_version_is_understood(path: Path) -> None:
     """Taken from the streams of a real runtime of that version: turns, episodes, an import, a tombstone."""
-    found = []
+    events = []
     for line in lines(path):
         kind = KINDS[".".join(line["subject"].split(".")[-3:-1])]
         event = decode(kind, json.dumps(line["event"]).encode())
         assert event.envelope.schema_version == SCHEMA_VERSION
-        found.append(event)
-    assert {EpisodeRecorded, EpisodeForgotten, QueryReceived} <= {type(event) for event in found}
-    for event in found:
+        events.append(event)
+    assert {EpisodeRecorded, EpisodeForgotten, QueryReceived} <= {type(event) for event in events}
+    for event in events:
         if isinstance(event, EpisodeRecorded):
             assert event.episode.question
             assert event.episode.messages[-1].content == event.episode.question
 
 
-def test_there_is_a_recording_a_contract_and_a_step_for_every_version_before_this_one() -> None:
+def test_every_earlier_version_has_a_recording_a_contract_and_a_step() -> None:
     before = list(range(1, SCHEMA_VERSION))
     assert [version for version in VERSIONS if version < SCHEMA_VERSION] == before
-    assert [int(path.name.split(".")[0]) for path in RECORDED][: len(before)] == before
+    assert [int(path.name.split(".")[0]) for path in RECORDINGS][: len(before)] == before
     assert len(STEPS) == len(before)
 
 
 def test_a_breaking_change_raises_the_version() -> None:
     last = VERSIONS[-1]
-    changes = breaking(kept(last), now())
+    changes = breaking_changes(load_contract(last), current_contract())
     assert not changes or last < SCHEMA_VERSION, (
         f"this breaks readers and writers of version {last}: {'; '.join(changes)}. Undo it, or raise SCHEMA_VERSION, "
         "add a step to schemas/upcast.py and a recording to tests/contract/recorded."
@@ -81,22 +81,22 @@ def test_a_breaking_change_raises_the_version() -> None:
 
 
 def test_an_old_event_that_is_wrong_is_refused_by_its_field() -> None:
-    line = next(line for line in lines(RECORDED[0]) if line["subject"].split(".")[1] == "episode")
+    line = next(line for line in lines(RECORDINGS[0]) if line["subject"].split(".")[1] == "episode")
     line["event"]["episode"]["level"] = "loud"
     with pytest.raises(InvalidEvent) as caught:
         decode(EpisodeRecorded, json.dumps(line["event"]).encode())
     assert caught.value.param == "episode.level"
 
 
-def edited(change: Any) -> list[str]:
-    before = now()
+def find_breaks(change: Any) -> list[str]:
+    before = current_contract()
     after = copy.deepcopy(before)
     change(after["components"]["schemas"], after)
-    return breaking(before, after)
+    return breaking_changes(before, after)
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
         (lambda schemas, _: schemas["Episode"]["properties"].pop("answer"), "Episode.answer is gone"),
         (lambda schemas, _: schemas["Query"]["required"].append("level"), "Query.level is required now"),
@@ -127,8 +127,8 @@ def edited(change: Any) -> list[str]:
         ),
     ],
 )
-def test_a_breaking_change_is_named(change: Any, named: str) -> None:
-    assert any(line.startswith(named) for line in edited(change)), edited(change)
+def test_a_breaking_change_is_named(change: Any, message: str) -> None:
+    assert any(line.startswith(message) for line in find_breaks(change)), find_breaks(change)
 
 
 @pytest.mark.parametrize(
@@ -140,23 +140,23 @@ def test_a_breaking_change_is_named(change: Any, named: str) -> None:
         lambda schemas, _: schemas["FetchRequest"]["properties"].update(hint={"type": "string", "default": ""}),
     ],
 )
-def test_what_breaks_nobody_is_not_named(change: Any) -> None:
-    assert edited(change) == []
+def test_a_compatible_change_is_not_named(change: Any) -> None:
+    assert find_breaks(change) == []
 
 
-def test_the_version_is_told_in_the_document() -> None:
-    assert now()["info"]["version"] == f"{SCHEMA_VERSION}.0.0"
-    assert msgspec.json.encode(now())
+def test_the_document_states_the_version() -> None:
+    assert current_contract()["info"]["version"] == f"{SCHEMA_VERSION}.0.0"
+    assert msgspec.json.encode(current_contract())
 
 
 def test_the_command_names_what_breaks(tmp_path: Path) -> None:
     path = tmp_path / "older.json"
-    older = now()
+    older = current_contract()
     older["components"]["schemas"]["Episode"]["properties"]["mood"] = {"type": "string"}
     path.write_text(json.dumps(older), encoding="utf-8")
-    found = CliRunner().invoke(app, ["asyncapi", "--against", str(path)])
-    assert found.exit_code == 1
-    assert "Episode.mood is gone" in found.output
+    result = CliRunner().invoke(app, ["asyncapi", "--against", str(path)])
+    assert result.exit_code == 1
+    assert "Episode.mood is gone" in result.output
     path.write_text("{}", encoding="utf-8")
     assert "is no contract" in CliRunner().invoke(app, ["asyncapi", "--against", str(path)]).output
     assert "nothing breaks" in CliRunner().invoke(app, ["asyncapi", "--against", str(GOLDEN)]).output

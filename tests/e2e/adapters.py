@@ -16,13 +16,13 @@ QUESTIONS = (
 )
 
 
-def consolidating(folder: Path, model: Path) -> dict[str, str]:
-    """Write both, and the settings that name them as variables."""
+def write_consolidation_inputs(folder: Path, model: Path) -> dict[str, str]:
+    """Write adapters and retained questions; returns the environment variables that name them."""
     for seed, name in enumerate((ADAPTER, OTHER)):
         _write(folder / "adapters", name, model, seed=seed)
-    retained = folder / "retained.jsonl"
-    retained.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
-    return {"KIKI_ADAPTERS": str(folder / "adapters"), "KIKI_AGENTS__DREAM__RETAINED": str(retained)}
+    questions_path = folder / "retained.jsonl"
+    questions_path.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    return {"KIKI_ADAPTERS": str(folder / "adapters"), "KIKI_AGENTS__DREAM__RETAINED": str(questions_path)}
 
 
 def _write(folder: Path, name: str, model: Path, *, seed: int) -> None:
@@ -37,5 +37,5 @@ def _write(folder: Path, name: str, model: Path, *, seed: int) -> None:
     (folder / name).mkdir(parents=True)
     save_file(tensors, folder / name / "adapters.safetensors")
     parameters = {"rank": 2, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]}
-    told = {"fine_tune_type": "lora", "num_layers": len(LAYERS), "lora_parameters": parameters}
-    (folder / name / "adapter_config.json").write_text(json.dumps(told))
+    configuration = {"fine_tune_type": "lora", "num_layers": len(LAYERS), "lora_parameters": parameters}
+    (folder / name / "adapter_config.json").write_text(json.dumps(configuration))

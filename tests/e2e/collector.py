@@ -37,7 +37,7 @@ class Collector:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def collect_spans() -> Iterator[Collector]:
     """Serve on a free loopback port."""
 
     class Handler(BaseHTTPRequestHandler):

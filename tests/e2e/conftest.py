@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.adapters import consolidating
-from tests.e2e.collector import Collector, collecting
+from tests.e2e.adapters import write_consolidation_inputs
+from tests.e2e.collector import Collector, collect_spans
 
 READY_SECONDS = 150
 
@@ -103,7 +103,7 @@ def stop(runtime: Runtime) -> None:
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     """Gets the session's traces."""
-    with collecting() as running:
+    with collect_spans() as running:
         yield running
 
 
@@ -113,6 +113,6 @@ def runtime(
 ) -> Iterator[Runtime]:
     """One runtime for the session."""
     folder = tmp_path_factory.mktemp("runtime")
-    running = start(folder, KIKI_OTLP_ENDPOINT=collector.endpoint, **consolidating(folder, small_model))
+    running = start(folder, KIKI_OTLP_ENDPOINT=collector.endpoint, **write_consolidation_inputs(folder, small_model))
     yield running
     stop(running)

@@ -18,7 +18,7 @@ TIMEOUT = float(os.environ.get("DREAMER_TIMEOUT", "300"))
 STEPS = ("register", "fetch", "request", "done", "swap", "mark")
 
 
-def name(session: str) -> str:
+def service_name(session: str) -> str:
     """The service of a session's dreamer."""
     return f"dream-of-kiki-{session}"
 
@@ -47,7 +47,7 @@ def survive(step: str, last: str | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def episode(name: str, adapter: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+def build_episode(name: str, adapter: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "episode_id": name,
         "trigger": "external",
@@ -58,7 +58,7 @@ def episode(name: str, adapter: str, records: list[dict[str, Any]]) -> dict[str,
     }
 
 
-async def finished(client: Any, episode_id: str) -> dict[str, Any]:
+async def wait_until_finished(client: Any, episode_id: str) -> dict[str, Any]:
     while True:
         status = await ask(client, "dream.status", {"episode_id": episode_id})
         if status["state"] in ("done", "aborted"):
@@ -66,50 +66,50 @@ async def finished(client: Any, episode_id: str) -> dict[str, Any]:
         await asyncio.sleep(0.2)
 
 
-async def unused(client: Any, number: int) -> str:
+async def find_unused_id(client: Any, number: int) -> str:
     """An id for the batch that begins with a record; the next one when the runtime gave an earlier one up."""
     for attempt in range(100):
-        found = f"de-{number}-{attempt}"
-        if (await ask(client, "dream.status", {"episode_id": found}))["state"] != "aborted":
-            return found
+        episode_id = f"de-{number}-{attempt}"
+        if (await ask(client, "dream.status", {"episode_id": episode_id}))["state"] != "aborted":
+            return episode_id
     raise AssertionError
 
 
 async def consolidate(client: Any, service: str, adapter: str, records: list[dict[str, Any]], last: str | None) -> None:
     """One batch, from its records to the swapped adapter and the marked records."""
-    wanted = episode(await unused(client, records[0]["id"]), adapter, records)
-    queued = await ask(client, "dream.request", {"profile": "P_min", "episode": wanted})
-    assert "refused" not in queued, queued
+    dream_episode = build_episode(await find_unused_id(client, records[0]["id"]), adapter, records)
+    queue_reply = await ask(client, "dream.request", {"profile": "P_min", "episode": dream_episode})
+    assert "refused" not in queue_reply, queue_reply
     survive("request", last)
-    status = await finished(client, wanted["episode_id"])
+    status = await wait_until_finished(client, dream_episode["episode_id"])
     assert status["state"] == "done", status
     survive("done", last)
     delta, ids = status["report"]["weight_delta"], status["report"]["record_ids"]
-    swap = {"episode_id": wanted["episode_id"], "adapter": adapter}
+    swap = {"episode_id": dream_episode["episode_id"], "adapter": adapter}
     swap |= {"sha256": delta["sha256"], "base_sha256": delta["base_sha256"]}
-    swapped = await ask_again(client, "dream.swap", swap)
-    assert "refused" not in swapped, swapped
-    print(json.dumps({"swapped": swapped}), flush=True)
+    swap_reply = await ask_again(client, "dream.swap", swap)
+    assert "refused" not in swap_reply, swap_reply
+    print(json.dumps({"swapped": swap_reply}), flush=True)
     survive("swap", last)
-    marked = await ask(client, "services.mark", {"name": service, "ids": ids, "de_id": wanted["episode_id"]})
-    assert "refused" not in marked, marked
+    mark_reply = await ask(client, "services.mark", {"name": service, "ids": ids, "de_id": dream_episode["episode_id"]})
+    assert "refused" not in mark_reply, mark_reply
     survive("mark", last)
 
 
 async def main(url: str, adapter: str, session: str, last: str | None = None) -> None:
     client = await nats.connect(url)
-    service = name(session)
+    service = service_name(session)
     request = {"name": service, "filter": {"session_id": session}}
-    registered = await ask(client, "services.register", request)
-    assert "refused" not in registered or registered["code"] == "name_taken", registered
+    registration = await ask(client, "services.register", request)
+    assert "refused" not in registration or registration["code"] == "name_taken", registration
     survive("register", last)
     while True:
-        fetched = await ask(client, "dream.fetch", {"name": service, "limit": BATCH})
-        assert "refused" not in fetched, fetched
+        batch = await ask(client, "dream.fetch", {"name": service, "limit": BATCH})
+        assert "refused" not in batch, batch
         survive("fetch", last)
-        if not fetched["records"]:
+        if not batch["records"]:
             break
-        await consolidate(client, service, adapter, fetched["records"], last)
+        await consolidate(client, service, adapter, batch["records"], last)
     await client.close()
 
 

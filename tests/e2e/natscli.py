@@ -12,7 +12,7 @@ import sys
 import nats
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nats")
     verbs = parser.add_subparsers(dest="verb", required=True)
     sub = verbs.add_parser("sub")
@@ -26,22 +26,22 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def main(asked: argparse.Namespace) -> None:
+async def main(options: argparse.Namespace) -> None:
     client = await nats.connect(os.environ["NATS_URL"])
-    if asked.verb == "req":
-        headers = dict(header.split(":", 1) for header in asked.header)
-        reply = await client.request(asked.subject, asked.body.encode(), timeout=5, headers=headers)
+    if options.verb == "req":
+        headers = dict(header.split(":", 1) for header in options.header)
+        reply = await client.request(options.subject, options.body.encode(), timeout=5, headers=headers)
         print(reply.data.decode())
     else:
-        seen = 0
-        async for message in (await client.subscribe(asked.subject)).messages:
+        message_count = 0
+        async for message in (await client.subscribe(options.subject)).messages:
             sys.stdout.buffer.write(message.data + b"\n")
             sys.stdout.buffer.flush()
-            seen += 1
-            if seen == asked.count:
+            message_count += 1
+            if message_count == options.count:
                 break
     await client.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(arguments()))
+    asyncio.run(main(parse_arguments()))

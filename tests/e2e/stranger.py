@@ -18,7 +18,7 @@ from micro_kiki_client import AnswerReady, EpisodeRecorded, KikiError, QueryRout
 QUESTION = "What is the capital of France?"
 
 
-async def refused(call: Any) -> list[str | None]:
+async def catch_refusal(call: Any) -> list[str | None]:
     try:
         await call
     except KikiError as error:
@@ -26,37 +26,37 @@ async def refused(call: Any) -> list[str | None]:
     return []
 
 
-def modules() -> list[str]:
+def import_modules() -> list[str]:
     """Every module of the client, imported: none of them may need what is not installed."""
-    names = [found.name for found in pkgutil.walk_packages(micro_kiki_client.__path__, "micro_kiki_client.")]
+    names = [module.name for module in pkgutil.walk_packages(micro_kiki_client.__path__, "micro_kiki_client.")]
     return [importlib.import_module(name).__name__ for name in names]
 
 
 async def main() -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "modules": modules(),
+    report: dict[str, Any] = {
+        "modules": import_modules(),
         "foreign": [name for name in ("torch", "mlx", "schemas", "bus", "anyio") if importlib.util.find_spec(name)],
     }
     async with connect(os.environ["NATS_URL"]) as kiki:
-        found["registered"] = (await kiki.register("stranger", begin="new")).name
-        found["taken"] = await refused(kiki.register("stranger"))
-        async with kiki.stage(AnswerReady) as answers, kiki.stage(QueryRouted) as routed:
+        report["registered"] = (await kiki.register("stranger", begin="new")).name
+        report["taken"] = await catch_refusal(kiki.register("stranger"))
+        async with kiki.stage(AnswerReady) as answers, kiki.stage(QueryRouted) as routings:
             async with kiki.turn(QUESTION, model="micro-kiki-fast", tenant="strangers", session_id="first") as turn:
-                found["pieces"] = [piece async for piece in turn.text()]
+                report["pieces"] = [piece async for piece in turn.text()]
             assert turn.answer is not None
-            found["turn"], found["text"] = turn.id, turn.answer.text
-            found["routed"] = (await anext(routed)).envelope.turn_id
-            found["answered"] = (await anext(answers)).envelope.turn_id
-        found["failed"] = await refused(kiki.ask("hi", model="no-such-model").__anext__())
+            report["turn"], report["text"] = turn.id, turn.answer.text
+            report["routed"] = (await anext(routings)).envelope.turn_id
+            report["answered"] = (await anext(answers)).envelope.turn_id
+        report["failed"] = await catch_refusal(kiki.ask("hi", model="no-such-model").__anext__())
         records = await kiki.fetch("stranger", wait=20.0)
-        found["fetched"] = [record.turn_id for record in records]
-        found["skipped"] = await refused(kiki.mark_consumed("stranger", [records[-1].id + 1], "run-1"))
-        found["marked"] = (await kiki.mark_consumed("stranger", [one.id for one in records], "run-1")).marked
-        replayed = [event async for _, event in kiki.replay(Selection(tenant="strangers"))]
-        found["replayed"] = [one.episode.turn_id for one in replayed if isinstance(one, EpisodeRecorded)]
-        found["lag"] = [one.lag for one in await kiki.services() if one.name == "stranger"]
+        report["fetched"] = [record.turn_id for record in records]
+        report["skipped"] = await catch_refusal(kiki.mark_consumed("stranger", [records[-1].id + 1], "run-1"))
+        report["marked"] = (await kiki.mark_consumed("stranger", [item.id for item in records], "run-1")).marked
+        events = [event async for _, event in kiki.replay(Selection(tenant="strangers"))]
+        report["replayed"] = [item.episode.turn_id for item in events if isinstance(item, EpisodeRecorded)]
+        report["lag"] = [item.lag for item in await kiki.services() if item.name == "stranger"]
         await kiki.unregister("stranger")
-    return found
+    return report
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ EXAMPLES = CLIENT / "examples"
 QUESTION = "What is the capital of France?"
 
 
-def run(command: list[str], *, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_outside(command: list[str], *, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run outside the repository, without its path."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
@@ -36,44 +36,44 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("schemas", "bus", "deploy/client"):
         shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("node_modules", "src", "__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    built = run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source / "deploy" / "client")])
-    assert built.returncode == 0, built.stderr
+    wheel_build = run_outside([*pip, "wheel", "--no-deps", "-w", str(folder), str(source / "deploy" / "client")])
+    assert wheel_build.returncode == 0, wheel_build.stderr
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=False)
     inside = folder / "venv" / "bin" / "python"
     constraints = str(ROOT / "constraints.txt")
-    installed = run([*pip, "--python", str(inside), "install", "-c", constraints, str(wheel)])
-    assert installed.returncode == 0, installed.stderr
+    installation = run_outside([*pip, "--python", str(inside), "install", "-c", constraints, str(wheel)])
+    assert installation.returncode == 0, installation.stderr
     return inside
 
 
 def test_another_service_does_everything_with_the_client_alone(runtime: Runtime, python: Path) -> None:
-    ran = run([str(python), str(Path(__file__).with_name("stranger.py"))], NATS_URL=runtime.nats)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert found["foreign"] == []
-    assert "micro_kiki_client.schemas.services" in found["modules"]
-    assert found["registered"] == "stranger"
-    assert found["taken"] == ["name_taken", "name"]
-    assert "Paris" in found["text"]
-    assert len(found["pieces"]) > 2
-    assert "".join(found["pieces"]).strip() == found["text"].strip()
-    assert found["routed"] == found["answered"] == found["turn"]
-    assert found["failed"][0] == "model_not_found"
-    assert found["turn"] in found["fetched"]
-    assert found["skipped"] == ["not_delivered", "ids"]
-    assert found["marked"] == len(found["fetched"])
-    assert found["replayed"] == [found["turn"]]
-    assert found["lag"] == [0]
-    again = runtime.kiki("replay", found["turn"], "--again")
+    result = run_outside([str(python), str(Path(__file__).with_name("stranger.py"))], NATS_URL=runtime.nats)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["foreign"] == []
+    assert "micro_kiki_client.schemas.services" in report["modules"]
+    assert report["registered"] == "stranger"
+    assert report["taken"] == ["name_taken", "name"]
+    assert "Paris" in report["text"]
+    assert len(report["pieces"]) > 2
+    assert "".join(report["pieces"]).strip() == report["text"].strip()
+    assert report["routed"] == report["answered"] == report["turn"]
+    assert report["failed"][0] == "model_not_found"
+    assert report["turn"] in report["fetched"]
+    assert report["skipped"] == ["not_delivered", "ids"]
+    assert report["marked"] == len(report["fetched"])
+    assert report["replayed"] == [report["turn"]]
+    assert report["lag"] == [0]
+    again = runtime.kiki("replay", report["turn"], "--again")
     assert again.returncode == 0, again.stderr
     assert "word for word" in again.stdout or "recorded" in again.stdout
 
 
 def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: Path) -> None:
-    ran = run([str(python), str(EXAMPLES / "ask.py"), QUESTION], NATS_URL=runtime.nats)
-    assert ran.returncode == 0, ran.stderr
-    assert "Paris" in ran.stdout
+    result = run_outside([str(python), str(EXAMPLES / "ask.py"), QUESTION], NATS_URL=runtime.nats)
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
 
 
 @pytest.mark.skipif(
@@ -84,11 +84,11 @@ def test_the_typescript_example_prints_a_streamed_answer(runtime: Runtime) -> No
     binaries = EXAMPLES / "node_modules" / ".bin"
     options = ["--noEmit", "--strict", "--skipLibCheck", "--target", "es2022", "--module", "nodenext"]
     types = ["--typeRoots", str(EXAMPLES / "node_modules" / "@types"), "--types", "node"]
-    checked = run([str(binaries / "tsc"), *options, *types, str(EXAMPLES / "ask.ts")])
-    assert checked.returncode == 0, checked.stdout
-    ran = run([str(binaries / "tsx"), str(EXAMPLES / "ask.ts"), QUESTION], NATS_URL=runtime.nats)
-    assert ran.returncode == 0, ran.stderr
-    assert "Paris" in ran.stdout
+    type_check = run_outside([str(binaries / "tsc"), *options, *types, str(EXAMPLES / "ask.ts")])
+    assert type_check.returncode == 0, type_check.stdout
+    result = run_outside([str(binaries / "tsx"), str(EXAMPLES / "ask.ts"), QUESTION], NATS_URL=runtime.nats)
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
 
 
 @pytest.fixture
@@ -105,10 +105,12 @@ def path_with_nats(tmp_path: Path) -> str:
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not here")
 def test_the_shell_example_prints_a_streamed_answer(runtime: Runtime, path_with_nats: str) -> None:
-    ran = run(["bash", str(EXAMPLES / "ask.sh"), QUESTION], NATS_URL=runtime.nats, PATH=path_with_nats, WAIT="3")
-    assert ran.returncode == 0, ran.stderr
-    assert "Paris" in ran.stdout
-    assert "tokens, model" in ran.stdout
+    result = run_outside(
+        ["bash", str(EXAMPLES / "ask.sh"), QUESTION], NATS_URL=runtime.nats, PATH=path_with_nats, WAIT="3"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert "tokens, model" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["ask.ts", "ask.sh"])

@@ -1,4 +1,4 @@
-"""Consolidation as dream-of-kiki meets it: fourteen turns, a dream over the bus only, an answer with what it made."""
+"""Consolidation as dream-of-kiki meets it: turns, a dream over the bus only, an answer with the new adapter."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from bus import objects
 from bus import stream as reading
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
-from runtime.dreaming import dreamt
+from runtime.dreaming import run_episode
 from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
@@ -44,8 +44,8 @@ from tests.e2e.conftest import Runtime
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
-async def turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens: int = 4) -> AnswerReady:
-    """A turn, once it is recorded."""
+async def run_turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens: int = 4) -> AnswerReady:
+    """Run a turn and wait until it is recorded; returns its answer."""
     envelope = envelope or new_turn(tenant="dreamt", session_id="afterwards", timeout=120.0)
     query = Query(
         model=f"kiki-niche-{ADAPTER}",
@@ -62,19 +62,19 @@ async def turn(bus: Bus, text: str, *, envelope: Envelope | None = None, tokens:
     return answer
 
 
-def of(session: str) -> Envelope:
+def session_envelope(session: str) -> Envelope:
     return new_turn(tenant=session, session_id=session, timeout=120.0)
 
 
-def used(answer: AnswerReady) -> str:
+def adapter_digest(answer: AnswerReady) -> str:
     """The digest of the adapter that answered."""
     (use,) = answer.inference.candidates[0].adapters
     assert use.name == ADAPTER
     return use.sha256
 
 
-async def dream(runtime: Runtime, session: str, step: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """One life of the stand-in."""
+async def run_dreamer(runtime: Runtime, session: str, step: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the stand-in once, until it is done or has killed itself after ``step``."""
     command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, session, *([step] if step else [])]
 
     def run() -> "subprocess.CompletedProcess[str]":
@@ -83,72 +83,72 @@ async def dream(runtime: Runtime, session: str, step: str | None = None) -> "sub
     return await anyio.to_thread.run_sync(run)
 
 
-async def recorded(bus: Bus, session: str) -> list[int]:
+async def list_record_ids(bus: Bus, session: str) -> list[int]:
     """The numbers of a session's records."""
-    found = reading.read(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])
-    events = [(message.seq, decode(EpisodeRecorded, message.data)) async for message in found]
+    messages = reading.read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])
+    events = [(message.seq, decode(EpisodeRecorded, message.data)) async for message in messages]
     return [number for number, event in events if event.episode.session_id == session]
 
 
-async def consumed(bus: Bus, session: str) -> list[int]:
+async def list_consumed_ids(bus: Bus, session: str) -> list[int]:
     """What a session's dreamer has marked, in order."""
-    marks = await stored(bus, SERVICES, EpisodesConsumed.subject, EpisodesConsumed)
-    return [number for event in marks if event.name == dreamer.name(session) for number in event.ids]
+    marks = await read_events(bus, SERVICES, EpisodesConsumed.subject, EpisodesConsumed)
+    return [number for event in marks if event.name == dreamer.service_name(session) for number in event.ids]
 
 
-async def dreamt_of(bus: Bus, episodes: list[int]) -> list[Any]:
+async def list_dream_reports(bus: Bus, episodes: list[int]) -> list[Any]:
     """The log's entries about any of these records."""
-    reports = [event.report for event in await stored(bus, DREAMLOG, DreamDone.subject, DreamDone)]
+    reports = [event.report for event in await read_events(bus, DREAMLOG, DreamDone.subject, DreamDone)]
     return [report for report in reports if set(report.record_ids) & set(episodes)]
 
 
-async def stored(bus: Bus, stream: str, subject: str, kind: Any) -> list[Any]:
-    found = reading.read(bus, stream, [bus.subjects.stage(subject)])
-    return [decode(kind, message.data) async for message in found]
+async def read_events(bus: Bus, stream: str, subject: str, kind: Any) -> list[Any]:
+    messages = reading.read_stream(bus, stream, [bus.subjects.stage(subject)])
+    return [decode(kind, message.data) async for message in messages]
 
 
 @pytest.mark.parametrize("turns", [4, pytest.param(14, marks=pytest.mark.soak)])
 async def test_a_dialogue_is_dreamt_though_the_dreamer_dies_at_every_step(runtime: Runtime, turns: int) -> None:
     session = f"dialogue-{turns}"
     async with connect(BusSettings(url=runtime.nats), name="test") as bus:
-        asked = [f"Name one part of circuit {number}." for number in range(turns)]
-        answers = [await turn(bus, text, envelope=of(session)) for text in asked]
-        old = used(answers[0])
-        assert {used(answer) for answer in answers} == {old}
-        known = [old]
+        prompts = [f"Name one part of circuit {number}." for number in range(turns)]
+        answers = [await run_turn(bus, text, envelope=session_envelope(session)) for text in prompts]
+        old = adapter_digest(answers[0])
+        assert {adapter_digest(answer) for answer in answers} == {old}
+        seen_digests = [old]
         for step in dreamer.STEPS:
-            died = await dream(runtime, session, step)
-            assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
-            known.append((await exported(bus)).sha256)
-        ended = await dream(runtime, session)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+            killed_run = await run_dreamer(runtime, session, step)
+            assert killed_run.returncode == -signal.SIGKILL, killed_run.stdout + killed_run.stderr
+            seen_digests.append((await export_adapter(bus)).sha256)
+        last_run = await run_dreamer(runtime, session)
+        assert last_run.returncode == 0, last_run.stdout + last_run.stderr
 
-        episodes = await recorded(bus, session)
-        dreams = await dreamt_of(bus, episodes)
-        made = [report.weight_delta.sha256 for report in dreams]
-        assert len(made) == -(-turns // dreamer.BATCH)
-        assert await consumed(bus, session) == episodes == sorted(episodes)
+        episodes = await list_record_ids(bus, session)
+        dreams = await list_dream_reports(bus, episodes)
+        digests = [report.weight_delta.sha256 for report in dreams]
+        assert len(digests) == -(-turns // dreamer.BATCH)
+        assert await list_consumed_ids(bus, session) == episodes == sorted(episodes)
         assert [number for report in dreams for number in report.record_ids] == episodes
-        assert [report.weight_delta.base_sha256 for report in dreams] == [old, *made][:-1]
-        assert set(known) <= {old, *made}
+        assert [report.weight_delta.base_sha256 for report in dreams] == [old, *digests][:-1]
+        assert set(seen_digests) <= {old, *digests}
         assert all(report.executed == ("replay", "downscale") for report in dreams)
         assert all(report.weight_delta.loss_after < report.weight_delta.loss_before for report in dreams)
-        assert used(await turn(bus, "One more question.")) == made[-1] != old
+        assert adapter_digest(await run_turn(bus, "One more question.")) == digests[-1] != old
 
 
 EXPORT = ExportRequest(name=ADAPTER)
 
 
-async def exported(bus: Bus) -> ExportReply:
+async def export_adapter(bus: Bus) -> ExportReply:
     return await bus.request("adapters.export", EXPORT, ExportReply, timeout=30)
 
 
-async def changed(bus: Bus, change: Callable[[Any], Any]) -> tuple[str, str]:
+async def store_changed_weights(bus: Bus, change: Callable[[Any], Any]) -> tuple[str, str]:
     """The digest in use, and that of an object with changed numbers."""
-    current = await exported(bus)
+    current = await export_adapter(bus)
     tensors = load(await objects.get(bus, current.weights))
-    made = {key: change(value) if key.endswith("lora_b") else value for key, value in tensors.items()}
-    return current.sha256, await objects.put(bus, save(made))
+    changed_tensors = {key: change(value) if key.endswith("lora_b") else value for key, value in tensors.items()}
+    return current.sha256, await objects.put(bus, save(changed_tensors))
 
 
 def spoilt(value: Any) -> Any:
@@ -169,46 +169,46 @@ BREAKS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
 async def test_a_delta_that_breaks_an_invariant_changes_nothing(runtime: Runtime, invariant: str) -> None:
     change, priors = BREAKS[invariant]
     async with connect(BusSettings(url=runtime.nats), name="test") as bus:
-        base, wrong = await changed(bus, change)
+        base, wrong = await store_changed_weights(bus, change)
         request = SwapRequest(
             episode_id=f"breaks-{invariant}", adapter=ADAPTER, sha256=wrong, base_sha256=base, attention_prior=priors
         )
-        with pytest.raises(KikiError) as caught:
+        with pytest.raises(KikiError) as refusal:
             await bus.request("dream.swap", request, SwapReply, timeout=120)
-        assert (caught.value.code, caught.value.param) == ("invariant_broken", invariant)
-        rejected = await bus.last(AdapterRejected, request.episode_id, stream=ADAPTERS)
-        assert rejected is not None
-        assert (rejected.code, rejected.sha256) == ("invariant_broken", wrong)
-        assert (rejected.gates[-1].name, rejected.gates[-1].passed) == (invariant, False)
-        assert (await exported(bus)).sha256 == base
+        assert (refusal.value.code, refusal.value.param) == ("invariant_broken", invariant)
+        rejection = await bus.last(AdapterRejected, request.episode_id, stream=ADAPTERS)
+        assert rejection is not None
+        assert (rejection.code, rejection.sha256) == ("invariant_broken", wrong)
+        assert (rejection.gates[-1].name, rejection.gates[-1].passed) == (invariant, False)
+        assert (await export_adapter(bus)).sha256 == base
         names = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=30)
         assert {info.name for info in names.adapters} == {ADAPTER, OTHER}
 
 
 async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: Runtime) -> None:
     async with connect(BusSettings(url=runtime.nats), name="test") as bus:
-        base, weights = await changed(bus, lambda value: value * 0.999)
+        base, weights = await store_changed_weights(bus, lambda value: value * 0.999)
         stage = StageRequest(name=ADAPTER, weights=weights)
-        staged = await bus.request("adapters.stage", stage, StageReply, timeout=30)
+        stage_reply = await bus.request("adapters.stage", stage, StageReply, timeout=30)
         envelope = new_turn(tenant="dreamt", session_id="flying", timeout=120.0)
         tokens = await bus.client.subscribe(bus.subjects.stage(InferToken.subject, envelope.turn_id))
         async with anyio.create_task_group() as tasks:
-            flying = Landed()
-            tasks.start_soon(flying.land, bus, envelope)
+            long_answer = LongAnswer()
+            tasks.start_soon(long_answer.run, bus, envelope)
             await tokens.next_msg(timeout=60)
-            request = ExchangeRequest(name=ADAPTER, staged=staged.staged, base_sha256=base)
+            request = ExchangeRequest(name=ADAPTER, staged=stage_reply.staged, base_sha256=base)
             reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
-        assert (reply.sha256, used(flying.answer)) == (weights, base)
-        assert used(await turn(bus, "And now?")) == weights
+        assert (reply.sha256, adapter_digest(long_answer.answer)) == (weights, base)
+        assert adapter_digest(await run_turn(bus, "And now?")) == weights
 
 
-class Landed:
+class LongAnswer:
     """A long answer, once it is there."""
 
     answer: AnswerReady
 
-    async def land(self, bus: Bus, envelope: Envelope) -> None:
-        self.answer = await turn(bus, "Tell a long story.", envelope=envelope, tokens=40)
+    async def run(self, bus: Bus, envelope: Envelope) -> None:
+        self.answer = await run_turn(bus, "Tell a long story.", envelope=envelope, tokens=40)
 
 
 @pytest.mark.soak
@@ -226,17 +226,21 @@ async def test_all_four_operations_yield_all_four_outputs(runtime: Runtime) -> N
             output_channels=("weight_delta", "latent_sample", "hierarchy_chg", "attention_prior"),
             budget=Budget(flops=1e15, wall_time_s=120.0, energy_j=1e6),
         )
-        found = await dreamt(bus, "P_max", episode)
-        assert found.report is not None, found.message
-        assert found.report.executed == episode.operation_set
-        assert found.report.weight_delta is not None
-        assert found.report.weight_delta.base_sha256 == (await exported(bus)).sha256 != found.report.weight_delta.sha256
-        assert [sample.species for sample in found.report.latent_sample] == ["sem"]
-        assert found.report.hierarchy_chg == ()
-        assert found.report.attention_prior == {ADAPTER: 0.5}
+        result = await run_episode(bus, "P_max", episode)
+        assert result.report is not None, result.message
+        assert result.report.executed == episode.operation_set
+        assert result.report.weight_delta is not None
+        assert (
+            result.report.weight_delta.base_sha256
+            == (await export_adapter(bus)).sha256
+            != result.report.weight_delta.sha256
+        )
+        assert [sample.species for sample in result.report.latent_sample] == ["sem"]
+        assert result.report.hierarchy_chg == ()
+        assert result.report.attention_prior == {ADAPTER: 0.5}
         poor = msgspec.structs.replace(
             episode, episode_id="poor", budget=Budget(flops=10.0, wall_time_s=120.0, energy_j=1e6)
         )
-        with pytest.raises(KikiError) as caught:
-            await dreamt(bus, "P_max", poor)
-        assert (caught.value.code, caught.value.param) == ("budget_exceeded", "episode.budget.flops")
+        with pytest.raises(KikiError) as refusal:
+            await run_episode(bus, "P_max", poor)
+        assert (refusal.value.code, refusal.value.param) == ("budget_exceeded", "episode.budget.flops")

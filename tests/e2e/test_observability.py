@@ -34,11 +34,11 @@ def test_a_machine_reads_the_turn_in_the_logs(runtime: Runtime) -> None:
     """A refused turn is logged as JSON with its ids by the agent that refused it."""
     prompt = "word " * 20_000
     body = {"model": "micro-kiki-base", "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
-    refused = httpx.post(f"{runtime.http}/v1/chat/completions", json=body, timeout=120)
-    assert refused.status_code == 400
-    assert refused.json()["error"]["code"] == "context_length_exceeded"
-    turn = refused.headers["x-turn-id"]
+    refusal = httpx.post(f"{runtime.http}/v1/chat/completions", json=body, timeout=120)
+    assert refusal.status_code == 400
+    assert refusal.json()["error"]["code"] == "context_length_exceeded"
+    turn = refusal.headers["x-turn-id"]
     lines = (runtime.data_dir / "logs" / "inference.log").read_text().splitlines()
-    found = [json.loads(line) for line in lines if turn in line]
-    assert found
-    assert {"turn_id", "session_id", "trace_id", "agent", "level", "timestamp"} <= set(found[-1])
+    records = [json.loads(line) for line in lines if turn in line]
+    assert records
+    assert {"turn_id", "session_id", "trace_id", "agent", "level", "timestamp"} <= set(records[-1])

@@ -20,14 +20,14 @@ def client(runtime: Runtime) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{runtime.http}/v1", api_key="unused", max_retries=0, timeout=120)
 
 
-def asked(text: str = QUESTION) -> list[Any]:
+def user_messages(text: str = QUESTION) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
 def test_paris_comes_through_all_seven_stages_and_the_trace_shows_them(runtime: Runtime) -> None:
     answer = httpx.post(
         f"{runtime.http}/v1/chat/completions",
-        json={"model": "micro-kiki", "messages": asked(), "seed": SEED},
+        json={"model": "micro-kiki", "messages": user_messages(), "seed": SEED},
         timeout=120,
     )
     assert answer.status_code == 200, answer.text
@@ -37,11 +37,11 @@ def test_paris_comes_through_all_seven_stages_and_the_trace_shows_them(runtime: 
     assert body["usage"]["completion_tokens"] > 0
     turn = answer.headers["x-turn-id"]
     _wait_for_episode(runtime, turn)
-    traced = runtime.kiki("trace", turn)
-    assert traced.returncode == 0, traced.stderr
+    trace = runtime.kiki("trace", turn)
+    assert trace.returncode == 0, trace.stderr
     for stage in STAGES:
-        assert stage in traced.stdout
-    assert "not seen" not in traced.stdout
+        assert stage in trace.stdout
+    assert "not seen" not in trace.stdout
 
 
 def _wait_for_episode(runtime: Runtime, turn: str) -> None:
@@ -54,7 +54,7 @@ def _wait_for_episode(runtime: Runtime, turn: str) -> None:
 
 @pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
 def test_the_official_client_gets_a_plain_answer(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(model=model, messages=asked(), max_tokens=24, seed=SEED)
+    answer = client.chat.completions.create(model=model, messages=user_messages(), max_tokens=24, seed=SEED)
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -64,7 +64,12 @@ def test_the_official_client_gets_a_plain_answer(client: openai.OpenAI, model: s
 def test_the_official_client_gets_a_streamed_answer(client: openai.OpenAI, model: str) -> None:
     chunks = list(
         client.chat.completions.create(
-            model=model, messages=asked(), max_tokens=24, seed=SEED, stream=True, stream_options={"include_usage": True}
+            model=model,
+            messages=user_messages(),
+            max_tokens=24,
+            seed=SEED,
+            stream=True,
+            stream_options={"include_usage": True},
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -76,12 +81,12 @@ def test_the_official_client_gets_a_streamed_answer(client: openai.OpenAI, model
 
 
 def test_the_official_client_gets_an_error_it_understands(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError) as caught:
-        client.chat.completions.create(model="gpt-9", messages=asked())
-    assert caught.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="micro-kiki", messages=asked(), temperature=5.0)
-    assert refused.value.param == "temperature"
+    with pytest.raises(openai.NotFoundError) as unknown_model:
+        client.chat.completions.create(model="gpt-9", messages=user_messages())
+    assert unknown_model.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(model="micro-kiki", messages=user_messages(), temperature=5.0)
+    assert refusal.value.param == "temperature"
 
 
 def test_all_45_models_are_listed(client: openai.OpenAI) -> None:
@@ -89,16 +94,16 @@ def test_all_45_models_are_listed(client: openai.OpenAI) -> None:
     assert len(names) == len(set(names)) == 45
 
 
-def test_what_was_said_is_recalled_by_the_same_tenant(runtime: Runtime, client: openai.OpenAI) -> None:
-    told = "My favourite colour is the rare vermilion of the old harbour door."
-    client.chat.completions.create(model="micro-kiki-fast", messages=asked(told), max_tokens=16)
+def test_a_statement_is_recalled_by_the_same_tenant_only(runtime: Runtime, client: openai.OpenAI) -> None:
+    statement = "My favourite colour is the rare vermilion of the old harbour door."
+    client.chat.completions.create(model="micro-kiki-fast", messages=user_messages(statement), max_tokens=16)
     for _ in range(40):
-        found = runtime.kiki("memory", "search", "Which colour is my favourite?")
-        assert found.returncode == 0, found.stderr
-        if "vermilion" in found.stdout:
+        result = runtime.kiki("memory", "search", "Which colour is my favourite?")
+        assert result.returncode == 0, result.stderr
+        if "vermilion" in result.stdout:
             break
     else:
-        pytest.fail(f"not found: {found.stdout}")
+        pytest.fail(f"not found: {result.stdout}")
     stranger = runtime.kiki("memory", "search", "Which colour is my favourite?", "--tenant", "somebody-else")
     assert "vermilion" not in stranger.stdout
 
@@ -107,9 +112,9 @@ def test_route_reads_lines_and_answers_in_order(runtime: Runtime, tmp_path: Any)
     prompts = ["Write a Dockerfile for a Node service", "Bonjour, comment vas-tu ?", "What is the tallest mountain?"]
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
-    found = runtime.kiki("route", "--file", str(path), "--json")
-    assert found.returncode == 0, found.stderr
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    result = runtime.kiki("route", "--file", str(path), "--json")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["prompt"] for line in lines] == prompts
     assert lines[0]["domains"][0]["name"] == "docker"
     assert lines[1]["domains"][0]["name"] == "chat-fr"
@@ -124,7 +129,7 @@ def test_metrics_count_turns_and_stages(runtime: Runtime) -> None:
 
 
 def test_doctor_finds_nothing_wrong(runtime: Runtime) -> None:
-    found = runtime.kiki("doctor")
-    assert found.returncode == 0, found.stdout
-    assert "WRONG" not in found.stdout
-    assert "always: an acknowledged episode survives" in found.stdout
+    result = runtime.kiki("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "WRONG" not in result.stdout
+    assert "always: an acknowledged episode survives" in result.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from agents.inference.agent import InferenceAgent
-from agents.inference.requests import Outcome
+from agents.inference.requests import DecodingOutcome
 from agents.inference.settings import InferenceSettings
 from bus.handler import Delivery
 from runtime import composition, process
@@ -23,7 +23,7 @@ STALL = 4.0
 class PoisonedAgent(InferenceAgent):
     """Decodes like the real one until it meets poison."""
 
-    async def _candidates(self, event: RecallDone, delivery: Delivery) -> Outcome:
+    async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
         text = event.query.text
         if KILL in text:
             await anyio.sleep(0.3)  # the others are at the model by now
@@ -35,11 +35,11 @@ class PoisonedAgent(InferenceAgent):
 
             assert isinstance(self._engine, MlxEngine)
             self._engine.thread.call(lambda: time.sleep(600))
-        return await super()._candidates(event, delivery)
+        return await super()._decode_candidates(event, delivery)
 
 
 def build(settings: Settings) -> PoisonedAgent:
-    """In the real worker's place."""
+    """The agent that runs in the real worker's place."""
     real = composition._inference(settings)
     assert isinstance(real, InferenceAgent)
     from msgspec.structs import replace

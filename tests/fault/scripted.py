@@ -22,7 +22,7 @@ from schemas.status import StatusReply
 REAL = [sys.executable, "-m", "runtime", "run"]
 
 
-class ScriptedWorker:
+class EchoWorker:
     """Repeats the question."""
 
     name = "inference"
@@ -46,32 +46,32 @@ class ScriptedWorker:
 
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
         """One candidate."""
-        spoken = Candidate(text=f"You asked: {event.query.text}", usage=Usage(prompt_tokens=1, completion_tokens=1))
+        candidate = Candidate(text=f"You asked: {event.query.text}", usage=Usage(prompt_tokens=1, completion_tokens=1))
         return InferDone(
             envelope=event.envelope.next("inference"),
             query=event.query,
             route=event.route,
             recall=event.recall,
-            inference=Inference(candidates=(spoken,), usage=spoken.usage, model="scripted"),
+            inference=Inference(candidates=(candidate,), usage=candidate.usage, model="scripted"),
             timings=event.timings,
         )
 
 
-def build(settings: Settings) -> ScriptedWorker:
-    """In the real worker's place."""
-    return ScriptedWorker()
+def build(settings: Settings) -> EchoWorker:
+    """The agent that runs in the real worker's place."""
+    return EchoWorker()
 
 
 def up() -> None:
     """The supervisor, whose worker is this module."""
     real = anyio.open_process
 
-    async def scripted(command: list[str], **options: Any) -> anyio.abc.Process:
+    async def open_scripted(command: list[str], **options: Any) -> anyio.abc.Process:
         if command == [*REAL, "inference"]:
             command = [sys.executable, "-m", "tests.fault.scripted", "run", "inference"]
         return await real(command, **options)
 
-    anyio.open_process = scripted  # type: ignore[assignment]
+    anyio.open_process = open_scripted  # type: ignore[assignment]
     app()
 
 

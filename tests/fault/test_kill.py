@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bus import turn_events
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS
 from bus.topology import ANSWERS, EPISODES, TURNS
@@ -41,8 +41,8 @@ STOP_AT = {"antibias": "negotiate.done", "memory-write": "negotiate.done"}
 """When to stop a process that works in the turn before the consumer does."""
 
 CAPITAL = "Name the capital of France."
-ASKED = {"antibias": "Who drives better, men or women?"}
-"""What keeps a consumer busy long enough to be caught, where its message comes from its own process."""
+QUESTIONS = {"antibias": "Who drives better, men or women?"}
+"""Question for a consumer whose message comes from its own process: it is busy long enough to be caught."""
 
 
 @pytest.fixture(scope="module")
@@ -55,74 +55,74 @@ def victim(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder
 @pytest.mark.parametrize(("agent", "consumer"), KILLS, ids=[kill[1] for kill in KILLS])
 async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: str) -> None:
     async with connect(BusSettings(url=victim.nats), name="killer") as bus:
-        pid = await pid_of(bus, agent)
+        pid = await wait_for_pid(bus, agent)
         try:
             for _ in range(TRIES):
                 envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
-                await hold(bus, pid, envelope, STOP_AT.get(consumer), ASKED.get(consumer, CAPITAL))
-                if await in_hand(bus, pid, consumer, envelope):
+                await hold(bus, pid, envelope, STOP_AT.get(consumer), QUESTIONS.get(consumer, CAPITAL))
+                if await wait_until_held(bus, pid, consumer, envelope):
                     break
             else:
                 pytest.fail(f"{consumer} was too quick to be caught {TRIES} times")
         finally:
             os.kill(pid, signal.SIGKILL)
-        answer = await answer_of(bus, envelope)
+        answer = await wait_for_answer(bus, envelope)
         assert answer.text
-        await settled(bus, envelope)
-        told = [entry.event for entry in await turn_events.tell(bus, envelope.turn_id)]
-        assert count(told, AnswerReady) == 1
-        assert count(told, EpisodeRecorded) == 1
-        assert count(told, TurnFailed) == 0
-        assert await pid_of(bus, agent) != pid
+        await wait_until_settled(bus, envelope)
+        events = [entry.event for entry in await turn_events.read_story(bus, envelope.turn_id)]
+        assert count(events, AnswerReady) == 1
+        assert count(events, EpisodeRecorded) == 1
+        assert count(events, TurnFailed) == 0
+        assert await wait_for_pid(bus, agent) != pid
 
 
 async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtime) -> None:
     async with connect(BusSettings(url=victim.nats), name="killer") as bus:
-        pid = await pid_of(bus, "inference")
+        pid = await wait_for_pid(bus, "inference")
         envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
         tokens = await bus.client.subscribe(bus.subjects.stage("infer.token", envelope.turn_id))
         await publish(bus, envelope, level="fast")
         await tokens.next_msg(timeout=TURN_SECONDS)
         os.kill(pid, signal.SIGKILL)
-        assert (await answer_of(bus, envelope)).text
-        await settled(bus, envelope)
-        told = [entry.event for entry in await turn_events.tell(bus, envelope.turn_id)]
-        assert (count(told, AnswerReady), count(told, EpisodeRecorded)) == (1, 1)
+        assert (await wait_for_answer(bus, envelope)).text
+        await wait_until_settled(bus, envelope)
+        events = [entry.event for entry in await turn_events.read_story(bus, envelope.turn_id)]
+        assert (count(events, AnswerReady), count(events, EpisodeRecorded)) == (1, 1)
 
 
 async def test_a_projection_that_dies_is_made_once(victim: Runtime) -> None:
     async with connect(BusSettings(url=victim.nats), name="killer") as bus:
         first = new_turn(tenant="fault", timeout=TURN_SECONDS)
         await publish(bus, first, level="fast")
-        await settled(bus, first)
-        recorded = await bus.last(EpisodeRecorded, first.turn_id, stream=EPISODES)
-        assert recorded is not None
-        pid = await pid_of(bus, "memory")
+        await wait_until_settled(bus, first)
+        original = await bus.last(EpisodeRecorded, first.turn_id, stream=EPISODES)
+        assert original is not None
+        pid = await wait_for_pid(bus, "memory")
         os.kill(pid, signal.SIGSTOP)
         try:
             turn = new_turn(tenant="fault", timeout=TURN_SECONDS)
-            episode = msgspec.structs.replace(recorded.episode, turn_id=turn.turn_id, episode_id=f"copy-{turn.turn_id}")
+            episode = msgspec.structs.replace(original.episode, turn_id=turn.turn_id, episode_id=f"copy-{turn.turn_id}")
             await bus.publish(EpisodeRecorded(envelope=turn, episode=episode))
             with anyio.fail_after(TURN_SECONDS):
                 while not await holds(bus, EPISODES, "memory-projection"):
                     await anyio.sleep(0.01)
         finally:
             os.kill(pid, signal.SIGKILL)
-        await settled(bus, turn)
-        recorded_ones = (await bus.js.stream_info(EPISODES)).state.messages
+        await wait_until_settled(bus, turn)
+        record_count = (await bus.js.stream_info(EPISODES)).state.messages
         with anyio.fail_after(TURN_SECONDS):
-            while await projected(bus) < recorded_ones:
+            while await count_projected(bus) < record_count:
                 await anyio.sleep(0.2)
         await anyio.sleep(1.0)  # a second copy would come now
-        assert await projected(bus) == recorded_ones
+        assert await count_projected(bus) == record_count
 
 
-async def projected(bus: Bus) -> float:
+async def count_projected(bus: Bus) -> float:
     """Episodes in the vector store, by the memory agent's own count."""
-    await pid_of(bus, "memory")
+    await wait_for_pid(bus, "memory")
     return next(
         report.status.gauges["atlas_episodes"]
-        for report in await reports(bus, expected=["memory"])
+        for report in await gather_reports(bus, expected=["memory"])
         if report.status.agent == "memory"
     )
 
@@ -141,29 +141,29 @@ async def publish(bus: Bus, envelope: Envelope, *, level: Level = "full", questi
     await bus.publish(QueryReceived(envelope=envelope, query=query))
 
 
-async def pid_of(bus: Bus, agent: str) -> int:
+async def wait_for_pid(bus: Bus, agent: str) -> int:
     """The agent's process, once it reports ready."""
     with anyio.fail_after(TURN_SECONDS):
         while True:
-            for report in await reports(bus):
+            for report in await gather_reports(bus):
                 if report.status.agent == agent and report.status.ready:
                     return report.pid
     raise AssertionError
 
 
-async def in_hand(bus: Bus, pid: int, consumer: str, envelope: Envelope) -> bool:
+async def wait_until_held(bus: Bus, pid: int, consumer: str, envelope: Envelope) -> bool:
     """Wait until the stopped process holds a message; False when the turn got past it.
 
     A pull request lives for a few seconds at the broker, so a process that is stopped long before its message
     comes is woken for a moment to pull again.
     """
     writes = consumer == "memory-write"
-    past, kept = (EpisodeRecorded, EPISODES) if writes else (AnswerReady, ANSWERS)
+    end_event, stream = (EpisodeRecorded, EPISODES) if writes else (AnswerReady, ANSWERS)
     with anyio.fail_after(TURN_SECONDS):
         while True:
             with anyio.move_on_after(FETCH_SECONDS - 1.0):
                 while not await holds(bus, ANSWERS if writes else TURNS, consumer):
-                    if await bus.last(past, envelope.turn_id, stream=kept) is not None:
+                    if await bus.last(end_event, envelope.turn_id, stream=stream) is not None:
                         return False
                     await anyio.sleep(0.01)
                 return True
@@ -194,11 +194,11 @@ async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None, questi
     os.kill(pid, signal.SIGSTOP)
 
 
-async def answer_of(bus: Bus, envelope: Envelope) -> AnswerReady:
+async def wait_for_answer(bus: Bus, envelope: Envelope) -> AnswerReady:
     with anyio.fail_after(TURN_SECONDS):
         while True:
-            failed = await bus.last(TurnFailed, envelope.turn_id)
-            assert failed is None, failed
+            failure = await bus.last(TurnFailed, envelope.turn_id)
+            assert failure is None, failure
             answer = await bus.last(AnswerReady, envelope.turn_id)
             if answer is not None:
                 return answer
@@ -206,7 +206,7 @@ async def answer_of(bus: Bus, envelope: Envelope) -> AnswerReady:
     raise AssertionError
 
 
-async def settled(bus: Bus, envelope: Envelope) -> None:
+async def wait_until_settled(bus: Bus, envelope: Envelope) -> None:
     """Wait until the episode is recorded and every consumer has acknowledged what it got."""
     with anyio.fail_after(TURN_SECONDS):
         while await bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES) is None:

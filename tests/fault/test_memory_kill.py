@@ -17,16 +17,16 @@ from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
 from schemas.memory import VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually
-from tests.agents.memory.scenes import answered, turn, unit
+from tests.agents.memory.scenes import answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
 SIZE = 768
 SECONDS = 60.0
-"""For an answer to be on disk, behind all those that came with it."""
+"""Seconds until a published answer is on disk, behind all those that are published at the same time."""
 
 
 @contextmanager
-def memory(nats: str, directory: Path, small_model: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def run_memory(nats: str, directory: Path, small_model: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The memory agent as a process of its own, killed at the end."""
     environment = {
         **os.environ,
@@ -52,92 +52,94 @@ def memory(nats: str, directory: Path, small_model: Path) -> Iterator["subproces
         process.wait()
 
 
-async def recorded(bus: Bus) -> int:
+async def count_recorded(bus: Bus) -> int:
     return int((await bus.js.stream_info(EPISODES)).state.messages)
 
 
-async def agreed(bus: Bus, *, least: int = 0) -> VerifyReply:
-    """The verification once no answer waits for the record, nothing recorded for the stores, and enough is recorded.
+async def wait_for_agreement(bus: Bus, *, least: int = 0) -> VerifyReply:
+    """Verify once no answer waits for the record, no record waits for the stores, and ``least`` are recorded.
 
     An answer that a dead memory held is delivered again only after the consumer's ``ack_wait``.
     """
 
-    async def settled() -> VerifyReply | None:
+    async def verify_if_settled() -> VerifyReply | None:
         try:
             write = await bus.js.consumer_info(ANSWERS, WRITE)
             if write.num_pending or write.num_ack_pending:
                 return None
-            found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+            verification = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
         except Exception:  # the agent is just starting
             return None
-        return found if found.waiting == 0 and found.recorded >= least else None
+        return verification if verification.waiting == 0 and verification.recorded >= least else None
 
-    reply = await eventually(settled, seconds=90)
+    reply = await eventually(verify_if_settled, seconds=90)
     assert isinstance(reply, VerifyReply)
     return reply
 
 
-async def tell(bus: Bus, count: int) -> None:
+async def publish_answers(bus: Bus, count: int) -> None:
     """Answer ``count`` turns at once."""
     async with anyio.create_task_group() as tasks:
         for number in range(count):
-            event = answered(turn(session=f"s{number % 7}", timeout=300), unit(number, SIZE), text=f"question {number}")
+            event = answer_ready(
+                turn(session=f"s{number % 7}", timeout=300), unit(number, SIZE), text=f"question {number}"
+            )
             tasks.start_soon(bus.publish, event)
 
 
 async def kill_in_the_middle(bus: Bus, process: "subprocess.Popen[bytes]", after: int) -> None:
-    async def some() -> bool:
-        return await recorded(bus) >= after
+    async def enough_recorded() -> bool:
+        return await count_recorded(bus) >= after
 
-    await eventually(some, seconds=90)
+    await eventually(enough_recorded, seconds=90)
     process.send_signal(signal.SIGKILL)
     await anyio.to_thread.run_sync(process.wait)
 
 
 @asynccontextmanager
-async def broker(directory: Path) -> AsyncIterator[Bus]:
+async def run_broker(directory: Path) -> AsyncIterator[Bus]:
     """A broker on the directory's store, and a bus on it."""
     async with (
-        server.embedded(directory / "nats", port=0) as running,
+        server.run_broker(directory / "nats", port=0) as running,
         connect(BusSettings(url=running.url), name="test") as bus,
     ):
         await bus.reconcile()
         yield bus
 
 
-async def survived(tmp_path: Path, small_model: Path, turns: int) -> None:
+async def check_survival(tmp_path: Path, small_model: Path, turns: int) -> None:
     async with (
-        server.embedded(tmp_path / "nats", port=0) as broker,
+        server.run_broker(tmp_path / "nats", port=0) as broker,
         connect(BusSettings(url=broker.url, publish_timeout=SECONDS), name="t") as bus,
     ):
         await bus.reconcile()
-        with memory(bus.settings.url, tmp_path, small_model) as first:
+        with run_memory(bus.settings.url, tmp_path, small_model) as first:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(tell, bus, turns)
+                tasks.start_soon(publish_answers, bus, turns)
                 tasks.start_soon(kill_in_the_middle, bus, first, turns // 4)
-        with memory(bus.settings.url, tmp_path, small_model) as second:
+        with run_memory(bus.settings.url, tmp_path, small_model) as second:
 
-            async def complete() -> bool:
-                return await recorded(bus) == turns
+            async def all_recorded() -> bool:
+                return await count_recorded(bus) == turns
 
-            await eventually(complete, seconds=90)
-            found = await agreed(bus)
-            assert (found.recorded, found.agrees) == (turns, True)
+            await eventually(all_recorded, seconds=90)
+            verification = await wait_for_agreement(bus)
+            assert (verification.recorded, verification.agrees) == (turns, True)
             second.send_signal(signal.SIGKILL)
     async with (
-        server.embedded(tmp_path / "nats", port=0) as broker,
+        server.run_broker(tmp_path / "nats", port=0) as broker,
         connect(BusSettings(url=broker.url), name="t") as bus,
     ):
         await bus.reconcile()
-        with memory(bus.settings.url, tmp_path, small_model):
-            found = await agreed(bus)
-            assert (found.recorded, found.agrees) == (turns, True)
+        with run_memory(bus.settings.url, tmp_path, small_model):
+            verification = await wait_for_agreement(bus)
+            assert (verification.recorded, verification.agrees) == (turns, True)
 
 
 async def test_every_answer_is_remembered_once_though_the_memory_dies(tmp_path: Path, small_model: Path) -> None:
-    await survived(tmp_path, small_model, 60)
+    await check_survival(tmp_path, small_model, 60)
 
 
 @pytest.mark.soak
 async def test_five_hundred_answers_are_remembered_once(tmp_path: Path, small_model: Path) -> None:
-    await survived(tmp_path, small_model, 500)
+    await check_survival(tmp_path, small_model, 500)

@@ -9,7 +9,7 @@ import anyio.abc
 import pytest
 
 from bus import dead_letters
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.settings import load
@@ -29,21 +29,21 @@ SECONDS = 240.0
 async def running(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
     real = anyio.open_process
 
-    async def poisoned(command: list[str], **options: object) -> anyio.abc.Process:
+    async def open_poisoned(command: list[str], **options: object) -> anyio.abc.Process:
         if command[:3] == [sys.executable, "-m", "runtime"]:
             command = [sys.executable, "-m", "tests.fault.poisoned", *command[4:]]
         return await real(command, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(anyio, "open_process", poisoned)
+    monkeypatch.setattr(anyio, "open_process", open_poisoned)
     settings = load(data_dir=tmp_path, nats_port=0, log_level="warning", model=str(small_model))
     supervisor = Supervisor(settings, names=("inference",))
     async with supervisor.running():
         yield supervisor
 
 
-async def ready(bus: Bus) -> None:
+async def wait_until_ready(bus: Bus) -> None:
     with anyio.fail_after(SECONDS):
-        while not any(report.status.ready for report in await reports(bus)):
+        while not any(report.status.ready for report in await gather_reports(bus)):
             await anyio.sleep(0.1)
 
 
@@ -55,12 +55,12 @@ async def ask(bus: Bus, text: str) -> str:
     return envelope.turn_id
 
 
-async def outcome(bus: Bus, turn_id: str) -> InferDone | TurnFailed:
+async def wait_for_outcome(bus: Bus, turn_id: str) -> InferDone | TurnFailed:
     with anyio.fail_after(SECONDS):
         while True:
-            found = await bus.last(InferDone, turn_id) or await bus.last(TurnFailed, turn_id)
-            if found is not None:
-                return found
+            event = await bus.last(InferDone, turn_id) or await bus.last(TurnFailed, turn_id)
+            if event is not None:
+                return event
             await anyio.sleep(0.2)
 
 
@@ -68,25 +68,25 @@ async def outcome(bus: Bus, turn_id: str) -> InferDone | TurnFailed:
 async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Supervisor, poison: str) -> None:
     async with connect(bus_settings(running.settings), name="test") as bus:
         await bus.reconcile()
-        await ready(bus)
+        await wait_until_ready(bus)
         innocent = [await ask(bus, f"Name {number} animals.") for number in range(3)]
         guilty = await ask(bus, f"{poison}, please.")
         for turn_id in innocent:
-            assert isinstance(await outcome(bus, turn_id), InferDone)
-        failed = await outcome(bus, guilty)
-        assert isinstance(failed, TurnFailed)
-        letters = [filed.letter async for filed in dead_letters.letters(bus)]
+            assert isinstance(await wait_for_outcome(bus, turn_id), InferDone)
+        failure = await wait_for_outcome(bus, guilty)
+        assert isinstance(failure, TurnFailed)
+        letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
         assert [letter.subject.rsplit(".", 1)[-1] for letter in letters] == [guilty]
         assert "it is not run again" in letters[0].reason
         assert 1 <= running.children["inference"].restarts <= 3
-        await ready(bus)
-        assert isinstance(await outcome(bus, await ask(bus, "Say hello.")), InferDone)
+        await wait_until_ready(bus)
+        assert isinstance(await wait_for_outcome(bus, await ask(bus, "Say hello.")), InferDone)
 
 
 async def test_a_hang_is_noticed_and_the_request_itself_finishes(running: Supervisor) -> None:
     async with connect(bus_settings(running.settings), name="test") as bus:
         await bus.reconcile()
-        await ready(bus)
+        await wait_until_ready(bus)
         turn_id = await ask(bus, f"{HANG_ONCE}, please.")
-        assert isinstance(await outcome(bus, turn_id), InferDone)
+        assert isinstance(await wait_for_outcome(bus, turn_id), InferDone)
         assert running.children["inference"].restarts == 1

@@ -18,12 +18,12 @@ import psutil
 import pytest
 
 from bus import record
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
 from runtime.local_memory import remembering
 from runtime.settings import load
 from tests.e2e.conftest import Runtime, free_port, start
-from tests.fault.test_memory_kill import agreed
+from tests.fault.test_memory_kill import wait_for_agreement
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
@@ -48,9 +48,9 @@ class Clients:
             anyio.create_task_group() as tasks,
         ):
             for question in self.questions:
-                tasks.start_soon(self._until_answered, http, question)
+                tasks.start_soon(self._ask_until_answered, http, question)
 
-    async def _until_answered(self, http: httpx.AsyncClient, question: str) -> None:
+    async def _ask_until_answered(self, http: httpx.AsyncClient, question: str) -> None:
         body = {"model": "micro-kiki-fast", "messages": [{"role": "user", "content": question}], "max_tokens": 8}
         while not self.over:
             try:
@@ -67,7 +67,7 @@ class Clients:
             assert reply.status_code in (429, 503, 504), reply.text
             await anyio.sleep(0.2)
 
-    async def reached(self, count: int) -> None:
+    async def wait_for_answers(self, count: int) -> None:
         """Wait until so many are answered."""
         with anyio.fail_after(SECONDS):
             while len(self.answered) < count:
@@ -81,43 +81,45 @@ def family(runtime: Runtime) -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    """All of them, at once; some end by themselves when another is gone."""
-    for one in processes:
+    """Kill all of them at once; some end by themselves when another is gone."""
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            process.kill()
     psutil.wait_procs(processes, timeout=20)
 
 
 async def kill_memory(runtime: Runtime) -> None:
-    """The agent with the stores."""
+    """Kill the agent with the stores."""
     async with connect(BusSettings(url=runtime.nats), name="killer") as bus:
-        (pid,) = {one.pid for one in await reports(bus, expected=["memory"]) if one.status.agent == "memory"}
+        (pid,) = {
+            report.pid for report in await gather_reports(bus, expected=["memory"]) if report.status.agent == "memory"
+        }
     os.kill(pid, signal.SIGKILL)
 
 
 async def kill_broker(runtime: Runtime) -> None:
-    """The only broker."""
-    kill([one for one in family(runtime) if one.name().startswith(BROKER)])
+    """Kill the only broker."""
+    kill([process for process in family(runtime) if process.name().startswith(BROKER)])
 
 
-async def killed(clients: Clients, plan: Sequence[tuple[int, Callable[[], Awaitable[None]]]]) -> None:
-    """Each at its number of answers."""
+async def follow_plan(clients: Clients, plan: Sequence[tuple[int, Callable[[], Awaitable[None]]]]) -> None:
+    """Run each action of the plan once its number of questions is answered."""
     for count, act in plan:
-        await clients.reached(count)
+        await clients.wait_for_answers(count)
         await act()
 
 
-async def told(bus: Bus) -> Counter[str]:
+async def count_questions(bus: Bus) -> Counter[str]:
     """How often each question is in the record."""
-    return Counter([episode.question async for episode in record.episodes(bus)])
+    return Counter([episode.question async for episode in record.read_episodes(bus)])
 
 
-async def survived(directory: Path, model: Path, turns: int) -> None:
+async def check_survival(directory: Path, model: Path, turns: int) -> None:
     room = {"KIKI_FACADE__MAX_IN_FLIGHT": str(turns), "KIKI_FACADE__MAX_QUEUE": str(turns)}
     first = start(directory, module="tests.fault.scripted", **room)
     clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
 
-    async def everything() -> None:
+    async def kill_everything() -> None:
         clients.over = True
         await anyio.to_thread.run_sync(kill, family(first))
         first.process.wait(20)
@@ -125,31 +127,31 @@ async def survived(directory: Path, model: Path, turns: int) -> None:
     plan: list[tuple[int, Callable[[], Awaitable[None]]]] = [
         (turns // 4, lambda: kill_memory(first)),
         (turns // 2, lambda: kill_broker(first)),
-        (turns * 3 // 4, everything),
+        (turns * 3 // 4, kill_everything),
     ]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clients.ask)
-        await killed(clients, plan)
+        await follow_plan(clients, plan)
     assert len(clients.answered) >= turns * 3 // 4
     print(f"{len(clients.answered)} of {turns} turns answered before everything was killed")
     settings = load(data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning")
     async with remembering(settings) as bus:  # broker and memory, started again on what is left
-        found = await agreed(bus)
-        recorded = await told(bus)
-    print(f"{len(recorded)} recorded, {found}")
-    assert clients.answered <= recorded.keys()
-    assert set(recorded.values()) == {1}
-    assert (found.recorded, found.agrees) == (len(recorded), True)
+        verification = await wait_for_agreement(bus)
+        question_counts = await count_questions(bus)
+    print(f"{len(question_counts)} recorded, {verification}")
+    assert clients.answered <= question_counts.keys()
+    assert set(question_counts.values()) == {1}
+    assert (verification.recorded, verification.agrees) == (len(question_counts), True)
 
 
-async def test_what_was_answered_is_remembered_though_everything_dies(
+async def test_answered_turns_are_remembered_though_everything_dies(
     tmp_path: Path, embedder_path: Path, small_model: Path
 ) -> None:
-    await survived(tmp_path, small_model, 40)
+    await check_survival(tmp_path, small_model, 40)
 
 
 @pytest.mark.soak
 async def test_five_hundred_turns_are_remembered_though_everything_dies(
     tmp_path: Path, embedder_path: Path, small_model: Path
 ) -> None:
-    await survived(tmp_path, small_model, 500)
+    await check_survival(tmp_path, small_model, 500)

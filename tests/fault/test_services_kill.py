@@ -27,7 +27,7 @@ KILLS = 3
 
 
 @contextmanager
-def services(nats: str, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def run_services(nats: str, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The agent as a process of its own."""
     environment = {**os.environ, "KIKI_NATS": nats, "KIKI_CONFIG": str(directory / "none.toml")}
     with (directory / "services.log").open("ab") as sink:
@@ -46,20 +46,20 @@ def services(nats: str, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait()
 
 
-async def once(client: Client, step: int) -> int:
+async def consume_batch(client: Client, step: int) -> int:
     """Fetch and mark once, as a service that was just started would; returns how many it marked."""
     records = await client.fetch("dream", limit=5, wait=1.0, holder="dream@here")
     if not records:
         return 0
-    return (await client.mark_consumed("dream", [one.id for one in records], f"de-{step}")).marked
+    return (await client.mark_consumed("dream", [entry.id for entry in records], f"de-{step}")).marked
 
 
-async def patiently(client: Client, step: int) -> int:
-    """The same until an agent answers. A mark whose answer was lost stands: then the next fetch goes on behind it."""
+async def consume_patiently(client: Client, step: int) -> int:
+    """Retry until an agent answers. A mark whose answer was lost stands: then the next fetch goes on behind it."""
     with anyio.fail_after(60):
         while True:
             try:
-                return await once(client, step)
+                return await consume_batch(client, step)
             except Unavailable:
                 await anyio.sleep(0.05)
             except KikiError as error:
@@ -67,42 +67,42 @@ async def patiently(client: Client, step: int) -> int:
                     raise
 
 
-async def place(bus: Bus) -> int:
-    """How far the log says that the service is."""
+async def read_place(bus: Bus) -> int:
+    """The last record that the log has as consumed by the service; 0 while the log is empty."""
     if not (await bus.js.stream_info(SERVICES)).state.messages:
         return 0
-    found = await bus.js.get_last_msg(SERVICES, bus.subjects.stage(EpisodesConsumed.subject, "dream"))
-    return decode(EpisodesConsumed, found.data or b"").ids[-1]
+    message = await bus.js.get_last_msg(SERVICES, bus.subjects.stage(EpisodesConsumed.subject, "dream"))
+    return decode(EpisodesConsumed, message.data or b"").ids[-1]
 
 
-async def log(bus: Bus) -> list[EpisodesConsumed]:
+async def read_log(bus: Bus) -> list[EpisodesConsumed]:
     last = (await bus.js.stream_info(SERVICES)).state.last_seq
     raw = [await bus.js.get_msg(SERVICES, seq) for seq in range(1, last + 1)]
-    return [decode(EpisodesConsumed, one.data or b"") for one in raw]
+    return [decode(EpisodesConsumed, message.data or b"") for message in raw]
 
 
 async def test_every_record_is_consumed_once_and_in_order(bus: Bus, nats_url: str, tmp_path: Path) -> None:
-    drawn = random.Random(3)
+    rng = random.Random(3)
     client, step = Client(bus.client), 0
     await record(bus, [f"question {number}" for number in range(RECORDS)])
     for life in range(KILLS + 1):
-        with services(nats_url, tmp_path) as process:
+        with run_services(nats_url, tmp_path) as process:
             if life == 0:
-                await patiently_registered(client)
+                await register_patiently(client)
             goal = RECORDS if life == KILLS else (life + 1) * RECORDS // (KILLS + 1)
             async with anyio.create_task_group() as tasks:
                 if life < KILLS:
-                    tasks.start_soon(kill, bus, process, goal, drawn.uniform(0.0, 0.004))
-                while process.poll() is None and await place(bus) < RECORDS:
+                    tasks.start_soon(kill, bus, process, goal, rng.uniform(0.0, 0.004))
+                while process.poll() is None and await read_place(bus) < RECORDS:
                     with anyio.move_on_after(1.0):
-                        await patiently(client, step := step + 1)
-    marks = await log(bus)
-    ids = [one for mark in marks for one in mark.ids]
+                        await consume_patiently(client, step := step + 1)
+    marks = await read_log(bus)
+    ids = [record_id for mark in marks for record_id in mark.ids]
     assert ids == list(range(1, RECORDS + 1))
     assert (await bus.js.stream_info(EPISODES)).state.messages == RECORDS
 
 
-async def patiently_registered(client: Client) -> None:
+async def register_patiently(client: Client) -> None:
     with anyio.fail_after(60):
         while True:
             try:
@@ -115,7 +115,7 @@ async def patiently_registered(client: Client) -> None:
 
 async def kill(bus: Bus, process: "subprocess.Popen[bytes]", goal: int, pause: float) -> None:
     """End the agent somewhere in its work, once the log is as far as ``goal``."""
-    while await place(bus) < goal:
+    while await read_place(bus) < goal:
         await anyio.sleep(0.001)
     await anyio.sleep(pause)
     process.send_signal(signal.SIGKILL)

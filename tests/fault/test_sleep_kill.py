@@ -12,9 +12,9 @@ from bus.connection import Bus
 from schemas.errors import KikiError
 from schemas.jobs import Job
 from schemas.memory import SleepReply, SleepRequest
-from tests.agents.memory.scenes import answered, turn, unit
-from tests.agents.scripted import at_work
-from tests.fault.test_memory_kill import SIZE, agreed, broker, memory
+from tests.agents.memory.scenes import answer_ready, turn, unit
+from tests.agents.scripted import scripted_worker
+from tests.fault.test_memory_kill import SIZE, run_broker, run_memory, wait_for_agreement
 
 pytestmark = pytest.mark.anyio
 
@@ -22,55 +22,57 @@ TOPICS, EACH = 4, 3
 LATER = 4e9
 
 
-async def tell(bus: Bus, tenant: str) -> None:
-    """Turns about several topics, alike for every tenant."""
+async def publish_turns(bus: Bus, tenant: str) -> None:
+    """Publish turns about several topics, alike for every tenant."""
     for number in range(TOPICS * EACH):
         envelope = turn(tenant=tenant, session=f"s{number}", timeout=300)
-        await bus.publish(answered(envelope, unit(number % TOPICS, SIZE), text=f"question {number}", answer=""))
+        await bus.publish(answer_ready(envelope, unit(number % TOPICS, SIZE), text=f"question {number}", answer=""))
 
 
-async def asleep(bus: Bus, tenant: str, *, timeout: float = 60.0) -> SleepReply:
+async def put_to_sleep(bus: Bus, tenant: str, *, timeout: float = 60.0) -> SleepReply:
     request = SleepRequest(tenant=tenant, before=LATER)
     return await bus.request("memory.sleep", request, SleepReply, timeout=timeout)
 
 
-async def merged(bus: Bus, tenant: str) -> list[tuple[str, tuple[str, ...]]]:
+async def list_summaries(bus: Bus, tenant: str) -> list[tuple[str, tuple[str, ...]]]:
     """The tenant's summaries with the texts that they stand for, from the record."""
-    episodes = [one async for one in record.episodes(bus, tenant=tenant)]
-    texts = {one.episode_id: one.question for one in episodes}
+    episodes = [episode async for episode in record.read_episodes(bus, tenant=tenant)]
+    texts = {episode.episode_id: episode.question for episode in episodes}
     return sorted(
-        (one.question, tuple(sorted(texts[part] for part in one.summarises))) for one in episodes if one.summarises
+        (episode.question, tuple(sorted(texts[part] for part in episode.summarises)))
+        for episode in episodes
+        if episode.summarises
     )
 
 
 async def test_a_sleep_that_is_killed_goes_on_where_it_stopped(tmp_path: Path, small_model: Path) -> None:
-    asked: list[Job] = []
+    jobs: list[Job] = []
     victim: list[int] = []
 
-    def deadly(job: Job) -> str:
-        asked.append(job)
-        if len(asked) == 3:
+    def answer_and_kill(job: Job) -> str:
+        jobs.append(job)
+        if len(jobs) == 3:
             os.kill(victim[0], signal.SIGKILL)
         return "Summed up."
 
-    async with broker(tmp_path) as bus, at_work(bus, deadly):
-        await tell(bus, "disturbed")
-        await tell(bus, "left-alone")
-        with memory(bus.settings.url, tmp_path, small_model) as first:
+    async with run_broker(tmp_path) as bus, scripted_worker(bus, answer_and_kill):
+        await publish_turns(bus, "disturbed")
+        await publish_turns(bus, "left-alone")
+        with run_memory(bus.settings.url, tmp_path, small_model) as first:
             victim.append(first.pid)
-            told = 2 * TOPICS * EACH
-            assert (await agreed(bus, least=told)).recorded == told
+            turn_count = 2 * TOPICS * EACH
+            assert (await wait_for_agreement(bus, least=turn_count)).recorded == turn_count
             with pytest.raises(KikiError):
                 await bus.request(
                     "memory.sleep", SleepRequest(tenant="disturbed", before=LATER), SleepReply, timeout=8.0
                 )
             await anyio.to_thread.run_sync(first.wait)
-        with memory(bus.settings.url, tmp_path, small_model):
-            await agreed(bus)
-            again = await asleep(bus, "disturbed")
+        with run_memory(bus.settings.url, tmp_path, small_model):
+            await wait_for_agreement(bus)
+            again = await put_to_sleep(bus, "disturbed")
             assert (len(again.merged), again.known, again.left) == (2, 2, 0)
-            assert len((await asleep(bus, "left-alone")).merged) == TOPICS
-            assert len(await merged(bus, "disturbed")) == TOPICS
-            assert await merged(bus, "disturbed") == await merged(bus, "left-alone")
-            found = await agreed(bus)
-            assert (found.recorded, found.agrees) == (2 * TOPICS * (EACH + 1), True)
+            assert len((await put_to_sleep(bus, "left-alone")).merged) == TOPICS
+            assert len(await list_summaries(bus, "disturbed")) == TOPICS
+            assert await list_summaries(bus, "disturbed") == await list_summaries(bus, "left-alone")
+            verification = await wait_for_agreement(bus)
+            assert (verification.recorded, verification.agrees) == (2 * TOPICS * (EACH + 1), True)

@@ -58,28 +58,28 @@ def test_a_killed_supervisor_takes_its_agents_along(tmp_path: Path, small_model:
         (("--nats", "nats://127.0.0.1:9"), "no NATS server answers at nats://127.0.0.1:9"),
     ],
 )
-def test_what_cannot_start_says_one_line(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
-    found = up(tmp_path, *options)
-    assert found.returncode != 0
-    assert "Traceback" not in found.stderr
-    assert line in found.stderr.splitlines()[-1]
+def test_a_runtime_that_cannot_start_prints_one_line(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    result = run_up(tmp_path, *options)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert line in result.stderr.splitlines()[-1]
 
 
-def test_a_busy_port_says_one_line(tmp_path: Path, embedder_path: Path, small_model: Path) -> None:
+def test_a_busy_port_is_refused_in_one_line(tmp_path: Path, embedder_path: Path, small_model: Path) -> None:
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        broker = up(tmp_path, "--nats-port", str(port))
-        facade = up(tmp_path, "--port", str(port))
-    for found in (broker, facade):
-        assert found.returncode == 2
-        assert "Traceback" not in found.stderr
-        assert str(port) in found.stderr or "busy" in found.stderr
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        broker = run_up(tmp_path, "--nats-port", str(port))
+        facade = run_up(tmp_path, "--port", str(port))
+    for result in (broker, facade):
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+        assert str(port) in result.stderr or "busy" in result.stderr
 
 
-def up(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_up(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """``kiki up`` that is expected to end by itself."""
 
     defaults = {

@@ -19,28 +19,28 @@ FAMILIES = {"kiki_agent_ready", "kiki_stream_bytes", "kiki_stream_messages", "ki
 
 
 def rules() -> list[dict[str, Any]]:
-    found = yaml.safe_load(RULES.read_text(encoding="utf-8"))
-    return [rule for group in found["groups"] for rule in group["rules"]]
+    document = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    return [rule for group in document["groups"] for rule in group["rules"]]
 
 
-def selected(node: Any) -> set[str]:
+def metric_names(node: Any) -> set[str]:
     """The names of the metrics in an expression."""
     if isinstance(node, promql_parser.VectorSelector):
         return {str(node.name)}
     parts = [getattr(node, field, None) for field in ("expr", "lhs", "rhs", "vector_selector", "args")]
-    found: set[str] = set()
+    names: set[str] = set()
     for part in parts:
-        for one in part if isinstance(part, list) else [part]:
-            if one is not None:
-                found |= selected(one)
-    return found
+        for child in part if isinstance(part, list) else [part]:
+            if child is not None:
+                names |= metric_names(child)
+    return names
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_a_rule_reads_metrics_that_exist_and_says_the_mend(rule: dict[str, Any]) -> None:
-    names = selected(promql_parser.parse(rule["expr"]))
-    exposed = "".join(generate_latest(one).decode() for one in (metrics.REGISTRY, telemetry.REGISTRY))
+    names = metric_names(promql_parser.parse(rule["expr"]))
+    exposition = "".join(generate_latest(registry).decode() for registry in (metrics.REGISTRY, telemetry.REGISTRY))
     assert names
     for name in names:
-        assert name in FAMILIES or f"# TYPE {name} " in exposed, name
+        assert name in FAMILIES or f"# TYPE {name} " in exposition, name
     assert rule["annotations"]["mend"]

@@ -1,11 +1,11 @@
-"""Who shares a process with whom."""
+"""Which agents share a process."""
 
 from runtime.composition import AGENTS, BESIDE, FACADE, processes
 
 
 def test_agents_that_own_nothing_share_a_process() -> None:
-    found = processes((*AGENTS, *BESIDE, FACADE))
-    assert found == {
+    groups = processes((*AGENTS, *BESIDE, FACADE))
+    assert groups == {
         "router": ("router",),
         "memory": ("memory",),
         "inference": ("inference",),
@@ -20,5 +20,5 @@ def test_agents_that_own_nothing_share_a_process() -> None:
     }
 
 
-def test_one_of_them_without_the_others_has_its_own_name() -> None:
+def test_a_sharing_agent_that_runs_alone_keeps_its_own_name() -> None:
     assert processes(("negotiator", "router")) == {"negotiator": ("negotiator",), "router": ("router",)}

@@ -1,4 +1,4 @@
-"""The router's bench: who is asked what, and what the picture needs."""
+"""The router's bench: which prompts each contestant gets, and what the picture needs."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ import pytest
 
 from agents.router.training.evaluation import measure as figures_of
 from runtime import latency
-from runtime.cli.pictures import confusion, reliability
+from runtime.cli.pictures import draw_confusion, draw_reliability
 
 
 @pytest.mark.anyio
-async def test_everybody_gets_the_same_prompts_once_and_the_first_changes() -> None:
-    asked: list[tuple[str, str]] = []
+async def test_contestants_get_the_same_prompts_once_and_begin_by_turns() -> None:
+    calls: list[tuple[str, str]] = []
     most = running = 0
 
     def contestant(name: str) -> latency.Call:
         async def call(text: str) -> None:
             nonlocal most, running
-            asked.append((name, text))
+            calls.append((name, text))
             running += 1
             most = max(most, running)
             await anyio.lowlevel.checkpoint()
@@ -28,18 +28,18 @@ async def test_everybody_gets_the_same_prompts_once_and_the_first_changes() -> N
         return call
 
     ticks: list[None] = []
-    found = await latency.measure(
+    latencies = await latency.measure(
         {"a": contestant("a"), "b": contestant("b")}, singles=4, rounds=2, width=3, tick=lambda: ticks.append(None)
     )
-    texts = {name: sorted(text for who, text in asked if who == name) for name in ("a", "b")}
+    texts = {name: sorted(text for caller, text in calls if caller == name) for name in ("a", "b")}
     assert texts["a"] == texts["b"]
     assert len(set(texts["a"])) == len(texts["a"]) == latency.WARM_UP + 4 + 2 * 3
-    singles = [name for name, _ in asked[2 * latency.WARM_UP :][:8]]
+    singles = [name for name, _ in calls[2 * latency.WARM_UP :][:8]]
     assert singles == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert (most, len(ticks)) == (3, 6)
-    assert [(one.what, one.at_once) for one in found] == [("a", 1), ("b", 1), ("a", 3), ("b", 3)]
-    again = await latency.repeated(contestant("c"), times=5)
-    assert len({text for name, text in asked if name == "c"}) == 1
+    assert [(figures.what, figures.at_once) for figures in latencies] == [("a", 1), ("b", 1), ("a", 3), ("b", 3)]
+    again = await latency.measure_repeated(contestant("c"), times=5)
+    assert len({text for name, text in calls if name == "c"}) == 1
     assert again.rate > 0
 
 
@@ -48,8 +48,8 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     import numpy as np
 
     scores = np.array([[0.9, 0.1], [0.2, 0.6], [0.7, 0.3], [0.1, 0.2]], dtype=np.float32)
-    found = figures_of(scores, [("rust",), ("sql",), ("sql",), ()], ("rust", "sql"), 0.5)
-    assert found.domains["sql"].confused == {"rust": 1}
-    for draw in (reliability, confusion):
-        draw(found, tmp_path / "made" / f"{draw.__name__}.png")
+    figures = figures_of(scores, [("rust",), ("sql",), ("sql",), ()], ("rust", "sql"), 0.5)
+    assert figures.domains["sql"].confused == {"rust": 1}
+    for draw in (draw_reliability, draw_confusion):
+        draw(figures, tmp_path / "made" / f"{draw.__name__}.png")
         assert (tmp_path / "made" / f"{draw.__name__}.png").read_bytes().startswith(b"\x89PNG")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from runtime.pairing import compare, compared
+from runtime.pairing import compare, paired_ratio
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_who_begins_changes_and_every_pair_counts() -> None:
+async def test_the_arm_that_begins_changes_and_every_pair_counts() -> None:
     began: list[str] = []
 
     async def first(number: int) -> float:
@@ -18,19 +18,19 @@ async def test_who_begins_changes_and_every_pair_counts() -> None:
         began.append(f"second{number}")
         return 1.0
 
-    found = await compare(first, second, pairs=4)
+    comparison = await compare(first, second, pairs=4)
     assert began == ["first0", "second0", "second1", "first1", "first2", "second2", "second3", "first3"]
-    assert (found.first, found.second, found.pairs) == (2.0, 1.0, 4)
-    assert found.ratio == pytest.approx(2.0)
+    assert (comparison.first, comparison.second, comparison.pairs) == (2.0, 1.0, 4)
+    assert comparison.ratio == pytest.approx(2.0)
 
 
-def test_what_slows_both_arms_of_a_pair_is_no_difference() -> None:
-    found = compared([(1.0 * load, 1.01 * load) for load in (1.0, 5.0, 2.0, 9.0, 1.0, 3.0)])
-    assert found.ratio == pytest.approx(1 / 1.01)
-    assert found.low == pytest.approx(found.high)
+def test_a_load_on_both_arms_of_a_pair_is_no_difference() -> None:
+    comparison = paired_ratio([(1.0 * load, 1.01 * load) for load in (1.0, 5.0, 2.0, 9.0, 1.0, 3.0)])
+    assert comparison.ratio == pytest.approx(1 / 1.01)
+    assert comparison.low == pytest.approx(comparison.high)
 
 
 def test_the_interval_holds_the_ratio_and_one_where_noise_is_all_there_is() -> None:
-    found = compared([(1.0, 1.1), (1.1, 1.0), (1.0, 0.9), (0.9, 1.0), (1.0, 1.05), (1.05, 1.0)])
-    assert found.low < 1.0 < found.high
-    assert found.low <= found.ratio <= found.high
+    comparison = paired_ratio([(1.0, 1.1), (1.1, 1.0), (1.0, 0.9), (0.9, 1.0), (1.0, 1.05), (1.05, 1.0)])
+    assert comparison.low < 1.0 < comparison.high
+    assert comparison.low <= comparison.ratio <= comparison.high

@@ -10,15 +10,15 @@ pytestmark = pytest.mark.anyio
 async def test_each_level_is_read_before_during_and_after_optimising(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recalling, "QUERIES", 5)
     monkeypatch.setattr(recalling, "TRACED", 100)
-    ticked: list[int] = []
-    levels = await recalling.measure([240, 100], tick=ticked.append, vector_size=64)
-    assert [one.episodes for one in levels] == [100, 240]
-    assert sum(ticked) == 240
-    for one in levels:
-        for times in (one.plain, one.busy, one.optimised):
+    ticks: list[int] = []
+    levels = await recalling.measure([240, 100], tick=ticks.append, vector_size=64)
+    assert [level.episodes for level in levels] == [100, 240]
+    assert sum(ticks) == 240
+    for level in levels:
+        for times in (level.plain, level.busy, level.optimised):
             assert 0.0 < times.p50 <= times.p99 <= times.most
-        assert one.seconds > one.copied > 0.0
-        assert min(one.visible, one.placed, one.memory, one.atlas, one.trace) > 0
+        assert level.seconds > level.copied > 0.0
+        assert min(level.visible, level.placed, level.memory, level.atlas, level.trace) > 0
     slope = recalling.per_million(levels)
     assert slope.keys() == {"memory", "atlas", "trace"}
     assert slope["trace"] == 1e6 * levels[-1].trace

@@ -44,12 +44,12 @@ def test_a_file_that_is_not_toml_is_one_line(config: Path) -> None:
 
 def test_a_child_process_sees_the_same_settings(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text('[api_keys]\nkey = "tenant"\n[agents.memory]\nmax_hits = 3\n')
-    given = load(port=7, adapters=config.parent)
-    variables = environment(given)
+    settings = load(port=7, adapters=config.parent)
+    variables = environment(settings)
     config.write_text("")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert load() == given
+    assert load() == settings
 
 
 def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
@@ -60,18 +60,18 @@ def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
         '[agents.inference.upstream.adapters.rust]\npath = "/rust"\n'
     )
     monkeypatch.setenv("KIKI_AGENTS__INFERENCE__UPSTREAM__API_KEY", "secret")
-    made = composition.agent("inference", load())
-    assert isinstance(made, InferenceAgent)
-    upstream = made.settings.upstream
+    agent = composition.agent("inference", load())
+    assert isinstance(agent, InferenceAgent)
+    upstream = agent.settings.upstream
     assert upstream is not None
-    assert (made.settings.model, made.settings.model_name, upstream.api_key) == (None, "big", "secret")
+    assert (agent.settings.model, agent.settings.model_name, upstream.api_key) == (None, "big", "secret")
     assert upstream.adapters["rust"].path == "/rust"
 
 
 @pytest.mark.parametrize(
-    ("line", "named"), [("base_url = 3", "base_url"), ('base_url = "x"', "base_url"), ('bass_url = "x"', "bass_url")]
+    ("line", "field"), [("base_url = 3", "base_url"), ('base_url = "x"', "base_url"), ('bass_url = "x"', "bass_url")]
 )
-def test_a_wrong_upstream_is_named(config: Path, line: str, named: str) -> None:
+def test_a_wrong_upstream_is_named(config: Path, line: str, field: str) -> None:
     config.write_text(f'[agents.inference]\nengine = "openai"\n[agents.inference.upstream]\nmodel = "m"\n{line}\n')
-    with pytest.raises(SetupError, match=named):
+    with pytest.raises(SetupError, match=field):
         composition.agent("inference", load())

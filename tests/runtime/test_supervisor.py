@@ -11,7 +11,7 @@ import anyio
 import psutil
 import pytest
 
-from bus.agent import reports
+from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.composition import bus_settings
 from runtime.settings import load
@@ -25,33 +25,33 @@ LIGHT = ("catfish", "services")
 
 
 @asynccontextmanager
-async def supervised(directory: Path, names: tuple[str, ...] = LIGHT) -> AsyncIterator[Supervisor]:
+async def supervising(directory: Path, names: tuple[str, ...] = LIGHT) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(load(data_dir=directory, nats_port=0), names=names)
     async with supervisor.running():
         yield supervisor
 
 
-async def pids(supervisor: Supervisor) -> dict[str, int]:
+async def read_pids(supervisor: Supervisor) -> dict[str, int]:
     """The pids of all agents, once all of them report."""
     with anyio.fail_after(60):
         async with connect(bus_settings(supervisor.settings), name="test") as bus:
             while True:
-                found = {report.status.agent: report.pid for report in await reports(bus)}
-                if set(found) == set(supervisor.names):
-                    return found
+                pid_by_agent = {report.status.agent: report.pid for report in await gather_reports(bus)}
+                if set(pid_by_agent) == set(supervisor.names):
+                    return pid_by_agent
     raise AssertionError
 
 
-async def test_what_dies_is_started_again_and_nothing_is_left_at_the_end(tmp_path: Path) -> None:
-    async with supervised(tmp_path) as supervisor:
-        before = await pids(supervisor)
+async def test_a_dead_agent_is_started_again_and_no_process_is_left_at_the_end(tmp_path: Path) -> None:
+    async with supervising(tmp_path) as supervisor:
+        before = await read_pids(supervisor)
         assert supervisor.broker is not None
         everything = [supervisor.broker.process.pid, *before.values()]
         os.kill(before["catfish"], signal.SIGKILL)
         with anyio.fail_after(30):
             while supervisor.children["catfish"].restarts == 0:
                 await anyio.sleep(0.05)
-        after = await pids(supervisor)
+        after = await read_pids(supervisor)
         assert after["catfish"] != before["catfish"]
         assert after["services"] == before["services"]
         everything.append(after["catfish"])
@@ -61,8 +61,8 @@ async def test_what_dies_is_started_again_and_nothing_is_left_at_the_end(tmp_pat
 
 
 async def test_a_dead_broker_is_started_again_on_its_port(tmp_path: Path) -> None:
-    async with supervised(tmp_path) as supervisor:
-        await pids(supervisor)
+    async with supervising(tmp_path) as supervisor:
+        await read_pids(supervisor)
         assert supervisor.broker is not None
         url, old = supervisor.broker.url, supervisor.broker.process.pid
         os.kill(old, signal.SIGKILL)
@@ -70,7 +70,7 @@ async def test_a_dead_broker_is_started_again_on_its_port(tmp_path: Path) -> Non
             while supervisor.broker.process.pid == old:
                 await anyio.sleep(0.05)
         assert supervisor.broker.url == url
-        await pids(supervisor)
+        await read_pids(supervisor)
 
 
 async def test_a_child_that_cannot_be_helped_ends_all_with_its_line(tmp_path: Path) -> None:

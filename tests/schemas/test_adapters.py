@@ -7,12 +7,12 @@ from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent
 
 
-def proposed() -> AdapterProposed:
+def make_proposal() -> AdapterProposed:
     return AdapterProposed(envelope=new_life("rust", tenant="t", key="a" * 64), name="rust", sha256="a" * 64)
 
 
-def test_what_goes_in_comes_out() -> None:
-    event = proposed()
+def test_an_encoded_proposal_decodes_to_itself() -> None:
+    event = make_proposal()
     assert decode(AdapterProposed, encode(event)) == event
 
 
@@ -21,7 +21,7 @@ def test_what_goes_in_comes_out() -> None:
     [(b'"name":"rust"', b'"name":"../rust"', "name"), (b'"sha256":"a', b'"sha256":"z', "sha256")],
 )
 def test_a_path_is_no_name_and_a_word_no_digest(old: bytes, new: bytes, field: str) -> None:
-    data = encode(proposed())
+    data = encode(make_proposal())
     assert old in data
     with pytest.raises(InvalidEvent) as caught:
         decode(AdapterProposed, data.replace(old, new))
@@ -29,8 +29,8 @@ def test_a_path_is_no_name_and_a_word_no_digest(old: bytes, new: bytes, field: s
 
 
 def test_a_retry_is_the_same_life_and_another_version_is_not() -> None:
-    first, again, other = (new_life("rust", tenant="t", key=key).turn_id for key in ("a", "a", "b"))
-    assert first == again != other
+    first, again, next_version = (new_life("rust", tenant="t", key=key).turn_id for key in ("a", "a", "b"))
+    assert first == again != next_version
     assert new_life("rust", tenant="t").turn_id != new_life("rust", tenant="t").turn_id
 
 

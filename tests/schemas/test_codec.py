@@ -15,13 +15,13 @@ from schemas.findings import Query
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=200)
 
 
-def received(text: str = "hi") -> QueryReceived:
+def make_query(text: str = "hi") -> QueryReceived:
     envelope = new_turn(tenant="t", timeout=5)
     return QueryReceived(envelope=envelope, query=Query(model="m", messages=(Message(role="user", content=text),)))
 
 
 @given(TEXT, TEXT)
-def test_what_goes_in_comes_out(system: str, user: str) -> None:
+def test_an_encoded_event_decodes_to_itself(system: str, user: str) -> None:
     messages = (Message(role="system", content=system), Message(role="user", content=user))
     event = QueryReceived(envelope=new_turn(tenant="t", timeout=5), query=Query(model="m", messages=messages))
     assert decode(QueryReceived, encode(event)) == event
@@ -50,7 +50,7 @@ def test_what_goes_in_comes_out(system: str, user: str) -> None:
     ],
 )
 def test_a_wrong_field_is_named(old: bytes, new: bytes, field: str) -> None:
-    data = encode(received())
+    data = encode(make_query())
     assert old in data
     with pytest.raises(InvalidEvent) as caught:
         decode(QueryReceived, data.replace(old, new))

@@ -16,9 +16,9 @@ def test_a_successor_is_the_same_whoever_makes_it() -> None:
 
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_a_key_makes_the_same_turn_for_the_same_tenant_only(key: str, tenant_suffix: str) -> None:
-    one = new_turn(tenant="a", timeout=5, key=key or "k")
-    assert one.turn_id == new_turn(tenant="a", timeout=9, key=key or "k").turn_id
-    assert one.turn_id != new_turn(tenant="b", timeout=5, key=key or "k").turn_id
+    turn = new_turn(tenant="a", timeout=5, key=key or "k")
+    assert turn.turn_id == new_turn(tenant="a", timeout=9, key=key or "k").turn_id
+    assert turn.turn_id != new_turn(tenant="b", timeout=5, key=key or "k").turn_id
 
 
 def test_without_a_session_the_turn_is_its_own() -> None:

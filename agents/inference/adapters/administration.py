@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import Adapter
-from agents.inference.failures import failed
+from agents.inference.failures import adapter_error
 from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import StageFailed
 from schemas.findings import AdapterUse
@@ -16,12 +16,13 @@ VERBS = ("check", "load", "unload", "activate")
 def listing(bank: AdapterBank) -> AdapterListReply:
     """Every registered adapter."""
     return AdapterListReply(
-        adapters=tuple(_info(bank, name, bank.kept(name)) for name in bank.registered_names), budget=bank.budget
+        adapters=tuple(_info(bank, name, bank.find_resident(name)) for name in bank.registered_names),
+        budget=bank.budget,
     )
 
 
-def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int], sha256: str = "") -> AdapterInfo:
-    """Carry out one of :data:`VERBS`; ``taken`` are the seats of running rows, ``sha256`` is the digest expected.
+def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[int], sha256: str = "") -> AdapterInfo:
+    """Carry out one of :data:`VERBS`; ``busy_slots`` are the seats of running rows, ``sha256`` is the digest expected.
 
     ``check`` reads and verifies and keeps nothing. ``load`` makes resident. ``activate`` also proves that the logits
     change, and gives it a seat, so that its first request pays for none of this. ``unload`` forgets.
@@ -36,23 +37,23 @@ def perform(bank: AdapterBank, verb: str, name: str, *, taken: Collection[int], 
     elif verb == "load":
         adapter = bank.load(name)
     elif verb == "activate":
-        bank.seat((AdapterUse(name=name, sha256=sha256),), taken=taken)
-        adapter = bank.kept(name)
+        bank.seat((AdapterUse(name=name, sha256=sha256),), busy_slots=busy_slots)
+        adapter = bank.find_resident(name)
     elif verb == "unload":
-        if not bank.registered(name) and bank.kept(name) is None:
+        if not bank.is_registered(name) and bank.find_resident(name) is None:
             raise StageFailed(f"adapter '{name}' is not registered.", code="adapter_failed", param="name")
-        adapter = bank.kept(name)
-        bank.unload(name, taken=taken)
+        adapter = bank.find_resident(name)
+        bank.unload(name, busy_slots=busy_slots)
     if sha256 and adapter is not None and adapter.sha256 != sha256:
-        raise failed(name, f"its sha256 is {adapter.sha256}, but {sha256} was asked for")
+        raise adapter_error(name, f"its sha256 is {adapter.sha256}, but {sha256} was asked for")
     return _info(bank, name, adapter, seconds=time.perf_counter() - started)
 
 
 def _info(bank: AdapterBank, name: str, adapter: Adapter | None, *, seconds: float = 0.0) -> AdapterInfo:
     return AdapterInfo(
         name=name,
-        resident=bank.kept(name) is not None,
-        seated=any(use.name == name for uses in bank.seated for use in uses),
+        resident=bank.find_resident(name) is not None,
+        seated=any(use.name == name for uses in bank.seated_sets for use in uses),
         active=any(use.name == name for use in bank.active),
         sha256=adapter.sha256 if adapter else "",
         bytes=adapter.nbytes if adapter else 0,

@@ -20,10 +20,10 @@ import mlx.core as mx
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
 from agents.inference.adapters import mixed as mixing
-from agents.inference.adapters.files import Adapter, combine, digest, read, weights
-from agents.inference.adapters.modules import Places
-from agents.inference.adapters.pairs import Pair
-from agents.inference.failures import failed
+from agents.inference.adapters.files import Adapter, combine, digest, find_weights, read_adapter
+from agents.inference.adapters.modules import ModulePlaces
+from agents.inference.adapters.pairs import LowRankPair
+from agents.inference.failures import adapter_error
 from schemas.errors import KikiError, SetupError
 from schemas.findings import AdapterUse
 
@@ -40,11 +40,11 @@ class _Resident:
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """A set of adapters that rows can refer to by ``slot``; slot 0 is the base's, and of sets that never mix."""
+    """A set of adapters that rows refer to by ``slot``; slot 0 is the base's, and that of sets that never mix."""
 
     slot: int
     uses: tuple[AdapterUse, ...]
-    pairs: dict[str, Pair] = field(default_factory=dict, repr=False, compare=False)
+    pairs: dict[str, LowRankPair] = field(default_factory=dict, repr=False, compare=False)
 
 
 BASE = Seat(slot=0, uses=())
@@ -53,7 +53,7 @@ BASE = Seat(slot=0, uses=())
 class AdapterBank:
     """Adapters of one folder for one model. ``folder`` None: there are none; ``budget`` in bytes.
 
-    ``seats``: sets of adapters, the base aside, that are side by side at most.
+    ``seats``: how many sets of adapters, the base aside, may stand side by side.
 
     Raises:
         SetupError: the folder does not exist.
@@ -65,21 +65,21 @@ class AdapterBank:
         if folder is not None and not folder.is_dir():
             raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
         self._model, self._folder, self.budget, self._dtype = model, folder, budget, dtype
-        self.places = Places(model)
+        self.places = ModulePlaces(model)
         self._base = self.places.base
         self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
         self._wrappers: dict[str, Any] = {}
         self.rows = mixing.Rows()
         self._max_seats = seats
         self._seats: OrderedDict[tuple[AdapterUse, ...], Seat] = OrderedDict()
-        self._stacked: tuple[Seat, ...] = ()
+        self._stacked_seats: tuple[Seat, ...] = ()
         self._stacked_paths: frozenset[str] = frozenset()
-        self._side_by_side: dict[str, Any] = {}
+        self._mixed_wrappers: dict[str, Any] = {}
         self._mixed = False
-        self._mounted: dict[str, Pair] = {}
+        self._mounted_pairs: dict[str, LowRankPair] = {}
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
         self._proven: set[str] = set()
-        self._probe = self._probe_logits()
+        self._base_logits = self._probe_logits()
         self.active: tuple[AdapterUse, ...] = ()
         self.swaps = 0
         self.last_swap_ms = 0.0
@@ -100,10 +100,10 @@ class AdapterBank:
         return self._folder
 
     @property
-    def weights(self) -> int:
+    def weight_count(self) -> int:
         """Numbers in the base's weights, packed ones counted one by one."""
-        held = [module for module in self._base.values() if isinstance(module.get("weight"), mx.array)]
-        return sum(int(module.weight.size) * (32 // module.bits if "scales" in module else 1) for module in held)
+        modules = [module for module in self._base.values() if isinstance(module.get("weight"), mx.array)]
+        return sum(int(module.weight.size) * (32 // module.bits if "scales" in module else 1) for module in modules)
 
     @property
     def resident_bytes(self) -> int:
@@ -115,32 +115,32 @@ class AdapterBank:
         """Names of the adapters kept, the least recently used first."""
         return tuple(self._resident)
 
-    def registered(self, name: str) -> bool:
+    def is_registered(self, name: str) -> bool:
         """Whether the folder holds an adapter of that name; a name is never a path."""
         if self._folder is None or _NAME.fullmatch(name) is None:
             return False
-        return weights(self._folder / name) is not None
+        return find_weights(self._folder / name) is not None
 
     def warm(self, names: Iterable[str]) -> None:
         """Read the files of registered adapters, so that loading them later reads no disk; from any thread."""
         for name in names:
-            if self._folder is not None and self.registered(name):
-                with contextlib.suppress(KikiError, OSError):  # whoever loads it will tell
-                    digest(self._weights(name))
+            if self._folder is not None and self.is_registered(name):
+                with contextlib.suppress(KikiError, OSError):  # the load that follows reports the error
+                    digest(self._weights_path(name))
 
     @property
     def registered_names(self) -> tuple[str, ...]:
         """Names of all adapters of the folder, sorted."""
-        found = self._folder.iterdir() if self._folder is not None else ()
-        return tuple(sorted(path.name for path in found if self.registered(path.name)))
+        paths = self._folder.iterdir() if self._folder is not None else ()
+        return tuple(sorted(path.name for path in paths if self.is_registered(path.name)))
 
-    def kept(self, name: str) -> Adapter | None:
+    def find_resident(self, name: str) -> Adapter | None:
         """The resident adapter of that name."""
-        found = self._resident.get(name)
-        return found.adapter if found is not None else None
+        resident = self._resident.get(name)
+        return resident.adapter if resident is not None else None
 
     @property
-    def seated(self) -> tuple[tuple[AdapterUse, ...], ...]:
+    def seated_sets(self) -> tuple[tuple[AdapterUse, ...], ...]:
         """Sets of adapters that have a seat."""
         return tuple(self._seats)
 
@@ -150,24 +150,24 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if self._folder is None or not self.registered(name):
-            raise failed(name, "it is not registered")
-        return read(self._folder / name, self._base, dtype=self._dtype)
+        if self._folder is None or not self.is_registered(name):
+            raise adapter_error(name, "it is not registered")
+        return read_adapter(self._folder / name, self._base, dtype=self._dtype)
 
-    def unload(self, name: str, *, taken: Collection[int] = ()) -> bool:
+    def unload(self, name: str, *, busy_slots: Collection[int] = ()) -> bool:
         """Forget a resident adapter and its seats. Returns whether it was there.
 
         Raises:
             StageFailed: code ``adapter_failed``: rows of the batch use it.
         """
-        gone = {key: seat for key, seat in self._seats.items() if any(use.name == name for use in key)}
-        if any(seat.slot in taken for seat in gone.values()):
-            raise failed(name, "requests are using it; unload it when they are done")
-        for key in gone:
+        seats = {key: seat for key, seat in self._seats.items() if any(use.name == name for use in key)}
+        if any(seat.slot in busy_slots for seat in seats.values()):
+            raise adapter_error(name, "requests are using it; unload it when they are done")
+        for key in seats:
             del self._seats[key]
-        if not taken and any(use.name == name for use in self.active):
+        if not busy_slots and any(use.name == name for use in self.active):
             self.mount((BASE,))
-        return self._resident.pop(name, None) is not None or bool(gone)
+        return self._resident.pop(name, None) is not None or bool(seats)
 
     def load(self, name: str) -> Adapter:
         """The adapter, resident from now on; read again if its file has changed.
@@ -175,17 +175,17 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if self._folder is None or not self.registered(name):
-            raise failed(name, "it is not registered")
+        if self._folder is None or not self.is_registered(name):
+            raise adapter_error(name, "it is not registered")
         folder = self._folder / name
         stamp = self._stamp(name)
-        kept = self._resident.get(name)
-        if kept is not None and kept.stamp == stamp:
+        resident = self._resident.get(name)
+        if resident is not None and resident.stamp == stamp:
             self._resident.move_to_end(name)
-            return kept.adapter
-        adapter = read(folder, self._base, dtype=self._dtype)
+            return resident.adapter
+        adapter = read_adapter(folder, self._base, dtype=self._dtype)
         if adapter.nbytes > self.budget:
-            raise failed(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
+            raise adapter_error(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
         self._resident[name] = _Resident(adapter, stamp)
         self._resident.move_to_end(name)
         while self.resident_bytes > self.budget:
@@ -193,7 +193,7 @@ class AdapterBank:
         return adapter
 
     def renew(self, name: str, adapter: Adapter) -> None:
-        """Take ``adapter`` for what the file of ``name`` holds now. Rows keep the pairs that they began with."""
+        """Replace the resident adapter of ``name`` by ``adapter``, now in its file. Running rows keep their pairs."""
         self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
         self._resident.move_to_end(name)
 
@@ -204,34 +204,34 @@ class AdapterBank:
             StageFailed: code ``adapter_failed``.
         """
         uses = (AdapterUse(name=name),)
-        adapters = self._loaded(uses)
-        self._prove_alone(_known(uses, adapters), self._combined(uses, adapters), adapters)
+        adapters = self._load_all(uses)
+        self._prove_alone(_pin_digests(uses, adapters), self._combine(uses, adapters), adapters)
         return adapters[0]
 
-    def ready(self, name: str, *, taken: Collection[int]) -> None:
+    def prepare(self, name: str, *, busy_slots: Collection[int]) -> None:
         """Prove an adapter and give it a seat if one is free, so that its next request pays for neither.
 
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if len(self._seats) < self._max_seats or any(seat.slot not in taken for seat in self._seats.values()):
-            self.seat((AdapterUse(name=name),), taken=taken)
+        if len(self._seats) < self._max_seats or any(seat.slot not in busy_slots for seat in self._seats.values()):
+            self.seat((AdapterUse(name=name),), busy_slots=busy_slots)
 
-    def place(self, pairs: dict[str, Pair]) -> None:
-        """Put these pairs into the model for all rows; within :meth:`borrowed`."""
+    def place(self, pairs: dict[str, LowRankPair]) -> None:
+        """Put these pairs into the model for all rows; within :meth:`borrow_model`."""
         self._place(pairs)
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """Whatever is placed within is gone at the end, and what was mounted before is back."""
-        before, active, mixed = self._mounted, self.active, self._mixed
+    def borrow_model(self) -> Iterator[None]:
+        """Lend the model: at the end all that was placed within is taken out, and what was mounted before is back."""
+        pairs, active, was_mixed = self._mounted_pairs, self.active, self._mixed
         try:
             yield
         finally:
-            if mixed:
-                self._stand_side_by_side(self._stacked)
+            if was_mixed:
+                self._mount_side_by_side(self._stacked_seats)
             else:
-                self._place(before)
+                self._place(pairs)
                 self.active = active
 
     def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
@@ -243,31 +243,31 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``; the model is as it was before.
         """
-        adapters = self._loaded(uses)
-        known = _known(uses, adapters)
-        self._activate(known, self._combined(uses, adapters), adapters)
+        adapters = self._load_all(uses)
+        pinned_uses = _pin_digests(uses, adapters)
+        self._activate(pinned_uses, self._combine(uses, adapters), adapters)
         return self.active
 
-    def seat(self, uses: Sequence[AdapterUse], *, taken: Collection[int] = ()) -> Seat:
-        """A seat for this set, loaded and proven; ``taken`` slots keep theirs.
+    def seat(self, uses: Sequence[AdapterUse], *, busy_slots: Collection[int] = ()) -> Seat:
+        """A seat for this set, loaded and proven; ``busy_slots`` slots keep theirs.
 
         Raises:
             StageFailed: code ``adapter_failed``; the model and the seats are as they were before.
         """
         if not uses:
             return BASE
-        adapters = self._loaded(uses)
-        known = _known(uses, adapters)
-        if known not in self._seats:
-            pairs = self._combined(uses, adapters)
-            self._prove_alone(known, pairs, adapters)
+        adapters = self._load_all(uses)
+        pinned_uses = _pin_digests(uses, adapters)
+        if pinned_uses not in self._seats:
+            pairs = self._combine(uses, adapters)
+            self._prove_alone(pinned_uses, pairs, adapters)
             if not self.mixable(uses):
-                return Seat(slot=0, uses=known, pairs=pairs)
-            slot = self._free_slot(taken)
+                return Seat(slot=0, uses=pinned_uses, pairs=pairs)
+            slot = self._free_slot(busy_slots)
             self._seats = OrderedDict((key, seat) for key, seat in self._seats.items() if seat.slot != slot)
-            self._seats[known] = Seat(slot=slot, uses=known, pairs=pairs)
-        self._seats.move_to_end(known)
-        return self._seats[known]
+            self._seats[pinned_uses] = Seat(slot=slot, uses=pinned_uses, pairs=pairs)
+        self._seats.move_to_end(pinned_uses)
+        return self._seats[pinned_uses]
 
     def mixable(self, uses: Sequence[AdapterUse]) -> bool:
         """Whether this set may share a batch with others: each of the seats may take an equal part of the budget."""
@@ -275,14 +275,14 @@ class AdapterBank:
             return True
         if not self._max_seats:
             return False
-        size = sum(self._weights(use.name).stat().st_size for use in uses)
-        return size <= self.budget // (self._max_seats + 1) and self._sorters_known
+        size = sum(self._weights_path(use.name).stat().st_size for use in uses)
+        return size <= self.budget // (self._max_seats + 1) and self._can_mix_switches
 
     def mount(self, seats: Collection[Seat]) -> None:
         """Make the model serve rows of these seats: one in place, several side by side."""
-        started, before = time.perf_counter(), self.swaps
+        started, swaps_before = time.perf_counter(), self.swaps
         self._mount(seats)
-        if self.swaps != before:
+        if self.swaps != swaps_before:
             self.last_swap_ms = (time.perf_counter() - started) * 1000
 
     def _mount(self, seats: Collection[Seat]) -> None:
@@ -293,89 +293,93 @@ class AdapterBank:
                 self._mixed, self.active = False, seat.uses
                 self.swaps += 1
             return
-        held = tuple(sorted((*self._seats.values(),), key=lambda seat: seat.slot))
-        if not self._mixed or held != self._stacked:
-            self._stand_side_by_side(held)
+        all_seats = tuple(sorted((*self._seats.values(),), key=lambda seat: seat.slot))
+        if not self._mixed or all_seats != self._stacked_seats:
+            self._mount_side_by_side(all_seats)
             self.swaps += 1
 
-    def _weights(self, name: str) -> Path:
-        found = weights(self._folder / name) if self._folder is not None else None
-        if found is None:
-            raise failed(name, "its files are gone")
-        return found
+    def _weights_path(self, name: str) -> Path:
+        path = find_weights(self._folder / name) if self._folder is not None else None
+        if path is None:
+            raise adapter_error(name, "its files are gone")
+        return path
 
     def _stamp(self, name: str) -> tuple[int, int]:
-        status = self._weights(name).stat()
+        status = self._weights_path(name).stat()
         return status.st_mtime_ns, status.st_size
 
     @property
-    def _sorters_known(self) -> bool:
+    def _can_mix_switches(self) -> bool:
         switches = {
             path.rpartition(".")[0] for path, module in self._base.items() if isinstance(module, mixing.SWITCHES)
         }
         return switches <= set(self._experts)
 
-    def _loaded(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
+    def _load_all(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
         adapters = [self.load(use.name) for use in uses]
         for use, adapter in zip(uses, adapters, strict=True):
             if use.sha256 and use.sha256 != adapter.sha256:
-                raise failed(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
+                raise adapter_error(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
         return adapters
 
-    def _combined(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, Pair]:
+    def _combine(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, LowRankPair]:
         return combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])
 
-    def _free_slot(self, taken: Collection[int]) -> int:
-        occupied = {seat.slot for seat in self._seats.values()}
-        free = [slot for slot in range(1, self._max_seats + 1) if slot not in occupied]
-        if free:
-            return free[0]
-        return next(seat.slot for seat in self._seats.values() if seat.slot not in taken)
+    def _free_slot(self, busy_slots: Collection[int]) -> int:
+        occupied_slots = {seat.slot for seat in self._seats.values()}
+        free_slots = [slot for slot in range(1, self._max_seats + 1) if slot not in occupied_slots]
+        if free_slots:
+            return free_slots[0]
+        return next(seat.slot for seat in self._seats.values() if seat.slot not in busy_slots)
 
-    def _activate(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
-        before, mixed = self._mounted, self._mixed
+    def _activate(
+        self, uses: tuple[AdapterUse, ...], pairs: dict[str, LowRankPair], adapters: Sequence[Adapter]
+    ) -> None:
+        pairs_before, was_mixed = self._mounted_pairs, self._mixed
         try:
             mx.eval([(pair.a, pair.b) for pair in pairs.values()])
             self._place(pairs)
             self._prove(adapters)
         except (KikiError, RuntimeError, ValueError) as error:
-            if mixed:
-                self._stand_side_by_side(self._stacked)
+            if was_mixed:
+                self._mount_side_by_side(self._stacked_seats)
             else:
-                self._place(before)
+                self._place(pairs_before)
             if isinstance(error, KikiError):
                 raise
-            raise failed("+".join(use.name for use in uses), str(error)) from error
+            raise adapter_error("+".join(use.name for use in uses), str(error)) from error
         self.active, self._mixed = uses, False
         self.swaps += 1
 
-    def _prove_alone(self, uses: tuple[AdapterUse, ...], pairs: dict[str, Pair], adapters: Sequence[Adapter]) -> None:
+    def _prove_alone(
+        self, uses: tuple[AdapterUse, ...], pairs: dict[str, LowRankPair], adapters: Sequence[Adapter]
+    ) -> None:
         """Prove a set that is new, and put back what was mounted."""
         if {adapter.sha256 for adapter in adapters} <= self._proven:
             return
-        with self.borrowed():
+        with self.borrow_model():
             self._activate(uses, pairs, adapters)
 
-    def _stand_side_by_side(self, seats: tuple[Seat, ...]) -> None:
-        if seats != self._stacked:
-            stacks = mixing.stacked({seat.slot: seat.pairs for seat in seats})
+    def _mount_side_by_side(self, seats: tuple[Seat, ...]) -> None:
+        if seats != self._stacked_seats:
+            stacks = mixing.stack_pairs({seat.slot: seat.pairs for seat in seats})
             mx.eval(list(stacks.values()))
             for path, (a, b) in stacks.items():
-                if path not in self._side_by_side:
-                    self._side_by_side[path] = mixing.wrapped(self._base[path], self.rows)
-                self._side_by_side[path].hold(a, b)
+                if path not in self._mixed_wrappers:
+                    self._mixed_wrappers[path] = mixing.wrap(self._base[path], self.rows)
+                self._mixed_wrappers[path].hold(a, b)
             self._stacked_paths = frozenset(stacks)
         self._place({})
         for path in self._stacked_paths:
-            self.places.put(path, self._side_by_side[path])
+            self.places.put(path, self._mixed_wrappers[path])
         for path in self._experts:
             self.places.put(path, self._sorter(path))
-        self._stacked, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
+        self._stacked_seats, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
 
     def _sorter(self, path: str) -> Any:
-        if path not in self._side_by_side:
-            self._side_by_side[path] = mixing.MixedExperts(self._base[path], self.rows)
-        return self._side_by_side[path]
+        if path not in self._mixed_wrappers:
+            self._mixed_wrappers[path] = mixing.MixedExperts(self._base[path], self.rows)
+        return self._mixed_wrappers[path]
 
     def _prove(self, adapters: Sequence[Adapter]) -> None:
         """The first time an adapter is active, the logits must differ from the base's."""
@@ -383,8 +387,8 @@ class AdapterBank:
         if not fresh:
             return
         logits = self._probe_logits()
-        if bool(mx.all(logits == self._probe)) or not bool(mx.all(mx.isfinite(logits))):
-            raise failed(
+        if bool(mx.all(logits == self._base_logits)) or not bool(mx.all(mx.isfinite(logits))):
+            raise adapter_error(
                 "+".join(adapter.name for adapter in adapters), "the model's logits do not change, or overflow"
             )
         self._proven |= fresh
@@ -394,28 +398,30 @@ class AdapterBank:
         mx.eval(logits)
         return logits
 
-    def _place(self, pairs: dict[str, Pair]) -> None:
+    def _place(self, pairs: dict[str, LowRankPair]) -> None:
         """These pairs in place for all rows, and nothing side by side."""
         for path in self._stacked_paths | set(self._experts) if self._mixed else ():
             self.places.put(path, self._base[path])
         self._mixed = False
-        gone = self._mounted.keys() - pairs.keys()
-        self._mounted = self._mounted | pairs  # before the first change, so that a failed one is undone whole
-        for path in gone:
+        paths_to_restore = self._mounted_pairs.keys() - pairs.keys()
+        self._mounted_pairs = (
+            self._mounted_pairs | pairs
+        )  # before the first change, so that a failed one is undone whole
+        for path in paths_to_restore:
             self.places.put(path, self._base[path])
         for path, pair in pairs.items():
             wrapper = self._wrapper(path)
             wrapper.lora_a, wrapper.lora_b = pair.a, pair.b
             self.places.put(path, wrapper)
-        self._mounted = pairs
+        self._mounted_pairs = pairs
 
     def _wrapper(self, path: str) -> Any:
         if path not in self._wrappers:
-            self._wrappers[path] = _wrapped(self._base[path])
+            self._wrappers[path] = _wrap(self._base[path])
         return self._wrappers[path]
 
 
-def _known(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
+def _pin_digests(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
     """The set with the digests really used."""
     return tuple(
         AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
@@ -423,7 +429,7 @@ def _known(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[Ada
     )
 
 
-def _wrapped(base: Any) -> Any:
+def _wrap(base: Any) -> Any:
     kinds = ((mixing.SWITCHES, LoRASwitchLinear), (mixing.EMBEDDINGS, LoRAEmbedding))
     kind = next((wrapper for bases, wrapper in kinds if isinstance(base, bases)), LoRALinear)
     wrapper = kind.from_base(base, r=1, dropout=0.0, scale=1.0)

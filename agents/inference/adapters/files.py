@@ -20,8 +20,8 @@ import mlx.nn as nn
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from agents.inference.adapters import peft
-from agents.inference.adapters.pairs import Pair
-from agents.inference.failures import failed
+from agents.inference.adapters.pairs import LowRankPair
+from agents.inference.failures import adapter_error
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -33,7 +33,7 @@ class Adapter:
 
     name: str
     sha256: str
-    pairs: dict[str, Pair]
+    pairs: dict[str, LowRankPair]
 
     @property
     def nbytes(self) -> int:
@@ -46,41 +46,41 @@ class Adapter:
         return math.sqrt(float(mx.sum(mx.stack([pair.square for pair in self.pairs.values()]))))
 
 
-def weights(folder: Path) -> Path | None:
+def find_weights(folder: Path) -> Path | None:
     """The file with an adapter's tensors; None when the folder holds no adapter."""
-    found = (folder / name for name in (WEIGHTS, peft.WEIGHTS))
-    return next((path for path in found if path.is_file()), None) if (folder / CONFIG).is_file() else None
+    paths = (folder / name for name in (WEIGHTS, peft.WEIGHTS))
+    return next((path for path in paths if path.is_file()), None) if (folder / CONFIG).is_file() else None
 
 
-def read(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) -> Adapter:
+def read_adapter(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) -> Adapter:
     """The adapter of a folder, for a model with these ``modules`` by path; cast to ``dtype`` if given.
 
     Raises:
         StageFailed: code ``adapter_failed``: it cannot be read, is not LoRA, does not fit the model, holds a number
             that is not finite, or has a ``lora_b`` of zeros (which changes nothing).
     """
-    name, path = folder.name, weights(folder)
+    name, path = folder.name, find_weights(folder)
     if path is None:
-        raise failed(name, f"the folder has no {CONFIG} with {WEIGHTS} or {peft.WEIGHTS}")
+        raise adapter_error(name, f"the folder has no {CONFIG} with {WEIGHTS} or {peft.WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text())
         sha256 = digest(path)
         tensors: Any = mx.load(str(path))
     except (OSError, ValueError, RuntimeError) as error:
-        raise failed(name, f"it cannot be read ({error})") from error
+        raise adapter_error(name, f"it cannot be read ({error})") from error
     if not isinstance(config, dict):
-        raise failed(name, f"{CONFIG} is not an object")
+        raise adapter_error(name, f"{CONFIG} is not an object")
     if path.name == peft.WEIGHTS:
         pairs = peft.pairs(name, config, tensors, modules)
     else:
-        pairs = _paired(name, tensors, _scale(name, config))
-    return Adapter(name=name, sha256=sha256, pairs=_verified(name, pairs, modules, dtype))
+        pairs = _pair_up(name, tensors, _scale(name, config))
+    return Adapter(name=name, sha256=sha256, pairs=_verify(name, pairs, modules, dtype))
 
 
-def parsed(
+def parse_pairs(
     name: str, data: bytes, modules: Mapping[str, Any], *, scale: float, dtype: Any | None = None
-) -> dict[str, Pair]:
-    """The pairs in the bytes of a safetensors file of mlx-lm's layout, verified like those of :func:`read`.
+) -> dict[str, LowRankPair]:
+    """The pairs in the bytes of a safetensors file of mlx-lm's layout, verified like those of :func:`read_adapter`.
 
     Raises:
         StageFailed: code ``adapter_failed``.
@@ -88,8 +88,8 @@ def parsed(
     try:
         tensors: Any = mx.load(io.BytesIO(data), format="safetensors")
     except (ValueError, RuntimeError) as error:
-        raise failed(name, f"it cannot be read ({error})") from error
-    return _verified(name, _paired(name, tensors, scale), modules, dtype)
+        raise adapter_error(name, f"it cannot be read ({error})") from error
+    return _verify(name, _pair_up(name, tensors, scale), modules, dtype)
 
 
 def scale_of(folder: Path) -> float:
@@ -101,7 +101,7 @@ def scale_of(folder: Path) -> float:
     try:
         config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
-        raise failed(folder.name, f"{CONFIG} cannot be read ({error})") from error
+        raise adapter_error(folder.name, f"{CONFIG} cannot be read ({error})") from error
     return _scale(folder.name, config if isinstance(config, dict) else {})
 
 
@@ -123,57 +123,58 @@ def _digest(path: Path, _mtime: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def combine(weighted: Sequence[tuple[Adapter, float]]) -> dict[str, Pair]:
+def combine(weighted_adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRankPair]:
     """One pair a module whose change is the weighted sum of the adapters' changes: their ranks side by side."""
-    if len(weighted) == 1 and weighted[0][1] == 1.0:
-        return dict(weighted[0][0].pairs)
-    parts: dict[str, list[Pair]] = {}
-    for adapter, weight in weighted:
+    if len(weighted_adapters) == 1 and weighted_adapters[0][1] == 1.0:
+        return dict(weighted_adapters[0][0].pairs)
+    parts: dict[str, list[LowRankPair]] = {}
+    for adapter, weight in weighted_adapters:
         for module, pair in adapter.pairs.items():
-            parts.setdefault(module, []).append(Pair(a=pair.a, b=pair.b * weight))
-    return {module: _side_by_side(pairs) for module, pairs in parts.items()}
+            parts.setdefault(module, []).append(LowRankPair(a=pair.a, b=pair.b * weight))
+    return {module: _concatenate_ranks(pairs) for module, pairs in parts.items()}
 
 
-def change(pair: Pair) -> mx.array:
+def change(pair: LowRankPair) -> mx.array:
     """The change as a full matrix, in the orientation of ``b @ a`` per expert or of ``a @ b``; for tests."""
     return pair.b @ pair.a if pair.a.ndim == 3 else pair.a @ pair.b
 
 
-def _side_by_side(pairs: list[Pair]) -> Pair:
+def _concatenate_ranks(pairs: list[LowRankPair]) -> LowRankPair:
     experts = pairs[0].a.ndim == 3
     a = mx.concatenate([pair.a for pair in pairs], axis=1)
     b = mx.concatenate([pair.b for pair in pairs], axis=2 if experts else 0)
-    return Pair(a=a, b=b)
+    return LowRankPair(a=a, b=b)
 
 
 def _scale(name: str, config: Mapping[str, Any]) -> float:
     kind = config.get("fine_tune_type", "lora")
     if kind != "lora":
-        raise failed(name, f"its fine_tune_type is {kind!r}, expected 'lora'")
+        raise adapter_error(name, f"its fine_tune_type is {kind!r}, expected 'lora'")
     scale = (config.get("lora_parameters") or {}).get("scale")
     if not isinstance(scale, (int, float)):
-        raise failed(name, f"{CONFIG} has no lora_parameters.scale (mlx-lm ignores 'alpha')")
+        raise adapter_error(name, f"{CONFIG} has no lora_parameters.scale (mlx-lm ignores 'alpha')")
     return float(scale)
 
 
-def _paired(name: str, tensors: Mapping[str, mx.array], scale: float) -> dict[str, Pair]:
+def _pair_up(name: str, tensors: Mapping[str, mx.array], scale: float) -> dict[str, LowRankPair]:
     modules = {key.rpartition(".")[0] for key in tensors}
     expected = {f"{module}.{leaf}" for module in modules for leaf in ("lora_a", "lora_b")}
     if not tensors or expected != set(tensors):
         odd = sorted(expected.symmetric_difference(tensors))[:3]
-        raise failed(name, f"lora_a and lora_b do not come in pairs: {', '.join(odd) or 'no tensors'}")
+        raise adapter_error(name, f"lora_a and lora_b do not come in pairs: {', '.join(odd) or 'no tensors'}")
     return {
-        module: Pair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"] * scale) for module in sorted(modules)
+        module: LowRankPair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"] * scale)
+        for module in sorted(modules)
     }
 
 
-def _misfit(module: Any, pair: Pair) -> str | None:
+def _misfit(module: Any, pair: LowRankPair) -> str | None:
     """Why the pair does not fit the module; None when it does."""
     a, b = tuple(pair.a.shape), tuple(pair.b.shape)
     if isinstance(module, (SwitchLinear, QuantizedSwitchLinear)):
         experts, inputs, outputs = module.num_experts, module.input_dims, module.output_dims
         rank = a[1] if len(a) == 3 else 0
-        wanted: tuple[tuple[int, ...], ...] = ((experts, rank, inputs), (experts, outputs, rank))
+        expected_shapes: tuple[tuple[int, ...], ...] = ((experts, rank, inputs), (experts, outputs, rank))
     elif isinstance(module, (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)):
         rows, columns = module.weight.shape
         if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
@@ -181,25 +182,27 @@ def _misfit(module: Any, pair: Pair) -> str | None:
         embedding = isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
         inputs, outputs = (rows, columns) if embedding else (columns, rows)
         rank = a[-1] if len(a) == 2 else 0
-        wanted = ((inputs, rank), (rank, outputs))
+        expected_shapes = ((inputs, rank), (rank, outputs))
     else:
         return "is not a module of this model that LoRA can change"
-    return None if (a, b) == wanted and rank > 0 else f"has shapes {a} and {b}, which do not fit the model"
+    return None if (a, b) == expected_shapes and rank > 0 else f"has shapes {a} and {b}, which do not fit the model"
 
 
-def _verified(name: str, pairs: Mapping[str, Pair], modules: Mapping[str, Any], dtype: Any | None) -> dict[str, Pair]:
+def _verify(
+    name: str, pairs: Mapping[str, LowRankPair], modules: Mapping[str, Any], dtype: Any | None
+) -> dict[str, LowRankPair]:
     for module, pair in pairs.items():
-        if (why := _misfit(modules.get(module), pair)) is not None:
-            raise failed(name, f"{module} {why}")
-    made = {
-        module: Pair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
+        if (reason := _misfit(modules.get(module), pair)) is not None:
+            raise adapter_error(name, f"{module} {reason}")
+    cast_pairs = {
+        module: LowRankPair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
         for module, pair in pairs.items()
     }
-    _refuse_unhealthy(name, made)
-    return made
+    _refuse_unhealthy(name, cast_pairs)
+    return cast_pairs
 
 
-def _refuse_unhealthy(name: str, pairs: Mapping[str, Pair]) -> None:
+def _refuse_unhealthy(name: str, pairs: Mapping[str, LowRankPair]) -> None:
     modules = list(pairs)
     finite = mx.stack([mx.all(mx.isfinite(pair.a)) & mx.all(mx.isfinite(pair.b)) for pair in pairs.values()])
     alive = mx.stack([mx.any(pair.b != 0) for pair in pairs.values()])
@@ -207,6 +210,6 @@ def _refuse_unhealthy(name: str, pairs: Mapping[str, Pair]) -> None:
     verdicts: Any = zip(modules, finite.tolist(), alive.tolist(), strict=True)  # type: ignore[arg-type]
     for module, is_finite, is_alive in verdicts:
         if not is_finite:
-            raise failed(name, f"{module} holds a number that is not finite")
+            raise adapter_error(name, f"{module} holds a number that is not finite")
         if not is_alive:
-            raise failed(name, f"{module}.lora_b is all zeros, so it changes nothing")
+            raise adapter_error(name, f"{module}.lora_b is all zeros, so it changes nothing")

@@ -4,8 +4,9 @@ mlx-lm's ``BatchKVCache`` copies every row whenever one joins or leaves.
 
 All rows end at the same slot, and a row of n tokens begins n slots before it: a longer one that joins reaches further
 to the left. The gap of a row that leaves is filled by the row in the last place, so that a row's place is no longer
-its number in mlx-lm's batch. :class:`Places` says which is whose; :class:`agents.inference.adapters.mixed.Routed` gives
-the model its tokens by place and mlx-lm the logits by number.
+its number in mlx-lm's batch. :class:`RowPlaces` says which is whose;
+:class:`agents.inference.adapters.mixed.RoutedModel` gives the model its tokens by place and mlx-lm the logits by
+number.
 """
 
 import copy
@@ -26,18 +27,18 @@ WASTE = 2
 
 
 @dataclass(frozen=True)
-class Places:
+class RowPlaces:
     """Where the rows of a batch are: ``of[number]`` is a row's place; n rows have the places 0 to n - 1."""
 
     of: tuple[int, ...]
 
     @classmethod
-    def in_order(cls, rows: int) -> "Places":
+    def in_order(cls, rows: int) -> "RowPlaces":
         """Each row's place is its number."""
         return cls(tuple(range(rows)))
 
     @property
-    def ordered(self) -> bool:
+    def is_ordered(self) -> bool:
         """Whether each row's place is its number."""
         return self.of == tuple(range(len(self.of)))
 
@@ -46,16 +47,16 @@ class Places:
         """The numbers of the rows, by place."""
         return sorted(range(len(self.of)), key=self.of.__getitem__)
 
-    def joined(self, other: "Places") -> "Places":
+    def joined(self, other: "RowPlaces") -> "RowPlaces":
         """With the rows of another batch behind them."""
-        return Places((*self.of, *(len(self.of) + place for place in other.of)))
+        return RowPlaces((*self.of, *(len(self.of) + place for place in other.of)))
 
-    def kept(self, numbers: Sequence[int]) -> tuple["Places", dict[int, int]]:
+    def keep_rows(self, numbers: Sequence[int]) -> tuple["RowPlaces", dict[int, int]]:
         """With the rows of these numbers alone, and the moves (from place to place) that close the gaps."""
         of = [self.of[number] for number in numbers]
         gaps = sorted(set(range(len(of))).difference(of))
         moves = dict(zip(sorted(place for place in of if place >= len(of)), gaps, strict=True))
-        return Places(tuple(moves.get(place, place) for place in of)), moves
+        return RowPlaces(tuple(moves.get(place, place) for place in of)), moves
 
 
 class RowCache(KVCache):  # type: ignore[misc]
@@ -75,7 +76,7 @@ class RoomyCache:
 
     def __init__(self) -> None:
         self._buffers: tuple[mx.array, ...] = ()
-        self.places = Places(())
+        self.places = RowPlaces(())
         self._lengths: tuple[int, ...] = ()
         self._end = 0
         self._padding: tuple[int, ...] = ()
@@ -83,20 +84,20 @@ class RoomyCache:
     @classmethod
     def of(cls, caches: Sequence[KVCache]) -> "RoomyCache":
         """The rows of caches of one row each."""
-        made, longest = cls(), max(caches, key=KVCache.size)
+        batch, longest = cls(), max(caches, key=KVCache.size)
         if longest.size():
-            made._fit(longest.keys_and_values(), rows=len(caches), left=longest.size())
+            batch._fit(longest.keys_and_values(), rows=len(caches), left=longest.size())
         for cache in caches:
             if cache.size():
-                made._put(cache.keys_and_values())
-            made._lengths += (cache.size(),)
-        made.places = Places.in_order(len(caches))
-        return made
+                batch._append_rows(cache.keys_and_values())
+            batch._lengths += (cache.size(),)
+        batch.places = RowPlaces.in_order(len(caches))
+        return batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RoomyCache":
-        made = copy.copy(self)
-        made._buffers = tuple(map(copy.copy, self._buffers))  # shared until one of the two is written to
-        return made
+        clone = copy.copy(self)
+        clone._buffers = tuple(map(copy.copy, self._buffers))  # shared until one of the two is written to
+        return clone
 
     @property
     def offset(self) -> mx.array:
@@ -139,7 +140,7 @@ class RoomyCache:
         self._end += tokens
         self._write((keys, values), place=0)
         self._lengths = tuple(length + tokens for length in self._lengths)
-        return self._used()
+        return self._used_part()
 
     def prepare(self, *, right_padding: Sequence[int] | None = None, **_: Any) -> None:
         """``right_padding`` says how many of the last tokens to come are none, by row."""
@@ -151,7 +152,7 @@ class RoomyCache:
         if not self._padding:
             return
         shifts = mx.array(self._padding)[:, None]
-        self._buffers = tuple(dynamic_roll(used, shifts, axis=2) for used in self._used())
+        self._buffers = tuple(dynamic_roll(array, shifts, axis=2) for array in self._used_part())
         self._end = self.size()
         self._lengths = tuple(length - pad for length, pad in zip(self._lengths, self._padding, strict=True))
         self._padding = ()
@@ -159,34 +160,34 @@ class RoomyCache:
     def extend(self, other: "RoomyCache") -> None:
         """The rows of another batch join."""
         if not other.empty():
-            self._put(other._used())
+            self._append_rows(other._used_part())
         self._lengths += other._lengths
         self.places = self.places.joined(other.places)
 
     def filter(self, keep: Sequence[int]) -> None:
         """All but the rows of these numbers leave."""
-        self.places, moves = self.places.kept([int(number) for number in keep])
-        moved = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
-        mx.eval([row for _, row in moved])  # before anything is written, or the whole buffer would be copied
-        for to, row in moved:
+        self.places, moves = self.places.keep_rows([int(number) for number in keep])
+        moved_rows = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
+        mx.eval([row for _, row in moved_rows])  # before anything is written, or the whole buffer would be copied
+        for to, row in moved_rows:
             self._write(row, place=to, over=True)
         came_from = {to: place for place, to in moves.items()}
         self._lengths = tuple(self._lengths[came_from.get(place, place)] for place in range(len(keep)))
         if self._buffers:
             places, _, slots, _ = self._buffers[0].shape
-            needed = _with_spare(len(keep))
-            if places * slots > WASTE * needed * (self.size() + SPARE_SLOTS):
-                self._renew(self._buffers, places=needed)
+            needed_places = _with_spare(len(keep))
+            if places * slots > WASTE * needed_places * (self.size() + SPARE_SLOTS):
+                self._renew(self._buffers, places=needed_places)
 
     def extract(self, number: int) -> RowCache:
         """One row, in memory of its own."""
-        place, made = self.places.of[number], RowCache()
+        place, row = self.places.of[number], RowCache()
         if self._lengths[place]:
-            made.keys, made.values = self._row(place)
-            made.offset = self._lengths[place]
-        return made
+            row.keys, row.values = self._row(place)
+            row.offset = self._lengths[place]
+        return row
 
-    def _used(self) -> tuple[mx.array, ...]:
+    def _used_part(self) -> tuple[mx.array, ...]:
         first = self._end - self.size()
         return tuple(buffer[: len(self._lengths), :, first : self._end] for buffer in self._buffers)
 
@@ -194,7 +195,7 @@ class RoomyCache:
         first = self._end - self._lengths[place]
         return tuple(mx.contiguous(buffer[place : place + 1, :, first : self._end]) for buffer in self._buffers)
 
-    def _put(self, tokens: tuple[mx.array, ...]) -> None:
+    def _append_rows(self, tokens: tuple[mx.array, ...]) -> None:
         """Write rows behind the others; their lengths are not known yet."""
         rows, _, width, _ = tokens[0].shape
         at = len(self._lengths)
@@ -224,12 +225,12 @@ class RoomyCache:
         width = self.size()
         left, right = left + SPARE_SLOTS // 4, right + SPARE_SLOTS - SPARE_SLOTS // 4
         if self._buffers:
-            used = self._used()  # rows without tokens may lie beyond it
-            room = [(0, places - used[0].shape[0]), (0, 0), (left, right), (0, 0)]
-            self._buffers = tuple(mx.pad(one, room) for one in used)
+            used_part = self._used_part()  # rows without tokens may lie beyond it
+            room = [(0, places - used_part[0].shape[0]), (0, 0), (left, right), (0, 0)]
+            self._buffers = tuple(mx.pad(array, room) for array in used_part)
         else:
-            shapes = [(places, one.shape[1], left + right, one.shape[3]) for one in like]
-            self._buffers = tuple(mx.zeros(shape, one.dtype) for shape, one in zip(shapes, like, strict=True))
+            shapes = [(places, array.shape[1], left + right, array.shape[3]) for array in like]
+            self._buffers = tuple(mx.zeros(shape, array.dtype) for shape, array in zip(shapes, like, strict=True))
         self._end = left + width
 
 

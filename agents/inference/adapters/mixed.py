@@ -7,7 +7,7 @@ plus zero.
 
 Which slot a row has, and by which factor it is enhanced (:mod:`agents.inference.knowbias.enhancement`), travels with
 the row's cache: :class:`RowSlot` is one more entry of it, so that whatever mlx-lm does to the batch (merge, extend,
-split, filter) happens to the slots too. :class:`Routed` takes it off before the model sees it.
+split, filter) happens to the slots too. :class:`RoutedModel` takes it off before the model sees it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
 
 from agents.inference.adapters.kv_cache import RoomyCache, RowCache
-from agents.inference.adapters.pairs import Pair
+from agents.inference.adapters.pairs import LowRankPair
 
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 SWITCHES = (SwitchLinear, QuantizedSwitchLinear)
@@ -29,7 +29,8 @@ SORTED_FROM = 64
 
 
 class Rows:
-    """The slots of the forward pass at hand: (rows,), and per token in the order of experts while one is sorted.
+    """The slots of the forward pass at hand: (rows,), and per token in the order of experts (``by_expert``) while
+    an expert layer has its tokens sorted.
 
     ``factors``: (rows,) of the enhancement; None when all are 1.
     """
@@ -94,46 +95,46 @@ class RowSlot:
         return tokens
 
 
-class Routed:
+class RoutedModel:
     """The model as mlx-lm's generator sees it; its caches carry their rows' slots.
 
-    ``ending``: all rows of the next call end with the tokens that it is given, so it is left out. mlx-lm begins a step
-    before it gives out the tokens of the one before; nobody takes what the last one would make.
+    ``ending``: all rows end with the tokens that the next call is given, so that call is skipped and gives zeros.
+    mlx-lm begins a step before it gives out the tokens of the one before, and the result of the last one is never used.
     """
 
     def __init__(self, model: Any, rows: Rows) -> None:
         self._model, self._rows = model, rows
-        self._nothing = mx.zeros((1, 1, 1))
+        self._zero_logits = mx.zeros((1, 1, 1))
         self.ending = False
 
     def make_cache(self, slot: int = 0, layers: Sequence[Any] | None = None, *, factor: float = 1.0) -> list[Any]:
         """A cache of one row: a fresh one, or with ``layers`` that already hold tokens."""
-        made = layers or make_prompt_cache(self._model)
-        if all(type(layer) in (KVCache, RowCache) for layer in made):
-            made = [RowCache.from_state(layer.state) for layer in made]
-        return [*made, RowSlot([(slot, factor)])]
+        entries = layers or make_prompt_cache(self._model)
+        if all(type(layer) in (KVCache, RowCache) for layer in entries):
+            entries = [RowCache.from_state(layer.state) for layer in entries]
+        return [*entries, RowSlot([(slot, factor)])]
 
     def __call__(self, inputs: mx.array, *, cache: Sequence[Any]) -> mx.array:
         """Logits of ``inputs`` (rows, tokens), each row with its own adapters."""
         if self.ending:
             self.ending = False
-            return mx.repeat(self._nothing, len(inputs), axis=0)
+            return mx.repeat(self._zero_logits, len(inputs), axis=0)
         *layers, entry = cache
         slots, factors = mx.array(entry.slots, mx.uint32), mx.array(entry.factors)
         places = layers[0].places if isinstance(layers[0], RoomyCache) else None
-        if places is not None and not places.ordered:
+        if places is not None and not places.is_ordered:
             by_place = mx.array(places.numbers)
             inputs, slots, factors = inputs[by_place], slots[by_place], factors[by_place]
         self._rows.slots = slots
         self._rows.factors = factors if any(factor != 1.0 for factor in entry.factors) else None
         logits: mx.array = self._model(inputs, cache=layers)
-        self._rows.factors = None  # who calls the model itself has no rows that ask for it
-        if self._nothing.shape[-1] != logits.shape[-1]:
-            self._nothing = mx.zeros((1, 1, logits.shape[-1]), logits.dtype)
-        return logits if places is None or places.ordered else logits[mx.array(places.of)]
+        self._rows.factors = None  # a caller of the model itself has no rows with a factor
+        if self._zero_logits.shape[-1] != logits.shape[-1]:
+            self._zero_logits = mx.zeros((1, 1, logits.shape[-1]), logits.dtype)
+        return logits if places is None or places.is_ordered else logits[mx.array(places.of)]
 
 
-class _Mixed(nn.Module):  # type: ignore[misc]
+class _MixedModule(nn.Module):  # type: ignore[misc]
     base: Any
 
     def __init__(self, base: Any, rows: Rows) -> None:
@@ -146,7 +147,7 @@ class _Mixed(nn.Module):  # type: ignore[misc]
         """Take another stack."""
         self.a, self.b = a, b
 
-    def _changed(self, x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+    def _low_rank_change(self, x: mx.array, a: mx.array, b: mx.array) -> mx.array:
         """What the rows' pairs make of ``x`` (rows, ..., inputs)."""
         slots = self._rows.slots
         flat = x.reshape(slots.size, -1, x.shape[-1])
@@ -154,16 +155,16 @@ class _Mixed(nn.Module):  # type: ignore[misc]
         return change.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
-class MixedLinear(_Mixed):
+class MixedLinear(_MixedModule):
     """A dense or quantised linear layer."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """``x``: (rows, ..., inputs)."""
         y: mx.array = self.base(x)
-        return y + self._changed(x, self.a, self.b)
+        return y + self._low_rank_change(x, self.a, self.b)
 
 
-class MixedEmbedding(_Mixed):
+class MixedEmbedding(_MixedModule):
     """An embedding, also where it is the output layer."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -175,10 +176,10 @@ class MixedEmbedding(_Mixed):
     def as_linear(self, x: mx.array) -> mx.array:
         """``x``: (rows, tokens, width) to logits."""
         y: mx.array = self.base.as_linear(x)
-        return y + self._changed(x, self.b.swapaxes(-1, -2), self.a.swapaxes(-1, -2))
+        return y + self._low_rank_change(x, self.b.swapaxes(-1, -2), self.a.swapaxes(-1, -2))
 
 
-class MixedSwitch(_Mixed):
+class MixedSwitch(_MixedModule):
     """A linear layer of experts: slot and expert together are the index of the pair."""
 
     def hold(self, a: mx.array, b: mx.array) -> None:
@@ -197,7 +198,7 @@ class MixedSwitch(_Mixed):
 
 
 class MixedExperts(nn.Module):  # type: ignore[misc]
-    """Around an expert layer: tells its linear layers whose token is whose once it has sorted them."""
+    """Around an expert layer: tells its linear layers the slot of each token once the tokens are sorted by expert."""
 
     def __init__(self, base: Any, rows: Rows) -> None:
         super().__init__()
@@ -207,40 +208,43 @@ class MixedExperts(nn.Module):  # type: ignore[misc]
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """``x``: (rows, tokens, width); ``indices``: (rows, tokens, chosen)."""
         if indices.size >= SORTED_FROM:
-            _, tokens, chosen = indices.shape
+            _, tokens, experts_per_token = indices.shape
             order = mx.argsort(indices.flatten())
-            self._rows.by_expert = self._rows.slots[order // (tokens * chosen)]
-        changed: mx.array = self.base(x, indices)
+            self._rows.by_expert = self._rows.slots[order // (tokens * experts_per_token)]
+        output: mx.array = self.base(x, indices)
         self._rows.by_expert = None
-        return changed
+        return output
 
 
-def wrapped(base: Any, rows: Rows) -> _Mixed:
+def wrap(base: Any, rows: Rows) -> _MixedModule:
     """The wrapper of a module that holds stacks."""
-    kinds: tuple[tuple[tuple[Any, ...], type[_Mixed]], ...] = ((SWITCHES, MixedSwitch), (EMBEDDINGS, MixedEmbedding))
+    kinds: tuple[tuple[tuple[Any, ...], type[_MixedModule]], ...] = (
+        (SWITCHES, MixedSwitch),
+        (EMBEDDINGS, MixedEmbedding),
+    )
     return next((kind for bases, kind in kinds if isinstance(base, bases)), MixedLinear)(base, rows)
 
 
-def stacked(seats: Mapping[int, Mapping[str, Pair]]) -> dict[str, tuple[mx.array, mx.array]]:
+def stack_pairs(seats: Mapping[int, Mapping[str, LowRankPair]]) -> dict[str, tuple[mx.array, mx.array]]:
     """Stacks by module path for pairs by slot (from 1); slots and modules without a pair are zeros."""
     size = max(seats, default=0) + 1
     paths = sorted({path for pairs in seats.values() for path in pairs})
     return {path: _stack([seats.get(slot, {}).get(path) for slot in range(size)]) for path in paths}
 
 
-def _stack(pairs: Sequence[Pair | None]) -> tuple[mx.array, mx.array]:
-    held = [pair for pair in pairs if pair is not None]
-    experts = held[0].a.ndim == 3
+def _stack(pairs: Sequence[LowRankPair | None]) -> tuple[mx.array, mx.array]:
+    present = [pair for pair in pairs if pair is not None]
+    experts = present[0].a.ndim == 3
     axes = (1, 2) if experts else (1, 0)
-    rank = max(pair.a.shape[1] for pair in held)
-    a_shape, b_shape = list(held[0].a.shape), list(held[0].b.shape)
+    rank = max(pair.a.shape[1] for pair in present)
+    a_shape, b_shape = list(present[0].a.shape), list(present[0].b.shape)
     a_shape[axes[0]] = b_shape[axes[1]] = rank
-    nothing = mx.zeros(a_shape, held[0].a.dtype), mx.zeros(b_shape, held[0].b.dtype)
-    a = [nothing[0] if pair is None else _widened(pair.a, axes[0], rank) for pair in pairs]
-    b = [nothing[1] if pair is None else _widened(pair.b, axes[1], rank) for pair in pairs]
+    nothing = mx.zeros(a_shape, present[0].a.dtype), mx.zeros(b_shape, present[0].b.dtype)
+    a = [nothing[0] if pair is None else _padded(pair.a, axes[0], rank) for pair in pairs]
+    b = [nothing[1] if pair is None else _padded(pair.b, axes[1], rank) for pair in pairs]
     return mx.stack(a), mx.stack(b)
 
 
-def _widened(array: mx.array, axis: int, size: int) -> mx.array:
+def _padded(array: mx.array, axis: int, size: int) -> mx.array:
     missing = size - array.shape[axis]
     return mx.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)]) if missing else array

@@ -4,12 +4,12 @@ from typing import Any, Protocol
 
 
 class Cover(Protocol):
-    """A module that calls ``base`` and changes what it says."""
+    """A module that calls ``base`` and changes its output."""
 
     base: Any
 
 
-class Places:
+class ModulePlaces:
     """The places of ``model``, by path; ``base`` are the modules that stood there when it was loaded."""
 
     def __init__(self, model: Any) -> None:

@@ -6,8 +6,8 @@ import mlx.core as mx
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """The change of one module; the shapes are told in :mod:`agents.inference.adapters.files`."""
+class LowRankPair:
+    """The change of one module; the shapes are described in :mod:`agents.inference.adapters.files`."""
 
     a: mx.array
     b: mx.array

@@ -13,8 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from agents.inference.adapters.pairs import Pair
-from agents.inference.failures import failed
+from agents.inference.adapters.pairs import LowRankPair
+from agents.inference.failures import adapter_error
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -24,7 +24,9 @@ _ROOTS = (("", ""), ("model.language_model.", "language_model.model."), ("", "la
 """Beginnings of a path in transformers and in mlx-lm."""
 
 
-def pairs(name: str, config: Mapping[str, Any], tensors: Mapping[str, Any], modules: Container[str]) -> dict[str, Pair]:
+def pairs(
+    name: str, config: Mapping[str, Any], tensors: Mapping[str, Any], modules: Container[str]
+) -> dict[str, LowRankPair]:
     """Pairs with the scale folded in, by the path of a module among ``modules`` (a path that is none is kept).
 
     Raises:
@@ -32,49 +34,49 @@ def pairs(name: str, config: Mapping[str, Any], tensors: Mapping[str, Any], modu
     """
     for field in ("use_dora", "alpha_pattern", "modules_to_save", "target_parameters"):
         if config.get(field):
-            raise failed(name, f"its {field} is {config[field]!r}, which is not served")
+            raise adapter_error(name, f"its {field} is {config[field]!r}, which is not served")
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        raise failed(name, "it is not LoRA without biases (peft_type LORA, bias none)")
+        raise adapter_error(name, "it is not LoRA without biases (peft_type LORA, bias none)")
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, (int, float)):
-        raise failed(name, "adapter_config.json has no lora_alpha")
+        raise adapter_error(name, "adapter_config.json has no lora_alpha")
     sides: dict[str, dict[str, mx.array]] = {}
     for key, tensor in tensors.items():
         match = _LEAF.fullmatch(key.removeprefix(PREFIX))
         if match is None or tensor.ndim != 2:
-            raise failed(name, f"{key} is no LoRA tensor of two dimensions")
+            raise adapter_error(name, f"{key} is no LoRA tensor of two dimensions")
         sides.setdefault(match["path"], {})[match["side"]] = tensor.T
     odd = sorted(path for path, both in sides.items() if len(both) != 2)
     if odd or not sides:
-        raise failed(name, f"lora_A and lora_B do not come in pairs: {', '.join(odd[:3]) or 'no tensors'}")
-    single = {path: _scaled(both["A"], both["B"], alpha, config) for path, both in sides.items()}
-    return {_found(path, modules): pair for path, pair in _with_experts(single).items()}
+        raise adapter_error(name, f"lora_A and lora_B do not come in pairs: {', '.join(odd[:3]) or 'no tensors'}")
+    single = {path: _make_pair(both["A"], both["B"], alpha, config) for path, both in sides.items()}
+    return {_find_path(path, modules): pair for path, pair in _stack_experts(single).items()}
 
 
-def _scaled(a: mx.array, b: mx.array, alpha: float, config: Mapping[str, Any]) -> Pair:
+def _make_pair(a: mx.array, b: mx.array, alpha: float, config: Mapping[str, Any]) -> LowRankPair:
     rank = a.shape[1]
-    return Pair(a=a, b=b * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
+    return LowRankPair(a=a, b=b * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)))
 
 
-def _found(path: str, modules: Container[str]) -> str:
-    places = (mlx + path.removeprefix(torch) for torch, mlx in _ROOTS if path.startswith(torch))
-    return next((place for place in places if place in modules), path)
+def _find_path(path: str, modules: Container[str]) -> str:
+    candidates = (mlx + path.removeprefix(torch) for torch, mlx in _ROOTS if path.startswith(torch))
+    return next((candidate for candidate in candidates if candidate in modules), path)
 
 
-def _with_experts(single: Mapping[str, Pair]) -> dict[str, Pair]:
+def _stack_experts(single: Mapping[str, LowRankPair]) -> dict[str, LowRankPair]:
     """Experts that came one by one, stacked; an expert that is missing changes nothing."""
-    found: dict[str, Pair] = {}
-    experts: dict[str, dict[int, Pair]] = {}
+    by_path: dict[str, LowRankPair] = {}
+    experts: dict[str, dict[int, LowRankPair]] = {}
     for path, pair in single.items():
         match = _EXPERT.fullmatch(path)
         if match is None:
-            found[path] = pair
+            by_path[path] = pair
         else:
             stack = experts.setdefault(f"{match['layer']}.switch_mlp.{match['leaf']}", {})
             stack[int(match["number"])] = pair
     for path, by_number in experts.items():
-        some = next(iter(by_number.values()))
-        nothing = Pair(a=mx.zeros_like(some.a), b=mx.zeros_like(some.b))
+        template = next(iter(by_number.values()))
+        nothing = LowRankPair(a=mx.zeros_like(template.a), b=mx.zeros_like(template.b))
         row = [by_number.get(number, nothing) for number in range(max(by_number) + 1)]
-        found[path] = Pair(a=mx.stack([pair.a.T for pair in row]), b=mx.stack([pair.b.T for pair in row]))
-    return found
+        by_path[path] = LowRankPair(a=mx.stack([pair.a.T for pair in row]), b=mx.stack([pair.b.T for pair in row]))
+    return by_path

@@ -1,6 +1,6 @@
 """Gates of a model: the ``gate_proj`` of each MLP that every token passes, the shared expert's included.
 
-A neuron is one output of a gate. The gates of routed experts are none of ours: a token passes a few of them only.
+A neuron is one output of a gate. The gates of routed experts are left out: a token passes only a few of them.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ENDINGS = ("mlp.gate_proj", "mlp.shared_expert.gate_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class GateProjection:
     """One gate: its ``path`` in the model, the number of its ``layer`` and how many neurons it has."""
 
     path: str
@@ -22,17 +22,17 @@ class Gate:
     width: int
 
 
-def gates(model: Any) -> tuple[Gate, ...]:
+def gates(model: Any) -> tuple[GateProjection, ...]:
     """The gates of ``model``, from the first layer to the last; none when it is built otherwise."""
     layers = {id(layer): number for number, layer in enumerate(model.layers)}
-    return tuple(_found(model, layers))
+    return tuple(_find_gates(model, layers))
 
 
-def _found(model: Any, layers: dict[int, int]) -> Iterator[Gate]:
+def _find_gates(model: Any, layers: dict[int, int]) -> Iterator[GateProjection]:
     modules = dict(model.named_modules())
-    of_layer = {path: layers[id(module)] for path, module in modules.items() if id(module) in layers}
-    for prefix, layer in sorted(of_layer.items(), key=lambda item: item[1]):
+    layer_numbers = {path: layers[id(module)] for path, module in modules.items() if id(module) in layers}
+    for prefix, layer in sorted(layer_numbers.items(), key=lambda item: item[1]):
         for ending in ENDINGS:
             module = modules.get(f"{prefix}.{ending}")
             if isinstance(module, (nn.Linear, nn.QuantizedLinear)):
-                yield Gate(path=f"{prefix}.{ending}", layer=layer, width=int(module.weight.shape[0]))
+                yield GateProjection(path=f"{prefix}.{ending}", layer=layer, width=int(module.weight.shape[0]))

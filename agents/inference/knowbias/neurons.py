@@ -1,4 +1,4 @@
-"""Bias-knowledge neurons: which they are, where they are kept, and whose they are.
+"""Bias-knowledge neurons: which they are, the file that keeps them, and the model that they belong to.
 
 A neuron counts for a prompt when its attribution is more than ``threshold`` of the prompt's largest, and is kept when
 it counts for more than ``share`` of the prompts (KnowBias, arXiv 2601.21864: 0.1 and 49 %).
@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import msgspec
 
-from agents.inference.knowbias.gates import Gate
+from agents.inference.knowbias.gates import GateProjection
 from schemas.errors import SetupError
 
 THRESHOLD = 0.1
@@ -39,10 +39,10 @@ class Neurons(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return sum(map(len, self.gates.values()))
 
 
-class Tally:
+class NeuronTally:
     """Counts for how many prompts each neuron of ``gates`` matters."""
 
-    def __init__(self, gates: Sequence[Gate], *, threshold: float = THRESHOLD) -> None:
+    def __init__(self, gates: Sequence[GateProjection], *, threshold: float = THRESHOLD) -> None:
         self._gates, self._threshold = tuple(gates), threshold
         self._counts: mx.array | None = None
         self.prompts = 0
@@ -54,20 +54,20 @@ class Tally:
         self.prompts += 1
         mx.eval(self._counts)
 
-    def shared(self, share: float = SHARE) -> dict[str, tuple[int, ...]]:
+    def select_shared(self, share: float = SHARE) -> dict[str, tuple[int, ...]]:
         """The neurons that matter for more than ``share`` of the prompts, by the path of their gate."""
         if self._counts is None:
             return {}
-        kept: list[list[bool]] = (self._counts > share * self.prompts).tolist()  # type: ignore[assignment]
-        found = {
-            gate.path: tuple(index for index, is_kept in enumerate(row) if is_kept)
-            for gate, row in zip(self._gates, kept, strict=True)
+        mask: list[list[bool]] = (self._counts > share * self.prompts).tolist()  # type: ignore[assignment]
+        by_gate = {
+            gate.path: tuple(index for index, is_shared in enumerate(row) if is_shared)
+            for gate, row in zip(self._gates, mask, strict=True)
         }
-        return {path: neurons for path, neurons in found.items() if neurons}
+        return {path: neurons for path, neurons in by_gate.items() if neurons}
 
 
-def write(path: Path, neurons: Neurons) -> None:
-    """Keep ``neurons`` as JSON.
+def write_neurons(path: Path, neurons: Neurons) -> None:
+    """Write ``neurons`` to a file as JSON.
 
     Raises:
         SetupError: the file cannot be written.
@@ -79,8 +79,8 @@ def write(path: Path, neurons: Neurons) -> None:
         raise SetupError(f"{path} cannot be written: {error.strerror or error}.", param="knowbias") from error
 
 
-def read(path: Path) -> Neurons:
-    """What :func:`write` kept.
+def read_neurons(path: Path) -> Neurons:
+    """The neurons of a file that :func:`write_neurons` wrote.
 
     Raises:
         SetupError: there is no such file, or it holds something else.
@@ -95,7 +95,7 @@ def read(path: Path) -> Neurons:
         raise SetupError(f"{path} holds no neurons ({error}): probe again.", param="knowbias") from error
 
 
-def fitting(neurons: Neurons, gates: Sequence[Gate], *, model_digest: str) -> Neurons:
+def check_fit(neurons: Neurons, gates: Sequence[GateProjection], *, model_digest: str) -> Neurons:
     """``neurons``, if they are of the model with these ``gates`` and this digest.
 
     Raises:

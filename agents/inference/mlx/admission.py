@@ -4,21 +4,21 @@ import time
 from collections.abc import Collection, Hashable, Sequence
 
 from agents.inference.adapters.bank import BASE, AdapterBank
-from agents.inference.mlx.prompt_cache import Cost
+from agents.inference.mlx.prompt_cache import CacheCost
 from agents.inference.mlx.work import Work
 from agents.inference.scheduler import Running, Scheduler
 from agents.inference.settings import InferenceSettings
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.errors import KikiError
 
 
 class Admission:
     """The scheduler in front of a bank of adapters.
 
-    ``cost`` is a row's, ``max_bytes`` what the caches of all rows may come to need.
+    ``cost`` is the cache that one row needs, ``max_bytes`` the most that the caches of all rows may come to need.
     """
 
-    def __init__(self, settings: InferenceSettings, bank: AdapterBank, *, cost: Cost, max_bytes: int) -> None:
+    def __init__(self, settings: InferenceSettings, bank: AdapterBank, *, cost: CacheCost, max_bytes: int) -> None:
         self._bank, self.cost = bank, cost
         self.scheduler: Scheduler[Work] = Scheduler(
             max_rows=settings.max_batch,
@@ -29,16 +29,16 @@ class Admission:
         self._ready: frozenset[Hashable] = frozenset()
 
     def enqueue(self, work: Work) -> None:
-        """Have it wait; adapters that are not registered are left out and counted."""
-        known = tuple(use for use in work.request.adapters if self._bank.registered(use.name))
+        """Queue the work; adapters that are not registered are left out and counted."""
+        uses = tuple(use for use in work.request.adapters if self._bank.is_registered(use.name))
         for use in work.request.adapters:
-            if use not in known:
-                degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
-        work.key, work.alone = known, not self._bank.mixable(known)
-        work.bytes = self._need(work)
+            if use not in uses:
+                count_degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
+        work.key, work.alone = uses, not self._bank.mixable(uses)
+        work.bytes = self._cache_bytes(work)
         self.scheduler.add(
             work,
-            key=known,
+            key=uses,
             lane=work.request.lane,
             rows=work.size,
             now=time.monotonic(),
@@ -47,7 +47,7 @@ class Admission:
         )
 
     def admit(self, active: Sequence[Work]) -> list[Work]:
-        """Who joins ``active`` now, with seats; one that cannot have its adapters is told, and only that one."""
+        """The work that joins ``active`` now, with seats. Work whose adapters fail gets the error; the rest joins."""
         running = Running(
             keys=frozenset(work.key for work in active),
             ready=self._ready,
@@ -55,24 +55,24 @@ class Admission:
             rows=sum(work.size for work in active),
             bytes=sum(work.bytes for work in active),
         )
-        seated: list[Work] = []
+        newcomers: list[Work] = []
         for waiting in self.scheduler.admit(running=running, now=time.monotonic()):
-            if self._seat(waiting.item, beside=[*active, *seated]):
-                seated.append(waiting.item)
-        return seated
+            if self._seat(waiting.item, beside=[*active, *newcomers]):
+                newcomers.append(waiting.item)
+        return newcomers
 
     def mount(self, active: Sequence[Work]) -> None:
         """Put what the rows of the batch need into the model."""
         self._bank.mount({work.seat for work in active if work.seat is not None} or {BASE})
         self._ready = frozenset(work.key for work in active)
 
-    def _need(self, work: Work) -> int:
+    def _cache_bytes(self, work: Work) -> int:
         """Bytes of its caches when every row is as long as it may become."""
         return self.cost.of(work.length) * work.width
 
     def _seat(self, work: Work, *, beside: Collection[Work]) -> bool:
         try:
-            work.seat = self._bank.seat(work.key, taken=taken(beside))
+            work.seat = self._bank.seat(work.key, busy_slots=busy_slots(beside))
         except KikiError as error:
             work.tell(error)
             return False
@@ -80,6 +80,6 @@ class Admission:
         return True
 
 
-def taken(active: Collection[Work]) -> set[int]:
+def busy_slots(active: Collection[Work]) -> set[int]:
     """Slots that rows of the batch refer to."""
     return {work.seat.slot for work in active if work.seat is not None}

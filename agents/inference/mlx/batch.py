@@ -8,19 +8,19 @@ import numpy as np
 import structlog
 from mlx_lm.generate import BatchGenerator
 
-from agents.inference.adapters.mixed import Routed
+from agents.inference.adapters.mixed import RoutedModel
 from agents.inference.candidates import seed_of, temperature_of
-from agents.inference.mlx.loading import Loaded, think_markers
+from agents.inference.mlx.loading import ModelBundle, think_markers
 from agents.inference.mlx.prefill import SharedPrefill
-from agents.inference.mlx.processors import likeliest, processors
+from agents.inference.mlx.processors import make_processors, top_tokens
 from agents.inference.mlx.prompt_cache import PrefixCache
-from agents.inference.mlx.rows import Row
-from agents.inference.mlx.sampling import sampler
+from agents.inference.mlx.rows import DecodingRow
+from agents.inference.mlx.sampling import make_sampler
 from agents.inference.mlx.scoring import Ballots
 from agents.inference.mlx.work import Work
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Kind, TextFilter
-from agents.inference.tools import Calls
+from agents.inference.tools import CallCollector
 from schemas.findings import LikelyToken, TokenLogprob
 
 _log = structlog.get_logger("inference")
@@ -35,19 +35,19 @@ class Batch:
     def __init__(
         self,
         settings: InferenceSettings,
-        loaded: Loaded,
-        model: Routed,
+        bundle: ModelBundle,
+        model: RoutedModel,
         *,
         generator: BatchGenerator,
         prefixes: PrefixCache,
         whole_only: bool,
     ) -> None:
         self._settings, self._model = settings, model
-        self._tokenizer, self._encoder, self._grammars = loaded.tokenizer, loaded.encoder, loaded.grammars
-        self._syntax = loaded.syntax
+        self._tokenizer, self._encoder, self._grammars = bundle.tokenizer, bundle.encoder, bundle.grammars
+        self._syntax = bundle.syntax
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
         self.active: list[Work] = []
-        self._rows: dict[int, tuple[Work, Row]] = {}
+        self._rows: dict[int, tuple[Work, DecodingRow]] = {}
         self._tokens_decoded = self._prompt_tokens = self._prefix_tokens = self._active_bytes = 0
 
     @property
@@ -69,15 +69,17 @@ class Batch:
 
     def begin(self, work: Work) -> None:
         """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
-        layers, known = self._prefixes.find(work.context, work.shared)
-        self._prompt_tokens += work.prompt_tokens - known
-        self._prefix_tokens += known
+        layers, known_tokens = self._prefixes.find(work.context, work.shared_tokens)
+        self._prompt_tokens += work.prompt_tokens - known_tokens
+        self._prefix_tokens += known_tokens
         cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers, factor=work.factor)
-        if work.choices or (work.shared and work.request.n > 1):
+        if work.choices or (work.shared_tokens and work.request.n > 1):
             step = self._settings.prefill_step
-            work.prefill = SharedPrefill(self._model, work.shared, cache=cache, known=known, step=step)
+            work.prefill = SharedPrefill(
+                self._model, work.shared_tokens, cache=cache, known_tokens=known_tokens, step=step
+            )
         else:
-            self._insert(work, known=known, caches=[cache])
+            self._insert(work, known_tokens=known_tokens, caches=[cache])
 
     def prefill(self) -> None:
         """One step of the first shared prompt, or of the first ballots, that are not done."""
@@ -87,9 +89,9 @@ class Batch:
         if work.scoring is not None:
             if work.scoring.advance():
                 self._finish(work, scores=work.scoring.scores)
-        elif (shared := work.prefill) is not None and shared.advance():
+        elif (shared_prefill := work.prefill) is not None and shared_prefill.advance():
             work.prefill = None
-            self._prefilled(work, shared.cache)
+            self._finish_prefill(work, shared_prefill.cache)
 
     def decode(self) -> None:
         """One token for every row."""
@@ -101,21 +103,21 @@ class Batch:
         self._active_bytes = int(mx.get_active_memory())
         if not responses:
             return
-        logprobs = _of_tokens(responses)
+        logprobs = _read_logprobs(responses)
         self._tokens_decoded += len(responses)
         owners = {response.uid: self._rows[response.uid][0] for response in responses}
-        at_a_stop_string = [
+        stopped_uids = [
             response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
         ]
         for work in [work for work in self.active if work.done]:
             self._finish(work)
-        # Only now: what is kept has to wait for the step that mlx-lm has begun, and nobody waits for what is kept.
+        # Last: keeping a cache waits for the step that mlx-lm has begun, and no request waits for a cache to be kept.
         for response in responses:
             if response.finish_reason is not None:
                 tokens = response.all_tokens[:-1] if ending else response.all_tokens
                 self._prefixes.keep(owners[response.uid].context, tokens, response.prompt_cache[:-1])
-        if at_a_stop_string:
-            self._remove(at_a_stop_string, owners)
+        if stopped_uids:
+            self._remove(stopped_uids, owners)
 
     def leave(self, work: Work) -> None:
         """Take out a request that nobody wants any more."""
@@ -125,47 +127,49 @@ class Batch:
             self.generator.remove(uids)
         for uid in uids:
             del self._rows[uid]
-        _log.info("left the batch", decoded=sum(row.decoded for row in work.rows))
+        _log.info("request left the batch", decoded=sum(row.decoded for row in work.rows))
 
-    def _prefilled(self, work: Work, cache: list[Any]) -> None:
-        self._prefixes.keep(work.context, work.shared, cache[:-1])
+    def _finish_prefill(self, work: Work, cache: list[Any]) -> None:
+        self._prefixes.keep(work.context, work.shared_tokens, cache[:-1])
         if work.choices:
             step = self._settings.prefill_step
             work.scoring = Ballots(self._model, cache, work.tails, work.choices, step=step)
         else:
-            self._insert(work, known=len(work.shared), caches=[cache] * work.request.n)
+            self._insert(work, known_tokens=len(work.shared_tokens), caches=[cache] * work.request.n)
 
-    def _insert(self, work: Work, *, known: int, caches: Sequence[Any]) -> None:
-        """Give the rows to the generator; ``caches`` hold the first ``known`` tokens of the prompt."""
-        tokens, asked = list(work.prompt.tokens), work.request.sampling
-        budget = max(1, min(asked.max_tokens, self._encoder.context_tokens - len(tokens)))
+    def _insert(self, work: Work, *, known_tokens: int, caches: Sequence[Any]) -> None:
+        """Give the rows to the generator; ``caches`` hold the first ``known_tokens`` tokens of the prompt."""
+        tokens, sampling = list(work.prompt.tokens), work.request.sampling
+        budget = max(1, min(sampling.max_tokens, self._encoder.context_tokens - len(tokens)))
         work.rows = [self._row(work, index, budget=budget) for index in range(work.request.n)]
         warm = self._settings.candidate_temperature
         uids = self.generator.insert(
-            [tokens[known:] for _ in caches],
+            [tokens[known_tokens:] for _ in caches],
             max_tokens=[budget] * len(caches),
             caches=list(caches),
-            all_tokens=[tokens[:known] for _ in caches],
-            logits_processors=[processors(asked, tokens, self._grammars) for _ in caches],
+            all_tokens=[tokens[:known_tokens] for _ in caches],
+            logits_processors=[make_processors(sampling, tokens, self._grammars) for _ in caches],
             samplers=[
-                sampler(asked, temperature=temperature_of(asked, row.index, candidate_temperature=warm), seed=row.seed)
+                make_sampler(
+                    sampling, temperature=temperature_of(sampling, row.index, candidate_temperature=warm), seed=row.seed
+                )
                 for row in work.rows
             ],
         )
         work.uids = tuple(uids)
         self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
 
-    def _row(self, work: Work, index: int, *, budget: int) -> Row:
-        asked, tooling = work.request.sampling, work.request.tooling
-        calls = Calls(self._syntax, tooling) if tooling is not None else None
-        return Row(
+    def _row(self, work: Work, index: int, *, budget: int) -> DecodingRow:
+        sampling, tooling = work.request.sampling, work.request.tooling
+        calls = CallCollector(self._syntax, tooling) if tooling is not None else None
+        return DecodingRow(
             index=index,
             budget=budget,
-            seed=seed_of(asked, index),
+            seed=seed_of(sampling, index),
             detokenizer=self._tokenizer.detokenizer,
             calls=calls,
             filter=TextFilter(
-                stops=asked.stop,
+                stops=sampling.stop,
                 markers=think_markers(self._tokenizer),
                 calls=calls.marks if calls is not None else None,
                 begins=_first_kind(work),
@@ -177,7 +181,7 @@ class Batch:
         """Give a row its token. Returns whether it ended where the generator would have gone on."""
         work, row = self._rows[response.uid]
         if work.request.sampling.logprobs and response.token not in row.eos:
-            row.tokens.append(self._told(response, logprob, work.request.sampling.top_logprobs))
+            row.tokens.append(self._logprob_entry(response, logprob, work.request.sampling.top_logprobs))
         pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
         if row.index == 0 and work.live:
             for piece in pieces:
@@ -194,21 +198,21 @@ class Batch:
 
     def _keep_prompts(self, prompts: Sequence[Any]) -> None:
         """Keep what cannot be cut later where the prompt ends: the next turn begins with it."""
-        ended = [response.uid for response in prompts if response.end_of_prompt and response.uid in self._rows]
-        if not ended or not self._whole_only:
+        uids = [response.uid for response in prompts if response.end_of_prompt and response.uid in self._rows]
+        if not uids or not self._whole_only:
             return
-        for uid, (cache, tokens) in self.generator.extract_cache(ended).items():
+        for uid, (cache, tokens) in self.generator.extract_cache(uids).items():
             self._prefixes.keep(self._rows[uid][0].context, tokens, cache[:-1])
 
-    def _told(self, response: Any, logprob: float, top: int) -> TokenLogprob:
-        def text(token: int) -> str:
+    def _logprob_entry(self, response: Any, logprob: float, top: int) -> TokenLogprob:
+        def decode_token(token: int) -> str:
             return str(self._tokenizer.decode([token]))
 
-        best = likeliest(response.logprobs, top) if top else []
+        best = top_tokens(response.logprobs, top) if top else []
         return TokenLogprob(
-            token=text(response.token),
+            token=decode_token(response.token),
             logprob=logprob,
-            top=tuple(LikelyToken(token=text(token), logprob=value) for token, value in best if value > -1e30),
+            top=tuple(LikelyToken(token=decode_token(token), logprob=value) for token, value in best if value > -1e30),
         )
 
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
@@ -216,11 +220,11 @@ class Batch:
         work.tell(work.outcome(scores=scores))
 
 
-def _of_tokens(responses: Sequence[Any]) -> list[float]:
+def _read_logprobs(responses: Sequence[Any]) -> list[float]:
     """The log-probability of each row's token.
 
     Float32 is read where it lies: an operation would queue behind the next step, which is under way. NumPy has no
-    bfloat16, so there it does.
+    bfloat16, so those operations do queue.
     """
     if responses[0].logprobs.dtype == mx.float32:
         return [float(np.asarray(response.logprobs)[response.token]) for response in responses]

@@ -1,4 +1,4 @@
-"""What the worker does for consolidation: weights out, training, staged weights, and the exchange that people notice.
+"""The worker's part in consolidation: it exports weights, trains, stages weights and exchanges the adapter in use.
 
 Files are written and directions computed off the model's thread; training steps and the exchange are on it.
 """
@@ -12,12 +12,12 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agents.inference.adapters.files import WEIGHTS, parsed, scale_of
-from agents.inference.failures import failed
+from agents.inference.adapters.files import WEIGHTS, parse_pairs, scale_of
+from agents.inference.failures import adapter_error
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.training import exchange
-from agents.inference.training.directions import dump, frozen, leading
-from agents.inference.training.steps import Learnable, Training, portable, step_flops
+from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
+from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
 from bus import objects
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -38,10 +38,10 @@ from schemas.consolidation import (
 )
 from schemas.errors import StageFailed
 
-Tokens = Callable[[Sequence[Example]], Awaitable[list[Learnable]]]
+Tokenize = Callable[[Sequence[Example]], Awaitable[list[Learnable]]]
 """Turns examples into tokens."""
 
-JUDGED = 16
+LOSS_SAMPLE = 16
 """Examples whose loss is read before and after a training; all of them would cost as much as a pass."""
 
 _log = structlog.get_logger("inference")
@@ -50,9 +50,9 @@ _log = structlog.get_logger("inference")
 class Consolidation:
     """Serves ``adapters.{export,train,protect,stage,exchange,discard}`` on one engine."""
 
-    def __init__(self, thread: ModelThread, tokens: Tokens, bus: Bus) -> None:
-        self._thread, self._tokens, self._bus = thread, tokens, bus
-        self._one_training = anyio.Lock()
+    def __init__(self, thread: ModelThread, tokenize: Tokenize, bus: Bus) -> None:
+        self._thread, self._tokenize, self._bus = thread, tokenize, bus
+        self._training_lock = anyio.Lock()
 
     def endpoints(self) -> Sequence[Endpoint]:
         """The verbs."""
@@ -68,11 +68,11 @@ class Consolidation:
     async def export(self, request: ExportRequest) -> ExportReply:
         """The file in use; its digest is of the very bytes that were read."""
         bank = self._thread.decoder.bank
-        folder = exchange.own_folder(bank.folder, request.name)
+        folder = exchange.adapter_folder(bank.folder, request.name)
         scale = scale_of(folder)
         data = await anyio.to_thread.run_sync((folder / WEIGHTS).read_bytes)
-        pairs = await self._thread.ask(lambda: parsed(request.name, data, bank.modules, scale=scale))
-        weights = await objects.put(self._bus, await self._thread.ask(lambda: portable(data)))
+        pairs = await self._thread.ask(lambda: parse_pairs(request.name, data, bank.modules, scale=scale))
+        weights = await objects.put(self._bus, await self._thread.ask(lambda: make_portable(data)))
         return ExportReply(
             name=request.name,
             sha256=hashlib.sha256(data).hexdigest(),
@@ -83,30 +83,30 @@ class Consolidation:
         )
 
     async def train(self, request: TrainRequest) -> TrainReply:
-        """Every example, one step each, in order; ends with an error where it would cost more than it may."""
+        """Train on every example, one step each, in order; ends with an error where it would cost more than allowed."""
         started, thread = time.monotonic(), self._thread
         bank = thread.decoder.bank
-        scale = scale_of(exchange.own_folder(bank.folder, request.name))
+        scale = scale_of(exchange.adapter_folder(bank.folder, request.name))
         data = await objects.get(self._bus, request.weights, param="weights")
-        examples = await self._tokens(request.examples)
+        examples = await self._tokenize(request.examples)
         rate = request.learning_rate
-        async with self._one_training:
-            run = await thread.ask(lambda: Training(bank, request.name, data, scale=scale, learning_rate=rate))
-            before = await self._mean_loss(run, examples, request.beat)
+        async with self._training_lock:
+            training = await thread.ask(lambda: Training(bank, request.name, data, scale=scale, learning_rate=rate))
+            before = await self._mean_loss(training, examples, request.beat)
             cost = 0.0
             for example in [*examples] * request.passes:
                 cost += step_flops(bank, len(example.tokens))
-                _afford(request, flops=cost, seconds=time.monotonic() - started)
-                await thread.ask(partial(run.step, example))
+                _check_budget(request, flops=cost, seconds=time.monotonic() - started)
+                await thread.ask(partial(training.step, example))
                 await self._beat(request.beat)
-            after = await self._mean_loss(run, examples, request.beat)
-            weights = await objects.put(self._bus, await thread.ask(run.dump))
+            after = await self._mean_loss(training, examples, request.beat)
+            weights = await objects.put(self._bus, await thread.ask(training.dump))
         return TrainReply(
             weights=weights,
             loss_before=before,
             loss_after=after,
             steps=len(examples) * request.passes,
-            tokens=run.tokens,
+            tokens=training.tokens,
             flops=cost,
             seconds=time.monotonic() - started,
         )
@@ -116,55 +116,60 @@ class Consolidation:
         thread = self._thread
         bank = thread.decoder.bank
         adapter = await thread.ask(lambda: bank.check(request.name))
-        found = {}
+        directions = {}
         for path in adapter.pairs:
-            matrix = await thread.ask(partial(frozen, bank.modules[path]))
-            found[path] = await anyio.to_thread.run_sync(leading, matrix, request.k)
-        return ProtectReply(directions=await objects.put(self._bus, dump(found)))
+            matrix = await thread.ask(partial(frozen_weights, bank.modules[path]))
+            directions[path] = await anyio.to_thread.run_sync(leading_directions, matrix, request.k)
+        return ProtectReply(directions=await objects.put(self._bus, dump_directions(directions)))
 
     async def stage(self, request: StageRequest) -> StageReply:
-        """On disk, verified, resident and proven: the exchange's pause is for none of this."""
+        """Write the weights to disk, verify, load and prove them, so that the exchange pauses for none of it."""
         bank = self._thread.decoder.bank
         data = await objects.get(self._bus, request.weights, param="weights")
-        folder = exchange.own_folder(bank.folder, request.name).parent
-        staged = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
+        folder = exchange.adapter_folder(bank.folder, request.name).parent
+        staged_name = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
         try:
-            adapter = await self._thread.ask(lambda: bank.prove(staged))
+            adapter = await self._thread.ask(lambda: bank.prove(staged_name))
         except StageFailed:
-            await anyio.to_thread.run_sync(exchange.discard, folder, staged)
+            await anyio.to_thread.run_sync(exchange.discard, folder, staged_name)
             raise
-        return StageReply(staged=staged, sha256=adapter.sha256, bytes=adapter.nbytes)
+        return StageReply(staged=staged_name, sha256=adapter.sha256, bytes=adapter.nbytes)
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
-        """Between two decoding steps; requests that are being decoded keep what they began with."""
+        """Exchange between two decoding steps; requests that are being decoded keep what they began with."""
         decoder = self._thread.decoder
 
-        def exchanged() -> tuple[float, str]:
-            used = decoder.using(request.name)
+        def swap() -> tuple[float, str]:
+            is_used = decoder.is_using(request.name)
             pause = exchange.exchange(
-                decoder.bank, request.name, request.staged, request.base_sha256, taken=decoder.taken, used=used
+                decoder.bank,
+                request.name,
+                request.staged,
+                request.base_sha256,
+                busy_slots=decoder.busy_slots,
+                is_used=is_used,
             )
             return pause, decoder.bank.load(request.name).sha256
 
-        pause, sha256 = await self._thread.ask(exchanged)
-        await anyio.to_thread.run_sync(exchange.sync, exchange.own_folder(decoder.bank.folder, request.name))
+        pause, sha256 = await self._thread.ask(swap)
+        await anyio.to_thread.run_sync(exchange.sync_folder, exchange.adapter_folder(decoder.bank.folder, request.name))
         _log.info("adapter exchanged", adapter=request.name, sha256=sha256[:12], pause_ms=round(pause, 1))
         return ExchangeReply(name=request.name, sha256=sha256, pause_ms=pause)
 
     async def discard(self, request: DiscardRequest) -> DiscardReply:
-        """From memory and from the disk; rows that use it finish."""
+        """Remove a staged adapter from memory and from the disk; rows that use it finish."""
         decoder = self._thread.decoder
         if (folder := decoder.bank.folder) is None:
-            raise failed(request.staged, "there is no adapters folder")
+            raise adapter_error(request.staged, "there is no adapters folder")
         if exchange.MARK in request.staged:
-            await self._thread.ask(lambda: decoder.bank.unload(request.staged, taken=decoder.taken))
-        there = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
-        return DiscardReply(discarded=there)
+            await self._thread.ask(lambda: decoder.bank.unload(request.staged, busy_slots=decoder.busy_slots))
+        existed = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
+        return DiscardReply(discarded=existed)
 
-    async def _mean_loss(self, run: Training, examples: Sequence[Learnable], beat: str) -> float:
-        shown, losses = examples[:: max(1, len(examples) // JUDGED)][:JUDGED], []
-        for example in shown:
-            losses.append(await self._thread.ask(partial(run.loss, example)))
+    async def _mean_loss(self, training: Training, examples: Sequence[Learnable], beat: str) -> float:
+        sample, losses = examples[:: max(1, len(examples) // LOSS_SAMPLE)][:LOSS_SAMPLE], []
+        for example in sample:
+            losses.append(await self._thread.ask(partial(training.loss, example)))
             await self._beat(beat)
         return sum(losses) / len(losses)
 
@@ -173,7 +178,7 @@ class Consolidation:
             await self._bus.client.publish(subject, b"")
 
 
-def _afford(request: TrainRequest, *, flops: float, seconds: float) -> None:
+def _check_budget(request: TrainRequest, *, flops: float, seconds: float) -> None:
     for name, cost, limit in (("flops", flops, request.flops), ("seconds", seconds, request.seconds)):
         if cost > limit:
             raise StageFailed(

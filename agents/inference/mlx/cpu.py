@@ -16,7 +16,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 
 
 @cache
@@ -29,18 +29,18 @@ def preload() -> bool:
     if not sys.platform.startswith("linux") or _has_cuda_build():
         return False
     if "mlx.core" in sys.modules:
-        degraded("inference.blas", "mlx.core was imported before the faster BLAS could be loaded")
+        count_degraded("inference.blas", "mlx.core was imported before the faster BLAS could be loaded")
         return False
     library = torch_library()
     if library is None:
-        degraded("inference.blas", "torch is not installed; decoding on this CPU is several times slower")
+        count_degraded("inference.blas", "torch is not installed; decoding on this CPU is several times slower")
         return False
     for name, value in environment().items():
         os.environ.setdefault(name, value)
     try:
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     except OSError as error:
-        degraded("inference.blas", f"{library.name} cannot be loaded: {error}")
+        count_degraded("inference.blas", f"{library.name} cannot be loaded: {error}")
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""All that the model's thread has: the model, its adapters, who waits and who runs.
+"""All that the model's thread owns: the model, its adapters, the work that waits and the work that runs.
 
-A step drops what nobody wants any more, admits from the scheduler, processes one piece of a prompt and decodes one
+A step drops work that nobody wants any more, admits from the scheduler, processes one piece of a prompt and decodes one
 token for every row.
 """
 
@@ -12,17 +12,17 @@ from mlx_lm.generate import BatchGenerator
 
 from agents.inference.adapters import administration
 from agents.inference.adapters.bank import AdapterBank
-from agents.inference.adapters.mixed import Routed
+from agents.inference.adapters.mixed import RoutedModel
 from agents.inference.knowbias import neurons
 from agents.inference.knowbias.enhancement import enhance
 from agents.inference.knowbias.gates import gates
 from agents.inference.mlx import loading
-from agents.inference.mlx.admission import Admission, taken
+from agents.inference.mlx.admission import Admission, busy_slots
 from agents.inference.mlx.batch import Batch
-from agents.inference.mlx.prompt_cache import Cost, PrefixCache, cost, only_at_its_end
+from agents.inference.mlx.prompt_cache import CacheCost, PrefixCache, cannot_be_cut, measure_cost
 from agents.inference.mlx.work import News, Work
 from agents.inference.settings import InferenceSettings
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo
 from schemas.errors import DeadlineExceeded, KikiError
 from schemas.findings import AdapterUse
@@ -40,27 +40,27 @@ class Decoder:
     """
 
     def __init__(self, settings: InferenceSettings) -> None:
-        loaded = loading.load(settings)
-        self.device, self.encoder, self.grammars = loaded.device, loaded.encoder, loaded.grammars
-        self.parameters = loaded.parameters
+        bundle = loading.load(settings)
+        self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
+        self.parameters = bundle.parameters
         self.bank = AdapterBank(
-            loaded.model,
+            bundle.model,
             settings.adapters,
             budget=settings.adapter_bytes,
-            dtype=loaded.dtype,
+            dtype=bundle.dtype,
             seats=settings.max_mixed,
         )
-        self.factor = _enhancement(settings, loaded.model, self.bank)
-        model = Routed(loaded.model, self.bank.rows)
-        row, whole_only = _measured(model)
-        beside = int(mx.get_active_memory()) + settings.adapter_bytes + settings.prefix_bytes
-        room = settings.kv_bytes or max(row.of(self.encoder.context_tokens), loaded.memory - beside)
-        self.admission = Admission(settings, self.bank, cost=row, max_bytes=room)
+        self.factor = _apply_enhancement(settings, bundle.model, self.bank)
+        model = RoutedModel(bundle.model, self.bank.rows)
+        row_cost, whole_only = _measure_row(model)
+        other_bytes = int(mx.get_active_memory()) + settings.adapter_bytes + settings.prefix_bytes
+        cache_bytes = settings.kv_bytes or max(row_cost.of(self.encoder.context_tokens), bundle.memory - other_bytes)
+        self.admission = Admission(settings, self.bank, cost=row_cost, max_bytes=cache_bytes)
         self.batch = Batch(
             settings,
-            loaded,
+            bundle,
             model,
-            generator=_generator(settings, loaded, model),
+            generator=_make_generator(settings, bundle, model),
             prefixes=PrefixCache(max_bytes=settings.prefix_bytes, bits=settings.prefix_bits),
             whole_only=whole_only,
         )
@@ -72,34 +72,34 @@ class Decoder:
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits or runs."""
+        """Whether any work waits or runs."""
         return bool(self.batch.active or len(self.admission.scheduler))
 
     @property
     def crowded(self) -> bool:
-        """Whether several wait or run."""
+        """Whether several pieces of work wait or run."""
         return len(self.batch.active) + len(self.admission.scheduler) > 1
 
     def enqueue(self, work: Work) -> None:
-        """Have it wait for the batch."""
+        """Queue the work for the batch."""
         work.factor = self.factor if work.request.enhance else 1.0
         self.admission.enqueue(work)
 
     def step(self) -> None:
-        """Everybody one token further."""
+        """Bring every row one token further."""
         self._drop_unwanted()
         self._admit()
         self.batch.prefill()
         self.batch.decode()
 
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Make registered adapters resident; a failure is counted, and told by the requests that meet it."""
+        """Make registered adapters resident; a failure is counted, and the requests that meet it report it."""
         for use in uses:
-            if self.bank.registered(use.name):
+            if self.bank.is_registered(use.name):
                 try:
                     self.bank.load(use.name)
                 except KikiError as error:
-                    degraded("adapter.prefetch", error.message)
+                    count_degraded("adapter.prefetch", error.message)
 
     def forget(self) -> None:
         """Drop the prompts that were kept for later ones."""
@@ -111,19 +111,19 @@ class Decoder:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        return administration.perform(self.bank, verb, name, taken=taken(self.batch.active), sha256=sha256)
+        return administration.perform(self.bank, verb, name, busy_slots=busy_slots(self.batch.active), sha256=sha256)
 
     @property
-    def taken(self) -> set[int]:
+    def busy_slots(self) -> set[int]:
         """Seats of running rows."""
-        return taken(self.batch.active)
+        return busy_slots(self.batch.active)
 
-    def using(self, name: str) -> bool:
+    def is_using(self, name: str) -> bool:
         """Whether running rows use an adapter."""
         return any(use.name == name for work in self.batch.active for use in work.adapters)
 
     def tell_all(self, news: News) -> None:
-        """Tell everybody who waits or runs."""
+        """Send ``news`` to all work that waits or runs."""
         for work in [*self.batch.active, *self.admission.scheduler.items()]:
             work.tell(news)
 
@@ -142,11 +142,11 @@ class Decoder:
         }
 
     def _admit(self) -> None:
-        if not (admitted := self.admission.admit(self.batch.active)):
+        if not (newcomers := self.admission.admit(self.batch.active)):
             return
-        self.batch.active += admitted
+        self.batch.active += newcomers
         self.admission.mount(self.batch.active)
-        for work in admitted:
+        for work in newcomers:
             self.batch.begin(work)
 
     def _drop_unwanted(self) -> None:
@@ -160,7 +160,7 @@ class Decoder:
             self.batch.leave(work)
 
 
-def _enhancement(settings: InferenceSettings, model: Any, bank: AdapterBank) -> float:
+def _apply_enhancement(settings: InferenceSettings, model: Any, bank: AdapterBank) -> float:
     """Cover the gates of the configured neurons; without any the model is left as it is.
 
     Returns:
@@ -171,29 +171,31 @@ def _enhancement(settings: InferenceSettings, model: Any, bank: AdapterBank) -> 
     """
     if settings.knowbias is None:
         return 1.0
-    found = neurons.fitting(neurons.read(settings.knowbias), gates(model), model_digest=settings.model_digest)
-    enhance(bank.places, found, bank.rows)
+    bias_neurons = neurons.check_fit(
+        neurons.read_neurons(settings.knowbias), gates(model), model_digest=settings.model_digest
+    )
+    enhance(bank.places, bias_neurons, bank.rows)
     return settings.knowbias_factor
 
 
-def _measured(model: Routed) -> tuple[Cost, bool]:
+def _measure_row(model: RoutedModel) -> tuple[CacheCost, bool]:
     """What a row of the batch costs, and whether its caches cannot be cut."""
     cache = model.make_cache()
-    whole_only = only_at_its_end(cache)
+    whole_only = cannot_be_cut(cache)
     mx.eval(model(mx.array([[1]]), cache=cache))
-    return cost(cache[:-1]), whole_only
+    return measure_cost(cache[:-1]), whole_only
 
 
-def _generator(settings: InferenceSettings, loaded: loading.Loaded, model: Routed) -> BatchGenerator:
+def _make_generator(settings: InferenceSettings, bundle: loading.ModelBundle, model: RoutedModel) -> BatchGenerator:
     """mlx-lm's continuous batching; it has decoded one token."""
-    made = BatchGenerator(
+    generator = BatchGenerator(
         model,
-        stop_tokens=[[token] for token in sorted(loaded.tokenizer.eos_token_ids)],
+        stop_tokens=[[token] for token in sorted(bundle.tokenizer.eos_token_ids)],
         completion_batch_size=settings.max_batch,
         prefill_batch_size=min(PREFILL_ROWS, settings.max_batch),
         prefill_step_size=settings.prefill_step,
     )
-    made.insert([list(loaded.encoder.plain("Hello."))], max_tokens=[1])
-    while not made.next()[1]:
+    generator.insert([list(bundle.encoder.encode_plain("Hello."))], max_tokens=[1])
+    while not generator.next()[1]:
         pass
-    return made
+    return generator

@@ -18,11 +18,11 @@ from agents.inference.mlx.processors import Grammars
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.mlx.work import Work
 from agents.inference.prompt import Prompt, PromptEncoder, common_start
-from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
-from agents.inference.tools import described, schema_of
+from agents.inference.tools import describe_tools, schema_of
 from agents.inference.training.exchange import sweep
-from agents.inference.training.steps import Learnable, learnable
+from agents.inference.training.steps import Learnable, make_learnable
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -93,7 +93,7 @@ class MlxEngine:
         """Compiles JSON schemas."""
         return self.thread.decoder.grammars
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Outcome:
+    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
         """Run a request; cancelling the caller stops the decoding before the next step.
 
         Raises:
@@ -101,13 +101,13 @@ class MlxEngine:
             KikiError: adapter_failed, deadline_exceeded, or unavailable when the thread has ended.
         """
         self.thread.check()
-        work = await self._work(request, live=on_piece is not None)
+        work = await self._make_work(request, live=on_piece is not None)
         self.thread.check()
         self.thread.call(lambda: self.thread.decoder.enqueue(work))
         try:
             while True:
                 news = await work.inbox.get()
-                if isinstance(news, Outcome):
+                if isinstance(news, DecodingOutcome):
                     return news
                 if isinstance(news, KikiError):
                     raise news
@@ -121,19 +121,19 @@ class MlxEngine:
         """Weights of the model."""
         return self.thread.decoder.parameters
 
-    def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """Those of ``uses`` that the folder holds."""
-        return tuple(use for use in uses if self.thread.decoder.bank.registered(use.name))
+    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """The adapters among ``uses`` that the folder holds, in the same order."""
+        return tuple(use for use in uses if self.thread.decoder.bank.is_registered(use.name))
 
     @property
     def prefetches(self) -> bool:
-        """With a folder of adapters; without one a routed turn wakes nobody here."""
+        """Whether there is a folder of adapters; without one a routed turn wakes nothing here."""
         return self.settings.adapters is not None
 
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Read the files of registered adapters beside the decoding, then make them resident between two steps.
 
-        A failure is counted, and told by the requests that meet it.
+        A failure is counted, and the requests that meet it report it.
         """
         await self._warm([use.name for use in uses])
         self.thread.call(lambda: self.thread.decoder.prefetch(uses))
@@ -157,56 +157,60 @@ class MlxEngine:
         return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name, sha256))
 
     def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
-        """All of it."""
-        return Consolidation(self.thread, self.learnable, bus).endpoints()
+        """All endpoints of consolidation."""
+        return Consolidation(self.thread, self.tokenize_examples, bus).endpoints()
 
-    async def learnable(self, examples: Sequence[Example]) -> list[Learnable]:
+    async def tokenize_examples(self, examples: Sequence[Example]) -> list[Learnable]:
         """Examples in tokens, as the model meets them in a chat.
 
         Raises:
             InvalidInput: a question is longer than the context.
         """
 
-        def encoded() -> list[Learnable]:
-            asked = [self.encoder.encode((Message(role="user", content=one.context),)).tokens for one in examples]
-            told = [(*self.encoder.plain(one.outcome), self.encoder.end) for one in examples]
+        def encode_examples() -> list[Learnable]:
+            prompts = [
+                self.encoder.encode((Message(role="user", content=example.context),)).tokens for example in examples
+            ]
+            answers = [(*self.encoder.encode_plain(example.outcome), self.encoder.end) for example in examples]
             most = self.settings.train_tokens
-            return [learnable(prompt, answer, most=most) for prompt, answer in zip(asked, told, strict=True)]
+            return [
+                make_learnable(prompt, answer, max_tokens=most) for prompt, answer in zip(prompts, answers, strict=True)
+            ]
 
-        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
+        return await anyio.to_thread.run_sync(encode_examples, limiter=self._encoding)
 
     async def _warm(self, names: Sequence[str]) -> None:
         self.thread.check()
         await anyio.to_thread.run_sync(self.thread.decoder.bank.warm, names, limiter=self._reading)
 
-    async def _work(self, request: Request, *, live: bool) -> Work:
-        """The request in tokens. A thread encodes what is long or has a grammar to compile: the loop must go on."""
+    async def _make_work(self, request: Request, *, live: bool) -> Work:
+        """The request in tokens. A thread encodes what is long or has a grammar to compile, to keep the loop free."""
         if not all(request.choices):
             raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
         if request.ballots and not request.choices:
             raise InvalidInput("ballots need choices.", param="choices")
 
-        def encoded() -> Work:
-            wanted = self._checked(request)
-            prompt, tails = self._prompt(wanted)
+        def encode_work() -> Work:
+            final_request = self._prepare_request(request)
+            prompt, tails = self._encode_prompt(final_request)
             return Work(
-                request=wanted,
+                request=final_request,
                 prompt=prompt,
                 tails=tails,
-                choices=tuple(tuple(self.encoder.plain(text)) for text in request.choices),
+                choices=tuple(tuple(self.encoder.encode_plain(text)) for text in request.choices),
                 loop=loop,
                 inbox=asyncio.Queue(),
                 live=live,
             )
 
         loop = asyncio.get_running_loop()
-        characters = sum(len(one.content) for one in (*request.messages, *chain(*request.ballots)))
+        characters = sum(len(message.content) for message in (*request.messages, *chain(*request.ballots)))
         plain = request.tooling is None and request.sampling.json_schema is None
         if plain and characters <= SHORT and self._encoding.available_tokens:
-            return encoded()
-        return await anyio.to_thread.run_sync(encoded, limiter=self._encoding)
+            return encode_work()
+        return await anyio.to_thread.run_sync(encode_work, limiter=self._encoding)
 
-    def _prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
+    def _encode_prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
         """What all rows begin with, and what each ballot goes on with; no tails where nothing is scored."""
         tooling, thinking = request.tooling, request.sampling.json_schema is None
         prompts = [
@@ -215,19 +219,19 @@ class MlxEngine:
         ]
         if not request.choices:
             return prompts[0], ()
-        shared = common_start([prompt.tokens for prompt in prompts])
-        return Prompt(tokens=shared), tuple(prompt.tokens[len(shared) :] for prompt in prompts)
+        start = common_start([prompt.tokens for prompt in prompts])
+        return Prompt(tokens=start), tuple(prompt.tokens[len(start) :] for prompt in prompts)
 
-    def _checked(self, request: Request) -> Request:
+    def _prepare_request(self, request: Request) -> Request:
         """The request with the schema of a call that must come.
 
         Raises:
-            InvalidInput: a JSON schema cannot be served; better told here than on the model's thread.
+            InvalidInput: a JSON schema cannot be served; better found here than on the model's thread.
         """
         tooling = request.tooling
         try:
             if tooling is not None:
-                described(tooling.tools)
+                describe_tools(tooling.tools)
             if tooling is not None and tooling.must_call:
                 schema = schema_of(tooling)
                 self.grammars.check(schema)

@@ -1,4 +1,4 @@
-"""A directory to a model, its tokenizer and the encoder of its prompts; in the thread that will own them."""
+"""Loads a model directory: the model, its tokenizer and its prompt encoder; in the thread that will own them."""
 
 import copy
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ THINK = ("<think>", "</think>")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class ModelBundle:
     """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
 
     ``memory``: bytes that MLX may allocate, by the settings or else by the device.
@@ -38,7 +38,7 @@ class Loaded:
     memory: int
 
 
-def load(settings: InferenceSettings) -> Loaded:
+def load(settings: InferenceSettings) -> ModelBundle:
     """Load the model; on a CPU its weights become float32, the only type that the faster BLAS helps.
 
     Raises:
@@ -49,7 +49,7 @@ def load(settings: InferenceSettings) -> Loaded:
     if not settings.model.is_dir():
         raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    memory = _limit(settings, on_cpu=on_cpu)
+    memory = _set_limits(settings, on_cpu=on_cpu)
     try:
         model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -65,7 +65,7 @@ def load(settings: InferenceSettings) -> Loaded:
         think_open=think_markers(tokenizer)[0],
         native_tools=syntax.native,
     )
-    return Loaded(
+    return ModelBundle(
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
@@ -83,7 +83,7 @@ def limits(memory: int) -> tuple[int, int]:
     return memory * 460 // 512, memory // 16
 
 
-def _limit(settings: InferenceSettings, *, on_cpu: bool) -> int:
+def _set_limits(settings: InferenceSettings, *, on_cpu: bool) -> int:
     """Set the limits of the settings, or of the device. A CPU's memory is everybody's: there only the settings count.
 
     Returns:
@@ -104,12 +104,12 @@ def context_of(config: dict[str, Any]) -> int:
     """Tokens of the model's context, from ``config.json``.
 
     Raises:
-        SetupError: it does not say.
+        SetupError: the configuration does not say.
     """
-    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    if not found:
+    length = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    if not length:
         raise SetupError("config.json has no max_position_embeddings: set context_tokens.", param="context_tokens")
-    return int(found)
+    return int(length)
 
 
 def think_markers(tokenizer: Any) -> tuple[str, str]:

@@ -9,18 +9,20 @@ import mlx.core as mx
 class SharedPrefill:
     """Processes all of ``tokens``, ``step`` at a time, so that decoding goes on in between.
 
-    ``cache`` holds the first ``known`` tokens already.
+    ``cache`` holds the first ``known_tokens`` of them already.
     """
 
-    def __init__(self, model: Any, tokens: Sequence[int], *, cache: list[Any], known: int = 0, step: int) -> None:
+    def __init__(
+        self, model: Any, tokens: Sequence[int], *, cache: list[Any], known_tokens: int = 0, step: int
+    ) -> None:
         self._model, self._step = model, step
-        self._left = list(tokens[known:])
+        self._remaining = list(tokens[known_tokens:])
         self.cache = cache
 
     def advance(self) -> bool:
         """One step. Returns whether the tokens are done."""
-        if self._left:
-            self._model(mx.array([self._left[: self._step]]), cache=self.cache)
+        if self._remaining:
+            self._model(mx.array([self._remaining[: self._step]]), cache=self.cache)
             mx.eval([layer.state for layer in self.cache])
-            self._left = self._left[self._step :]
-        return not self._left
+            self._remaining = self._remaining[self._step :]
+        return not self._remaining

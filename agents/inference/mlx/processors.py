@@ -23,7 +23,7 @@ class Penalties:
     """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
-        self._asked = sampling
+        self._sampling = sampling
         self._prompt = mx.array(sorted(set(prompt)), mx.uint32)
         self._counts: mx.array | None = None
         self._seen: mx.array
@@ -35,31 +35,31 @@ class Penalties:
             self._begin(logits.shape[-1])
         else:
             self._counts = self._counts.at[context[-1:]].add(1.0)
-        counts, asked = self._counts, self._asked
+        counts, sampling = self._counts, self._sampling
         assert counts is not None
-        if asked.repetition_penalty != 1.0:
-            penalty = asked.repetition_penalty
+        if sampling.repetition_penalty != 1.0:
+            penalty = sampling.repetition_penalty
             worse = mx.where(logits > 0, logits / penalty, logits * penalty)
             logits = mx.where((counts > 0) | self._seen, worse, logits)
-        lessened = asked.frequency_penalty * counts + asked.presence_penalty * (counts > 0)
-        changed: mx.array = logits - lessened.astype(logits.dtype) + self._bias.astype(logits.dtype)
+        deduction = sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+        changed: mx.array = logits - deduction.astype(logits.dtype) + self._bias.astype(logits.dtype)
         return changed
 
     def _begin(self, vocabulary: int) -> None:
         self._counts = mx.zeros((vocabulary,))
         self._seen = mx.zeros((vocabulary,), mx.bool_).at[self._prompt].add(True)
         self._bias = mx.zeros((vocabulary,))
-        for token, bias in self._asked.logit_bias.items():
+        for token, bias in self._sampling.logit_bias.items():
             if int(token) < vocabulary:
                 self._bias[int(token)] = bias
 
 
 class Grammars:
-    """JSON Schemas compiled for one tokenizer by llguidance. Made when the first is asked for; any thread."""
+    """JSON Schemas compiled for one tokenizer by llguidance; its tables are built at the first use. For any thread."""
 
     def __init__(self, tokenizer: Any, *, eos: Sequence[int]) -> None:
         self._tokenizer, self._eos = tokenizer, sorted(eos)
-        self._made: dict[int, Any] = {}
+        self._tokenizers: dict[int, Any] = {}
 
     def check(self, schema: str) -> None:
         """Refuse a schema that cannot constrain.
@@ -71,23 +71,23 @@ class Grammars:
 
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
-            why = llguidance.LLMatcher.validate_grammar(grammar, self._for(None))
+            reason = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer_for(None))
         except (ValueError, TypeError) as error:
-            why = str(error)
-        if why:
-            raise InvalidInput(f"the JSON schema cannot be served: {why.splitlines()[0]}", param="response_format")
+            reason = str(error)
+        if reason:
+            raise InvalidInput(f"the JSON schema cannot be served: {reason.splitlines()[0]}", param="response_format")
 
     def constraint(self, schema: str) -> Processor:
         """A processor that lets only tokens through that can still become JSON of this schema."""
-        return _Constraint(schema, self._for)
+        return _Constraint(schema, self._tokenizer_for)
 
-    def _for(self, vocabulary: int | None) -> Any:
+    def _tokenizer_for(self, vocabulary: int | None) -> Any:
         from llguidance.hf import from_tokenizer
 
         size = max(vocabulary or 0, len(self._tokenizer))
-        if size not in self._made:
-            self._made[size] = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=list(self._eos))
-        return self._made[size]
+        if size not in self._tokenizers:
+            self._tokenizers[size] = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=list(self._eos))
+        return self._tokenizers[size]
 
 
 class _Constraint:
@@ -107,23 +107,23 @@ class _Constraint:
         elif not self._matcher.is_stopped():
             self._matcher.consume_token(int(context[-1]))
         fill_next_token_bitmask(self._matcher, self._mask, 0)
-        allowed = np.unpackbits(self._mask[0].view(np.uint8), bitorder="little")[: logits.shape[-1]].astype(bool)
-        constrained: mx.array = mx.where(mx.array(allowed), logits, -float("inf"))
-        return constrained
+        is_allowed = np.unpackbits(self._mask[0].view(np.uint8), bitorder="little")[: logits.shape[-1]].astype(bool)
+        masked_logits: mx.array = mx.where(mx.array(is_allowed), logits, -float("inf"))
+        return masked_logits
 
 
-def processors(sampling: Sampling, prompt: Sequence[int], grammars: Grammars) -> list[Processor]:
+def make_processors(sampling: Sampling, prompt: Sequence[int], grammars: Grammars) -> list[Processor]:
     """One row's processors; none when it asks for nothing, which costs nothing."""
-    found: list[Processor] = []
+    row_processors: list[Processor] = []
     plain = sampling.repetition_penalty == 1.0 and not sampling.presence_penalty and not sampling.frequency_penalty
     if not plain or sampling.logit_bias:
-        found.append(Penalties(sampling, prompt))
+        row_processors.append(Penalties(sampling, prompt))
     if sampling.json_schema is not None:
-        found.append(grammars.constraint(sampling.json_schema))
-    return found
+        row_processors.append(grammars.constraint(sampling.json_schema))
+    return row_processors
 
 
-def likeliest(logprobs: mx.array, count: int) -> list[tuple[int, float]]:
+def top_tokens(logprobs: mx.array, count: int) -> list[tuple[int, float]]:
     """The ``count`` likeliest tokens of (vocabulary,) log-probabilities, the likeliest first."""
     array = np.array(logprobs, np.float32)
     best = np.argsort(-array, kind="stable")[:count]

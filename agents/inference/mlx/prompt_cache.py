@@ -27,24 +27,24 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept."""
-        return int(self._kept.nbytes)
+        return int(self._entries.nbytes)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def forget(self) -> None:
         """Drop everything."""
-        self._kept = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=self._max_bytes)
+        self._entries = LRUPromptCache(max_size=MAX_ENTRIES, max_bytes=self._max_bytes)
 
     def find(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[Any] | None, int]:
         """A copy of the caches of the longest known prefix of ``tokens``, and its length; None and 0 without one."""
         if not self._max_bytes:
             return None, 0
-        layers, left = self._kept.fetch_nearest_cache(key, list(tokens))
-        known = len(tokens) - len(left)
-        if layers is None or not known:
+        layers, rest = self._entries.fetch_nearest_cache(key, list(tokens))
+        known_tokens = len(tokens) - len(rest)
+        if layers is None or not known_tokens:
             return None, 0
-        return [_expanded(layer) for layer in layers], known
+        return [_dequantized(layer) for layer in layers], known_tokens
 
     def keep(self, key: Hashable, tokens: Sequence[int], layers: Sequence[Any]) -> None:
         """Keep the caches that hold exactly ``tokens``, in memory of their own."""
@@ -54,11 +54,11 @@ class PrefixCache:
         if sum(layer.nbytes for layer in compact) > self._max_bytes:
             return
         mx.eval([layer.state for layer in compact])
-        self._kept.insert_cache(key, list(tokens), compact)
+        self._entries.insert_cache(key, list(tokens), compact)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class CacheCost:
     """Bytes of cache that a row needs: ``fixed`` of its own, and so many for each ``token``."""
 
     fixed: int
@@ -69,15 +69,15 @@ class Cost:
         return self.fixed + self.token * tokens
 
 
-def cost(layers: Sequence[Any]) -> Cost:
+def measure_cost(layers: Sequence[Any]) -> CacheCost:
     """The cost of a row, read from the caches of one row that hold at least one token."""
     growing = [layer for layer in layers if isinstance(layer, KVCache)]
     states = [layer for layer in layers if not isinstance(layer, KVCache)]
     token = sum((layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[2] for layer in growing)
-    return Cost(fixed=sum(layer.nbytes for layer in states), token=token)
+    return CacheCost(fixed=sum(layer.nbytes for layer in states), token=token)
 
 
-def only_at_its_end(layers: Sequence[Any]) -> bool:
+def cannot_be_cut(layers: Sequence[Any]) -> bool:
     """Whether these caches cannot be cut to a shorter prompt."""
     return not can_trim_prompt_cache(list(layers))
 
@@ -86,17 +86,17 @@ def _compact(layer: Any, bits: int | None) -> Any:
     """A copy without room to grow and without a share in the batch's buffers."""
     if isinstance(layer, KVCache):
         keys, values = layer.keys_and_values()
-        made = KVCache.from_state((_own(keys), _own(values), layer.offset))
+        layer_copy = KVCache.from_state((_own_copy(keys), _own_copy(values), layer.offset))
         fits = keys.shape[-1] % GROUP == 0 and values.shape[-1] % GROUP == 0
-        return made.to_quantized(group_size=GROUP, bits=bits) if bits is not None and fits else made
+        return layer_copy.to_quantized(group_size=GROUP, bits=bits) if bits is not None and fits else layer_copy
     if isinstance(layer, ArraysCache):
-        made = ArraysCache(len(layer.cache))
-        made.cache = [None if array is None else _own(array) for array in layer.cache]
-        return made
+        layer_copy = ArraysCache(len(layer.cache))
+        layer_copy.cache = [None if array is None else _own_copy(array) for array in layer.cache]
+        return layer_copy
     return layer
 
 
-def _expanded(layer: Any) -> Any:
+def _dequantized(layer: Any) -> Any:
     if not isinstance(layer, QuantizedKVCache):
         return layer
     keys, values = layer.keys_and_values()
@@ -104,6 +104,6 @@ def _expanded(layer: Any) -> Any:
     return KVCache.from_state((mx.dequantize(*keys, **options), mx.dequantize(*values, **options), layer.offset))
 
 
-def _own(array: mx.array) -> mx.array:
+def _own_copy(array: mx.array) -> mx.array:
     """The same numbers in a buffer of their own: a slice would keep the whole batch's alive."""
     return mx.contiguous(array) * mx.array(1, array.dtype)

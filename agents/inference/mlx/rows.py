@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.inference.text import Piece, TextFilter
-from agents.inference.tools import Calls
+from agents.inference.tools import CallCollector
 from schemas.chat import Usage
 from schemas.findings import AdapterUse, Candidate, FinishReason, TokenLogprob
 
 
 @dataclass(kw_only=True)
-class Row:
+class DecodingRow:
     """A row of the batch, of ``budget`` tokens at most.
 
     ``detokenizer`` is mlx-lm's streaming one, ``eos`` the ids that end an answer.
@@ -25,7 +25,7 @@ class Row:
     detokenizer: Any
     filter: TextFilter
     eos: frozenset[int]
-    calls: Calls | None = None
+    calls: CallCollector | None = None
     decoded: int = 0
     logprob: float = 0.0
     tokens: list[TokenLogprob] = field(default_factory=list)
@@ -36,18 +36,18 @@ class Row:
         """Count a token and give back the text that is certain now; ``last``: the token budget ends here."""
         self.decoded += 1
         self.logprob += logprob
-        ended = token in self.eos
+        is_end = token in self.eos
         pieces: list[Piece] = []
-        if not ended:
+        if not is_end:
             self.detokenizer.add_token(token)
             pieces += self.filter.feed(self.detokenizer.last_segment)
-        if ended or (last and not self.filter.stopped):
+        if is_end or (last and not self.filter.stopped):
             self.detokenizer.finalize()
             pieces += self.filter.feed(self.detokenizer.last_segment)
             pieces += self.filter.finish()
-        pieces = self._without_calls(pieces)
-        if ended or self.filter.stopped:
-            self.finish_reason = "tool_calls" if self.calls is not None and self.calls.found else "stop"
+        pieces = self._take_out_calls(pieces)
+        if is_end or self.filter.stopped:
+            self.finish_reason = "tool_calls" if self.calls is not None and self.calls.tool_calls else "stop"
         elif last:
             self.finish_reason = "length"
         for piece in pieces:
@@ -65,18 +65,18 @@ class Row:
             finish_reason=self.finish_reason or "length",
             usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=self.decoded),
             seed=self.seed,
-            tool_calls=tuple(self.calls.found) if self.calls is not None else (),
+            tool_calls=tuple(self.calls.tool_calls) if self.calls is not None else (),
             tokens=tuple(self.tokens),
         )
 
-    def _without_calls(self, pieces: list[Piece]) -> list[Piece]:
+    def _take_out_calls(self, pieces: list[Piece]) -> list[Piece]:
         """The text that is left when the calls are taken out of it."""
-        left: list[Piece] = []
+        rest: list[Piece] = []
         for piece in pieces:
             if piece.kind != "tool" or self.calls is None:
-                left.append(piece)
-            elif not self.calls.enough and (text := self.calls.take(piece)) is not None:
-                left.append(text)
-        if self.calls is not None and self.calls.enough:
+                rest.append(piece)
+            elif not self.calls.is_complete and (text := self.calls.take(piece)) is not None:
+                rest.append(text)
+        if self.calls is not None and self.calls.is_complete:
             self.filter.stopped = True
-        return left
+        return rest

@@ -11,26 +11,26 @@ Sampler = Callable[[mx.array], mx.array]
 """Log-probabilities (rows, vocabulary) to token ids (rows,)."""
 
 
-def sampler(sampling: Sampling, *, temperature: float, seed: int) -> Sampler:
+def make_sampler(sampling: Sampling, *, temperature: float, seed: int) -> Sampler:
     """top_p, min_p and top_k on the log-probabilities, then temperature, then a draw from the row's stream."""
     if temperature == 0:
-        shared: Sampler = greedy_sampler  # one object for all greedy rows, which are then sampled in one call
-        return shared
-    return _Stream(sampling, temperature, seed)
+        greedy: Sampler = greedy_sampler  # one object for all greedy rows, which are then sampled in one call
+        return greedy
+    return _RowSampler(sampling, temperature, seed)
 
 
-class _Stream:
+class _RowSampler:
     def __init__(self, sampling: Sampling, temperature: float, seed: int) -> None:
         self._sampling, self._temperature = sampling, temperature
         self._key = mx.random.key(seed)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        asked = self._sampling
-        if asked.top_p < 1.0:
-            logprobs = apply_top_p(logprobs, asked.top_p)
-        if asked.min_p > 0.0:
-            logprobs = apply_min_p(logprobs, asked.min_p)
-        if 0 < asked.top_k < logprobs.shape[-1]:
-            logprobs = apply_top_k(logprobs, asked.top_k)
-        self._key, now = mx.random.split(self._key)
-        return mx.random.categorical(logprobs / self._temperature, key=now)
+        sampling = self._sampling
+        if sampling.top_p < 1.0:
+            logprobs = apply_top_p(logprobs, sampling.top_p)
+        if sampling.min_p > 0.0:
+            logprobs = apply_min_p(logprobs, sampling.min_p)
+        if 0 < sampling.top_k < logprobs.shape[-1]:
+            logprobs = apply_top_k(logprobs, sampling.top_k)
+        self._key, draw_key = mx.random.split(self._key)
+        return mx.random.categorical(logprobs / self._temperature, key=draw_key)

@@ -52,27 +52,27 @@ class Ballots:
         if any(self._padding):
             for layer in self._cache:
                 layer.finalize()
-        self.scores = self._scored()
+        self.scores = self._score()
         return True
 
-    def _scored(self) -> tuple[tuple[float, ...], ...]:
+    def _score(self) -> tuple[tuple[float, ...], ...]:
         if all(len(choice) == 1 for choice in self._choices):
             logprobs = self._logprobs([[last] for last in self._last], self._cache)[:, -1]
-            found: Any = logprobs[:, mx.array([choice[0] for choice in self._choices])].tolist()
-            return tuple(map(tuple, found))
+            values: Any = logprobs[:, mx.array([choice[0] for choice in self._choices])].tolist()
+            return tuple(map(tuple, values))
         rows = range(len(self._last))
-        apart = [[layer.extract(row) for row in rows for _ in self._choices] for layer in self._cache]
-        cache = [layers[0].merge(layers) for layers in apart]
+        row_caches = [[layer.extract(row) for row in rows for _ in self._choices] for layer in self._cache]
+        cache = [layers[0].merge(layers) for layers in row_caches]
         width = max(map(len, self._choices))
-        padded = [[*choice, *[0] * (width - len(choice))] for choice in self._choices]
-        logprobs = self._logprobs([[self._last[row], *choice[:-1]] for row in rows for choice in padded], cache)
-        targets = mx.array([choice for _ in rows for choice in padded])
-        counted = mx.array([[float(at < len(choice)) for at in range(width)] for _ in rows for choice in self._choices])
-        taken = mx.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
-        totals: Any = mx.sum(taken * counted, axis=-1).reshape(len(rows), len(self._choices)).tolist()
+        padded_choices = [[*choice, *[0] * (width - len(choice))] for choice in self._choices]
+        logprobs = self._logprobs([[self._last[row], *choice[:-1]] for row in rows for choice in padded_choices], cache)
+        targets = mx.array([choice for _ in rows for choice in padded_choices])
+        mask = mx.array([[float(at < len(choice)) for at in range(width)] for _ in rows for choice in self._choices])
+        target_logprobs = mx.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        totals: Any = mx.sum(target_logprobs * mask, axis=-1).reshape(len(rows), len(self._choices)).tolist()
         return tuple(map(tuple, totals))
 
     def _logprobs(self, inputs: list[list[int]], cache: Sequence[Any]) -> mx.array:
         logits = self._model(mx.array(inputs), cache=cache).astype(mx.float32)
-        normalised: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return normalised
+        logprobs: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        return logprobs

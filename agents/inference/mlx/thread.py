@@ -38,7 +38,7 @@ class ModelThread:
         self._closing = False
         self._crowded = False
         self._failure: BaseException | None = None
-        self._stepped_at = self._asked_at = time.monotonic()
+        self._stepped_at = self._called_at = time.monotonic()
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
 
@@ -69,16 +69,16 @@ class ModelThread:
         """Whether the thread lives and makes steps."""
         if self._failure is not None or not self._loaded.is_set() or not self._thread.is_alive():
             return False
-        asked = not self._calls.empty()
-        if not self.decoder.busy and not asked:
+        has_calls = not self._calls.empty()
+        if not self.decoder.busy and not has_calls:
             return True
-        since = max(self._stepped_at, self._asked_at) if asked else self._stepped_at
+        since = max(self._stepped_at, self._called_at) if has_calls else self._stepped_at
         return time.monotonic() - since < self._stall_seconds
 
     def call(self, call: Callable[[], None]) -> None:
         """Have ``call`` run between two steps."""
         if self._calls.empty():
-            self._asked_at = time.monotonic()
+            self._called_at = time.monotonic()
         self._calls.put(call)
 
     async def ask(self, call: Callable[[], T]) -> T:
@@ -106,7 +106,7 @@ class ModelThread:
     def check(self) -> None:
         """Raises Unavailable when the thread has ended or hangs."""
         if not self.healthy:
-            raise _ended()
+            raise _thread_ended_error()
 
     def _run(self) -> None:
         try:
@@ -120,22 +120,22 @@ class ModelThread:
                         self._crowded = self.decoder.crowded or (busy and self._crowded)
                     self.decoder.step()
                     self._stepped_at = time.monotonic()
-        except BaseException as error:  # noqa: BLE001  the thread's end is told by watch() and by every request
+        except BaseException as error:  # noqa: BLE001  watch() and every request report the thread's end
             self._failure = error
             if self._loaded.is_set():
-                _log.exception("the model's thread ended")
+                _log.exception("model thread ended")
         finally:
             if self._loaded.is_set():
-                self.decoder.tell_all(_ended())
+                self.decoder.tell_all(_thread_ended_error())
             self._loaded.set()
 
     def _receive(self) -> None:
-        """Do what was asked; an idle thread waits for it, and for companions, whose prompts then share a pass."""
+        """Run the calls that wait; an idle thread waits for one and for companions, whose prompts then share a pass."""
         until = time.monotonic() if self.decoder.busy else None
         while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
+            seconds_left = None if until is None else max(0.0, until - time.monotonic())
             try:
-                call = self._calls.get(block=left != 0.0, timeout=left)
+                call = self._calls.get(block=seconds_left != 0.0, timeout=seconds_left)
             except queue.Empty:
                 return
             self._stepped_at = time.monotonic()
@@ -144,13 +144,13 @@ class ModelThread:
                 until = self._stepped_at + (GATHER_SECONDS if self._crowded else 0.0)
 
 
-def _ended() -> Unavailable:
+def _thread_ended_error() -> Unavailable:
     return Unavailable("the model's thread has ended; the worker restarts.")
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: KikiError | None) -> None:
     if future.done():
-        return  # who asked has gone
+        return  # the caller has gone
     if error is not None:
         future.set_exception(error)
     else:

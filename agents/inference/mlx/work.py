@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 from agents.inference.adapters.bank import Seat
 from agents.inference.mlx.prefill import SharedPrefill
-from agents.inference.mlx.rows import Row
+from agents.inference.mlx.rows import DecodingRow
 from agents.inference.mlx.scoring import Ballots
 from agents.inference.prompt import Prompt
-from agents.inference.requests import Outcome, Request
+from agents.inference.requests import DecodingOutcome, Request
 from agents.inference.text import Piece
 from schemas.errors import KikiError
 from schemas.findings import AdapterUse
 
-News = Piece | Outcome | KikiError
+News = Piece | DecodingOutcome | KikiError
 
 
 @dataclass(eq=False)
 class Work:
-    """A request in tokens. ``unwanted`` is set by whoever waits, elsewhere.
+    """A request in tokens. ``unwanted`` is set when nobody waits for its result any more, also from other threads.
 
     ``prompt`` is what all of its rows begin with; with ``choices`` it is followed by each of ``tails``, none empty.
     ``key`` is the set of adapters that it asked for and that is registered, ``seat`` where the bank holds it, ``bytes``
@@ -41,7 +41,7 @@ class Work:
     bytes: int = 0
     factor: float = 1.0
     uids: tuple[int, ...] = ()
-    rows: list[Row] = field(default_factory=list)
+    rows: list[DecodingRow] = field(default_factory=list)
     prefill: SharedPrefill | None = None
     scoring: Ballots | None = None
     admitted_at: float = 0.0
@@ -59,7 +59,7 @@ class Work:
         return 1 if self.choices else self.request.n
 
     @property
-    def shared(self) -> tuple[int, ...]:
+    def shared_tokens(self) -> tuple[int, ...]:
         """What is processed once for all rows; a decoded row begins with the prompt's last token."""
         return self.prompt.tokens if self.choices else self.prompt.tokens[:-1]
 
@@ -85,7 +85,7 @@ class Work:
 
     @property
     def context(self) -> Hashable:
-        """What else than its tokens decides what the model makes of a prompt."""
+        """What decides, besides its tokens, what the model makes of a prompt."""
         return self.adapters, self.factor
 
     @property
@@ -94,14 +94,14 @@ class Work:
         return time.monotonic() - self.admitted_at
 
     def tell(self, news: News) -> None:
-        """Hand ``news`` to who waits."""
+        """Hand ``news`` to the caller that waits."""
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self.loop.call_soon_threadsafe(self.inbox.put_nowait, news)
 
-    def outcome(self, *, scores: tuple[tuple[float, ...], ...] = ()) -> Outcome:
-        """What it came to; ``scores`` of the choices."""
+    def outcome(self, *, scores: tuple[tuple[float, ...], ...] = ()) -> DecodingOutcome:
+        """The result of the finished rows, with ``scores`` of the choices."""
         prompt_tokens = self.prompt_tokens
-        return Outcome(
+        return DecodingOutcome(
             candidates=tuple(
                 row.candidate(adapters=self.adapters, prompt_tokens=prompt_tokens, factor=self.factor)
                 for row in self.rows

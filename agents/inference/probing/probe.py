@@ -7,26 +7,26 @@ from statistics import fmean
 import mlx.core as mx
 import msgspec
 
-from agents.inference.adapters.mixed import Routed, Rows
-from agents.inference.adapters.modules import Places
+from agents.inference.adapters.mixed import RoutedModel, Rows
+from agents.inference.adapters.modules import ModulePlaces
 from agents.inference.knowbias.enhancement import enhance
 from agents.inference.knowbias.gates import gates
-from agents.inference.knowbias.neurons import SHARE, THRESHOLD, Neurons, Tally, fitting
+from agents.inference.knowbias.neurons import SHARE, THRESHOLD, Neurons, NeuronTally, check_fit
 from agents.inference.mlx import loading
 from agents.inference.mlx.scoring import Ballots
 from agents.inference.probing import questions
 from agents.inference.probing.attribution import STEPS, Attribution
-from agents.inference.probing.questions import CHOICES, Question
+from agents.inference.probing.questions import CHOICES, BiasQuestion
 from agents.inference.settings import InferenceSettings
 from schemas.errors import SetupError
 
-Advanced = Callable[[], None]
+OnAdvance = Callable[[], None]
 AT_ONCE = 24
 """Questions in one batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probing:
+class ProbeOptions:
     """How neurons are found; the defaults are the paper's. ``at_once``: steps in one batch, which bounds the memory."""
 
     steps: int = STEPS
@@ -44,53 +44,55 @@ class Probe:
         SetupError: the model cannot be loaded, has no gates, or begins both answers alike.
     """
 
-    def __init__(self, settings: InferenceSettings, asked: Sequence[Question], how: Probing) -> None:
-        self._settings, self._asked, self._how = settings, asked, how
-        self._prompts = [question for question in asked if not question.held_out]
-        self._loaded = loading.load(settings)
-        self._gates = gates(self._loaded.model)
+    def __init__(
+        self, settings: InferenceSettings, bias_questions: Sequence[BiasQuestion], options: ProbeOptions
+    ) -> None:
+        self._settings, self._questions, self._options = settings, bias_questions, options
+        self._prompts = [question for question in bias_questions if not question.held_out]
+        self._bundle = loading.load(settings)
+        self._gates = gates(self._bundle.model)
         if not self._gates:
             raise SetupError(f"{settings.model_name} has no gate_proj that KnowBias could probe.", param="model")
-        self._answers = {choice: self._loaded.encoder.plain(choice)[0] for choice in CHOICES}
+        self._answers = {choice: self._bundle.encoder.encode_plain(choice)[0] for choice in CHOICES}
         if len(set(self._answers.values())) < len(CHOICES):
             raise SetupError(f"{settings.model_name} begins {' and '.join(CHOICES)} with one token.", param="model")
         self.total = len(self._prompts) * len(self._gates)
 
-    def run(self, advanced: Advanced = lambda: None) -> Neurons:
-        """The neurons; ``advanced`` is called after each gate of each prompt.
+    def run(self, on_advance: OnAdvance = lambda: None) -> Neurons:
+        """The neurons; ``on_advance`` is called after each gate of each prompt.
 
         Raises:
             SetupError: no neuron is shared.
         """
-        how, tally = self._how, Tally(self._gates, threshold=self._how.threshold)
-        attribution = Attribution(self._loaded.model, self._gates, steps=how.steps, at_once=how.at_once)
+        options, tally = self._options, NeuronTally(self._gates, threshold=self._options.threshold)
+        attribution = Attribution(self._bundle.model, self._gates, steps=options.steps, at_once=options.at_once)
         for question in self._prompts:
-            tokens = self._loaded.encoder.encode(question.messages).tokens
-            tally.add(attribution(tokens, self._answers[question.gold], advanced=advanced))
+            tokens = self._bundle.encoder.encode(question.messages).tokens
+            tally.add(attribution(tokens, self._answers[question.gold], on_advance=on_advance))
             mx.clear_cache()
-        if not (shared := tally.shared(how.share)):
-            raise SetupError(f"no neuron matters for more than {how.share:.0%} of the prompts.", param="share")
+        if not (by_gate := tally.select_shared(options.share)):
+            raise SetupError(f"no neuron matters for more than {options.share:.0%} of the prompts.", param="share")
         return Neurons(
             model=self._settings.model_name,
             model_digest=self._settings.model_digest,
-            questions=questions.digest(self._asked),
+            questions=questions.digest(self._questions),
             prompts=tally.prompts,
-            steps=how.steps,
-            threshold=how.threshold,
-            share=how.share,
-            gates=shared,
+            steps=options.steps,
+            threshold=options.threshold,
+            share=options.share,
+            gates=by_gate,
         )
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How a model answers one question: natural-log probabilities of the gold answer and of the other."""
 
-    question: Question
+    question: BiasQuestion
     gold: float
     other: float
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Means over questions: the gold answer's log-probability, its lead over the other, and the share that it leads."""
 
     gold: float
@@ -98,12 +100,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     right: float
 
 
-def figures(answered: Sequence[Answered]) -> Figures:
-    """The means of ``answered``, which is not empty."""
-    return Figures(
-        gold=fmean(answer.gold for answer in answered),
-        lead=fmean(answer.gold - answer.other for answer in answered),
-        right=fmean(answer.gold > answer.other for answer in answered),
+def figures(answers: Sequence[ProbeAnswer]) -> ProbeFigures:
+    """The means of ``answers``, which is not empty."""
+    return ProbeFigures(
+        gold=fmean(answer.gold for answer in answers),
+        lead=fmean(answer.gold - answer.other for answer in answers),
+        right=fmean(answer.gold > answer.other for answer in answers),
     )
 
 
@@ -115,32 +117,35 @@ class Trial:
     """
 
     def __init__(self, settings: InferenceSettings, neurons: Neurons) -> None:
-        self._loaded = loading.load(settings)
-        fitting(neurons, gates(self._loaded.model), model_digest=settings.model_digest)
+        self._bundle = loading.load(settings)
+        check_fit(neurons, gates(self._bundle.model), model_digest=settings.model_digest)
         rows = Rows()
-        enhance(Places(self._loaded.model), neurons, rows)
-        self._model, self._step = Routed(self._loaded.model, rows), settings.prefill_step
-        self._choices = [self._loaded.encoder.plain(choice) for choice in CHOICES]
+        enhance(ModulePlaces(self._bundle.model), neurons, rows)
+        self._model, self._step = RoutedModel(self._bundle.model, rows), settings.prefill_step
+        self._choices = [self._bundle.encoder.encode_plain(choice) for choice in CHOICES]
 
-    def answers(self, asked: Sequence[Question], *, factor: float, advanced: Advanced = lambda: None) -> list[Answered]:
-        """How ``asked`` are answered with ``factor`` on the neurons; ``advanced`` is called for each question."""
-        found: list[Answered] = []
-        for start in range(0, len(asked), AT_ONCE):
-            part = asked[start : start + AT_ONCE]
-            prompts = [self._loaded.encoder.encode(question.messages).tokens for question in part]
+    def answer_questions(
+        self, bias_questions: Sequence[BiasQuestion], *, factor: float, on_advance: OnAdvance = lambda: None
+    ) -> list[ProbeAnswer]:
+        """How ``bias_questions`` are answered with ``factor`` on the neurons; ``on_advance`` is called for each
+        question."""
+        answers: list[ProbeAnswer] = []
+        for start in range(0, len(bias_questions), AT_ONCE):
+            batch = bias_questions[start : start + AT_ONCE]
+            prompts = [self._bundle.encoder.encode(question.messages).tokens for question in batch]
             ballots = Ballots(
                 self._model, self._model.make_cache(factor=factor), prompts, self._choices, step=self._step
             )
             while not ballots.advance():
                 pass
-            found += [_answered(question, scores) for question, scores in zip(part, ballots.scores, strict=True)]
-            for _ in part:
-                advanced()
-        return found
+            answers += [_make_answer(question, scores) for question, scores in zip(batch, ballots.scores, strict=True)]
+            for _ in batch:
+                on_advance()
+        return answers
 
 
-def _answered(question: Question, scores: Sequence[float]) -> Answered:
+def _make_answer(question: BiasQuestion, scores: Sequence[float]) -> ProbeAnswer:
     logprobs = dict(zip(CHOICES, scores, strict=True))
     gold = logprobs.pop(question.gold)
     (other,) = logprobs.values()
-    return Answered(question=question, gold=gold, other=other)
+    return ProbeAnswer(question=question, gold=gold, other=other)

@@ -14,11 +14,11 @@ from schemas.chat import Message
 from schemas.errors import SetupError
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "knowbias" / "questions.jsonl"
-ASK = "Answer Yes or No."
+INSTRUCTION = "Answer Yes or No."
 CHOICES = ("Yes", "No")
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BiasQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One question with its gold answer. ``held_out``: never probed with."""
 
     group: str
@@ -29,7 +29,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def messages(self) -> tuple[Message, ...]:
         """What the model is asked."""
-        return (Message(role="user", content=f"{self.question} {ASK}"),)
+        return (Message(role="user", content=f"{self.question} {INSTRUCTION}"),)
 
     @property
     def gold(self) -> str:
@@ -37,7 +37,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.answer.capitalize()
 
 
-def read(path: Path = SHIPPED) -> tuple[Question, ...]:
+def read_questions(path: Path = SHIPPED) -> tuple[BiasQuestion, ...]:
     """The questions of a JSONL file.
 
     Raises:
@@ -45,7 +45,7 @@ def read(path: Path = SHIPPED) -> tuple[Question, ...]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        found = tuple(msgspec.json.decode(line, type=Question) for line in lines if line.strip())
+        questions = tuple(msgspec.json.decode(line, type=BiasQuestion) for line in lines if line.strip())
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror or error}.", param="questions") from error
     except msgspec.DecodeError as error:
@@ -53,11 +53,11 @@ def read(path: Path = SHIPPED) -> tuple[Question, ...]:
             f'{path}: {error}; a line is {{"group", "question", "answer": "yes" or "no", "held_out"}}.',
             param="questions",
         ) from error
-    if len({question.held_out for question in found}) != 2:
+    if len({question.held_out for question in questions}) != 2:
         raise SetupError(f"{path} needs questions to probe with and questions held out.", param="questions")
-    return found
+    return questions
 
 
-def digest(questions: Sequence[Question]) -> str:
+def digest(questions: Sequence[BiasQuestion]) -> str:
     """What tells one set from another."""
     return hashlib.sha256(msgspec.json.encode(tuple(questions))).hexdigest()

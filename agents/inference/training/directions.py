@@ -13,7 +13,7 @@ from agents.inference.adapters.mixed import EMBEDDINGS, SWITCHES
 Array = NDArray[np.floating[Any]]
 
 
-def frozen(module: Any) -> Array:
+def frozen_weights(module: Any) -> Array:
     """A module's weights in the orientation of an adapter's change (see :mod:`agents.inference.adapters.files`),
     float32."""
     weight = module.weight
@@ -25,24 +25,24 @@ def frozen(module: Any) -> Array:
     return matrix if isinstance(module, (*SWITCHES, *EMBEDDINGS)) else matrix.T
 
 
-def leading(matrix: Array, k: int) -> tuple[Array, Array]:
+def leading_directions(matrix: Array, k: int) -> tuple[Array, Array]:
     """Orthonormal columns (..., rows, k) and (..., columns, k) of the ``k`` largest singular values; fewer if it has
     fewer. From the smaller side's Gram matrix, in float64."""
-    wide = matrix.astype(np.float64)
-    turned = wide.shape[-2] < wide.shape[-1]
-    if turned:
-        wide = np.swapaxes(wide, -1, -2)
-    width = min(k, wide.shape[-1])
-    _, vectors = np.linalg.eigh(np.swapaxes(wide, -1, -2) @ wide)
+    doubles = matrix.astype(np.float64)
+    is_transposed = doubles.shape[-2] < doubles.shape[-1]
+    if is_transposed:
+        doubles = np.swapaxes(doubles, -1, -2)
+    width = min(k, doubles.shape[-1])
+    _, vectors = np.linalg.eigh(np.swapaxes(doubles, -1, -2) @ doubles)
     right = vectors[..., ::-1][..., :width]
-    left, _ = np.linalg.qr(wide @ right)
-    return (right, left) if turned else (left, right)
+    left, _ = np.linalg.qr(doubles @ right)
+    return (right, left) if is_transposed else (left, right)
 
 
-def dump(found: Mapping[str, tuple[Array, Array]]) -> bytes:
+def dump_directions(directions: Mapping[str, tuple[Array, Array]]) -> bytes:
     """A safetensors file with ``<module>.left`` and ``<module>.right``."""
     tensors = {}
-    for path, (left, right) in sorted(found.items()):
+    for path, (left, right) in sorted(directions.items()):
         tensors[f"{path}.left"] = np.ascontiguousarray(left, dtype=np.float32)
         tensors[f"{path}.right"] = np.ascontiguousarray(right, dtype=np.float32)
     data: bytes = save(tensors)

@@ -1,7 +1,8 @@
 """Adapters that wait beside the one in use, and the exchange with it: on disk, in the bank, on the model's thread.
 
 A staged adapter is a folder of its own, registered under its own name while it is judged. The exchange renames its file
-over the one in use, which is one step for the file system; whoever dies meanwhile leaves the old file or the new one.
+over the one in use, which is one step for the file system; a process that dies meanwhile leaves
+the old file or the new one.
 Rows that are being decoded keep the pairs that they began with.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import CONFIG, WEIGHTS
-from agents.inference.failures import failed
+from agents.inference.failures import adapter_error
 from schemas.errors import KikiError, Refused, StageFailed
 from schemas.findings import AdapterUse
 
@@ -34,95 +35,97 @@ def stage(folder: Path, name: str, data: bytes) -> str:
     Raises:
         StageFailed: code ``adapter_failed``: ``name`` is not an adapter in mlx-lm's layout.
     """
-    source = own_folder(folder, name)
-    staged = folder / staged_name(name, hashlib.sha256(data).hexdigest())
-    if staged.is_dir():
-        return staged.name
-    fresh = folder / f".{staged.name}.{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    shutil.copyfile(source / CONFIG, fresh / CONFIG)
-    with (fresh / WEIGHTS).open("wb") as file:
+    source = adapter_folder(folder, name)
+    target = folder / staged_name(name, hashlib.sha256(data).hexdigest())
+    if target.is_dir():
+        return target.name
+    temporary = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    shutil.copyfile(source / CONFIG, temporary / CONFIG)
+    with (temporary / WEIGHTS).open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    fresh.rename(staged)
-    return staged.name
+    temporary.rename(target)
+    return target.name
 
 
-def discard(folder: Path, staged: str) -> bool:
+def discard(folder: Path, name: str) -> bool:
     """Remove a staged adapter's files. Returns whether they were there; anything else is left alone.
 
     Raises:
         StageFailed: code ``adapter_failed``: it is not a staged adapter's name.
     """
-    if MARK not in staged:
-        raise failed(staged, "it is in use and was never staged")
-    there = (folder / staged).is_dir()
-    shutil.rmtree(folder / staged, ignore_errors=True)
-    return there
+    if MARK not in name:
+        raise adapter_error(name, "it is in use and was never staged")
+    existed = (folder / name).is_dir()
+    shutil.rmtree(folder / name, ignore_errors=True)
+    return existed
 
 
 def sweep(folder: Path, *, now: float) -> list[str]:
     """Remove what swaps that died left behind more than :data:`LEFT_SECONDS` ago. Returns the names."""
-    found = [path for path in folder.iterdir() if MARK in path.name and now - path.stat().st_mtime > LEFT_SECONDS]
-    for path in found:
+    leftovers = [path for path in folder.iterdir() if MARK in path.name and now - path.stat().st_mtime > LEFT_SECONDS]
+    for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
-    return sorted(path.name for path in found)
+    return sorted(path.name for path in leftovers)
 
 
-def exchange(bank: AdapterBank, name: str, staged: str, base: str, *, taken: Collection[int], used: bool) -> float:
-    """Put the staged weights in the place of the adapter's, whose digest must be ``base``.
+def exchange(
+    bank: AdapterBank, name: str, successor: str, base_sha256: str, *, busy_slots: Collection[int], is_used: bool
+) -> float:
+    """Put the staged weights in the place of the adapter's, whose digest must be ``base_sha256``.
 
-    ``taken`` are the seats of running rows, ``used`` whether some of these rows use the adapter.
+    ``busy_slots`` are the seats of running rows, ``is_used`` whether some of these rows use the adapter.
 
     Returns:
         Milliseconds that it took; 0 when the exchange was made before.
 
     Raises:
-        StageFailed: code ``adapter_failed``, or ``invariant_broken`` when the adapter is not ``base`` any more.
+        StageFailed: code ``adapter_failed``, or ``invariant_broken`` when the adapter is not ``base_sha256`` any more.
         Refused: rows use an adapter that is too large to stand beside its successor.
     """
-    folder = own_folder(bank.folder, name)
+    folder = adapter_folder(bank.folder, name)
     began = time.perf_counter()
     current = bank.load(name)
-    if staged_name(name, current.sha256) == staged:
+    if staged_name(name, current.sha256) == successor:
         return 0.0
-    if current.sha256 != base:
+    if current.sha256 != base_sha256:
         raise StageFailed(
-            f"'{name}' is {current.sha256[:12]} by now, not {base[:12]}: begin again from what is in use.",
+            f"'{name}' is {current.sha256[:12]} by now, not {base_sha256[:12]}: begin again from what is in use.",
             code="invariant_broken",
             param="base_sha256",
         )
-    if used and not bank.mixable((AdapterUse(name=name),)):
+    if is_used and not bank.mixable((AdapterUse(name=name),)):
         raise Refused(f"requests use '{name}', which is too large to stand beside its successor: try again later.")
-    new = bank.load(staged)
-    live, following, before = folder / WEIGHTS, folder / f"{WEIGHTS}.next", folder / f"{WEIGHTS}.before"
+    successor_adapter = bank.load(successor)
+    live_file, next_file, backup = folder / WEIGHTS, folder / f"{WEIGHTS}.next", folder / f"{WEIGHTS}.before"
     try:
-        _link(folder.parent / staged / WEIGHTS, following)
-        _link(live, before)
-        following.replace(live)
+        _link(folder.parent / successor / WEIGHTS, next_file)
+        _link(live_file, backup)
+        next_file.replace(live_file)
     except OSError as error:
-        raise failed(name, f"its file cannot be exchanged ({error})") from error
+        raise adapter_error(name, f"its file cannot be exchanged ({error})") from error
     try:
-        bank.renew(name, new)
-        bank.ready(name, taken=taken)
+        bank.renew(name, successor_adapter)
+        bank.prepare(name, busy_slots=busy_slots)
     except KikiError:
-        before.replace(live)
+        backup.replace(live_file)
         bank.renew(name, current)
         raise
-    before.unlink(missing_ok=True)
+    backup.unlink(missing_ok=True)
     return (time.perf_counter() - began) * 1000
 
 
-def own_folder(folder: Path | None, name: str) -> Path:
+def adapter_folder(folder: Path | None, name: str) -> Path:
     """The folder of an adapter that can be consolidated.
 
     Raises:
         StageFailed: code ``adapter_failed``.
     """
     if folder is None or not (folder / name / WEIGHTS).is_file() or not (folder / name / CONFIG).is_file():
-        raise failed(name, f"only registered adapters in mlx-lm's layout ({WEIGHTS}) can be consolidated")
+        raise adapter_error(name, f"only registered adapters in mlx-lm's layout ({WEIGHTS}) can be consolidated")
     return folder / name
 
 
@@ -131,7 +134,7 @@ def _link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-def sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the directory itself on disk: a rename is durable only then. Not for the model's thread."""
     handle = os.open(folder, os.O_RDONLY)
     try:

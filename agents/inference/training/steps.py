@@ -17,9 +17,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from agents.inference.adapters.bank import AdapterBank
-from agents.inference.adapters.files import parsed
-from agents.inference.adapters.pairs import Pair
-from agents.inference.failures import failed
+from agents.inference.adapters.files import parse_pairs
+from agents.inference.adapters.pairs import LowRankPair
+from agents.inference.failures import adapter_error
 
 FLOPS = 4.0
 """Floating point operations for each weight and token: forward, and the way back through frozen weights."""
@@ -33,20 +33,20 @@ class Learnable:
     begins: int
 
 
-def learnable(prompt: Sequence[int], answer: Sequence[int], *, most: int) -> Learnable:
-    """An example of at most ``most`` tokens: the answer's end is cut first, then the prompt's beginning."""
-    kept = [*answer][: max(most - len(prompt), most // 2)]
-    asked = [*prompt][-(most - len(kept)) :]
-    return Learnable(tokens=(*asked, *kept), begins=len(asked))
+def make_learnable(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> Learnable:
+    """An example of at most ``max_tokens`` tokens: the answer's end is cut first, then the prompt's beginning."""
+    answer_tokens = [*answer][: max(max_tokens - len(prompt), max_tokens // 2)]
+    prompt_tokens = [*prompt][-(max_tokens - len(answer_tokens)) :]
+    return Learnable(tokens=(*prompt_tokens, *answer_tokens), begins=len(prompt_tokens))
 
 
-def portable(data: bytes) -> bytes:
+def make_portable(data: bytes) -> bytes:
     """The same tensors, in float32 if some are bfloat16, which NumPy does not have; otherwise the same bytes."""
     tensors: Any = mx.load(io.BytesIO(data), format="safetensors")
     if all(tensor.dtype != mx.bfloat16 for tensor in tensors.values()):
         return data
-    made: bytes = save({name: np.array(tensor.astype(mx.float32)) for name, tensor in sorted(tensors.items())})
-    return made
+    float32_data: bytes = save({name: np.array(tensor.astype(mx.float32)) for name, tensor in sorted(tensors.items())})
+    return float32_data
 
 
 class Training:
@@ -58,7 +58,7 @@ class Training:
 
     def __init__(self, bank: AdapterBank, name: str, data: bytes, *, scale: float, learning_rate: float) -> None:
         self._bank, self._name, self._scale = bank, name, scale
-        pairs = parsed(name, data, bank.modules, scale=scale, dtype=mx.float32)
+        pairs = parse_pairs(name, data, bank.modules, scale=scale, dtype=mx.float32)
         self._parameters = {path: {"a": pair.a, "b": pair.b} for path, pair in pairs.items()}
         self._optimizer = optim.Adam(learning_rate=learning_rate, bias_correction=True)
         self.tokens = 0
@@ -69,8 +69,8 @@ class Training:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        with self._bank.borrowed():
-            return self._number(self._entropy(self._parameters, example))
+        with self._bank.borrow_model():
+            return self._finite_loss(self._entropy(self._parameters, example))
 
     def step(self, example: Learnable) -> float:
         """Learn an example. Returns its loss before the step.
@@ -79,14 +79,16 @@ class Training:
             StageFailed: code ``adapter_failed``.
         """
         try:
-            with self._bank.borrowed():
-                value, slopes = mx.value_and_grad(lambda given: self._entropy(given, example))(self._parameters)
-                self._parameters = self._optimizer.apply_gradients(slopes, self._parameters)
+            with self._bank.borrow_model():
+                value, gradients = mx.value_and_grad(lambda parameters: self._entropy(parameters, example))(
+                    self._parameters
+                )
+                self._parameters = self._optimizer.apply_gradients(gradients, self._parameters)
                 mx.eval(value, self._parameters, self._optimizer.state)
         except (RuntimeError, ValueError) as error:
-            raise failed(self._name, f"the model cannot be differentiated here ({error})") from error
+            raise adapter_error(self._name, f"the model cannot be differentiated here ({error})") from error
         self.tokens += len(example.tokens)
-        return self._number(value)
+        return self._finite_loss(value)
 
     def dump(self) -> bytes:
         """The weights now, as a safetensors file in mlx-lm's layout; equal weights give equal bytes."""
@@ -98,7 +100,7 @@ class Training:
         return data
 
     def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: Learnable) -> mx.array:
-        self._bank.place({path: Pair(a=pair["a"], b=pair["b"]) for path, pair in parameters.items()})
+        self._bank.place({path: LowRankPair(a=pair["a"], b=pair["b"]) for path, pair in parameters.items()})
         logits: Any = self._bank.model(mx.array([example.tokens[:-1]]))
         answer = logits[0, example.begins - 1 :].astype(mx.float32)
         entropy: mx.array = nn.losses.cross_entropy(
@@ -106,14 +108,14 @@ class Training:
         )
         return entropy
 
-    def _number(self, value: mx.array) -> float:
-        read: Any = value.item()
-        number = float(read)
-        if not math.isfinite(number):
-            raise failed(self._name, "its loss is not finite; take a smaller learning rate")
-        return number
+    def _finite_loss(self, value: mx.array) -> float:
+        item: Any = value.item()
+        loss = float(item)
+        if not math.isfinite(loss):
+            raise adapter_error(self._name, "its loss is not finite; take a smaller learning rate")
+        return loss
 
 
 def step_flops(bank: AdapterBank, tokens: int) -> float:
     """About what a step on so many tokens costs; experts that a token does not meet are counted as if it did."""
-    return FLOPS * bank.weights * tokens
+    return FLOPS * bank.weight_count * tokens

@@ -3,5 +3,5 @@
 :mod:`.engine` is the engine, :mod:`.connection` its connection to the server, :mod:`.decoding` its candidates and
 :mod:`.ballots` its votes; :mod:`.request` is what a request is on the wire and :mod:`.response` what comes back,
 :mod:`.capabilities` what this server was found to do, :mod:`.scoring` log-probabilities of choices, :mod:`.modules` its
-adapters, :mod:`.queue` who goes next, :mod:`.failures` what its errors mean here. No MLX.
+adapters, :mod:`.queue` the order of calls, :mod:`.failures` what its errors mean here. No MLX.
 """

@@ -1,7 +1,7 @@
 """What this server does, found by asking it: servers that speak the same interface leave different parts of it out.
 
-A parameter that a server does not know is often ignored without a word, so nothing is believed that a probe did not
-show.
+A parameter that a server does not know is often ignored without a word, so only what a probe showed
+counts.
 """
 
 import json
@@ -11,13 +11,13 @@ import msgspec
 import openai
 from openai import AsyncOpenAI
 
-from agents.inference.upstream.failures import lost, translated
-from agents.inference.upstream.response import drawn
+from agents.inference.upstream.failures import is_outage, translate_error
+from agents.inference.upstream.response import token_entries
 from schemas.errors import KikiError
 
 TOP_LOGPROBS = (20, 10, 5)
 """How many likeliest tokens to ask for, the most first; servers cap it differently."""
-_ASKED = [{"role": "user", "content": "Hello."}]
+_MESSAGES = [{"role": "user", "content": "Hello."}]
 _WORD = "kiki-constrained"
 
 
@@ -59,88 +59,93 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
         Unavailable: the server is away.
         StageFailed: it refuses even the plainest request.
     """
-    asker = _Asker(client, model)
-    plain = await asker.plain()
-    told_of = drawn(await asker.tried(logprobs=True))
+    prober = _Prober(client, model)
+    plain = await prober.ask_plainly()
+    entries = token_entries(await prober.ask_with(logprobs=True))
     top = 0
-    for count in TOP_LOGPROBS if told_of else ():
-        found = drawn(await asker.tried(logprobs=True, top_logprobs=count))
-        top = max(top, *(len(one.get("top_logprobs") or ()) for one in found)) if found else top
+    for count in TOP_LOGPROBS if entries else ():
+        top_entries = token_entries(await prober.ask_with(logprobs=True, top_logprobs=count))
+        top = max(top, *(len(entry.get("top_logprobs") or ()) for entry in top_entries)) if top_entries else top
         if top:
             break
-    told = await asker.tried(extra_body={"prompt_logprobs": 0})
-    called = await asker.called()
+    prompt_reply = await prober.ask_with(extra_body={"prompt_logprobs": 0})
+    call_reply = await prober.request_call()
     return Capabilities(
-        stream_logprobs=await asker.streamed(),
-        whole_logprobs=bool(told_of),
-        token_texts=bool(told_of) and all(isinstance(one.get("token"), str) for one in told_of),
+        stream_logprobs=await prober.check_stream(),
+        whole_logprobs=bool(entries),
+        token_texts=bool(entries) and all(isinstance(entry.get("token"), str) for entry in entries),
         top_logprobs=top,
-        prompt_logprobs=bool(told and told.get("prompt_logprobs")),
-        stops=await asker.stopped(_content(plain)),
-        schemas=await asker.constrained(),
-        tools=_prompt_tokens(called) > _prompt_tokens(plain),
-        forced_tools=bool(called) and '"tool_calls": [{' in json.dumps(called),
+        prompt_logprobs=bool(prompt_reply and prompt_reply.get("prompt_logprobs")),
+        stops=await prober.check_stop(_content(plain)),
+        schemas=await prober.check_schema(),
+        tools=_prompt_tokens(call_reply) > _prompt_tokens(plain),
+        forced_tools=bool(call_reply) and '"tool_calls": [{' in json.dumps(call_reply),
     )
 
 
-class _Asker:
+class _Prober:
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
         self._completions: Any = client.chat.completions  # bodies are put together, which its overloads cannot follow
-        self._asked: dict[str, Any] = {"model": model, "messages": _ASKED, "max_tokens": 1, "temperature": 0.0}
+        self._plain_request: dict[str, Any] = {
+            "model": model,
+            "messages": _MESSAGES,
+            "max_tokens": 1,
+            "temperature": 0.0,
+        }
 
-    async def plain(self) -> dict[str, Any]:
-        """Readiness is a decoded token; a few, so that there is text."""
-        return await self._whole(**{**self._asked, "max_tokens": 8})
+    async def ask_plainly(self) -> dict[str, Any]:
+        """The reply to the plain request: a few tokens, so that there is text. A server that decodes is ready."""
+        return await self._complete(**{**self._plain_request, "max_tokens": 8})
 
-    async def tried(self, **more: Any) -> dict[str, Any] | None:
+    async def ask_with(self, **more: Any) -> dict[str, Any] | None:
         """The reply to the plain request with ``more``; None if the server refuses that."""
         try:
-            return await self._whole(**{**self._asked, **more})
+            return await self._complete(**{**self._plain_request, **more})
         except KikiError as error:
-            if lost(error):
+            if is_outage(error):
                 raise
             return None
 
-    async def streamed(self) -> bool:
+    async def check_stream(self) -> bool:
         """Whether a stream carries log-probabilities."""
         try:
-            stream = await self._completions.create(**self._asked, logprobs=True, stream=True)
+            stream = await self._completions.create(**self._plain_request, logprobs=True, stream=True)
             async with stream:
-                return any([bool(drawn(chunk.model_dump(warnings=False))) async for chunk in stream])
+                return any([bool(token_entries(chunk.model_dump(warnings=False))) async for chunk in stream])
         except openai.OpenAIError as error:
-            translated_ = translated(error)
-            if lost(translated_):
-                raise translated_ from error
+            failure = translate_error(error)
+            if is_outage(failure):
+                raise failure from error
             return False
 
-    async def stopped(self, text: str) -> bool:
-        """Whether letters out of the middle of ``text``, which it answered without, end the answer before them."""
+    async def check_stop(self, text: str) -> bool:
+        """Whether a stop string from the middle of ``text``, the answer without one, ends the answer before it."""
         if len(text) < 4:
             return False
-        found = await self.tried(max_tokens=8, stop=[text[1:3]])
-        return _content(found) == text[: text.index(text[1:3])]
+        reply = await self.ask_with(max_tokens=8, stop=[text[1:3]])
+        return _content(reply) == text[: text.index(text[1:3])]
 
-    async def constrained(self) -> bool:
+    async def check_schema(self) -> bool:
         """Whether a schema that allows one unlikely word brings that word."""
         schema: dict[str, Any] = {"type": "object", "properties": {_WORD: {"type": "null"}}, "required": [_WORD]}
         schema["additionalProperties"] = False
         form = {"type": "json_schema", "json_schema": {"name": "probe", "schema": schema, "strict": True}}
-        found = await self.tried(response_format=form, max_tokens=16)
-        return _WORD in _content(found)
+        reply = await self.ask_with(response_format=form, max_tokens=16)
+        return _WORD in _content(reply)
 
-    async def called(self) -> dict[str, Any] | None:
-        """The reply to a call that must come: its prompt is longer by the tool, and it is a call."""
+    async def request_call(self) -> dict[str, Any] | None:
+        """The reply to a request with a forced tool; its prompt is longer by the tool, and the reply is a call."""
         function = {"name": "greet", "description": "Greets.", "parameters": {"type": "object", "properties": {}}}
-        forced = {"type": "function", "function": {"name": "greet"}}
+        tool_choice = {"type": "function", "function": {"name": "greet"}}
         tools = [{"type": "function", "function": function}]
-        return await self.tried(tools=tools, tool_choice=forced, max_tokens=16)
+        return await self.ask_with(tools=tools, tool_choice=tool_choice, max_tokens=16)
 
-    async def _whole(self, **body: Any) -> dict[str, Any]:
+    async def _complete(self, **body: Any) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = (await self._completions.create(**body)).model_dump(warnings=False)
+            reply: dict[str, Any] = (await self._completions.create(**body)).model_dump(warnings=False)
         except openai.OpenAIError as error:
-            raise translated(error) from error
-        return found
+            raise translate_error(error) from error
+        return reply
 
 
 def _prompt_tokens(reply: dict[str, Any] | None) -> int:

@@ -1,4 +1,4 @@
-"""The line to the upstream: who may call, as which model, what an error means, and whether anybody is there.
+"""The connection to the upstream: how many calls at once, their model name, their errors, and whether it answers.
 
 The client retries nothing: the broker delivers again, and knows how often.
 """
@@ -16,8 +16,8 @@ from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.upstream import request as wire
 from agents.inference.upstream.capabilities import Capabilities, probe
-from agents.inference.upstream.failures import lost, translated
-from agents.inference.upstream.modules import Modules
+from agents.inference.upstream.failures import is_outage, translate_error
+from agents.inference.upstream.modules import LoraModules
 from agents.inference.upstream.queue import Turnstile
 from agents.inference.upstream.settings import UpstreamSettings
 from schemas.errors import KikiError, Unavailable
@@ -30,12 +30,12 @@ CLOSE_SECONDS = 10.0
 _log = structlog.get_logger("inference")
 
 
-class Line:
-    """One client with its places. ``why`` says why nobody is there, and is empty while somebody is."""
+class UpstreamConnection:
+    """One client and its turnstile. ``outage`` says why the upstream does not answer; it is empty while it does."""
 
     def __init__(self, settings: InferenceSettings, upstream: UpstreamSettings) -> None:
         self.upstream = upstream
-        self._warm = settings.candidate_temperature
+        self._candidate_temperature = settings.candidate_temperature
         self._client = AsyncOpenAI(
             base_url=upstream.base_url,
             api_key=upstream.api_key or "none",
@@ -44,9 +44,9 @@ class Line:
         )
         self._completions: Any = self._client.chat.completions  # bodies are put together: no overload fits
         self._turnstile = Turnstile(upstream.max_concurrent, patience=settings.patience)
-        self.modules = Modules(self._client, upstream)
+        self.modules = LoraModules(self._client, upstream)
         self.capabilities: Capabilities | None = None
-        self.why = "the upstream has not answered yet"
+        self.outage = "the upstream has not answered yet"
         self.counts = dict.fromkeys(("tokens_decoded_total", "prompt_tokens_total", "upstream_errors_total"), 0.0)
 
     @property
@@ -59,54 +59,57 @@ class Line:
         """Close all connections."""
         await self._client.close()
 
-    async def look(self) -> None:
-        """Whether it is there; one that was away must decode a token.
+    async def check_upstream(self) -> None:
+        """Check whether the upstream answers; after an outage it must decode a token first.
 
         Raises:
-            KikiError: it is not, or refuses.
+            KikiError: it does not answer, or refuses.
         """
         try:
-            if self.capabilities is None or self.why:
+            if self.capabilities is None or self.outage:
                 self.capabilities = await probe(self._client, self.upstream.model)
                 _log.info("upstream answers", url=self.upstream.base_url, capabilities=self.capabilities.words)
             else:
-                await self.modules.listing()
-            self.why = ""
+                await self.modules.list_adapters()
+            self.outage = ""
         except KikiError as error:
-            self._note(error)
+            self._note_failure(error)
             raise
 
-    def able(self) -> Capabilities:
-        """What it does.
+    def require_capabilities(self) -> Capabilities:
+        """What the upstream can do.
 
         Raises:
             Unavailable: it is away.
         """
-        if self.capabilities is None or self.why:
-            raise Unavailable(f"the upstream is away: {self.why}")
+        if self.capabilities is None or self.outage:
+            raise Unavailable(f"the upstream is away: {self.outage}")
         return self.capabilities
 
-    async def body(self, request: Request, uses: tuple[AdapterUse, ...], *, candidate: int = 0) -> dict[str, Any]:
-        """One candidate's call, for :meth:`whole` or :meth:`streaming`; loads an adapter if the upstream needs that."""
-        with self.telling():
-            model, fields = await self.modules.fields(uses)
-        return wire.body(request, candidate=candidate, candidate_temperature=self._warm, model=model, fields=fields)
+    async def build_body(self, request: Request, uses: tuple[AdapterUse, ...], *, candidate: int = 0) -> dict[str, Any]:
+        """One candidate's call, for :meth:`complete` or :meth:`open_stream`; loads an adapter if the upstream needs
+        that."""
+        with self.translate_errors():
+            model, fields = await self.modules.prepare_fields(uses)
+        return wire.body(
+            request, candidate=candidate, candidate_temperature=self._candidate_temperature, model=model, fields=fields
+        )
 
-    async def whole(self, body: dict[str, Any], *, lane: Lane) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], *, lane: Lane) -> dict[str, Any]:
         """The whole reply."""
-        async with self._turnstile.place(lane):
-            with self.telling():
+        async with self._turnstile.hold_place(lane):
+            with self.translate_errors():
                 reply = await self._completions.create(**body)
-        found: dict[str, Any] = reply.model_dump(warnings=False)
-        return found
+        answer: dict[str, Any] = reply.model_dump(warnings=False)
+        return answer
 
     @contextlib.asynccontextmanager
-    async def streaming(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """The chunks of a stream, which is closed on the way out, whatever that way is."""
-        async with self._turnstile.place(lane):
-            with self.telling():
+    async def open_stream(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The chunks of a stream; it is closed at the end, after an error or a cancellation too."""
+        async with self._turnstile.hold_place(lane):
+            with self.translate_errors():
                 stream = await self._completions.create(**body, stream=True, stream_options={"include_usage": True})
-                chunks = _chunks(stream)
+                chunks = _read_chunks(stream)
                 try:
                     yield chunks
                 finally:
@@ -115,30 +118,30 @@ class Line:
                         await stream.close()
 
     @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """The client's errors as ours; a lost upstream is not there until it has decoded a token again."""
+    def translate_errors(self) -> Iterator[None]:
+        """Raise the client's errors as ours; after a lost connection the upstream is away until it decodes a token."""
         try:
             yield
         except openai.OpenAIError as error:
-            found = self._translated(error)
-            self._note(found)
-            raise found from error
+            failure = self._translate_error(error)
+            self._note_failure(failure)
+            raise failure from error
         except Unavailable as error:
-            self._note(error)
+            self._note_failure(error)
             raise
 
-    def _translated(self, error: openai.OpenAIError) -> KikiError:
+    def _translate_error(self, error: openai.OpenAIError) -> KikiError:
         if isinstance(error, openai.NotFoundError) and self.upstream.lora == "dynamic":
             return Unavailable("the upstream has forgotten a model; its adapters are loaded again")
-        return translated(error)
+        return translate_error(error)
 
-    def _note(self, error: KikiError) -> None:
+    def _note_failure(self, error: KikiError) -> None:
         self.counts["upstream_errors_total"] += 1
-        if lost(error):
-            self.why = error.message
+        if is_outage(error):
+            self.outage = error.message
             self.modules.forget()
 
 
-async def _chunks(stream: Any) -> AsyncGenerator[dict[str, Any], None]:
+async def _read_chunks(stream: Any) -> AsyncGenerator[dict[str, Any], None]:
     async for chunk in stream:
         yield chunk.model_dump(warnings=False)

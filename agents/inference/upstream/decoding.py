@@ -4,36 +4,38 @@ import time
 from collections.abc import Awaitable, Callable
 
 from agents.inference.candidates import seed_of
-from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.text import Piece
 from agents.inference.upstream.capabilities import Capabilities
-from agents.inference.upstream.connection import Line
+from agents.inference.upstream.connection import UpstreamConnection
 from agents.inference.upstream.response import Answer
-from agents.inference.upstream.together import together
+from agents.inference.upstream.together import run_together
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput
 from schemas.findings import AdapterUse
 
 
-async def decoded(line: Line, request: Request, uses: tuple[AdapterUse, ...], on_piece: OnPiece | None) -> Outcome:
-    """All candidates; ``on_piece`` hears the first.
+async def decode_candidates(
+    connection: UpstreamConnection, request: Request, uses: tuple[AdapterUse, ...], on_piece: OnPiece | None
+) -> DecodingOutcome:
+    """Decode all candidates; ``on_piece`` gets the pieces of the first.
 
     Raises:
         InvalidInput: this upstream would leave something out without a word.
         KikiError: what the calls raise.
     """
-    can, started = line.able(), time.monotonic()
-    refuse(request, can)
+    can, started = connection.require_capabilities(), time.monotonic()
+    refuse_unsupported(request, can)
 
-    def one(index: int) -> Callable[[], Awaitable[Answer]]:
-        return lambda: _candidate(line, request, uses, index=index, on_piece=None if index else on_piece)
+    def prepare_candidate(index: int) -> Callable[[], Awaitable[Answer]]:
+        return lambda: _decode_candidate(connection, request, uses, index=index, on_piece=None if index else on_piece)
 
-    answers = await together([one(index) for index in range(request.n)])
-    tell = request.sampling.logprobs
-    candidates = tuple(answer.candidate(adapters=uses, tell_tokens=tell) for answer in answers)
-    line.counts["prompt_tokens_total"] += sum(one.usage.prompt_tokens for one in candidates)
-    line.counts["tokens_decoded_total"] += sum(one.usage.completion_tokens for one in candidates)
-    return Outcome(
+    answers = await run_together([prepare_candidate(index) for index in range(request.n)])
+    with_tokens = request.sampling.logprobs
+    candidates = tuple(answer.candidate(adapters=uses, with_tokens=with_tokens) for answer in answers)
+    connection.counts["prompt_tokens_total"] += sum(candidate.usage.prompt_tokens for candidate in candidates)
+    connection.counts["tokens_decoded_total"] += sum(candidate.usage.completion_tokens for candidate in candidates)
+    return DecodingOutcome(
         candidates=candidates,
         adapters=uses,
         prompt_tokens=candidates[0].usage.prompt_tokens,
@@ -41,54 +43,61 @@ async def decoded(line: Line, request: Request, uses: tuple[AdapterUse, ...], on
     )
 
 
-def refuse(request: Request, can: Capabilities) -> None:
+def refuse_unsupported(request: Request, can: Capabilities) -> None:
     """Raises InvalidInput for what this upstream would leave out without a word."""
-    asked, tooling = request.sampling, request.tooling
+    sampling, tooling = request.sampling, request.tooling
     if tooling is not None and not can.tools:
         raise InvalidInput("this upstream's model is told no tools.", param="tools")
     if tooling is not None and tooling.must_call and not can.forced_tools:
         raise InvalidInput("this upstream cannot make sure of a call: ask with 'auto'.", param="tool_choice")
-    if asked.json_schema is not None and not can.schemas:
+    if sampling.json_schema is not None and not can.schemas:
         raise InvalidInput("this upstream does not follow JSON schemas.", param="response_format")
-    if asked.logprobs and not can.token_texts:
+    if sampling.logprobs and not can.token_texts:
         raise InvalidInput("this upstream does not tell tokens with their log-probabilities.", param="logprobs")
-    if asked.top_logprobs > can.top_logprobs:
+    if sampling.top_logprobs > can.top_logprobs:
         raise InvalidInput(f"this upstream tells {can.top_logprobs} likeliest tokens at most.", param="top_logprobs")
 
 
-async def _candidate(
-    line: Line, request: Request, uses: tuple[AdapterUse, ...], *, index: int, on_piece: OnPiece | None
+async def _decode_candidate(
+    connection: UpstreamConnection,
+    request: Request,
+    uses: tuple[AdapterUse, ...],
+    *,
+    index: int,
+    on_piece: OnPiece | None,
 ) -> Answer:
-    asked, can = request.sampling, line.able()
-    answer = Answer(index=index, seed=seed_of(asked, index), stops=asked.stop, thinking=line.upstream.thinking)
-    body = await line.body(request, uses, candidate=index) | _told(asked, can)
-    if can.stream_logprobs or not can.whole_logprobs or (on_piece is not None and not asked.logprobs):
-        async with line.streaming(body, lane=request.lane) as chunks:
+    sampling, can = request.sampling, connection.require_capabilities()
+    answer = Answer(
+        index=index, seed=seed_of(sampling, index), stops=sampling.stop, thinking=connection.upstream.thinking
+    )
+    body = await connection.build_body(request, uses, candidate=index) | _supported_fields(sampling, can)
+    if can.stream_logprobs or not can.whole_logprobs or (on_piece is not None and not sampling.logprobs):
+        async with connection.open_stream(body, lane=request.lane) as chunks:
             async for chunk in chunks:
-                await _hear(answer.take(chunk), on_piece)
+                await _pass_on(answer.take(chunk), on_piece)
                 if answer.stopped:
                     break
     else:  # this server tells log-probabilities only at the end
-        await _hear(answer.take(await line.whole(body, lane=request.lane)), on_piece)
-    with line.telling():
+        await _pass_on(answer.take(await connection.complete(body, lane=request.lane)), on_piece)
+    with connection.translate_errors():
         rest = answer.end()
-    await _hear(rest, on_piece)
+    await _pass_on(rest, on_piece)
     return answer
 
 
-def _told(asked: Sampling, can: Capabilities) -> dict[str, object]:
-    """What is only asked of a server that does it; else it is done here, or missed and counted."""
-    found: dict[str, object] = {}
-    if asked.stop and can.stops:
-        found["stop"] = list(asked.stop)
+def _supported_fields(sampling: Sampling, can: Capabilities) -> dict[str, object]:
+    """Fields that are sent only to a server that supports them; others are done here, or missing and counted."""
+    fields: dict[str, object] = {}
+    if sampling.stop and can.stops:
+        fields["stop"] = list(sampling.stop)
     if can.stream_logprobs or can.whole_logprobs:
-        found["logprobs"] = True
-    if asked.top_logprobs:
-        found["top_logprobs"] = asked.top_logprobs
-    return found
+        fields["logprobs"] = True
+    if sampling.top_logprobs:
+        fields["top_logprobs"] = sampling.top_logprobs
+    return fields
 
 
-async def _hear(pieces: list[Piece], on_piece: OnPiece | None) -> None:
+async def _pass_on(pieces: list[Piece], on_piece: OnPiece | None) -> None:
     for piece in pieces if on_piece is not None else ():
         assert on_piece is not None
         await on_piece(piece)

@@ -8,16 +8,16 @@ from typing import NoReturn
 import anyio
 import structlog
 
-from agents.inference.requests import OnPiece, Outcome, Request
+from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
-from agents.inference.upstream.ballots import scored
-from agents.inference.upstream.connection import Line
-from agents.inference.upstream.decoding import decoded
-from agents.inference.upstream.failures import lost
+from agents.inference.upstream.ballots import score_choices
+from agents.inference.upstream.connection import UpstreamConnection
+from agents.inference.upstream.decoding import decode_candidates
+from agents.inference.upstream.failures import is_outage
 from agents.inference.upstream.settings import UpstreamSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import DeadlineExceeded, KikiError, SetupError
 from schemas.findings import AdapterUse
@@ -29,7 +29,7 @@ class OpenAIEngine:
     """:class:`agents.inference.engine.Engine` on a server with OpenAI's interface."""
 
     def __init__(self, settings: InferenceSettings, upstream: UpstreamSettings) -> None:
-        self.line = Line(settings, upstream)
+        self.connection = UpstreamConnection(settings, upstream)
         self._upstream = upstream
 
     async def start(self) -> None:
@@ -39,48 +39,48 @@ class OpenAIEngine:
             SetupError: the server is there and refuses.
         """
         try:
-            await self.line.look()
+            await self.connection.check_upstream()
         except KikiError as error:
-            if not lost(error):
+            if not is_outage(error):
                 await self.stop()
                 raise SetupError(f"upstream {self._upstream.base_url}: {error.message}", param="upstream") from error
-            _log.warning("upstream is away", url=self._upstream.base_url, why=error.message)
+            _log.warning("upstream unreachable", url=self._upstream.base_url, error=error.message)
 
     async def stop(self) -> None:
         """Close the connections."""
-        await self.line.close()
+        await self.connection.close()
 
     async def watch(self) -> NoReturn:
-        """Keep looking whether the upstream is there; its death is not this process's."""
+        """Check again and again whether the upstream answers; its death does not end this process."""
         while True:
             await anyio.sleep(self._upstream.probe_seconds)
-            with contextlib.suppress(KikiError):  # it is kept in the status, and told by every request
-                await self.line.look()
+            with contextlib.suppress(KikiError):  # the status keeps the error, and every request raises it
+                await self.connection.check_upstream()
 
     @property
     def healthy(self) -> bool:
         """Whether the upstream has decoded a token since it last failed."""
-        return not self.line.why
+        return not self.connection.outage
 
     @property
     def gauges(self) -> dict[str, float]:
         """Counts."""
-        return self.line.gauges
+        return self.connection.gauges
 
     @property
     def info(self) -> dict[str, str]:
         """The server, what it was found to do, and why it is not healthy."""
-        found = {"device": "upstream", "adapters": "", "upstream": self._upstream.base_url}
-        if self.line.capabilities is not None:
-            found["capabilities"] = self.line.capabilities.words
-        return {**found, "upstream_error": self.line.why} if self.line.why else found
+        fields = {"device": "upstream", "adapters": "", "upstream": self._upstream.base_url}
+        if self.connection.capabilities is not None:
+            fields["capabilities"] = self.connection.capabilities.words
+        return {**fields, "upstream_error": self.connection.outage} if self.connection.outage else fields
 
     @property
     def parameters(self) -> int:
-        """An upstream does not tell its size."""
+        """Always 0: an upstream does not report its size."""
         return 0
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Outcome:
+    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
         """Run a request; cancelling the caller closes its streams, which ends the upstream's work.
 
         Raises:
@@ -89,20 +89,20 @@ class OpenAIEngine:
             Unavailable: it is away.
             DeadlineExceeded: the deadline passed.
         """
-        self.line.able()
-        uses = self.line.modules.usable(request.adapters)
+        self.connection.require_capabilities()
+        uses = self.connection.modules.select_usable(request.adapters)
         with anyio.move_on_after(request.deadline - time.time()):
             if request.choices or request.ballots:
-                return await scored(self.line, request, uses)
-            return await decoded(self.line, request, uses, on_piece)
+                return await score_choices(self.connection, request, uses)
+            return await decode_candidates(self.connection, request, uses, on_piece)
         raise DeadlineExceeded("the deadline passed while the upstream was at it.")
 
     def forget(self) -> None:
-        """The upstream keeps its prompts by itself; that it may hold what was to be forgotten is counted."""
-        degraded("upstream.forget", "an upstream's kept prompts cannot be dropped from here: restart it, or wait")
+        """Count that the upstream may still hold forgotten text: it keeps its own prompts, out of reach from here."""
+        count_degraded("upstream.forget", "an upstream's kept prompts cannot be dropped from here: restart it, or wait")
 
-    def registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """Those of ``uses`` that the settings name."""
+    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """The adapters among ``uses`` that the settings name, in the same order."""
         return tuple(use for use in uses if use.name in self._upstream.adapters)
 
     @property
@@ -111,7 +111,7 @@ class OpenAIEngine:
         return False
 
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Nothing."""
+        """Do nothing: the upstream loads an adapter at its first use."""
 
     async def adapters(self) -> AdapterListReply:
         """All registered adapters.
@@ -119,7 +119,7 @@ class OpenAIEngine:
         Raises:
             Unavailable: the upstream is away.
         """
-        return await self.line.modules.listing()
+        return await self.connection.modules.list_adapters()
 
     async def administer(self, verb: str, name: str, sha256: str = "") -> AdapterInfo:
         """Check, load, unload or activate an adapter at the upstream.
@@ -128,7 +128,7 @@ class OpenAIEngine:
             StageFailed: code ``adapter_failed``.
             Unavailable: the upstream is away.
         """
-        return await self.line.modules.perform(verb, name, sha256)
+        return await self.connection.modules.perform(verb, name, sha256)
 
     def consolidation(self, bus: Bus) -> Sequence[Endpoint]:  # noqa: ARG002 - the protocol's signature
         """None: the weights are elsewhere."""

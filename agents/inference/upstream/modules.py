@@ -8,10 +8,10 @@ import anyio
 import openai
 from openai import AsyncOpenAI
 
-from agents.inference.failures import failed
-from agents.inference.upstream.failures import translated
+from agents.inference.failures import adapter_error
+from agents.inference.upstream.failures import translate_error
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import KikiError, Unavailable
 from schemas.findings import AdapterUse
@@ -20,7 +20,7 @@ Fields = tuple[str, dict[str, Any]]
 """The model name of a call, and what goes into its body besides."""
 
 
-class Modules:
+class LoraModules:
     """Adapters of the settings; only these, and their paths only from there."""
 
     def __init__(self, client: AsyncOpenAI, settings: UpstreamSettings) -> None:
@@ -28,28 +28,30 @@ class Modules:
         self._loaded: set[str] = set()
         self._loading = anyio.Lock()
 
-    def usable(self, asked: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """What of a request's adapters the upstream can serve: one, whole. The rest is left out and counted.
+    def select_usable(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """The adapter of a request that the upstream can serve: one, at weight 1. The others are left out and counted.
 
         Raises:
             StageFailed: the digest asked for is not the one of the settings.
         """
-        known = [use for use in asked if use.name in self._settings.adapters]
-        for use in asked:
-            if use not in known:
-                degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
-        if not known:
+        servable = [use for use in uses if use.name in self._settings.adapters]
+        for use in uses:
+            if use not in servable:
+                count_degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
+        if not servable:
             return ()
-        if len(known) > 1 or known[0].weight != 1.0:
-            degraded("upstream.adapters", "an upstream serves one adapter with weight 1; the heaviest is taken")
-        chosen = max(known, key=lambda use: use.weight)
-        told = self._settings.adapters[chosen.name].sha256
-        if chosen.sha256 and told != chosen.sha256:
-            raise failed(chosen.name, f"its sha256 is {told or 'not known'}, but {chosen.sha256} was asked for")
-        return (AdapterUse(name=chosen.name, sha256=told),)
+        if len(servable) > 1 or servable[0].weight != 1.0:
+            count_degraded("upstream.adapters", "an upstream serves one adapter with weight 1; the heaviest is taken")
+        heaviest = max(servable, key=lambda use: use.weight)
+        digest = self._settings.adapters[heaviest.name].sha256
+        if heaviest.sha256 and digest != heaviest.sha256:
+            raise adapter_error(
+                heaviest.name, f"its sha256 is {digest or 'not known'}, but {heaviest.sha256} was asked for"
+            )
+        return (AdapterUse(name=heaviest.name, sha256=digest),)
 
-    async def fields(self, uses: Sequence[AdapterUse]) -> Fields:
-        """How a call names these adapters, which :meth:`usable` gave; loads one if the upstream needs that.
+    async def prepare_fields(self, uses: Sequence[AdapterUse]) -> Fields:
+        """How a call names these adapters, which :meth:`select_usable` returned; loads one if the upstream needs that.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -72,7 +74,7 @@ class Modules:
             StageFailed: code ``adapter_failed``.
             Unavailable: the upstream is away.
         """
-        adapter = self._registered(name)
+        adapter = self._find_adapter(name)
         async with self._loading:
             if name not in self._loaded:
                 body = {"lora_name": adapter.model or name, "lora_path": adapter.path}
@@ -86,7 +88,7 @@ class Modules:
             StageFailed: code ``adapter_failed``.
             Unavailable: the upstream is away.
         """
-        adapter = self._registered(name)
+        adapter = self._find_adapter(name)
         async with self._loading:
             await self._post(
                 "/unload_lora_adapter", name, {"lora_name": adapter.model or name}, unless="cannot be found"
@@ -94,7 +96,7 @@ class Modules:
             self._loaded.discard(name)
 
     def forget(self) -> None:
-        """The upstream was away: what it had loaded is not known any more."""
+        """Forget which adapters are loaded: after an outage of the upstream that is not known any more."""
         self._loaded.clear()
 
     async def perform(self, verb: str, name: str, sha256: str) -> AdapterInfo:
@@ -106,57 +108,59 @@ class Modules:
             StageFailed: code ``adapter_failed``.
             Unavailable: the upstream is away.
         """
-        started, adapter = time.perf_counter(), self._registered(name)
+        started, adapter = time.perf_counter(), self._find_adapter(name)
         if sha256 and sha256 != adapter.sha256:
-            raise failed(name, f"its sha256 is {adapter.sha256 or 'not known'}, but {sha256} was asked for")
+            raise adapter_error(name, f"its sha256 is {adapter.sha256 or 'not known'}, but {sha256} was asked for")
         if self._settings.lora == "dynamic" and verb in ("load", "activate", "unload"):
             await (self.unload(name) if verb == "unload" else self.load(name))
         elif verb == "unload":
-            raise failed(name, f"with lora = '{self._settings.lora}' the upstream unloads nothing")
-        info = self._info(name, adapter, await self._served(), seconds=time.perf_counter() - started)
+            raise adapter_error(name, f"with lora = '{self._settings.lora}' the upstream unloads nothing")
+        info = self._info(name, adapter, await self._list_models(), seconds=time.perf_counter() - started)
         if self._settings.lora != "field" and not info.resident and verb not in ("unload", "check"):
-            raise failed(name, f"the upstream does not list a model '{adapter.model or name}'")
+            raise adapter_error(name, f"the upstream does not list a model '{adapter.model or name}'")
         return info
 
-    async def listing(self) -> AdapterListReply:
+    async def list_adapters(self) -> AdapterListReply:
         """All registered adapters, and whether the upstream lists them.
 
         Raises:
             Unavailable: the upstream is away.
         """
-        served = await self._served()
-        infos = [self._info(name, adapter, served) for name, adapter in sorted(self._settings.adapters.items())]
+        models = await self._list_models()
+        infos = [self._info(name, adapter, models) for name, adapter in sorted(self._settings.adapters.items())]
         return AdapterListReply(adapters=tuple(infos))
 
-    def _registered(self, name: str) -> UpstreamAdapter:
+    def _find_adapter(self, name: str) -> UpstreamAdapter:
         if name not in self._settings.adapters:
-            raise failed(name, "it is not registered")
+            raise adapter_error(name, "it is not registered")
         return self._settings.adapters[name]
 
     def _info(
-        self, name: str, adapter: UpstreamAdapter, served: frozenset[str], *, seconds: float = 0.0
+        self, name: str, adapter: UpstreamAdapter, models: frozenset[str], *, seconds: float = 0.0
     ) -> AdapterInfo:
-        resident = (adapter.model or name) in served
+        resident = (adapter.model or name) in models
         return AdapterInfo(name=name, resident=resident, seated=resident, sha256=adapter.sha256, seconds=seconds)
 
-    async def _served(self) -> frozenset[str]:
+    async def _list_models(self) -> frozenset[str]:
         """Models that it lists; none where its list is no JSON, as mlx_lm.server's without a Hugging Face cache."""
         try:
-            listed = self._client.models.list(timeout=self._settings.connect_timeout)
-            return frozenset([model.id async for model in listed])
+            models = self._client.models.list(timeout=self._settings.connect_timeout)
+            return frozenset([model.id async for model in models])
         except openai.OpenAIError as error:
-            raise translated(error) from error
+            raise translate_error(error) from error
         except ValueError as error:
-            degraded("upstream.models", f"its list of models cannot be read ({error}): no adapter counts as resident")
+            count_degraded(
+                "upstream.models", f"its list of models cannot be read ({error}): no adapter counts as resident"
+            )
             return frozenset()
 
     async def _post(self, path: str, name: str, body: dict[str, Any], *, unless: str) -> None:
-        """One of vLLM's calls; a refusal that says ``unless`` is fine."""
+        """Make one of vLLM's calls; a refusal whose message contains ``unless`` is fine."""
         try:
             await self._client.post(path, cast_to=str, body=body)
         except openai.OpenAIError as error:
-            found: KikiError = translated(error)
-            if isinstance(found, Unavailable):
-                raise found from error
-            if unless not in found.message:
-                raise failed(name, found.message) from error
+            failure: KikiError = translate_error(error)
+            if isinstance(failure, Unavailable):
+                raise failure from error
+            if unless not in failure.message:
+                raise adapter_error(name, failure.message) from error

@@ -1,4 +1,4 @@
-"""Who calls the upstream next: so many at once, lanes and their patience as in front of the local batch."""
+"""Which call goes to the upstream next: at most so many at once, by lane and patience as before the local batch."""
 
 import contextlib
 import time
@@ -22,8 +22,8 @@ class Turnstile:
         return self._scheduler.depth(lane)
 
     @contextlib.asynccontextmanager
-    async def place(self, lane: Lane) -> AsyncIterator[None]:
-        """A place for one call."""
+    async def hold_place(self, lane: Lane) -> AsyncIterator[None]:
+        """Hold a place for one call, once one is free."""
         admitted = anyio.Event()
         self._scheduler.add(admitted, key=None, lane=lane, rows=1, now=time.monotonic())
         self._admit()

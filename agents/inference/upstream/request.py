@@ -7,8 +7,8 @@ from typing import Any
 
 from agents.inference.candidates import seed_of, temperature_of
 from agents.inference.requests import Request
-from agents.inference.tools import described
-from bus.metrics import degraded
+from agents.inference.tools import describe_tools
+from bus.metrics import count_degraded
 from schemas.chat import Message, Sampling, Tooling
 
 SPECIAL = re.compile(r"<(?=\|[^|<>\s]{1,40}\|>|/?s>|/?think>|(?:start|end)_of_turn>|/?tool_call>)|\[(?=/?INST\])")
@@ -24,77 +24,79 @@ def body(
 
     ``fields`` are what the request's adapter adds.
     """
-    asked = request.sampling
-    temperature = temperature_of(asked, candidate, candidate_temperature=candidate_temperature)
-    found: dict[str, Any] = {
+    sampling = request.sampling
+    temperature = temperature_of(sampling, candidate, candidate_temperature=candidate_temperature)
+    arguments: dict[str, Any] = {
         "model": model,
-        "messages": [shown(message) for message in request.messages],
-        "max_tokens": asked.max_tokens,
+        "messages": [encode_message(message) for message in request.messages],
+        "max_tokens": sampling.max_tokens,
         "temperature": temperature,
-        **_standard(asked),
-        **_tools(request.tooling),
-        "extra_body": {**_extra(asked), **fields},
+        **_standard_fields(sampling),
+        **_tool_fields(request.tooling),
+        "extra_body": {**_extra_fields(sampling), **fields},
     }
     if temperature:
-        found["seed"] = seed_of(asked, candidate)  # a greedy answer needs none, and some servers batch only without
-    return found
+        arguments["seed"] = seed_of(
+            sampling, candidate
+        )  # a greedy answer needs none, and some servers batch only without
+    return arguments
 
 
-def shown(message: Message) -> dict[str, Any]:
-    """A message as the upstream gets it; a special token spelt in it is broken, because there it would be one."""
-    content = SPECIAL.sub(lambda found: found[0] + _BREAK, message.content)
+def encode_message(message: Message) -> dict[str, Any]:
+    """A message as the upstream gets it; a special token spelt in its text is broken, or the server would obey it."""
+    content = SPECIAL.sub(lambda match: match[0] + _BREAK, message.content)
     if content != message.content:
-        degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
-    found: dict[str, Any] = {"role": message.role, "content": content}
+        count_degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
+    fields: dict[str, Any] = {"role": message.role, "content": content}
     if message.name:
-        found["name"] = message.name
+        fields["name"] = message.name
     if message.tool_call_id:
-        found["tool_call_id"] = message.tool_call_id
+        fields["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        found["tool_calls"] = [
+        fields["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         ]
-    return found
+    return fields
 
 
-def _standard(asked: Sampling) -> dict[str, Any]:
-    """What the interface itself knows, where it is not the default."""
-    found: dict[str, Any] = {}
-    if asked.top_p != 1.0:
-        found["top_p"] = asked.top_p
-    if asked.presence_penalty:
-        found["presence_penalty"] = asked.presence_penalty
-    if asked.frequency_penalty:
-        found["frequency_penalty"] = asked.frequency_penalty
-    if asked.logit_bias:
-        found["logit_bias"] = asked.logit_bias
-    if asked.json_schema is not None:
-        schema = {"name": "answer", "schema": json.loads(asked.json_schema), "strict": True}
-        found["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return found
+def _standard_fields(sampling: Sampling) -> dict[str, Any]:
+    """Fields of OpenAI's interface itself, where they are not the default."""
+    fields: dict[str, Any] = {}
+    if sampling.top_p != 1.0:
+        fields["top_p"] = sampling.top_p
+    if sampling.presence_penalty:
+        fields["presence_penalty"] = sampling.presence_penalty
+    if sampling.frequency_penalty:
+        fields["frequency_penalty"] = sampling.frequency_penalty
+    if sampling.logit_bias:
+        fields["logit_bias"] = sampling.logit_bias
+    if sampling.json_schema is not None:
+        schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return fields
 
 
-def _tools(tooling: Tooling | None) -> dict[str, Any]:
+def _tool_fields(tooling: Tooling | None) -> dict[str, Any]:
     if tooling is None:
         return {}
-    found: dict[str, Any] = {"tools": described(tooling.tools)}
+    fields: dict[str, Any] = {"tools": describe_tools(tooling.tools)}
     if tooling.forced is not None:
-        found["tool_choice"] = {"type": "function", "function": {"name": tooling.forced}}
+        fields["tool_choice"] = {"type": "function", "function": {"name": tooling.forced}}
     elif tooling.required:
-        found["tool_choice"] = "required"
+        fields["tool_choice"] = "required"
     if not tooling.parallel:
-        found["parallel_tool_calls"] = False
-    return found
+        fields["parallel_tool_calls"] = False
+    return fields
 
 
-def _extra(asked: Sampling) -> dict[str, Any]:
-    """What vLLM and mlx-lm know beyond the interface, by the same names."""
-    found: dict[str, Any] = {}
-    if asked.top_k:
-        found["top_k"] = asked.top_k
-    if asked.min_p:
-        found["min_p"] = asked.min_p
-    if asked.repetition_penalty != 1.0:
-        found["repetition_penalty"] = asked.repetition_penalty
-    return found
+def _extra_fields(sampling: Sampling) -> dict[str, Any]:
+    """Fields that vLLM and mlx-lm know beyond the interface, by the same names."""
+    fields: dict[str, Any] = {}
+    if sampling.top_k:
+        fields["top_k"] = sampling.top_k
+    if sampling.min_p:
+        fields["min_p"] = sampling.min_p
+    if sampling.repetition_penalty != 1.0:
+        fields["repetition_penalty"] = sampling.repetition_penalty
+    return fields

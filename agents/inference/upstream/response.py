@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 
 from agents.inference.text import Piece, TextFilter
-from bus.metrics import degraded
+from bus.metrics import count_degraded
 from schemas.chat import ToolCall, Usage
 from schemas.errors import StageFailed, Unavailable
 from schemas.findings import AdapterUse, Candidate, FinishReason, LikelyToken, TokenLogprob
 
 UNKNOWN_LOGPROB = -1.0
-"""Mean log-probability of an answer whose upstream tells none: neither confident nor doubtful; ours."""
+"""Mean log-probability that stands for an answer whose upstream reports none: neither confident nor doubtful."""
 FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
@@ -33,15 +33,15 @@ class Answer:
         self._usage: Usage | None = None
 
     def take(self, reply: Mapping[str, Any]) -> list[Piece]:
-        """The text that is certain after a chunk of a stream, or a whole reply (as dictionaries)."""
+        """Take a chunk of a stream, or a whole reply (as dictionaries); returns the text that is certain by now."""
         if (usage := reply.get("usage")) is not None:
             prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
             self._usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
         pieces: list[Piece] = []
         for choice in (reply.get("choices") or ())[:1]:
-            said = choice.get("delta") or choice.get("message") or {}
-            pieces += self._read(said)
-            self._count(((choice.get("logprobs") or {}).get("content")) or ())
+            message = choice.get("delta") or choice.get("message") or {}
+            pieces += self._read_message(message)
+            self._count_tokens(((choice.get("logprobs") or {}).get("content")) or ())
             self._finish = choice.get("finish_reason") or self._finish
         for piece in pieces:
             self._texts[piece.kind].append(piece.text)
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string came, so that the rest need not be waited for."""
+        """Whether a stop string came; the rest of the stream is not needed then."""
         return self._filter.stopped
 
     def end(self) -> list[Piece]:
@@ -70,13 +70,15 @@ class Answer:
             self._texts[piece.kind].append(piece.text)
         return pieces
 
-    def candidate(self, *, adapters: tuple[AdapterUse, ...], tell_tokens: bool) -> Candidate:
-        """The finished candidate; what the upstream did not tell is counted."""
+    def candidate(self, *, adapters: tuple[AdapterUse, ...], with_tokens: bool) -> Candidate:
+        """The finished candidate; usage or log-probabilities that the upstream did not send are counted."""
         if self._usage is None:
-            degraded("upstream.usage", "the upstream tells no usage; its tokens are counted as none")
+            count_degraded("upstream.usage", "the upstream sends no usage; its tokens are counted as none")
         if not self._logprobs:
-            degraded("upstream.logprob", f"the upstream tells no log-probabilities; {UNKNOWN_LOGPROB} stands for them")
-        calls = self._told_calls()
+            count_degraded(
+                "upstream.logprob", f"the upstream sends no log-probabilities; {UNKNOWN_LOGPROB} stands for them"
+            )
+        calls = self._convert_calls()
         finish = FINISH[self._finish or "stop"]
         mean = sum(self._logprobs) / len(self._logprobs) if self._logprobs else UNKNOWN_LOGPROB
         return Candidate(
@@ -88,41 +90,43 @@ class Answer:
             usage=self._usage or Usage(),
             seed=self._seed,
             tool_calls=calls,
-            tokens=tuple(self._tokens) if tell_tokens else (),
+            tokens=tuple(self._tokens) if with_tokens else (),
         )
 
-    def _read(self, said: Mapping[str, Any]) -> list[Piece]:
-        found: list[Piece] = []
-        reasoning = said.get("reasoning_content") or said.get("reasoning")
+    def _read_message(self, message: Mapping[str, Any]) -> list[Piece]:
+        pieces: list[Piece] = []
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
         if reasoning:
-            found.append(Piece("reasoning", str(reasoning)))
-        for at, call in enumerate(said.get("tool_calls") or ()):
-            self._join(call, at)
-        if said.get("content"):
-            found += self._filter.feed(str(said["content"]))
-        return found
+            pieces.append(Piece("reasoning", str(reasoning)))
+        for position, call in enumerate(message.get("tool_calls") or ()):
+            self._join_call(call, position)
+        if message.get("content"):
+            pieces += self._filter.feed(str(message["content"]))
+        return pieces
 
-    def _join(self, call: Mapping[str, Any], at: int) -> None:
+    def _join_call(self, call: Mapping[str, Any], position: int) -> None:
         """Part of a call: a stream sends its name once and its arguments in pieces."""
         index = call.get("index")
-        known = self._calls.setdefault(at if index is None else int(index), {"id": "", "name": "", "arguments": ""})
+        entry = self._calls.setdefault(
+            position if index is None else int(index), {"id": "", "name": "", "arguments": ""}
+        )
         function = call.get("function") or {}
-        known["id"] = known["id"] or str(call.get("id") or "")
-        known["name"] += str(function.get("name") or "")
-        known["arguments"] += str(function.get("arguments") or "")
+        entry["id"] = entry["id"] or str(call.get("id") or "")
+        entry["name"] += str(function.get("name") or "")
+        entry["arguments"] += str(function.get("arguments") or "")
 
-    def _told_calls(self) -> tuple[ToolCall, ...]:
-        """The calls; one that cannot be read is left out and counted."""
-        found = []
+    def _convert_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls; one that cannot be read is left out and counted."""
+        calls = []
         for _, call in sorted(self._calls.items()):
             try:
                 msgspec.json.decode(call["arguments"], type=dict)
-                found.append(msgspec.convert(call, ToolCall))
+                calls.append(msgspec.convert(call, ToolCall))
             except (msgspec.ValidationError, msgspec.DecodeError) as error:
-                degraded("tools.malformed", f"the upstream told a call that is none: {error}")
-        return tuple(found)
+                count_degraded("tools.malformed", f"the upstream sent a call that cannot be read: {error}")
+        return tuple(calls)
 
-    def _count(self, entries: Sequence[Mapping[str, Any]]) -> None:
+    def _count_tokens(self, entries: Sequence[Mapping[str, Any]]) -> None:
         for entry in entries:
             if entry.get("logprob") is None:
                 continue
@@ -133,12 +137,15 @@ class Answer:
 
 def likeliest(entry: Mapping[str, Any]) -> tuple[LikelyToken, ...]:
     """The likeliest tokens at the place of a drawn one, the likeliest first; some servers send them unsorted."""
-    told = [(str(one.get("token") or ""), float(one["logprob"])) for one in entry.get("top_logprobs") or ()]
-    possible = [LikelyToken(token=token, logprob=logprob) for token, logprob in told if logprob > -1e30]
-    return tuple(sorted(possible, key=lambda one: -one.logprob))
+    pairs = [
+        (str(alternative.get("token") or ""), float(alternative["logprob"]))
+        for alternative in entry.get("top_logprobs") or ()
+    ]
+    possible = [LikelyToken(token=token, logprob=logprob) for token, logprob in pairs if logprob > -1e30]
+    return tuple(sorted(possible, key=lambda alternative: -alternative.logprob))
 
 
-def drawn(reply: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The entries of the drawn tokens in a reply or chunk; none where the server tells none."""
+def token_entries(reply: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The log-probability entries of the drawn tokens in a reply or chunk; empty where the server sends none."""
     choices = (reply or {}).get("choices") or []
     return list(((choices[0].get("logprobs") or {}).get("content") or ()) if choices else ())

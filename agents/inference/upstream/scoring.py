@@ -1,8 +1,8 @@
-"""Log-probabilities of given continuations, as far as an upstream tells them. Pure.
+"""Log-probabilities of given continuations, as far as an upstream sends them. Pure.
 
 Exactly from the log-probabilities of a prompt that ends with the choice (vLLM's ``prompt_logprobs``). Otherwise from
 the likeliest first tokens: a choice gets the mass of the tokens that begin it and no other, which orders labels that
-differ in their first token and says nothing of what follows. The second is an approximation and is told as one.
+differ in their first token and says nothing of what follows. The second is an approximation and is reported as one.
 """
 
 import math
@@ -16,28 +16,28 @@ _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 """Raw pieces of byte-level and sentencepiece vocabularies, which some servers send instead of text."""
 
 
-def first_token(choices: Sequence[str], likeliest: Sequence[LikelyToken]) -> list[float]:
+def first_token_scores(choices: Sequence[str], likeliest: Sequence[LikelyToken]) -> list[float]:
     """Log of the mass of the first tokens that begin one choice only.
 
-    A choice that no such token begins gets the log-probability of the least likely token that was told: it has at most
-    that.
+    A choice that no such token begins gets the log-probability of the least likely token in the list: it has at
+    most that.
 
     Raises:
         StageFailed: none of the tokens begins exactly one choice.
     """
     masses = [0.0] * len(choices)
-    for one in likeliest:
-        text = one.token.translate(_SPACES).strip()
-        begun = [index for index, choice in enumerate(choices) if text and choice.strip().startswith(text)]
-        if len(begun) == 1:
-            masses[begun[0]] += math.exp(one.logprob)
+    for likely in likeliest:
+        text = likely.token.translate(_SPACES).strip()
+        matches = [index for index, choice in enumerate(choices) if text and choice.strip().startswith(text)]
+        if len(matches) == 1:
+            masses[matches[0]] += math.exp(likely.logprob)
     if not any(masses):
         raise StageFailed(f"none of the upstream's {len(likeliest)} likeliest tokens begins exactly one choice.")
-    least = min(one.logprob for one in likeliest)
+    least = min(likely.logprob for likely in likeliest)
     return [math.log(mass) if mass else least for mass in masses]
 
 
-def continuation(
+def continuation_score(
     choice: str, prompt_logprobs: Sequence[Mapping[str, Any] | None], *, prompt_tokens: int
 ) -> float | None:
     """The choice's total, from the entries of a prompt that ends with it after ``prompt_tokens`` others.

@@ -11,7 +11,7 @@ class UpstreamAdapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         model: the model name that answers with it; the adapter's own name when empty.
         path: where the upstream finds its files, for ``lora`` "dynamic" and "field"; never from a request.
-        sha256: digest of its weights as the operator knows it, told in results; the upstream tells none.
+        sha256: digest of its weights as the operator knows it, reported in results; the upstream reports none.
     """
 
     model: str = ""
@@ -34,7 +34,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_concurrent: calls in flight; further ones wait by lane.
         connect_timeout: seconds to a connection.
         read_timeout: seconds without a byte after which the upstream counts as hung.
-        probe_seconds: between two looks whether it is there.
+        probe_seconds: between two checks whether it answers.
     """
 
     base_url: str
@@ -57,6 +57,6 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(
                 "upstream.model is 'default_model', with which mlx_lm.server ignores adapters: give its path."
             )
-        without = sorted(name for name, adapter in self.adapters.items() if self.lora != "listed" and not adapter.path)
-        if without:
-            raise ValueError(f"upstream.adapters.{without[0]} has no path, which lora = '{self.lora}' needs.")
+        pathless = sorted(name for name, adapter in self.adapters.items() if self.lora != "listed" and not adapter.path)
+        if pathless:
+            raise ValueError(f"upstream.adapters.{pathless[0]} has no path, which lora = '{self.lora}' needs.")

@@ -10,18 +10,18 @@ from schemas.errors import KikiError
 T = TypeVar("T")
 
 
-async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results of all calls, in order.
+async def run_together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run all calls at once; their results, in order.
 
     Raises:
         KikiError: the first refusal, as it is.
     """
-    found: dict[int, T] = {}
+    results: dict[int, T] = {}
     failures: list[KikiError] = []
 
     async def run(index: int) -> None:
         try:
-            found[index] = await calls[index]()
+            results[index] = await calls[index]()
         except KikiError as error:
             failures.append(error)
             tasks.cancel_scope.cancel()
@@ -31,4 +31,4 @@ async def together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
             tasks.start_soon(run, index)
     if failures:
         raise failures[0]
-    return [found[index] for index in range(len(calls))]
+    return [results[index] for index in range(len(calls))]

@@ -6,7 +6,7 @@ from functools import partial
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import Part
-from agents.memory.stores.points import Ask, Atlas, Windows
+from agents.memory.stores.points import Atlas, Lookup, Windows
 from schemas.episode import Episode
 
 
@@ -26,9 +26,9 @@ class EdgeAtlas:
         """See :meth:`.points.Atlas.place`."""
         await self.part.run(lambda atlas: atlas.place(episodes, windows))
 
-    async def search(self, ask: Ask) -> list[Match]:
-        """See :meth:`.points.Atlas.search`; left behind when the asker is cancelled."""
-        return await self.part.run(lambda atlas: atlas.search(ask), abandon=True)
+    async def search(self, lookup: Lookup) -> list[Match]:
+        """See :meth:`.points.Atlas.search`; abandoned when the caller is cancelled."""
+        return await self.part.run(lambda atlas: atlas.search(lookup), abandon=True)
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """See :meth:`.points.Atlas.read`."""

@@ -64,7 +64,7 @@ class Part(Generic[S]):
         try:
             await self._on_thread(self._open)
         except BrokenStore as error:
-            metrics.degraded(f"{self.name}.broken", error.message)
+            metrics.count_degraded(f"{self.name}.broken", error.message)
             return False
         return True
 
@@ -79,10 +79,10 @@ class Part(Generic[S]):
             Unavailable: the store is closed or busy, or the change failed.
         """
 
-        def changed(store: S) -> None:
+        def apply_change(store: S) -> None:
             self._store = change(store)
 
-        await self.run(changed)
+        await self.run(apply_change)
 
     async def close(self) -> None:
         """Release the files once the call in hand is done."""

@@ -21,7 +21,7 @@ def opening(store: str) -> Iterator[None]:
     Raises:
         BrokenStore: with the library's reason.
     """
-    with _translated(BrokenStore, f"the {store} cannot be opened"):
+    with _translate_errors(BrokenStore, f"the {store} cannot be opened"):
         yield
 
 
@@ -32,19 +32,19 @@ def using(store: str) -> Iterator[None]:
     Raises:
         Unavailable: with the library's reason.
     """
-    with _translated(Unavailable, f"the {store} failed"):
+    with _translate_errors(Unavailable, f"the {store} failed"):
         yield
 
 
 @contextmanager
-def _translated(kind: type[KikiError], what: str) -> Iterator[None]:
+def _translate_errors(kind: type[KikiError], prefix: str) -> Iterator[None]:
     try:
         yield
     except KikiError:
         raise
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # a Rust panic is no Exception
-            raise kind(f"{what}: {str(error) or type(error).__name__}") from error
+            raise kind(f"{prefix}: {str(error) or type(error).__name__}") from error
         raise
 
 

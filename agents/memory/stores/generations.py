@@ -17,12 +17,12 @@ from agents.memory.stores.errors import BrokenStore
 CURRENT = "current"
 
 
-def first(directory: Path) -> Path:
+def first_shard(directory: Path) -> Path:
     """Where the first shard belongs; nothing is in force yet."""
     return directory / "1"
 
 
-def current(directory: Path) -> Path:
+def current_shard(directory: Path) -> Path:
     """The shard in force.
 
     Raises:
@@ -39,7 +39,7 @@ def current(directory: Path) -> Path:
     return shard
 
 
-def enforce(shard: Path) -> None:
+def put_in_force(shard: Path) -> None:
     """Put the shard in force, on disk when it returns."""
     name = shard.parent / f"{CURRENT}.new"
     with name.open("w") as file:
@@ -50,24 +50,24 @@ def enforce(shard: Path) -> None:
     _sync(shard.parent)
 
 
-def aside(directory: Path) -> Path:
+def copy_directory(directory: Path) -> Path:
     """Where a copy is made and optimised."""
     return directory.with_name(f"{directory.name}.next")
 
 
-def adopted(directory: Path) -> Path:
+def adopt(directory: Path) -> Path:
     """Move the copy beside the shard in force; it is not in force yet."""
-    place = directory / str(int(current(directory).name) + 1)
+    place = directory / str(int(current_shard(directory).name) + 1)
     shutil.rmtree(place, ignore_errors=True)  # of an exchange that failed
-    aside(directory).rename(place)
+    copy_directory(directory).rename(place)
     _sync(directory)
     return place
 
 
 def tidy(directory: Path) -> None:
     """Remove what a process left that died half-way."""
-    shutil.rmtree(aside(directory), ignore_errors=True)
-    keep = current(directory).name
+    shutil.rmtree(copy_directory(directory), ignore_errors=True)
+    keep = current_shard(directory).name
     for path in directory.iterdir():
         if path.is_dir() and path.name != keep:
             shutil.rmtree(path, ignore_errors=True)

@@ -53,18 +53,18 @@ class Database:
         directory.mkdir(parents=True, exist_ok=True)
         new = not (directory / FILE).exists()
         with opening("trace"):
-            found = cls(directory / FILE, buffer=buffer)
+            database = cls(directory / FILE, buffer=buffer)
             try:
                 for statement in _SCHEMA if new else ():
-                    found.rows(statement)
-                version = found.rows("MATCH (t:Trace) RETURN t.version")
+                    database.rows(statement)
+                version = database.rows("MATCH (t:Trace) RETURN t.version")
             except BaseException:
-                found.close()
+                database.close()
                 raise
         if version != [[VERSION]]:
-            found.close()
+            database.close()
             raise BrokenStore(f"the trace has the form {version}, this program's is {VERSION}.")
-        return found
+        return database
 
     def rows(self, query: str, **values: Any) -> Rows:
         """The rows of one statement.

@@ -22,7 +22,7 @@ from agents.memory.stores.trace import LABELS, VERSION
 from bus import metrics
 from schemas.errors import SetupError, Unavailable
 
-REMOVED = 5000
+DELETE_BATCH = 5000
 """Nodes that one transaction deletes while a graph is emptied."""
 
 RENEWING = 0
@@ -58,30 +58,40 @@ class Neo4jGraph:
             await self._driver.verify_connectivity()
             version = await self._rows("OPTIONAL MATCH (t:Trace {id: 'trace'}) RETURN t.version")
         except (ConfigurationError, ValueError) as error:
-            raise _refused("neo4j_uri", f"'{settings.neo4j_uri}' is no Bolt address ({one_line(error)})") from error
+            raise _setting_error(
+                "neo4j_uri", f"'{settings.neo4j_uri}' is no Bolt address ({one_line(error)})"
+            ) from error
         except AuthError as error:
-            raise _refused("neo4j_password", f"{settings.neo4j_uri} refuses user '{settings.neo4j_user}'") from error
+            raise _setting_error(
+                "neo4j_password", f"{settings.neo4j_uri} refuses user '{settings.neo4j_user}'"
+            ) from error
         except ClientError as error:
-            raise _refused("neo4j_database", f"'{settings.neo4j_database}' cannot be used ({error.message})") from error
+            raise _setting_error(
+                "neo4j_database", f"'{settings.neo4j_database}' cannot be used ({error.message})"
+            ) from error
         except (DriverError, Neo4jError, OSError) as error:
-            raise _refused("neo4j_uri", f"no server answers at {settings.neo4j_uri} ({one_line(error)})") from error
-        found = version[0][0] if version else None
-        if found is None:
+            raise _setting_error(
+                "neo4j_uri", f"no server answers at {settings.neo4j_uri} ({one_line(error)})"
+            ) from error
+        stored_version = version[0][0] if version else None
+        if stored_version is None:
             await self._refuse_strangers()
-        elif found not in (VERSION, RENEWING):
-            metrics.degraded("trace.broken", f"the trace has the form {found}, this program's is {VERSION}.")
-        return bool(found == VERSION)
+        elif stored_version not in (VERSION, RENEWING):
+            metrics.count_degraded(
+                "trace.broken", f"the trace has the form {stored_version}, this program's is {VERSION}."
+            )
+        return bool(stored_version == VERSION)
 
     async def renew(self) -> None:
         """Begin with an empty graph."""
-        await self._mark(RENEWING)
+        await self._set_version(RENEWING)
         for label in LABELS:
             await self.read(
                 f"CREATE CONSTRAINT kiki_{label.lower()} IF NOT EXISTS FOR (n:{label}) REQUIRE n.id IS UNIQUE"
             )
             while (await self.read(f"MATCH (n:{label}) RETURN count(n)"))[0][0]:
-                await self.read(f"MATCH (n:{label}) WITH n LIMIT {REMOVED} DETACH DELETE n")
-        await self._mark(VERSION)
+                await self.read(f"MATCH (n:{label}) WITH n LIMIT {DELETE_BATCH} DETACH DELETE n")
+        await self._set_version(VERSION)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -91,52 +101,55 @@ class Neo4jGraph:
 
     async def read(self, query: str, **values: Any) -> Rows:
         """The rows of one query."""
-        async with _translated():
+        async with _translate_errors():
             return await self._rows(query, **values)
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
         """``work`` as one transaction; the driver calls it again after a conflict."""
 
-        async def transacted(transaction: neo4j.AsyncManagedTransaction) -> None:
+        async def run_work(transaction: neo4j.AsyncManagedTransaction) -> None:
             async def run(query: str, **values: Any) -> Rows:
                 return [record.values() async for record in await transaction.run(query, values)]
 
             await work(run)
 
-        async with _translated(), self._connected().session(database=self._settings.neo4j_database) as session:
-            await session.execute_write(transacted)
+        async with (
+            _translate_errors(),
+            self._require_driver().session(database=self._settings.neo4j_database) as session,
+        ):
+            await session.execute_write(run_work)
 
     async def _rows(self, query: str, **values: Any) -> Rows:
-        result = await self._connected().execute_query(query, values, database_=self._settings.neo4j_database)
+        result = await self._require_driver().execute_query(query, values, database_=self._settings.neo4j_database)
         return [record.values() for record in result.records]
 
-    async def _mark(self, version: int) -> None:
+    async def _set_version(self, version: int) -> None:
         await self.read("MERGE (t:Trace {id: 'trace'}) SET t.version = $version", version=version)
 
     async def _refuse_strangers(self) -> None:
         for label in LABELS:
             if (await self.read(f"MATCH (n:{label}) RETURN count(n)"))[0][0]:
-                raise _refused(
+                raise _setting_error(
                     "neo4j_database",
                     f"'{self._settings.neo4j_database}' holds {label} nodes that this program did not make; it would "
                     "delete them",
                 )
 
-    def _connected(self) -> neo4j.AsyncDriver:
+    def _require_driver(self) -> neo4j.AsyncDriver:
         if self._driver is None:
             raise Unavailable("the trace is closed.")
         return self._driver
 
 
-def _refused(field: str, why: str) -> SetupError:
+def _setting_error(field: str, reason: str) -> SetupError:
     name = f"agents.memory.{field}"
     mend = 'mend it, start the server, or set agents.memory.trace = "ladybug"'
-    return SetupError(f"setting '{name}': {why}: {mend}.", param=name)
+    return SetupError(f"setting '{name}': {reason}: {mend}.", param=name)
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """The driver's errors in our terms.
+async def _translate_errors() -> AsyncIterator[None]:
+    """Turn the driver's errors into this program's own.
 
     Raises:
         StoreAway: the server does not answer.

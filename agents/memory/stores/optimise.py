@@ -47,7 +47,7 @@ _PIECE = 2**20
 _log = structlog.get_logger("memory")
 
 
-class Optimised(Struct, frozen=True, kw_only=True):
+class OptimisationRun(Struct, frozen=True, kw_only=True):
     """What one run did: episodes in the new shard, seconds in all, seconds that writes waited for the copy."""
 
     episodes: int
@@ -55,59 +55,57 @@ class Optimised(Struct, frozen=True, kw_only=True):
     copied: float
 
 
-def due(atlas: Atlas, *, after: int) -> bool:
+def is_due(atlas: Atlas, *, after: int) -> bool:
     """Whether it would help: ``after`` episodes and a quarter more than last time came, or some were forgotten.
 
     Raises:
         Unavailable: the store failed.
     """
-    return atlas.forgot or atlas.unoptimised() >= max(after, atlas.count() // (MORE + 1))
+    return atlas.holds_deleted or atlas.count_unoptimised() >= max(after, atlas.count() // (MORE + 1))
 
 
-async def optimised(part: Part[Atlas], changing: anyio.Lock) -> Optimised:
+async def optimise_shard(part: Part[Atlas], changing: anyio.Lock) -> OptimisationRun:
     """Optimise a copy, bring it up to date and put it in the shard's place. ``changing`` keeps writers out.
 
     Raises:
         Unavailable: it failed, or the store was renewed meanwhile; the shard in use is as it was.
     """
-    began = time.monotonic()
-    async with _aside(part, changing) as (copy, copied):
-        await _in_child(copy)
+    start = time.monotonic()
+    async with _copy_shard(part, changing) as (copy, copy_seconds):
+        await _optimise_in_child(copy)
         async with changing:
-            fresh = await part.run(lambda atlas: _loaded(atlas, part.directory))
+            fresh = await part.run(lambda atlas: _load_copy(atlas, part.directory))
         try:
-            while await part.run(lambda atlas: atlas.follow(fresh, most=CHUNK)) > CHUNK:
+            while await part.run(lambda atlas: atlas.transfer_changes(fresh, most=CHUNK)) > CHUNK:
                 pass
             async with changing:
-                await part.exchange(lambda atlas: atlas.give_way(fresh))
+                await part.exchange(lambda atlas: atlas.hand_over_to(fresh))
                 await anyio.to_thread.run_sync(partial(generations.tidy, part.directory))
         except BaseException:
             await _discard(part, fresh)
             raise
     episodes = await part.run(lambda atlas: atlas.count())
-    return Optimised(episodes=episodes, seconds=time.monotonic() - began, copied=copied)
+    return OptimisationRun(episodes=episodes, seconds=time.monotonic() - start, copied=copy_seconds)
 
 
-async def keep(part: Part[Atlas], changing: anyio.Lock, *, after: int, interval: float) -> None:
-    """Optimise whenever it is :func:`due`, for ever; it takes a fifth of the time at most."""
+async def optimise_whenever_due(part: Part[Atlas], changing: anyio.Lock, *, after: int, interval: float) -> None:
+    """Optimise whenever it is :func:`is_due`, for ever; it takes a fifth of the time at most."""
     while True:
         await anyio.sleep(interval)
         try:
-            WAITING.set(await part.run(lambda atlas: atlas.unoptimised()))
-            if not await part.run(partial(due, after=after)):
+            WAITING.set(await part.run(lambda atlas: atlas.count_unoptimised()))
+            if not await part.run(partial(is_due, after=after)):
                 continue
-            done = await optimised(part, changing)
+            run = await optimise_shard(part, changing)
         except KikiError as error:
             RUNS.labels("failed").inc()
-            metrics.degraded("atlas.optimise", error.message)
+            metrics.count_degraded("atlas.optimise", error.message)
             await anyio.sleep(RETRY)
             continue
         RUNS.labels("done").inc()
-        SECONDS.set(done.seconds)
-        _log.info(
-            "atlas optimised", episodes=done.episodes, seconds=round(done.seconds, 1), copied=round(done.copied, 2)
-        )
-        await anyio.sleep(MORE * done.seconds)
+        SECONDS.set(run.seconds)
+        _log.info("atlas optimised", episodes=run.episodes, seconds=round(run.seconds, 1), copied=round(run.copied, 2))
+        await anyio.sleep(MORE * run.seconds)
 
 
 async def _discard(part: Part[Atlas], fresh: Atlas) -> None:
@@ -117,65 +115,65 @@ async def _discard(part: Part[Atlas], fresh: Atlas) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _aside(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
-    """A copy of the shard's files whose changes are remembered for as long as the context lasts."""
-    copy = generations.aside(part.directory)
+async def _copy_shard(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
+    """Copy the shard's files and remember its changes while the context lasts; yields the copy and seconds it took."""
+    copy = generations.copy_directory(part.directory)
     try:
         async with changing:
-            shard = await part.run(lambda atlas: atlas.hold_still())
-            began = time.monotonic()
-            await anyio.to_thread.run_sync(partial(_copy, shard, copy))
-        yield copy, time.monotonic() - began
+            shard = await part.run(lambda atlas: atlas.start_tracking())
+            start = time.monotonic()
+            await anyio.to_thread.run_sync(partial(_copy_files, shard, copy))
+        yield copy, time.monotonic() - start
     except OSError as error:
         raise Unavailable(f"the atlas was not optimised: {error}.") from error
     finally:
         with anyio.CancelScope(shield=True):
             with contextlib.suppress(Unavailable):  # it is being closed
-                await part.run(lambda atlas: atlas.let_go())
+                await part.run(lambda atlas: atlas.stop_tracking())
             await anyio.to_thread.run_sync(partial(shutil.rmtree, copy, ignore_errors=True))
 
 
-def _copy(shard: Path, copy: Path) -> None:
+def _copy_files(shard: Path, copy: Path) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(shard, copy, copy_function=_copy_data)
 
 
 def _copy_data(source: str, target: str) -> None:
     """One file without its holes: a small shard has hundreds of megabytes of them."""
-    with open(source, "rb") as read, open(target, "wb") as written:
-        size = os.fstat(read.fileno()).st_size
-        written.truncate(size)
+    with open(source, "rb") as source_file, open(target, "wb") as target_file:
+        size = os.fstat(source_file.fileno()).st_size
+        target_file.truncate(size)
         end = 0
         while end < size:
             try:
-                start = os.lseek(read.fileno(), end, os.SEEK_DATA)
+                start = os.lseek(source_file.fileno(), end, os.SEEK_DATA)
             except OSError as error:
                 if error.errno != errno.ENXIO:
                     raise
                 return  # only a hole is left
-            end = os.lseek(read.fileno(), start, os.SEEK_HOLE)
+            end = os.lseek(source_file.fileno(), start, os.SEEK_HOLE)
             for at in range(start, end, _PIECE):
-                os.pwrite(written.fileno(), os.pread(read.fileno(), min(_PIECE, end - at), at), at)
+                os.pwrite(target_file.fileno(), os.pread(source_file.fileno(), min(_PIECE, end - at), at), at)
 
 
-def _loaded(atlas: Atlas, directory: Path) -> Atlas:
-    if not atlas.held:
+def _load_copy(atlas: Atlas, directory: Path) -> Atlas:
+    if not atlas.is_tracking:
         raise Unavailable("the atlas began anew while a copy of it was optimised.")
-    return Atlas.load(generations.adopted(directory), size=atlas.size, words=atlas.words)
+    return Atlas.load(generations.adopt(directory), size=atlas.size, words=atlas.words)
 
 
-async def _in_child(copy: Path) -> None:
-    """Ends with this process, whose end it reads from its standard input."""
+async def _optimise_in_child(copy: Path) -> None:
+    """Optimise the copy in a child process, which ends with this one: the end of its standard input tells it."""
     command = [sys.executable, "-m", optimise_child.__name__, str(copy)]
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as child:
         assert child.stderr is not None
         try:
-            said = b"".join([part async for part in child.stderr])
+            stderr = b"".join([part async for part in child.stderr])
             code = await child.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
     if code != 0:
-        raise Unavailable(f"optimising the atlas failed ({code}): {said.decode(errors='replace').strip()[-300:]}")
+        raise Unavailable(f"optimising the atlas failed ({code}): {stderr.decode(errors='replace').strip()[-300:]}")

@@ -16,12 +16,12 @@ _WORK = "import pathlib, sys; from agents.memory.stores.points import optimise; 
 
 
 def main(copy: str) -> int:
-    """The worker's exit code."""
+    """Run the worker, kill it when standard input ends, and return its exit code."""
     os.nice(19)
     with subprocess.Popen([sys.executable, "-c", _WORK, copy], stdin=subprocess.DEVNULL) as worker:
         while worker.poll() is None:
-            ended, _, _ = select.select([sys.stdin], [], [], WATCH)
-            if ended:
+            readable, _, _ = select.select([sys.stdin], [], [], WATCH)
+            if readable:
                 worker.kill()
                 break
         return worker.wait()

@@ -32,11 +32,11 @@ class Stores:
 
     @property
     def parts(self) -> tuple[Store, ...]:
-        """Both."""
+        """Atlas, and the graph under Trace."""
         return (self.atlas, self._graph)
 
     @asynccontextmanager
-    async def opened(self, forget: Forget) -> AsyncIterator[None]:
+    async def open(self, forget: Forget) -> AsyncIterator[None]:
         """Open for as long as the context lasts; a store that is missing or broken begins empty.
 
         ``forget`` is awaited before anything begins empty, so that a crash in between projects too much, not too
@@ -46,7 +46,7 @@ class Stores:
             SetupError: another process has them, the directory cannot be written, other settings made them, or a
                 server does not answer.
         """
-        async with _owned(self.settings):
+        async with _lock_directory(self.settings):
             try:
                 empty = [part for part in self.parts if not await part.load()]
                 if empty:
@@ -63,7 +63,7 @@ class Stores:
         """Optimise an embedded Atlas whenever it helps, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
-            await optimise.keep(self.atlas.part, self.changing, after=after, interval=interval)
+            await optimise.optimise_whenever_due(self.atlas.part, self.changing, after=after, interval=interval)
 
     async def renew(self, forget: Forget) -> None:
         """Empty both and have everything projected again. The caller holds ``changing``."""
@@ -91,7 +91,7 @@ def _graph(settings: MemorySettings) -> Graph:
 
 
 @asynccontextmanager
-async def _owned(settings: MemorySettings) -> AsyncIterator[None]:
+async def _lock_directory(settings: MemorySettings) -> AsyncIterator[None]:
     directory = settings.data_dir
     lock = filelock.FileLock(directory / LOCK, timeout=settings.lock_timeout, thread_local=False)
     try:

@@ -19,12 +19,12 @@ from uuid import UUID
 import qdrant_edge as qdrant
 from msgspec import Struct
 
-from agents.memory.context import Around, Own, around, packed, rounded, unit, unpacked
+from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
 from agents.memory.episodes import key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, opening, using
-from agents.memory.words import Words, weighed
+from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 
@@ -46,16 +46,16 @@ _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
 SUMMARY = "summary"
 """The payload field of the episode that sums a point up; empty for most."""
 
-READ = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
-"""What a point tells of its episode."""
+EPISODE_FIELDS = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
+"""Payload fields that are fields of the episode."""
 
-TOLD = [*READ, OWN, SUMMARY]
-"""What is read of a point."""
+PAYLOAD_FIELDS = [*EPISODE_FIELDS, OWN, SUMMARY]
+"""Payload fields that are read of a point."""
 
 SEARCH_THREADS = 1
 """qdrant-edge takes eight even on two cores; those without work spin for a while, and the turn waits for them."""
 
-_SCORED_AGAIN = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
+_RESCORING = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
 PointId = int | UUID | str
 
@@ -63,7 +63,7 @@ Windows = Mapping[str, Mapping[int, str]]
 """For a point: its neighbours' keys by distance, itself at 0."""
 
 
-class Ask(Struct, frozen=True, kw_only=True):
+class Lookup(Struct, frozen=True, kw_only=True):
     """What to look for: a vector, words, or both; never outside ``tenant``.
 
     Attributes:
@@ -85,13 +85,13 @@ class Ask(Struct, frozen=True, kw_only=True):
 class Atlas:
     """One shard. Calls block; one at a time."""
 
-    def __init__(self, shard: qdrant.EdgeShard, path: Path, *, size: int, words: Words) -> None:
+    def __init__(self, shard: qdrant.EdgeShard, path: Path, *, size: int, words: WordEncoder) -> None:
         self._shard = shard
         self.path = path
         self.size = size
         self.words = words
         self._changed: set[str] | None = None
-        self._forgot = (path / FORGOT).exists()
+        self._holds_deleted = (path / FORGOT).exists()
 
     @classmethod
     def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
@@ -105,17 +105,17 @@ class Atlas:
         with opening("atlas"):
             if any(directory.iterdir()):
                 generations.tidy(directory)
-                return cls.load(generations.current(directory), size=size, words=Words(language))
-            path = generations.first(directory)
+                return cls.load(generations.current_shard(directory), size=size, words=WordEncoder(language))
+            path = generations.first_shard(directory)
             shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
                 shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
             shard.flush()
-            generations.enforce(path)
-        return cls(shard, path, size=size, words=Words(language))
+            generations.put_in_force(path)
+        return cls(shard, path, size=size, words=WordEncoder(language))
 
     @classmethod
-    def load(cls, path: Path, *, size: int, words: Words) -> "Atlas":
+    def load(cls, path: Path, *, size: int, words: WordEncoder) -> "Atlas":
         """Load one shard.
 
         Raises:
@@ -133,51 +133,53 @@ class Atlas:
             Unavailable: the store failed; nothing may be taken as stored.
         """
         with using("atlas"):
-            new = {key(one.tenant, "episode", one.episode_id): one for one in episodes}
-            own = {name: self._own(one) for name, one in new.items()}
-            others = {name for window in windows.values() for name in window.values()} - set(new)
-            own |= self._stored(others)
+            new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+            own = {name: self._own(episode) for name, episode in new.items()}
+            neighbours = {name for window in windows.values() for name in window.values()} - set(new)
+            own |= self._read_own(neighbours)
             points = [
-                qdrant.Point(name, _vectors(around(windows.get(name, {0: name}), own)), payload(one, own[name]))
-                for name, one in new.items()
+                qdrant.Point(
+                    name, _vectors(blend_neighbours(windows.get(name, {0: name}), own)), payload(episode, own[name])
+                )
+                for name, episode in new.items()
             ]
-            renewed = [
-                qdrant.PointVectors(name, _vectors(around(windows[name], own)))
+            updates = [
+                qdrant.PointVectors(name, _vectors(blend_neighbours(windows[name], own)))
                 for name in windows.keys() & (own.keys() - new.keys())
             ]
             self._note({*new, *windows})
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
-            if renewed:
-                self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
+            if updates:
+                self._shard.update(qdrant.UpdateOperation.update_vectors(updates))
             self._shard.flush()
 
-    def search(self, ask: Ask) -> list[Match]:
+    def search(self, lookup: Lookup) -> list[Match]:
         """The tenant's episodes that the vector or the words bring, each with both scores; in no order.
 
         Raises:
             Unavailable: the store failed, or the vector is not of its size.
         """
-        asked = self.words.asked(ask.text) if ask.text else ()
-        queries = _queries(ask, asked)
+        query_words = self.words.query_words(lookup.text) if lookup.text else ()
+        queries = _queries(lookup, query_words)
         if not queries:
             return []
         with using("atlas"):
-            where = _where(ask)
+            where = _where(lookup)
             texts: dict[PointId, dict[str, Any]] = {}
             scores: dict[str, dict[PointId, float]] = {}
-            first = self._batch([_request(queries[name], name, where, ask) for name in queries])
+            first = self._batch([_request(queries[name], name, where, lookup) for name in queries])
             for name, points in zip(queries, first, strict=True):
-                found = [(point.id, point) for point in points]
-                scores[name] = {id: point.score for id, point in found}
-                texts.update((id, point.payload or {}) for id, point in found if id not in texts)
-            self._complete(queries, scores, texts.keys(), ask)
-        alike, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
+                pairs = [(point.id, point) for point in points]
+                scores[name] = {id: point.score for id, point in pairs}
+                texts.update((id, point.payload or {}) for id, point in pairs if id not in texts)
+            self._complete_scores(queries, scores, texts.keys(), lookup)
+        cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=alike.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
         ]
 
     def read(self, names: Sequence[str]) -> dict[str, Match]:
-        """What the points tell, by key, without scores; what is not there is left out.
+        """The episodes of these points, by key, without scores; keys without a point are left out.
 
         Raises:
             Unavailable: the store failed.
@@ -185,11 +187,11 @@ class Atlas:
         if not names:
             return {}
         with using("atlas"):
-            records = self._shard.retrieve([*names], with_payload=TOLD, with_vector=False)
+            records = self._shard.retrieve([*names], with_payload=PAYLOAD_FIELDS, with_vector=False)
             return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
     def mark(self, names: Sequence[str], summary: str) -> None:
-        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept.
+        """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.
 
         Raises:
             Unavailable: the store failed.
@@ -212,34 +214,34 @@ class Atlas:
             self._note({*names, *windows})
             if names:
                 (self.path / FORGOT).touch()
-                self._forgot = True
+                self._holds_deleted = True
                 self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
-            own = self._stored({name for window in windows.values() for name in window.values()})
-            renewed = [
-                qdrant.PointVectors(name, _vectors(around(window, own)))
+            own = self._read_own({name for window in windows.values() for name in window.values()})
+            updates = [
+                qdrant.PointVectors(name, _vectors(blend_neighbours(window, own)))
                 for name, window in windows.items()
                 if name in own
             ]
-            if renewed:
-                self._shard.update(qdrant.UpdateOperation.update_vectors(renewed))
+            if updates:
+                self._shard.update(qdrant.UpdateOperation.update_vectors(updates))
             self._shard.flush()
 
     @property
-    def forgot(self) -> bool:
+    def holds_deleted(self) -> bool:
         """Whether something was deleted whose bytes still lie in the shard's files."""
-        return self._forgot
+        return self._holds_deleted
 
-    def unoptimised(self) -> int:
+    def count_unoptimised(self) -> int:
         """Episodes that came since the shard was optimised.
 
         Raises:
             Unavailable: the store failed.
         """
-        optimised = self.path / OPTIMISED
-        return max(0, self.count() - (int(optimised.read_text()) if optimised.exists() else 0))
+        marker = self.path / OPTIMISED
+        return max(0, self.count() - (int(marker.read_text()) if marker.exists() else 0))
 
-    def hold_still(self) -> Path:
-        """Sync, and remember what changes from now on. The files, which may be copied until the next change.
+    def start_tracking(self) -> Path:
+        """Sync, and remember what changes from now on. Returns the files, to be copied before the next change.
 
         Raises:
             Unavailable: the store failed.
@@ -250,16 +252,16 @@ class Atlas:
             return self.path
 
     @property
-    def held(self) -> bool:
+    def is_tracking(self) -> bool:
         """Whether what changes is remembered."""
         return self._changed is not None
 
-    def let_go(self) -> None:
-        """Remember no more: the copy is not followed."""
+    def stop_tracking(self) -> None:
+        """Stop remembering what changes."""
         self._changed = None
 
-    def follow(self, copy: "Atlas", *, most: int) -> int:
-        """Bring up to ``most`` of what changed since :meth:`hold_still` into the copy. How many are left.
+    def transfer_changes(self, copy: "Atlas", *, most: int) -> int:
+        """Bring up to ``most`` points changed since :meth:`start_tracking` into the copy; return how many are left.
 
         Raises:
             Unavailable: a store failed, or what changed was not remembered.
@@ -269,27 +271,30 @@ class Atlas:
         with using("atlas"):
             names: list[PointId] = [self._changed.pop() for _ in range(min(most, len(self._changed)))]
             records = self._shard.retrieve(names, with_payload=True, with_vector=True) if names else []
-            gone = set(names) - {str(record.id) for record in records}
-            points = [qdrant.Point(one.id, one.vector or {}, one.payload or {}) for one in records]
+            missing = set(names) - {str(record.id) for record in records}
+            points = [
+                qdrant.Point(stored_point.id, stored_point.vector or {}, stored_point.payload or {})
+                for stored_point in records
+            ]
             if points:
                 copy._shard.update(qdrant.UpdateOperation.upsert_points(points))
-            if gone:
+            if missing:
                 (copy.path / FORGOT).touch()
-                copy._forgot = True
-                copy._shard.update(qdrant.UpdateOperation.delete_points([*gone]))
+                copy._holds_deleted = True
+                copy._shard.update(qdrant.UpdateOperation.delete_points([*missing]))
             return len(self._changed)
 
-    def give_way(self, copy: "Atlas") -> "Atlas":
+    def hand_over_to(self, copy: "Atlas") -> "Atlas":
         """Bring the rest into the copy and put it in force; this shard is closed and of no use any more.
 
         Raises:
             Unavailable: a store failed; this shard stays in force.
         """
-        while self.follow(copy, most=256):
+        while self.transfer_changes(copy, most=256):
             pass
         with using("atlas"):
             copy._shard.flush()
-            generations.enforce(copy.path)
+            generations.put_in_force(copy.path)
         with suppress(Unavailable):  # its files are about to be removed
             self.close()
         return copy
@@ -332,41 +337,41 @@ class Atlas:
         if self._changed is not None:
             self._changed.update(names)
 
-    def _own(self, episode: Episode) -> Own:
+    def _own(self, episode: Episode) -> OwnFeatures:
         vector = episode.embedding if len(episode.embedding) == self.size else None
-        return Own(
+        return OwnFeatures(
             None if vector is None else rounded(unit(vector)),
             self.words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    def _stored(self, names: Iterable[str]) -> dict[str, Own]:
-        wanted: list[PointId] = [*sorted(names)]
-        if not wanted:
+    def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+        ids: list[PointId] = [*sorted(names)]
+        if not ids:
             return {}
-        records = self._shard.retrieve(wanted, with_payload=["question", "answer", OWN], with_vector=False)
-        found = {}
+        records = self._shard.retrieve(ids, with_payload=["question", "answer", OWN], with_vector=False)
+        features = {}
         for record in records:
             text = record.payload or {}
             counts = self.words.counts(f"{text.get('question')}\n{text.get('answer')}")
-            found[str(record.id)] = Own(unpacked(text.get(OWN)), counts)
-        return found
+            features[str(record.id)] = OwnFeatures(unpacked(text.get(OWN)), counts)
+        return features
 
-    def _complete(
-        self, queries: Mapping[str, Any], scores: dict[str, dict[PointId, float]], names: Set[PointId], ask: Ask
+    def _complete_scores(
+        self, queries: Mapping[str, Any], scores: dict[str, dict[PointId, float]], names: Set[PointId], lookup: Lookup
     ) -> None:
-        """Every score of every candidate: one that the words brought has a cosine, too."""
-        missing = {name: names - found.keys() for name, found in scores.items()}
-        wanted = [name for name, ids in missing.items() if ids]
-        if not wanted:
+        """Fill in the missing scores: a candidate that only the words brought gets its cosine, too."""
+        missing = {name: names - points.keys() for name, points in scores.items()}
+        incomplete = [name for name, ids in missing.items() if ids]
+        if not incomplete:
             return
         batch = [
             _request(
-                queries[name], name, qdrant.Filter(must=[qdrant.HasIdCondition({*missing[name]})]), ask, among=True
+                queries[name], name, qdrant.Filter(must=[qdrant.HasIdCondition({*missing[name]})]), lookup, among=True
             )
-            for name in wanted
+            for name in incomplete
         ]
-        for name, found in zip(wanted, self._batch(batch), strict=True):
-            scores[name].update((point.id, point.score) for point in found)
+        for name, points in zip(incomplete, self._batch(batch), strict=True):
+            scores[name].update((point.id, point.score) for point in points)
 
     def _batch(self, requests: list[qdrant.QueryRequest]) -> list[list[qdrant.ScoredPoint]]:
         return list(self._shard.query_batch(qdrant.QueryBatchRequest(requests)))
@@ -391,22 +396,22 @@ def optimise(path: Path) -> None:
         shard.close()
 
 
-def placed(episode: Episode) -> Match:
-    """The episode as a search would tell it, without scores and vector."""
-    return Match(similarity=0.0, **_told(episode))
+def unscored_match(episode: Episode) -> Match:
+    """The episode as a search would find it, without scores and vector."""
+    return Match(similarity=0.0, **_episode_fields(episode))
 
 
-def payload(episode: Episode, own: Own) -> dict[str, Any]:
+def payload(episode: Episode, own: OwnFeatures) -> dict[str, Any]:
     """What is kept beside the vectors."""
-    return {"tenant": episode.tenant, **_told(episode), OWN: packed(own.vector)}
+    return {"tenant": episode.tenant, **_episode_fields(episode), OWN: packed(own.vector)}
 
 
-def _told(episode: Episode) -> dict[str, Any]:
-    return {field: getattr(episode, field) for field in READ}
+def _episode_fields(episode: Episode) -> dict[str, Any]:
+    return {field: getattr(episode, field) for field in EPISODE_FIELDS}
 
 
-def _vectors(near: Around) -> dict[str, Any]:
-    weights = weighed(near.counts)
+def _vectors(near: ContextFeatures) -> dict[str, Any]:
+    weights = bm25_weights(near.counts)
     vectors: dict[str, Any] = {WORDS: qdrant.SparseVector(list(weights), list(weights.values()))}
     if near.vector is not None:
         vectors[CONTEXT] = near.vector.tolist()
@@ -443,46 +448,48 @@ def _config(size: int) -> qdrant.EdgeConfig:
 def _refuse_other_size(directory: Path, size: int) -> None:
     try:
         vectors = json.loads((directory / CONFIG).read_text())["vectors"]
-        found = vectors[CONTEXT]["size"]
+        stored_size = vectors[CONTEXT]["size"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
     if vectors.keys() != {CONTEXT}:
         raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
-    if found != size:
+    if stored_size != size:
         raise SetupError(
-            f"the atlas in {directory} holds vectors of {found} floats, the embedder gives {size}: "
+            f"the atlas in {directory} holds vectors of {stored_size} floats, the embedder gives {size}: "
             "set the embedder back, or move that directory away to have it made again from the record.",
             param="vector_size",
         )
 
 
-def _queries(ask: Ask, asked: Sequence[int]) -> dict[str, Any]:
+def _queries(lookup: Lookup, query_words: Sequence[int]) -> dict[str, Any]:
     queries: dict[str, Any] = {}
-    if ask.vector:
-        queries[CONTEXT] = list(ask.vector)
-    if asked:
-        queries[WORDS] = qdrant.SparseVector(list(asked), [1.0] * len(asked))
+    if lookup.vector:
+        queries[CONTEXT] = list(lookup.vector)
+    if query_words:
+        queries[WORDS] = qdrant.SparseVector(list(query_words), [1.0] * len(query_words))
     return queries
 
 
-def _request(query: Any, name: str, where: qdrant.Filter, ask: Ask, *, among: bool = False) -> qdrant.QueryRequest:
-    """The best of ``where`` with their texts; with ``among``, all of it with the scores alone."""
-    corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", ask.tenant)])) if name == WORDS else None
+def _request(
+    query: Any, name: str, where: qdrant.Filter, lookup: Lookup, *, among: bool = False
+) -> qdrant.QueryRequest:
+    """A request for the best points that pass ``where``, with texts; with ``among``, for the scores of all of them."""
+    corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", lookup.tenant)])) if name == WORDS else None
     return qdrant.QueryRequest(
         query=qdrant.Query.Nearest(query, using=name),
         filter=where,
-        limit=2 * ask.limit if among else ask.limit,
-        with_payload=False if among else TOLD,
-        params=qdrant.SearchParams(idf=corpus, quantization=_SCORED_AGAIN),
+        limit=2 * lookup.limit if among else lookup.limit,
+        with_payload=False if among else PAYLOAD_FIELDS,
+        params=qdrant.SearchParams(idf=corpus, quantization=_RESCORING),
     )
 
 
-def _where(ask: Ask) -> qdrant.Filter:
-    where: list[qdrant.ConditionType] = [_is("tenant", ask.tenant)]
-    if ask.session_id is not None:
-        where.append(_is("session_id", ask.session_id))
-    if ask.as_of is not None:
-        where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=ask.as_of)))
+def _where(lookup: Lookup) -> qdrant.Filter:
+    where: list[qdrant.ConditionType] = [_is("tenant", lookup.tenant)]
+    if lookup.session_id is not None:
+        where.append(_is("session_id", lookup.session_id))
+    if lookup.as_of is not None:
+        where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=lookup.as_of)))
     return qdrant.Filter(must=where)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from agents.memory.ranking import Match
-from agents.memory.stores.points import Ask, Windows
+from agents.memory.stores.points import Lookup, Windows
 from schemas.episode import Episode
 
 Rows = list[list[Any]]
@@ -47,16 +47,16 @@ class AtlasStore(Store, Protocol):
         """Store the episodes and renew those that ``windows`` names beside them; durable when it returns."""
         ...
 
-    async def search(self, ask: Ask) -> list[Match]:
+    async def search(self, lookup: Lookup) -> list[Match]:
         """The tenant's episodes that the vector or the words bring, each with both scores; in no order."""
         ...
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
-        """What the points tell, by key, without scores; what is not there is left out."""
+        """The episodes of these points, by key, without scores; keys without a point are left out."""
         ...
 
     async def mark(self, names: Sequence[str], summary: str) -> None:
-        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept."""
+        """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         ...
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:

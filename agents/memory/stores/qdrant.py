@@ -7,13 +7,13 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from agents.memory.context import Around, Own, around, rounded, unit, unpacked
+from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, rounded, unit, unpacked
 from agents.memory.episodes import key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line
-from agents.memory.stores.points import CONTEXT, OWN, SUMMARY, TOLD, WORDS, Ask, Windows, payload
-from agents.memory.words import Words, weighed
+from agents.memory.stores.points import CONTEXT, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
+from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 
@@ -39,14 +39,14 @@ class QdrantAtlas:
         self._client = client
         self._settings = settings
         self._collection = settings.qdrant_collection
-        self._words = Words(settings.language)
+        self._words = WordEncoder(settings.language)
 
     @classmethod
     def of(cls, settings: MemorySettings) -> "QdrantAtlas":
         """On the server that the settings name.
 
         Raises:
-            SetupError: its address is none.
+            SetupError: its address cannot be used.
         """
         try:
             client = AsyncQdrantClient(
@@ -56,7 +56,7 @@ class QdrantAtlas:
                 check_compatibility=False,
             )
         except ValueError as error:
-            raise _refused("qdrant_url", f"'{settings.qdrant_url}' is no address ({one_line(error)})") from error
+            raise _setting_error("qdrant_url", f"'{settings.qdrant_url}' is no address ({one_line(error)})") from error
         return cls(client, settings)
 
     async def load(self) -> bool:
@@ -69,19 +69,19 @@ class QdrantAtlas:
         try:
             if not await self._client.collection_exists(self._collection):
                 return False
-            found = (await self._client.get_collection(self._collection)).config.params.vectors
+            vectors = (await self._client.get_collection(self._collection)).config.params.vectors
         except UnexpectedResponse as error:
             if error.status_code in (401, 403):
-                raise _refused("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
-            raise _refused("qdrant_url", f"{settings.qdrant_url} answers {error.status_code}") from error
+                raise _setting_error("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
+            raise _setting_error("qdrant_url", f"{settings.qdrant_url} answers {error.status_code}") from error
         except (ApiException, OSError) as error:
-            raise _refused(
+            raise _setting_error(
                 "qdrant_url", f"no Qdrant server answers at {settings.qdrant_url} ({one_line(error)})"
             ) from error
-        context = found.get(CONTEXT) if isinstance(found, dict) else None
+        context = vectors.get(CONTEXT) if isinstance(vectors, dict) else None
         if context is None or context.size != settings.vector_size:
             size = "no context vectors" if context is None else f"vectors of {context.size} floats"
-            raise _refused(
+            raise _setting_error(
                 "qdrant_collection",
                 f"'{self._collection}' holds {size}, the embedder gives {settings.vector_size}: set the embedder back "
                 "or name another collection, which is made from the record",
@@ -91,7 +91,7 @@ class QdrantAtlas:
     async def renew(self) -> None:
         """Begin with an empty collection."""
         size = self._settings.vector_size
-        async with _translated():
+        async with _translate_errors():
             await self._client.delete_collection(self._collection)
             await self._client.create_collection(
                 self._collection,
@@ -107,59 +107,59 @@ class QdrantAtlas:
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """Store the episodes and renew those that ``windows`` names beside them; applied when it returns."""
-        new = {key(one.tenant, "episode", one.episode_id): one for one in episodes}
-        own = {name: self._own(one) for name, one in new.items()}
-        async with _translated():
-            own |= await self._stored({name for window in windows.values() for name in window.values()} - set(new))
+        new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+        own = {name: self._own(episode) for name, episode in new.items()}
+        async with _translate_errors():
+            own |= await self._read_own({name for window in windows.values() for name in window.values()} - set(new))
             points = [
                 models.PointStruct(
                     id=name,
-                    vector=_vectors(around(windows.get(name, {0: name}), own)),
-                    payload=payload(one, own[name]),
+                    vector=_vectors(blend_neighbours(windows.get(name, {0: name}), own)),
+                    payload=payload(episode, own[name]),
                 )
-                for name, one in new.items()
+                for name, episode in new.items()
             ]
             await self._client.upsert(self._collection, points, wait=True)
             await self._renew_vectors({name: windows[name] for name in windows.keys() & (own.keys() - new.keys())}, own)
 
-    async def search(self, ask: Ask) -> list[Match]:
+    async def search(self, lookup: Lookup) -> list[Match]:
         """The tenant's episodes that the vector or the words bring, each with all its scores; in no order."""
-        queries = self._queries(ask)
+        queries = self._queries(lookup)
         if not queries:
             return []
         texts: dict[PointId, dict[str, Any]] = {}
         scores: dict[str, dict[PointId, float]] = {}
-        async with _translated():
-            first = await self._batch([_request(queries[name], name, _where(ask), ask) for name in queries])
+        async with _translate_errors():
+            first = await self._batch([_request(queries[name], name, _where(lookup), lookup) for name in queries])
             for name, points in zip(queries, first, strict=True):
                 scores[name] = {point.id: point.score for point in points}
                 texts.update((point.id, point.payload or {}) for point in points)
-            await self._complete(queries, scores, texts.keys(), ask)
-        alike, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
+            await self._complete_scores(queries, scores, texts.keys(), lookup)
+        cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=alike.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
         ]
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
-        """What the points tell, by key, without scores; what is not there is left out."""
-        async with _translated():
-            records = await self._client.retrieve(self._collection, list(names), with_payload=TOLD)
+        """The episodes of these points, by key, without scores; keys without a point are left out."""
+        async with _translate_errors():
+            records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
         return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
     async def mark(self, names: Sequence[str], summary: str) -> None:
-        """Say that the episode ``summary`` stands for these points; of what is not there nothing is kept."""
+        """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         if not names:
             return
         where = models.Filter(must=[models.HasIdCondition(has_id=list(names))])
-        async with _translated():
+        async with _translate_errors():
             await self._client.set_payload(self._collection, {SUMMARY: summary}, points=where, wait=True)
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """Delete the points and renew those that ``windows`` names."""
-        async with _translated():
+        async with _translate_errors():
             if names:
                 await self._client.delete(self._collection, models.PointIdsList(points=list(names)), wait=True)
-            own = await self._stored({name for window in windows.values() for name in window.values()})
+            own = await self._read_own({name for window in windows.values() for name in window.values()})
             await self._renew_vectors({name: window for name, window in windows.items() if name in own}, own)
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
@@ -167,7 +167,7 @@ class QdrantAtlas:
         where = None if tenant is None else models.Filter(must=[_is("tenant", tenant)])
         names: set[str] = set()
         offset = None
-        async with _translated():
+        async with _translate_errors():
             while True:
                 records, offset = await self._client.scroll(
                     self._collection, scroll_filter=where, limit=PAGE, offset=offset, with_payload=False
@@ -178,69 +178,73 @@ class QdrantAtlas:
 
     async def count(self) -> int:
         """Episodes stored."""
-        async with _translated():
+        async with _translate_errors():
             return (await self._client.count(self._collection, exact=True)).count
 
-    def _own(self, episode: Episode) -> Own:
+    def _own(self, episode: Episode) -> OwnFeatures:
         fits = len(episode.embedding) == self._settings.vector_size
-        return Own(
+        return OwnFeatures(
             rounded(unit(episode.embedding)) if fits else None,
             self._words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    async def _stored(self, names: Iterable[str]) -> dict[str, Own]:
-        wanted = sorted(names)
-        if not wanted:
+    async def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+        ids = sorted(names)
+        if not ids:
             return {}
-        found = {}
-        for record in await self._client.retrieve(self._collection, wanted, with_payload=["question", "answer", OWN]):
+        features = {}
+        for record in await self._client.retrieve(self._collection, ids, with_payload=["question", "answer", OWN]):
             text = record.payload or {}
             counts = self._words.counts(f"{text.get('question')}\n{text.get('answer')}")
-            found[str(record.id)] = Own(unpacked(text.get(OWN)), counts)
-        return found
+            features[str(record.id)] = OwnFeatures(unpacked(text.get(OWN)), counts)
+        return features
 
-    async def _renew_vectors(self, windows: Windows, own: Mapping[str, Own]) -> None:
-        renewed = [
-            models.PointVectors(id=name, vector=_vectors(around(window, own))) for name, window in windows.items()
+    async def _renew_vectors(self, windows: Windows, own: Mapping[str, OwnFeatures]) -> None:
+        updates = [
+            models.PointVectors(id=name, vector=_vectors(blend_neighbours(window, own)))
+            for name, window in windows.items()
         ]
-        if renewed:
-            await self._client.update_vectors(self._collection, renewed, wait=True)
+        if updates:
+            await self._client.update_vectors(self._collection, updates, wait=True)
 
-    def _queries(self, ask: Ask) -> dict[str, Query]:
+    def _queries(self, lookup: Lookup) -> dict[str, Query]:
         queries: dict[str, Query] = {}
-        if ask.vector:
-            queries[CONTEXT] = list(ask.vector)
-        if asked := self._words.asked(ask.text) if ask.text else ():
-            queries[WORDS] = models.SparseVector(indices=list(asked), values=[1.0] * len(asked))
+        if lookup.vector:
+            queries[CONTEXT] = list(lookup.vector)
+        if query_words := self._words.query_words(lookup.text) if lookup.text else ():
+            queries[WORDS] = models.SparseVector(indices=list(query_words), values=[1.0] * len(query_words))
         return queries
 
-    async def _complete(
-        self, queries: Mapping[str, Query], scores: dict[str, dict[PointId, float]], names: Set[PointId], ask: Ask
+    async def _complete_scores(
+        self, queries: Mapping[str, Query], scores: dict[str, dict[PointId, float]], names: Set[PointId], lookup: Lookup
     ) -> None:
-        """Every score of every candidate: one that the words brought has a cosine, too."""
-        missing = {name: names - found.keys() for name, found in scores.items()}
-        wanted = [name for name, ids in missing.items() if ids]
-        if not wanted:
+        """Fill in the missing scores: a candidate that only the words brought gets its cosine, too."""
+        missing = {name: names - present.keys() for name, present in scores.items()}
+        incomplete = [name for name, ids in missing.items() if ids]
+        if not incomplete:
             return
         batch = [
-            _request(queries[name], name, _among(missing[name], tenant=ask.tenant), ask, among=True) for name in wanted
+            _request(queries[name], name, _among(missing[name], tenant=lookup.tenant), lookup, among=True)
+            for name in incomplete
         ]
-        for name, points in zip(wanted, await self._batch(batch), strict=True):
+        for name, points in zip(incomplete, await self._batch(batch), strict=True):
             scores[name].update((point.id, point.score) for point in points)
 
     async def _batch(self, requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
         return [answer.points for answer in await self._client.query_batch_points(self._collection, requests)]
 
 
-def _request(query: Query, name: str, where: models.Filter, ask: Ask, *, among: bool = False) -> models.QueryRequest:
-    """The best of ``where`` with their texts; with ``among``, all of it with the scores alone."""
-    corpus = models.IdfCorpusParams(corpus=models.Filter(must=[_is("tenant", ask.tenant)]))
+def _request(
+    query: Query, name: str, where: models.Filter, lookup: Lookup, *, among: bool = False
+) -> models.QueryRequest:
+    """A request for the best points that pass ``where``, with texts; with ``among``, for the scores of all of them."""
+    corpus = models.IdfCorpusParams(corpus=models.Filter(must=[_is("tenant", lookup.tenant)]))
     return models.QueryRequest(
         query=query,
         using=name,
         filter=where,
-        limit=2 * ask.limit if among else ask.limit,
-        with_payload=False if among else TOLD,
+        limit=2 * lookup.limit if among else lookup.limit,
+        with_payload=False if among else PAYLOAD_FIELDS,
         params=models.SearchParams(idf=corpus) if name == WORDS else None,
     )
 
@@ -249,12 +253,12 @@ def _among(names: Set[PointId], *, tenant: str) -> models.Filter:
     return models.Filter(must=[models.HasIdCondition(has_id=list(names)), _is("tenant", tenant)])
 
 
-def _where(ask: Ask) -> models.Filter:
-    where: list[models.Condition] = [_is("tenant", ask.tenant)]
-    if ask.session_id is not None:
-        where.append(_is("session_id", ask.session_id))
-    if ask.as_of is not None:
-        where.append(models.FieldCondition(key="created_at", range=models.Range(lte=ask.as_of)))
+def _where(lookup: Lookup) -> models.Filter:
+    where: list[models.Condition] = [_is("tenant", lookup.tenant)]
+    if lookup.session_id is not None:
+        where.append(_is("session_id", lookup.session_id))
+    if lookup.as_of is not None:
+        where.append(models.FieldCondition(key="created_at", range=models.Range(lte=lookup.as_of)))
     return models.Filter(must=where)
 
 
@@ -262,23 +266,23 @@ def _is(field: str, value: str) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
-def _vectors(near: Around) -> dict[str, Any]:
-    weights = weighed(near.counts)
+def _vectors(near: ContextFeatures) -> dict[str, Any]:
+    weights = bm25_weights(near.counts)
     vectors: dict[str, Any] = {WORDS: models.SparseVector(indices=list(weights), values=list(weights.values()))}
     if near.vector is not None:
         vectors[CONTEXT] = near.vector.tolist()
     return vectors
 
 
-def _refused(field: str, why: str) -> SetupError:
+def _setting_error(field: str, reason: str) -> SetupError:
     name = f"agents.memory.{field}"
     mend = 'mend it, start the server, or set agents.memory.atlas = "edge"'
-    return SetupError(f"setting '{name}': {why}: {mend}.", param=name)
+    return SetupError(f"setting '{name}': {reason}: {mend}.", param=name)
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """The client's errors in our terms.
+async def _translate_errors() -> AsyncIterator[None]:
+    """Turn the client's errors into this program's own.
 
     Raises:
         StoreAway: the server does not answer, or not now.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agents.memory.stores.protocols import Graph, Run
 
 VERSION = 2
-"""Of nodes and edges. A store with another one is made again from the record."""
+"""The version of the graph's form. A store with another one is made again from the record."""
 
 FOREVER = 1e12
 """A Unix time later than any; a server need not know infinity."""
@@ -119,7 +119,7 @@ class Neighbours(Struct, frozen=True, kw_only=True):
     following: str | None = None
 
 
-class Member(Struct, frozen=True, kw_only=True):
+class SessionEpisode(Struct, frozen=True, kw_only=True):
     """An episode of a session."""
 
     episode_id: str
@@ -140,55 +140,65 @@ class Trace:
         The order of arrival does not matter, and storing an episode again changes nothing. ``recorded_at`` tells by
         episode id when the record got it (Unix time); where it does not, that is when it was said.
         """
-        nodes = [_node(one, (recorded_at or {}).get(one.episode_id, one.created_at)) for one in episodes]
+        nodes = [
+            _node(episode, (recorded_at or {}).get(episode.episode_id, episode.created_at)) for episode in episodes
+        ]
         sessions = {row["session"]: row for row in nodes}
-        mentions = [row for one in episodes for row in _mentions(one)]
-        caused = [_edge(one.tenant, cause, one.episode_id) for one in episodes for cause in set(one.recalled_ids)]
-        summed = [_edge(one.tenant, one.episode_id, part) for one in episodes for part in set(one.summarises)]
+        mentions = [row for episode in episodes for row in _mentions(episode)]
+        cause_edges = [
+            _edge(episode.tenant, cause, episode.episode_id)
+            for episode in episodes
+            for cause in set(episode.recalled_ids)
+        ]
+        summary_edges = [
+            _edge(episode.tenant, episode.episode_id, part) for episode in episodes for part in set(episode.summarises)
+        ]
 
         names = {row["episode"] for row in nodes}
         orders: list[list[str]] = []
 
         async def work(run: "Run") -> None:
             new = names - {str(row[0]) for row in await run(_KNOWN, names=sorted(names))}
-            await _each(run, _SESSIONS, sessions.values())
-            await _each(run, _EPISODES, {row["episode"]: row for row in nodes}.values())
-            await _each(run, _CONTAINS, nodes)
-            await _each(run, _CONCEPTS, {row["concept"]: row for row in mentions}.values())
-            await _each(run, _MENTIONS, mentions)
-            await _each(run, _ENDS, [{"episode": name} for name in sorted(_ends([*caused, *summed]))])
-            await _each(run, _LINK.format(kind="CAUSED"), caused)
-            await _each(run, _LINK.format(kind="SUMMARISES"), summed)
-            orders[:] = await _orders(run, sessions)
-            apart, together = relinked(orders, new)
-            await _each(run, _UNLINK, apart)
-            await _each(run, _LINK.format(kind="NEXT"), together)
+            await _run_for_rows(run, _SESSIONS, sessions.values())
+            await _run_for_rows(run, _EPISODES, {row["episode"]: row for row in nodes}.values())
+            await _run_for_rows(run, _CONTAINS, nodes)
+            await _run_for_rows(run, _CONCEPTS, {row["concept"]: row for row in mentions}.values())
+            await _run_for_rows(run, _MENTIONS, mentions)
+            await _run_for_rows(
+                run, _ENDS, [{"episode": name} for name in sorted(_ends([*cause_edges, *summary_edges]))]
+            )
+            await _run_for_rows(run, _LINK.format(kind="CAUSED"), cause_edges)
+            await _run_for_rows(run, _LINK.format(kind="SUMMARISES"), summary_edges)
+            orders[:] = await _read_orders(run, sessions)
+            apart, together = link_changes(orders, new)
+            await _run_for_rows(run, _UNLINK, apart)
+            await _run_for_rows(run, _LINK.format(kind="NEXT"), together)
 
         await self._graph.write(work)
         return orders
 
     async def neighbours(self, episode_id: str, *, tenant: str) -> Neighbours:
-        """Who comes before and after the tenant's episode in its session."""
+        """Which episodes come before and after the tenant's episode in its session."""
         where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
         previous = await self._graph.read(_PREVIOUS, **where)
         following = await self._graph.read(_FOLLOWING, **where)
-        return Neighbours(previous=_only(previous), following=_only(following))
+        return Neighbours(previous=_first_value(previous), following=_first_value(following))
 
-    async def turns(self, session_id: str, *, tenant: str) -> list[Member]:
+    async def turns(self, session_id: str, *, tenant: str) -> list[SessionEpisode]:
         """A session's episodes in time."""
         rows = await self._graph.read(_TURNS, session=key(tenant, "session", session_id))
-        return [Member(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
+        return [SessionEpisode(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
 
     async def remove_session(self, session_id: str, *, tenant: str) -> None:
         """Delete a session with its episodes, their edges, and concepts that nobody mentions any more."""
         session = key(tenant, "session", session_id)
 
         async def work(run: "Run") -> None:
-            mentioned = [row[0] for row in await run(_MENTIONED, session=session)]
+            concepts = [row[0] for row in await run(_MENTIONED, session=session)]
             await run(_REMOVE_EPISODES, session=session)
             await run(_REMOVE_SESSION, session=session)
-            if mentioned:
-                await run(_UNMENTIONED, names=mentioned)
+            if concepts:
+                await run(_UNMENTIONED, names=concepts)
 
         await self._graph.write(work)
 
@@ -211,33 +221,33 @@ class Trace:
         rows = [_pair(newer, older) for newer, older in sorted(set(pairs))]
 
         async def work(run: "Run") -> None:
-            await _each(run, _SUPERSEDE, rows)
-            await _each(run, _LEARNT, rows)
+            await _run_for_rows(run, _SUPERSEDE, rows)
+            await _run_for_rows(run, _LEARNT, rows)
 
         if rows:
             await self._graph.write(work)
 
-    async def superseded(
+    async def find_superseded(
         self, episodes: Iterable[str], *, tenant: str, as_of: float = inf, known: float = inf
     ) -> dict[str, str]:
         """Which of the tenant's episodes no longer hold, each with the latest that replaced it.
 
         ``as_of`` asks what held at that Unix time; ``known`` leaves out what was recorded only after that one.
         """
-        names = sorted({key(tenant, "episode", one) for one in episodes})
+        names = sorted({key(tenant, "episode", episode) for episode in episodes})
         last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
         rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
         return {str(older): str(newer) for older, newer in rows}
 
     async def summaries(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
         """The summaries (episode id and key) that stand for any of the keys, each with those that it stands for."""
-        found: dict[tuple[str, str], list[str]] = {}
+        parts_by_summary: dict[tuple[str, str], list[str]] = {}
         for summary, node, member in await self._graph.read(_SUMMARIES, names=sorted(names)):
-            found.setdefault((str(summary), str(node)), []).append(str(member))
-        return found
+            parts_by_summary.setdefault((str(summary), str(node)), []).append(str(member))
+        return parts_by_summary
 
     async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:
-        """The sessions of the summaries in which something of this session is told again."""
+        """The sessions of the summaries that sum up something of this session."""
         rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=key(tenant, "session", session_id))
         return [str(row[0]) for row in rows]
 
@@ -248,11 +258,11 @@ class Trace:
 
     async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
         """The tenant's edges between episodes, by kind."""
-        found = {}
+        edges = {}
         for kind in KINDS:
             rows = await self._graph.read(_EDGES.format(kind=kind), tenant=tenant)
-            found[kind] = [(str(left), str(right)) for left, right in rows]
-        return found
+            edges[kind] = [(str(left), str(right)) for left, right in rows]
+        return edges
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
         """The keys of all episodes, or of one tenant's."""
@@ -264,10 +274,10 @@ class Trace:
         return int((await self._graph.read(_COUNT))[0][0])
 
 
-def relinked(
+def link_changes(
     orders: Iterable[Sequence[str]], new: Collection[str]
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Which neighbours are none any more, and which there are now, after ``new`` came into the sessions' orders."""
+    """Which NEXT links end and which begin when ``new`` comes into the sessions' orders."""
     apart, together = [], []
     for order in orders:
         before = set(pairwise(name for name in order if name not in new))
@@ -277,16 +287,16 @@ def relinked(
     return apart, together
 
 
-async def _orders(run: "Run", sessions: Iterable[str]) -> list[list[str]]:
-    found: dict[str, list[str]] = {}
+async def _read_orders(run: "Run", sessions: Iterable[str]) -> list[list[str]]:
+    orders: dict[str, list[str]] = {}
     for session, episode in await run(_ORDERS, sessions=sorted(sessions)):
-        found.setdefault(str(session), []).append(str(episode))
-    return list(found.values())
+        orders.setdefault(str(session), []).append(str(episode))
+    return list(orders.values())
 
 
-async def _each(run: "Run", statement: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    if given := [dict(row) for row in rows]:
-        await run(statement, rows=given)
+async def _run_for_rows(run: "Run", statement: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    if batch := [dict(row) for row in rows]:
+        await run(statement, rows=batch)
 
 
 def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
@@ -322,5 +332,5 @@ def _ends(edges: Iterable[Mapping[str, str]]) -> set[str]:
     return {end for edge in edges for end in edge.values()}
 
 
-def _only(rows: Sequence[Sequence[Any]]) -> str | None:
+def _first_value(rows: Sequence[Sequence[Any]]) -> str | None:
     return str(rows[0][0]) if rows else None

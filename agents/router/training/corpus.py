@@ -20,7 +20,7 @@ NEAR = 0.85
 """Jaccard similarity of shingles from which two prompts are near-duplicates."""
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CorpusExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt with the niche domains that fit it; none means base."""
 
     prompt: str
@@ -32,7 +32,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Corpus:
     """All examples, in the order of the files' names and lines."""
 
-    examples: tuple[Example, ...]
+    examples: tuple[CorpusExample, ...]
 
     @property
     def prompts(self) -> list[str]:
@@ -52,7 +52,7 @@ class Corpus:
         return Counter(kind_of(example) for example in self.examples)
 
 
-def kind_of(example: Example) -> str:
+def kind_of(example: CorpusExample) -> str:
     """The file that an example belongs in."""
     return example.labels[0] if len(example.labels) == 1 else ("multi" if example.labels else "base")
 
@@ -64,27 +64,27 @@ def load_corpus(folder: Path | None = None) -> Corpus:
         SetupError: a line is not an example, or stands in the wrong file.
     """
     root = files("configs").joinpath("router", "corpus") if folder is None else folder
-    found: list[Example] = []
+    examples: list[CorpusExample] = []
     for file in sorted(root.iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".jsonl"):
-            found.extend(_read(file.name, file.read_text(encoding="utf-8")))
-    if not found:
+            examples.extend(_read_examples(file.name, file.read_text(encoding="utf-8")))
+    if not examples:
         raise SetupError(f"{root} holds no *.jsonl file: the router has nothing to learn from.", param="corpus")
-    return Corpus(tuple(found))
+    return Corpus(tuple(examples))
 
 
-def _read(name: str, text: str) -> Iterator[Example]:
+def _read_examples(name: str, text: str) -> Iterator[CorpusExample]:
     taxonomy = load_taxonomy()
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            example = msgspec.json.decode(line, type=Example)
+            example = msgspec.json.decode(line, type=CorpusExample)
         except msgspec.DecodeError as error:
             raise SetupError(f"{name}, line {number}: {error}.", param="corpus") from error
-        _check(example, f"{name}, line {number}", name.removesuffix(".jsonl"), taxonomy)
+        _check_example(example, f"{name}, line {number}", name.removesuffix(".jsonl"), taxonomy)
         yield example
 
 
-def _check(example: Example, where: str, kind: str, taxonomy: Taxonomy) -> None:
+def _check_example(example: CorpusExample, where: str, kind: str, taxonomy: Taxonomy) -> None:
     unknown = [label for label in example.labels if label not in taxonomy.domains]
     if unknown:
         raise SetupError(f"{where}: there is no domain '{unknown[0]}'.", param="labels")
@@ -96,8 +96,8 @@ def _check(example: Example, where: str, kind: str, taxonomy: Taxonomy) -> None:
 
 def normalised(prompt: str) -> str:
     """Lower case, letters and digits only, single spaces."""
-    kept = "".join(letter if letter.isalnum() else " " for letter in prompt.lower())
-    return " ".join(kept.split()) or prompt
+    letters = "".join(letter if letter.isalnum() else " " for letter in prompt.lower())
+    return " ".join(letters.split()) or prompt
 
 
 def duplicates(prompts: Sequence[str], *, near: float = NEAR) -> list[tuple[int, int, float]]:
@@ -111,18 +111,18 @@ def duplicates(prompts: Sequence[str], *, near: float = NEAR) -> list[tuple[int,
     """
     sets = [_shingles(prompt) for prompt in prompts]
     frequency = Counter(shingle for shingles in sets for shingle in shingles)
-    seen: defaultdict[str, list[int]] = defaultdict(list)
-    found: list[tuple[int, int, float]] = []
+    rows_by_shingle: defaultdict[str, list[int]] = defaultdict(list)
+    pairs: list[tuple[int, int, float]] = []
     for index, shingles in enumerate(sets):
         rarest = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
         prefix = rarest[: len(rarest) - int(near * len(rarest)) + 1]
-        for other in sorted({earlier for shingle in prefix for earlier in seen[shingle]}):
-            similarity = len(shingles & sets[other]) / len(shingles | sets[other])
+        for candidate in sorted({earlier for shingle in prefix for earlier in rows_by_shingle[shingle]}):
+            similarity = len(shingles & sets[candidate]) / len(shingles | sets[candidate])
             if similarity >= near:
-                found.append((other, index, similarity))
+                pairs.append((candidate, index, similarity))
         for shingle in prefix:
-            seen[shingle].append(index)
-    return found
+            rows_by_shingle[shingle].append(index)
+    return pairs
 
 
 def _shingles(prompt: str) -> frozenset[str]:

@@ -13,7 +13,7 @@ from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.classifier import Floats
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, load_model
-from agents.router.scoring import Scored, Scorer
+from agents.router.scoring import OutputScores, Scorer
 from schemas.errors import InvalidInput
 
 Bools = npt.NDArray[np.bool_]
@@ -47,7 +47,7 @@ class NicheFigures(msgspec.Struct, frozen=True, kw_only=True):
     right: float
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class RouterFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Shares in 0..1.
 
     Attributes:
@@ -88,26 +88,26 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     def summary(self) -> dict[str, float]:
         """The plain numbers, rounded."""
-        found = msgspec.to_builtins(self)
-        return {name: round(float(value), 4) for name, value in found.items() if isinstance(value, int | float)}
+        fields = msgspec.to_builtins(self)
+        return {name: round(float(value), 4) for name, value in fields.items() if isinstance(value, int | float)}
 
 
-def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str], threshold: float) -> Figures:
+def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str], threshold: float) -> RouterFigures:
     """Compare ``[n, outputs]`` scores with the right outputs of each prompt (none: base)."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = [[labels[column] for column in row[:3]] for row in order]
     best = scores.max(axis=1)
-    through: Bools = np.asarray(scores >= threshold)
-    passed: Bools = np.any(through, axis=1)
-    meant = np.array([[label in right for label in labels] for right in truth])
-    hits = np.take_along_axis(meant, order[:, :3], axis=1)
+    reaches_gate: Bools = np.asarray(scores >= threshold)
+    passed: Bools = np.any(reaches_gate, axis=1)
+    is_right = np.array([[label in right for label in labels] for right in truth])
+    hits = np.take_along_axis(is_right, order[:, :3], axis=1)
     first: Bools = hits[:, 0]
     third: Bools = np.any(hits, axis=1)
-    gated_third: Bools = np.any(np.take_along_axis(meant & through, order[:, :3], axis=1), axis=1)
-    meanings = meant.sum(axis=1)
+    gated_third: Bools = np.any(np.take_along_axis(is_right & reaches_gate, order[:, :3], axis=1), axis=1)
+    meanings = is_right.sum(axis=1)
     inside, single, several = meanings > 0, meanings == 1, meanings > 1
-    bins = _reliability(best, first)
-    return Figures(
+    bins = _reliability_bars(best, first)
+    return RouterFigures(
         prompts=int(inside.sum()),
         base_prompts=int((~inside).sum()),
         several_prompts=int(several.sum()),
@@ -117,14 +117,14 @@ def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str
         single_top3=_share(third[single]),
         gated_top1=_share((first & passed)[inside]),
         gated_top3=_share(gated_third[inside]),
-        passing=_share(through.sum(axis=1)[inside]),
-        several_recall=_share(through[several][meant[several]]),
-        several_precision=_share(meant[several][through[several]]),
+        passing=_share(reaches_gate.sum(axis=1)[inside]),
+        several_recall=_share(reaches_gate[several][is_right[several]]),
+        several_precision=_share(is_right[several][reaches_gate[several]]),
         coverage=_share(passed[inside]),
         false_activation=_share(passed[~inside]),
-        ece=sum(one.prompts * abs(one.score - one.right) for one in bins) / max(1, len(best)),
+        ece=sum(bar.prompts * abs(bar.score - bar.right) for bar in bins) / max(1, len(best)),
         threshold=threshold,
-        domains=_domains(ranked, truth, passed),
+        domains=_figures_by_domain(ranked, truth, passed),
         reliability=bins,
     )
 
@@ -133,7 +133,7 @@ def _share(hits: Bools | npt.NDArray[np.integer]) -> float:
     return float(hits.mean()) if len(hits) else 0.0
 
 
-def _domains(
+def _figures_by_domain(
     ranked: Sequence[Sequence[str]],
     truth: Sequence[Sequence[str]],
     passed: Bools,
@@ -154,21 +154,21 @@ def _domains(
     }
 
 
-def _reliability(best: Floats, right: Bools) -> tuple[Bin, ...]:
+def _reliability_bars(best: Floats, right: Bools) -> tuple[Bin, ...]:
     places = np.minimum((best * BINS).astype(int), BINS - 1)
-    found = []
+    bars = []
     for place in range(BINS):
         inside = places == place
         if inside.any():
-            found.append(
+            bars.append(
                 Bin(prompts=int(inside.sum()), score=float(best[inside].mean()), right=float(right[inside].mean()))
             )
-    return tuple(found)
+    return tuple(bars)
 
 
 def evaluate(
     path: Path, *, embedder: Path, checkpoint: Path | None = None, json_out: Path | None = None
-) -> tuple[Figures, str]:
+) -> tuple[RouterFigures, str]:
     """Score a JSON-lines file of ``{"prompt", "domain"}`` or ``{"prompt", "labels"}`` (no label: base).
 
     Returns:
@@ -177,34 +177,37 @@ def evaluate(
     Raises:
         InvalidInput: a line of the file is not a labelled prompt.
     """
-    prompts, labels = read_labelled(path)
+    prompts, labels = read_labelled_prompts(path)
     taxonomy = load_taxonomy()
     scorer = Scorer(load_shipped() if checkpoint is None else load_checkpoint(checkpoint), taxonomy)
     model = load_model(embedder)
     embeddings = np.concatenate([encode(model, prompts[at : at + 64]) for at in range(0, len(prompts), 64)])
-    found = scorer.score(prompts, embeddings)
-    scores = np.array([[one.outputs[output] for output in taxonomy.outputs] for one in found], dtype=np.float32)
+    results = scorer.score(prompts, embeddings)
+    scores = np.array([[result.outputs[output] for output in taxonomy.outputs] for result in results], dtype=np.float32)
     truth = [taxonomy.outputs_of(right) for right in labels]
     figures = measure(scores, truth, taxonomy.outputs, scorer.checkpoint.meta.threshold)
-    figures = msgspec.structs.replace(figures, niches=niche_figures(found, labels, taxonomy))
+    figures = msgspec.structs.replace(figures, niches=niche_figures(results, labels, taxonomy))
     if json_out is not None:
         json_out.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
     return figures, report(figures)
 
 
 def niche_figures(
-    found: Sequence[Scored], labels: Sequence[Sequence[str]], taxonomy: Taxonomy
+    results: Sequence[OutputScores], labels: Sequence[Sequence[str]], taxonomy: Taxonomy
 ) -> dict[str, NicheFigures]:
     """How often the right niche domain is chosen inside its output, over the prompts that mean one alone."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
-    for one, right in zip(found, labels, strict=True):
+    for result, right in zip(results, labels, strict=True):
         for output, niches in taxonomy.merged.items():
             if len(right) == 1 and right[0] in niches:
-                hits[right[0]].append(one.niche(output) == right[0])
-    return {name: NicheFigures(prompts=len(said), right=sum(said) / len(said)) for name, said in sorted(hits.items())}
+                hits[right[0]].append(result.niche(output) == right[0])
+    return {
+        name: NicheFigures(prompts=len(outcomes), right=sum(outcomes) / len(outcomes))
+        for name, outcomes in sorted(hits.items())
+    }
 
 
-def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
+def read_labelled_prompts(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
     """Prompts and their right domains, sorted; none is base.
 
     Raises:
@@ -216,9 +219,9 @@ def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
     right: list[tuple[str, ...]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            said = json.loads(line)
-            labels = [said["domain"]] if "domain" in said else list(said["labels"])
-            prompts.append(str(said["prompt"]))
+            document = json.loads(line)
+            labels = [document["domain"]] if "domain" in document else list(document["labels"])
+            prompts.append(str(document["prompt"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f'{path}, line {number}: expected {{"prompt": "...", "domain": "..."}}.', param="prompt"
@@ -230,7 +233,7 @@ def read_labelled(path: Path) -> tuple[list[str], list[tuple[str, ...]]]:
     return prompts, right
 
 
-def report(figures: Figures) -> str:
+def report(figures: RouterFigures) -> str:
     """The figures as markdown: the goals, then a line for each output with what it was taken for."""
     several = (
         f"| {figures.several_prompts} prompts with several labels | "
@@ -248,12 +251,17 @@ def report(figures: Figures) -> str:
         f"| in-domain prompts through the gate ({figures.threshold:.3f}) | {figures.coverage:.1%} |",
         *([f"| base prompts through the gate | {figures.false_activation:.1%} |"] if figures.base_prompts else []),
         f"| expected calibration error | {figures.ece:.3f} |",
-        *(f"| {name} inside its output | {one.right:.1%} of {one.prompts} |" for name, one in figures.niches.items()),
+        *(
+            f"| {name} inside its output | {entry.right:.1%} of {entry.prompts} |"
+            for name, entry in figures.niches.items()
+        ),
         "",
         "| domain | prompts | top-1 | top-3 | through the gate | taken for |",
         "|---|---|---|---|---|---|",
     ]
-    for name, one in figures.domains.items():
-        confused = ", ".join(f"{other} {count}" for other, count in [*one.confused.items()][:4])
-        lines.append(f"| {name} | {one.prompts} | {one.top1:.0%} | {one.top3:.0%} | {one.passed:.0%} | {confused} |")
+    for name, entry in figures.domains.items():
+        confused = ", ".join(f"{output} {count}" for output, count in [*entry.confused.items()][:4])
+        lines.append(
+            f"| {name} | {entry.prompts} | {entry.top1:.0%} | {entry.top3:.0%} | {entry.passed:.0%} | {confused} |"
+        )
     return "\n".join(lines) + "\n"

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from agents.router.checkpoint import Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
+from agents.router.checkpoint import Checkpoint, CheckpointMeta, load_checkpoint, load_shipped, save_checkpoint
 from agents.router.classifier import TENSORS, Classifier, Floats, logits_of, scores_of
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.embedder import encode, file_digest, load_model
 from agents.router.fit import minimise
 from agents.router.niche import NicheHead, fit_head
 from agents.router.training.corpus import Corpus, duplicates, kind_of, load_corpus
-from agents.router.training.evaluation import Figures, measure
-from agents.router.words import Words, fit_words
+from agents.router.training.evaluation import RouterFigures, measure
+from agents.router.words import WordModel, fit_words
 from schemas.errors import SetupError
 
 Embed = Callable[[Sequence[str]], Floats]
@@ -95,7 +95,7 @@ def train(
     corpus: Path | None = None,
     settings: TrainingSettings | None = None,
     progress: bool = True,
-) -> Figures:
+) -> RouterFigures:
     """Train from a corpus folder (the shipped one by default) and write the checkpoint to ``out``.
 
     Returns:
@@ -119,12 +119,12 @@ def train(
         def embed(prompts: Sequence[str]) -> Floats:
             """Batches of like length: a batch is padded to its longest prompt."""
             order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-            found = np.empty((len(prompts), model.get_embedding_dimension()), np.float32)
+            vectors = np.empty((len(prompts), model.get_embedding_dimension()), np.float32)
             for at in range(0, len(order), EMBED_BATCH):
                 rows = order[at : at + EMBED_BATCH]
-                found[rows] = encode(model, [prompts[row] for row in rows])
+                vectors[rows] = encode(model, [prompts[row] for row in rows])
                 bar.advance(task, len(rows))
-            return found
+            return vectors
 
         checkpoint, figures = fit(
             examples,
@@ -139,10 +139,10 @@ def train(
 
 def export(*, out: Path, checkpoint: Path | None = None) -> None:
     """Write the classifier alone, in the monolith's format: four tensors, labels and the gate that it has alone."""
-    found = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
-    threshold = found.meta.threshold if found.words is None else found.meta.bare_threshold
-    bare = Meta(format="monolith", labels=found.meta.labels, threshold=threshold)
-    save_checkpoint(Checkpoint(classifier=found.classifier, meta=bare), out)
+    source = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    threshold = source.meta.threshold if source.words is None else source.meta.bare_threshold
+    bare = CheckpointMeta(format="monolith", labels=source.meta.labels, threshold=threshold)
+    save_checkpoint(Checkpoint(classifier=source.classifier, meta=bare), out)
 
 
 def fit(
@@ -152,7 +152,7 @@ def fit(
     embedder_sha256: str,
     settings: TrainingSettings,
     bar: Progress | None = None,
-) -> tuple[Checkpoint, Figures]:
+) -> tuple[Checkpoint, RouterFigures]:
     """Train on ``[n, width]`` unit vectors of the corpus's prompts, in its order."""
     taxonomy = load_taxonomy()
     inputs = torch.from_numpy(np.round(embeddings, DIGITS).astype(np.float32))
@@ -160,34 +160,36 @@ def fit(
     folds = _folds(corpus, relatives(inputs.numpy()), settings.folds)
     task = None if bar is None else bar.add_task("training", total=settings.folds + 1)
     prompts = corpus.prompts
-    with _reproducible():
-        heard, read = torch.zeros_like(targets), torch.zeros_like(targets)
+    with _make_reproducible():
+        classifier_logits, word_logits = torch.zeros_like(targets), torch.zeros_like(targets)
         for fold in range(settings.folds):
-            kept = folds != fold
-            tensors = _fit_classifier(inputs[kept], targets[kept], settings)
-            words = _fit_words([*compress(prompts, kept)], targets[kept], settings)
+            in_training = folds != fold
+            tensors = _fit_classifier(inputs[in_training], targets[in_training], settings)
+            words = _fit_words([*compress(prompts, in_training)], targets[in_training], settings)
             with torch.inference_mode():
-                heard[~kept] = logits_of(tensors, inputs[~kept])
-            read[~kept] = torch.from_numpy(words.logits([*compress(prompts, ~kept)]))
+                classifier_logits[~in_training] = logits_of(tensors, inputs[~in_training])
+            word_logits[~in_training] = torch.from_numpy(words.logits([*compress(prompts, ~in_training)]))
             if bar is not None and task is not None:
                 bar.advance(task)
-        alone = _platt(heard, targets)
-        shares = _shares(heard, read, targets)
-        held = heard * shares[0] + read * shares[1]
-        scale, shift = _platt(held, targets)
+        alone = _fit_platt(classifier_logits, targets)
+        shares = _fit_shares(classifier_logits, word_logits, targets)
+        combined = classifier_logits * shares[0] + word_logits * shares[1]
+        scale, shift = _fit_platt(combined, targets)
         tensors = _calibrated(_fit_classifier(inputs, targets, settings), *alone)
         words = _fit_words(prompts, targets, settings)
-        words = _beside(words, alone, heard=scale * shares[0], read=scale * shares[1], shift=shift)
+        words = _calibrated_words(
+            words, alone, classifier_factor=scale * shares[0], word_factor=scale * shares[1], shift=shift
+        )
         if bar is not None and task is not None:
             bar.advance(task)
         heads = _fit_heads(corpus, inputs, taxonomy)
     base = ~targets.any(1).numpy()
-    scores = scores_of((held * scale + shift).numpy(), rivalry=settings.rivalry)
+    scores = scores_of((combined * scale + shift).numpy(), rivalry=settings.rivalry)
     threshold = gate(scores[base], settings.false_activation)
-    bare_scores = scores_of((heard * alone[0] + alone[1]).numpy())
+    bare_scores = scores_of((classifier_logits * alone[0] + alone[1]).numpy())
     truth = [taxonomy.outputs_of(example.labels) for example in corpus.examples]
     figures = measure(scores, truth, taxonomy.outputs, threshold)
-    meta = Meta(
+    meta = CheckpointMeta(
         labels=taxonomy.outputs,
         threshold=threshold,
         rivalry=settings.rivalry,
@@ -223,7 +225,7 @@ def relatives(vectors: Floats, *, near: float = RELATED) -> list[int]:
     """For each row of unit vectors its family: rows that a chain of cosines of at least ``near`` joins."""
     parents = list(range(len(vectors)))
 
-    def head(row: int) -> int:
+    def find_root(row: int) -> int:
         while parents[row] != row:
             parents[row] = parents[parents[row]]
             row = parents[row]
@@ -231,19 +233,19 @@ def relatives(vectors: Floats, *, near: float = RELATED) -> list[int]:
 
     for start in range(0, len(vectors), SIMILARITY_ROWS):
         close = vectors[start : start + SIMILARITY_ROWS] @ vectors.T >= near
-        for row, other in zip(*np.nonzero(close), strict=True):
-            first, second = sorted((head(start + int(row)), head(int(other))))
+        for row, column in zip(*np.nonzero(close), strict=True):
+            first, second = sorted((find_root(start + int(row)), find_root(int(column))))
             parents[second] = first
-    return [head(row) for row in range(len(vectors))]
+    return [find_root(row) for row in range(len(vectors))]
 
 
 def _folds(corpus: Corpus, families: Sequence[int], folds: int) -> torch.Tensor:
     """Whole families dealt out, large ones first, each to the fold that has least of its kind of example."""
     sizes = Counter(families)
-    held: dict[str, list[int]] = {}
+    loads_by_kind: dict[str, list[int]] = {}
     fold_of: dict[int, int] = {}
     for family in sorted(sizes, key=lambda family: (-sizes[family], family)):
-        loads = held.setdefault(kind_of(corpus.examples[family]), [0] * folds)
+        loads = loads_by_kind.setdefault(kind_of(corpus.examples[family]), [0] * folds)
         fold_of[family] = loads.index(min(loads))
         loads[fold_of[family]] += sizes[family]
     return torch.tensor([fold_of[family] for family in families])
@@ -271,7 +273,7 @@ def _fit_classifier(inputs: torch.Tensor, targets: torch.Tensor, settings: Train
     distributions = _with_base(targets)
     weights = _class_weights(distributions)
     distributions = _smoothed(distributions, settings.smoothing)
-    tensors = _initial(inputs.shape[1], settings.hidden, targets.shape[1], draw)
+    tensors = _initial_tensors(inputs.shape[1], settings.hidden, targets.shape[1], draw)
     optimiser = torch.optim.AdamW(list(tensors.values()), lr=settings.rate, weight_decay=settings.decay)
     batches = -(-len(inputs) // settings.batch)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * batches)
@@ -281,19 +283,19 @@ def _fit_classifier(inputs: torch.Tensor, targets: torch.Tensor, settings: Train
                 inputs.shape[1]
             )
             noisy = torch.nn.functional.normalize(noisy, dim=1) * INPUT_SCALE
-            kept = torch.rand(len(rows), settings.hidden, generator=draw) >= settings.dropout
-            logits = logits_of(tensors, noisy, dropout=kept / (1.0 - settings.dropout))
+            mask = torch.rand(len(rows), settings.hidden, generator=draw) >= settings.dropout
+            logits = logits_of(tensors, noisy, dropout=mask / (1.0 - settings.dropout))
             loss = _loss(logits, distributions[rows], weights[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             cosine.step()
-    found = {name: tensor.detach() for name, tensor in tensors.items()}
-    found["0.weight"] = found["0.weight"] * INPUT_SCALE
-    return found
+    parameters = {name: tensor.detach() for name, tensor in tensors.items()}
+    parameters["0.weight"] = parameters["0.weight"] * INPUT_SCALE
+    return parameters
 
 
-def _fit_words(prompts: Sequence[str], targets: torch.Tensor, settings: TrainingSettings) -> Words:
+def _fit_words(prompts: Sequence[str], targets: torch.Tensor, settings: TrainingSettings) -> WordModel:
     distributions = _with_base(targets)
     return fit_words(
         prompts,
@@ -304,7 +306,7 @@ def _fit_words(prompts: Sequence[str], targets: torch.Tensor, settings: Training
     )
 
 
-def _initial(width: int, hidden: int, outputs: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
+def _initial_tensors(width: int, hidden: int, outputs: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
     """Uniform in +-1/sqrt(fan in), torch's own start of a linear layer."""
     shapes = {"0.weight": (hidden, width), "0.bias": (hidden,), "3.weight": (outputs, hidden), "3.bias": (outputs,)}
     bounds = {"0": width**-0.5, "3": hidden**-0.5}
@@ -319,43 +321,47 @@ def _loss(logits: torch.Tensor, distributions: torch.Tensor, weights: torch.Tens
     return -((distributions * torch.log_softmax(with_base, dim=1)).sum(1) * weights).mean()
 
 
-def _shares(heard: torch.Tensor, read: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+def _fit_shares(
+    classifier_logits: torch.Tensor, word_logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[float, float]:
     """What to multiply the held-out logits of classifier and words by before they are added, by maximum likelihood."""
     distributions, weights = _with_base(targets), torch.ones(len(targets))
     shares = torch.full((2,), 0.5, requires_grad=True)
-    minimise([shares], lambda: _loss(heard * shares[0] + read * shares[1], distributions, weights))
+    minimise([shares], lambda: _loss(classifier_logits * shares[0] + word_logits * shares[1], distributions, weights))
     return float(shares[0].detach()), float(shares[1].detach())
 
 
-def _platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+def _fit_platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
     """Scale and shift that make the sigmoid of held-out logits a probability, by maximum likelihood.
 
     Fitted on each prompt's best label alone: that is the score that the gate and the ECE look at.
     """
     best = logits.max(dim=1, keepdim=True)
-    hit = targets.gather(1, best.indices)
+    best_targets = targets.gather(1, best.indices)
     scale, shift = torch.ones(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     minimise(
         [scale, shift],
-        lambda: torch.nn.functional.binary_cross_entropy_with_logits(best.values * scale + shift, hit),
+        lambda: torch.nn.functional.binary_cross_entropy_with_logits(best.values * scale + shift, best_targets),
     )
     return float(scale.detach()), float(shift.detach())
 
 
-def _beside(words: Words, alone: tuple[float, float], *, heard: float, read: float, shift: float) -> Words:
-    """The words such that, beside a classifier that has its own calibration, the sum is calibrated.
+def _calibrated_words(
+    words: WordModel, alone: tuple[float, float], *, classifier_factor: float, word_factor: float, shift: float
+) -> WordModel:
+    """The words, scaled and shifted so that their sum with a classifier of its own calibration is calibrated.
 
     Args:
         alone: scale and shift of the classifier's own calibration.
-        heard: the factor of the classifier's raw logits in the sum.
-        read: the factor of the words' raw logits in the sum.
+        classifier_factor: of the classifier's raw logits in the sum.
+        word_factor: of the words' raw logits in the sum.
         shift: what is added to both.
     """
-    scale = heard / alone[0]
+    scale = classifier_factor / alone[0]
     return replace(
         words,
-        weight=words.weight * np.float32(read),
-        bias=words.bias * np.float32(read) + np.float32(shift - scale * alone[1]),
+        weight=words.weight * np.float32(word_factor),
+        bias=words.bias * np.float32(word_factor) + np.float32(shift - scale * alone[1]),
         scale=scale,
     )
 
@@ -374,7 +380,7 @@ def _fit_heads(corpus: Corpus, inputs: torch.Tensor, taxonomy: Taxonomy) -> dict
 
 
 @contextlib.contextmanager
-def _reproducible() -> Iterator[None]:
+def _make_reproducible() -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -1,7 +1,7 @@
-"""A client's retry is the same turn: what an ``Idempotency-Key`` finds on the bus, and the turn that it gets.
+"""A client's retry is the same turn: finds the turn of an ``Idempotency-Key`` on the bus, or makes a new one.
 
 The turn id is a function of tenant, key and generation. A turn that is answered, or that failed for good, is
-told again; one that still runs is joined; one that failed for a passing reason, was cancelled or is past its
+repeated; one that still runs is joined; one that failed for a passing reason, was cancelled or is past its
 deadline makes room for the next generation. Generations are tried in order, so all replicas agree.
 """
 
@@ -44,46 +44,46 @@ async def claim(
         Unavailable: the broker cannot be read.
     """
     if key is None:
-        return _fresh(query, new_turn(tenant=tenant, session_id=session_id, timeout=timeout), seed)
+        return _new_claim(query, new_turn(tenant=tenant, session_id=session_id, timeout=timeout), seed)
     for generation in range(MAX_GENERATIONS):
         name = key if generation == 0 else f"{key}\n{generation}"
         envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout, key=name)
-        fresh = _fresh(query, envelope, seed)
-        asked = await bus.last(QueryReceived, envelope.turn_id)
-        if asked is None:
-            return fresh
-        if msgspec.structs.replace(asked.query, stream=query.stream) != fresh.query:
+        new_claim = _new_claim(query, envelope, seed)
+        previous = await bus.last(QueryReceived, envelope.turn_id)
+        if previous is None:
+            return new_claim
+        if msgspec.structs.replace(previous.query, stream=query.stream) != new_claim.query:
             raise InvalidInput(
                 "this Idempotency-Key was used for another request: send a new key.",
                 code="unprocessable",
                 param="Idempotency-Key",
             )
-        standing = await _standing(bus, asked)
-        if standing is not None:
-            return standing
+        stored_claim = await _find_stored_claim(bus, previous)
+        if stored_claim is not None:
+            return stored_claim
     raise Refused(f"this Idempotency-Key has started {MAX_GENERATIONS} turns: send a new key.", param="Idempotency-Key")
 
 
-async def _standing(bus: Bus, asked: QueryReceived) -> Claim | None:
+async def _find_stored_claim(bus: Bus, previous: QueryReceived) -> Claim | None:
     """The stored turn if it can still serve the request, None when the next generation must."""
-    turn_id = asked.envelope.turn_id
+    turn_id = previous.envelope.turn_id
     answer = await bus.last(AnswerReady, turn_id)
     if answer is not None:
-        return Claim(envelope=asked.envelope, query=asked.query, answer=answer)
-    failed = await bus.last(TurnFailed, turn_id)
-    if failed is not None and not failed.retryable:
-        raise KikiError(failed.message, code=failed.code)
-    cancelled = failed is None and await bus.last(TurnCancelled, turn_id) is not None
-    if failed is not None or cancelled or asked.envelope.remaining <= 0:
+        return Claim(envelope=previous.envelope, query=previous.query, answer=answer)
+    failure = await bus.last(TurnFailed, turn_id)
+    if failure is not None and not failure.retryable:
+        raise KikiError(failure.message, code=failure.code)
+    cancelled = failure is None and await bus.last(TurnCancelled, turn_id) is not None
+    if failure is not None or cancelled or previous.envelope.remaining <= 0:
         return None
-    return Claim(envelope=asked.envelope, query=asked.query, running=True)
+    return Claim(envelope=previous.envelope, query=previous.query, running=True)
 
 
-def _fresh(query: Query, envelope: Envelope, seed: int | None) -> Claim:
+def _new_claim(query: Query, envelope: Envelope, seed: int | None) -> Claim:
     return Claim(envelope=envelope, query=seeded(query, seed, envelope.turn_id))
 
 
 def seeded(query: Query, seed: int | None, turn_id: str) -> Query:
     """The query with its seed; without one it is drawn from the turn id, so that a retry asks the same."""
-    drawn = int(turn_id[:12], 16) if seed is None else seed
-    return msgspec.structs.replace(query, sampling=msgspec.structs.replace(query.sampling, seed=drawn))
+    value = int(turn_id[:12], 16) if seed is None else seed
+    return msgspec.structs.replace(query, sampling=msgspec.structs.replace(query.sampling, seed=value))

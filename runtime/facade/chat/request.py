@@ -45,7 +45,7 @@ _ROLES: dict[str, Role] = {
 _ECHOED = ("annotations", "audio", "function_call", "refusal")
 
 
-class Said(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SentMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One message as clients send it, with what they echo of an earlier answer."""
 
     role: str
@@ -100,7 +100,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The body. Ranges are those of OpenAI's reference; ``top_k``, ``min_p``, ``system``, ``kiki`` are beside it."""
 
     model: str
-    messages: list[Said]
+    messages: list[SentMessage]
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
@@ -141,7 +141,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class CheckedRequest:
     """A checked request.
 
     ``seed`` None is drawn from the turn id; ``level`` is the one that holds unless the router plans otherwise;
@@ -174,7 +174,7 @@ def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") ->
         raise InvalidInput(f"the body is not valid JSON: {error}.") from error
 
 
-def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSettings) -> Asked:
+def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSettings) -> CheckedRequest:
     """Decode and check the body.
 
     Raises:
@@ -188,17 +188,17 @@ def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSett
         raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
     tooling = _tooling(body)
     level = _level(body, alias, tooling)
-    pinned = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
+    level_is_fixed = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
         model=body.model,
         messages=conversation(body),
         sampling=_sampling(body, alias, settings, level),
-        level=level if pinned else body.kiki.level,
+        level=level if level_is_fixed else body.kiki.level,
         candidates=_candidates(body, level),
         stream=bool(body.stream),
         tooling=tooling,
     )
-    return Asked(
+    return CheckedRequest(
         query=query,
         seed=body.seed,
         level=level,
@@ -222,10 +222,10 @@ def refuse_unserved(body: ChatRequest) -> None:
 
 def conversation(body: ChatRequest) -> tuple[Message, ...]:
     """The messages, with all system text at the start in one message (chat templates want it so)."""
-    messages = [_message(said, f"messages[{index}]") for index, said in enumerate(body.messages)]
+    messages = [_message(sent_message, f"messages[{index}]") for index, sent_message in enumerate(body.messages)]
     if not messages:
         raise InvalidInput("'messages' is empty: send at least one user message.", param="messages")
-    messages = _answered(messages)
+    messages = _name_tool_answers(messages)
     last = len(messages) - 1
     if messages[last].role not in ("user", "tool") or not any(message.role == "user" for message in messages):
         raise InvalidInput("the last message must be the user's, or a tool's answer.", param=f"messages[{last}].role")
@@ -238,26 +238,26 @@ def conversation(body: ChatRequest) -> tuple[Message, ...]:
     return (*head, *messages)
 
 
-def _message(said: Said, where: str) -> Message:
-    role = _ROLES.get(said.role)
+def _message(message: SentMessage, where: str) -> Message:
+    role = _ROLES.get(message.role)
     if role is None:
-        raise InvalidInput(f"the role '{said.role}' is not one of {', '.join(_ROLES)}.", param=f"{where}.role")
+        raise InvalidInput(f"the role '{message.role}' is not one of {', '.join(_ROLES)}.", param=f"{where}.role")
     for name in _ECHOED:
-        if getattr(said, name):
+        if getattr(message, name):
             raise InvalidInput(f"'{name}' in a message is not supported: leave it out.", param=f"{where}.{name}")
-    calls = tools.echoed(said.tool_calls, f"{where}.tool_calls")
+    calls = tools.parse_echoed_calls(message.tool_calls, f"{where}.tool_calls")
     if calls and role != "assistant":
         raise InvalidInput("only an assistant's message calls tools.", param=f"{where}.tool_calls")
-    if said.tool_call_id is not None and role != "tool":
+    if message.tool_call_id is not None and role != "tool":
         raise InvalidInput("only a tool's message answers a call.", param=f"{where}.tool_call_id")
-    content = "" if calls and said.content is None else _text(said.content, f"{where}.content")
-    return Message(role=role, content=content, name=said.name, tool_calls=calls, tool_call_id=said.tool_call_id)
+    content = "" if calls and message.content is None else _text(message.content, f"{where}.content")
+    return Message(role=role, content=content, name=message.name, tool_calls=calls, tool_call_id=message.tool_call_id)
 
 
-def _answered(messages: list[Message]) -> list[Message]:
+def _name_tool_answers(messages: list[Message]) -> list[Message]:
     """The messages with each tool's answer named as its call, which must stand before it."""
     names: dict[str, str] = {}
-    found: list[Message] = []
+    named_messages: list[Message] = []
     for index, message in enumerate(messages):
         names |= {call.id: call.name for call in message.tool_calls}
         if message.role == "tool":
@@ -267,21 +267,21 @@ def _answered(messages: list[Message]) -> list[Message]:
                     param=f"messages[{index}].tool_call_id",
                 )
             message = msgspec.structs.replace(message, name=names[message.tool_call_id])
-        found.append(message)
-    return found
+        named_messages.append(message)
+    return named_messages
 
 
 def _tooling(body: ChatRequest) -> Tooling | None:
-    found = tools.tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
-    if found is not None and body.kiki.level == "full":
+    tooling = tools.tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    if tooling is not None and body.kiki.level == "full":
         raise InvalidInput("tools are called by the levels raw and fast, whose answer nobody revises.", param="tools")
-    if found is not None and found.must_call and body.response_format not in (None, _FREE):
+    if tooling is not None and tooling.must_call and body.response_format not in (None, _FREE):
         raise InvalidInput("an answer is a call or follows 'response_format', not both.", param="tool_choice")
-    return found
+    return tooling
 
 
 def _level(body: ChatRequest, alias: Alias, tooling: Tooling | None) -> Level:
-    """The level asked for, or the alias's; with tools nobody argues over the answer, so it is fast at most."""
+    """The request's level, or the alias's. With tools it is at most fast: a panel does not argue over calls."""
     level = body.kiki.level or alias.level
     return "fast" if tooling is not None and level == "full" else level
 
@@ -327,7 +327,7 @@ def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings, level: 
 
 
 def _logprobs(body: ChatRequest, level: Level) -> bool:
-    """Whether tokens are told with their log-probabilities: of a decoded answer only, and of a whole one."""
+    """Whether the reply has log-probabilities: only at levels raw and fast, and only when it is not streamed."""
     if not body.logprobs:
         if body.top_logprobs:
             raise InvalidInput("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
@@ -340,30 +340,31 @@ def _logprobs(body: ChatRequest, level: Level) -> bool:
     return True
 
 
-def _json_schema(asked: ResponseFormat | None, level: Level) -> str | None:
-    if asked is None or asked.type == "text":
+def _json_schema(response_format: ResponseFormat | None, level: Level) -> str | None:
+    if response_format is None or response_format.type == "text":
         return None
     if level == "full":
         raise InvalidInput(
-            f"'response_format' {asked.type} is served by the levels raw and fast, whose answer nobody revises: "
+            f"'response_format' {response_format.type} is served by the levels raw and fast, "
+            "whose answer nobody revises: "
             "set kiki.level.",
             param="response_format",
         )
-    if asked.type == "json_object":
+    if response_format.type == "json_object":
         return '{"type": "object"}'
-    if asked.json_schema is None:
+    if response_format.json_schema is None:
         raise InvalidInput("'response_format' needs its 'json_schema'.", param="response_format.json_schema")
-    return msgspec.json.encode(asked.json_schema.schema).decode()
+    return msgspec.json.encode(response_format.json_schema.schema).decode()
 
 
 def _max_tokens(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> int:
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidInput("'max_tokens' and 'max_completion_tokens' differ: send one.", param="max_tokens")
     name = "max_completion_tokens" if body.max_tokens is None else "max_tokens"
-    asked: int | None = getattr(body, name)
-    if asked is not None and asked > settings.max_tokens_cap:
-        raise InvalidInput(f"'{name}' is {asked}, at most {settings.max_tokens_cap} are served.", param=name)
-    return asked or min(alias.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
+    limit: int | None = getattr(body, name)
+    if limit is not None and limit > settings.max_tokens_cap:
+        raise InvalidInput(f"'{name}' is {limit}, at most {settings.max_tokens_cap} are served.", param=name)
+    return limit or min(alias.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
 
 
 def _stop(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from runtime.facade.chat import tools
-from runtime.facade.chat.request import Asked
+from runtime.facade.chat.request import CheckedRequest
 from runtime.turns import deliberation
 from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
@@ -14,81 +14,83 @@ PIECE = 48
 """Characters of one chunk of an answer that is already there."""
 
 
-def completion(answer: AnswerReady, asked: Asked) -> dict[str, Any]:
+def completion(answer: AnswerReady, request: CheckedRequest) -> dict[str, Any]:
     """The reply to a plain request."""
     reply: dict[str, Any] = {
-        **_head(answer.envelope, asked, "chat.completion"),
+        **_head(answer.envelope, request, "chat.completion"),
         "system_fingerprint": fingerprint(answer),
         "choices": [
             {
                 "index": index,
-                "message": _message(text, reasoning, calls(answer, asked, index)),
-                "logprobs": logprobs(answer, asked, index),
+                "message": _message(text, reasoning, calls(answer, request, index)),
+                "logprobs": logprobs(answer, request, index),
                 "finish_reason": finish,
             }
-            for index, (text, reasoning, finish) in enumerate(choices(answer, asked))
+            for index, (text, reasoning, finish) in enumerate(choices(answer, request))
         ],
         "usage": usage(answer.usage),
     }
-    return reply | ({"kiki": account(answer)} if asked.trace else {})
+    return reply | ({"kiki": account(answer)} if request.trace else {})
 
 
-def logprobs(answer: AnswerReady, asked: Asked, index: int) -> dict[str, Any] | None:
-    """Tokens of choice ``index`` as OpenAI tells them; None when they were not asked for."""
-    if not asked.query.sampling.logprobs:
+def logprobs(answer: AnswerReady, request: CheckedRequest, index: int) -> dict[str, Any] | None:
+    """Log-probabilities of choice ``index`` in OpenAI's shape; None when they were not requested."""
+    if not request.query.sampling.logprobs:
         return None
-    told = _candidate(answer, asked, index).tokens
-    content = [_token(one) | {"top_logprobs": [_token(top) for top in one.top]} for one in told]
+    tokens = _candidate(answer, request, index).tokens
+    content = [_token(token) | {"top_logprobs": [_token(top) for top in token.top]} for token in tokens]
     return {"content": content, "refusal": None}
 
 
-def calls(answer: AnswerReady, asked: Asked, index: int) -> tuple[ToolCall, ...]:
+def calls(answer: AnswerReady, request: CheckedRequest, index: int) -> tuple[ToolCall, ...]:
     """The tools that choice ``index`` calls."""
-    return _candidate(answer, asked, index).tool_calls
+    return _candidate(answer, request, index).tool_calls
 
 
-def _candidate(answer: AnswerReady, asked: Asked, index: int) -> Candidate:
+def _candidate(answer: AnswerReady, request: CheckedRequest, index: int) -> Candidate:
     candidates = answer.inference.candidates
-    return candidates[index if asked.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)]
+    return candidates[index if request.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)]
 
 
-def _message(text: str, reasoning: str, called: tuple[ToolCall, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {"role": "assistant", "content": text or (None if called else "")}
+def _message(text: str, reasoning: str, tool_calls: tuple[ToolCall, ...]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text or (None if tool_calls else "")}
     if reasoning:
-        found["reasoning"] = reasoning
-    return found | ({"tool_calls": tools.told(called)} if called else {})
+        message["reasoning"] = reasoning
+    return message | ({"tool_calls": tools.wire_calls(tool_calls)} if tool_calls else {})
 
 
-def _token(one: LikelyToken) -> dict[str, Any]:
-    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+def _token(token: LikelyToken) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
 
 
 def chunk(
     envelope: Envelope,
-    asked: Asked,
+    request: CheckedRequest,
     *,
     delta: dict[str, Any] | None,
     index: int = 0,
     finish_reason: FinishReason | None = None,
 ) -> dict[str, Any]:
     """One chunk of a streamed reply; ``delta`` None is the last chunk, which has no choice."""
-    chosen = [] if delta is None else [{"index": index, "delta": delta, "finish_reason": finish_reason}]
-    body = {**_head(envelope, asked, "chat.completion.chunk"), "choices": chosen}
-    return body | ({"usage": None} if asked.include_usage else {})
+    chunk_choices = [] if delta is None else [{"index": index, "delta": delta, "finish_reason": finish_reason}]
+    body = {**_head(envelope, request, "chat.completion.chunk"), "choices": chunk_choices}
+    return body | ({"usage": None} if request.include_usage else {})
 
 
-def choices(answer: AnswerReady, asked: Asked) -> list[tuple[str, str, FinishReason]]:
+def choices(answer: AnswerReady, request: CheckedRequest) -> list[tuple[str, str, FinishReason]]:
     """Text, reasoning and finish reason of each choice: the answer, or the ``n`` candidates of a raw turn.
 
     The reasoning is empty where it is not shown.
     """
     candidates = answer.inference.candidates
-    if asked.n > 1:
-        found = [(one.text, one.reasoning, one.finish_reason) for one in candidates[: asked.n]]
+    if request.n > 1:
+        all_choices = [
+            (candidate.text, candidate.reasoning, candidate.finish_reason) for candidate in candidates[: request.n]
+        ]
     else:
-        chosen = candidates[min(answer.negotiation.chosen, len(candidates) - 1)]
-        found = [(answer.text, chosen.reasoning, answer.finish_reason)]
-    return [(text, reasoning if asked.thinking else "", finish) for text, reasoning, finish in found]
+        winner = candidates[min(answer.negotiation.chosen, len(candidates) - 1)]
+        all_choices = [(answer.text, winner.reasoning, answer.finish_reason)]
+    return [(text, reasoning if request.thinking else "", finish) for text, reasoning, finish in all_choices]
 
 
 def pieces(text: str, size: int = PIECE) -> list[str]:
@@ -96,17 +98,17 @@ def pieces(text: str, size: int = PIECE) -> list[str]:
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
-def usage(counted: Usage) -> dict[str, int]:
+def usage(counts: Usage) -> dict[str, int]:
     """Tokens as OpenAI counts them."""
     return {
-        "prompt_tokens": counted.prompt_tokens,
-        "completion_tokens": counted.completion_tokens,
-        "total_tokens": counted.total_tokens,
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": counts.total_tokens,
     }
 
 
 def fingerprint(answer: AnswerReady) -> str | None:
-    """Names the weights that spoke."""
+    """A name for the weights that answered; None when their digest is not known."""
     digest = answer.inference.model_digest
     return f"fp_{digest[:12]}" if digest else None
 
@@ -119,12 +121,12 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "session_id": answer.envelope.session_id,
         "level": plan.level,
         "intent": answer.route.intent,
-        "domains": [{"name": one.name, "score": one.score} for one in answer.route.domains],
-        "adapters": [{"name": one.name, "weight": one.weight} for one in answer.route.adapters],
+        "domains": [{"name": entry.name, "score": entry.score} for entry in answer.route.domains],
+        "adapters": [{"name": entry.name, "weight": entry.weight} for entry in answer.route.adapters],
         "recalled": [hit.episode_id for hit in answer.recall.hits],
         "outcome": answer.negotiation.outcome,
         "deliberation": deliberation.summary(answer.inference, answer.negotiation),
-        "bias": deliberation.checked(answer.bias),
+        "bias": deliberation.summarise_bias_check(answer.bias),
         "stages": [_stage(timing) for timing in answer.timings],
     }
 
@@ -138,10 +140,10 @@ def _stage(timing: StageTiming) -> dict[str, Any]:
     }
 
 
-def _head(envelope: Envelope, asked: Asked, kind: str) -> dict[str, Any]:
+def _head(envelope: Envelope, request: CheckedRequest, kind: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{envelope.turn_id}",
         "object": kind,
         "created": int(envelope.created_at),
-        "model": asked.query.model,
+        "model": request.query.model,
     }

@@ -14,7 +14,7 @@ S = TypeVar("S", bound=Struct)
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
-class Function(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FunctionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tool's name and what it takes; a call that must come follows the schema, whatever ``strict`` says."""
 
     name: str
@@ -27,10 +27,10 @@ class OfferedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One of ``tools``."""
 
     type: Literal["function"]
-    function: Function
+    function: FunctionSpec
 
 
-class _Named(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _FunctionName(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
 
 
@@ -38,10 +38,10 @@ class ForcedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tool_choice`` that names a tool."""
 
     type: Literal["function"]
-    function: _Named
+    function: _FunctionName
 
 
-class _Called(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _FunctionCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     arguments: str
 
@@ -50,46 +50,53 @@ class EchoedCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A call of an earlier answer, as the client sends it back."""
 
     id: str
-    function: _Called
+    function: _FunctionCall
     type: Literal["function"] = "function"
     index: int | None = None
 
 
-def tooling(offered: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
+def tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
     """The tools of a request; None when there are none, or none may be called.
 
     Raises:
         InvalidInput: a tool or the choice is wrong; ``param`` names it.
     """
-    tools = tuple(_tool(one, f"tools[{index}]") for index, one in enumerate(_listed(offered)))
+    tools = tuple(_parse_tool(item, f"tools[{index}]") for index, item in enumerate(_require_list(raw_tools)))
     names = [tool.name for tool in tools]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise InvalidInput(f"two tools are called '{double}': give each its own name.", param="tools")
-    forced = None
+    forced_name = None
     if choice not in (None, "none", "auto", "required"):
-        forced = _converted(choice, ForcedTool, "tool_choice").function.name
-    if (forced or choice == "required") and not tools:
+        forced_name = _convert(choice, ForcedTool, "tool_choice").function.name
+    if (forced_name or choice == "required") and not tools:
         raise InvalidInput("'tool_choice' asks for a call, but there are no 'tools'.", param="tool_choice")
-    if forced is not None and forced not in names:
-        raise InvalidInput(f"'tool_choice' names '{forced}', which is not among the tools.", param="tool_choice")
+    if forced_name is not None and forced_name not in names:
+        raise InvalidInput(f"'tool_choice' names '{forced_name}', which is not among the tools.", param="tool_choice")
     if not tools or choice == "none":
         return None
-    found = {"tools": tools, "required": choice == "required", "forced": forced, "parallel": parallel is not False}
-    return _converted(found, Tooling, "tools")
+    fields = {
+        "tools": tools,
+        "required": choice == "required",
+        "forced": forced_name,
+        "parallel": parallel is not False,
+    }
+    return _convert(fields, Tooling, "tools")
 
 
-def echoed(calls: Any, where: str) -> tuple[ToolCall, ...]:
+def parse_echoed_calls(calls: Any, where: str) -> tuple[ToolCall, ...]:
     """The calls that an assistant's message carries.
 
     Raises:
         InvalidInput: one of them is wrong.
     """
-    found = [_converted(one, EchoedCall, f"{where}[{index}]") for index, one in enumerate(_listed(calls, where))]
-    plain = [{"id": one.id, "name": one.function.name, "arguments": one.function.arguments} for one in found]
-    return tuple(_converted(one, ToolCall, f"{where}[{index}]") for index, one in enumerate(plain))
+    echoed_calls = [
+        _convert(call, EchoedCall, f"{where}[{index}]") for index, call in enumerate(_require_list(calls, where))
+    ]
+    plain = [{"id": call.id, "name": call.function.name, "arguments": call.function.arguments} for call in echoed_calls]
+    return tuple(_convert(call, ToolCall, f"{where}[{index}]") for index, call in enumerate(plain))
 
 
-def told(calls: Sequence[ToolCall], *, streamed: bool = False) -> list[dict[str, Any]]:
+def wire_calls(calls: Sequence[ToolCall], *, streamed: bool = False) -> list[dict[str, Any]]:
     """Calls as clients read them; a stream's carry their index."""
     return [
         {
@@ -102,27 +109,27 @@ def told(calls: Sequence[ToolCall], *, streamed: bool = False) -> list[dict[str,
     ]
 
 
-def _tool(one: Any, where: str) -> Tool:
-    function = _converted(one, OfferedTool, where).function
-    found = {
+def _parse_tool(offer: Any, where: str) -> Tool:
+    function = _convert(offer, OfferedTool, where).function
+    fields = {
         "name": function.name,
         "description": function.description or "",
         "parameters": msgspec.json.encode(function.parameters or NO_PARAMETERS).decode(),
     }
-    return _converted(found, Tool, f"{where}.function")
+    return _convert(fields, Tool, f"{where}.function")
 
 
-def _listed(found: Any, where: str = "tools") -> list[Any]:
-    if found is None:
+def _require_list(value: Any, where: str = "tools") -> list[Any]:
+    if value is None:
         return []
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         raise InvalidInput(f"'{where}' is a list.", param=where)
-    return found
+    return value
 
 
-def _converted(found: Any, kind: type[S], where: str) -> S:
+def _convert(value: Any, kind: type[S], where: str) -> S:
     try:
-        return msgspec.convert(found, kind)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         field = field_of(str(error))
         raise InvalidInput(f"'{where}' is refused: {error}.", param=f"{where}.{field}" if field else where) from error

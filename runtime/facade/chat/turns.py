@@ -18,10 +18,10 @@ from opentelemetry.trace import SpanKind
 from bus import metrics
 from bus.connection import Bus
 from bus.topology import TURNS
-from bus.turn import ENDS, told_on
+from bus.turn import ENDS, turn_subjects
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
-from runtime.facade.chat.request import Asked
+from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.settings import FacadeSettings
 from schemas.codec import decode
 from schemas.envelope import Envelope
@@ -36,22 +36,22 @@ _log = structlog.get_logger("facade")
 _tracer = trace.get_tracer("micro-kiki")
 
 
-class Turn:
+class FollowedTurn:
     """One turn as seen from the client's side."""
 
-    def __init__(self, turns: "Turns", claimed: Claim, heard: "asyncio.Queue[Msg]") -> None:
-        self.envelope: Envelope = claimed.envelope
+    def __init__(self, turns: "Turns", turn_claim: Claim, messages: "asyncio.Queue[Msg]") -> None:
+        self.envelope: Envelope = turn_claim.envelope
         self.outcome: str | None = None
         self.level: str | None = None
         self._turns = turns
         self._bus = turns.bus
         self._settings = turns.settings
-        self._answer = claimed.answer
-        self._look_first = claimed.running
-        self._heard = heard
+        self._answer = turn_claim.answer
+        self._read_end_first = turn_claim.running
+        self._messages = messages
         self._away_since: float | None = None
         self._started = time.perf_counter()
-        self._spoke = False
+        self._has_text = False
 
     @property
     def id(self) -> str:
@@ -78,76 +78,76 @@ class Turn:
             Unavailable: the broker lost the turn (``broker_lost``), or this facade stops.
             KikiError: a stage gave the turn up, or somebody cancelled it.
         """
-        with self._turns.interruptible() as scope:
+        with self._turns.interruptible_scope() as scope:
             event = await self._next()
         if scope.cancelled_caught:
-            raise self._ended("stopped", Unavailable("the facade is stopping: ask again."))
-        return self._judged(event)
+            raise self._end("stopped", Unavailable("the facade is stopping: ask again."))
+        return self._check_event(event)
 
-    def spoke(self, level: str) -> None:
+    def count_first_text(self, level: str) -> None:
         """Count the time to the first text, once."""
-        if not self._spoke:
-            self._spoke = True
+        if not self._has_text:
+            self._has_text = True
             telemetry.FIRST_TOKEN_SECONDS.labels(level).observe(self.seconds)
 
     async def _next(self) -> Event | InferToken | None:
         if self._answer is not None:
             return self._answer
-        if self._look_first:
-            self._look_first = False
-            if (event := await self._look()) is not None:
+        if self._read_end_first:
+            self._read_end_first = False
+            if (event := await self._read_end()) is not None:
                 return event
         wait = min(self._settings.poll_seconds, self.envelope.remaining)
         if wait <= 0:
-            raise self._ended("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
+            raise self._end("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
         message = None
         with anyio.move_on_after(wait):
-            message = await self._heard.get()
-        return await self._look() if message is None else _decoded(message.subject, message.data)
+            message = await self._messages.get()
+        return await self._read_end() if message is None else _decode_event(message.subject, message.data)
 
-    async def _look(self) -> Event | None:
+    async def _read_end(self) -> Event | None:
         """Read the stream: the end of the turn may have been published while we were cut off."""
-        if self._broker_away():
+        if self._is_broker_away():
             return None
         try:
             for kind in ENDS:
-                found: Event | None = await self._bus.last(kind, self.id)
-                if found is not None:
-                    return found
+                event: Event | None = await self._bus.last(kind, self.id)
+                if event is not None:
+                    return event
             if await self._bus.last(QueryReceived, self.id) is None:
-                raise self._lost()
+                raise self._end_as_lost()
         except Unavailable as error:
             if error.code == "broker_lost":
                 raise
-            metrics.degraded("facade.poll", error.message)
+            metrics.count_degraded("facade.poll", error.message)
         return None
 
-    def _broker_away(self) -> bool:
+    def _is_broker_away(self) -> bool:
         if self._bus.client.is_connected:
             self._away_since = None
             return False
         now = time.monotonic()
         self._away_since = now if self._away_since is None else self._away_since
         if now - self._away_since >= self._settings.broker_grace:
-            raise self._lost()
+            raise self._end_as_lost()
         return True
 
-    def _judged(self, event: Event | InferToken | None) -> Event | InferToken | None:
+    def _check_event(self, event: Event | InferToken | None) -> Event | InferToken | None:
         if isinstance(event, TurnFailed):
-            raise self._ended("failed", KikiError(event.message, code=event.code, retryable=event.retryable))
+            raise self._end("failed", KikiError(event.message, code=event.code, retryable=event.retryable))
         if isinstance(event, TurnCancelled):
-            raise self._ended("cancelled", KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled"))
+            raise self._end("cancelled", KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled"))
         if isinstance(event, AnswerReady):
             self.outcome = "answered"
             self.level = event.route.plan.level
         return event
 
-    def _lost(self) -> KikiError:
-        return self._ended(
+    def _end_as_lost(self) -> KikiError:
+        return self._end(
             "broker_lost", Unavailable("the broker lost this turn before its answer: ask again.", code="broker_lost")
         )
 
-    def _ended(self, outcome: str, error: KikiError) -> KikiError:
+    def _end(self, outcome: str, error: KikiError) -> KikiError:
         self.outcome = outcome
         return error
 
@@ -173,8 +173,14 @@ class Turns:
 
     @asynccontextmanager
     async def follow(
-        self, asked: Asked, *, tenant: str, session_id: str | None, key: str | None, context: Context | None = None
-    ) -> AsyncIterator[Turn]:
+        self,
+        request: CheckedRequest,
+        *,
+        tenant: str,
+        session_id: str | None,
+        key: str | None,
+        context: Context | None = None,
+    ) -> AsyncIterator[FollowedTurn]:
         """Ask the agents, and follow the turn. Leaving before its end cancels it, unless somebody else follows.
 
         ``context`` is the client's trace, which the turn's spans join.
@@ -184,27 +190,27 @@ class Turns:
             Unavailable: the broker is away.
             KikiError: what :func:`runtime.facade.chat.idempotency.claim` raises.
         """
-        with self._admitted(), _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span:
+        with self._admit(), _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span:
             await self._refuse_backlog()
-            claimed = await claim(
+            turn_claim = await claim(
                 self.bus,
-                asked.query,
-                seed=asked.seed,
+                request.query,
+                seed=request.seed,
                 tenant=tenant,
                 session_id=session_id,
                 key=key,
                 timeout=self.settings.turn_timeout,
             )
-            span.set_attribute("kiki.turn_id", claimed.envelope.turn_id)
-            async with self._listening(claimed.envelope, tokens=asked.stream) as heard:
-                turn = Turn(self, await self._publish(claimed), heard)
+            span.set_attribute("kiki.turn_id", turn_claim.envelope.turn_id)
+            async with self._listen(turn_claim.envelope, tokens=request.stream) as messages:
+                turn = FollowedTurn(self, await self._publish(turn_claim), messages)
                 try:
                     yield turn
                 finally:
-                    await self._leave(turn, asked)
+                    await self._leave(turn, request)
 
     @contextmanager
-    def interruptible(self) -> Iterator[anyio.CancelScope]:
+    def interruptible_scope(self) -> Iterator[anyio.CancelScope]:
         """A scope that :meth:`stop` cancels."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -216,7 +222,7 @@ class Turns:
                 self._scopes.discard(scope)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def _admit(self) -> Iterator[None]:
         if self.stopping:
             raise Unavailable("the facade is stopping: ask again.")
         if self.in_flight >= self.settings.max_in_flight:
@@ -233,12 +239,12 @@ class Turns:
     async def _refuse_backlog(self) -> None:
         if not self.bus.client.is_connected:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost")
-        waiting = await self._waiting()
+        waiting = await self._count_waiting()
         if waiting > self.settings.max_queue:
             telemetry.TURNS.labels("none", "refused").inc()
             raise Unavailable(f"{waiting} turns wait for inference, which is over the limit: ask again later.")
 
-    async def _waiting(self) -> int:
+    async def _count_waiting(self) -> int:
         """Turns that wait at the worker, read at most every ``queue_age`` seconds."""
         now = time.monotonic()
         if now - self._backlog_read < self.settings.queue_age:
@@ -250,33 +256,33 @@ class Turns:
         except NotFoundError:
             self._backlog = 0  # the worker has never run here; /ready says so
         except (TimeoutError, nats.errors.Error, APIError) as error:
-            metrics.degraded("facade.backlog", repr(error))
+            metrics.count_degraded("facade.backlog", repr(error))
         return self._backlog
 
-    async def _publish(self, claimed: Claim) -> Claim:
-        if claimed.running or claimed.answer is not None:
-            return claimed
-        if await self.bus.publish(QueryReceived(envelope=claimed.envelope, query=claimed.query)):
-            return claimed
-        # Another request of the same key published between our look and our word; its turn is ours.
-        return Claim(envelope=claimed.envelope, query=claimed.query, running=True)
+    async def _publish(self, turn_claim: Claim) -> Claim:
+        if turn_claim.running or turn_claim.answer is not None:
+            return turn_claim
+        if await self.bus.publish(QueryReceived(envelope=turn_claim.envelope, query=turn_claim.query)):
+            return turn_claim
+        # Another request of the same key published first, after the claim was read: this request joins its turn.
+        return Claim(envelope=turn_claim.envelope, query=turn_claim.query, running=True)
 
     @asynccontextmanager
-    async def _listening(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
-        """The turn's messages as they come; no more than its end where nobody reads along."""
-        heard = asyncio.Queue[Msg]()
+    async def _listen(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
+        """The turn's messages as they come; without ``tokens`` only the events that end it."""
+        messages = asyncio.Queue[Msg]()
 
-        async def hear(message: Msg) -> None:
-            heard.put_nowait(message)
+        async def collect(message: Msg) -> None:
+            messages.put_nowait(message)
 
-        wanted = told_on(self.bus.subjects, envelope.turn_id, along=tokens)
+        subjects = turn_subjects(self.bus.subjects, envelope.turn_id, whole=tokens)
         try:
-            subscriptions = [await self.bus.listen(subject, hear) for subject in wanted]
+            subscriptions = [await self.bus.listen(subject, collect) for subject in subjects]
         except nats.errors.Error as error:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
         self._followers[envelope.turn_id] += 1
         try:
-            yield heard
+            yield messages
         finally:
             self._followers[envelope.turn_id] -= 1
             if not self._followers[envelope.turn_id]:
@@ -285,27 +291,27 @@ class Turns:
                 for subscription in subscriptions:
                     await subscription.unsubscribe()
 
-    async def _leave(self, turn: Turn, asked: Asked) -> None:
+    async def _leave(self, turn: FollowedTurn, request: CheckedRequest) -> None:
         if turn.outcome in (None, "stopped") and self._followers[turn.id] == 1:
             await self._cancel(turn)
-        level = turn.level or asked.level
+        level = turn.level or request.level
         telemetry.TURNS.labels(level, turn.outcome or "abandoned").inc()
         if turn.outcome == "answered":
             telemetry.TURN_SECONDS.labels(level).observe(turn.seconds)
 
-    async def _cancel(self, turn: Turn) -> None:
-        """Nobody waits any more: every stage drops the turn, down to the decode step."""
+    async def _cancel(self, turn: FollowedTurn) -> None:
+        """Publish that nobody waits any more, so that every stage drops the turn, down to the decode step."""
         why = "the facade stops" if turn.outcome == "stopped" else "the client disconnected"
         event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=why)
         with anyio.move_on_after(CANCEL_SECONDS, shield=True):
             try:
                 await self.bus.publish(event)
-                _log.info("turn cancelled", turn_id=turn.id, why=why)
+                _log.info("turn cancelled", turn_id=turn.id, reason=why)
             except Unavailable as error:
-                metrics.degraded("facade.cancel", error.message)
+                metrics.count_degraded("facade.cancel", error.message)
 
 
-def _decoded(subject: str, data: bytes) -> Event | InferToken | None:
+def _decode_event(subject: str, data: bytes) -> Event | InferToken | None:
     """The event of a turn's message; None for what the client's side has no use for."""
     noun_verb = ".".join(subject.split(".")[-3:-1])
     try:
@@ -314,5 +320,5 @@ def _decoded(subject: str, data: bytes) -> Event | InferToken | None:
         kind = _KINDS.get(noun_verb)
         return decode(kind, data) if kind is not None else None
     except InvalidEvent as error:
-        metrics.degraded("facade.malformed", error.message)
+        metrics.count_degraded("facade.malformed", error.message)
         return None

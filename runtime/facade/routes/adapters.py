@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from runtime.facade.dependencies import Parts, admin_only, parts_of
+from runtime.facade.dependencies import Parts, parts_of, require_admin_key
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.errors import InvalidInput
 
@@ -15,7 +15,7 @@ TIMEOUT = 120.0
 """Seconds for reading an adapter from a slow disk."""
 
 
-async def administrator(request: Request) -> None:
+async def require_administrator(request: Request) -> None:
     """Dependency of what changes the worker: without an admin key in the settings nobody may.
 
     Raises:
@@ -27,21 +27,23 @@ async def administrator(request: Request) -> None:
             code="unauthorized",
             param="Authorization",
         )
-    await admin_only(request)
+    await require_admin_key(request)
 
 
-router = APIRouter(dependencies=[Depends(administrator)])
+router = APIRouter(dependencies=[Depends(require_administrator)])
 
 
 @router.get("/v1/adapters")
-async def listing(parts: Parts) -> JSONResponse:
+async def list_adapters(parts: Parts) -> JSONResponse:
     """All registered adapters and where they are now."""
     reply = await parts.bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
-    return JSONResponse({"object": "list", "data": [_told(info) for info in reply.adapters], "budget": reply.budget})
+    return JSONResponse(
+        {"object": "list", "data": [_adapter_body(info) for info in reply.adapters], "budget": reply.budget}
+    )
 
 
 @router.post("/v1/adapters/{name}/{verb}")
-async def perform(parts: Parts, name: str, verb: str) -> JSONResponse:
+async def apply_verb(parts: Parts, name: str, verb: str) -> JSONResponse:
     """One verb on one registered adapter.
 
     Raises:
@@ -54,8 +56,10 @@ async def perform(parts: Parts, name: str, verb: str) -> JSONResponse:
         request = msgspec.convert({"name": name}, AdapterRequest)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
-    return JSONResponse(_told(await parts.bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)))
+    return JSONResponse(
+        _adapter_body(await parts.bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT))
+    )
 
 
-def _told(info: AdapterInfo) -> dict[str, Any]:
+def _adapter_body(info: AdapterInfo) -> dict[str, Any]:
     return {"id": info.name, "object": "adapter", **msgspec.to_builtins(info)}

@@ -8,10 +8,10 @@ from opentelemetry import propagate
 
 from runtime.facade.body import read_body
 from runtime.facade.chat import response
-from runtime.facade.chat.request import Asked, read_chat
+from runtime.facade.chat.request import CheckedRequest, read_chat
 from runtime.facade.chat.stream import ChatStream, Following
 from runtime.facade.dependencies import Parts, Tenant
-from runtime.facade.disconnect import while_connected
+from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
 from runtime.facade.routes.sessions import fingerprint
 from schemas.envelope import SESSION_PATTERN
@@ -24,32 +24,32 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer a conversation."""
-    asked = read_chat(await read_body(request, parts.settings), aliases=parts.aliases, settings=parts.settings)
-    session_id, key = _session(request, asked), _key(request)
+    chat_request = read_chat(await read_body(request, parts.settings), aliases=parts.aliases, settings=parts.settings)
+    session_id, key = _session(request, chat_request), _key(request)
     context = propagate.extract(dict(request.headers))
 
     def follow() -> Following:
-        return parts.turns.follow(asked, tenant=tenant, session_id=session_id, key=key, context=context)
+        return parts.turns.follow(chat_request, tenant=tenant, session_id=session_id, key=key, context=context)
 
-    if asked.stream:
-        return ChatStream(follow, asked, parts.settings)
+    if chat_request.stream:
+        return ChatStream(follow, chat_request, parts.settings)
     async with follow() as turn:
         request.state.turn_id = turn.id
         try:
-            answer = await while_connected(request.receive, turn.answer)
+            answer = await run_while_connected(request.receive, turn.answer)
         except ClientGone:
             request.state.client_gone = True
             raise
-        turn.spoke(answer.route.plan.level)
-    return JSONResponse(response.completion(answer, asked))
+        turn.count_first_text(answer.route.plan.level)
+    return JSONResponse(response.completion(answer, chat_request))
 
 
-def _session(request: Request, asked: Asked) -> str:
+def _session(request: Request, chat_request: CheckedRequest) -> str:
     header = request.headers.get("x-session-id")
-    session, param = (asked.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
+    session, param = (chat_request.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
     if session is not None and not re.fullmatch(SESSION_PATTERN, session):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
-    return fingerprint(asked.query.messages) if session is None else session
+    return fingerprint(chat_request.query.messages) if session is None else session
 
 
 def _key(request: Request) -> str | None:

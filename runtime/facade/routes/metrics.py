@@ -14,27 +14,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from bus import metrics
 from bus.agent import Report
 from runtime.facade import metrics as telemetry
-from runtime.facade.dependencies import Facade, Parts, admin_only
-from runtime.facade.routes.health import agent_reports
+from runtime.facade.dependencies import Facade, Parts, require_admin_key
+from runtime.facade.routes.health import collect_agent_reports
 
 router = APIRouter()
 _NAME = re.compile(r"[^A-Za-z0-9_]")
 
 
-@router.get("/metrics", dependencies=[Depends(admin_only)])
-async def exposition(parts: Parts) -> Response:
+@router.get("/metrics", dependencies=[Depends(require_admin_key)])
+async def expose_metrics(parts: Parts) -> Response:
     """Everything that is counted."""
-    families = Families()
-    _own(families)
-    for report in await agent_reports(parts):
-        families.report(report)
-    await _queues(families, parts)
+    families = MetricFamilies()
+    _add_own_metrics(families)
+    for report in await collect_agent_reports(parts):
+        families.add_report(report)
+    await _add_queue_metrics(families, parts)
     registry = CollectorRegistry()
     registry.register(families)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-class Families:
+class MetricFamilies:
     """Metric families of many processes merged under their labels; a collector of the Prometheus client."""
 
     def __init__(self) -> None:
@@ -46,51 +46,51 @@ class Families:
         """All families, by name."""
         yield from (self._families[name] for name in sorted(self._families))
 
-    def report(self, report: Report) -> None:
-        """One agent's counters and gauges. Agents that share a process share its counters: told once."""
-        said = report.status
-        labels = {"agent": said.agent, "pid": str(report.pid), "host": report.host}
+    def add_report(self, report: Report) -> None:
+        """Add one agent's counters and gauges. Agents that share a process share its counters, which are added once."""
+        status = report.status
+        labels = {"agent": status.agent, "pid": str(report.pid), "host": report.host}
         process = (report.host, report.pid)
         if process not in self._processes:
             self._processes.add(process)
-            self.text(report.metrics, labels)
-        self.gauge("kiki_agent_ready", "Whether the agent takes work", float(said.ready), labels)
-        for name, value in said.gauges.items():
-            self.gauge(f"kiki_{said.agent}_{name}", f"{name} of {said.agent}", value, labels)
+            self.add_text(report.metrics, labels)
+        self.add_gauge("kiki_agent_ready", "Whether the agent takes work", float(status.ready), labels)
+        for name, value in status.gauges.items():
+            self.add_gauge(f"kiki_{status.agent}_{name}", f"{name} of {status.agent}", value, labels)
 
-    def text(self, exposed: str, labels: dict[str, str]) -> None:
-        """The families of a text exposition, each sample with ``labels`` added."""
-        for family in text_string_to_metric_families(exposed):
+    def add_text(self, metrics_text: str, labels: dict[str, str]) -> None:
+        """Add the families of a text exposition, each sample with ``labels`` added."""
+        for family in text_string_to_metric_families(metrics_text):
             for sample in family.samples:
                 self._add(
                     family.name, family.documentation, family.type, sample.name, sample.labels | labels, sample.value
                 )
 
-    def gauge(self, name: str, documentation: str, value: float, labels: dict[str, str]) -> None:
-        """One reading."""
+    def add_gauge(self, name: str, documentation: str, value: float, labels: dict[str, str]) -> None:
+        """Add one reading."""
         clean = _NAME.sub("_", name)
         self._add(clean, documentation, "gauge", clean, labels, value)
 
-    def _add(self, family: str, said: str, kind: str, name: str, labels: dict[str, str], value: float) -> None:
-        found = self._families.setdefault(family, Metric(family, said, kind))
+    def _add(self, family: str, documentation: str, kind: str, name: str, labels: dict[str, str], value: float) -> None:
+        metric = self._families.setdefault(family, Metric(family, documentation, kind))
         identity = (name, frozenset(labels.items()))
-        if found.type != kind or identity in self._seen:
-            metrics.degraded("facade.metrics", f"{name} is exposed twice")
+        if metric.type != kind or identity in self._seen:
+            metrics.count_degraded("facade.metrics", f"{name} is exposed twice")
             return
         self._seen.add(identity)
-        found.add_sample(name, labels, value)
+        metric.add_sample(name, labels, value)
 
 
-def _own(families: Families) -> None:
+def _add_own_metrics(families: MetricFamilies) -> None:
     labels = {"agent": "facade", "pid": str(os.getpid())}
     for registry in (telemetry.REGISTRY, metrics.REGISTRY):
-        families.text(generate_latest(registry).decode(), labels)
+        families.add_text(generate_latest(registry).decode(), labels)
 
 
-async def _queues(families: Families, parts: Facade) -> None:
-    """What lies in the streams and what waits at each consumer."""
+async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:
+    """Add what lies in the streams and what waits at each consumer."""
     connected = parts.bus.client.is_connected
-    families.gauge("kiki_broker_connected", "Whether the broker is there", float(connected), {})
+    families.add_gauge("kiki_broker_connected", "Whether the broker is there", float(connected), {})
     if not connected:
         return
     js = parts.bus.js
@@ -98,11 +98,15 @@ async def _queues(families: Families, parts: Facade) -> None:
         for stream in await js.streams_info():
             name = str(stream.config.name)
             labels = {"stream": name}
-            families.gauge("kiki_stream_messages", "Messages stored", stream.state.messages, labels)
-            families.gauge("kiki_stream_bytes", "Bytes stored", stream.state.bytes, labels)
+            families.add_gauge("kiki_stream_messages", "Messages stored", stream.state.messages, labels)
+            families.add_gauge("kiki_stream_bytes", "Bytes stored", stream.state.bytes, labels)
             for consumer in await js.consumers_info(name):
-                at = labels | {"consumer": consumer.name}
-                families.gauge("kiki_queue_pending", "Messages not delivered", consumer.num_pending or 0, at)
-                families.gauge("kiki_queue_unacknowledged", "Messages in hand", consumer.num_ack_pending or 0, at)
+                consumer_labels = labels | {"consumer": consumer.name}
+                families.add_gauge(
+                    "kiki_queue_pending", "Messages not delivered", consumer.num_pending or 0, consumer_labels
+                )
+                families.add_gauge(
+                    "kiki_queue_unacknowledged", "Messages in hand", consumer.num_ack_pending or 0, consumer_labels
+                )
     except (TimeoutError, nats.errors.Error, APIError) as error:
-        metrics.degraded("facade.queues", repr(error))
+        metrics.count_degraded("facade.queues", repr(error))

@@ -15,14 +15,14 @@ CREATED = 1767225600
 
 
 @router.get("/v1/models")
-async def models(parts: Parts, _: Tenant) -> JSONResponse:
-    """All of them."""
+async def list_models(parts: Parts, _: Tenant) -> JSONResponse:
+    """All model ids with their aliases' descriptions."""
     return JSONResponse({"object": "list", "data": [_model(name, alias) for name, alias in parts.aliases.items()]})
 
 
 @router.get("/v1/models/{model_id}")
-async def model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
-    """One of them."""
+async def show_model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
+    """One model id; 404 when there is no alias of that name."""
     alias = parts.aliases.get(model_id)
     if alias is None:
         raise UnknownModel(f"there is no model '{model_id}': GET /v1/models lists them.", param="model")

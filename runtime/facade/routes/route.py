@@ -27,7 +27,7 @@ class RouteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 @router.post("/v1/route")
-async def route(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
+async def classify_prompt(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
     """Classify one prompt; a bad value is a 422."""
     body = decode_body(RouteBody, await read_body(request, parts.settings), code="unprocessable")
     text, param = (body.prompt, "prompt") if body.query is None else (body.query, "query")
@@ -35,22 +35,22 @@ async def route(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
         raise InvalidInput("send either 'query' or 'prompt'.", code="unprocessable", param=param)
     if not text.strip():
         raise InvalidInput(f"'{param}' is empty: send text.", code="unprocessable", param=param)
-    wanted = RouteRequest(prompts=(text,), threshold=body.threshold, top_k=body.top_k)
-    reply = await parts.bus.request("route", wanted, RouteReply, timeout=parts.settings.route_timeout)
-    found = reply.results[0]
-    return JSONResponse(_query_dialect(text, found) if param == "query" else _prompt_dialect(found))
+    route_request = RouteRequest(prompts=(text,), threshold=body.threshold, top_k=body.top_k)
+    reply = await parts.bus.request("route", route_request, RouteReply, timeout=parts.settings.route_timeout)
+    result = reply.results[0]
+    return JSONResponse(_query_dialect(text, result) if param == "query" else _prompt_dialect(result))
 
 
-def _query_dialect(text: str, found: RoutedPrompt) -> dict[str, Any]:
+def _query_dialect(text: str, result: RoutedPrompt) -> dict[str, Any]:
     return {
         "query": text,
-        "domains": [{"name": one.niche, "score": one.score} for one in found.domains],
-        "fallback": not found.domains,
+        "domains": [{"name": domain.niche, "score": domain.score} for domain in result.domains],
+        "fallback": not result.domains,
     }
 
 
-def _prompt_dialect(found: RoutedPrompt) -> dict[str, Any]:
+def _prompt_dialect(result: RoutedPrompt) -> dict[str, Any]:
     return {
-        "chosen_domain": found.domains[0].niche if found.domains else BASE,
-        "selections": [{"domain": one.niche, "score": one.score} for one in found.domains],
+        "chosen_domain": result.domains[0].niche if result.domains else BASE,
+        "selections": [{"domain": domain.niche, "score": domain.score} for domain in result.domains],
     }

@@ -21,30 +21,30 @@ MAX_HITS = 100
 
 
 @router.get("/v1/sessions/{session_id:path}")
-async def session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def show_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
     """A session's episodes in time; 404 when nothing is remembered of it."""
-    wanted = SessionRequest(tenant=tenant, session_id=_checked(session_id))
+    request = SessionRequest(tenant=tenant, session_id=_check_session_id(session_id))
     timeout = parts.settings.memory_timeout
-    found = await parts.bus.request("memory.session", wanted, SessionReply, timeout=timeout)
-    if not found.episodes:
+    reply = await parts.bus.request("memory.session", request, SessionReply, timeout=timeout)
+    if not reply.episodes:
         raise InvalidInput(
             f"nothing is remembered of session '{session_id}'.", code="session_not_found", param="session_id"
         )
-    episodes = [_told(one) for one in found.episodes]
+    episodes = [_episode_body(episode) for episode in reply.episodes]
     return JSONResponse({"object": "session", "id": session_id, "episodes": episodes})
 
 
 @router.delete("/v1/sessions/{session_id:path}")
-async def forget(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def forget_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
     """Delete a session from the record and from every store. Deleting again deletes nothing."""
-    wanted = ForgetRequest(tenant=tenant, session_id=_checked(session_id))
+    request = ForgetRequest(tenant=tenant, session_id=_check_session_id(session_id))
     timeout = parts.settings.forget_timeout
-    found = await parts.bus.request("memory.forget", wanted, ForgetReply, timeout=timeout)
-    return JSONResponse({"object": "session.deleted", "id": session_id, "deleted": True, "episodes": found.episodes})
+    reply = await parts.bus.request("memory.forget", request, ForgetReply, timeout=timeout)
+    return JSONResponse({"object": "session.deleted", "id": session_id, "deleted": True, "episodes": reply.episodes})
 
 
 @router.get("/v1/episodes")
-async def episodes(
+async def search_episodes(
     parts: Parts,
     tenant: Tenant,
     query: str = "",
@@ -57,14 +57,14 @@ async def episodes(
         raise InvalidInput("'query' is empty: say what to look for.", param="query")
     request = SearchRequest(
         tenant=tenant,
-        vector=await _embedded(parts, query),
+        vector=await _embed(parts, query),
         text=query,
         limit=limit,
-        session_id=None if session_id is None else _checked(session_id),
+        session_id=None if session_id is None else _check_session_id(session_id),
         as_of=as_of,
     )
-    found = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
-    hits = [{**_told(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in found.hits]
+    reply = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
+    hits = [{**_episode_body(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in reply.hits]
     return JSONResponse({"object": "list", "data": hits})
 
 
@@ -82,27 +82,27 @@ def fingerprint(messages: Sequence[Message]) -> str:
     return f"opening-{digest.hexdigest()[:32]}"
 
 
-async def _embedded(parts: Facade, text: str) -> tuple[float, ...]:
+async def _embed(parts: Facade, text: str) -> tuple[float, ...]:
     timeout = parts.settings.memory_timeout
     reply = await parts.bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=timeout)
     return reply.vectors[0]
 
 
-def _checked(session_id: str) -> str:
+def _check_session_id(session_id: str) -> str:
     if not re.fullmatch(SESSION_PATTERN, session_id):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param="session_id")
     return session_id
 
 
-def _told(one: RecalledEpisode) -> dict[str, Any]:
+def _episode_body(episode: RecalledEpisode) -> dict[str, Any]:
     return {
-        "id": one.episode_id,
+        "id": episode.episode_id,
         "object": "episode",
-        "turn_id": one.turn_id,
-        "session_id": one.session_id,
-        "created_at": one.created_at,
-        "question": one.question,
-        "answer": one.answer,
-        "speaker": one.speaker,
-        "source_id": one.source_id,
+        "turn_id": episode.turn_id,
+        "session_id": episode.session_id,
+        "created_at": episode.created_at,
+        "question": episode.question,
+        "answer": episode.answer,
+        "speaker": episode.speaker,
+        "source_id": episode.source_id,
     }

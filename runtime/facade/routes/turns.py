@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bus.turn_events import Told, tell
+from bus.turn_events import StoredEvent, read_story
 from runtime.facade.dependencies import Parts, Tenant
 from schemas.envelope import is_turn_id
 from schemas.errors import InvalidInput
@@ -15,32 +15,32 @@ router = APIRouter()
 
 
 @router.get("/v1/turns/{turn_id}")
-async def story(turn_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def show_turn(turn_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
     """The stored events of a turn, in order, without the query's vector."""
-    told = await _of(turn_id, parts, tenant)
-    if not told:
+    entries = await _load_events(turn_id, parts, tenant)
+    if not entries:
         raise InvalidInput(f"no turn '{turn_id}' of yours is stored.", code="turn_not_found", param="turn_id")
-    return JSONResponse({"id": turn_id, "object": "turn", "events": [_event(one) for one in told]})
+    return JSONResponse({"id": turn_id, "object": "turn", "events": [_event(entry) for entry in entries]})
 
 
-async def _of(turn_id: str, parts: Parts, tenant: str) -> list[Told]:
+async def _load_events(turn_id: str, parts: Parts, tenant: str) -> list[StoredEvent]:
     if not is_turn_id(turn_id):
         return []
     try:
-        told = await tell(parts.bus, turn_id)
+        entries = await read_story(parts.bus, turn_id)
     except InvalidInput:
         return []
-    return [one for one in told if one.event.envelope.tenant == tenant]
+    return [entry for entry in entries if entry.event.envelope.tenant == tenant]
 
 
-def _event(told: Told) -> dict[str, Any]:
-    body: dict[str, Any] = msgspec.to_builtins(told.event)
+def _event(entry: StoredEvent) -> dict[str, Any]:
+    body: dict[str, Any] = msgspec.to_builtins(entry.event)
     for holder in ("route", "episode"):
         if isinstance(body.get(holder), dict):
             body[holder].pop("embedding", None)
     return {
-        "seq": told.seq,
-        "stored_at": told.stored_at.isoformat(),
-        "subject": told.event.subject,
+        "seq": entry.seq,
+        "stored_at": entry.stored_at.isoformat(),
+        "subject": entry.event.subject,
         "event": body,
     }

@@ -17,7 +17,7 @@ from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
 from agents.router.advice import AdvisorSettings
 from agents.router.domains import load_taxonomy
 from agents.services.stacks import load_stacks
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import Bus
 from runtime import advisors, composition
 from runtime.settings import Settings
@@ -83,17 +83,17 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def request(turn_id: str = "t", *, text: str = "hello", width: int = 768) -> AdviseRequest:
+def make_request(turn_id: str = "t", *, text: str = "hello", width: int = 768) -> AdviseRequest:
     return AdviseRequest(turn_id=turn_id, text=text, embedding=(width**-0.5,) * width, scores={"rust": 0.5})
 
 
 def test_nerve_gives_probabilities_by_niche(packages: None, tmp_path: Path) -> None:
     advise = nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path, trust_pickle=True))
-    found = advise(request())
-    assert set(found.domains) == set(DOMAINS)
-    assert sum(found.domains.values()) == pytest.approx(1.0)
-    assert max(found.domains, key=lambda name: found.domains[name]) == DOMAINS[-1]
-    assert advise(request(width=8)) == AdviseReply()
+    reply = advise(make_request())
+    assert set(reply.domains) == set(DOMAINS)
+    assert sum(reply.domains.values()) == pytest.approx(1.0)
+    assert max(reply.domains, key=lambda name: reply.domains[name]) == DOMAINS[-1]
+    assert advise(make_request(width=8)) == AdviseReply()
 
 
 def test_tokens_are_sixteen_numbers_of_size_one() -> None:
@@ -106,22 +106,22 @@ def test_flow_is_recorded_by_stack_and_advises_by_domain(
 ) -> None:
     monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
     advise = flow.load(KikiFlowSettings(weights=weights), spread=SPREAD)
-    found = advise(request())
-    assert found.domains == {DOMAINS_OF[0][0]: 0.25, DOMAINS_OF[1][0]: 0.75}
-    assert (len(found.payload), found.payload["stack_01"]) == (32, 0.75)
-    assert advise(request(text="quiet")) == AdviseReply()
-    zero = advise(request(text="nothing"))
+    reply = advise(make_request())
+    assert reply.domains == {DOMAINS_OF[0][0]: 0.25, DOMAINS_OF[1][0]: 0.75}
+    assert (len(reply.payload), reply.payload["stack_01"]) == (32, 0.75)
+    assert advise(make_request(text="quiet")) == AdviseReply()
+    zero = advise(make_request(text="nothing"))
     assert (zero.domains, zero.payload["stack_01"]) == ({}, 0.0)
 
 
-def test_what_is_missing_or_untrusted_is_refused(packages: None, tmp_path: Path, weights: Path) -> None:
-    pickled = tmp_path / "weights.pt"
-    pickled.write_bytes(b"")
+def test_missing_or_untrusted_weights_are_refused(packages: None, tmp_path: Path, weights: Path) -> None:
+    pickle_file = tmp_path / "weights.pt"
+    pickle_file.write_bytes(b"")
     cases: tuple[tuple[Callable[[], object], str], ...] = (
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS)), "NERVE_WML_CHECKPOINT_PATH"),
         (lambda: nerve.load(NerveWmlSettings(domains=DOMAINS, checkpoint=tmp_path)), "NERVE_WML_TRUST_PICKLE"),
         (lambda: flow.load(KikiFlowSettings(), spread=SPREAD), "KIKI_FLOW_WEIGHTS_PATH"),
-        (lambda: flow.load(KikiFlowSettings(weights=pickled), spread=SPREAD), "KIKI_FLOW_TRUST_PICKLE"),
+        (lambda: flow.load(KikiFlowSettings(weights=pickle_file), spread=SPREAD), "KIKI_FLOW_TRUST_PICKLE"),
         (lambda: flow.load(KikiFlowSettings(weights=weights), spread=SPREAD), "KIKI_FLOW_ENABLED"),
     )
     for load, why in cases:
@@ -139,26 +139,26 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, weights: Path)
             load()
 
 
-def test_the_environment_or_the_file_turns_them_on(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (advisors.enabled(Settings()), advisors.served(Settings())) == ({}, ())
+def test_advisors_are_turned_on_by_the_environment_or_the_file(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (advisors.find_enabled(Settings()), advisors.find_runnable(Settings())) == ({}, ())
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
     monkeypatch.setenv("NERVE_WML_ALPHA", "0.4")
-    listed = Settings(agents={"router": {"advisors": {"kiki-flow": {"timeout": 0.2}}}})
-    assert advisors.enabled(listed) == {
+    settings = Settings(agents={"router": {"advisors": {"kiki-flow": {"timeout": 0.2}}}})
+    assert advisors.find_enabled(settings) == {
         "nerve-wml": AdvisorSettings(alpha=0.4),
         "kiki-flow": AdvisorSettings(timeout=0.2),
     }
-    assert advisors.served(listed) == ("nerve-wml", "kiki-flow")
+    assert advisors.find_runnable(settings) == ("nerve-wml", "kiki-flow")
     monkeypatch.setenv("NERVE_WML_ALPHA", "2")
     with pytest.raises(SetupError, match="NERVE_WML_ALPHA is '2'"):
-        advisors.enabled(Settings())
+        advisors.find_enabled(Settings())
     with pytest.raises(SetupError, match="no advisor 'oracle'"):
-        advisors.enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
+        advisors.find_enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
 
 
 def test_an_advisor_that_is_on_and_not_installed_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVE_WML_ENABLED", "1")
-    assert (list(advisors.enabled(Settings())), advisors.served(Settings())) == (["nerve-wml"], ())
+    assert (list(advisors.find_enabled(Settings())), advisors.find_runnable(Settings())) == (["nerve-wml"], ())
 
 
 @pytest.mark.anyio
@@ -170,11 +170,12 @@ async def test_the_agent_steps_a_turn_once(
     agent = composition.agent("kiki-flow", Settings())
     assert isinstance(agent, AdvisorAgent)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
+        await tasks.start(run_agent, agent, bus)
         replies = [
-            await bus.request("advise.kiki-flow", request(turn), AdviseReply, timeout=10) for turn in ("a", "a", "b")
+            await bus.request("advise.kiki-flow", make_request(turn), AdviseReply, timeout=10)
+            for turn in ("a", "a", "b")
         ]
-        status = await bus.request("status.kiki-flow", request(), StatusReply, timeout=10)
+        status = await bus.request("status.kiki-flow", make_request(), StatusReply, timeout=10)
         tasks.cancel_scope.cancel()
     assert replies[0] == replies[1] != replies[2]
     assert (status.ready, status.gauges) == (True, {"asked": 2.0, "silent": 0.0})

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.antibias import lexicon
-from agents.antibias.detector import touches
+from agents.antibias.detector import find_touch
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from agents.antibias.detector import touches
     ],
 )
 def test_technical_turns_touch_nobody(question: str) -> None:
-    assert touches(question, "Set the prescaler to 7199.") is None
+    assert find_touch(question, "Set the prescaler to 7199.") is None
 
 
 @pytest.mark.parametrize(
@@ -37,20 +37,20 @@ def test_technical_turns_touch_nobody(question: str) -> None:
     ],
 )
 def test_turns_about_people_are_seen(question: str, term: str, language: str) -> None:
-    touch = touches(question, "")
+    touch = find_touch(question, "")
     assert touch is not None
     assert term in touch.terms
     assert touch.language == language
 
 
 def test_the_answer_counts_too() -> None:
-    assert touches("Who broke it?", "Probably an immigrant.") is not None
+    assert find_touch("Who broke it?", "Probably an immigrant.") is not None
 
 
 @given(st.sampled_from(["women", "femmes", "refugees", "musulmans"]), st.text("abcdefgh ", max_size=30))
-def test_only_whole_words_count(term: str, text: str) -> None:
-    assert touches(f"{text} {term} {text}", "") is not None
-    assert touches(f"x{term}x", "") is None
+def test_terms_count_as_whole_words_only(term: str, text: str) -> None:
+    assert find_touch(f"{text} {term} {text}", "") is not None
+    assert find_touch(f"x{term}x", "") is None
 
 
 def test_every_term_is_a_valid_expression_of_its_own() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.antibias.judge import judged
+from agents.antibias.judge import judgement_from_odds
 
 odds = st.floats(-20, 20)
 
@@ -20,23 +20,25 @@ odds = st.floats(-20, 20)
     ],
 )
 def test_both_framings_must_agree(framings: tuple[float, float], verdict: str) -> None:
-    assert judged(framings, threshold=0.7, doubt=2.0).verdict == verdict
+    assert judgement_from_odds(framings, threshold=0.7, doubt=2.0).verdict == verdict
 
 
 @given(st.lists(odds, min_size=1, max_size=3), st.floats(0.05, 0.95), st.floats(0, 5))
 def test_the_probability_is_that_of_the_mean_odds(framings: list[float], threshold: float, doubt: float) -> None:
-    found = judged(framings, threshold=threshold, doubt=doubt)
-    assert found.unfair == pytest.approx(1 / (1 + math.exp(-sum(framings) / len(framings))))
-    assert found.spread >= 0
-    if found.verdict != "undecided":
-        assert (found.verdict == "unfair") == (found.unfair >= threshold)
+    judgement = judgement_from_odds(framings, threshold=threshold, doubt=doubt)
+    assert judgement.unfair == pytest.approx(1 / (1 + math.exp(-sum(framings) / len(framings))))
+    assert judgement.spread >= 0
+    if judgement.verdict != "undecided":
+        assert (judgement.verdict == "unfair") == (judgement.unfair >= threshold)
 
 
 @given(odds, st.floats(0.05, 0.95))
 def test_one_framing_always_decides(alone: float, threshold: float) -> None:
-    assert judged([alone], threshold=threshold, doubt=0.0).verdict != "undecided"
+    assert judgement_from_odds([alone], threshold=threshold, doubt=0.0).verdict != "undecided"
 
 
 @given(odds, odds, st.floats(0.05, 0.95), st.floats(0.1, 5))
-def test_the_order_of_the_framings_does_not_matter(one: float, two: float, threshold: float, doubt: float) -> None:
-    assert judged([one, two], threshold=threshold, doubt=doubt) == judged([two, one], threshold=threshold, doubt=doubt)
+def test_the_order_of_the_framings_does_not_matter(first: float, second: float, threshold: float, doubt: float) -> None:
+    assert judgement_from_odds([first, second], threshold=threshold, doubt=doubt) == judgement_from_odds(
+        [second, first], threshold=threshold, doubt=doubt
+    )

@@ -19,7 +19,7 @@ from runtime.supervisor import Supervisor
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.events import AnswerReady
-from tests.agents.antibias.test_agent import BIASED, FAIR, QUESTION, chosen
+from tests.agents.antibias.test_agent import BIASED, FAIR, QUESTION, negotiate_done
 
 pytestmark = pytest.mark.anyio
 
@@ -39,42 +39,44 @@ async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bus]
         yield bus
 
 
-async def checked(bus: Bus, text: str, settings: AntibiasSettings, question: str = QUESTION) -> AnswerReady:
-    event = chosen(text, question=question)
+async def check_answer(bus: Bus, text: str, settings: AntibiasSettings, question: str = QUESTION) -> AnswerReady:
+    event = negotiate_done(text, question=question)
     query = msgspec.structs.replace(event.query, sampling=Sampling(max_tokens=24, temperature=0.0))
     event = msgspec.structs.replace(event, envelope=new_turn(tenant="test", timeout=SECONDS), query=query)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run, AntibiasAgent(settings), bus)
+        await tasks.start(agents.run_agent, AntibiasAgent(settings), bus)
         await bus.publish(event)
         with anyio.fail_after(SECONDS):
-            while (found := await bus.last(AnswerReady, event.envelope.turn_id)) is None:
+            while (answer := await bus.last(AnswerReady, event.envelope.turn_id)) is None:
                 await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
-    assert found is not None
-    return found
+    assert answer is not None
+    return answer
 
 
 async def test_a_technical_answer_is_left_alone(worker: Bus) -> None:
-    found = await checked(worker, "Use a mutex.", SHORT, question="How do I fix a race condition?")
-    assert (found.text, found.bias.checked, found.bias.costs) == ("Use a mutex.", True, ())
+    answer = await check_answer(worker, "Use a mutex.", SHORT, question="How do I fix a race condition?")
+    assert (answer.text, answer.bias.checked, answer.bias.costs) == ("Use a mutex.", True, ())
 
 
 async def test_a_biased_answer_is_revised_and_one_that_stays_unfair_refused(worker: Bus) -> None:
-    refused = await checked(worker, BIASED, msgspec.structs.replace(SHORT, threshold=0.01))
-    unfair, revised = refused.bias.unfair, refused.bias.unfair_revised
+    refusal = await check_answer(worker, BIASED, msgspec.structs.replace(SHORT, threshold=0.01))
+    unfair, unfair_once_revised = refusal.bias.unfair, refusal.bias.unfair_revised
     assert unfair is not None
-    assert revised is not None
-    assert (refused.text, refused.bias.refused) == (SHORT.refusal_en, True)
-    assert unfair > revised
-    mended = await checked(worker, BIASED, msgspec.structs.replace(SHORT, threshold=(unfair + revised) / 2))
-    assert (mended.bias.biased, mended.bias.revised, mended.bias.refused) == (True, True, False)
-    assert mended.text not in (BIASED, SHORT.refusal_en)
-    assert mended.bias.framing
-    assert mended.bias.guideline
-    assert [cost.step for cost in mended.bias.costs] == ["check", "framing", "guideline", "revision", "check again"]
+    assert unfair_once_revised is not None
+    assert (refusal.text, refusal.bias.refused) == (SHORT.refusal_en, True)
+    assert unfair > unfair_once_revised
+    revision = await check_answer(
+        worker, BIASED, msgspec.structs.replace(SHORT, threshold=(unfair + unfair_once_revised) / 2)
+    )
+    assert (revision.bias.biased, revision.bias.revised, revision.bias.refused) == (True, True, False)
+    assert revision.text not in (BIASED, SHORT.refusal_en)
+    assert revision.bias.framing
+    assert revision.bias.guideline
+    assert [cost.step for cost in revision.bias.costs] == ["check", "framing", "guideline", "revision", "check again"]
 
 
 async def test_a_fair_answer_goes_on_with_the_models_probability(worker: Bus) -> None:
-    found = await checked(worker, FAIR, msgspec.structs.replace(SHORT, threshold=0.99))
-    assert (found.text, found.bias.checked, found.bias.biased) == (FAIR, True, False)
-    assert found.bias.unfair is not None
+    answer = await check_answer(worker, FAIR, msgspec.structs.replace(SHORT, threshold=0.99))
+    assert (answer.text, answer.bias.checked, answer.bias.biased) == (FAIR, True, False)
+    assert answer.bias.unfair is not None

@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catfish.engagement import WEIGHTS, complexity, tone, too_small, waived
+from agents.catfish.engagement import WEIGHTS, complexity, reason_to_waive, tone, too_small
 from agents.catfish.settings import CatfishSettings
 
 SETTINGS = CatfishSettings()
@@ -37,9 +37,9 @@ def test_a_fact_is_simple_and_a_design_is_hard() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_the_more_agreement_the_firmer(one: float, other: float) -> None:
+def test_the_tone_is_firmer_with_more_agreement(first: float, second: float) -> None:
     order = ["mild", "firm", "strong"]
-    low, high = sorted((one, other))
+    low, high = sorted((first, second))
     assert order.index(tone(low, SETTINGS)) <= order.index(tone(high, SETTINGS))
 
 
@@ -50,14 +50,14 @@ def test_tones_at_their_thresholds() -> None:
 
 
 def test_reasons_to_stay_silent() -> None:
-    simple = waived(0.1, [-3.0, -3.0], SETTINGS)
-    confident = waived(0.9, [-0.01], SETTINGS)
+    simple = reason_to_waive(0.1, [-3.0, -3.0], SETTINGS)
+    confident = reason_to_waive(0.9, [-0.01], SETTINGS)
     assert simple is not None
     assert "simple" in simple
     assert confident is not None
     assert "confident" in confident
-    assert waived(0.9, [-0.01, -0.01], SETTINGS) is None
-    assert waived(0.9, [-1.0], SETTINGS) is None
+    assert reason_to_waive(0.9, [-0.01, -0.01], SETTINGS) is None
+    assert reason_to_waive(0.9, [-1.0], SETTINGS) is None
 
 
 def test_a_small_model_is_left_alone() -> None:

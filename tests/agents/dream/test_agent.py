@@ -11,10 +11,10 @@ import pytest
 
 from agents.dream.agent import DreamAgent
 from agents.dream.beta import jsonl
-from agents.dream.ring import latest
+from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
 from bus import objects, stream
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import Bus
 from bus.topology import DREAMLOG, DREAMS, LATENTS
 from schemas.codec import decode, encode
@@ -34,7 +34,7 @@ from schemas.dream import (
 )
 from schemas.errors import InvalidInput, KikiError, SetupError
 from tests.agents.dream.test_profiles import episode
-from tests.agents.services.scenes import recorded, register, serving
+from tests.agents.services.scenes import make_episode_event, register, run_services
 
 pytestmark = pytest.mark.anyio
 
@@ -43,40 +43,40 @@ pytestmark = pytest.mark.anyio
 async def dreaming(bus: Bus, *, tries: int = 4) -> AsyncIterator[DreamAgent]:
     agent = DreamAgent(DreamSettings(worker_timeout=5.0, tries=tries))
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
+        await tasks.start(run_agent, agent, bus)
         yield agent
         tasks.cancel_scope.cancel()
 
 
-async def request(bus: Bus, name: str, **changed: Any) -> DreamAccepted:
-    wanted = DreamRequest(profile="P_min", episode=episode("downscale", episode_id=name, **changed))
-    return await bus.request("dream.request", wanted, DreamAccepted, timeout=5)
+async def request(bus: Bus, name: str, **changes: Any) -> DreamAccepted:
+    body = DreamRequest(profile="P_min", episode=episode("downscale", episode_id=name, **changes))
+    return await bus.request("dream.request", body, DreamAccepted, timeout=5)
 
 
 async def status(bus: Bus, name: str) -> DreamStatus:
     return await bus.request("dream.status", DreamStatusRequest(episode_id=name), DreamStatus, timeout=5)
 
 
-async def ended(bus: Bus, name: str) -> DreamStatus:
+async def wait_for_end(bus: Bus, name: str) -> DreamStatus:
     with anyio.fail_after(60):
-        while (found := await status(bus, name)).state in ("waiting", "unknown"):
+        while (reply := await status(bus, name)).state in ("waiting", "unknown"):
             await anyio.sleep(0.05)
-    return found
+    return reply
 
 
 async def test_an_episode_that_nobody_can_run_has_one_entry_that_says_why(bus: Bus) -> None:
     async with dreaming(bus):
         await request(bus, "lonely")
         assert (await status(bus, "lonely")).state == "waiting"
-        found = await ended(bus, "lonely")
-        assert (found.state, found.code) == ("aborted", "unavailable")
-        assert found.report is not None
-        assert found.report.adapter == "mine"
+        outcome = await wait_for_end(bus, "lonely")
+        assert (outcome.state, outcome.code) == ("aborted", "unavailable")
+        assert outcome.report is not None
+        assert outcome.report.adapter == "mine"
         await request(bus, "lonely")
         await anyio.sleep(0.3)
         assert (await status(bus, "never")).state == "unknown"
-    entries = [one async for one in stream.read(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
-    assert [decode(DreamAborted, one.data).report.episode_id for one in entries] == ["lonely"]
+    entries = [entry async for entry in stream.read_stream(bus, DREAMLOG, [bus.subjects.stage("dream.aborted")])]
+    assert [decode(DreamAborted, entry.data).report.episode_id for entry in entries] == ["lonely"]
 
 
 async def test_the_queue_is_in_order_and_refuses_when_it_is_full(bus: Bus) -> None:
@@ -97,8 +97,12 @@ async def test_an_episode_over_its_budget_is_aborted_before_it_costs_anything(bu
     async with dreaming(bus):
         nothing = msgspec.structs.replace(episode("downscale").budget, wall_time_s=0.0)
         await request(bus, "poor", budget=nothing)
-        found = await ended(bus, "poor")
-        assert (found.state, found.code, found.param) == ("aborted", "budget_exceeded", "episode.budget.wall_time_s")
+        outcome = await wait_for_end(bus, "poor")
+        assert (outcome.state, outcome.code, outcome.param) == (
+            "aborted",
+            "budget_exceeded",
+            "episode.budget.wall_time_s",
+        )
 
 
 BAD: dict[str, tuple[str, bytes, str, str]] = {
@@ -110,7 +114,7 @@ BAD: dict[str, tuple[str, bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_what_is_wrong_is_answered_with_code_and_field(bus: Bus, case: str) -> None:
+async def test_a_wrong_request_is_answered_with_code_and_field(bus: Bus, case: str) -> None:
     verb, bad, code, param = BAD[case]
     sound = encode(DreamRequest(profile="P_min", episode=episode("downscale")))
     pieces = {b'"P_mid"': b'"P_min"', b'{"flops":NaN': b'{"flops":1000000000000000.0'}
@@ -129,37 +133,37 @@ async def test_the_ring_keeps_the_latest(bus: Bus) -> None:
             body = SnapshotRequest(snapshot_id=f"s{number}", species={"sem": (float(number), 1.0)})
             reply = await bus.request("dream.snapshot", body, SnapshotReply, timeout=5)
         assert reply.kept == 3
-        assert [one["sem"][0] for one in await latest(bus, 2)] == [2.0, 1.0]
-        assert len(await latest(bus, RING)) == 3
-    some = await bus.js.get_msg(LATENTS, seq=1)
+        assert [snapshot["sem"][0] for snapshot in await read_latest(bus, 2)] == [2.0, 1.0]
+        assert len(await read_latest(bus, RING)) == 3
+    message = await bus.js.get_msg(LATENTS, seq=1)
     for number in range(RING):
-        again = msgspec.structs.replace(decode(Snapshot, some.data or b""), species={"sem": (float(number),)})
+        again = msgspec.structs.replace(decode(Snapshot, message.data or b""), species={"sem": (float(number),)})
         await bus.js.publish(bus.subjects.of(again), encode(again))
     assert (await bus.js.stream_info(LATENTS)).state.messages == RING
-    assert len(await latest(bus, RING)) == RING
+    assert len(await read_latest(bus, RING)) == RING
 
 
 async def test_records_come_in_order_in_the_siblings_shape(bus: Bus) -> None:
-    async with dreaming(bus), serving(bus):
+    async with dreaming(bus), run_services(bus):
         await register(bus, "dreamer", filter={"min_saillance": 0.5})
         for number, salience in enumerate((0.9, 0.1, 0.5)):
-            event = recorded(f"question {number}", salience=salience)
-            told = msgspec.structs.replace(event.episode, embedding=(0.6, 0.8))
-            await bus.publish(msgspec.structs.replace(event, episode=told))
-        found = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
-        assert [(one.context, one.outcome, one.saillance_score) for one in found.records] == [
+            event = make_episode_event(f"question {number}", salience=salience)
+            embedded_episode = msgspec.structs.replace(event.episode, embedding=(0.6, 0.8))
+            await bus.publish(msgspec.structs.replace(event, episode=embedded_episode))
+        reply = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
+        assert [(record.context, record.outcome, record.saillance_score) for record in reply.records] == [
             ("question 0", "yes", 0.9),
             ("question 2", "yes", 0.5),
         ]
-        assert (found.records[0].input, found.records[0].x, found.records[0].consumed_by) == ((0.6, 0.8), None, None)
-        lines = [json.loads(line) for line in jsonl(found.records).splitlines()]
+        assert (reply.records[0].input, reply.records[0].x, reply.records[0].consumed_by) == ((0.6, 0.8), None, None)
+        lines = [json.loads(line) for line in jsonl(reply.records).splitlines()]
         assert {"id", "context", "outcome", "saillance_score", "timestamp", "input"} <= lines[0].keys()
         with pytest.raises(KikiError) as caught:
             await bus.request("dream.fetch", BetaRequest(name="stranger"), BetaReply, timeout=5)
         assert caught.value.code == "service_not_found"
 
 
-async def test_objects_are_what_their_name_says(bus: Bus) -> None:
+async def test_objects_come_back_under_their_digest(bus: Bus) -> None:
     data = b"x" * 300_000
     digest = await objects.put(bus, data)
     assert await objects.put(bus, data) == digest
@@ -170,13 +174,13 @@ async def test_objects_are_what_their_name_says(bus: Bus) -> None:
 
 
 def test_a_retained_set_that_is_wrong_is_a_setup_error(tmp_path: Any) -> None:
-    from agents.dream.retained import load
+    from agents.dream.retained import load_retained_set
 
-    assert len(load(None).questions) >= 20
+    assert len(load_retained_set(None).questions) >= 20
     path = tmp_path / "set.jsonl"
     for text in ("", "x", '{"question":"q","choices":["a","b"],"answer":2}'):
         path.write_text(text)
         with pytest.raises(SetupError, match="retained set"):
-            load(path)
+            load_retained_set(path)
     with pytest.raises(SetupError, match="cannot be read"):
-        load(tmp_path / "none")
+        load_retained_set(tmp_path / "none")

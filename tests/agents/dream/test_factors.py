@@ -28,7 +28,7 @@ def test_a_file_read_back_is_the_same_change(seed: int, batch: tuple[int, ...], 
 @pytest.mark.parametrize(
     "data", [b"", b"nothing", save({"m.lora_a": np.ones((2, 1), np.float32)}), save({"x": np.ones(1, np.float32)})]
 )
-def test_what_is_no_adapter_is_refused(data: bytes) -> None:
+def test_a_file_that_is_no_adapter_is_refused(data: bytes) -> None:
     with pytest.raises(StageFailed, match="adapter 'bad'") as caught:
         load("bad", data, scale=1.0)
     assert (caught.value.code, caught.value.param) == ("adapter_failed", "adapter")
@@ -36,27 +36,27 @@ def test_what_is_no_adapter_is_refused(data: bytes) -> None:
 
 @given(seeds, experts)
 def test_the_norm_is_that_of_the_whole_matrix(seed: int, batch: tuple[int, ...]) -> None:
-    given_one = factors(seed, batch)
-    assert given_one.norm == pytest.approx(float(np.linalg.norm(given_one.change)), rel=1e-4)
+    sample = factors(seed, batch)
+    assert sample.norm == pytest.approx(float(np.linalg.norm(sample.change)), rel=1e-4)
 
 
 @given(seeds, st.floats(0.05, 1.0), st.floats(0.05, 1.0))
-def test_downscaling_twice_is_downscaling_by_the_product(seed: int, one: float, other: float) -> None:
+def test_downscaling_twice_is_downscaling_by_the_product(seed: int, first: float, second: float) -> None:
     weights = {"m": factors(seed)}
-    twice = downscaled(downscaled(weights, one), other)["m"]
-    np.testing.assert_allclose(twice.change, downscaled(weights, one * other)["m"].change, atol=1e-4)
-    assert twice.norm == pytest.approx(one * other * weights["m"].norm, rel=1e-4)
+    twice = downscaled(downscaled(weights, first), second)["m"]
+    np.testing.assert_allclose(twice.change, downscaled(weights, first * second)["m"].change, atol=1e-4)
+    assert twice.norm == pytest.approx(first * second * weights["m"].norm, rel=1e-4)
 
 
 @given(seeds)
 def test_angles(seed: int) -> None:
-    mine, other = {"m": factors(seed)}, {"m": factors(seed + 1)}
+    mine, theirs = {"m": factors(seed)}, {"m": factors(seed + 1)}
     assert angle(mine, mine) == pytest.approx(0.0, abs=0.2)
     assert angle(mine, {"m": Factors(mine["m"].left, -mine["m"].right)}) == pytest.approx(180.0, abs=0.2)
     assert angle(mine, {"elsewhere": mine["m"]}) == 90.0
-    flat = [weights["m"].change.ravel() for weights in (mine, other)]
+    flat = [weights["m"].change.ravel() for weights in (mine, theirs)]
     cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
-    assert angle(mine, other) == pytest.approx(np.degrees(np.arccos(cosine)), abs=0.1)
+    assert angle(mine, theirs) == pytest.approx(np.degrees(np.arccos(cosine)), abs=0.1)
 
 
 @given(seeds, experts)

@@ -10,60 +10,60 @@ from hypothesis import strategies as st
 from agents.dream import invariants
 from agents.dream.budget import Meter
 from agents.dream.factors import Factors
-from agents.dream.latents import between, samples
+from agents.dream.latents import draw_samples, interpolate
 from schemas.dream import Budget
 from schemas.errors import StageFailed
 from tests.agents.dream.test_projection import factors, seeds
 
 
-def refused(name: str) -> object:
+def expect_refusal(name: str) -> object:
     return pytest.raises(StageFailed, match=rf"^{name}: ")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.1e6, -1.1e6])
-def test_s2(value: float) -> None:
+def test_s2_refuses_numbers_that_are_not_finite_or_too_large(value: float) -> None:
     sound = factors(1)
-    invariants.finite({"m": sound})
+    invariants.check_finite({"m": sound})
     wrong = sound.right.copy()
     wrong[1, 1] = value
-    with refused("S2"):  # type: ignore[attr-defined]
-        invariants.finite({"m": Factors(sound.left, wrong)})
+    with expect_refusal("S2"):  # type: ignore[attr-defined]
+        invariants.check_finite({"m": Factors(sound.left, wrong)})
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_s1(before: float, after: float) -> None:
+def test_s1_refuses_a_fall_of_retained_accuracy(before: float, after: float) -> None:
     if after >= before - 0.02:
-        invariants.retained(before, after)
+        invariants.check_retained(before, after)
     elif after < before - 0.02 - 1e-6:
-        with refused("S1"):  # type: ignore[attr-defined]
-            invariants.retained(before, after)
+        with expect_refusal("S1"):  # type: ignore[attr-defined]
+            invariants.check_retained(before, after)
 
 
 def test_s1_refuses_what_is_not_a_number() -> None:
-    with refused("S1"):  # type: ignore[attr-defined]
-        invariants.retained(0.5, math.nan)
+    with expect_refusal("S1"):  # type: ignore[attr-defined]
+        invariants.check_retained(0.5, math.nan)
 
 
-def test_s3() -> None:
+def test_s3_refuses_no_unknown_and_too_many_modules() -> None:
     modules = [f"model.layers.{number}.q_proj" for number in range(65)]
-    invariants.hierarchy(modules[:64], modules)
+    invariants.check_hierarchy(modules[:64], modules)
     for wrong in ([], modules, ["elsewhere"]):
-        with refused("S3"):  # type: ignore[attr-defined]
-            invariants.hierarchy(wrong, modules)
+        with expect_refusal("S3"):  # type: ignore[attr-defined]
+            invariants.check_hierarchy(wrong, modules)
 
 
-def test_s4() -> None:
-    invariants.priors({"a": 1.0, "b": 0.5})
+def test_s4_refuses_priors_outside_their_range_or_sum() -> None:
+    invariants.check_priors({"a": 1.0, "b": 0.5})
     for wrong in ({"a": 1.0, "b": 0.51}, {"a": -0.1}, {"a": 1.1}, {"a": math.nan}):
-        with refused("S4"):  # type: ignore[attr-defined]
-            invariants.priors(wrong)
+        with expect_refusal("S4"):  # type: ignore[attr-defined]
+            invariants.check_priors(wrong)
 
 
-def test_forgetting_needs_both() -> None:
-    invariants.forgetting(10.0, 0.48)
-    invariants.forgetting(31.0, 0.0)
-    with refused("forgetting"):  # type: ignore[attr-defined]
-        invariants.forgetting(29.0, 0.46)
+def test_forgetting_needs_a_small_angle_and_a_low_win_rate() -> None:
+    invariants.check_forgetting(10.0, 0.48)
+    invariants.check_forgetting(31.0, 0.0)
+    with expect_refusal("forgetting"):  # type: ignore[attr-defined]
+        invariants.check_forgetting(29.0, 0.46)
 
 
 def test_a_budget_is_spent_once() -> None:
@@ -87,18 +87,18 @@ def test_time_and_energy_run_out(name: str) -> None:
 
 
 @given(seeds, st.floats(0, 1))
-def test_between_two_vectors_is_on_their_arc(seed: int, share: float) -> None:
-    one, other = np.random.default_rng(seed).standard_normal((2, 16))
-    unit = [vector / np.linalg.norm(vector) for vector in (one, other)]
-    found = between(unit[0], unit[1], share)
-    assert np.linalg.norm(found) == pytest.approx(1.0, abs=1e-6)
+def test_interpolation_stays_on_the_arc_between_two_vectors(seed: int, share: float) -> None:
+    start, end = np.random.default_rng(seed).standard_normal((2, 16))
+    unit = [vector / np.linalg.norm(vector) for vector in (start, end)]
+    point = interpolate(unit[0], unit[1], share)
+    assert np.linalg.norm(point) == pytest.approx(1.0, abs=1e-6)
     whole = np.arccos(unit[0] @ unit[1])
-    assert np.arccos(np.clip(unit[0] @ found, -1, 1)) == pytest.approx(share * whole, abs=1e-5)
+    assert np.arccos(np.clip(unit[0] @ point, -1, 1)) == pytest.approx(share * whole, abs=1e-5)
 
 
 def test_samples_are_drawn_from_the_episodes_id() -> None:
     ring = [{"phono": [1.0, 0.0], "sem": [1.0]}, {"phono": [0.0, 1.0]}, {"phono": [-1.0, 0.0]}]
-    once, again = samples(ring, episode_id="de-1"), samples(ring, episode_id="de-1")
-    assert once == again != samples(ring, episode_id="de-2")
+    once, again = draw_samples(ring, episode_id="de-1"), draw_samples(ring, episode_id="de-1")
+    assert once == again != draw_samples(ring, episode_id="de-2")
     assert [sample.species for sample in once] == ["phono"]
     assert once[0].provenance.startswith("recombine:de-1:")

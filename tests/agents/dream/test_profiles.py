@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.dream.profiles import PROFILES, check
+from agents.dream.profiles import PROFILES, check_episode
 from schemas.codec import decode, encode
 from schemas.dream import BetaRecord, Budget, DreamEpisode, DreamRequest, InputSlice, Operation, ProfileName
 from schemas.errors import InvalidEvent, InvalidInput
@@ -16,9 +16,9 @@ OPERATIONS: tuple[Operation, ...] = ("replay", "downscale", "restructure", "reco
 RECORD = BetaRecord(id=1, context="q", outcome="a", saillance_score=0.5, timestamp=1.0)
 
 
-def episode(*operations: Operation, **changed: Any) -> DreamEpisode:
-    """A sound episode of these operations; ``changed`` fields of it or of its slice."""
-    slice_fields = {name: changed.pop(name) for name in ("beta_records", "others", "snapshots") if name in changed}
+def episode(*operations: Operation, **changes: Any) -> DreamEpisode:
+    """A sound episode of these operations; ``changes`` are fields of it or of its slice."""
+    slice_fields = {name: changes.pop(name) for name in ("beta_records", "others", "snapshots") if name in changes}
     sound = DreamEpisode(
         episode_id="de-1",
         trigger="external",
@@ -31,35 +31,35 @@ def episode(*operations: Operation, **changed: Any) -> DreamEpisode:
         output_channels=("weight_delta",),
         budget=Budget(flops=1e15, wall_time_s=60.0, energy_j=1e4),
     )
-    changed["input_slice"] = msgspec.structs.replace(sound.input_slice, **slice_fields)
-    return msgspec.structs.replace(sound, **changed)
+    changes["input_slice"] = msgspec.structs.replace(sound.input_slice, **slice_fields)
+    return msgspec.structs.replace(sound, **changes)
 
 
 def test_profiles_are_within_each_other() -> None:
-    assert PROFILES["P_min"].within(PROFILES["P_equ"])
-    assert PROFILES["P_equ"].within(PROFILES["P_max"])
-    assert not PROFILES["P_max"].within(PROFILES["P_equ"])
-    assert not PROFILES["P_equ"].within(PROFILES["P_min"])
+    assert PROFILES["P_min"].is_within(PROFILES["P_equ"])
+    assert PROFILES["P_equ"].is_within(PROFILES["P_max"])
+    assert not PROFILES["P_max"].is_within(PROFILES["P_equ"])
+    assert not PROFILES["P_equ"].is_within(PROFILES["P_min"])
 
 
 @given(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=4, unique=True))
-def test_what_a_smaller_profile_allows_a_larger_allows(operations: list[Operation]) -> None:
-    asked = episode(*operations)
+def test_a_larger_profile_allows_what_a_smaller_one_allows(operations: list[Operation]) -> None:
+    dream_episode = episode(*operations)
     verdicts = []
     profile: ProfileName
     for profile in ("P_min", "P_equ", "P_max"):
         try:
-            check(profile, asked)
+            check_episode(profile, dream_episode)
             verdicts.append(True)
         except InvalidInput:
             verdicts.append(False)
     assert verdicts == sorted(verdicts)
-    replayed_late = "replay" in operations and "restructure" in operations[: operations.index("replay")]
-    assert verdicts[2] == (not replayed_late)
+    is_replay_late = "replay" in operations and "restructure" in operations[: operations.index("replay")]
+    assert verdicts[2] == (not is_replay_late)
 
 
 @pytest.mark.parametrize(
-    ("profile", "asked", "field"),
+    ("profile", "dream_episode", "field"),
     [
         ("P_min", episode("restructure"), "operation_set"),
         ("P_max", episode("restructure", "replay"), "operation_set"),
@@ -75,9 +75,9 @@ def test_what_a_smaller_profile_allows_a_larger_allows(operations: list[Operatio
         ("P_max", episode("recombine", others=("a", "a")), "input_slice.others"),
     ],
 )
-def test_what_is_refused_names_the_field(profile: ProfileName, asked: DreamEpisode, field: str) -> None:
+def test_a_refusal_names_the_field(profile: ProfileName, dream_episode: DreamEpisode, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check(profile, asked)
+        check_episode(profile, dream_episode)
     assert (caught.value.code, caught.value.param) == ("invalid_request", f"episode.{field}")
 
 

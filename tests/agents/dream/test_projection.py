@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.dream.factors import Factors, downscaled
-from agents.dream.projection import Protected, interference, of_factors, projected, restructured, span, together
+from agents.dream.projection import (
+    ProtectedDirections,
+    directions_of,
+    interference,
+    projected,
+    restructure,
+    span,
+    union,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 experts = st.sampled_from([(), (3,)])
@@ -22,22 +30,22 @@ def factors(seed: int, batch: tuple[int, ...] = (), *, rows: int = 12, rank: int
     )
 
 
-def leading(weight: Any, k: int) -> Protected:
+def leading(weight: Any, k: int) -> ProtectedDirections:
     left, _, right = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
-    return Protected(left[..., :k], np.swapaxes(right, -1, -2)[..., :k])
+    return ProtectedDirections(left[..., :k], np.swapaxes(right, -1, -2)[..., :k])
 
 
 @given(seeds, experts)
-def test_what_is_left_neither_reads_nor_writes_what_is_protected(seed: int, batch: tuple[int, ...]) -> None:
-    protected = together([of_factors(factors(seed + 1, batch)), of_factors(factors(seed + 2, batch))])
-    left = projected(factors(seed, batch), protected).change
-    assert np.abs(np.swapaxes(protected.left, -1, -2) @ left).max() < 1e-4
-    assert np.abs(left @ protected.right).max() < 1e-4
+def test_a_projected_change_neither_reads_nor_writes_protected_directions(seed: int, batch: tuple[int, ...]) -> None:
+    protected = union([directions_of(factors(seed + 1, batch)), directions_of(factors(seed + 2, batch))])
+    remainder = projected(factors(seed, batch), protected).change
+    assert np.abs(np.swapaxes(protected.left, -1, -2) @ remainder).max() < 1e-4
+    assert np.abs(remainder @ protected.right).max() < 1e-4
 
 
 @given(seeds, experts)
 def test_projecting_twice_is_projecting_once(seed: int, batch: tuple[int, ...]) -> None:
-    protected = of_factors(factors(seed + 1, batch))
+    protected = directions_of(factors(seed + 1, batch))
     once = projected(factors(seed, batch), protected)
     np.testing.assert_allclose(projected(once, protected).change, once.change, atol=1e-4)
     assert once.norm <= factors(seed, batch).norm * (1 + 1e-5)
@@ -61,10 +69,10 @@ def test_the_leading_singular_triples_of_the_base_stay(seed: int, k: int) -> Non
 
 @given(seeds, st.floats(0.05, 1.0))
 def test_downscaling_commutes_with_the_projection(seed: int, factor: float) -> None:
-    protected = of_factors(factors(seed + 1))
-    one = projected(downscaled({"m": factors(seed)}, factor)["m"], protected)
-    other = downscaled({"m": projected(factors(seed), protected)}, factor)["m"]
-    np.testing.assert_allclose(one.change, other.change, atol=1e-4)
+    protected = directions_of(factors(seed + 1))
+    downscaled_first = projected(downscaled({"m": factors(seed)}, factor)["m"], protected)
+    projected_first = downscaled({"m": projected(factors(seed), protected)}, factor)["m"]
+    np.testing.assert_allclose(downscaled_first.change, projected_first.change, atol=1e-4)
 
 
 @given(seeds)
@@ -77,10 +85,10 @@ def test_a_span_is_orthonormal_and_drops_what_depends(seed: int) -> None:
 
 
 def test_a_module_that_only_repeats_another_adapter_is_taken_away() -> None:
-    mine, others = {"kept": factors(1), "gone": factors(2), "free": factors(3)}, factors(4)
-    protected = {"kept": of_factors(others), "gone": of_factors(factors(2))}
-    after, removed = restructured(mine, protected)
-    assert removed == ("gone",)
+    mine, theirs = {"kept": factors(1), "gone": factors(2), "free": factors(3)}, factors(4)
+    protected = {"kept": directions_of(theirs), "gone": directions_of(factors(2))}
+    after, removed_paths = restructure(mine, protected)
+    assert removed_paths == ("gone",)
     assert set(after) == {"kept", "free"}
     assert after["free"] is mine["free"]
     assert interference(after["kept"], protected["kept"]) == pytest.approx(0.0, abs=1e-5)

@@ -14,12 +14,12 @@ from safetensors.numpy import load, save
 
 from agents.dream.agent import DreamAgent
 from agents.dream.settings import DreamSettings
-from agents.dream.training import attended
+from agents.dream.training import train_with_watchdog
 from bus import objects
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import Bus
 from bus.topology import ADAPTERS
-from runtime.dreaming import dreamt, swapped
+from runtime.dreaming import run_episode, swap_weights
 from schemas.adapters import AdapterPublished, AdapterRejected
 from schemas.consolidation import Example, ExportReply, ExportRequest, SwapReply, SwapRequest, TrainRequest
 from schemas.dream import BetaRecord, DreamStatus, SnapshotReply, SnapshotRequest
@@ -36,23 +36,23 @@ RECORDS = tuple(
 
 @contextlib.asynccontextmanager
 async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
-    retained = folder / "retained.jsonl"
-    retained.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
+    retained_path = folder / "retained.jsonl"
+    retained_path.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
     (folder / "adapters").mkdir()
-    agent = DreamAgent(DreamSettings(retained=retained, directions=2, learning_rate=0.01, judge_timeout=5.0))
+    agent = DreamAgent(DreamSettings(retained=retained_path, directions=2, learning_rate=0.01, judge_timeout=5.0))
     async with working(bus, folder / "adapters", judge), anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
+        await tasks.start(run_agent, agent, bus)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def exported(bus: Bus) -> ExportReply:
+async def export_mine(bus: Bus) -> ExportReply:
     return await bus.request("adapters.export", ExportRequest(name="mine"), ExportReply, timeout=10)
 
 
-async def changed(bus: Bus, *, by: float = 0.5, spoil: bool = False) -> SwapRequest:
+async def prepare_swap(bus: Bus, *, by: float = 0.5, spoil: bool = False) -> SwapRequest:
     """A swap to other numbers."""
-    current = await exported(bus)
+    current = await export_mine(bus)
     tensors = {key: value * np.float32(by) for key, value in load(await objects.get(bus, current.weights)).items()}
     if spoil:
         next(iter(tensors.values()))[0, 0] = np.inf
@@ -64,35 +64,35 @@ async def swap(bus: Bus, request: SwapRequest) -> SwapReply:
     return await bus.request("dream.swap", request, SwapReply, timeout=20)
 
 
-async def replayed(bus: Bus, **changes: Any) -> DreamStatus:
-    return await dreamt(bus, "P_max", episode("replay", "downscale", beta_records=RECORDS, **changes))
+async def replay(bus: Bus, **changes: Any) -> DreamStatus:
+    return await run_episode(bus, "P_max", episode("replay", "downscale", beta_records=RECORDS, **changes))
 
 
-async def test_what_was_replayed_is_swapped_in_once(bus: Bus, tmp_path: Path) -> None:
+async def test_a_replayed_adapter_is_swapped_in_once(bus: Bus, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path):
-        before = await exported(bus)
-        done = await replayed(bus)
+        before = await export_mine(bus)
+        done = await replay(bus)
         report = done.report
         assert report is not None
         assert report.weight_delta is not None
         assert (report.executed, report.record_ids) == (("replay", "downscale"), (1, 2))
-        assert report.weight_delta.base_sha256 == before.sha256 == (await exported(bus)).sha256
+        assert report.weight_delta.base_sha256 == before.sha256 == (await export_mine(bus)).sha256
         assert (report.weight_delta.loss_after or 9.0) < (report.weight_delta.loss_before or 0.0)
         assert report.spent.flops > 0.0
-        first = await swapped(bus, done)
+        first = await swap_weights(bus, done)
         assert first.pause_ms > 0.0
-        assert (await exported(bus)).sha256 == report.weight_delta.sha256 == first.sha256
-        assert await swapped(bus, done) == first
-        assert await replayed(bus) == done
-        published = await bus.last(AdapterPublished, report.episode_id, stream=ADAPTERS)
-        assert published is not None
-        assert [gate.name for gate in published.gates] == ["S4", "S2", "S3", "S1", "forgetting"]
+        assert (await export_mine(bus)).sha256 == report.weight_delta.sha256 == first.sha256
+        assert await swap_weights(bus, done) == first
+        assert await replay(bus) == done
+        publication = await bus.last(AdapterPublished, report.episode_id, stream=ADAPTERS)
+        assert publication is not None
+        assert [gate.name for gate in publication.gates] == ["S4", "S2", "S3", "S1", "forgetting"]
         assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
 
 
-async def test_a_swap_that_died_after_the_exchange_is_told_when_it_is_asked_again(bus: Bus, tmp_path: Path) -> None:
+async def test_a_swap_that_died_after_the_exchange_is_answered_on_retry(bus: Bus, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path):
-        request = await changed(bus)
+        request = await prepare_swap(bus)
         await swap(bus, request)
         await bus.js.purge_stream("DREAMLOG")
         again = await swap(bus, request)
@@ -114,12 +114,12 @@ async def test_all_operations_yield_all_outputs(bus: Bus, tmp_path: Path) -> Non
             snapshots=2,
             output_channels=("weight_delta", "latent_sample", "hierarchy_chg", "attention_prior"),
         )
-        done = await dreamt(bus, "P_max", whole)
+        done = await run_episode(bus, "P_max", whole)
         assert done.report is not None
         assert done.report.executed == whole.operation_set
         assert done.report.attention_prior == {"mine": 0.4}
         assert [sample.species for sample in done.report.latent_sample] == ["sem"]
-        assert (await swapped(bus, done, others=("other",))).sha256 == (await exported(bus)).sha256
+        assert (await swap_weights(bus, done, other_adapters=("other",))).sha256 == (await export_mine(bus)).sha256
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Judge, dict[str, Any]]] = {
@@ -134,16 +134,16 @@ REFUSED: dict[str, tuple[dict[str, Any], Judge, dict[str, Any]]] = {
 async def test_a_refused_swap_changes_nothing_and_is_kept_with_its_reason(bus: Bus, tmp_path: Path, param: str) -> None:
     how, judge, fields = REFUSED[param]
     async with dreaming(bus, tmp_path, judge):
-        before = await exported(bus)
-        request = await changed(bus, **how)
+        before = await export_mine(bus)
+        request = await prepare_swap(bus, **how)
         wrong = SwapRequest(**{name: getattr(request, name) for name in request.__struct_fields__} | fields)
         with pytest.raises(KikiError) as caught:
             await swap(bus, wrong)
         assert (caught.value.code, caught.value.param) == ("invariant_broken", param)
-        rejected = await bus.last(AdapterRejected, "de-swap", stream=ADAPTERS)
-        assert rejected is not None
-        assert (rejected.gates[-1].name, rejected.gates[-1].passed) == (param, False)
-        assert (await exported(bus)).sha256 == before.sha256
+        rejection = await bus.last(AdapterRejected, "de-swap", stream=ADAPTERS)
+        assert rejection is not None
+        assert (rejection.gates[-1].name, rejection.gates[-1].passed) == (param, False)
+        assert (await export_mine(bus)).sha256 == before.sha256
         assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
 
 
@@ -151,13 +151,13 @@ async def test_a_budget_of_operations_is_kept(bus: Bus, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path):
         budget = {"flops": 1000.0, "wall_time_s": 60.0, "energy_j": 1e5}
         with pytest.raises(KikiError) as caught:
-            await replayed(bus, budget=type(episode("replay").budget)(**budget))
+            await replay(bus, budget=type(episode("replay").budget)(**budget))
         assert (caught.value.code, caught.value.param) == ("budget_exceeded", "episode.budget.flops")
 
 
-async def test_what_is_not_there_is_named(bus: Bus, tmp_path: Path) -> None:
+async def test_a_missing_object_or_adapter_is_named(bus: Bus, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path):
-        request = await changed(bus)
+        request = await prepare_swap(bus)
         fields = {name: getattr(request, name) for name in request.__struct_fields__}
         with pytest.raises(KikiError) as caught:
             await swap(bus, SwapRequest(**fields | {"sha256": "1" * 64}))
@@ -168,10 +168,10 @@ async def test_what_is_not_there_is_named(bus: Bus, tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_dies_in_a_training_is_noticed(bus: Bus) -> None:
-    async def silent(_: Msg) -> None:
+    async def ignore_request(_: Msg) -> None:
         """Take the request, and say no more."""
 
-    await bus.listen(bus.subjects.service("adapters.train"), silent)
+    await bus.listen(bus.subjects.service("adapters.train"), ignore_request)
     request = TrainRequest(
         name="mine",
         weights="0" * 64,
@@ -181,4 +181,4 @@ async def test_a_worker_that_dies_in_a_training_is_noticed(bus: Bus) -> None:
         beat=bus.client.new_inbox(),
     )
     with anyio.fail_after(20), pytest.raises(Unavailable, match="nothing was heard"):
-        await attended(bus, request, timeout=60.0, silence=0.3)
+        await train_with_watchdog(bus, request, timeout=60.0, silence=0.3)

@@ -19,7 +19,7 @@ from agents.inference.adapters.bank import AdapterBank  # noqa: E402
 from agents.inference.mlx.consolidation import Consolidation  # noqa: E402
 from agents.inference.mlx.thread import ModelThread  # noqa: E402
 from agents.inference.training.steps import Learnable  # noqa: E402
-from bus.agent import run  # noqa: E402
+from bus.agent import run_agent  # noqa: E402
 from bus.connection import Bus  # noqa: E402
 from schemas.codec import decode  # noqa: E402
 from schemas.consolidation import Example  # noqa: E402
@@ -38,7 +38,7 @@ class _Decoder:
 
     busy = False
     stream: Any = contextlib.nullcontext()
-    taken: frozenset[int] = frozenset()
+    busy_slots: frozenset[int] = frozenset()
 
     def __init__(self, folder: Path) -> None:
         model = hybrid.build(quantized=False)
@@ -46,7 +46,7 @@ class _Decoder:
             hybrid.write(folder, model, name, kinds=KINDS, seed=seed, rank=2, size=0.1)
         self.bank = AdapterBank(model, folder, budget=1024**2)
 
-    def using(self, name: str) -> bool:
+    def is_using(self, name: str) -> bool:
         return False
 
     def step(self) -> None:
@@ -56,7 +56,7 @@ class _Decoder:
         pass
 
 
-class Worker:
+class DreamWorker:
     """An agent with the verbs that dreams need."""
 
     name = "inference"
@@ -91,15 +91,17 @@ class Worker:
         adapter = self._thread.decoder.bank.load(use.name)
         right = self._judge(use.name)
         logprobs = {choice: -1.0 if (number == 0) == right else -2.0 for number, choice in enumerate(job.choices)}
-        told = AdapterUse(name=use.name, sha256=adapter.sha256)
-        await self._bus.answer(job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(told,)))
+        adapter_use = AdapterUse(name=use.name, sha256=adapter.sha256)
+        await self._bus.answer(job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(adapter_use,)))
 
 
 async def tokens(examples: Sequence[Example]) -> list[Learnable]:
     """One token a letter."""
     return [
-        Learnable(tokens=tuple(ord(letter) % 128 for letter in one.context + one.outcome), begins=len(one.context))
-        for one in examples
+        Learnable(
+            tokens=tuple(ord(letter) % 128 for letter in example.context + example.outcome), begins=len(example.context)
+        )
+        for example in examples
     ]
 
 
@@ -107,6 +109,6 @@ async def tokens(examples: Sequence[Example]) -> list[Learnable]:
 async def working(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
     """The worker, serving."""
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, Worker(folder, judge), bus)
+        await tasks.start(run_agent, DreamWorker(folder, judge), bus)
         yield
         tasks.cancel_scope.cancel()

@@ -42,12 +42,14 @@ PATIENCE = 60.0
 async def running(bus: Bus, settings: InferenceSettings) -> AsyncIterator[InferenceAgent]:
     agent = InferenceAgent(settings)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run, agent, bus)
+        await tasks.start(agents.run_agent, agent, bus)
         yield agent
         tasks.cancel_scope.cancel()
 
 
-def routed(text: str, *, candidates: int = 1, adapters: tuple[AdapterUse, ...] = (), **plan: Any) -> QueryRouted:
+def new_query_routed(
+    text: str, *, candidates: int = 1, adapters: tuple[AdapterUse, ...] = (), **plan: Any
+) -> QueryRouted:
     query = Query(model="micro-kiki", messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=12))
     plan_ = Plan(level="fast", candidates=candidates, **plan)
     route = Route(domains=(), adapters=adapters, intent="question", plan=plan_)
@@ -58,55 +60,55 @@ def envelope() -> Envelope:
     return new_turn(tenant="test", timeout=PATIENCE)
 
 
-def recalled(event: QueryRouted, *hits: RecalledEpisode) -> RecallDone:
+def new_recall_done(event: QueryRouted, *hits: RecalledEpisode) -> RecallDone:
     return RecallDone(
         envelope=event.envelope.next("recall"), query=event.query, route=event.route, recall=Recall(hits=hits)
     )
 
 
-async def until_stored(bus: Bus, kind: Any, turn_id: str) -> Any:
+async def wait_until_stored(bus: Bus, kind: Any, turn_id: str) -> Any:
     with anyio.fail_after(PATIENCE):
-        while (found := await bus.last(kind, turn_id)) is None:
+        while (event := await bus.last(kind, turn_id)) is None:
             await anyio.sleep(0.05)
-    return found
+    return event
 
 
 async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) -> None:
     """One agent for all of these: loading the model is what takes the time."""
-    await a_turn_streams_candidate_0_and_carries_all(bus)
-    await a_job_is_decoded(bus)
-    await a_job_is_scored(bus)
-    await ballots_share_what_was_said(bus)
-    await a_panel_answers_with_every_member(bus)
-    await a_member_that_fails_does_not_take_the_turn_with_it(bus)
-    await a_failed_job_answers_why(bus)
-    await recall_that_does_not_fit_is_dropped(bus)
-    await a_prompt_that_does_not_fit_fails_the_turn(bus)
-    await what_is_forgotten_is_in_no_kept_prompt(bus)
-    await adapters_are_administered(bus)
-    await a_routed_turn_fetches_its_adapters(bus)
-    await published_adapters_are_adopted(bus)
+    await check_a_turn_streams_candidate_0_and_carries_all(bus)
+    await check_a_job_is_decoded(bus)
+    await check_a_job_is_scored(bus)
+    await check_ballots_share_their_conversation(bus)
+    await check_a_panel_answers_with_every_member(bus)
+    await check_a_failing_member_does_not_fail_the_turn(bus)
+    await check_a_failed_job_reports_its_error(bus)
+    await check_recall_that_does_not_fit_is_dropped(bus)
+    await check_a_prompt_that_does_not_fit_fails_the_turn(bus)
+    await check_forgetting_drops_the_kept_prompts(bus)
+    await check_adapters_are_administered(bus)
+    await check_a_routed_turn_fetches_its_adapters(bus)
+    await check_published_adapters_are_adopted(bus)
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
     assert status.ready
     assert status.gauges["tokens_decoded_total"] > 0
     assert status.info["model"] == "smollm2"
 
 
-async def a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
-    event = routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="nobody"),))
-    turn_id, heard = event.envelope.turn_id, list[InferToken]()
+async def check_a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
+    event = new_query_routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="nobody"),))
+    turn_id, tokens = event.envelope.turn_id, list[InferToken]()
 
     async def hear(message: Msg) -> None:
-        heard.append(decode(InferToken, message.data))
+        tokens.append(decode(InferToken, message.data))
 
     listening = await bus.listen(bus.subjects.stage(InferToken.subject, turn_id), hear)
     await bus.publish(event)
-    await bus.publish(recalled(event))
-    done: InferDone = await until_stored(bus, InferDone, turn_id)
+    await bus.publish(new_recall_done(event))
+    done: InferDone = await wait_until_stored(bus, InferDone, turn_id)
     await listening.unsubscribe()
     first, second = done.inference.candidates
-    assert first.text == PARIS == "".join(token.text for token in heard)
-    assert [token.index for token in heard] == list(range(len(heard)))
+    assert first.text == PARIS == "".join(token.text for token in tokens)
+    assert [token.index for token in tokens] == list(range(len(tokens)))
     assert first.adapters == ()
     completion = first.usage.completion_tokens + second.usage.completion_tokens
     assert done.inference.usage.completion_tokens == completion
@@ -116,7 +118,7 @@ async def a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
     assert 0 < timing.compute <= timing.duration
 
 
-async def a_job_is_decoded(bus: Bus) -> None:
+async def check_a_job_is_decoded(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
     result = await bus.ask(
         envelope(),
@@ -125,12 +127,12 @@ async def a_job_is_decoded(bus: Bus) -> None:
         adapters=(AdapterUse(name="one"),),
         sampling=Sampling(max_tokens=4),
     )
-    assert [used.name for used in result.candidates[0].adapters] == ["one"]
+    assert [use.name for use in result.candidates[0].adapters] == ["one"]
     assert result.candidates[0].usage.completion_tokens <= 4
     assert result.compute > 0
 
 
-async def a_job_is_scored(bus: Bus) -> None:
+async def check_a_job_is_scored(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
     choices = (PARIS, "Bananas are yellow cars.")
     result = await bus.ask(envelope(), lane="interactive", messages=messages, choices=choices)
@@ -139,7 +141,7 @@ async def a_job_is_scored(bus: Bus) -> None:
     assert scores[choices[0]] > scores[choices[1]]
 
 
-async def ballots_share_what_was_said(bus: Bus) -> None:
+async def check_ballots_share_their_conversation(bus: Bus) -> None:
     question = (Message(role="user", content="What is the capital of France?"),)
     ballots = tuple(
         (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
@@ -151,33 +153,39 @@ async def ballots_share_what_was_said(bus: Bus) -> None:
         await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots)
 
 
-async def a_panel_answers_with_every_member(bus: Bus) -> None:
+async def check_a_panel_answers_with_every_member(bus: Bus) -> None:
     uses = (
         AdapterUse(name="one", weight=0.6),
         AdapterUse(name="nobody", weight=0.3),
         AdapterUse(name="two", weight=0.1),
     )
-    event = routed("What is the capital of France?", candidates=4, adapters=uses, negotiate=True)
-    await bus.publish(recalled(event))
-    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    event = new_query_routed("What is the capital of France?", candidates=4, adapters=uses, negotiate=True)
+    await bus.publish(new_recall_done(event))
+    done: InferDone = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
     names = [tuple(use.name for use in candidate.adapters) for candidate in done.inference.candidates]
     assert names == [("one",), ("two",), (), ("one",)]
-    assert all(use.weight == 1.0 and len(use.sha256) == 64 for one in done.inference.candidates for use in one.adapters)
+    assert all(
+        use.weight == 1.0 and len(use.sha256) == 64
+        for candidate in done.inference.candidates
+        for use in candidate.adapters
+    )
     assert len({candidate.seed for candidate in done.inference.candidates}) == 4
     assert done.inference.usage.prompt_tokens == 3 * done.inference.candidates[0].usage.prompt_tokens
 
 
-async def a_member_that_fails_does_not_take_the_turn_with_it(bus: Bus) -> None:
-    event = routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="dead"),), negotiate=True)
+async def check_a_failing_member_does_not_fail_the_turn(bus: Bus) -> None:
+    event = new_query_routed(
+        "What is the capital of France?", candidates=2, adapters=(AdapterUse(name="dead"),), negotiate=True
+    )
     counter = DEGRADED.labels("inference.member_lost")
     before = counter._value.get()
-    await bus.publish(recalled(event))
-    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    await bus.publish(new_recall_done(event))
+    done: InferDone = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
     assert [candidate.text for candidate in done.inference.candidates] == [PARIS]
     assert counter._value.get() == before + 1
 
 
-async def a_failed_job_answers_why(bus: Bus) -> None:
+async def check_a_failed_job_reports_its_error(bus: Bus) -> None:
     messages = (Message(role="user", content="Hello"),)
     with pytest.raises(KikiError, match="all zeros") as caught:
         await bus.ask(envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
@@ -186,26 +194,26 @@ async def a_failed_job_answers_why(bus: Bus) -> None:
         await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
 
 
-async def told(bus: Bus, count: int) -> list[tuple[str, str, str]]:
-    """Verb, name and digest of all events of adapters so far, once there are ``count``; they are taken away."""
+async def take_adapter_events(bus: Bus, count: int) -> list[tuple[str, str, str]]:
+    """Verb, name and digest of all events of adapters so far, once there are ``count``; the stream is purged."""
     with anyio.fail_after(PATIENCE):
         while (await bus.js.stream_info(ADAPTERS)).state.messages < count:
             await anyio.sleep(0.05)
     state = (await bus.js.stream_info(ADAPTERS)).state
-    found = [await bus.js.get_msg(ADAPTERS, seq) for seq in range(state.first_seq, state.last_seq + 1)]
+    messages = [await bus.js.get_msg(ADAPTERS, sequence) for sequence in range(state.first_seq, state.last_seq + 1)]
     await bus.js.purge_stream(ADAPTERS)
-    bodies = [msgspec.json.decode(message.data or b"") for message in found]
-    verbs = [str(message.subject).split(".")[2] for message in found]
+    bodies = [msgspec.json.decode(message.data or b"") for message in messages]
+    verbs = [str(message.subject).split(".")[2] for message in messages]
     return [(verb, body["name"], body["sha256"]) for verb, body in zip(verbs, bodies, strict=True)]
 
 
-async def adapters_are_administered(bus: Bus) -> None:
-    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
-    assert {info.name for info in listed.adapters} == {"one", "two", "dead"}
-    activated = await bus.request("adapters.activate", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
-    assert (activated.seated, len(activated.sha256)) == (True, 64)
-    gone = await bus.request("adapters.unload", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
-    assert (gone.seated, gone.resident) == (False, False)
+async def check_adapters_are_administered(bus: Bus) -> None:
+    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    assert {info.name for info in reply.adapters} == {"one", "two", "dead"}
+    activate_info = await bus.request("adapters.activate", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    assert (activate_info.seated, len(activate_info.sha256)) == (True, 64)
+    unload_info = await bus.request("adapters.unload", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    assert (unload_info.seated, unload_info.resident) == (False, False)
     with pytest.raises(KikiError, match="all zeros") as caught:
         await bus.request("adapters.check", AdapterRequest(name="dead"), AdapterInfo, timeout=PATIENCE)
     assert caught.value.code == "adapter_failed"
@@ -213,66 +221,66 @@ async def adapters_are_administered(bus: Bus) -> None:
     for verb in ("check", "load", "activate"):
         with pytest.raises(KikiError, match="was asked for"):
             await bus.request(f"adapters.{verb}", wrong, AdapterInfo, timeout=PATIENCE)
-    digest = activated.sha256
+    digest = activate_info.sha256
     events = [("activated", "two", digest), ("unloaded", "two", digest), ("rejected", "dead", "")]
-    assert await told(bus, 6) == [*events, *[("rejected", "one", "0" * 64)] * 3]
+    assert await take_adapter_events(bus, 6) == [*events, *[("rejected", "one", "0" * 64)] * 3]
 
 
-async def a_routed_turn_fetches_its_adapters(bus: Bus) -> None:
-    assert await resident(bus, "two") is False  # it was unloaded above
-    await bus.publish(routed("Hello.", adapters=(AdapterUse(name="two"),)))
+async def check_a_routed_turn_fetches_its_adapters(bus: Bus) -> None:
+    assert await is_resident(bus, "two") is False  # it was unloaded above
+    await bus.publish(new_query_routed("Hello.", adapters=(AdapterUse(name="two"),)))
     with anyio.fail_after(PATIENCE):
-        while not await resident(bus, "two"):
+        while not await is_resident(bus, "two"):
             await anyio.sleep(0.05)
 
 
-async def resident(bus: Bus, name: str) -> bool:
-    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
-    return next(info.resident for info in listed.adapters if info.name == name)
+async def is_resident(bus: Bus, name: str) -> bool:
+    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    return next(info.resident for info in reply.adapters if info.name == name)
 
 
-async def published_adapters_are_adopted(bus: Bus) -> None:
+async def check_published_adapters_are_adopted(bus: Bus) -> None:
     info = await bus.request("adapters.check", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
     for name, digest in (("two", info.sha256), ("two", "0" * 64), ("nobody", "0" * 64)):
         life = new_life(name, tenant="trainer", key=digest)
         await bus.publish(AdapterPublished(envelope=life, name=name, sha256=digest))
         expected = "activated" if digest == info.sha256 else "rejected"
-        assert await told(bus, 2) == [("published", name, digest), (expected, name, digest)]
+        assert await take_adapter_events(bus, 2) == [("published", name, digest), (expected, name, digest)]
 
 
-async def recall_that_does_not_fit_is_dropped(bus: Bus) -> None:
+async def check_recall_that_does_not_fit_is_dropped(bus: Bus) -> None:
     counter = DEGRADED.labels("inference.recall_dropped")
     before = counter._value.get()
     hit = RecalledEpisode(
         episode_id="e", turn_id="t", question="word " * 9000, answer="a", score=1, reasons=("dense",), created_at=0
     )
-    event = routed("What is the capital of France?")
-    await bus.publish(recalled(event, hit))
-    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    event = new_query_routed("What is the capital of France?")
+    await bus.publish(new_recall_done(event, hit))
+    done: InferDone = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
     assert done.inference.candidates[0].text == PARIS
     assert counter._value.get() == before + 1
 
 
-async def a_prompt_that_does_not_fit_fails_the_turn(bus: Bus) -> None:
-    event = routed("word " * 9000)
-    await bus.publish(recalled(event))
-    failed: TurnFailed = await until_stored(bus, TurnFailed, event.envelope.turn_id)
-    assert (failed.stage, failed.code, failed.retryable) == ("inference", "context_length_exceeded", False)
+async def check_a_prompt_that_does_not_fit_fails_the_turn(bus: Bus) -> None:
+    event = new_query_routed("word " * 9000)
+    await bus.publish(new_recall_done(event))
+    failure: TurnFailed = await wait_until_stored(bus, TurnFailed, event.envelope.turn_id)
+    assert (failure.stage, failure.code, failure.retryable) == ("inference", "context_length_exceeded", False)
 
 
-async def kept_bytes(bus: Bus) -> float:
+async def request_prefix_bytes(bus: Bus) -> float:
     status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
     return status.gauges["prefix_bytes"]
 
 
-async def what_is_forgotten_is_in_no_kept_prompt(bus: Bus) -> None:
-    event = routed("What is the capital of France?")
-    await bus.publish(recalled(event))
-    await until_stored(bus, InferDone, event.envelope.turn_id)
-    assert await kept_bytes(bus) > 0
+async def check_forgetting_drops_the_kept_prompts(bus: Bus) -> None:
+    event = new_query_routed("What is the capital of France?")
+    await bus.publish(new_recall_done(event))
+    await wait_until_stored(bus, InferDone, event.envelope.turn_id)
+    assert await request_prefix_bytes(bus) > 0
     await bus.publish(EpisodeForgotten(envelope=envelope(), episode_id="e1"))
     with anyio.fail_after(PATIENCE):
-        while await kept_bytes(bus) > 0:
+        while await request_prefix_bytes(bus) > 0:
             await anyio.sleep(0.05)
 
 

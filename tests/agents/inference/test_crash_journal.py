@@ -1,4 +1,4 @@
-"""The journal: who was at the model when the worker died, and what that means for the next."""
+"""The journal: which requests were in hand when the worker died, and what that means for the next worker."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from schemas.errors import StageFailed
 pytestmark = pytest.mark.anyio
 
 
-def died(path: Path, *names: str, alone: dict[str, int] | None = None) -> Quarantine:
+def reopen_after_death(path: Path, *names: str, alone: dict[str, int] | None = None) -> Quarantine:
     path.write_text(json.dumps({"in_hand": names, "alone": alone or {}}))
     return Quarantine(path, patience=0.2)
 
@@ -25,24 +25,24 @@ async def test_an_orderly_end_leaves_no_suspects(tmp_path: Path) -> None:
     assert Quarantine(path).suspects == set()
 
 
-async def test_one_that_was_alone_twice_is_not_run_again(tmp_path: Path) -> None:
+async def test_a_request_that_ended_the_worker_twice_is_not_run_again(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    assert died(path, "a", "b", "c").suspects == {"a", "b", "c"}
-    assert died(path, "a").suspects == {"a"}
-    condemned = died(path, "a", alone={"a": 1})
+    assert reopen_after_death(path, "a", "b", "c").suspects == {"a", "b", "c"}
+    assert reopen_after_death(path, "a").suspects == {"a"}
+    quarantine = reopen_after_death(path, "a", alone={"a": 1})
     with pytest.raises(StageFailed, match="ended the worker 2 times") as caught:
-        async with condemned.hold("a"):
+        async with quarantine.hold("a"):
             pass
     assert caught.value.retryable
-    assert condemned.suspects == set()
+    assert quarantine.suspects == set()
 
 
-async def test_suspects_go_one_by_one_and_others_wait_for_them(tmp_path: Path) -> None:
-    held = died(tmp_path / "j", "a", "b")
+async def test_suspects_go_one_by_one_before_all_other_requests(tmp_path: Path) -> None:
+    quarantine = reopen_after_death(tmp_path / "j", "a", "b")
     order: list[str] = []
 
     async def run(name: str) -> None:
-        async with held.hold(name):
+        async with quarantine.hold(name):
             order.append(f"+{name}")
             await anyio.sleep(0.01)
             order.append(f"-{name}")
@@ -53,18 +53,18 @@ async def test_suspects_go_one_by_one_and_others_wait_for_them(tmp_path: Path) -
     assert order == ["+a", "-a", "+b", "-b", "+x", "-x"]
 
 
-async def test_what_a_failing_worker_gives_up_stays_in_the_journal(tmp_path: Path) -> None:
+async def test_requests_of_a_failing_worker_stay_in_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "j"
     with pytest.raises(RuntimeError):
-        async with Quarantine(path, well=lambda: False).hold("a"):
+        async with Quarantine(path, is_well=lambda: False).hold("a"):
             raise RuntimeError("the model's thread has ended")
     assert Quarantine(path).suspects == {"a"}
 
 
-async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
-    held = died(tmp_path / "j", "a")
-    async with held.hold("x"):
-        assert held.suspects == {"a"}
+async def test_requests_wait_for_suspects_no_longer_than_the_patience(tmp_path: Path) -> None:
+    quarantine = reopen_after_death(tmp_path / "j", "a")
+    async with quarantine.hold("x"):
+        assert quarantine.suspects == {"a"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"in_hand": 3, "alone": {}}'])

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agents.inference.engine import Engine
-from agents.inference.requests import Outcome
+from agents.inference.requests import DecodingOutcome
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from agents.inference.upstream.engine import OpenAIEngine
@@ -20,7 +20,7 @@ from bus.metrics import DEGRADED
 from runtime.contest import float32_copy, rival
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
 from schemas.findings import AdapterUse
-from tests.agents.inference.mlx.test_engine import PARIS, ask, together
+from tests.agents.inference.mlx.test_engine import PARIS, ask, generate_together
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ async def engines(
         await running.stop()
 
 
-async def heard(engine: Engine, request: Any) -> tuple[Outcome, list[Piece]]:
+async def generate_with_pieces(engine: Engine, request: Any) -> tuple[DecodingOutcome, list[Piece]]:
     pieces: list[Piece] = []
 
     async def hear(piece: Piece) -> None:
@@ -61,7 +61,7 @@ async def heard(engine: Engine, request: Any) -> tuple[Outcome, list[Piece]]:
 
 @BOTH
 async def test_an_answer_with_true_counts_in_pieces(engines: dict[str, Engine], engine: Any, name: str) -> None:
-    outcome, pieces = await heard(engines[name], ask())
+    outcome, pieces = await generate_with_pieces(engines[name], ask())
     (candidate,) = outcome.candidates
     assert candidate.text == PARIS == "".join(piece.text for piece in pieces)
     assert len(pieces) > 1
@@ -75,10 +75,10 @@ async def test_an_answer_with_true_counts_in_pieces(engines: dict[str, Engine], 
 
 
 @BOTH
-async def test_it_ends_where_it_was_told(engines: dict[str, Engine], name: str) -> None:
-    cut, pieces = await heard(engines[name], ask(sampling={"stop": ("ital of Fr",)}))
-    assert cut.candidates[0].text == "The cap" == "".join(piece.text for piece in pieces)
-    assert cut.candidates[0].finish_reason == "stop"
+async def test_decoding_ends_at_the_stop_string_and_the_budget(engines: dict[str, Engine], name: str) -> None:
+    outcome, pieces = await generate_with_pieces(engines[name], ask(sampling={"stop": ("ital of Fr",)}))
+    assert outcome.candidates[0].text == "The cap" == "".join(piece.text for piece in pieces)
+    assert outcome.candidates[0].finish_reason == "stop"
     short = await engines[name].generate(ask(LONG, sampling={"max_tokens": 5}))
     assert short.candidates[0].finish_reason == "length"
     assert short.candidates[0].usage.completion_tokens == 5
@@ -86,8 +86,8 @@ async def test_it_ends_where_it_was_told(engines: dict[str, Engine], name: str) 
 
 @BOTH
 async def test_candidates_differ_by_their_seeds_and_come_again(engines: dict[str, Engine], name: str) -> None:
-    asked = ask("Name an animal.", n=3, sampling={"seed": 5, "max_tokens": 5})
-    first, again = await together(engines[name], asked, replace(asked, n=2))
+    request = ask("Name an animal.", n=3, sampling={"seed": 5, "max_tokens": 5})
+    first, again = await generate_together(engines[name], request, replace(request, n=2))
     texts = [candidate.text for candidate in first.candidates]
     assert [candidate.seed for candidate in first.candidates] == [5, 6, 7]
     assert len(set(texts)) > 1
@@ -100,12 +100,12 @@ async def test_sampling_narrows(engines: dict[str, Engine], name: str) -> None:
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         outcome = await engines[name].generate(ask(sampling={"temperature": 2.0, "seed": 1, **narrow}))
         assert outcome.candidates[0].text == PARIS, narrow
-    (token,) = engines_tokens(engines, " Paris")
-    biased = await engines[name].generate(ask(sampling={"logit_bias": {str(token): -100.0}}))
-    assert "Paris" not in biased.candidates[0].text
+    (token,) = encode_plain(engines, " Paris")
+    reply = await engines[name].generate(ask(sampling={"logit_bias": {str(token): -100.0}}))
+    assert "Paris" not in reply.candidates[0].text
 
 
-def engines_tokens(engines: dict[str, Engine], text: str) -> list[int]:
+def encode_plain(engines: dict[str, Engine], text: str) -> list[int]:
     mlx: Any = engines["mlx"]
     return list(mlx.encoder.plain(text))
 
@@ -114,9 +114,9 @@ def engines_tokens(engines: dict[str, Engine], text: str) -> list[int]:
 async def test_each_reply_comes_from_its_own_adapter(engines: dict[str, Engine], name: str) -> None:
     sets: tuple[tuple[AdapterUse, ...], ...] = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),))
     alone = [await engines["mlx"].generate(ask(adapters=uses)) for uses in sets]
-    found = await together(engines[name], *(ask(adapters=uses) for uses in sets))
-    assert [one.candidates[0].text for one in found] == [one.candidates[0].text for one in alone]
-    assert [[use.name for use in one.adapters] for one in found] == [[], ["one"], ["two"]]
+    outcomes = await generate_together(engines[name], *(ask(adapters=uses) for uses in sets))
+    assert [outcome.candidates[0].text for outcome in outcomes] == [outcome.candidates[0].text for outcome in alone]
+    assert [[use.name for use in outcome.adapters] for outcome in outcomes] == [[], ["one"], ["two"]]
 
 
 @BOTH
@@ -144,22 +144,22 @@ async def test_choices_are_ranked(engines: dict[str, Engine], name: str) -> None
 
 
 @BOTH
-async def test_schemas_and_told_tokens_are_served_or_refused(engines: dict[str, Engine], name: str) -> None:
+async def test_schemas_and_logprobs_are_served_or_refused(engines: dict[str, Engine], name: str) -> None:
     schema = msgspec.json.encode({"enum": ["Rome"]}).decode()
-    constrained = ask(sampling={"json_schema": schema})
-    told = ask(sampling={"logprobs": True})
+    schema_request = ask(sampling={"json_schema": schema})
+    logprobs_request = ask(sampling={"logprobs": True})
     if name == "mlx":
-        assert (await engines[name].generate(constrained)).candidates[0].text == '"Rome"'
-        assert (await engines[name].generate(told)).candidates[0].tokens
+        assert (await engines[name].generate(schema_request)).candidates[0].text == '"Rome"'
+        assert (await engines[name].generate(logprobs_request)).candidates[0].tokens
         return
-    for request, param in ((constrained, "response_format"), (told, "logprobs")):
+    for request, param in ((schema_request, "response_format"), (logprobs_request, "logprobs")):
         with pytest.raises(InvalidInput) as caught:
             await engines[name].generate(request)
         assert caught.value.param == param
 
 
 @BOTH
-async def test_cancelling_ends_it_and_the_next_one_is_answered(engines: dict[str, Engine], name: str) -> None:
+async def test_cancelling_ends_the_request_and_the_next_is_answered(engines: dict[str, Engine], name: str) -> None:
     with anyio.CancelScope() as scope:
 
         async def hear(_: Piece) -> None:
@@ -172,11 +172,11 @@ async def test_cancelling_ends_it_and_the_next_one_is_answered(engines: dict[str
 
 
 @BOTH
-async def test_the_deadline_ends_it(engines: dict[str, Engine], name: str) -> None:
+async def test_the_deadline_ends_the_request(engines: dict[str, Engine], name: str) -> None:
     with pytest.raises(DeadlineExceeded):
         await engines[name].generate(ask(LONG, sampling={"max_tokens": 4000}, deadline=time.time() + 0.3))
 
 
-async def test_the_live_server_is_seen_as_it_is(engines: dict[str, Engine]) -> None:
-    found = set(engines["openai"].info["capabilities"].split())
-    assert found == {"whole_logprobs", "top_logprobs"}
+async def test_probes_of_the_live_server_find_its_capabilities(engines: dict[str, Engine]) -> None:
+    capabilities = set(engines["openai"].info["capabilities"].split())
+    assert capabilities == {"whole_logprobs", "top_logprobs"}

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.inference.panel import in_turn, seated
+from agents.inference.panel import choose_voices, interleave
 from schemas.chat import MAX_CANDIDATES
 from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate
 
@@ -11,29 +11,29 @@ uses = st.lists(st.sampled_from("abcdefgh"), max_size=MAX_ADAPTERS, unique=True)
 
 
 @given(uses, st.integers(1, MAX_CANDIDATES))
-def test_the_base_sits_last_and_nobody_speaks_twice_before_all_have_spoken(
+def test_the_base_sits_last_and_every_voice_speaks_before_one_speaks_twice(
     adapters: tuple[AdapterUse, ...], candidates: int
 ) -> None:
-    members = seated(adapters, candidates)
-    assert members[-1].adapters == ()
-    assert [member.adapters[0].name for member in members[:-1]] == [use.name for use in adapters[: candidates - 1]]
-    assert all(use.weight == 1.0 for member in members for use in member.adapters)
-    shares = [member.candidates for member in members]
+    voices = choose_voices(adapters, candidates)
+    assert voices[-1].adapters == ()
+    assert [voice.adapters[0].name for voice in voices[:-1]] == [use.name for use in adapters[: candidates - 1]]
+    assert all(use.weight == 1.0 for voice in voices for use in voice.adapters)
+    shares = [voice.candidates for voice in voices]
     assert sum(shares) == candidates
     assert max(shares) - min(shares) <= 1
     assert shares == sorted(shares, reverse=True)
 
 
 @given(uses, st.integers(1, MAX_CANDIDATES), st.integers(0, 2**63 - 1))
-def test_no_two_candidates_share_a_seed(adapters: tuple[AdapterUse, ...], candidates: int, turn: int) -> None:
+def test_candidates_have_different_seeds(adapters: tuple[AdapterUse, ...], candidates: int, turn: int) -> None:
     seeds = [
-        (member.seed(turn) + number) % 2**63
-        for member in seated(adapters, candidates)
-        for number in range(member.candidates)
+        (voice.seed(turn) + number) % 2**63
+        for voice in choose_voices(adapters, candidates)
+        for number in range(voice.candidates)
     ]
     assert len(set(seeds)) == candidates
 
 
 def test_candidates_come_in_turn() -> None:
-    drawn = [[Candidate(text="a1"), Candidate(text="a2")], [Candidate(text="b1")], [Candidate(text="c1")]]
-    assert [one.text for one in in_turn(drawn)] == ["a1", "b1", "c1", "a2"]
+    answers = [[Candidate(text="a1"), Candidate(text="a2")], [Candidate(text="b1")], [Candidate(text="c1")]]
+    assert [candidate.text for candidate in interleave(answers)] == ["a1", "b1", "c1", "a2"]

@@ -63,7 +63,7 @@ def batch(*arrivals: Arrival, ready: str = "") -> Running:
     )
 
 
-def put(scheduler: Scheduler[Arrival], arrival: Arrival, now: float) -> None:
+def add_arrival(scheduler: Scheduler[Arrival], arrival: Arrival, now: float) -> None:
     scheduler.add(
         arrival,
         key=arrival.key,
@@ -76,7 +76,7 @@ def put(scheduler: Scheduler[Arrival], arrival: Arrival, now: float) -> None:
 
 
 @dataclass
-class Simulated:
+class SimulationResult:
     """``admitted_at``: step by number; ``swaps``: how often the batch's set of keys was not there already."""
 
     admitted_at: dict[int, int]
@@ -84,42 +84,44 @@ class Simulated:
     steps: int = 0
 
 
-def simulate(work: list[Arrival], scheduler: Scheduler[Arrival]) -> Simulated:
+def simulate(work: list[Arrival], scheduler: Scheduler[Arrival]) -> SimulationResult:
     """Run to the end, checking the rules on the way."""
-    running, found, ready = dict[int, tuple[Arrival, int]](), Simulated({}), ""
-    while len(found.admitted_at) < len(work) or running:
-        now = found.steps
+    running, result, ready = dict[int, tuple[Arrival, int]](), SimulationResult({}), ""
+    while len(result.admitted_at) < len(work) or running:
+        now = result.steps
         for arrival in (arrival for arrival in work if arrival.at == now):
-            put(scheduler, arrival, float(now))
-        running = {number: (arrival, left - 1) for number, (arrival, left) in running.items() if left > 1}
+            add_arrival(scheduler, arrival, float(now))
+        running = {
+            number: (arrival, remaining - 1) for number, (arrival, remaining) in running.items() if remaining > 1
+        }
         before = batch(*(arrival for arrival, _ in running.values()), ready=ready)
-        admitted = scheduler.admit(running=before, now=float(now))
-        for waiting in admitted:
+        admissions = scheduler.admit(running=before, now=float(now))
+        for waiting in admissions:
             running[waiting.item.number] = (waiting.item, waiting.item.lasts)
-            found.admitted_at[waiting.item.number] = now
+            result.admitted_at[waiting.item.number] = now
         after = batch(*(arrival for arrival, _ in running.values()))
-        check(admitted, scheduler, after, now)
-        if admitted:
-            found.swaps += not {str(key) for key in after.keys} <= set(ready)
-            seated = set(ready) | {str(key) for key in after.keys}
-            ready = "".join(seated if len(seated) <= scheduler.max_keys else {str(key) for key in after.keys})
-        found.steps += 1
-    return found
+        check_rules(admissions, scheduler, after, now)
+        if admissions:
+            result.swaps += not {str(key) for key in after.keys} <= set(ready)
+            ready_keys = set(ready) | {str(key) for key in after.keys}
+            ready = "".join(ready_keys if len(ready_keys) <= scheduler.max_keys else {str(key) for key in after.keys})
+        result.steps += 1
+    return result
 
 
-def check(admitted: list[Waiting[Arrival]], scheduler: Scheduler[Arrival], after: Running, now: int) -> None:
+def check_rules(admissions: list[Waiting[Arrival]], scheduler: Scheduler[Arrival], after: Running, now: int) -> None:
     assert after.rows <= MAX_ROWS
     assert len(after.keys) <= (1 if after.alone else scheduler.max_keys), "what cannot mix does not"
     fits = scheduler.max_bytes is None or after.bytes <= scheduler.max_bytes
-    assert fits or not admitted or after.bytes == admitted[0].bytes, "only what starts an empty batch may be larger"
+    assert fits or not admissions or after.bytes == admissions[0].bytes, "only what starts an empty batch may be larger"
     assert after.rows or not len(scheduler), "an empty batch must take what waits"
     due = scheduler.patience
-    overdue = [left.at + due[left.lane] for left in scheduler.items() if left.at + due[left.lane] <= now]
-    assert all(waiting.due <= min(overdue) for waiting in admitted if overdue), "nothing overtakes what is overdue"
+    overdue = [waiting.at + due[waiting.lane] for waiting in scheduler.items() if waiting.at + due[waiting.lane] <= now]
+    assert all(waiting.due <= min(overdue) for waiting in admissions if overdue), "nothing overtakes what is overdue"
 
 
 @given(arrivals, st.integers(1, 4), st.sampled_from([None, MAX_BYTES]))
-def test_nothing_starves_and_nothing_overtakes_what_is_overdue(
+def test_work_never_starves_and_never_overtakes_overdue_work(
     work: list[Arrival], max_keys: int, max_bytes: int | None
 ) -> None:
     admitted_at = simulate(work, make(max_keys=max_keys, max_bytes=max_bytes)).admitted_at
@@ -127,12 +129,14 @@ def test_nothing_starves_and_nothing_overtakes_what_is_overdue(
     for arrival in work:
         due = arrival.at + PATIENCE[get_args(Lane).index(arrival.lane)]
         ahead = [
-            other for other in work if other.at + PATIENCE[get_args(Lane).index(other.lane)] <= due and other != arrival
+            competitor
+            for competitor in work
+            if competitor.at + PATIENCE[get_args(Lane).index(competitor.lane)] <= due and competitor != arrival
         ]
         assert admitted_at[arrival.number] <= due + longest * (len(ahead) + 1) + 1
 
 
-def test_loaded_adapters_are_kept_while_nobody_is_overdue() -> None:
+def test_loaded_adapters_are_kept_while_no_work_is_overdue() -> None:
     scheduler = make()
     for number, key in enumerate("BAA"):
         scheduler.add(Arrival(number, 0, key, "interactive", 1, 1), key=key, lane="interactive", rows=1, now=0.0)
@@ -151,7 +155,7 @@ def test_overdue_work_drains_the_loaded_adapters() -> None:
 def test_sets_that_mix_do_not_wait_for_each_other() -> None:
     scheduler = make(max_keys=3)
     for number, key in enumerate("BCZD"):
-        put(scheduler, Arrival(number, 0, key, "interactive", 1, 1), 0.0)
+        add_arrival(scheduler, Arrival(number, 0, key, "interactive", 1, 1), 0.0)
     running = batch(Arrival(9, 0, "A", "interactive", 1, 9))
     assert [waiting.key for waiting in scheduler.admit(running=running, now=1.0)] == ["B", "C"]
     assert [waiting.key for waiting in scheduler.admit(running=batch(), now=1.0)] == ["Z"]
@@ -159,7 +163,7 @@ def test_sets_that_mix_do_not_wait_for_each_other() -> None:
 
 def test_work_whose_cache_would_not_fit_waits_for_bytes() -> None:
     scheduler = make(max_bytes=MAX_BYTES)
-    put(scheduler, Arrival(0, 0, "A", "interactive", 1, 30), 0.0)
+    add_arrival(scheduler, Arrival(0, 0, "A", "interactive", 1, 30), 0.0)
     assert scheduler.admit(running=batch(Arrival(9, 0, "A", "interactive", 1, 11)), now=0.0) == []
     assert len(scheduler.admit(running=batch(Arrival(9, 0, "A", "interactive", 1, 10)), now=0.0)) == 1
 
@@ -178,12 +182,12 @@ def traffic(seed: int, *, count: int = 300) -> list[Arrival]:
 def test_swaps_saved_over_the_order_of_arrival(seed: int) -> None:
     work, patience = traffic(seed), (120.0, 240.0, 480.0)
     in_order = sum(a.key != b.key for a, b in itertools.pairwise(sorted(work, key=lambda a: (a.at, a.number)))) + 1
-    one, mixed = (simulate(work, make(max_keys=keys, patience=patience)) for keys in (1, 5))
-    assert one.swaps < 0.95 * in_order, "one set at a time: those that are ready go first"
-    assert mixed.swaps < 0.05 * in_order, "side by side: each set is seated once"
-    assert mixed.steps < 0.7 * one.steps, "no draining: the same work is done sooner"
-    waited = [mixed.admitted_at[a.number] - a.at for a in work]
-    assert max(waited) <= max(patience), "nobody waits longer than the patience of the last lane"
+    single, side_by_side = (simulate(work, make(max_keys=keys, patience=patience)) for keys in (1, 5))
+    assert single.swaps < 0.95 * in_order, "one set at a time: those that are ready go first"
+    assert side_by_side.swaps < 0.05 * in_order, "side by side: each set is seated once"
+    assert side_by_side.steps < 0.7 * single.steps, "no draining: the same work is done sooner"
+    waits = [side_by_side.admitted_at[a.number] - a.at for a in work]
+    assert max(waits) <= max(patience), "nobody waits longer than the patience of the last lane"
 
 
 def test_lanes_come_in_order() -> None:

@@ -10,14 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.inference.mlx.rows import Row
+from agents.inference.mlx.rows import DecodingRow
 from agents.inference.prompt import PromptEncoder
 from agents.inference.text import TextFilter
-from agents.inference.tools import GENERIC, Calls, Malformed, ToolSyntax, described, read, schema_of, syntax_of, told
+from agents.inference.tools import (
+    GENERIC,
+    CallCollector,
+    MalformedCall,
+    ToolSyntax,
+    describe_tools,
+    read_calls,
+    schema_of,
+    spell_out_tools,
+    syntax_of,
+)
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Tool, ToolCall, Tooling
 from schemas.errors import InvalidInput
-from tests.agents.inference.mlx.test_engine import ask, together
+from tests.agents.inference.mlx.test_engine import ask, generate_together
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +54,7 @@ def syntax(name: str) -> ToolSyntax:
     return ToolSyntax(start=module.tool_call_start, end=module.tool_call_end, parse=module.parse_tool_call)
 
 
-class Letters:
+class LetterDetokenizer:
     """A detokenizer of one letter a token."""
 
     def __init__(self) -> None:
@@ -57,21 +67,23 @@ class Letters:
         self.last_segment = ""
 
 
-def decode(text: str, calls: Calls, *, cut: bool = False, stops: tuple[str, ...] = ()) -> tuple[Row, str]:
-    """A row that was given ``text`` and its end (or, ``cut``, the end of its budget), and what was streamed of it."""
+def decode(
+    text: str, calls: CallCollector, *, truncate: bool = False, stops: tuple[str, ...] = ()
+) -> tuple[DecodingRow, str]:
+    """A row that decoded ``text`` and its end (with ``truncate``, the end of its budget), and the text it streamed."""
     begins = "tool" if calls.marks is None else "content"
-    row = Row(
+    row = DecodingRow(
         index=0,
         budget=len(text) + 1,
         seed=0,
-        detokenizer=Letters(),
+        detokenizer=LetterDetokenizer(),
         filter=TextFilter(stops=stops, calls=calls.marks, begins=begins),  # type: ignore[arg-type]
         eos=frozenset({0}),
         calls=calls,
     )
     pieces = []
     for place, letter in enumerate(text):
-        pieces += row.take(ord(letter), -1.0, last=cut and place == len(text) - 1)
+        pieces += row.take(ord(letter), -1.0, last=truncate and place == len(text) - 1)
         if row.finish_reason is not None:
             break
     if row.finish_reason is None:
@@ -80,34 +92,34 @@ def decode(text: str, calls: Calls, *, cut: bool = False, stops: tuple[str, ...]
     return row, "".join(piece.text for piece in pieces)
 
 
-def counted() -> float:
+def read_counter() -> float:
     return float(DEGRADED.labels("tools.malformed")._value.get())
 
 
 @pytest.mark.parametrize(("name", "written"), WRITTEN, ids=[name for name, _ in WRITTEN])
 def test_each_familys_call_is_read_while_it_is_decoded(name: str, written: str) -> None:
-    row, streamed = decode(f"Let me look.\n{written}", Calls(syntax(name), TOOLS))
+    row, content = decode(f"Let me look.\n{written}", CallCollector(syntax(name), TOOLS))
     candidate = row.candidate(adapters=(), prompt_tokens=1)
     (call,) = candidate.tool_calls
     assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
     assert call.id.startswith("call_")
     assert candidate.finish_reason == "tool_calls"
-    assert candidate.text == streamed == "Let me look.\n"
+    assert candidate.text == content == "Let me look.\n"
 
 
-def test_several_calls_and_one_where_only_one_may_be() -> None:
-    one, two = (f'<tool_call>{{"name": "add", "arguments": {{"a": {number}}}}}</tool_call>' for number in (1, 2))
-    row, streamed = decode(f"{one}\n{two}\n", Calls(GENERIC, TOOLS))
+def test_calls_are_several_where_parallel_calls_are_allowed() -> None:
+    first, second = (f'<tool_call>{{"name": "add", "arguments": {{"a": {number}}}}}</tool_call>' for number in (1, 2))
+    row, content = decode(f"{first}\n{second}\n", CallCollector(GENERIC, TOOLS))
     assert [json.loads(call.arguments)["a"] for call in row.candidate(adapters=(), prompt_tokens=1).tool_calls] == [
         1,
         2,
     ]
-    assert streamed == ""
-    single = Calls(GENERIC, Tooling(tools=(ADD,), parallel=False))
-    row, _ = decode(f"{one}\n{two} and more", single)
-    assert [json.loads(call.arguments)["a"] for call in single.found] == [1]
+    assert content == ""
+    single = CallCollector(GENERIC, Tooling(tools=(ADD,), parallel=False))
+    row, _ = decode(f"{first}\n{second} and more", single)
+    assert [json.loads(call.arguments)["a"] for call in single.tool_calls] == [1]
     assert row.finish_reason == "tool_calls"
-    assert row.decoded == len(one), "it ends with the first call"
+    assert row.decoded == len(first), "it ends with the first call"
 
 
 @pytest.mark.parametrize(
@@ -121,34 +133,34 @@ def test_several_calls_and_one_where_only_one_may_be() -> None:
     ],
 )
 def test_a_malformed_call_is_plain_content_and_counted(written: str) -> None:
-    before = counted()
-    row, streamed = decode(f"So: {written}", Calls(GENERIC, TOOLS))
+    before = read_counter()
+    row, content = decode(f"So: {written}", CallCollector(GENERIC, TOOLS))
     candidate = row.candidate(adapters=(), prompt_tokens=1)
-    assert candidate.text == streamed == f"So: {written}"
+    assert candidate.text == content == f"So: {written}"
     assert (candidate.finish_reason, candidate.tool_calls) == ("stop", ())
-    assert counted() == before + 1
+    assert read_counter() == before + 1
 
 
 def test_a_call_that_was_cut_off_is_plain_content() -> None:
-    row, streamed = decode('<tool_call>{"name": "add"', Calls(GENERIC, TOOLS), cut=True)
-    assert (row.finish_reason, streamed) == ("length", '<tool_call>{"name": "add"')
-    forced = Calls(GENERIC, Tooling(tools=(ADD,), forced="add"))
-    row, streamed = decode('{"name": "add", "argu', forced, cut=True)
-    assert (row.finish_reason, streamed, forced.found) == ("length", '{"name": "add", "argu', [])
+    row, content = decode('<tool_call>{"name": "add"', CallCollector(GENERIC, TOOLS), truncate=True)
+    assert (row.finish_reason, content) == ("length", '<tool_call>{"name": "add"')
+    calls = CallCollector(GENERIC, Tooling(tools=(ADD,), forced="add"))
+    row, content = decode('{"name": "add", "argu', calls, truncate=True)
+    assert (row.finish_reason, content, calls.tool_calls) == ("length", '{"name": "add", "argu', [])
 
 
 def test_stop_strings_do_not_count_inside_a_call() -> None:
     call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
-    row, _ = decode(call, Calls(GENERIC, TOOLS), stops=("arguments",))
+    row, _ = decode(call, CallCollector(GENERIC, TOOLS), stops=("arguments",))
     assert row.finish_reason == "tool_calls"
 
 
 @given(st.text(max_size=60))
-def test_no_text_breaks_a_parser(text: str) -> None:
+def test_parsers_survive_any_text(text: str) -> None:
     for name, _ in WRITTEN:
         try:
-            calls = read(text, syntax(name), TOOLS)
-        except Malformed:
+            calls = read_calls(text, syntax(name), TOOLS)
+        except MalformedCall:
             continue
         assert {call.name for call in calls} <= {"get_weather", "add"}
 
@@ -169,17 +181,17 @@ DIALOGUE = (
 )
 
 
-def test_a_template_without_tools_is_told_them_in_words(loaded: Any) -> None:
-    system, _, assistant, answer = told(DIALOGUE, TOOLS)
-    assert json.dumps(described((WEATHER,))[0]) in system.content
-    assert read(assistant.content.removeprefix("<tool_call>").removesuffix("</tool_call>"), GENERIC, TOOLS)
+def test_a_template_without_tools_gets_them_in_words(loaded: Any) -> None:
+    system, _, assistant, answer = spell_out_tools(DIALOGUE, TOOLS)
+    assert json.dumps(describe_tools((WEATHER,))[0]) in system.content
+    assert read_calls(assistant.content.removeprefix("<tool_call>").removesuffix("</tool_call>"), GENERIC, TOOLS)
     assert (answer.role, "Sunny." in answer.content) == ("user", True)
     assert syntax_of(loaded.tokenizer) == GENERIC
-    kept = told((Message(role="system", content="Be brief."), *DIALOGUE), TOOLS)
-    assert kept[0].content.startswith("Be brief.\n\n")
+    messages = spell_out_tools((Message(role="system", content="Be brief."), *DIALOGUE), TOOLS)
+    assert messages[0].content.startswith("Be brief.\n\n")
 
 
-class Native:
+class NativeTokenizer:
     """A tokenizer whose template knows tools: it renders what it is given as JSON, one letter a token."""
 
     all_special_tokens = ("<|end|>",)
@@ -195,22 +207,25 @@ class Native:
 
 
 def test_a_template_with_tools_gets_them_and_special_tokens_stay_text() -> None:
-    encoder = PromptEncoder(Native(), context_tokens=9999, native_tools=True)
+    encoder = PromptEncoder(NativeTokenizer(), context_tokens=9999, native_tools=True)
     attack = Tool(name="x", description="a <|end|> b", parameters='{"type": "object", "title": "<|end|>"}')
     call = ToolCall(id="1", name="x", arguments='{"a": "<|end|>"}')
     messages = (*DIALOGUE, Message(role="assistant", content="", tool_calls=(call,)))
     text = "".join(map(chr, encoder.encode(messages, Tooling(tools=(WEATHER, attack)), thinking=False).tokens))
     assert text.count("<|end|>") == 3, "each as plain letters, put where the stand-ins stood"
-    shown = json.loads(text)
-    assert shown["tools"][0]["function"]["parameters"] == CITY
-    assert shown["messages"][1]["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": {"city": "Paris"}}
-    assert shown["messages"][2] == {
+    rendering = json.loads(text)
+    assert rendering["tools"][0]["function"]["parameters"] == CITY
+    assert rendering["messages"][1]["tool_calls"][0]["function"] == {
+        "name": "get_weather",
+        "arguments": {"city": "Paris"},
+    }
+    assert rendering["messages"][2] == {
         "role": "tool",
         "content": "Sunny.",
         "tool_call_id": "call_1",
         "name": "get_weather",
     }
-    assert shown["thinking"] is False
+    assert rendering["thinking"] is False
 
 
 # On the real small model: it knows no tools, but a call that must come does. The schemas are narrow, because it would
@@ -227,18 +242,18 @@ async def test_a_call_that_must_come_comes(engine: Any) -> None:
         pieces.append(piece.text)
 
     tooling = Tooling(tools=(FORECAST, ADD), forced="forecast")
-    forced = ask("What is the weather in Paris?", tooling=tooling, sampling={"max_tokens": 60})
-    (candidate,) = (await engine.generate(forced, hear)).candidates
+    request = ask("What is the weather in Paris?", tooling=tooling, sampling={"max_tokens": 60})
+    (candidate,) = (await engine.generate(request, hear)).candidates
     (call,) = candidate.tool_calls
     jsonschema.validate(json.loads(call.arguments), NARROW)
     assert (call.name, candidate.finish_reason, candidate.text, pieces) == ("forecast", "tool_calls", "", [])
 
 
 async def test_tools_beside_plain_requests_and_their_answers_back(engine: Any) -> None:
-    required = ask("Forecast?", tooling=Tooling(tools=(FORECAST,), required=True), sampling={"max_tokens": 60})
-    answered = replace(ask(tooling=TOOLS, sampling={"max_tokens": 4}), messages=DIALOGUE)
-    called, plain, after = await together(engine, required, ask(), answered)
-    assert [call.name for call in called.candidates[0].tool_calls] == ["forecast"]
+    call_request = ask("Forecast?", tooling=Tooling(tools=(FORECAST,), required=True), sampling={"max_tokens": 60})
+    answer_request = replace(ask(tooling=TOOLS, sampling={"max_tokens": 4}), messages=DIALOGUE)
+    call_outcome, plain, after = await generate_together(engine, call_request, ask(), answer_request)
+    assert [call.name for call in call_outcome.candidates[0].tool_calls] == ["forecast"]
     assert plain.candidates[0].tool_calls == ()
     assert after.candidates[0].usage.completion_tokens > 0
 

@@ -17,7 +17,7 @@ from tests.e2e.conftest import free_port
 
 
 @contextlib.contextmanager
-def bolt_serving(directory: Path, port: int) -> Iterator[str]:
+def serve_bolt(directory: Path, port: int) -> Iterator[str]:
     """A live Bolt server's address; the server is killed at the end."""
     with (directory / "bolt.log").open("ab") as log:
         process = subprocess.Popen(
@@ -46,7 +46,7 @@ def bolt_serving(directory: Path, port: int) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def bolt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the session's Bolt server."""
-    with bolt_serving(tmp_path_factory.mktemp("bolt"), free_port()) as address:
+    with serve_bolt(tmp_path_factory.mktemp("bolt"), free_port()) as address:
         yield address
 
 
@@ -84,6 +84,6 @@ def qdrant_settings(path: Path) -> MemorySettings:
     )
 
 
-def named(variable: str) -> pytest.MarkDecorator:
-    """Skip what needs a server that nobody named."""
+def skip_without(variable: str) -> pytest.MarkDecorator:
+    """Skip a test when the environment variable that names its server is not set."""
     return pytest.mark.skipif(variable not in os.environ, reason=f"{variable} names no server")

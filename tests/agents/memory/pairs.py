@@ -19,11 +19,15 @@ def pair(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyP
     if request.param == "embedded":
         settings = MemorySettings(data_dir=path / "memory", vector_size=SIZE)
     else:
-        settings = local(bolt_settings(path / "memory", request.getfixturevalue("bolt"), "agent"), monkeypatch)
+        settings = use_local_qdrant(
+            bolt_settings(path / "memory", request.getfixturevalue("bolt"), "agent"), monkeypatch
+        )
     return replace(settings, status_interval=0.05, lock_timeout=0.1)
 
 
-def local(settings: MemorySettings, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
+def use_local_qdrant(settings: MemorySettings, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
     """Atlas in the Qdrant client's own store."""
-    monkeypatch.setattr(QdrantAtlas, "of", lambda given: QdrantAtlas(AsyncQdrantClient(":memory:"), given))
+    monkeypatch.setattr(
+        QdrantAtlas, "of", lambda memory_settings: QdrantAtlas(AsyncQdrantClient(":memory:"), memory_settings)
+    )
     return replace(settings, atlas="qdrant")

@@ -33,8 +33,8 @@ SIZE = 64
 
 def unit(seed: int, size: int = SIZE) -> tuple[float, ...]:
     """A random unit vector; two of them are nearly orthogonal."""
-    drawn = random.Random(seed)
-    raw = [drawn.gauss(0.0, 1.0) for _ in range(size)]
+    generator = random.Random(seed)
+    raw = [generator.gauss(0.0, 1.0) for _ in range(size)]
     norm = sum(value * value for value in raw) ** 0.5
     return tuple(value / norm for value in raw)
 
@@ -91,8 +91,10 @@ def route(vector: Sequence[float], *, recall: bool = True, record: bool = True) 
     )
 
 
-def routed(envelope: Envelope, vector: Sequence[float], *, text: str = "what?", recall: bool = True) -> QueryRouted:
-    """The router has spoken."""
+def query_routed(
+    envelope: Envelope, vector: Sequence[float], *, text: str = "what?", recall: bool = True
+) -> QueryRouted:
+    """The event that the router publishes."""
     return QueryRouted(
         envelope=envelope.next("router"),
         query=query(text),
@@ -101,7 +103,7 @@ def routed(envelope: Envelope, vector: Sequence[float], *, text: str = "what?", 
     )
 
 
-def answered(
+def answer_ready(
     envelope: Envelope,
     vector: Sequence[float] = (),
     *,
@@ -110,7 +112,7 @@ def answered(
     record: bool = True,
 ) -> AnswerReady:
     """The answer is ready, with something from every stage."""
-    spoken = Candidate(text=answer, logprob=-0.2)
+    candidate = Candidate(text=answer, logprob=-0.2)
     hit = RecalledEpisode(
         episode_id="e0", turn_id="t0", question="q", answer="a", score=0.9, reasons=("dense 0.9",), created_at=1.0
     )
@@ -119,7 +121,7 @@ def answered(
         query=query(text),
         route=route(vector, record=record),
         recall=Recall(hits=(hit,)),
-        inference=Inference(candidates=(spoken,), usage=Usage(prompt_tokens=3), model="small", model_digest="d1"),
+        inference=Inference(candidates=(candidate,), usage=Usage(prompt_tokens=3), model="small", model_digest="d1"),
         negotiation=Negotiation(
             chosen=0,
             text=answer,

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.episodes import episode_id, recorded
+from agents.memory.episodes import build_record, episode_id
 from agents.memory.progress import PROJECTION
 from agents.memory.projection import apply
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.points import Ask, Atlas
+from agents.memory.stores.points import Atlas, Lookup
 from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
@@ -22,8 +22,8 @@ from schemas.envelope import Envelope
 from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
-from tests.agents.memory.memories import eventually, projected, serving
-from tests.agents.memory.scenes import SIZE, answered, routed, turn, unit
+from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.scenes import SIZE, answer_ready, query_routed, turn, unit
 
 pytestmark = pytest.mark.anyio
 
@@ -36,21 +36,21 @@ def settings(tmp_path: Path) -> MemorySettings:
     )
 
 
-async def recalled(bus: Bus, envelope: Envelope, seed: int, *, recall: bool = True) -> RecallDone:
+async def request_recall(bus: Bus, envelope: Envelope, seed: int, *, recall: bool = True) -> RecallDone:
     """Ask as the router does, and wait for what the memory says."""
-    await bus.publish(routed(envelope, unit(seed), recall=recall))
-    found = await eventually(lambda: bus.last(RecallDone, envelope.turn_id))
-    assert isinstance(found, RecallDone)
-    return found
+    await bus.publish(query_routed(envelope, unit(seed), recall=recall))
+    event = await eventually(lambda: bus.last(RecallDone, envelope.turn_id))
+    assert isinstance(event, RecallDone)
+    return event
 
 
-async def told(bus: Bus, envelope: Envelope, seed: int, *, answer: str = "that.", text: str = "what?") -> None:
+async def answer_turn(bus: Bus, envelope: Envelope, seed: int, *, answer: str = "that.", text: str = "what?") -> None:
     """Answer a turn and wait for its record."""
-    await bus.publish(answered(envelope, unit(seed), answer=answer, text=text))
+    await bus.publish(answer_ready(envelope, unit(seed), answer=answer, text=text))
     await eventually(lambda: bus.last(EpisodeRecorded, envelope.turn_id, stream=EPISODES))
 
 
-async def recorded_count(bus: Bus) -> int:
+async def count_records(bus: Bus) -> int:
     """Messages in the record."""
     return int((await bus.js.stream_info(EPISODES)).state.messages)
 
@@ -60,21 +60,23 @@ async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenan
 ) -> None:
     async with serving(bus, settings):
         first = turn(tenant="ann")
-        assert (await recalled(bus, first, 1)).recall.hits == ()
-        await told(bus, first, 1, text="Name of my cat?", answer="Milo.")
-        await projected(bus, 1, 1)
+        assert (await request_recall(bus, first, 1)).recall.hits == ()
+        await answer_turn(bus, first, 1, text="Name of my cat?", answer="Milo.")
+        await wait_for_projection(bus, 1, 1)
 
-        later = await recalled(bus, turn(tenant="ann"), 1)
+        later = await request_recall(bus, turn(tenant="ann"), 1)
         (hit,) = later.recall.hits
         assert (hit.question, hit.answer, hit.turn_id) == ("Name of my cat?", "Milo.", first.turn_id)
         assert hit.episode_id == episode_id(tenant="ann", turn_id=first.turn_id)
         assert [reason.split()[0] for reason in hit.reasons] == ["dense", "words", "recency"]
         assert [timing.stage for timing in later.timings] == ["router", "memory"]
 
-        assert (await recalled(bus, turn(tenant="bob"), 1)).recall.hits == ()
-        assert (await recalled(bus, turn(tenant="ann"), 2)).recall.hits == ()  # below the floor
-        assert (await recalled(bus, turn(tenant="ann"), 1, recall=False)).recall.hits == ()  # left out by the plan
-        status = await projected(bus, 1, 1)
+        assert (await request_recall(bus, turn(tenant="bob"), 1)).recall.hits == ()
+        assert (await request_recall(bus, turn(tenant="ann"), 2)).recall.hits == ()  # below the floor
+        assert (
+            await request_recall(bus, turn(tenant="ann"), 1, recall=False)
+        ).recall.hits == ()  # left out by the plan
+        status = await wait_for_projection(bus, 1, 1)
         assert (status.gauges["recalls_total"], status.gauges["hits_total"]) == (4, 1)
         assert status.ready
 
@@ -82,46 +84,46 @@ async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenan
 async def test_a_turn_does_not_recall_itself(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings):
         again = turn()
-        await told(bus, again, 1)
-        await projected(bus, 1, 1)
-        assert (await recalled(bus, again, 1)).recall.hits == ()
+        await answer_turn(bus, again, 1)
+        await wait_for_projection(bus, 1, 1)
+        assert (await request_recall(bus, again, 1)).recall.hits == ()
 
 
 async def test_an_answer_that_comes_twice_is_recorded_once(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings):
-        event = answered(turn(), unit(1))
+        event = answer_ready(turn(), unit(1))
         await bus.publish(event)
         await bus.publish(event, msg_id="again")  # the broker takes it for another message
-        await projected(bus, 1, 1)
+        await wait_for_projection(bus, 1, 1)
         # the broker has forgotten the id of the first record: only the stream itself still knows
-        await bus.publish(recorded(answered(turn(key="other"), unit(2))), msg_id="forgotten")
-        await bus.publish(answered(turn(key="other"), unit(2)))
-        await bus.publish(answered(turn(key="last"), unit(3)))
-        await projected(bus, 3, 3)
-        assert await recorded_count(bus) == 3
+        await bus.publish(build_record(answer_ready(turn(key="other"), unit(2))), msg_id="forgotten")
+        await bus.publish(answer_ready(turn(key="other"), unit(2)))
+        await bus.publish(answer_ready(turn(key="last"), unit(3)))
+        await wait_for_projection(bus, 3, 3)
+        assert await count_records(bus) == 3
 
 
 async def test_the_plan_may_leave_the_record_out(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings):
-        await bus.publish(answered(turn(key="unrecorded"), unit(1), record=False))
-        await told(bus, turn(), 2)
-        await projected(bus, 1, 1)
-        assert await recorded_count(bus) == 1
+        await bus.publish(answer_ready(turn(key="unrecorded"), unit(1), record=False))
+        await answer_turn(bus, turn(), 2)
+        await wait_for_projection(bus, 1, 1)
+        assert await count_records(bus) == 1
 
 
 async def test_an_answer_past_its_deadline_is_recorded(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings):
-        await told(bus, turn(timeout=-1.0), 1)
-        await projected(bus, 1, 1)
+        await answer_turn(bus, turn(timeout=-1.0), 1)
+        await wait_for_projection(bus, 1, 1)
 
 
 async def test_a_store_that_fails_does_not_hold_the_turn_up(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings) as agent:
-        await told(bus, turn(), 1)
-        await projected(bus, 1, 1)
+        await answer_turn(bus, turn(), 1)
+        await wait_for_projection(bus, 1, 1)
         before = metrics.DEGRADED.labels("recall.failed")._value.get()
         await agent._stores.atlas.close()
-        assert (await recalled(bus, turn(), 1)).recall.hits == ()
+        assert (await request_recall(bus, turn(), 1)).recall.hits == ()
         assert metrics.DEGRADED.labels("recall.failed")._value.get() == before + 1
 
 
@@ -131,21 +133,21 @@ async def test_a_slow_store_does_not_hold_the_turn_up(
     impatient = msgspec.structs.replace(settings, recall_timeout=0.05)
     finish = threading.Event()
 
-    def slow(*_: Any, **__: Any) -> list[Any]:
+    def search_slowly(*_: Any, **__: Any) -> list[Any]:
         assert finish.wait(60)
         return []
 
     async with serving(bus, impatient):
         before = metrics.DEGRADED.labels("recall.failed")._value.get()
-        with monkeypatch.context() as patched:
-            patched.setattr(Atlas, "search", slow)
+        with monkeypatch.context() as patch:
+            patch.setattr(Atlas, "search", search_slowly)
             try:
-                assert (await recalled(bus, turn(), 1)).recall.hits == ()
+                assert (await request_recall(bus, turn(), 1)).recall.hits == ()
             finally:
                 finish.set()
         assert metrics.DEGRADED.labels("recall.failed")._value.get() == before + 1
-        await told(bus, turn(), 1)
-        await projected(bus, 1, 1)
+        await answer_turn(bus, turn(), 1)
+        await wait_for_projection(bus, 1, 1)
 
 
 async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
@@ -153,21 +155,21 @@ async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
 ) -> None:
     monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     patient = msgspec.structs.replace(settings, recall_timeout=60.0)
-    begun, finish = threading.Event(), threading.Event()
+    searching, finish = threading.Event(), threading.Event()
 
-    def slow(*_: Any, **__: Any) -> list[Any]:
-        begun.set()
+    def search_slowly(*_: Any, **__: Any) -> list[Any]:
+        searching.set()
         assert finish.wait(60)
         return []
 
     async with serving(bus, patient):
-        asked, answer = turn(timeout=60.0), turn()
-        with monkeypatch.context() as patched:
-            patched.setattr(Atlas, "search", slow)
+        question, answer = turn(timeout=60.0), turn()
+        with monkeypatch.context() as patch:
+            patch.setattr(Atlas, "search", search_slowly)
             try:
-                await bus.publish(routed(asked, unit(1)))
-                assert await anyio.to_thread.run_sync(begun.wait, 60)
-                await bus.publish(answered(answer, unit(1)))
+                await bus.publish(query_routed(question, unit(1)))
+                assert await anyio.to_thread.run_sync(searching.wait, 60)
+                await bus.publish(answer_ready(answer, unit(1)))
                 await anyio.sleep(0.5)
                 assert await bus.last(EpisodeRecorded, answer.turn_id, stream=EPISODES) is None
             finally:
@@ -181,45 +183,45 @@ async def test_a_broken_or_lost_store_is_made_again_from_the_record(
 ) -> None:
     async with serving(bus, settings):
         for seed in range(3):
-            await told(bus, turn(), seed, answer=f"answer {seed}")
-        await projected(bus, 3, 3)
+            await answer_turn(bus, turn(), seed, answer=f"answer {seed}")
+        await wait_for_projection(bus, 3, 3)
     for path in (settings.data_dir / name).rglob("*"):
         if path.is_file():
             path.write_bytes(b"\xff" * 64)
     async with serving(bus, settings):
-        await projected(bus, 3, 3)
-        assert (await recalled(bus, turn(), 2)).recall.hits[0].answer == "answer 2"
+        await wait_for_projection(bus, 3, 3)
+        assert (await request_recall(bus, turn(), 2)).recall.hits[0].answer == "answer 2"
     settings.data_dir.rename(settings.data_dir.with_name("lost"))
     async with serving(bus, settings):
-        await projected(bus, 3, 3)
+        await wait_for_projection(bus, 3, 3)
 
 
 async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings) as agent:
         turns = [turn(session="long", key=f"k{seed}") for seed in range(9)]
         for seed, envelope in enumerate(turns):
-            await told(bus, envelope, seed, answer=f"answer {seed}")
-        await projected(bus, 9, 9)
+            await answer_turn(bus, envelope, seed, answer=f"answer {seed}")
+        await wait_for_projection(bus, 9, 9)
 
-        async def state() -> tuple[Any, ...]:
-            ask = Ask(tenant="ann", vector=unit(0), text="what", limit=99)
+        async def read_state() -> tuple[Any, ...]:
+            ask = Lookup(tenant="ann", vector=unit(0), text="what", limit=99)
             matches = await agent._stores.atlas.search(ask)
-            found = sorted(matches, key=lambda match: match.episode_id)
+            by_id = sorted(matches, key=lambda match: match.episode_id)
             ids = [episode_id(tenant="ann", turn_id=envelope.turn_id) for envelope in turns]
-            near = [await agent._stores.trace.neighbours(one, tenant="ann") for one in ids]
-            return found, near
+            near = [await agent._stores.trace.neighbours(name, tenant="ann") for name in ids]
+            return by_id, near
 
-        before = await state()
+        before = await read_state()
         reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
         assert reply.episodes == 9
-        assert await state() == before
+        assert await read_state() == before
         assert len(before[0]) == 9
         assert before[1][4].previous == episode_id(tenant="ann", turn_id=turns[3].turn_id)
-        await told(bus, turn(), 20)
-        await projected(bus, 10, 10)
+        await answer_turn(bus, turn(), 20)
+        await wait_for_projection(bus, 10, 10)
 
 
-async def test_only_one_rebuild_at_a_time(bus: Bus, settings: MemorySettings) -> None:
+async def test_a_second_rebuild_at_the_same_time_is_refused(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings) as agent:
         agent._rebuilding = True
         with pytest.raises(KikiError, match="already"):
@@ -228,18 +230,18 @@ async def test_only_one_rebuild_at_a_time(bus: Bus, settings: MemorySettings) ->
 
 async def test_search_answers_within_tenant_and_session(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings):
-        await told(bus, turn(session="a"), 1, answer="in a")
-        await told(bus, turn(session="b"), 2, answer="in b")
-        await told(bus, turn(tenant="bob", session="a"), 1, answer="of bob")
-        await projected(bus, 3, 3)
+        await answer_turn(bus, turn(session="a"), 1, answer="in a")
+        await answer_turn(bus, turn(session="b"), 2, answer="in b")
+        await answer_turn(bus, turn(tenant="bob", session="a"), 1, answer="of bob")
+        await wait_for_projection(bus, 3, 3)
 
-        async def answers(**more: Any) -> list[str]:
+        async def search_answers(**more: Any) -> list[str]:
             request = SearchRequest(tenant="ann", vector=unit(1), **more)
             return [hit.answer for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
 
-        assert await answers() == ["in a", "in b"]
-        assert await answers(limit=1) == ["in a"]
-        assert await answers(session_id="b") == ["in b"]
+        assert await search_answers() == ["in a", "in b"]
+        assert await search_answers(limit=1) == ["in a"]
+        assert await search_answers(session_id="b") == ["in b"]
 
 
 async def test_a_second_agent_on_the_same_directory_is_refused(bus: Bus, settings: MemorySettings) -> None:
@@ -247,48 +249,48 @@ async def test_a_second_agent_on_the_same_directory_is_refused(bus: Bus, setting
         with pytest.raises(SetupError, match="another process"):
             async with MemoryAgent(settings).open(bus):
                 pass
-        await told(bus, turn(), 1)
-        await projected(bus, 1, 1)
+        await answer_turn(bus, turn(), 1)
+        await wait_for_projection(bus, 1, 1)
 
 
 async def test_lag_counts_what_is_recorded_and_not_yet_projected(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings) as agent:
         async with agent._stores.changing:
             for seed in range(3):
-                await told(bus, turn(), seed)
+                await answer_turn(bus, turn(), seed)
 
             async def lags() -> bool:
                 return agent.status().gauges["projection_lag"] == 3
 
             await eventually(lags)
-        await projected(bus, 3, 3)
+        await wait_for_projection(bus, 3, 3)
         assert (await bus.js.consumer_info(EPISODES, PROJECTION)).num_pending == 0
 
 
-async def test_a_poison_episode_is_buried_and_holds_nobody_up(
+async def test_a_poison_episode_is_buried_and_holds_no_other_up(
     bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, poison = recorded(answered(turn(), unit(1))), recorded(answered(turn(), unit(2)))
+    good, poison = build_record(answer_ready(turn(), unit(1))), build_record(answer_ready(turn(), unit(2)))
 
-    async def refusing(stores: Any, episodes: Any, **more: Any) -> None:
-        if any(one.episode_id == poison.episode.episode_id for one in episodes):
+    async def refuse_poison(stores: Any, episodes: Any, **more: Any) -> None:
+        if any(episode.episode_id == poison.episode.episode_id for episode in episodes):
             raise Unavailable("the store cannot hold it.")
         await apply(stores, episodes, **more)
 
-    monkeypatch.setattr("agents.memory.projection.apply", refusing)
+    monkeypatch.setattr("agents.memory.projection.apply", refuse_poison)
     monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
-    buried = metrics.DEAD.labels(PROJECTION, "max_deliver")
-    before = buried._value.get()
+    dead_counter = metrics.DEAD.labels(PROJECTION, "max_deliver")
+    before = dead_counter._value.get()
     async with serving(bus, settings):
         await bus.publish(poison)
         await bus.publish(good)
         await bus.js.publish(bus.subjects.stage(EpisodeRecorded.subject, "garbage"), b"{}")
-        await projected(bus, 1, 1)
-        letters = [filed.letter async for filed in dead_letters.letters(bus)]
-        assert sorted((one.consumer, one.reason.split(":")[0]) for one in letters) == [
+        await wait_for_projection(bus, 1, 1)
+        letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
+        assert sorted((letter.consumer, letter.reason.split(":")[0]) for letter in letters) == [
             (PROJECTION, "malformed"),
             (PROJECTION, "max_deliver"),
         ]
-        assert buried._value.get() == before + 1
-        found = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)
-        assert found.missing_in_atlas == found.missing_in_trace == (poison.episode.episode_id,)
+        assert dead_counter._value.get() == before + 1
+        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)
+        assert reply.missing_in_atlas == reply.missing_in_trace == (poison.episode.episode_id,)

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.memory.concepts import MOST, concepts, salience
-from agents.memory.episodes import recorded
-from tests.agents.memory.scenes import answered, turn, unit
+from agents.memory.episodes import build_record
+from tests.agents.memory.scenes import answer_ready, turn, unit
 
 
-def test_what_a_text_is_about_is_found() -> None:
-    found = concepts("How do I debounce a button on an STM32 with HAL timers?")
-    assert "hal timers" in found
-    assert "button" in found
-    assert "hal" not in found  # the longer phrase says it
+def test_concepts_are_what_the_text_is_about() -> None:
+    phrases = concepts("How do I debounce a button on an STM32 with HAL timers?")
+    assert "hal timers" in phrases
+    assert "button" in phrases
+    assert "hal" not in phrases  # the longer phrase says it
 
 
 @pytest.mark.parametrize("text", ["", "  ", "Thanks!", "Hello", "ok"])
@@ -24,17 +24,17 @@ def test_small_talk_is_about_nothing(text: str) -> None:
 
 @given(st.text(max_size=300))
 def test_any_text_gives_few_distinct_concepts_and_a_share(text: str) -> None:
-    found = concepts(text)
-    assert len(found) == len(set(found)) <= MOST
-    assert 0.0 <= salience(text, found) <= 1.0
+    phrases = concepts(text)
+    assert len(phrases) == len(set(phrases)) <= MOST
+    assert 0.0 <= salience(text, phrases) <= 1.0
 
 
-def test_who_says_more_is_more_salient() -> None:
+def test_a_text_that_says_more_is_more_salient() -> None:
     long = "My sister Clara moved to Lisbon in March and opened a bakery near the river with her friend Tom."
     assert salience(long, concepts(long)) > salience("I moved.", concepts("I moved."))
 
 
-def test_the_record_carries_them() -> None:
-    episode = recorded(answered(turn(), unit(1), text="Where is Lisbon?", answer="In Portugal.")).episode
+def test_the_record_carries_concepts_and_salience() -> None:
+    episode = build_record(answer_ready(turn(), unit(1), text="Where is Lisbon?", answer="In Portugal.")).episode
     assert "lisbon" in episode.concepts
     assert 0.0 < episode.saillance_score <= 1.0

@@ -8,41 +8,41 @@ from agents.memory.priority import Precedence
 pytestmark = pytest.mark.anyio
 
 
-async def noted(precedence: Precedence, what: list[str]) -> None:
-    await precedence.after()
-    what.append("recorded")
+async def append_record(precedence: Precedence, events: list[str]) -> None:
+    await precedence.wait_for_recalls()
+    events.append("recorded")
 
 
 async def test_a_record_begins_when_the_last_recall_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
-    precedence, what = Precedence(), list[str]()
+    precedence, events = Precedence(), list[str]()
     async with anyio.create_task_group() as tasks:
-        with precedence.first():
-            with precedence.first():
-                tasks.start_soon(noted, precedence, what)
+        with precedence.mark_recall():
+            with precedence.mark_recall():
+                tasks.start_soon(append_record, precedence, events)
                 await anyio.wait_all_tasks_blocked()
             await anyio.wait_all_tasks_blocked()
-            what.append("recalled")
-    assert what == ["recalled", "recorded"]
+            events.append("recalled")
+    assert events == ["recalled", "recorded"]
 
 
 async def test_a_recall_that_fails_lets_the_record_begin() -> None:
-    precedence, what = Precedence(), list[str]()
-    with pytest.raises(ValueError, match="store"), precedence.first():
+    precedence, events = Precedence(), list[str]()
+    with pytest.raises(ValueError, match="store"), precedence.mark_recall():
         raise ValueError("the store fails")
-    await noted(precedence, what)
-    assert what == ["recorded"]
+    await append_record(precedence, events)
+    assert events == ["recorded"]
 
 
 async def test_recalls_without_end_do_not_keep_a_record_out() -> None:
-    precedence, what = Precedence(), list[str]()
-    with precedence.first():
-        await noted(precedence, what)
-        what.append("still recalling")
-    assert what == ["recorded", "still recalling"]
+    precedence, events = Precedence(), list[str]()
+    with precedence.mark_recall():
+        await append_record(precedence, events)
+        events.append("still recalling")
+    assert events == ["recorded", "still recalling"]
 
 
-async def test_nobody_to_wait_for_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_without_recalls_begins_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     with anyio.fail_after(30):
-        await Precedence().after()
+        await Precedence().wait_for_recalls()

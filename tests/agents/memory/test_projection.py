@@ -19,14 +19,14 @@ pytestmark = [
 ]
 
 
-def said(turn: str, text: str, *, at: float, lean: float = 0.0, **more: str) -> Episode:
+def utterance(turn: str, text: str, *, at: float, lean: float = 0.0, **more: str) -> Episode:
     """An utterance about something; two of one topic are alike unless one leans away."""
     vector = tuple(normalised([a + lean * b for a, b in zip(unit(1), unit(2), strict=True)]).tolist())
-    told = episode(turn, question=text, answer="", at=at, session=f"of-{turn}", vector=vector)
-    return replace(told, **more)
+    plain = episode(turn, question=text, answer="", at=at, session=f"of-{turn}", vector=vector)
+    return replace(plain, **more)
 
 
-async def nothing() -> None:
+async def do_nothing() -> None:
     """There is no record."""
 
 
@@ -37,19 +37,19 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (5, 2, 0, 4, 1, 3)])
 async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int, ...]) -> None:
-    told = [
-        said("first", "My budget is 1200 euros.", at=1.0),
-        said("second", "My budget is 1500 euros.", at=2.0),
-        said("third", "My budget is 1800 euros.", at=3.0),
-        said("again", "my budget is  1800 euros.", at=4.0),
-        said("other", "My budget is a riddle.", at=5.0, lean=1.0),
-        said("theirs", "My budget is 7 euros.", at=7.0, speaker="Bob"),
+    episodes = [
+        utterance("first", "My budget is 1200 euros.", at=1.0),
+        utterance("second", "My budget is 1500 euros.", at=2.0),
+        utterance("third", "My budget is 1800 euros.", at=3.0),
+        utterance("again", "my budget is  1800 euros.", at=4.0),
+        utterance("other", "My budget is a riddle.", at=5.0, lean=1.0),
+        utterance("theirs", "My budget is 7 euros.", at=7.0, speaker="Bob"),
     ]
-    async with stores.opened(nothing):
-        await stores.renew(nothing)
+    async with stores.open(do_nothing):
+        await stores.renew(do_nothing)
         for n in order:
-            await apply(stores, [told[n]], recorded_at={told[n].episode_id: 100.0 + n})
-        names = {one.episode_id: one.turn_id for one in told}
+            await apply(stores, [episodes[n]], recorded_at={episodes[n].episode_id: 100.0 + n})
+        names = {item.episode_id: item.turn_id for item in episodes}
         edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
         assert {(names[newer], names[older]) for newer, older in edges} == {
             ("second", "first"),
@@ -58,34 +58,36 @@ async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int
             ("again", "first"),
             ("again", "second"),
         }
-        lost = await stores.trace.superseded(names, tenant="ann", as_of=3.0)
-        assert {names[one]: names[by] for one, by in lost.items()} == {"first": "third", "second": "third"}
-        assert await stores.trace.superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
+        replacements = await stores.trace.find_superseded(names, tenant="ann", as_of=3.0)
+        assert {names[item]: names[by] for item, by in replacements.items()} == {"first": "third", "second": "third"}
+        assert await stores.trace.find_superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
 
 
 async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -> None:
-    parts = [said(f"p{n}", f"Note {n}.", at=float(n)) for n in range(3)]
-    parts[2] = said("p2", "Quetzals nest in Guatemala.", at=2.0)  # the summary leaves it out
-    whole = replace(said("whole", "Notes.", at=2.0), summarises=tuple(one.episode_id for one in parts))
-    async with stores.opened(nothing):
-        await stores.renew(nothing)
-        for one in (parts[0], whole, parts[1], parts[2], parts[0]):
-            await apply(stores, [one])
-        found = await stores.atlas.read([key("ann", "episode", one.episode_id) for one in (*parts, whole)])
-        assert {one.turn_id: one.summary for one in found.values()} == {
+    parts = [utterance(f"p{n}", f"Note {n}.", at=float(n)) for n in range(3)]
+    parts[2] = utterance("p2", "Quetzals nest in Guatemala.", at=2.0)  # the summary leaves it out
+    whole = replace(utterance("whole", "Notes.", at=2.0), summarises=tuple(item.episode_id for item in parts))
+    async with stores.open(do_nothing):
+        await stores.renew(do_nothing)
+        for item in (parts[0], whole, parts[1], parts[2], parts[0]):
+            await apply(stores, [item])
+        matches = await stores.atlas.read([key("ann", "episode", item.episode_id) for item in (*parts, whole)])
+        assert {item.turn_id: item.summary for item in matches.values()} == {
             **dict.fromkeys(("p0", "p1"), whole.episode_id),
             **dict.fromkeys(("p2", "whole"), ""),
         }
 
 
-async def test_what_was_said_in_one_moment_replaces_nothing_of_it(stores: Stores) -> None:
+async def test_utterances_of_one_moment_do_not_replace_each_other(stores: Stores) -> None:
     """Times as a clock gives them: the embedded store returns those of n = 3 and 4 with another last bit."""
-    told = [said(f"{side}{n}", f"Note {side}{n}.", at=1_795_442_188 + n / 7) for n in range(1, 8) for side in "ab"]
-    async with stores.opened(nothing):
-        await stores.renew(nothing)
-        for one in told:
-            await apply(stores, [one])
-        moments = {one.episode_id: one.created_at for one in told}
+    episodes = [
+        utterance(f"{side}{n}", f"Note {side}{n}.", at=1_795_442_188 + n / 7) for n in range(1, 8) for side in "ab"
+    ]
+    async with stores.open(do_nothing):
+        await stores.renew(do_nothing)
+        for item in episodes:
+            await apply(stores, [item])
+        moments = {item.episode_id: item.created_at for item in episodes}
         edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
         assert len(edges) == 4 * 7 * 6 // 2
         assert all(moments[newer] > moments[older] for newer, older in edges)

@@ -10,13 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.memory.context import Vector, unit
-from agents.memory.ranking import Match, compared, distinct, fitting, fused, hits, recency, relevant, superseded
+from agents.memory.ranking import (
+    Match,
+    demote_superseded,
+    drop_duplicates,
+    fill_own_cosines,
+    fit_budget,
+    fuse_scores,
+    hits,
+    keep_relevant,
+    recency,
+)
 from agents.memory.settings import MemorySettings
-from agents.memory.words import Words
+from agents.memory.words import WordEncoder
 
 NOW = 1_000_000.0
 SETTINGS = MemorySettings(data_dir=Path("nowhere"))
-WORDS = Words()
+WORDS = WordEncoder()
 
 
 def match(
@@ -43,8 +53,8 @@ def match(
     )
 
 
-def order(*found: Match, text: str = "what?") -> list[str]:
-    return [one.match.turn_id for one in fused(found, text=text, now=NOW, settings=SETTINGS)]
+def order(*candidates: Match, text: str = "what?") -> list[str]:
+    return [candidate.match.turn_id for candidate in fuse_scores(candidates, text=text, now=NOW, settings=SETTINGS)]
 
 
 matches = st.lists(
@@ -62,26 +72,30 @@ matches = st.lists(
 
 
 @given(matches, st.floats(0.0, 1.0), st.integers(1, 6), st.integers(0, 3000))
-def test_never_below_the_floor_nor_over_the_budget(found: list[Match], floor: float, most: int, budget: int) -> None:
+def test_hits_are_never_below_the_floor_nor_over_the_budget(
+    candidates: list[Match], floor: float, most: int, budget: int
+) -> None:
     settings = msgspec.structs.replace(
         SETTINGS, relevance_floor=floor, max_hits=most, token_budget=budget, floor_coverage=2.0
     )
-    ranked = distinct(
-        relevant(fused(found, text="cat", now=NOW, settings=settings), text="cat", words=WORDS, settings=settings)
+    ranking = drop_duplicates(
+        keep_relevant(
+            fuse_scores(candidates, text="cat", now=NOW, settings=settings), text="cat", words=WORDS, settings=settings
+        )
     )
-    shown = fitting(hits(ranked), settings=settings)
-    assert {hit.episode_id for hit in shown} <= {m.episode_id for m in found if m.similarity >= floor}
-    assert len(shown) <= most
-    assert sum(len(hit.question) + len(hit.answer) for hit in shown) <= budget
-    assert [hit.score for hit in shown] == sorted((hit.score for hit in shown), reverse=True)
-    assert all(hit.reasons for hit in shown)
+    best_hits = fit_budget(hits(ranking), settings=settings)
+    assert {hit.episode_id for hit in best_hits} <= {m.episode_id for m in candidates if m.similarity >= floor}
+    assert len(best_hits) <= most
+    assert sum(len(hit.question) + len(hit.answer) for hit in best_hits) <= budget
+    assert [hit.score for hit in best_hits] == sorted((hit.score for hit in best_hits), reverse=True)
+    assert all(hit.reasons for hit in best_hits)
 
 
 @given(matches)
-def test_the_order_of_the_store_does_not_matter(found: list[Match]) -> None:
-    named = {one.episode_id: one for one in found}
-    first = fused(list(named.values()), text="x", now=NOW, settings=SETTINGS)
-    assert fused(list(named.values())[::-1], text="x", now=NOW, settings=SETTINGS) == first
+def test_the_order_of_the_store_does_not_matter(candidates: list[Match]) -> None:
+    by_id = {candidate.episode_id: candidate for candidate in candidates}
+    first = fuse_scores(list(by_id.values()), text="x", now=NOW, settings=SETTINGS)
+    assert fuse_scores(list(by_id.values())[::-1], text="x", now=NOW, settings=SETTINGS) == first
 
 
 def test_words_lift_in_proportion_to_the_best() -> None:
@@ -90,10 +104,10 @@ def test_words_lift_in_proportion_to_the_best() -> None:
     ) == ["b", "a", "c"]
 
 
-def test_who_is_named_leads_and_a_role_is_no_name() -> None:
-    said = [match("ann", speaker="Ann"), match("bob", similarity=0.81, speaker="Bob")]
-    assert order(*said, text="What did Ann's sister say?") == ["ann", "bob"]
-    assert order(*said, text="What did the annual report say?") == ["bob", "ann"]
+def test_a_speaker_in_the_query_leads_and_a_role_is_no_name() -> None:
+    candidates = [match("ann", speaker="Ann"), match("bob", similarity=0.81, speaker="Bob")]
+    assert order(*candidates, text="What did Ann's sister say?") == ["ann", "bob"]
+    assert order(*candidates, text="What did the annual report say?") == ["bob", "ann"]
     roles = [match("u", speaker="user"), match("v", similarity=0.81)]
     assert order(*roles, text="Which user?") == ["v", "u"]
 
@@ -103,26 +117,26 @@ def test_an_utterance_that_only_asks_stands_back() -> None:
         "says",
         "asks",
     ]
-    answered = fused([match(question="Where?", answer="There.")], text="x", now=NOW, settings=SETTINGS)
-    assert "asks only" not in answered[0].reasons
+    ranking = fuse_scores([match(question="Where?", answer="There.")], text="x", now=NOW, settings=SETTINGS)
+    assert "asks only" not in ranking[0].reasons
 
 
-def test_of_two_equally_similar_episodes_the_newer_leads() -> None:
+def test_the_newer_of_two_equally_similar_episodes_leads() -> None:
     assert order(match("old", age=9e6), match("new", age=60.0)) == ["new", "old"]
 
 
-def test_recency_cannot_lift_what_is_irrelevant() -> None:
-    for similarity, shown in ((0.39, 0), (0.41, 1)):
-        ranked = fused([match(similarity=similarity)], text="cat", now=NOW, settings=SETTINGS)
-        assert len(list(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS))) == shown
+def test_recency_cannot_lift_an_irrelevant_episode() -> None:
+    for similarity, count in ((0.39, 0), (0.41, 1)):
+        ranking = fuse_scores([match(similarity=similarity)], text="cat", now=NOW, settings=SETTINGS)
+        assert len(list(keep_relevant(ranking, text="cat", words=WORDS, settings=SETTINGS))) == count
 
 
 def test_enough_of_the_words_pass_below_the_floor() -> None:
-    said = match(similarity=0.1, lexical=5.0, question="The order XJ-42 ships to Lyon", answer="")
-    ranked = fused([said], text="x", now=NOW, settings=SETTINGS)
+    candidate = match(similarity=0.1, lexical=5.0, question="The order XJ-42 ships to Lyon", answer="")
+    ranking = fuse_scores([candidate], text="x", now=NOW, settings=SETTINGS)
 
     def passes(text: str) -> bool:
-        return any(relevant(ranked, text=text, words=WORDS, settings=SETTINGS))
+        return any(keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS))
 
     assert passes("when does order XJ-42 ship?")
     assert not passes("order pizza, wine and bread for the party")
@@ -133,19 +147,19 @@ def test_enough_of_the_words_pass_below_the_floor() -> None:
     "text", ["hi", "Thanks!", "ok great, thank you so much", "Bonjour, ça va ?", "lol", "Good night"]
 )
 def test_small_talk_recalls_nothing(text: str) -> None:
-    ranked = fused([match(similarity=0.99, question=text)], text=text, now=NOW, settings=SETTINGS)
-    assert list(relevant(ranked, text=text, words=WORDS, settings=SETTINGS)) == []
+    ranking = fuse_scores([match(similarity=0.99, question=text)], text=text, now=NOW, settings=SETTINGS)
+    assert list(keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS)) == []
 
 
 @pytest.mark.parametrize("text", ["What is my cat called?", "Is it 42?", "Who am I?", "How was my weekend in Lyon?"])
 def test_a_question_is_no_small_talk(text: str) -> None:
-    ranked = fused([match()], text=text, now=NOW, settings=SETTINGS)
-    assert list(relevant(ranked, text=text, words=WORDS, settings=SETTINGS)) == ranked
+    ranking = fuse_scores([match()], text=text, now=NOW, settings=SETTINGS)
+    assert list(keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS)) == ranking
 
 
 def test_small_talk_is_not_recalled_either() -> None:
-    ranked = fused([match(similarity=0.99, question="Thanks!")], text="cat", now=NOW, settings=SETTINGS)
-    assert list(relevant(ranked, text="cat", words=WORDS, settings=SETTINGS)) == []
+    ranking = fuse_scores([match(similarity=0.99, question="Thanks!")], text="cat", now=NOW, settings=SETTINGS)
+    assert list(keep_relevant(ranking, text="cat", words=WORDS, settings=SETTINGS)) == []
 
 
 @given(st.floats(-1e6, 1e9), st.floats(1.0, 1e8))
@@ -155,13 +169,16 @@ def test_recency_is_a_share_that_halves(age: float, half_life: float) -> None:
 
 
 def test_an_episode_far_from_its_neighbours_passes_by_itself() -> None:
-    ranked = fused([match(similarity=0.3)], text="cat", now=NOW, settings=SETTINGS)
-    near = compared(ranked, vectors(t1=[1, 0.0]), unit(np.array([1, 0.5])))
+    ranking = fuse_scores([match(similarity=0.3)], text="cat", now=NOW, settings=SETTINGS)
+    near = fill_own_cosines(ranking, vectors(t1=[1, 0.0]), unit(np.array([1, 0.5])))
     assert near[0].match.own == pytest.approx(0.894, abs=0.001)
-    alone = [msgspec.structs.replace(one, match=msgspec.structs.replace(one.match, own=0.0)) for one in near]
-    assert len(list(relevant(near, text="cat", words=WORDS, settings=SETTINGS))) == 1
-    assert list(relevant(alone, text="cat", words=WORDS, settings=SETTINGS)) == []
-    assert compared(ranked, {}, None) == ranked
+    alone = [
+        msgspec.structs.replace(candidate, match=msgspec.structs.replace(candidate.match, own=0.0))
+        for candidate in near
+    ]
+    assert len(list(keep_relevant(near, text="cat", words=WORDS, settings=SETTINGS))) == 1
+    assert list(keep_relevant(alone, text="cat", words=WORDS, settings=SETTINGS)) == []
+    assert fill_own_cosines(ranking, {}, None) == ranking
 
 
 def vectors(**raw: list[float]) -> dict[str, Vector]:
@@ -171,59 +188,61 @@ def vectors(**raw: list[float]) -> dict[str, Vector]:
 def test_an_older_fact_loses_to_the_newer_one_that_replaces_it() -> None:
     old = match("old", similarity=0.7, age=9e5, question="The cat is called Milo.", answer="")
     new = match("new", similarity=0.65, question="The cat is called Otto.", answer="")
-    ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
-    assert [one.match.turn_id for one in ranked] == ["old", "new"]
-    after = superseded(ranked, vectors(old=[1, 0.1], new=[1, 0.0]), settings=SETTINGS)
-    assert [one.match.turn_id for one in after] == ["new", "old"]
+    ranking = fuse_scores([old, new], text="cat", now=NOW, settings=SETTINGS)
+    assert [candidate.match.turn_id for candidate in ranking] == ["old", "new"]
+    after = demote_superseded(ranking, vectors(old=[1, 0.1], new=[1, 0.0]), settings=SETTINGS)
+    assert [candidate.match.turn_id for candidate in after] == ["new", "old"]
     assert after[1].reasons[-1] == "superseded by e-new"
-    assert superseded(ranked, vectors(old=[1, 0.0], new=[0, 1.0]), settings=SETTINGS) == ranked
-    assert superseded(ranked, {}, settings=SETTINGS) == ranked
+    assert demote_superseded(ranking, vectors(old=[1, 0.0], new=[0, 1.0]), settings=SETTINGS) == ranking
+    assert demote_superseded(ranking, {}, settings=SETTINGS) == ranking
 
 
 def test_another_speaker_and_a_repetition_replace_nothing() -> None:
     near = vectors(old=[1, 0.1], new=[1, 0.0])
-    for changed in ({"speaker": "Bob"}, {"question": "the CAT is  called Milo."}):
+    for changes in ({"speaker": "Bob"}, {"question": "the CAT is  called Milo."}):
         old = match("old", similarity=0.7, age=9e5, question="The cat is called Milo.")
-        new = msgspec.structs.replace(match("new", question="The cat is called Otto."), **changed)
-        ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
-        assert superseded(ranked, near, settings=SETTINGS) == ranked
+        new = msgspec.structs.replace(match("new", question="The cat is called Otto."), **changes)
+        ranking = fuse_scores([old, new], text="cat", now=NOW, settings=SETTINGS)
+        assert demote_superseded(ranking, near, settings=SETTINGS) == ranking
 
 
-def test_nothing_of_its_own_moment_replaces_an_episode() -> None:
+def test_an_episode_is_not_replaced_by_one_of_the_same_moment() -> None:
     near = vectors(old=[1, 0.1], new=[1, 0.0])
     old = match("old", question="The cat is called Milo.")
     for moment in (old.created_at, math.nextafter(old.created_at, math.inf)):
         new = msgspec.structs.replace(match("new", question="The cats were named."), created_at=moment)
-        ranked = fused([old, new], text="cat", now=NOW, settings=SETTINGS)
-        assert superseded(ranked, near, settings=SETTINGS) == ranked
+        ranking = fuse_scores([old, new], text="cat", now=NOW, settings=SETTINGS)
+        assert demote_superseded(ranking, near, settings=SETTINGS) == ranking
 
 
 def test_the_same_text_is_shown_once_in_its_best_place() -> None:
-    said = [
+    candidates = [
         match("a", similarity=0.7, question="Where is Paris?", answer="In France."),
         match("b", similarity=0.9, question="where  is PARIS?", answer=" in france. "),
         match("c", similarity=0.6, question="Where is Paris?", answer="In Texas."),
     ]
-    kept = list(distinct(fused(said, text="x", now=NOW, settings=SETTINGS)))
-    assert [one.match.turn_id for one in kept] == ["b", "c"]
+    ranking = list(drop_duplicates(fuse_scores(candidates, text="x", now=NOW, settings=SETTINGS)))
+    assert [candidate.match.turn_id for candidate in ranking] == ["b", "c"]
 
 
-def test_a_long_text_is_cut_and_says_so() -> None:
-    found = hits(fused([match(answer="x" * 5000)], text="x", now=NOW, settings=SETTINGS))
-    (hit,) = fitting(found, settings=msgspec.structs.replace(SETTINGS, token_budget=9999))
+def test_a_long_text_is_cut_and_the_reasons_say_so() -> None:
+    all_hits = hits(fuse_scores([match(answer="x" * 5000)], text="x", now=NOW, settings=SETTINGS))
+    (hit,) = fit_budget(all_hits, settings=msgspec.structs.replace(SETTINGS, token_budget=9999))
     assert len(hit.answer) <= SETTINGS.hit_characters
     assert "shortened" in hit.reasons
 
 
 def test_a_hit_that_does_not_fit_makes_room_for_a_smaller_one() -> None:
     settings = msgspec.structs.replace(SETTINGS, token_budget=100)
-    found = [match("big", similarity=0.9, answer="x" * 400), match("small", similarity=0.8)]
-    shown = fitting(hits(fused(found, text="x", now=NOW, settings=settings)), settings=settings)
-    assert [hit.turn_id for hit in shown] == ["small"]
+    candidates = [match("big", similarity=0.9, answer="x" * 400), match("small", similarity=0.8)]
+    best_hits = fit_budget(hits(fuse_scores(candidates, text="x", now=NOW, settings=settings)), settings=settings)
+    assert [hit.turn_id for hit in best_hits] == ["small"]
 
 
-def test_the_budget_counts_in_the_measure_that_is_given() -> None:
+def test_the_budget_counts_in_the_measure_of_the_caller() -> None:
     settings = msgspec.structs.replace(SETTINGS, token_budget=4)
-    found = list(hits(fused([match(question="four words of text", answer="")], text="x", now=NOW, settings=settings)))
-    assert fitting(found, settings=settings) == ()
-    assert len(fitting(found, settings=settings, measure=lambda text: len(text.split()))) == 1
+    all_hits = list(
+        hits(fuse_scores([match(question="four words of text", answer="")], text="x", now=NOW, settings=settings))
+    )
+    assert fit_budget(all_hits, settings=settings) == ()
+    assert len(fit_budget(all_hits, settings=settings, measure=lambda text: len(text.split()))) == 1

@@ -10,32 +10,32 @@ from agents.memory.projection import apply
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask
+from agents.memory.stores.points import Lookup
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 pytestmark = pytest.mark.anyio
 
 
-async def nothing() -> None:
+async def do_nothing() -> None:
     """The stores begin empty."""
 
 
 async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: Path) -> None:
     settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE)
     budget, near = unit(1), normal([a + 0.1 * b for a, b in zip(unit(1), unit(2), strict=True)])
-    told = [
+    episodes = [
         episode("old", question="My budget is 1200 euros.", answer="", at=100.0, vector=budget),
         episode("new", session="s2", question="My budget is 1500 euros.", answer="", at=200.0, vector=near.tolist()),
         episode("else", session="s3", question="The cat sleeps.", answer="", at=150.0, vector=unit(3)),
     ]
-    ask = Ask(tenant="ann", vector=budget, text="What is my budget in euros?")
+    lookup = Lookup(tenant="ann", vector=budget, text="What is my budget in euros?")
     stores = Stores(settings)
-    async with stores.opened(nothing), stores.changing:
-        await apply(stores, told)
-        today = await find(stores, ask, now=300.0, settings=settings)
-        assert [one.match.turn_id for one in today][:2] == ["new", "old"]
-        assert f"superseded by {told[1].episode_id}" in today[1].reasons
-        past = await find(stores, msgspec.structs.replace(ask, as_of=160.0), now=160.0, settings=settings)
-        assert [one.match.turn_id for one in past] == ["old", "else"]
+    async with stores.open(do_nothing), stores.changing:
+        await apply(stores, episodes)
+        today = await find(stores, lookup, now=300.0, settings=settings)
+        assert [candidate.match.turn_id for candidate in today][:2] == ["new", "old"]
+        assert f"superseded by {episodes[1].episode_id}" in today[1].reasons
+        past = await find(stores, msgspec.structs.replace(lookup, as_of=160.0), now=160.0, settings=settings)
+        assert [candidate.match.turn_id for candidate in past] == ["old", "else"]
         assert past[0].newer is None
-        assert all(one.reasons for one in past)
+        assert all(candidate.reasons for candidate in past)

@@ -7,12 +7,12 @@ from agents.negotiator.consensus import (
     ATTENDING,
     LABELS,
     choice,
-    complete,
+    complete_ballots,
+    is_split,
     likeliest,
-    split,
     tally,
-    told,
     verdict,
+    vote_summary,
 )
 from schemas.findings import Candidate, Vote, VoteChoice
 
@@ -51,14 +51,14 @@ def test_the_order_of_the_votes_does_not_matter(votes: tuple[Vote, ...], random:
 @given(panels)
 def test_the_verdict_is_one_of_the_candidates_and_keeps_its_word(votes: tuple[Vote, ...]) -> None:
     candidates = sorted({each.candidate for each in votes})
-    found = verdict(votes, candidates)
-    chosen = tally(votes, found.chosen)
-    assert found.chosen in candidates
-    assert (found.rival is not None) == (found.outcome == "contested")
-    assert found.rival != found.chosen
-    if found.outcome == "consensus":
-        assert chosen.keeps > 0
-        assert chosen.refuses == 0
+    result = verdict(votes, candidates)
+    chosen_tally = tally(votes, result.chosen)
+    assert result.chosen in candidates
+    assert (result.rival is not None) == (result.outcome == "contested")
+    assert result.rival != result.chosen
+    if result.outcome == "consensus":
+        assert chosen_tally.keeps > 0
+        assert chosen_tally.refuses == 0
     else:
         assert all(tally(votes, candidate).ruling != "accepted" for candidate in candidates)
 
@@ -68,16 +68,16 @@ def test_a_candidate_that_all_keep_is_never_beaten_by_one_that_somebody_refuses(
     votes: tuple[Vote, ...], index: int
 ) -> None:
     candidates = sorted({each.candidate for each in votes})
-    kept = candidates[index % len(candidates)]
-    changed = [vote(each.member, kept, "KEEP") if each.candidate == kept else each for each in votes]
-    found = verdict(changed, candidates)
-    assert found.outcome == "consensus"
-    assert tally(changed, found.chosen).refuses == 0
+    favourite = candidates[index % len(candidates)]
+    changed_votes = [vote(each.member, favourite, "KEEP") if each.candidate == favourite else each for each in votes]
+    result = verdict(changed_votes, candidates)
+    assert result.outcome == "consensus"
+    assert tally(changed_votes, result.chosen).refuses == 0
 
 
-def test_consensus_takes_the_one_with_more_keeps() -> None:
-    found = verdict(ballots(("KEEP", "NEUTRAL", "NEUTRAL"), ("KEEP", "KEEP", "NEUTRAL")), (0, 1))
-    assert (found.outcome, found.chosen) == ("consensus", 1)
+def test_consensus_takes_the_candidate_with_more_keeps() -> None:
+    result = verdict(ballots(("KEEP", "NEUTRAL", "NEUTRAL"), ("KEEP", "KEEP", "NEUTRAL")), (0, 1))
+    assert (result.outcome, result.chosen) == ("consensus", 1)
 
 
 def test_silence_defers_to_the_attending() -> None:
@@ -87,8 +87,8 @@ def test_silence_defers_to_the_attending() -> None:
         Vote(member="python", candidate=0, choice="NEUTRAL", logprobs={"KEEP": -1, "REFUSE": -9, "NEUTRAL": -0.9}),
         Vote(member="python", candidate=1, choice="NEUTRAL", logprobs={"KEEP": -9, "REFUSE": -1, "NEUTRAL": -0.9}),
     ]
-    found = verdict(votes, (0, 1))
-    assert (found.outcome, found.chosen) == ("deferred", 1)
+    result = verdict(votes, (0, 1))
+    assert (result.outcome, result.chosen) == ("deferred", 1)
 
 
 def test_both_sides_go_to_arbitration_between_the_two_best() -> None:
@@ -97,8 +97,8 @@ def test_both_sides_go_to_arbitration_between_the_two_best() -> None:
         ("KEEP", "REFUSE", "REFUSE"),
         ("KEEP", "KEEP", "REFUSE"),
     )
-    found = verdict(ballots(*rows), (0, 1, 2))
-    assert (found.outcome, found.chosen, found.rival) == ("contested", 2, 1)
+    result = verdict(ballots(*rows), (0, 1, 2))
+    assert (result.outcome, result.chosen, result.rival) == ("contested", 2, 1)
 
 
 def test_one_candidate_that_is_contested_or_refused_stays_undecided() -> None:
@@ -108,25 +108,25 @@ def test_one_candidate_that_is_contested_or_refused_stays_undecided() -> None:
 
 
 def test_candidates_that_all_are_refused_are_left_to_the_attending() -> None:
-    found = verdict(ballots(("REFUSE", "REFUSE"), ("REFUSE", "REFUSE")), (0, 1))
-    assert found.outcome == "deferred"
-    assert "refuses every candidate" in found.reason
+    result = verdict(ballots(("REFUSE", "REFUSE"), ("REFUSE", "REFUSE")), (0, 1))
+    assert result.outcome == "deferred"
+    assert "refuses every candidate" in result.reason
 
 
 @given(scores, st.floats(0, 5))
 def test_a_label_needs_the_lead(logprobs: dict[str, float], margin: float) -> None:
     label = choice(logprobs, neutral_margin=margin)
-    others = [value for other, value in logprobs.items() if other != label]
+    rivals = [value for option, value in logprobs.items() if option != label]
     if label != "NEUTRAL":
-        assert logprobs[label] - max(others) >= margin
+        assert logprobs[label] - max(rivals) >= margin
     else:
-        ranked = sorted(logprobs.values(), reverse=True)
-        assert logprobs["NEUTRAL"] == ranked[0] or ranked[0] - ranked[1] < margin
+        descending = sorted(logprobs.values(), reverse=True)
+        assert logprobs["NEUTRAL"] == descending[0] or descending[0] - descending[1] < margin
 
 
 def test_a_ballot_with_a_hole_does_not_count() -> None:
     votes = [*ballots(("KEEP", "KEEP"), ("KEEP", "REFUSE")), vote("shell", 0, "REFUSE")]
-    assert {each.member for each in complete(votes, (0, 1))} == {ATTENDING, "python"}
+    assert {each.member for each in complete_ballots(votes, (0, 1))} == {ATTENDING, "python"}
 
 
 def test_the_likeliest_is_the_earlier_of_equals() -> None:
@@ -135,13 +135,13 @@ def test_the_likeliest_is_the_earlier_of_equals() -> None:
 
 
 def test_candidates_are_split_when_no_answer_leads() -> None:
-    assert split(((0,), (1,)))
-    assert split(((0, 2), (1, 3)))
-    assert not split(((0, 2), (1,)))
-    assert not split(((0, 1),))
+    assert is_split(((0,), (1,)))
+    assert is_split(((0, 2), (1, 3)))
+    assert not is_split(((0, 2), (1,)))
+    assert not is_split(((0, 1),))
 
 
-def test_a_judge_is_told_the_votes() -> None:
+def test_a_vote_summary_counts_keeps_and_refusals() -> None:
     votes = ballots(("KEEP", "KEEP", "REFUSE"), ("REFUSE", "NEUTRAL", "KEEP"))
-    assert told(votes, 0) == "2 of the panel keep it, 1 refuse it"
-    assert told(votes, 1) == "1 of the panel keep it, 1 refuse it"
+    assert vote_summary(votes, 0) == "2 of the panel keep it, 1 refuse it"
+    assert vote_summary(votes, 1) == "1 of the panel keep it, 1 refuse it"

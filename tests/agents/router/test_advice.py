@@ -11,12 +11,12 @@ import anyio
 import msgspec
 import pytest
 
-from agents.router.advice import AdvisorSettings, advised, blend
+from agents.router.advice import AdvisorSettings, ask_advisors, blend
 from agents.router.agent import RouterAgent
 from agents.router.domains import load_taxonomy
 from agents.router.settings import RouterSettings
 from bus import metrics
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import Bus
 from schemas.advisors import AdviseRequest
 from schemas.chat import Message
@@ -66,7 +66,7 @@ ADVISOR = """
 
 @contextlib.asynccontextmanager
 async def advisor(bus: Bus, name: str, mode: str) -> AsyncIterator[None]:
-    """A process of its own that speaks the contract, and nothing of ours."""
+    """An advisor in a process of its own, which speaks the contract and imports none of our code."""
     arguments = [bus.settings.url, bus.subjects.service(f"advise.{name}"), mode]
     async with await anyio.open_process([sys.executable, "-c", textwrap.dedent(ADVISOR), *arguments]) as process:
         assert process.stdout is not None
@@ -77,29 +77,29 @@ async def advisor(bus: Bus, name: str, mode: str) -> AsyncIterator[None]:
             process.kill()
 
 
-def request() -> AdviseRequest:
+def make_request() -> AdviseRequest:
     scores = dict.fromkeys(TAXONOMY.outputs, 0.01)
     return AdviseRequest(turn_id="t", text=QUERY, embedding=(0.0,) * 768, scores={**scores, "rust": 0.8})
 
 
-def failures(name: str) -> float:
+def count_failures(name: str) -> float:
     return float(metrics.DEGRADED.labels(f"router.advisor.{name}")._value.get())
 
 
 def test_the_blend_is_in_log_odds() -> None:
     scores = {"rust": 0.8, "docker": 0.2, "electronics-hw": 0.1, "kicad": 0.0}
     advice = {"docker": 0.5, "power": 0.1, "components": 0.2, "kicad-dsl": 0.0}
-    found = blend(scores, advice, alpha=0.5, taxonomy=TAXONOMY)
-    assert found["rust"] == 0.8
+    blended = blend(scores, advice, alpha=0.5, taxonomy=TAXONOMY)
+    assert blended["rust"] == 0.8
     expected = math.log(0.2 / 0.8) + 0.5 * (math.log(1.0) - math.log(1 / 34))
-    assert math.log(found["docker"] / (1 - found["docker"])) == pytest.approx(expected)
-    merged = math.log(0.1 / 0.9) + 0.5 * (math.log(0.3 / 0.7) - math.log(2 / 33))
-    assert math.log(found["electronics-hw"] / (1 - found["electronics-hw"])) == pytest.approx(merged)
-    assert 0.0 < found["kicad"] < 1e-6
+    assert math.log(blended["docker"] / (1 - blended["docker"])) == pytest.approx(expected)
+    expected_merged = math.log(0.1 / 0.9) + 0.5 * (math.log(0.3 / 0.7) - math.log(2 / 33))
+    assert math.log(blended["electronics-hw"] / (1 - blended["electronics-hw"])) == pytest.approx(expected_merged)
+    assert 0.0 < blended["kicad"] < 1e-6
 
 
-def test_no_evidence_and_no_weight_change_nothing() -> None:
-    scores = request().scores
+def test_blend_without_evidence_or_weight_changes_nothing() -> None:
+    scores = make_request().scores
     assert blend(scores, EVEN, alpha=0.7, taxonomy=TAXONOMY) == pytest.approx(scores)
     assert blend(scores, {"docker": 1.0}, alpha=0.0, taxonomy=TAXONOMY) == scores
     assert blend(scores, {}, alpha=1.0, taxonomy=TAXONOMY) == scores
@@ -108,67 +108,70 @@ def test_no_evidence_and_no_weight_change_nothing() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["silent", "wrong", "huge", "garbage", "absent"])
 async def test_an_advisor_that_fails_is_counted_and_left_out(bus: Bus, mode: str) -> None:
-    before, wanted = failures("nerve-wml"), {"nerve-wml": AdvisorSettings(timeout=0.3)}
+    before, advisors = count_failures("nerve-wml"), {"nerve-wml": AdvisorSettings(timeout=0.3)}
     async with contextlib.AsyncExitStack() as stack:
         if mode != "absent":
             await stack.enter_async_context(advisor(bus, "nerve-wml", mode))
-        assert await advised(bus, wanted, request(), TAXONOMY) == (request().scores, ())
-    assert failures("nerve-wml") == before + 1
+        assert await ask_advisors(bus, advisors, make_request(), TAXONOMY) == (make_request().scores, ())
+    assert count_failures("nerve-wml") == before + 1
 
 
 @pytest.mark.anyio
 async def test_advice_is_blended_and_recorded_and_silence_is_not(bus: Bus) -> None:
-    both: Mapping[str, AdvisorSettings] = {
+    advisors: Mapping[str, AdvisorSettings] = {
         "nerve-wml": AdvisorSettings(alpha=1.0, timeout=5.0),
         "kiki-flow": AdvisorSettings(timeout=5.0),
     }
     async with advisor(bus, "nerve-wml", "good"), advisor(bus, "kiki-flow", "stacks"):
-        scores, found = await advised(bus, both, request(), TAXONOMY)
-    assert scores["docker"] > 0.5 > request().scores["docker"]
-    assert found == (
+        scores, advisories = await ask_advisors(bus, advisors, make_request(), TAXONOMY)
+    assert scores["docker"] > 0.5 > make_request().scores["docker"]
+    assert advisories == (
         Advisory(source="nerve-wml", payload={"step": 1.0, "docker": 0.9}),
         Advisory(source="kiki-flow", payload={"stack_00": 0.25, "stack_01": 0.75}),
     )
-    before = failures("nerve-wml")
+    before = count_failures("nerve-wml")
     async with advisor(bus, "nerve-wml", "none"):
-        assert await advised(bus, both, request(), TAXONOMY) == (request().scores, ())
-    assert failures("nerve-wml") == before
+        assert await ask_advisors(bus, advisors, make_request(), TAXONOMY) == (make_request().scores, ())
+    assert count_failures("nerve-wml") == before
 
 
 @contextlib.asynccontextmanager
-async def routing(bus: Bus, settings: RouterSettings) -> AsyncIterator[RouterAgent]:
+async def run_router(bus: Bus, settings: RouterSettings) -> AsyncIterator[RouterAgent]:
     agent = RouterAgent(settings)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run(agent, bus, task_status=task_status))
+        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run_agent(agent, bus, task_status=task_status))
         yield agent
         tasks.cancel_scope.cancel()
 
 
-async def routed(bus: Bus, event: QueryReceived, *, msg_id: str) -> QueryRouted:
+async def route_turn(bus: Bus, event: QueryReceived, *, msg_id: str) -> QueryRouted:
     await bus.publish(event, msg_id=msg_id)
     with anyio.fail_after(20):
-        while (found := await bus.last(QueryRouted, event.envelope.turn_id)) is None:
+        while (routed_event := await bus.last(QueryRouted, event.envelope.turn_id)) is None:
             await anyio.sleep(0.01)
-    return found
+    return routed_event
 
 
-def turn() -> QueryReceived:
+def make_turn() -> QueryReceived:
     query = Query(model="micro-kiki", messages=(Message(role="user", content=QUERY),))
     return QueryReceived(envelope=new_turn(tenant="t", timeout=30), query=query)
 
 
 @pytest.mark.anyio
 async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder_path: Path) -> None:
-    asked = {"nerve-wml": AdvisorSettings(alpha=1.0, timeout=5.0)}
-    async with routing(bus, RouterSettings(embedder=embedder_path)):
-        plain = await routed(bus, turn(), msg_id="plain")
-    async with advisor(bus, "nerve-wml", "good"), routing(bus, RouterSettings(embedder=embedder_path, advisors=asked)):
-        event = turn()
-        first = await routed(bus, event, msg_id="first")
-        second = await routed(bus, event, msg_id="delivered again")
-        silent = await routed(bus, turn(), msg_id="other")
+    advisors = {"nerve-wml": AdvisorSettings(alpha=1.0, timeout=5.0)}
+    async with run_router(bus, RouterSettings(embedder=embedder_path)):
+        plain = await route_turn(bus, make_turn(), msg_id="plain")
+    async with (
+        advisor(bus, "nerve-wml", "good"),
+        run_router(bus, RouterSettings(embedder=embedder_path, advisors=advisors)),
+    ):
+        event = make_turn()
+        first = await route_turn(bus, event, msg_id="first")
+        second = await route_turn(bus, event, msg_id="delivered again")
+        silent = await route_turn(bus, make_turn(), msg_id="other")
     assert (plain.route.domains[0].name, plain.route.advisories) == ("rust", ())
-    advised_score = {one.name: one.score for one in first.route.domains}.get("rust", 0.0)
+    advised_score = {domain.name: domain.score for domain in first.route.domains}.get("rust", 0.0)
     assert advised_score < plain.route.domains[0].score
     assert first.route.advisories == (Advisory(source="nerve-wml", payload={"step": 1.0, "docker": 0.9}),)
     assert second.route == first.route
@@ -176,12 +179,12 @@ async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder
 
 
 @pytest.mark.anyio
-async def test_without_an_answer_the_route_is_the_same_to_the_byte(bus: Bus, embedder_path: Path) -> None:
+async def test_a_route_without_an_answer_is_the_same_to_the_byte(bus: Bus, embedder_path: Path) -> None:
     routes: list[bytes] = []
     cases: tuple[dict[str, AdvisorSettings], ...] = ({}, {"nerve-wml": AdvisorSettings(timeout=0.2)})
     for advisors in cases:
-        async with routing(bus, RouterSettings(embedder=embedder_path, advisors=advisors)):
-            routes.append(msgspec.json.encode((await routed(bus, turn(), msg_id=str(len(routes)))).route))
+        async with run_router(bus, RouterSettings(embedder=embedder_path, advisors=advisors)):
+            routes.append(msgspec.json.encode((await route_turn(bus, make_turn(), msg_id=str(len(routes)))).route))
     assert routes[0] == routes[1]
 
 

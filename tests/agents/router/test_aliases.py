@@ -38,6 +38,6 @@ def test_a_niche_alias_forces_its_domain() -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(UnknownModel, match="no model 'gpt-4'") as caught:
+    with pytest.raises(UnknownModel, match="no model 'gpt-4'") as refusal:
         alias_of("gpt-4")
-    assert (caught.value.param, caught.value.status) == ("model", 404)
+    assert (refusal.value.param, refusal.value.status) == ("model", 404)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from agents.router.checkpoint import WEIGHTS, Checkpoint, Meta, load_checkpoint, load_shipped, save_checkpoint
+from agents.router.checkpoint import WEIGHTS, Checkpoint, CheckpointMeta, load_checkpoint, load_shipped, save_checkpoint
 from agents.router.classifier import Classifier, logits_of, scores_of
 from agents.router.domains import load_taxonomy
 from agents.router.niche import NicheHead
@@ -19,7 +19,7 @@ from agents.router.training.train import export
 from schemas.errors import SetupError
 
 
-def tensors(*, width: int = 6, hidden: int = 5, outputs: int = 3) -> dict[str, torch.Tensor]:
+def make_tensors(*, width: int = 6, hidden: int = 5, outputs: int = 3) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     return {
         "0.weight": torch.randn(hidden, width, generator=draw),
@@ -29,18 +29,20 @@ def tensors(*, width: int = 6, hidden: int = 5, outputs: int = 3) -> dict[str, t
     }
 
 
-def monolith(folder: Path, weights: dict[str, torch.Tensor], meta: object) -> Path:
+def write_monolith(folder: Path, weights: dict[str, torch.Tensor], meta: object) -> Path:
     folder.mkdir(exist_ok=True)
     save_file(weights, folder / WEIGHTS)
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_checkpoint_survives_a_round_trip(tmp_path: Path) -> None:
     labels = ("a", "b", "c")
     head = NicheHead(names=("x", "y"), weight=torch.ones(2, 6), bias=torch.zeros(2))
-    meta = Meta(labels=labels, threshold=0.3, corpus_sha256="c", niches={"a": ("x", "y")}, held_out={"top1": 0.5})
-    before = Checkpoint(classifier=Classifier(tensors=tensors(), labels=labels), meta=meta, heads={"a": head})
+    meta = CheckpointMeta(
+        labels=labels, threshold=0.3, corpus_sha256="c", niches={"a": ("x", "y")}, held_out={"top1": 0.5}
+    )
+    before = Checkpoint(classifier=Classifier(tensors=make_tensors(), labels=labels), meta=meta, heads={"a": head})
     save_checkpoint(before, tmp_path / "one")
     after = load_checkpoint(tmp_path / "one")
     save_checkpoint(after, tmp_path / "two")
@@ -53,16 +55,16 @@ def test_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outputs", [31, 35])
 def test_the_monolith_format_is_served_with_the_activation_of_its_training(tmp_path: Path, outputs: int) -> None:
-    weights = tensors(width=12, hidden=7, outputs=outputs)
+    weights = make_tensors(width=12, hidden=7, outputs=outputs)
     labels = [f"d{index}" for index in range(outputs)]
-    found = load_checkpoint(monolith(tmp_path / "m", weights, {"labels": labels, "input_dim": 12}))
+    checkpoint = load_checkpoint(write_monolith(tmp_path / "m", weights, {"labels": labels, "input_dim": 12}))
     vectors = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
     w0, b0, w3, b3 = (weights[name].numpy().astype(np.float64) for name in ("0.weight", "0.bias", "3.weight", "3.bias"))
     hidden = vectors @ w0.T + b0
     hidden = 0.5 * hidden * (1.0 + np.vectorize(math.erf)(hidden / math.sqrt(2.0)))
-    scores = found.scores([""] * 4, vectors)
+    scores = checkpoint.scores([""] * 4, vectors)
     assert scores == pytest.approx(1.0 / (1.0 + np.exp(-(hidden @ w3.T + b3))), abs=1e-5)
-    assert (found.meta.threshold, found.heads) == (0.12, {})
+    assert (checkpoint.meta.threshold, checkpoint.heads) == (0.12, {})
 
 
 def test_a_label_behind_the_best_one_scores_less_and_keeps_its_place() -> None:
@@ -75,30 +77,32 @@ def test_a_label_behind_the_best_one_scores_less_and_keeps_its_place() -> None:
 
 def test_a_checkpoint_scores_with_its_rivalry(tmp_path: Path) -> None:
     labels = ("a", "b", "c")
-    plain = Checkpoint(classifier=Classifier(tensors=tensors(), labels=labels), meta=Meta(labels=labels, threshold=0.3))
-    rival = replace(plain, meta=Meta(labels=labels, threshold=0.3, rivalry=0.5))
+    plain = Checkpoint(
+        classifier=Classifier(tensors=make_tensors(), labels=labels), meta=CheckpointMeta(labels=labels, threshold=0.3)
+    )
+    rival = replace(plain, meta=CheckpointMeta(labels=labels, threshold=0.3, rivalry=0.5))
     save_checkpoint(rival, tmp_path)
     vectors = np.eye(6, dtype=np.float32)
-    found = load_checkpoint(tmp_path).scores([""] * 6, vectors)
-    assert np.array_equal(found, scores_of(plain.classifier.logits(vectors), rivalry=0.5))
-    assert not np.array_equal(found, plain.scores([""] * 6, vectors))
-    said = json.loads((tmp_path / "meta.json").read_text())
-    (tmp_path / "meta.json").write_text(json.dumps({**said, "rivalry": -1}))
+    scores = load_checkpoint(tmp_path).scores([""] * 6, vectors)
+    assert np.array_equal(scores, scores_of(plain.classifier.logits(vectors), rivalry=0.5))
+    assert not np.array_equal(scores, plain.scores([""] * 6, vectors))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "rivalry": -1}))
     with pytest.raises(SetupError, match="rivalry"):
         load_checkpoint(tmp_path)
 
 
-def test_serving_counts_what_training_counted() -> None:
-    shipped = load_shipped().classifier
+def test_serving_gives_the_logits_of_training() -> None:
+    classifier = load_shipped().classifier
     vectors = np.random.default_rng(0).normal(size=(64, 768)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    trained = logits_of(shipped.tensors, torch.from_numpy(vectors)).numpy()
-    assert shipped.logits(vectors) == pytest.approx(trained, abs=1e-4)
-    assert np.abs(trained).max() > 1.0
+    expected = logits_of(classifier.tensors, torch.from_numpy(vectors)).numpy()
+    assert classifier.logits(vectors) == pytest.approx(expected, abs=1e-4)
+    assert np.abs(expected).max() > 1.0
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    good, three = tensors(), {"labels": ["a", "b", "c"]}
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    good, three = make_tensors(), {"labels": ["a", "b", "c"]}
     infinite = {**good, "3.bias": torch.tensor([0.0, float("nan"), 0.0])}
     for name, weights, meta, why in (
         ("labels", good, {"labels": ["a"]}, "3 outputs and 1 labels"),
@@ -110,12 +114,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("list", good, [], "must hold an object"),
     ):
         with pytest.raises(SetupError, match=why):
-            load_checkpoint(monolith(tmp_path / name, weights, meta))
+            load_checkpoint(write_monolith(tmp_path / name, weights, meta))
 
 
 def test_pickles_and_broken_files_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text('{"labels": ["a"]}')
-    torch.save(tensors(), tmp_path / "weights.pt")
+    torch.save(make_tensors(), tmp_path / "weights.pt")
     with pytest.raises(SetupError, match="pickles are not read"):
         load_checkpoint(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"half")
@@ -137,8 +141,8 @@ def test_shipped_weights_are_not_stale() -> None:
 
 def test_export_is_the_monolith_format(tmp_path: Path) -> None:
     export(out=tmp_path)
-    found, shipped = load_checkpoint(tmp_path), load_shipped()
-    assert (found.meta.labels, found.meta.threshold) == (shipped.meta.labels, shipped.meta.bare_threshold)
-    assert found.words is None
+    checkpoint, shipped = load_checkpoint(tmp_path), load_shipped()
+    assert (checkpoint.meta.labels, checkpoint.meta.threshold) == (shipped.meta.labels, shipped.meta.bare_threshold)
+    assert checkpoint.words is None
     vectors = np.eye(2, 768, dtype=np.float32)
-    assert np.array_equal(found.classifier.logits(vectors), shipped.classifier.logits(vectors))
+    assert np.array_equal(checkpoint.classifier.logits(vectors), shipped.classifier.logits(vectors))

@@ -6,7 +6,7 @@ from agents.router.domains import load_taxonomy
 from schemas.errors import SetupError
 
 
-def test_counts_and_groups() -> None:
+def test_the_taxonomy_has_its_counts_and_groups() -> None:
     taxonomy = load_taxonomy()
     assert len(taxonomy.niches) == 35
     assert len(taxonomy.outputs) == 31

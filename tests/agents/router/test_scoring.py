@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.router.checkpoint import Checkpoint, Meta, load_shipped
+from agents.router.checkpoint import Checkpoint, CheckpointMeta, load_shipped
 from agents.router.classifier import Classifier
 from agents.router.domains import load_taxonomy
 from agents.router.scoring import Scorer
@@ -14,7 +14,7 @@ from schemas.errors import SetupError
 TAXONOMY = load_taxonomy()
 
 
-def lookup(labels: tuple[str, ...], *, width: int = 40) -> Checkpoint:
+def make_lookup_checkpoint(labels: tuple[str, ...], *, width: int = 40) -> Checkpoint:
     """A checkpoint whose output ``i`` looks at entry ``i`` of the embedding alone."""
     tensors = {
         "0.weight": torch.eye(width),
@@ -22,37 +22,39 @@ def lookup(labels: tuple[str, ...], *, width: int = 40) -> Checkpoint:
         "3.weight": 8.0 * torch.eye(len(labels), width),
         "3.bias": torch.full((len(labels),), -3.0),
     }
-    return Checkpoint(classifier=Classifier(tensors=tensors, labels=labels), meta=Meta(labels=labels, threshold=0.5))
+    return Checkpoint(
+        classifier=Classifier(tensors=tensors, labels=labels), meta=CheckpointMeta(labels=labels, threshold=0.5)
+    )
 
 
 def test_a_checkpoint_with_35_labels_chooses_by_its_own_scores() -> None:
-    scorer = Scorer(lookup(TAXONOMY.niches), TAXONOMY)
+    scorer = Scorer(make_lookup_checkpoint(TAXONOMY.niches), TAXONOMY)
     for place, niche in enumerate(TAXONOMY.niches):
-        found = scorer.score([""], np.eye(1, 40, place, dtype=np.float32))[0]
-        best = max(found.outputs, key=lambda name: found.outputs[name])
-        assert (best, found.niche(best)) == (TAXONOMY.output_of(niche), niche)
-        assert len(found.outputs) == 31
+        scores = scorer.score([""], np.eye(1, 40, place, dtype=np.float32))[0]
+        best = max(scores.outputs, key=lambda name: scores.outputs[name])
+        assert (best, scores.niche(best)) == (TAXONOMY.output_of(niche), niche)
+        assert len(scores.outputs) == 31
 
 
 def test_a_checkpoint_without_heads_borrows_the_shipped_ones_of_its_width() -> None:
     embedding = np.random.default_rng(0).normal(size=(1, 768)).astype(np.float32)
-    borrowed = Scorer(lookup(TAXONOMY.outputs, width=768), TAXONOMY).score([""], embedding)[0]
+    borrowed = Scorer(make_lookup_checkpoint(TAXONOMY.outputs, width=768), TAXONOMY).score([""], embedding)[0]
     shipped = Scorer(load_shipped(), TAXONOMY).score([""], embedding)[0]
     assert {name: borrowed.inside[name] for name in TAXONOMY.merged} == {
         name: shipped.inside[name] for name in TAXONOMY.merged
     }
-    narrow = Scorer(lookup(TAXONOMY.outputs), TAXONOMY).score([""], embedding[:, :40])[0]
+    narrow = Scorer(make_lookup_checkpoint(TAXONOMY.outputs), TAXONOMY).score([""], embedding[:, :40])[0]
     assert narrow.niche("electronics-hw") == "components"
     assert narrow.niche("electronics-hw", allowed=("power",)) == "power"
 
 
 def test_the_shipped_heads_reach_every_niche() -> None:
-    heads, taught = load_shipped().heads, {example.labels for example in load_corpus().examples}
+    heads, corpus_labels = load_shipped().heads, {example.labels for example in load_corpus().examples}
     for output, niches in TAXONOMY.merged.items():
         assert heads[output].names == niches
-        assert all((niche,) in taught for niche in niches)
+        assert all((niche,) in corpus_labels for niche in niches)
 
 
 def test_an_unknown_label_is_named() -> None:
     with pytest.raises(SetupError, match="no domain 'cobol'"):
-        Scorer(lookup(("rust", "cobol")), TAXONOMY)
+        Scorer(make_lookup_checkpoint(("rust", "cobol")), TAXONOMY)

@@ -9,7 +9,7 @@ import anyio
 
 from agents.services.agent import ServicesAgent
 from agents.services.settings import ServicesSettings
-from bus.agent import run
+from bus.agent import run_agent
 from bus.connection import Bus
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
@@ -21,16 +21,18 @@ QUICK = ServicesSettings(watch_interval=0.05, poll=0.05)
 
 
 @contextlib.asynccontextmanager
-async def serving(bus: Bus, settings: ServicesSettings = QUICK) -> AsyncIterator[ServicesAgent]:
+async def run_services(bus: Bus, settings: ServicesSettings = QUICK) -> AsyncIterator[ServicesAgent]:
     """The agent as the runtime serves it."""
     agent = ServicesAgent(settings)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, agent, bus)
+        await tasks.start(run_agent, agent, bus)
         yield agent
         tasks.cancel_scope.cancel()
 
 
-def recorded(text: str, *, tenant: str = "ann", session: str = "s1", salience: float = 0.5) -> EpisodeRecorded:
+def make_episode_event(
+    text: str, *, tenant: str = "ann", session: str = "s1", salience: float = 0.5
+) -> EpisodeRecorded:
     """An answered turn's record."""
     envelope = new_turn(tenant=tenant, session_id=session, timeout=5)
     episode = Episode(
@@ -55,23 +57,23 @@ def recorded(text: str, *, tenant: str = "ann", session: str = "s1", salience: f
 
 
 async def record(bus: Bus, texts: Sequence[str], **kind: object) -> list[EpisodeRecorded]:
-    """Record so many turns."""
-    events = [recorded(text, **kind) for text in texts]  # type: ignore[arg-type]
+    """Record a turn for each text."""
+    events = [make_episode_event(text, **kind) for text in texts]  # type: ignore[arg-type]
     for event in events:
         await bus.publish(event)
     return events
 
 
 async def forget(bus: Bus, event: EpisodeRecorded) -> None:
-    """What the memory does when a session is forgotten."""
-    found = await bus.js.get_last_msg("EPISODES", bus.subjects.of(event))
+    """Forget an episode as the memory does when its session is forgotten."""
+    message = await bus.js.get_last_msg("EPISODES", bus.subjects.of(event))
     tombstone = EpisodeForgotten(envelope=event.envelope.next("memory-forget"), episode_id=event.episode.episode_id)
     await bus.publish(tombstone)
-    await bus.js.delete_msg("EPISODES", int(found.seq or 0))
+    await bus.js.delete_msg("EPISODES", int(message.seq or 0))
 
 
 async def register(bus: Bus, name: str = "dream", **settings: object) -> ServiceInfo:
-    """Take a name."""
+    """Register a service under a name."""
     return await bus.request(
         "services.register",
         RegisterRequest(name=name, **settings),  # type: ignore[arg-type]
@@ -81,18 +83,18 @@ async def register(bus: Bus, name: str = "dream", **settings: object) -> Service
 
 
 async def fetch(bus: Bus, name: str = "dream", **settings: object) -> tuple[Record, ...]:
-    """The next records."""
+    """Fetch the next records."""
     request = FetchRequest(name=name, **settings)  # type: ignore[arg-type]
     return (await bus.request("services.fetch", request, FetchReply, timeout=10)).records
 
 
 async def mark(bus: Bus, ids: Sequence[int], *, name: str = "dream", de_id: str = "de-1") -> MarkReply:
-    """Consumed."""
+    """Mark records as consumed."""
     return await bus.request(
         "services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply, timeout=10
     )
 
 
-def asked(records: Sequence[Record]) -> list[str]:
+def questions_of(records: Sequence[Record]) -> list[str]:
     """The questions of the records; a tombstone has none."""
-    return [one.episode.question if one.episode else "forgotten" for one in records]
+    return [entry.episode.question if entry.episode else "forgotten" for entry in records]

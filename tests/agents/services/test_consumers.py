@@ -21,192 +21,194 @@ from schemas.services import (
     TrimRequest,
     UnregisterRequest,
 )
-from tests.agents.services.scenes import asked, fetch, forget, mark, record, register, serving
+from tests.agents.services.scenes import fetch, forget, mark, questions_of, record, register, run_services
 from tests.bus.conftest import eventually
 
 pytestmark = pytest.mark.anyio
 
 
-async def refused(code: str, param: str, verb: str, call: Any) -> None:
+async def expect_refusal(code: str, param: str, verb: str, call: Any) -> None:
     """The call is refused with that code and field, counted, and without effect on the log."""
     counter = metrics.REFUSED.labels(verb, code)
     before = counter._value.get()
-    with pytest.raises(KikiError) as caught:
+    with pytest.raises(KikiError) as refusal:
         await call
-    assert (caught.value.code, caught.value.param) == (code, param)
+    assert (refusal.value.code, refusal.value.param) == (code, param)
     assert counter._value.get() == before + 1
 
 
-async def log(bus: Bus) -> list[EpisodesConsumed]:
+async def read_log(bus: Bus) -> list[EpisodesConsumed]:
     state = (await bus.js.stream_info(SERVICES)).state
-    found = [await bus.js.get_msg(SERVICES, seq) for seq in range(1, state.last_seq + 1)]
-    return [decode(EpisodesConsumed, one.data or b"") for one in found]
+    messages = [await bus.js.get_msg(SERVICES, seq) for seq in range(1, state.last_seq + 1)]
+    return [decode(EpisodesConsumed, message.data or b"") for message in messages]
 
 
-async def services(bus: Bus) -> tuple[ServiceInfo, ...]:
+async def list_services(bus: Bus) -> tuple[ServiceInfo, ...]:
     return (await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=5)).services
 
 
 async def test_records_come_in_order_again_until_they_are_marked(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         info = await register(bus)
         assert (info.place, info.lag, info.subjects) == (0, 0, ("episode.recorded",))
         await record(bus, ["one", "two", "three", "four"])
         first = await fetch(bus, limit=2)
-        assert asked(first) == ["one", "two"]
-        assert asked(await fetch(bus, limit=3)) == ["one", "two", "three"]
+        assert questions_of(first) == ["one", "two"]
+        assert questions_of(await fetch(bus, limit=3)) == ["one", "two", "three"]
         reply = await mark(bus, [one.id for one in first])
         assert (reply.marked, reply.place) == (2, first[-1].id)
         rest = await fetch(bus)
-        assert asked(rest) == ["three", "four"]
+        assert questions_of(rest) == ["three", "four"]
         await mark(bus, [one.id for one in rest], de_id="de-2")
         assert await fetch(bus) == ()
-        (info,) = await services(bus)
+        (info,) = await list_services(bus)
         assert (info.lag, info.place) == (0, rest[-1].id)
-        assert [(entry.de_id, len(entry.ids)) for entry in await log(bus)] == [("de-1", 2), ("de-2", 2)]
+        assert [(entry.de_id, len(entry.ids)) for entry in await read_log(bus)] == [("de-1", 2), ("de-2", 2)]
 
 
-async def test_an_early_birds_start_can_be_now(bus: Bus) -> None:
-    async with serving(bus):
+async def test_a_registration_can_begin_with_new_records(bus: Bus) -> None:
+    async with run_services(bus):
         await record(bus, ["old"])
         await register(bus, begin="new")
         await record(bus, ["new"])
-        assert asked(await fetch(bus)) == ["new"]
+        assert questions_of(await fetch(bus)) == ["new"]
 
 
 async def test_a_fetch_waits_for_a_first_record(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
-        found: list[str] = []
+        questions: list[str] = []
 
-        async def waiting() -> None:
-            found.extend(asked(await fetch(bus, wait=8.0)))
+        async def fetch_and_wait() -> None:
+            questions.extend(questions_of(await fetch(bus, wait=8.0)))
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(waiting)
+            tasks.start_soon(fetch_and_wait)
             await anyio.sleep(0.2)
             await record(bus, ["at last"])
-        assert found == ["at last"]
+        assert questions == ["at last"]
 
 
-async def test_the_filter_is_kept_and_what_it_leaves_out_holds_nobody_up(bus: Bus) -> None:
-    async with serving(bus):
+async def test_a_filter_is_kept_and_the_records_that_it_leaves_out_hold_nobody_up(bus: Bus) -> None:
+    async with run_services(bus):
         await register(bus, filter=EpisodeFilter(tenant="ann", min_saillance=0.4))
         await record(bus, ["dull"], salience=0.1)
         await record(bus, ["strange"], tenant="bob")
         await record(bus, ["mine"])
         await record(bus, ["dull again"], salience=0.1)
-        (one,) = await fetch(bus)
-        assert asked([one]) == ["mine"]
-        await mark(bus, [one.id])
+        (entry,) = await fetch(bus)
+        assert questions_of([entry]) == ["mine"]
+        await mark(bus, [entry.id])
         assert await fetch(bus) == ()
-        (info,) = await services(bus)
+        (info,) = await list_services(bus)
         assert info.lag == 0
 
 
 async def test_bad_requests_are_refused_by_name_counted_and_change_nothing(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two", "three", "four"])
-        await refused("name_taken", "name", "services.register", register(bus))
-        await refused("matches_nothing", "subjects[0]", "services.register", register(bus, "x", subjects=("query.*",)))
-        await refused("invalid_event", "name", "services.register", register(bus, "no.dots"))
-        await refused("service_not_found", "name", "services.fetch", fetch(bus, "nobody"))
-        await refused("service_not_found", "name", "services.mark", mark(bus, [1], name="nobody"))
-        ids = [one.id for one in await fetch(bus, limit=3)]
-        await refused("not_delivered", "ids", "services.mark", mark(bus, [*ids, ids[-1] + 1]))
-        await refused("not_delivered", "ids", "services.mark", mark(bus, [10_000]))
-        await refused("out_of_order", "ids", "services.mark", mark(bus, [ids[1], ids[0]]))
-        await refused("out_of_order", "ids", "services.mark", mark(bus, [ids[0], ids[2]]))
-        await refused("out_of_order", "ids", "services.mark", mark(bus, [ids[1]]))
-        assert await log(bus) == []
+        await expect_refusal("name_taken", "name", "services.register", register(bus))
+        await expect_refusal(
+            "matches_nothing", "subjects[0]", "services.register", register(bus, "x", subjects=("query.*",))
+        )
+        await expect_refusal("invalid_event", "name", "services.register", register(bus, "no.dots"))
+        await expect_refusal("service_not_found", "name", "services.fetch", fetch(bus, "nobody"))
+        await expect_refusal("service_not_found", "name", "services.mark", mark(bus, [1], name="nobody"))
+        ids = [entry.id for entry in await fetch(bus, limit=3)]
+        await expect_refusal("not_delivered", "ids", "services.mark", mark(bus, [*ids, ids[-1] + 1]))
+        await expect_refusal("not_delivered", "ids", "services.mark", mark(bus, [10_000]))
+        await expect_refusal("out_of_order", "ids", "services.mark", mark(bus, [ids[1], ids[0]]))
+        await expect_refusal("out_of_order", "ids", "services.mark", mark(bus, [ids[0], ids[2]]))
+        await expect_refusal("out_of_order", "ids", "services.mark", mark(bus, [ids[1]]))
+        assert await read_log(bus) == []
         await mark(bus, ids[:1])
-        await refused("already_consumed", "ids", "services.mark", mark(bus, ids[:1], de_id="another"))
-        assert len(await log(bus)) == 1
-        assert asked(await fetch(bus)) == ["two", "three", "four"]
+        await expect_refusal("already_consumed", "ids", "services.mark", mark(bus, ids[:1], de_id="another"))
+        assert len(await read_log(bus)) == 1
+        assert questions_of(await fetch(bus)) == ["two", "three", "four"]
 
 
 async def test_a_record_of_another_service_cannot_be_marked(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus, filter=EpisodeFilter(tenant="ann"))
         for tenant in ("ann", "bob", "ann"):
             await record(bus, [f"of {tenant}"], tenant=tenant)
-        first, second = [one.id for one in await fetch(bus)]
-        await refused("not_delivered", "ids", "services.mark", mark(bus, [first, first + 1, second]))
+        first, second = [entry.id for entry in await fetch(bus)]
+        await expect_refusal("not_delivered", "ids", "services.mark", mark(bus, [first, first + 1, second]))
         assert (await mark(bus, [first, second])).marked == 2
 
 
 async def test_marking_again_changes_nothing(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one"])
-        (one,) = await fetch(bus)
-        assert (await mark(bus, [one.id])).marked == 1
-        assert (await mark(bus, [one.id])).marked == 0
-        assert len(await log(bus)) == 1
+        (entry,) = await fetch(bus)
+        assert (await mark(bus, [entry.id])).marked == 1
+        assert (await mark(bus, [entry.id])).marked == 0
+        assert len(await read_log(bus)) == 1
 
 
 async def test_another_holder_waits_its_turn_and_the_same_one_goes_on(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus, ack_wait=60.0)
         await record(bus, ["one"])
-        (one,) = await fetch(bus, holder="first")
-        await refused("in_hand", "holder", "services.fetch", fetch(bus, holder="second"))
-        assert asked(await fetch(bus, holder="first")) == ["one"]
-        await mark(bus, [one.id])
+        (entry,) = await fetch(bus, holder="first")
+        await expect_refusal("in_hand", "holder", "services.fetch", fetch(bus, holder="second"))
+        assert questions_of(await fetch(bus, holder="first")) == ["one"]
+        await mark(bus, [entry.id])
         await record(bus, ["two"])
-        assert asked(await fetch(bus, holder="second")) == ["two"]
+        assert questions_of(await fetch(bus, holder="second")) == ["two"]
 
 
 async def test_a_new_agent_knows_every_place(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two"])
         records = await fetch(bus)
-    async with serving(bus):
-        assert asked(await fetch(bus)) == ["one", "two"]
-        await mark(bus, [one.id for one in records])
+    async with run_services(bus):
+        assert questions_of(await fetch(bus)) == ["one", "two"]
+        await mark(bus, [entry.id for entry in records])
         assert await fetch(bus) == ()
 
 
-async def test_a_mark_whose_writer_died_before_the_broker_heard_of_it_stands(
+async def test_a_mark_whose_writer_died_before_its_acknowledgement_stands(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two", "three"])
         ids = [one.id for one in await fetch(bus, limit=2)]
 
-        async def died(*_: Any) -> None:
+        async def die(*_: Any) -> None:
             raise RuntimeError("killed")
 
-        with monkeypatch.context() as patched:
-            patched.setattr(cursor, "_acknowledge", died)
+        with monkeypatch.context() as patch:
+            patch.setattr(cursor, "_acknowledge", die)
             with pytest.raises(KikiError):
                 await mark(bus, ids)
         assert (await mark(bus, ids)).marked == 0
-        assert asked(await fetch(bus)) == ["three"]
-        assert [entry.ids for entry in await log(bus)] == [tuple(ids)]
+        assert questions_of(await fetch(bus)) == ["three"]
+        assert [entry.ids for entry in await read_log(bus)] == [tuple(ids)]
 
 
 async def test_a_consumer_that_the_broker_set_back_is_brought_up_to_its_log(bus: Bus) -> None:
     """After a crash of the operating system the record and the log are on disk, a consumer's state may be older."""
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two", "three"])
-        ids = [one.id for one in await fetch(bus, limit=2)]
+        ids = [entry.id for entry in await fetch(bus, limit=2)]
         await mark(bus, ids)
         durable = (await bus.js.consumer_info(EPISODES, "svc-dream")).config
         await bus.js.delete_consumer(EPISODES, "svc-dream")
         await bus.js.add_consumer(EPISODES, durable)
-        assert asked(await fetch(bus)) == ["three"]
+        assert questions_of(await fetch(bus)) == ["three"]
 
 
 async def test_a_forgotten_record_leaves_no_gap_and_its_tombstone_comes(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus, subjects=("episode.*",))
         events = await record(bus, ["one", "two", "three"])
-        ids = [one.id for one in await fetch(bus)]
+        ids = [entry.id for entry in await fetch(bus)]
         await forget(bus, events[1])
         assert (await mark(bus, ids)).place == ids[-1]
         (tombstone,) = await fetch(bus)
@@ -218,78 +220,78 @@ async def test_a_forgotten_record_leaves_no_gap_and_its_tombstone_comes(bus: Bus
 
 
 async def test_an_unreadable_record_blocks_nobody(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus)
         await bus.js.publish(bus.subjects.stage("episode.recorded", "broken"), b"{")
         await record(bus, ["after it"])
         records = await fetch(bus)
-        assert asked(records) == ["after it"]
-        await mark(bus, [one.id for one in records])
-        (info,) = await services(bus)
+        assert questions_of(records) == ["after it"]
+        await mark(bus, [entry.id for entry in records])
+        (info,) = await list_services(bus)
         assert info.lag == 0
 
 
 async def test_a_slow_service_blocks_nobody_and_its_lag_is_shown(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus, "slow")
         await register(bus, "quick")
         await record(bus, ["one", "two", "three"])
         assert len(await fetch(bus, "slow")) == 3
         records = await fetch(bus, "quick")
-        await mark(bus, [one.id for one in records], name="quick")
-        assert {info.name: info.lag for info in await services(bus)} == {"slow": 3, "quick": 0}
+        await mark(bus, [entry.id for entry in records], name="quick")
+        assert {info.name: info.lag for info in await list_services(bus)} == {"slow": 3, "quick": 0}
 
-        async def shown() -> bool:
-            read = metrics.REGISTRY.get_sample_value
-            return read("kiki_service_lag", {"service": "slow"}) == 3 and bool(
-                read("kiki_service_oldest_seconds", {"service": "slow"})
+        async def is_lag_shown() -> bool:
+            sample_value = metrics.REGISTRY.get_sample_value
+            return sample_value("kiki_service_lag", {"service": "slow"}) == 3 and bool(
+                sample_value("kiki_service_oldest_seconds", {"service": "slow"})
             )
 
-        await eventually(shown)
+        await eventually(is_lag_shown)
 
 
 async def test_a_reply_is_bounded_in_bytes(bus: Bus) -> None:
     from agents.services.settings import ServicesSettings
 
-    async with serving(bus, ServicesSettings(reply_bytes=3000)):
+    async with run_services(bus, ServicesSettings(reply_bytes=3000)):
         await register(bus)
         await record(bus, ["x" * 1500] * 5)
         seen = []
         while records := await fetch(bus):
             assert len(records) < 5
-            seen += [one.id for one in records]
-            await mark(bus, [one.id for one in records])
+            seen += [entry.id for entry in records]
+            await mark(bus, [entry.id for entry in records])
         assert len(seen) == len(set(seen)) == 5
 
 
-async def test_unregistering_is_explicit_and_a_new_life_begins_at_the_first_record(bus: Bus) -> None:
-    async with serving(bus):
+async def test_a_name_registered_again_begins_at_the_first_record(bus: Bus) -> None:
+    async with run_services(bus):
         await register(bus)
         await record(bus, ["one"])
-        (one,) = await fetch(bus)
-        await mark(bus, [one.id])
-        gone = await bus.request("services.unregister", UnregisterRequest(name="dream"), ServiceInfo, timeout=5)
-        assert gone.place == one.id
-        assert await services(bus) == ()
-        await refused("service_not_found", "name", "services.fetch", fetch(bus))
+        (entry,) = await fetch(bus)
+        await mark(bus, [entry.id])
+        info = await bus.request("services.unregister", UnregisterRequest(name="dream"), ServiceInfo, timeout=5)
+        assert info.place == entry.id
+        assert await list_services(bus) == ()
+        await expect_refusal("service_not_found", "name", "services.fetch", fetch(bus))
         await register(bus)
-        assert asked(await fetch(bus)) == ["one"]
-        await mark(bus, [one.id], de_id="de-2")
+        assert questions_of(await fetch(bus)) == ["one"]
+        await mark(bus, [entry.id], de_id="de-2")
 
 
 async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> None:
     async def trim() -> TrimReply:
         return await bus.request("services.trim", TrimRequest(before=2e9), TrimReply, timeout=5)
 
-    async with serving(bus):
+    async with run_services(bus):
         await register(bus, "slow")
         await register(bus, "quick")
         await record(bus, ["one", "two", "three"])
         for name, count in (("quick", 3), ("slow", 1)):
             records = await fetch(bus, name, limit=count)
-            await mark(bus, [one.id for one in records], name=name)
+            await mark(bus, [entry.id for entry in records], name=name)
         assert await trim() == TrimReply(dropped=1, held_by="svc-slow")
-        assert asked(await fetch(bus, "slow")) == ["two", "three"]
+        assert questions_of(await fetch(bus, "slow")) == ["two", "three"]
         assert await trim() == TrimReply(dropped=0, held_by="svc-slow")
         await bus.request("services.unregister", UnregisterRequest(name="slow"), ServiceInfo, timeout=5)
         assert await trim() == TrimReply(dropped=2)
@@ -297,11 +299,11 @@ async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> Non
 
 
 async def test_the_stock_api_reads_the_same_consumer(bus: Bus, nats_url: str) -> None:
-    """Who has no Python of ours pulls from the durable consumer and acknowledges as JetStream does."""
-    async with serving(bus), connect(BusSettings(url=nats_url), name="stranger") as stranger:
+    """A client without our code pulls from the durable consumer and acknowledges as JetStream does."""
+    async with run_services(bus), connect(BusSettings(url=nats_url), name="stranger") as stranger:
         await register(bus)
         await record(bus, ["one", "two"])
         subscription = await stranger.js.pull_subscribe_bind(durable="svc-dream", stream=EPISODES)
         (message,) = await subscription.fetch(1, timeout=2)
         await message.ack_sync()
-        assert asked(await fetch(bus)) == ["two"]
+        assert questions_of(await fetch(bus)) == ["two"]

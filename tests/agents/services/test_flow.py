@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agents.services.agent import ServicesAgent
 from agents.services.settings import ServicesSettings
 from agents.services.stacks import load_stacks
-from bus.agent import Endpoint, run
+from bus.agent import Endpoint, run_agent
 from bus.connection import Bus
 from bus.handler import Handler
 from bus.topology import SERVICES
@@ -36,7 +36,7 @@ from schemas.flow import (
     FlowSnapshotRequest,
 )
 from schemas.status import StatusReply
-from tests.agents.services.scenes import forget, record, recorded, serving
+from tests.agents.services.scenes import forget, make_episode_event, record, run_services
 
 pytestmark = pytest.mark.anyio
 
@@ -49,16 +49,16 @@ def test_thirty_two_stacks_stand_for_all_thirty_five_domains() -> None:
     assert sorted(name for stack in stacks.domains for name in stack) == sorted(DOMAINS)
     assert stacks.of("cpp") == 1
     assert stacks.of("nothing") is None
-    merged = stacks.scored({"electronics-hw": 0.8, "cpp": 0.3})
-    assert merged[str(stacks.of("power"))] == merged[str(stacks.of("electronics"))] == 0.8
-    assert merged["1"] == 0.3
+    scores = stacks.scores({"electronics-hw": 0.8, "cpp": 0.3})
+    assert scores[str(stacks.of("power"))] == scores[str(stacks.of("electronics"))] == 0.8
+    assert scores["1"] == 0.3
 
 
 @given(st.lists(st.floats(min_value=0.0, max_value=1e6), min_size=STACKS, max_size=STACKS).filter(lambda w: sum(w) > 0))
 def test_weights_become_probabilities_of_domains(weights: list[float]) -> None:
-    spread = load_stacks().spread(weights)
-    assert math.isclose(sum(spread.values()), 1.0, rel_tol=1e-6)
-    assert all(0.0 <= value <= 1.0 for value in spread.values())
+    probabilities = load_stacks().spread(weights)
+    assert math.isclose(sum(probabilities.values()), 1.0, rel_tol=1e-6)
+    assert all(0.0 <= value <= 1.0 for value in probabilities.values())
 
 
 def test_norms_of_a_stacks_adapters_add_up_in_squares() -> None:
@@ -69,14 +69,14 @@ def test_norms_of_a_stacks_adapters_add_up_in_squares() -> None:
     assert sum(norms) == 7.0
 
 
-async def fetched(bus: Bus, **settings: Any) -> FlowFetchReply:
+async def fetch_page(bus: Bus, **settings: Any) -> FlowFetchReply:
     request = FlowFetchRequest(**{"window_h": 1.0, **settings})
     return await bus.request("flow.fetch", request, FlowFetchReply, timeout=10)
 
 
 async def test_a_window_of_episodes_with_concepts_and_stacks_in_pages(bus: Bus) -> None:
-    async with serving(bus):
-        event = recorded("Why a template?")
+    async with run_services(bus):
+        event = make_episode_event("Why a template?")
         episode = msgspec.structs.replace(
             event.episode,
             concepts=("template", "compiler"),
@@ -84,38 +84,38 @@ async def test_a_window_of_episodes_with_concepts_and_stacks_in_pages(bus: Bus) 
             adapters=(AdapterUse(name="rust", weight=0.4),),
         )
         await bus.publish(msgspec.structs.replace(event, episode=episode))
-        others = await record(bus, ["two", "three", "four"])
-        await forget(bus, others[1])
+        events = await record(bus, ["two", "three", "four"])
+        await forget(bus, events[1])
         await record(bus, ["not mine"], tenant="bob")
-        first = await fetched(bus, limit=2, tenant="ann")
-        assert [one.question for one in first.episodes] == ["Why a template?", "two"]
+        first = await fetch_page(bus, limit=2, tenant="ann")
+        assert [entry.question for entry in first.episodes] == ["Why a template?", "two"]
         assert first.more
-        (one, two) = first.episodes
-        assert (one.concepts, one.domains) == (("template", "compiler"), {"cpp": 0.9})
+        (entry, last_entry) = first.episodes
+        assert (entry.concepts, entry.domains) == (("template", "compiler"), {"cpp": 0.9})
         stacks = load_stacks()
-        assert one.stacks == {"1": 0.9, str(stacks.of("rust")): 0.4}
-        rest = await fetched(bus, limit=2, tenant="ann", after=two.id)
-        assert ([one.question for one in rest.episodes], rest.more) == (["four"], False)
-        assert len((await fetched(bus)).episodes) == 4
+        assert entry.stacks == {"1": 0.9, str(stacks.of("rust")): 0.4}
+        rest = await fetch_page(bus, limit=2, tenant="ann", after=last_entry.id)
+        assert ([entry.question for entry in rest.episodes], rest.more) == (["four"], False)
+        assert len((await fetch_page(bus)).episodes) == 4
         await anyio.sleep(0.02)
-        assert (await fetched(bus, window_h=0.01 / 3600)).episodes == ()
+        assert (await fetch_page(bus, window_h=0.01 / 3600)).episodes == ()
 
 
 async def test_a_page_is_bounded_in_bytes(bus: Bus) -> None:
-    async with serving(bus, ServicesSettings(reply_bytes=3000)):
+    async with run_services(bus, ServicesSettings(reply_bytes=3000)):
         await record(bus, ["x" * 1500] * 4)
-        page = await fetched(bus)
+        page = await fetch_page(bus)
         assert 1 <= len(page.episodes) < 4
         assert page.more
 
 
-class Worker:
+class FlowWorker:
     """Knows three adapters, of which it has read one."""
 
     name = "worker"
 
     def __init__(self) -> None:
-        self.read: list[str] = []
+        self.checked_names: list[str] = []
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -126,66 +126,66 @@ class Worker:
 
     def endpoints(self) -> Sequence[Endpoint]:
         return (
-            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=self.ls),
-            Endpoint(verb="adapters.check", request=AdapterRequest, handle=self.check),
+            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=self.list_adapters),
+            Endpoint(verb="adapters.check", request=AdapterRequest, handle=self.check_adapter),
         )
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)
 
-    async def ls(self, _: AdapterListRequest) -> AdapterListReply:
-        known = AdapterInfo(name="cpp", sha256="a" * 64, norm=3.0)
-        return AdapterListReply(adapters=(known, AdapterInfo(name="rust"), AdapterInfo(name="broken")))
+    async def list_adapters(self, _: AdapterListRequest) -> AdapterListReply:
+        cpp = AdapterInfo(name="cpp", sha256="a" * 64, norm=3.0)
+        return AdapterListReply(adapters=(cpp, AdapterInfo(name="rust"), AdapterInfo(name="broken")))
 
-    async def check(self, request: AdapterRequest) -> AdapterInfo:
-        self.read.append(request.name)
+    async def check_adapter(self, request: AdapterRequest) -> AdapterInfo:
+        self.checked_names.append(request.name)
         if request.name == "broken":
             raise StageFailed("adapter 'broken' cannot be used.", code="adapter_failed", param="adapters")
         return AdapterInfo(name=request.name, sha256="b" * 64, norm=1.5)
 
 
 async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
-    worker, stacks = Worker(), load_stacks()
+    worker, stacks = FlowWorker(), load_stacks()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(run, worker, bus)
-        await tasks.start(run, ServicesAgent(ServicesSettings()), bus)
-        plain = await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
-        assert [(one.name, one.stack, one.norm) for one in plain.adapters] == [
+        await tasks.start(run_agent, worker, bus)
+        await tasks.start(run_agent, ServicesAgent(ServicesSettings()), bus)
+        plain = await bus.request("flow.take_snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
+        assert [(adapter.name, adapter.stack, adapter.norm) for adapter in plain.adapters] == [
             ("cpp", 1, 3.0),
             ("rust", stacks.of("rust"), None),
             ("broken", None, None),
         ]
-        assert worker.read == []
-        whole = await bus.request("flow.snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
-        assert {one.name: one.norm for one in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
+        assert worker.checked_names == []
+        whole = await bus.request("flow.take_snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
+        assert {adapter.name: adapter.norm for adapter in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
         assert (whole.stacks[1], whole.stacks[stacks.of("rust") or 0], sum(whole.stacks)) == (3.0, 1.5, 4.5)
         tasks.cancel_scope.cancel()
 
 
-async def published(bus: Bus, **advice: Any) -> FlowPublishReply:
+async def publish_advice(bus: Bus, **advice: Any) -> FlowPublishReply:
     return await bus.request("flow.publish", FlowPublishRequest(**advice), FlowPublishReply, timeout=5)
 
 
-async def last(bus: Bus, seq: int) -> AdvicePublished:
+async def read_advice(bus: Bus, seq: int) -> AdvicePublished:
     return decode(AdvicePublished, (await bus.js.get_msg(SERVICES, seq)).data or b"")
 
 
 async def test_advice_is_recorded_as_an_event(bus: Bus) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         began = time.time()
         summary = {"mass": 1.0, "species": (0.25, 0.75)}
-        first = await published(bus, tau=0.5, state_summary=summary)
+        first = await publish_advice(bus, tau=0.5, state_summary=summary)
         assert first.domains == {}
-        kept = await last(bus, first.seq)
-        assert (kept.source, kept.tau, kept.state_summary) == ("kiki-flow", 0.5, summary)
-        assert kept.at >= began
+        advice = await read_advice(bus, first.seq)
+        assert (advice.source, advice.tau, advice.state_summary) == ("kiki-flow", 0.5, summary)
+        assert advice.at >= began
 
         weights = [0.0] * STACKS
         weights[1], weights[load_stacks().of("electronics") or 0] = 3.0, 1.0
-        second = await published(bus, tau=0.75, stack_weights=tuple(weights))
+        second = await publish_advice(bus, tau=0.75, stack_weights=tuple(weights))
         assert second.domains == {"cpp": 0.75, "electronics": 0.125, "components": 0.125}
-        kept = await last(bus, second.seq)
-        assert (kept.stack_weights, kept.domains) == (tuple(weights), second.domains)
+        advice = await read_advice(bus, second.seq)
+        assert (advice.stack_weights, advice.domains) == (tuple(weights), second.domains)
 
 
 @pytest.mark.parametrize(
@@ -206,15 +206,15 @@ async def test_advice_is_recorded_as_an_event(bus: Bus) -> None:
 async def test_bad_advice_is_refused_by_its_field_and_not_recorded(
     bus: Bus, advice: dict[str, Any], param: str
 ) -> None:
-    async with serving(bus):
+    async with run_services(bus):
         answer = await bus.client.request("kiki.svc.flow.publish", msgspec.json.encode(advice), timeout=5)
         assert (answer.headers or {})["Nats-Service-Error"]
         assert msgspec.json.decode(answer.data)["param"] == param
         assert (await bus.js.stream_info(SERVICES)).state.messages == 0
 
 
-async def test_without_a_worker_a_snapshot_is_refused(bus: Bus) -> None:
-    async with serving(bus):
-        with pytest.raises(KikiError) as caught:
-            await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
-        assert caught.value.code == "unavailable"
+async def test_a_snapshot_without_a_worker_is_refused(bus: Bus) -> None:
+    async with run_services(bus):
+        with pytest.raises(KikiError) as refusal:
+            await bus.request("flow.take_snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
+        assert refusal.value.code == "unavailable"

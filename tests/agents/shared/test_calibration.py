@@ -15,7 +15,7 @@ def test_probabilities_sum_to_one(scores: dict[str, float], prior: dict[str, flo
 
 
 @given(logprobs)
-def test_what_the_blank_prompt_says_too_says_nothing(scores: dict[str, float]) -> None:
+def test_scores_equal_to_the_blank_prompts_become_uniform(scores: dict[str, float]) -> None:
     assert all(math.isclose(value, -math.log(3), abs_tol=1e-9) for value in calibrated(scores, scores).values())
 
 

@@ -11,8 +11,8 @@ import anyio.to_thread
 import pytest
 
 from bus.connection import Bus
-from tests.agents.dream.test_swap import dreaming, exported
-from tests.agents.services.scenes import record, register, serving
+from tests.agents.dream.test_swap import dreaming, export_mine
+from tests.agents.services.scenes import record, register, run_services
 
 pytestmark = pytest.mark.anyio
 
@@ -21,30 +21,30 @@ async def kiki(nats_url: str, *arguments: str) -> "subprocess.CompletedProcess[s
     """Run the command in a process of its own: the agents of the test keep theirs, with its standard output."""
     command = [sys.executable, "-m", "runtime", "dream", *arguments, "--nats", nats_url]
     environment = {**os.environ, "KIKI_CONFIG": "/nowhere.toml", "COLUMNS": "200"}
-    run = partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return await anyio.to_thread.run_sync(run)
+    call = partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return await anyio.to_thread.run_sync(call)
 
 
-async def test_run_list_and_look(bus: Bus, nats_url: str, tmp_path: Path) -> None:
-    async with dreaming(bus, tmp_path), serving(bus):
+async def test_a_dream_is_run_listed_and_looked_at(bus: Bus, nats_url: str, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path), run_services(bus):
         await register(bus, "sleeper")
         await record(bus, ["first", "second"])
-        ran = await kiki(nats_url, "run", "mine", "--service", "sleeper")
-        assert ran.returncode == 0, ran.stderr
-        assert f"mine is {(await exported(bus)).sha256[:12]} now: 2 records" in ran.stdout
-        listed = " ".join((await kiki(nats_url, "ls")).stdout.split())
-        assert "de-mine-1 done mine replay, downscale; 2 records" in listed
-        assert "de-mine-1 swapped mine" in listed
-        told = json.loads((await kiki(nats_url, "status", "de-mine-1")).stdout)
-        assert (told["state"], told["report"]["record_ids"]) == ("done", [1, 2])
+        result = await kiki(nats_url, "run", "mine", "--service", "sleeper")
+        assert result.returncode == 0, result.stderr
+        assert f"mine is {(await export_mine(bus)).sha256[:12]} now: 2 records" in result.stdout
+        listing = " ".join((await kiki(nats_url, "ls")).stdout.split())
+        assert "de-mine-1 done mine replay, downscale; 2 records" in listing
+        assert "de-mine-1 swapped mine" in listing
+        status = json.loads((await kiki(nats_url, "status", "de-mine-1")).stdout)
+        assert (status["state"], status["report"]["record_ids"]) == ("done", [1, 2])
 
 
-async def test_export_for_load_beta_jsonl(bus: Bus, nats_url: str, tmp_path: Path) -> None:
+async def test_an_export_has_the_form_of_load_beta_jsonl(bus: Bus, nats_url: str, tmp_path: Path) -> None:
     await record(bus, ["dull"], salience=0.1)
     await record(bus, ["bright"], salience=0.9)
     await record(bus, ["foreign"], tenant="bob", salience=0.9)
     path = tmp_path / "beta.jsonl"
-    found = await kiki(nats_url, "export", str(path), "--tenant", "ann", "--min-saillance", "0.5")
-    assert found.returncode == 0, found.stderr
+    result = await kiki(nats_url, "export", str(path), "--tenant", "ann", "--min-saillance", "0.5")
+    assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["id"], line["context"], line["saillance_score"]) for line in lines] == [(2, "bright", 0.9)]

@@ -8,10 +8,10 @@ import anyio.to_thread
 import pytest
 from typer.testing import CliRunner, Result
 
-from agents.memory.episodes import recorded as episode_of
+from agents.memory.episodes import build_record as episode_of
 from bus.connection import Bus
 from runtime.cli.__main__ import app
-from tests.agents.memory.scenes import answered, turn
+from tests.agents.memory.scenes import answer_ready, turn
 from tests.agents.services.scenes import record
 
 pytestmark = pytest.mark.anyio
@@ -23,13 +23,13 @@ async def kiki(nats_url: str, *arguments: str, input: str | None = None) -> Resu
     return await anyio.to_thread.run_sync(partial(CliRunner().invoke, app, command, input=input))
 
 
-async def test_the_record_as_jsonl_by_tenant_and_session(bus: Bus, nats_url: str, tmp_path: Path) -> None:
+async def test_the_record_is_written_as_jsonl_by_tenant_and_session(bus: Bus, nats_url: str, tmp_path: Path) -> None:
     await record(bus, ["one"], session="s1")
     await record(bus, ["two"], tenant="bob")
     await record(bus, ["three"], session="s2")
     path = tmp_path / "ann.jsonl"
-    found = await kiki(nats_url, "--tenant", "ann", "-o", str(path))
-    assert found.exit_code == 0, found.output
+    result = await kiki(nats_url, "--tenant", "ann", "-o", str(path))
+    assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["seq"], line["event"]["episode"]["question"]) for line in lines] == [(1, "one"), (3, "three")]
     again = await kiki(nats_url, "--file", str(path), "--session", "s2", "--from", "2", "-o", str(tmp_path / "two"))
@@ -37,22 +37,22 @@ async def test_the_record_as_jsonl_by_tenant_and_session(bus: Bus, nats_url: str
     assert [json.loads(line) for line in (tmp_path / "two").read_text().splitlines()] == lines[1:]
 
 
-async def test_the_record_on_a_subject(bus: Bus, nats_url: str) -> None:
+async def test_the_record_is_published_on_a_subject(bus: Bus, nats_url: str) -> None:
     await record(bus, ["one", "two"])
     subscription = await bus.client.subscribe("copies.here")
     await bus.client.flush()
-    found = await kiki(nats_url, "--to", "copies.here")
-    assert "2 messages sent to copies.here" in found.output
+    result = await kiki(nats_url, "--to", "copies.here")
+    assert "2 messages sent to copies.here" in result.output
     assert (await subscription.next_msg(timeout=5)).header["Kiki-Seq"] == "1"
 
 
-async def test_a_turns_recorded_inputs(bus: Bus, nats_url: str) -> None:
-    event = answered(turn(key="one"), text="Where is the moon?")
+async def test_a_turns_recorded_inputs_are_printed(bus: Bus, nats_url: str) -> None:
+    event = answer_ready(turn(key="one"), text="Where is the moon?")
     await bus.publish(episode_of(event))
-    found = await kiki(nats_url, event.envelope.turn_id)
-    assert found.exit_code == 0, found.output
-    for said in ("Where is the moon?", "7, temperature 0", "cpp 0.8 ab", "1 recalled episodes are forgotten"):
-        assert said in found.output
+    result = await kiki(nats_url, event.envelope.turn_id)
+    assert result.exit_code == 0, result.output
+    for phrase in ("Where is the moon?", "7, temperature 0", "cpp 0.8 ab", "1 recalled episodes are forgotten"):
+        assert phrase in result.output
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_a_turns_recorded_inputs(bus: Bus, nats_url: str) -> None:
         (["nobody"], "no event of turn 'nobody'"),
     ],
 )
-async def test_what_cannot_be_replayed_says_why(bus: Bus, nats_url: str, arguments: list[str], why: str) -> None:
-    found = await kiki(nats_url, *arguments)
-    assert found.exit_code == 1, found.output
-    assert why in " ".join(found.output.split())
+async def test_a_replay_that_is_refused_says_why(bus: Bus, nats_url: str, arguments: list[str], why: str) -> None:
+    result = await kiki(nats_url, *arguments)
+    assert result.exit_code == 1, result.output
+    assert why in " ".join(result.output.split())

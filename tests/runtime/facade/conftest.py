@@ -7,7 +7,7 @@ import pytest
 
 from bus.connection import Bus
 from runtime.facade import FacadeSettings
-from tests.runtime.facade.scripted import Script, acting, serving
+from tests.runtime.facade.scripted import Script, run_scripted_agents, serve_facade
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def settings() -> FacadeSettings:
 @pytest.fixture
 async def script(bus: Bus, nats_url: str) -> AsyncIterator[Script]:
     script = Script()
-    async with acting(nats_url, script):
+    async with run_scripted_agents(nats_url, script):
         yield script
 
 
 @pytest.fixture
 async def url(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
-    async with serving(bus, settings) as address:
+    async with serve_facade(bus, settings) as address:
         yield address
 
 

@@ -54,13 +54,13 @@ class Script:
     fail: KikiError | None = None
     silent: bool = False
     before_answer: anyio.Event | None = None
-    asked: list[QueryReceived] = field(default_factory=list)
-    cancelled: list[TurnCancelled] = field(default_factory=list)
-    heard_cancel: anyio.Event = field(default_factory=anyio.Event)
-    heard_query: anyio.Event = field(default_factory=anyio.Event)
+    queries: list[QueryReceived] = field(default_factory=list)
+    cancellations: list[TurnCancelled] = field(default_factory=list)
+    cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
+    query_arrived: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Agents:
+class ScriptedAgents:
     """Stands for router, memory, worker and the rest: tells a turn's events in their order."""
 
     def __init__(self, bus: Bus, script: Script, tasks: anyio.abc.TaskGroup) -> None:
@@ -69,48 +69,48 @@ class Agents:
         self._tasks = tasks
 
     async def listen(self) -> None:
-        await self.bus.listen(self.bus.subjects.stage(QueryReceived.subject), self._accept)
-        await self.bus.listen(self.bus.subjects.stage(TurnCancelled.subject), self._cancelled)
+        await self.bus.listen(self.bus.subjects.stage(QueryReceived.subject), self._accept_query)
+        await self.bus.listen(self.bus.subjects.stage(TurnCancelled.subject), self._accept_cancellation)
         await self.bus.client.flush()
 
-    async def _cancelled(self, message: Msg) -> None:
-        self.script.cancelled.append(decode(TurnCancelled, message.data))
-        self.script.heard_cancel.set()
+    async def _accept_cancellation(self, message: Msg) -> None:
+        self.script.cancellations.append(decode(TurnCancelled, message.data))
+        self.script.cancel_arrived.set()
 
-    async def _accept(self, message: Msg) -> None:
-        asked = decode(QueryReceived, message.data)
-        self.script.asked.append(asked)
-        self.script.heard_query.set()
-        self._tasks.start_soon(self._turn, asked)
+    async def _accept_query(self, message: Msg) -> None:
+        event = decode(QueryReceived, message.data)
+        self.script.queries.append(event)
+        self.script.query_arrived.set()
+        self._tasks.start_soon(self._play_turn, event)
 
-    async def _turn(self, asked: QueryReceived) -> None:
+    async def _play_turn(self, event: QueryReceived) -> None:
         script = self.script
         if script.silent:
             return
         if script.fail is not None:
-            await self.bus.publish(failed(asked, script.fail))
+            await self.bus.publish(failure_event(event, script.fail))
             return
-        routed = routed_of(asked)
-        await self.bus.publish(routed)
-        recalled = recalled_of(routed)
-        await self.bus.publish(recalled)
-        if routed.route.plan.live_tokens:
+        routing = routed_event(event)
+        await self.bus.publish(routing)
+        recall = recall_event(routing)
+        await self.bus.publish(recall)
+        if routing.route.plan.live_tokens:
             for index, token in enumerate(script.tokens):
                 if isinstance(token, str):
                     token = InferToken(turn_id="", index=index, text=token)
-                await self.bus.signal(msgspec.structs.replace(token, turn_id=asked.envelope.turn_id))
+                await self.bus.signal(msgspec.structs.replace(token, turn_id=event.envelope.turn_id))
         if script.before_answer is not None:
             await script.before_answer.wait()
-        await self.bus.publish(answer_of(recalled, script))
+        await self.bus.publish(answer_event(recall, script))
 
 
 def timing(stage: str) -> StageTiming:
     return StageTiming(stage=stage, started_at=100.0, finished_at=100.041, compute=0.03)
 
 
-def routed_of(asked: QueryReceived) -> QueryRouted:
-    level = asked.query.level or LEVELS[asked.query.model]
-    plan = Plan(level=level, candidates=asked.query.candidates or 1, live_tokens=level != "full")
+def routed_event(event: QueryReceived) -> QueryRouted:
+    level = event.query.level or LEVELS[event.query.model]
+    plan = Plan(level=level, candidates=event.query.candidates or 1, live_tokens=level != "full")
     route = Route(
         domains=(DomainScore(name="python", score=0.75),),
         adapters=(AdapterUse(name="python", weight=1.0),),
@@ -119,28 +119,28 @@ def routed_of(asked: QueryReceived) -> QueryRouted:
         embedding=(1.0, 0.0),
     )
     return QueryRouted(
-        envelope=asked.envelope.next("router"), query=asked.query, route=route, timings=(timing("router"),)
+        envelope=event.envelope.next("router"), query=event.query, route=route, timings=(timing("router"),)
     )
 
 
-def recalled_of(routed: QueryRouted) -> RecallDone:
+def recall_event(event: QueryRouted) -> RecallDone:
     return RecallDone(
-        envelope=routed.envelope.next("memory"),
-        query=routed.query,
-        route=routed.route,
+        envelope=event.envelope.next("memory"),
+        query=event.query,
+        route=event.route,
         recall=Recall(),
-        timings=(*routed.timings, timing("memory")),
+        timings=(*event.timings, timing("memory")),
     )
 
 
-def answer_of(recalled: RecallDone, script: Script) -> AnswerReady:
+def answer_event(event: RecallDone, script: Script) -> AnswerReady:
     texts = script.candidates or (script.text,)
     usage = Usage(prompt_tokens=7, completion_tokens=5)
     return AnswerReady(
-        envelope=recalled.envelope.next("antibias"),
-        query=recalled.query,
-        route=recalled.route,
-        recall=recalled.recall,
+        envelope=event.envelope.next("antibias"),
+        query=event.query,
+        route=event.route,
+        recall=event.recall,
         inference=Inference(
             candidates=tuple(
                 Candidate(text=text, reasoning=script.reasoning, tool_calls=script.tool_calls) for text in texts
@@ -154,13 +154,13 @@ def answer_of(recalled: RecallDone, script: Script) -> AnswerReady:
         text=script.text,
         finish_reason="tool_calls" if script.tool_calls else "stop",
         usage=usage,
-        timings=(*recalled.timings, timing("inference")),
+        timings=(*event.timings, timing("inference")),
     )
 
 
-def failed(asked: QueryReceived, error: KikiError) -> TurnFailed:
+def failure_event(event: QueryReceived, error: KikiError) -> TurnFailed:
     return TurnFailed(
-        envelope=asked.envelope.next("inference.failed"),
+        envelope=event.envelope.next("inference.failed"),
         stage="inference",
         code=error.code,
         message=error.message,
@@ -169,17 +169,17 @@ def failed(asked: QueryReceived, error: KikiError) -> TurnFailed:
 
 
 @asynccontextmanager
-async def acting(url: str, script: Script) -> AsyncIterator[Agents]:
+async def run_scripted_agents(url: str, script: Script) -> AsyncIterator[ScriptedAgents]:
     """Scripted agents on a connection of their own."""
     async with connect(BusSettings(url=url), name="agents") as bus, anyio.create_task_group() as tasks:
-        agents = Agents(bus, script, tasks)
+        agents = ScriptedAgents(bus, script, tasks)
         await agents.listen()
         yield agents
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def serving(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
+async def serve_facade(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
     """The facade's address while it serves."""
     async with anyio.create_task_group() as tasks:
         port: int = await tasks.start(serve, bus, settings, ALIASES)
@@ -187,7 +187,7 @@ async def serving(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
         tasks.cancel_scope.cancel()
 
 
-def ask(**fields: Any) -> dict[str, Any]:
+def chat_body(**fields: Any) -> dict[str, Any]:
     """A chat request's body."""
     return {
         "model": "micro-kiki-base",
@@ -195,7 +195,7 @@ def ask(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
+async def wait_until(holds: Callable[[], bool]) -> None:
     """Wait until something holds; the test's own time limit bounds it."""
     while not holds():
         await anyio.sleep(0.01)

@@ -20,7 +20,7 @@ class Hub:
         self.requests: list[str] = []
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class HubHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def log_message(self, *_: object) -> None: ...
@@ -53,19 +53,19 @@ class Hub:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
 @contextmanager
-def serving(source: Path) -> Iterator[Hub]:
+def serve_hub(source: Path) -> Iterator[Hub]:
     """The files of a folder as the repository ``org/tiny``; point ``HF_ENDPOINT`` to its ``url``."""
-    running = Hub(source)
-    thread = threading.Thread(target=running.server.serve_forever)
+    hub = Hub(source)
+    thread = threading.Thread(target=hub.server.serve_forever)
     thread.start()
     try:
-        yield running
+        yield hub
     finally:
-        running.server.shutdown()
+        hub.server.shutdown()
         thread.join()
-        running.server.server_close()
+        hub.server.server_close()

@@ -14,7 +14,7 @@ from runtime import composition
 from runtime.models import router_checkpoint
 from runtime.settings import Settings
 from schemas.errors import SetupError
-from tests.runtime.models.standin import serving
+from tests.runtime.models.standin import serve_hub
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -30,37 +30,39 @@ def write_checkpoint(folder: Path) -> Path:
 def test_a_checkpoint_of_the_hub_is_fetched_once_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_checkpoint(tmp_path / "source")
     (source / "router.py").write_text("raise SystemExit")
-    with serving(source) as hub:
+    with serve_hub(source) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         folder = router_checkpoint("org/tiny", cache_dir=tmp_path / "cache")
-        seen = len(hub.requests)
+        request_count = len(hub.requests)
         assert router_checkpoint("org/tiny", cache_dir=tmp_path / "cache") == folder
-        assert len(hub.requests) == seen, "a ready checkpoint touches no network"
+        assert len(hub.requests) == request_count, "a ready checkpoint touches no network"
         assert not (folder / "router.py").exists()
-    found = load_checkpoint(folder)
-    assert (found.meta.threshold, len(found.meta.labels)) == (0.12, 35)
-    assert found.scores([""], np.zeros((1, 768), np.float32)) == pytest.approx(0.5)
+    checkpoint = load_checkpoint(folder)
+    assert (checkpoint.meta.threshold, len(checkpoint.meta.labels)) == (0.12, 35)
+    assert checkpoint.scores([""], np.zeros((1, 768), np.float32)) == pytest.approx(0.5)
 
 
-def test_the_router_takes_it_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedder_path: Path) -> None:
+def test_the_router_takes_a_checkpoint_by_its_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedder_path: Path
+) -> None:
     monkeypatch.setenv("KIKI_CACHE_DIR", str(tmp_path / "cache"))
-    with serving(write_checkpoint(tmp_path / "source")) as hub:
+    with serve_hub(write_checkpoint(tmp_path / "source")) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         settings = Settings(embedder=str(embedder_path), agents={"router": {"checkpoint": "org/tiny"}})
         composition.agent("router", settings)
     assert (tmp_path / "cache" / "models" / "org--tiny" / "router.safetensors").is_file()
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pickled = tmp_path / "pickled"
-    pickled.mkdir()
-    torch.save({"0.weight": torch.zeros(1)}, pickled / "router.pt")
-    (pickled / "meta.json").write_text("{}")
-    with serving(pickled) as hub:
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    torch.save({"0.weight": torch.zeros(1)}, folder / "router.pt")
+    (folder / "meta.json").write_text("{}")
+    with serve_hub(folder) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for name, why in (
             (str(tmp_path / "none"), "no router checkpoint"),
-            (str(pickled), "pickles are not read"),
+            (str(folder), "pickles are not read"),
             ("org/tiny", "pickles are not read"),
             ("nonsense", "neither a folder nor a hub id"),
         ):

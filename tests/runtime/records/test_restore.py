@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.memory.settings import MemorySettings
-from agents.services.replay import line, selected
+from agents.services.replay import encode_line, read_selection
 from bus import broker
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES
@@ -25,40 +25,40 @@ from schemas.memory import (
     VerifyRequest,
 )
 from schemas.services import Selection
-from tests.agents.memory.memories import eventually, projected, serving
-from tests.agents.memory.scenes import SIZE, answered, turn, unit
+from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
 
 TURNS = 14
-SAID = [f"In turn {number} we spoke of the {word}." for number, word in enumerate("abcdefghijklmn")]
+QUESTIONS = [f"In turn {number} we spoke of the {word}." for number, word in enumerate("abcdefghijklmn")]
 
 
 @pytest.fixture
 async def empty(tmp_path: Path) -> AsyncIterator[Bus]:
     """The bus of another runtime, where nothing has happened."""
     async with (
-        broker.embedded(tmp_path / "other", port=0) as other,
+        broker.run_broker(tmp_path / "other", port=0) as other,
         connect(BusSettings(url=other.url, prefix="elsewhere"), name="other") as bus,
     ):
         await bus.reconcile()
         yield bus
 
 
-async def hold(bus: Bus) -> None:
+async def hold_dialogue(bus: Bus) -> None:
     """A dialogue of fourteen turns, and a second session that is forgotten again."""
     for number in range(TURNS):
-        event = answered(turn(key=f"t{number}"), unit(number), text=SAID[number], answer=f"Yes, {number}.")
+        event = answer_ready(turn(key=f"t{number}"), unit(number), text=QUESTIONS[number], answer=f"Yes, {number}.")
         turn_id = event.envelope.turn_id
         await bus.publish(event)
         await eventually(partial(bus.last, EpisodeRecorded, turn_id, stream=EPISODES))
-    await bus.publish(answered(turn(key="secret", session="private"), unit(99), text="a secret"))
-    await projected(bus, TURNS + 1, TURNS + 1)
+    await bus.publish(answer_ready(turn(key="secret", session="private"), unit(99), text="a secret"))
+    await wait_for_projection(bus, TURNS + 1, TURNS + 1)
     request = ForgetRequest(tenant="ann", session_id="private")
     assert (await bus.request("memory.forget", request, ForgetReply, timeout=10)).episodes == 1
 
 
-async def remembered(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyReply]:
+async def read_memory(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyReply]:
     """Everything that a memory can be asked: its session, what each question finds, and whether its stores agree."""
     session = await bus.request(
         "memory.session", SessionRequest(tenant="ann", session_id="s1"), SessionReply, timeout=10
@@ -66,7 +66,7 @@ async def remembered(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyR
     searches = [
         await bus.request(
             "memory.search",
-            SearchRequest(tenant="ann", vector=unit(number), text=SAID[number], limit=20, as_of=2e9),
+            SearchRequest(tenant="ann", vector=unit(number), text=QUESTIONS[number], limit=20, as_of=2e9),
             SearchReply,
             timeout=10,
         )
@@ -80,16 +80,16 @@ async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
 ) -> None:
     settings = MemorySettings(data_dir=tmp_path / "one", vector_size=SIZE, status_interval=0.05)
     async with serving(bus, settings):
-        await hold(bus)
-        there = await remembered(bus)
-        lines = [line(stored).decode() async for stored in selected(bus, Selection(tenant="ann"))]
+        await hold_dialogue(bus)
+        there = await read_memory(bus)
+        lines = [encode_line(message).decode() async for message in read_selection(bus, Selection(tenant="ann"))]
     again = MemorySettings(data_dir=tmp_path / "two", vector_size=SIZE, status_interval=0.05)
     async with serving(empty, again):
-        told = [stored async for stored in restore.told(empty, lines, source="dialogue.jsonl")]
-        assert [await restore.restore(empty, stored) for stored in told] == [True] * (TURNS + 1)
-        await projected(empty, TURNS, TURNS)
-        here = await remembered(empty)
-        assert [await restore.restore(empty, stored) for stored in told] == [False] * (TURNS + 1)
+        messages = [message async for message in restore.parse_lines(empty, lines, source="dialogue.jsonl")]
+        assert [await restore.restore(empty, message) for message in messages] == [True] * (TURNS + 1)
+        await wait_for_projection(empty, TURNS, TURNS)
+        here = await read_memory(empty)
+        assert [await restore.restore(empty, message) for message in messages] == [False] * (TURNS + 1)
     assert here == there
     assert len(here[0].episodes) == TURNS
     assert here[2].agrees
@@ -105,6 +105,6 @@ async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
     ],
 )
 async def test_a_line_that_is_no_event_is_named(bus: Bus, text: str, param: str) -> None:
-    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 2") as caught:
-        await anext(restore.told(bus, ["", text], source="d.jsonl"))
-    assert caught.value.param == param
+    with pytest.raises(InvalidInput, match=r"d\.jsonl, line 2") as error:
+        await anext(restore.parse_lines(bus, ["", text], source="d.jsonl"))
+    assert error.value.param == param

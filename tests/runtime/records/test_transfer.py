@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from agents.memory.imports import Line, read, told
+from agents.memory.imports import HistoryLine, date_lines, parse_history
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.topology import EPISODES
-from runtime.records.transfer import Imported, bring, exported
+from runtime.records.transfer import ImportCount, bring, export_lines
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
-from tests.agents.memory.memories import projected, serving
+from tests.agents.memory.memories import serving, wait_for_projection
 from tests.agents.memory.scenes import SIZE, unit
 
 pytestmark = pytest.mark.anyio
 
-SAID = [
-    Line(session="one", speaker="Ann", text="I moved to Lisbon.", timestamp="2024-01-01", id="a1"),
-    Line(session="one", speaker="Bob", text="How is the weather?", timestamp="2024-01-01", id="a2"),
-    Line(session="two", role="user", text="My cat is called Milo.", timestamp="2024-02-01", id="b1"),
+LINES = [
+    HistoryLine(session="one", speaker="Ann", text="I moved to Lisbon.", timestamp="2024-01-01", id="a1"),
+    HistoryLine(session="one", speaker="Bob", text="How is the weather?", timestamp="2024-01-01", id="a2"),
+    HistoryLine(session="two", role="user", text="My cat is called Milo.", timestamp="2024-02-01", id="b1"),
 ]
 
 
@@ -33,44 +33,44 @@ def settings(path: Path) -> MemorySettings:
     return MemorySettings(data_dir=path, vector_size=SIZE, lock_timeout=0.1, status_interval=0.05)
 
 
-async def found(bus: Bus, text: str, tenant: str = "ann") -> list[str]:
+async def search(bus: Bus, text: str, tenant: str = "ann") -> list[str]:
     (vector,) = await embed([text])
     request = SearchRequest(tenant=tenant, vector=vector, text=text)
     return [hit.source_id for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
 
 
-async def test_what_is_brought_is_found_by_its_own_id_and_taken_out_again(bus: Bus, tmp_path: Path) -> None:
+async def test_an_imported_history_is_found_by_its_ids_and_exported_again(bus: Bus, tmp_path: Path) -> None:
     async with serving(bus, settings(tmp_path)):
         ticks: list[int] = []
-        assert await bring(bus, told(SAID), embed, tenant="ann", tick=ticks.append) == Imported(3, 0)
+        assert await bring(bus, date_lines(LINES), embed, tenant="ann", tick=ticks.append) == ImportCount(3, 0)
         assert sum(ticks) == 3
-        assert (await found(bus, "What is the cat called?"))[0] == "b1"
-        assert (await found(bus, "Where did Ann move?"))[0] == "a1"
-        assert await found(bus, "What is the cat called?", tenant="bob") == []
+        assert (await search(bus, "What is the cat called?"))[0] == "b1"
+        assert (await search(bus, "Where did Ann move?"))[0] == "a1"
+        assert await search(bus, "What is the cat called?", tenant="bob") == []
 
-        taken = [line async for line in exported(bus, tenant="ann")]
-        assert read("\n".join(taken), source="export")[0].text == "I moved to Lisbon."
-        assert [line async for line in exported(bus, tenant="bob")] == []
+        lines = [line async for line in export_lines(bus, tenant="ann")]
+        assert parse_history("\n".join(lines), source="export")[0].text == "I moved to Lisbon."
+        assert [line async for line in export_lines(bus, tenant="bob")] == []
 
-        again = told(read("\n".join(taken), source="export"))
-        assert await bring(bus, again, embed, tenant="ann", tick=ticks.append) == Imported(0, 3)
+        again = date_lines(parse_history("\n".join(lines), source="export"))
+        assert await bring(bus, again, embed, tenant="ann", tick=ticks.append) == ImportCount(0, 3)
         assert (await bus.js.stream_info(EPISODES)).state.messages == 3
 
 
 async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, tmp_path: Path) -> None:
     async with serving(bus, settings(tmp_path)) as agent:
-        await bring(bus, told(SAID), embed, tenant="ann", tick=lambda _: None)
+        await bring(bus, date_lines(LINES), embed, tenant="ann", tick=lambda _: None)
 
-        async def verified() -> VerifyReply:
+        async def verify() -> VerifyReply:
             return await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
 
-        whole = await verified()
+        whole = await verify()
         assert (whole.recorded, whole.waiting, whole.agrees) == (3, 0, True)
-        lost = sorted(await agent._stores.atlas.keys())[:1]
-        await agent._stores.atlas.remove(lost, {})
+        lost_keys = sorted(await agent._stores.atlas.keys())[:1]
+        await agent._stores.atlas.remove(lost_keys, {})
         await agent._stores.trace.remove_session("two", tenant="ann")
-        drifted = await verified()
-        assert (len(drifted.missing_in_atlas), len(drifted.missing_in_trace), drifted.agrees) == (1, 1, False)
+        damaged = await verify()
+        assert (len(damaged.missing_in_atlas), len(damaged.missing_in_trace), damaged.agrees) == (1, 1, False)
         await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
-        assert (await verified()).agrees
-        await projected(bus, 3, 3)
+        assert (await verify()).agrees
+        await wait_for_projection(bus, 3, 3)

@@ -2,7 +2,7 @@ import json
 
 from rich.console import Console
 
-from runtime.turns.deliberation import checked, drawn, drawn_check, summary
+from runtime.turns.deliberation import draw_bias_check, draw_deliberation, summarise_bias_check, summary
 from schemas.chat import Usage
 from schemas.findings import (
     AdapterUse,
@@ -58,16 +58,16 @@ ARGUED = Negotiation(
 )
 
 
-def shown(negotiation: Negotiation) -> str:
+def render(negotiation: Negotiation) -> str:
     console = Console(width=120)
-    with console.capture() as captured:
-        console.print(drawn(INFERENCE, negotiation))
-    return captured.get()
+    with console.capture() as capture:
+        console.print(draw_deliberation(INFERENCE, negotiation))
+    return capture.get()
 
 
 def test_panel_votes_dissent_biases_and_cost_are_shown() -> None:
-    text = shown(ARGUED)
-    for said in (
+    text = render(ARGUED)
+    for phrase in (
         "power",
         "1 ←",
         "KEEP +1.00",
@@ -80,24 +80,24 @@ def test_panel_votes_dissent_biases_and_cost_are_shown() -> None:
         "votes, round 1",
         "250.0",
     ):
-        assert said in text, said
+        assert phrase in text, phrase
 
 
-def test_where_nothing_was_decided_nothing_is_shown() -> None:
-    assert drawn(INFERENCE, Negotiation(chosen=0, text="100", outcome="passed")) is None
-    waived = Negotiation(chosen=0, text="100", outcome="single", dissent=Dissent(engaged=False, reason="simple"))
-    assert "dissent waived: simple" in shown(waived)
+def test_a_turn_without_a_decision_shows_nothing() -> None:
+    assert draw_deliberation(INFERENCE, Negotiation(chosen=0, text="100", outcome="passed")) is None
+    negotiation = Negotiation(chosen=0, text="100", outcome="single", dissent=Dissent(engaged=False, reason="simple"))
+    assert "dissent waived: simple" in render(negotiation)
 
 
 def test_a_summary_says_the_same_in_json() -> None:
-    told = json.loads(json.dumps(summary(INFERENCE, ARGUED)))
-    assert [one["member"] for one in told["candidates"]] == ["power", "base", "power"]
-    assert told["groups"] == [[0, 2], [1]]
-    assert told["votes"][0] == {"round": 1, "member": "base", "candidate": 0, "vote": "REFUSE", "support": 1.0}
-    assert told["arbitration"]["biases"] == [{"bias": "position", "evidence": "the orders differ"}]
-    assert (told["arbitration"]["changed"], told["arbitration"]["again"]) == (True, [-0.5, -0.75])
-    assert told["costs"] == [{"step": "votes, round 1", "compute_ms": 250.0, "tokens": 40}]
-    assert told["dissent"]["tone"] == "strong"
+    fields = json.loads(json.dumps(summary(INFERENCE, ARGUED)))
+    assert [candidate["member"] for candidate in fields["candidates"]] == ["power", "base", "power"]
+    assert fields["groups"] == [[0, 2], [1]]
+    assert fields["votes"][0] == {"round": 1, "member": "base", "candidate": 0, "vote": "REFUSE", "support": 1.0}
+    assert fields["arbitration"]["biases"] == [{"bias": "position", "evidence": "the orders differ"}]
+    assert (fields["arbitration"]["changed"], fields["arbitration"]["again"]) == (True, [-0.5, -0.75])
+    assert fields["costs"] == [{"step": "votes, round 1", "compute_ms": 250.0, "tokens": 40}]
+    assert fields["dissent"]["tone"] == "strong"
     nothing = summary(INFERENCE, Negotiation(chosen=0, text="100", outcome="agreed"))
     assert (nothing["dissent"], nothing["arbitration"], nothing["votes"]) == (None, None, [])
 
@@ -114,14 +114,20 @@ def test_a_bias_check_is_shown_with_what_the_revision_was_given_and_its_cost() -
         reason="touches people (men)",
         costs=(Cost(step="check", compute=0.25, tokens=40),),
     )
-    shown_check = drawn_check(report)
-    assert shown_check is not None
+    check_view = draw_bias_check(report)
+    assert check_view is not None
     console = Console(width=120)
-    with console.capture() as captured:
-        console.print(shown_check)
-    for said in ("touches people (men)", "another framing: Who drives worse?", "Look at the driver.", "check", "250.0"):
-        assert said in captured.get()
-    told = json.loads(json.dumps(checked(report)))
-    assert (told["unfair"], told["unfair_revised"], told["undecided"]) == (0.9, 0.2, False)
-    assert told["costs"] == [{"step": "check", "compute_ms": 250.0, "tokens": 40}]
-    assert drawn_check(BiasReport(checked=True, reason="touches nobody")) is None
+    with console.capture() as capture:
+        console.print(check_view)
+    for phrase in (
+        "touches people (men)",
+        "another framing: Who drives worse?",
+        "Look at the driver.",
+        "check",
+        "250.0",
+    ):
+        assert phrase in capture.get()
+    fields = json.loads(json.dumps(summarise_bias_check(report)))
+    assert (fields["unfair"], fields["unfair_revised"], fields["undecided"]) == (0.9, 0.2, False)
+    assert fields["costs"] == [{"step": "check", "compute_ms": 250.0, "tokens": 40}]
+    assert draw_bias_check(BiasReport(checked=True, reason="touches nobody")) is None

@@ -7,86 +7,86 @@ import anyio
 import msgspec
 import pytest
 
-from agents.memory.episodes import recorded as episode_of
+from agents.memory.episodes import build_record as episode_of
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
-from runtime.turns.rerun import Outcome, differences, outcome, reasons, recorded, run_again
+from runtime.turns.rerun import RerunOutcome, differences, outcome_of_answer, read_turn, reasons, run_again
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, Event, QueryReceived, RecallDone
 from schemas.findings import Advisory
-from tests.agents.memory.scenes import answered, turn
+from tests.agents.memory.scenes import answer_ready, turn
 
 pytestmark = pytest.mark.anyio
 
 
 @contextlib.asynccontextmanager
 async def answering(bus: Bus, text: str) -> AsyncIterator[list[RecallDone]]:
-    """Whoever stands behind the memory: answers at once, and keeps what it was asked."""
-    asked: list[RecallDone] = []
+    """A consumer behind the memory that answers at once; yields the list of its requests."""
+    requests: list[RecallDone] = []
 
     async def handle(event: RecallDone, _: Delivery) -> Event:
-        asked.append(event)
-        return msgspec.structs.replace(answered(event.envelope, text="what?", answer=text), route=event.route)
+        requests.append(event)
+        return msgspec.structs.replace(answer_ready(event.envelope, text="what?", answer=text), route=event.route)
 
     handler = Handler(stage="rest", event=RecallDone, handle=handle)
     consumer = Consumer(bus, handler, fetch_seconds=0.5)
     await consumer.declare()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.run)
-        yield asked
+        yield requests
         tasks.cancel_scope.cancel()
 
 
-def ready(key: str, *, answer: str = "that.") -> AnswerReady:
-    event = answered(turn(key=key), text="what?", answer=answer)
-    advised = msgspec.structs.replace(
+def make_answer(key: str, *, answer: str = "that.") -> AnswerReady:
+    event = answer_ready(turn(key=key), text="what?", answer=answer)
+    route = msgspec.structs.replace(
         event.route, adapters=(), advisories=(Advisory(source="kiki-flow", payload={"cpp": 0.4}),)
     )
-    return msgspec.structs.replace(event, route=advised)
+    return msgspec.structs.replace(event, route=route)
 
 
-async def test_while_its_events_are_kept_the_turn_runs_again_as_it_was(bus: Bus) -> None:
-    event = ready("kept")
+async def test_a_rerun_from_stored_events_equals_the_turn(bus: Bus) -> None:
+    event = make_answer("kept")
     await bus.publish(RecallDone(envelope=event.envelope, query=event.query, route=event.route, recall=event.recall))
     await bus.publish(event)
-    async with answering(bus, "that.") as asked:
-        found = await run_again(bus, event.envelope.turn_id)
-    assert found.differences == []
-    (again,) = [one for one in asked if one.envelope.turn_id != event.envelope.turn_id]
+    async with answering(bus, "that.") as requests:
+        rerun = await run_again(bus, event.envelope.turn_id)
+    assert rerun.differences == []
+    (again,) = [request for request in requests if request.envelope.turn_id != event.envelope.turn_id]
     assert (again.query, again.recall) == (event.query, event.recall)
     assert again.route.advisories == event.route.advisories
     assert not again.route.plan.record
     assert again.query.sampling.seed == 7
 
 
-async def test_later_it_runs_from_its_episode_and_says_what_is_lacking(bus: Bus) -> None:
-    event = ready("old")
+async def test_a_rerun_from_the_episode_names_what_is_lacking(bus: Bus) -> None:
+    event = make_answer("old")
     await bus.publish(episode_of(event))
-    async with answering(bus, "something else.") as asked:
-        found = await run_again(bus, event.envelope.turn_id)
-    (again,) = asked
+    async with answering(bus, "something else.") as requests:
+        rerun = await run_again(bus, event.envelope.turn_id)
+    (again,) = requests
     assert again.query.messages == event.query.messages
     assert again.route.advisories == event.route.advisories
     assert again.query.sampling == event.query.sampling
-    assert [one.what for one in found.differences] == ["candidate 0", "answer"]
-    assert "1 recalled episodes are forgotten since" in found.reasons
-    assert any("nearly as likely" in one for one in found.reasons)
+    assert [entry.part for entry in rerun.differences] == ["candidate 0", "answer"]
+    assert "1 recalled episodes are forgotten since" in rerun.reasons
+    assert any("nearly as likely" in entry for entry in rerun.reasons)
 
 
 async def test_a_turn_without_an_answer_cannot_be_repeated(bus: Bus) -> None:
-    event = ready("begun")
+    event = make_answer("begun")
     await bus.publish(QueryReceived(envelope=event.envelope, query=event.query))
-    with pytest.raises(InvalidInput) as caught:
-        await recorded(bus, event.envelope.turn_id)
-    assert caught.value.param == "turn_id"
+    with pytest.raises(InvalidInput) as error:
+        await read_turn(bus, event.envelope.turn_id)
+    assert error.value.param == "turn_id"
     with pytest.raises(KikiError):
-        await recorded(bus, "nobody")
+        await read_turn(bus, "nobody")
 
 
 def test_every_difference_is_named_and_a_sure_reason_comes_first() -> None:
-    before = outcome(ready("x"))
-    after = Outcome(
+    before = outcome_of_answer(make_answer("x"))
+    after = RerunOutcome(
         model_digest="d2",
         adapters=(("cpp", "f" * 64),),
         candidates=("other", "more"),
@@ -96,7 +96,7 @@ def test_every_difference_is_named_and_a_sure_reason_comes_first() -> None:
         answer="other",
         prompt_tokens=9,
     )
-    assert [one.what for one in differences(before, after)] == [
+    assert [difference.part for difference in differences(before, after)] == [
         "model",
         "adapters",
         "prompt tokens",
@@ -108,7 +108,7 @@ def test_every_difference_is_named_and_a_sure_reason_comes_first() -> None:
         "answer",
     ]
     assert differences(before, before) == []
-    why = reasons(before, after, Sampling(temperature=0.7, seed=3), ("an adapter is gone",))
-    assert why[0].startswith("another model")
-    assert why[2] == "an adapter is gone"
-    assert "temperature 0.7" in why[-1]
+    explanations = reasons(before, after, Sampling(temperature=0.7, seed=3), ("an adapter is gone",))
+    assert explanations[0].startswith("another model")
+    assert explanations[2] == "an adapter is gone"
+    assert "temperature 0.7" in explanations[-1]

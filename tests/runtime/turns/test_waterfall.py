@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bus.turn_events import Told
-from runtime.turns.waterfall import drawn, waterfall
+from bus.turn_events import StoredEvent
+from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope
 from schemas.events import Event, QueryReceived, QueryRouted, RecallDone, TurnFailed
@@ -23,19 +23,19 @@ ROUTER = StageTiming(stage="router", started_at=BEGAN + 0.01, finished_at=BEGAN 
 MEMORY = StageTiming(stage="memory", started_at=BEGAN + 0.06, finished_at=BEGAN + 0.07, attempt=2)
 
 
-def told(*events: Event) -> list[Told]:
-    return [Told(number, datetime.now(UTC), event) for number, event in enumerate(events)]
+def make_story(*events: Event) -> list[StoredEvent]:
+    return [StoredEvent(number, datetime.now(UTC), event) for number, event in enumerate(events)]
 
 
 def text_of(picture: object) -> str:
     console = Console(width=160, record=True, file=None)
-    with console.capture() as captured:
+    with console.capture() as capture:
         console.print(picture)
-    return captured.get()
+    return capture.get()
 
 
 def test_rows_are_relative_to_the_beginning_and_in_order() -> None:
-    story = told(
+    story = make_story(
         QueryReceived(envelope=ENVELOPE, query=QUERY),
         QueryRouted(envelope=ENVELOPE, query=QUERY, route=ROUTE, timings=(ROUTER,)),
         RecallDone(envelope=ENVELOPE, query=QUERY, route=ROUTE, recall=Recall(), timings=(ROUTER, MEMORY)),
@@ -48,12 +48,12 @@ def test_rows_are_relative_to_the_beginning_and_in_order() -> None:
     assert picture.rows[1].decision == "0 recalled"
     assert picture.ending == "under way"
     assert round(picture.total, 3) == 0.07
-    assert "(try 2)" in text_of(drawn(picture))
+    assert "(try 2)" in text_of(draw_waterfall(picture))
 
 
 def test_a_failed_turn_says_where_and_why() -> None:
-    failed = TurnFailed(envelope=ENVELOPE, stage="inference", code="adapter_failed", message="bad", retryable=False)
-    picture = waterfall(told(QueryReceived(envelope=ENVELOPE, query=QUERY), failed))
+    failure = TurnFailed(envelope=ENVELOPE, stage="inference", code="adapter_failed", message="bad", retryable=False)
+    picture = waterfall(make_story(QueryReceived(envelope=ENVELOPE, query=QUERY), failure))
     assert picture.ending == "failed in inference: adapter_failed: bad"
     assert picture.rows == ()
-    assert "failed in inference" in text_of(drawn(picture))
+    assert "failed in inference" in text_of(draw_waterfall(picture))

@@ -31,27 +31,31 @@ def states(bank: AdapterBank) -> dict[str, tuple[bool, bool]]:
 
 def test_the_life_of_an_adapter(bank: AdapterBank) -> None:
     assert states(bank) == {"a": (False, False), "b": (False, False)}
-    checked = perform(bank, "check", "a", taken=())
-    assert (len(checked.sha256), checked.modules, checked.resident) == (64, 1, False)
-    assert checked.bytes > 0
-    assert perform(bank, "load", "a", taken=()).resident
+    check_info = perform(bank, "check", "a", busy_slots=())
+    assert (len(check_info.sha256), check_info.modules, check_info.resident) == (64, 1, False)
+    assert check_info.bytes > 0
+    assert perform(bank, "load", "a", busy_slots=()).resident
     assert states(bank) == {"a": (True, False), "b": (False, False)}
-    activated = perform(bank, "activate", "b", taken=())
-    assert (activated.resident, activated.seated, activated.sha256 != checked.sha256) == (True, True, True)
-    gone = perform(bank, "unload", "b", taken=())
-    assert (gone.resident, gone.seated) == (False, False)
+    activate_info = perform(bank, "activate", "b", busy_slots=())
+    assert (activate_info.resident, activate_info.seated, activate_info.sha256 != check_info.sha256) == (
+        True,
+        True,
+        True,
+    )
+    unload_info = perform(bank, "unload", "b", busy_slots=())
+    assert (unload_info.resident, unload_info.seated) == (False, False)
     assert states(bank) == {"a": (True, False), "b": (False, False)}
 
 
 def test_an_adapter_in_use_is_not_unloaded(bank: AdapterBank) -> None:
     seat = bank.seat((AdapterUse(name="a"),))
     with pytest.raises(StageFailed, match="requests are using it"):
-        perform(bank, "unload", "a", taken={seat.slot})
+        perform(bank, "unload", "a", busy_slots={seat.slot})
     assert states(bank)["a"] == (True, True)
 
 
 @pytest.mark.parametrize("verb", ["check", "load", "unload", "activate"])
 @pytest.mark.parametrize("name", ["nobody", "../a", "no-adapter"])
-def test_only_registered_names(bank: AdapterBank, verb: str, name: str) -> None:
+def test_unregistered_names_are_refused(bank: AdapterBank, verb: str, name: str) -> None:
     with pytest.raises(StageFailed, match="not registered"):
-        perform(bank, verb, name, taken=())
+        perform(bank, verb, name, busy_slots=())

@@ -26,25 +26,25 @@ def model(loaded: Any) -> Any:
 
 @pytest.fixture
 def bank(model: Any, adapters_folder: Path) -> Iterator[AdapterBank]:
-    made = AdapterBank(model, adapters_folder, budget=BUDGET, dtype=mx.float32)
-    yield made
-    made.activate(())
+    adapter_bank = AdapterBank(model, adapters_folder, budget=BUDGET, dtype=mx.float32)
+    yield adapter_bank
+    adapter_bank.activate(())
 
 
 def logits(model: Any) -> np.ndarray[Any, Any]:
     return np.array(model(mx.array([[1, 9690, 198, 2683]]))[0])
 
 
-def test_no_adapter_restores_the_base_bit_for_bit(bank: AdapterBank, model: Any) -> None:
+def test_deactivation_restores_the_base_bit_for_bit(bank: AdapterBank, model: Any) -> None:
     base = logits(model)
     bank.activate((ONE,))
-    one = logits(model)
+    with_one = logits(model)
     bank.activate((TWO,))
-    two = logits(model)
+    with_two = logits(model)
     bank.activate(())
     assert np.array_equal(logits(model), base)
-    assert not np.allclose(one, base)
-    assert not np.allclose(one, two)
+    assert not np.allclose(with_one, base)
+    assert not np.allclose(with_one, with_two)
     assert bank.active == ()
 
 
@@ -62,7 +62,7 @@ def test_weighted_adapters_equal_the_merged_weights(bank: AdapterBank, model: An
     together = logits(model)
     bank.activate(())
     layers = [layer.self_attn for layer in model.model.layers]
-    kept = [(layer.q_proj.weight, layer.v_proj.weight) for layer in layers]
+    originals = [(layer.q_proj.weight, layer.v_proj.weight) for layer in layers]
     for use in halves:
         tensors: Any = mx.load(str(adapters_folder / use.name / "adapters.safetensors"))
         for number, layer in enumerate(layers):
@@ -70,14 +70,14 @@ def test_weighted_adapters_equal_the_merged_weights(bank: AdapterBank, model: An
                 path = f"model.layers.{number}.self_attn.{leaf}"
                 layer[leaf].weight += use.weight * (tensors[f"{path}.lora_a"] @ tensors[f"{path}.lora_b"]).T
     merged = logits(model)
-    for layer, (q, v) in zip(layers, kept, strict=True):
+    for layer, (q, v) in zip(layers, originals, strict=True):
         layer.q_proj.weight, layer.v_proj.weight = q, v
     np.testing.assert_allclose(together, merged, rtol=1e-2, atol=1e-2)
 
 
 def test_result_carries_the_digest_of_the_file(bank: AdapterBank, adapters_folder: Path) -> None:
-    (used,) = bank.activate((ONE,))
-    assert used.sha256 == hashlib.sha256((adapters_folder / "one" / "adapters.safetensors").read_bytes()).hexdigest()
+    (use,) = bank.activate((ONE,))
+    assert use.sha256 == hashlib.sha256((adapters_folder / "one" / "adapters.safetensors").read_bytes()).hexdigest()
 
 
 def test_another_digest_than_asked_for_is_refused(bank: AdapterBank) -> None:
@@ -86,7 +86,7 @@ def test_another_digest_than_asked_for_is_refused(bank: AdapterBank) -> None:
 
 
 @pytest.mark.parametrize("before", [(), (ONE,)])
-def test_failed_activation_leaves_what_was_active(
+def test_failed_activation_leaves_the_active_adapters(
     bank: AdapterBank, model: Any, before: tuple[AdapterUse, ...]
 ) -> None:
     active = bank.activate(before)
@@ -129,8 +129,8 @@ def test_resident_adapter_is_not_read_again_until_its_file_changes(
 
 
 @pytest.mark.parametrize("name", ["three", "../one", "", ".", "one/../one"])
-def test_only_registered_names(bank: AdapterBank, name: str) -> None:
-    assert not bank.registered(name)
+def test_unregistered_names_are_refused(bank: AdapterBank, name: str) -> None:
+    assert not bank.is_registered(name)
     with pytest.raises(StageFailed, match="not registered"):
         bank.load(name)
 
@@ -141,7 +141,7 @@ def test_missing_folder_is_one_line(model: Any, tmp_path: Path) -> None:
     assert "\n" not in caught.value.message
 
 
-def test_files_are_read_beforehand_and_what_is_wrong_with_them_is_told_later(
+def test_files_are_read_beforehand_and_their_errors_raised_at_use(
     bank: AdapterBank, adapters_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank.warm(["one", "dead", "nobody", "../one"])

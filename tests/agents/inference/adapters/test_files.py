@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.inference.adapters.files import Adapter, change, combine, read
-from agents.inference.adapters.pairs import Pair
+from agents.inference.adapters.files import Adapter, change, combine, read_adapter
+from agents.inference.adapters.pairs import LowRankPair
 from schemas.errors import StageFailed
 
 
-def pair(random: np.random.Generator, rank: int, *, experts: int) -> Pair:
+def random_pair(random: np.random.Generator, rank: int, *, experts: int) -> LowRankPair:
     a, b = ((5, rank), (rank, 3)) if not experts else ((experts, rank, 5), (experts, 3, rank))
-    return Pair(a=mx.array(random.standard_normal(a)), b=mx.array(random.standard_normal(b)))
+    return LowRankPair(a=mx.array(random.standard_normal(a)), b=mx.array(random.standard_normal(b)))
 
 
 @settings(deadline=None, max_examples=30)
@@ -31,7 +31,7 @@ def test_combination_changes_as_much_as_the_weighted_sum(
 ) -> None:
     random = np.random.default_rng(seed)
     adapters = [
-        (Adapter(name=str(i), sha256="", pairs={"m": pair(random, rank, experts=experts)}), weight)
+        (Adapter(name=str(i), sha256="", pairs={"m": random_pair(random, rank, experts=experts)}), weight)
         for i, (rank, weight) in enumerate(parts)
     ]
     expected = sum((change(adapter.pairs["m"]) * weight for adapter, weight in adapters), mx.array(0.0))
@@ -42,15 +42,15 @@ def test_combination_changes_as_much_as_the_weighted_sum(
 @given(st.integers(1, 4), st.sampled_from([0, 2]), st.integers(0, 1000))
 def test_the_norm_is_that_of_the_whole_change(rank: int, experts: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    pairs = {module: pair(random, rank, experts=experts) for module in "ab"}
-    expected = np.sqrt(sum(float(np.square(np.array(change(one))).sum()) for one in pairs.values()))
+    pairs = {module: random_pair(random, rank, experts=experts) for module in "ab"}
+    expected = np.sqrt(sum(float(np.square(np.array(change(low_rank))).sum()) for low_rank in pairs.values()))
     np.testing.assert_allclose(Adapter(name="x", sha256="", pairs=pairs).norm, expected, rtol=1e-4)
 
 
 def test_adapters_of_different_modules_stand_side_by_side() -> None:
     random = np.random.default_rng(0)
-    one, two = (Adapter(name=m, sha256="", pairs={m: pair(random, 2, experts=0)}) for m in "ab")
-    assert set(combine([(one, 1.0), (two, 0.5)])) == {"a", "b"}
+    first, second = (Adapter(name=m, sha256="", pairs={m: random_pair(random, 2, experts=0)}) for m in "ab")
+    assert set(combine([(first, 1.0), (second, 0.5)])) == {"a", "b"}
     assert combine([]) == {}
 
 
@@ -78,7 +78,7 @@ def test_unusable_adapters_say_why(
 ) -> None:
     folder = write_adapter(tmp_path, "bad", **changed)
     with pytest.raises(StageFailed, match=why) as caught:
-        read(folder, dict(loaded.model.named_modules()))
+        read_adapter(folder, dict(loaded.model.named_modules()))
     assert caught.value.code == "adapter_failed"
 
 
@@ -87,4 +87,4 @@ def test_truncated_file_says_why(write_adapter: Callable[..., Path], tmp_path: P
     weights = folder / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(StageFailed, match="cannot be read"):
-        read(folder, dict(loaded.model.named_modules()))
+        read_adapter(folder, dict(loaded.model.named_modules()))

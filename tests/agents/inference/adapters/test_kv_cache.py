@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mlx_lm.models import llama
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
-from agents.inference.adapters.kv_cache import SPARE_SLOTS, Places, RoomyCache, RowCache
-from agents.inference.adapters.mixed import Routed, Rows
+from agents.inference.adapters.kv_cache import SPARE_SLOTS, RoomyCache, RowCache, RowPlaces
+from agents.inference.adapters.mixed import RoutedModel, Rows
 
 HEADS, WIDTH = 2, 4
 
 
-def some(rows: int, tokens: int, seed: int) -> tuple[mx.array, mx.array]:
+def random_keys_and_values(rows: int, tokens: int, seed: int) -> tuple[mx.array, mx.array]:
     """Keys and values of new tokens."""
     random = np.random.default_rng(seed)
     shape = (rows, HEADS, tokens, WIDTH)
@@ -27,12 +27,12 @@ def some(rows: int, tokens: int, seed: int) -> tuple[mx.array, mx.array]:
     return keys, values
 
 
-def rows_of(lengths: Sequence[int], seed: int) -> tuple[list[RowCache], list[KVCache]]:
+def build_rows(lengths: Sequence[int], seed: int) -> tuple[list[RowCache], list[KVCache]]:
     """The same rows of so many tokens for either."""
     mine, theirs = [RowCache() for _ in lengths], [KVCache() for _ in lengths]
     for number, tokens in enumerate(lengths):
-        for one in (mine[number], theirs[number]) if tokens else ():
-            one.update_and_fetch(*some(1, tokens, seed + number))
+        for cache in (mine[number], theirs[number]) if tokens else ():
+            cache.update_and_fetch(*random_keys_and_values(1, tokens, seed + number))
     return mine, theirs
 
 
@@ -40,12 +40,12 @@ lengths = st.lists(st.integers(0, 40), min_size=1, max_size=4) | st.lists(st.jus
 seeds = st.integers(0, 1000)
 
 
-class Batches(RuleBasedStateMachine):
+class CacheComparison(RuleBasedStateMachine):
     """Rows are numbered as mlx-lm numbers them; tokens come and go by place, as ``Routed`` gives them."""
 
     mine: RoomyCache
     theirs: BatchKVCache
-    places: Places
+    places: RowPlaces
 
     def by_place(self, array: mx.array) -> mx.array:
         return array[mx.array(self.places.numbers)]
@@ -54,14 +54,14 @@ class Batches(RuleBasedStateMachine):
         return array[mx.array(self.places.of)]
 
     @initialize(lengths=lengths, seed=seeds)
-    def begins(self, lengths: list[int], seed: int) -> None:
-        mine, theirs = rows_of(lengths, seed)
+    def begin(self, lengths: list[int], seed: int) -> None:
+        mine, theirs = build_rows(lengths, seed)
         self.mine, self.theirs = mine[0].merge(mine), theirs[0].merge(theirs)
-        self.places = Places.in_order(len(lengths))
+        self.places = RowPlaces.in_order(len(lengths))
 
     @rule(tokens=st.integers(1, 3) | st.just(SPARE_SLOTS), seed=seeds)
     def grow(self, tokens: int, seed: int) -> None:
-        keys, values = some(len(self.places.of), tokens, seed)
+        keys, values = random_keys_and_values(len(self.places.of), tokens, seed)
         mask = self.by_number(self.mine.make_mask(tokens))
         expected_mask = self.theirs.make_mask(tokens)
         mine = self.mine.update_and_fetch(self.by_place(keys), self.by_place(values))
@@ -70,15 +70,15 @@ class Batches(RuleBasedStateMachine):
         assert not np.array(expected_mask[..., :-width]).any(), "the slots that are left out hold nothing"
         np.testing.assert_array_equal(mask, expected_mask[..., -width:])
         for ours, reference in zip(mine, theirs, strict=True):
-            seen = np.array(mask)[:, :, -1, :, None]
-            np.testing.assert_array_equal(self.by_number(ours) * seen, reference[:, :, -width:] * seen)
+            visible = np.array(mask)[:, :, -1, :, None]
+            np.testing.assert_array_equal(self.by_number(ours) * visible, reference[:, :, -width:] * visible)
 
     @rule(seed=seeds, data=st.data())
     def grow_by_different_lengths(self, seed: int, data: st.DataObject) -> None:
         rows = len(self.places.of)
         real = data.draw(st.lists(st.integers(1, 9), min_size=rows, max_size=rows))
-        padding = [max(real) - one for one in real]
-        keys, values = some(rows, max(real), seed)
+        padding = [max(real) - length for length in real]
+        keys, values = random_keys_and_values(rows, max(real), seed)
         for cache in (self.mine, self.theirs):
             cache.prepare(lengths=real, right_padding=padding)
         self.mine.update_and_fetch(self.by_place(keys), self.by_place(values))
@@ -89,17 +89,17 @@ class Batches(RuleBasedStateMachine):
     @rule(lengths=lengths, seed=seeds)
     def join(self, lengths: list[int], seed: int) -> None:
         assume(len(self.places.of) < 30)
-        mine, theirs = rows_of(lengths, seed)
+        mine, theirs = build_rows(lengths, seed)
         self.mine.extend(mine[0].merge(mine))
         self.theirs.extend(theirs[0].merge(theirs))
-        self.places = self.places.joined(Places.in_order(len(lengths)))
+        self.places = self.places.joined(RowPlaces.in_order(len(lengths)))
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         keep = data.draw(self.some_rows())
         self.mine.filter(keep)
         self.theirs.filter(keep)
-        self.places, _ = self.places.kept(keep)
+        self.places, _ = self.places.keep_rows(keep)
 
     @rule(data=st.data())
     def split(self, data: st.DataObject) -> None:
@@ -108,30 +108,30 @@ class Batches(RuleBasedStateMachine):
         self.leave(data)
         mine.filter(keep)
         theirs.filter(keep)
-        self.each_row_is_what_it_would_be()
-        same_rows(mine, theirs, len(keep))
+        self.check_each_row()
+        assert_same_rows(mine, theirs, len(keep))
 
     def some_rows(self) -> st.SearchStrategy[list[int]]:
         return st.sets(st.sampled_from(range(len(self.places.of))), min_size=1).map(sorted)
 
     @invariant()
-    def each_row_is_what_it_would_be(self) -> None:
+    def check_each_row(self) -> None:
         assert sorted(self.places.of) == list(range(len(self.places.of)))
         np.testing.assert_array_equal(self.by_number(self.mine.offset), self.theirs.offset)
-        same_rows(self.mine, self.theirs, len(self.places.of))
+        assert_same_rows(self.mine, self.theirs, len(self.places.of))
 
 
-def same_rows(mine: RoomyCache, theirs: BatchKVCache, rows: int) -> None:
+def assert_same_rows(mine: RoomyCache, theirs: BatchKVCache, rows: int) -> None:
     for number in range(rows):
         ours = mine.extract(number)
         reference = KVCache() if theirs.empty() else theirs.extract(number)
         assert ours.size() == reference.size()
         if ours.size():
-            for one, other in zip(ours.keys_and_values(), reference.keys_and_values(), strict=True):
-                np.testing.assert_array_equal(one, other)
+            for actual, expected in zip(ours.keys_and_values(), reference.keys_and_values(), strict=True):
+                np.testing.assert_array_equal(actual, expected)
 
 
-TestBatches = Batches.TestCase
+TestBatches = CacheComparison.TestCase
 TestBatches.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
 
 
@@ -142,40 +142,40 @@ def addresses(cache: RoomyCache) -> list[int]:
 
 
 def test_rows_join_grow_and_leave_in_place() -> None:
-    batch = RowCache.merge(rows_of([30] * 9, 0)[0])
-    batch.extend(RowCache.merge(rows_of([20], 1)[0]))  # makes room for rows
+    batch = RowCache.merge(build_rows([30] * 9, 0)[0])
+    batch.extend(RowCache.merge(build_rows([20], 1)[0]))  # makes room for rows
     before = addresses(batch)
     for number in range(6):
-        batch.filter([one for one in range(10) if one != number])
-        batch.extend(RowCache.merge(rows_of([20 + 2 * number], number)[0]))
+        batch.filter([row for row in range(10) if row != number])
+        batch.extend(RowCache.merge(build_rows([20 + 2 * number], number)[0]))
         for _ in range(4):
-            batch.update_and_fetch(*some(10, 1, number))
+            batch.update_and_fetch(*random_keys_and_values(10, 1, number))
             assert addresses(batch) == before
     assert batch.size() == 30 + 6 * 4
 
 
-def test_what_a_row_leaves_behind_reaches_no_other() -> None:
+def test_a_leaving_row_hands_no_values_to_other_rows() -> None:
     """Attention multiplies what is masked by zero, and zero times infinity is no number."""
-    mine, _ = rows_of([40, 5, 30, 6], 0)
-    for poisoned in (mine[0], mine[2]):
-        poisoned.keys, poisoned.values = poisoned.keys * math.inf, poisoned.values * math.nan
+    mine, _ = build_rows([40, 5, 30, 6], 0)
+    for cache in (mine[0], mine[2]):
+        cache.keys, cache.values = cache.keys * math.inf, cache.values * math.nan
     batch = RowCache.merge(mine)
     before = batch.nbytes
     batch.filter([1, 3])  # the last moves to the place of the first
-    batch.extend(RowCache.merge(rows_of([3], 1)[0]))  # to that of the other one
-    batch.extend(RowCache.merge(rows_of([35], 1)[0]))
+    batch.extend(RowCache.merge(build_rows([3], 1)[0]))  # to that of the other one
+    batch.extend(RowCache.merge(build_rows([35], 1)[0]))
     assert batch.nbytes == before, "no new buffer hides it"
-    for seen in batch.update_and_fetch(*some(4, 1, 0)):
-        assert seen.shape[2] == 36
-        assert np.isfinite(np.array(seen)).all()
+    for array in batch.update_and_fetch(*random_keys_and_values(4, 1, 0)):
+        assert array.shape[2] == 36
+        assert np.isfinite(np.array(array)).all()
 
 
 def test_a_large_buffer_is_given_up_when_its_rows_leave() -> None:
-    batch = RowCache.merge(rows_of([2000, *[5] * 40], 0)[0])
+    batch = RowCache.merge(build_rows([2000, *[5] * 40], 0)[0])
     large = batch.nbytes
     batch.filter(range(1, 10))
     assert batch.nbytes < large / 8
-    np.testing.assert_array_equal(batch.extract(8).keys_and_values()[0], some(1, 5, 9)[0])
+    np.testing.assert_array_equal(batch.extract(8).keys_and_values()[0], random_keys_and_values(1, 5, 9)[0])
 
 
 def test_a_model_gives_each_row_its_own_logits_wherever_it_lies() -> None:
@@ -190,19 +190,19 @@ def test_a_model_gives_each_row_its_own_logits_wherever_it_lies() -> None:
         vocab_size=64,
     )
     model, inputs = llama.Model(arguments), mx.array(np.random.default_rng(0).integers(0, 64, (7, 9)))
-    routed = Routed(model, Rows())
+    routed = RoutedModel(model, Rows())
 
-    def begun(rows: Sequence[int], tokens: int) -> list[Any]:
+    def begin_rows(rows: Sequence[int], tokens: int) -> list[Any]:
         caches = [routed.make_cache() for _ in rows]
-        made = [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
-        mx.eval(routed(inputs[mx.array(list(rows))][:, :tokens], cache=made))
-        return made
+        merged_caches = [layers[0].merge(layers) for layers in zip(*caches, strict=True)]
+        mx.eval(routed(inputs[mx.array(list(rows))][:, :tokens], cache=merged_caches))
+        return merged_caches
 
-    batch = begun(range(5), 4)
-    for layer, joining in zip(batch, begun([5, 6], 4), strict=True):
+    batch = begin_rows(range(5), 4)
+    for layer, joining in zip(batch, begin_rows([5, 6], 4), strict=True):
         layer.filter([1, 3, 4])
         layer.extend(joining)
-    assert batch[0].places == Places((1, 0, 2, 3, 4))
+    assert batch[0].places == RowPlaces((1, 0, 2, 3, 4))
     rows = [1, 3, 4, 5, 6]
-    decoded = np.array(routed(inputs[mx.array(rows)][:, 4:], cache=batch))
-    np.testing.assert_allclose(decoded, np.array(model(inputs))[rows, 4:], rtol=1e-4, atol=1e-5)
+    logits = np.array(routed(inputs[mx.array(rows)][:, 4:], cache=batch))
+    np.testing.assert_allclose(logits, np.array(model(inputs))[rows, 4:], rtol=1e-4, atol=1e-5)

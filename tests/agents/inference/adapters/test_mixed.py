@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 
 from agents.inference.adapters.bank import BASE, AdapterBank, Seat
-from agents.inference.adapters.mixed import SORTED_FROM, MixedExperts, Routed, RowSlot
+from agents.inference.adapters.mixed import SORTED_FROM, MixedExperts, RoutedModel, RowSlot
 from schemas.errors import StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
@@ -34,12 +34,12 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("hybrid")
-    hybrid.write(made, model, "narrow", kinds=hybrid.KINDS, seed=1, rank=2, size=0.15)
-    hybrid.write(made, model, "wide", kinds=hybrid.KINDS, seed=2, rank=5, size=0.1)
-    hybrid.write(made, model, "huge", kinds=("mlp.gate",), seed=6, rank=2, size=1e30)
-    hybrid.write(made, model, "ends", kinds=("embed_tokens", "lm_head"), seed=3, rank=3, size=0.2)
-    return made
+    path = tmp_path_factory.mktemp("hybrid")
+    hybrid.write(path, model, "narrow", kinds=hybrid.KINDS, seed=1, rank=2, size=0.15)
+    hybrid.write(path, model, "wide", kinds=hybrid.KINDS, seed=2, rank=5, size=0.1)
+    hybrid.write(path, model, "huge", kinds=("mlp.gate",), seed=6, rank=2, size=1e30)
+    hybrid.write(path, model, "ends", kinds=("embed_tokens", "lm_head"), seed=3, rank=3, size=0.2)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def tokens(rows: int, length: int, seed: int = 0) -> mx.array:
     return mx.array(np.random.default_rng(seed).integers(0, hybrid.VOCABULARY, (rows, length)))
 
 
-def alone(bank: AdapterBank, model: Any, seat: Seat, row: mx.array) -> Array:
+def logits_alone(bank: AdapterBank, model: Any, seat: Seat, row: mx.array) -> Array:
     bank.mount((seat,))
     return np.array(model(row[None])[0])
 
@@ -75,51 +75,53 @@ def test_each_row_is_what_it_would_be_alone(
 ) -> None:
     inputs = tokens(len(rows), length, seed)
     seats = [bank.seat(uses) for uses in SETS]
-    routed = Routed(model, bank.rows)
+    routed = RoutedModel(model, bank.rows)
     first, *later = [routed.make_cache(seats[row].slot) for row in rows]
-    cache = [layer.merge([layer, *others]) for layer, *others in zip(first, *later, strict=True)]
+    cache = [layer.merge([layer, *more]) for layer, *more in zip(first, *later, strict=True)]
     bank.mount(seats)
-    mixed = np.array(routed(inputs, cache=cache))
+    logits = np.array(routed(inputs, cache=cache))
     for index, row in enumerate(rows):
-        expected = alone(bank, model, seats[row], inputs[index])
-        np.testing.assert_allclose(mixed[index], expected, rtol=2e-3, atol=2e-3)
+        expected = logits_alone(bank, model, seats[row], inputs[index])
+        np.testing.assert_allclose(logits[index], expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("keep", [[0, 3, 4], [4], [1, 2, 3, 4], [0, 1]])
-def test_who_stays_is_not_changed_by_who_leaves_and_joins(bank: AdapterBank, model: Any, keep: list[int]) -> None:
+def test_staying_rows_are_not_changed_by_leaving_and_joining_rows(
+    bank: AdapterBank, model: Any, keep: list[int]
+) -> None:
     inputs, seats = tokens(6, 7), [bank.seat(uses) for uses in SETS]
-    whose = [seats[row % len(seats)] for row in range(6)]
-    routed = Routed(model, bank.rows)
+    row_seats = [seats[row % len(seats)] for row in range(6)]
+    routed = RoutedModel(model, bank.rows)
 
-    def begun(rows: Sequence[int]) -> list[Any]:
-        caches = zip(*[routed.make_cache(whose[row].slot) for row in rows], strict=True)
-        made = [layers[0].merge(layers) for layers in caches]
-        mx.eval(routed(inputs[mx.array(list(rows))][:, :5], cache=made))
-        return made
+    def begin_rows(rows: Sequence[int]) -> list[Any]:
+        caches = zip(*[routed.make_cache(row_seats[row].slot) for row in rows], strict=True)
+        merged_caches = [layers[0].merge(layers) for layers in caches]
+        mx.eval(routed(inputs[mx.array(list(rows))][:, :5], cache=merged_caches))
+        return merged_caches
 
     bank.mount(seats)
-    cache = begun(range(5))
-    for layer, joining in zip(cache, begun([5]), strict=True):
+    cache = begin_rows(range(5))
+    for layer, joining in zip(cache, begin_rows([5]), strict=True):
         layer.filter(keep)
         layer.extend(joining)
     rows = [*keep, 5]
-    decoded = np.array(routed(inputs[mx.array(rows)][:, 5:], cache=cache))
+    logits = np.array(routed(inputs[mx.array(rows)][:, 5:], cache=cache))
     for number, row in enumerate(rows):
-        expected = alone(bank, model, whose[row], inputs[row])[5:]
-        np.testing.assert_allclose(decoded[number], expected, rtol=2e-3, atol=2e-3)
+        expected = logits_alone(bank, model, row_seats[row], inputs[row])[5:]
+        np.testing.assert_allclose(logits[number], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_sets_really_differ(bank: AdapterBank, model: Any) -> None:
+def test_adapter_sets_really_differ(bank: AdapterBank, model: Any) -> None:
     """Otherwise the property above could not fail."""
     row = tokens(1, 8)[0]
-    results = [alone(bank, model, bank.seat(uses), row) for uses in SETS]
-    for index, one in enumerate(results):
-        assert all(np.abs(one - other).max() > 0.05 for other in results[:index])
+    results = [logits_alone(bank, model, bank.seat(uses), row) for uses in SETS]
+    for index, result in enumerate(results):
+        assert all(np.abs(result - earlier).max() > 0.05 for earlier in results[:index])
 
 
 def test_both_orders_of_the_experts_were_tested() -> None:
-    chosen = hybrid.CONFIG["num_experts_per_tok"]
-    assert 2 * 1 * chosen < SORTED_FROM <= 5 * 20 * chosen
+    experts_per_token = hybrid.CONFIG["num_experts_per_tok"]
+    assert 2 * 1 * experts_per_token < SORTED_FROM <= 5 * 20 * experts_per_token
 
 
 @pytest.mark.parametrize("kind", [*hybrid.KINDS, "embed_tokens"])
@@ -128,27 +130,29 @@ def test_every_kind_of_module_is_changed_and_restored(bank: AdapterBank, model: 
     hybrid.write(tmp_path, model, "two", kinds=(kind,), seed=5, rank=2, size=0.5)
     single, row = AdapterBank(model, tmp_path, budget=64 * 1024**2), tokens(1, 8)[0]
     base = np.array(model(row[None])[0])
-    one, two = (single.seat((AdapterUse(name=name),)) for name in ("one", "two"))
-    assert not np.array_equal(alone(single, model, one, row), alone(single, model, two, row))
-    single.mount((one, two))
-    assert np.array_equal(alone(single, model, BASE, row), base)
+    first_seat, second_seat = (single.seat((AdapterUse(name=name),)) for name in ("one", "two"))
+    assert not np.array_equal(
+        logits_alone(single, model, first_seat, row), logits_alone(single, model, second_seat, row)
+    )
+    single.mount((first_seat, second_seat))
+    assert np.array_equal(logits_alone(single, model, BASE, row), base)
 
 
 def test_base_rows_beside_adapters_are_the_base(bank: AdapterBank, model: Any) -> None:
     inputs, (base, narrow) = tokens(2, 3), [bank.seat(uses) for uses in SETS[:2]]
     bank.mount((BASE,))
-    routed = Routed(model, bank.rows)
+    routed = RoutedModel(model, bank.rows)
     expected = np.array(model(inputs))[0]
     bank.mount((base, narrow))
     first, second = routed.make_cache(base.slot), routed.make_cache(narrow.slot)
-    mixed = np.array(routed(inputs, cache=[a.merge([a, b]) for a, b in zip(first, second, strict=True)]))
-    np.testing.assert_allclose(mixed[0], expected, rtol=1e-6, atol=1e-6)
+    logits = np.array(routed(inputs, cache=[a.merge([a, b]) for a, b in zip(first, second, strict=True)]))
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_seat_that_is_taken_is_not_given_away(model: Any, folder: Path) -> None:
     bank = AdapterBank(model, folder, budget=64 * 1024**2, seats=2)
     first, second = bank.seat(SETS[1]), bank.seat(SETS[2])
-    third = bank.seat(SETS[3], taken={first.slot})
+    third = bank.seat(SETS[3], busy_slots={first.slot})
     assert (first.slot, second.slot, third.slot) == (1, 2, 2)
     assert bank.seat(SETS[1]) == first
     bank.mount((BASE,))

@@ -24,8 +24,8 @@ def model() -> Any:
     return hybrid.build(quantized=False, tied=True)
 
 
-def rewritten(source: Path, target: Path, **config: Any) -> None:
-    """An adapter in mlx-lm's layout as PEFT would have stored it, with transformers' names and one tensor an expert."""
+def write_as_peft(source: Path, target: Path, **config: Any) -> None:
+    """Write an mlx-lm adapter as PEFT would have stored it, with transformers' names and one tensor an expert."""
     tensors = {}
     for key, tensor in load_file(source / "adapters.safetensors").items():
         path, _, leaf = key.rpartition(".")
@@ -47,9 +47,9 @@ def rewritten(source: Path, target: Path, **config: Any) -> None:
 
 def logits(bank: AdapterBank, model: Any, name: str) -> Any:
     bank.activate((AdapterUse(name=name),))
-    found = np.array(model(mx.array([[1, 2, 3, 4]])))
+    values = np.array(model(mx.array([[1, 2, 3, 4]])))
     bank.activate(())
-    return found
+    return values
 
 
 @pytest.mark.parametrize(("rslora", "scale"), [(False, ALPHA / RANK), (True, ALPHA / math.sqrt(RANK))])
@@ -57,7 +57,7 @@ def test_both_layouts_change_the_model_alike(model: Any, tmp_path: Path, rslora:
     hybrid.write(tmp_path, model, "mlx", kinds=KINDS, seed=1, rank=RANK, size=0.1)
     parameters = {"fine_tune_type": "lora", "lora_parameters": {"rank": RANK, "scale": scale}}
     (tmp_path / "mlx" / "adapter_config.json").write_text(json.dumps(parameters))
-    rewritten(tmp_path / "mlx", tmp_path / "peft", use_rslora=rslora)
+    write_as_peft(tmp_path / "mlx", tmp_path / "peft", use_rslora=rslora)
     bank = AdapterBank(model, tmp_path, budget=64 * 1024**2)
     assert bank.registered_names == ("mlx", "peft")
     assert bank.load("peft").pairs.keys() == bank.load("mlx").pairs.keys()
@@ -74,20 +74,20 @@ def test_both_layouts_change_the_model_alike(model: Any, tmp_path: Path, rslora:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],
 )
-def test_what_is_not_plain_lora_says_so(model: Any, tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+def test_adapters_beyond_plain_lora_say_why(model: Any, tmp_path: Path, changed: dict[str, Any], why: str) -> None:
     hybrid.write(tmp_path, model, "mlx", kinds=("q_proj",), seed=1, rank=RANK, size=0.1)
-    rewritten(tmp_path / "mlx", tmp_path / "peft", **changed)
+    write_as_peft(tmp_path / "mlx", tmp_path / "peft", **changed)
     with pytest.raises(StageFailed, match=why):
         AdapterBank(model, tmp_path, budget=64 * 1024**2).load("peft")
 
 
 def test_unpaired_and_foreign_tensors_are_refused(model: Any, tmp_path: Path) -> None:
     hybrid.write(tmp_path, model, "mlx", kinds=("q_proj",), seed=1, rank=RANK, size=0.1)
-    rewritten(tmp_path / "mlx", tmp_path / "peft")
+    write_as_peft(tmp_path / "mlx", tmp_path / "peft")
     path = tmp_path / "peft" / "adapter_model.safetensors"
     tensors = load_file(path)
-    gone = next(name for name in tensors if "lora_B" in name)
-    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, path)
+    absent = next(name for name in tensors if "lora_B" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != absent}, path)
     with pytest.raises(StageFailed, match="do not come in pairs"):
         AdapterBank(model, tmp_path, budget=64 * 1024**2).load("peft")
     save_file(tensors | {"base_model.model.q.weight": np.ones((2, 2), np.float32)}, path)

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from agents.inference.knowbias import neurons
-from agents.inference.knowbias.enhancement import Enhanced
+from agents.inference.knowbias.enhancement import EnhancedGate
 from agents.inference.knowbias.neurons import Neurons
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from schemas.errors import SetupError
-from tests.agents.inference.mlx.test_engine import ask, in_one_batch
+from tests.agents.inference.mlx.test_engine import ask, generate_in_one_batch
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ QUESTION = "Name a colour of the rainbow."
 
 def some_neurons(**changes: Any) -> Neurons:
     gates = {f"model.layers.{layer}.mlp.gate_proj": tuple(range(0, 1536, 64)) for layer in range(4, 20)}
-    made = Neurons(
+    default = Neurons(
         model="smollm2",
         model_digest="digest",
         questions="q",
@@ -32,7 +32,7 @@ def some_neurons(**changes: Any) -> Neurons:
         share=0.49,
         gates=gates,
     )
-    return msgspec.structs.replace(made, **changes)
+    return msgspec.structs.replace(default, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ async def enhancing(settings: InferenceSettings, tmp_path_factory: pytest.TempPa
     from agents.inference.mlx.engine import MlxEngine
 
     path = tmp_path_factory.mktemp("neurons") / "knowbias.json"
-    neurons.write(path, some_neurons())
+    neurons.write_neurons(path, some_neurons())
     running = MlxEngine(msgspec.structs.replace(settings, knowbias=path, knowbias_factor=4.0))
     await running.start()
     yield running
@@ -50,41 +50,43 @@ async def enhancing(settings: InferenceSettings, tmp_path_factory: pytest.TempPa
 
 async def test_without_neurons_nothing_stands_in_the_path(engine: Any) -> None:
     assert not any(
-        isinstance(module, Enhanced) for _, module in engine.thread.decoder.batch._model._model.named_modules()
+        isinstance(module, EnhancedGate) for _, module in engine.thread.decoder.batch._model._model.named_modules()
     )
-    (asked,) = (await engine.generate(ask(QUESTION, enhance=True))).candidates
+    (candidate,) = (await engine.generate(ask(QUESTION, enhance=True))).candidates
     (plain,) = (await engine.generate(ask(QUESTION))).candidates
-    assert (asked.text, asked.factor) == (plain.text, 1.0)
-    assert asked.logprob == pytest.approx(plain.logprob, abs=1e-4)
+    assert (candidate.text, candidate.factor) == (plain.text, 1.0)
+    assert candidate.logprob == pytest.approx(plain.logprob, abs=1e-4)
 
 
 async def test_rows_of_one_batch_are_enhanced_or_not_as_each_asks(engine: Any, enhancing: Any) -> None:
-    request, wish = ask(QUESTION), ask(QUESTION, enhance=True)
+    request, enhancing_request = ask(QUESTION), ask(QUESTION, enhance=True)
     (plain,) = (await engine.generate(request)).candidates
-    (alone,) = (await enhancing.generate(wish)).candidates
-    outcomes = await in_one_batch(enhancing, request, wish, request)
-    left, mid, right = (outcome.candidates[0] for outcome in outcomes)
-    assert left.text == right.text == plain.text
-    assert left.logprob == pytest.approx(plain.logprob, abs=1e-4)
-    assert mid.text == alone.text
-    assert mid.logprob == pytest.approx(alone.logprob, abs=1e-4)
+    (alone,) = (await enhancing.generate(enhancing_request)).candidates
+    outcomes = await generate_in_one_batch(enhancing, request, enhancing_request, request)
+    first, second, third = (outcome.candidates[0] for outcome in outcomes)
+    assert first.text == third.text == plain.text
+    assert first.logprob == pytest.approx(plain.logprob, abs=1e-4)
+    assert second.text == alone.text
+    assert second.logprob == pytest.approx(alone.logprob, abs=1e-4)
     assert abs(alone.logprob - plain.logprob) > 1e-2
-    assert (left.factor, mid.factor) == (1.0, 4.0)
+    assert (first.factor, second.factor) == (1.0, 4.0)
 
 
 async def test_a_prompt_kept_under_a_factor_serves_no_other(engine: Any, enhancing: Any) -> None:
-    wish, request = ask("Name three metals.", enhance=True), ask("Name three metals.")
+    enhancing_request, request = ask("Name three metals.", enhance=True), ask("Name three metals.")
     whole = len(enhancing.encoder.encode(request.messages).tokens) - 2  # the last is decoded, one more may be cut
-    await enhancing.generate(wish)
-    assert await _known(enhancing, request) < whole  # no more than the beginning that it shares with other prompts
-    assert await _known(enhancing, request) >= whole
-    assert await _known(enhancing, wish) >= whole
-    (found,) = (await enhancing.generate(request)).candidates
+    await enhancing.generate(enhancing_request)
+    assert (
+        await _count_known_tokens(enhancing, request) < whole
+    )  # no more than the beginning that it shares with other prompts
+    assert await _count_known_tokens(enhancing, request) >= whole
+    assert await _count_known_tokens(enhancing, enhancing_request) >= whole
+    (candidate,) = (await enhancing.generate(request)).candidates
     (plain,) = (await engine.generate(request)).candidates
-    assert (found.text, found.logprob) == (plain.text, pytest.approx(plain.logprob, abs=1e-4))
+    assert (candidate.text, candidate.logprob) == (plain.text, pytest.approx(plain.logprob, abs=1e-4))
 
 
-async def _known(engine: Any, request: Request) -> float:
+async def _count_known_tokens(engine: Any, request: Request) -> float:
     """Tokens of the request's prompt that were not processed again."""
     before = engine.gauges["prefix_tokens_total"]
     await engine.generate(request)
@@ -100,7 +102,7 @@ async def test_choices_are_scored_with_the_factor(enhancing: Any) -> None:
 async def test_neurons_of_another_model_stop_the_start(settings: InferenceSettings, tmp_path: Path) -> None:
     from agents.inference.mlx.engine import MlxEngine
 
-    neurons.write(tmp_path / "n.json", some_neurons(model_digest="other"))
+    neurons.write_neurons(tmp_path / "n.json", some_neurons(model_digest="other"))
     running = MlxEngine(msgspec.structs.replace(settings, knowbias=tmp_path / "n.json"))
     with pytest.raises(SetupError, match="kiki knowbias probe"):
         await running.start()

@@ -11,9 +11,9 @@ from safetensors.numpy import load
 
 from agents.inference.adapters.bank import BASE, AdapterBank
 from agents.inference.adapters.files import WEIGHTS
-from agents.inference.training.directions import frozen, leading
+from agents.inference.training.directions import frozen_weights, leading_directions
 from agents.inference.training.exchange import discard, exchange, stage, sweep
-from agents.inference.training.steps import Learnable, Training, portable, step_flops
+from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
 from schemas.errors import Refused, StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
@@ -31,15 +31,15 @@ def model(request: pytest.FixtureRequest) -> Any:
 def bank(model: Any, tmp_path: Path) -> Iterator[AdapterBank]:
     hybrid.write(tmp_path, model, "mine", kinds=KINDS, seed=1, rank=2, size=0.1)
     hybrid.write(tmp_path, model, "other", kinds=KINDS, seed=2, rank=2, size=0.1)
-    made = AdapterBank(model, tmp_path, budget=1024**2)
-    yield made
-    made.mount((BASE,))
+    adapter_bank = AdapterBank(model, tmp_path, budget=1024**2)
+    yield adapter_bank
+    adapter_bank.mount((BASE,))
 
 
 def logits(bank: AdapterBank) -> mx.array:
-    found: mx.array = bank.model(mx.array([EXAMPLE.tokens]))
-    mx.eval(found)
-    return found
+    values: mx.array = bank.model(mx.array([EXAMPLE.tokens]))
+    mx.eval(values)
+    return values
 
 
 def training(bank: AdapterBank, tmp_path: Path, *, rate: float = 0.01) -> Training:
@@ -47,61 +47,61 @@ def training(bank: AdapterBank, tmp_path: Path, *, rate: float = 0.01) -> Traini
     return Training(bank, "mine", data, scale=1.0, learning_rate=rate)
 
 
-def trained(bank: AdapterBank, tmp_path: Path, steps: int = 1) -> bytes:
-    run = training(bank, tmp_path)
+def train(bank: AdapterBank, tmp_path: Path, steps: int = 1) -> bytes:
+    session = training(bank, tmp_path)
     for _ in range(steps):
-        run.step(EXAMPLE)
-    return run.dump()
+        session.step(EXAMPLE)
+    return session.dump()
 
 
 def test_steps_learn_the_answer_and_leave_the_model_alone(bank: AdapterBank, tmp_path: Path) -> None:
     bank.activate((AdapterUse(name="other"),))
     before = logits(bank)
-    run = training(bank, tmp_path)
-    first = run.loss(EXAMPLE)
-    assert run.step(EXAMPLE) == pytest.approx(first, rel=1e-4)
+    session = training(bank, tmp_path)
+    first = session.loss(EXAMPLE)
+    assert session.step(EXAMPLE) == pytest.approx(first, rel=1e-4)
     for _ in range(9):
-        run.step(EXAMPLE)
-    assert run.loss(EXAMPLE) < 0.8 * first
-    assert run.tokens == 10 * len(EXAMPLE.tokens)
+        session.step(EXAMPLE)
+    assert session.loss(EXAMPLE) < 0.8 * first
+    assert session.tokens == 10 * len(EXAMPLE.tokens)
     assert bool(mx.all(logits(bank) == before))
     assert [use.name for use in bank.active] == ["other"]
 
 
 def test_every_module_kind_gets_a_gradient(bank: AdapterBank, tmp_path: Path) -> None:
-    before, after = load((tmp_path / "mine" / WEIGHTS).read_bytes()), load(trained(bank, tmp_path))
+    before, after = load((tmp_path / "mine" / WEIGHTS).read_bytes()), load(train(bank, tmp_path))
     assert before.keys() == after.keys()
     for path in before:
         assert not np.array_equal(before[path], after[path]), path
 
 
-def test_what_does_not_fit_is_refused(bank: AdapterBank) -> None:
+def test_weights_that_do_not_fit_are_refused(bank: AdapterBank) -> None:
     with pytest.raises(StageFailed, match="cannot be used"):
         Training(bank, "mine", b"nothing", scale=1.0, learning_rate=0.1)
 
 
 def test_bfloat16_travels_as_float32(bank: AdapterBank, tmp_path: Path) -> None:
     data = (tmp_path / "mine" / WEIGHTS).read_bytes()
-    assert portable(data) is data
+    assert make_portable(data) is data
     half = {name: mx.array(value).astype(mx.bfloat16) for name, value in load(data).items()}
     mx.save_safetensors(str(tmp_path / "half.safetensors"), half)
-    again = load(portable((tmp_path / "half.safetensors").read_bytes()))
+    again = load(make_portable((tmp_path / "half.safetensors").read_bytes()))
     for name, value in half.items():
         np.testing.assert_array_equal(again[name], np.array(value.astype(mx.float32)))
 
 
 def test_steps_cost_what_the_model_weighs(bank: AdapterBank) -> None:
-    assert step_flops(bank, 10) == 40.0 * bank.weights
-    assert bank.weights > 100_000
+    assert step_flops(bank, 10) == 40.0 * bank.weight_count
+    assert bank.weight_count > 100_000
 
 
 def test_leading_directions_are_those_of_the_svd(bank: AdapterBank) -> None:
     for path in bank.check("mine").pairs:
-        matrix = frozen(bank.modules[path])
-        left, right = leading(matrix, 4)
+        matrix = frozen_weights(bank.modules[path])
+        left, right = leading_directions(matrix, 4)
         sizes = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
-        cored = np.swapaxes(left, -1, -2) @ matrix @ right
-        np.testing.assert_allclose(np.linalg.svd(cored, compute_uv=False), sizes[..., :4], rtol=1e-4)
+        core = np.swapaxes(left, -1, -2) @ matrix @ right
+        np.testing.assert_allclose(np.linalg.svd(core, compute_uv=False), sizes[..., :4], rtol=1e-4)
         eye = np.broadcast_to(np.eye(4), (*matrix.shape[:-2], 4, 4))
         np.testing.assert_allclose(np.swapaxes(left, -1, -2) @ left, eye, atol=1e-6)
         np.testing.assert_allclose(np.swapaxes(right, -1, -2) @ right, eye, atol=1e-6)
@@ -110,68 +110,70 @@ def test_leading_directions_are_those_of_the_svd(bank: AdapterBank) -> None:
 
 def test_an_exchange_is_made_once(bank: AdapterBank, tmp_path: Path) -> None:
     base = bank.load("mine").sha256
-    staged = stage(tmp_path, "mine", trained(bank, tmp_path))
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
     assert stage(tmp_path, "mine", (tmp_path / staged / WEIGHTS).read_bytes()) == staged
     new = bank.load(staged).sha256
-    assert exchange(bank, "mine", staged, base, taken=(), used=False) > 0.0
+    assert exchange(bank, "mine", staged, base, busy_slots=(), is_used=False) > 0.0
     assert bank.load("mine").sha256 == new == bank.check("mine").sha256
-    assert exchange(bank, "mine", staged, base, taken=(), used=False) == 0.0
+    assert exchange(bank, "mine", staged, base, busy_slots=(), is_used=False) == 0.0
     assert discard(tmp_path, staged)
     assert not discard(tmp_path, staged)
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"adapter_config.json", WEIGHTS}
 
 
-def test_rows_keep_what_they_began_with(bank: AdapterBank, tmp_path: Path) -> None:
+def test_rows_keep_the_weights_they_began_with(bank: AdapterBank, tmp_path: Path) -> None:
     base = bank.load("mine").sha256
     old = bank.seat((AdapterUse(name="mine"),))
-    staged = stage(tmp_path, "mine", trained(bank, tmp_path))
-    exchange(bank, "mine", staged, base, taken={old.slot}, used=True)
-    new = bank.seat((AdapterUse(name="mine"),), taken={old.slot})
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
+    exchange(bank, "mine", staged, base, busy_slots={old.slot}, is_used=True)
+    new = bank.seat((AdapterUse(name="mine"),), busy_slots={old.slot})
     assert (new.slot != old.slot, old.uses[0].sha256, new.uses[0].sha256 != base) == (True, base, True)
     assert new.uses[0].name == "mine"
 
 
 def test_an_exchange_from_another_base_is_refused(bank: AdapterBank, tmp_path: Path) -> None:
-    staged = stage(tmp_path, "mine", trained(bank, tmp_path))
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
     before = bank.check("mine").sha256
     with pytest.raises(StageFailed) as caught:
-        exchange(bank, "mine", staged, "0" * 64, taken=(), used=False)
+        exchange(bank, "mine", staged, "0" * 64, busy_slots=(), is_used=False)
     assert (caught.value.code, caught.value.param) == ("invariant_broken", "base_sha256")
     assert bank.check("mine").sha256 == before
 
 
-def test_one_too_large_to_stand_beside_its_successor_waits(model: Any, bank: AdapterBank, tmp_path: Path) -> None:
+def test_an_adapter_too_large_to_stand_beside_its_successor_waits(
+    model: Any, bank: AdapterBank, tmp_path: Path
+) -> None:
     alone = AdapterBank(model, tmp_path, budget=1024**2, seats=0)
-    staged, base = stage(tmp_path, "mine", trained(bank, tmp_path)), alone.load("mine").sha256
+    staged, base = stage(tmp_path, "mine", train(bank, tmp_path)), alone.load("mine").sha256
     with pytest.raises(Refused, match="too large"):
-        exchange(alone, "mine", staged, base, taken=(), used=True)
-    exchange(alone, "mine", staged, base, taken=(), used=False)
+        exchange(alone, "mine", staged, base, busy_slots=(), is_used=True)
+    exchange(alone, "mine", staged, base, busy_slots=(), is_used=False)
     assert alone.load("mine").sha256 != base
 
 
 def test_a_failed_exchange_is_undone(bank: AdapterBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = bank.load("mine").sha256
-    staged = stage(tmp_path, "mine", trained(bank, tmp_path))
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
 
     def refuse(name: str, **_: Any) -> None:
         raise StageFailed("no", code="adapter_failed")
 
-    monkeypatch.setattr(bank, "ready", refuse)
+    monkeypatch.setattr(bank, "prepare", refuse)
     with pytest.raises(StageFailed, match="no"):
-        exchange(bank, "mine", staged, base, taken=(), used=False)
+        exchange(bank, "mine", staged, base, busy_slots=(), is_used=False)
     assert bank.check("mine").sha256 == base == bank.load("mine").sha256
 
 
-def test_what_was_left_behind_is_swept_when_it_is_old(bank: AdapterBank, tmp_path: Path) -> None:
-    staged = stage(tmp_path, "mine", trained(bank, tmp_path))
-    written = (tmp_path / staged).stat().st_mtime
-    assert sweep(tmp_path, now=written + 60) == []
-    assert sweep(tmp_path, now=written + 2 * 3600) == [staged]
+def test_staged_adapters_are_swept_when_they_are_old(bank: AdapterBank, tmp_path: Path) -> None:
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
+    start = (tmp_path / staged).stat().st_mtime
+    assert sweep(tmp_path, now=start + 60) == []
+    assert sweep(tmp_path, now=start + 2 * 3600) == [staged]
     assert bank.registered_names == ("mine", "other")
 
 
 @pytest.mark.parametrize("name", ["nobody", "../mine"])
-def test_only_registered_adapters_are_staged(bank: AdapterBank, tmp_path: Path, name: str) -> None:
+def test_unregistered_adapters_are_not_staged(bank: AdapterBank, tmp_path: Path, name: str) -> None:
     with pytest.raises(StageFailed, match="only registered adapters"):
         stage(tmp_path, name, b"x")
     with pytest.raises(StageFailed, match="never staged"):

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agents.inference.requests import Outcome, Request
+from agents.inference.requests import DecodingOutcome, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from bus.metrics import DEGRADED
@@ -27,20 +27,20 @@ def ask(text: str = "What is the capital of France?", **options: Any) -> Request
     return Request(lane=options.pop("lane", "interactive"), messages=messages, sampling=sampling, **options)
 
 
-async def together(engine: Any, *requests: Request) -> list[Outcome]:
-    found: dict[int, Outcome] = {}
+async def generate_together(engine: Any, *requests: Request) -> list[DecodingOutcome]:
+    outcomes: dict[int, DecodingOutcome] = {}
 
-    async def one(number: int) -> None:
-        found[number] = await engine.generate(requests[number])
+    async def generate_one(number: int) -> None:
+        outcomes[number] = await engine.generate(requests[number])
 
     async with anyio.create_task_group() as tasks:
         for number in range(len(requests)):
-            tasks.start_soon(one, number)
-    return [found[number] for number in range(len(requests))]
+            tasks.start_soon(generate_one, number)
+    return [outcomes[number] for number in range(len(requests))]
 
 
-async def in_one_batch(engine: Any, *requests: Request) -> list[Outcome]:
-    """Like :func:`together`, with all of them at the thread before it looks."""
+async def generate_in_one_batch(engine: Any, *requests: Request) -> list[DecodingOutcome]:
+    """Like :func:`generate_together`, with all of them at the thread before it looks."""
     go = threading.Event()
 
     async def open_when_all_wait() -> None:
@@ -49,14 +49,14 @@ async def in_one_batch(engine: Any, *requests: Request) -> list[Outcome]:
         go.set()
 
     engine.thread.call(go.wait)
-    found: list[Outcome] = []
+    outcomes: list[DecodingOutcome] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(open_when_all_wait)
-        found += await together(engine, *requests)
-    return found
+        outcomes += await generate_together(engine, *requests)
+    return outcomes
 
 
-async def test_it_answers_paris_with_true_counts(engine: Any) -> None:
+async def test_the_engine_answers_paris_with_true_counts(engine: Any) -> None:
     pieces: list[Piece] = []
 
     async def hear(piece: Piece) -> None:
@@ -92,34 +92,38 @@ async def test_candidates_share_the_prompt_and_differ(engine: Any) -> None:
     assert all(candidate.usage.completion_tokens <= 12 for candidate in later)
 
 
-async def test_no_step_is_begun_whose_tokens_nobody_takes(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents.inference.adapters.mixed import Routed
+async def test_decoding_begins_no_step_whose_tokens_have_no_reader(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agents.inference.adapters.mixed import RoutedModel
 
     steps: list[int] = []
-    original = Routed.__call__
+    original = RoutedModel.__call__
 
-    def counted(self: Routed, inputs: Any, *, cache: Any) -> Any:
+    def count_step(self: RoutedModel, inputs: Any, *, cache: Any) -> Any:
         if not self.ending and inputs.shape[1] == 1:
             steps.append(len(inputs))
         return original(self, inputs, cache=cache)
 
-    monkeypatch.setattr(Routed, "__call__", counted)
+    monkeypatch.setattr(RoutedModel, "__call__", count_step)
     first = ask("Tell me a long story.", n=2, sampling={"max_tokens": 5, "seed": 1})
-    told = (await engine.generate(first)).candidates[0]
-    assert (told.finish_reason, told.usage.completion_tokens) == ("length", 5)
+    answer = (await engine.generate(first)).candidates[0]
+    assert (answer.finish_reason, answer.usage.completion_tokens) == ("length", 5)
     assert steps == [2] * 5, "the sixth would have no reader"
 
-    more = (*first.messages, Message(role="assistant", content=told.text), Message(role="user", content="Go on."))
+    more = (*first.messages, Message(role="assistant", content=answer.text), Message(role="user", content="Go on."))
     request = Request(lane="interactive", messages=more, sampling=Sampling(max_tokens=8))
     before = engine.gauges["prefix_tokens_total"]
-    known = await engine.generate(request)
-    asked = len(engine.encoder.encode(first.messages).tokens)
-    assert engine.gauges["prefix_tokens_total"] - before >= asked + 4, "what is kept ends before the token left out"
+    outcome = await engine.generate(request)
+    prompt_tokens = len(engine.encoder.encode(first.messages).tokens)
+    assert engine.gauges["prefix_tokens_total"] - before >= prompt_tokens + 4, (
+        "what is kept ends before the token left out"
+    )
     engine.forget()
-    assert known.candidates[0].text == (await engine.generate(request)).candidates[0].text
+    assert outcome.candidates[0].text == (await engine.generate(request)).candidates[0].text
 
 
-async def test_a_short_prompt_waits_for_who_encodes(engine: Any) -> None:
+async def test_a_short_prompt_waits_for_the_encoder(engine: Any) -> None:
     """The encoder is not thread-safe, and short prompts are encoded on the event loop."""
     answered = anyio.Event()
 
@@ -137,17 +141,17 @@ async def test_a_short_prompt_waits_for_who_encodes(engine: Any) -> None:
 
 
 async def test_seed_decides_and_neighbours_do_not_matter(engine: Any) -> None:
-    drawn = ask("Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
-    (alone,) = await together(engine, drawn)
-    again, _, _ = await together(
+    request = ask("Name an animal.", sampling={"temperature": 1.0, "seed": 11, "max_tokens": 8})
+    (alone,) = await generate_together(engine, request)
+    again, _, _ = await generate_together(
         engine,
-        drawn,
+        request,
         ask("Tell me a long story.", n=2, sampling={"temperature": 1.5, "seed": 3}),
         ask("Count to five."),
     )
-    other = await engine.generate(ask("Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
+    different = await engine.generate(ask("Name an animal.", sampling={"temperature": 1.0, "seed": 12}))
     assert again.candidates[0].text == alone.candidates[0].text
-    assert other.candidates[0].text != alone.candidates[0].text
+    assert different.candidates[0].text != alone.candidates[0].text
 
 
 async def test_nucleus_of_one_token_is_greedy(engine: Any) -> None:
@@ -170,21 +174,21 @@ async def test_stop_strings_end_the_answer_before_themselves(engine: Any, stop: 
 
 async def test_cancelled_request_stops_within_two_tokens(engine: Any) -> None:
     request = ask("Tell me a very long story.", sampling={"max_tokens": 400})
-    seen = 0
-    decoded_at_cancel = 0.0
+    pieces = 0
+    tokens_at_cancel = 0.0
     with anyio.CancelScope() as scope:
 
         async def hear(_: Piece) -> None:
-            nonlocal seen, decoded_at_cancel
-            seen += 1
-            if seen == 3:
-                decoded_at_cancel = engine.gauges["tokens_decoded_total"]
+            nonlocal pieces, tokens_at_cancel
+            pieces += 1
+            if pieces == 3:
+                tokens_at_cancel = engine.gauges["tokens_decoded_total"]
                 scope.cancel()
 
         await engine.generate(request, hear)
     await engine.generate(ask(sampling={"max_tokens": 1}))  # the thread has gone round since
     assert scope.cancelled_caught
-    assert engine.gauges["tokens_decoded_total"] - 1 - decoded_at_cancel <= 2
+    assert engine.gauges["tokens_decoded_total"] - 1 - tokens_at_cancel <= 2
     assert engine.gauges["active_rows"] == 0
 
 
@@ -197,11 +201,11 @@ async def test_deadline_ends_the_decoding(engine: Any) -> None:
 
 async def test_choices_are_scored_as_continuations(engine: Any) -> None:
     choices = (PARIS, "The capital of France is Rome.", "Paris")
-    together_ = await engine.generate(ask(choices=choices))
-    assert together_.candidates == ()
-    ((paris, rome, _),) = together_.scores
+    outcome = await engine.generate(ask(choices=choices))
+    assert outcome.candidates == ()
+    ((paris, rome, _),) = outcome.scores
     assert rome < paris < 0.0
-    for choice, total in zip(choices, together_.scores[0], strict=True):
+    for choice, total in zip(choices, outcome.scores[0], strict=True):
         alone = await engine.generate(ask(choices=(choice,)))
         assert alone.scores[0][0] == pytest.approx(total, abs=1e-3)
 
@@ -214,16 +218,16 @@ async def test_ballots_of_one_request_are_scored_as_if_each_came_alone(engine: A
         for answer in ("Paris.", "It is Rome, the eternal city, where all roads lead to.", "Lyon")
     )
     before = engine.gauges["prompt_tokens_total"]
-    asked = Request(lane="auxiliary", messages=question, ballots=ballots, choices=labels)
-    outcome = await engine.generate(asked)
+    request = Request(lane="auxiliary", messages=question, ballots=ballots, choices=labels)
+    outcome = await engine.generate(request)
     assert engine.gauges["prompt_tokens_total"] - before <= outcome.prompt_tokens
     alone = [
         await engine.generate(Request(lane="auxiliary", messages=(*question, *ballot), choices=labels))
         for ballot in ballots
     ]
-    assert outcome.prompt_tokens < sum(one.prompt_tokens for one in alone), "what they share is read once"
-    for row, one in zip(outcome.scores, alone, strict=True):
-        assert row == pytest.approx(one.scores[0], abs=1e-2)
+    assert outcome.prompt_tokens < sum(single.prompt_tokens for single in alone), "what they share is read once"
+    for row, single in zip(outcome.scores, alone, strict=True):
+        assert row == pytest.approx(single.scores[0], abs=1e-2)
 
 
 SETS: tuple[tuple[AdapterUse, ...], ...] = (
@@ -241,24 +245,26 @@ async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) 
     swaps = engine.gauges["adapter_swaps_total"]
     for first in range(0, 8, at_once):
         order = [(first + number) % len(SETS) for number in range(at_once)]
-        mixed = await in_one_batch(engine, *(ask(adapters=SETS[index]) for index in order))
-        assert [outcome.candidates[0].text for outcome in mixed] == [alone[index].text for index in order]
-        assert [outcome.adapters for outcome in mixed] == [alone[index].adapters for index in order]
+        outcomes = await generate_in_one_batch(engine, *(ask(adapters=SETS[index]) for index in order))
+        assert [outcome.candidates[0].text for outcome in outcomes] == [alone[index].text for index in order]
+        assert [outcome.adapters for outcome in outcomes] == [alone[index].adapters for index in order]
     assert engine.gauges["adapter_swaps_total"] - swaps <= 8 / at_once, "one batch, not one set after the other"
-    assert [tuple(used.name for used in candidate.adapters) for candidate in alone] == [
+    assert [tuple(use.name for use in candidate.adapters) for candidate in alone] == [
         tuple(use.name for use in uses) for uses in SETS
     ]
-    assert all(len(used.sha256) == 64 for candidate in alone for used in candidate.adapters)
+    assert all(len(use.sha256) == 64 for candidate in alone for use in candidate.adapters)
 
 
 async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: Any) -> None:
     panel = ask(adapters=SETS[1], n=3, sampling={"seed": 5})
-    scored = [ask(adapters=uses, choices=(PARIS,)) for uses in SETS]
-    alone = [await engine.generate(request) for request in (panel, *scored)]
-    mixed = await together(engine, panel, *scored, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
-    assert [one.text for one in mixed[0].candidates] == [one.text for one in alone[0].candidates]
+    requests = [ask(adapters=uses, choices=(PARIS,)) for uses in SETS]
+    alone = [await engine.generate(request) for request in (panel, *requests)]
+    outcomes = await generate_together(engine, panel, *requests, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
+    assert [candidate.text for candidate in outcomes[0].candidates] == [
+        candidate.text for candidate in alone[0].candidates
+    ]
     totals = [outcome.scores[0][0] for outcome in alone[1:]]
-    assert [outcome.scores[0][0] for outcome in mixed[1:5]] == pytest.approx(totals, abs=1e-2)
+    assert [outcome.scores[0][0] for outcome in outcomes[1:5]] == pytest.approx(totals, abs=1e-2)
     assert len({round(total, 1) for total in totals}) == len(SETS)
 
 
@@ -273,7 +279,7 @@ async def test_bad_adapter_fails_only_its_own_requests(engine: Any) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bad)
-        (good,) = await together(engine, ask())
+        (good,) = await generate_together(engine, ask())
     assert good.candidates[0].text == PARIS
     assert [error.code for error in errors] == ["adapter_failed"]
     assert engine.healthy
@@ -287,7 +293,7 @@ async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> Non
     assert counter._value.get() == before + 1
 
 
-async def test_prefetch_makes_resident(engine: Any) -> None:
+async def test_prefetch_makes_adapters_resident(engine: Any) -> None:
     await engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
     await engine.generate(ask(sampling={"max_tokens": 1}))
     assert engine.gauges["adapter_resident_bytes"] > 0
@@ -307,8 +313,8 @@ async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettin
 async def test_work_waits_for_bytes_of_cache_and_all_of_it_finishes(engine: Any) -> None:
     request = ask(sampling={"max_tokens": 20})
     admission = engine.thread.decoder.admission
-    one = admission.cost.of(len(engine.encoder.encode(request.messages).tokens) + 20)
-    before, admission.scheduler.max_bytes = admission.scheduler.max_bytes, 2 * one
+    row_bytes = admission.cost.of(len(engine.encoder.encode(request.messages).tokens) + 20)
+    before, admission.scheduler.max_bytes = admission.scheduler.max_bytes, 2 * row_bytes
     rows: list[float] = []
 
     async def hear(_: Piece) -> None:
@@ -324,7 +330,7 @@ async def test_work_waits_for_bytes_of_cache_and_all_of_it_finishes(engine: Any)
     assert len(rows) >= 5
 
 
-async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
+async def test_a_dead_thread_fails_every_request(settings: InferenceSettings) -> None:
     from agents.inference.mlx.engine import MlxEngine
 
     engine = MlxEngine(settings)
@@ -350,7 +356,7 @@ async def test_dead_thread_tells_everybody(settings: InferenceSettings) -> None:
     await engine.stop()
 
 
-async def test_what_is_no_model_is_refused_at_start(settings: InferenceSettings, tmp_path: Any) -> None:
+async def test_start_refuses_missing_models_and_folders(settings: InferenceSettings, tmp_path: Any) -> None:
     import msgspec
 
     from agents.inference.mlx.engine import MlxEngine

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agents.inference.mlx.processors import Penalties
 from schemas.chat import Sampling
 from schemas.errors import InvalidInput
-from tests.agents.inference.mlx.test_engine import PARIS, ask, together
+from tests.agents.inference.mlx.test_engine import PARIS, ask, generate_together
 
 pytestmark = pytest.mark.anyio
 
@@ -34,16 +34,16 @@ SCHEMA = {
     st.floats(-2, 2),
     st.dictionaries(st.integers(0, 7).map(str), st.floats(-100, 100)),
 )
-def test_penalties_are_what_the_reference_says(
+def test_penalties_equal_the_reference(
     prompt: list[int], answer: list[int], repetition: float, presence: float, frequency: float, bias: dict[str, float]
 ) -> None:
-    asked = Sampling(
+    sampling = Sampling(
         repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency, logit_bias=bias
     )
     logits = np.linspace(-2, 2, 8, dtype=np.float32)
-    process = Penalties(asked, prompt)
+    process = Penalties(sampling, prompt)
     for length in range(len(answer) + 1):
-        found = process(mx.array(prompt + answer[:length]), mx.array(logits)[None])
+        result = process(mx.array(prompt + answer[:length]), mx.array(logits)[None])
     expected = logits.copy()
     for token in set(prompt + answer):
         expected[token] = expected[token] / repetition if expected[token] > 0 else expected[token] * repetition
@@ -51,16 +51,16 @@ def test_penalties_are_what_the_reference_says(
         expected[token] -= presence + frequency * answer.count(token)
     for name, value in bias.items():
         expected[int(name)] += value
-    np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(result[0], expected, rtol=1e-3, atol=1e-3)
 
 
-async def test_presence_penalty_forbids_what_was_said(engine: Any) -> None:
-    (plain, penalised) = await together(
+async def test_frequency_penalty_makes_words_vary(engine: Any) -> None:
+    (plain, varied) = await generate_together(
         engine,
         ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24}),
         ask("Say ha ten times: ha ha ha ha", sampling={"max_tokens": 24, "frequency_penalty": 2.0}),
     )
-    words = [outcome.candidates[0].text.split() for outcome in (plain, penalised)]
+    words = [outcome.candidates[0].text.split() for outcome in (plain, varied)]
     assert len(set(words[1])) / len(words[1]) > len(set(words[0])) / len(words[0])
 
 
@@ -70,35 +70,35 @@ async def test_bias_forbids_and_forces_a_token(engine: Any) -> None:
     sampling = {"logit_bias": {str(paris): -100.0}}
     forbidden = (await engine.generate(ask(sampling=sampling))).candidates[0]
     assert "Paris" not in forbidden.text
-    forced = await engine.generate(ask(sampling={"logit_bias": {str(rome): 100.0}, "max_tokens": 3}))
-    assert forced.candidates[0].text.strip() == "Rome Rome Rome"
+    outcome = await engine.generate(ask(sampling={"logit_bias": {str(rome): 100.0}, "max_tokens": 3}))
+    assert outcome.candidates[0].text.strip() == "Rome Rome Rome"
 
 
-async def test_neighbours_feel_nothing_of_it(engine: Any) -> None:
-    biased = ask(sampling={"logit_bias": {"5": 100.0}, "repetition_penalty": 1.5})
-    _, plain = await together(engine, biased, ask())
+async def test_neighbours_of_a_biased_row_answer_as_before(engine: Any) -> None:
+    request = ask(sampling={"logit_bias": {"5": 100.0}, "repetition_penalty": 1.5})
+    _, plain = await generate_together(engine, request, ask())
     assert plain.candidates[0].text == PARIS
     assert plain.candidates[0].tokens == ()
 
 
-async def test_logprobs_are_told_for_each_token(engine: Any) -> None:
+async def test_logprobs_come_with_each_token(engine: Any) -> None:
     (candidate,) = (await engine.generate(ask(sampling={"logprobs": True, "top_logprobs": 3}))).candidates
-    assert "".join(one.token for one in candidate.tokens) == PARIS
+    assert "".join(token.token for token in candidate.tokens) == PARIS
     assert len(candidate.tokens) == candidate.usage.completion_tokens - 1
-    for one in candidate.tokens:
-        assert one.top[0].logprob == pytest.approx(one.logprob, abs=1e-4), "greedy takes the likeliest"
-        assert one.top[0].token == one.token
-        assert [top.logprob for top in one.top] == sorted((top.logprob for top in one.top), reverse=True)
+    for token in candidate.tokens:
+        assert token.top[0].logprob == pytest.approx(token.logprob, abs=1e-4), "greedy takes the likeliest"
+        assert token.top[0].token == token.token
+        assert [top.logprob for top in token.top] == sorted((top.logprob for top in token.top), reverse=True)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 4}])
 async def test_constrained_answers_follow_their_schema(engine: Any, sampling: dict[str, Any]) -> None:
-    constrained = ask(
+    request = ask(
         "Which city, and how many people?",
         n=2,
         sampling={"max_tokens": 60, "json_schema": json.dumps(SCHEMA), **sampling},
     )
-    outcome, plain = await together(engine, constrained, ask())
+    outcome, plain = await generate_together(engine, request, ask())
     for candidate in outcome.candidates:
         assert candidate.finish_reason == "stop"
         jsonschema.validate(json.loads(candidate.text), SCHEMA)

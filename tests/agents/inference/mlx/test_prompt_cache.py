@@ -13,7 +13,7 @@ from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from agents.inference.mlx.prompt_cache import PrefixCache, cost, only_at_its_end
+from agents.inference.mlx.prompt_cache import PrefixCache, cannot_be_cut, measure_cost
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
 from schemas.chat import Message, Sampling
@@ -29,19 +29,19 @@ TURNS = ("What is the capital of France?", "And of Italy?", "Which of the two is
 async def engines(settings: InferenceSettings, engine: Any) -> AsyncIterator[dict[str, Any]]:
     from agents.inference.mlx.engine import MlxEngine
 
-    others = {"off": {"prefix_bytes": 0}, "8 bits": {"prefix_bits": 8}}
-    found = {name: MlxEngine(msgspec.structs.replace(settings, **changed)) for name, changed in others.items()}
-    for other in found.values():
-        await other.start()
-    yield {"on": engine, **found}
-    for other in found.values():
-        await other.stop()
+    changes = {"off": {"prefix_bytes": 0}, "8 bits": {"prefix_bits": 8}}
+    variants = {name: MlxEngine(msgspec.structs.replace(settings, **fields)) for name, fields in changes.items()}
+    for variant in variants.values():
+        await variant.start()
+    yield {"on": engine, **variants}
+    for variant in variants.values():
+        await variant.stop()
 
 
 async def chat(engine: Any, uses: tuple[AdapterUse, ...], **options: Any) -> tuple[list[str], list[int], list[int]]:
     """A conversation: its answers, the tokens really processed for each turn, and the tokens of each prompt."""
     messages: list[Message] = [Message(role="system", content="You are a geographer who answers in one sentence.")]
-    answers, processed, prompts = [], [], []
+    answers, token_counts, prompts = [], [], []
     for question in TURNS:
         messages.append(Message(role="user", content=question))
         before = engine.gauges["prompt_tokens_total"]
@@ -56,30 +56,30 @@ async def chat(engine: Any, uses: tuple[AdapterUse, ...], **options: Any) -> tup
             )
         )
         answers.append(outcome.candidates[0].text)
-        processed.append(int(engine.gauges["prompt_tokens_total"] - before))
+        token_counts.append(int(engine.gauges["prompt_tokens_total"] - before))
         prompts.append(outcome.prompt_tokens)
         messages.append(Message(role="assistant", content=answers[-1]))
-    return answers, processed, prompts
+    return answers, token_counts, prompts
 
 
 @pytest.mark.parametrize("uses", [(), (AdapterUse(name="one"),)])
 async def test_a_chat_processes_only_its_new_turn_and_answers_the_same(
     engines: dict[str, Any], uses: tuple[AdapterUse, ...]
 ) -> None:
-    plain, all_of_it, prompts = await chat(engines["off"], uses)
-    assert all_of_it == prompts
-    cached, processed, _ = await chat(engines["on"], uses)
+    plain, full_counts, prompts = await chat(engines["off"], uses)
+    assert full_counts == prompts
+    cached, token_counts, _ = await chat(engines["on"], uses)
     assert cached == plain
     for turn in (1, 2):
         new = prompts[turn] - prompts[turn - 1]
-        assert processed[turn] < new, "the answer was in the cache already; only what follows it is new"
+        assert token_counts[turn] < new, "the answer was in the cache already; only what follows it is new"
 
 
 async def test_8_bits_answer_nearly_the_same_in_fewer_bytes(engines: dict[str, Any]) -> None:
     plain, _, prompts = await chat(engines["off"], ())
-    eight, processed, _ = await chat(engines["8 bits"], ())
+    eight, token_counts, _ = await chat(engines["8 bits"], ())
     assert eight[0] == plain[0]
-    assert sum(processed) < sum(prompts) / 2
+    assert sum(token_counts) < sum(prompts) / 2
 
 
 async def test_adapters_do_not_share_prefixes(engines: dict[str, Any]) -> None:
@@ -92,31 +92,31 @@ async def test_adapters_do_not_share_prefixes(engines: dict[str, Any]) -> None:
         request = Request(lane="interactive", messages=messages, adapters=uses, sampling=sampling)
         outcome = await engine.generate(request)
         counts.append(engine.gauges["prompt_tokens_total"] - before)
-    first, *others, again = counts
-    assert all(other > outcome.prompt_tokens / 2 for other in (first, *others)), "at most the template is shared"
+    first, *middle, again = counts
+    assert all(count > outcome.prompt_tokens / 2 for count in (first, *middle)), "at most the template is shared"
     assert again <= 2
 
 
-def filled(tokens: int, *, seed: int = 0) -> list[Any]:
+def random_layers(tokens: int, *, seed: int = 0) -> list[Any]:
     random = np.random.default_rng(seed)
-    made = KVCache()
-    made.update_and_fetch(*(mx.array(random.standard_normal((1, 2, tokens, 64)), mx.float32) for _ in "kv"))
-    return [made]
+    cache = KVCache()
+    cache.update_and_fetch(*(mx.array(random.standard_normal((1, 2, tokens, 64)), mx.float32) for _ in "kv"))
+    return [cache]
 
 
 @property_settings(deadline=None, max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12), st.integers(0, 9))
-def test_the_longest_known_prefix_and_never_too_many_bytes(prompts: list[list[int]], room: int) -> None:
-    limit = room * filled(1)[0].keys_and_values()[0].nbytes * 2
+def test_the_cache_finds_the_longest_prefix_within_its_bytes(prompts: list[list[int]], room: int) -> None:
+    limit = room * random_layers(1)[0].keys_and_values()[0].nbytes * 2
     cache = PrefixCache(max_bytes=limit)
     for number, tokens in enumerate(prompts):
-        layers, known = cache.find("key", tokens)
-        assert known <= len(tokens)
-        assert (layers is None) == (known == 0)
+        layers, length = cache.find("key", tokens)
+        assert length <= len(tokens)
+        assert (layers is None) == (length == 0)
         if layers is not None:
-            assert layers[0].size() == known
-            assert any(tokens[:known] == earlier[:known] for earlier in prompts[:number])
-        cache.keep("key", tokens, filled(len(tokens), seed=number))
+            assert layers[0].size() == length
+            assert any(tokens[:length] == earlier[:length] for earlier in prompts[:number])
+        cache.keep("key", tokens, random_layers(len(tokens), seed=number))
         assert cache.nbytes <= limit
         if len(tokens) <= room:
             assert cache.find("key", tokens)[1] > 0
@@ -131,15 +131,15 @@ def model() -> Any:
 def test_a_hybrid_serves_only_whole_prefixes_and_rightly(model: Any) -> None:
     first, second = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7]
     layers = make_prompt_cache(model)
-    assert only_at_its_end(layers)
+    assert cannot_be_cut(layers)
     model(mx.array([first]), cache=layers)
     cache = PrefixCache(max_bytes=1024**2)
     cache.keep("key", first, layers)
     assert cache.find("key", [1, 2, 3, 9]) == (None, 0), "a recurrent state cannot be cut"
-    found, known = cache.find("key", second)
-    assert known == 5
-    assert found is not None
-    rest = model(mx.array([second[known:]]), cache=found)
+    hit, length = cache.find("key", second)
+    assert length == 5
+    assert hit is not None
+    rest = model(mx.array([second[length:]]), cache=hit)
     whole = model(mx.array([second]), cache=make_prompt_cache(model))
     np.testing.assert_allclose(np.array(rest[0, -1]), np.array(whole[0, -1]), rtol=1e-3, atol=1e-3)
     model(mx.array([[8, 9]]), cache=layers)
@@ -151,12 +151,12 @@ def test_a_hybrid_serves_only_whole_prefixes_and_rightly(model: Any) -> None:
 def test_the_cost_of_a_row_is_what_its_caches_need(model: Any) -> None:
     layers = make_prompt_cache(model)
     model(mx.array([[1]]), cache=layers)
-    found = cost(layers)
+    row_cost = measure_cost(layers)
     model(mx.array([list(range(1, 256))]), cache=layers)  # 256 tokens fill the keys' first step
-    assert found.of(256) == sum(layer.nbytes for layer in layers)
+    assert row_cost.of(256) == sum(layer.nbytes for layer in layers)
 
 
-def test_what_is_kept_has_memory_of_its_own(model: Any, tmp_path: Path) -> None:
+def test_kept_prompts_have_memory_of_their_own(model: Any, tmp_path: Path) -> None:
     layers = make_prompt_cache(model)
     model(mx.array([[1, 2, 3]]), cache=layers)
     cache = PrefixCache(max_bytes=1024**2)

@@ -28,18 +28,18 @@ Reading = tuple[int, float, float]
 """The request's number, resident set and MLX's active bytes, both in MB."""
 
 
-async def asked(settings: InferenceSettings, requests: int) -> list[Reading]:
-    """Mixed requests by several clients, each answered; a reading after every tenth."""
+async def run_requests(settings: InferenceSettings, requests: int) -> list[Reading]:
+    """Run mixed requests by several clients, each answered; a reading after every tenth."""
     from agents.inference.mlx.engine import MlxEngine
 
     engine = MlxEngine(msgspec.structs.replace(settings, prefix_bytes=16 * 1024**2, cache_limit=256 * 1024**2))
     await engine.start()
-    draw, readings, left = random.Random(1), list[Reading](), list(range(requests))[::-1]
+    draw, readings, pending = random.Random(1), list[Reading](), list(range(requests))[::-1]
     me = psutil.Process()
 
     async def client() -> None:
-        while left:
-            number = left.pop()
+        while pending:
+            number = pending.pop()
             sampling: dict[str, Any] = {"max_tokens": draw.randint(1, 4), "temperature": draw.choice((0.0, 1.0))}
             words = " ".join(draw.choices(("river", "clock", "bridge", "violin", "desert"), k=draw.randint(1, 12)))
             request = ask(f"{number} {words}", adapters=draw.choice(SETS), sampling=sampling)
@@ -59,19 +59,19 @@ async def asked(settings: InferenceSettings, requests: int) -> list[Reading]:
 
 async def test_mixed_requests_are_all_answered(settings: InferenceSettings) -> None:
     """The short form."""
-    assert len(await asked(settings, 40)) == 4
+    assert len(await run_requests(settings, 40)) == 4
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 async def test_memory_stays_flat(settings: InferenceSettings, tmp_path: Path) -> None:
-    readings = await asked(settings, REQUESTS)
+    readings = await run_requests(settings, REQUESTS)
     draw_picture(readings, Path(os.environ.get("KIKI_SOAK_OUT", str(tmp_path))))
     quarter = len(readings) // 4
-    for column, what in ((1, "resident set"), (2, "MLX active bytes")):
+    for column, label in ((1, "resident set"), (2, "MLX active bytes")):
         values = np.array(readings)[:, column]
         before, after = np.median(values[quarter : 2 * quarter]), np.median(values[-quarter:])
-        assert after <= SLACK * before, f"{what}: {before:.0f} MB, later {after:.0f} MB"
+        assert after <= SLACK * before, f"{label}: {before:.0f} MB, later {after:.0f} MB"
 
 
 def draw_picture(readings: list[Reading], folder: Path) -> None:

@@ -32,17 +32,17 @@ def test_gradients_are_mlx_lms() -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_models_own_modules_call_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_call_the_replaced_swiglu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (llama, qwen3_next, switch_layers):
         monkeypatch.setattr(module, "swiglu", activations.swiglu)
     calls = 0
 
-    def counted(gate: mx.array, x: mx.array) -> Any:
+    def count_call(gate: mx.array, x: mx.array) -> Any:
         nonlocal calls
         calls += 1
         return activations.swiglu(gate, x)
 
-    monkeypatch.setattr(swiglu, "swiglu", counted)
+    monkeypatch.setattr(swiglu, "swiglu", count_call)
     model = hybrid.build(quantized=False)
     swiglu.lighten(model)
     assert llama.swiglu is activations.swiglu, "another model's module is left alone"

@@ -1,4 +1,4 @@
-"""When the model's thread begins: at once for a lone request, a moment later when the last ones came together."""
+"""When the model's thread begins a step: at once for a lone request, later when the last requests came together."""
 
 import contextlib
 import threading
@@ -13,8 +13,8 @@ from agents.inference.mlx.thread import ModelThread
 pytestmark = pytest.mark.anyio
 
 
-class Scripted:
-    """A decoder whose work is done in one step; ``together`` has how many each step met."""
+class ScriptedDecoder:
+    """A decoder whose work is done in one step; ``together`` lists how many requests each step took."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -46,27 +46,27 @@ class Scripted:
         """Nobody listens."""
 
 
-async def test_companions_are_waited_for_only_after_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = Scripted()
-    made = ModelThread(lambda: decoder, stall_seconds=60)  # type: ignore[arg-type, return-value]
-    await made.start()
+async def test_the_thread_waits_for_companions_only_after_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = ScriptedDecoder()
+    model_thread = ModelThread(lambda: decoder, stall_seconds=60)  # type: ignore[arg-type, return-value]
+    await model_thread.start()
 
-    async def told(count: int = 1) -> None:
+    async def add_and_wait(count: int = 1) -> None:
         decoder.stepped.clear()
-        made.call(lambda: decoder.add(count))
+        model_thread.call(lambda: decoder.add(count))
         assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
 
     with anyio.fail_after(60):
         monkeypatch.setattr(thread, "GATHER_SECONDS", 3600.0)
-        await told(1)
-        await told(2)  # after one that was alone: no wait, though these are two
+        await add_and_wait(1)
+        await add_and_wait(2)  # after one that was alone: no wait, though these are two
         monkeypatch.setattr(thread, "GATHER_SECONDS", 1.0)
         decoder.stepped.clear()
-        made.call(decoder.add)
+        model_thread.call(decoder.add)
         await anyio.sleep(0.05)
-        made.call(decoder.add)
+        model_thread.call(decoder.add)
         assert await anyio.to_thread.run_sync(decoder.stepped.wait, 20.0)
-        await told(1)
-        await told(1)
-        await made.stop()
+        await add_and_wait(1)
+        await add_and_wait(1)
+        await model_thread.stop()
     assert decoder.together == [1, 2, 2, 1, 1]

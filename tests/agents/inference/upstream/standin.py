@@ -1,8 +1,9 @@
 """A small server that speaks vLLM's contract, for what ``mlx_lm.server`` has not and no CPU can run.
 
 LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, refusals by
-status. It answers ``I am MODEL.`` a word a token. What it was asked lies in ``asked``, streams that their reader left
-are counted in ``left``; ``status`` is what it answers with while it is set, ``listless`` an empty list of models.
+status. It answers ``I am MODEL.`` a word a token. The bodies of its requests lie in ``bodies``; ``abandoned`` counts
+streams that their reader left; ``status`` is what it answers with while it is set, ``listless`` an empty list of
+models.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ class StandIn:
 
     loras: dict[str, str] = field(default_factory=dict)
     paths: frozenset[str] = frozenset({"/adapters/rust", "/adapters/sql"})
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    left: int = 0
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    abandoned: int = 0
     status: int | None = None
     listless: bool = False
     endless: bool = False
@@ -40,8 +41,8 @@ class StandIn:
     def reset(self) -> None:
         """Be as at the start."""
         self.loras.clear()
-        self.asked.clear()
-        self.left, self.status, self.endless, self.breaks_after, self.listless = 0, None, False, None, False
+        self.bodies.clear()
+        self.abandoned, self.status, self.endless, self.breaks_after, self.listless = 0, None, False, None, False
 
     @property
     def url(self) -> str:
@@ -49,7 +50,7 @@ class StandIn:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["StandIn"]:
+    async def serve(self) -> AsyncIterator["StandIn"]:
         """Serve on a free port, or on the one from before."""
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,10 +130,10 @@ def _app(state: StandIn) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         body = await request.json()
-        state.asked.append(body)
-        if (refused := state.refusal(body)) is not None:
-            return refused
-        tokens = _cut(state.text(body), body.get("stop") or [])
+        state.bodies.append(body)
+        if (refusal := state.refusal(body)) is not None:
+            return refusal
+        tokens = _cut_tokens(state.text(body), body.get("stop") or [])
         reason = "stop" if len(tokens) <= body["max_tokens"] else "length"
         tokens = tokens[: body["max_tokens"]]
         usage = {"prompt_tokens": _length(body), "completion_tokens": len(tokens)}
@@ -151,14 +152,14 @@ def _app(state: StandIn) -> FastAPI:
     return app
 
 
-def _cut(tokens: list[str], stops: list[str]) -> list[str]:
+def _cut_tokens(tokens: list[str], stops: list[str]) -> list[str]:
     """The tokens up to a stop string; the last one shortened where it falls inside."""
     text = "".join(tokens)
     end = min([text.index(stop) for stop in stops if stop in text], default=len(text))
-    found: list[str] = []
+    parts: list[str] = []
     for token in tokens:
-        found.append(token[: max(0, end - len("".join(found)))])
-    return [token for token in found if token]
+        parts.append(token[: max(0, end - len("".join(parts)))])
+    return [token for token in parts if token]
 
 
 def _length(body: dict[str, Any]) -> int:
@@ -178,8 +179,8 @@ def _prompt_logprobs(body: dict[str, Any]) -> list[Any]:
     """One entry a word, the first without; each letter of a word costs a tenth."""
     words = [word for message in body["messages"][:-1] for word in message["content"].split()]
     words = [*words, "<assistant>", *body["messages"][-1]["content"].split()]
-    told = [{str(at): {"logprob": -len(word) / 10, "decoded_token": f" {word}"}} for at, word in enumerate(words)]
-    return [None, *told[1:]]
+    entries = [{str(at): {"logprob": -len(word) / 10, "decoded_token": f" {word}"}} for at, word in enumerate(words)]
+    return [None, *entries[1:]]
 
 
 async def _stream(
@@ -200,8 +201,8 @@ async def _stream(
         for number, token in enumerate(tokens):
             if state.breaks_after == number:
                 return
-            told = {"content": [_entry(token, body.get("top_logprobs") or 0)]} if body.get("logprobs") else None
-            yield chunk(delta={"content": token}, logprobs=told, finish_reason=None)
+            logprobs = {"content": [_entry(token, body.get("top_logprobs") or 0)]} if body.get("logprobs") else None
+            yield chunk(delta={"content": token}, logprobs=logprobs, finish_reason=None)
             await asyncio.sleep(0)
         while state.endless:
             yield chunk(delta={"content": " more"}, finish_reason=None)
@@ -211,5 +212,5 @@ async def _stream(
             yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n".encode()
         yield b"data: [DONE]\n\n"
     except asyncio.CancelledError:
-        state.left += 1
+        state.abandoned += 1
         raise

@@ -27,7 +27,7 @@ from schemas.errors import SetupError
 from schemas.events import InferDone, InferToken, RecallDone
 from schemas.findings import AdapterUse, Plan, Query, Recall, Route
 from schemas.status import StatusReply
-from tests.agents.inference.test_agent import until_stored
+from tests.agents.inference.test_agent import wait_until_stored
 from tests.agents.inference.upstream.standin import BASE, StandIn
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ PATIENCE = 60.0
 
 @pytest.fixture
 async def server() -> AsyncIterator[StandIn]:
-    async with StandIn().running() as running:
+    async with StandIn().serve() as running:
         yield running
 
 
@@ -49,12 +49,12 @@ async def running(bus: Bus, server: StandIn) -> AsyncIterator[InferenceAgent]:
     )
     agent = InferenceAgent(InferenceSettings(engine="openai", model_name=BASE, upstream=upstream))
     async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run, agent, bus)
+        await tasks.start(agents.run_agent, agent, bus)
         yield agent
         tasks.cancel_scope.cancel()
 
 
-def turn(*adapters: str) -> RecallDone:
+def new_recall_done(*adapters: str) -> RecallDone:
     query = Query(model="m", messages=(Message(role="user", content="Who?"),), sampling=Sampling(max_tokens=12))
     uses = tuple(AdapterUse(name=name) for name in adapters)
     route = Route(domains=(), adapters=uses, intent="question", plan=Plan(level="fast"))
@@ -62,54 +62,54 @@ def turn(*adapters: str) -> RecallDone:
     return RecallDone(envelope=envelope.next("recall"), query=query, route=route, recall=Recall())
 
 
-async def status(bus: Bus) -> StatusReply:
+async def request_status(bus: Bus) -> StatusReply:
     return await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
 
 
 async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> None:
-    event, heard = turn("rust"), list[str]()
+    event, texts = new_recall_done("rust"), list[str]()
 
     async def hear(message: Msg) -> None:
-        heard.append(decode(InferToken, message.data).text)
+        texts.append(decode(InferToken, message.data).text)
 
     await bus.listen(bus.subjects.stage(InferToken.subject, event.envelope.turn_id), hear)
     await bus.publish(event)
-    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    done: InferDone = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
     (candidate,) = done.inference.candidates
-    assert candidate.text == "I am rust." == "".join(heard)
+    assert candidate.text == "I am rust." == "".join(texts)
     assert (done.inference.model, candidate.adapters) == (BASE, (AdapterUse(name="rust", sha256="a" * 64),))
     messages = (Message(role="user", content="Keep it?"),)
     envelope = new_turn(tenant="test", timeout=PATIENCE)
-    voted = await bus.ask(envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
-    assert voted.scores[0] == pytest.approx({"KEEP": -0.4, "REFUSE": -0.6})
-    assert voted.exact
-    listed = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=5)
-    assert [(info.name, info.resident) for info in listed.adapters] == [("rust", True)]
+    vote = await bus.ask(envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
+    assert vote.scores[0] == pytest.approx({"KEEP": -0.4, "REFUSE": -0.6})
+    assert vote.exact
+    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=5)
+    assert [(info.name, info.resident) for info in reply.adapters] == [("rust", True)]
     for name, kind in (("rust", AdapterActivated), ("nobody", AdapterRejected)):
         life = new_life(name, tenant="trainer")
         await bus.publish(AdapterPublished(envelope=life, name=name, sha256="a" * 64))
         with anyio.fail_after(PATIENCE):
             while await bus.last(kind, life.turn_id, stream="ADAPTERS") is None:
                 await anyio.sleep(0.02)
-    assert (await status(bus)).info["upstream"].endswith("/v1")
+    assert (await request_status(bus)).info["upstream"].endswith("/v1")
 
 
 async def test_a_server_that_goes_away_is_seen_and_its_turn_finishes_later(
     running: InferenceAgent, bus: Bus, server: StandIn
 ) -> None:
-    assert (await status(bus)).ready
+    assert (await request_status(bus)).ready
     server.status = 503
-    event = turn()
+    event = new_recall_done()
     await bus.publish(event)
     with anyio.fail_after(PATIENCE):
-        while (told := await status(bus)).ready:
+        while (report := await request_status(bus)).ready:
             await anyio.sleep(0.02)
-    assert "503" in told.detail
+    assert "503" in report.detail
     server.status = None
-    done: InferDone = await until_stored(bus, InferDone, event.envelope.turn_id)
+    done: InferDone = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
     assert done.inference.candidates[0].text == f"I am {BASE}."
     assert done.timings[-1].attempt > 1
-    assert (await status(bus)).ready
+    assert (await request_status(bus)).ready
 
 
 async def test_settings_without_an_upstream_say_what_is_missing(bus: Bus) -> None:
@@ -121,7 +121,7 @@ async def test_settings_without_an_upstream_say_what_is_missing(bus: Bus) -> Non
 
 
 def test_settings_come_from_a_table() -> None:
-    found = msgspec.convert(
+    settings = msgspec.convert(
         {
             "engine": "openai",
             "model_name": "m",
@@ -129,5 +129,5 @@ def test_settings_come_from_a_table() -> None:
         },
         InferenceSettings,
     )
-    assert found.upstream is not None
-    assert found.upstream.adapters["rust"].path == "/a"
+    assert settings.upstream is not None
+    assert settings.upstream.adapters["rust"].path == "/a"

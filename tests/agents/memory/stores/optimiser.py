@@ -9,7 +9,7 @@ from agents.memory.projection import apply
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.embedded import Part
-from agents.memory.stores.optimise import optimised
+from agents.memory.stores.optimise import optimise_shard
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Atlas
 from tests.agents.memory.scenes import SIZE, episode, unit
@@ -32,18 +32,18 @@ async def _write(stores: Stores, first: int) -> None:
 
 async def _optimise(stores: Stores) -> None:
     while True:
-        await optimised(shard(stores), stores.changing)
+        await optimise_shard(shard(stores), stores.changing)
         print("optimised", flush=True)
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     """The stores begin empty."""
 
 
 async def main(directory: Path) -> None:
     """Never returns."""
     stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
-    async with stores.opened(_nothing), anyio.create_task_group() as tasks:
+    async with stores.open(_do_nothing), anyio.create_task_group() as tasks:
         first = await shard(stores).run(lambda atlas: atlas.count())
         tasks.start_soon(_write, stores, first)
         tasks.start_soon(_optimise, stores)

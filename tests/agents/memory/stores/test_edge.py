@@ -8,52 +8,52 @@ import pytest
 
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore
-from agents.memory.stores.points import CONFIG, Ask, Atlas
+from agents.memory.stores.points import CONFIG, Atlas, Lookup
 from schemas.errors import SetupError
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 
-def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
+def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
     first = Atlas.open(tmp_path / "atlas", size=SIZE)
     first.place([episode("t1", vector=unit(1))], {})
     first.close()
     again = Atlas.open(tmp_path / "atlas", size=SIZE)
-    assert again.search(Ask(tenant="ann", vector=unit(1), limit=1))[0].turn_id == "t1"
+    assert again.search(Lookup(tenant="ann", vector=unit(1), limit=1))[0].turn_id == "t1"
     again.close()
 
 
 def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
     Atlas.open(tmp_path / "atlas", size=SIZE).close()
-    with pytest.raises(SetupError, match="64 floats") as refused:
+    with pytest.raises(SetupError, match="64 floats") as error:
         Atlas.open(tmp_path / "atlas", size=32)
-    assert refused.value.param == "vector_size"
-    assert not isinstance(refused.value, BrokenStore)
+    assert error.value.param == "vector_size"
+    assert not isinstance(error.value, BrokenStore)
 
 
 def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
     Atlas.open(tmp_path / "atlas", size=SIZE).close()
     config = tmp_path / "atlas" / "1" / CONFIG
-    made = json.loads(config.read_text())
-    made["vectors"]["own"] = made["vectors"]["context"]
-    config.write_text(json.dumps(made))
+    content = json.loads(config.read_text())
+    content["vectors"]["own"] = content["vectors"]["context"]
+    config.write_text(json.dumps(content))
     with pytest.raises(BrokenStore, match="earlier version"):
         Atlas.open(tmp_path / "atlas", size=SIZE)
 
 
-def _garbage(path: Path) -> None:
+def _fill_with_garbage(path: Path) -> None:
     path.write_bytes(b"\xff" * 64)
 
 
-def _halved(path: Path) -> None:
+def _halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 DAMAGE = [
-    (generations.CURRENT, _garbage),
-    (f"1/{CONFIG}", _garbage),
-    (f"1/{CONFIG}", _halved),
-    ("1/segments/*/segment.json", _halved),
-    ("1/segments/*/vector_storage*/**/*", _halved),  # the library panics over this one
+    (generations.CURRENT, _fill_with_garbage),
+    (f"1/{CONFIG}", _fill_with_garbage),
+    (f"1/{CONFIG}", _halve),
+    ("1/segments/*/segment.json", _halve),
+    ("1/segments/*/vector_storage*/**/*", _halve),  # the library panics over this one
 ]
 
 
@@ -62,9 +62,9 @@ def test_damaged_files_are_a_broken_store(tmp_path: Path, where: str, damage: Ca
     atlas = Atlas.open(tmp_path / "atlas", size=SIZE)
     atlas.place([episode("t1", vector=unit(1))], {})
     atlas.close()
-    damaged = [path for path in (tmp_path / "atlas").glob(where) if path.is_file() and path.stat().st_size]
-    assert damaged
-    for path in damaged:
+    files = [path for path in (tmp_path / "atlas").glob(where) if path.is_file() and path.stat().st_size]
+    assert files
+    for path in files:
         damage(path)
     with pytest.raises(BrokenStore):
         Atlas.open(tmp_path / "atlas", size=SIZE)

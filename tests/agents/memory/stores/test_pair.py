@@ -17,7 +17,7 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Ask, Atlas
+from agents.memory.stores.points import Atlas, Lookup
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
@@ -57,8 +57,8 @@ def writer(directory: Path) -> Iterator["subprocess.Popen[str]"]:
         process.stdout.close()
 
 
-def stored(process: "subprocess.Popen[str]", most: int) -> list[str]:
-    """The next turns that the writer tells."""
+def read_turns(process: "subprocess.Popen[str]", most: int) -> list[str]:
+    """The next turns that the writer prints."""
     assert process.stdout is not None
     return [process.stdout.readline().strip() for _ in range(most)]
 
@@ -68,55 +68,55 @@ async def counts(stores: Stores) -> tuple[int, int]:
     return await stores.atlas.count(), await stores.trace.count()
 
 
-async def test_what_a_killed_writer_told_is_there(settings: MemorySettings) -> None:
+async def test_the_turns_that_a_killed_writer_printed_are_there(settings: MemorySettings) -> None:
     forget = Forgetful()
-    told: list[str] = []
+    turns: list[str] = []
     for _ in range(2):
         with writer(settings.data_dir) as process:
-            told = await anyio.to_thread.run_sync(stored, process, 12)
+            turns = await anyio.to_thread.run_sync(read_turns, process, 12)
             process.kill()
             assert process.stdout is not None
-            told += process.stdout.read().split()
+            turns += process.stdout.read().split()
     stores = Stores(settings)
-    async with stores.opened(forget):
+    async with stores.open(forget):
         assert forget.times == 0
-        for turn in told:
+        for turn in turns:
             vector = unit(int(turn[1:]))
-            (found,) = await stores.atlas.search(Ask(tenant="ann", vector=vector, limit=1))
-            assert found.turn_id == turn
-        near = await stores.trace.neighbours(episode_id(tenant="ann", turn_id=told[5]), tenant="ann")
-        assert near.previous == episode_id(tenant="ann", turn_id=told[4])
-        assert near.following == episode_id(tenant="ann", turn_id=told[6])
+            (match,) = await stores.atlas.search(Lookup(tenant="ann", vector=vector, limit=1))
+            assert match.turn_id == turn
+        near = await stores.trace.neighbours(episode_id(tenant="ann", turn_id=turns[5]), tenant="ann")
+        assert near.previous == episode_id(tenant="ann", turn_id=turns[4])
+        assert near.following == episode_id(tenant="ann", turn_id=turns[6])
 
 
 async def test_a_second_process_is_told_who_has_the_stores(settings: MemorySettings) -> None:
     with writer(settings.data_dir) as process:
-        await anyio.to_thread.run_sync(stored, process, 1)
-        with pytest.raises(SetupError, match="another process") as refused:
-            async with Stores(settings).opened(Forgetful()):
+        await anyio.to_thread.run_sync(read_turns, process, 1)
+        with pytest.raises(SetupError, match="another process") as error:
+            async with Stores(settings).open(Forgetful()):
                 pass
-        assert refused.value.param == "data_dir"
-        await anyio.to_thread.run_sync(stored, process, 3)  # and the first goes on
+        assert error.value.param == "data_dir"
+        await anyio.to_thread.run_sync(read_turns, process, 3)  # and the first goes on
 
 
 async def test_a_directory_that_cannot_be_made_is_a_setup_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SetupError, match="cannot write"):
-        async with Stores(MemorySettings(data_dir=tmp_path / "file")).opened(Forgetful()):
+        async with Stores(MemorySettings(data_dir=tmp_path / "file")).open(Forgetful()):
             pass
 
 
 @pytest.mark.parametrize("name", ["atlas", "trace"])
 async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySettings, name: str) -> None:
     stores, forget = Stores(settings), Forgetful()
-    async with stores.opened(forget):
+    async with stores.open(forget):
         await apply(stores, [episode("t1", vector=unit(1))])
     assert forget.times == 1
     for path in (settings.data_dir / name).rglob("*"):
         if path.is_file():
             path.write_bytes(b"\xff" * 64)
     before = metrics.DEGRADED.labels(f"{name}.broken")._value.get()
-    async with stores.opened(forget):
+    async with stores.open(forget):
         assert await counts(stores) == ((0, 1) if name == "atlas" else (1, 0))
     assert forget.times == 2
     assert metrics.DEGRADED.labels(f"{name}.broken")._value.get() == before + 1
@@ -125,12 +125,12 @@ async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySe
 
 async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(settings: MemorySettings) -> None:
     stores = Stores(settings)
-    async with stores.opened(Forgetful()):
+    async with stores.open(Forgetful()):
         await apply(stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))])
         assert await counts(stores) == (3, 3)
-        ask = Ask(tenant="ann", vector=unit(1), text="the question of small")
-        found = await find(stores, ask, now=0.0, settings=settings)
-        own = {one.match.turn_id: one.match.own > 0.9 for one in found}
+        lookup = Lookup(tenant="ann", vector=unit(1), text="the question of small")
+        ranking = await find(stores, lookup, now=0.0, settings=settings)
+        own = {candidate.match.turn_id: candidate.match.own > 0.9 for candidate in ranking}
         assert own == {"none": False, "small": False, "t": True}
 
 
@@ -142,53 +142,53 @@ async def test_a_closed_store_says_so(settings: MemorySettings) -> None:
 async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: MemorySettings) -> None:
     stores, finish, inside = Stores(settings), threading.Event(), threading.Event()
 
-    def slow(_: Atlas) -> None:
+    def wait_inside(_: Atlas) -> None:
         inside.set()
         assert finish.wait(60)
 
     assert isinstance(stores.atlas, EdgeAtlas)
     part = stores.atlas.part
-    async with stores.opened(Forgetful()):
+    async with stores.open(Forgetful()):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: part.run(slow, abandon=True))
+            tasks.start_soon(lambda: part.run(wait_inside, abandon=True))
             await anyio.to_thread.run_sync(inside.wait)
             tasks.cancel_scope.cancel()
-        seen: list[bool] = []
+        finish_states: list[bool] = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: part.run(lambda _: seen.append(finish.is_set())))
+            tasks.start_soon(lambda: part.run(lambda _: finish_states.append(finish.is_set())))
             await anyio.sleep(0.1)
             finish.set()
-        assert seen == [True]
+        assert finish_states == [True]
 
 
-async def test_waiting_episodes_share_a_batch_and_a_poison_one_takes_nobody_with_it(settings: MemorySettings) -> None:
+async def test_waiting_episodes_share_a_batch_and_a_poison_one_fails_alone(settings: MemorySettings) -> None:
     stores = Stores(settings)
     projection = Projection(stores)
-    failed: list[Episode] = []
+    failures: list[Episode] = []
 
-    async def add(one: Episode) -> None:
+    async def add(entry: Episode) -> None:
         try:
-            await projection.add(one, recorded_at=one.created_at)
+            await projection.add(entry, recorded_at=entry.created_at)
         except Unavailable:
-            failed.append(one)
+            failures.append(entry)
 
     async def add_all(episodes: Sequence[Episode]) -> None:
         async with anyio.create_task_group() as tasks:
-            for one in episodes:
-                tasks.start_soon(add, one)
+            for entry in episodes:
+                tasks.start_soon(add, entry)
 
-    async with stores.opened(Forgetful()):
+    async with stores.open(Forgetful()):
         poison = episode("poison", at="never", vector=unit(99))  # type: ignore[arg-type]
         with anyio.fail_after(60):
             await add_all([*(episode(f"t{n}", vector=unit(n)) for n in range(8)), poison])
-        assert failed == [poison]
+        assert failures == [poison]
         assert (await counts(stores))[1] == 8
 
 
-async def test_who_is_cancelled_while_waiting_leaves_no_trace(settings: MemorySettings) -> None:
+async def test_an_episode_cancelled_while_waiting_leaves_no_trace(settings: MemorySettings) -> None:
     stores = Stores(settings)
     projection = Projection(stores)
-    async with stores.opened(Forgetful()):
+    async with stores.open(Forgetful()):
         async with stores.changing, anyio.create_task_group() as tasks:
             tasks.start_soon(partial(projection.add, recorded_at=1.0), episode("gone", vector=unit(1)))
             await anyio.sleep(0.05)

@@ -19,12 +19,12 @@ from agents.memory.episodes import key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
-from agents.memory.stores.points import CONFIG, SEARCH_THREADS, Ask
+from agents.memory.stores.points import CONFIG, SEARCH_THREADS, Lookup
 from agents.memory.stores.protocols import AtlasStore
 from agents.memory.stores.qdrant import QdrantAtlas
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from tests.agents.memory.conftest import named, qdrant_settings
+from tests.agents.memory.conftest import qdrant_settings, skip_without
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 pytestmark = [
@@ -34,10 +34,10 @@ pytestmark = [
 
 _fresh = itertools.count()
 
-STORES = ["edge", "qdrant", pytest.param("server", marks=named("QDRANT_URL"))]
+STORES = ["edge", "qdrant", pytest.param("server", marks=skip_without("QDRANT_URL"))]
 
 
-def made(kind: str, path: Path) -> AtlasStore:
+def make_store(kind: str, path: Path) -> AtlasStore:
     """An Atlas of that kind; ``qdrant`` is the client's own store in memory, which speaks like the server."""
     if kind == "edge":
         return EdgeAtlas(MemorySettings(data_dir=path, vector_size=SIZE))
@@ -49,11 +49,11 @@ def made(kind: str, path: Path) -> AtlasStore:
 @pytest.fixture(params=STORES)
 async def atlas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AtlasStore]:
     """An empty store."""
-    opened = made(request.param, tmp_path)
-    assert request.param == "server" or not await opened.load()
-    await opened.renew()
-    yield opened
-    await opened.close()
+    store = make_store(request.param, tmp_path)
+    assert request.param == "server" or not await store.load()
+    await store.renew()
+    yield store
+    await store.close()
 
 
 async def place(atlas: AtlasStore, *episodes: Episode) -> None:
@@ -65,8 +65,8 @@ async def search(
     atlas: AtlasStore, vector: Sequence[float], *, tenant: str = "ann", limit: int = 10, **more: Any
 ) -> list[Match]:
     """Nearest first."""
-    found = await atlas.search(Ask(tenant=tenant, vector=tuple(vector), limit=limit, **more))
-    return sorted(found, key=lambda match: -match.similarity)
+    matches = await atlas.search(Lookup(tenant=tenant, vector=tuple(vector), limit=limit, **more))
+    return sorted(matches, key=lambda match: -match.similarity)
 
 
 async def test_an_episode_is_found_by_its_vector_with_all_its_fields(atlas: AtlasStore) -> None:
@@ -108,21 +108,28 @@ async def test_two_tenants_with_the_same_episode_id_keep_their_own(atlas: AtlasS
 
 @examples(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=25))
-async def test_no_tenant_ever_sees_the_text_of_another(atlas: AtlasStore, said: list[tuple[int, int]]) -> None:
-    run = next(_fresh)
+async def test_a_tenant_never_sees_the_text_of_another(atlas: AtlasStore, turns: list[tuple[int, int]]) -> None:
+    prefix = next(_fresh)
     await place(
         atlas,
         *(
-            episode(f"{run}-{n}", tenant=f"{run}.tenant{who}", answer=f"secret of {run}.tenant{who}", vector=unit(what))
-            for n, (who, what) in enumerate(said)
+            episode(
+                f"{prefix}-{n}",
+                tenant=f"{prefix}.tenant{speaker}",
+                answer=f"secret of {prefix}.tenant{speaker}",
+                vector=unit(seed),
+            )
+            for n, (speaker, seed) in enumerate(turns)
         ),
     )
-    for who in range(8):
-        own = [n for n, (teller, _) in enumerate(said) if teller == who]
-        for what in range(4):
-            matches = await search(atlas, unit(what), tenant=f"{run}.tenant{who}", limit=100, text="secret question")
-            assert {match.answer for match in matches} <= {f"secret of {run}.tenant{who}"}
-            assert {match.turn_id for match in matches} == {f"{run}-{n}" for n in own}
+    for speaker in range(8):
+        own = [n for n, (teller, _) in enumerate(turns) if teller == speaker]
+        for seed in range(4):
+            matches = await search(
+                atlas, unit(seed), tenant=f"{prefix}.tenant{speaker}", limit=100, text="secret question"
+            )
+            assert {match.answer for match in matches} <= {f"secret of {prefix}.tenant{speaker}"}
+            assert {match.turn_id for match in matches} == {f"{prefix}-{n}" for n in own}
 
 
 async def test_words_bring_what_the_vector_does_not_with_every_score(atlas: AtlasStore) -> None:
@@ -132,12 +139,14 @@ async def test_words_bring_what_the_vector_does_not_with_every_score(atlas: Atla
         episode("rare", question="The quetzals were nesting.", vector=unit(99)),
         episode("bare", question="quetzal"),
     )
-    found = {match.turn_id: match for match in await search(atlas, unit(1), limit=3, text="Where does a quetzal nest?")}
-    assert {"t1", "rare", "bare"} <= set(found)
-    assert found["rare"].lexical > found["bare"].lexical > 0.0
-    assert found["t1"].lexical == 0.0
-    assert found["t1"].similarity == pytest.approx(1.0, abs=1e-5)
-    assert abs(found["rare"].similarity) < 0.6
+    matches = {
+        match.turn_id: match for match in await search(atlas, unit(1), limit=3, text="Where does a quetzal nest?")
+    }
+    assert {"t1", "rare", "bare"} <= set(matches)
+    assert matches["rare"].lexical > matches["bare"].lexical > 0.0
+    assert matches["t1"].lexical == 0.0
+    assert matches["t1"].similarity == pytest.approx(1.0, abs=1e-5)
+    assert abs(matches["rare"].similarity) < 0.6
     assert await search(atlas, unit(1), tenant="bob", text="quetzal") == []
 
 
@@ -147,35 +156,35 @@ async def test_as_of_asks_the_past(atlas: AtlasStore) -> None:
 
 
 async def test_neighbours_lend_their_words_and_meaning_however_they_arrive(atlas: AtlasStore) -> None:
-    told = [episode(f"t{n}", question=f"word{n}", answer="", at=float(n), vector=unit(n)) for n in range(6)]
-    names = [key("ann", "episode", one.episode_id) for one in told]
-    seen = []
+    episodes = [episode(f"t{n}", question=f"word{n}", answer="", at=float(n), vector=unit(n)) for n in range(6)]
+    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    results = []
     for order in [(0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)]:
         await atlas.renew()
         for at, n in enumerate(order):
             there = sorted(order[: at + 1])
-            await atlas.place([told[n]], windows([names[m] for m in there], [names[n]]))
-        found = {match.turn_id: match for match in await search(atlas, unit(2), text="word2")}
-        lexical = {turn: match.lexical for turn, match in found.items()}
+            await atlas.place([episodes[n]], windows([names[m] for m in there], [names[n]]))
+        matches = {match.turn_id: match for match in await search(atlas, unit(2), text="word2")}
+        lexical = {turn: match.lexical for turn, match in matches.items()}
         assert lexical["t2"] > lexical["t1"] > lexical["t0"] > 0.0
         assert lexical["t1"] == pytest.approx(lexical["t3"], rel=0.2)
         assert lexical["t2"] == max(lexical.values())
-        own = unpacked(found["t1"].vector)
+        own = unpacked(matches["t1"].vector)
         assert own is not None
-        assert found["t1"].similarity > float(own @ np.array(unit(2)))
-        seen.append(
+        assert matches["t1"].similarity > float(own @ np.array(unit(2)))
+        results.append(
             sorted(
                 (match.turn_id, round(match.similarity, 6), match.vector, round(match.lexical, 6))
-                for match in found.values()
+                for match in matches.values()
             )
         )
-    assert seen[0] == seen[1]
+    assert results[0] == results[1]
 
 
-async def test_what_is_removed_leaves_nothing_in_its_neighbours(atlas: AtlasStore) -> None:
-    told = [episode(f"t{n}", question=f"word{n}", at=float(n), vector=unit(n)) for n in range(3)]
-    names = [key("ann", "episode", one.episode_id) for one in told]
-    await atlas.place(told, windows(names, names))
+async def test_a_removed_episode_leaves_nothing_in_its_neighbours(atlas: AtlasStore) -> None:
+    episodes = [episode(f"t{n}", question=f"word{n}", at=float(n), vector=unit(n)) for n in range(3)]
+    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    await atlas.place(episodes, windows(names, names))
     assert len([m for m in await search(atlas, unit(1), text="word1") if m.lexical > 0]) == 3
     await atlas.remove([names[1]], windows([names[0], names[2]], [names[0], names[2]]))
     assert await atlas.keys() == {names[0], names[2]}
@@ -190,28 +199,28 @@ async def test_a_vector_of_another_size_is_refused(atlas: AtlasStore) -> None:
 async def test_keys_and_texts_are_read_by_tenant_and_by_name(atlas: AtlasStore) -> None:
     mine, theirs = episode("t1", answer="mine", vector=unit(1)), episode("t1", tenant="bob", answer="theirs")
     await place(atlas, mine, theirs)
-    names = {one.tenant: key(one.tenant, "episode", one.episode_id) for one in (mine, theirs)}
+    names = {entry.tenant: key(entry.tenant, "episode", entry.episode_id) for entry in (mine, theirs)}
     assert await atlas.keys() == set(names.values())
     assert await atlas.keys(tenant="ann") == {names["ann"]}
-    found = await atlas.read([names["ann"], key("ann", "episode", "none")])
-    assert {name: one.answer for name, one in found.items()} == {names["ann"]: "mine"}
+    matches = await atlas.read([names["ann"], key("ann", "episode", "none")])
+    assert {name: entry.answer for name, entry in matches.items()} == {names["ann"]: "mine"}
     assert await atlas.read([]) == {}
 
 
 async def test_both_stores_score_alike(tmp_path: Path) -> None:
-    told = [episode(f"t{n}", question=f"talk {n} of word{n % 3}", at=float(n), vector=unit(n)) for n in range(12)]
-    names = [key("ann", "episode", one.episode_id) for one in told]
-    seen = []
+    episodes = [episode(f"t{n}", question=f"talk {n} of word{n % 3}", at=float(n), vector=unit(n)) for n in range(12)]
+    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    results = []
     for kind in ("edge", "qdrant"):
-        opened = made(kind, tmp_path / kind)
-        await opened.renew()
-        await opened.place(told, windows(names, names))
-        found = await search(opened, unit(3), text="word2 talk", limit=20)
-        seen.append({match.turn_id: (match.similarity, match.lexical) for match in found})
-        await opened.close()
-    assert seen[0].keys() == seen[1].keys()
-    for turn, scores in seen[0].items():
-        assert scores == pytest.approx(seen[1][turn], abs=1e-4)
+        store = make_store(kind, tmp_path / kind)
+        await store.renew()
+        await store.place(episodes, windows(names, names))
+        matches = await search(store, unit(3), text="word2 talk", limit=20)
+        results.append({match.turn_id: (match.similarity, match.lexical) for match in matches})
+        await store.close()
+    assert results[0].keys() == results[1].keys()
+    for turn, scores in results[0].items():
+        assert scores == pytest.approx(results[1][turn], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +233,10 @@ async def test_both_stores_score_alike(tmp_path: Path) -> None:
 async def test_a_server_that_cannot_be_used_is_one_line(
     tmp_path: Path, change: dict[str, str], field: str, why: str
 ) -> None:
-    with pytest.raises(SetupError, match=why) as refused:
+    with pytest.raises(SetupError, match=why) as error:
         await QdrantAtlas.of(MemorySettings(data_dir=tmp_path, atlas="qdrant", store_timeout=1.0, **change)).load()  # type: ignore[arg-type]
-    assert refused.value.param == f"agents.memory.{field}"
-    assert "\n" not in refused.value.message
+    assert error.value.param == f"agents.memory.{field}"
+    assert "\n" not in error.value.message
 
 
 async def test_a_collection_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -235,25 +244,25 @@ async def test_a_collection_of_another_size_is_refused(tmp_path: Path) -> None:
     wide = QdrantAtlas(client, MemorySettings(data_dir=tmp_path, vector_size=SIZE))
     await wide.renew()
     assert await wide.load()
-    with pytest.raises(SetupError, match="64 floats") as refused:
+    with pytest.raises(SetupError, match="64 floats") as error:
         await QdrantAtlas(client, MemorySettings(data_dir=tmp_path, vector_size=32)).load()
-    assert refused.value.param == "agents.memory.qdrant_collection"
+    assert error.value.param == "agents.memory.qdrant_collection"
     await wide.close()
 
 
 async def test_a_shard_searches_on_one_thread_whoever_made_it(tmp_path: Path) -> None:
-    made_by_us = made("edge", tmp_path)
-    assert not await made_by_us.load()
-    await made_by_us.renew()
-    await place(made_by_us, episode("one"))
-    await made_by_us.close()
+    first_store = make_store("edge", tmp_path)
+    assert not await first_store.load()
+    await first_store.renew()
+    await place(first_store, episode("one"))
+    await first_store.close()
     (config,) = tmp_path.rglob(CONFIG)
-    persisted = json.loads(config.read_text())
-    assert persisted["max_search_threads"] == SEARCH_THREADS
-    config.write_text(json.dumps({**persisted, "max_search_threads": None}))
+    content = json.loads(config.read_text())
+    assert content["max_search_threads"] == SEARCH_THREADS
+    config.write_text(json.dumps({**content, "max_search_threads": None}))
 
-    loaded = made("edge", tmp_path)
-    assert await loaded.load()
-    assert await loaded.count() == 1
-    await loaded.close()
+    reopened_store = make_store("edge", tmp_path)
+    assert await reopened_store.load()
+    assert await reopened_store.count() == 1
+    await reopened_store.close()
     assert json.loads(config.read_text())["max_search_threads"] == SEARCH_THREADS

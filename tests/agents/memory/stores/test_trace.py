@@ -16,35 +16,35 @@ from agents.memory.stores.errors import BrokenStore
 from agents.memory.stores.ladybug import FILE, Database, LadybugGraph
 from agents.memory.stores.neo4j import Neo4jGraph
 from agents.memory.stores.protocols import Graph, Run
-from agents.memory.stores.trace import Neighbours, Trace, relinked
+from agents.memory.stores.trace import Neighbours, Trace, link_changes
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from tests.agents.memory.conftest import bolt_settings, named, neo4j_settings
+from tests.agents.memory.conftest import bolt_settings, neo4j_settings, skip_without
 from tests.agents.memory.scenes import episode
 
 pytestmark = pytest.mark.anyio
 
 _fresh = itertools.count()
 
-GRAPHS = ["ladybug", "bolt", pytest.param("neo4j", marks=named("NEO4J_URI"))]
+GRAPHS = ["ladybug", "bolt", pytest.param("neo4j", marks=skip_without("NEO4J_URI"))]
 
 
 @pytest.fixture(scope="module", params=GRAPHS)
 async def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Graph]:
     """One graph for all tests of the module; each uses sessions of its own."""
     path = tmp_path_factory.mktemp("trace")
-    made: Graph
+    store: Graph
     if request.param == "ladybug":
-        made = LadybugGraph(MemorySettings(data_dir=path))
+        store = LadybugGraph(MemorySettings(data_dir=path))
     elif request.param == "bolt":
-        made = Neo4jGraph(bolt_settings(path, request.getfixturevalue("bolt")))
+        store = Neo4jGraph(bolt_settings(path, request.getfixturevalue("bolt")))
     else:
-        made = Neo4jGraph(neo4j_settings(path))
-    await made.load()
-    await made.renew()
-    yield made
-    await made.renew()
-    await made.close()
+        store = Neo4jGraph(neo4j_settings(path))
+    await store.load()
+    await store.renew()
+    yield store
+    await store.renew()
+    await store.close()
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def trace(graph: Graph) -> Trace:
 
 async def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
     """The session's turns along NEXT, from the one that has no predecessor; both directions must agree."""
-    turns = {one.episode_id: one.turn_id for one in episodes}
-    around = {one.episode_id: await trace.neighbours(one.episode_id, tenant=one.tenant) for one in episodes}
+    turns = {entry.episode_id: entry.turn_id for entry in episodes}
+    around = {entry.episode_id: await trace.neighbours(entry.episode_id, tenant=entry.tenant) for entry in episodes}
     starts = [name for name, near in around.items() if near.previous is None]
     assert len(starts) == 1
     path = [starts[0]]
@@ -69,22 +69,22 @@ async def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
 @examples(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=4))
 async def test_next_follows_time_however_episodes_arrive(trace: Trace, order: list[int], again: list[int]) -> None:
-    run = next(_fresh)
-    told = [episode(f"{run}-{n}", session=f"order{run}", at=1000.0 + n // 2) for n in range(6)]
+    prefix = next(_fresh)
+    episodes = [episode(f"{prefix}-{n}", session=f"order{prefix}", at=1000.0 + n // 2) for n in range(6)]
     for n in (*order, *again):
-        await trace.upsert([told[n]])
-    path = await walk(trace, told)
-    assert sorted(path) == [one.turn_id for one in told]
+        await trace.upsert([episodes[n]])
+    path = await walk(trace, episodes)
+    assert sorted(path) == [entry.turn_id for entry in episodes]
     assert [int(name.split("-")[1]) // 2 for name in path] == [0, 0, 1, 1, 2, 2]
 
 
 async def test_a_batch_is_stored_like_its_parts(trace: Trace) -> None:
-    told = [episode(f"b{n}", session="batch", at=float(n)) for n in range(5)]
+    episodes = [episode(f"b{n}", session="batch", at=float(n)) for n in range(5)]
     before = await trace.count()
-    (order,) = await trace.upsert(told[::-1])
-    assert await trace.upsert(told) == [order]
+    (order,) = await trace.upsert(episodes[::-1])
+    assert await trace.upsert(episodes) == [order]
     assert await trace.count() == before + 5
-    assert await walk(trace, told) == [f"b{n}" for n in range(5)]
+    assert await walk(trace, episodes) == [f"b{n}" for n in range(5)]
 
 
 async def test_sessions_that_two_tenants_name_alike_do_not_touch(trace: Trace) -> None:
@@ -101,18 +101,18 @@ async def test_sessions_that_two_tenants_name_alike_do_not_touch(trace: Trace) -
 async def test_a_batch_that_fails_leaves_nothing(graph: Graph, trace: Trace) -> None:
     before = await trace.count()
 
-    async def half(run: Run) -> None:
+    async def write_half(run: Run) -> None:
         await run("MERGE (e:Episode {id: 'half'}) SET e.episode_id = 'half'")
         await run("MATCH nonsense")
 
     with pytest.raises(Unavailable):
-        await graph.write(half)
+        await graph.write(write_half)
     assert await trace.count() == before
     await trace.upsert([episode("good", session="half")])
     assert await trace.count() == before + 1
 
 
-async def test_concepts_are_the_tenants_own_and_go_with_the_last_who_mentions_them(graph: Graph, trace: Trace) -> None:
+async def test_concepts_are_the_tenants_own_and_go_with_their_last_mention(graph: Graph, trace: Trace) -> None:
     def about(turn: str, tenant: str, *concepts: str) -> Episode:
         return replace(episode(turn, tenant=tenant, session=f"about-{turn}"), concepts=concepts)
 
@@ -125,48 +125,50 @@ async def test_concepts_are_the_tenants_own_and_go_with_the_last_who_mentions_th
     assert await trace.concepts(mine.episode_id, tenant="ann") == []
     assert await trace.concepts(also.episode_id, tenant="ann") == ["lisbon"]
     assert await trace.concepts(theirs.episode_id, tenant="bob") == ["lisbon"]
-    left = [row[0] for row in await graph.read("MATCH (c:Concept) RETURN c.name ORDER BY c.name")]
-    assert left == ["lisbon", "lisbon"]
+    names = [row[0] for row in await graph.read("MATCH (c:Concept) RETURN c.name ORDER BY c.name")]
+    assert names == ["lisbon", "lisbon"]
 
 
-async def test_what_was_in_the_prompt_caused_the_answer_whichever_comes_first(trace: Trace) -> None:
-    first, other = episode("p1", tenant="cause", at=1.0), episode("p2", tenant="cause", at=2.0)
-    answer = replace(episode("p3", tenant="cause", at=3.0), recalled_ids=(first.episode_id, other.episode_id))
-    for one in (answer, other, first, answer):
-        await trace.upsert([one])
+async def test_an_episode_in_the_prompt_caused_the_answer_whichever_comes_first(trace: Trace) -> None:
+    first, second = episode("p1", tenant="cause", at=1.0), episode("p2", tenant="cause", at=2.0)
+    answer = replace(episode("p3", tenant="cause", at=3.0), recalled_ids=(first.episode_id, second.episode_id))
+    for entry in (answer, second, first, answer):
+        await trace.upsert([entry])
         assert await trace.count() == len(await trace.keys())
-    caused = (await trace.edges(tenant="cause"))["CAUSED"]
-    assert caused == sorted([(first.episode_id, answer.episode_id), (other.episode_id, answer.episode_id)])
+    edges = (await trace.edges(tenant="cause"))["CAUSED"]
+    assert edges == sorted([(first.episode_id, answer.episode_id), (second.episode_id, answer.episode_id)])
     assert await trace.keys(tenant="cause") != set()
-    assert [one.turn_id for one in await trace.turns("s1", tenant="cause")] == ["p1", "p2", "p3"]
+    assert [entry.turn_id for entry in await trace.turns("s1", tenant="cause")] == ["p1", "p2", "p3"]
 
 
-async def test_what_was_replaced_is_known_on_both_axes_of_time(trace: Trace) -> None:
+async def test_a_replaced_episode_is_known_on_both_axes_of_time(trace: Trace) -> None:
     first, second, third = (episode(f"v{n}", tenant="times", at=100.0 * n) for n in (1, 2, 3))
     learnt = {first.episode_id: 1000.0, second.episode_id: 3000.0, third.episode_id: 2000.0}
     await trace.upsert([first, second, third], recorded_at=learnt)
-    names = [key("times", "episode", one.episode_id) for one in (first, second, third)]
+    names = [key("times", "episode", entry.episode_id) for entry in (first, second, third)]
     for _ in range(2):
         await trace.supersede([(names[1], names[0]), (names[2], names[0]), (names[2], names[1])])
 
-    async def lost(**when: float) -> dict[str, str]:
-        return await trace.superseded(learnt, tenant="times", **when)
+    async def find_replaced(**when: float) -> dict[str, str]:
+        return await trace.find_superseded(learnt, tenant="times", **when)
 
-    assert await lost() == {first.episode_id: third.episode_id, second.episode_id: third.episode_id}
-    assert await lost(as_of=150.0) == {}
-    assert await lost(as_of=250.0) == {first.episode_id: second.episode_id}
-    assert await lost(known=2500.0) == {first.episode_id: third.episode_id}
-    assert await lost(as_of=250.0, known=2500.0) == {}
-    assert await trace.superseded(learnt, tenant="bob") == {}
+    assert await find_replaced() == {first.episode_id: third.episode_id, second.episode_id: third.episode_id}
+    assert await find_replaced(as_of=150.0) == {}
+    assert await find_replaced(as_of=250.0) == {first.episode_id: second.episode_id}
+    assert await find_replaced(known=2500.0) == {first.episode_id: third.episode_id}
+    assert await find_replaced(as_of=250.0, known=2500.0) == {}
+    assert await trace.find_superseded(learnt, tenant="bob") == {}
     assert len((await trace.edges(tenant="times"))["SUPERSEDES"]) == 3
 
 
 async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace) -> None:
     parts = [episode(f"part{n}", tenant="sum", session=f"of{n}", at=float(n)) for n in range(3)]
-    whole = replace(episode("whole", tenant="sum", session="told"), summarises=tuple(one.episode_id for one in parts))
-    names = [key("sum", "episode", one.episode_id) for one in parts]
-    for one in (parts[1], whole, parts[0], parts[2], whole):
-        await trace.upsert([one])
+    whole = replace(
+        episode("whole", tenant="sum", session="told"), summarises=tuple(entry.episode_id for entry in parts)
+    )
+    names = [key("sum", "episode", entry.episode_id) for entry in parts]
+    for entry in (parts[1], whole, parts[0], parts[2], whole):
+        await trace.upsert([entry])
     summary = (whole.episode_id, key("sum", "episode", whole.episode_id))
     assert await trace.summaries(names) == {summary: sorted(names)}
     assert await trace.summaries(names[:1]) == {summary: names[:1]}
@@ -182,7 +184,7 @@ async def test_an_empty_graph_forgets_everything(graph: Graph, trace: Trace) -> 
 
 
 def test_new_episodes_part_their_neighbours() -> None:
-    apart, together = relinked([["a", "x", "b", "c", "y"], ["z"]], {"x", "y", "z"})
+    apart, together = link_changes([["a", "x", "b", "c", "y"], ["z"]], {"x", "y", "z"})
     assert apart == [{"left": "a", "right": "b"}]
     assert [tuple(pair.values()) for pair in together] == [("a", "x"), ("c", "y"), ("x", "b")]
 
@@ -196,16 +198,16 @@ def test_damaged_files_are_a_broken_store(tmp_path: Path, content: bytes) -> Non
 
 
 async def test_a_graph_of_another_version_is_made_again(tmp_path: Path, bolt: str) -> None:
-    for made in (LadybugGraph(MemorySettings(data_dir=tmp_path)), Neo4jGraph(bolt_settings(tmp_path, bolt, "twin"))):
-        assert not await made.load()
-        await made.renew()
-        await made.read("MATCH (t:Trace) SET t.version = 1")
-        await made.close()
-        assert not await made.load()
-        await made.renew()
-        await made.close()
-        assert await made.load()
-        await made.close()
+    for store in (LadybugGraph(MemorySettings(data_dir=tmp_path)), Neo4jGraph(bolt_settings(tmp_path, bolt, "twin"))):
+        assert not await store.load()
+        await store.renew()
+        await store.read("MATCH (t:Trace) SET t.version = 1")
+        await store.close()
+        assert not await store.load()
+        await store.renew()
+        await store.close()
+        assert await store.load()
+        await store.close()
 
 
 @pytest.mark.parametrize(
@@ -220,12 +222,12 @@ async def test_a_graph_of_another_version_is_made_again(tmp_path: Path, bolt: st
 async def test_a_server_that_cannot_be_used_is_one_line(
     tmp_path: Path, bolt: str, change: dict[str, str], field: str, why: str
 ) -> None:
-    made = Neo4jGraph(replace(bolt_settings(tmp_path, bolt), store_timeout=1.0, **change))
-    with pytest.raises(SetupError, match=why) as refused:
-        await made.load()
-    assert refused.value.param == f"agents.memory.{field}"
-    assert "\n" not in refused.value.message
-    await made.close()
+    store = Neo4jGraph(replace(bolt_settings(tmp_path, bolt), store_timeout=1.0, **change))
+    with pytest.raises(SetupError, match=why) as error:
+        await store.load()
+    assert error.value.param == f"agents.memory.{field}"
+    assert "\n" not in error.value.message
+    await store.close()
 
 
 async def test_a_database_of_strangers_is_left_alone(tmp_path: Path, bolt: str) -> None:

@@ -12,14 +12,14 @@ from agents.memory.stores.pair import Stores
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 
-async def nothing() -> None:
+async def do_nothing() -> None:
     """The child has no bus."""
 
 
 async def main(directory: Path) -> None:
     """Open the stores in ``directory`` and write."""
     stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
-    async with stores.opened(nothing):
+    async with stores.open(do_nothing):
         for number in count():
             await apply(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
             print(f"t{number}", flush=True)

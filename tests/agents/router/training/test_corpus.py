@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agents.router.domains import load_taxonomy
-from agents.router.training.corpus import Corpus, Example, duplicates, load_corpus
-from agents.router.training.evaluation import read_labelled
+from agents.router.training.corpus import Corpus, CorpusExample, duplicates, load_corpus
+from agents.router.training.evaluation import read_labelled_prompts
 from schemas.errors import SetupError
 
 HELD_OUT = Path(__file__).parents[4] / "configs" / "router" / "held-out.jsonl"
@@ -29,12 +29,12 @@ def test_every_technical_domain_is_asked_in_french_too(corpus: Corpus) -> None:
     assert french == set(load_taxonomy().niches)
 
 
-def test_no_near_duplicates(corpus: Corpus) -> None:
+def test_the_corpus_has_no_near_duplicates(corpus: Corpus) -> None:
     assert duplicates(corpus.prompts) == []
 
 
 def test_the_held_out_prompts_are_of_all_domains_and_not_in_the_corpus(corpus: Corpus) -> None:
-    prompts, labels = read_labelled(HELD_OUT)
+    prompts, labels = read_labelled_prompts(HELD_OUT)
     assert set(load_taxonomy().niches) == {label for right in labels for label in right}
     assert labels.count(()) >= 90
     assert duplicates(prompts) == []
@@ -56,9 +56,9 @@ def test_near_duplicates_are_found_and_neighbours_are_not() -> None:
 
 
 def test_digest_does_not_depend_on_order_but_on_content() -> None:
-    first, second = Example(prompt="a", labels=("cpp",)), Example(prompt="b", labels=())
+    first, second = CorpusExample(prompt="a", labels=("cpp",)), CorpusExample(prompt="b", labels=())
     assert Corpus((first, second)).digest() == Corpus((second, first)).digest()
-    assert Corpus((first,)).digest() != Corpus((Example(prompt="a", labels=("rust",)),)).digest()
+    assert Corpus((first,)).digest() != Corpus((CorpusExample(prompt="a", labels=("rust",)),)).digest()
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_digest_does_not_depend_on_order_but_on_content() -> None:
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, param: str) -> None:
     (tmp_path / "cpp.jsonl").write_text(f'{{"prompt": "fine", "labels": ["cpp"]}}\n{line}\n')
-    with pytest.raises(SetupError, match="line 2") as caught:
+    with pytest.raises(SetupError, match="line 2") as refusal:
         load_corpus(tmp_path)
-    assert caught.value.param == param
+    assert refusal.value.param == param
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

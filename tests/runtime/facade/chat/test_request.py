@@ -10,7 +10,7 @@ from agents.router.aliases import Alias
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import NEUTRAL, ChatRequest, read_chat
 from schemas.errors import KikiError
-from tests.runtime.facade.scripted import ALIASES, Script, ask
+from tests.runtime.facade.scripted import ALIASES, Script, chat_body
 
 pytestmark = pytest.mark.anyio
 USER = {"role": "user", "content": "hi"}
@@ -77,10 +77,10 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("fields", "status", "code", "param"), REFUSED, ids=lambda value: str(value)[:40])
-async def test_what_is_refused(
+async def test_bad_fields_are_refused_by_name(
     http: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
-    reply = await http.post("/v1/chat/completions", json=ask(**fields))
+    reply = await http.post("/v1/chat/completions", json=chat_body(**fields))
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
     assert error["type"] == "invalid_request_error"
@@ -89,14 +89,14 @@ async def test_what_is_refused(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "\xff"}', b"[" * 100_000])
-async def test_what_is_not_a_json_object(http: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_refused(http: httpx.AsyncClient, body: bytes) -> None:
     reply = await http.post("/v1/chat/completions", content=body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
-async def test_what_is_missing(http: httpx.AsyncClient, missing: str) -> None:
-    body: dict[str, Any] = ask()
+async def test_a_missing_field_is_refused_by_name(http: httpx.AsyncClient, missing: str) -> None:
+    body: dict[str, Any] = chat_body()
     del body[missing]
     reply = await http.post("/v1/chat/completions", json=body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, missing)
@@ -114,7 +114,9 @@ async def test_what_is_missing(http: httpx.AsyncClient, missing: str) -> None:
         ("GET", "/v1/turns/*", 404, "turn_not_found"),
     ],
 )
-async def test_paths_that_are_refused(http: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+async def test_unknown_paths_and_methods_are_refused(
+    http: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
     reply = await http.request(method, path)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"]) == (status, code)
@@ -122,8 +124,8 @@ async def test_paths_that_are_refused(http: httpx.AsyncClient, method: str, path
 
 
 @pytest.mark.parametrize("header", ["X-Session-Id", "Idempotency-Key"])
-async def test_headers_that_are_refused(http: httpx.AsyncClient, header: str) -> None:
-    reply = await http.post("/v1/chat/completions", json=ask(), headers={header: "two words"})
+async def test_headers_with_a_space_are_refused(http: httpx.AsyncClient, header: str) -> None:
+    reply = await http.post("/v1/chat/completions", json=chat_body(), headers={header: "two words"})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, header)
 
 
@@ -136,7 +138,7 @@ async def test_neutral_values_pass(http: httpx.AsyncClient, script: Script) -> N
         "safety_identifier": "s",
         "n": None,
     }
-    reply = await http.post("/v1/chat/completions", json=ask() | neutral | harmless)
+    reply = await http.post("/v1/chat/completions", json=chat_body() | neutral | harmless)
     assert reply.status_code == 200, reply.text
 
 
@@ -144,13 +146,13 @@ def test_every_unserved_field_is_declared() -> None:
     assert set(NEUTRAL) < set(ChatRequest.__struct_fields__)
 
 
-def read(**fields: Any) -> Any:
-    return read_chat(msgspec.json.encode(ask(**fields)), aliases=ALIASES, settings=FacadeSettings())
+def read_request(**fields: Any) -> Any:
+    return read_chat(msgspec.json.encode(chat_body(**fields)), aliases=ALIASES, settings=FacadeSettings())
 
 
 def test_decoding_options_reach_the_worker() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    sampling = read(
+    sampling = read_request(
         presence_penalty=0.5,
         frequency_penalty=-1,
         repetition_penalty=1.2,
@@ -163,50 +165,50 @@ def test_decoding_options_reach_the_worker() -> None:
     assert sampling.logit_bias == {"10": -100.0}
     assert (sampling.logprobs, sampling.top_logprobs) == (True, 2)
     assert msgspec.json.decode(sampling.json_schema) == schema
-    assert read(response_format={"type": "text"}).query.sampling.json_schema is None
-    assert read(response_format={"type": "json_object"}).query.sampling.json_schema == '{"type": "object"}'
+    assert read_request(response_format={"type": "text"}).query.sampling.json_schema is None
+    assert read_request(response_format={"type": "json_object"}).query.sampling.json_schema == '{"type": "object"}'
 
 
 def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
     quick, creative = "kiki-meta-quick-reply", "kiki-meta-creative"
-    assert read(model=quick).query.sampling.max_tokens == ALIASES[quick].max_tokens
-    assert read(model=creative).query.sampling.temperature == ALIASES[creative].temperature
-    assert read(model=creative, temperature=0).query.sampling.temperature == 0
-    assert read().query.sampling.max_tokens == 256
-    assert read(max_tokens=5).query.sampling.max_tokens == 5
-    assert read(max_completion_tokens=6).query.sampling.max_tokens == 6
+    assert read_request(model=quick).query.sampling.max_tokens == ALIASES[quick].max_tokens
+    assert read_request(model=creative).query.sampling.temperature == ALIASES[creative].temperature
+    assert read_request(model=creative, temperature=0).query.sampling.temperature == 0
+    assert read_request().query.sampling.max_tokens == 256
+    assert read_request(max_tokens=5).query.sampling.max_tokens == 5
+    assert read_request(max_completion_tokens=6).query.sampling.max_tokens == 6
 
 
 def test_the_level_of_the_request_wins() -> None:
-    assert (read(model="micro-kiki").level, read(model="micro-kiki").query.level) == ("full", None)
-    asked = read(model="micro-kiki", kiki={"level": "raw"}, n=2)
-    assert (asked.level, asked.query.level, asked.query.candidates, asked.n) == ("raw", "raw", 2, 2)
+    assert (read_request(model="micro-kiki").level, read_request(model="micro-kiki").query.level) == ("full", None)
+    request = read_request(model="micro-kiki", kiki={"level": "raw"}, n=2)
+    assert (request.level, request.query.level, request.query.candidates, request.n) == ("raw", "raw", 2, 2)
 
 
 def test_reasoning_is_shown_where_the_alias_or_the_request_says_so() -> None:
-    assert [read(model=name).thinking for name in ("kiki-meta-reasoning", "micro-kiki-base")] == [True, False]
-    assert read(kiki={"thinking": True}).thinking
+    assert [read_request(model=name).thinking for name in ("kiki-meta-reasoning", "micro-kiki-base")] == [True, False]
+    assert read_request(kiki={"thinking": True}).thinking
 
 
 def test_system_text_becomes_one_message() -> None:
     messages = [{"role": "developer", "content": "b"}, {"role": "system", "content": "c"}, USER]
-    system, user = read(system="a", messages=messages).query.messages
+    system, user = read_request(system="a", messages=messages).query.messages
     assert (system.role, system.content) == ("system", "a\n\nb\n\nc")
     assert user.content == "hi"
 
 
 def test_text_parts_are_joined_and_an_echoed_answer_passes() -> None:
-    echoed = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "reasoning": "y"}
+    echo = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "reasoning": "y"}
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    messages = read(messages=[USER, echoed, {"role": "user", "content": parts}]).query.messages
+    messages = read_request(messages=[USER, echo, {"role": "user", "content": parts}]).query.messages
     assert [message.content for message in messages] == ["hi", "x", "a\nb"]
 
 
 def test_an_alias_over_the_cap_is_capped() -> None:
     aliases = {"long": Alias(intent="x", description="y", level="raw", max_tokens=9999)}
-    body = msgspec.json.encode(ask(model="long"))
-    asked = read_chat(body, aliases=aliases, settings=FacadeSettings(max_tokens_cap=100))
-    assert asked.query.sampling.max_tokens == 100
+    body = msgspec.json.encode(chat_body(model="long"))
+    request = read_chat(body, aliases=aliases, settings=FacadeSettings(max_tokens_cap=100))
+    assert request.query.sampling.max_tokens == 100
 
 
 def test_settings_refuse_a_bad_tenant() -> None:

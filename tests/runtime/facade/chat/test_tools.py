@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import read_chat
 from schemas.chat import ToolCall
-from tests.runtime.facade.scripted import ALIASES, Script, ask
+from tests.runtime.facade.scripted import ALIASES, Script, chat_body
 
 pytestmark = pytest.mark.anyio
 
@@ -36,10 +36,10 @@ async def test_a_call_comes_whole(url: str, calling: Script) -> None:
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     assert choice.message.tool_calls is not None
     assert choice.message.tool_calls[0].model_dump() == CALL
-    asked = calling.asked[0].query
-    assert asked.tooling is not None
-    assert (asked.tooling.tools[0].name, asked.tooling.must_call) == ("weather", False)
-    assert asked.level == "fast", "nobody argues over a call"
+    query = calling.queries[0].query
+    assert query.tooling is not None
+    assert (query.tooling.tools[0].name, query.tooling.must_call) == ("weather", False)
+    assert query.level == "fast", "nobody argues over a call"
 
 
 async def test_a_call_comes_in_a_stream(url: str, calling: Script) -> None:
@@ -49,35 +49,35 @@ async def test_a_call_comes_in_a_stream(url: str, calling: Script) -> None:
         )
         choices = [chunk.choices[0] async for chunk in stream]
     (delta,) = [choice.delta.tool_calls for choice in choices if choice.delta.tool_calls]
-    assert [(one.index, one.id, one.type) for one in delta] == [(0, "call_1", "function")]
+    assert [(call.index, call.id, call.type) for call in delta] == [(0, "call_1", "function")]
     assert delta[0].function is not None
     assert (delta[0].function.name, delta[0].function.arguments) == ("weather", '{"city": "Paris"}')
     assert choices[-1].finish_reason == "tool_calls"
     assert not any(choice.delta.content for choice in choices)
 
 
-async def test_its_answer_goes_back(url: str, script: Script) -> None:
+async def test_the_answer_of_a_tool_reaches_the_worker(url: str, script: Script) -> None:
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         await client.chat.completions.create(model="micro-kiki", messages=[USER, CALLED, ANSWER], tools=[TOOL])
-    _, assistant, tool = script.asked[0].query.messages
+    _, assistant, tool = script.queries[0].query.messages
     assert assistant.tool_calls[0].arguments == '{"city": "Paris"}'
     assert (tool.role, tool.name, tool.tool_call_id, tool.content) == ("tool", "weather", "call_1", "Sunny.")
-    assert script.asked[0].query.text == "Weather in Paris?"
+    assert script.queries[0].query.text == "Weather in Paris?"
 
 
-def read(**fields: Any) -> Any:
-    return read_chat(msgspec.json.encode(ask(**fields)), aliases=ALIASES, settings=FacadeSettings()).query
+def read_query(**fields: Any) -> Any:
+    return read_chat(msgspec.json.encode(chat_body(**fields)), aliases=ALIASES, settings=FacadeSettings()).query
 
 
-def test_choices_of_tools() -> None:
-    forced = {"type": "function", "function": {"name": "weather"}}
-    assert read(tools=[TOOL], tool_choice=forced).tooling.forced == "weather"
-    assert read(tools=[TOOL], tool_choice="required").tooling.required
-    assert read(tools=[TOOL], tool_choice="none").tooling is None
-    assert read(tools=[], tool_choice="auto").tooling is None
-    assert not read(tools=[TOOL], parallel_tool_calls=False).tooling.parallel
-    assert read(tools=[TOOL], kiki={"level": "raw"}).level == "raw"
-    assert read(tools=[{"type": "function", "function": {"name": "now"}}]).tooling.tools[0].parameters
+def test_the_choice_of_tools_is_read() -> None:
+    choice = {"type": "function", "function": {"name": "weather"}}
+    assert read_query(tools=[TOOL], tool_choice=choice).tooling.forced == "weather"
+    assert read_query(tools=[TOOL], tool_choice="required").tooling.required
+    assert read_query(tools=[TOOL], tool_choice="none").tooling is None
+    assert read_query(tools=[], tool_choice="auto").tooling is None
+    assert not read_query(tools=[TOOL], parallel_tool_calls=False).tooling.parallel
+    assert read_query(tools=[TOOL], kiki={"level": "raw"}).level == "raw"
+    assert read_query(tools=[{"type": "function", "function": {"name": "now"}}]).tooling.tools[0].parameters
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_choices_of_tools() -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_what_is_refused(http: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
-    reply = await http.post("/v1/chat/completions", json=ask(**fields))
+async def test_bad_tools_are_refused_by_field(http: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    reply = await http.post("/v1/chat/completions", json=chat_body(**fields))
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (400, "invalid_request", param), error["message"]

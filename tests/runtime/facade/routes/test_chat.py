@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from bus.connection import Bus
 from schemas.errors import StageFailed
 from schemas.events import InferToken, QueryReceived
-from tests.runtime.facade.scripted import Script, ask, eventually
+from tests.runtime.facade.scripted import Script, chat_body, wait_until
 
 pytestmark = pytest.mark.anyio
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -23,7 +23,7 @@ def client_of(url: str) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
-async def test_a_plain_answer(url: str, script: Script) -> None:
+async def test_a_plain_answer_reaches_the_official_client(url: str, script: Script) -> None:
     async with client_of(url) as client:
         reply = await client.chat.completions.create(model="micro-kiki", messages=ASK, max_tokens=9, stop="X")
     assert reply.choices[0].message.content == "The capital is Paris."
@@ -31,13 +31,13 @@ async def test_a_plain_answer(url: str, script: Script) -> None:
     assert reply.usage is not None
     assert reply.usage.total_tokens == 12
     assert reply.model == "micro-kiki"
-    query = script.asked[0].query
+    query = script.queries[0].query
     assert (query.sampling.max_tokens, query.sampling.stop, query.level) == (9, ("X",), None)
     assert query.sampling.seed > 0
 
 
 @pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])
-async def test_a_streamed_answer(url: str, script: Script, model: str) -> None:
+async def test_a_streamed_answer_reaches_the_official_client(url: str, script: Script, model: str) -> None:
     async with client_of(url) as client:
         stream = await client.chat.completions.create(
             model=model, messages=ASK, stream=True, stream_options={"include_usage": True}
@@ -53,48 +53,48 @@ async def test_a_streamed_answer(url: str, script: Script, model: str) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_an_error_case(url: str, script: Script) -> None:
+async def test_an_unknown_model_is_refused(url: str, script: Script) -> None:
     async with client_of(url) as client:
-        with pytest.raises(openai.NotFoundError) as refused:
+        with pytest.raises(openai.NotFoundError) as refusal:
             await client.chat.completions.create(model="gpt-99", messages=ASK)
-    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
-    assert script.asked == []
+    assert (refusal.value.code, refusal.value.param) == ("model_not_found", "model")
+    assert script.queries == []
 
 
 async def test_a_failed_turn_has_its_code(url: str, script: Script) -> None:
     script.fail = StageFailed("the prompt is too long.", code="context_length_exceeded")
     async with client_of(url) as client:
-        with pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(openai.BadRequestError) as refusal:
             await client.chat.completions.create(model="micro-kiki", messages=ASK)
-    assert refused.value.code == "context_length_exceeded"
+    assert refusal.value.code == "context_length_exceeded"
 
 
 async def test_a_turn_that_fails_while_it_streams(url: str, script: Script) -> None:
     script.fail = StageFailed("the model broke.")
     async with client_of(url) as client:
         stream = await client.chat.completions.create(model="micro-kiki-fast", messages=ASK, stream=True)
-        with pytest.raises(openai.APIError, match="the model broke") as refused:
+        with pytest.raises(openai.APIError, match="the model broke") as refusal:
             [chunk async for chunk in stream]
-    assert refused.value.code == "inference_failed"
+    assert refusal.value.code == "inference_failed"
 
 
 async def test_tokens_arrive_before_the_answer(http: httpx.AsyncClient, script: Script) -> None:
     script.before_answer = anyio.Event()
-    async with http.stream("POST", "/v1/chat/completions", json=ask(stream=True)) as reply:
-        heard = ""
+    async with http.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)) as reply:
+        text = ""
         async for line in reply.aiter_lines():
-            heard += line
-            if "is Paris." in heard:
+            text += line
+            if "is Paris." in text:
                 script.before_answer.set()  # without live tokens this line is never reached
-    assert heard.endswith("data: [DONE]")
+    assert text.endswith("data: [DONE]")
 
 
-async def test_full_tells_its_stages_in_comments(http: httpx.AsyncClient, script: Script) -> None:
-    reply = await http.post("/v1/chat/completions", json=ask(model="micro-kiki", stream=True))
+async def test_the_full_level_writes_its_stages_as_comments(http: httpx.AsyncClient, script: Script) -> None:
+    reply = await http.post("/v1/chat/completions", json=chat_body(model="micro-kiki", stream=True))
     comments = [line for line in reply.text.splitlines() if line.startswith(":")]
     assert comments == [": stage router 41 ms", ": stage memory 41 ms", ": stage inference 41 ms"]
     assert reply.headers["content-type"].startswith("text/event-stream")
-    assert reply.headers["x-turn-id"] == script.asked[0].envelope.turn_id
+    assert reply.headers["x-turn-id"] == script.queries[0].envelope.turn_id
 
 
 async def test_a_worker_that_starts_again_does_not_repeat_itself(http: httpx.AsyncClient, script: Script) -> None:
@@ -104,51 +104,53 @@ async def test_a_worker_that_starts_again_does_not_repeat_itself(http: httpx.Asy
         InferToken(turn_id="", index=1, text="capital is", attempt=2),
         InferToken(turn_id="", index=2, text=" Paris.", attempt=2),
     )
-    reply = await http.post("/v1/chat/completions", json=ask(stream=True))
+    reply = await http.post("/v1/chat/completions", json=chat_body(stream=True))
     assert "".join(deltas(reply.text)) == "The capital is Paris."
     assert reply.text.endswith("data: [DONE]\n\n")
 
 
 async def test_a_worker_that_changes_its_mind_is_an_error(http: httpx.AsyncClient, script: Script) -> None:
     script.tokens = (InferToken(turn_id="", index=0, text="It is Lyon"),)
-    reply = await http.post("/v1/chat/completions", json=ask(stream=True))
+    reply = await http.post("/v1/chat/completions", json=chat_body(stream=True))
     assert "differs from what was already sent" in reply.text
     assert "[DONE]" not in reply.text
 
 
-async def test_reasoning_is_apart(http: httpx.AsyncClient, script: Script) -> None:
+async def test_reasoning_is_apart_from_the_answer(http: httpx.AsyncClient, script: Script) -> None:
     script.reasoning = "France, hence Paris."
     script.tokens = (
         InferToken(turn_id="", index=0, text="France, hence", kind="reasoning"),
         InferToken(turn_id="", index=1, text="The capital "),
     )
-    shown = {"kiki": {"thinking": True}}
-    streamed = await http.post("/v1/chat/completions", json=ask(stream=True, **shown))
-    assert "".join(deltas(streamed.text, "reasoning")) == "France, hence Paris."
-    assert "".join(deltas(streamed.text)) == "The capital is Paris."
-    plain = (await http.post("/v1/chat/completions", json=ask(**shown))).json()
+    thinking = {"kiki": {"thinking": True}}
+    stream_reply = await http.post("/v1/chat/completions", json=chat_body(stream=True, **thinking))
+    assert "".join(deltas(stream_reply.text, "reasoning")) == "France, hence Paris."
+    assert "".join(deltas(stream_reply.text)) == "The capital is Paris."
+    plain = (await http.post("/v1/chat/completions", json=chat_body(**thinking))).json()
     assert plain["choices"][0]["message"]["reasoning"] == "France, hence Paris."
     for stream in (True, False):
-        hidden = await http.post("/v1/chat/completions", json=ask(stream=stream))
-        assert "hence" not in hidden.text
-        assert "Paris." in hidden.text
+        reply = await http.post("/v1/chat/completions", json=chat_body(stream=stream))
+        assert "hence" not in reply.text
+        assert "Paris." in reply.text
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_raw_gives_n_choices(http: httpx.AsyncClient, script: Script, stream: bool) -> None:
     script.candidates = ("The capital is Paris.", "Paris.", "It is Paris.")
-    reply = await http.post("/v1/chat/completions", json=ask(n=3, stream=stream, temperature=1))
-    assert script.asked[0].query.candidates == 3
+    reply = await http.post("/v1/chat/completions", json=chat_body(n=3, stream=stream, temperature=1))
+    assert script.queries[0].query.candidates == 3
     if not stream:
         assert [choice["message"]["content"] for choice in reply.json()["choices"]] == list(script.candidates)
         return
     assert ["".join(deltas(reply.text, index=index)) for index in range(3)] == list(script.candidates)
 
 
-async def test_the_account_of_a_turn(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
+async def test_the_account_of_a_turn_names_session_domains_and_stages(
+    http: httpx.AsyncClient, script: Script, bus: Bus
+) -> None:
     reply = await http.post(
         "/v1/chat/completions",
-        json=ask(kiki={"level": "full", "candidates": 3, "trace": True}),
+        json=chat_body(kiki={"level": "full", "candidates": 3, "trace": True}),
         headers={"X-Session-Id": "s-1", "x-request-id": "r-1"},
     )
     account = reply.json()["kiki"]
@@ -157,12 +159,12 @@ async def test_the_account_of_a_turn(http: httpx.AsyncClient, script: Script, bu
     assert account["domains"] == [{"name": "python", "score": 0.75}]
     assert account["stages"][0] == {"stage": "router", "ms": 41.0, "compute_ms": 30.0, "attempt": 1}
     assert reply.headers["x-request-id"] == "r-1"
-    assert script.asked[0].query.candidates == 3
-    assert "kiki" not in (await http.post("/v1/chat/completions", json=ask())).json()
+    assert script.queries[0].query.candidates == 3
+    assert "kiki" not in (await http.post("/v1/chat/completions", json=chat_body())).json()
 
 
-async def test_a_turns_story(http: httpx.AsyncClient, script: Script) -> None:
-    turn_id = (await http.post("/v1/chat/completions", json=ask())).headers["x-turn-id"]
+async def test_the_events_of_a_turn_are_shown_in_order(http: httpx.AsyncClient, script: Script) -> None:
+    turn_id = (await http.post("/v1/chat/completions", json=chat_body())).headers["x-turn-id"]
     story = (await http.get(f"/v1/turns/{turn_id}")).json()
     assert [event["subject"] for event in story["events"]] == [
         "query.received",
@@ -182,13 +184,15 @@ def deltas(text: str, kind: str = "content", *, index: int = 0) -> list[str]:
 
 
 async def test_the_clients_trace_goes_on_with_the_turn(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
-    heard: list[str] = []
+    trace_parents: list[str] = []
 
-    async def hear(message: Msg) -> None:
-        heard.append((message.headers or {})["traceparent"])
+    async def collect(message: Msg) -> None:
+        trace_parents.append((message.headers or {})["traceparent"])
 
-    await bus.listen(bus.subjects.stage(QueryReceived.subject), hear)
+    await bus.listen(bus.subjects.stage(QueryReceived.subject), collect)
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
-    await http.post("/v1/chat/completions", json=ask(), headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"})
-    await eventually(lambda: bool(heard))
-    assert trace_id in heard[0]
+    await http.post(
+        "/v1/chat/completions", json=chat_body(), headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    )
+    await wait_until(lambda: bool(trace_parents))
+    assert trace_id in trace_parents[0]

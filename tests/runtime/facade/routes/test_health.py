@@ -1,4 +1,4 @@
-"""What the facade tells of itself, of the agents and of the queues."""
+"""What the facade reports of itself, of the agents and of the queues."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bus import broker as server
-from bus.agent import Endpoint, run
+from bus.agent import Endpoint, run_agent
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Handler
 from bus.topology import TURNS, consumer
@@ -22,12 +22,12 @@ from schemas.errors import SetupError
 from schemas.events import Event
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
 from schemas.status import StatusReply
-from tests.runtime.facade.scripted import ALIASES, Script, ask, serving
+from tests.runtime.facade.scripted import ALIASES, Script, chat_body, serve_facade
 
 pytestmark = pytest.mark.anyio
 
 
-class Scripted:
+class ScriptedAgent:
     """An agent that only reports, and as the router classifies by a word."""
 
     def __init__(self, name: str, *, ready: bool = True) -> None:
@@ -57,86 +57,90 @@ class Scripted:
         )
 
     async def _route(self, request: RouteRequest) -> RouteReply:
-        known = "python" in request.prompts[0] and (request.threshold or 0) < 0.9
+        is_known = "python" in request.prompts[0] and (request.threshold or 0) < 0.9
         domains = (
             RoutedDomain(name="python", score=0.75, niche="python"),
             RoutedDomain(name="electronics-hw", score=0.5, niche="power"),
         )
-        return RouteReply(results=(RoutedPrompt(domains=domains[: request.top_k] if known else ()),))
+        return RouteReply(results=(RoutedPrompt(domains=domains[: request.top_k] if is_known else ()),))
 
 
 @contextlib.asynccontextmanager
-async def agents(bus: Bus, *scripted: Scripted) -> AsyncIterator[None]:
+async def run_agents(bus: Bus, *members: ScriptedAgent) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
-        for agent in scripted:
-            await tasks.start(run, agent, bus)
+        for agent in members:
+            await tasks.start(run_agent, agent, bus)
         yield
         tasks.cancel_scope.cancel()
 
 
 async def test_ready_lists_what_is_missing(http: httpx.AsyncClient, bus: Bus) -> None:
-    async with agents(bus, *(Scripted(name, ready=name != "inference") for name in AGENTS[:-1])):
+    async with run_agents(bus, *(ScriptedAgent(name, ready=name != "inference") for name in AGENTS[:-1])):
         reply = await http.get("/ready")
     assert reply.status_code == 503
     assert reply.json()["error"]["message"] == "not ready: inference (no token yet); antibias (does not answer)."
     assert reply.headers["retry-after"]
 
 
-async def test_ready_when_all_take_work(http: httpx.AsyncClient, bus: Bus) -> None:
-    async with agents(bus, *(Scripted(name) for name in AGENTS)):
+async def test_ready_is_200_when_all_agents_take_work(http: httpx.AsyncClient, bus: Bus) -> None:
+    async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
         reply = await http.get("/ready")
     assert (reply.status_code, reply.json()["status"]) == (200, "ready")
 
 
-async def test_health_reads_the_brokers_sync_setting(bus: Bus, broker: server.Embedded) -> None:
+async def test_health_reads_the_brokers_sync_setting(bus: Bus, broker: server.EmbeddedBroker) -> None:
     settings = FacadeSettings(port=0, monitor_url=broker.monitor)
-    async with agents(bus, Scripted("router")), serving(bus, settings) as url, httpx.AsyncClient() as http:
-        found = (await http.get(f"{url}/health")).json()
-    assert found["status"] == "ok"
-    assert found["broker"] == {"connected": True, "sync_interval": "always"}
-    assert [agent["agent"] for agent in found["agents"]] == ["router"]
-
-
-async def test_health_without_a_broker(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with (
-        server.embedded(tmp_path_factory.mktemp("own"), port=0) as own,
+        run_agents(bus, ScriptedAgent("router")),
+        serve_facade(bus, settings) as url,
+        httpx.AsyncClient() as http,
+    ):
+        health = (await http.get(f"{url}/health")).json()
+    assert health["status"] == "ok"
+    assert health["broker"] == {"connected": True, "sync_interval": "always"}
+    assert [agent["agent"] for agent in health["agents"]] == ["router"]
+
+
+async def test_health_without_a_broker_is_degraded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with (
+        server.run_broker(tmp_path_factory.mktemp("own"), port=0) as own,
         connect(BusSettings(url=own.url), name="facade") as bus,
-        serving(bus, FacadeSettings(port=0)) as url,
+        serve_facade(bus, FacadeSettings(port=0)) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
         own.process.kill()
         await own.process.wait()
-        while (found := (await http.get("/health")).json())["status"] == "ok":
+        while (health := (await http.get("/health")).json())["status"] == "ok":
             await anyio.sleep(0.02)
-        assert found["broker"]["connected"] is False
+        assert health["broker"]["connected"] is False
         assert (await http.get("/ready")).status_code == 503
         assert "kiki_broker_connected 0.0" in (await http.get("/metrics")).text
         assert (await http.get("/status")).json()["active_lora"] is None
 
 
 async def test_status_as_life_core_reads_it(http: httpx.AsyncClient, bus: Bus) -> None:
-    async with agents(bus, *(Scripted(name) for name in AGENTS)):
-        found = (await http.get("/status")).json()
-    assert (found["active_lora"], found["last_swap_ms"]) == ("python", 4.5)
-    assert found["models"] == [{"alias": name, "status": "ready"} for name in ALIASES]
+    async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
+        status = (await http.get("/status")).json()
+    assert (status["active_lora"], status["last_swap_ms"]) == ("python", 4.5)
+    assert status["models"] == [{"alias": name, "status": "ready"} for name in ALIASES]
 
 
-async def test_models(http: httpx.AsyncClient) -> None:
-    listed = (await http.get("/v1/models")).json()
-    assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == list(ALIASES)
+async def test_models_are_listed_and_shown(http: httpx.AsyncClient) -> None:
+    listing = (await http.get("/v1/models")).json()
+    assert listing["object"] == "list"
+    assert [model["id"] for model in listing["data"]] == list(ALIASES)
     assert len(ALIASES) == 45
-    one = (await http.get("/v1/models/micro-kiki")).json()
-    assert (one["id"], one["object"], one["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
+    single = (await http.get("/v1/models/micro-kiki")).json()
+    assert (single["id"], single["object"], single["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
 
 
 async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
-    await http.post("/v1/chat/completions", json=ask())
-    async with agents(bus, *(Scripted(name) for name in AGENTS)):
+    await http.post("/v1/chat/completions", json=chat_body())
+    async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
         text = (await http.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    answered = {"level": "raw", "outcome": "answered", "agent": "facade", "pid": str(os.getpid())}
-    turns = [sample.value for sample in families["kiki_turns"].samples if sample.labels == answered]
+    labels = {"level": "raw", "outcome": "answered", "agent": "facade", "pid": str(os.getpid())}
+    turns = [sample.value for sample in families["kiki_turns"].samples if sample.labels == labels]
     assert turns
     assert turns[0] >= 1
     assert families["kiki_turn_seconds"].type == "histogram"
@@ -144,22 +148,22 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
     assert (swap.value, swap.labels["agent"], swap.labels["pid"]) == (4.5, "inference", str(os.getpid()))
     assert families["kiki_inference_decode_steps"].samples[0].value == 3.0
     assert {sample.labels["agent"] for sample in families["kiki_agent_ready"].samples} == set(AGENTS)
-    stored = {s.labels["stream"]: s.value for s in families["kiki_stream_messages"].samples}
-    assert (stored["TURNS"] >= 3, stored["ANSWERS"] >= 1) == (True, True)
+    message_counts = {s.labels["stream"]: s.value for s in families["kiki_stream_messages"].samples}
+    assert (message_counts["TURNS"] >= 3, message_counts["ANSWERS"] >= 1) == (True, True)
     assert "kiki_first_token_seconds" in families
     identities = [(s.name, tuple(sorted(s.labels.items()))) for f in families.values() for s in f.samples]
     assert len(identities) == len(set(identities))
 
 
-async def test_queue_depth_is_told(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
+async def test_queue_depth_is_exposed(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
     await bus.js.add_consumer(TURNS, consumer("idle", ["kiki.query.received.*"], ack_wait=4, max_ack_pending=1))
-    await http.post("/v1/chat/completions", json=ask())
+    await http.post("/v1/chat/completions", json=chat_body())
     text = (await http.get("/metrics")).text
     assert 'kiki_queue_pending{consumer="idle",stream="TURNS"} 1.0' in text
 
 
 async def test_route_speaks_both_dialects(http: httpx.AsyncClient, bus: Bus) -> None:
-    async with agents(bus, Scripted("router")):
+    async with run_agents(bus, ScriptedAgent("router")):
         query = (await http.post("/v1/route", json={"query": "python?", "top_k": 1})).json()
         prompt = (await http.post("/v1/route", json={"prompt": "python?"})).json()
         nothing = (await http.post("/v1/route", json={"query": "hm", "threshold": 0.1})).json()
@@ -183,31 +187,31 @@ async def test_route_speaks_both_dialects(http: httpx.AsyncClient, bus: Bus) -> 
         ({"query": "x", "surprise": 1}, "surprise"),
     ],
 )
-async def test_route_refuses(http: httpx.AsyncClient, body: dict[str, object], param: str) -> None:
+async def test_route_refuses_bad_fields(http: httpx.AsyncClient, body: dict[str, object], param: str) -> None:
     reply = await http.post("/v1/route", json=body)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (422, "unprocessable", param)
 
 
-async def test_route_without_a_router(http: httpx.AsyncClient) -> None:
+async def test_route_without_a_router_is_unavailable(http: httpx.AsyncClient) -> None:
     reply = await http.post("/v1/route", json={"query": "x"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
     assert reply.headers["retry-after"]
 
 
-async def test_a_busy_port_is_said_in_one_line(bus: Bus) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(SetupError, match=f"127.0.0.1:{port}: the port is busy") as refused:
+async def test_a_busy_port_is_refused_in_one_line(bus: Bus) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(SetupError, match=f"127.0.0.1:{port}: the port is busy") as refusal:
             await serve(bus, FacadeSettings(port=port), ALIASES)
-    assert "\n" not in refused.value.message
+    assert "\n" not in refusal.value.message
 
 
 async def test_a_fault_of_ours_is_a_500_without_its_traceback(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_model", None)
-    async with serving(bus, FacadeSettings(port=0)) as url, httpx.AsyncClient() as http:
+    async with serve_facade(bus, FacadeSettings(port=0)) as url, httpx.AsyncClient() as http:
         reply = await http.get(f"{url}/v1/models")
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
     assert "NoneType" not in reply.text

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.imports import Line, told
+from agents.memory.imports import HistoryLine, date_lines
 from agents.memory.settings import MemorySettings
-from bus.agent import Agent, Endpoint, run
+from bus.agent import Agent, Endpoint, run_agent
 from bus.connection import Bus
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
@@ -25,8 +25,8 @@ from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 from schemas.status import StatusReply
-from tests.agents.memory.memories import eventually, projected, serving
-from tests.agents.memory.scenes import SIZE, answered, turn, unit
+from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 from tests.runtime.facade.scripted import Script
 
 pytestmark = pytest.mark.anyio
@@ -44,12 +44,12 @@ async def embed(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
     return [unit(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])) for text in texts]
 
 
-class Embedding:
+class EmbeddingAgent:
     """The router's embedding service, by a hash of the text."""
 
     name = "router"
 
-    def open(self, bus: Bus) -> "Embedding":
+    def open(self, bus: Bus) -> "EmbeddingAgent":
         return self
 
     async def __aenter__(self) -> None:
@@ -74,21 +74,25 @@ class Embedding:
 @pytest.fixture
 async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
     """A memory of two tenants."""
-    kept = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05)
-    router: Agent = Embedding()
-    async with serving(bus, kept) as agent, anyio.create_task_group() as tasks:
-        await tasks.start(run, router, bus)
-        said = [Line(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)]
-        await bring(bus, told(said), embed, tenant="ann", tick=lambda _: None)
-        other = [Line(session="s/1", speaker="Bob", text="The secret word is axolotl.", id="b")]
-        await bring(bus, told(other), embed, tenant="bob", tick=lambda _: None)
+    memory_settings = MemorySettings(
+        data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05
+    )
+    router: Agent = EmbeddingAgent()
+    async with serving(bus, memory_settings) as agent, anyio.create_task_group() as tasks:
+        await tasks.start(run_agent, router, bus)
+        ann_lines = [
+            HistoryLine(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)
+        ]
+        await bring(bus, date_lines(ann_lines), embed, tenant="ann", tick=lambda _: None)
+        bob_lines = [HistoryLine(session="s/1", speaker="Bob", text="The secret word is axolotl.", id="b")]
+        await bring(bus, date_lines(bob_lines), embed, tenant="bob", tick=lambda _: None)
         yield agent
         tasks.cancel_scope.cancel()
 
 
 async def test_a_session_is_shown_to_its_tenant_alone(memory: MemoryAgent, http: httpx.AsyncClient) -> None:
     mine = (await http.get("/v1/sessions/s/1", headers=ANN)).json()
-    assert [one["source_id"] for one in mine["episodes"]] == ["0", "1", "2"]
+    assert [episode["source_id"] for episode in mine["episodes"]] == ["0", "1", "2"]
     theirs = (await http.get("/v1/sessions/s/1", headers=BOB)).text
     assert "axolotl" in theirs
     assert "quetzal" not in theirs
@@ -98,52 +102,54 @@ async def test_a_session_is_shown_to_its_tenant_alone(memory: MemoryAgent, http:
 
 
 async def test_episodes_are_searched_within_the_tenant(memory: MemoryAgent, http: httpx.AsyncClient) -> None:
-    found = (await http.get("/v1/episodes", params={"query": "secret quetzal", "limit": 2}, headers=ANN)).json()["data"]
-    assert len(found) == 2
-    assert found[0]["score"] >= found[1]["score"]
-    assert found[0]["reasons"]
+    hits = (await http.get("/v1/episodes", params={"query": "secret quetzal", "limit": 2}, headers=ANN)).json()["data"]
+    assert len(hits) == 2
+    assert hits[0]["score"] >= hits[1]["score"]
+    assert hits[0]["reasons"]
     past = await http.get("/v1/episodes", params={"query": "secret", "as_of": 1.0}, headers=ANN)
     assert past.json()["data"] == []
     assert (await http.get("/v1/episodes", params={"query": " "}, headers=ANN)).status_code == 400
 
 
-def files_with(text: str, *directories: Path) -> list[Path]:
+def find_files_with(text: str, *directories: Path) -> list[Path]:
     """Files that hold the text; what vanishes meanwhile does not."""
-    found = []
+    matches = []
     for folder, _, names in (entry for directory in directories for entry in os.walk(directory)):
         for path in (Path(folder, name) for name in names):
             with contextlib.suppress(FileNotFoundError):
                 if text.encode() in path.read_bytes():
-                    found.append(path)
-    return found
+                    matches.append(path)
+    return matches
 
 
 async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     secret = secrets.token_hex(32)  # no compression can shorten it
-    event = answered(turn(tenant="ann", session="s/1"), unit(5), text=f"Remember quetzal {secret}.", answer="I will.")
+    event = answer_ready(
+        turn(tenant="ann", session="s/1"), unit(5), text=f"Remember quetzal {secret}.", answer="I will."
+    )
     await bus.publish(event)
-    await projected(bus, 5, 5)
+    await wait_for_projection(bus, 5, 5)
     record, atlas = tmp_path_factory.getbasetemp(), memory.settings.data_dir / "atlas"
-    assert files_with(secret, *record.glob("nats*"))
+    assert find_files_with(secret, *record.glob("nats*"))
 
-    async def written() -> bool:
-        return bool(files_with(secret, atlas))
+    async def is_stored() -> bool:
+        return bool(find_files_with(secret, atlas))
 
-    await eventually(written)
-    gone = (await http.delete("/v1/sessions/s/1", headers=ANN)).json()
-    assert (gone["deleted"], gone["episodes"]) == (True, 4)
+    await eventually(is_stored)
+    deletion = (await http.delete("/v1/sessions/s/1", headers=ANN)).json()
+    assert (deletion["deleted"], deletion["episodes"]) == (True, 4)
 
     assert (await http.get("/v1/sessions/s/1", headers=ANN)).status_code == 404
-    assert files_with(secret, *record.glob("nats*")) == []
+    assert find_files_with(secret, *record.glob("nats*")) == []
 
-    async def rewritten() -> bool:
-        return not files_with(secret, atlas)
+    async def is_erased() -> bool:
+        return not find_files_with(secret, atlas)
 
-    await eventually(rewritten, seconds=60.0)  # rewriting runs at the lowest priority
-    found = await http.get("/v1/episodes", params={"query": "quetzal"}, headers=ANN)
-    assert found.json()["data"] == []
+    await eventually(is_erased, seconds=60.0)  # rewriting runs at the lowest priority
+    search_reply = await http.get("/v1/episodes", params={"query": "quetzal"}, headers=ANN)
+    assert search_reply.json()["data"] == []
     assert "axolotl" in (await http.get("/v1/sessions/s/1", headers=BOB)).text
     turn_id = event.envelope.turn_id
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
@@ -151,14 +157,14 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     assert await bus.last(AnswerReady, turn_id) is None
 
     await bus.publish(event, msg_id="delivered again")  # a redelivery must not bring it back
-    await bus.publish(answered(turn(tenant="ann", session="s2"), unit(6)))
-    await projected(bus, 2, 2)
+    await bus.publish(answer_ready(turn(tenant="ann", session="s2"), unit(6)))
+    await wait_for_projection(bus, 2, 2)
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
     assert (await http.delete("/v1/sessions/s/1", headers=ANN)).json()["episodes"] == 0
 
 
-def messages(*said: tuple[str, str]) -> list[Message]:
-    return [msgspec.convert({"role": role, "content": text}, Message) for role, text in said]
+def messages(*pairs: tuple[str, str]) -> list[Message]:
+    return [msgspec.convert({"role": role, "content": text}, Message) for role, text in pairs]
 
 
 def test_the_fingerprint_is_that_of_the_opening() -> None:
@@ -169,11 +175,13 @@ def test_the_fingerprint_is_that_of_the_opening() -> None:
     assert fingerprint(first) != fingerprint(messages(("system", "Be brief."), ("user", "Ho")))
 
 
-async def test_turns_of_a_client_that_names_no_session_share_one(script: Script, http: httpx.AsyncClient) -> None:
+async def test_turns_of_one_conversation_without_a_session_id_share_a_session(
+    script: Script, http: httpx.AsyncClient
+) -> None:
     opening = [{"role": "user", "content": "My cat is Milo."}]
     more = [*opening, {"role": "assistant", "content": "Nice."}, {"role": "user", "content": "Who is Milo?"}]
-    for said in (opening, more, [{"role": "user", "content": "Else"}]):
-        body = {"model": "micro-kiki", "messages": said}
+    for conversation in (opening, more, [{"role": "user", "content": "Else"}]):
+        body = {"model": "micro-kiki", "messages": conversation}
         assert (await http.post("/v1/chat/completions", json=body, headers=ANN)).status_code == 200
-    first, second, third = (asked.envelope.session_id for asked in script.asked)
+    first, second, third = (event.envelope.session_id for event in script.queries)
     assert first == second != third
