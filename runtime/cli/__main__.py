@@ -2,17 +2,15 @@
 
 import typer
 
+from runtime.bench import cognition, recall, worker
+from runtime.bench import harness as bench
 from runtime.cli import (
     adapters,
     asyncapi,
-    bench,
-    cognition,
-    contests,
     dead,
     doctor,
     dream,
     fairness,
-    growth,
     knowbias,
     latency,
     memory,
@@ -41,10 +39,10 @@ app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(knowbias.app, name="knowbias")
-contests.hang(bench.app)
+worker.hang(bench.app)
 cognition.hang(bench.app)
 dream.hang(bench.app)
-growth.hang(bench.app)
+recall.hang(bench.app)
 latency.hang(bench.app)
 fairness.hang(bench.app)
 app.add_typer(bench.app, name="bench")

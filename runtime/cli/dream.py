@@ -15,9 +15,11 @@ from agents.dream.beta import beta_record, jsonl
 from bus import stream
 from bus.connection import Bus, connect
 from bus.topology import DREAMLOG, EPISODES
-from runtime import contest, dreaming, exchanging
+from runtime import dreaming
+from runtime.bench import contest
+from runtime.bench import exchange as exchanging
+from runtime.bench.harness import machine
 from runtime.cli import NatsOption, command, err, out, run_async, run_on_bus, settings_of
-from runtime.cli.bench import machine
 from runtime.composition import bus_settings
 from runtime.models import prepare
 from runtime.supervisor import Supervisor

@@ -13,11 +13,11 @@ from rich.table import Table
 from agents.antibias.judge import FairnessJudgement
 from agents.antibias.settings import AntibiasSettings
 from bus.connection import connect
-from runtime import fairness
+from runtime.bench import bias as fairness
+from runtime.bench.bias import CraftedTurn
+from runtime.bench.harness import machine
 from runtime.cli import command, out, run_async, settings_of
-from runtime.cli.bench import machine
 from runtime.composition import bus_settings
-from runtime.fairness import CraftedTurn
 from runtime.supervisor import Supervisor
 
 PARTS = (("seen", False), ("held out", True))

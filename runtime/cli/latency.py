@@ -9,8 +9,8 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from runtime.bench.harness import machine
 from runtime.cli import command, err, out, run_async, settings_of
-from runtime.cli.bench import machine
 from runtime.cli.pictures import canvas
 from runtime.settings import Settings
 
@@ -52,7 +52,7 @@ def router(
 async def _measure(settings: Settings, singles: int, rounds: int, width: int) -> dict[str, Any]:
     from agents.router.agent import RouterAgent
     from agents.router.embedder import default_threads
-    from runtime import latency
+    from runtime.bench import router as latency
     from runtime.composition import agent
     from runtime.models import prepare
 

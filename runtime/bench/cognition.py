@@ -13,11 +13,9 @@ from rich.progress import track
 from rich.table import Table
 
 from bus.connection import connect
-from runtime import voting
-from runtime.cli import command, err, out, run_async, settings_of
-from runtime.cli.bench import machine
-from runtime.cli.up import wait_ready
-from runtime.cognition import (
+from runtime.bench import votes as voting
+from runtime.bench.harness import machine
+from runtime.bench.variants import (
     VARIANTS,
     CheckableQuestion,
     Ledger,
@@ -29,6 +27,8 @@ from runtime.cognition import (
     race,
     score,
 )
+from runtime.cli import command, err, out, run_async, settings_of
+from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.supervisor import Supervisor
 from schemas.errors import InvalidInput, SetupError

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from runtime.overhead import TurnTiming, measure, shares
+from runtime.bench.overhead import TurnTiming, measure, shares
 from schemas.findings import StageTiming
 from tests.agents.memory import scenes
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime import recalling
+from runtime.bench import growth as recalling
 
 pytestmark = pytest.mark.anyio
 

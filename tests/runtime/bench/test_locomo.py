@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import locomo
+from runtime.bench import locomo
 from schemas.errors import InvalidInput
 from tests.agents.memory.scenes import SIZE, unit
 

@@ -17,7 +17,7 @@ from bus.connection import Bus
 from schemas.chat import Message
 from schemas.envelope import new_turn
 
-SHIPPED = Path(__file__).parents[1] / "configs" / "antibias" / "turns.jsonl"
+SHIPPED = Path(__file__).parent / "data" / "turns.jsonl"
 PATIENCE = 600.0
 """Seconds that one answer of the worker may take: what is measured is what it says."""
 

@@ -15,9 +15,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bus.connection import Bus, connect
-from runtime import pairing, recalling
+from runtime.bench import growth as recalling
+from runtime.bench import paired as pairing
+from runtime.bench.harness import QUESTIONS, machine
 from runtime.cli import command, err, out, run_async, settings_of
-from runtime.cli.bench import QUESTIONS, machine
 from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.settings import Settings

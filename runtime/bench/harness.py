@@ -16,12 +16,13 @@ from rich.table import Table
 
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
-from runtime import locomo, rereading
+from runtime.bench import locomo
+from runtime.bench import replay as rereading
+from runtime.bench.overhead import TurnTiming, measure, shares
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
 from runtime.local_embedder import embedding
-from runtime.overhead import TurnTiming, measure, shares
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling

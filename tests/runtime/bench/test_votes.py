@@ -1,7 +1,7 @@
 import pytest
 
 from bus.connection import Bus
-from runtime.voting import VotingFigures, judge, pairs, rates
+from runtime.bench.votes import VotingFigures, judge, pairs, rates
 from schemas.jobs import Job
 from tests.agents.scripted import Scores, ballot_answer, is_blank, scripted_worker
 

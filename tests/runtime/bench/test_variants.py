@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cognition import (
+from runtime.bench.variants import (
     VARIANTS,
     CheckableQuestion,
     Ledger,

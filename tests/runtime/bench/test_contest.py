@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runtime.contest import Reply, Throughput, float32_copy, merge_rounds, prompts, race, write_random_adapters
+from runtime.bench.contest import Reply, Throughput, float32_copy, merge_rounds, prompts, race, write_random_adapters
 
 pytestmark = pytest.mark.anyio
 

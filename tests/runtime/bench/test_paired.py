@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.pairing import compare, paired_ratio
+from runtime.bench.paired import compare, paired_ratio
 
 pytestmark = pytest.mark.anyio
 

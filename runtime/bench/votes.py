@@ -10,7 +10,7 @@ import msgspec
 from agents.negotiator import prompts
 from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
-from runtime.cognition import wilson_interval
+from runtime.bench.variants import wilson_interval
 from schemas.chat import Message
 from schemas.envelope import new_turn
 
@@ -19,7 +19,7 @@ TIMEOUT = 120.0
 
 
 class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of ``configs/cognition/pairs.jsonl``; ``also`` says the same as ``right`` in other words."""
+    """A line of ``runtime/bench/data/pairs.jsonl``; ``also`` says the same as ``right`` in other words."""
 
     question: str
     right: str
@@ -30,7 +30,7 @@ class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 @cache
 def pairs() -> tuple[AnswerPair, ...]:
     """All answer pairs."""
-    lines = files("configs").joinpath("cognition/pairs.jsonl").read_bytes().splitlines()
+    lines = files("runtime.bench").joinpath("data/pairs.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=AnswerPair) for line in lines)
 
 

@@ -49,7 +49,7 @@ RESAMPLES = 2000
 
 
 class CheckableQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question of ``configs/cognition/questions.jsonl`` with one of four ways to check an answer.
+    """A question of ``runtime/bench/data/questions.jsonl`` with one of four ways to check an answer.
 
     ``number`` must be the result; one of ``words``, or ``exactly`` with its case, must be said; ``value`` must be the
     JSON.
@@ -91,7 +91,7 @@ def _first_json(answer: str) -> Any:
 @cache
 def questions() -> tuple[CheckableQuestion, ...]:
     """All questions, the kinds by turns, so that the first few are of every kind."""
-    lines = files("configs").joinpath("cognition/questions.jsonl").read_bytes().splitlines()
+    lines = files("runtime.bench").joinpath("data/questions.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=CheckableQuestion) for line in lines)
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from agents.antibias.judge import FairnessJudgement, Verdict
-from runtime import fairness
-from runtime.fairness import CraftedTurn, measure_detector, measure_judge
+from runtime.bench import bias as fairness
+from runtime.bench.bias import CraftedTurn, measure_detector, measure_judge
 
 
 def make_judgement(kind: str, unfair: float, verdict: Verdict) -> tuple[CraftedTurn, FairnessJudgement]:

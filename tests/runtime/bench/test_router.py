@@ -7,7 +7,7 @@ import anyio.lowlevel
 import pytest
 
 from agents.router.training.evaluation import measure as figures_of
-from runtime import latency
+from runtime.bench import router as latency
 from runtime.cli.pictures import draw_confusion, draw_reliability
 
 

@@ -13,9 +13,9 @@ import typer
 from rich.table import Table
 
 from bus.connection import Bus, connect
-from runtime import contest
+from runtime.bench import contest
+from runtime.bench.harness import machine
 from runtime.cli import command, out, run_async, settings_of
-from runtime.cli.bench import machine
 from runtime.cli.pictures import canvas
 from runtime.composition import bus_settings
 from runtime.models import prepare
