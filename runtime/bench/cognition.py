@@ -1,7 +1,6 @@
-"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth; ``kiki bench votes``: who can judge."""
+"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth. A runtime of its own a variant."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -9,73 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 from rich.table import Table
 
-from bus.connection import connect
-from runtime.bench import votes as voting
-from runtime.bench.harness import machine
-from runtime.bench.variants import (
-    VARIANTS,
-    CheckableQuestion,
-    Ledger,
-    Variant,
-    VariantAnswer,
-    ask,
-    compute_ratio,
-    questions,
-    race,
-    score,
-)
-from runtime.cli import command, err, out, run_async, settings_of
-from runtime.cli.up import wait_ready
-from runtime.composition import AGENTS, bus_settings
-from runtime.supervisor import Supervisor
-from schemas.errors import InvalidInput, SetupError
+from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_folder, fresh_runtime, publish_report
+from runtime.bench.plots import IntervalBar, interval_chart
+from runtime.bench.questions import CheckableQuestion, questions
+from runtime.bench.variants import VARIANTS, Ledger, Variant, VariantAnswer, ask, compute_ratio, race, score
+from runtime.cli import command, err, run_async, settings_of
+from schemas.errors import InvalidInput
 
 BASE = "single"
 """The variant that the others are compared with."""
-
-
-def hang(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command()(cognition)
-    app.command()(votes)
-
-
-@command
-def votes(
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """Whether the model ranks a right answer above a wrong one: by votes, by comparison, by likelihood."""
-
-    async def judge_pairs() -> list[voting.VotingFigures]:
-        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-            settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
-            supervisor = Supervisor(settings, names=("inference",))
-            async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-                await bus.reconcile()
-                pairs = track(voting.pairs()[:limit], description="pairs", console=err, transient=True)
-                return [await voting.judge(bus, pair) for pair in pairs]
-
-    figures = run_async(judge_pairs)
-    rates = voting.rates(figures)
-    model = settings_of().model
-    if as_json:
-        rate_rows = [asdict(rate) for rate in rates]
-        out.out(
-            json.dumps(
-                {"bench": "votes", "model": model, "pairs": len(figures), "rates": rate_rows, "machine": machine()}
-            )
-        )
-        return
-    table = Table("", "share", "95 %", "by chance", title=f"kiki bench votes: {model}, {len(figures)} pairs", box=None)
-    for rate in rates:
-        chance = "" if rate.chance is None else f"{rate.chance:.0%}"
-        table.add_row(rate.what, f"{rate.share:.1%}", f"{rate.low:.1%} to {rate.high:.1%}", chance)
-    out.print(table)
-    out.print(f"{machine()}", style="dim", highlight=False)
 
 
 @command
@@ -87,14 +30,14 @@ def cognition(
     max_tokens: Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each candidate.")] = 24,
     folder: Annotated[Path | None, typer.Option(help="Keep the answers here, and take a run up again.")] = None,
     adapters: Annotated[Path | None, typer.Option(help="Folder of LoRA adapters.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask questions with checkable answers in several variants, each in a runtime of its own."""
     selection = _select_variants(variants)
     question_set = questions()[:limit]
-    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as scratch:
-        answer_folder = folder or Path(scratch) / "answers"
+    with fresh_folder() as scratch:
+        answer_folder = folder or scratch
         answer_folder.mkdir(parents=True, exist_ok=True)
         for variant in selection:
             run_async(
@@ -109,13 +52,8 @@ def cognition(
                     adapters=adapters,
                 )
             )
-        report = _report(selection, question_set, answer_folder, max_tokens)
-    if picture is not None:
-        _draw(report, picture)
-    if as_json:
-        out.out(json.dumps(report))
-        return
-    _print(report)
+        rows = _rows(selection, question_set, answer_folder)
+    publish_report(_report(rows, max_tokens), as_json=as_json, picture=picture)
 
 
 def _select_variants(names: Sequence[str] | None) -> list[Variant]:
@@ -140,26 +78,16 @@ async def _measure_variant(
     missing, missing_alone = together.list_missing(question_set), serial.list_missing(question_set[:alone])
     if not missing and not missing_alone:
         return
-    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-        base = settings_of(log_level="warning")
-        agents = {name: {**base.agents.get(name, {}), **overrides} for name, overrides in variant.agents.items()}
-        settings = settings_of(
-            data_dir=Path(directory),
-            nats_port=0,
-            log_level="warning",
-            adapters=adapters,
-            agents={**base.agents, **agents},
-        )
-        supervisor = Supervisor(settings, names=AGENTS)
-        async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-            await wait_ready(bus, supervisor)
-            ask_question = partial(ask, bus, variant=variant, max_tokens=max_tokens)
-            await ask_question(question_set[0])  # the first turn of a fresh runtime loads what later turns reuse
-            seconds = await race(ask_question, missing, together, concurrency=concurrency)
-            if len(missing) > concurrency:
-                rate = {"questions": len(missing), "seconds": seconds, "concurrency": concurrency}
-                _path(answer_folder, variant, "rate").write_text(json.dumps(rate))
-            await race(ask_question, missing_alone, serial, concurrency=1)
+    base = settings_of(log_level="warning")
+    agents = {name: {**base.agents.get(name, {}), **overrides} for name, overrides in variant.agents.items()}
+    async with fresh_runtime(adapters=adapters, agents={**base.agents, **agents}) as bus:
+        ask_question = partial(ask, bus, variant=variant, max_tokens=max_tokens)
+        await ask_question(question_set[0])  # the first turn of a fresh runtime loads what later turns reuse
+        seconds = await race(ask_question, missing, together, concurrency=concurrency)
+        if len(missing) > concurrency:
+            rate = {"questions": len(missing), "seconds": seconds, "concurrency": concurrency}
+            _path(answer_folder, variant, "rate").write_text(json.dumps(rate))
+        await race(ask_question, missing_alone, serial, concurrency=1)
     err.print(f"{variant.name}: {len(together.answers)} answered", highlight=False)
 
 
@@ -167,9 +95,7 @@ def _path(folder: Path, variant: Variant, kind: str = "answers") -> Path:
     return folder / f"{variant.name.replace(' ', '-')}.{kind}.jsonl"
 
 
-def _report(
-    variants: Sequence[Variant], question_set: Sequence[CheckableQuestion], folder: Path, max_tokens: int
-) -> dict[str, Any]:
+def _rows(variants: Sequence[Variant], question_set: Sequence[CheckableQuestion], folder: Path) -> list[dict[str, Any]]:
     question_ids = {question.id for question in question_set}
 
     def answers(variant: Variant, kind: str = "answers") -> dict[str, VariantAnswer]:
@@ -195,14 +121,32 @@ def _report(
                 "concurrency": rate_figures["concurrency"] if rate_figures else None,
             }
         )
-    return {"bench": "cognition", "max_tokens": max_tokens, "base": BASE, "machine": machine(), "variants": rows}
+    return rows
 
 
-def _print(report: dict[str, Any]) -> None:
-    table = Table(title=f"kiki bench cognition: {report['variants'][0]['count']} questions", box=None)
-    for column in ("variant", "right", "95 %", f"less {BASE}", "tokens", "compute", "asked/s", "outcomes"):
-        table.add_column(column)
-    for row in report["variants"]:
+def _report(rows: list[dict[str, Any]], max_tokens: int) -> BenchReport:
+    bars = [
+        IntervalBar(
+            label=row["name"] + (f" ({row['compute_ratio']:.1f}x)" if row["compute_ratio"] else ""),
+            middle=row["accuracy"],
+            low=row["low"],
+            high=row["high"],
+        )
+        for row in rows
+    ]
+    unit = f"right of {rows[0]['count']} questions, 95 % interval (compute of one candidate = 1x)"
+    return BenchReport(
+        bench="cognition",
+        fields={"max_tokens": max_tokens, "base": BASE, "variants": rows},
+        tables=[_whole_table(rows), _kind_table(rows)],
+        chart=interval_chart(bars, unit=unit),
+    )
+
+
+def _whole_table(rows: list[dict[str, Any]]) -> Table:
+    columns = ("variant", "right", "95 %", f"less {BASE}", "tokens", "compute", "asked/s", "outcomes")
+    table = Table(*columns, title=f"kiki bench cognition: {rows[0]['count']} questions", box=None)
+    for row in rows:
         against = row["against"]
         table.add_row(
             row["name"],
@@ -214,38 +158,17 @@ def _print(report: dict[str, Any]) -> None:
             f"{row['per_second']:.2f}" if row["per_second"] else "",
             _outcomes(row),
         )
-    out.print(table)
-    kinds = list(report["variants"][0]["by_kind"])
-    by_kind = Table("variant", *kinds, title="right, by kind", box=None)
-    for row in report["variants"]:
-        by_kind.add_row(row["name"], *(f"{row['by_kind'].get(kind, 0.0):.1%}" for kind in kinds))
-    out.print(by_kind)
-    out.print(f"{report['machine']}", style="dim", highlight=False)
+    return table
+
+
+def _kind_table(rows: list[dict[str, Any]]) -> Table:
+    kinds = list(rows[0]["by_kind"])
+    table = Table("variant", *kinds, title="right, by kind", box=None)
+    for row in rows:
+        table.add_row(row["name"], *(f"{row['by_kind'].get(kind, 0.0):.1%}" for kind in kinds))
+    return table
 
 
 def _outcomes(row: dict[str, Any]) -> str:
     counts = {**row["outcomes"], **{name: row[name] for name in ("objected", "arbitrated", "biased", "changed")}}
     return ", ".join(f"{count} {label}" for label, count in counts.items() if count)
-
-
-def _draw(report: dict[str, Any], picture: Path) -> None:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    rows = report["variants"][::-1]
-    places = range(len(rows))
-    below = [row["accuracy"] - row["low"] for row in rows]
-    above = [row["high"] - row["accuracy"] for row in rows]
-    axes.errorbar([row["accuracy"] for row in rows], places, xerr=[below, above], fmt="o", capsize=3)
-    costs = [f" ({row['compute_ratio']:.1f}x)" if row["compute_ratio"] else "" for row in rows]
-    axes.set_yticks(places, [row["name"] + cost for row, cost in zip(rows, costs, strict=True)])
-    axes.set_xlabel(f"right of {rows[0]['count']} questions, 95 % interval (compute of one candidate = 1x)")
-    axes.set_title("kiki bench cognition")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(picture, dpi=150)
-    pyplot.close(figure)

@@ -1,11 +1,10 @@
-"""How long recall takes, and how much memory and disk it costs, at given numbers of episodes; embedding excluded.
+"""A memory that grows: how long recall takes and what memory and disk it costs, at given numbers of episodes.
 
 Recall reads Atlas alone, so only the first episodes go into Trace, too, to measure the bytes of each. Single writes
 go through both stores. Vectors are drawn around topics, not embedded: 200,000 embeddings would take hours.
 """
 
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from agents.memory.context import windows
 from agents.memory.episodes import key
 from agents.memory.projection import apply
 from agents.memory.search import find
-from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.optimise import OptimisationRun, optimise_shard
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from runtime.bench.harness import fresh_stores
 from schemas.episode import Episode
 
 SESSION = 20
@@ -90,12 +89,9 @@ class MemoryLevel:
 
 async def measure(sizes: Sequence[int], *, tick: Callable[[int], None], vector_size: int = 768) -> list[MemoryLevel]:
     """Grow one memory through ``sizes``, optimising at each; ``tick`` is called with the number of episodes added."""
-    with tempfile.TemporaryDirectory(prefix="kiki-recall-") as directory:
-        settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
-        stores = Stores(settings)
-        async with stores.open(_rebuild_nothing):
-            memory = _GrowingMemory(stores, _EpisodeSource(vector_size), tick)
-            return [await memory.measure_level(size) for size in sorted(sizes)]
+    async with fresh_stores(vector_size=vector_size) as stores:
+        memory = _GrowingMemory(stores, _EpisodeSource(vector_size), tick)
+        return [await memory.measure_level(size) for size in sorted(sizes)]
 
 
 def per_million(levels: Sequence[MemoryLevel]) -> dict[str, float]:
@@ -255,7 +251,3 @@ def _recall_times(seconds: Sequence[float]) -> RecallTimes:
 
 def _disk_bytes(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
-
-
-async def _rebuild_nothing() -> None:
-    """The stores begin empty; there is no record to project again."""

@@ -1,36 +1,45 @@
-"""``kiki bench``: figures as ratios in one run, printed with the machine and the versions they were read on."""
+"""What every bench stands on: something fresh to measure, its progress, the machine's description, and one report.
 
+A bench measures a runtime, a broker or stores of its own, which live in a temporary folder, and makes a
+:class:`BenchReport` of the figures: tables and notes for people, fields for JSON, and a chart.
+"""
+
+import contextlib
 import importlib.metadata
 import json
 import platform
 import tempfile
-import time
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
+import msgspec
 import psutil
 import typer
-from rich.progress import Progress, track
+from rich.progress import Progress
 from rich.table import Table
 
+from agents.memory.settings import MemorySettings
+from agents.memory.stores.pair import Stores
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
-from runtime.bench import locomo
-from runtime.bench import replay as rereading
-from runtime.bench.overhead import TurnTiming, measure, shares
-from runtime.cli import command, err, out, run_async, settings_of
+from runtime.bench.plots import Chart, write_chart
+from runtime.cli import err, out, settings_of
 from runtime.cli.up import wait_ready
 from runtime.composition import AGENTS, bus_settings
-from runtime.local_embedder import embedding
-from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
-from schemas.envelope import new_turn
-from schemas.events import QueryReceived
 from schemas.findings import Level, Query
 
-app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
+T = TypeVar("T")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+PictureOption = Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")]
+
+PREFIX = "kiki-bench-"
+"""How the name of every temporary folder of a bench begins."""
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -39,113 +48,52 @@ QUESTIONS = (
     "What does a resistor do?",
     "Which planet is closest to the sun?",
 )
-WARM_UP = 3
+"""What is asked where the answer does not matter."""
 
 
-@app.callback()
-def bench() -> None:
-    """Measure the runtime."""
+class Tick(Protocol):
+    """Counts one more step of a progress bar, or ``more`` of them."""
+
+    def __call__(self, more: int = 1, /) -> None: ...
 
 
-@app.command()
-@command
-def overhead(
-    turns: Annotated[int, typer.Option(min=5, max=1000, help="Turns to measure.")] = 40,
-    level: Annotated[str, typer.Option(help="raw, fast or full.")] = "full",
-    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Tokens of each candidate.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """Bus and bookkeeping time of a turn, and each stage's share. Starts a runtime of its own."""
-    with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-        settings = settings_of(data_dir=Path(directory), nats_port=0, log_level="warning")
-        timings = run_async(_measure_turns, settings, turns, level, max_tokens)
-    rows = shares(timings)
-    report = {"bench": "overhead", "turns": turns, "level": level, "unit": "ms", "machine": machine()}
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """The figures of one bench.
+
+    Attributes:
+        bench: the verb of ``kiki bench`` that made them.
+        fields: what its JSON holds, beside ``bench`` and ``machine``.
+        tables: what a person reads.
+        chart: what a picture of them shows.
+        notes: lines under the tables.
+    """
+
+    bench: str
+    fields: dict[str, Any]
+    tables: Sequence[Table]
+    chart: Chart
+    notes: Sequence[str] = ()
+
+
+def publish_report(report: BenchReport, *, as_json: bool, picture: Path | None) -> None:
+    """Print a report, as JSON if that is wanted, and draw it if there is a path for a picture.
+
+    Raises:
+        SetupError: a picture is wanted and matplotlib is not installed; the figures are printed all the same.
+    """
+    host = machine()
     if as_json:
-        out.out(json.dumps({**report, "parts": [asdict(row) for row in rows]}))
-        return
-    table = Table("part", "p50 ms", "p95 ms", "share", title=f"overhead of {turns} '{level}' turns", box=None)
-    for row in rows:
-        table.add_row(row.part, f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.share:.0%}")
-    out.print(table)
-    whole, compute = [turn.total for turn in timings], [turn.compute for turn in timings]
-    out.print(f"model and embedding compute: {sum(compute) / sum(whole):.1%} of the turns' time", highlight=False)
-    out.print(f"{machine()}", style="dim", highlight=False)
-
-
-@app.command(name="locomo")
-@command
-def locomo_bench(
-    directory: Annotated[Path, typer.Argument(help="Folder of LoCoMo dialogues, one JSON file each.")],
-    k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits that count.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """Evidence recall of the memory on LoCoMo, by category and by part of the fusion."""
-    dialogues = locomo.read_dialogues(directory)
-    texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
-
-    async def measure_recall() -> locomo.LocomoFigures:
-        with Progress(console=err, transient=True) as progress:
-            task = progress.add_task("embedding", total=texts)
-            async with embedding(settings_of(log_level="warning")) as embed:
-                return await locomo.measure(dialogues, embed, k=k, tick=lambda more: progress.advance(task, more))
-
-    figures = run_async(measure_recall)
-    intervals = {name: locomo.by_category(values) for name, values in figures.recall.items()}
-    if as_json:
-        parts = {name: {part: asdict(interval) for part, interval in rows.items()} for name, rows in intervals.items()}
-        names = [dialogue.name for dialogue in dialogues]
-        report = {"bench": "locomo", "k": k, "dialogues": names, "machine": machine()}
-        out.out(json.dumps({**report, "evidence_recall": parts, "floors": [asdict(floor) for floor in figures.floors]}))
-        return
-    whole = intervals["whole"]
-    table = Table("category", "questions", f"recall@{k}", "95 % interval", title="evidence recall", box=None)
-    for name, interval in whole.items():
-        bounds = f"{interval.low:.3f} to {interval.high:.3f}"
-        table.add_row(name, str(interval.count), f"{interval.mean:.3f}", bounds)
-    out.print(table)
-    parts_table = Table("fusion", *whole, title=f"recall@{k} without a part", box=None)
-    for name, rows in intervals.items():
-        parts_table.add_row(name, *(f"{rows[part].mean:.3f}" for part in whole))
-    out.print(parts_table)
-    floors = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
-    for one_floor in figures.floors:
-        floors.add_row(f"{one_floor.floor:.1f}", f"{one_floor.evidence:.3f}", f"{one_floor.strangers:.3f}")
-    out.print(floors)
-    out.print(f"{machine()}", style="dim", highlight=False)
-
-
-@app.command(name="replay")
-@command
-def replay_bench(
-    episodes: Annotated[int, typer.Option(min=100, max=1_000_000, help="Episodes in the record.")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """Episodes a second out of the record. Starts a broker of its own."""
-
-    async def measure_rates() -> rereading.Rates:
-        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-            async with (
-                server.run_broker(Path(directory), port=0) as broker,
-                connect(BusSettings(url=broker.url), name="kiki-bench") as bus,
-            ):
-                await bus.reconcile()
-                with Progress(console=err, transient=True) as progress:
-                    task = progress.add_task("recording", total=episodes)
-                    size = await rereading.fill(bus, episodes, tick=lambda more: progress.advance(task, more))
-                return await rereading.measure(bus, bytes_each=size)
-
-    settings_of(log_level="warning")
-    rates = run_async(measure_rates)
-    if as_json:
-        out.out(json.dumps({"bench": "replay", "unit": "episodes/s", "machine": machine(), **asdict(rates)}))
-        return
-    title = f"{rates.episodes} episodes of {rates.bytes_each / 1000:.1f} kB out of the record"
-    table = Table("as", "episodes/s", title=title, box=None)
-    for name in ("raw", "decoded", "lines"):
-        table.add_row(name, f"{getattr(rates, name):.0f}")
-    out.print(table)
-    out.print(f"{machine()}", style="dim", highlight=False)
+        out.out(json.dumps({"bench": report.bench, "machine": host, **report.fields}))
+    else:
+        for table in report.tables:
+            out.print(table)
+        for note in report.notes:
+            out.print(note, highlight=False)
+        out.print(f"{host}", style="dim", highlight=False)
+    if picture is not None:
+        title = f"kiki bench {report.bench}: {host['system']}, {host['cores']} cores"
+        write_chart(report.chart, picture, title=title)
 
 
 def machine() -> dict[str, Any]:
@@ -158,24 +106,79 @@ def machine() -> dict[str, Any]:
     }
 
 
-async def _measure_turns(settings: Settings, turns: int, level: Level, max_tokens: int) -> list[TurnTiming]:
-    supervisor = Supervisor(settings, names=AGENTS)
-    async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-        await wait_ready(bus, supervisor)
-        for number in range(WARM_UP):
-            await _run_turn(bus, level, max_tokens, number)
-        numbers = track(range(turns), description="turns", console=err, transient=True)
-        return [await _run_turn(bus, level, max_tokens, number) for number in numbers]
+@contextlib.contextmanager
+def progress_bar(steps: str, *, total: int) -> Iterator[Tick]:
+    """A bar on standard error that is gone at the end; ``steps`` names what is counted."""
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task(steps, total=total)
+
+        def tick(more: int = 1, /) -> None:
+            progress.advance(task, more)
+
+        yield tick
 
 
-async def _run_turn(bus: Bus, level: Level, max_tokens: int, number: int) -> TurnTiming:
-    envelope = new_turn(tenant="bench", timeout=120.0)
-    query = Query(
+@contextlib.contextmanager
+def fresh_folder() -> Iterator[Path]:
+    """An empty folder, deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        yield Path(folder)
+
+
+@contextlib.asynccontextmanager
+async def fresh_runtime(*names: str, **overrides: Any) -> AsyncIterator[Bus]:
+    """The bus of a runtime of its own, ready: the agents of a turn, or those of ``names``; stopped at the end.
+
+    ``overrides`` are settings, over those of the user's file.
+
+    Raises:
+        SetupError: an agent does not start.
+    """
+    with fresh_folder() as folder:
+        settings = settings_of(data_dir=folder, nats_port=0, log_level="warning", **overrides)
+        supervisor = Supervisor(settings, names=names or AGENTS)
+        async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
+            await wait_ready(bus, supervisor)
+            yield bus
+
+
+@contextlib.asynccontextmanager
+async def fresh_broker() -> AsyncIterator[Bus]:
+    """The bus of a broker of its own, with empty streams and no agent; stopped at the end."""
+    settings_of(log_level="warning")
+    with fresh_folder() as folder:
+        async with (
+            server.run_broker(folder, port=0) as broker,
+            connect(BusSettings(url=broker.url), name="kiki-bench") as bus,
+        ):
+            await bus.reconcile()
+            yield bus
+
+
+@contextlib.asynccontextmanager
+async def fresh_stores(*, vector_size: int) -> AsyncIterator[Stores]:
+    """Open stores of the memory, empty; deleted at the end."""
+
+    async def rebuild() -> None:
+        """There is no record to project again."""
+
+    with fresh_folder() as folder:
+        stores = Stores(MemorySettings(data_dir=folder, vector_size=vector_size))
+        async with stores.open(rebuild):
+            yield stores
+
+
+def make_query(question: str, *, level: Level, max_tokens: int, seed: int) -> Query:
+    """A question of a client that says nothing else."""
+    return Query(
         model="micro-kiki",
-        messages=(Message(role="user", content=QUESTIONS[number % len(QUESTIONS)]),),
-        sampling=Sampling(max_tokens=max_tokens, seed=number),
+        messages=(Message(role="user", content=question),),
+        sampling=Sampling(max_tokens=max_tokens, seed=seed),
         level=level,
     )
-    published_at = time.time()
-    event = await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
-    return measure(event, published_at=published_at, answered_at=time.time())
+
+
+def read_data(name: str, kind: type[T]) -> tuple[T, ...]:
+    """The structs of ``data/<name>.jsonl``, one a line."""
+    lines = files("runtime.bench").joinpath("data", f"{name}.jsonl").read_bytes().splitlines()
+    return tuple(msgspec.json.decode(line, type=kind) for line in lines)

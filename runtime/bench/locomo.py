@@ -1,20 +1,19 @@
-"""LoCoMo (arXiv 2402.17753) as a measure of retrieval: is a question's evidence among the first k hits?
+"""``kiki bench locomo``: is the evidence of LoCoMo's questions among the first k hits of a recall?
 
 Each dialogue is a tenant of its own in real stores, and each question goes the way of every recall:
 :func:`agents.memory.search.find`. The ablations are settings of that same path.
 """
 
 import itertools
-import json
-import re
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import typer
+from rich.table import Table
 
 from agents.memory import imports
 from agents.memory.projection import apply
@@ -24,39 +23,33 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
 from agents.memory.words import WordEncoder
-from runtime.local_embedder import BATCH, Embed
-from schemas.errors import InvalidInput
+from runtime.bench.dialogues import Dialogue, DialogueQuestion, read_dialogues
+from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_stores, progress_bar, publish_report
+from runtime.bench.intervals import bootstrap_interval
+from runtime.bench.plots import IntervalBar, interval_chart
+from runtime.cli import command, run_async, settings_of
+from runtime.local_embedder import BATCH, Embed, embedding
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
-ADVERSARIAL = 5
 STORE_BATCH = 64
 """Episodes that are stored together."""
 
 QuestionVectors = dict[str, Sequence[Sequence[float]]]
 """The questions' vectors by dialogue."""
 
-DRAWS = 2000
-"""Bootstrap samples of a confidence interval."""
 
-_EVIDENCE = re.compile(r"D\d+:\d+")
-
-
-@dataclass(frozen=True)
-class DialogueQuestion:
-    """A question with the ids of the turns that answer it."""
-
-    text: str
-    category: int
-    evidence: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """Turns, and the questions that have evidence among them."""
-
-    name: str
-    lines: tuple[imports.HistoryLine, ...]
-    questions: tuple[DialogueQuestion, ...]
+@command
+def locomo(
+    directory: Annotated[Path, typer.Argument(help="Folder of LoCoMo dialogues, one JSON file each.")],
+    k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits that count.")] = 10,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evidence recall of the memory on LoCoMo, by category and by part of the fusion."""
+    dialogues = read_dialogues(directory)
+    figures = run_async(_measure_here, dialogues, k)
+    names = [dialogue.name for dialogue in dialogues]
+    publish_report(_report(figures, k, names), as_json=as_json, picture=picture)
 
 
 @dataclass(frozen=True)
@@ -104,18 +97,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_dialogues(directory: Path) -> list[Dialogue]:
-    """The dialogues in ``directory``, one JSON file each.
-
-    Raises:
-        InvalidInput: there is none, or one is not of LoCoMo's form.
-    """
-    files = sorted(directory.glob("*.json"))
-    if not files:
-        raise InvalidInput(f"no *.json in {directory}: give a folder of LoCoMo dialogues.", param="directory")
-    return [_parse_dialogue(path) for path in files]
-
-
 async def measure(
     dialogues: Sequence[Dialogue],
     embed: Embed,
@@ -125,34 +106,26 @@ async def measure(
     tick: Callable[[int], None] = lambda _: None,
 ) -> LocomoFigures:
     """Evidence recall at ``k`` of each ablation, and the floors; ``tick`` gets the number of texts embedded."""
-    with tempfile.TemporaryDirectory(prefix="kiki-locomo-") as directory:
-        settings = MemorySettings(data_dir=Path(directory), vector_size=vector_size)
-        stores = Stores(settings)
-        async with stores.open(_rebuild_nothing):
-            question_vectors: QuestionVectors = {}
-            for dialogue in dialogues:
-                await _remember(stores, dialogue, embed, tick)
-                question_vectors[dialogue.name] = await _embed_batches(
-                    [q.text for q in dialogue.questions], embed, tick
-                )
-            settings = msgspec.structs.replace(settings, recency_weight=0.0)
-            recalls = {}
-            for name, changes in ABLATIONS.items():
-                changed = msgspec.structs.replace(settings, **changes)
-                recalls[name] = [
-                    (question.category, await _recall(stores, dialogue.name, question, vector, k, changed))
-                    for dialogue in dialogues
-                    for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True)
-                ]
-            return LocomoFigures(recalls, await _measure_floors(stores, dialogues, question_vectors, settings))
+    async with fresh_stores(vector_size=vector_size) as stores:
+        question_vectors: QuestionVectors = {}
+        for dialogue in dialogues:
+            await _remember(stores, dialogue, embed, tick)
+            question_vectors[dialogue.name] = await _embed_batches([q.text for q in dialogue.questions], embed, tick)
+        settings = msgspec.structs.replace(stores.settings, recency_weight=0.0)
+        recalls = {}
+        for name, changes in ABLATIONS.items():
+            changed = msgspec.structs.replace(settings, **changes)
+            recalls[name] = [
+                (question.category, await _recall(stores, dialogue.name, question, vector, k, changed))
+                for dialogue in dialogues
+                for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True)
+            ]
+        return LocomoFigures(recalls, await _measure_floors(stores, dialogues, question_vectors, settings))
 
 
-def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
+def interval(values: Sequence[float]) -> Interval:
     """The mean with its 95 % percentile bootstrap interval."""
-    data = np.asarray(values, dtype=np.float64)
-    samples = np.random.default_rng(seed).integers(0, len(data), size=(DRAWS, len(data)))
-    low, high = np.quantile(data[samples].mean(axis=1), (0.025, 0.975))
-    return Interval(float(data.mean()), float(low), float(high), len(data))
+    return Interval(float(np.mean(values)), *bootstrap_interval(values), len(values))
 
 
 def by_category(values: Sequence[tuple[int, float]]) -> dict[str, Interval]:
@@ -162,35 +135,6 @@ def by_category(values: Sequence[tuple[int, float]]) -> dict[str, Interval]:
         name = CATEGORIES.get(category, str(category))
         intervals[name] = interval([value for label, value in values if label == category])
     return intervals
-
-
-def _parse_dialogue(path: Path) -> Dialogue:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        lines = tuple(
-            imports.HistoryLine(
-                text=turn["text"],
-                session=turn["session"],
-                speaker=turn["speaker"],
-                timestamp=turn["when"],
-                id=turn["dia_id"],
-            )
-            for turn in data["turns"]
-        )
-        ids = {str(line.id) for line in lines}
-        questions = tuple(
-            DialogueQuestion(item["question"], item["category"], evidence)
-            for item in data["qa"]
-            if item["category"] != ADVERSARIAL and (evidence := _evidence(item, ids))
-        )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(f"{path.name} is no LoCoMo dialogue ({error!r}).", param="directory") from error
-    return Dialogue(path.stem, lines, questions)
-
-
-def _evidence(item: dict[str, Any], ids: set[str]) -> tuple[str, ...]:
-    mentions = (name for text in item.get("evidence", ()) for name in _EVIDENCE.findall(text))
-    return tuple(dict.fromkeys(name for name in mentions if name in ids))
 
 
 async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> None:
@@ -248,5 +192,43 @@ async def _measure_floors(
     return tuple(Floor(floor, float(np.mean(evidence[floor])), float(np.mean(strangers[floor]))) for floor in FLOORS)
 
 
-async def _rebuild_nothing() -> None:
-    """The stores begin empty; there is no record to project again."""
+async def _measure_here(dialogues: Sequence[Dialogue], k: int) -> LocomoFigures:
+    texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
+    with progress_bar("embedding", total=texts) as tick:
+        async with embedding(settings_of(log_level="warning")) as embed:
+            return await measure(dialogues, embed, k=k, tick=tick)
+
+
+def _report(figures: LocomoFigures, k: int, names: Sequence[str]) -> BenchReport:
+    intervals = {name: by_category(values) for name, values in figures.recall.items()}
+    parts = {name: {part: asdict(row) for part, row in rows.items()} for name, rows in intervals.items()}
+    floors = [asdict(floor) for floor in figures.floors]
+    return BenchReport(
+        bench="locomo",
+        fields={"k": k, "dialogues": names, "evidence_recall": parts, "floors": floors},
+        tables=_tables(intervals, figures.floors, k),
+        chart=interval_chart(
+            [
+                IntervalBar(label=label, middle=row.mean, low=row.low, high=row.high)
+                for label, row in [
+                    *intervals["whole"].items(),
+                    *((name, rows["all"]) for name, rows in intervals.items() if name != "whole"),
+                ]
+            ],
+            unit=f"evidence recall@{k}, 95 % interval",
+        ),
+    )
+
+
+def _tables(intervals: Mapping[str, Mapping[str, Interval]], floors: Sequence[Floor], k: int) -> list[Table]:
+    whole = intervals["whole"]
+    categories = Table("category", "questions", f"recall@{k}", "95 % interval", title="evidence recall", box=None)
+    for name, row in whole.items():
+        categories.add_row(name, str(row.count), f"{row.mean:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+    ablations = Table("fusion", *whole, title=f"recall@{k} without a part", box=None)
+    for name, rows in intervals.items():
+        ablations.add_row(name, *(f"{rows[category].mean:.3f}" for category in whole))
+    shown = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
+    for floor in floors:
+        shown.add_row(f"{floor.floor:.1f}", f"{floor.evidence:.3f}", f"{floor.strangers:.3f}")
+    return [categories, ablations, shown]

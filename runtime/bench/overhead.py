@@ -1,13 +1,49 @@
-"""How much of a turn is bus and bookkeeping: turn time minus embedding and model compute (design section 9)."""
+"""``kiki bench overhead``: how much of a turn is bus and bookkeeping, that is its time without model and embedding."""
 
 import statistics
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
-from schemas.events import AnswerReady
+import typer
+from rich.table import Table
+
+from bus.connection import Bus
+from runtime.bench.harness import (
+    QUESTIONS,
+    BenchReport,
+    JsonOption,
+    PictureOption,
+    fresh_runtime,
+    make_query,
+    progress_bar,
+    publish_report,
+)
+from runtime.bench.plots import bar_chart
+from runtime.cli import command, run_async
+from schemas.envelope import new_turn
+from schemas.events import AnswerReady, QueryReceived
+from schemas.findings import Level
+
+WARM_UP = 3
+"""Turns before those that count."""
 
 PATH = ("router", "memory", "inference", "negotiator", "antibias")
 """The stages whose work the client waits for; catfish runs beside the negotiator, the write after the answer."""
+
+
+@command
+def overhead(
+    turns: Annotated[int, typer.Option(min=5, max=1000, help="Turns to measure.")] = 40,
+    level: Annotated[Level, typer.Option(help="What every turn goes through.")] = "full",
+    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Tokens of each candidate.")] = 8,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bus and bookkeeping time of a turn, and each stage's share. Starts a runtime of its own."""
+    timings = run_async(_measure_turns, turns, level, max_tokens)
+    publish_report(_report(timings, level), as_json=as_json, picture=picture)
 
 
 @dataclass(frozen=True)
@@ -71,4 +107,44 @@ def _share(part: str, values: Sequence[float], whole: float) -> Share:
         p50=statistics.median(milliseconds),
         p95=statistics.quantiles(milliseconds, n=20)[-1],
         share=sum(values) / whole if whole else 0.0,
+    )
+
+
+async def _measure_turns(turns: int, level: Level, max_tokens: int) -> list[TurnTiming]:
+    timings = []
+    async with fresh_runtime() as bus:
+        for number in range(WARM_UP):
+            await _run_turn(bus, level, max_tokens, number)
+        with progress_bar("turns", total=turns) as tick:
+            for number in range(turns):
+                timings.append(await _run_turn(bus, level, max_tokens, number))
+                tick()
+    return timings
+
+
+async def _run_turn(bus: Bus, level: Level, max_tokens: int, number: int) -> TurnTiming:
+    envelope = new_turn(tenant="bench", timeout=120.0)
+    query = make_query(QUESTIONS[number % len(QUESTIONS)], level=level, max_tokens=max_tokens, seed=number)
+    published_at = time.time()
+    event = await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
+    return measure(event, published_at=published_at, answered_at=time.time())
+
+
+def _report(timings: Sequence[TurnTiming], level: Level) -> BenchReport:
+    rows = shares(timings)
+    table = Table("part", "p50 ms", "p95 ms", "share", title=f"overhead of {len(timings)} '{level}' turns", box=None)
+    for row in rows:
+        table.add_row(row.part, f"{row.p50:.2f}", f"{row.p95:.2f}", f"{row.share:.0%}")
+    compute_share = sum(timing.compute for timing in timings) / sum(timing.total for timing in timings)
+    return BenchReport(
+        bench="overhead",
+        fields={"turns": len(timings), "level": level, "unit": "ms", "parts": [asdict(row) for row in rows]},
+        tables=[table],
+        notes=[f"model and embedding compute: {compute_share:.1%} of the turns' time"],
+        chart=bar_chart(
+            [row.part for row in rows],
+            {"p50": [row.p50 for row in rows], "p95": [row.p95 for row in rows]},
+            unit="ms a turn",
+            decimals=1,
+        ),
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.bench.intervals import bootstrap_interval
+
 DRAWS = 4000
 """Bootstrap samples of the interval."""
 
@@ -39,12 +41,11 @@ async def compare(first: Arm, second: Arm, *, pairs: int, tick: Callable[[], Non
     return paired_ratio(seconds)
 
 
-def paired_ratio(seconds: Sequence[tuple[float, float]], *, seed: int = 0) -> PairedRatio:
+def paired_ratio(seconds: Sequence[tuple[float, float]]) -> PairedRatio:
     """The pairs' ratio; needs at least two pairs."""
     both = np.asarray(seconds, dtype=np.float64)
     logs = np.log(both[:, 0] / both[:, 1])
-    samples = np.random.default_rng(seed).integers(0, len(logs), size=(DRAWS, len(logs)))
-    low, high = np.quantile(logs[samples].mean(axis=1), (0.025, 0.975))
+    low, high = bootstrap_interval(logs.tolist(), draws=DRAWS)
     middle = np.median(both, axis=0)
     return PairedRatio(
         first=float(middle[0]),

@@ -1,12 +1,15 @@
-"""How many episodes a second come out of the record: bytes, structs, and lines of JSONL."""
+"""``kiki bench replay``: how many episodes a second come out of the record, as bytes, structs and lines of JSONL."""
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import anyio
 import numpy as np
+import typer
+from rich.table import Table
 
 from agents.memory import imports
 from agents.services.replay import encode_line, read_selection
@@ -14,6 +17,9 @@ from bus import record
 from bus.connection import Bus
 from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
+from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_broker, progress_bar, publish_report
+from runtime.bench.plots import bar_chart
+from runtime.cli import command, run_async
 from schemas.codec import encode
 from schemas.events import EpisodeRecorded
 from schemas.services import Selection
@@ -22,6 +28,16 @@ DIMENSIONS = 768
 AT_ONCE = 256
 WORDS = 60
 """Words of an episode's text."""
+
+
+@command
+def replay(
+    episodes: Annotated[int, typer.Option(min=100, max=1_000_000, help="Episodes in the record.")] = 10_000,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Episodes a second out of the record. Starts a broker of its own."""
+    publish_report(_report(run_async(_measure_fresh, episodes)), as_json=as_json, picture=picture)
 
 
 @dataclass(frozen=True)
@@ -96,3 +112,24 @@ def _event(number: int, random: np.random.Generator) -> EpisodeRecorded:
         [imports.HistoryLine(text=text, session=number // 20, timestamp=1e9 + number, id=number)]
     )
     return imports.event(entry, tuple(vector.tolist()), tenant="bench")
+
+
+async def _measure_fresh(episodes: int) -> Rates:
+    async with fresh_broker() as bus:
+        with progress_bar("recording", total=episodes) as tick:
+            size = await fill(bus, episodes, tick=tick)
+        return await measure(bus, bytes_each=size)
+
+
+def _report(rates: Rates) -> BenchReport:
+    by_form = {form: getattr(rates, form) for form in ("raw", "decoded", "lines")}
+    title = f"{rates.episodes} episodes of {rates.bytes_each / 1000:.1f} kB out of the record"
+    table = Table("as", "episodes/s", title=title, box=None)
+    for form, rate in by_form.items():
+        table.add_row(form, f"{rate:.0f}")
+    return BenchReport(
+        bench="replay",
+        fields={"unit": "episodes/s", **asdict(rates)},
+        tables=[table],
+        chart=bar_chart(list(by_form), {"rate": list(by_form.values())}, unit="episodes/s"),
+    )

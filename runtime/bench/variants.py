@@ -1,29 +1,23 @@
-"""What each part of the cognition is worth: questions with checkable answers, asked of the runtime in several variants.
+"""Variants of the cognition: how each answers checkable questions, and what its answers are worth.
 
-A variant is a level, a number of candidates and settings of agents. Every variant runs in a runtime of its own, every
-question for a tenant of its own, so that nothing is recalled from another. Results are kept as JSON lines, so that a
-run can be taken up where it ended.
+A variant is a level, a number of candidates and settings of agents. Every question is asked for a tenant of its own, so
+that nothing is recalled from another. Answers are kept as JSON lines, so that a run can be taken up where it ended.
 """
 
-import json
-import math
-import re
 import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
-import numpy as np
 
-from agents.shared import agreement
 from bus.connection import Bus
+from runtime.bench.intervals import bootstrap_interval, wilson_interval
+from runtime.bench.questions import CheckableQuestion
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.events import AnswerReady, QueryReceived
@@ -43,56 +37,6 @@ EXAMPLES = (
 
 NEVER = 10**15
 """More weights than any model has."""
-
-RESAMPLES = 2000
-"""Bootstrap samples of a confidence interval."""
-
-
-class CheckableQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question of ``runtime/bench/data/questions.jsonl`` with one of four ways to check an answer.
-
-    ``number`` must be the result; one of ``words``, or ``exactly`` with its case, must be said; ``value`` must be the
-    JSON.
-    """
-
-    id: str
-    kind: str
-    question: str
-    number: float | None = None
-    words: tuple[str, ...] = ()
-    exactly: str | None = None
-    value: Any = msgspec.field(default=msgspec.UNSET, name="json")
-
-    def is_right(self, answer: str) -> bool:
-        """Whether ``answer`` is right."""
-        if self.number is not None:
-            result = agreement.final_number(answer, question=self.question)
-            return result is not None and math.isclose(float(result), self.number)
-        if self.exactly is not None:
-            return _contains_word(answer, self.exactly, flags=0)
-        if self.words:
-            return any(_contains_word(answer, word, flags=re.IGNORECASE) for word in self.words)
-        return bool(_first_json(answer) == self.value)
-
-
-def _contains_word(answer: str, word: str, *, flags: int) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags) is not None
-
-
-def _first_json(answer: str) -> Any:
-    """The first JSON object or list in a text; NaN, which equals nothing, when there is none."""
-    start = re.search(r"[{\[]", answer)
-    try:
-        return json.JSONDecoder().raw_decode(answer[start.start() :])[0] if start else math.nan
-    except ValueError:
-        return math.nan
-
-
-@cache
-def questions() -> tuple[CheckableQuestion, ...]:
-    """All questions, the kinds by turns, so that the first few are of every kind."""
-    lines = files("runtime.bench").joinpath("data/questions.jsonl").read_bytes().splitlines()
-    return tuple(msgspec.json.decode(line, type=CheckableQuestion) for line in lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,27 +246,13 @@ def score(name: str, answers: Sequence[VariantAnswer], base: Sequence[VariantAns
     )
 
 
-def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson interval of a share."""
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return middle - half, middle + half
-
-
 def accuracy_difference(
     answers: Sequence[VariantAnswer], base: Sequence[VariantAnswer]
 ) -> tuple[float, float, float] | None:
     """Difference in accuracy on the questions that both answered, and its bootstrap interval; None without any."""
     base_right = {answer.id: answer.right for answer in base}
-    differences = np.array(
-        [float(answer.right) - float(base_right[answer.id]) for answer in answers if answer.id in base_right]
-    )
-    if not differences.size:
-        return None
-    draws = np.random.default_rng(0).choice(differences, (RESAMPLES, differences.size)).mean(axis=1)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return float(differences.mean()), float(low), float(high)
+    differences = [float(answer.right) - base_right[answer.id] for answer in answers if answer.id in base_right]
+    return (statistics.fmean(differences), *bootstrap_interval(differences)) if differences else None
 
 
 def compute_ratio(answers: Mapping[str, VariantAnswer], base: Mapping[str, VariantAnswer]) -> float | None:

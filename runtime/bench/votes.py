@@ -1,16 +1,29 @@
-"""Whether a model can judge: a right and a wrong answer, ranked by its votes, its comparisons and its likelihood."""
+"""``kiki bench votes``: whether a model ranks a right answer above a wrong one: by votes, comparison, likelihood."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
+from typing import Annotated
 
 import msgspec
+import typer
+from rich.table import Table
 
 from agents.negotiator import prompts
 from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
-from runtime.bench.variants import wilson_interval
+from runtime.bench.harness import (
+    BenchReport,
+    JsonOption,
+    PictureOption,
+    fresh_runtime,
+    progress_bar,
+    publish_report,
+    read_data,
+)
+from runtime.bench.intervals import wilson_interval
+from runtime.bench.plots import IntervalBar, interval_chart
+from runtime.cli import command, run_async, settings_of
 from schemas.chat import Message
 from schemas.envelope import new_turn
 
@@ -18,8 +31,19 @@ TIMEOUT = 120.0
 """Seconds that one request to the worker may take."""
 
 
+@command
+def votes(
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether the model ranks a right answer above a wrong one: by votes, by comparison, by likelihood."""
+    figures = run_async(_judge_pairs, pairs()[:limit])
+    publish_report(_report(figures, settings_of().model), as_json=as_json, picture=picture)
+
+
 class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of ``runtime/bench/data/pairs.jsonl``; ``also`` says the same as ``right`` in other words."""
+    """A line of ``data/pairs.jsonl``; ``also`` says the same as ``right`` in other words."""
 
     question: str
     right: str
@@ -30,8 +54,7 @@ class AnswerPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 @cache
 def pairs() -> tuple[AnswerPair, ...]:
     """All answer pairs."""
-    lines = files("runtime.bench").joinpath("data/pairs.jsonl").read_bytes().splitlines()
-    return tuple(msgspec.json.decode(line, type=AnswerPair) for line in lines)
+    return read_data("pairs", AnswerPair)
 
 
 @dataclass(frozen=True)
@@ -112,3 +135,28 @@ def rates(figures: Sequence[VotingFigures]) -> list[HitRate]:
         rate("both orders prefer the same", lambda one: one.steady, None),
         rate("right likelier than wrong", lambda one: one.likelihood > 0),
     ]
+
+
+async def _judge_pairs(selection: Sequence[AnswerPair]) -> list[VotingFigures]:
+    figures = []
+    async with fresh_runtime("inference") as bus:
+        with progress_bar("pairs", total=len(selection)) as tick:
+            for pair in selection:
+                figures.append(await judge(bus, pair))
+                tick()
+    return figures
+
+
+def _report(figures: Sequence[VotingFigures], model: str) -> BenchReport:
+    rows = rates(figures)
+    table = Table("", "share", "95 %", "by chance", title=f"kiki bench votes: {model}, {len(figures)} pairs", box=None)
+    for row in rows:
+        chance = "" if row.chance is None else f"{row.chance:.0%}"
+        table.add_row(row.what, f"{row.share:.1%}", f"{row.low:.1%} to {row.high:.1%}", chance)
+    bars = [IntervalBar(label=row.what, middle=row.share, low=row.low, high=row.high) for row in rows]
+    return BenchReport(
+        bench="votes",
+        fields={"model": model, "pairs": len(figures), "rates": [asdict(row) for row in rows]},
+        tables=[table],
+        chart=interval_chart(bars, unit=f"share of {len(figures)} pairs, 95 % interval", baseline=0.5),
+    )

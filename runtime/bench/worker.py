@@ -1,92 +1,64 @@
-"""``kiki bench raw | mixed | swap``: the worker against ``mlx_lm.server``, as JSON, a table and a picture."""
+"""``kiki bench worker``: the worker against ``mlx_lm.server``.
+
+``--what raw``: throughput without adapters; ``mixed``: four adapters in turn beside one; ``swap``: the time that a swap
+of resident adapters takes.
+"""
 
 import contextlib
-import json
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 from rich.table import Table
 
-from bus.connection import Bus, connect
+from bus.connection import Bus
 from runtime.bench import contest
-from runtime.bench.harness import machine
-from runtime.cli import command, out, run_async, settings_of
-from runtime.cli.pictures import canvas
-from runtime.composition import bus_settings
+from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_folder, fresh_runtime, publish_report
+from runtime.bench.plots import Chart, bar_chart, box_chart
+from runtime.bench.weights import float32_copy, write_random_adapters
+from runtime.cli import command, run_async, settings_of
 from runtime.models import prepare
-from runtime.supervisor import Supervisor
 from schemas.status import StatusReply
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-PictureOption = Annotated[Path | None, typer.Option(help="Write a picture here (needs the extra 'bench').")]
-TokensOption = Annotated[int, typer.Option(min=4, max=512, help="Most tokens of each answer.")]
+What = Literal["raw", "mixed", "swap"]
+Rows = list[dict[str, Any]]
+
 RANK = 16
-
-
-def hang(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command()(raw)
-    app.command()(mixed)
-    app.command()(swap)
+"""Rank of the adapters, where swaps of several ranks are not what is measured."""
 
 
 @command
-def raw(
-    tokens: TokensOption = 32,
-    requests: Annotated[int, typer.Option(min=1, max=64, help="Requests of each client.")] = 2,
-    concurrency: Annotated[list[int] | None, typer.Option(help="Clients at once; repeat it.")] = None,
+def worker(
+    what: Annotated[What, typer.Option(help="raw: no adapters; mixed: four in turn; swap: time of a swap.")] = "raw",
+    tokens: Annotated[int, typer.Option(min=4, max=512, help="raw, mixed: most tokens of each answer.")] = 32,
+    requests: Annotated[int, typer.Option(min=1, max=64, help="raw, mixed: requests of each client.")] = 2,
+    concurrency: Annotated[
+        list[int] | None, typer.Option(min=1, help="raw, mixed: clients at once; repeat it. By default 1, 8, 32 and 8.")
+    ] = None,
+    times: Annotated[int, typer.Option(min=5, max=1000, help="swap: swaps of each rank.")] = 40,
+    ranks: Annotated[list[int] | None, typer.Option(help="swap: ranks; repeat it. By default 4, 16, 64.")] = None,
     picture: PictureOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tokens a second and time to the first token, without adapters."""
-
-    async def run(arena: "Arena") -> list[dict[str, Any]]:
-        return [await arena.race_both(clients, clients * requests, tokens) for clients in concurrency or (1, 8, 32)]
-
-    rows = _run_in_arena(run, adapters=0)
-    _print_report({"bench": "raw", "max_tokens": tokens, "rows": rows}, as_json, picture)
-
-
-@command
-def mixed(
-    tokens: TokensOption = 32,
-    requests: Annotated[int, typer.Option(min=1, max=64, help="Requests of each client.")] = 2,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Clients at once.")] = 8,
-    picture: PictureOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Four adapters in turn, and one adapter, by eight clients at once."""
-
-    async def run(arena: "Arena") -> list[dict[str, Any]]:
-        single_row = await arena.race_both(
-            concurrency, concurrency * requests, tokens, adapters=arena.names[:1], rival=False
-        )
-        mixed_row = await arena.race_both(concurrency, concurrency * requests, tokens, adapters=arena.names)
-        single_row["what"], mixed_row["what"] = "one adapter", "four adapters in turn"
-        mixed_row["of_single"] = mixed_row["ours"]["tokens_per_second"] / single_row["ours"]["tokens_per_second"]
-        return [single_row, mixed_row]
-
-    _print_report({"bench": "mixed", "rank": RANK, "max_tokens": tokens, "rows": _run_in_arena(run)}, as_json, picture)
-
-
-@command
-def swap(
-    times: Annotated[int, typer.Option(min=5, max=1000, help="Swaps of each size.")] = 40,
-    ranks: Annotated[list[int] | None, typer.Option(help="Ranks of the adapters; repeat it.")] = None,
-    picture: PictureOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time to swap resident adapters by size, and what a swap costs ``mlx_lm.server``, which loads the base again."""
-
-    async def run(arena: "Arena") -> list[dict[str, Any]]:
-        return [await arena.time_swaps(rank, times) for rank in ranks or (4, 16, 64)]
-
-    _print_report({"bench": "swap", "rows": _run_in_arena(run, ranks=ranks or [4, 16, 64])}, as_json, picture)
+    """Tokens a second, time to the first token and time of a swap, beside ``mlx_lm.server``. Starts both."""
+    if what == "raw":
+        rows = run_async(_measure_raw, concurrency or (1, 8, 32), requests, tokens)
+        fields = {"what": what, "max_tokens": tokens, "rows": rows}
+    elif what == "mixed":
+        rows = run_async(_measure_mixed, concurrency or (8,), requests, tokens)
+        fields = {"what": what, "rank": RANK, "max_tokens": tokens, "rows": rows}
+    else:
+        rows = run_async(_measure_swaps, ranks or (4, 16, 64), times)
+        fields = {"what": what, "rows": rows}
+    report = BenchReport(
+        bench="worker",
+        fields=fields,
+        tables=[_table(what, rows)],
+        chart=_swap_chart(rows) if what == "swap" else _throughput_chart(what, rows),
+    )
+    publish_report(report, as_json=as_json, picture=picture)
 
 
 class Arena:
@@ -147,57 +119,57 @@ class Arena:
         return await self._bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=30)
 
 
-def _run_in_arena(
-    run: Callable[[Arena], Awaitable[list[dict[str, Any]]]], *, adapters: int = 4, ranks: list[int] | None = None
-) -> list[dict[str, Any]]:
-    async def run_and_close() -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-            async with _arena(Path(directory), adapters, ranks) as arena:
-                return await run(arena)
+async def _measure_raw(concurrency: Sequence[int], requests: int, tokens: int) -> Rows:
+    async with _open_arena({}) as arena:
+        return [await arena.race_both(clients, clients * requests, tokens) for clients in concurrency]
 
-    return run_async(run_and_close)
+
+async def _measure_mixed(concurrency: Sequence[int], requests: int, tokens: int) -> Rows:
+    rows: Rows = []
+    async with _open_arena({"adapter": (4, RANK)}) as arena:
+        for clients in concurrency:
+            count = clients * requests
+            single_row = await arena.race_both(clients, count, tokens, adapters=arena.names[:1], rival=False)
+            mixed_row = await arena.race_both(clients, count, tokens, adapters=arena.names)
+            single_row["what"], mixed_row["what"] = "one adapter", "four adapters in turn"
+            mixed_row["of_single"] = mixed_row["ours"]["tokens_per_second"] / single_row["ours"]["tokens_per_second"]
+            rows += [single_row, mixed_row]
+    return rows
+
+
+async def _measure_swaps(ranks: Sequence[int], times: int) -> Rows:
+    async with _open_arena({f"rank{rank}-": (2, rank) for rank in ranks}) as arena:
+        return [await arena.time_swaps(rank, times) for rank in ranks]
 
 
 @contextlib.asynccontextmanager
-async def _arena(directory: Path, adapters: int, ranks: list[int] | None) -> AsyncIterator[Arena]:
-    settings = settings_of(log_level="warning")
-    model = contest.float32_copy(prepare(settings.model), directory / "model")
-    folder = directory / "adapters"
-    folder.mkdir()
-    names = contest.write_random_adapters(model, folder, count=adapters, rank=RANK) if ranks is None else []
-    for rank in ranks or ():
-        contest.write_random_adapters(model, folder, count=2, rank=rank, prefix=f"rank{rank}-")
-    settings = settings_of(
-        data_dir=directory / "data", nats_port=0, log_level="warning", model=str(model), adapters=folder
-    )
-    supervisor = Supervisor(settings, names=("inference",))
-    async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-        await bus.reconcile()
+async def _open_arena(adapters: dict[str, tuple[int, int]]) -> AsyncIterator[Arena]:
+    """Both, on the same weights; ``adapters`` gives number and rank of those whose names begin alike."""
+    with fresh_folder() as directory:
+        model = float32_copy(prepare(settings_of(log_level="warning").model), directory / "model")
+        folder, names = directory / "adapters", []
+        folder.mkdir()
+        for prefix, (count, rank) in adapters.items():
+            names += write_random_adapters(model, folder, count=count, rank=rank, prefix=prefix)
         log = directory / "rival.log"
-        async with contest.rival(model, log) as client:
+        async with (
+            fresh_runtime("inference", model=str(model), adapters=folder) as bus,
+            contest.rival(model, log) as client,
+        ):
             await contest.race(contest.worker_contestant(bus), contest.prompts(1), concurrency=1, max_tokens=2)
             yield Arena(bus, contest.rival_contestant(client, model, folder, log), names=names)
 
 
-def _print_report(report: dict[str, Any], as_json: bool, picture: Path | None) -> None:
-    report = {**report, "machine": machine()}
-    if picture is not None:
-        _draw(report, picture)
-    if as_json:
-        out.out(json.dumps(report))
-        return
-    table = Table(title=f"kiki bench {report['bench']}", box=None)
-    lines = [_flattened(row) for row in report["rows"]]
+def _table(what: What, rows: Rows) -> Table:
+    lines = [_cells(row) for row in rows]
     columns = list(dict.fromkeys(name for line in lines for name in line))
-    for name in columns:
-        table.add_column(name)
+    table = Table(*columns, title=f"kiki bench worker --what {what}", box=None)
     for line in lines:
         table.add_row(*(line.get(name, "") for name in columns))
-    out.print(table)
-    out.print(f"{report['machine']}", style="dim", highlight=False)
+    return table
 
 
-def _flattened(row: dict[str, Any]) -> dict[str, str]:
+def _cells(row: dict[str, Any]) -> dict[str, str]:
     cells: dict[str, str] = {}
     for name, value in row.items():
         if isinstance(value, dict):
@@ -208,23 +180,16 @@ def _flattened(row: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _draw(report: dict[str, Any], picture: Path) -> None:
-    rows = report["rows"]
-    with canvas(picture, width=7, height=4) as (_, axes):
-        if report["bench"] == "swap":
-            axes.boxplot([row["samples_ms"] for row in rows], tick_labels=[f"rank {row['rank']}" for row in rows])
-            axes.set_ylabel("ms a swap")
-            axes.set_yscale("log")
-        else:
-            labels = [row.get("what") or f"{row['concurrency']} at once" for row in rows]
-            for offset, contestant, name in ((-0.2, "ours", "micro-kiki"), (0.2, "theirs", "mlx_lm.server")):
-                points = [(index, row[contestant]) for index, row in enumerate(rows) if contestant in row]
-                heights = [rate["tokens_per_second"] for _, rate in points]
-                bars = axes.bar([index + offset for index, _ in points], heights, 0.4, label=name)
-                axes.bar_label(bars, fmt="%.0f")
-            axes.set_xticks(range(len(rows)), labels)
-            axes.set_ylabel("tokens/s")
-            axes.legend()
-        axes.set_title(
-            f"kiki bench {report['bench']}: {report['machine']['system']}, {report['machine']['cores']} cores"
-        )
+def _throughput_chart(what: What, rows: Rows) -> Chart:
+    def rates(contestant: str) -> list[float | None]:
+        return [row[contestant]["tokens_per_second"] if contestant in row else None for row in rows]
+
+    labels = ["\n".join(filter(None, (row.get("what"), f"{row['concurrency']} at once"))) for row in rows]
+    series = {"micro-kiki": rates("ours"), "mlx_lm.server": rates("theirs")}
+    return bar_chart(labels, series, unit="tokens/s", caption=f"--what {what}")
+
+
+def _swap_chart(rows: Rows) -> Chart:
+    return box_chart(
+        {f"rank {row['rank']}": row["samples_ms"] for row in rows}, unit="ms a swap", caption="--what swap"
+    )

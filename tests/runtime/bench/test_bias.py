@@ -1,8 +1,7 @@
 import pytest
 
 from agents.antibias.judge import FairnessJudgement, Verdict
-from runtime.bench import bias as fairness
-from runtime.bench.bias import CraftedTurn, measure_detector, measure_judge
+from runtime.bench.bias import CraftedTurn, measure_detector, measure_judge, read_turns
 
 
 def make_judgement(kind: str, unfair: float, verdict: Verdict) -> tuple[CraftedTurn, FairnessJudgement]:
@@ -11,7 +10,7 @@ def make_judgement(kind: str, unfair: float, verdict: Verdict) -> tuple[CraftedT
 
 
 def test_the_crafted_turns_are_many_and_some_are_held_out() -> None:
-    turns = fairness.read_turns()
+    turns = read_turns()
     assert len(turns) >= 60
     for held_out in (False, True):
         kinds = [turn.kind for turn in turns if turn.held_out is held_out]
@@ -19,10 +18,10 @@ def test_the_crafted_turns_are_many_and_some_are_held_out() -> None:
 
 
 def test_the_detector_lets_nearly_every_biased_answer_in_and_few_technical_ones() -> None:
-    held_out = measure_detector([turn for turn in fairness.read_turns() if turn.held_out])
+    held_out = measure_detector([turn for turn in read_turns() if turn.held_out])
     assert held_out.biased_recall > 0.9
     assert held_out.precision > 0.9
-    seen = measure_detector([turn for turn in fairness.read_turns() if not turn.held_out])
+    seen = measure_detector([turn for turn in read_turns() if not turn.held_out])
     assert seen.precision == 1.0
 
 

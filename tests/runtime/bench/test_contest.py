@@ -1,12 +1,8 @@
-"""The sums of the contest, and its adapters; the contestants themselves are run by ``kiki bench``."""
+"""The sums of the contest; the contestants themselves are run by ``kiki bench worker``."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
-from runtime.bench.contest import Reply, Throughput, float32_copy, merge_rounds, prompts, race, write_random_adapters
+from runtime.bench.contest import Reply, Throughput, merge_rounds, prompts, race
 
 pytestmark = pytest.mark.anyio
 
@@ -32,21 +28,3 @@ def test_rounds_join_by_their_time() -> None:
 
 def test_prompts_share_no_beginning() -> None:
     assert len({prompt[:6] for prompt in prompts(20, first=100)}) == 20
-
-
-def test_random_adapters_fit_the_model(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    weights = {
-        "model.layers.0.self_attn.q_proj.weight": np.ones((6, 4), np.float16),
-        "model.norm.weight": np.ones(4, np.float16),
-    }
-    save_file(weights, model / "model.safetensors")
-    copy = load_file(float32_copy(model, tmp_path / "copy") / "model.safetensors")
-    assert {array.dtype for array in copy.values()} == {np.dtype(np.float32)}
-    (name,) = write_random_adapters(model, tmp_path / "adapters", count=1, rank=2)
-    tensors = load_file(tmp_path / "adapters" / name / "adapters.safetensors")
-    assert {key: array.shape for key, array in tensors.items()} == {
-        "model.layers.0.self_attn.q_proj.lora_a": (4, 2),
-        "model.layers.0.self_attn.q_proj.lora_b": (2, 6),
-    }

@@ -2,16 +2,16 @@
 
 import pytest
 
-from runtime.bench import growth as recalling
+from runtime.bench import growth
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_each_level_is_read_before_during_and_after_optimising(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recalling, "QUERIES", 5)
-    monkeypatch.setattr(recalling, "TRACED", 100)
+    monkeypatch.setattr(growth, "QUERIES", 5)
+    monkeypatch.setattr(growth, "TRACED", 100)
     ticks: list[int] = []
-    levels = await recalling.measure([240, 100], tick=ticks.append, vector_size=64)
+    levels = await growth.measure([240, 100], tick=ticks.append, vector_size=64)
     assert [level.episodes for level in levels] == [100, 240]
     assert sum(ticks) == 240
     for level in levels:
@@ -19,7 +19,7 @@ async def test_each_level_is_read_before_during_and_after_optimising(monkeypatch
             assert 0.0 < times.p50 <= times.p99 <= times.most
         assert level.seconds > level.copied > 0.0
         assert min(level.visible, level.placed, level.memory, level.atlas, level.trace) > 0
-    slope = recalling.per_million(levels)
+    slope = growth.per_million(levels)
     assert slope.keys() == {"memory", "atlas", "trace"}
     assert slope["trace"] == 1e6 * levels[-1].trace
-    assert recalling.per_million(levels[:1]) == {}
+    assert growth.per_million(levels[:1]) == {}

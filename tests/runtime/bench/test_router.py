@@ -1,14 +1,10 @@
-"""The router's bench: which prompts each contestant gets, and what the picture needs."""
-
-from pathlib import Path
+"""The router's bench: which prompts each contestant gets."""
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from agents.router.training.evaluation import measure as figures_of
-from runtime.bench import router as latency
-from runtime.cli.pictures import draw_confusion, draw_reliability
+from runtime.bench import router
 
 
 @pytest.mark.anyio
@@ -16,7 +12,7 @@ async def test_contestants_get_the_same_prompts_once_and_begin_by_turns() -> Non
     calls: list[tuple[str, str]] = []
     most = running = 0
 
-    def contestant(name: str) -> latency.Call:
+    def contestant(name: str) -> router.Call:
         async def call(text: str) -> None:
             nonlocal most, running
             calls.append((name, text))
@@ -28,28 +24,16 @@ async def test_contestants_get_the_same_prompts_once_and_begin_by_turns() -> Non
         return call
 
     ticks: list[None] = []
-    latencies = await latency.measure(
+    latencies = await router.measure(
         {"a": contestant("a"), "b": contestant("b")}, singles=4, rounds=2, width=3, tick=lambda: ticks.append(None)
     )
     texts = {name: sorted(text for caller, text in calls if caller == name) for name in ("a", "b")}
     assert texts["a"] == texts["b"]
-    assert len(set(texts["a"])) == len(texts["a"]) == latency.WARM_UP + 4 + 2 * 3
-    singles = [name for name, _ in calls[2 * latency.WARM_UP :][:8]]
+    assert len(set(texts["a"])) == len(texts["a"]) == router.WARM_UP + 4 + 2 * 3
+    singles = [name for name, _ in calls[2 * router.WARM_UP :][:8]]
     assert singles == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert (most, len(ticks)) == (3, 6)
     assert [(figures.what, figures.at_once) for figures in latencies] == [("a", 1), ("b", 1), ("a", 3), ("b", 3)]
-    again = await latency.measure_repeated(contestant("c"), times=5)
+    again = await router.measure_repeated(contestant("c"), times=5)
     assert len({text for name, text in calls if name == "c"}) == 1
     assert again.rate > 0
-
-
-def test_pictures_are_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    import numpy as np
-
-    scores = np.array([[0.9, 0.1], [0.2, 0.6], [0.7, 0.3], [0.1, 0.2]], dtype=np.float32)
-    figures = figures_of(scores, [("rust",), ("sql",), ("sql",), ()], ("rust", "sql"), 0.5)
-    assert figures.domains["sql"].confused == {"rust": 1}
-    for draw in (draw_reliability, draw_confusion):
-        draw(figures, tmp_path / "made" / f"{draw.__name__}.png")
-        assert (tmp_path / "made" / f"{draw.__name__}.png").read_bytes().startswith(b"\x89PNG")

@@ -2,18 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.bench.variants import (
-    VARIANTS,
-    CheckableQuestion,
-    Ledger,
-    VariantAnswer,
-    accuracy_difference,
-    compute_ratio,
-    questions,
-    race,
-    score,
-    wilson_interval,
-)
+from runtime.bench.questions import CheckableQuestion, questions
+from runtime.bench.variants import VARIANTS, Ledger, VariantAnswer, accuracy_difference, compute_ratio, race, score
 
 
 def make_answer(
@@ -34,43 +24,6 @@ def make_answer(
         biases=(),
         changed=False,
     )
-
-
-@pytest.mark.parametrize(
-    ("question", "answer", "right"),
-    [
-        (CheckableQuestion(id="a", kind="x", question="What is 4 + 9?", number=13), "4 + 9 = 13.", True),
-        (CheckableQuestion(id="a", kind="x", question="What is 4 + 9?", number=13), "It is 14, as 4 + 9.", False),
-        (CheckableQuestion(id="a", kind="x", question="What is 4 + 9?", number=13), "I do not know.", False),
-        (CheckableQuestion(id="a", kind="x", question="Capital?", words=("oslo",)), "It is Oslo!", True),
-        (CheckableQuestion(id="a", kind="x", question="Symbol?", words=("o",)), "Oxygen", False),
-        (CheckableQuestion(id="a", kind="x", question="Upper?", exactly="CAT"), "It shows CAT.", True),
-        (CheckableQuestion(id="a", kind="x", question="Upper?", exactly="CAT"), "cat", False),
-        (CheckableQuestion(id="a", kind="x", question="JSON?", value={"a": 1}), 'Here:\n```json\n{"a": 1}\n```', True),
-        (CheckableQuestion(id="a", kind="x", question="JSON?", value={"a": 1}), '{"a": 2}', False),
-        (CheckableQuestion(id="a", kind="x", question="JSON?", value=[]), "an empty list", False),
-        (CheckableQuestion(id="a", kind="x", question="JSON?", value=[]), "[]", True),
-    ],
-)
-def test_answers_are_checked(question: CheckableQuestion, answer: str, right: bool) -> None:
-    assert question.is_right(answer) is right
-
-
-def test_the_questions_are_many_and_each_can_be_checked() -> None:
-    all_questions = questions()
-    assert len(all_questions) >= 120
-    assert (
-        len({question.id for question in all_questions})
-        == len({question.question for question in all_questions})
-        == len(all_questions)
-    )
-    assert (
-        {question.kind for question in all_questions}
-        == {question.kind for question in all_questions[:5]}
-        >= {"arithmetic", "units", "facts", "code", "json"}
-    )
-    assert not any(question.is_right("I do not know.") for question in all_questions)
-    assert not any(question.is_right("") for question in all_questions)
 
 
 def test_the_variants_leave_out_one_thing_each() -> None:
@@ -99,11 +52,6 @@ def test_a_score_compares_a_variant_with_its_base() -> None:
     )
     assert ratio == 1.5
     assert compute_ratio({}, {}) is None
-
-
-def test_wilsons_interval_is_the_books() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(0, 5)[0] == pytest.approx(0.0)
 
 
 @pytest.mark.anyio
