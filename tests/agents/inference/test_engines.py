@@ -17,7 +17,8 @@ from agents.inference.text import Piece
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
-from runtime.contest import float32_copy, rival
+from runtime.bench.contest import rival
+from runtime.bench.weights import float32_copy
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference.mlx.test_engine import PARIS, ask, generate_together
