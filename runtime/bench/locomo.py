@@ -228,7 +228,7 @@ def _tables(intervals: Mapping[str, Mapping[str, Interval]], floors: Sequence[Fl
     ablations = Table("fusion", *whole, title=f"recall@{k} without a part", box=None)
     for name, rows in intervals.items():
         ablations.add_row(name, *(f"{rows[category].mean:.3f}" for category in whole))
-    shown = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
+    floor_table = Table("floor", "evidence shown", "strangers shown anything", title="relevance floor", box=None)
     for floor in floors:
-        shown.add_row(f"{floor.floor:.1f}", f"{floor.evidence:.3f}", f"{floor.strangers:.3f}")
-    return [categories, ablations, shown]
+        floor_table.add_row(f"{floor.floor:.1f}", f"{floor.evidence:.3f}", f"{floor.strangers:.3f}")
+    return [categories, ablations, floor_table]

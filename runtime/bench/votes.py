@@ -128,12 +128,12 @@ def rates(figures: Sequence[VotingFigures]) -> list[HitRate]:
         return HitRate(label, hits / len(figures), *wilson_interval(hits, len(figures)), chance)
 
     return [
-        rate("right above wrong, by votes", lambda one: one.votes > 0),
-        rate("right answers kept", lambda one: one.kept_right),
-        rate("wrong answers refused", lambda one: one.refused_wrong),
-        rate("right preferred, both orders together", lambda one: one.comparison > 0),
-        rate("both orders prefer the same", lambda one: one.steady, None),
-        rate("right likelier than wrong", lambda one: one.likelihood > 0),
+        rate("right above wrong, by votes", lambda pair: pair.votes > 0),
+        rate("right answers kept", lambda pair: pair.kept_right),
+        rate("wrong answers refused", lambda pair: pair.refused_wrong),
+        rate("right preferred, both orders together", lambda pair: pair.comparison > 0),
+        rate("both orders prefer the same", lambda pair: pair.steady, None),
+        rate("right likelier than wrong", lambda pair: pair.likelihood > 0),
     ]
 
 
