@@ -71,7 +71,7 @@ IRREGULAR = {
 NO_PARTICIPLES = {"embed", "seed", "feed", "need", "speed", "exceed"}
 
 PURE = {
-    "calibrated", "calibrated_words", "dequantized", "downscaled", "flattened", "joined", "normalised", "normalized",
+    "calibrated", "calibrated_words", "dequantized", "downscaled", "joined", "normalised", "normalized",
     "nudged", "packed", "padded", "paired_ratio", "projected", "refreshed", "rotated", "rounded", "seeded", "shortened",
     "smoothed", "trimmed", "unpacked", "unpermuted", "weighted_sum",
 }  # fmt: skip
@@ -80,9 +80,6 @@ PURE = {
 BUILT = {"activated_event", "recalled_episode", "rejected_event", "staged_name", "stored_message", "supported_fields",
          "unscored_match", "used_part"}  # fmt: skip
 """Nouns with a participle before them: what the function makes of its arguments."""
-
-COMMANDS = {"mixed"}
-"""Verbs of the command line."""
 
 SPEECH = {"told", "said", "asked", "heard"}
 EMPTY_WORDS = {"found", "one", "given", "kept", "shown", "made", *SPEECH}
@@ -123,7 +120,7 @@ def is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def test_a_function_is_no_participle_unless_it_gives_its_argument_back_changed() -> None:
-    allowed = PURE | BUILT | COMMANDS
+    allowed = PURE | BUILT
     wrong = {
         f"{path}:{function.lineno} {function.name}"
         for path, function in functions(*ROOMS)
@@ -145,7 +142,7 @@ def test_no_function_is_named_by_a_verb_of_speech() -> None:
 
 def test_the_allow_list_holds_only_names_that_exist() -> None:
     existing = {function.name.strip("_") for _, function in functions(*ROOMS)}
-    assert existing >= PURE | BUILT | COMMANDS
+    assert existing >= PURE | BUILT
 
 
 def test_a_variable_says_what_it_holds() -> None:
