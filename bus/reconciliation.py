@@ -263,8 +263,8 @@ async def _find_stream_losses(
 
 
 def _describe_purge(name: str, drift: _Drift) -> str:
-    uncovered, kept = _part_subjects(drift)
-    if kept:
+    uncovered, overlaps = _part_subjects(drift)
+    if overlaps:
         return "Put the subjects back."
     commands = [f"'nats stream purge {name} --subject \"{subject}\" -f'" for subject in uncovered]
     return f"Delete them with {' and '.join(commands)}, or put the subjects back."
@@ -378,8 +378,8 @@ async def _count_left_out(js: JetStreamContext, info: StreamInfo, drift: _Drift,
 
     Where a current and a declared pattern match only a part of each other, messages on both are counted, too.
     """
-    uncovered, kept = _part_subjects(drift)
-    return await _count(js, info, uncovered, after) - await _count(js, info, kept, after)
+    uncovered, overlaps = _part_subjects(drift)
+    return await _count(js, info, uncovered, after) - await _count(js, info, overlaps, after)
 
 
 async def _count(js: JetStreamContext, info: StreamInfo, subjects: Sequence[str], after: int) -> int:

@@ -144,7 +144,7 @@ async def test_ack_wait_and_concurrency_change_in_place_and_keep_the_position(bu
 
 
 @pytest.mark.anyio
-async def test_what_is_in_flight_can_be_acknowledged_after_the_update(bus: Bus) -> None:
+async def test_messages_in_flight_can_be_acknowledged_after_the_update(bus: Bus) -> None:
     await reconcile_streams(bus.js, [NOTES])
     await reconcile_consumer(bus.js, "NOTES", READER)
     await store(bus, "notes.a", "notes.b", "notes.a")
@@ -259,7 +259,7 @@ async def test_processes_that_start_together_end_with_the_settings_of_one(bus: B
 
 
 @pytest.mark.anyio
-async def test_what_exists_is_left_to_who_starts_to_serve(bus: Bus) -> None:
+async def test_an_existing_stream_is_left_to_the_process_that_starts_to_serve(bus: Bus) -> None:
     await prepare_reader(bus)
     await create_missing_streams(bus.js, [dataclasses.replace(NOTES, max_age=1.0)])
     assert not await create_missing_consumer(bus.js, "NOTES", dataclasses.replace(READER, ack_wait=1.0))
@@ -268,7 +268,7 @@ async def test_what_exists_is_left_to_who_starts_to_serve(bus: Bus) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_an_operator_added_to_a_consumer_stays(bus: Bus) -> None:
+async def test_a_consumers_fields_that_an_operator_added_stay(bus: Bus) -> None:
     added = dataclasses.replace(READER, description="watched", metadata={"team": "blue"}, headers_only=True)
     await prepare_reader(bus, added)
     await reconcile_consumer(bus.js, "NOTES", dataclasses.replace(READER, ack_wait=9.0))
