@@ -16,8 +16,8 @@ import anyio.to_thread
 import numpy as np
 
 from agents.router.agent import RouterAgent
-from agents.router.embedder import load_model
 from agents.router.training.corpus import load_corpus
+from agents.shared.encoder import load_model
 from schemas.router import RouteRequest
 
 Call = Callable[[str], Awaitable[None]]

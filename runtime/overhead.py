@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtime.agents import turn_stages
 from schemas.events import AnswerReady
 
-PATH = ("router", "memory", "inference", "negotiator", "antibias")
+PATH = tuple(stage.name for stage in turn_stages() if stage.position == "awaited")
 """The stages whose work the client waits for; catfish runs beside the negotiator, the write after the answer."""
 
 
@@ -39,7 +40,7 @@ def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> T
         compute_by_stage["negotiator"] = min(stages["negotiator"].duration, with_dissent)
     own = {timing.stage: timing.duration - compute_by_stage[timing.stage] for timing in path}
     total = answered_at - published_at
-    ahead = sum(timing.ahead for timing in path)
+    ahead = max((timing.ahead for timing in stages.values()), default=0.0)  # for catfish and negotiator it is one pass
     compute = sum(compute_by_stage.values()) + ahead
     hops = total - sum(timing.duration for timing in path) - ahead
     return TurnTiming(total=total, compute=compute, own=own, hops=hops)

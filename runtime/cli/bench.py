@@ -17,9 +17,10 @@ from rich.table import Table
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from runtime import locomo, rereading
+from runtime.agents import turn_agents
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.up import wait_ready
-from runtime.composition import AGENTS, bus_settings
+from runtime.composition import bus_settings
 from runtime.local_embedder import embedding
 from runtime.overhead import TurnTiming, measure, shares
 from runtime.settings import Settings
@@ -158,7 +159,7 @@ def machine() -> dict[str, Any]:
 
 
 async def _measure_turns(settings: Settings, turns: int, level: Level, max_tokens: int) -> list[TurnTiming]:
-    supervisor = Supervisor(settings, names=AGENTS)
+    supervisor = Supervisor(settings, names=turn_agents())
     async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
         await wait_ready(bus, supervisor)
         for number in range(WARM_UP):

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bus.connection import connect
 from runtime import voting
+from runtime.agents import turn_agents
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.bench import machine
 from runtime.cli.up import wait_ready
@@ -29,7 +30,7 @@ from runtime.cognition import (
     race,
     score,
 )
-from runtime.composition import AGENTS, bus_settings
+from runtime.composition import bus_settings
 from runtime.supervisor import Supervisor
 from schemas.errors import InvalidInput, SetupError
 
@@ -150,7 +151,7 @@ async def _measure_variant(
             adapters=adapters,
             agents={**base.agents, **agents},
         )
-        supervisor = Supervisor(settings, names=AGENTS)
+        supervisor = Supervisor(settings, names=turn_agents())
         async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
             await wait_ready(bus, supervisor)
             ask_question = partial(ask, bus, variant=variant, max_tokens=max_tokens)

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from bus.connection import Bus, connect
 from runtime import pairing, recalling
+from runtime.agents import turn_agents
 from runtime.cli import command, err, out, run_async, settings_of
 from runtime.cli.bench import QUESTIONS, machine
 from runtime.cli.up import wait_ready
-from runtime.composition import AGENTS, bus_settings
+from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
@@ -159,7 +160,7 @@ def _draw(levels: Sequence[recalling.MemoryLevel], picture: Path) -> None:
 async def _measure_pairs(
     settings: Settings, pairs: int, turns: int, level: Level, max_tokens: int
 ) -> pairing.PairedRatio:
-    supervisor = Supervisor(settings, names=AGENTS)
+    supervisor = Supervisor(settings, names=turn_agents())
     async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
         await wait_ready(bus, supervisor)
         routed_events = [await _route_question(bus, question, level, max_tokens) for question in QUESTIONS]

@@ -50,15 +50,12 @@ def router(
 
 
 async def _measure(settings: Settings, singles: int, rounds: int, width: int) -> dict[str, Any]:
-    from agents.router.agent import RouterAgent
-    from agents.router.embedder import default_threads
+    from agents.embedder.embedder import default_threads
     from runtime import latency
-    from runtime.composition import agent
+    from runtime.local_router import load_router
     from runtime.models import prepare
 
-    router_agent = agent("router", settings)
-    assert isinstance(router_agent, RouterAgent)
-    async with router_agent.load_models():
+    async with load_router(settings) as router_agent:
         bare = latency.bare_call(prepare(settings.embedder), threads=default_threads())
         with Progress(console=err, transient=True) as progress:
             task = progress.add_task("prompts", total=singles + rounds)
