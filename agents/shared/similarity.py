@@ -34,7 +34,7 @@ def texts_to_embed(answers: Sequence[str], *, question: str) -> tuple[str, ...]:
     return tuple(f"{question} {answer}" for answer in answers)
 
 
-KEPT = 64
+MAX_COMPARISONS = 64
 """Comparisons kept for each bus: those of the turns in hand, and some more."""
 
 _Key = tuple[str, str, tuple[str, ...]]
@@ -49,15 +49,15 @@ class _Comparison:
     lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
 
 
-_comparisons: "WeakKeyDictionary[Bus, OrderedDict[_Key, _Comparison]]" = WeakKeyDictionary()
+_comparisons_by_bus: "WeakKeyDictionary[Bus, OrderedDict[_Key, _Comparison]]" = WeakKeyDictionary()
 
 
 def _find_comparison(bus: Bus, key: _Key) -> _Comparison:
-    kept = _comparisons.setdefault(bus, OrderedDict())
-    comparison = kept.setdefault(key, _Comparison())
-    kept.move_to_end(key)
-    if len(kept) > KEPT:
-        kept.popitem(last=False)
+    comparisons = _comparisons_by_bus.setdefault(bus, OrderedDict())
+    comparison = comparisons.setdefault(key, _Comparison())
+    comparisons.move_to_end(key)
+    if len(comparisons) > MAX_COMPARISONS:
+        comparisons.popitem(last=False)
     return comparison
 
 

@@ -2,19 +2,14 @@
 
 import typer
 
+from runtime.bench import commands as bench
 from runtime.cli import (
     adapters,
     asyncapi,
-    bench,
-    cognition,
-    contests,
     dead,
     doctor,
     dream,
-    fairness,
-    growth,
     knowbias,
-    latency,
     memory,
     models,
     replay,
@@ -41,12 +36,6 @@ app.add_typer(router.app, name="router")
 app.add_typer(memory.app, name="memory")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(knowbias.app, name="knowbias")
-contests.hang(bench.app)
-cognition.hang(bench.app)
-dream.hang(bench.app)
-growth.hang(bench.app)
-latency.hang(bench.app)
-fairness.hang(bench.app)
 app.add_typer(bench.app, name="bench")
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def test_an_agent_lies_in_the_process_that_it_shares_or_in_its_own(
 @pytest.mark.parametrize(
     ("need", "is_started", "is_awaited"), [("turn", True, True), ("runtime", True, False), ("choice", False, False)]
 )
-def test_who_needs_an_agent_starts_it_and_waits_for_it(
+def test_an_agent_is_started_and_awaited_by_those_who_need_it(
     monkeypatch: pytest.MonkeyPatch, need: Need, is_started: bool, is_awaited: bool
 ) -> None:
     register(monkeypatch, need=need)

@@ -114,7 +114,7 @@ async def test_an_error_is_not_kept_and_old_comparisons_are_forgotten(
     with pytest.raises(Unavailable):
         await Likeness(bus, "t", timeout=1.0).compare(ANSWERS, question=QUESTION)
     requests = await serve_compare(bus, VECTORS)
-    monkeypatch.setattr(similarity, "KEPT", 2)
+    monkeypatch.setattr(similarity, "MAX_COMPARISONS", 2)
     for turn_id in ("t", "t", "u", "v", "u", "t"):
         await Likeness(bus, turn_id, timeout=5.0).compare(ANSWERS, question=QUESTION)
     assert len(requests) == 4
