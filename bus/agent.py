@@ -1,9 +1,10 @@
 """An agent: handlers on subjects, services on request, discoverable by the stock ``nats`` tools."""
 
+import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from prometheus_client import generate_latest
 from bus import metrics
 from bus.connection import Bus
 from bus.handler import Consumer, Handler
+from bus.local_endpoints import Accept
+from bus.request import no_answer
 from schemas.codec import decode, encode
 from schemas.errors import KikiError
 from schemas.status import ServiceError, StatusReply
@@ -77,18 +80,16 @@ async def run_agent(
             await consumer.declare()
         for consumer in consumers:
             tasks.start_soon(consumer.run)
-        service = await _serve(agent, bus, tasks)
-        await bus.client.flush()  # the broker knows its subscriptions before anybody hears that it is ready
-        _log.info("agent ready", agent=agent.name)
-        task_status.started()
-        try:
+        async with _serve(agent, bus, tasks):
+            await bus.client.flush()  # the broker knows its subscriptions before anybody hears that it is ready
+            _log.info("agent ready", agent=agent.name)
+            task_status.started()
             await anyio.sleep_forever()
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), contextlib.suppress(Exception):
-                await service.stop()
 
 
-async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> Any:
+@contextlib.asynccontextmanager
+async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
+    """Answer the agent's endpoints and ``status``, over the broker and to callers of this process."""
     service = await add_service(
         bus.client,
         ServiceConfig(
@@ -102,34 +103,40 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> Any:
     async def status(_: None) -> StatusReply:
         return agent.status()
 
-    limiter = anyio.Semaphore(REQUESTS_AT_ONCE)
-    for endpoint in (*agent.endpoints(), Endpoint(verb=f"status.{agent.name}", request=type(None), handle=status)):
-        await service.add_endpoint(
-            EndpointConfig(
-                name=endpoint.verb.replace(".", "-"),
-                subject=bus.subjects.service(endpoint.verb),
-                handler=_request_handler(endpoint, tasks, limiter),
-                metadata={"request": endpoint.request.__name__},
+    limiter = anyio.Semaphore(REQUESTS_AT_ONCE, fast_acquire=True)
+    with contextlib.ExitStack() as stack:
+        for endpoint in (*agent.endpoints(), Endpoint(verb=f"status.{agent.name}", request=type(None), handle=status)):
+            await service.add_endpoint(
+                EndpointConfig(
+                    name=endpoint.verb.replace(".", "-"),
+                    subject=bus.subjects.service(endpoint.verb),
+                    handler=_message_handler(endpoint, tasks, limiter),
+                    metadata={"request": endpoint.request.__name__},
+                )
             )
-        )
-    await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
-    return service
+            stack.enter_context(bus.local_endpoints.serve(endpoint.verb, _call_handler(endpoint, tasks, limiter)))
+        reporting = await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
+        try:
+            yield
+        finally:
+            stack.close()  # before the broker is waited for: from here on a request is a message to somebody else
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), contextlib.suppress(Exception):
+                await reporting.unsubscribe()
+                await service.stop()
 
 
-def _request_handler(
+def _message_handler(
     endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore
 ) -> Callable[[Request], Awaitable[None]]:
     """nats-py awaits one callback at a time, so each request becomes a task of its own, up to a bound."""
 
     async def answer(request: Request) -> None:
         try:
-            body = None if endpoint.request is type(None) else decode(endpoint.request, request.data)
-            await request.respond(encode(await endpoint.handle(body)))
+            with _refusals(endpoint.verb):
+                await request.respond(encode(await _answer(endpoint, request.data)))
         except KikiError as error:
-            await _refuse(request, error, endpoint.verb)
-        except Exception:  # noqa: BLE001 - the asker gets an error, the log the reason
-            _log.exception("service failed", verb=endpoint.verb)
-            await _refuse(request, KikiError(f"{endpoint.verb} failed; the agent's log says why."), endpoint.verb)
+            body = ServiceError(code=error.code, message=error.message, param=error.param)
+            await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
         finally:
             limiter.release()
 
@@ -140,10 +147,51 @@ def _request_handler(
     return accept
 
 
-async def _refuse(request: Request, error: KikiError, verb: str) -> None:
-    metrics.REFUSED.labels(verb, error.code).inc()
-    body = ServiceError(code=error.code, message=error.message, param=error.param)
-    await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
+def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore) -> Accept:
+    """The same for a request of this process."""
+
+    async def answer(data: bytes, reply: "asyncio.Future[msgspec.Struct]") -> None:
+        try:
+            async with limiter:
+                if reply.done():
+                    return  # the caller left while others were answered
+                with _refusals(endpoint.verb):
+                    outcome = await _answer(endpoint, data)
+        except KikiError as error:
+            if not reply.done():
+                reply.set_exception(error)
+        except BaseException:
+            if not reply.done():
+                reply.set_exception(no_answer(endpoint.verb, "it stopped"))
+            raise
+        else:
+            if not reply.done():
+                reply.set_result(outcome)
+
+    def accept(data: bytes) -> "asyncio.Future[msgspec.Struct]":
+        reply: asyncio.Future[msgspec.Struct] = asyncio.get_running_loop().create_future()
+        tasks.start_soon(answer, data, reply)
+        return reply
+
+    return accept
+
+
+async def _answer(endpoint: Endpoint, data: bytes) -> msgspec.Struct:
+    return await endpoint.handle(None if endpoint.request is type(None) else decode(endpoint.request, data))
+
+
+@contextlib.contextmanager
+def _refusals(verb: str) -> Iterator[None]:
+    """What goes wrong in this context leaves as the error that the asker gets, counted; the log has a bug's reason."""
+    try:
+        yield
+    except KikiError as error:
+        metrics.REFUSED.labels(verb, error.code).inc()
+        raise
+    except Exception:  # noqa: BLE001 - the asker gets an error, the log the reason
+        _log.exception("service failed", verb=verb)
+        metrics.REFUSED.labels(verb, KikiError.code).inc()
+        raise KikiError(f"{verb} failed; the agent's log says why.") from None
 
 
 def _status_handler(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:

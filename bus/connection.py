@@ -21,6 +21,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from bus import reconciliation, topology, tracing
 from bus.cancellation import Cancellations
+from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import Subjects
 from bus.turn import follow_turn, wait_for_answer
@@ -67,6 +68,7 @@ class Bus:
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.cancellations = Cancellations()
+        self.local_endpoints = LocalEndpoints()
 
     async def publish(self, event: Event, *, msg_id: str | None = None) -> bool:
         """Store ``event`` in its stream and await the PubAck.
@@ -179,10 +181,14 @@ class Bus:
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
         """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
 
+        One that serves ``verb`` in this process on this bus is called; any other gets a message.
+
         Raises:
             Unavailable: nobody serves ``verb`` or no answer came within ``timeout`` seconds.
             KikiError: the agent's refusal.
         """
+        if verb in self.local_endpoints:
+            return await self.local_endpoints.request(verb, body, reply, timeout=timeout)
         subject = self.subjects.service(verb)
         return await request(self.client, subject, body, reply, timeout=timeout, headers=tracing.headers())
 

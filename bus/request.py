@@ -8,7 +8,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from schemas.codec import decode, encode
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import RETRYABLE_CODES, KikiError, Unavailable
 from schemas.status import ServiceError
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -32,9 +32,15 @@ async def request(
     try:
         message = await client.request(subject, encode(body), timeout=timeout, headers=dict(headers or {}) or None)
     except (TimeoutError, nats.errors.Error) as error:
-        verb = subject.split(".svc.", 1)[-1]
-        raise Unavailable(f"no answer from service '{verb}' ({type(error).__name__}); is its agent up?") from error
+        raise no_answer(subject.split(".svc.", 1)[-1], type(error).__name__) from error
     if (message.headers or {}).get("Nats-Service-Error"):
         refusal = decode(ServiceError, message.data)
-        raise KikiError(refusal.message, code=refusal.code, param=refusal.param)
+        raise KikiError(
+            refusal.message, code=refusal.code, param=refusal.param, retryable=refusal.code in RETRYABLE_CODES
+        )
     return decode(reply, message.data)
+
+
+def no_answer(verb: str, why: str) -> Unavailable:
+    """The error of a request that nobody answered."""
+    return Unavailable(f"no answer from service '{verb}' ({why}); is its agent up?")

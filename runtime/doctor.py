@@ -14,7 +14,8 @@ import psutil
 from bus import broker
 from bus.agent import gather_reports
 from bus.connection import connect
-from runtime.composition import AGENTS, bus_settings
+from runtime.agents import turn_agents
+from runtime.composition import bus_settings
 from runtime.settings import Settings
 from schemas.errors import KikiError
 
@@ -117,9 +118,10 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
     """The broker and the agents when they run, else whether their ports are free."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
-            ready = {report.status.agent: report.status for report in await gather_reports(bus, expected=AGENTS)}
+            expected = turn_agents()
+            ready = {report.status.agent: report.status for report in await gather_reports(bus, expected=expected)}
             up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
-            missing = [name for name in AGENTS if name not in ready]
+            missing = [name for name in expected if name not in ready]
             return [
                 Finding("broker", "ok", f"answers at {settings.url()}"),
                 await _check_sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),

@@ -1,4 +1,4 @@
-"""Embeddings for the command line: by the running router, or by one loaded here when no runtime answers."""
+"""Embeddings for the command line: by the running embedder, or by one loaded here when no runtime answers."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator
     Raises:
         SetupError: the model cannot be loaded.
     """
-    if bus is not None and await _router_answers(bus):
+    if bus is not None and await _embedder_answers(bus):
 
         async def embed_on_bus(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
             request = EmbedRequest(texts=tuple(texts))
@@ -33,20 +33,20 @@ async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator
 
         yield embed_on_bus
         return
-    from agents.router.agent import RouterAgent
+    from agents.embedder.agent import EmbedderAgent
     from runtime.composition import agent
 
-    router = agent("router", settings)
-    assert isinstance(router, RouterAgent)
-    async with router.load_models():
+    embedder = agent("embedder", settings)
+    assert isinstance(embedder, EmbedderAgent)
+    async with embedder.load_model():
 
         async def embed_here(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
-            return (await router.embed(EmbedRequest(texts=tuple(texts)))).vectors
+            return (await embedder.embed(EmbedRequest(texts=tuple(texts)))).vectors
 
         yield embed_here
 
 
-async def _router_answers(bus: Bus) -> bool:
+async def _embedder_answers(bus: Bus) -> bool:
     try:
         await bus.request("embed", _PROBE, EmbedReply, timeout=PROBE_SECONDS)
     except Unavailable:

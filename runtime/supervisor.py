@@ -21,6 +21,7 @@ from tenacity import wait_exponential_jitter
 
 from bus import broker as server
 from runtime import composition
+from runtime.agents import default_agents
 from runtime.process import SUPERVISED
 from runtime.settings import Settings, environment
 from schemas.errors import SetupError
@@ -64,7 +65,7 @@ class Supervisor:
     """
 
     settings: Settings
-    names: tuple[str, ...] = (*composition.AGENTS, *composition.BESIDE, composition.FACADE)
+    names: tuple[str, ...] = field(default_factory=lambda: (*default_agents(), composition.FACADE))
     children: dict[str, Child] = field(default_factory=dict)
     broker: server.EmbeddedBroker | None = None
     failure: SetupError | None = None

@@ -11,7 +11,7 @@ MAX_EMBED_TEXTS = 256
 
 
 class EmbedRequest(WireStruct, frozen=True, kw_only=True):
-    """Texts to embed with the router's model."""
+    """Texts to embed."""
 
     texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
 

@@ -108,6 +108,10 @@ class Unavailable(Refused):
     code = "unavailable"
 
 
+RETRYABLE_CODES = frozenset(kind.code for kind in (Refused, DeadlineExceeded, Unavailable))
+"""Codes of refusals that a retry may turn, for who reads a refusal from a message."""
+
+
 class StageFailed(KikiError):
     """A stage cannot do its part of this turn, and a retry of the same message would not help."""
 

@@ -64,7 +64,7 @@ class CatfishAgent:
     async def _handle(self, event: InferDone, delivery: Delivery) -> DissentRaised | DissentWaived:
         settings = self._settings
         model = Consultation(delivery.bus, event.envelope, timeout=settings.timeout, reserve=settings.reserve)
-        likeness = Likeness(delivery.bus, timeout=settings.embed_timeout)
+        likeness = Likeness(delivery.bus, event.envelope.turn_id, timeout=settings.embed_timeout)
         try:
             dissent = await self._consider(event, model, likeness)
         except KikiError as error:
@@ -74,11 +74,13 @@ class CatfishAgent:
             self._raised_count += 1
         else:
             self._waived_count += 1
+        ahead = likeness.seconds_before(delivery.received_at)
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=model.compute + likeness.compute - likeness.seconds_before(delivery.received_at),
+            compute=model.compute + likeness.compute - ahead,
+            ahead=ahead,
             attempt=delivery.attempt,
         )
         kind = DissentRaised if dissent.engaged else DissentWaived

@@ -40,7 +40,7 @@ class Hearing:
         self._notes: list[str] = []
         self._arbitration: Arbitration | None = None
         self.catfish: CatfishFinding | None = None
-        self.likeness = Likeness(bus, timeout=settings.embed_timeout)
+        self.likeness = Likeness(bus, event.envelope.turn_id, timeout=settings.embed_timeout)
         self.model = Consultation(
             bus,
             event.envelope,

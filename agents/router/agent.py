@@ -1,40 +1,43 @@
-"""The router as an agent: ``query.received`` -> ``query.routed``; the services ``embed``, ``compare`` and ``route``."""
+"""The router as an agent: ``query.received`` -> ``query.routed``; the service ``route``."""
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import numpy as np
-from nats.aio.msg import Msg
+import structlog
 
 from agents.router import selection
 from agents.router.advice import ask_advisors
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
 from agents.router.checkpoint import load_checkpoint, load_shipped
-from agents.router.classifier import Floats
 from agents.router.domains import load_taxonomy
-from agents.router.embedder import Embedder, Embeddings
 from agents.router.scoring import OutputScores, Scorer
 from agents.router.settings import RouterSettings
-from agents.shared.similarity import answer_texts, texts_to_embed
+from agents.shared.encoder import Floats
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.advisors import ADVISORS, AdviseRequest
-from schemas.codec import decode
-from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
-from schemas.errors import SetupError, Unavailable
-from schemas.events import InferDone, QueryReceived, QueryRouted
+from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.errors import KikiError, SetupError, Unavailable
+from schemas.events import QueryReceived, QueryRouted
 from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
 from schemas.status import StatusReply
 
 STAGE = "router"
-EMBEDDING_DIGITS = 6
-"""Decimals of an embedding that travels: a few parts in a million of a cosine, and half the bytes."""
+POLL_SECONDS = 0.1
+"""How often a router that starts looks whether an embedder answers."""
+
+Embed = Callable[[EmbedRequest], Awaitable[EmbedReply]]
+"""Gives the unit vectors of texts."""
+
+_log = structlog.get_logger("router")
 
 
 class RouterAgent:
@@ -55,40 +58,30 @@ class RouterAgent:
         self._aliases: AliasConfig = load_config()
         self._scorer: Scorer | None = None
         self._bus: Bus | None = None
-        self._embedder = Embedder(
-            settings.embedder,
-            batch_wait=settings.batch_wait,
-            batch_size=settings.batch_size,
-            cache_size=settings.cache_size,
-            max_tokens=settings.max_tokens,
-            threads=settings.threads,
-        )
+        self._embed: Embed | None = None
         self._turns = 0
         self._base_turns = 0
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Load the embedder and the weights as :meth:`load_models` does; the bus is where advisors are asked."""
+        """Load the weights and wait for an embedder; the bus is where it and the advisors are asked."""
         self._bus = bus
-        async with self.load_models():
-            if self._settings.ahead:
-                await bus.listen(bus.subjects.stage(InferDone.subject), self._embed_ahead, queue="router-ahead")
-            yield
 
-    @contextlib.asynccontextmanager
-    async def load_models(self) -> AsyncIterator[None]:
-        """Load the models, ready for :meth:`route` without a bus; the embedder stops at the end.
+        async def embed_on_bus(request: EmbedRequest) -> EmbedReply:
+            return await bus.request("embed", request, EmbedReply, timeout=self._settings.embed_timeout)
+
+        await self.load_weights(embed_on_bus)
+        await _wait_for_embedder(embed_on_bus)
+        yield
+
+    async def load_weights(self, embed: Embed) -> None:
+        """Load the weights, ready for :meth:`route` with the vectors that ``embed`` gives.
 
         Raises:
-            SetupError: the embedder or the checkpoint cannot be loaded.
+            SetupError: the checkpoint cannot be loaded.
         """
         self._scorer = await anyio.to_thread.run_sync(self._load_scorer)
-        try:
-            await anyio.to_thread.run_sync(self._embedder.start)
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._embedder.stop)
+        self._embed = embed
 
     def _load_scorer(self) -> Scorer:
         folder = self._settings.checkpoint
@@ -102,63 +95,26 @@ class RouterAgent:
         return [Handler(stage=STAGE, event=QueryReceived, handle=self._handle, concurrency=self._settings.concurrency)]
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Answers ``embed``, ``compare`` and ``route``."""
-        return (
-            Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
-            Endpoint(verb="compare", request=CompareRequest, handle=self.compare),
-            Endpoint(verb="route", request=RouteRequest, handle=self.route),
-        )
+        """Answers ``route``."""
+        return (Endpoint(verb="route", request=RouteRequest, handle=self.route),)
 
     def status(self) -> StatusReply:
-        """Ready while the embedder's thread lives."""
-        embedder = self._embedder
-        gauges = {
-            "turns": self._turns,
-            "base_turns": self._base_turns,
-            "embed_batches": embedder.batches,
-            "embedded_texts": embedder.embedded_texts,
-            "embed_cache_hits": embedder.hits,
-            "embed_queue": embedder.waiting,
-            "embed_seconds": embedder.compute,
-        }
+        """Ready once its weights are loaded; whether its embedder is, the embedder says."""
         meta = None if self._scorer is None else self._scorer.checkpoint.meta
         return StatusReply(
             agent=STAGE,
-            ready=embedder.alive and meta is not None,
-            gauges={name: float(value) for name, value in gauges.items()},
+            ready=meta is not None,
+            gauges={"turns": float(self._turns), "base_turns": float(self._base_turns)},
             info={} if meta is None else {"corpus": meta.corpus_sha256[:12], "outputs": str(len(meta.labels))},
         )
-
-    async def embed(self, request: EmbedRequest) -> EmbedReply:
-        """Unit vectors of texts."""
-        embeddings = await self._embedder.embed(request.texts)
-        return EmbedReply(
-            vectors=tuple(wire_vector(vector) for vector in embeddings.vectors), compute=embeddings.compute
-        )
-
-    async def compare(self, request: CompareRequest) -> CompareReply:
-        """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
-        embeddings = await self._embedder.embed(request.texts)
-        cosines = np.clip(embeddings.vectors @ embeddings.vectors.T, -1.0, 1.0)
-        return CompareReply(
-            cosines=tuple(wire_vector(row) for row in cosines), compute=embeddings.compute, began_at=embeddings.began_at
-        )
-
-    async def _embed_ahead(self, message: Msg) -> None:
-        """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
-        event = decode(InferDone, message.data)
-        if event.route.plan.negotiate:
-            self._embedder.embed_ahead(
-                texts_to_embed(answer_texts(event.inference.candidates), question=event.query.text)
-            )
 
     async def route(self, request: RouteRequest) -> RouteReply:
         """The domains of prompts, by the router alone: advisors are asked about turns only."""
         scorer = self._require_scorer()
-        embeddings = await self._embed_texts(request.prompts)
+        embedded = await self._embed_texts(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
         results = []
-        for scores in scorer.score(request.prompts, embeddings.vectors):
+        for scores in scorer.score(request.prompts, _matrix(embedded)):
             domains = selection.select_outputs(scores.outputs, threshold=threshold, top_k=request.top_k)
             results.append(
                 RoutedPrompt(
@@ -175,17 +131,15 @@ class RouterAgent:
         alias = alias_of(query.model)
         if (earlier_event := await self._find_routed_event(event)) is not None:
             return earlier_event
-        embeddings = await self._embed_texts([query.text]) if alias.adapters else None
-        route = (
-            self._bare_route(query, alias) if embeddings is None else await self._choose_route(event, alias, embeddings)
-        )
+        embedded = await self._embed_texts((query.text,)) if alias.adapters else None
+        route = self._bare_route(query, alias) if embedded is None else await self._choose_route(event, alias, embedded)
         self._turns += 1
         self._base_turns += not route.adapters
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=0.0 if embeddings is None else embeddings.compute,
+            compute=0.0 if embedded is None else embedded.compute,
             attempt=delivery.attempt,
         )
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
@@ -196,24 +150,29 @@ class RouterAgent:
             return None
         return await self._bus.last(QueryRouted, event.envelope.turn_id)
 
-    async def _embed_texts(self, texts: Sequence[str]) -> Embeddings:
+    async def _embed_texts(self, texts: tuple[str, ...]) -> EmbedReply:
         """The texts' vectors; their words are counted while the embedder computes."""
-        scorer = self._require_scorer()
-        pending = self._embedder.embed(texts)
-        scorer.count_words(texts)
-        return await pending
+        scorer, embed = self._require_scorer(), self._embed
+        assert embed is not None, "it is there once the weights are"
+
+        async def count_words() -> None:
+            await asyncio.sleep(0)  # the request leaves first
+            scorer.count_words(texts)
+
+        reply, _ = await asyncio.gather(embed(EmbedRequest(texts=texts)), count_words())
+        return reply
 
     def _bare_route(self, query: Query, alias: Alias) -> Route:
         level = selection.level_of(alias, query.level, first=None, cognition_domains=())
         plan = selection.plan_of(alias, query, level=level)
         return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
 
-    async def _choose_route(self, event: QueryReceived, alias: Alias, embeddings: Embeddings) -> Route:
-        query, config, vector = event.query, self._aliases, embeddings.vectors[0]
-        scores = self._require_scorer().score([query.text], embeddings.vectors)[0]
+    async def _choose_route(self, event: QueryReceived, alias: Alias, embedded: EmbedReply) -> Route:
+        query, config, embedding = event.query, self._aliases, embedded.vectors[0]
+        scores = self._require_scorer().score([query.text], _matrix(embedded))[0]
         advisories: tuple[Advisory, ...] = ()
         if self._settings.advisors and not alias.niche:
-            scores, advisories = await self._apply_advice(event, scores, vector)
+            scores, advisories = await self._apply_advice(event, scores, embedding)
         choices = self._force_niche(alias.niche, scores) if alias.niche else self._choose_domains(alias, scores)
         niches = [(niche, domain.score) for domain, niche in choices]
         first = niches[0][0] if niches else None
@@ -229,18 +188,18 @@ class RouterAgent:
             adapters=adapters,
             intent=alias.intent,
             plan=selection.plan_of(alias, query, level=level, costly=first in config.cognition_domains),
-            embedding=wire_vector(vector),
+            embedding=embedding,
             advisories=advisories,
         )
 
     async def _apply_advice(
-        self, event: QueryReceived, scores: OutputScores, vector: Floats
+        self, event: QueryReceived, scores: OutputScores, embedding: tuple[float, ...]
     ) -> tuple[OutputScores, tuple[Advisory, ...]]:
         assert self._bus is not None, "a turn comes over the bus"
         request = AdviseRequest(
             turn_id=event.envelope.turn_id,
             text=event.query.text,
-            embedding=wire_vector(vector),
+            embedding=embedding,
             scores=scores.outputs,
         )
         outputs, advisories = await ask_advisors(self._bus, self._settings.advisors, request, self._taxonomy)
@@ -270,7 +229,27 @@ class RouterAgent:
         return self._scorer
 
 
-def wire_vector(vector: Floats) -> tuple[float, ...]:
-    """An embedding as it travels in events."""
-    numbers: list[float] = np.round(vector.astype(np.float64), EMBEDDING_DIGITS).tolist()
-    return tuple(numbers)
+def _matrix(embedded: EmbedReply) -> Floats:
+    """The vectors as ``[n, width]``."""
+    return np.array(embedded.vectors, dtype=np.float32)
+
+
+async def _wait_for_embedder(embed: Embed) -> None:
+    """Wait until an embedder answers: a turn that came before it would use up its tries.
+
+    Raises:
+        KikiError: it refuses, and will not change its mind.
+    """
+    is_logged = False
+    while True:
+        try:
+            await embed(EmbedRequest(texts=("ready",)))
+        except KikiError as error:
+            if not error.retryable:
+                raise
+            if not is_logged:
+                _log.info("router waiting for an embedder", error=error.message)
+                is_logged = True
+            await anyio.sleep(POLL_SECONDS)
+        else:
+            return

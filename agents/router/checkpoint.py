@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from agents.router.classifier import TENSORS, Classifier, Floats, scores_of
+from agents.router.classifier import TENSORS, Classifier, scores_of
 from agents.router.niche import NicheHead
 from agents.router.words import WordModel
+from agents.shared.encoder import Floats
 from schemas.errors import SetupError
 
 WEIGHTS = "weights.safetensors"

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import erf, expit
 
+from agents.shared.encoder import Floats
 from schemas.errors import SetupError
 
-Floats = npt.NDArray[np.float32]
 TENSORS = ("0.weight", "0.bias", "3.weight", "3.bias")
 """Names in a checkpoint: the layers' places in linear, GELU, dropout, linear."""
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from agents.router.classifier import Floats
 from agents.router.fit import minimise
+from agents.shared.encoder import Floats
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agents.router.checkpoint import Checkpoint, load_shipped
-from agents.router.classifier import Floats
 from agents.router.domains import Taxonomy
 from agents.router.niche import NicheHead, shares
 from agents.router.selection import niche_of
+from agents.shared.encoder import Floats
 from bus import metrics
 
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from agents.router.classifier import Floats
+from agents.shared.encoder import Floats
 from schemas.errors import SetupError
 
 TOKEN = r"(?u)\b\w+\b|[^\w\s]+"

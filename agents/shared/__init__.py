@@ -1,1 +1,1 @@
-"""What several agents use: comparing answers, asking the model, cutting text. No agent."""
+"""What several agents use: comparing answers, asking the model, embedding and cutting text. No agent."""

@@ -1,6 +1,11 @@
-"""How much a turn's candidates agree, with the router's embeddings where their values do not tell."""
+"""How much a turn's candidates agree, by their embeddings where their values do not tell; compared once a turn."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import anyio
 
 from agents.shared import agreement
 from bus.connection import Bus
@@ -14,7 +19,7 @@ Matrix = tuple[tuple[float, ...], ...]
 def answer_texts(candidates: Iterable[Candidate]) -> list[str]:
     """The texts by which candidates are compared.
 
-    Every stage that compares uses these: the router embeds them ahead of the request, which must bring the same texts.
+    Every stage that compares uses these: the embedder embeds them ahead of the request, which must bring the same ones.
     """
     return [candidate.text.strip() for candidate in candidates]
 
@@ -29,14 +34,44 @@ def texts_to_embed(answers: Sequence[str], *, question: str) -> tuple[str, ...]:
     return tuple(f"{question} {answer}" for answer in answers)
 
 
-class Likeness:
-    """One turn's comparison; ``timeout`` is the longest wait for the embedder.
+MAX_COMPARISONS = 64
+"""Comparisons kept for each bus: those of the turns in hand, and some more."""
 
-    ``compute`` are the embedder's seconds. It may have begun before the request: the router reads candidates, too.
+_Key = tuple[str, str, tuple[str, ...]]
+"""A turn's id, its question, and the answers."""
+
+
+@dataclass
+class _Comparison:
+    """Who needs it first makes it and holds the lock meanwhile; None until then."""
+
+    same: Matrix | None = None
+    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+
+
+_comparisons_by_bus: "WeakKeyDictionary[Bus, OrderedDict[_Key, _Comparison]]" = WeakKeyDictionary()
+
+
+def _find_comparison(bus: Bus, key: _Key) -> _Comparison:
+    comparisons = _comparisons_by_bus.setdefault(bus, OrderedDict())
+    comparison = comparisons.setdefault(key, _Comparison())
+    comparisons.move_to_end(key)
+    if len(comparisons) > MAX_COMPARISONS:
+        comparisons.popitem(last=False)
+    return comparison
+
+
+class Likeness:
+    """One stage's view of a turn's comparison; ``timeout`` is the longest wait for the embedder.
+
+    Stages of one process share the comparison: the first that needs it makes it, another one waits for that and reads
+    it. If the first gives up, the next makes it. ``compute`` are the embedder's seconds, for the stage that waited for
+    them. It may have begun before the request: the embedder reads candidates, too.
     """
 
-    def __init__(self, bus: Bus, *, timeout: float) -> None:
+    def __init__(self, bus: Bus, turn_id: str, *, timeout: float) -> None:
         self._bus = bus
+        self._turn_id = turn_id
         self._timeout = timeout
         self.compute = 0.0
         self._began_at = 0.0
@@ -49,8 +84,15 @@ class Likeness:
         """Compare ``answers``.
 
         Raises:
-            KikiError: the router does not answer, or refuses.
+            KikiError: the embedder does not answer, or refuses.
         """
+        comparison = _find_comparison(self._bus, (self._turn_id, question, tuple(answers)))
+        async with comparison.lock:
+            if comparison.same is None:
+                comparison.same = await self._compare(answers, question=question)
+            return comparison.same
+
+    async def _compare(self, answers: Sequence[str], *, question: str) -> Matrix:
         cosines: Matrix = ()
         if texts := texts_to_embed(answers, question=question):
             reply = await self._bus.request("compare", CompareRequest(texts=texts), CompareReply, timeout=self._timeout)

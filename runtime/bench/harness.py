@@ -25,10 +25,11 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
+from runtime.agents import turn_agents
 from runtime.bench.plots import Chart, write_chart
 from runtime.cli import err, out, settings_of
 from runtime.cli.up import wait_ready
-from runtime.composition import AGENTS, bus_settings
+from runtime.composition import bus_settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
 from schemas.findings import Level, Query
@@ -136,7 +137,7 @@ async def fresh_runtime(*names: str, **overrides: Any) -> AsyncIterator[Bus]:
     """
     with fresh_folder() as folder:
         settings = settings_of(data_dir=folder, nats_port=0, log_level="warning", **overrides)
-        supervisor = Supervisor(settings, names=names or AGENTS)
+        supervisor = Supervisor(settings, names=names or turn_agents())
         async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
             await wait_ready(bus, supervisor)
             yield bus

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from bus.connection import Bus
+from runtime.agents import turn_stages
 from runtime.bench.harness import (
     QUESTIONS,
     BenchReport,
@@ -29,7 +30,7 @@ from schemas.findings import Level
 WARM_UP = 3
 """Turns before those that count."""
 
-PATH = ("router", "memory", "inference", "negotiator", "antibias")
+PATH = tuple(stage.name for stage in turn_stages() if stage.position == "awaited")
 """The stages whose work the client waits for; catfish runs beside the negotiator, the write after the answer."""
 
 
@@ -75,7 +76,7 @@ def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> T
         compute_by_stage["negotiator"] = min(stages["negotiator"].duration, with_dissent)
     own = {timing.stage: timing.duration - compute_by_stage[timing.stage] for timing in path}
     total = answered_at - published_at
-    ahead = sum(timing.ahead for timing in path)
+    ahead = max((timing.ahead for timing in stages.values()), default=0.0)  # for catfish and negotiator it is one pass
     compute = sum(compute_by_stage.values()) + ahead
     hops = total - sum(timing.duration for timing in path) - ahead
     return TurnTiming(total=total, compute=compute, own=own, hops=hops)

@@ -67,7 +67,7 @@ def prompts(count: int) -> list[str]:
 
 def bare_call(folder: Path, *, threads: int) -> Call:
     """One prompt through sentence-transformers' own ``encode``, on a thread of its own, with nothing around it."""
-    from agents.router.embedder import load_model
+    from agents.shared.encoder import load_model
 
     model = load_model(folder)
     limiter = anyio.CapacityLimiter(1)
@@ -145,14 +145,11 @@ def _latency(contestant: str, at_once: int, seconds: Sequence[float], total_seco
 
 
 async def _measure_router(settings: Settings, singles: int, rounds: int, width: int) -> list[Latency]:
-    from agents.router.agent import RouterAgent
-    from agents.router.embedder import default_threads
-    from runtime.composition import agent
+    from agents.embedder.embedder import default_threads
+    from runtime.local_router import load_router
     from runtime.models import prepare
 
-    router_agent = agent("router", settings)
-    assert isinstance(router_agent, RouterAgent)
-    async with router_agent.load_models():
+    async with load_router(settings) as router_agent:
         contestants = {
             BARE: bare_call(prepare(settings.embedder), threads=default_threads()),
             ROUTER: router_call(router_agent),

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from bus import turn_events
 from bus.connection import Bus, connect
+from runtime.agents import turn_stages
 from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.turns import deliberation
-from runtime.turns.waterfall import STAGES, draw_waterfall, waterfall
+from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
@@ -143,7 +144,8 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     answer = next((entry.event for entry in entries if isinstance(entry.event, AnswerReady)), None)
     if answer is not None and (bias_view := deliberation.draw_bias_check(answer.bias)) is not None:
         out.print(bias_view)
-    missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
+    seen = {row.stage for row in picture.rows}
+    missing = [stage.name for stage in turn_stages() if stage.name not in seen]
     if missing:
         out.print(f"not seen: {', '.join(missing)}", style="dim")
 
@@ -227,7 +229,7 @@ def _read_prompts(file: Path | None) -> list[str]:
 
 
 async def _route_prompts(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
-    """Route with the running router, or with one loaded here when no broker answers."""
+    """Route with the running router, or with one loaded here when none answers."""
     batches = [tuple(prompts[at : at + ROUTE_BATCH]) for at in range(0, len(prompts), ROUTE_BATCH)]
     results: list[RoutedPrompt] = []
     try:
@@ -241,13 +243,10 @@ async def _route_prompts(settings: Settings, prompts: list[str]) -> list[RoutedP
 
 
 async def _route_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
-    from agents.router.agent import RouterAgent
-    from runtime.composition import agent
+    from runtime.local_router import load_router
 
-    router = agent("router", settings)
-    assert isinstance(router, RouterAgent)
     results: list[RoutedPrompt] = []
-    async with router.load_models():
+    async with load_router(settings) as router:
         for batch in batches:
             results.extend((await router.route(RouteRequest(prompts=batch))).results)
     return results

@@ -13,6 +13,7 @@ import typer
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime import advisors, composition, observability, process
+from runtime.agents import all_agents, default_agents
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.cli.turns import ask_and_print, show_turn
 from runtime.settings import Settings, load
@@ -47,7 +48,7 @@ def up(
 
 
 @command
-def run(agents: Annotated[list[str], typer.Argument(help="router, memory, inference, ..., facade")]) -> None:
+def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), composition.FACADE)))]) -> None:
     """Run some agents in this process, against a broker that is there already."""
     settings = load()
     observability.configure(settings, service="+".join(composition.processes(agents)))
@@ -72,7 +73,7 @@ def _fetch_models(settings: Settings) -> None:
 async def _start_all(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
         settings,
-        names=(*composition.AGENTS, *composition.BESIDE, *advisors.find_runnable(settings), composition.FACADE),
+        names=(*default_agents(), *advisors.find_runnable(settings), composition.FACADE),
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)

@@ -3,13 +3,11 @@
 import re
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
+from runtime.agents import turn_agents
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
-
-AGENTS = ("router", "memory", "inference", "catfish", "negotiator", "antibias")
-"""The six agents that must be ready before ``/ready`` says so."""
 
 
 class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,7 +63,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     route_timeout: float = 2.0
     memory_timeout: float = 5.0
     forget_timeout: float = 60.0
-    expected_agents: tuple[str, ...] = AGENTS
+    expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
     monitor_url: str | None = None
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bus.turn_events import StoredEvent
+from runtime.agents import turn_stages
 from schemas.events import (
     AnswerReady,
     DissentRaised,
@@ -26,9 +27,6 @@ from schemas.findings import AdapterUse, StageTiming
 
 BAR = 32
 """Characters of the widest bar."""
-
-STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", "memory-write")
-"""The seven stages, in the order of a turn."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ def waterfall(story: Sequence[StoredEvent]) -> Waterfall:
         )
         for timing in sorted(timings.values(), key=lambda timing: timing.started_at)
     )
-    end = max((timing.finished_at for timing in timings.values() if timing.stage != "memory-write"), default=began)
+    after_answer = {stage.name for stage in turn_stages() if stage.position == "after"}
+    end = max((timing.finished_at for timing in timings.values() if timing.stage not in after_answer), default=began)
     question = next((event.query.text for event in events if isinstance(event, QueryReceived)), "")
     return Waterfall(events[0].envelope.turn_id, question, rows, _ending(events), end - began)
 

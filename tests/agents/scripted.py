@@ -4,7 +4,7 @@ The real model answers in tests/e2e.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,18 +110,28 @@ async def scripted_worker(bus: Bus, script: Script, *stages: agents.Agent) -> As
         tasks.cancel_scope.cancel()
 
 
-async def serve_compare(bus: Bus, vectors: Mapping[str, tuple[float, ...]]) -> None:
-    """Answer the compare service from unit ``vectors``, by how a text ends, until the connection ends."""
+async def serve_compare(
+    bus: Bus, vectors: Mapping[str, tuple[float, ...]], *, delays: Sequence[float] = ()
+) -> list[CompareRequest]:
+    """Answer the compare service from unit ``vectors``, by how a text ends, until the connection ends.
+
+    The first replies take ``delays`` seconds. Returns the requests that came so far.
+    """
+    requests: list[CompareRequest] = []
 
     def vector(text: str) -> tuple[float, ...]:
         return next(vectors[ending] for ending in vectors if text.endswith(ending))
 
     async def answer(message: Msg) -> None:
-        rows = np.array([vector(text) for text in decode(CompareRequest, message.data).texts])
+        request = decode(CompareRequest, message.data)
+        requests.append(request)
+        await anyio.sleep(dict(enumerate(delays, 1)).get(len(requests), 0.0))
+        rows = np.array([vector(text) for text in request.texts])
         reply = CompareReply(cosines=tuple(map(tuple, (rows @ rows.T).tolist())), compute=0.002)
         await bus.client.publish(message.reply, encode(reply))
 
     await bus.listen(bus.subjects.service("compare"), answer)
+    return requests
 
 
 async def wait_for_first(bus: Bus, turn_id: str, *kinds: type[Event]) -> Event:

@@ -9,8 +9,9 @@ import anyio
 import pytest
 from nats.aio.msg import Msg
 
+from bus import metrics
 from bus.agent import Endpoint, Report, gather_reports, run_agent
-from bus.connection import Bus
+from bus.connection import Bus, BusSettings, connect
 from bus.handler import Delivery, Handler
 from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
@@ -29,6 +30,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.opened = False
+        self.finished: list[str] = []
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -55,13 +57,16 @@ class Echo:
             raise InvalidInput("not this one", param="texts")
         if request.texts[0] == "bug":
             raise RuntimeError("a secret of the process")
-        await anyio.sleep(0.05)
+        if request.texts[0] == "away":
+            raise Unavailable("the model is away")
+        await anyio.sleep(0.3 if request.texts[0] == "slow" else 30.0 if request.texts[0] == "endless" else 0.05)
+        self.finished.append(request.texts[0])
         return EmbedReply(vectors=tuple((float(len(text)),) for text in request.texts), compute=0.0)
 
 
 @contextlib.asynccontextmanager
-async def serve_echo(bus: Bus) -> AsyncIterator[Echo]:
-    agent = Echo()
+async def serve_echo(bus: Bus, kind: type[Echo] = Echo) -> AsyncIterator[Echo]:
+    agent = kind()
     async with anyio.create_task_group() as tasks:
         await tasks.start(run_agent, agent, bus)
         yield agent
@@ -104,6 +109,118 @@ async def test_a_refusal_keeps_its_code_and_field_and_a_bug_keeps_its_secret(bus
             await bus.request("embed", EmbedRequest(texts=("bug",)), EmbedReply, timeout=5)
         assert failure.value.code == "internal_error"
         assert "secret" not in failure.value.message
+
+
+class LooseRequest(EmbedRequest, frozen=True, kw_only=True):
+    """A request that the agent refuses to read."""
+
+    texts: tuple[str, ...] = ()
+
+
+@contextlib.asynccontextmanager
+async def asker(bus: Bus, way: str) -> AsyncIterator[Bus]:
+    """Who asks the agents of ``bus``: their own process by a call, or another connection by a message."""
+    if way == "call":
+        yield bus
+        return
+    async with connect(BusSettings(url=bus.settings.url), name="elsewhere") as elsewhere:
+        yield elsewhere
+
+
+async def ask(bus: Bus, text: str, *, timeout: float = 5.0) -> EmbedReply:
+    return await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=timeout)
+
+
+@pytest.mark.parametrize("way", ["call", "message"])
+async def test_a_call_is_answered_and_refused_as_a_message_is(bus: Bus, way: str) -> None:
+    def count_refusals(code: str) -> float:
+        return metrics.REGISTRY.get_sample_value("kiki_refused_total", {"verb": "embed", "code": code}) or 0.0
+
+    async with serve_echo(bus) as agent, asker(bus, way) as client:
+        assert await ask(client, "xyz") == EmbedReply(vectors=((3.0,),), compute=0.0)
+        for text, refusal in {
+            "refuse": ("invalid_request", "not this one", "texts", False),
+            "away": ("unavailable", "the model is away", None, True),
+            "bug": ("internal_error", "embed failed; the agent's log says why.", None, False),
+        }.items():
+            count = count_refusals(refusal[0])
+            with pytest.raises(KikiError) as error:
+                await ask(client, text)
+            assert (error.value.code, error.value.message, error.value.param, error.value.retryable) == refusal
+            assert count_refusals(refusal[0]) == count + 1
+        with pytest.raises(KikiError, match="length >= 1") as unreadable:
+            await client.request("embed", LooseRequest(), EmbedReply, timeout=5)
+        assert (unreadable.value.code, unreadable.value.param) == ("invalid_event", "texts")
+        with pytest.raises(Unavailable, match=r"no answer from service 'embed' \(TimeoutError\); is its agent up\?"):
+            await ask(client, "slow", timeout=0.05)
+        with anyio.fail_after(5):
+            while "slow" not in agent.finished:  # who leaves ends nothing
+                await anyio.sleep(0.01)
+
+
+async def test_a_call_is_no_message_and_hands_the_reply_over_as_it_is(bus: Bus) -> None:
+    kept = EmbedReply(vectors=((1.0,),), compute=0.0)
+
+    class Keeper(Echo):
+        async def embed(self, request: EmbedRequest) -> EmbedReply:
+            return kept
+
+    async with serve_echo(bus, Keeper):
+        sent = bus.client.stats["out_msgs"]
+        assert await ask(bus, "x") is kept
+        assert bus.client.stats["out_msgs"] == sent
+
+
+async def test_calls_of_an_agent_are_bounded_as_messages_are(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bus.agent.REQUESTS_AT_ONCE", 1)
+    async with serve_echo(bus) as agent:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, bus, "slow")
+            await anyio.sleep(0.05)
+            with anyio.move_on_after(0.05):
+                await ask(bus, "left while it waited")
+            with pytest.raises(Unavailable):
+                await ask(bus, "waited too long", timeout=0.05)
+        assert (await ask(bus, "last")).vectors == ((4.0,),)
+    assert agent.finished == ["slow", "last"]
+
+
+async def test_a_call_ends_when_the_agent_stops_and_the_next_is_a_message(bus: Bus) -> None:
+    errors: list[Unavailable] = []
+
+    async def ask_in_vain() -> None:
+        try:
+            await ask(bus, "endless", timeout=30.0)
+        except Unavailable as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(5):
+            async with serve_echo(bus):
+                tasks.start_soon(ask_in_vain)
+                await anyio.sleep(0.1)
+            while not errors:
+                await anyio.sleep(0.01)
+    assert errors[0].message == "no answer from service 'embed' (it stopped); is its agent up?"
+    with pytest.raises(Unavailable, match="NoRespondersError"):
+        await ask(bus, "x")
+    async with asker(bus, "message") as elsewhere, serve_echo(elsewhere):
+        assert (await ask(bus, "xyz")).vectors == ((3.0,),)
+
+
+async def test_of_two_agents_that_serve_a_verb_the_newer_is_called(bus: Bus) -> None:
+    async with serve_echo(bus) as older:
+        async with serve_echo(bus) as newer:
+            await ask(bus, "x")
+            assert (older.finished, newer.finished) == ([], ["x"])
+        await ask(bus, "y")
+        assert older.finished == ["y"]
+
+
+async def test_a_stopped_agent_reports_no_more(bus: Bus) -> None:
+    async with serve_echo(bus):
+        assert len(await gather_reports(bus)) == 1
+    assert await gather_reports(bus) == []
 
 
 async def test_a_request_without_an_agent_is_unavailable(bus: Bus) -> None:

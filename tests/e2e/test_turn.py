@@ -7,12 +7,13 @@ import httpx
 import openai
 import pytest
 
+from runtime.agents import turn_stages
 from tests.e2e.conftest import Runtime
 
 QUESTION = "What is the capital of France?"
 # candidates are drawn, and now and then one rambles on to its limit: these tests are not about luck
 SEED = 7
-STAGES = ("router", "memory", "inference", "catfish", "negotiator", "antibias", "memory-write")
+STAGES = tuple(stage.name for stage in turn_stages())
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,13 @@ from agents.inference.agent import InferenceAgent
 from agents.inference.requests import DecodingOutcome
 from agents.inference.settings import InferenceSettings
 from bus.handler import Delivery
-from runtime import composition, process
+from runtime import process
+from runtime.agents import find_spec
 from runtime.settings import Settings, load
 from schemas.events import RecallDone
+from tests.fault.registry import replace_agent
 
+REAL = find_spec("inference")
 KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"
 STALL = 4.0
 
@@ -40,7 +43,8 @@ class PoisonedAgent(InferenceAgent):
 
 def build(settings: Settings) -> PoisonedAgent:
     """The agent that runs in the real worker's place."""
-    real = composition._inference(settings)
+    assert REAL is not None
+    real = REAL.build(settings)
     assert isinstance(real, InferenceAgent)
     from msgspec.structs import replace
 
@@ -49,5 +53,5 @@ def build(settings: Settings) -> PoisonedAgent:
 
 
 if __name__ == "__main__":
-    composition._BUILDERS["inference"] = build
+    replace_agent("inference", build)
     anyio.run(process.serve, sys.argv[1:], load(), backend="asyncio")

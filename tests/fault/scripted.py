@@ -11,13 +11,14 @@ import anyio.abc
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
-from runtime import composition, process
+from runtime import process
 from runtime.cli.__main__ import app
 from runtime.settings import Settings, load
 from schemas.chat import Usage
 from schemas.events import InferDone, RecallDone
 from schemas.findings import Candidate, Inference
 from schemas.status import StatusReply
+from tests.fault.registry import replace_agent
 
 REAL = [sys.executable, "-m", "runtime", "run"]
 
@@ -79,5 +80,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "up":
         up()
     else:
-        composition._BUILDERS["inference"] = build
+        replace_agent("inference", build)
         anyio.run(process.serve, sys.argv[2:], load(), backend="asyncio")

@@ -14,6 +14,7 @@ from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS
 from bus.topology import ANSWERS, EPISODES, TURNS
+from runtime.agents import REGISTRY
 from schemas.chat import Message, Sampling
 from schemas.envelope import Envelope, new_turn
 from schemas.events import AnswerReady, EpisodeRecorded, Event, QueryReceived, TurnFailed
@@ -24,15 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 TURN_SECONDS = 120.0
 
-KILLS = (
-    ("router", "router"),
-    ("memory", "memory"),
-    ("inference", "inference"),
-    ("catfish", "catfish"),
-    ("negotiator", "negotiator"),
-    ("antibias", "antibias"),
-    ("memory", "memory-write"),
-)
+KILLS = tuple((spec.name, stage.name) for spec in REGISTRY for stage in spec.stages)
 """Agent and durable consumer of turns: what is killed while it holds which message."""
 
 TRIES = 3

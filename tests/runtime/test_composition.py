@@ -1,12 +1,13 @@
 """Which agents share a process."""
 
-from runtime.composition import AGENTS, BESIDE, FACADE, processes
+from runtime.agents import default_agents
+from runtime.composition import FACADE, processes
 
 
-def test_agents_that_own_nothing_share_a_process() -> None:
-    groups = processes((*AGENTS, *BESIDE, FACADE))
+def test_agents_that_serve_one_another_share_a_process() -> None:
+    groups = processes((*default_agents(), FACADE))
     assert groups == {
-        "router": ("router",),
+        "router": ("router", "embedder"),
         "memory": ("memory",),
         "inference": ("inference",),
         "cognition": ("catfish", "negotiator", "antibias"),
@@ -22,3 +23,4 @@ def test_agents_that_own_nothing_share_a_process() -> None:
 
 def test_a_sharing_agent_that_runs_alone_keeps_its_own_name() -> None:
     assert processes(("negotiator", "router")) == {"negotiator": ("negotiator",), "router": ("router",)}
+    assert processes(("embedder", "memory")) == {"embedder": ("embedder",), "memory": ("memory",)}

@@ -75,3 +75,17 @@ def test_a_wrong_upstream_is_named(config: Path, line: str, field: str) -> None:
     config.write_text(f'[agents.inference]\nengine = "openai"\n[agents.inference.upstream]\nmodel = "m"\n{line}\n')
     with pytest.raises(SetupError, match=field):
         composition.agent("inference", load())
+
+
+@pytest.mark.parametrize(("name", "home"), [("embedder", "agents.embedder.model"), ("ahead", "agents.embedder.ahead")])
+def test_a_setting_that_moved_says_where_to(config: Path, name: str, home: str) -> None:
+    config.write_text(f'[agents.router]\n{name} = "x"\n')
+    with pytest.raises(SetupError, match=rf"'agents.router.{name}' does not exist: .*It moved to '{home}'\.") as error:
+        composition.agent("router", load())
+    assert error.value.param == f"agents.router.{name}"
+
+
+def test_an_unknown_setting_of_an_agent_is_named_with_those_that_exist(config: Path) -> None:
+    config.write_text("[agents.router]\nthreshhold = 0.5\n")
+    with pytest.raises(SetupError, match=r"'agents.router.threshhold' does not exist: choose from .*threshold\.$"):
+        composition.agent("router", load())

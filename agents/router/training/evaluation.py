@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.router.checkpoint import load_checkpoint, load_shipped
-from agents.router.classifier import Floats
 from agents.router.domains import Taxonomy, load_taxonomy
-from agents.router.embedder import encode, load_model
 from agents.router.scoring import OutputScores, Scorer
+from agents.shared.encoder import Floats, encode, load_model
 from schemas.errors import InvalidInput
 
 Bools = npt.NDArray[np.bool_]

@@ -11,6 +11,7 @@ exported without the words.
 """
 
 import contextlib
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,14 @@ import torch
 from rich.progress import Progress
 
 from agents.router.checkpoint import Checkpoint, CheckpointMeta, load_checkpoint, load_shipped, save_checkpoint
-from agents.router.classifier import TENSORS, Classifier, Floats, logits_of, scores_of
+from agents.router.classifier import TENSORS, Classifier, logits_of, scores_of
 from agents.router.domains import Taxonomy, load_taxonomy
-from agents.router.embedder import encode, file_digest, load_model
 from agents.router.fit import minimise
 from agents.router.niche import NicheHead, fit_head
 from agents.router.training.corpus import Corpus, duplicates, kind_of, load_corpus
 from agents.router.training.evaluation import RouterFigures, measure
 from agents.router.words import WordModel, fit_words
+from agents.shared.encoder import Floats, encode, load_model
 from schemas.errors import SetupError
 
 Embed = Callable[[Sequence[str]], Floats]
@@ -129,12 +130,18 @@ def train(
         checkpoint, figures = fit(
             examples,
             embed(examples.prompts),
-            embedder_sha256=file_digest(embedder / "model.safetensors"),
+            embedder_sha256=_file_digest(embedder / "model.safetensors"),
             settings=settings or TrainingSettings(),
             bar=bar,
         )
     save_checkpoint(checkpoint, out)
     return figures
+
+
+def _file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def export(*, out: Path, checkpoint: Path | None = None) -> None:

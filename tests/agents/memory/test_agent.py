@@ -24,6 +24,7 @@ from schemas.events import EpisodeRecorded, RecallDone
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually, serving, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, query_routed, turn, unit
+from tests.agents.scripted import degraded_count
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +80,18 @@ async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenan
         status = await wait_for_projection(bus, 1, 1)
         assert (status.gauges["recalls_total"], status.gauges["hits_total"]) == (4, 1)
         assert status.ready
+
+
+async def test_a_turn_without_an_embedding_is_recalled_by_words_and_counted(bus: Bus, settings: MemorySettings) -> None:
+    async with serving(bus, settings):
+        await answer_turn(bus, turn(), 1, text="The order XJ-42 ships to Lyon", answer="Noted.")
+        await wait_for_projection(bus, 1, 1)
+        count = degraded_count("recall.no_embedding")
+        later = turn()
+        await bus.publish(query_routed(later, (), text="Where does the order XJ-42 ship?"))
+        done = await eventually(lambda: bus.last(RecallDone, later.turn_id))
+        assert [hit.answer for hit in done.recall.hits] == ["Noted."]
+        assert degraded_count("recall.no_embedding") == count + 1
 
 
 async def test_a_turn_does_not_recall_itself(bus: Bus, settings: MemorySettings) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agents.embedder.agent import EmbedderAgent
+from agents.embedder.settings import EmbedderSettings
 from agents.inference.prompt import with_recall
 from agents.memory.settings import MemorySettings
-from agents.router.agent import RouterAgent
-from agents.router.settings import RouterSettings
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.chat import Message
@@ -41,14 +41,14 @@ DEPENDENT_QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-async def router(embedder_path: Path) -> AsyncIterator[RouterAgent]:
-    agent = RouterAgent(RouterSettings(embedder=embedder_path))
-    async with agent.load_models():
+async def embedder(embedder_path: Path) -> AsyncIterator[EmbedderAgent]:
+    agent = EmbedderAgent(EmbedderSettings(model=embedder_path))
+    async with agent.load_model():
         yield agent
 
 
-async def embed_text(router: RouterAgent, text: str) -> tuple[float, ...]:
-    return (await router.embed(EmbedRequest(texts=(text,)))).vectors[0]
+async def embed_text(embedder: EmbedderAgent, text: str) -> tuple[float, ...]:
+    return (await embedder.embed(EmbedRequest(texts=(text,)))).vectors[0]
 
 
 async def request_recall(bus: Bus, tenant: str, session: str, text: str, embedding: tuple[float, ...]) -> RecallDone:
@@ -60,7 +60,7 @@ async def request_recall(bus: Bus, tenant: str, session: str, text: str, embeddi
 
 
 async def test_later_turns_have_the_right_episode_in_their_prompt(
-    bus: Bus, tmp_path: Path, router: RouterAgent, small_model: Path
+    bus: Bus, tmp_path: Path, embedder: EmbedderAgent, small_model: Path
 ) -> None:
     assert len(EARLIER_TURNS) + len(DEPENDENT_QUESTIONS) == 14
     settings = MemorySettings(
@@ -68,20 +68,24 @@ async def test_later_turns_have_the_right_episode_in_their_prompt(
     )
     async with serving(bus, settings):
         for question, answer in EARLIER_TURNS:
-            event = answer_ready(turn(session="talk"), await embed_text(router, question), text=question, answer=answer)
+            event = answer_ready(
+                turn(session="talk"), await embed_text(embedder, question), text=question, answer=answer
+            )
             await bus.publish(event)
             await eventually(lambda event=event: bus.last(EpisodeRecorded, event.envelope.turn_id, stream=EPISODES))  # type: ignore[misc]
         await wait_for_projection(bus, len(EARLIER_TURNS), len(EARLIER_TURNS))
         for question, expected in DEPENDENT_QUESTIONS:
-            reply = await request_recall(bus, "ann", "talk", question, await embed_text(router, question))
+            reply = await request_recall(bus, "ann", "talk", question, await embed_text(embedder, question))
             prompt = with_recall((Message(role="user", content=question),), reply.recall.hits)
             assert expected in prompt[0].content, f"{question}: {[hit.question for hit in reply.recall.hits]}"
             assert 1 <= len(reply.recall.hits) <= settings.max_hits
         for small in ("Hello!", "Thanks a lot!", "Good morning, how are you?"):
-            assert (await request_recall(bus, "ann", "talk", small, await embed_text(router, small))).recall.hits == ()
+            assert (
+                await request_recall(bus, "ann", "talk", small, await embed_text(embedder, small))
+            ).recall.hits == ()
         for question, _ in DEPENDENT_QUESTIONS:
             assert (
-                await request_recall(bus, "bob", "talk", question, await embed_text(router, question))
+                await request_recall(bus, "bob", "talk", question, await embed_text(embedder, question))
             ).recall.hits == ()
 
 

@@ -16,7 +16,6 @@ from agents.router.agent import RouterAgent
 from agents.router.domains import load_taxonomy
 from agents.router.settings import RouterSettings
 from bus import metrics
-from bus.agent import run_agent
 from bus.connection import Bus
 from schemas.advisors import AdviseRequest
 from schemas.chat import Message
@@ -24,6 +23,7 @@ from schemas.envelope import new_turn
 from schemas.errors import SetupError
 from schemas.events import QueryReceived, QueryRouted
 from schemas.findings import Advisory, Query
+from tests.agents.running import run_agents, run_embedder
 
 TAXONOMY = load_taxonomy()
 EVEN = dict.fromkeys(TAXONOMY.niches, 1.0 / 35)
@@ -135,15 +135,6 @@ async def test_advice_is_blended_and_recorded_and_silence_is_not(bus: Bus) -> No
     assert count_failures("nerve-wml") == before
 
 
-@contextlib.asynccontextmanager
-async def run_router(bus: Bus, settings: RouterSettings) -> AsyncIterator[RouterAgent]:
-    agent = RouterAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run_agent(agent, bus, task_status=task_status))
-        yield agent
-        tasks.cancel_scope.cancel()
-
-
 async def route_turn(bus: Bus, event: QueryReceived, *, msg_id: str) -> QueryRouted:
     await bus.publish(event, msg_id=msg_id)
     with anyio.fail_after(20):
@@ -160,16 +151,17 @@ def make_turn() -> QueryReceived:
 @pytest.mark.anyio
 async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder_path: Path) -> None:
     advisors = {"nerve-wml": AdvisorSettings(alpha=1.0, timeout=5.0)}
-    async with run_router(bus, RouterSettings(embedder=embedder_path)):
-        plain = await route_turn(bus, make_turn(), msg_id="plain")
-    async with (
-        advisor(bus, "nerve-wml", "good"),
-        run_router(bus, RouterSettings(embedder=embedder_path, advisors=advisors)),
-    ):
-        event = make_turn()
-        first = await route_turn(bus, event, msg_id="first")
-        second = await route_turn(bus, event, msg_id="delivered again")
-        silent = await route_turn(bus, make_turn(), msg_id="other")
+    async with run_embedder(bus, embedder_path):
+        async with run_agents(bus, RouterAgent(RouterSettings())):
+            plain = await route_turn(bus, make_turn(), msg_id="plain")
+        async with (
+            advisor(bus, "nerve-wml", "good"),
+            run_agents(bus, RouterAgent(RouterSettings(advisors=advisors))),
+        ):
+            event = make_turn()
+            first = await route_turn(bus, event, msg_id="first")
+            second = await route_turn(bus, event, msg_id="delivered again")
+            silent = await route_turn(bus, make_turn(), msg_id="other")
     assert (plain.route.domains[0].name, plain.route.advisories) == ("rust", ())
     advised_score = {domain.name: domain.score for domain in first.route.domains}.get("rust", 0.0)
     assert advised_score < plain.route.domains[0].score
@@ -182,12 +174,13 @@ async def test_a_turn_records_the_advice_and_never_asks_twice(bus: Bus, embedder
 async def test_a_route_without_an_answer_is_the_same_to_the_byte(bus: Bus, embedder_path: Path) -> None:
     routes: list[bytes] = []
     cases: tuple[dict[str, AdvisorSettings], ...] = ({}, {"nerve-wml": AdvisorSettings(timeout=0.2)})
-    for advisors in cases:
-        async with run_router(bus, RouterSettings(embedder=embedder_path, advisors=advisors)):
-            routes.append(msgspec.json.encode((await route_turn(bus, make_turn(), msg_id=str(len(routes)))).route))
+    async with run_embedder(bus, embedder_path):
+        for advisors in cases:
+            async with run_agents(bus, RouterAgent(RouterSettings(advisors=advisors))):
+                routes.append(msgspec.json.encode((await route_turn(bus, make_turn(), msg_id=str(len(routes)))).route))
     assert routes[0] == routes[1]
 
 
-def test_an_unknown_advisor_is_refused(embedder_path: Path) -> None:
+def test_an_unknown_advisor_is_refused() -> None:
     with pytest.raises(SetupError, match="no advisor 'oracle'"):
-        RouterAgent(RouterSettings(embedder=embedder_path, advisors={"oracle": AdvisorSettings()}))
+        RouterAgent(RouterSettings(advisors={"oracle": AdvisorSettings()}))

@@ -3,40 +3,41 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
-import numpy as np
 import pytest
-from msgspec import structs
 
+from agents.embedder.agent import EmbedderAgent
 from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
-from bus.agent import run_agent
-from bus.connection import Bus
+from bus.agent import gather_reports, run_agent
+from bus.connection import Bus, BusSettings, connect
 from schemas.chat import Message
-from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
+from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import new_turn
-from schemas.errors import KikiError
+from schemas.errors import KikiError, Unavailable
 from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
-from schemas.findings import Level, Plan, Query
+from schemas.findings import Level, Query
 from schemas.router import RouteReply, RouteRequest
-from tests.agents.scripted import FULL, infer_done
+from tests.agents.running import run_agents, run_embedder
 
 pytestmark = pytest.mark.anyio
+
+E = TypeVar("E", bound=Event)
 
 RUST = "Explain how lifetimes and the borrow checker work in Rust, with a struct that holds a reference."
 
 
 @asynccontextmanager
-async def run_router(bus: Bus, embedder_path: Path) -> AsyncIterator[RouterAgent]:
-    agent = RouterAgent(RouterSettings(embedder=embedder_path))
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run_agent(agent, bus, task_status=task_status))
-        yield agent
-        tasks.cancel_scope.cancel()
+async def run_router(bus: Bus, embedder_path: Path) -> AsyncIterator[tuple[RouterAgent, EmbedderAgent]]:
+    """A router and its embedder, as they share a process."""
+    router = RouterAgent(RouterSettings())
+    async with run_embedder(bus, embedder_path) as embedder, run_agents(bus, router):
+        yield router, embedder
 
 
-async def wait_for_event(bus: Bus, kind: type[Event], turn_id: str) -> Event:
+async def wait_for_event(bus: Bus, kind: type[E], turn_id: str) -> E:
     with anyio.fail_after(20):
         while True:
             if (event := await bus.last(kind, turn_id)) is not None:
@@ -44,19 +45,23 @@ async def wait_for_event(bus: Bus, kind: type[Event], turn_id: str) -> Event:
             await anyio.sleep(0.01)
 
 
+def query_received(
+    text: str, *, model: str = "micro-kiki", level: Level | None = None, candidates: int | None = None
+) -> QueryReceived:
+    query = Query(model=model, messages=(Message(role="user", content=text),), level=level, candidates=candidates)
+    return QueryReceived(envelope=new_turn(tenant="t", timeout=30), query=query)
+
+
 async def route_text(
     bus: Bus, text: str, *, model: str = "micro-kiki", level: Level | None = None, candidates: int | None = None
 ) -> QueryRouted:
-    query = Query(model=model, messages=(Message(role="user", content=text),), level=level, candidates=candidates)
-    event = QueryReceived(envelope=new_turn(tenant="t", timeout=30), query=query)
+    event = query_received(text, model=model, level=level, candidates=candidates)
     await bus.publish(event)
-    routed_event = await wait_for_event(bus, QueryRouted, event.envelope.turn_id)
-    assert isinstance(routed_event, QueryRouted)
-    return routed_event
+    return await wait_for_event(bus, QueryRouted, event.envelope.turn_id)
 
 
 async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
-    async with run_router(bus, embedder_path) as agent:
+    async with run_router(bus, embedder_path) as (router, embedder):
         first = await route_text(bus, RUST)
         route = first.route
         assert [entry.name for entry in route.domains] == ["rust"]
@@ -83,9 +88,9 @@ async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
 
         raw = await route_text(bus, RUST, level="raw", candidates=2)
         assert (raw.route.plan.level, raw.route.plan.candidates, raw.route.plan.record) == ("raw", 2, False)
-        assert agent.status().ready
-        assert agent.status().gauges["turns"] == 6.0
-        assert agent.status().gauges["embed_cache_hits"] >= 2.0
+        assert router.status().ready
+        assert router.status().gauges["turns"] == 6.0
+        assert embedder.status().gauges["embed_cache_hits"] >= 2.0
 
 
 async def test_aliases_restrict_and_force(bus: Bus, embedder_path: Path) -> None:
@@ -115,21 +120,14 @@ async def test_aliases_restrict_and_force(bus: Bus, embedder_path: Path) -> None
 
 async def test_an_unknown_model_fails_the_turn(bus: Bus, embedder_path: Path) -> None:
     async with run_router(bus, embedder_path):
-        query = Query(model="gpt-9", messages=(Message(role="user", content="hi"),))
-        event = QueryReceived(envelope=new_turn(tenant="t", timeout=30), query=query)
+        event = query_received("hi", model="gpt-9")
         await bus.publish(event)
         failure = await wait_for_event(bus, TurnFailed, event.envelope.turn_id)
-        assert isinstance(failure, TurnFailed)
         assert (failure.code, failure.retryable) == ("model_not_found", False)
 
 
-async def test_services_embed_compare_and_route(bus: Bus, embedder_path: Path) -> None:
+async def test_prompts_are_routed_on_request(bus: Bus, embedder_path: Path) -> None:
     async with run_router(bus, embedder_path):
-        reply = await bus.request("embed", EmbedRequest(texts=("one", "two", "one")), EmbedReply, timeout=20)
-        assert reply.vectors[0] == reply.vectors[2] != reply.vectors[1]
-        alike = await bus.request("compare", CompareRequest(texts=("one", "two")), CompareReply, timeout=20)
-        assert alike.cosines[0][1] == pytest.approx(np.dot(reply.vectors[0], reply.vectors[1]), abs=1e-4)
-        assert alike.cosines[0][0] == pytest.approx(1.0, abs=1e-5)
         prompts = (RUST, "hello there", "Write a Dockerfile for a Go service.")
         routes = await bus.request("route", RouteRequest(prompts=prompts), RouteReply, timeout=20)
         firsts = [result.domains[0].name if result.domains else None for result in routes.results]
@@ -145,28 +143,34 @@ class UncheckedRouteRequest(RouteRequest, frozen=True, kw_only=True):
     """A request whose values are not checked before it is sent."""
 
 
-async def test_candidates_are_embedded_while_they_are_on_the_way(bus: Bus, embedder_path: Path) -> None:
-    def count_embedded(agent: RouterAgent) -> float:
-        return agent.status().gauges["embedded_texts"]
+async def test_a_router_routes_the_same_with_an_embedder_elsewhere_and_waits_for_it(
+    bus: Bus, nats_url: str, embedder_path: Path
+) -> None:
+    async with run_router(bus, embedder_path):
+        together = (await route_text(bus, RUST)).route
+    async with connect(BusSettings(url=nats_url), name="elsewhere") as elsewhere, anyio.create_task_group() as tasks:
+        tasks.start_soon(run_agent, RouterAgent(RouterSettings()), bus)
+        event = query_received(RUST)
+        await bus.publish(event)
+        await anyio.sleep(1.0)
+        assert await gather_reports(bus) == [], "it takes no turn that it could not route"
+        async with run_embedder(elsewhere, embedder_path) as embedder:
+            apart = await wait_for_event(bus, QueryRouted, event.envelope.turn_id)
+            assert embedder.status().gauges["embedded_texts"] == 2.0, "the router's first question, and the prompt"
+        tasks.cancel_scope.cancel()
+    assert (apart.route, apart.timings[0].attempt) == (together, 1)
 
-    async def embed_unasked(agent: RouterAgent, *texts: str, plan: Plan = FULL) -> float:
-        """Publish a turn's candidates, and count the texts that the embedder embeds without a request."""
-        before = count_embedded(agent)
-        await bus.publish(infer_done(*texts, question="Where do bees sleep?", plan=plan))
-        with anyio.move_on_after(3.0 if plan is FULL and len(set(texts)) > 1 else 0.5):
-            while count_embedded(agent) < before + len(set(texts)):
-                await anyio.sleep(0.005)
-        return count_embedded(agent) - before
 
-    async with run_router(bus, embedder_path) as agent:
-        assert await embed_unasked(agent, "In their hive.", "Among flowers.", "Among flowers.") == 2
-        batches = agent.status().gauges["embed_batches"]
-        texts = ("Where do bees sleep? In their hive.", "Where do bees sleep? Among flowers.")
-        reply = await bus.request("compare", CompareRequest(texts=texts), CompareReply, timeout=20)
-        assert (reply.compute, reply.began_at, agent.status().gauges["embed_batches"]) == (0.0, 0.0, batches)
-
-        assert await embed_unasked(agent, "Yes.", "yes") == 0, "their letters decide"
-        no_negotiation = structs.replace(FULL, negotiate=False)
-        assert await embed_unasked(agent, "On a leaf.", "In a log.", plan=no_negotiation) == 0, (
-            "nobody will compare them"
-        )
+async def test_a_turn_without_an_embedder_fails_as_one_that_may_be_asked_again(bus: Bus, embedder_path: Path) -> None:
+    async with anyio.create_task_group() as tasks:
+        async with run_embedder(bus, embedder_path):
+            await tasks.start(run_agent, RouterAgent(RouterSettings()), bus)
+        bare = await route_text(bus, RUST, model="micro-kiki-base")
+        assert bare.route.adapters == ()
+        with pytest.raises(Unavailable, match="no answer from service 'embed'"):
+            await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=5)
+        event = query_received(RUST)
+        await bus.publish(event)
+        failure = await wait_for_event(bus, TurnFailed, event.envelope.turn_id)
+        assert (failure.stage, failure.code, failure.retryable) == ("router", "unavailable", True)
+        tasks.cancel_scope.cancel()

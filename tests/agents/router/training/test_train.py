@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from agents.router.checkpoint import META, WEIGHTS, load_checkpoint, save_checkpoint
-from agents.router.classifier import Floats
 from agents.router.domains import load_taxonomy
 from agents.router.niche import shares
 from agents.router.scoring import OutputScores
 from agents.router.training.corpus import Corpus, CorpusExample
 from agents.router.training.evaluation import measure, niche_figures, read_labelled_prompts, report
 from agents.router.training.train import TrainingSettings, fit, gate, relatives
+from agents.shared.encoder import Floats
 from schemas.errors import InvalidInput
 
 TINY = TrainingSettings(hidden=64, epochs=60, batch=32, rate=1e-3, noise=0.2, folds=3)

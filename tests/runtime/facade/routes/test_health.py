@@ -15,9 +15,9 @@ from bus.agent import Endpoint, run_agent
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Handler
 from bus.topology import TURNS, consumer
+from runtime.agents import turn_agents
 from runtime.facade import FacadeSettings, serve
 from runtime.facade.routes import models
-from runtime.facade.settings import AGENTS
 from schemas.errors import SetupError
 from schemas.events import Event
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
@@ -25,6 +25,8 @@ from schemas.status import StatusReply
 from tests.runtime.facade.scripted import MODELS, Script, chat_body, serve_facade
 
 pytestmark = pytest.mark.anyio
+
+AGENTS = turn_agents()
 
 
 class ScriptedAgent:

@@ -45,9 +45,9 @@ async def embed(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
 
 
 class EmbeddingAgent:
-    """The router's embedding service, by a hash of the text."""
+    """The embedding service, by a hash of the text."""
 
-    name = "router"
+    name = "embedder"
 
     def open(self, bus: Bus) -> "EmbeddingAgent":
         return self
@@ -77,9 +77,9 @@ async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
     memory_settings = MemorySettings(
         data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05
     )
-    router: Agent = EmbeddingAgent()
+    embedder: Agent = EmbeddingAgent()
     async with serving(bus, memory_settings) as agent, anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, router, bus)
+        await tasks.start(run_agent, embedder, bus)
         ann_lines = [
             HistoryLine(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)
         ]

@@ -1,7 +1,6 @@
 """The embedder: mpnet on an owned thread, concurrent texts in one forward pass, repeated texts from a cache."""
 
 import asyncio
-import hashlib
 import os
 import queue
 import threading
@@ -15,17 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.router.classifier import Floats
-from schemas.errors import SetupError, Unavailable
-
-CHARS_A_TOKEN = 8
-"""A text is cut to this many characters a token before it is tokenised, so that a huge one costs little."""
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from agents.shared.encoder import Floats, encode, load_model
+from schemas.errors import Unavailable
 
 
 def default_threads() -> int:
@@ -35,40 +25,6 @@ def default_threads() -> int:
     and 69 ms; in a batch of 16 both took 34 ms a prompt, for 63 and 34 ms of processor time.
     """
     return max(1, min(4, (os.cpu_count() or 1) // 2))
-
-
-def load_model(path: Path, *, max_tokens: int = 384) -> Any:
-    """The sentence-transformers model of a local folder, on the CPU.
-
-    Raises:
-        SetupError: the folder does not hold such a model.
-    """
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise SetupError(
-            f"{path} is no sentence-transformers model ({error}); 'kiki models verify' mends the default one.",
-            param="embedder",
-        ) from error
-    model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
-    return model
-
-
-def encode(model: Any, texts: Sequence[str]) -> Floats:
-    """``[n, width]`` unit vectors, in order."""
-    limit = CHARS_A_TOKEN * int(model.max_seq_length)
-    vectors: Floats = model.encode(
-        [text[:limit] for text in texts],
-        batch_size=max(1, len(texts)),
-        normalize_embeddings=True,
-        show_progress_bar=False,
-        convert_to_numpy=True,
-    ).astype(np.float32)
-    return vectors
 
 
 @dataclass(frozen=True)
@@ -193,7 +149,7 @@ class Embedder:
         if not requests:
             return
         if not self.alive:
-            raise Unavailable("the router's embedder is not running; restart the router.")
+            raise Unavailable("the embedder is not running; restart it.")
         self._queue.put(requests)
 
     async def _await_vectors(

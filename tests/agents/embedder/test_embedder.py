@@ -9,7 +9,8 @@ import anyio.to_thread
 import numpy as np
 import pytest
 
-from agents.router.embedder import Embedder, Embeddings, encode, load_model
+from agents.embedder.embedder import Embedder, Embeddings
+from agents.shared.encoder import encode, load_model
 from schemas.errors import SetupError, Unavailable
 
 pytestmark = pytest.mark.anyio

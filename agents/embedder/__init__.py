@@ -1,0 +1,1 @@
+"""The embedder: texts to unit vectors, and how alike texts are."""

@@ -1,0 +1,116 @@
+"""The embedder as an agent: the services ``embed`` and ``compare``, and candidates embedded ahead of ``compare``."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import numpy as np
+from nats.aio.msg import Msg
+
+from agents.embedder.embedder import Embedder
+from agents.embedder.settings import EmbedderSettings
+from agents.shared.encoder import Floats
+from agents.shared.similarity import answer_texts, texts_to_embed
+from bus.agent import Endpoint
+from bus.connection import Bus
+from bus.handler import Handler
+from schemas.codec import decode
+from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
+from schemas.events import InferDone
+from schemas.status import StatusReply
+
+EMBEDDING_DIGITS = 6
+"""Decimals of an embedding that leaves the agent: a few parts in a million of a cosine, and half the bytes."""
+
+
+class EmbedderAgent:
+    """Turns texts into unit vectors, and says how alike texts are."""
+
+    name = "embedder"
+
+    def __init__(self, settings: EmbedderSettings) -> None:
+        self._settings = settings
+        self._embedder = Embedder(
+            settings.model,
+            batch_wait=settings.batch_wait,
+            batch_size=settings.batch_size,
+            cache_size=settings.cache_size,
+            max_tokens=settings.max_tokens,
+            threads=settings.threads,
+        )
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Load the model as :meth:`load_model` does, and listen for candidates."""
+        async with self.load_model(), contextlib.AsyncExitStack() as stack:
+            if self._settings.ahead:
+                subject = bus.subjects.stage(InferDone.subject)
+                listening = await bus.listen(subject, self._embed_ahead, queue="embedder-ahead")
+                stack.push_async_callback(listening.unsubscribe)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def load_model(self) -> AsyncIterator[None]:
+        """Load the model, ready for :meth:`embed` without a bus; its thread stops at the end.
+
+        Raises:
+            SetupError: the model cannot be loaded.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._embedder.start)
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._embedder.stop)
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Reads no events that must be acknowledged."""
+        return ()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """Answers ``embed`` and ``compare``."""
+        return (
+            Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
+            Endpoint(verb="compare", request=CompareRequest, handle=self.compare),
+        )
+
+    def status(self) -> StatusReply:
+        """Ready while the model's thread lives."""
+        embedder = self._embedder
+        gauges = {
+            "embed_batches": embedder.batches,
+            "embedded_texts": embedder.embedded_texts,
+            "embed_cache_hits": embedder.hits,
+            "embed_queue": embedder.waiting,
+            "embed_seconds": embedder.compute,
+        }
+        return StatusReply(
+            agent=self.name, ready=embedder.alive, gauges={name: float(value) for name, value in gauges.items()}
+        )
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """Unit vectors of texts; the texts are queued before this first waits."""
+        embeddings = await self._embedder.embed(request.texts)
+        return EmbedReply(vectors=_wire_rows(embeddings.vectors), compute=embeddings.compute)
+
+    async def compare(self, request: CompareRequest) -> CompareReply:
+        """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
+        embeddings = await self._embedder.embed(request.texts)
+        cosines = np.clip(embeddings.vectors @ embeddings.vectors.T, -1.0, 1.0)
+        return CompareReply(cosines=_wire_rows(cosines), compute=embeddings.compute, began_at=embeddings.began_at)
+
+    async def _embed_ahead(self, message: Msg) -> None:
+        """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
+        event = decode(InferDone, message.data)
+        if event.route.plan.negotiate:
+            self._embedder.embed_ahead(
+                texts_to_embed(answer_texts(event.inference.candidates), question=event.query.text)
+            )
+
+
+def _wire_rows(rows: Floats) -> tuple[tuple[float, ...], ...]:
+    """``[n, width]`` as it travels: each row a tuple of rounded numbers."""
+    numbers: list[list[float]] = np.round(rows.astype(np.float64), EMBEDDING_DIGITS).tolist()
+    return tuple(map(tuple, numbers))

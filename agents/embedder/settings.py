@@ -1,0 +1,28 @@
+"""Settings of the embedder."""
+
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class EmbedderSettings(Struct, frozen=True, kw_only=True):
+    """Which model embeds, and how.
+
+    Attributes:
+        model: folder of the sentence-transformers model.
+        batch_wait: seconds that a text waits for others', while several ask at once; 0 never waits.
+        batch_size: texts in one forward pass at most.
+        cache_size: embeddings kept for repeated texts.
+        max_tokens: tokens of a text that are embedded; the rest is cut off.
+        threads: threads of a forward pass; None takes half the processors, at most four.
+        ahead: whether a turn's candidates are embedded while they travel to who compares them. With several embedders
+            on one bus another one may be asked to compare them and embeds them again: there, turn it off.
+    """
+
+    model: Path
+    batch_wait: float = 0.002
+    batch_size: int = 32
+    cache_size: int = 4096
+    max_tokens: int = 384
+    threads: int | None = None
+    ahead: bool = True

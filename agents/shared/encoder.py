@@ -1,0 +1,52 @@
+"""The embedding model as a library: loaded from a folder, it turns texts into unit vectors. It blocks; no thread here.
+
+The embedder serves it; the router's training and figures use it without a runtime.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import SetupError
+
+Floats = npt.NDArray[np.float32]
+
+CHARS_A_TOKEN = 8
+"""A text is cut to this many characters a token before it is tokenised, so that a huge one costs little."""
+
+
+def load_model(path: Path, *, max_tokens: int = 384) -> Any:
+    """The sentence-transformers model of a local folder, on the CPU.
+
+    Raises:
+        SetupError: the folder does not hold such a model.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"{path} is no sentence-transformers model ({error}); 'kiki models verify' mends the default one.",
+            param="embedder",
+        ) from error
+    model.max_seq_length = min(max_tokens, int(model.max_seq_length or max_tokens))
+    return model
+
+
+def encode(model: Any, texts: Sequence[str]) -> Floats:
+    """``[n, width]`` unit vectors, in order."""
+    limit = CHARS_A_TOKEN * int(model.max_seq_length)
+    vectors: Floats = model.encode(
+        [text[:limit] for text in texts],
+        batch_size=max(1, len(texts)),
+        normalize_embeddings=True,
+        show_progress_bar=False,
+        convert_to_numpy=True,
+    ).astype(np.float32)
+    return vectors

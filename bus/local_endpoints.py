@@ -1,0 +1,53 @@
+"""Requests to an agent of this process: a call, where a message would only travel to the broker and back.
+
+It behaves as a message does: the agent reads the same bytes and works in a task of its own, under the same bound, so a
+caller that leaves ends nothing; a refusal has the same code, field and text. Only the reply is handed over as it is.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import anyio
+import msgspec
+
+from bus.request import no_answer
+from schemas.codec import decode, encode
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+Accept = Callable[[bytes], "asyncio.Future[msgspec.Struct]"]
+"""Takes an encoded request in hand; the future gets the reply or a :class:`~schemas.errors.KikiError`."""
+
+
+class LocalEndpoints:
+    """The endpoints that agents of this process serve on one bus, by verb."""
+
+    def __init__(self) -> None:
+        self._accepts: dict[str, list[Accept]] = {}
+
+    @contextmanager
+    def serve(self, verb: str, accept: Accept) -> Iterator[None]:
+        """Answer requests to ``verb`` with ``accept`` in this context; of several that serve a verb the newest does."""
+        accepts = self._accepts.setdefault(verb, [])
+        accepts.append(accept)
+        try:
+            yield
+        finally:
+            accepts.remove(accept)
+
+    def __contains__(self, verb: str) -> bool:
+        return bool(self._accepts.get(verb))
+
+    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
+        """The reply of the agent that serves ``verb``; somebody must.
+
+        Raises:
+            Unavailable: it did not answer within ``timeout`` seconds, or it stopped meanwhile.
+            KikiError: its refusal.
+        """
+        with anyio.move_on_after(timeout):
+            outcome = await self._accepts[verb][-1](encode(body))
+            return outcome if isinstance(outcome, reply) else decode(reply, encode(outcome))
+        raise no_answer(verb, "TimeoutError")

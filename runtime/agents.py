@@ -1,0 +1,262 @@
+"""The registry of agents: what runs, in which process, and at which place in a turn. Everything else is derived.
+
+From it follow the processes, the agents that ``/ready``, ``kiki doctor`` and the benches wait for, the stages of the
+waterfall, what ``kiki run`` takes, and the tests that go through all agents.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from bus.agent import Agent
+from runtime.settings import Settings
+from schemas.errors import SetupError
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+Position = Literal["awaited", "beside", "after"]
+"""Whether the client waits for a stage's work, another stage waits beside its own, or it comes after the answer."""
+
+Need = Literal["turn", "runtime", "choice"]
+"""Who needs an agent: every turn; whoever starts the whole runtime; nobody who has not turned it on."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place in the turn: the name of its durable consumer and of its timing."""
+
+    name: str
+    position: Position = "awaited"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSpec:
+    """One agent.
+
+    Attributes:
+        name: what ``kiki run`` calls it, and what it reports as.
+        build: makes it from the settings; imports its heavy parts itself.
+        stages: its places in the turn; none for an agent beside it.
+        process: the process that it shares with others by default; its own when None.
+        need: ``turn`` is waited for by ``/ready``, ``runtime`` is started by ``kiki up`` as well, ``choice`` is not.
+    """
+
+    name: str
+    build: Callable[[Settings], Agent]
+    stages: tuple[Stage, ...] = ()
+    process: str | None = None
+    need: Need = "turn"
+
+
+def find_spec(name: str) -> AgentSpec | None:
+    """The agent of that name, None without one."""
+    return next((spec for spec in REGISTRY if spec.name == name), None)
+
+
+def all_agents() -> tuple[str, ...]:
+    """The names of all agents."""
+    return tuple(spec.name for spec in REGISTRY)
+
+
+def default_agents() -> tuple[str, ...]:
+    """The agents that ``kiki up`` starts whatever the settings say."""
+    return tuple(spec.name for spec in REGISTRY if spec.need != "choice")
+
+
+def turn_agents() -> tuple[str, ...]:
+    """The agents without which no turn is answered in full."""
+    return tuple(spec.name for spec in REGISTRY if spec.need == "turn")
+
+
+def turn_stages() -> tuple[Stage, ...]:
+    """The stages in the order of a turn: that of the registry, what comes after the answer last."""
+    stages = [stage for spec in REGISTRY for stage in spec.stages]
+    return tuple(sorted(stages, key=lambda stage: stage.position == "after"))
+
+
+MOVED_SETTINGS = {
+    "agents.router.embedder": "agents.embedder.model",
+    **{
+        f"agents.router.{name}": f"agents.embedder.{name}"
+        for name in ("batch_wait", "batch_size", "cache_size", "max_tokens", "threads", "ahead")
+    },
+}
+"""Settings that have another name by now."""
+
+
+def read_settings(
+    kind: type[S],
+    name: str,
+    settings: Settings,
+    defaults: dict[str, Any],
+    *,
+    replacements: dict[str, Any] | None = None,
+) -> S:
+    """An agent's settings: ``[agents.<name>]`` of the file over the composition's ``defaults``.
+
+    ``replacements`` are values of the file that the composition has turned into something else (a hub id into a
+    folder); they win over the file.
+
+    Raises:
+        SetupError: a setting does not exist, or its value is wrong.
+    """
+    overrides = settings.agents.get(name, {})
+    field_names = {field.name for field in msgspec.structs.fields(kind)}
+    unknown = sorted(set(overrides) - field_names)
+    if unknown:
+        path = f"agents.{name}.{unknown[0]}"
+        moved = f" It moved to '{MOVED_SETTINGS[path]}'." if path in MOVED_SETTINGS else ""
+        raise SetupError(
+            f"setting '{path}' does not exist: choose from {', '.join(sorted(field_names))}.{moved}", param=path
+        )
+    try:
+        values = {**defaults, **overrides, **(replacements or {})}
+        return msgspec.convert(values, kind, strict=False, dec_hook=_path, builtin_types=())
+    except msgspec.ValidationError as error:
+        raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    """msgspec's hook for types that it does not know; it asks for NotImplementedError on any other."""
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _router(settings: Settings) -> Agent:
+    from agents.router.agent import RouterAgent
+    from agents.router.settings import RouterSettings
+    from runtime import advisors
+    from runtime.models import router_checkpoint
+
+    replacements: dict[str, Any] = {"advisors": advisors.find_enabled(settings)}
+    if (checkpoint := settings.agents.get("router", {}).get("checkpoint")) is not None:
+        replacements["checkpoint"] = router_checkpoint(str(checkpoint))
+    return RouterAgent(read_settings(RouterSettings, "router", settings, {}, replacements=replacements))
+
+
+def _embedder(settings: Settings) -> Agent:
+    from agents.embedder.agent import EmbedderAgent
+    from agents.embedder.settings import EmbedderSettings
+    from runtime.models import prepare
+
+    defaults = {"model": prepare(settings.embedder)}
+    return EmbedderAgent(read_settings(EmbedderSettings, "embedder", settings, defaults))
+
+
+def _memory(settings: Settings) -> Agent:
+    from agents.memory.agent import MemoryAgent
+    from agents.memory.settings import MemorySettings
+    from runtime.models import prepare
+
+    defaults = {"data_dir": settings.data_dir / "memory", "tokenizer": prepare(settings.model) / "tokenizer.json"}
+    return MemoryAgent(read_settings(MemorySettings, "memory", settings, defaults))
+
+
+def _inference(settings: Settings) -> Agent:
+    from agents.inference.agent import InferenceAgent
+    from agents.inference.settings import InferenceSettings
+
+    if settings.agents.get("inference", {}).get("engine") == "openai":
+        defaults: dict[str, Any] = {"model_name": _upstream_model(settings)}
+    else:
+        defaults = _local_model(settings)
+    return InferenceAgent(read_settings(InferenceSettings, "inference", settings, defaults))
+
+
+def _local_model(settings: Settings) -> dict[str, Any]:
+    from runtime.models import digest, prepare
+
+    model = prepare(settings.model)
+    return {
+        "model": model,
+        "model_name": settings.model,
+        "model_digest": digest(model),
+        "adapters": settings.adapters,
+        "journal": settings.data_dir / "inference.json",
+    }
+
+
+def _upstream_model(settings: Settings) -> str:
+    """The model's name at the upstream; the agent's settings say what is missing or wrong there."""
+    upstream = settings.agents["inference"].get("upstream")
+    return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
+
+
+def _catfish(settings: Settings) -> Agent:
+    from agents.catfish.agent import CatfishAgent
+    from agents.catfish.settings import CatfishSettings
+
+    return CatfishAgent(read_settings(CatfishSettings, "catfish", settings, {}))
+
+
+def _negotiator(settings: Settings) -> Agent:
+    from agents.negotiator.agent import NegotiatorAgent
+    from agents.negotiator.settings import NegotiatorSettings
+
+    return NegotiatorAgent(read_settings(NegotiatorSettings, "negotiator", settings, {}))
+
+
+def _antibias(settings: Settings) -> Agent:
+    from agents.antibias.agent import AntibiasAgent
+    from agents.antibias.settings import AntibiasSettings
+
+    return AntibiasAgent(read_settings(AntibiasSettings, "antibias", settings, {}))
+
+
+def _services(settings: Settings) -> Agent:
+    from agents.services.agent import ServicesAgent
+    from agents.services.settings import ServicesSettings
+
+    return ServicesAgent(read_settings(ServicesSettings, "services", settings, {}))
+
+
+def _dream(settings: Settings) -> Agent:
+    from agents.dream.agent import DreamAgent
+    from agents.dream.settings import DreamSettings
+
+    return DreamAgent(read_settings(DreamSettings, "dream", settings, {}))
+
+
+def _nerve_wml(settings: Settings) -> Agent:
+    from agents.advisors import nerve
+    from agents.advisors.agent import AdvisorAgent
+    from agents.advisors.settings import NerveWmlSettings
+    from agents.router.domains import load_taxonomy
+    from runtime import advisors
+
+    defaults = advisors.read_environment(nerve.NAME, domains=load_taxonomy().niches)
+    nerve_settings = read_settings(NerveWmlSettings, nerve.NAME, settings, defaults)
+    return AdvisorAgent(nerve.NAME, lambda: nerve.load(nerve_settings))
+
+
+def _kiki_flow(settings: Settings) -> Agent:
+    from agents.advisors import flow
+    from agents.advisors.agent import AdvisorAgent
+    from agents.advisors.settings import KikiFlowSettings
+    from agents.services.stacks import load_stacks
+    from runtime import advisors
+
+    flow_settings = read_settings(
+        KikiFlowSettings, flow.NAME, settings, advisors.read_environment(flow.NAME, domains=())
+    )
+    return AdvisorAgent(flow.NAME, lambda: flow.load(flow_settings, spread=load_stacks().spread))
+
+
+REGISTRY: tuple[AgentSpec, ...] = (
+    AgentSpec(name="router", build=_router, stages=(Stage("router"),), process="router"),
+    AgentSpec(name="embedder", build=_embedder, process="router"),
+    AgentSpec(name="memory", build=_memory, stages=(Stage("memory"), Stage("memory-write", "after"))),
+    AgentSpec(name="inference", build=_inference, stages=(Stage("inference"),)),
+    AgentSpec(name="catfish", build=_catfish, stages=(Stage("catfish", "beside"),), process="cognition"),
+    AgentSpec(name="negotiator", build=_negotiator, stages=(Stage("negotiator"),), process="cognition"),
+    AgentSpec(name="antibias", build=_antibias, stages=(Stage("antibias"),), process="cognition"),
+    AgentSpec(name="services", build=_services, need="runtime"),
+    AgentSpec(name="dream", build=_dream, need="runtime"),
+    AgentSpec(name="nerve-wml", build=_nerve_wml, need="choice"),
+    AgentSpec(name="kiki-flow", build=_kiki_flow, need="choice"),
+)
+"""All agents, those of a turn in its order."""
