@@ -16,7 +16,7 @@ from bus.connection import Bus, connect
 from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
-from runtime.turns import deliberation
+from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import STAGES, draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -53,6 +53,7 @@ def ask(
     async def ask_and_trace() -> None:
         turn_id = await ask_and_print(settings, question, model=model, session=session)
         if show_trace:
+            out.print()
             async with connect(bus_settings(settings), name="kiki-ask") as bus:
                 await show_turn(bus, turn_id, wait_for_episode=True)
 
@@ -137,11 +138,11 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)
     if (
         decision is not None
-        and (deliberation_view := deliberation.draw_deliberation(decision.inference, decision.negotiation)) is not None
+        and (deliberation_view := draw_deliberation(decision.inference, decision.negotiation)) is not None
     ):
         out.print(deliberation_view)
     answer = next((entry.event for entry in entries if isinstance(entry.event, AnswerReady)), None)
-    if answer is not None and (bias_view := deliberation.draw_bias_check(answer.bias)) is not None:
+    if answer is not None and (bias_view := draw_bias_check(answer.bias)) is not None:
         out.print(bias_view)
     missing = [stage for stage in STAGES if stage not in {row.stage for row in picture.rows}]
     if missing:
