@@ -19,7 +19,7 @@ from schemas.events import InferDone, RecallDone
 from schemas.findings import Candidate, Inference
 from schemas.status import StatusReply
 
-REAL = [sys.executable, "-m", "runtime", "run"]
+REAL = [sys.executable, "-m", "runtime.child"]
 
 
 class EchoWorker:
