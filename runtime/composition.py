@@ -58,7 +58,7 @@ def agent(name: str, settings: Settings) -> Agent:
 
 async def serve_facade(bus: Bus, settings: Settings) -> None:
     """Run the HTTP facade until cancelled."""
-    from agents.router.aliases import load_aliases
+    from runtime.catalogue import load_catalogue
     from runtime.facade import FacadeSettings, serve
 
     defaults = {
@@ -69,7 +69,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "turn_timeout": settings.turn_timeout,
         "monitor_url": monitor_of(settings.data_dir / "nats", settings.nats_port) if settings.nats is None else None,
     }
-    await serve(bus, _settings(FacadeSettings, FACADE, settings, defaults), load_aliases())
+    await serve(bus, _settings(FacadeSettings, FACADE, settings, defaults), load_catalogue())
 
 
 def _router(settings: Settings) -> Agent:

@@ -1,4 +1,4 @@
-"""The 45 model ids and what each asks for, from ``configs/aliases.yaml``. The facade lists and reads them too."""
+"""The 45 model ids and what each asks for, from ``configs/aliases.yaml``."""
 
 from functools import cache
 from importlib.resources import files

@@ -7,26 +7,26 @@ import typer
 from typer.core import TyperGroup
 
 MODULES = {
-    "up": "up",
-    "run": "up",
-    "ask": "turns",
-    "chat": "turns",
-    "route": "turns",
-    "trace": "turns",
-    "replay": "replay",
-    "asyncapi": "asyncapi",
-    "doctor": "doctor",
-    "models": "models",
-    "dead": "dead",
-    "services": "services",
-    "dream": "dream",
-    "router": "router",
-    "memory": "memory",
-    "adapters": "adapters",
-    "knowbias": "knowbias",
-    "bench": "bench",
+    "up": "runtime.cli.up",
+    "run": "runtime.cli.up",
+    "ask": "runtime.cli.turns",
+    "chat": "runtime.cli.turns",
+    "route": "runtime.cli.turns",
+    "trace": "runtime.cli.turns",
+    "replay": "runtime.cli.replay",
+    "asyncapi": "runtime.cli.asyncapi",
+    "doctor": "runtime.cli.doctor",
+    "models": "runtime.cli.models",
+    "dead": "runtime.cli.dead",
+    "services": "runtime.cli.services",
+    "dream": "runtime.cli.dream",
+    "router": "runtime.cli.router",
+    "memory": "runtime.cli.memory",
+    "adapters": "runtime.cli.adapters",
+    "knowbias": "runtime.cli.knowbias",
+    "bench": "runtime.bench.commands",
 }
-"""The module of ``runtime.cli`` that has each verb or group of verbs, in the order of the help."""
+"""Where each verb or group of verbs is, in the order of the help."""
 
 
 class LazyGroup(TyperGroup):
@@ -40,27 +40,19 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A verb or a group of verbs; None where there is none of that name."""
         if cmd_name in MODULES and self.commands[cmd_name] is None:
-            self.commands[cmd_name] = _load_commands(MODULES[cmd_name])[cmd_name]
+            self.commands[cmd_name] = _load_command(cmd_name)
         return super().get_command(ctx, cmd_name)
 
 
-def _load_commands(module_name: str) -> dict[str, Any]:
-    """The verbs that a module has by itself, or its group of verbs under the module's name."""
-    module = import_module(f"runtime.cli.{module_name}")
+def _load_command(name: str) -> Any:
+    """A verb, which its module hangs on an application, or the group of verbs that its module is."""
+    module = import_module(MODULES[name])
     loaded = typer.Typer(rich_markup_mode=None)
-    if module_name == "bench":
-        _hang_benches(module.app)
     if hasattr(module, "app"):
-        loaded.add_typer(module.app, name=module_name)
+        loaded.add_typer(module.app, name=name)
     else:
         module.hang(loaded)
-    return dict(typer.main.get_group(loaded).commands)
-
-
-def _hang_benches(bench: typer.Typer) -> None:
-    """Add the benches that have modules of their own."""
-    for name in ("contests", "cognition", "dream", "growth", "latency", "fairness"):
-        import_module(f"runtime.cli.{name}").hang(bench)
+    return typer.main.get_group(loaded).commands[name]
 
 
 app = typer.Typer(

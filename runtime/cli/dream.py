@@ -1,26 +1,17 @@
-"""``kiki dream ls | status | run | export`` and ``kiki bench exchange``: consolidation from the command line."""
+"""``kiki dream ls | status | run | export``: consolidation from the command line."""
 
-import json
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from agents.dream.beta import beta_record, jsonl
 from bus import stream
-from bus.connection import Bus, connect
+from bus.connection import Bus
 from bus.topology import DREAMLOG, EPISODES
-from runtime import contest, dreaming, exchanging
-from runtime.cli import NatsOption, command, err, out, run_async, run_on_bus, settings_of
-from runtime.cli.bench import machine
-from runtime.composition import bus_settings
-from runtime.models import prepare
-from runtime.supervisor import Supervisor
+from runtime import dreaming
+from runtime.cli import NatsOption, command, out, run_on_bus
 from schemas.codec import decode, encode
 from schemas.dream import (
     BetaRecord,
@@ -37,12 +28,6 @@ from schemas.events import EpisodeRecorded
 
 app = typer.Typer(help="Dream episodes: what the runtime lived through, learned by an adapter.", no_args_is_help=True)
 TIMEOUT = 30.0
-CLIENTS = 8
-
-
-def hang(bench: typer.Typer) -> None:
-    """Add ``exchange`` to the verbs of ``kiki bench``."""
-    bench.command()(command(exchange))
 
 
 @app.command(name="ls")
@@ -122,55 +107,6 @@ def export(
         out.print(f"{count} records in {to}", highlight=False)
 
     run_on_bus(write_records, nats)
-
-
-def exchange(
-    times: Annotated[int, typer.Option(min=10, max=1000, help="Exchanges.")] = 100,
-    tokens: Annotated[int, typer.Option(min=8, max=512, help="Tokens of each answer meanwhile.")] = 64,
-    rank: Annotated[int, typer.Option(min=1, max=64, help="Rank of the adapter, on all linear modules.")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
-) -> None:
-    """The pause of an adapter's exchange while 8 requests decode with it. Starts a worker of its own."""
-
-    async def measure() -> list[exchanging.Pause]:
-        with tempfile.TemporaryDirectory(prefix="kiki-bench-") as directory:
-            folder = Path(directory) / "adapters"
-            folder.mkdir()
-            model = prepare(settings_of(log_level="warning").model)
-            (name,) = contest.write_random_adapters(model, folder, count=1, rank=rank)
-            settings = settings_of(data_dir=Path(directory) / "data", nats_port=0, log_level="warning", adapters=folder)
-            supervisor = Supervisor(settings, names=("inference",))
-            async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
-                return await _measure_pauses(bus, name, times, tokens)
-
-    pauses = run_async(measure)
-    columns = {part: [getattr(pause, part) for pause in pauses] for part in ("pause_ms", "answered_ms", "rows")}
-    if as_json:
-        rows = [asdict(pause) for pause in pauses]
-        out.out(json.dumps({"bench": "exchange", "unit": "ms", "machine": machine(), "rank": rank, "rows": rows}))
-        return
-    title = f"{len(pauses)} exchanges (rank {rank}) while {min(columns['rows'])} to {max(columns['rows'])} rows decode"
-    table = Table("ms", "p50", "p99", "max", title=title, box=None)
-    for part, name in (("pause_ms", "without decoding"), ("answered_ms", "asked to answered")):
-        p50, p99 = np.percentile(columns[part], [50, 99])
-        table.add_row(name, f"{p50:.1f}", f"{p99:.1f}", f"{max(columns[part]):.1f}")
-    out.print(table)
-    out.print(f"{machine()}", style="dim", highlight=False)
-
-
-async def _measure_pauses(bus: Bus, name: str, times: int, tokens: int) -> list[exchanging.Pause]:
-    await bus.reconcile()
-    ask, number = contest.worker_contestant(bus), iter(range(10**9))
-
-    async def ask_next() -> None:
-        await ask(contest.prompts(1, first=next(number))[0], name, tokens)
-
-    await ask_next()
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("exchanging", total=times)
-        return await exchanging.measure_pauses(
-            bus, name, ask_next, times=times, clients=CLIENTS, tick=lambda: progress.advance(task)
-        )
 
 
 def _episode(adapter: str, records: tuple[BetaRecord, ...], seconds: float) -> DreamEpisode:

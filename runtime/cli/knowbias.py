@@ -61,16 +61,16 @@ def show(path: FileArgument = None) -> None:
     """Say which neurons are kept, and how they were found."""
     from agents.inference.knowbias import neurons
 
-    kept = neurons.read_neurons(path or _place(settings_of()))
+    file = neurons.read_neurons(path or _place(settings_of()))
     out.print(
-        f"{kept.model} ({kept.model_digest[:12]}): {kept.count} neurons, {kept.prompts} prompts "
-        f"(questions {kept.questions[:12]}), {kept.steps} steps, over {kept.threshold} of the largest "
-        f"in more than {kept.share:.0%}",
+        f"{file.model} ({file.model_digest[:12]}): {file.count} neurons, {file.prompts} prompts "
+        f"(questions {file.questions[:12]}), {file.steps} steps, over {file.threshold} of the largest "
+        f"in more than {file.share:.0%}",
         highlight=False,
         soft_wrap=True,
     )
     table = Table("gate", "neurons", box=None)
-    for gate, indices in kept.gates.items():
+    for gate, indices in file.gates.items():
         table.add_row(gate, " ".join(map(str, indices)))
     out.print(table)
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def canvas(path: Path, *, width: float, height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, in inches; written to ``path`` when the block ends.
+def canvas(path: Path, *, width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure in inches and its axes, an array of them with several ``columns``; written to ``path`` at the end.
 
     Raises:
         SetupError: matplotlib is not installed.
@@ -25,7 +25,7 @@ def canvas(path: Path, *, width: float, height: float) -> Iterator[tuple[Any, An
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
     yield figure, axes
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -95,8 +95,8 @@ def route(
     prompts = [prompt] if prompt is not None else _read_prompts(file)
     for text, result in zip(prompts, run_async(_route_prompts, settings, prompts), strict=True):
         if as_json:
-            domains = [{"name": one.name, "niche": one.niche, "score": one.score} for one in result.domains]
-            sys.stdout.write(json.dumps({"prompt": text, "domains": domains}, ensure_ascii=False) + "\n")
+            fields = [{"name": domain.name, "niche": domain.niche, "score": domain.score} for domain in result.domains]
+            sys.stdout.write(json.dumps({"prompt": text, "domains": fields}, ensure_ascii=False) + "\n")
         else:
             names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in result.domains) or "base"
             out.print(Text.assemble((names, "bold"), f"  {text}"))

@@ -1,8 +1,8 @@
 """The HTTP facade: OpenAI's API over turns on the bus.
 
-A request is read (:mod:`body`), checked and made a query (:mod:`asked`), published and followed (:mod:`turns`,
-:mod:`claims`), and answered whole (:mod:`replies`) or in chunks (:mod:`stream`, :mod:`live`). Whatever goes wrong is
-an OpenAI error object (:mod:`refusals`).
+:mod:`.routes` holds the endpoints, a file a noun or dialect; :mod:`.chat` is a chat request on its way from its body to
+its answer. Beside them: :mod:`.app` and :mod:`.server`, what the endpoints are given (:mod:`.dependencies`), bodies and
+clients that leave (:mod:`.body`, :mod:`.disconnect`), and every refusal as an OpenAI error object (:mod:`.errors`).
 """
 
 from runtime.facade.app import create_app

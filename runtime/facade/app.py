@@ -1,26 +1,25 @@
 """The application: the parts put together, every refusal an OpenAI error object."""
 
-from collections.abc import Mapping
-
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from agents.router.aliases import Alias
 from bus.connection import Bus
+from runtime.catalogue import Catalogue
 from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade
 from runtime.facade.errors import on_http_exception, on_kiki_error
 from runtime.facade.middleware import AccessLog
-from runtime.facade.routes import adapters, chat, health, metrics, models, route, sessions, turns
+from runtime.facade.routes import adapters, chat, health, metrics, route, sessions, turns
+from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import KikiError
 
 
-def create_app(bus: Bus, settings: FacadeSettings, aliases: Mapping[str, Alias]) -> FastAPI:
+def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI:
     """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.facade = Facade(bus=bus, settings=settings, aliases=aliases, turns=Turns(bus, settings))
-    for part in (chat, models, route, sessions, turns, health, metrics, adapters):
+    app.state.facade = Facade(bus=bus, settings=settings, models=models, turns=Turns(bus, settings))
+    for part in (chat, model_routes, route, sessions, turns, health, metrics, adapters):
         app.include_router(part.router)
     app.add_exception_handler(KikiError, on_kiki_error)
     app.add_exception_handler(HTTPException, on_http_exception)

@@ -1,14 +1,13 @@
 """What the endpoints are made of, and who is asking."""
 
 import hmac
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from agents.router.aliases import Alias
 from bus.connection import Bus
+from runtime.catalogue import Catalogue
 from runtime.facade.chat.turns import Turns
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
@@ -20,7 +19,7 @@ class Facade:
 
     bus: Bus
     settings: FacadeSettings
-    aliases: Mapping[str, Alias]
+    models: Catalogue
     turns: Turns
 
 

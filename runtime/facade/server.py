@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import anyio
 import anyio.abc
 import structlog
 import uvicorn
 
-from agents.router.aliases import Alias
 from bus.connection import Bus
+from runtime.catalogue import Catalogue
 from runtime.facade.app import create_app
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import SetupError
@@ -29,7 +29,7 @@ _log = structlog.get_logger("facade")
 async def serve(
     bus: Bus,
     settings: FacadeSettings,
-    aliases: Mapping[str, Alias],
+    models: Catalogue,
     *,
     task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -39,7 +39,7 @@ async def serve(
         SetupError: the address cannot be had.
     """
     listener = listen(settings)
-    app = create_app(bus, settings, aliases)
+    app = create_app(bus, settings, models)
     server = _Server(
         uvicorn.Config(
             app,

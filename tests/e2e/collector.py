@@ -40,7 +40,7 @@ class Collector:
 def collect_spans() -> Iterator[Collector]:
     """Serve on a free loopback port."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class CollectorHandler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             collector.keep(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(200)
@@ -50,7 +50,7 @@ def collect_spans() -> Iterator[Collector]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CollectorHandler) as server:
         collector = Collector(f"http://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -120,5 +120,5 @@ def test_agents_that_share_a_process_keep_what_one_of_them_uses(tmp_path: Path) 
     assert hide("router", "nerve-wml") == set()
 
 
-def test_what_an_agent_leaves_unused_is_said_of_each() -> None:
+def test_every_agent_declares_what_it_leaves_unused() -> None:
     assert set(UNUSED) == {*AGENTS, *BESIDE, FACADE}

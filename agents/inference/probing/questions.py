@@ -13,7 +13,7 @@ import msgspec
 from schemas.chat import Message
 from schemas.errors import SetupError
 
-SHIPPED = Path(__file__).parents[2] / "configs" / "knowbias" / "questions.jsonl"
+SHIPPED = Path(__file__).with_name("questions.jsonl")
 INSTRUCTION = "Answer Yes or No."
 CHOICES = ("Yes", "No")
 

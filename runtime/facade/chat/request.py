@@ -3,14 +3,13 @@
 Every field is served, or accepted with its neutral value, or refused by name.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from agents.router.aliases import Alias
+from runtime.catalogue import Catalogue, ServedModel
 from runtime.facade.chat import tools
 from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
@@ -174,25 +173,25 @@ def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") ->
         raise InvalidInput(f"the body is not valid JSON: {error}.") from error
 
 
-def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSettings) -> CheckedRequest:
+def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> CheckedRequest:
     """Decode and check the body.
 
     Raises:
         InvalidInput: a field is wrong or not served; ``param`` names it.
-        UnknownModel: no alias of that name.
+        UnknownModel: there is no model of that name.
     """
     body = decode_body(ChatRequest, data)
     refuse_unserved(body)
-    alias = aliases.get(body.model)
-    if alias is None:
+    model = models.get(body.model)
+    if model is None:
         raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
     tooling = _tooling(body)
-    level = _level(body, alias, tooling)
+    level = _level(body, model, tooling)
     level_is_fixed = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
         model=body.model,
         messages=conversation(body),
-        sampling=_sampling(body, alias, settings, level),
+        sampling=_sampling(body, model, settings, level),
         level=level if level_is_fixed else body.kiki.level,
         candidates=_candidates(body, level),
         stream=bool(body.stream),
@@ -206,7 +205,7 @@ def read_chat(data: bytes, *, aliases: Mapping[str, Alias], settings: FacadeSett
         stream=query.stream,
         include_usage=_include_usage(body),
         trace=body.kiki.trace,
-        thinking=alias.thinking if body.kiki.thinking is None else body.kiki.thinking,
+        thinking=model.thinking if body.kiki.thinking is None else body.kiki.thinking,
         session=(body.metadata or {}).get("session_id"),
     )
 
@@ -280,9 +279,9 @@ def _tooling(body: ChatRequest) -> Tooling | None:
     return tooling
 
 
-def _level(body: ChatRequest, alias: Alias, tooling: Tooling | None) -> Level:
-    """The request's level, or the alias's. With tools it is at most fast: a panel does not argue over calls."""
-    level = body.kiki.level or alias.level
+def _level(body: ChatRequest, model: ServedModel, tooling: Tooling | None) -> Level:
+    """The request's level, or the model's. With tools it is at most fast: a panel does not argue over calls."""
+    level = body.kiki.level or model.level
     return "fast" if tooling is not None and level == "full" else level
 
 
@@ -307,10 +306,10 @@ def _part(part: dict[str, Any], where: str) -> str:
     return str(part["text"])
 
 
-def _sampling(body: ChatRequest, alias: Alias, settings: FacadeSettings, level: Level) -> Sampling:
-    default = alias.temperature if alias.temperature is not None else Sampling().temperature
+def _sampling(body: ChatRequest, model: ServedModel, settings: FacadeSettings, level: Level) -> Sampling:
+    default = model.temperature if model.temperature is not None else Sampling().temperature
     return Sampling(
-        max_tokens=_max_tokens(body, alias, settings),
+        max_tokens=_max_tokens(body, model, settings),
         temperature=default if body.temperature is None else body.temperature,
         top_p=body.top_p or Sampling().top_p,
         top_k=body.top_k or 0,
@@ -357,14 +356,14 @@ def _json_schema(response_format: ResponseFormat | None, level: Level) -> str | 
     return msgspec.json.encode(response_format.json_schema.schema).decode()
 
 
-def _max_tokens(body: ChatRequest, alias: Alias, settings: FacadeSettings) -> int:
+def _max_tokens(body: ChatRequest, model: ServedModel, settings: FacadeSettings) -> int:
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidInput("'max_tokens' and 'max_completion_tokens' differ: send one.", param="max_tokens")
     name = "max_completion_tokens" if body.max_tokens is None else "max_tokens"
     limit: int | None = getattr(body, name)
     if limit is not None and limit > settings.max_tokens_cap:
         raise InvalidInput(f"'{name}' is {limit}, at most {settings.max_tokens_cap} are served.", param=name)
-    return limit or min(alias.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
+    return limit or min(model.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
 
 
 def _stop(stop: str | list[str] | None) -> tuple[str, ...]:

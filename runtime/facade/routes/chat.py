@@ -24,7 +24,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer a conversation."""
-    chat_request = read_chat(await read_body(request, parts.settings), aliases=parts.aliases, settings=parts.settings)
+    chat_request = read_chat(await read_body(request, parts.settings), models=parts.models, settings=parts.settings)
     session_id, key = _session(request, chat_request), _key(request)
     context = propagate.extract(dict(request.headers))
 

@@ -59,7 +59,7 @@ async def report_status(parts: Parts) -> JSONResponse:
         {
             "active_lora": (worker.info.get("adapters") or None) if worker else None,
             "last_swap_ms": worker.gauges.get("last_swap_ms") if worker else None,
-            "models": [{"alias": name, "status": "ready" if able else "unavailable"} for name in parts.aliases],
+            "models": [{"alias": name, "status": "ready" if able else "unavailable"} for name in parts.models],
             "agents": [_agent(report) for report in all_reports],
         }
     )

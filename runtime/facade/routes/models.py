@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from agents.router.aliases import Alias
+from runtime.catalogue import ServedModel
 from runtime.facade.dependencies import Parts, Tenant
 from schemas.errors import UnknownModel
 
@@ -16,25 +16,25 @@ CREATED = 1767225600
 
 @router.get("/v1/models")
 async def list_models(parts: Parts, _: Tenant) -> JSONResponse:
-    """All model ids with their aliases' descriptions."""
-    return JSONResponse({"object": "list", "data": [_model(name, alias) for name, alias in parts.aliases.items()]})
+    """All model ids with their descriptions."""
+    return JSONResponse({"object": "list", "data": [_model(name, served) for name, served in parts.models.items()]})
 
 
 @router.get("/v1/models/{model_id}")
 async def show_model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
     """One model id; 404 when there is no alias of that name."""
-    alias = parts.aliases.get(model_id)
-    if alias is None:
+    served = parts.models.get(model_id)
+    if served is None:
         raise UnknownModel(f"there is no model '{model_id}': GET /v1/models lists them.", param="model")
-    return JSONResponse(_model(model_id, alias))
+    return JSONResponse(_model(model_id, served))
 
 
-def _model(name: str, alias: Alias) -> dict[str, Any]:
+def _model(name: str, served: ServedModel) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
         "created": CREATED,
         "owned_by": "micro-kiki",
-        "description": alias.description,
-        "level": alias.level,
+        "description": served.description,
+        "level": served.level,
     }

@@ -17,7 +17,8 @@ from agents.inference.text import Piece
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
-from runtime.contest import float32_copy, rival
+from runtime.bench.contest import rival
+from runtime.bench.weights import float32_copy
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference.mlx.test_engine import PARIS, ask, generate_together
@@ -68,7 +69,7 @@ async def test_an_answer_with_true_counts_in_pieces(engines: dict[str, Engine], 
     assert candidate.finish_reason == "stop"
     prompt = len(engine.encoder.encode(ask().messages).tokens)
     assert candidate.usage.prompt_tokens == outcome.prompt_tokens == prompt
-    assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1
+    assert candidate.usage.completion_tokens == len(engine.encoder.encode_plain(PARIS)) + 1
     assert -1.0 <= candidate.logprob < 0.0
     assert outcome.compute > 0
     assert engines[name].healthy
@@ -107,7 +108,7 @@ async def test_sampling_narrows(engines: dict[str, Engine], name: str) -> None:
 
 def encode_plain(engines: dict[str, Engine], text: str) -> list[int]:
     mlx: Any = engines["mlx"]
-    return list(mlx.encoder.plain(text))
+    return list(mlx.encoder.encode_plain(text))
 
 
 @BOTH

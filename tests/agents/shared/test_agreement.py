@@ -85,7 +85,7 @@ def test_overlap_counts_words_that_the_question_does_not_give() -> None:
 
 @pytest.mark.parametrize("kind", ["right", "wrong"])
 def test_the_overlap_tells_most_of_the_pairs_apart(kind: str) -> None:
-    lines = files("configs").joinpath("cognition/pairs.jsonl").read_text().splitlines()
+    lines = files("runtime.bench").joinpath("data/pairs.jsonl").read_text().splitlines()
     pairs = [pair for pair in map(json.loads, lines) if "also" in pair]
     same = [overlap(pair[kind], pair["also"], question=pair["question"]) >= 0.5 for pair in pairs]
     assert len(pairs) >= 40

@@ -58,4 +58,4 @@ print(json.dumps([before, [name for name in sys.modules if name.startswith("runt
         result = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=True)
         before, after = json.loads(result.stdout)
         assert before == ["runtime.cli.__main__"]
-        assert set(after) - set(before) == {f"runtime.cli.{MODULES[verb]}"}
+        assert set(after) - set(before) == {MODULES[verb]}

@@ -9,8 +9,8 @@ import anyio
 import msgspec
 from nats.aio.msg import Msg
 
-from agents.router.aliases import load_aliases
 from bus.connection import Bus, BusSettings, connect
+from runtime.catalogue import load_catalogue
 from runtime.facade import FacadeSettings, serve
 from schemas.chat import ToolCall, Usage
 from schemas.codec import decode
@@ -38,8 +38,8 @@ from schemas.findings import (
     StageTiming,
 )
 
-ALIASES = load_aliases()
-LEVELS: dict[str, Level] = {name: alias.level for name, alias in ALIASES.items()}
+MODELS = load_catalogue()
+LEVELS: dict[str, Level] = {name: alias.level for name, alias in MODELS.items()}
 
 
 @dataclass
@@ -182,7 +182,7 @@ async def run_scripted_agents(url: str, script: Script) -> AsyncIterator[Scripte
 async def serve_facade(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
     """The facade's address while it serves."""
     async with anyio.create_task_group() as tasks:
-        port: int = await tasks.start(serve, bus, settings, ALIASES)
+        port: int = await tasks.start(serve, bus, settings, MODELS)
         yield f"http://127.0.0.1:{port}"
         tasks.cancel_scope.cancel()
 

@@ -10,9 +10,9 @@ from agents.inference.mlx import cpu
 
 SCRIPT = """
 import ctypes
-from agents.inference import blas
-assert blas.preload()
-print(ctypes.CDLL(str(blas.torch_library())).mkl_get_max_threads())
+from agents.inference.mlx import cpu
+assert cpu.preload()
+print(ctypes.CDLL(str(cpu.torch_library())).mkl_get_max_threads())
 """
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux takes torch's BLAS")

@@ -69,7 +69,7 @@ async def test_the_engine_answers_paris_with_true_counts(engine: Any) -> None:
     assert len(pieces) > 1
     assert candidate.finish_reason == "stop"
     assert candidate.usage.prompt_tokens == len(prompt.tokens)
-    assert candidate.usage.completion_tokens == len(engine.encoder.plain(PARIS)) + 1  # and the end of sequence
+    assert candidate.usage.completion_tokens == len(engine.encoder.encode_plain(PARIS)) + 1  # and the end of sequence
     assert -1.0 < candidate.logprob < 0.0
 
 

@@ -65,8 +65,8 @@ async def test_frequency_penalty_makes_words_vary(engine: Any) -> None:
 
 
 async def test_bias_forbids_and_forces_a_token(engine: Any) -> None:
-    (paris,) = engine.encoder.plain(" Paris")
-    (rome,) = engine.encoder.plain(" Rome")
+    (paris,) = engine.encoder.encode_plain(" Paris")
+    (rome,) = engine.encoder.encode_plain(" Rome")
     sampling = {"logit_bias": {str(paris): -100.0}}
     forbidden = (await engine.generate(ask(sampling=sampling))).candidates[0]
     assert "Paris" not in forbidden.text

@@ -6,11 +6,11 @@ import httpx
 import msgspec
 import pytest
 
-from agents.router.aliases import Alias
+from runtime.catalogue import ServedModel
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import NEUTRAL, ChatRequest, read_chat
 from schemas.errors import KikiError
-from tests.runtime.facade.scripted import ALIASES, Script, chat_body
+from tests.runtime.facade.scripted import MODELS, Script, chat_body
 
 pytestmark = pytest.mark.anyio
 USER = {"role": "user", "content": "hi"}
@@ -147,7 +147,7 @@ def test_every_unserved_field_is_declared() -> None:
 
 
 def read_request(**fields: Any) -> Any:
-    return read_chat(msgspec.json.encode(chat_body(**fields)), aliases=ALIASES, settings=FacadeSettings())
+    return read_chat(msgspec.json.encode(chat_body(**fields)), models=MODELS, settings=FacadeSettings())
 
 
 def test_decoding_options_reach_the_worker() -> None:
@@ -171,8 +171,8 @@ def test_decoding_options_reach_the_worker() -> None:
 
 def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
     quick, creative = "kiki-meta-quick-reply", "kiki-meta-creative"
-    assert read_request(model=quick).query.sampling.max_tokens == ALIASES[quick].max_tokens
-    assert read_request(model=creative).query.sampling.temperature == ALIASES[creative].temperature
+    assert read_request(model=quick).query.sampling.max_tokens == MODELS[quick].max_tokens
+    assert read_request(model=creative).query.sampling.temperature == MODELS[creative].temperature
     assert read_request(model=creative, temperature=0).query.sampling.temperature == 0
     assert read_request().query.sampling.max_tokens == 256
     assert read_request(max_tokens=5).query.sampling.max_tokens == 5
@@ -205,9 +205,9 @@ def test_text_parts_are_joined_and_an_echoed_answer_passes() -> None:
 
 
 def test_an_alias_over_the_cap_is_capped() -> None:
-    aliases = {"long": Alias(intent="x", description="y", level="raw", max_tokens=9999)}
+    models = {"long": ServedModel(description="y", level="raw", max_tokens=9999)}
     body = msgspec.json.encode(chat_body(model="long"))
-    request = read_chat(body, aliases=aliases, settings=FacadeSettings(max_tokens_cap=100))
+    request = read_chat(body, models=models, settings=FacadeSettings(max_tokens_cap=100))
     assert request.query.sampling.max_tokens == 100
 
 

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import read_chat
 from schemas.chat import ToolCall
-from tests.runtime.facade.scripted import ALIASES, Script, chat_body
+from tests.runtime.facade.scripted import MODELS, Script, chat_body
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +66,7 @@ async def test_the_answer_of_a_tool_reaches_the_worker(url: str, script: Script)
 
 
 def read_query(**fields: Any) -> Any:
-    return read_chat(msgspec.json.encode(chat_body(**fields)), aliases=ALIASES, settings=FacadeSettings()).query
+    return read_chat(msgspec.json.encode(chat_body(**fields)), models=MODELS, settings=FacadeSettings()).query
 
 
 def test_the_choice_of_tools_is_read() -> None:

@@ -22,7 +22,7 @@ from schemas.errors import SetupError
 from schemas.events import Event
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
 from schemas.status import StatusReply
-from tests.runtime.facade.scripted import ALIASES, Script, chat_body, serve_facade
+from tests.runtime.facade.scripted import MODELS, Script, chat_body, serve_facade
 
 pytestmark = pytest.mark.anyio
 
@@ -122,14 +122,14 @@ async def test_status_as_life_core_reads_it(http: httpx.AsyncClient, bus: Bus) -
     async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
         status = (await http.get("/status")).json()
     assert (status["active_lora"], status["last_swap_ms"]) == ("python", 4.5)
-    assert status["models"] == [{"alias": name, "status": "ready"} for name in ALIASES]
+    assert status["models"] == [{"alias": name, "status": "ready"} for name in MODELS]
 
 
 async def test_models_are_listed_and_shown(http: httpx.AsyncClient) -> None:
     listing = (await http.get("/v1/models")).json()
     assert listing["object"] == "list"
-    assert [model["id"] for model in listing["data"]] == list(ALIASES)
-    assert len(ALIASES) == 45
+    assert [model["id"] for model in listing["data"]] == list(MODELS)
+    assert len(MODELS) == 45
     single = (await http.get("/v1/models/micro-kiki")).json()
     assert (single["id"], single["object"], single["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
 
@@ -206,7 +206,7 @@ async def test_a_busy_port_is_refused_in_one_line(bus: Bus) -> None:
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(SetupError, match=f"127.0.0.1:{port}: the port is busy") as refusal:
-            await serve(bus, FacadeSettings(port=port), ALIASES)
+            await serve(bus, FacadeSettings(port=port), MODELS)
     assert "\n" not in refusal.value.message
 
 

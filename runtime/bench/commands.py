@@ -1,0 +1,19 @@
+"""``kiki bench``: the verbs, put together."""
+
+import typer
+
+from runtime.bench.bias import bias
+from runtime.bench.cognition import cognition
+from runtime.bench.exchange import exchange
+from runtime.bench.locomo import locomo
+from runtime.bench.overhead import overhead
+from runtime.bench.recall import recall
+from runtime.bench.replay import replay
+from runtime.bench.router import router
+from runtime.bench.votes import votes
+from runtime.bench.worker import worker
+from runtime.bench.writes import writes
+
+app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
+for verb in (overhead, worker, cognition, votes, bias, recall, writes, replay, router, exchange, locomo):
+    app.command()(verb)

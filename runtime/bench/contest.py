@@ -1,0 +1,231 @@
+"""Our worker and ``mlx_lm.server`` side by side: the same model, the same prompts, each a process of its own.
+
+Both get float32 weights and, on Linux CPUs, the same BLAS, so that what is compared is the engine. Each client
+asks one question after the other; the time to the first token is until the first text reaches the client.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import httpx
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
+
+from agents.inference.mlx import cpu
+from bus.connection import Bus
+from bus.turn import follow_turn, raise_if_failed
+from schemas.chat import Message, Sampling
+from schemas.envelope import new_turn
+from schemas.errors import Unavailable
+from schemas.events import InferDone, InferToken, QueryRouted, RecallDone
+from schemas.findings import AdapterUse, Plan, Query, Recall, Route
+
+TIMEOUT = 300.0
+"""Seconds that one request may take."""
+
+RESETS = 50
+"""Resets of one request after which the rival counts as gone."""
+
+_SUBJECTS = ("river", "bridge", "clock", "garden", "engine", "violin", "harbour", "desert", "library", "glacier")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered request: completion tokens, and seconds to the first text and to the end."""
+
+    tokens: int
+    first: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """A run: tokens a second over all clients, and the median time to the first token in seconds."""
+
+    tokens_per_second: float
+    first_token: float
+    requests: int
+    tokens: int
+
+
+def merge_rounds(rounds: Sequence[Throughput]) -> Throughput:
+    """Several rounds as one run; the time to the first token is the median of the rounds' medians."""
+    tokens = sum(rate.tokens for rate in rounds)
+    seconds = sum(rate.tokens / rate.tokens_per_second for rate in rounds)
+    first = statistics.median(rate.first_token for rate in rounds)
+    return Throughput(tokens / seconds, first, sum(rate.requests for rate in rounds), tokens)
+
+
+Contestant = Callable[[str, str | None, int], Awaitable[Reply]]
+"""Answers a prompt: takes the prompt, an adapter and the most tokens, and returns the reply."""
+
+
+def prompts(count: int, *, first: int = 0) -> list[str]:
+    """Prompts that share no beginning beyond the template."""
+    return [
+        f"{number} facts, please: write about a {_SUBJECTS[number % len(_SUBJECTS)]} number {number}."
+        for number in range(first, first + count)
+    ]
+
+
+async def race(
+    ask: Contestant,
+    questions: Sequence[str],
+    *,
+    concurrency: int,
+    max_tokens: int,
+    adapters: Sequence[str | None] = (None,),
+) -> Throughput:
+    """Ask all questions with ``concurrency`` clients, which take the ``adapters`` in turn."""
+    queue = list(enumerate(questions))[::-1]
+    replies: list[Reply] = []
+
+    async def client() -> None:
+        while queue:
+            number, question = queue.pop()
+            replies.append(await ask(question, adapters[number % len(adapters)], max_tokens))
+
+    started = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(concurrency):
+            tasks.start_soon(client)
+    seconds = time.perf_counter() - started
+    tokens = sum(reply.tokens for reply in replies)
+    first = statistics.median(reply.first for reply in replies)
+    return Throughput(tokens / seconds, first, len(replies), tokens)
+
+
+def worker_contestant(bus: Bus) -> Contestant:
+    """Asks our worker over the bus, the way a turn of level raw reaches it."""
+
+    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        envelope = new_turn(tenant="bench", timeout=TIMEOUT)
+        query = Query(
+            model="bench",
+            messages=(Message(role="user", content=question),),
+            sampling=Sampling(max_tokens=max_tokens),
+            level="raw",
+        )
+        uses = (AdapterUse(name=adapter),) if adapter else ()
+        route = Route(domains=(), adapters=uses, intent="bench", plan=Plan(level="raw"))
+        query_routed = QueryRouted(envelope=envelope, query=query, route=route)
+        started, first = time.perf_counter(), 0.0
+        kinds = (InferToken, InferDone)
+        async with follow_turn(bus.client, bus.subjects, envelope.turn_id, kinds=kinds) as events:
+            await bus.publish(
+                RecallDone(envelope=query_routed.envelope.next("recall"), query=query, route=route, recall=Recall())
+            )
+            with anyio.fail_after(TIMEOUT):
+                async for event in events:
+                    first = first or (time.perf_counter() - started if isinstance(event, InferToken) else 0.0)
+                    if isinstance(event, InferDone):
+                        total = time.perf_counter() - started
+                        return Reply(event.inference.usage.completion_tokens, first or total, total)
+                    raise_if_failed(event)
+        raise Unavailable("the broker closed the subscription.")
+
+    return ask
+
+
+def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Contestant:
+    """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path.
+
+    Its listening socket has room for five: what is reset is asked again, and the time before is not held against it.
+
+    Asking raises:
+        Unavailable: it refuses, or breaks off again and again; with the end of its log.
+    """
+
+    @retry(
+        retry=retry_if_exception_type(httpx.TransportError),
+        wait=wait_random(0.02, 0.2),
+        stop=stop_after_attempt(RESETS),
+        reraise=True,
+    )
+    async def ask_once(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        body: dict[str, Any] = {
+            "model": str(model),
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if adapter is not None:
+            body["adapters"] = str(adapters / adapter)
+        started, first, tokens = time.perf_counter(), 0.0, 0
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                raise Unavailable(f"mlx_lm.server: {(await response.aread())[:200]!r}")
+            async for line in response.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                if not first and any(choice.get("delta", {}).get("content") for choice in chunk.get("choices", ())):
+                    first = time.perf_counter() - started
+                tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+        total = time.perf_counter() - started
+        return Reply(tokens, first or total, total)
+
+    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+        try:
+            return await ask_once(question, adapter, max_tokens)
+        except httpx.TransportError as error:
+            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_log_tail(log)}") from error
+
+    return ask
+
+
+@contextlib.asynccontextmanager
+async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A running ``mlx_lm.server``.
+
+    Raises:
+        Unavailable: it does not come up.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    with log.open("wb") as sink:
+        process = await anyio.open_process(command, stdout=sink, stderr=sink, env=_rival_environment())
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
+                await _wait_until_up(client, process, log)
+                yield client
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            with anyio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def _wait_until_up(client: httpx.AsyncClient, process: anyio.abc.Process, log: Path) -> None:
+    with anyio.move_on_after(120):
+        while process.returncode is None:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/v1/models")).status_code == httpx.codes.OK:
+                    return
+            await anyio.sleep(0.2)
+    raise Unavailable(f"mlx_lm.server did not start: {_log_tail(log)}")
+
+
+def _log_tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-600:]
+
+
+def _rival_environment() -> dict[str, str]:
+    """Our environment; on a Linux CPU with the BLAS that our worker loads by itself, and as many threads."""
+    library = cpu.torch_library()
+    if not sys.platform.startswith("linux") or library is None:
+        return dict(os.environ)
+    return {**cpu.environment(), **os.environ, "LD_PRELOAD": str(library)}

@@ -1,0 +1,57 @@
+"""Whether something costs time: two arms in turn, so that whatever else the machine does meets both."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.bench.intervals import bootstrap_interval
+
+DRAWS = 4000
+"""Bootstrap samples of the interval."""
+
+Arm = Callable[[int], Awaitable[float]]
+"""Seconds of the arm's part in the pair of that number."""
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """Medians in seconds, and the geometric mean of first / second over the pairs with its 95 % interval."""
+
+    first: float
+    second: float
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+async def compare(first: Arm, second: Arm, *, pairs: int, tick: Callable[[], None] = lambda: None) -> PairedRatio:
+    """Run both arms ``pairs`` times; the arm that begins changes from pair to pair."""
+    seconds: list[tuple[float, float]] = []
+    for number in range(pairs):
+        if number % 2 == 0:
+            first_seconds = await first(number)
+            second_seconds = await second(number)
+        else:
+            second_seconds = await second(number)
+            first_seconds = await first(number)
+        seconds.append((first_seconds, second_seconds))
+        tick()
+    return paired_ratio(seconds)
+
+
+def paired_ratio(seconds: Sequence[tuple[float, float]]) -> PairedRatio:
+    """The pairs' ratio; needs at least two pairs."""
+    both = np.asarray(seconds, dtype=np.float64)
+    logs = np.log(both[:, 0] / both[:, 1])
+    low, high = bootstrap_interval(logs.tolist(), draws=DRAWS)
+    middle = np.median(both, axis=0)
+    return PairedRatio(
+        first=float(middle[0]),
+        second=float(middle[1]),
+        ratio=float(np.exp(logs.mean())),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        pairs=len(logs),
+    )

@@ -1,0 +1,193 @@
+"""``kiki bench router``: what a routed prompt costs beside a bare forward pass of the same embedder, by turns.
+
+Prompts are the router's own corpus in a seeded order. Each goes once to every contestant, so that no cache helps and
+all have the same work, and who comes first changes from prompt to prompt.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio.to_thread
+import numpy as np
+import typer
+from rich.table import Table
+
+from agents.router.training.corpus import load_corpus
+from runtime.bench.harness import BenchReport, JsonOption, PictureOption, progress_bar, publish_report
+from runtime.bench.plots import bar_chart
+from runtime.cli import command, run_async, settings_of
+from runtime.settings import Settings
+from schemas.router import RouteRequest
+
+if TYPE_CHECKING:
+    from agents.router.agent import RouterAgent  # it imports torch, which no other bench should wait for
+
+Call = Callable[[str], Awaitable[None]]
+ROUTER, BARE = "router", "bare mpnet"
+SEED = 7
+WARM_UP = 3
+LONGEST = 400
+"""Characters of a prompt at most: a few huge ones would be all that is measured."""
+
+
+@command
+def router(
+    singles: Annotated[int, typer.Option(min=10, max=2000, help="Prompts one after another.")] = 150,
+    rounds: Annotated[int, typer.Option(min=2, max=200, help="Rounds of prompts at once.")] = 12,
+    width: Annotated[int, typer.Option(min=2, max=64, help="Prompts at once.")] = 16,
+    picture: PictureOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Milliseconds to route a prompt, alone and 16 at once, beside a bare forward pass of the embedder."""
+    latencies = run_async(_measure_router, settings_of(log_level="warning"), singles, rounds, width)
+    publish_report(_report(latencies, width), as_json=as_json, picture=picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds of one prompt, and prompts a second."""
+
+    what: str
+    at_once: int
+    p50: float
+    p95: float
+    rate: float
+
+
+def prompts(count: int) -> list[str]:
+    """Distinct prompts of the corpus, in a seeded order."""
+    texts = [text for text in load_corpus().prompts if len(text) <= LONGEST]
+    return random.Random(SEED).sample(texts, count)
+
+
+def bare_call(folder: Path, *, threads: int) -> Call:
+    """One prompt through sentence-transformers' own ``encode``, on a thread of its own, with nothing around it."""
+    from agents.router.embedder import load_model
+
+    model = load_model(folder)
+    limiter = anyio.CapacityLimiter(1)
+
+    def encode(text: str) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+
+    async def call(text: str) -> None:
+        await anyio.to_thread.run_sync(encode, text, limiter=limiter)
+
+    return call
+
+
+def router_call(agent: "RouterAgent") -> Call:
+    """One prompt through the router: batching, cache, embedding, classifier, gate."""
+
+    async def call(text: str) -> None:
+        await agent.route(RouteRequest(prompts=(text,)))
+
+    return call
+
+
+async def measure(
+    contestants: dict[str, Call], *, singles: int, rounds: int, width: int, tick: Callable[[], Any]
+) -> list[Latency]:
+    """Each contestant alone (``singles`` prompts) and with ``width`` prompts at once (``rounds`` times)."""
+    names = list(contestants)
+    texts = iter(prompts(WARM_UP + singles + rounds * width))
+    for text in [next(texts) for _ in range(WARM_UP)]:
+        for name in names:
+            await contestants[name](text)
+    single: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(singles):
+        text = next(texts)
+        for name in _rotated(names, turn):
+            single[name].append(await _time_call(contestants[name], text))
+        tick()
+    crowd: dict[str, list[float]] = {name: [] for name in names}
+    crowd_seconds = dict.fromkeys(names, 0.0)
+    for turn in range(rounds):
+        batch = [next(texts) for _ in range(width)]
+        for name in _rotated(names, turn):
+            began = time.perf_counter()
+            crowd[name] += await asyncio.gather(*(_time_call(contestants[name], text) for text in batch))
+            crowd_seconds[name] += time.perf_counter() - began
+        tick()
+    alone = [_latency(name, 1, single[name], sum(single[name])) for name in names]
+    return alone + [_latency(name, width, crowd[name], crowd_seconds[name]) for name in names]
+
+
+def _rotated(names: Sequence[str], turn: int) -> list[str]:
+    return [*names[turn % len(names) :], *names[: turn % len(names)]]
+
+
+async def measure_repeated(call: Call, *, times: int) -> Latency:
+    """The same prompt again and again: what the cache leaves."""
+    text = prompts(1)[0]
+    await call(text)
+    seconds = [await _time_call(call, text) for _ in range(times)]
+    return _latency("router, repeated text", 1, seconds, sum(seconds))
+
+
+async def _time_call(call: Call, text: str) -> float:
+    began = time.perf_counter()
+    await call(text)
+    return time.perf_counter() - began
+
+
+def _latency(contestant: str, at_once: int, seconds: Sequence[float], total_seconds: float) -> Latency:
+    p50, p95 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95)))
+    return Latency(what=contestant, at_once=at_once, p50=p50, p95=p95, rate=len(seconds) / total_seconds)
+
+
+async def _measure_router(settings: Settings, singles: int, rounds: int, width: int) -> list[Latency]:
+    from agents.router.agent import RouterAgent
+    from agents.router.embedder import default_threads
+    from runtime.composition import agent
+    from runtime.models import prepare
+
+    router_agent = agent("router", settings)
+    assert isinstance(router_agent, RouterAgent)
+    async with router_agent.load_models():
+        contestants = {
+            BARE: bare_call(prepare(settings.embedder), threads=default_threads()),
+            ROUTER: router_call(router_agent),
+        }
+        with progress_bar("prompts", total=singles + rounds) as tick:
+            latencies = await measure(contestants, singles=singles, rounds=rounds, width=width, tick=tick)
+        latencies.append(await measure_repeated(contestants[ROUTER], times=singles))
+    return latencies
+
+
+def _report(latencies: Sequence[Latency], width: int) -> BenchReport:
+    table = Table("what", "at once", "p50 ms", "p95 ms", "prompts/s", title="kiki bench router", box=None)
+    for row in latencies:
+        table.add_row(row.what, str(row.at_once), f"{row.p50:.1f}", f"{row.p95:.1f}", f"{row.rate:.1f}")
+    by_case = {(row.what, row.at_once): row for row in latencies}
+    ratios = {
+        "single_ratio": by_case[ROUTER, 1].p50 / by_case[BARE, 1].p50,
+        "crowd_ratio": by_case[ROUTER, width].p50 / by_case[BARE, width].p50,
+        "rate_ratio": by_case[ROUTER, width].rate / by_case[BARE, width].rate,
+    }
+    note = (
+        f"alone {ratios['single_ratio']:.2f}x the latency of {BARE}; {width} at once "
+        f"{ratios['crowd_ratio']:.2f}x its latency and {ratios['rate_ratio']:.2f}x its prompts/s"
+    )
+    return BenchReport(
+        bench="router",
+        fields={"unit": "ms", "rows": [asdict(row) for row in latencies], **ratios},
+        tables=[table],
+        notes=[note],
+        chart=bar_chart(
+            [f"{row.what}\n{row.at_once} at once" for row in latencies],
+            {"p50": [row.p50 for row in latencies], "p95": [row.p95 for row in latencies]},
+            unit="ms a prompt",
+            decimals=1,
+            log=True,
+            width=8,
+        ),
+    )

@@ -1,0 +1,152 @@
+"""The docs name only what exists: files, modules, verbs of the command line, make's targets, settings, variables."""
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from runtime.cli.__main__ import app
+from runtime.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "deploy/client/README.md", *(ROOT / "docs").glob("**/*.md")]
+)
+ROOMS = ("schemas", "bus", "agents", "runtime", "configs", "tests", "deploy", "docs")
+ADVISORS = {"nerve-wml": "advisors", "kiki-flow": "advisors"}
+"""Agents whose settings lie in another agent's folder."""
+
+PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w./*{{}},-]*")
+MODULE = re.compile(r"(?<![\w/.-])(?:schemas|bus|agents|runtime)(?:\.\w+)+")
+SECTION = re.compile(r"\[agents\.([\w-]+)(?:\.([\w-]+)[\w.-]*)?\]`?\s*(?:`?(\w+)(?:`? ?=|`))?")
+"""A table of ``kiki.toml``: the agent, a table below it, and the setting that is named after it."""
+
+VARIABLE = re.compile(r"\bKIKI_[A-Z_]+\b")
+
+
+def code_spans(page: Path) -> Iterator[str]:
+    """What a page sets in code: spans and the lines of its blocks."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def spelled_out(pattern: str) -> Iterator[str]:
+    """A path with each choice of its braces: ``a/{b,c}`` is ``a/b`` and ``a/c``."""
+    parts = re.split(r"\{([^}]*)\}", pattern)
+    choices = [part.split(",") if index % 2 else [part] for index, part in enumerate(parts)]
+    return ("".join(chosen) for chosen in itertools.product(*choices))
+
+
+def module_exists(name: str) -> bool:
+    """Whether a dotted name is a module of the rooms, or something that a module defines."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        source = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        if source.exists():
+            defined = set(
+                re.findall(r"^\s*(?:async def|def|class) (\w+)|^(\w+)\s*[:=]", source.read_text(), re.MULTILINE)
+            )
+            return all(any(part in names for names in defined) for part in parts[length:])
+    return False
+
+
+def settings_of(agent: str) -> set[str]:
+    """The names of an agent's settings."""
+    source = ROOT / "agents" / ADVISORS.get(agent, agent) / "settings.py"
+    if not source.exists():
+        return set()
+    return {
+        node.target.id
+        for part in ast.walk(ast.parse(source.read_text()))
+        if isinstance(part, ast.ClassDef)
+        for node in part.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def is_setting(name: str) -> bool:
+    """Whether ``agents.memory.atlas`` and the like is a setting."""
+    room, agent, *fields = name.split(".")
+    return room == "agents" and len(fields) == 1 and fields[0] in settings_of(agent)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_module_of_a_page_exists(page: Path) -> None:
+    missing = set()
+    for span in code_spans(page):
+        for match in PATH.findall(span):
+            for path in spelled_out(match.rstrip(".,")):
+                if not any(ROOT.glob(path.rstrip("/"))) and not any(page.parent.glob(path.rstrip("/"))):
+                    missing.add(path)
+        missing |= {
+            name for name in MODULE.findall(SECTION.sub("", span)) if not module_exists(name) and not is_setting(name)
+        }
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", page.read_text(encoding="utf-8"))
+    assert not {link for link in links if not (page.parent / link).exists()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_verb_of_a_page_exists(page: Path) -> None:
+    wrong = set()
+    for span in code_spans(page):
+        for match in re.findall(r"(?:^|[ /])kiki((?: [a-z|-]+)+)", re.sub(r"\s*#.*", "", span)):
+            wrong |= {f"kiki{match}" for verbs in verb_choices(match) if not verb_exists(verbs)}
+        wrong |= {
+            f"make {target}"
+            for target in re.findall(r"^make ([a-z]+)", span)
+            if not re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        }
+    assert not wrong
+
+
+def verb_choices(text: str) -> Iterator[list[str]]:
+    """``a b | c`` is ``a b`` and ``a c``."""
+    first, *others = [part.split() for part in text.split("|")]
+    yield first
+    for other in others:
+        yield [*first[:-1], *other]
+
+
+def verb_exists(verbs: list[str]) -> bool:
+    """Whether the command line knows these verbs, one under the other; words after a verb are its arguments."""
+    command: Any = typer.main.get_command(app)
+    for verb in verbs:
+        if not hasattr(command, "get_command") or verb.startswith("-"):
+            return True
+        command = command.get_command(typer.Context(command), verb)
+        if command is None:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_of_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    wrong = {
+        f"[agents.{agent}] {table or field}"
+        for agent, table, field in SECTION.findall(text)
+        if agent != "NAME" and not settings_of(agent) >= {name for name in (table or field,) if name}
+    }
+    known = {f"KIKI_{name.upper()}" for name in Settings.model_fields} | {"KIKI_CONFIG"}
+    for variable in VARIABLE.findall(text):
+        nested = re.fullmatch(r"KIKI_AGENTS__([A-Z]+)__([A-Z]+)(?:__[A-Z_]+)?", variable)
+        if nested is not None:
+            agent, field = (part.lower() for part in nested.groups())
+            if field not in settings_of(agent):
+                wrong.add(variable)
+        elif variable not in known and not variable.startswith("KIKI_FLOW_"):
+            wrong.add(variable)
+    assert not wrong
