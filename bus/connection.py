@@ -16,10 +16,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import RawStreamMsg
+from nats.js.api import RawStreamMsg, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
-from bus import topology, tracing
+from bus import reconciliation, topology, tracing
 from bus.cancellation import Cancellations
 from bus.request import request
 from bus.subjects import Subjects
@@ -257,12 +257,19 @@ class Bus:
         return await self.client.subscribe(subject, queue=queue, cb=handle_safely)
 
     async def reconcile(self) -> None:
-        """Create the streams that are missing.
+        """Bring the streams to their declarations, as a process does when it starts to serve.
 
         Raises:
-            SetupError: one differs from its declaration.
+            SetupError: one differs so that an update would lose messages.
         """
-        await topology.reconcile_streams(self.js, topology.streams(self.subjects, replicas=self.settings.replicas))
+        await reconciliation.reconcile_streams(self.js, self._streams())
+
+    async def create_missing_streams(self) -> None:
+        """Create the streams that are missing; whatever differs is left to who starts to serve."""
+        await reconciliation.create_missing_streams(self.js, self._streams())
+
+    def _streams(self) -> tuple[StreamConfig, ...]:
+        return topology.streams(self.subjects, replicas=self.settings.replicas)
 
     async def _hear_cancellations(self) -> None:
         async def cancel_turn(message: Msg) -> None:

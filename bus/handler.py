@@ -28,10 +28,10 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from bus import dead_letters, metrics, topology, tracing
+from bus import dead_letters, metrics, reconciliation, topology, tracing
 from bus.connection import Bus
 from schemas.codec import decode
-from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, SetupError, StageFailed, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.events import Event, TurnCancelled, TurnFailed
 
 E = TypeVar("E", bound=Event)
@@ -118,6 +118,13 @@ class Consumer(Generic[E]):
         self.handler = handler
         self.fetch_seconds = fetch_seconds
         self.check_seconds = check_seconds
+        self._config = topology.consumer(
+            handler.stage,
+            list(handler.filters) or [bus.subjects.stage(handler.event.subject)],
+            ack_wait=handler.ack_wait,
+            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
+        )
+        self._ack_wait = handler.ack_wait
         self._slots = [_Slot(number) for number in range(handler.concurrency)]
         self._in_hand: dict[int, Msg] = {}
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
@@ -128,20 +135,12 @@ class Consumer(Generic[E]):
         return len(self._in_hand)
 
     async def declare(self) -> None:
-        """Reconcile the durable consumer.
+        """Bring the durable consumer to the handler's settings; it keeps its position.
 
         Raises:
-            SetupError: it exists with other settings.
+            SetupError: it exists with other settings, and an update would lose messages.
         """
-        handler = self.handler
-        filters = list(handler.filters) or [self.bus.subjects.stage(handler.event.subject)]
-        config = topology.consumer(
-            handler.stage,
-            filters,
-            ack_wait=handler.ack_wait,
-            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
-        )
-        await topology.reconcile_consumer(self.bus.js, handler.stream, config)
+        await reconciliation.reconcile_consumer(self.bus.js, self.handler.stream, self._config)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
@@ -162,8 +161,6 @@ class Consumer(Generic[E]):
                     if not _is_self_cancelled():
                         raise
                     _log.error("slot cancelled itself", stage=self.handler.stage)
-                except SetupError:
-                    raise
                 except Exception as error:  # noqa: BLE001 - whatever it was, the slot must go on
                     _log.warning("subscription ended", stage=self.handler.stage, slot=slot.number, error=repr(error))
             metrics.RESTARTED.labels(self.handler.stage).inc()
@@ -212,22 +209,25 @@ class Consumer(Generic[E]):
                 await subscription.unsubscribe()
 
     async def _bind(self) -> JetStreamContext.PullSubscription:
-        await self.declare()
+        await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
         return await self.bus.js.pull_subscribe_bind(durable=self.handler.stage, stream=self.handler.stream)
 
     async def _ensure_declared(self) -> bool:
-        """Whether the broker still has the consumer; if not, the streams and the consumer are declared again.
+        """Whether the broker still has the consumer; if not, it is made again, with the streams that are missing.
 
-        A memory stream is lost when its broker restarts, and the consumer with it.
+        A memory stream is lost when its broker restarts, and the consumer with it. What exists is left as it is:
+        another process may have started since with other settings, and the last one decides.
         """
         try:
-            await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
+            info = await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
         except APIError:
-            await self.bus.reconcile()
-            await self.declare()
+            await self.bus.create_missing_streams()
+            await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
             return False
         except (TimeoutError, nats.errors.Error) as error:
             _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
+        else:
+            self._ack_wait = info.config.ack_wait or self.handler.ack_wait
         return True
 
     async def _receive(self, message: Msg) -> None:
@@ -325,7 +325,7 @@ class Consumer(Generic[E]):
     async def _beat(self) -> None:
         """Tell the broker of every message in hand, long before it would deliver it again."""
         while True:
-            await anyio.sleep(self.handler.ack_wait / 3)
+            await anyio.sleep(min(self._ack_wait / 3, self.check_seconds))
             for message in [message for message in self._in_hand.values() if not message.is_acked]:
                 with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
                     await message.in_progress()

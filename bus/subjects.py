@@ -92,3 +92,15 @@ class Subjects:
     def services(self) -> list[str]:
         """Subjects of the SERVICES stream: ``<prefix>.service.<verb>.<name>``."""
         return [self.stage("service.*")]
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether ``wide`` matches every subject that ``narrow`` matches; both may hold ``*`` and a last ``>``."""
+    wide_tokens, narrow_tokens = wide.split("."), narrow.split(".")
+    if wide_tokens[-1] == ">":
+        wide_tokens.pop()
+        if len(narrow_tokens) <= len(wide_tokens):
+            return False
+    elif len(narrow_tokens) != len(wide_tokens) or narrow_tokens[-1] == ">":
+        return False
+    return all(token in ("*", other) and other != ">" for token, other in zip(wide_tokens, narrow_tokens, strict=False))

@@ -1,10 +1,8 @@
-"""Streams and consumers: declared here, reconciled at start. Drift is an error that says what differs."""
+"""Streams and consumers as they should be. :mod:`bus.reconciliation` brings the broker's to it."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -14,11 +12,9 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
 
 from bus.subjects import Subjects
 from schemas.dream import QUEUE, RING
-from schemas.errors import SetupError
 from schemas.events import AnswerReady
 
 TURNS = "TURNS"
@@ -122,36 +118,6 @@ def stream_of(kind: type[Any]) -> str:
     return ANSWERS if kind is AnswerReady else TURNS
 
 
-_STREAM_FIELDS = (
-    "subjects",
-    "storage",
-    "retention",
-    "discard",
-    "max_age",
-    "max_bytes",
-    "max_msgs",
-    "duplicate_window",
-    "num_replicas",
-)
-_CONSUMER_FIELDS = ("filter_subjects", "ack_policy", "ack_wait", "deliver_policy", "max_ack_pending")
-
-
-async def reconcile_streams(js: JetStreamContext, configs: Iterable[StreamConfig]) -> None:
-    """Create what is missing.
-
-    Raises:
-        SetupError: a stream exists with other settings; it is left as it is.
-    """
-    for config in configs:
-        name = str(config.name)
-        try:
-            current = (await js.stream_info(name)).config
-        except NotFoundError:
-            await js.add_stream(config)
-            continue
-        _refuse_drift("stream", name, config, current, _STREAM_FIELDS)
-
-
 def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:
     """A durable pull consumer. The number of deliveries is bounded by the handler, which dead-letters first."""
     return ConsumerConfig(
@@ -164,45 +130,3 @@ def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pendi
         max_deliver=-1,
         max_ack_pending=max_ack_pending,
     )
-
-
-async def reconcile_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
-    """Create the consumer if it is missing.
-
-    Raises:
-        SetupError: it exists with other settings; it is left as it is.
-    """
-    durable = str(config.durable_name)
-    try:
-        current = (await js.consumer_info(stream, durable)).config
-    except NotFoundError:
-        await js.add_consumer(stream, config)
-        return
-    _refuse_drift("consumer", f"{stream}/{durable}", config, current, _CONSUMER_FIELDS)
-
-
-def _comparable_value(config: Any, field: str) -> Any:
-    value = getattr(config, field)
-    if field == "filter_subjects":
-        single = config.filter_subject
-        return sorted(value or ([single] if single else []))
-    if field == "subjects":
-        return sorted(value or [])
-    if field in ("max_bytes", "max_msgs"):
-        return -1 if value in (None, 0) else value
-    if field == "max_age":
-        return float(value or 0)
-    return value
-
-
-def _refuse_drift(kind: str, name: str, expected: Any, current: Any, fields: tuple[str, ...]) -> None:
-    differences = [
-        f"{field} is {_comparable_value(current, field)!r}, expected {_comparable_value(expected, field)!r}"
-        for field in fields
-        if _comparable_value(current, field) != _comparable_value(expected, field)
-    ]
-    if differences:
-        raise SetupError(
-            f"{kind} {name} differs from its declaration: {'; '.join(differences)}. "
-            f"Delete it with 'nats {kind} rm' if it holds nothing to keep, or set the values back."
-        )

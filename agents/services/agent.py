@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import nats.errors
 import structlog
-from nats.js.api import ConsumerInfo
+from nats.js.api import ConsumerInfo, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
@@ -24,8 +24,9 @@ from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
+from bus.reconciliation import reconcile_consumer
 from bus.topology import EPISODES
-from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused, SetupError, Unavailable
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -82,7 +83,8 @@ class ServicesAgent:
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Watch the lags for as long as the agent runs."""
+        """Bring the registered consumers to their declarations, and watch the lags for as long as the agent runs."""
+        await self._reconcile_consumers(bus)
         self._bus = bus
         async with anyio.create_task_group() as tasks:
             self._replays = Replays(bus, tasks)
@@ -236,6 +238,16 @@ class ServicesAgent:
         except (TimeoutError, nats.errors.Error, APIError) as error:
             raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}.") from error
         return [(service, info) for info in consumers if (service := registration_of(info)) is not None]
+
+    async def _reconcile_consumers(self, bus: Bus) -> None:
+        """One that cannot be brought to its declaration belongs to a guest: it is counted, and serves as it is."""
+        for service, info in await self._read_registrations(bus):
+            new_only = info.config.deliver_policy == DeliverPolicy.NEW
+            config = consumer_config(service, bus.subjects, new_only=new_only)
+            try:
+                await reconcile_consumer(bus.js, EPISODES, config, removal=f"kiki services unregister {service.name}")
+            except SetupError as error:
+                metrics.count_degraded("services.consumer", error.message)
 
     async def _watch(self, bus: Bus) -> None:
         while True:

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 import nats.errors
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import DeliverPolicy
 from nats.js.errors import APIError
 
 from bus.connection import Bus
+from bus.reconciliation import probe_stream
 from bus.record import find_acknowledged_floor
 from bus.topology import EPISODES
 from schemas.errors import Unavailable
@@ -34,13 +35,10 @@ async def trim(bus: Bus, *, before: float) -> TrimReply:
 
 async def _find_last_before(bus: Bus, moment: float) -> int:
     """The sequence of the last message stored before ``moment``."""
-    config = ConsumerConfig(
+    info = await probe_stream(
+        bus.js,
+        EPISODES,
         deliver_policy=DeliverPolicy.BY_START_TIME,
         opt_start_time=datetime.fromtimestamp(moment, UTC),
-        ack_policy=AckPolicy.NONE,
-        inactive_threshold=5.0,
-        mem_storage=True,
     )
-    info = await bus.js.add_consumer(EPISODES, config)
-    await bus.js.delete_consumer(EPISODES, info.name)
     return int(info.delivered.stream_seq) if info.delivered else 0

@@ -62,7 +62,7 @@ def run_on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None
 
     async def connect_and_run() -> None:
         async with connect(bus_settings(settings), name="kiki") as bus:
-            await bus.reconcile()
+            await bus.create_missing_streams()
             await verb(bus)
 
     run_async(connect_and_run)

@@ -94,7 +94,7 @@ def replay(
 
 async def _run_on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
     async with connect(bus_settings(settings), name="kiki-replay") as bus:
-        await bus.reconcile()
+        await bus.create_missing_streams()
         await verb(bus)
 
 

@@ -307,3 +307,37 @@ async def test_the_stock_api_reads_the_same_consumer(bus: Bus, nats_url: str) ->
         (message,) = await subscription.fetch(1, timeout=2)
         await message.ack_sync()
         assert questions_of(await fetch(bus)) == ["two"]
+
+
+async def test_a_start_brings_a_registration_to_its_declaration_and_keeps_its_place(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run_services(bus):
+        await register(bus)
+        await record(bus, ["one", "two", "three"])
+        records = await fetch(bus, limit=2)
+        await mark(bus, [records[0].id])
+    monkeypatch.setattr("agents.services.registration.WINDOW", 2048)
+    async with run_services(bus):
+        assert (await bus.js.consumer_info(EPISODES, "svc-dream")).config.max_ack_pending == 2048
+        (info,) = await list_services(bus)
+        assert (info.place, info.delivered, info.lag) == (records[0].id, records[1].id, 2)
+        assert questions_of(await fetch(bus)) == ["two", "three"]
+
+
+async def test_a_registration_that_somebody_narrowed_is_counted_and_serves_as_it_is(bus: Bus) -> None:
+    """Bringing it back would pass over what was recorded meanwhile."""
+    degraded = metrics.DEGRADED.labels("services.consumer")
+    async with run_services(bus):
+        await register(bus, subjects=("episode.*",))
+        (event, *_) = await record(bus, ["one", "two", "three"])
+        config = (await bus.js.consumer_info(EPISODES, "svc-dream")).config
+        narrow = config.evolve(filter_subjects=[bus.subjects.stage("episode.forgotten")])
+        await bus.js.add_consumer(EPISODES, narrow)
+        await forget(bus, event)
+        assert (await fetch(bus))[-1].subject == "episode.forgotten"
+        before = degraded._value.get()
+    async with run_services(bus):
+        assert degraded._value.get() == before + 1
+        assert (await bus.js.consumer_info(EPISODES, "svc-dream")).config.filter_subjects == narrow.filter_subjects
+        assert questions_of(await fetch(bus)) == ["two", "three", "forgotten"]
