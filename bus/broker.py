@@ -16,8 +16,6 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.to_thread
-import httpx
-import psutil
 import structlog
 
 from schemas.errors import SetupError
@@ -55,6 +53,8 @@ class EmbeddedBroker:
 
     async def read_varz(self) -> dict[str, Any]:
         """The server's own account of itself (``/varz``)."""
+        import httpx
+
         async with httpx.AsyncClient(timeout=2.0) as client:
             variables: dict[str, Any] = (await client.get(f"{self.monitor}/varz")).json()
             return variables
@@ -182,6 +182,8 @@ async def _stop_leftover(pid_file: Path) -> None:
     """End a broker of ours that an earlier, killed supervisor left behind on the same store."""
     if not pid_file.exists():
         return
+    import psutil
+
     with contextlib.suppress(ValueError, psutil.Error):
         process = psutil.Process(int(pid_file.read_text()))
         ours = process.name().startswith("nats-server") and str(pid_file.with_name("nats.conf")) in process.cmdline()

@@ -18,13 +18,25 @@ import structlog
 
 from bus.agent import run_agent
 from bus.connection import connect
-from runtime import composition
-from runtime.settings import Settings
+from runtime import composition, observability
+from runtime.settings import Settings, load
 
 SUPERVISED = "KIKI_SUPERVISED"
 """Set in the environment of a process whose standard input is held by a supervisor."""
 
 _log = structlog.get_logger("runtime")
+
+
+def run(names: Sequence[str]) -> None:
+    """Run the named agents (or ``facade``) with this process's settings and logs.
+
+    Raises:
+        SetupError: an agent cannot start here.
+        Unavailable: no broker answers.
+    """
+    settings = load()
+    observability.configure(settings, service="+".join(composition.processes(names)))
+    anyio.run(serve, names, settings, backend="asyncio")
 
 
 async def serve(names: Sequence[str], settings: Settings) -> None:

@@ -1,8 +1,8 @@
 """``kiki up``: the broker, the agents' processes, the facade; restarts what dies and stops all of it.
 
 Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops
-them in order: facade, agents, broker. A child that exits with :data:`SETUP_EXIT` cannot be helped by a restart;
-it ends the runtime with its one line.
+them in order: facade, agents, broker. A child that exits with :data:`runtime.exits.SETUP_EXIT` cannot be helped by a
+restart; it ends the runtime with its one line.
 """
 
 import contextlib
@@ -22,12 +22,10 @@ from tenacity import wait_exponential_jitter
 from bus import broker as server
 from runtime import composition
 from runtime.agents import default_agents
+from runtime.exits import SETUP_EXIT
 from runtime.process import SUPERVISED
 from runtime.settings import Settings, environment
 from schemas.errors import SetupError
-
-SETUP_EXIT = 2
-"""Exit code of a process whose set-up must be mended by a person."""
 
 STOP_SECONDS = 3.0
 """Seconds that children get to end by themselves; with the broker's share, all is over within five."""
@@ -147,7 +145,7 @@ class Supervisor:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
             return await anyio.open_process(
-                [sys.executable, "-m", "runtime", "run", *child.agents],
+                [sys.executable, "-m", "runtime.child", *child.agents],
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,
@@ -157,7 +155,7 @@ class Supervisor:
 
     def _last_line(self, name: str) -> str:
         lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"{name} could not start and said nothing."
+        return lines[-1].removeprefix("kiki: ") if lines else f"{name} could not start and said nothing."
 
     async def _stop(self) -> None:
         self.stopping = True

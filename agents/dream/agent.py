@@ -1,19 +1,20 @@
-"""Dreams on the bus: episodes are queued, executed one after the other, and their adapters swapped in."""
+"""Dreams on the bus: episodes are queued, executed one after the other, and their adapters swapped in.
+
+What computes with weights (numpy) is imported at the first dream or swap: most of the time the process only waits.
+"""
 
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nats.errors
 import structlog
 from nats.js.errors import APIError
 
 from agents.dream import beta, journal, profiles, ring
-from agents.dream.execution import Execution
-from agents.dream.retained import load_retained_set
+from agents.dream.retained import RetainedSet, load_retained_set
 from agents.dream.settings import DreamSettings
-from agents.dream.swap import Swaps
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -40,6 +41,10 @@ from schemas.errors import KikiError, Unavailable
 from schemas.services import FetchReply, FetchRequest
 from schemas.status import StatusReply
 
+if TYPE_CHECKING:
+    from agents.dream.execution import Execution
+    from agents.dream.swap import Swaps
+
 EMBED_BATCH = 64
 EMBED_TIMEOUT = 120.0
 _log = structlog.get_logger("dream")
@@ -53,7 +58,8 @@ class DreamAgent:
     def __init__(self, settings: DreamSettings) -> None:
         self.settings = settings
         self._bus: Bus | None = None
-        self._swaps: Swaps
+        self._retained: RetainedSet
+        self._swaps: Swaps | None = None
         self._counts = {"done_total": 0.0, "aborted_total": 0.0, "swapped_total": 0.0, "last_pause_ms": 0.0}
 
     @asynccontextmanager
@@ -63,12 +69,12 @@ class DreamAgent:
         Raises:
             SetupError: it cannot be used.
         """
-        self._swaps = Swaps(bus, self.settings, load_retained_set(self.settings.retained))
+        self._retained = load_retained_set(self.settings.retained)
         self._bus = bus
         try:
             yield
         finally:
-            self._bus = None
+            self._bus = self._swaps = None
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """The queue: one at a time, in order."""
@@ -147,6 +153,10 @@ class DreamAgent:
         return SnapshotReply(kept=await ring.count_snapshots(bus))
 
     async def _swap(self, request: SwapRequest) -> SwapReply:
+        if self._swaps is None:
+            from agents.dream.swap import Swaps
+
+            self._swaps = Swaps(self._require_bus(), self.settings, self._retained)
         reply = await self._swaps.swap(request)
         self._counts["swapped_total"] += 1
         self._counts["last_pause_ms"] = reply.pause_ms
@@ -157,7 +167,7 @@ class DreamAgent:
         bus = delivery.bus
         if await journal.find_entry(bus, event.episode.episode_id) is not None:
             return
-        execution = Execution(bus, self.settings, event)
+        execution = self._make_execution(bus, event)
         try:
             profiles.check_episode(event.profile, event.episode)
             report = await execution.run()
@@ -172,9 +182,14 @@ class DreamAgent:
 
     async def _give_up(self, event: DreamRequested, error: KikiError) -> None:
         bus = self._require_bus()
-        await self._abort(bus, event, error, Execution(bus, self.settings, event))
+        await self._abort(bus, event, error, self._make_execution(bus, event))
 
-    async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, execution: Execution) -> None:
+    def _make_execution(self, bus: Bus, event: DreamRequested) -> "Execution":
+        from agents.dream.execution import Execution
+
+        return Execution(bus, self.settings, event)
+
+    async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, execution: "Execution") -> None:
         outcome = DreamAborted(
             envelope=event.envelope.next("dream"),
             report=execution.report,

@@ -5,7 +5,6 @@ from itertools import groupby
 
 import numpy as np
 from msgspec import Struct
-from sklearn.cluster import AgglomerativeClustering
 
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
@@ -42,6 +41,8 @@ def group_alike(episodes: Sequence[OldEpisode], least: float) -> Iterator[list[O
     """Groups whose members have a mean cosine of at least ``least`` (agglomerative, average linkage)."""
     if len(episodes) < 2:
         return
+    from sklearn.cluster import AgglomerativeClustering  # 90 MB, and most memories never sleep
+
     clustering = AgglomerativeClustering(
         n_clusters=None, metric="cosine", linkage="average", distance_threshold=1.0 - least
     )

@@ -14,13 +14,11 @@ from rich.console import Console
 
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
+from runtime.exits import exit_code, first_error
 from runtime.settings import Settings, load
-from schemas.errors import KikiError, SetupError
+from schemas.errors import KikiError
 
 T = TypeVar("T")
-
-FAILED_EXIT = 1
-SETUP_EXIT = 2
 
 NatsOption = Annotated[str | None, typer.Option("--nats", help="URL of a NATS server; none: the embedded one.")]
 
@@ -28,11 +26,10 @@ out = Console()
 err = Console(stderr=True)
 
 
-def fail(error: BaseException) -> NoReturn:
+def fail(error: KikiError) -> NoReturn:
     """Print the one line and leave."""
-    message = error.message if isinstance(error, KikiError) else str(error)
-    err.print(f"kiki: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(SETUP_EXIT if isinstance(error, SetupError) else FAILED_EXIT)
+    err.print(f"kiki: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(exit_code(error))
 
 
 def command(verb: Callable[..., T]) -> Callable[..., T]:
@@ -45,21 +42,9 @@ def command(verb: Callable[..., T]) -> Callable[..., T]:
         except KikiError as error:
             fail(error)
         except BaseExceptionGroup as group:
-            fail(_first_error(group))
+            fail(first_error(group))
 
     return run_verb
-
-
-def _first_error(group: BaseExceptionGroup[BaseException]) -> KikiError:
-    """The error of ours in a task group's bundle; anything else is a bug and keeps its traceback."""
-    ours, rest = group.split(KikiError)
-    if ours is None or rest is not None:
-        raise group
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, KikiError)
-    return error
 
 
 def run_async(verb: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -1,42 +1,74 @@
-"""The command line's entry point: every group of verbs, hung on one application."""
+"""The command line's entry point. A verb's module is imported when the verb is called, or listed with its help."""
+
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from runtime.bench import commands as bench
-from runtime.cli import (
-    adapters,
-    asyncapi,
-    dead,
-    doctor,
-    dream,
-    knowbias,
-    memory,
-    models,
-    replay,
-    router,
-    services,
-    turns,
-    up,
-)
+MODULES = {
+    "up": "runtime.cli.up",
+    "run": "runtime.cli.up",
+    "ask": "runtime.cli.turns",
+    "chat": "runtime.cli.turns",
+    "route": "runtime.cli.turns",
+    "trace": "runtime.cli.turns",
+    "replay": "runtime.cli.replay",
+    "asyncapi": "runtime.cli.asyncapi",
+    "doctor": "runtime.cli.doctor",
+    "models": "runtime.cli.models",
+    "dead": "runtime.cli.dead",
+    "services": "runtime.cli.services",
+    "dream": "runtime.cli.dream",
+    "router": "runtime.cli.router",
+    "memory": "runtime.cli.memory",
+    "adapters": "runtime.cli.adapters",
+    "knowbias": "runtime.cli.knowbias",
+    "bench": "runtime.bench.commands",
+}
+"""Where each verb or group of verbs is, in the order of the help."""
+
+
+class LazyGroup(TyperGroup):
+    """The verbs of :data:`MODULES`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        placeholders: dict[str, Any] = dict.fromkeys(MODULES)
+        self.commands = placeholders
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb or a group of verbs; None where there is none of that name."""
+        if cmd_name in MODULES and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _load_command(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _load_command(name: str) -> Any:
+    """A verb, which its module hangs on an application, or the group of verbs that its module is."""
+    module = import_module(MODULES[name])
+    loaded = typer.Typer(rich_markup_mode=None)
+    if hasattr(module, "app"):
+        loaded.add_typer(module.app, name=name)
+    else:
+        module.hang(loaded)
+    return typer.main.get_group(loaded).commands[name]
+
 
 app = typer.Typer(
     name="kiki",
+    cls=LazyGroup,
     help="micro-kiki: an event-driven agent runtime on NATS.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (up, turns, replay, asyncapi, doctor):
-    module.hang(app)
-app.add_typer(models.app, name="models")
-app.add_typer(dead.app, name="dead")
-app.add_typer(services.app, name="services")
-app.add_typer(dream.app, name="dream")
-app.add_typer(router.app, name="router")
-app.add_typer(memory.app, name="memory")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(knowbias.app, name="knowbias")
-app.add_typer(bench.app, name="bench")
+
+
+@app.callback()
+def kiki() -> None:
+    """Nothing comes before a verb."""
+
 
 if __name__ == "__main__":
     app(prog_name="kiki")

@@ -3,8 +3,9 @@
 import typer
 from rich.text import Text
 
-from runtime.cli import FAILED_EXIT, NatsOption, command, out, run_async, settings_of
+from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.doctor import examine
+from runtime.exits import FAILED_EXIT
 
 _MARKS = {"ok": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
 

@@ -58,7 +58,7 @@ def probe(
 @app.command()
 @command
 def show(path: FileArgument = None) -> None:
-    """Say which neurons are file, and how they were found."""
+    """Say which neurons are kept, and how they were found."""
     from agents.inference.knowbias import neurons
 
     file = neurons.read_neurons(path or _place(settings_of()))

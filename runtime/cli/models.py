@@ -6,7 +6,8 @@ import typer
 from rich.table import Table
 
 from runtime import models
-from runtime.cli import FAILED_EXIT, command, out, settings_of
+from runtime.cli import command, out, settings_of
+from runtime.exits import FAILED_EXIT
 
 app = typer.Typer(help="Models: fetch, list, check.", no_args_is_help=True)
 

@@ -17,7 +17,7 @@ from runtime.agents import turn_stages
 from runtime.cli import NatsOption, command, out, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
-from runtime.turns import deliberation
+from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -54,6 +54,7 @@ def ask(
     async def ask_and_trace() -> None:
         turn_id = await ask_and_print(settings, question, model=model, session=session)
         if show_trace:
+            out.print()
             async with connect(bus_settings(settings), name="kiki-ask") as bus:
                 await show_turn(bus, turn_id, wait_for_episode=True)
 
@@ -138,11 +139,11 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)
     if (
         decision is not None
-        and (deliberation_view := deliberation.draw_deliberation(decision.inference, decision.negotiation)) is not None
+        and (deliberation_view := draw_deliberation(decision.inference, decision.negotiation)) is not None
     ):
         out.print(deliberation_view)
     answer = next((entry.event for entry in entries if isinstance(entry.event, AnswerReady)), None)
-    if answer is not None and (bias_view := deliberation.draw_bias_check(answer.bias)) is not None:
+    if answer is not None and (bias_view := draw_bias_check(answer.bias)) is not None:
         out.print(bias_view)
     seen = {row.stage for row in picture.rows}
     missing = [stage.name for stage in turn_stages() if stage.name not in seen]

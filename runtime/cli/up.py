@@ -1,7 +1,10 @@
 """``kiki up`` and ``kiki run``: start the whole runtime, or some of its agents in this process."""
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +15,12 @@ import typer
 
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
-from runtime import advisors, composition, observability, process
+from runtime import advisors, composition, models
 from runtime.agents import all_agents, default_agents
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.cli.turns import ask_and_print, show_turn
-from runtime.settings import Settings, load
+from runtime.settings import Settings, environment
 from runtime.supervisor import Supervisor
-from schemas.errors import KikiError, SetupError
+from schemas.errors import SetupError
 
 READY_SECONDS = 180.0
 """Longest wait for all agents; the first start on a slow machine loads two models."""
@@ -50,9 +52,7 @@ def up(
 @command
 def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), composition.FACADE)))]) -> None:
     """Run some agents in this process, against a broker that is there already."""
-    settings = load()
-    observability.configure(settings, service="+".join(composition.processes(agents)))
-    run_async(process.serve, agents, settings)
+    os.execv(sys.executable, [sys.executable, "-m", "runtime.child", *agents])
 
 
 def _check_adapters(settings: Settings) -> None:
@@ -63,11 +63,13 @@ def _check_adapters(settings: Settings) -> None:
 
 
 def _fetch_models(settings: Settings) -> None:
-    from runtime.models import prepare, show_progress
-
-    with show_progress() as progress:
-        for name in (settings.model, settings.embedder):
-            prepare(name, progress=progress)
+    """Have a child process fetch what is missing: what converts a model would stay in this process for good."""
+    missing = [name for name in (settings.model, settings.embedder) if models.find_ready(name) is None]
+    if missing:
+        command = [sys.executable, "-m", "runtime", "models", "pull", *missing]
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        if code:
+            raise typer.Exit(code)  # the child has said why
 
 
 async def _start_all(settings: Settings, ask: str | None) -> None:
@@ -81,8 +83,8 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
         async with connect(composition.bus_settings(supervisor.settings), name="kiki-up") as bus:
             await wait_ready(bus, supervisor)
             out.print(f"ready in {time.monotonic() - began:.1f} s", style="bold green", highlight=False)
-            if ask is not None:
-                await _ask(bus, supervisor.settings, ask)
+        if ask is not None:
+            await _ask(supervisor.settings, ask)
         _print_address(supervisor.settings)
         await anyio.sleep_forever()
 
@@ -118,15 +120,17 @@ async def _facade_answers(settings: Settings) -> bool:
     return False
 
 
-async def _ask(bus: Bus, settings: Settings, question: str) -> None:
+async def _ask(settings: Settings, question: str) -> None:
+    """Have ``kiki ask`` print the answer and the turn: what it needs for that goes with its process."""
     out.print(f"\n> {question}", style="bold", markup=False, highlight=False)
-    try:
-        turn_id = await ask_and_print(settings, question)
-    except KikiError as error:
-        structlog.get_logger("kiki").error("first question failed", error=error.message)
-        return
-    out.print()
-    await show_turn(bus, turn_id, wait_for_episode=True)
+    command = [sys.executable, "-m", "runtime", "ask", "--trace", "--", question]
+    child = await anyio.run_process(
+        command, stdout=None, stderr=subprocess.PIPE, check=False, env={**os.environ, **environment(settings)}
+    )
+    lines = child.stderr.decode(errors="replace").splitlines()
+    if child.returncode:
+        error = lines[-1].removeprefix("kiki: ") if lines else f"exit code {child.returncode}"
+        structlog.get_logger("kiki").error("first question failed", error=error)
 
 
 def _print_address(settings: Settings) -> None:

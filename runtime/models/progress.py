@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 ProgressReport = Callable[[str, int, int], None]
 """``report(step, done, total)``: bytes of a step. Called often; a step ends when ``done`` reaches ``total``."""
@@ -15,8 +17,11 @@ def report_nothing(step: str, done: int, total: int) -> None:
 
 
 @contextmanager
-def show_progress(*, console: Console | None = None) -> Iterator[ProgressReport]:
+def show_progress(*, console: "Console | None" = None) -> Iterator[ProgressReport]:
     """A bar a step on the terminal (on standard error unless ``console`` says otherwise)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console or Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}

@@ -20,7 +20,7 @@ from schemas.findings import Candidate, Inference
 from schemas.status import StatusReply
 from tests.fault.registry import replace_agent
 
-REAL = [sys.executable, "-m", "runtime", "run"]
+REAL = [sys.executable, "-m", "runtime.child"]
 
 
 class EchoWorker:

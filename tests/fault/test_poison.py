@@ -30,8 +30,8 @@ async def running(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyP
     real = anyio.open_process
 
     async def open_poisoned(command: list[str], **options: object) -> anyio.abc.Process:
-        if command[:3] == [sys.executable, "-m", "runtime"]:
-            command = [sys.executable, "-m", "tests.fault.poisoned", *command[4:]]
+        if command[:3] == [sys.executable, "-m", "runtime.child"]:
+            command = [sys.executable, "-m", "tests.fault.poisoned", *command[3:]]
         return await real(command, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(anyio, "open_process", open_poisoned)

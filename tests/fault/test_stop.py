@@ -65,6 +65,15 @@ def test_a_runtime_that_cannot_start_prints_one_line(tmp_path: Path, options: tu
     assert line in result.stderr.splitlines()[-1]
 
 
+def test_a_model_that_cannot_be_fetched_ends_with_the_reason(tmp_path: Path) -> None:
+    result = run_up(
+        tmp_path, "--model", "org/absent", HF_ENDPOINT="http://127.0.0.1:9", KIKI_CACHE_DIR=str(tmp_path / "cache")
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("kiki: cannot fetch org/absent from the hub")
+
+
 def test_a_busy_port_is_refused_in_one_line(tmp_path: Path, embedder_path: Path, small_model: Path) -> None:
 
     with socket.socket() as listener:
@@ -79,7 +88,7 @@ def test_a_busy_port_is_refused_in_one_line(tmp_path: Path, embedder_path: Path,
         assert str(port) in result.stderr or "busy" in result.stderr
 
 
-def run_up(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_up(directory: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """``kiki up`` that is expected to end by itself."""
 
     defaults = {
@@ -91,7 +100,7 @@ def run_up(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     }
     return subprocess.run(
         [sys.executable, "-m", "runtime", "up", *options],
-        env={**os.environ, **defaults},
+        env={**os.environ, **defaults, **variables},
         capture_output=True,
         text=True,
         timeout=120,

@@ -10,10 +10,10 @@ step of eight rows the same with either, and the other core is free for the brok
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from bus.metrics import count_degraded
@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
 
 def torch_library() -> Path | None:
     """The library of torch that carries the BLAS, or None where torch is not installed."""
-    spec = importlib.util.find_spec("torch")  # does not import it
+    spec = PathFinder.find_spec("torch")  # imports nothing, and finds it in a process that hides the package
     if spec is None or not spec.submodule_search_locations:
         return None
     library = Path(spec.submodule_search_locations[0]) / "lib" / "libtorch_cpu.so"

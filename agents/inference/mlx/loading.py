@@ -58,6 +58,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         model.set_dtype(mx.float32)
         swiglu.lighten(model)
     mx.eval(model.parameters())
+    mx.clear_cache()  # buffers of the weights as they were stored
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads

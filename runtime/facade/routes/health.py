@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import httpx
 import nats.errors
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
@@ -95,6 +94,8 @@ async def _read_sync_interval(parts: Facade) -> str | None:
     """The broker's own word on how often it syncs to disk; None when it cannot be asked."""
     if parts.settings.monitor_url is None:
         return None
+    import httpx
+
     try:
         async with httpx.AsyncClient(timeout=1.0) as client:
             server_variables = (await client.get(f"{parts.settings.monitor_url}/varz")).json()

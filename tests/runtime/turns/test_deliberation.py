@@ -2,7 +2,8 @@ import json
 
 from rich.console import Console
 
-from runtime.turns.deliberation import draw_bias_check, draw_deliberation, summarise_bias_check, summary
+from runtime.turns.deliberation import summarise_bias_check, summary
+from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from schemas.chat import Usage
 from schemas.findings import (
     AdapterUse,

@@ -155,6 +155,7 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
     assert "kiki_first_token_seconds" in families
     identities = [(s.name, tuple(sorted(s.labels.items()))) for f in families.values() for s in f.samples]
     assert len(identities) == len(set(identities))
+    assert [name for name in families if name.endswith("_created")] == []
 
 
 async def test_queue_depth_is_exposed(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
