@@ -7,13 +7,15 @@ waterfall, what ``kiki run`` takes, and the tests that go through all agents.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from bus.agent import Agent
-from runtime.settings import Settings
 from schemas.errors import SetupError
+
+if TYPE_CHECKING:  # a process reads here what it need not import, before it imports anything large
+    from bus.agent import Agent
+    from runtime.settings import Settings
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -42,13 +44,15 @@ class AgentSpec:
         stages: its places in the turn; none for an agent beside it.
         process: the process that it shares with others by default; its own when None.
         need: ``turn`` is waited for by ``/ready``, ``runtime`` is started by ``kiki up`` as well, ``choice`` is not.
+        unused: packages that it does not use, though its libraries import them where they are installed.
     """
 
     name: str
-    build: Callable[[Settings], Agent]
+    build: Callable[["Settings"], "Agent"]
     stages: tuple[Stage, ...] = ()
     process: str | None = None
     need: Need = "turn"
+    unused: tuple[str, ...] = ()
 
 
 def find_spec(name: str) -> AgentSpec | None:
@@ -90,7 +94,7 @@ MOVED_SETTINGS = {
 def read_settings(
     kind: type[S],
     name: str,
-    settings: Settings,
+    settings: "Settings",
     defaults: dict[str, Any],
     *,
     replacements: dict[str, Any] | None = None,
@@ -126,7 +130,7 @@ def _path(kind: type[Any], value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
-def _router(settings: Settings) -> Agent:
+def _router(settings: "Settings") -> "Agent":
     from agents.router.agent import RouterAgent
     from agents.router.settings import RouterSettings
     from runtime import advisors
@@ -138,7 +142,7 @@ def _router(settings: Settings) -> Agent:
     return RouterAgent(read_settings(RouterSettings, "router", settings, {}, replacements=replacements))
 
 
-def _embedder(settings: Settings) -> Agent:
+def _embedder(settings: "Settings") -> "Agent":
     from agents.embedder.agent import EmbedderAgent
     from agents.embedder.settings import EmbedderSettings
     from runtime.models import prepare
@@ -147,7 +151,7 @@ def _embedder(settings: Settings) -> Agent:
     return EmbedderAgent(read_settings(EmbedderSettings, "embedder", settings, defaults))
 
 
-def _memory(settings: Settings) -> Agent:
+def _memory(settings: "Settings") -> "Agent":
     from agents.memory.agent import MemoryAgent
     from agents.memory.settings import MemorySettings
     from runtime.models import prepare
@@ -156,7 +160,7 @@ def _memory(settings: Settings) -> Agent:
     return MemoryAgent(read_settings(MemorySettings, "memory", settings, defaults))
 
 
-def _inference(settings: Settings) -> Agent:
+def _inference(settings: "Settings") -> "Agent":
     from agents.inference.agent import InferenceAgent
     from agents.inference.settings import InferenceSettings
 
@@ -167,7 +171,7 @@ def _inference(settings: Settings) -> Agent:
     return InferenceAgent(read_settings(InferenceSettings, "inference", settings, defaults))
 
 
-def _local_model(settings: Settings) -> dict[str, Any]:
+def _local_model(settings: "Settings") -> dict[str, Any]:
     from runtime.models import digest, prepare
 
     model = prepare(settings.model)
@@ -180,48 +184,48 @@ def _local_model(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _upstream_model(settings: Settings) -> str:
+def _upstream_model(settings: "Settings") -> str:
     """The model's name at the upstream; the agent's settings say what is missing or wrong there."""
     upstream = settings.agents["inference"].get("upstream")
     return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
 
 
-def _catfish(settings: Settings) -> Agent:
+def _catfish(settings: "Settings") -> "Agent":
     from agents.catfish.agent import CatfishAgent
     from agents.catfish.settings import CatfishSettings
 
     return CatfishAgent(read_settings(CatfishSettings, "catfish", settings, {}))
 
 
-def _negotiator(settings: Settings) -> Agent:
+def _negotiator(settings: "Settings") -> "Agent":
     from agents.negotiator.agent import NegotiatorAgent
     from agents.negotiator.settings import NegotiatorSettings
 
     return NegotiatorAgent(read_settings(NegotiatorSettings, "negotiator", settings, {}))
 
 
-def _antibias(settings: Settings) -> Agent:
+def _antibias(settings: "Settings") -> "Agent":
     from agents.antibias.agent import AntibiasAgent
     from agents.antibias.settings import AntibiasSettings
 
     return AntibiasAgent(read_settings(AntibiasSettings, "antibias", settings, {}))
 
 
-def _services(settings: Settings) -> Agent:
+def _services(settings: "Settings") -> "Agent":
     from agents.services.agent import ServicesAgent
     from agents.services.settings import ServicesSettings
 
     return ServicesAgent(read_settings(ServicesSettings, "services", settings, {}))
 
 
-def _dream(settings: Settings) -> Agent:
+def _dream(settings: "Settings") -> "Agent":
     from agents.dream.agent import DreamAgent
     from agents.dream.settings import DreamSettings
 
     return DreamAgent(read_settings(DreamSettings, "dream", settings, {}))
 
 
-def _nerve_wml(settings: Settings) -> Agent:
+def _nerve_wml(settings: "Settings") -> "Agent":
     from agents.advisors import nerve
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import NerveWmlSettings
@@ -233,7 +237,7 @@ def _nerve_wml(settings: Settings) -> Agent:
     return AdvisorAgent(nerve.NAME, lambda: nerve.load(nerve_settings))
 
 
-def _kiki_flow(settings: Settings) -> Agent:
+def _kiki_flow(settings: "Settings") -> "Agent":
     from agents.advisors import flow
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import KikiFlowSettings
@@ -246,16 +250,28 @@ def _kiki_flow(settings: Settings) -> Agent:
     return AdvisorAgent(flow.NAME, lambda: flow.load(flow_settings, spread=load_stacks().spread))
 
 
+FACADE = "facade"
+"""The HTTP facade: no agent, but a process is given it like one."""
+
+LIGHT = ("rich",)
+"""Unused by all that print no tables: structlog and httpx import it."""
+
+EMBEDDING = (*LIGHT, "triton")
+"""Unused by what runs torch on a CPU: torch imports triton, which compiles for GPUs."""
+
+DECODING = ("torch",)
+"""Unused by the worker, which needs rich for mlx-lm: transformers, which reads its tokenizer, imports torch."""
+
 REGISTRY: tuple[AgentSpec, ...] = (
-    AgentSpec(name="router", build=_router, stages=(Stage("router"),), process="router"),
-    AgentSpec(name="embedder", build=_embedder, process="router"),
-    AgentSpec(name="memory", build=_memory, stages=(Stage("memory"), Stage("memory-write", "after"))),
-    AgentSpec(name="inference", build=_inference, stages=(Stage("inference"),)),
-    AgentSpec(name="catfish", build=_catfish, stages=(Stage("catfish", "beside"),), process="cognition"),
-    AgentSpec(name="negotiator", build=_negotiator, stages=(Stage("negotiator"),), process="cognition"),
-    AgentSpec(name="antibias", build=_antibias, stages=(Stage("antibias"),), process="cognition"),
-    AgentSpec(name="services", build=_services, need="runtime"),
-    AgentSpec(name="dream", build=_dream, need="runtime"),
+    AgentSpec(name="router", build=_router, stages=(Stage("router"),), process="router", unused=EMBEDDING),
+    AgentSpec(name="embedder", build=_embedder, process="router", unused=EMBEDDING),
+    AgentSpec(name="memory", build=_memory, stages=(Stage("memory"), Stage("memory-write", "after")), unused=LIGHT),
+    AgentSpec(name="inference", build=_inference, stages=(Stage("inference"),), unused=DECODING),
+    AgentSpec(name="catfish", build=_catfish, stages=(Stage("catfish", "beside"),), process="cognition", unused=LIGHT),
+    AgentSpec(name="negotiator", build=_negotiator, stages=(Stage("negotiator"),), process="cognition", unused=LIGHT),
+    AgentSpec(name="antibias", build=_antibias, stages=(Stage("antibias"),), process="cognition", unused=LIGHT),
+    AgentSpec(name="services", build=_services, need="runtime", unused=LIGHT),
+    AgentSpec(name="dream", build=_dream, need="runtime", unused=LIGHT),
     AgentSpec(name="nerve-wml", build=_nerve_wml, need="choice"),
     AgentSpec(name="kiki-flow", build=_kiki_flow, need="choice"),
 )

@@ -7,31 +7,15 @@ is the last line on standard error, under an exit code of :mod:`runtime.exits`.
 import sys
 from collections.abc import Sequence
 
-UNUSED = {
-    "router": ("rich", "triton"),
-    "embedder": ("rich", "triton"),
-    "memory": ("rich",),
-    "inference": ("torch",),
-    "catfish": ("rich",),
-    "negotiator": ("rich",),
-    "antibias": ("rich",),
-    "services": ("rich",),
-    "dream": ("rich",),
-    "facade": ("rich",),
-}
-"""Packages that an agent does not use, though its libraries import them where they are installed: structlog and httpx
-import rich (mlx-lm cannot do without it), torch imports triton, which compiles for GPUs, and transformers, which reads
-the worker's tokenizer, imports torch."""
-
 
 def hide_unused(names: Sequence[str]) -> None:
-    """Make the packages that none of these agents uses look as if they were not installed. Call it before any import.
+    """Make packages that none of these agents uses look as if they were not installed. Call it before other imports."""
+    from runtime.agents import FACADE, LIGHT, find_spec
 
-    An agent that :data:`UNUSED` does not name may use everything.
-    """
-    for package in {package for packages in UNUSED.values() for package in packages}:
-        if all(package in UNUSED.get(name, ()) for name in names):
-            sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's word for "not to be imported"
+    specs = {name: find_spec(name) for name in names}
+    unused = [set(LIGHT if name == FACADE else spec.unused if spec else ()) for name, spec in specs.items()]
+    for package in set.intersection(*unused) if unused else ():
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's word for "not to be imported"
 
 
 def main(names: Sequence[str]) -> None:

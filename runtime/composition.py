@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from bus.agent import Agent
 from bus.broker import monitor_of
 from bus.connection import Bus, BusSettings
-from runtime.agents import all_agents, find_spec, read_settings
+from runtime.agents import FACADE, all_agents, find_spec, read_settings
 from runtime.settings import Settings
 from schemas.errors import SetupError
-
-FACADE = "facade"
 
 
 def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ import structlog
 from bus.agent import run_agent
 from bus.connection import connect
 from runtime import composition, observability
+from runtime.agents import FACADE
 from runtime.settings import Settings, load
 
 SUPERVISED = "KIKI_SUPERVISED"
@@ -46,7 +47,7 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
-    agents = [composition.agent(name, settings) for name in names if name != composition.FACADE]
+    agents = [composition.agent(name, settings) for name in names if name != FACADE]
     async with (
         connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
         anyio.create_task_group() as tasks,
@@ -56,7 +57,7 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
             tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
         for agent in agents:
             tasks.start_soon(run_agent, agent, bus)
-        if composition.FACADE in names:
+        if FACADE in names:
             tasks.start_soon(composition.serve_facade, bus, settings)
 
 

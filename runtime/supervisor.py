@@ -21,7 +21,7 @@ from tenacity import wait_exponential_jitter
 
 from bus import broker as server
 from runtime import composition
-from runtime.agents import default_agents
+from runtime.agents import FACADE, default_agents
 from runtime.exits import SETUP_EXIT
 from runtime.process import SUPERVISED
 from runtime.settings import Settings, environment
@@ -63,7 +63,7 @@ class Supervisor:
     """
 
     settings: Settings
-    names: tuple[str, ...] = field(default_factory=lambda: (*default_agents(), composition.FACADE))
+    names: tuple[str, ...] = field(default_factory=lambda: (*default_agents(), FACADE))
     children: dict[str, Child] = field(default_factory=dict)
     broker: server.EmbeddedBroker | None = None
     failure: SetupError | None = None

@@ -16,7 +16,7 @@ import typer
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime import advisors, composition, models
-from runtime.agents import all_agents, default_agents
+from runtime.agents import FACADE, all_agents, default_agents
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.settings import Settings, environment
 from runtime.supervisor import Supervisor
@@ -50,7 +50,7 @@ def up(
 
 
 @command
-def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), composition.FACADE)))]) -> None:
+def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), FACADE)))]) -> None:
     """Run some agents in this process, against a broker that is there already."""
     os.execv(sys.executable, [sys.executable, "-m", "runtime.child", *agents])
 
@@ -75,7 +75,7 @@ def _fetch_models(settings: Settings) -> None:
 async def _start_all(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
         settings,
-        names=(*default_agents(), *advisors.find_runnable(settings), composition.FACADE),
+        names=(*default_agents(), *advisors.find_runnable(settings), FACADE),
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
@@ -99,16 +99,16 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
 
 async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
     """Wait until every agent takes work and the facade answers."""
-    missing = agents = [name for name in supervisor.names if name != composition.FACADE]
+    missing = agents = [name for name in supervisor.names if name != FACADE]
     with err.status("starting") as status, anyio.move_on_after(READY_SECONDS) as waiting:
         while missing:
             ready = {report.status.agent for report in await gather_reports(bus) if report.status.ready}
             missing = [name for name in agents if name not in ready]
             status.update(f"starting: waiting for {', '.join(missing)}")
-        while composition.FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
+        while FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
             await anyio.sleep(0.1)
     if waiting.cancelled_caught:
-        silent = dict.fromkeys(str(supervisor.log_path(name)) for name in missing or [composition.FACADE])
+        silent = dict.fromkeys(str(supervisor.log_path(name)) for name in missing or [FACADE])
         logs = ", ".join(silent)
         raise SetupError(f"not ready after {READY_SECONDS:.0f} s; the logs say why: {logs}.")
 

@@ -16,9 +16,19 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
 from runtime import agents, composition, doctor
-from runtime.agents import AgentSpec, Need, Position, Stage, all_agents, default_agents, turn_agents, turn_stages
+from runtime.agents import (
+    FACADE,
+    AgentSpec,
+    Need,
+    Position,
+    Stage,
+    all_agents,
+    default_agents,
+    turn_agents,
+    turn_stages,
+)
 from runtime.cli import up
-from runtime.composition import FACADE, processes
+from runtime.composition import processes
 from runtime.facade import FacadeSettings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor

@@ -1,7 +1,7 @@
 """Which agents share a process."""
 
-from runtime.agents import default_agents
-from runtime.composition import FACADE, processes
+from runtime.agents import FACADE, default_agents
+from runtime.composition import processes
 
 
 def test_agents_that_serve_one_another_share_a_process() -> None:
