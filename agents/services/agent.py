@@ -109,7 +109,7 @@ class ServicesAgent:
             Endpoint(verb="replay.start", request=ReplayRequest, handle=self._start_replay),
             Endpoint(verb="replay.stop", request=ReplayStopRequest, handle=self._stop_replay),
             Endpoint(verb="flow.fetch", request=FlowFetchRequest, handle=self._flow_fetch),
-            Endpoint(verb="flow.take_snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
+            Endpoint(verb="flow.snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
             Endpoint(verb="flow.publish", request=FlowPublishRequest, handle=self._flow_publish),
         )
 

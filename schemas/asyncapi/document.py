@@ -147,7 +147,7 @@ SERVICES = (
     Service("replay.start", ReplayRequest, ReplayReply),
     Service("replay.stop", ReplayStopRequest, ReplayStopReply),
     Service("flow.fetch", FlowFetchRequest, FlowFetchReply),
-    Service("flow.take_snapshot", FlowSnapshotRequest, FlowSnapshotReply),
+    Service("flow.snapshot", FlowSnapshotRequest, FlowSnapshotReply),
     Service("flow.publish", FlowPublishRequest, FlowPublishReply),
 )
 

@@ -149,14 +149,14 @@ async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
     async with anyio.create_task_group() as tasks:
         await tasks.start(run_agent, worker, bus)
         await tasks.start(run_agent, ServicesAgent(ServicesSettings()), bus)
-        plain = await bus.request("flow.take_snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
+        plain = await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
         assert [(adapter.name, adapter.stack, adapter.norm) for adapter in plain.adapters] == [
             ("cpp", 1, 3.0),
             ("rust", stacks.of("rust"), None),
             ("broken", None, None),
         ]
         assert worker.checked_names == []
-        whole = await bus.request("flow.take_snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
+        whole = await bus.request("flow.snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
         assert {adapter.name: adapter.norm for adapter in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
         assert (whole.stacks[1], whole.stacks[stacks.of("rust") or 0], sum(whole.stacks)) == (3.0, 1.5, 4.5)
         tasks.cancel_scope.cancel()
@@ -216,5 +216,5 @@ async def test_bad_advice_is_refused_by_its_field_and_not_recorded(
 async def test_a_snapshot_without_a_worker_is_refused(bus: Bus) -> None:
     async with run_services(bus):
         with pytest.raises(KikiError) as refusal:
-            await bus.request("flow.take_snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
+            await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
         assert refusal.value.code == "unavailable"
