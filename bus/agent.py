@@ -11,15 +11,15 @@ import anyio
 import anyio.abc
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, ServiceConfig
 from prometheus_client import generate_latest
 
 from bus import metrics
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Consumer, Handler
+from bus.request import gather
 from schemas.codec import decode, encode
 from schemas.errors import KikiError
 from schemas.status import ServiceError, StatusReply
@@ -78,7 +78,7 @@ async def run_agent(
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         service = await _serve(agent, bus, tasks)
-        await bus.client.flush()  # the broker knows its subscriptions before anybody hears that it is ready
+        await bus.flush()  # the broker knows its subscriptions before anybody hears that it is ready
         _log.info("agent ready", agent=agent.name)
         task_status.started()
         try:
@@ -146,17 +146,17 @@ async def _refuse(request: Request, error: KikiError, verb: str) -> None:
     await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
 
 
-def _status_handler(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
+def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable[None]]:
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
-    async def send_report(message: Msg) -> None:
+    async def send_report(message: LiveMessage) -> None:
         report = Report(
             status=agent.status(),
             pid=os.getpid(),
             metrics=generate_latest(metrics.REGISTRY).decode(),
             host=socket.gethostname(),
         )
-        await bus.client.publish(message.reply, encode(report))
+        await bus.send(message.reply, encode(report))
 
     return send_report
 
@@ -171,9 +171,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
-    """The reports of all agent instances; those named in ``expected`` have more time to answer (:meth:`Bus.gather`)."""
+    """The reports of all agent instances; those named in ``expected`` have more time to answer (:func:`gather`)."""
 
     def includes_expected(replies: Sequence[Report]) -> bool:
         return {report.status.agent for report in replies} >= set(expected)
 
-    return await bus.gather("status", Report, enough=includes_expected)
+    return await gather(bus.client, bus.subjects.service("status"), Report, enough=includes_expected)

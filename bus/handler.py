@@ -22,14 +22,13 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
 
 from bus import dead_letters, metrics, topology, tracing
 from bus.connection import Bus
+from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
 from schemas.codec import decode
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, SetupError, StageFailed, Unavailable
 from schemas.events import Event, TurnCancelled, TurnFailed
@@ -141,7 +140,8 @@ class Consumer(Generic[E]):
             ack_wait=handler.ack_wait,
             max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
         )
-        await topology.reconcile_consumer(self.bus.js, handler.stream, config)
+        with translate_errors(f"consumer {handler.stage} was not reconciled"):
+            await topology.reconcile_consumer(self.bus.js, handler.stream, config)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
@@ -200,7 +200,7 @@ class Consumer(Generic[E]):
                 slot.pulled_at = time.monotonic()
                 try:
                     (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
-                except (TimeoutError, nats.errors.TimeoutError):
+                except TimeoutError:
                     continue
                 slot.busy = True
                 try:
@@ -208,7 +208,7 @@ class Consumer(Generic[E]):
                 finally:
                     slot.busy = False
         finally:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(*BROKER_ERRORS):
                 await subscription.unsubscribe()
 
     async def _bind(self) -> JetStreamContext.PullSubscription:
@@ -222,11 +222,11 @@ class Consumer(Generic[E]):
         """
         try:
             await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
-        except APIError:
+        except NOT_FOUND:
             await self.bus.reconcile()
             await self.declare()
             return False
-        except (TimeoutError, nats.errors.Error) as error:
+        except BROKER_ERRORS as error:
             _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
         return True
 
@@ -238,7 +238,7 @@ class Consumer(Generic[E]):
         self._in_flight.inc()
         try:
             await self._process(message)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
+        except BROKER_ERRORS as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
             _log.warning("message left for redelivery", stage=self.handler.stage, error=repr(error))
         finally:
@@ -327,7 +327,7 @@ class Consumer(Generic[E]):
         while True:
             await anyio.sleep(self.handler.ack_wait / 3)
             for message in [message for message in self._in_hand.values() if not message.is_acked]:
-                with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
+                with contextlib.suppress(*BROKER_ERRORS):  # the broker is away; redelivery will tell
                     await message.in_progress()
 
     async def _settle(self, message: Msg, outcome: str) -> None:

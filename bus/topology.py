@@ -14,8 +14,8 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
 
+from bus.errors import NOT_FOUND
 from bus.subjects import Subjects
 from schemas.dream import QUEUE, RING
 from schemas.errors import SetupError
@@ -146,7 +146,7 @@ async def reconcile_streams(js: JetStreamContext, configs: Iterable[StreamConfig
         name = str(config.name)
         try:
             current = (await js.stream_info(name)).config
-        except NotFoundError:
+        except NOT_FOUND:
             await js.add_stream(config)
             continue
         _refuse_drift("stream", name, config, current, _STREAM_FIELDS)
@@ -175,7 +175,7 @@ async def reconcile_consumer(js: JetStreamContext, stream: str, config: Consumer
     durable = str(config.durable_name)
     try:
         current = (await js.consumer_info(stream, durable)).config
-    except NotFoundError:
+    except NOT_FOUND:
         await js.add_consumer(stream, config)
         return
     _refuse_drift("consumer", f"{stream}/{durable}", config, current, _CONSUMER_FIELDS)

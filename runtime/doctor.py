@@ -122,7 +122,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             missing = [name for name in AGENTS if name not in ready]
             return [
                 Finding("broker", "ok", f"answers at {settings.url()}"),
-                await _check_sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),
+                await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
                     "wrong" if missing else "ok",

@@ -10,6 +10,7 @@ import msgspec
 from agents.negotiator import prompts
 from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
+from bus.jobs import ask_model
 from runtime.cognition import wilson_interval
 from schemas.chat import Message
 from schemas.envelope import new_turn
@@ -64,7 +65,9 @@ async def judge(bus: Bus, pair: AnswerPair) -> VotingFigures:
         choices: tuple[str, ...], conversations: tuple[tuple[Message, ...], ...] = ()
     ) -> list[dict[str, float]]:
         envelope = new_turn(tenant="bench", timeout=TIMEOUT)
-        result = await bus.ask(envelope, lane="auxiliary", messages=question, ballots=conversations, choices=choices)
+        result = await ask_model(
+            bus, envelope, lane="auxiliary", messages=question, ballots=conversations, choices=choices
+        )
         return list(result.scores)
 
     habit, right, wrong = await score_choices(labels, ballots)

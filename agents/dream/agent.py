@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import nats.errors
 import structlog
-from nats.js.errors import APIError
 
 from agents.dream import beta, journal, profiles, ring
 from agents.dream.execution import Execution
@@ -17,7 +15,9 @@ from agents.dream.swap import Swaps
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.errors import translate_errors
 from bus.handler import Delivery, Handler
+from bus.stream import measure_stream
 from bus.topology import DREAMS
 from schemas.consolidation import SwapReply, SwapRequest
 from schemas.dream import (
@@ -195,10 +195,8 @@ class DreamAgent:
         return vectors
 
     async def _count_waiting(self) -> int:
-        try:
-            return int((await self._require_bus().js.stream_info(DREAMS)).state.messages)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the queue cannot be read: {error or type(error).__name__}.") from error
+        with translate_errors("the queue cannot be read"):
+            return (await measure_stream(self._require_bus(), DREAMS)).messages
 
     def _require_bus(self) -> Bus:
         if self._bus is None:

@@ -7,9 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import nats.errors
 import structlog
-from nats.js.errors import APIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.episodes import build_record, key
@@ -31,6 +29,7 @@ from agents.memory.words import WordEncoder
 from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.errors import KikiError, Refused, Unavailable
@@ -250,13 +249,10 @@ class MemoryAgent:
                 async with self._stores.changing:
                     await self._stores.renew(lambda: reset_progress(bus))
                     await Consumer(bus, self._projection_handler()).declare()
-                last = (await bus.js.stream_info(EPISODES)).state.last_seq
-                await wait_until_projected(bus, last)
+                await wait_until_projected(bus)
                 episodes = await self._stores.trace.count()
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(
-                f"the rebuild lost the broker ({error or type(error).__name__}): run it again."
-            ) from error
+        except BrokerUnavailable as error:
+            raise Unavailable(f"the rebuild lost the broker ({error.reason}): run it again.") from error
         finally:
             self._rebuilding = False
         seconds = time.monotonic() - started
@@ -306,9 +302,9 @@ class MemoryAgent:
         self._sleeping = True
         try:
             reply = await sleep(bus, request, self.settings, alone=self._summing)
-            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the sleep lost the broker ({error or type(error).__name__}): sleep again.") from error
+            await wait_until_projected(bus)
+        except BrokerUnavailable as error:
+            raise Unavailable(f"the sleep lost the broker ({error.reason}): sleep again.") from error
         finally:
             self._sleeping = False
         return reply
@@ -338,7 +334,7 @@ class MemoryAgent:
         """
         bus = self._require_bus()
         async with self._summing:  # no sleep may sum it up meanwhile
-            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+            await wait_until_projected(bus)
             async with self._stores.changing:
                 summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
                 for summary in summaries:
@@ -384,8 +380,8 @@ class MemoryAgent:
             atlas = await self._stores.atlas.count()
             trace = await self._stores.trace.count()
             consumer = await read_progress(bus)
-        except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-            metrics.count_degraded("memory.gauges", str(error) or type(error).__name__)
+        except KikiError as error:
+            metrics.count_degraded("memory.gauges", error.message)
             return
         self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(consumer)}
 

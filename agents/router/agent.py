@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import numpy as np
-from nats.aio.msg import Msg
 
 from agents.router import selection
 from agents.router.advice import ask_advisors
@@ -21,7 +20,7 @@ from agents.router.scoring import OutputScores, Scorer
 from agents.router.settings import RouterSettings
 from agents.shared.similarity import answer_texts, texts_to_embed
 from bus.agent import Endpoint
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
 from schemas.advisors import ADVISORS, AdviseRequest
 from schemas.codec import decode
@@ -144,7 +143,7 @@ class RouterAgent:
             cosines=tuple(wire_vector(row) for row in cosines), compute=embeddings.compute, began_at=embeddings.began_at
         )
 
-    async def _embed_ahead(self, message: Msg) -> None:
+    async def _embed_ahead(self, message: LiveMessage) -> None:
         """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
         event = decode(InferDone, message.data)
         if event.route.plan.negotiate:

@@ -1,6 +1,5 @@
 """The record for other services, on the bus: register, fetch, mark, and how far behind each of them is."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -8,14 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import nats.errors
 import structlog
-from nats.js.api import ConsumerInfo
-from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
 from agents.services import cursor, flow
-from agents.services.registration import Registration, consumer_config, make_registration, registration_of, service_info
+from agents.services.registration import Registration, make_registration, register, registration_of, service_info
 from agents.services.retention import trim
 from agents.services.running_replays import Replays
 from agents.services.settings import ServicesSettings
@@ -23,7 +19,10 @@ from agents.services.stacks import load_stacks
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.consumers import ConsumerState, delete_consumer, read_consumers
+from bus.errors import translate_errors
 from bus.handler import Handler
+from bus.stream import read_next
 from bus.topology import EPISODES
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.flow import (
@@ -61,7 +60,6 @@ OLDEST = Gauge(
     registry=metrics.REGISTRY,
 )
 
-_CONSUMER_EXISTS = (10013, 10148)
 _log = structlog.get_logger("services")
 
 
@@ -121,21 +119,12 @@ class ServicesAgent:
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
         bus, service = self._require_bus(), make_registration(request)
-        consumer = consumer_config(service, bus.subjects, new_only=request.begin == "new")
-        body = {"stream_name": EPISODES, "config": consumer.as_dict(), "action": "create"}
-        subject = f"$JS.API.CONSUMER.CREATE.{EPISODES}.{service.durable}"
-        try:
-            answer = json.loads((await bus.client.request(subject, json.dumps(body).encode(), timeout=5.0)).data)
-        except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"'{service.name}' was not registered: {error or type(error).__name__}.") from error
-        if failure := answer.get("error"):
-            if failure.get("err_code") in _CONSUMER_EXISTS:
-                raise InvalidInput(
-                    f"the name '{service.name}' is taken: choose another, or unregister it first.",
-                    code="name_taken",
-                    param="name",
-                )
-            raise KikiError(f"'{service.name}' was not registered: {failure.get('description')}.")
+        if not await register(bus, service, new_only=request.begin == "new"):
+            raise InvalidInput(
+                f"the name '{service.name}' is taken: choose another, or unregister it first.",
+                code="name_taken",
+                param="name",
+            )
         _log.info("service registered", service=service.name, subjects=service.subjects)
         return await self._read_info(service.name)
 
@@ -143,10 +132,8 @@ class ServicesAgent:
         bus = self._require_bus()
         async with self._locks[request.name]:
             info = await self._read_info(request.name)
-            try:
-                await bus.js.delete_consumer(EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
-            except (TimeoutError, nats.errors.Error, APIError) as error:
-                raise Unavailable(f"'{request.name}' was not unregistered: {error!r}.") from error
+            with translate_errors(f"'{request.name}' was not unregistered"):
+                await delete_consumer(bus, EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
             self._holders.pop(request.name, None)
             self._forget_gauges({request.name})
         _log.info("service unregistered", service=request.name, place=info.place)
@@ -230,19 +217,17 @@ class ServicesAgent:
             raise Unavailable("the services' agent is not open.")
         return self._bus
 
-    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerInfo]]:
-        try:
-            consumers = await bus.js.consumers_info(EPISODES)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}.") from error
-        return [(service, info) for info in consumers if (service := registration_of(info)) is not None]
+    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
+        with cursor.reaching_record():
+            consumers = await read_consumers(bus, EPISODES)
+        return [(service, consumer) for consumer in consumers if (service := registration_of(consumer)) is not None]
 
     async def _watch(self, bus: Bus) -> None:
         while True:
             try:
                 await self._measure(bus)
-            except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-                metrics.count_degraded("services.gauges", str(error) or type(error).__name__)
+            except KikiError as error:
+                metrics.count_degraded("services.gauges", error.message)
             await anyio.sleep(self.settings.watch_interval)
 
     async def _measure(self, bus: Bus) -> None:
@@ -250,9 +235,9 @@ class ServicesAgent:
         names = {service.name for service, _ in services}
         self._forget_gauges(self._gauge_names - names)
         self._service_count = len(names)
-        for service, info in services:
-            LAG.labels(service.name).set((info.num_pending or 0) + (info.num_ack_pending or 0))
-            OLDEST.labels(service.name).set(await _read_age(bus, service, info))
+        for service, consumer in services:
+            LAG.labels(service.name).set(consumer.lag)
+            OLDEST.labels(service.name).set(await _read_age(bus, service, consumer))
             self._gauge_names.add(service.name)
 
     def _forget_gauges(self, names: set[str]) -> None:
@@ -270,15 +255,11 @@ class _Holder:
         self.until = until
 
 
-async def _read_age(bus: Bus, service: Registration, info: ConsumerInfo) -> float:
+async def _read_age(bus: Bus, service: Registration, consumer: ConsumerState) -> float:
     """Seconds since the oldest record was stored that the service has not consumed; 0 when there is none."""
-    floor = info.ack_floor.stream_seq if info.ack_floor else 0
     times = []
     for subject in service.filters(bus.subjects):
-        try:
-            message = await bus.js.get_msg(EPISODES, seq=floor + 1, subject=subject, next=True)
-        except NotFoundError:
-            continue
-        if message.time is not None:
-            times.append(message.time.timestamp())
+        message = await read_next(bus, EPISODES, consumer.acknowledged + 1, subject)
+        if message is not None:
+            times.append(message.stored_at.timestamp())
     return max(0.0, time.time() - min(times)) if times else 0.0

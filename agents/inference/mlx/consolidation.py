@@ -175,7 +175,7 @@ class Consolidation:
 
     async def _beat(self, subject: str) -> None:
         if subject:
-            await self._bus.client.publish(subject, b"")
+            await self._bus.send(subject)
 
 
 def _check_budget(request: TrainRequest, *, flops: float, seconds: float) -> None:

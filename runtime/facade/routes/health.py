@@ -3,7 +3,6 @@
 from typing import Any
 
 import httpx
-import nats.errors
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
@@ -18,7 +17,7 @@ router = APIRouter()
 @router.get("/health")
 async def report_health(parts: Parts) -> JSONResponse:
     """The state of broker, agents and turns. Always 200 while this process lives: restarting it mends nothing else."""
-    connected = parts.bus.client.is_connected
+    connected = parts.bus.is_connected
     agents = await collect_agent_reports(parts)
     return JSONResponse(
         {
@@ -37,7 +36,7 @@ async def report_readiness(parts: Parts) -> JSONResponse:
     Raises:
         Unavailable: something is missing; the message lists it.
     """
-    if not parts.bus.client.is_connected:
+    if not parts.bus.is_connected:
         raise Unavailable("not ready: the broker is away.")
     if parts.turns.stopping:
         raise Unavailable("not ready: the facade is stopping.")
@@ -68,12 +67,12 @@ async def report_status(parts: Parts) -> JSONResponse:
 
 async def collect_agent_reports(parts: Facade) -> list[Report]:
     """What the agents say of themselves; nothing while the broker is away."""
-    if not parts.bus.client.is_connected:
+    if not parts.bus.is_connected:
         return []
     try:
         all_reports = await gather_reports(parts.bus, expected=parts.settings.expected_agents)
-    except nats.errors.Error as error:
-        metrics.count_degraded("facade.reports", repr(error))
+    except Unavailable as error:
+        metrics.count_degraded("facade.reports", error.message)
         return []
     return sorted(all_reports, key=lambda report: (report.status.agent, report.pid))
 

@@ -16,8 +16,8 @@ from agents.router.agent import RouterAgent
 from agents.router.domains import load_taxonomy
 from agents.router.settings import RouterSettings
 from bus import metrics
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from schemas.advisors import AdviseRequest
 from schemas.chat import Message
 from schemas.envelope import new_turn
@@ -138,10 +138,8 @@ async def test_advice_is_blended_and_recorded_and_silence_is_not(bus: Bus) -> No
 @contextlib.asynccontextmanager
 async def run_router(bus: Bus, settings: RouterSettings) -> AsyncIterator[RouterAgent]:
     agent = RouterAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run_agent(agent, bus, task_status=task_status))
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 async def route_turn(bus: Bus, event: QueryReceived, *, msg_id: str) -> QueryRouted:

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from schemas.chat import Message
 from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.envelope import new_turn
@@ -30,10 +30,8 @@ RUST = "Explain how lifetimes and the borrow checker work in Rust, with a struct
 @asynccontextmanager
 async def run_router(bus: Bus, embedder_path: Path) -> AsyncIterator[RouterAgent]:
     agent = RouterAgent(RouterSettings(embedder=embedder_path))
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status=anyio.TASK_STATUS_IGNORED: run_agent(agent, bus, task_status=task_status))
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 async def wait_for_event(bus: Bus, kind: type[Event], turn_id: str) -> Event:
