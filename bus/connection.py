@@ -58,7 +58,7 @@ class LiveMessage:
 class Bus:
     """A connection with our verbs. Made by :func:`connect`. ``client`` and ``js`` are for the modules of this package.
 
-    Verbs that say nothing of errors raise :class:`BrokerUnavailable` when the broker is away.
+    Verbs that say nothing of errors raise :class:`bus.errors.BrokerUnavailable` when the broker is away.
     """
 
     def __init__(self, client: Client, settings: BusSettings) -> None:

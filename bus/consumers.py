@@ -1,7 +1,7 @@
 """Durable consumers: where each reader of a stream stands, and readers that are made and served by request.
 
 The handlers' own consumers are declared in :mod:`bus.topology` and run by :mod:`bus.handler`. Every verb raises
-:class:`BrokerUnavailable` when the broker is away.
+:class:`bus.errors.BrokerUnavailable` when the broker is away.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Bytes that are too large for a message, kept in the broker under their own sha256.
 
 An object is named by its content's digest, so it never changes, and storing it twice is the same as storing it once.
-Objects are dropped after :data:`KEPT` seconds.
+Objects are dropped after :data:`KEEP_SECONDS` seconds.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """A stream: read from somewhere to its present end in order, its single messages, and what it holds.
 
-Every verb raises :class:`BrokerUnavailable` when the broker is away.
+Every verb raises :class:`bus.errors.BrokerUnavailable` when the broker is away.
 """
 
 import sys

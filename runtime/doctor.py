@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import httpx
 import psutil
 
 from bus import broker
@@ -16,7 +15,7 @@ from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.composition import AGENTS, bus_settings
 from runtime.settings import Settings
-from schemas.errors import KikiError
+from schemas.errors import KikiError, Unavailable
 
 State = Literal["ok", "note", "wrong"]
 
@@ -144,13 +143,13 @@ async def _check_sync(settings: Settings, port: int | None) -> Finding:
     if address is None:
         return Finding("sync", "note", "not ours to read", "set jetstream.sync_interval: always on the servers")
     try:
-        async with httpx.AsyncClient(timeout=2.0) as client:
-            config = (await client.get(f"{address}/varz")).json()["jetstream"]["config"]
-    except (httpx.HTTPError, KeyError) as error:
-        return Finding("sync", "wrong", f"/varz cannot be read: {error!r}", "restart 'kiki up'")
-    if config.get("sync_always"):
+        interval = await broker.read_sync_interval(address)
+    except Unavailable as error:
+        return Finding("sync", "wrong", error.message, "restart 'kiki up'")
+    if interval == "always":
         return Finding("sync", "ok", "always: an acknowledged episode survives a crash of the machine")
-    return Finding("sync", "wrong", f"every {config['sync_interval'] / 1e9:.0f} s", "set sync_interval: always")
+    seldom = f"every {interval}" if interval else "the server does not say how often"
+    return Finding("sync", "wrong", seldom, "set sync_interval: always")
 
 
 def _check_port(port: int, variable: str) -> Finding:

@@ -36,7 +36,7 @@ from schemas.dream import (
 )
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import Envelope
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError
 from schemas.services import FetchReply, FetchRequest
 from schemas.status import StatusReply
 
@@ -52,7 +52,8 @@ class DreamAgent:
 
     def __init__(self, settings: DreamSettings) -> None:
         self.settings = settings
-        self._bus: Bus | None = None
+        self._bus: Bus
+        self._ready = False
         self._swaps: Swaps
         self._counts = {"done_total": 0.0, "aborted_total": 0.0, "swapped_total": 0.0, "last_pause_ms": 0.0}
 
@@ -64,11 +65,11 @@ class DreamAgent:
             SetupError: it cannot be used.
         """
         self._swaps = Swaps(bus, self.settings, load_retained_set(self.settings.retained))
-        self._bus = bus
+        self._bus, self._ready = bus, True
         try:
             yield
         finally:
-            self._bus = None
+            self._ready = False
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """The queue: one at a time, in order."""
@@ -99,10 +100,10 @@ class DreamAgent:
 
     def status(self) -> StatusReply:
         """Episodes done and aborted, swaps, and the last pause."""
-        return StatusReply(agent=self.name, ready=self._bus is not None, gauges=dict(self._counts))
+        return StatusReply(agent=self.name, ready=self._ready, gauges=dict(self._counts))
 
     async def _fetch(self, request: BetaRequest) -> BetaReply:
-        bus = self._require_bus()
+        bus = self._bus
         fetch_request = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
         reply = await bus.request("services.fetch", fetch_request, FetchReply, timeout=request.wait + 10.0)
         episodes = [(record.id, record.episode) for record in reply.records if record.episode is not None]
@@ -115,7 +116,7 @@ class DreamAgent:
         return BetaReply(records=tuple(records))
 
     async def _request(self, request: DreamRequest) -> DreamAccepted:
-        bus, episode = self._require_bus(), request.episode
+        bus, episode = self._bus, request.episode
         profiles.check_episode(request.profile, episode)
         if await journal.find_entry(bus, episode.episode_id) is None:
             now = time.time()
@@ -131,10 +132,10 @@ class DreamAgent:
         return DreamAccepted(episode_id=episode.episode_id, waiting=await self._count_waiting())
 
     async def _status(self, request: DreamStatusRequest) -> DreamStatus:
-        return await journal.read_status(self._require_bus(), request.episode_id)
+        return await journal.read_status(self._bus, request.episode_id)
 
     async def _snapshot(self, request: SnapshotRequest) -> SnapshotReply:
-        bus, now = self._require_bus(), time.time()
+        bus, now = self._bus, time.time()
         envelope = Envelope(
             event_id=f"{request.snapshot_id}:dream.snapshot",
             turn_id=request.snapshot_id,
@@ -171,7 +172,7 @@ class DreamAgent:
         _log.info("dream done", episode_id=report.episode_id, executed=report.executed)
 
     async def _give_up(self, event: DreamRequested, error: KikiError) -> None:
-        bus = self._require_bus()
+        bus = self._bus
         await self._abort(bus, event, error, Execution(bus, self.settings, event))
 
     async def _abort(self, bus: Bus, event: DreamRequested, error: KikiError, execution: Execution) -> None:
@@ -191,14 +192,9 @@ class DreamAgent:
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), EMBED_BATCH):
             request = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
-            vectors += (await self._require_bus().request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
+            vectors += (await self._bus.request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
         return vectors
 
     async def _count_waiting(self) -> int:
         with translate_errors("the queue cannot be read"):
-            return (await measure_stream(self._require_bus(), DREAMS)).messages
-
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the dream agent is not open.")
-        return self._bus
+            return (await measure_stream(self._bus, DREAMS)).messages

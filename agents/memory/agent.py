@@ -80,7 +80,7 @@ class MemoryAgent:
         self._summing = anyio.Lock()
         self._precedence = Precedence()
         self._ready = False
-        self._bus: Bus | None = None
+        self._bus: Bus
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
         self._gauges: dict[str, float] = {}
 
@@ -239,7 +239,7 @@ class MemoryAgent:
             Unavailable: the broker is away.
         """
         bus = self._bus
-        if bus is None or self._rebuilding:
+        if self._rebuilding:
             raise Refused("the memory is being rebuilt already: wait until its projection_lag is 0.")
         self._rebuilding, started = True, time.monotonic()
         try:
@@ -261,7 +261,7 @@ class MemoryAgent:
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
-        bus = self._require_bus()
+        bus = self._bus
         async with self._stores.changing:
             ids_by_key = {
                 key(episode.tenant, "episode", episode.episode_id): episode.episode_id
@@ -296,7 +296,7 @@ class MemoryAgent:
             Refused: a sleep is going on.
             Unavailable: the broker is away.
         """
-        bus = self._require_bus()
+        bus = self._bus
         if self._sleeping:
             raise Refused("the memory is asleep already: wait until that sleep ends.")
         self._sleeping = True
@@ -332,7 +332,7 @@ class MemoryAgent:
         Raises:
             Unavailable: the broker or a store failed; asking again goes on where it stopped.
         """
-        bus = self._require_bus()
+        bus = self._bus
         async with self._summing:  # no sleep may sum it up meanwhile
             await wait_until_projected(bus)
             async with self._stores.changing:
@@ -345,7 +345,7 @@ class MemoryAgent:
 
     async def _erase_session(self, session_id: str, tenant: str) -> int:
         """Erase one session in the stores and in the record; return how many episodes it had."""
-        bus, atlas, trace = self._require_bus(), self._stores.atlas, self._stores.trace
+        bus, atlas, trace = self._bus, self._stores.atlas, self._stores.trace
         members = await trace.turns(session_id, tenant=tenant)
         for member in members:
             await erase(bus, member, tenant=tenant, session_id=session_id)
@@ -355,11 +355,6 @@ class MemoryAgent:
             await atlas.mark(parts, "")
         await trace.remove_session(session_id, tenant=tenant)
         return len(members)
-
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the memory is not open.")
-        return self._bus
 
     async def _expire(self, bus: Bus) -> None:
         """Answers are kept as long as the other events of their turns."""

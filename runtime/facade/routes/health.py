@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import httpx
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from bus import metrics
 from bus.agent import Report, gather_reports
+from bus.broker import read_sync_interval
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
 
@@ -95,12 +95,7 @@ async def _read_sync_interval(parts: Facade) -> str | None:
     if parts.settings.monitor_url is None:
         return None
     try:
-        async with httpx.AsyncClient(timeout=1.0) as client:
-            server_variables = (await client.get(f"{parts.settings.monitor_url}/varz")).json()
-    except (httpx.HTTPError, ValueError) as error:
-        metrics.count_degraded("facade.varz", repr(error))
+        return await read_sync_interval(parts.settings.monitor_url)
+    except Unavailable as error:
+        metrics.count_degraded("facade.varz", error.message)
         return None
-    config = server_variables.get("jetstream", {}).get("config", {})
-    if config.get("sync_always"):
-        return "always"
-    return f"{config['sync_interval'] / 1e9:g}s" if "sync_interval" in config else None
