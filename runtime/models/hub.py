@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from runtime.models import store
@@ -15,6 +16,9 @@ _ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revis
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """What is taken: weights, configuration and tokenizer; never code."""
+
+VERSION = "1"
+"""Of what is kept of a repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,9 @@ def ensure(repository: Repository, home: Path, *, check: Callable[[Path], object
         fetch(repository, target, report=report)
         check(target)
 
-    directory = store.place(home, repository.name)
-    source = f"hub:{repository.name}"
-    return store.ensure(directory, name=repository.name, source=source, version="1", fill=fill, report=report)
+    directory, name = store.place(home, repository.name), repository.name
+    build = partial(store.build, directory, name=name, source=f"hub:{name}", version=VERSION, fill=fill, report=report)
+    return store.ensure(directory, version=VERSION, build=build)
 
 
 def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None:

@@ -159,9 +159,10 @@ def check_directory(directory: Path) -> Path:
 
 
 def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
-    report = _prefix_steps(model.name, report)
-    return store.ensure(
-        store.place(home, model.name),
+    report, directory = _prefix_steps(model.name, report), store.place(home, model.name)
+    build = partial(
+        store.build,
+        directory,
         name=model.name,
         source=model.source,
         version=model.version,
@@ -169,6 +170,7 @@ def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) 
         expected=model.expected,
         report=report,
     )
+    return store.ensure(directory, version=model.version, build=build)
 
 
 def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:

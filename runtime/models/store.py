@@ -93,25 +93,16 @@ def deep_faults(directory: Path, *, version: str | None = None, report: Progress
     return problems
 
 
-def ensure(
-    directory: Path,
-    *,
-    name: str,
-    source: str,
-    version: str,
-    fill: Callable[[Path], None],
-    expected: dict[str, str] | None = None,
-    report: ProgressReport,
-) -> Path:
-    """The directory with the model in it: built as :func:`build` does, by one process, where the quick check fails.
+def ensure(directory: Path, *, version: str, build: Callable[[], object]) -> Path:
+    """The directory with a model in it. Where the quick check fails, one process builds it (see :func:`build`).
 
     Raises:
-        SetupError: what :func:`build` and :func:`hold_lock` raise.
+        SetupError: what ``build`` and :func:`hold_lock` raise.
     """
     if faults(directory, version=version):
         with hold_lock(directory):
             if faults(directory, version=version):
-                build(directory, name=name, source=source, version=version, fill=fill, expected=expected, report=report)
+                build()
     return directory
 
 
