@@ -208,7 +208,7 @@ class ServicesAgent:
         return service_info(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
 
     async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
-        with cursor.reaching_record():
+        with cursor.translate_record_errors():
             consumers = await read_consumers(bus, EPISODES)
         return [(service, consumer) for consumer in consumers if (service := registration_of(consumer)) is not None]
 

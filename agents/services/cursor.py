@@ -40,7 +40,7 @@ class Standing:
     last_seq: int
 
 
-def reaching_record() -> AbstractContextManager[None]:
+def translate_record_errors() -> AbstractContextManager[None]:
     """What fails in the context says that the record cannot be reached."""
     return translate_errors("the record cannot be reached", advice="ask again")
 
@@ -52,7 +52,7 @@ async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerState
         InvalidInput: nobody is registered under it.
         Unavailable: the broker is away.
     """
-    with reaching_record():
+    with translate_record_errors():
         consumer = await read_consumer(bus, EPISODES, f"{DURABLE}{name}")
     service = registration_of(consumer) if consumer else None
     if consumer is None or service is None:
@@ -71,7 +71,7 @@ async def read_standing(bus: Bus, name: str) -> Standing:
         InvalidInput: nobody is registered under that name.
         Unavailable: the broker is away.
     """
-    with reaching_record():
+    with translate_record_errors():
         service, consumer = await find_service(bus, name)
         last, last_seq = await _read_last_mark(bus, service)
         if last is not None and consumer.acknowledged < last.ids[-1]:
@@ -107,7 +107,7 @@ async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_
                     batch.add(record, stored)
                 if not batch.room:
                     return batch.records
-    with reaching_record():
+    with translate_record_errors():
         async with pull(bus, EPISODES, service.durable) as puller:
             await _pull(puller, at, batch, seconds)
     return batch.records
@@ -135,7 +135,7 @@ async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply
             param="ids",
         )
     await _refuse_gap(bus, at, ids)
-    with reaching_record():
+    with translate_record_errors():
         await _log_mark(bus, at, ids, de_id)
         await acknowledge(bus, EPISODES, at.registration.durable, ids)
     return MarkReply(marked=len(ids), place=ids[-1])
@@ -251,7 +251,7 @@ def _delivery_error(record_id: int) -> InvalidInput:
 
 
 async def _record_exists(bus: Bus, seq: int) -> bool:
-    with reaching_record():
+    with translate_record_errors():
         return await read_message(bus, EPISODES, seq) is not None
 
 
