@@ -12,17 +12,16 @@ import anyio
 import anyio.abc
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, ServiceConfig
 from prometheus_client import generate_latest
 
 from bus import metrics
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Consumer, Handler
 from bus.local_endpoints import Accept
-from bus.request import no_answer
+from bus.request import gather, no_answer
 from schemas.codec import decode, encode
 from schemas.errors import KikiError
 from schemas.status import ServiceError, StatusReply
@@ -81,7 +80,7 @@ async def run_agent(
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         async with _serve(agent, bus, tasks):
-            await bus.client.flush()  # the broker knows its subscriptions before anybody hears that it is ready
+            await bus.flush()  # the broker knows its subscriptions before anybody hears that it is ready
             _log.info("agent ready", agent=agent.name)
             task_status.started()
             await anyio.sleep_forever()
@@ -115,13 +114,13 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
                 )
             )
             stack.enter_context(bus.local_endpoints.serve(endpoint.verb, _call_handler(endpoint, tasks, limiter)))
-        reporting = await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
+        stop_reporting = await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
         try:
             yield
         finally:
             stack.close()  # before the broker is waited for: from here on a request is a message to somebody else
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), contextlib.suppress(Exception):
-                await reporting.unsubscribe()
+                await stop_reporting()
                 await service.stop()
 
 
@@ -194,17 +193,17 @@ def _refusals(verb: str) -> Iterator[None]:
         raise KikiError(f"{verb} failed; the agent's log says why.") from None
 
 
-def _status_handler(bus: Bus, agent: Agent) -> Callable[[Msg], Awaitable[None]]:
+def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable[None]]:
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
-    async def send_report(message: Msg) -> None:
+    async def send_report(message: LiveMessage) -> None:
         report = Report(
             status=agent.status(),
             pid=os.getpid(),
             metrics=generate_latest(metrics.REGISTRY).decode(),
             host=socket.gethostname(),
         )
-        await bus.client.publish(message.reply, encode(report))
+        await bus.send(message.reply, encode(report))
 
     return send_report
 
@@ -219,9 +218,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
-    """The reports of all agent instances; those named in ``expected`` have more time to answer (:meth:`Bus.gather`)."""
+    """The reports of all agent instances; those named in ``expected`` have more time to answer (:func:`gather`)."""
 
     def includes_expected(replies: Sequence[Report]) -> bool:
         return {report.status.agent for report in replies} >= set(expected)
 
-    return await bus.gather("status", Report, enough=includes_expected)
+    return await gather(bus.client, bus.subjects.service("status"), Report, enough=includes_expected)

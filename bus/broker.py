@@ -18,10 +18,13 @@ import anyio.abc
 import anyio.to_thread
 import structlog
 
-from schemas.errors import SetupError
+from schemas.errors import SetupError, Unavailable
 
 MAX_PAYLOAD = 8 * 1024**2
 """Bytes of one message: events are self-contained and carry every candidate."""
+
+MONITOR_SECONDS = 1.0
+"""Seconds that a server's monitoring address may take to answer."""
 
 _CONFIG = Template(
     """\
@@ -51,13 +54,33 @@ class EmbeddedBroker:
     monitor: str
     process: anyio.abc.Process
 
-    async def read_varz(self) -> dict[str, Any]:
-        """The server's own account of itself (``/varz``)."""
-        import httpx
 
-        async with httpx.AsyncClient(timeout=2.0) as client:
-            variables: dict[str, Any] = (await client.get(f"{self.monitor}/varz")).json()
+async def read_varz(monitor: str) -> dict[str, Any]:
+    """A server's own account of itself, from its monitoring address.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=MONITOR_SECONDS) as client:
+            variables: dict[str, Any] = (await client.get(f"{monitor}/varz")).json()
             return variables
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(f"{monitor}/varz cannot be read: {error!r}.") from error
+
+
+async def read_sync_interval(monitor: str) -> str | None:
+    """How often a server syncs its writes to disk: ``always``, or seconds as ``120s``; None when it does not say.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    config = (await read_varz(monitor)).get("jetstream", {}).get("config", {})
+    if config.get("sync_always"):
+        return "always"
+    return f"{config['sync_interval'] / 1e9:g}s" if "sync_interval" in config else None
 
 
 def find_executable() -> str:

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 import nats
-import nats.errors
 from nats.aio.client import Client as Connection
-from nats.js.errors import APIError
+from nats.aio.subscription import Subscription
 
+from bus.errors import BROKER_ERRORS, translate_errors
 from bus.request import request
-from bus.subjects import Subjects
-from bus.turn import Happening, LiveText, follow_turn
+from bus.subjects import MSG_ID, Subjects, message_id
+from bus.turn import ENDS, Happening, LiveText, TurnEvents, follow_turn, raise_if_failed
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
@@ -31,7 +31,6 @@ from schemas.events import (
     Event,
     QueryReceived,
     TurnCancelled,
-    TurnFailed,
 )
 from schemas.findings import Level, Query
 from schemas.services import (
@@ -59,11 +58,8 @@ from schemas.services import (
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=msgspec.Struct)
 
-_CONNECTING: dict[str, Any] = {"connect_timeout": 5, "max_reconnect_attempts": 5}
-
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
-
 
 _EPISODE_DECODERS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
     EpisodeRecorded.subject: partial(decode, EpisodeRecorded),
@@ -84,7 +80,7 @@ async def connect(
         connection = await nats.connect(
             url, name=name, **{"connect_timeout": 5, "max_reconnect_attempts": 5, **options}
         )
-    except (TimeoutError, nats.errors.Error, OSError) as error:
+    except BROKER_ERRORS as error:
         raise Unavailable(f"no NATS server answers at {url} ({type(error).__name__}).") from error
     try:
         yield Client(connection, prefix=prefix)
@@ -95,11 +91,11 @@ async def connect(
 class Turn:
     """A turn that was asked. ``answer`` is there once it ended well."""
 
-    def __init__(self, envelope: Envelope, happenings: AsyncGenerator[Happening, None]) -> None:
+    def __init__(self, envelope: Envelope, events: TurnEvents) -> None:
         self.envelope = envelope
         self.answer: AnswerReady | None = None
         self.ended = False
-        self._happenings = happenings
+        self._events = events
 
     @property
     def id(self) -> str:
@@ -115,21 +111,18 @@ class Turn:
         """
         while not self.ended:
             event = await self._next()
-            if isinstance(event, TurnFailed):
-                raise KikiError(event.message, code=event.code, retryable=event.retryable)
-            if isinstance(event, TurnCancelled):
-                raise KikiError(f"the turn was cancelled: {event.reason}", code="cancelled")
+            raise_if_failed(event)
             yield event
 
     async def _next(self) -> Happening:
         try:
             async with asyncio.timeout(max(0.0, self.envelope.remaining) + TIMEOUT):
-                event = await anext(self._happenings)
+                event = await anext(self._events)
         except TimeoutError as error:
             raise Unavailable("the turn did not end before its deadline.") from error
         if isinstance(event, AnswerReady):
             self.answer = event
-        self.ended = isinstance(event, (AnswerReady, TurnFailed, TurnCancelled))
+        self.ended = isinstance(event, ENDS)
         return event
 
     async def text(self) -> AsyncGenerator[str, None]:
@@ -183,8 +176,8 @@ class Client:
             stream=True,
         )
         envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout)
-        async with follow_turn(self.connection, self.subjects, envelope.turn_id) as happenings:
-            turn = Turn(envelope, happenings)
+        async with follow_turn(self.connection, self.subjects, envelope.turn_id) as events:
+            turn = Turn(envelope, events)
             await self._publish(QueryReceived(envelope=envelope, query=query))
             try:
                 yield turn
@@ -203,7 +196,7 @@ class Client:
     @asynccontextmanager
     async def stage(self, kind: type[E], *, turn_id: str = "*") -> AsyncIterator[AsyncGenerator[E, None]]:
         """The events of one stage as they are published, of all turns or of one; on core NATS, at most once."""
-        subscription = await self.connection.subscribe(self.subjects.stage(kind.subject, turn_id))
+        subscription = await self._subscribe(self.subjects.stage(kind.subject, turn_id))
 
         async def events() -> AsyncGenerator[E, None]:
             async for message in subscription.messages:
@@ -266,7 +259,7 @@ class Client:
             Unavailable: not everything that was sent came; a registered service misses nothing.
         """
         subject = f"replays.{uuid.uuid4().hex}"
-        subscription = await self.connection.subscribe(subject)
+        subscription = await self._subscribe(subject)
         try:
             body = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
             await self.request("replay.start", body, ReplayReply)
@@ -288,9 +281,11 @@ class Client:
         """Any request of the contract: ``<prefix>.svc.<verb>``."""
         return await request(self.connection, self.subjects.service(verb), body, reply, timeout=timeout)
 
+    async def _subscribe(self, subject: str) -> Subscription:
+        with translate_errors(f"cannot listen to {subject}"):
+            return await self.connection.subscribe(subject)
+
     async def _publish(self, event: Event) -> None:
-        headers = {"Nats-Msg-Id": f"{event.envelope.turn_id}:{event.subject}"}
-        try:
+        headers = {MSG_ID: message_id(event)}
+        with translate_errors(f"{event.subject} was not stored"):
             await self.connection.jetstream().publish(self.subjects.of(event), encode(event), headers=headers)
-        except (TimeoutError, nats.errors.Error, APIError, OSError) as error:
-            raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error

@@ -1,49 +1,36 @@
-"""One connection to NATS, and what the packages above do with it: publish, signal, ask, request."""
+"""One connection to NATS, and what the packages above do with it: publish, signal, listen, request."""
 
 import asyncio
 import contextlib
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
 import msgspec
 import nats
-import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg, StreamConfig
-from nats.js.errors import APIError, NotFoundError
 
 from bus import reconciliation, topology, tracing
 from bus.cancellation import Cancellations
+from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
-from bus.subjects import Subjects
-from bus.turn import follow_turn, wait_for_answer
-from schemas.chat import Message, Sampling
+from bus.subjects import MSG_ID, Subjects, message_id
+from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
 from schemas.codec import decode, encode
-from schemas.envelope import Envelope
-from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, StageFailed, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, InferToken, TurnCancelled
-from schemas.findings import AdapterUse, RecalledEpisode
-from schemas.jobs import Job, JobResult, Lane
 
 R = TypeVar("R", bound=msgspec.Struct)
 
-MSG_ID = "Nats-Msg-Id"
-
-WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
-"""How long the answers of all instances are gathered: at least, and at most."""
-
 LATE_SECONDS = 1.0
 """Seconds that a stage has after the deadline to report that it has passed."""
-STREAM_FULL = 10077
-"""The broker's code for a stream that takes no more messages."""
 
 _log = structlog.get_logger("bus")
 
@@ -59,8 +46,21 @@ class BusSettings:
     replicas: int = 1
 
 
+@dataclass(frozen=True)
+class LiveMessage:
+    """A message as it passes by on core NATS. ``reply`` is the subject for an answer; empty when none is awaited."""
+
+    subject: str
+    data: bytes
+    reply: str
+    headers: Mapping[str, str]
+
+
 class Bus:
-    """A connection with our verbs. Made by :func:`connect`."""
+    """A connection with our verbs. Made by :func:`connect`. ``client`` and ``js`` are for the modules of this package.
+
+    Verbs that say nothing of errors raise :class:`bus.errors.BrokerUnavailable` when the broker is away.
+    """
 
     def __init__(self, client: Client, settings: BusSettings) -> None:
         self.client = client
@@ -69,6 +69,17 @@ class Bus:
         self.subjects = Subjects(settings.prefix)
         self.cancellations = Cancellations()
         self.local_endpoints = LocalEndpoints()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there now."""
+        return bool(self.client.is_connected)
+
+    @property
+    def broker_port(self) -> int | None:
+        """The port of the server that the connection goes to; None while there is none."""
+        url = self.client.connected_url
+        return url.port if url else None
 
     async def publish(self, event: Event, *, msg_id: str | None = None) -> bool:
         """Store ``event`` in its stream and await the PubAck.
@@ -89,15 +100,14 @@ class Bus:
                 code="context_length_exceeded",
             )
         headers = tracing.headers()
-        headers[MSG_ID] = msg_id or _msg_id(event)
-        try:
-            ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
-        except APIError as error:
-            if error.err_code == STREAM_FULL:
-                raise Refused(f"the queue of {event.subject} is full: try again later.") from error
-            raise Unavailable(f"{event.subject} was not stored: {error}.") from error
-        except (TimeoutError, nats.errors.Error, OSError) as error:
-            raise Unavailable(f"{event.subject} was not stored: {error or type(error).__name__}.") from error
+        headers[MSG_ID] = msg_id or message_id(event)
+        with translate_errors(f"{event.subject} was not stored"):
+            try:
+                ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
+            except BROKER_ERRORS as error:
+                if code_of(error) == STREAM_FULL:
+                    raise Refused(f"the queue of {event.subject} is full: try again later.") from error
+                raise
         return not ack.duplicate
 
     async def publish_and_wait(self, event: Event) -> AnswerReady:
@@ -108,7 +118,7 @@ class Bus:
             KikiError: a stage gave the turn up, somebody cancelled it, or the broker is away.
         """
         envelope = event.envelope
-        async with follow_turn(self.client, self.subjects, envelope.turn_id, kinds=()) as happenings:
+        async with self.follow(envelope.turn_id, kinds=()) as happenings:
             await self.publish(event)
             with anyio.move_on_after(envelope.remaining + LATE_SECONDS):
                 return await wait_for_answer(happenings)
@@ -116,67 +126,25 @@ class Bus:
 
     async def signal(self, token: InferToken) -> None:
         """Publish a text delta on core NATS: delivered to who listens now, never stored."""
-        await self.client.publish(self.subjects.of(token), encode(token))
+        await self.send(self.subjects.of(token), encode(token))
 
-    async def ask(
-        self,
-        envelope: Envelope,
-        *,
-        lane: Lane,
-        messages: tuple[Message, ...],
-        adapters: tuple[AdapterUse, ...] = (),
-        sampling: Sampling | None = None,
-        n: int = 1,
-        choices: tuple[str, ...] = (),
-        ballots: tuple[tuple[Message, ...], ...] = (),
-        recall: tuple[RecalledEpisode, ...] = (),
-        enhance: bool = False,
-        timeout: float | None = None,
-    ) -> JobResult:
-        """One call to the model through JOBS, answered by whichever worker is free; the fields are :class:`Job`'s.
+    async def send(self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
+        """Publish bytes on core NATS; :meth:`flush` waits until the broker has them."""
+        with translate_errors(f"{subject} was not sent"):
+            await self.client.publish(subject, data, headers=dict(headers or {}) or None)
 
-        Waits until ``timeout`` seconds or the turn's deadline, whichever is sooner.
+    async def flush(self) -> None:
+        """Wait until the broker has taken all that was sent."""
+        with translate_errors("the broker did not take what was sent"):
+            await self.client.flush()
 
-        Raises:
-            KikiError: the worker's refusal, with its public code.
-            Unavailable: no answer came in time.
-        """
-        job_id = uuid.uuid4().hex
-        inbox = self.client.new_inbox()
-        wait = min(envelope.remaining, timeout if timeout is not None else envelope.remaining)
-        subscription = await self.client.subscribe(inbox, max_msgs=1)
-        try:
-            await self.publish(
-                Job(
-                    envelope=envelope.next(f"job.{job_id}"),
-                    job_id=job_id,
-                    lane=lane,
-                    reply=inbox,
-                    messages=messages,
-                    adapters=adapters,
-                    sampling=sampling or Sampling(),
-                    n=n,
-                    choices=choices,
-                    ballots=ballots,
-                    recall=recall,
-                    enhance=enhance,
-                )
-            )
-            reply = await subscription.next_msg(timeout=max(0.01, wait))
-        except (TimeoutError, nats.errors.TimeoutError) as error:
-            raise Unavailable(f"the model did not answer a {lane} job within {wait:.1f} s.") from error
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-        result = decode(JobResult, reply.data)
-        if result.code is not None:
-            raise KikiError(result.message, code=result.code, retryable=result.retryable)
-        return result
+    def new_inbox(self) -> str:
+        """A subject that nobody else listens to."""
+        return str(self.client.new_inbox())
 
-    async def answer(self, job: Job, result: JobResult) -> None:
-        """Send a job's result to who asked, and flush, so that it has left before the job is acknowledged."""
-        await self.client.publish(job.reply, encode(result))
-        await self.client.flush()
+    def follow(self, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS) -> AbstractAsyncContextManager[TurnEvents]:
+        """The turn's events from now on, as :func:`bus.turn.follow_turn` gives them."""
+        return follow_turn(self.client, self.subjects, turn_id, kinds=kinds)
 
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
         """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
@@ -191,28 +159,6 @@ class Bus:
             return await self.local_endpoints.request(verb, body, reply, timeout=timeout)
         subject = self.subjects.service(verb)
         return await request(self.client, subject, body, reply, timeout=timeout, headers=tracing.headers())
-
-    async def gather(self, verb: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
-        """The answers to ``verb``, one from each instance.
-
-        Listens for :data:`WINDOW_SECONDS`, and while the answers are not ``enough`` up to :data:`PATIENCE_SECONDS`:
-        an instance on a busy machine may be slow to answer.
-        """
-        inbox = self.client.new_inbox()
-        subscription = await self.client.subscribe(inbox)
-        replies: list[R] = []
-        now = asyncio.get_running_loop().time
-        try:
-            await self.client.publish(self.subjects.service(verb), b"", reply=inbox)
-            sent_at = now()
-            while (remaining := sent_at + (WINDOW_SECONDS if enough(replies) else PATIENCE_SECONDS) - now()) > 0:
-                with contextlib.suppress(nats.errors.TimeoutError, asyncio.TimeoutError):
-                    message = await subscription.next_msg(timeout=remaining)
-                    if not (message.headers or {}).get("Status"):
-                        replies.append(decode(reply, message.data))
-        finally:
-            await subscription.unsubscribe()
-        return replies
 
     async def last(self, kind: type[R], turn_id: str, *, stream: str | None = None) -> R | None:
         """The last stored event of a kind in a turn, in the kind's own stream or in ``stream``; None without one."""
@@ -235,23 +181,24 @@ class Bus:
 
     async def _last_raw(self, stream: str, subject: str, *, direct: bool = False) -> RawStreamMsg | None:
         """``direct`` is quicker; in a cluster the replica that answers may not have the newest yet."""
-        try:
-            return await self.js.get_last_msg(stream, subject, direct=direct)
-        except NotFoundError:
-            return None
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"cannot read {subject} from {stream}: {error or type(error).__name__}.") from error
+        with translate_errors(f"cannot read {subject} from {stream}"):
+            try:
+                return await self.js.get_last_msg(stream, subject, direct=direct)
+            except NOT_FOUND:
+                return None
 
-    async def listen(self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> Subscription:
+    async def listen(
+        self, subject: str, handle: Callable[[LiveMessage], Awaitable[None]], *, queue: str = ""
+    ) -> Callable[[], Awaitable[None]]:
         """A core subscription behind a firewall: whatever escapes ``handle`` is logged and ends nothing.
 
-        With a ``queue`` each message goes to one of those who listen under that name.
+        With a ``queue`` each message goes to one of those who listen under that name. Returns what ends it.
         nats-py ends a subscription without a word when its callback lets a CancelledError out.
         """
 
         async def handle_safely(message: Msg) -> None:
             try:
-                await handle(message)
+                await handle(LiveMessage(message.subject, message.data, message.reply, message.headers or {}))
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
@@ -260,7 +207,14 @@ class Bus:
             except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
-        return await self.client.subscribe(subject, queue=queue, cb=handle_safely)
+        with translate_errors(f"cannot listen to {subject}"):
+            subscription = await self.client.subscribe(subject, queue=queue, cb=handle_safely)
+
+        async def stop() -> None:
+            with contextlib.suppress(*BROKER_ERRORS):  # the connection is closed, and the subscription with it
+                await subscription.unsubscribe()
+
+        return stop
 
     async def reconcile(self) -> None:
         """Bring the streams to their declarations, as a process does when it starts to serve.
@@ -268,23 +222,26 @@ class Bus:
         Raises:
             SetupError: one differs so that an update would lose messages.
         """
-        await reconciliation.reconcile_streams(self.js, self._streams())
+        with translate_errors("the streams were not reconciled"):
+            await reconciliation.reconcile_streams(self.js, self._streams())
 
     async def create_missing_streams(self) -> None:
-        """Create the streams that are missing; whatever differs is left to who starts to serve."""
-        await reconciliation.create_missing_streams(self.js, self._streams())
+        """Create the streams that are missing; whatever differs is left to who starts to serve.
+
+        Raises:
+            BrokerUnavailable: the broker is away.
+        """
+        with translate_errors("the missing streams were not created"):
+            await reconciliation.create_missing_streams(self.js, self._streams())
 
     def _streams(self) -> tuple[StreamConfig, ...]:
         return topology.streams(self.subjects, replicas=self.settings.replicas)
 
-    async def _hear_cancellations(self) -> None:
-        async def cancel_turn(message: Msg) -> None:
-            try:
-                self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
-            except InvalidEvent as error:
-                _log.warning("cancellation unreadable", subject=message.subject, error=error.message)
-
-        await self.listen(self.subjects.stage(TurnCancelled.subject), cancel_turn)
+    async def _cancel_turn(self, message: LiveMessage) -> None:
+        try:
+            self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
+        except InvalidEvent as error:
+            _log.warning("cancellation unreadable", subject=message.subject, error=error.message)
 
 
 @contextlib.asynccontextmanager
@@ -315,7 +272,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             ),
             settings.connect_timeout,
         )
-    except (TimeoutError, nats.errors.Error, OSError) as error:
+    except BROKER_ERRORS as error:
         raise Unavailable(
             f"no NATS server answers at {settings.url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
@@ -323,11 +280,11 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
     link.up = True
     bus = Bus(client, settings)
     try:
-        await bus._hear_cancellations()
+        await bus.listen(bus.subjects.stage(TurnCancelled.subject), bus._cancel_turn)
         yield bus
     finally:
         link.up = False
-        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):  # the broker may have gone first
+        with contextlib.suppress(*BROKER_ERRORS):  # the broker may have gone first
             await asyncio.wait_for(client.close(), 2.0)
 
 
@@ -357,11 +314,3 @@ class _Link:
 
     async def report_return(self) -> None:
         _log.info("broker returned", url=self.url)
-
-
-def _msg_id(event: Event) -> str:
-    """``<turn_id>:<stage>``: what makes a redelivered stage's result a duplicate."""
-    if isinstance(event, Job):
-        return f"{event.envelope.turn_id}:job.{event.job_id}"
-    noun = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
-    return f"{event.envelope.turn_id}:{noun}"

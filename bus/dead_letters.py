@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
 
-from bus.connection import MSG_ID, Bus
+from bus.connection import Bus
+from bus.errors import translate_errors
+from bus.stream import delete_message, measure_stream, read_message
+from bus.subjects import MSG_ID
 from bus.topology import DEAD, EPISODES
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
@@ -48,13 +50,10 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
 
 async def read_letters(bus: Bus) -> AsyncIterator[FiledLetter]:
     """All dead letters, oldest first."""
-    state = (await bus.js.stream_info(DEAD)).state
-    for seq in range(max(1, state.first_seq), state.last_seq + 1):
-        try:
-            raw = await bus.js.get_msg(DEAD, seq)
-        except NotFoundError:
-            continue
-        yield FiledLetter(seq, decode(DeadLetter, raw.data or b""))
+    size = await measure_stream(bus, DEAD)
+    for seq in range(max(1, size.first_seq), size.last_seq + 1):
+        if (stored := await read_message(bus, DEAD, seq)) is not None:
+            yield FiledLetter(seq, decode(DeadLetter, stored.data))
 
 
 async def read_letter(bus: Bus, seq: int) -> FiledLetter:
@@ -63,11 +62,10 @@ async def read_letter(bus: Bus, seq: int) -> FiledLetter:
     Raises:
         InvalidInput: there is none of that number.
     """
-    try:
-        raw = await bus.js.get_msg(DEAD, seq)
-    except NotFoundError as error:
-        raise InvalidInput(f"no dead letter {seq}: 'kiki dead ls' lists them.", param="seq") from error
-    return FiledLetter(seq, decode(DeadLetter, raw.data or b""))
+    stored = await read_message(bus, DEAD, seq)
+    if stored is None:
+        raise InvalidInput(f"no dead letter {seq}: 'kiki dead ls' lists them.", param="seq")
+    return FiledLetter(seq, decode(DeadLetter, stored.data))
 
 
 async def replay(bus: Bus, seq: int) -> str:
@@ -88,8 +86,9 @@ async def replay(bus: Bus, seq: int) -> str:
         )
     headers = {key: value for key, value in entry.letter.headers.items() if key != MSG_ID}
     headers[MSG_ID] = f"replay:{seq}:{int(time.time() * 1000)}"
-    await bus.js.publish(entry.letter.subject, _refreshed(entry.letter.payload), headers=headers)
-    await bus.js.delete_msg(DEAD, seq)
+    with translate_errors(f"dead letter {seq} was not published again"):
+        await bus.js.publish(entry.letter.subject, _refreshed(entry.letter.payload), headers=headers)
+    await delete_message(bus, DEAD, seq)
     return entry.letter.subject
 
 

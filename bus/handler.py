@@ -22,14 +22,13 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
 
 from bus import dead_letters, metrics, reconciliation, topology, tracing
 from bus.connection import Bus
+from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
 from schemas.codec import decode
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.events import Event, TurnCancelled, TurnFailed
@@ -140,7 +139,8 @@ class Consumer(Generic[E]):
         Raises:
             SetupError: it exists with other settings, and an update would lose messages.
         """
-        await reconciliation.reconcile_consumer(self.bus.js, self.handler.stream, self._config)
+        with translate_errors(f"consumer {self.handler.stage} was not reconciled"):
+            await reconciliation.reconcile_consumer(self.bus.js, self.handler.stream, self._config)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
@@ -197,7 +197,7 @@ class Consumer(Generic[E]):
                 slot.pulled_at = time.monotonic()
                 try:
                     (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
-                except (TimeoutError, nats.errors.TimeoutError):
+                except TimeoutError:
                     continue
                 slot.busy = True
                 try:
@@ -205,7 +205,7 @@ class Consumer(Generic[E]):
                 finally:
                     slot.busy = False
         finally:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(*BROKER_ERRORS):
                 await subscription.unsubscribe()
 
     async def _bind(self) -> JetStreamContext.PullSubscription:
@@ -220,11 +220,11 @@ class Consumer(Generic[E]):
         """
         try:
             info = await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
-        except APIError:
+        except NOT_FOUND:
             await self.bus.create_missing_streams()
             await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
             return False
-        except (TimeoutError, nats.errors.Error) as error:
+        except BROKER_ERRORS as error:
             _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
         else:
             self._ack_wait = info.config.ack_wait or self.handler.ack_wait
@@ -238,7 +238,7 @@ class Consumer(Generic[E]):
         self._in_flight.inc()
         try:
             await self._process(message)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
+        except BROKER_ERRORS as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
             _log.warning("message left for redelivery", stage=self.handler.stage, error=repr(error))
         finally:
@@ -327,7 +327,7 @@ class Consumer(Generic[E]):
         while True:
             await anyio.sleep(min(self._ack_wait / 3, self.check_seconds))
             for message in [message for message in self._in_hand.values() if not message.is_acked]:
-                with contextlib.suppress(nats.errors.Error):  # the broker is away; redelivery will tell
+                with contextlib.suppress(*BROKER_ERRORS):  # the broker is away; redelivery will tell
                     await message.in_progress()
 
     async def _settle(self, message: Msg, outcome: str) -> None:

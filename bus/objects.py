@@ -1,19 +1,18 @@
 """Bytes that are too large for a message, kept in the broker under their own sha256.
 
 An object is named by its content's digest, so it never changes, and storing it twice is the same as storing it once.
-Objects are dropped after :data:`KEPT` seconds.
+Objects are dropped after :data:`KEEP_SECONDS` seconds.
 """
 
 import hashlib
 
 import anyio
-import nats.errors
 from nats.js.api import StorageType
-from nats.js.errors import APIError, BucketNotFoundError, Error, NotFoundError
 from nats.js.object_store import ObjectStore
 
 from bus.connection import Bus
-from schemas.errors import InvalidInput, Unavailable
+from bus.errors import NOT_FOUND, translate_errors
+from schemas.errors import InvalidInput
 
 KEEP_SECONDS = 7 * 86400.0
 """Seconds that an object stays."""
@@ -29,15 +28,12 @@ async def put(bus: Bus, data: bytes) -> str:
         Unavailable: the broker is away or full.
     """
     digest = hashlib.sha256(data).hexdigest()
-    try:
-        with anyio.fail_after(TIMEOUT):
-            store = await _open_store(bus)
-            try:
-                await store.get_info(digest)
-            except NotFoundError:
-                await store.put(digest, data)
-    except (TimeoutError, nats.errors.Error, APIError, Error) as error:
-        raise Unavailable(f"object {digest[:12]} was not stored: {error or type(error).__name__}.") from error
+    with translate_errors(f"object {digest[:12]} was not stored"), anyio.fail_after(TIMEOUT):
+        store = await _open_store(bus)
+        try:
+            await store.get_info(digest)
+        except NOT_FOUND:
+            await store.put(digest, data)
     return digest
 
 
@@ -48,14 +44,13 @@ async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
         InvalidInput: there is no such object (any more).
         Unavailable: the broker is away.
     """
-    try:
-        with anyio.fail_after(TIMEOUT):
-            data: bytes = (await (await _open_store(bus)).get(digest)).data or b""
-    except NotFoundError as error:
-        why = f"there is no object {digest[:12]}: put it into the object store first."
-        raise InvalidInput(why, param=param) from error
-    except (TimeoutError, nats.errors.Error, APIError, Error) as error:
-        raise Unavailable(f"object {digest[:12]} cannot be read: {error or type(error).__name__}.") from error
+    with translate_errors(f"object {digest[:12]} cannot be read"), anyio.fail_after(TIMEOUT):
+        store = await _open_store(bus)
+        try:
+            data: bytes = (await store.get(digest)).data or b""
+        except NOT_FOUND as error:
+            why = f"there is no object {digest[:12]}: put it into the object store first."
+            raise InvalidInput(why, param=param) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise InvalidInput(f"object {digest[:12]} holds other bytes than its name says.", param=param)
     return data
@@ -69,7 +64,7 @@ def bucket(bus: Bus) -> str:
 async def _open_store(bus: Bus) -> ObjectStore:
     try:
         return await bus.js.object_store(bucket(bus))
-    except BucketNotFoundError:
+    except NOT_FOUND:
         return await bus.js.create_object_store(
             bucket(bus),
             description="Adapters on their way between services, by sha256",

@@ -23,8 +23,8 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import APIError, NotFoundError
 
+from bus.errors import NOT_FOUND, REJECTED, code_of, describe
 from bus.subjects import covers
 from schemas.errors import SetupError
 
@@ -102,7 +102,7 @@ async def reconcile_consumer(
         changes["filter_subject"] = None
     try:
         await js.add_consumer(stream, info.config.evolve(**changes))
-    except APIError as error:
+    except REJECTED as error:
         raise _explain_rejection(name, drifts, error) from error
     _log.info("consumer updated", stream=stream, consumer=info.name, **_describe_changes(drifts))
 
@@ -115,7 +115,7 @@ async def create_missing_consumer(js: JetStreamContext, stream: str, config: Con
     """
     try:
         await js.consumer_info(stream, str(config.durable_name))
-    except NotFoundError:
+    except NOT_FOUND:
         await js.add_consumer(stream, config)
         return True
     return False
@@ -190,10 +190,11 @@ def _refuse(name: str, drifts: Sequence[_Drift], losses: Sequence[_Loss]) -> Non
     raise SetupError(f"{name} differs from its declaration and was not changed: {' '.join(reasons)}")
 
 
-def _explain_rejection(name: str, drifts: Sequence[_Drift], error: APIError) -> SetupError:
+def _explain_rejection(name: str, drifts: Sequence[_Drift], error: Exception) -> SetupError:
     differences = "; ".join(str(drift) for drift in drifts)
+    reason = getattr(error, "description", None) or describe(error)
     return SetupError(
-        f"{name} differs from its declaration and the broker refuses to change it ({error.description}): "
+        f"{name} differs from its declaration and the broker refuses to change it ({reason}): "
         f"{differences}. Set the values back."
     )
 
@@ -206,11 +207,11 @@ async def _create_stream(js: JetStreamContext, config: StreamConfig) -> bool:
     """Create the stream if it is missing; whether it was."""
     try:
         await js.stream_info(str(config.name))
-    except NotFoundError:
+    except NOT_FOUND:
         try:
             await js.add_stream(config)
-        except APIError as error:
-            if error.err_code != _NAME_IN_USE:
+        except REJECTED as error:
+            if code_of(error) != _NAME_IN_USE:
                 raise
             return False
         return True
@@ -227,7 +228,7 @@ async def _update_stream(js: JetStreamContext, config: StreamConfig) -> None:
     changes = {drift.field: getattr(config, drift.field) for drift in drifts}
     try:
         await js.update_stream(info.config.evolve(**changes))
-    except APIError as error:
+    except REJECTED as error:
         raise _explain_rejection(name, drifts, error) from error
     _log.info("stream updated", stream=config.name, **_describe_changes(drifts))
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from bus.connection import Bus
+from bus.consumers import read_consumers
 from bus.stream import read_stream
 from bus.topology import EPISODES
 from schemas.codec import decode
@@ -49,11 +50,9 @@ async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:
 
     ``last_seq`` is the record's last; a consumer that has nothing left to read is taken to be there.
     """
-    floors = [(last_seq, "")]
-    for info in await bus.js.consumers_info(EPISODES):
-        if info.config is None or not info.config.durable_name:
-            continue
-        idle = not info.num_pending and not info.num_ack_pending
-        floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        floors.append((last_seq if idle else floor, str(info.name)))
-    return min(floors)
+    floors = [
+        (consumer.acknowledged if consumer.lag else last_seq, consumer.name)
+        for consumer in await read_consumers(bus, EPISODES)
+        if consumer.durable
+    ]
+    return min([(last_seq, ""), *floors])

@@ -1,17 +1,22 @@
-"""One request to a service, and its refusal as an error. Needs nats-py and :mod:`schemas` only."""
+"""Asking services: one request, and the answers of all instances. Needs nats-py and :mod:`schemas` only."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
-import nats.errors
 from nats.aio.client import Client
 
+from bus.errors import BROKER_ERRORS, translate_errors
 from schemas.codec import decode, encode
 from schemas.errors import RETRYABLE_CODES, KikiError, Unavailable
 from schemas.status import ServiceError
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
+"""How long the answers of all instances are gathered: at least, and at most."""
 
 
 async def request(
@@ -31,7 +36,7 @@ async def request(
     """
     try:
         message = await client.request(subject, encode(body), timeout=timeout, headers=dict(headers or {}) or None)
-    except (TimeoutError, nats.errors.Error) as error:
+    except BROKER_ERRORS as error:
         raise no_answer(subject.split(".svc.", 1)[-1], type(error).__name__) from error
     if (message.headers or {}).get("Nats-Service-Error"):
         refusal = decode(ServiceError, message.data)
@@ -41,6 +46,33 @@ async def request(
     return decode(reply, message.data)
 
 
-def no_answer(verb: str, why: str) -> Unavailable:
+def no_answer(verb: str, reason: str) -> Unavailable:
     """The error of a request that nobody answered."""
-    return Unavailable(f"no answer from service '{verb}' ({why}); is its agent up?")
+    return Unavailable(f"no answer from service '{verb}' ({reason}); is its agent up?")
+
+
+async def gather(client: Client, subject: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
+    """The answers to an empty request, one from each instance that listens to ``subject``.
+
+    Waits for :data:`WINDOW_SECONDS`, and while the answers are not ``enough`` up to :data:`PATIENCE_SECONDS`: an
+    instance on a busy machine may be slow to answer.
+
+    Raises:
+        BrokerUnavailable: the broker is away.
+    """
+    inbox = client.new_inbox()
+    replies: list[R] = []
+    now = asyncio.get_running_loop().time
+    with translate_errors(f"nobody could be asked at {subject}"):
+        subscription = await client.subscribe(inbox)
+        try:
+            await client.publish(subject, b"", reply=inbox)
+            sent_at = now()
+            while (remaining := sent_at + (WINDOW_SECONDS if enough(replies) else PATIENCE_SECONDS) - now()) > 0:
+                with suppress(TimeoutError):
+                    message = await subscription.next_msg(timeout=remaining)
+                    if not (message.headers or {}).get("Status"):
+                        replies.append(decode(reply, message.data))
+        finally:
+            await subscription.unsubscribe()
+    return replies

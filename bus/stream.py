@@ -1,4 +1,7 @@
-"""Reading a stream from somewhere to its present end, in order."""
+"""A stream: read from somewhere to its present end in order, its single messages, and what it holds.
+
+Every verb raises :class:`bus.errors.BrokerUnavailable` when the broker is away.
+"""
 
 import sys
 import time
@@ -6,16 +9,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
-import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, RawStreamMsg
 
 from bus.connection import Bus
-from schemas.errors import Unavailable
+from bus.errors import BROKER_ERRORS, NOT_FOUND, WRONG_LAST_SEQUENCE, SequenceConflict, code_of, translate_errors
+from bus.reconciliation import probe_stream
 
 BATCH = 256
 """Messages of one pull."""
@@ -43,6 +46,16 @@ class StoredMessage:
     data: bytes
 
 
+@dataclass(frozen=True)
+class StreamSize:
+    """How much a stream holds, in messages and bytes, and the sequences of its first and last message."""
+
+    messages: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+
+
 async def read_stream(
     bus: Bus,
     stream: str,
@@ -66,7 +79,7 @@ async def read_stream(
         Unavailable: the broker is away, or stops in the middle.
     """
     end = until if until is not None else sys.maxsize
-    try:
+    with translate_errors(f"{stream} cannot be read"):
         while True:
             async with _open_reader(bus, stream, _consumer_config(subjects, after, since)) as reader:
                 stale = False
@@ -82,8 +95,84 @@ async def read_stream(
                         return
                     stale = time.monotonic() - pulled_at >= STALE
             since = None  # the reader was slow: begin again behind what it has
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"{stream} cannot be read: {error or type(error).__name__}.") from error
+
+
+async def measure_stream(bus: Bus, stream: str) -> StreamSize:
+    """How much it holds now."""
+    with translate_errors(f"{stream} cannot be read"):
+        return _stream_size((await bus.js.stream_info(stream)).state)
+
+
+async def measure_streams(bus: Bus) -> dict[str, StreamSize]:
+    """How much each stream of the broker holds now, by its name."""
+    with translate_errors("the streams cannot be read"):
+        return {str(info.config.name): _stream_size(info.state) for info in await bus.js.streams_info()}
+
+
+async def read_message(bus: Bus, stream: str, seq: int) -> StoredMessage | None:
+    """The message of that sequence; None when it was dropped or deleted."""
+    return await _read_raw(bus, stream, seq=seq)
+
+
+async def read_next(bus: Bus, stream: str, seq: int, subject: str) -> StoredMessage | None:
+    """The first message on ``subject`` from that sequence on; None when there is none."""
+    return await _read_raw(bus, stream, seq=seq, subject=subject, next=True)
+
+
+async def read_last(bus: Bus, stream: str, subject: str) -> StoredMessage | None:
+    """The last message on ``subject``; None when there is none."""
+    return await _read_raw(bus, stream, subject=subject)
+
+
+async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = None) -> int:
+    """Store bytes that are no event of a turn in the stream of ``subject``; returns their sequence.
+
+    ``after``: the sequence of the subject's last message, when nothing else may have come since (0: none at all).
+
+    Raises:
+        SequenceConflict: something else came.
+    """
+    headers = None if after is None else {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(after)}
+    with translate_errors(f"{subject} was not stored"):
+        try:
+            return int((await bus.js.publish(subject, data, headers=headers)).seq)
+        except BROKER_ERRORS as error:
+            if code_of(error) == WRONG_LAST_SEQUENCE:
+                raise SequenceConflict(f"another message came to {subject}: read it first.") from error
+            raise
+
+
+async def delete_message(bus: Bus, stream: str, seq: int) -> None:
+    """Overwrite one message."""
+    with translate_errors(f"message {seq} of {stream} was not deleted"):
+        await bus.js.delete_msg(stream, seq)
+
+
+async def purge(bus: Bus, stream: str, *, subject: str | None = None, before: int | None = None) -> None:
+    """Drop the messages on ``subject``, or those before a sequence."""
+    with translate_errors(f"{stream} was not purged"):
+        await bus.js.purge_stream(stream, seq=before, subject=subject)
+
+
+async def find_last_before(bus: Bus, stream: str, moment: float) -> int:
+    """The sequence of the last message that was stored before a Unix time; 0 when there is none."""
+    start = datetime.fromtimestamp(moment, UTC)
+    with translate_errors(f"{stream} cannot be read"):
+        info = await probe_stream(bus.js, stream, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=start)
+    return int(info.delivered.stream_seq) if info.delivered else 0
+
+
+async def _read_raw(bus: Bus, stream: str, **which: Any) -> StoredMessage | None:
+    with translate_errors(f"{stream} cannot be read"):
+        try:
+            raw: RawStreamMsg = await bus.js.get_msg(stream, **which)
+        except NOT_FOUND:
+            return None
+    return StoredMessage(int(raw.seq), str(raw.subject), raw.time, raw.data or b"")
+
+
+def _stream_size(state: Any) -> StreamSize:
+    return StreamSize(state.messages, state.bytes, state.first_seq, state.last_seq)
 
 
 @dataclass
@@ -100,12 +189,12 @@ class _Reader:
             return []
         try:
             messages = await self.subscription.fetch(size, timeout=PATIENCE)
-        except (TimeoutError, nats.errors.TimeoutError):
+        except TimeoutError:
             if (await self.subscription.consumer_info()).num_pending:
                 raise
             return []
         self.pending = messages[-1].metadata.num_pending
-        return [_stored_message(message) for message in messages]
+        return [stored_message(message) for message in messages]
 
 
 @asynccontextmanager
@@ -115,12 +204,13 @@ async def _open_reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIt
     try:
         yield _Reader(subscription, info.num_pending or 0)
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING), suppress(NotFoundError):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING), suppress(NOT_FOUND):
             await subscription.unsubscribe()
             await bus.js.delete_consumer(stream, info.name)
 
 
-def _stored_message(message: Msg) -> StoredMessage:
+def stored_message(message: Msg) -> StoredMessage:
+    """A message of a consumer as the stream holds it."""
     meta = message.metadata
     return StoredMessage(meta.sequence.stream, message.subject, meta.timestamp, message.data)
 

@@ -1,4 +1,4 @@
-"""The subject grammar: ``<prefix>.<noun>.<verb>.<turn_id>``."""
+"""The subject grammar: ``<prefix>.<noun>.<verb>.<turn_id>``, and the ids of messages."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,17 @@ from schemas.jobs import Job, Lane
 
 TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "turn.*")
 """``<noun>.<verb>`` patterns of the TURNS stream. ``infer.token`` is in none, ``answer.ready`` in ANSWERS."""
+
+MSG_ID = "Nats-Msg-Id"
+"""The header with a message's id: what is published again under the same one is a duplicate."""
+
+
+def message_id(event: Event) -> str:
+    """``<turn_id>:<stage>``: what makes a redelivered stage's result a duplicate."""
+    if isinstance(event, Job):
+        return f"{event.envelope.turn_id}:job.{event.job_id}"
+    noun = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
+    return f"{event.envelope.turn_id}:{noun}"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ shown cannot be taken back, so only what continues it is shown (:class:`LiveText
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from bus.errors import BROKER_ERRORS, translate_errors
 from bus.subjects import Subjects
 from schemas.codec import decode
 from schemas.errors import KikiError, Unavailable
@@ -23,85 +24,104 @@ Kind = type[Event] | type[InferToken]
 ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
 """How a turn ends."""
 
-
 ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
 
 
-def turn_subjects(subjects: Subjects, turn_id: str, *, whole: bool) -> list[str]:
-    """The subjects that carry the ``whole`` turn, or only those on which it can end."""
-    return [subjects.turn(turn_id)] if whole else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+class TurnEvents:
+    """The events of a turn as they come, to the one that says how it ended. Made by :func:`follow_turn`.
+
+    Waiting for the next one may be broken off and begun again; nothing is lost by it.
+    """
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self._kinds = {kind.subject: kind for kind in kinds}
+        self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[Happening]:
+        return self
+
+    async def __anext__(self) -> Happening:
+        """The next event.
+
+        Raises:
+            Unavailable: the connection was closed before the turn ended.
+            InvalidEvent: somebody published what the contract does not promise; what follows it can still be read.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        while (message := await self._messages.get()) is not None:
+            kind = self._kinds.get(".".join(message.subject.split(".")[-3:-1]))
+            if kind is None:
+                continue  # not wanted, or a newer runtime's event
+            event = decode(kind, message.data)
+            self._ended = isinstance(event, ENDS)
+            return event
+        raise Unavailable("the connection was closed before the turn ended.")
+
+    async def collect(self, subscription: Subscription) -> None:
+        """Take the messages of a subscription, until the connection is closed."""
+        try:
+            async for message in subscription.messages:
+                self._messages.put_nowait(message)
+        finally:
+            self._messages.put_nowait(None)
 
 
 @asynccontextmanager
 async def follow_turn(
     client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS
-) -> AsyncIterator[AsyncGenerator[Happening, None]]:
+) -> AsyncIterator[TurnEvents]:
     """The turn's events from now on; subscribe before the turn is asked. The last one says how it ended.
 
     ``kinds`` are those that are wanted beside the turn's end, in their order; with none of them the broker sends
     nothing but the end.
 
-    Iterating raises:
-        Unavailable: the connection was closed before the turn ended.
-        InvalidEvent: somebody publishes what the contract does not promise.
+    Raises:
+        BrokerUnavailable: the connection is closed.
     """
-    messages: asyncio.Queue[Msg | None] = asyncio.Queue()
-    subscriptions = [await client.subscribe(subject) for subject in turn_subjects(subjects, turn_id, whole=bool(kinds))]
-    pumps = [asyncio.create_task(_pump(subscription, messages)) for subscription in subscriptions]
-    happenings = _read_happenings(messages, {kind.subject: kind for kind in (*kinds, *ENDS)})
+    events = TurnEvents((*kinds, *ENDS))
+    wanted = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+    with translate_errors("the turn cannot be followed"):
+        subscriptions = [await client.subscribe(subject) for subject in wanted]
+    collectors = [asyncio.create_task(events.collect(subscription)) for subscription in subscriptions]
     try:
-        yield happenings
+        yield events
     finally:
-        for pump in pumps:
-            pump.cancel()
-        await happenings.aclose()
-        for subscription in subscriptions:
-            await subscription.unsubscribe()
+        for collector in collectors:
+            collector.cancel()
+        with suppress(*BROKER_ERRORS):  # the connection is closed, and the subscriptions with it
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
 
 
-async def _pump(subscription: Subscription, messages: "asyncio.Queue[Msg | None]") -> None:
-    """Queue each message, and None when the connection is closed."""
-    try:
-        async for message in subscription.messages:
-            messages.put_nowait(message)
-    finally:
-        messages.put_nowait(None)
-
-
-async def _read_happenings(
-    messages: "asyncio.Queue[Msg | None]", kinds: Mapping[str, Kind]
-) -> AsyncGenerator[Happening, None]:
-    while (message := await messages.get()) is not None:
-        kind = kinds.get(".".join(message.subject.split(".")[-3:-1]))
-        if kind is None:
-            continue  # not wanted, or a newer runtime's event
-        event = decode(kind, message.data)
-        yield event
-        if isinstance(event, ENDS):
-            return
-    raise Unavailable("the connection was closed before the turn ended.")
-
-
-async def wait_for_answer(happenings: AsyncIterator[Happening]) -> AnswerReady:
+async def wait_for_answer(events: TurnEvents) -> AnswerReady:
     """Wait for the turn's answer.
 
     Raises:
         KikiError: a stage gave the turn up, or somebody cancelled it.
         Unavailable: the connection was closed before the turn ended.
     """
-    async for event in happenings:
+    while True:
+        event = await anext(events)
         if isinstance(event, AnswerReady):
             return event
         raise_if_failed(event)
-    raise Unavailable("the connection was closed before the turn ended.")
 
 
 def raise_if_failed(event: Happening) -> None:
     """Raises KikiError when the event says that no answer will come."""
+    if (error := error_of(event)) is not None:
+        raise error
+
+
+def error_of(event: Happening) -> KikiError | None:
+    """Why no answer will come, when the event says so."""
     if isinstance(event, TurnFailed):
-        raise KikiError(f"{event.stage} failed: {event.message}", code=event.code)
+        return KikiError(event.message, code=event.code, retryable=event.retryable)
     if isinstance(event, TurnCancelled):
-        raise KikiError(f"the turn was cancelled: {event.reason}", code="cancelled")
+        return KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled")
+    return None
 
 
 class Diverged(KikiError):

@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import httpx
 import psutil
 
 from bus import broker
@@ -17,7 +16,7 @@ from bus.connection import connect
 from runtime.agents import turn_agents
 from runtime.composition import bus_settings
 from runtime.settings import Settings
-from schemas.errors import KikiError
+from schemas.errors import KikiError, Unavailable
 
 State = Literal["ok", "note", "wrong"]
 
@@ -124,7 +123,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             missing = [name for name in expected if name not in ready]
             return [
                 Finding("broker", "ok", f"answers at {settings.url()}"),
-                await _check_sync(settings, bus.client.connected_url.port if bus.client.connected_url else None),
+                await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
                     "wrong" if missing else "ok",
@@ -146,13 +145,13 @@ async def _check_sync(settings: Settings, port: int | None) -> Finding:
     if address is None:
         return Finding("sync", "note", "not ours to read", "set jetstream.sync_interval: always on the servers")
     try:
-        async with httpx.AsyncClient(timeout=2.0) as client:
-            config = (await client.get(f"{address}/varz")).json()["jetstream"]["config"]
-    except (httpx.HTTPError, KeyError) as error:
-        return Finding("sync", "wrong", f"/varz cannot be read: {error!r}", "restart 'kiki up'")
-    if config.get("sync_always"):
+        interval = await broker.read_sync_interval(address)
+    except Unavailable as error:
+        return Finding("sync", "wrong", error.message, "restart 'kiki up'")
+    if interval == "always":
         return Finding("sync", "ok", "always: an acknowledged episode survives a crash of the machine")
-    return Finding("sync", "wrong", f"every {config['sync_interval'] / 1e9:.0f} s", "set sync_interval: always")
+    seldom = f"every {interval}" if interval else "the server does not say how often"
+    return Finding("sync", "wrong", seldom, "set sync_interval: always")
 
 
 def _check_port(port: int, variable: str) -> Finding:

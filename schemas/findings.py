@@ -18,7 +18,7 @@ Outcome = Literal["passed", "single", "agreed", "consensus", "deferred", "arbitr
 """How a candidate was chosen. ``agreed``: the candidates themselves agree, without a vote."""
 
 MAX_ADAPTERS = 4
-"""At most four adapters are active at once (design section 3)."""
+"""How many adapters are active at once at most."""
 
 
 class Query(WireStruct, frozen=True, kw_only=True):

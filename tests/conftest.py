@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from nats.js.errors import ServerError
 
-from bus import broker as server
-from bus.connection import Bus, BusSettings, connect
+from bus.broker import EmbeddedBroker, run_broker
+from bus.connection import Bus
+from bus.testing import connect_fresh
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +17,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[server.EmbeddedBroker]:
-    """One embedded nats-server for the session, on a free port."""
-    async with server.run_broker(tmp_path_factory.mktemp("nats"), port=0) as running:
+async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedBroker]:
+    """One embedded nats-server for the session, on a free port; its files lie where tests can look into them."""
+    async with run_broker(tmp_path_factory.mktemp("nats"), port=0) as running:
         yield running
 
 
 @pytest.fixture
-def nats_url(broker: server.EmbeddedBroker) -> str:
+def nats_url(broker: EmbeddedBroker) -> str:
     """The client address of the session's broker."""
     return broker.url
 
@@ -32,13 +32,7 @@ def nats_url(broker: server.EmbeddedBroker) -> str:
 @pytest.fixture
 async def bus(nats_url: str) -> AsyncIterator[Bus]:
     """A connected bus on fresh streams."""
-    async with connect(BusSettings(url=nats_url), name="test") as connection:
-        for stream in await connection.js.streams_info():
-            await connection.js.delete_stream(str(stream.config.name))
-        try:
-            await connection.reconcile()
-        except ServerError:  # the server was still removing the directory of the last file stream
-            await connection.reconcile()
+    async with connect_fresh(nats_url) as connection:
         yield connection
 
 

@@ -29,7 +29,7 @@ class CatfishAgent:
 
     def __init__(self, settings: CatfishSettings) -> None:
         self._settings = settings
-        self._bus: Bus | None = None
+        self._bus: Bus
         self._raised_count = 0
         self._waived_count = 0
 
@@ -123,6 +123,5 @@ class CatfishAgent:
             dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
             timings=event.timings,
         )
-        if self._bus is not None:
-            with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
-                await self._bus.publish(waiver)
+        with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
+            await self._bus.publish(waiver)

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
 import structlog
-from nats.js.errors import APIError
 
 from agents.dream import beta, journal, profiles, ring
 from agents.dream.retained import RetainedSet, load_retained_set
@@ -18,7 +16,9 @@ from agents.dream.settings import DreamSettings
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.errors import translate_errors
 from bus.handler import Delivery, Handler
+from bus.stream import measure_stream
 from bus.topology import DREAMS
 from schemas.consolidation import SwapReply, SwapRequest
 from schemas.dream import (
@@ -37,7 +37,7 @@ from schemas.dream import (
 )
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import Envelope
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError
 from schemas.services import FetchReply, FetchRequest
 from schemas.status import StatusReply
 
@@ -57,7 +57,8 @@ class DreamAgent:
 
     def __init__(self, settings: DreamSettings) -> None:
         self.settings = settings
-        self._bus: Bus | None = None
+        self._bus: Bus
+        self._ready = False
         self._retained: RetainedSet
         self._swaps: Swaps | None = None
         self._counts = {"done_total": 0.0, "aborted_total": 0.0, "swapped_total": 0.0, "last_pause_ms": 0.0}
@@ -70,11 +71,11 @@ class DreamAgent:
             SetupError: it cannot be used.
         """
         self._retained = load_retained_set(self.settings.retained)
-        self._bus = bus
+        self._bus, self._ready = bus, True
         try:
             yield
         finally:
-            self._bus = self._swaps = None
+            self._ready, self._swaps = False, None
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """The queue: one at a time, in order."""
@@ -105,10 +106,10 @@ class DreamAgent:
 
     def status(self) -> StatusReply:
         """Episodes done and aborted, swaps, and the last pause."""
-        return StatusReply(agent=self.name, ready=self._bus is not None, gauges=dict(self._counts))
+        return StatusReply(agent=self.name, ready=self._ready, gauges=dict(self._counts))
 
     async def _fetch(self, request: BetaRequest) -> BetaReply:
-        bus = self._require_bus()
+        bus = self._bus
         fetch_request = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
         reply = await bus.request("services.fetch", fetch_request, FetchReply, timeout=request.wait + 10.0)
         episodes = [(record.id, record.episode) for record in reply.records if record.episode is not None]
@@ -121,7 +122,7 @@ class DreamAgent:
         return BetaReply(records=tuple(records))
 
     async def _request(self, request: DreamRequest) -> DreamAccepted:
-        bus, episode = self._require_bus(), request.episode
+        bus, episode = self._bus, request.episode
         profiles.check_episode(request.profile, episode)
         if await journal.find_entry(bus, episode.episode_id) is None:
             now = time.time()
@@ -137,10 +138,10 @@ class DreamAgent:
         return DreamAccepted(episode_id=episode.episode_id, waiting=await self._count_waiting())
 
     async def _status(self, request: DreamStatusRequest) -> DreamStatus:
-        return await journal.read_status(self._require_bus(), request.episode_id)
+        return await journal.read_status(self._bus, request.episode_id)
 
     async def _snapshot(self, request: SnapshotRequest) -> SnapshotReply:
-        bus, now = self._require_bus(), time.time()
+        bus, now = self._bus, time.time()
         envelope = Envelope(
             event_id=f"{request.snapshot_id}:dream.snapshot",
             turn_id=request.snapshot_id,
@@ -156,7 +157,7 @@ class DreamAgent:
         if self._swaps is None:
             from agents.dream.swap import Swaps
 
-            self._swaps = Swaps(self._require_bus(), self.settings, self._retained)
+            self._swaps = Swaps(self._bus, self.settings, self._retained)
         reply = await self._swaps.swap(request)
         self._counts["swapped_total"] += 1
         self._counts["last_pause_ms"] = reply.pause_ms
@@ -181,7 +182,7 @@ class DreamAgent:
         _log.info("dream done", episode_id=report.episode_id, executed=report.executed)
 
     async def _give_up(self, event: DreamRequested, error: KikiError) -> None:
-        bus = self._require_bus()
+        bus = self._bus
         await self._abort(bus, event, error, self._make_execution(bus, event))
 
     def _make_execution(self, bus: Bus, event: DreamRequested) -> "Execution":
@@ -206,16 +207,9 @@ class DreamAgent:
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), EMBED_BATCH):
             request = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
-            vectors += (await self._require_bus().request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
+            vectors += (await self._bus.request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
         return vectors
 
     async def _count_waiting(self) -> int:
-        try:
-            return int((await self._require_bus().js.stream_info(DREAMS)).state.messages)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the queue cannot be read: {error or type(error).__name__}.") from error
-
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the dream agent is not open.")
-        return self._bus
+        with translate_errors("the queue cannot be read"):
+            return (await measure_stream(self._bus, DREAMS)).messages

@@ -87,7 +87,7 @@ class Execution:
     async def _replay(self) -> None:
         meter, settings, input_slice = self._meter, self._settings, self._slice
         weights = await objects.put(self._bus, factors.dump(self._weights, scale=self._base.scale))
-        beat = self._bus.client.new_inbox()
+        beat = self._bus.new_inbox()
         request = TrainRequest(
             name=input_slice.adapter,
             weights=weights,

@@ -14,14 +14,6 @@ class Profile:
     outputs: frozenset[Output]
     snapshots: bool
 
-    def is_within(self, larger: "Profile") -> bool:
-        """Whether everything that this profile allows is allowed by ``larger``."""
-        return (
-            self.operations <= larger.operations
-            and self.outputs <= larger.outputs
-            and (larger.snapshots or not self.snapshots)
-        )
-
 
 PROFILES: dict[ProfileName, Profile] = {
     "P_min": Profile(

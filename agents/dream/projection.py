@@ -57,12 +57,6 @@ def projected(factors: Factors, protected: ProtectedDirections) -> Factors:
     return Factors(left.astype(np.float32), right.astype(np.float32))
 
 
-def interference(factors: Factors, protected: ProtectedDirections) -> float:
-    """The share of the change's squared norm that reads or writes protected directions (the paper's rho), 0..1."""
-    whole = factors.norm**2
-    return max(0.0, 1.0 - projected(factors, protected).norm ** 2 / whole) if whole else 0.0
-
-
 def restructure(
     weights: Weights, protected: Mapping[str, ProtectedDirections]
 ) -> tuple[dict[str, Factors], tuple[str, ...]]:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from bus.connection import Bus
+from bus.jobs import ask_model
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import KikiError, SetupError, Unavailable
@@ -84,7 +85,8 @@ async def judge(
 
     async def ask(number: int, question: RetainedQuestion) -> None:
         async with limiter:
-            result = await bus.ask(
+            result = await ask_model(
+                bus,
                 new_turn(tenant="dream", timeout=timeout),
                 lane="background",
                 messages=(Message(role="user", content=question.question),),

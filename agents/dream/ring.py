@@ -1,21 +1,25 @@
 """The delta ring: the broker keeps the latest snapshots in a stream that drops its oldest."""
 
 from collections.abc import Mapping
-from typing import Any
-
-import nats.errors
-from nats.js.errors import APIError, NotFoundError
 
 from bus.connection import Bus
+from bus.errors import translate_errors
+from bus.stream import measure_stream, read_message
 from bus.topology import LATENTS
 from schemas.codec import decode
 from schemas.dream import Snapshot
-from schemas.errors import Unavailable
+
+_PROBLEM = "the latent ring cannot be read"
 
 
 async def count_snapshots(bus: Bus) -> int:
-    """How many snapshots there are."""
-    return int((await _state(bus)).messages)
+    """How many snapshots there are.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    with translate_errors(_PROBLEM):
+        return (await measure_stream(bus, LATENTS)).messages
 
 
 async def read_latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ...]]]:
@@ -24,21 +28,11 @@ async def read_latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ..
     Raises:
         Unavailable: the broker is away.
     """
-    state = await _state(bus)
     snapshots: list[Mapping[str, tuple[float, ...]]] = []
-    for sequence in range(state.last_seq, max(state.first_seq, state.last_seq - count + 1) - 1, -1):
-        try:
-            message = await bus.js.get_msg(LATENTS, seq=sequence)
-        except NotFoundError:
-            continue  # dropped since
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the latent ring cannot be read: {error or type(error).__name__}.") from error
-        snapshots.append(decode(Snapshot, message.data or b"").species)
+    with translate_errors(_PROBLEM):
+        size = await measure_stream(bus, LATENTS)
+        for sequence in range(size.last_seq, max(size.first_seq, size.last_seq - count + 1) - 1, -1):
+            message = await read_message(bus, LATENTS, sequence)
+            if message is not None:  # it may have been dropped since
+                snapshots.append(decode(Snapshot, message.data).species)
     return snapshots
-
-
-async def _state(bus: Bus) -> Any:
-    try:
-        return (await bus.js.stream_info(LATENTS)).state
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"the latent ring cannot be read: {error or type(error).__name__}.") from error

@@ -1,9 +1,8 @@
 """A training at the worker, attended: a worker that dies in the middle is noticed long before the budget runs out."""
 
 import anyio
-from nats.aio.msg import Msg
 
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from schemas.consolidation import TrainReply, TrainRequest
 from schemas.errors import Unavailable
 
@@ -17,12 +16,12 @@ async def train_with_watchdog(bus: Bus, request: TrainRequest, *, timeout: float
     """
     with anyio.CancelScope(deadline=anyio.current_time() + silence) as scope:
 
-        async def extend_deadline(_: Msg) -> None:
+        async def extend_deadline(_: LiveMessage) -> None:
             scope.deadline = anyio.current_time() + silence
 
-        listening = await bus.listen(request.beat, extend_deadline)
+        stop_listening = await bus.listen(request.beat, extend_deadline)
         try:
             return await bus.request("adapters.train", request, TrainReply, timeout=timeout)
         finally:
-            await listening.unsubscribe()
+            await stop_listening()
     raise Unavailable(f"nothing was heard of the training for {silence:.0f} s: the worker has died or hangs.")

@@ -7,14 +7,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import numpy as np
-from nats.aio.msg import Msg
 
 from agents.embedder.embedder import Embedder
 from agents.embedder.settings import EmbedderSettings
 from agents.shared.encoder import Floats
 from agents.shared.similarity import answer_texts, texts_to_embed
 from bus.agent import Endpoint
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Handler
 from schemas.codec import decode
 from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
@@ -47,8 +46,8 @@ class EmbedderAgent:
         async with self.load_model(), contextlib.AsyncExitStack() as stack:
             if self._settings.ahead:
                 subject = bus.subjects.stage(InferDone.subject)
-                listening = await bus.listen(subject, self._embed_ahead, queue="embedder-ahead")
-                stack.push_async_callback(listening.unsubscribe)
+                stop_listening = await bus.listen(subject, self._embed_ahead, queue="embedder-ahead")
+                stack.push_async_callback(stop_listening)
             yield
 
     @contextlib.asynccontextmanager
@@ -101,7 +100,7 @@ class EmbedderAgent:
         cosines = np.clip(embeddings.vectors @ embeddings.vectors.T, -1.0, 1.0)
         return CompareReply(cosines=_wire_rows(cosines), compute=embeddings.compute, began_at=embeddings.began_at)
 
-    async def _embed_ahead(self, message: Msg) -> None:
+    async def _embed_ahead(self, message: LiveMessage) -> None:
         """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
         event = decode(InferDone, message.data)
         if event.route.plan.negotiate:

@@ -50,28 +50,21 @@ async def adopt_adapter(engine: Engine, event: AdapterPublished) -> Event:
         info = await engine.administer("activate", event.name, event.sha256)
     except StageFailed as error:
         return _rejected_event(envelope, event.name, event.sha256, error)
-    return _activated_event(envelope, info)
+    return _loaded_event(AdapterActivated, envelope, info)
 
 
 def _verb_event(envelope: Envelope, verb: str, info: AdapterInfo) -> Event | None:
     if verb == "activate":
-        return _activated_event(envelope, info)
+        return _loaded_event(AdapterActivated, envelope, info)
     if verb == "load":
-        return AdapterLoaded(
-            envelope=envelope,
-            name=info.name,
-            sha256=info.sha256,
-            bytes=info.bytes,
-            modules=info.modules,
-            seconds=info.seconds,
-        )
+        return _loaded_event(AdapterLoaded, envelope, info)
     if verb == "unload":
         return AdapterUnloaded(envelope=envelope, name=info.name, sha256=info.sha256)
     return None
 
 
-def _activated_event(envelope: Envelope, info: AdapterInfo) -> AdapterActivated:
-    return AdapterActivated(
+def _loaded_event(kind: type[AdapterLoaded | AdapterActivated], envelope: Envelope, info: AdapterInfo) -> Event:
+    return kind(
         envelope=envelope,
         name=info.name,
         sha256=info.sha256,

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import msgspec
-from nats.aio.msg import Msg
 
 from agents.inference import adapter_events, panel
 from agents.inference.crash_journal import Quarantine
@@ -18,8 +17,9 @@ from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from bus.agent import Endpoint
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
+from bus.jobs import answer_job
 from bus.metrics import count_degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
@@ -142,11 +142,11 @@ class InferenceAgent:
             timings=(*event.timings, timing),
         )
 
-    async def _prefetch(self, message: Msg) -> None:
+    async def _prefetch(self, message: LiveMessage) -> None:
         """Make the routed adapters resident while the memory recalls: a hint, so nothing is acknowledged."""
         await self._engine.prefetch(decode(QueryRouted, message.data).route.adapters)
 
-    async def _forget(self, _: Msg) -> None:
+    async def _forget(self, _: LiveMessage) -> None:
         """Drop every kept prompt: any conversation of the tenant may have recalled the text that is forgotten."""
         self._engine.forget()
 
@@ -182,12 +182,12 @@ class InferenceAgent:
             compute=outcome.compute,
             exact=outcome.exact,
         )
-        await delivery.bus.answer(job, result)
+        await answer_job(delivery.bus, job, result)
 
     async def refuse(self, job: Job, error: KikiError) -> None:
         """Answer the job with the error: no result will come."""
         result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
-        await self._bus.answer(job, result)
+        await answer_job(self._bus, job, result)
 
     def _lane_handler(self, lane: Lane) -> Handler[Job]:
         return Handler(

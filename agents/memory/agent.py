@@ -7,9 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import nats.errors
 import structlog
-from nats.js.errors import APIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.episodes import build_record, key
@@ -31,6 +29,7 @@ from agents.memory.words import WordEncoder
 from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.errors import KikiError, Refused, Unavailable
@@ -81,7 +80,7 @@ class MemoryAgent:
         self._summing = anyio.Lock()
         self._precedence = Precedence()
         self._ready = False
-        self._bus: Bus | None = None
+        self._bus: Bus
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
         self._gauges: dict[str, float] = {}
 
@@ -240,7 +239,7 @@ class MemoryAgent:
             Unavailable: the broker is away.
         """
         bus = self._bus
-        if bus is None or self._rebuilding:
+        if self._rebuilding:
             raise Refused("the memory is being rebuilt already: wait until its projection_lag is 0.")
         self._rebuilding, started = True, time.monotonic()
         try:
@@ -250,13 +249,10 @@ class MemoryAgent:
                 async with self._stores.changing:
                     await self._stores.renew(lambda: reset_progress(bus))
                     await Consumer(bus, self._projection_handler()).declare()
-                last = (await bus.js.stream_info(EPISODES)).state.last_seq
-                await wait_until_projected(bus, last)
+                await wait_until_projected(bus)
                 episodes = await self._stores.trace.count()
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(
-                f"the rebuild lost the broker ({error or type(error).__name__}): run it again."
-            ) from error
+        except BrokerUnavailable as error:
+            raise Unavailable(f"the rebuild lost the broker ({error.reason}): run it again.") from error
         finally:
             self._rebuilding = False
         seconds = time.monotonic() - started
@@ -265,7 +261,7 @@ class MemoryAgent:
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
-        bus = self._require_bus()
+        bus = self._bus
         async with self._stores.changing:
             ids_by_key = {
                 key(episode.tenant, "episode", episode.episode_id): episode.episode_id
@@ -300,15 +296,15 @@ class MemoryAgent:
             Refused: a sleep is going on.
             Unavailable: the broker is away.
         """
-        bus = self._require_bus()
+        bus = self._bus
         if self._sleeping:
             raise Refused("the memory is asleep already: wait until that sleep ends.")
         self._sleeping = True
         try:
             reply = await sleep(bus, request, self.settings, alone=self._summing)
-            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the sleep lost the broker ({error or type(error).__name__}): sleep again.") from error
+            await wait_until_projected(bus)
+        except BrokerUnavailable as error:
+            raise Unavailable(f"the sleep lost the broker ({error.reason}): sleep again.") from error
         finally:
             self._sleeping = False
         return reply
@@ -336,9 +332,9 @@ class MemoryAgent:
         Raises:
             Unavailable: the broker or a store failed; asking again goes on where it stopped.
         """
-        bus = self._require_bus()
+        bus = self._bus
         async with self._summing:  # no sleep may sum it up meanwhile
-            await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+            await wait_until_projected(bus)
             async with self._stores.changing:
                 summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
                 for summary in summaries:
@@ -349,7 +345,7 @@ class MemoryAgent:
 
     async def _erase_session(self, session_id: str, tenant: str) -> int:
         """Erase one session in the stores and in the record; return how many episodes it had."""
-        bus, atlas, trace = self._require_bus(), self._stores.atlas, self._stores.trace
+        bus, atlas, trace = self._bus, self._stores.atlas, self._stores.trace
         members = await trace.turns(session_id, tenant=tenant)
         for member in members:
             await erase(bus, member, tenant=tenant, session_id=session_id)
@@ -359,11 +355,6 @@ class MemoryAgent:
             await atlas.mark(parts, "")
         await trace.remove_session(session_id, tenant=tenant)
         return len(members)
-
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the memory is not open.")
-        return self._bus
 
     async def _expire(self, bus: Bus) -> None:
         """Answers are kept as long as the other events of their turns."""
@@ -384,8 +375,8 @@ class MemoryAgent:
             atlas = await self._stores.atlas.count()
             trace = await self._stores.trace.count()
             consumer = await read_progress(bus)
-        except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-            metrics.count_degraded("memory.gauges", str(error) or type(error).__name__)
+        except KikiError as error:
+            metrics.count_degraded("memory.gauges", error.message)
             return
         self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(consumer)}
 

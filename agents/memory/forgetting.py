@@ -3,15 +3,12 @@
 import time
 from contextlib import aclosing
 
-import nats.errors
-from nats.js.errors import APIError, NotFoundError
-
 from agents.memory.stores.trace import SessionEpisode
 from bus.connection import Bus
-from bus.stream import read_stream
+from bus.errors import translate_errors
+from bus.stream import delete_message, purge, read_last, read_stream
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.envelope import Envelope
-from schemas.errors import Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 
 
@@ -31,12 +28,10 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, session_id: st
         deadline=now,
     )
     await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id))
-    try:
+    with translate_errors("the record was not erased", advice="ask again"):
         for kind, stream in ((EpisodeRecorded, EPISODES), (AnswerReady, ANSWERS)):
             await _overwrite(bus, stream, bus.subjects.stage(kind.subject, member.turn_id))
-        await bus.js.purge_stream(TURNS, subject=bus.subjects.turn(member.turn_id))
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"the record was not erased: {error or type(error).__name__}; ask again.") from error
+        await purge(bus, TURNS, subject=bus.subjects.turn(member.turn_id))
 
 
 async def expire(bus: Bus, *, age: float) -> int:
@@ -48,22 +43,16 @@ async def expire(bus: Bus, *, age: float) -> int:
         Unavailable: the broker is away.
     """
     before, count = time.time() - age, 0
-    try:
+    with translate_errors("old answers were not removed"):
         async with aclosing(read_stream(bus, ANSWERS, bus.subjects.answers)) as answers:
             async for answer in answers:
                 if answer.stored_at.timestamp() > before:
                     break
-                await bus.js.delete_msg(ANSWERS, answer.seq)
+                await delete_message(bus, ANSWERS, answer.seq)
                 count += 1
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"old answers were not removed: {error or type(error).__name__}.") from error
     return count
 
 
 async def _overwrite(bus: Bus, stream: str, subject: str) -> None:
-    while True:
-        try:
-            message = await bus.js.get_last_msg(stream, subject)
-        except NotFoundError:
-            return
-        await bus.js.delete_msg(stream, int(message.seq or 0))
+    while (message := await read_last(bus, stream, subject)) is not None:
+        await delete_message(bus, stream, message.seq)

@@ -1,10 +1,10 @@
 """How far the projection is behind the record."""
 
 import anyio
-from nats.js.api import ConsumerInfo
-from nats.js.errors import NotFoundError
 
 from bus.connection import Bus
+from bus.consumers import ConsumerState, delete_consumer, read_consumer
+from bus.stream import measure_stream
 from bus.topology import EPISODES
 
 PROJECTION = "memory-projection"
@@ -14,32 +14,30 @@ _POLL = 0.05
 """Seconds between two looks."""
 
 
-async def read_progress(bus: Bus) -> ConsumerInfo | None:
+async def read_progress(bus: Bus) -> ConsumerState | None:
     """The projection's consumer; None before it was first declared."""
-    try:
-        return await bus.js.consumer_info(EPISODES, PROJECTION)
-    except NotFoundError:
-        return None
+    return await read_consumer(bus, EPISODES, PROJECTION)
 
 
-def lag(consumer: ConsumerInfo | None) -> float:
+def lag(consumer: ConsumerState | None) -> float:
     """Episodes recorded and not yet projected."""
-    return float((consumer.num_pending or 0) + (consumer.num_ack_pending or 0)) if consumer else 0.0
+    return float(consumer.lag) if consumer else 0.0
 
 
-async def wait_until_projected(bus: Bus, last: int) -> None:
-    """Wait until everything up to the stream sequence ``last`` is projected, or given up."""
+async def wait_until_projected(bus: Bus) -> None:
+    """Wait until everything that is recorded by now is projected, or given up.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    last = (await measure_stream(bus, EPISODES)).last_seq
     while True:
         consumer = await read_progress(bus)
-        floor = consumer.ack_floor.stream_seq if consumer and consumer.ack_floor else 0
-        if consumer is not None and (floor >= last or lag(consumer) == 0):
+        if consumer is not None and (consumer.acknowledged >= last or consumer.lag == 0):
             return
         await anyio.sleep(_POLL)
 
 
 async def reset_progress(bus: Bus) -> None:
     """Remove the durable consumer; the next one begins at the first episode."""
-    try:
-        await bus.js.delete_consumer(EPISODES, PROJECTION)
-    except NotFoundError:
-        return
+    await delete_consumer(bus, EPISODES, PROJECTION)

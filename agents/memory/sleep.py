@@ -13,11 +13,9 @@ from contextlib import aclosing
 from datetime import datetime
 
 import anyio
-import nats.errors
 import numpy as np
 import structlog
 from msgspec import Struct, field
-from nats.js.errors import APIError
 
 from agents.memory.clusters import OldEpisode, plan
 from agents.memory.concepts import concepts, salience
@@ -26,8 +24,10 @@ from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus
+from bus.errors import translate_errors
+from bus.jobs import ask_model
 from bus.record import find_acknowledged_floor
-from bus.stream import read_stream
+from bus.stream import measure_stream, read_stream
 from bus.topology import EPISODES
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
@@ -63,11 +63,9 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
         Unavailable: the broker is away; sleeping again goes on.
     """
     before = request.before if request.before is not None else midnight(time.time() - settings.sleep_age)
-    try:
-        last = (await bus.js.stream_info(EPISODES)).state.last_seq
+    with translate_errors("the record cannot be read"):
+        last = (await measure_stream(bus, EPISODES)).last_seq
         floor, slowest_consumer = await find_acknowledged_floor(bus, last)
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"the record cannot be read: {error or type(error).__name__}.") from error
     tenants, held_count = await _read_episodes(bus, request.tenant, before=before, floor=floor, settings=settings)
     summaries: list[Merged] = []
     known_count = left_count = 0
@@ -194,7 +192,8 @@ async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], sett
         f"Note {number} ({day}):\n{episode.text}"
         for number, (day, episode) in enumerate(zip(days, part, strict=True), 1)
     )
-    result = await bus.ask(
+    result = await ask_model(
+        bus,
         new_turn(tenant=tenant, timeout=settings.sleep_timeout),
         lane="background",
         messages=(Message(role="system", content=_INSTRUCTION), Message(role="user", content=notes)),

@@ -4,15 +4,13 @@ What counts is what the stream holds: two catfish may both speak, the stream kee
 is only the bell that says that something may have been stored.
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import nats.errors
-from nats.aio.subscription import Subscription
-
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from schemas.events import DissentRaised, DissentWaived
 from schemas.findings import Dissent, StageTiming
 
@@ -37,10 +35,14 @@ class CatfishFinding:
 class DissentListener:
     """One turn's wait. Made by :func:`listen_for_dissent`, which subscribes before anything is read."""
 
-    def __init__(self, bus: Bus, turn_id: str, bell: Subscription) -> None:
+    def __init__(self, bus: Bus, turn_id: str) -> None:
         self._bus = bus
         self._turn_id = turn_id
-        self._bell = bell
+        self._bell = asyncio.Event()
+
+    async def ring(self, _: LiveMessage) -> None:
+        """Something may have been stored."""
+        self._bell.set()
 
     async def wait(self, seconds: float) -> CatfishFinding | None:
         """What the catfish found; None when nothing is stored within ``seconds``.
@@ -56,10 +58,11 @@ class DissentListener:
             if seconds_left <= 0:
                 return None
             try:
-                await self._bell.next_msg(timeout=min(seconds_left, pause))
+                await asyncio.wait_for(self._bell.wait(), min(seconds_left, pause))
                 pause = STORE_SECONDS
-            except nats.errors.TimeoutError:
+            except TimeoutError:
                 pause = min(2 * pause, BELL_SECONDS)
+            self._bell.clear()
 
     async def _read_stored(self) -> CatfishFinding | None:
         event = await self._bus.last_of(_KINDS, self._turn_id, direct=True)
@@ -72,9 +75,9 @@ class DissentListener:
 @contextlib.asynccontextmanager
 async def listen_for_dissent(bus: Bus, turn_id: str) -> AsyncIterator[DissentListener]:
     """Listen for the turn's dissent as long as the context lasts."""
-    bell = await bus.client.subscribe(bus.subjects.stage("dissent.*", turn_id))
+    listener = DissentListener(bus, turn_id)
+    stop_listening = await bus.listen(bus.subjects.stage("dissent.*", turn_id), listener.ring)
     try:
-        yield DissentListener(bus, turn_id, bell)
+        yield listener
     finally:
-        with contextlib.suppress(nats.errors.Error):
-            await bell.unsubscribe()
+        await stop_listening()

@@ -1,6 +1,5 @@
 """The record for other services, on the bus: register, fetch, mark, and how far behind each of them is."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -8,14 +7,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import nats.errors
 import structlog
-from nats.js.api import ConsumerInfo, DeliverPolicy
-from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Gauge
 
 from agents.services import cursor, flow
-from agents.services.registration import Registration, consumer_config, make_registration, registration_of, service_info
+from agents.services.registration import (
+    Registration,
+    make_registration,
+    register,
+    registration_of,
+    service_info,
+    update_registration,
+)
 from agents.services.retention import trim
 from agents.services.running_replays import Replays
 from agents.services.settings import ServicesSettings
@@ -23,10 +26,12 @@ from agents.services.stacks import load_stacks
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.consumers import ConsumerState, delete_consumer, read_consumers
+from bus.errors import translate_errors
 from bus.handler import Handler
-from bus.reconciliation import reconcile_consumer
+from bus.stream import read_next
 from bus.topology import EPISODES
-from schemas.errors import InvalidInput, KikiError, Refused, SetupError, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused, SetupError
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -62,7 +67,6 @@ OLDEST = Gauge(
     registry=metrics.REGISTRY,
 )
 
-_CONSUMER_EXISTS = (10013, 10148)
 _log = structlog.get_logger("services")
 
 
@@ -73,13 +77,14 @@ class ServicesAgent:
 
     def __init__(self, settings: ServicesSettings) -> None:
         self.settings = settings
-        self._bus: Bus | None = None
+        self._bus: Bus
+        self._replays: Replays
+        self._ready = False
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._holders: dict[str, _Holder] = {}
         self._gauge_names: set[str] = set()
         self._service_count = 0
         self._stacks = load_stacks()
-        self._replays: Replays | None = None
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -89,10 +94,11 @@ class ServicesAgent:
         async with anyio.create_task_group() as tasks:
             self._replays = Replays(bus, tasks)
             tasks.start_soon(self._watch, bus)
+            self._ready = True
             try:
                 yield
             finally:
-                self._bus = self._replays = None
+                self._ready = False
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
@@ -117,49 +123,36 @@ class ServicesAgent:
 
     def status(self) -> StatusReply:
         """How many services are registered; their lags are metrics with a label."""
-        return StatusReply(
-            agent=self.name, ready=self._bus is not None, gauges={"registered": float(self._service_count)}
-        )
+        return StatusReply(agent=self.name, ready=self._ready, gauges={"registered": float(self._service_count)})
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
-        bus, service = self._require_bus(), make_registration(request)
-        consumer = consumer_config(service, bus.subjects, new_only=request.begin == "new")
-        body = {"stream_name": EPISODES, "config": consumer.as_dict(), "action": "create"}
-        subject = f"$JS.API.CONSUMER.CREATE.{EPISODES}.{service.durable}"
-        try:
-            answer = json.loads((await bus.client.request(subject, json.dumps(body).encode(), timeout=5.0)).data)
-        except (TimeoutError, nats.errors.Error) as error:
-            raise Unavailable(f"'{service.name}' was not registered: {error or type(error).__name__}.") from error
-        if failure := answer.get("error"):
-            if failure.get("err_code") in _CONSUMER_EXISTS:
-                raise InvalidInput(
-                    f"the name '{service.name}' is taken: choose another, or unregister it first.",
-                    code="name_taken",
-                    param="name",
-                )
-            raise KikiError(f"'{service.name}' was not registered: {failure.get('description')}.")
+        bus, service = self._bus, make_registration(request)
+        if not await register(bus, service, new_only=request.begin == "new"):
+            raise InvalidInput(
+                f"the name '{service.name}' is taken: choose another, or unregister it first.",
+                code="name_taken",
+                param="name",
+            )
         _log.info("service registered", service=service.name, subjects=service.subjects)
         return await self._read_info(service.name)
 
     async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
-        bus = self._require_bus()
+        bus = self._bus
         async with self._locks[request.name]:
             info = await self._read_info(request.name)
-            try:
-                await bus.js.delete_consumer(EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
-            except (TimeoutError, nats.errors.Error, APIError) as error:
-                raise Unavailable(f"'{request.name}' was not unregistered: {error!r}.") from error
+            with translate_errors(f"'{request.name}' was not unregistered"):
+                await delete_consumer(bus, EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
             self._holders.pop(request.name, None)
             self._forget_gauges({request.name})
         _log.info("service unregistered", service=request.name, place=info.place)
         return info
 
     async def _list_services(self, _: ServiceListRequest) -> ServiceListReply:
-        names = [service.name for service, _ in await self._read_registrations(self._require_bus())]
+        names = [service.name for service, _ in await self._read_registrations(self._bus)]
         return ServiceListReply(services=tuple([await self._read_info(name) for name in sorted(names)]))
 
     async def _fetch(self, request: FetchRequest) -> FetchReply:
-        bus, settings = self._require_bus(), self.settings
+        bus, settings = self._bus, self.settings
         until = anyio.current_time() + request.wait
         while True:
             async with self._locks[request.name]:
@@ -179,34 +172,29 @@ class ServicesAgent:
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
         async with self._locks[request.name]:
-            reply = await cursor.mark(self._require_bus(), request.name, request.ids, request.de_id)
+            reply = await cursor.mark(self._bus, request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
 
     async def _trim(self, request: TrimRequest) -> TrimReply:
-        reply = await trim(self._require_bus(), before=request.before)
+        reply = await trim(self._bus, before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
 
     async def _start_replay(self, request: ReplayRequest) -> ReplayReply:
-        return ReplayReply(replay_id=self._require_replays().start(request))
+        return ReplayReply(replay_id=self._replays.start(request))
 
     async def _stop_replay(self, request: ReplayStopRequest) -> ReplayStopReply:
-        return ReplayStopReply(sent=self._require_replays().stop(request.replay_id))
+        return ReplayStopReply(sent=self._replays.stop(request.replay_id))
 
     async def _flow_fetch(self, request: FlowFetchRequest) -> FlowFetchReply:
-        return await flow.fetch(self._require_bus(), request, self._stacks, most_bytes=self.settings.reply_bytes)
+        return await flow.fetch(self._bus, request, self._stacks, most_bytes=self.settings.reply_bytes)
 
     async def _flow_snapshot(self, request: FlowSnapshotRequest) -> FlowSnapshotReply:
-        return await flow.take_snapshot(self._require_bus(), request, self._stacks)
+        return await flow.take_snapshot(self._bus, request, self._stacks)
 
     async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
-        return await flow.publish(self._require_bus(), request, self._stacks)
-
-    def _require_replays(self) -> Replays:
-        if self._replays is None:
-            raise Unavailable("the services' agent is not open.")
-        return self._replays
+        return await flow.publish(self._bus, request, self._stacks)
 
     def _refuse_others(self, request: FetchRequest) -> None:
         holder = self._holders.get(request.name)
@@ -220,32 +208,23 @@ class ServicesAgent:
         )
 
     async def _hold(self, request: FetchRequest) -> None:
-        service, _ = await cursor.find_service(self._require_bus(), request.name)
+        service, _ = await cursor.find_service(self._bus, request.name)
         self._holders[request.name] = _Holder(request.holder, anyio.current_time() + service.ack_wait)
 
     async def _read_info(self, name: str) -> ServiceInfo:
-        at = await cursor.read_standing(self._require_bus(), name)
+        at = await cursor.read_standing(self._bus, name)
         return service_info(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
 
-    def _require_bus(self) -> Bus:
-        if self._bus is None:
-            raise Unavailable("the services' agent is not open.")
-        return self._bus
-
-    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerInfo]]:
-        try:
-            consumers = await bus.js.consumers_info(EPISODES)
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}.") from error
-        return [(service, info) for info in consumers if (service := registration_of(info)) is not None]
+    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
+        with cursor.translate_record_errors():
+            consumers = await read_consumers(bus, EPISODES)
+        return [(service, consumer) for consumer in consumers if (service := registration_of(consumer)) is not None]
 
     async def _reconcile_consumers(self, bus: Bus) -> None:
         """One that cannot be brought to its declaration belongs to a guest: it is counted, and serves as it is."""
-        for service, info in await self._read_registrations(bus):
-            new_only = info.config.deliver_policy == DeliverPolicy.NEW
-            config = consumer_config(service, bus.subjects, new_only=new_only)
+        for service, consumer in await self._read_registrations(bus):
             try:
-                await reconcile_consumer(bus.js, EPISODES, config, removal=f"kiki services unregister {service.name}")
+                await update_registration(bus, service, consumer)
             except SetupError as error:
                 metrics.count_degraded("services.consumer", error.message)
 
@@ -253,8 +232,8 @@ class ServicesAgent:
         while True:
             try:
                 await self._measure(bus)
-            except (TimeoutError, nats.errors.Error, APIError, KikiError) as error:
-                metrics.count_degraded("services.gauges", str(error) or type(error).__name__)
+            except KikiError as error:
+                metrics.count_degraded("services.gauges", error.message)
             await anyio.sleep(self.settings.watch_interval)
 
     async def _measure(self, bus: Bus) -> None:
@@ -262,9 +241,9 @@ class ServicesAgent:
         names = {service.name for service, _ in services}
         self._forget_gauges(self._gauge_names - names)
         self._service_count = len(names)
-        for service, info in services:
-            LAG.labels(service.name).set((info.num_pending or 0) + (info.num_ack_pending or 0))
-            OLDEST.labels(service.name).set(await _read_age(bus, service, info))
+        for service, consumer in services:
+            LAG.labels(service.name).set(consumer.lag)
+            OLDEST.labels(service.name).set(await _read_age(bus, service, consumer))
             self._gauge_names.add(service.name)
 
     def _forget_gauges(self, names: set[str]) -> None:
@@ -282,15 +261,11 @@ class _Holder:
         self.until = until
 
 
-async def _read_age(bus: Bus, service: Registration, info: ConsumerInfo) -> float:
+async def _read_age(bus: Bus, service: Registration, consumer: ConsumerState) -> float:
     """Seconds since the oldest record was stored that the service has not consumed; 0 when there is none."""
-    floor = info.ack_floor.stream_seq if info.ack_floor else 0
     times = []
     for subject in service.filters(bus.subjects):
-        try:
-            message = await bus.js.get_msg(EPISODES, seq=floor + 1, subject=subject, next=True)
-        except NotFoundError:
-            continue
-        if message.time is not None:
-            times.append(message.time.timestamp())
+        message = await read_next(bus, EPISODES, consumer.acknowledged + 1, subject)
+        if message is not None:
+            times.append(message.stored_at.timestamp())
     return max(0.0, time.time() - min(times)) if times else 0.0

@@ -5,35 +5,26 @@ dies between the two leaves a consumer that is behind its log, and the next call
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from itertools import pairwise
-
-import nats.errors
-from nats.js import JetStreamContext
-from nats.js.api import ConsumerInfo, Header
-from nats.js.errors import APIError, NotFoundError
 
 from agents.services.registration import DURABLE, Registration, registration_of
 from bus import metrics
 from bus.connection import Bus
-from bus.stream import StoredMessage, read_stream
+from bus.consumers import CONFIRM_SECONDS, ConsumerState, Puller, acknowledge, pull, read_consumer
+from bus.errors import SequenceConflict, translate_errors
+from bus.stream import StoredMessage, append, read_last, read_message, read_stream
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode, encode
 from schemas.episode import Episode
-from schemas.errors import InvalidEvent, InvalidInput, Refused, Unavailable
+from schemas.errors import InvalidEvent, InvalidInput, Refused
 from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.services import EpisodesConsumed, MarkReply, Record
 
-_CONFIRM = 2.0
-"""Seconds that the broker may take to confirm an acknowledgement, or to hand out what it has."""
-
 _CATCH_UP = 256
 """Messages of one pull while a consumer is brought up to its log."""
-
-_WRONG_LAST_SEQUENCE = 10071
-"""The broker's error code for a message that came between."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +40,28 @@ class Standing:
     last_seq: int
 
 
-@asynccontextmanager
-async def _translate_errors() -> AsyncIterator[None]:
-    try:
-        yield
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"the record cannot be reached: {error or type(error).__name__}; ask again.") from error
+def translate_record_errors() -> AbstractContextManager[None]:
+    """What fails in the context says that the record cannot be reached."""
+    return translate_errors("the record cannot be reached", advice="ask again")
 
 
-async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerInfo]:
-    """The service of that name.
+async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerState]:
+    """The service of that name, and where its consumer stands.
 
     Raises:
         InvalidInput: nobody is registered under it.
+        Unavailable: the broker is away.
     """
-    try:
-        info = await bus.js.consumer_info(EPISODES, f"{DURABLE}{name}")
-    except NotFoundError:
-        info = None
-    service = registration_of(info) if info else None
-    if info is None or service is None:
+    with translate_record_errors():
+        consumer = await read_consumer(bus, EPISODES, f"{DURABLE}{name}")
+    service = registration_of(consumer) if consumer else None
+    if consumer is None or service is None:
         raise InvalidInput(
             f"no service '{name}' is registered: 'services.register' takes a name.",
             code="service_not_found",
             param="name",
         )
-    return service, info
+    return service, consumer
 
 
 async def read_standing(bus: Bus, name: str) -> Standing:
@@ -84,21 +71,18 @@ async def read_standing(bus: Bus, name: str) -> Standing:
         InvalidInput: nobody is registered under that name.
         Unavailable: the broker is away.
     """
-    async with _translate_errors():
-        service, info = await find_service(bus, name)
+    with translate_record_errors():
+        service, consumer = await find_service(bus, name)
         last, last_seq = await _read_last_mark(bus, service)
-        floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        if last is not None and floor < last.ids[-1]:
-            await _catch_up(bus, service, info, last.ids[-1])
-            info = await bus.js.consumer_info(EPISODES, service.durable)
-            floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        in_hand = info.num_ack_pending or 0
+        if last is not None and consumer.acknowledged < last.ids[-1]:
+            await _catch_up(bus, service, consumer, last.ids[-1])
+            _, consumer = await find_service(bus, name)
         return Standing(
             registration=service,
-            place=max(floor, last.ids[-1] if last else 0),
-            delivered=info.delivered.stream_seq if info.delivered else 0,
-            in_hand=in_hand,
-            lag=in_hand + (info.num_pending or 0),
+            place=max(consumer.acknowledged, last.ids[-1] if last else 0),
+            delivered=consumer.delivered,
+            in_hand=consumer.in_hand,
+            lag=consumer.lag,
             last=last,
             last_seq=last_seq,
         )
@@ -123,12 +107,9 @@ async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_
                     batch.add(record, stored)
                 if not batch.room:
                     return batch.records
-    async with _translate_errors():
-        subscription = await bus.js.pull_subscribe_bind(durable=service.durable, stream=EPISODES)
-        try:
-            await _pull(subscription, at, batch, seconds)
-        finally:
-            await subscription.unsubscribe()
+    with translate_record_errors():
+        async with pull(bus, EPISODES, service.durable) as puller:
+            await _pull(puller, at, batch, seconds)
     return batch.records
 
 
@@ -154,9 +135,9 @@ async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply
             param="ids",
         )
     await _refuse_gap(bus, at, ids)
-    async with _translate_errors():
+    with translate_record_errors():
         await _log_mark(bus, at, ids, de_id)
-        await _acknowledge(bus, at.registration, ids)
+        await acknowledge(bus, EPISODES, at.registration.durable, ids)
     return MarkReply(marked=len(ids), place=ids[-1])
 
 
@@ -180,26 +161,23 @@ class _Batch:
             self._bytes -= len(stored.data)
 
 
-async def _pull(subscription: JetStreamContext.PullSubscription, at: Standing, batch: _Batch, seconds: float) -> None:
+async def _pull(puller: Puller, at: Standing, batch: _Batch, seconds: float) -> None:
     """New messages into the batch; what the service does not want is acknowledged at once."""
     remaining = at.lag - at.in_hand
     while batch.room and (remaining > 0 or (seconds > 0 and not batch.records)):
-        try:
-            messages = await subscription.fetch(
-                min(batch.room, max(remaining, 1)), timeout=_CONFIRM if remaining > 0 else max(seconds, 0.01)
-            )
-        except (TimeoutError, nats.errors.TimeoutError):
+        messages = await puller.fetch(
+            min(batch.room, max(remaining, 1)), seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01)
+        )
+        if not messages:
             return
         for message in messages:
-            meta = message.metadata
-            stored = StoredMessage(meta.sequence.stream, message.subject, meta.timestamp, message.data)
-            record = _parse_record(at.registration, stored)
-            is_new = stored.seq > at.delivered
+            record = _parse_record(at.registration, message.stored)
+            is_new = message.stored.seq > at.delivered
             remaining -= is_new
             if record is None:
-                await message.ack()
+                await message.acknowledge()
             elif is_new:
-                batch.add(record, stored)
+                batch.add(record, message.stored)
 
 
 def _parse_record(service: Registration, stored: StoredMessage) -> Record | None:
@@ -273,66 +251,44 @@ def _delivery_error(record_id: int) -> InvalidInput:
 
 
 async def _record_exists(bus: Bus, seq: int) -> bool:
-    async with _translate_errors():
-        try:
-            await bus.js.get_msg(EPISODES, seq)
-        except NotFoundError:
-            return False
-        return True
+    with translate_record_errors():
+        return await read_message(bus, EPISODES, seq) is not None
 
 
 async def _read_last_mark(bus: Bus, service: Registration) -> tuple[EpisodesConsumed | None, int]:
     """The latest mark of this registration, and the sequence of the latest of its name."""
     subject = bus.subjects.stage(EpisodesConsumed.subject, service.name)
-    try:
-        message = await bus.js.get_last_msg(SERVICES, subject)
-    except NotFoundError:
+    message = await read_last(bus, SERVICES, subject)
+    if message is None:
         return None, 0
-    entry = decode(EpisodesConsumed, message.data or b"")
-    return (entry if entry.registration == service.id else None), int(message.seq or 0)
+    entry = decode(EpisodesConsumed, message.data)
+    return (entry if entry.registration == service.id else None), message.seq
 
 
 async def _log_mark(bus: Bus, at: Standing, ids: Sequence[int], de_id: str) -> None:
     """Write the mark, unless another one came since ``at`` was read."""
     name = at.registration.name
     entry = EpisodesConsumed(name=name, registration=at.registration.id, ids=tuple(ids), de_id=de_id, at=time.time())
-    headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(at.last_seq)}
     try:
-        await bus.js.publish(bus.subjects.stage(EpisodesConsumed.subject, name), encode(entry), headers=headers)
-    except APIError as error:
-        if error.err_code == _WRONG_LAST_SEQUENCE:
-            raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
-        raise
+        await append(bus, bus.subjects.stage(EpisodesConsumed.subject, name), encode(entry), after=at.last_seq)
+    except SequenceConflict as error:
+        raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
 
 
-async def _acknowledge(bus: Bus, service: Registration, ids: Sequence[int]) -> None:
-    """Move the consumer. With explicit acknowledgement the broker needs the stream's sequence and no more of the
-    reply subject that it made (ADR-15), so any process can acknowledge, not only the one that fetched."""
-    *subjects, last_subject = (f"$JS.ACK.{EPISODES}.{service.durable}.1.{seq}.1.0.0" for seq in ids)
-    for subject in subjects:
-        await bus.client.publish(subject, b"+ACK")
-    await bus.client.request(last_subject, b"+ACK", timeout=_CONFIRM)
-
-
-async def _catch_up(bus: Bus, service: Registration, info: ConsumerInfo, place: int) -> None:
+async def _catch_up(bus: Bus, service: Registration, consumer: ConsumerState, place: int) -> None:
     """Acknowledge what the log says is consumed, delivering it first where the broker lost even that."""
-    delivered = info.delivered.stream_seq if info.delivered else 0
-    floor = info.ack_floor.stream_seq if info.ack_floor else 0
-    async with aclosing(_read_between(bus, service, floor, min(place, delivered))) as messages:
+    delivered = consumer.delivered
+    async with aclosing(_read_between(bus, service, consumer.acknowledged, min(place, delivered))) as messages:
         ids = [stored.seq async for stored in messages]
     if ids:
-        await _acknowledge(bus, service, ids)
+        await acknowledge(bus, EPISODES, service.durable, ids)
     if delivered >= place:
         return
-    subscription = await bus.js.pull_subscribe_bind(durable=service.durable, stream=EPISODES)
-    try:
-        while delivered < place:
-            for message in await subscription.fetch(_CATCH_UP, timeout=_CONFIRM):
-                delivered = message.metadata.sequence.stream
+    async with pull(bus, EPISODES, service.durable) as puller:
+        # What does not come up to there was forgotten, so nothing is left to acknowledge.
+        while delivered < place and (batch := await puller.fetch(_CATCH_UP, seconds=CONFIRM_SECONDS)):
+            for message in batch:
+                delivered = message.stored.seq
                 if delivered <= place:
-                    await message.ack()
-    except (TimeoutError, nats.errors.TimeoutError):
-        return  # what is missing up to there was forgotten, so nothing is left to acknowledge
-    finally:
-        await subscription.unsubscribe()
-        await bus.client.flush()
+                    await message.acknowledge()
+    await bus.flush()

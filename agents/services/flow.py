@@ -4,17 +4,15 @@ import math
 import time
 from contextlib import aclosing
 
-import nats.errors
-from nats.js.errors import APIError
-
 from agents.services.replay import read_selection
 from agents.services.stacks import Stacks
 from bus import metrics
 from bus.connection import Bus
-from bus.stream import StoredMessage
+from bus.errors import translate_errors
+from bus.stream import StoredMessage, append
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode, encode
-from schemas.errors import InvalidEvent, InvalidInput, KikiError, Unavailable
+from schemas.errors import InvalidEvent, InvalidInput, KikiError
 from schemas.events import EpisodeRecorded
 from schemas.flow import (
     AdapterNorm,
@@ -96,11 +94,9 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
         domains=stacks.spread(weights) if weights else {},
     )
     subject = bus.subjects.stage(AdvicePublished.subject, request.source)
-    try:
-        ack = await bus.js.publish(subject, encode(advice))
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        raise Unavailable(f"the advice was not recorded: {error or type(error).__name__}.") from error
-    return FlowPublishReply(seq=ack.seq, domains=advice.domains)
+    with translate_errors("the advice was not recorded"):
+        seq = await append(bus, subject, encode(advice))
+    return FlowPublishReply(seq=seq, domains=advice.domains)
 
 
 async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:

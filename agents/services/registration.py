@@ -6,9 +6,12 @@ from fnmatch import fnmatchcase
 
 import msgspec
 from msgspec import Struct
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
+from bus.connection import Bus
+from bus.consumers import ConsumerDeclaration, ConsumerState, create_consumer, update_consumer
+from bus.errors import translate_errors
 from bus.subjects import Subjects
+from bus.topology import EPISODES
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.services import EpisodeFilter, Record, RegisterRequest, ServiceInfo
@@ -42,6 +45,18 @@ class Registration(Struct, frozen=True, kw_only=True):
         """What the consumer reads."""
         return [subjects.stage(kind) for kind in self.subjects]
 
+    def consumer(self, subjects: Subjects, *, new_only: bool) -> ConsumerDeclaration:
+        """The durable consumer that is the registration."""
+        return ConsumerDeclaration(
+            name=self.durable,
+            filters=self.filters(subjects),
+            description=f"The place of '{self.name}' in the record",
+            ack_wait=self.ack_wait,
+            window=WINDOW,
+            new_only=new_only,
+            metadata={_KEY: msgspec.json.encode(self).decode()},
+        )
+
     def wants(self, record: Record) -> bool:
         """Whether the filter lets the record pass."""
         episode_filter = self.filter
@@ -69,25 +84,29 @@ def make_registration(request: RegisterRequest) -> Registration:
     )
 
 
-def consumer_config(service: Registration, subjects: Subjects, *, new_only: bool) -> ConsumerConfig:
-    """The durable consumer that is the registration."""
-    return ConsumerConfig(
-        durable_name=service.durable,
-        name=service.durable,
-        description=f"The place of '{service.name}' in the record",
-        filter_subjects=service.filters(subjects),
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=service.ack_wait,
-        deliver_policy=DeliverPolicy.NEW if new_only else DeliverPolicy.ALL,
-        max_deliver=-1,
-        max_ack_pending=WINDOW,
-        metadata={_KEY: msgspec.json.encode(service).decode()},
-    )
+async def register(bus: Bus, service: Registration, *, new_only: bool) -> bool:
+    """Create the durable consumer that is the registration; False when the name is taken.
+
+    Raises:
+        KikiError: the broker does not take it, or is away.
+    """
+    with translate_errors(f"'{service.name}' was not registered"):
+        return await create_consumer(bus, EPISODES, service.consumer(bus.subjects, new_only=new_only))
 
 
-def registration_of(info: ConsumerInfo) -> Registration | None:
+async def update_registration(bus: Bus, service: Registration, consumer: ConsumerState) -> None:
+    """Bring the durable consumer of a registration to what this version declares; its place stays.
+
+    Raises:
+        SetupError: that would lose or repeat records; the consumer is left as it is.
+    """
+    declaration = service.consumer(bus.subjects, new_only=consumer.new_only)
+    await update_consumer(bus, EPISODES, declaration, removal=f"kiki services unregister {service.name}")
+
+
+def registration_of(consumer: ConsumerState) -> Registration | None:
     """The registration that a consumer stands for; None when it is not one of ours."""
-    encoded = ((info.config.metadata if info.config else None) or {}).get(_KEY)
+    encoded = consumer.metadata.get(_KEY)
     return msgspec.json.decode(encoded, type=Registration) if encoded else None
 
 

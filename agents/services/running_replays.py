@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
-import nats.errors
 import structlog
 
 from agents.services.replay import pace, read_selection, replay_headers
 from bus.connection import Bus
-from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.services import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
 
 MAX_RUNNING = 4
@@ -79,21 +78,17 @@ class Replays:
         await self._send_end(replay_id, request.to, running.sent, code)
 
     async def _send(self, replay_id: str, request: ReplayRequest, running: _RunningReplay) -> None:
-        client = self._bus.client
         async with aclosing(pace(read_selection(self._bus, request.selection), request.speed)) as messages:
             async for stored in messages:
                 message_headers = replay_headers(stored) | {REPLAY_ID: replay_id}
-                try:
-                    await client.publish(request.to, stored.data, headers=message_headers)
-                    if running.sent % _FLUSH_EVERY == 0:
-                        await client.flush()
-                except (TimeoutError, nats.errors.Error) as error:
-                    raise Unavailable(f"the broker went away: {error or type(error).__name__}.") from error
+                await self._bus.send(request.to, stored.data, headers=message_headers)
+                if running.sent % _FLUSH_EVERY == 0:
+                    await self._bus.flush()
                 running.sent += 1
 
     async def _send_end(self, replay_id: str, subject: str, sent: int, code: str) -> None:
         end_headers = {REPLAY_ID: replay_id, REPLAY_END: str(sent)} | ({REPLAY_ERROR: code} if code else {})
         try:
-            await self._bus.client.publish(subject, b"", headers=end_headers)
-        except nats.errors.Error as error:
-            _log.warning("replay end not sent", replay=replay_id, error=repr(error))
+            await self._bus.send(subject, headers=end_headers)
+        except KikiError as error:
+            _log.warning("replay end not sent", replay=replay_id, error=error.message)

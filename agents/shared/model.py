@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import anyio
 
 from bus.connection import Bus
+from bus.jobs import ask_model
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, StageFailed
@@ -145,7 +146,8 @@ class Consultation:
             if self.seconds_left <= 0:
                 raise DeadlineExceeded("too little of the turn's time is left to ask the model.")
             with self._watch():
-                result = await self._bus.ask(
+                result = await ask_model(
+                    self._bus,
                     self._envelope,
                     lane="auxiliary",
                     messages=messages,

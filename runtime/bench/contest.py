@@ -23,7 +23,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from agents.inference.mlx import cpu
 from bus.connection import Bus
-from bus.turn import follow_turn, raise_if_failed
+from bus.turn import raise_if_failed
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import Unavailable
@@ -121,7 +121,7 @@ def worker_contestant(bus: Bus) -> Contestant:
         query_routed = QueryRouted(envelope=envelope, query=query, route=route)
         started, first = time.perf_counter(), 0.0
         kinds = (InferToken, InferDone)
-        async with follow_turn(bus.client, bus.subjects, envelope.turn_id, kinds=kinds) as events:
+        async with bus.follow(envelope.turn_id, kinds=kinds) as events:
             await bus.publish(
                 RecallDone(envelope=query_routed.envelope.next("recall"), query=query, route=route, recall=Recall())
             )

@@ -17,7 +17,7 @@ from agents.memory.imports import parse_time
 from agents.memory.progress import wait_until_projected
 from agents.services.replay import encode_line, fits, pace, read_selection, replay_headers
 from bus.connection import Bus, connect
-from bus.stream import StoredMessage
+from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.composition import bus_settings
@@ -134,12 +134,12 @@ async def _publish(bus: Bus, source: Source, subject: str, tick: Tick) -> None:
     count = 0
     async with aclosing(source):
         async for message in source:
-            await bus.client.publish(subject, message.data, headers=replay_headers(message))
+            await bus.send(subject, message.data, headers=replay_headers(message))
             count += 1
             tick(message)
             if count % FLUSH_EVERY == 0:
-                await bus.client.flush()
-    await bus.client.flush()
+                await bus.flush()
+    await bus.flush()
     out.print(f"{count} messages sent to {subject}", highlight=False)
 
 
@@ -150,7 +150,7 @@ async def _restore_all(bus: Bus, source: Source, tick: Tick) -> None:
             fresh = await restore.restore(bus, message)
             new, known = new + fresh, known + (not fresh)
             tick(message)
-    await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+    await wait_until_projected(bus)
     out.print(f"{new} events recorded, {known} were there before", highlight=False)
 
 
@@ -193,7 +193,7 @@ async def _repeat(bus: Bus, turn: str) -> None:
 
 async def _last_sequence(bus: Bus, file: Path | None) -> int | None:
     """The last sequence that will be replayed, for the progress bar; None for a file."""
-    return None if file is not None else int((await bus.js.stream_info(EPISODES)).state.last_seq)
+    return None if file is not None else (await measure_stream(bus, EPISODES)).last_seq
 
 
 @contextlib.contextmanager

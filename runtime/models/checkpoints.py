@@ -1,6 +1,5 @@
 """Router checkpoints by path or hub id: ``meta.json`` and one safetensors file, ours or the monolith's."""
 
-from functools import partial
 from pathlib import Path
 
 from runtime.models import hub, store
@@ -20,23 +19,8 @@ def router_checkpoint(name: str, *, cache_dir: Path | None = None, progress: Pro
     repository = hub.parse(name)
     if repository is None:
         raise SetupError(f"'{name}' is neither a folder nor a hub id like org/name.", param="checkpoint")
-    directory = store.place(store.cache_home(cache_dir), repository.name)
-    with store.hold_lock(directory):
-        if store.faults(directory):
-            store.build(
-                directory,
-                name=repository.name,
-                source=f"hub:{repository.name}",
-                version="1",
-                fill=partial(_fill, repository, progress),
-                report=progress,
-            )
+    directory = hub.ensure(repository, store.cache_home(cache_dir), check=_check_checkpoint, report=progress)
     return _check_checkpoint(directory)
-
-
-def _fill(repository: hub.Repository, report: ProgressReport, target: Path) -> None:
-    hub.fetch(repository, target, report=report)
-    _check_checkpoint(target)
 
 
 def _check_checkpoint(directory: Path) -> Path:

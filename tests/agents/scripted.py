@@ -1,42 +1,28 @@
-"""A scripted worker: it answers jobs on the real JOBS stream, so that a stage's every path can be forced.
-
-The real model answers in tests/e2e.
-"""
+"""Stages beside a scripted worker, so that each of their paths can be forced. The real model answers in tests/e2e."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import anyio
 import msgspec
 import numpy as np
-from nats.aio.msg import Msg
 
-from bus import agent as agents
 from bus import metrics
-from bus.connection import Bus
-from bus.handler import Consumer, Delivery, Handler
-from bus.topology import JOBS
+from bus.agent import Agent
+from bus.connection import Bus, LiveMessage
+from bus.testing import JobScript, Scores, ScriptedWorker, run_agents
 from schemas.chat import Message, Sampling, Usage
 from schemas.codec import decode, encode
 from schemas.embedder import CompareReply, CompareRequest
 from schemas.envelope import new_turn
-from schemas.errors import KikiError
 from schemas.events import Event, InferDone
 from schemas.findings import AdapterUse, Candidate, DomainScore, Inference, Plan, Query, Recall, Route
-from schemas.jobs import Job, JobResult
+from schemas.jobs import Job
 
 FULL = Plan(level="full", candidates=2, dissent=True, negotiate=True, antibias=True, live_tokens=False)
-JOB_TOKENS = 10
-"""Prompt tokens that the scripted worker reports for a job."""
-
 BIG = 10_000_000_000
 """Weights of a model that votes and objects."""
-
-Scores = dict[str, float]
-Script = Callable[[Job], Scores | str]
-"""What the model says of a job; a job of several ballots comes as one job for each."""
 
 
 def user_text(job: Job) -> str:
@@ -59,55 +45,12 @@ def is_blank(job: Job) -> bool:
     return ballot_answer(job) == "N/A"
 
 
-@dataclass
-class ScriptedJobWorker:
-    """Answers with what ``script`` says: scores, or a text; a raised KikiError is the job's failure."""
-
-    bus: Bus
-    script: Script
-    jobs: list[Job] = field(default_factory=list)
-    ballots: list[Job] = field(default_factory=list)
-
-    async def handle(self, job: Job, delivery: Delivery) -> None:
-        """One job."""
-        self.jobs.append(job)
-        ballots = [
-            msgspec.structs.replace(job, messages=(*job.messages, *ballot), ballots=())
-            for ballot in job.ballots or ((),)
-        ]
-        self.ballots += ballots
-        try:
-            outputs = [self.script(ballot) for ballot in ballots]
-        except KikiError as error:
-            result = JobResult(job_id=job.job_id, code=error.code, message=error.message)
-        else:
-            result = self._result(job, outputs)
-        await self.bus.answer(job, result)
-
-    def _result(self, job: Job, outputs: list[Scores | str]) -> JobResult:
-        scores = tuple(output for output in outputs if isinstance(output, dict))
-        if scores:
-            return JobResult(job_id=job.job_id, scores=scores, prompt_tokens=JOB_TOKENS, compute=0.001)
-        usage = Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5)
-        candidate = Candidate(text=str(outputs[0]), usage=usage)
-        return JobResult(job_id=job.job_id, candidates=(candidate,), prompt_tokens=JOB_TOKENS, compute=0.001)
-
-
 @contextlib.asynccontextmanager
-async def scripted_worker(bus: Bus, script: Script, *stages: agents.Agent) -> AsyncIterator[ScriptedJobWorker]:
+async def scripted_worker(bus: Bus, script: JobScript, *stages: Agent) -> AsyncIterator[ScriptedWorker]:
     """A scripted worker and ``stages`` serving on ``bus``."""
-    worker = ScriptedJobWorker(bus, script)
-    handler = Handler(
-        stage="worker", event=Job, handle=worker.handle, stream=JOBS, filters=tuple(bus.subjects.jobs), concurrency=4
-    )
-    consumer = Consumer(bus, handler)
-    await consumer.declare()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(consumer.run)
-        for stage in stages:
-            await tasks.start(agents.run_agent, stage, bus)
+    worker = ScriptedWorker(on_job=script)
+    async with run_agents(bus, worker, *stages):
         yield worker
-        tasks.cancel_scope.cancel()
 
 
 async def serve_compare(
@@ -122,7 +65,7 @@ async def serve_compare(
     def vector(text: str) -> tuple[float, ...]:
         return next(vectors[ending] for ending in vectors if text.endswith(ending))
 
-    async def answer(message: Msg) -> None:
+    async def answer(message: LiveMessage) -> None:
         request = decode(CompareRequest, message.data)
         requests.append(request)
         await anyio.sleep(dict(enumerate(delays, 1)).get(len(requests), 0.0))

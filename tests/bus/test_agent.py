@@ -7,12 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
-from nats.aio.msg import Msg
 
 from bus import metrics
-from bus.agent import Endpoint, Report, gather_reports, run_agent
-from bus.connection import Bus, BusSettings, connect
+from bus.agent import Endpoint, Report, gather_reports
+from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Delivery, Handler
+from bus.testing import run_agents
 from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -67,10 +67,8 @@ class Echo:
 @contextlib.asynccontextmanager
 async def serve_echo(bus: Bus, kind: type[Echo] = Echo) -> AsyncIterator[Echo]:
     agent = kind()
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
     assert not agent.opened
 
 
@@ -231,7 +229,7 @@ async def test_a_request_without_an_agent_is_unavailable(bus: Bus) -> None:
 async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
     slow = Report(status=StatusReply(agent="slow", ready=True), pid=1, metrics="")
 
-    async def report_late(message: Msg) -> None:
+    async def report_late(message: LiveMessage) -> None:
         await anyio.sleep(0.4)
         await bus.client.publish(message.reply, encode(slow))
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_the_broker_listens_on_loopback_and_syncs_every_write(broker: server.EmbeddedBroker) -> None:
-    variables = await broker.read_varz()
+    variables = await server.read_varz(broker.monitor)
     assert variables["host"] == "127.0.0.1"
     assert variables["jetstream"]["config"]["sync_always"] is True
     assert variables["max_payload"] == server.MAX_PAYLOAD

@@ -2,15 +2,14 @@
 
 import anyio
 import pytest
-from nats.aio.msg import Msg
 
 from bus.client import Client
-from bus.connection import Bus
+from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.turn import Happening
 from schemas.chat import Sampling
 from schemas.codec import decode, encode
-from schemas.envelope import Envelope
-from schemas.errors import KikiError, Unavailable
+from schemas.envelope import Envelope, new_turn
+from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
 from schemas.services import ReplayReply, ReplayRequest
 from tests.agents.memory.scenes import answer_ready
@@ -78,6 +77,31 @@ async def test_a_turn_that_is_cancelled_says_why(bus: Bus, client: Client) -> No
         assert caught.value.code == "cancelled"
 
 
+async def test_a_wait_that_is_broken_off_loses_no_event(bus: Bus) -> None:
+    envelope = new_turn(tenant="tests", timeout=20)
+    async with bus.follow(envelope.turn_id) as events:
+        with anyio.move_on_after(0.05):
+            await anext(events)
+        await bus.client.publish(bus.subjects.stage(AnswerReady.subject, envelope.turn_id), b"no answer")
+        await send_tokens(bus, envelope, "Here")
+        await bus.publish(answer_ready(envelope, answer="Here"))
+        with anyio.fail_after(5):
+            with pytest.raises(InvalidEvent):
+                await anext(events)
+            assert [type(event) async for event in events] == [InferToken, AnswerReady]
+
+
+async def test_a_turn_whose_connection_is_closed_is_unavailable(nats_url: str) -> None:
+    async with connect(BusSettings(url=nats_url), name="short") as bus:
+        async with bus.follow("t", kinds=()) as events:
+            await bus.client.close()
+            with anyio.fail_after(5), pytest.raises(Unavailable, match="before the turn ended"):
+                await anext(events)
+        with pytest.raises(Unavailable, match="cannot be followed"):
+            async with bus.follow("t"):
+                pass
+
+
 async def test_leaving_before_the_end_cancels_the_turn(bus: Bus, client: Client) -> None:
     async with client.turn("Where?") as turn:
         await send_tokens(bus, turn.envelope, "On", " and", " on")
@@ -106,10 +130,10 @@ async def test_a_replay_with_a_lost_message_is_refused(bus: Bus, client: Client)
         await record(bus, ["one", "two"])
         assert [seq async for seq, _ in client.replay()] == [1, 2]
 
-    async def answer(message: Msg) -> None:
+    async def answer(message: LiveMessage) -> None:
         """A replay of which the first message was lost on the way."""
         to = decode(ReplayRequest, message.data).to
-        await message.respond(encode(ReplayReply(replay_id="x")))
+        await bus.send(message.reply, encode(ReplayReply(replay_id="x")))
         await bus.client.publish(to, b"", headers={"Kiki-Replay": "x", "Kiki-Replay-End": "1"})
 
     await bus.listen("kiki.svc.replay.start", answer)

@@ -322,9 +322,9 @@ async def test_a_core_callback_that_fails_ends_nothing(bus: Bus) -> None:
         if message.data == b"fail":
             raise RuntimeError
 
-    subscription = await bus.listen("kiki.test.firewall.x", handle)
+    stop_listening = await bus.listen("kiki.test.firewall.x", handle)
     for data in (b"cancel", b"fail", b"ok"):
         await bus.client.publish("kiki.test.firewall.x", data)
     await eventually(lambda: _equals(_length(payloads), 3))
     with contextlib.suppress(Exception):
-        await subscription.unsubscribe()
+        await stop_listening()

@@ -15,6 +15,7 @@ import yaml
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
+from bus.testing import run_agents
 from runtime import agents, composition, doctor
 from runtime.agents import (
     FACADE,
@@ -37,7 +38,6 @@ from schemas.errors import SetupError
 from schemas.events import QueryReceived, QueryRouted
 from schemas.findings import StageTiming
 from schemas.status import StatusReply
-from tests.agents.running import run_agents
 from tests.runtime.turns.test_waterfall import BEGAN, ENVELOPE, QUERY, ROUTE, ROUTER, make_story
 
 ROOT = Path(__file__).parents[2]

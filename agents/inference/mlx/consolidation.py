@@ -18,6 +18,7 @@ from agents.inference.mlx.thread import ModelThread
 from agents.inference.training import exchange
 from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
 from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
+from agents.shared.disk import sync
 from bus import objects
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -152,7 +153,7 @@ class Consolidation:
             return pause, decoder.bank.load(request.name).sha256
 
         pause, sha256 = await self._thread.ask(swap)
-        await anyio.to_thread.run_sync(exchange.sync_folder, exchange.adapter_folder(decoder.bank.folder, request.name))
+        await anyio.to_thread.run_sync(sync, exchange.adapter_folder(decoder.bank.folder, request.name))
         _log.info("adapter exchanged", adapter=request.name, sha256=sha256[:12], pause_ms=round(pause, 1))
         return ExchangeReply(name=request.name, sha256=sha256, pause_ms=pause)
 
@@ -175,7 +176,7 @@ class Consolidation:
 
     async def _beat(self, subject: str) -> None:
         if subject:
-            await self._bus.client.publish(subject, b"")
+            await self._bus.send(subject)
 
 
 def _check_budget(request: TrainRequest, *, flops: float, seconds: float) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import CONFIG, WEIGHTS
 from agents.inference.failures import adapter_error
+from agents.shared.disk import sync
 from schemas.errors import KikiError, Refused, StageFailed
 from schemas.findings import AdapterUse
 
@@ -43,10 +44,8 @@ def stage(folder: Path, name: str, data: bytes) -> str:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     shutil.copyfile(source / CONFIG, temporary / CONFIG)
-    with (temporary / WEIGHTS).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    (temporary / WEIGHTS).write_bytes(data)
+    sync(temporary / WEIGHTS)
     temporary.rename(target)
     return target.name
 
@@ -132,12 +131,3 @@ def adapter_folder(folder: Path | None, name: str) -> Path:
 def _link(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     os.link(source, target)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the directory itself on disk: a rename is durable only then. Not for the model's thread."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,7 @@ from schemas.episode import Episode
 
 
 class EdgeAtlas:
-    """The shard in ``data_dir/atlas``; see :class:`agents.memory.protocols.AtlasStore`."""
+    """The shard in ``data_dir/atlas``; see :class:`agents.memory.stores.protocols.AtlasStore`."""
 
     name = "atlas"
 

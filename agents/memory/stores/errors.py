@@ -48,6 +48,12 @@ def _translate_errors(kind: type[KikiError], prefix: str) -> Iterator[None]:
         raise
 
 
+def setting_error(field: str, reason: str, *, mend: str) -> SetupError:
+    """A setting of the memory with which its store's server cannot be used; ``mend`` does without the server."""
+    name = f"agents.memory.{field}"
+    return SetupError(f"setting '{name}': {reason}: mend it, start the server, or {mend}.", param=name)
+
+
 def one_line(error: BaseException) -> str:
     """What a library says, or its kind when it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

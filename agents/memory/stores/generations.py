@@ -8,11 +8,11 @@ A process that dies at any moment leaves the shard in force as it was; what else
 start.
 """
 
-import os
 import shutil
 from pathlib import Path
 
 from agents.memory.stores.errors import BrokenStore
+from agents.shared.disk import sync
 
 CURRENT = "current"
 
@@ -42,12 +42,10 @@ def current_shard(directory: Path) -> Path:
 def put_in_force(shard: Path) -> None:
     """Put the shard in force, on disk when it returns."""
     name = shard.parent / f"{CURRENT}.new"
-    with name.open("w") as file:
-        file.write(shard.name)
-        file.flush()
-        os.fsync(file.fileno())
+    name.write_text(shard.name)
+    sync(name)
     name.replace(shard.parent / CURRENT)
-    _sync(shard.parent)
+    sync(shard.parent)
 
 
 def copy_directory(directory: Path) -> Path:
@@ -60,7 +58,7 @@ def adopt(directory: Path) -> Path:
     place = directory / str(int(current_shard(directory).name) + 1)
     shutil.rmtree(place, ignore_errors=True)  # of an exchange that failed
     copy_directory(directory).rename(place)
-    _sync(directory)
+    sync(directory)
     return place
 
 
@@ -71,11 +69,3 @@ def tidy(directory: Path) -> None:
     for path in directory.iterdir():
         if path.is_dir() and path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

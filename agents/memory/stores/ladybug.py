@@ -87,7 +87,7 @@ class Database:
 
 
 class LadybugGraph:
-    """The graph in ``data_dir/trace``; see :class:`agents.memory.protocols.Graph`."""
+    """The graph in ``data_dir/trace``; see :class:`agents.memory.stores.protocols.Graph`."""
 
     name = "trace"
 

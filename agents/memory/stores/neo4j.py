@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import neo4j
@@ -16,11 +17,11 @@ from neo4j.exceptions import (
 )
 
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.errors import StoreAway, one_line
+from agents.memory.stores.errors import StoreAway, one_line, setting_error
 from agents.memory.stores.protocols import Rows, Run
 from agents.memory.stores.trace import LABELS, VERSION
 from bus import metrics
-from schemas.errors import SetupError, Unavailable
+from schemas.errors import Unavailable
 
 DELETE_BATCH = 5000
 """Nodes that one transaction deletes while a graph is emptied."""
@@ -28,9 +29,11 @@ DELETE_BATCH = 5000
 RENEWING = 0
 """The version while a graph is emptied: one that was left half empty is emptied again."""
 
+_setting_error = partial(setting_error, mend='set agents.memory.trace = "ladybug"')
+
 
 class Neo4jGraph:
-    """The graph in one database of a server; see :class:`agents.memory.protocols.Graph`."""
+    """The graph in one database of a server; see :class:`agents.memory.stores.protocols.Graph`."""
 
     name = "trace"
 
@@ -139,12 +142,6 @@ class Neo4jGraph:
         if self._driver is None:
             raise Unavailable("the trace is closed.")
         return self._driver
-
-
-def _setting_error(field: str, reason: str) -> SetupError:
-    name = f"agents.memory.{field}"
-    mend = 'mend it, start the server, or set agents.memory.trace = "ladybug"'
-    return SetupError(f"setting '{name}': {reason}: {mend}.", param=name)
 
 
 @asynccontextmanager

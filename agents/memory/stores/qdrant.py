@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
@@ -11,11 +12,11 @@ from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours
 from agents.memory.episodes import key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.errors import StoreAway, one_line
+from agents.memory.stores.errors import StoreAway, one_line, setting_error
 from agents.memory.stores.points import CONTEXT, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
 from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
-from schemas.errors import SetupError, Unavailable
+from schemas.errors import Unavailable
 
 PAGE = 1000
 """Points that one request reads."""
@@ -29,9 +30,11 @@ _INDEXED: dict[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
     "created_at": models.PayloadSchemaType.FLOAT,
 }
 
+_setting_error = partial(setting_error, mend='set agents.memory.atlas = "edge"')
+
 
 class QdrantAtlas:
-    """One collection; see :class:`agents.memory.protocols.AtlasStore`."""
+    """One collection; see :class:`agents.memory.stores.protocols.AtlasStore`."""
 
     name = "atlas"
 
@@ -272,12 +275,6 @@ def _vectors(near: ContextFeatures) -> dict[str, Any]:
     if near.vector is not None:
         vectors[CONTEXT] = near.vector.tolist()
     return vectors
-
-
-def _setting_error(field: str, reason: str) -> SetupError:
-    name = f"agents.memory.{field}"
-    mend = 'mend it, start the server, or set agents.memory.atlas = "edge"'
-    return SetupError(f"setting '{name}': {reason}: {mend}.", param=name)
 
 
 @asynccontextmanager

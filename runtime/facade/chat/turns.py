@@ -1,37 +1,33 @@
 """Turns that the facade follows: admitted, published, listened to, and cancelled when nobody listens any more."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import anyio
-import nats.errors
 import structlog
-from nats.aio.msg import Msg
-from nats.js.errors import APIError, NotFoundError
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from bus import metrics
 from bus.connection import Bus
+from bus.consumers import read_consumer
+from bus.errors import BrokerUnavailable
 from bus.topology import TURNS
-from bus.turn import ENDS, turn_subjects
+from bus.turn import ALL_KINDS, ENDS, Happening, TurnEvents, error_of
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.settings import FacadeSettings
-from schemas.codec import decode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, Unavailable
-from schemas.events import STAGE_EVENTS, AnswerReady, Event, InferToken, QueryReceived, TurnCancelled, TurnFailed
+from schemas.events import AnswerReady, Event, QueryReceived, TurnCancelled, TurnFailed
 
 CANCEL_SECONDS = 1.0
 """Time for telling the agents that nobody waits any more."""
 
-_KINDS: dict[str, type[Event]] = {kind.subject: kind for kind in STAGE_EVENTS}
 _log = structlog.get_logger("facade")
 _tracer = trace.get_tracer("micro-kiki")
 
@@ -39,7 +35,7 @@ _tracer = trace.get_tracer("micro-kiki")
 class FollowedTurn:
     """One turn as seen from the client's side."""
 
-    def __init__(self, turns: "Turns", turn_claim: Claim, messages: "asyncio.Queue[Msg]") -> None:
+    def __init__(self, turns: "Turns", turn_claim: Claim, events: TurnEvents) -> None:
         self.envelope: Envelope = turn_claim.envelope
         self.outcome: str | None = None
         self.level: str | None = None
@@ -48,7 +44,7 @@ class FollowedTurn:
         self._settings = turns.settings
         self._answer = turn_claim.answer
         self._read_end_first = turn_claim.running
-        self._messages = messages
+        self._events = events
         self._away_since: float | None = None
         self._started = time.perf_counter()
         self._has_text = False
@@ -70,7 +66,7 @@ class FollowedTurn:
             if isinstance(event, AnswerReady):
                 return event
 
-    async def next(self) -> Event | InferToken | None:
+    async def next(self) -> Happening | None:
         """The next thing that happened, or None after a silence. Nothing follows an :class:`AnswerReady`.
 
         Raises:
@@ -90,7 +86,7 @@ class FollowedTurn:
             self._has_text = True
             telemetry.FIRST_TOKEN_SECONDS.labels(level).observe(self.seconds)
 
-    async def _next(self) -> Event | InferToken | None:
+    async def _next(self) -> Happening | None:
         if self._answer is not None:
             return self._answer
         if self._read_end_first:
@@ -100,10 +96,16 @@ class FollowedTurn:
         wait = min(self._settings.poll_seconds, self.envelope.remaining)
         if wait <= 0:
             raise self._end("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
-        message = None
         with anyio.move_on_after(wait):
-            message = await self._messages.get()
-        return await self._read_end() if message is None else _decode_event(message.subject, message.data)
+            return await self._next_event()
+        return await self._read_end()
+
+    async def _next_event(self) -> Happening | None:
+        try:
+            return await anext(self._events)
+        except InvalidEvent as error:
+            metrics.count_degraded("facade.malformed", error.message)
+            return None
 
     async def _read_end(self) -> Event | None:
         """Read the stream: the end of the turn may have been published while we were cut off."""
@@ -123,7 +125,7 @@ class FollowedTurn:
         return None
 
     def _is_broker_away(self) -> bool:
-        if self._bus.client.is_connected:
+        if self._bus.is_connected:
             self._away_since = None
             return False
         now = time.monotonic()
@@ -132,11 +134,9 @@ class FollowedTurn:
             raise self._end_as_lost()
         return True
 
-    def _check_event(self, event: Event | InferToken | None) -> Event | InferToken | None:
-        if isinstance(event, TurnFailed):
-            raise self._end("failed", KikiError(event.message, code=event.code, retryable=event.retryable))
-        if isinstance(event, TurnCancelled):
-            raise self._end("cancelled", KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled"))
+    def _check_event(self, event: Happening | None) -> Happening | None:
+        if event is not None and (error := error_of(event)) is not None:
+            raise self._end("failed" if isinstance(event, TurnFailed) else "cancelled", error)
         if isinstance(event, AnswerReady):
             self.outcome = "answered"
             self.level = event.route.plan.level
@@ -202,8 +202,8 @@ class Turns:
                 timeout=self.settings.turn_timeout,
             )
             span.set_attribute("kiki.turn_id", turn_claim.envelope.turn_id)
-            async with self._listen(turn_claim.envelope, tokens=request.stream) as messages:
-                turn = FollowedTurn(self, await self._publish(turn_claim), messages)
+            async with self._listen(turn_claim.envelope, tokens=request.stream) as events:
+                turn = FollowedTurn(self, await self._publish(turn_claim), events)
                 try:
                     yield turn
                 finally:
@@ -237,7 +237,7 @@ class Turns:
             telemetry.TURNS_IN_FLIGHT.dec()
 
     async def _refuse_backlog(self) -> None:
-        if not self.bus.client.is_connected:
+        if not self.bus.is_connected:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost")
         waiting = await self._count_waiting()
         if waiting > self.settings.max_queue:
@@ -251,12 +251,10 @@ class Turns:
             return self._backlog
         self._backlog_read = now
         try:
-            info = await self.bus.js.consumer_info(TURNS, self.settings.queue_consumer)
-            self._backlog = info.num_pending or 0
-        except NotFoundError:
-            self._backlog = 0  # the worker has never run here; /ready says so
-        except (TimeoutError, nats.errors.Error, APIError) as error:
-            metrics.count_degraded("facade.backlog", repr(error))
+            consumer = await read_consumer(self.bus, TURNS, self.settings.queue_consumer)
+            self._backlog = consumer.pending if consumer else 0  # the worker may never have run here; /ready says so
+        except Unavailable as error:
+            metrics.count_degraded("facade.backlog", error.message)
         return self._backlog
 
     async def _publish(self, turn_claim: Claim) -> Claim:
@@ -268,28 +266,21 @@ class Turns:
         return Claim(envelope=turn_claim.envelope, query=turn_claim.query, running=True)
 
     @asynccontextmanager
-    async def _listen(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator["asyncio.Queue[Msg]"]:
-        """The turn's messages as they come; without ``tokens`` only the events that end it."""
-        messages = asyncio.Queue[Msg]()
-
-        async def collect(message: Msg) -> None:
-            messages.put_nowait(message)
-
-        subjects = turn_subjects(self.bus.subjects, envelope.turn_id, whole=tokens)
-        try:
-            subscriptions = [await self.bus.listen(subject, collect) for subject in subjects]
-        except nats.errors.Error as error:
-            raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
-        self._followers[envelope.turn_id] += 1
-        try:
-            yield messages
-        finally:
-            self._followers[envelope.turn_id] -= 1
-            if not self._followers[envelope.turn_id]:
-                del self._followers[envelope.turn_id]
-            with anyio.CancelScope(shield=True), suppress(nats.errors.Error):
-                for subscription in subscriptions:
-                    await subscription.unsubscribe()
+    async def _listen(self, envelope: Envelope, *, tokens: bool) -> AsyncIterator[TurnEvents]:
+        """The turn's events as they come; without ``tokens`` only those that end it."""
+        async with AsyncExitStack() as stack:
+            try:
+                following = self.bus.follow(envelope.turn_id, kinds=ALL_KINDS if tokens else ())
+                events = await stack.enter_async_context(following)
+            except BrokerUnavailable as error:
+                raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
+            self._followers[envelope.turn_id] += 1
+            try:
+                yield events
+            finally:
+                self._followers[envelope.turn_id] -= 1
+                if not self._followers[envelope.turn_id]:
+                    del self._followers[envelope.turn_id]
 
     async def _leave(self, turn: FollowedTurn, request: CheckedRequest) -> None:
         if turn.outcome in (None, "stopped") and self._followers[turn.id] == 1:
@@ -309,16 +300,3 @@ class Turns:
                 _log.info("turn cancelled", turn_id=turn.id, reason=why)
             except Unavailable as error:
                 metrics.count_degraded("facade.cancel", error.message)
-
-
-def _decode_event(subject: str, data: bytes) -> Event | InferToken | None:
-    """The event of a turn's message; None for what the client's side has no use for."""
-    noun_verb = ".".join(subject.split(".")[-3:-1])
-    try:
-        if noun_verb == InferToken.subject:
-            return decode(InferToken, data)
-        kind = _KINDS.get(noun_verb)
-        return decode(kind, data) if kind is not None else None
-    except InvalidEvent as error:
-        metrics.count_degraded("facade.malformed", error.message)
-        return None

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import nats.errors
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from bus import metrics
 from bus.agent import Report, gather_reports
+from bus.broker import read_sync_interval
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
 
@@ -17,7 +17,7 @@ router = APIRouter()
 @router.get("/health")
 async def report_health(parts: Parts) -> JSONResponse:
     """The state of broker, agents and turns. Always 200 while this process lives: restarting it mends nothing else."""
-    connected = parts.bus.client.is_connected
+    connected = parts.bus.is_connected
     agents = await collect_agent_reports(parts)
     return JSONResponse(
         {
@@ -36,7 +36,7 @@ async def report_readiness(parts: Parts) -> JSONResponse:
     Raises:
         Unavailable: something is missing; the message lists it.
     """
-    if not parts.bus.client.is_connected:
+    if not parts.bus.is_connected:
         raise Unavailable("not ready: the broker is away.")
     if parts.turns.stopping:
         raise Unavailable("not ready: the facade is stopping.")
@@ -67,12 +67,12 @@ async def report_status(parts: Parts) -> JSONResponse:
 
 async def collect_agent_reports(parts: Facade) -> list[Report]:
     """What the agents say of themselves; nothing while the broker is away."""
-    if not parts.bus.client.is_connected:
+    if not parts.bus.is_connected:
         return []
     try:
         all_reports = await gather_reports(parts.bus, expected=parts.settings.expected_agents)
-    except nats.errors.Error as error:
-        metrics.count_degraded("facade.reports", repr(error))
+    except Unavailable as error:
+        metrics.count_degraded("facade.reports", error.message)
         return []
     return sorted(all_reports, key=lambda report: (report.status.agent, report.pid))
 
@@ -94,15 +94,8 @@ async def _read_sync_interval(parts: Facade) -> str | None:
     """The broker's own word on how often it syncs to disk; None when it cannot be asked."""
     if parts.settings.monitor_url is None:
         return None
-    import httpx
-
     try:
-        async with httpx.AsyncClient(timeout=1.0) as client:
-            server_variables = (await client.get(f"{parts.settings.monitor_url}/varz")).json()
-    except (httpx.HTTPError, ValueError) as error:
-        metrics.count_degraded("facade.varz", repr(error))
+        return await read_sync_interval(parts.settings.monitor_url)
+    except Unavailable as error:
+        metrics.count_degraded("facade.varz", error.message)
         return None
-    config = server_variables.get("jetstream", {}).get("config", {})
-    if config.get("sync_always"):
-        return "always"
-    return f"{config['sync_interval'] / 1e9:g}s" if "sync_interval" in config else None

@@ -4,18 +4,19 @@ import os
 import re
 from collections.abc import Iterator
 
-import nats.errors
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
-from nats.js.errors import APIError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bus import metrics
 from bus.agent import Report
+from bus.consumers import read_consumers
+from bus.stream import measure_streams
 from runtime.facade import metrics as telemetry
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from runtime.facade.routes.health import collect_agent_reports
+from schemas.errors import Unavailable
 
 router = APIRouter()
 _NAME = re.compile(r"[^A-Za-z0-9_]")
@@ -89,24 +90,18 @@ def _add_own_metrics(families: MetricFamilies) -> None:
 
 async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:
     """Add what lies in the streams and what waits at each consumer."""
-    connected = parts.bus.client.is_connected
+    connected = parts.bus.is_connected
     families.add_gauge("kiki_broker_connected", "Whether the broker is there", float(connected), {})
     if not connected:
         return
-    js = parts.bus.js
     try:
-        for stream in await js.streams_info():
-            name = str(stream.config.name)
+        for name, size in (await measure_streams(parts.bus)).items():
             labels = {"stream": name}
-            families.add_gauge("kiki_stream_messages", "Messages stored", stream.state.messages, labels)
-            families.add_gauge("kiki_stream_bytes", "Bytes stored", stream.state.bytes, labels)
-            for consumer in await js.consumers_info(name):
+            families.add_gauge("kiki_stream_messages", "Messages stored", size.messages, labels)
+            families.add_gauge("kiki_stream_bytes", "Bytes stored", size.bytes, labels)
+            for consumer in await read_consumers(parts.bus, name):
                 consumer_labels = labels | {"consumer": consumer.name}
-                families.add_gauge(
-                    "kiki_queue_pending", "Messages not delivered", consumer.num_pending or 0, consumer_labels
-                )
-                families.add_gauge(
-                    "kiki_queue_unacknowledged", "Messages in hand", consumer.num_ack_pending or 0, consumer_labels
-                )
-    except (TimeoutError, nats.errors.Error, APIError) as error:
-        metrics.count_degraded("facade.queues", repr(error))
+                families.add_gauge("kiki_queue_pending", "Messages not delivered", consumer.pending, consumer_labels)
+                families.add_gauge("kiki_queue_unacknowledged", "Messages in hand", consumer.in_hand, consumer_labels)
+    except Unavailable as error:
+        metrics.count_degraded("facade.queues", error.message)

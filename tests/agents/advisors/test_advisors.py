@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from agents.advisors import flow, nerve
@@ -17,8 +16,8 @@ from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
 from agents.router.advice import AdvisorSettings
 from agents.router.domains import load_taxonomy
 from agents.services.stacks import load_stacks
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from runtime import advisors, composition
 from runtime.settings import Settings
 from schemas.advisors import AdviseReply, AdviseRequest
@@ -169,13 +168,11 @@ async def test_the_agent_steps_a_turn_once(
     monkeypatch.setenv("KIKI_FLOW_WEIGHTS_PATH", str(weights))
     agent = composition.agent("kiki-flow", Settings())
     assert isinstance(agent, AdvisorAgent)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with run_agents(bus, agent):
         replies = [
             await bus.request("advise.kiki-flow", make_request(turn), AdviseReply, timeout=10)
             for turn in ("a", "a", "b")
         ]
         status = await bus.request("status.kiki-flow", make_request(), StatusReply, timeout=10)
-        tasks.cancel_scope.cancel()
     assert replies[0] == replies[1] != replies[2]
     assert (status.ready, status.gauges) == (True, {"asked": 2.0, "silent": 0.0})

@@ -5,6 +5,7 @@ from agents.antibias import prompts
 from agents.antibias.agent import AntibiasAgent
 from agents.antibias.settings import AntibiasSettings
 from bus.connection import Bus
+from bus.testing import JobScript, Scores
 from schemas.chat import Usage
 from schemas.errors import StageFailed
 from schemas.events import AnswerReady, NegotiateDone
@@ -12,8 +13,6 @@ from schemas.findings import Dissent, Negotiation, Plan
 from schemas.jobs import Job
 from tests.agents.scripted import (
     FULL,
-    Scores,
-    Script,
     ballot_answer,
     degraded_count,
     even_scores,
@@ -35,7 +34,7 @@ FRAMING = "Who drives worse, women or men?"
 RULE = "Look at the driver and never at the gender."
 
 
-def judging_script(*unfair: str, revision: str = FAIR, yes_to_all: str = "") -> Script:
+def judging_script(*unfair: str, revision: str = FAIR, yes_to_all: str = "") -> JobScript:
     """Finds the answers in ``unfair`` unfair in both framings; says yes to everything of ``yes_to_all``; writes."""
 
     def script(job: Job) -> Scores | str:

@@ -11,8 +11,8 @@ import pytest
 
 from agents.antibias.agent import AntibiasAgent
 from agents.antibias.settings import AntibiasSettings
-from bus import agent as agents
 from bus.connection import Bus, connect
+from bus.testing import run_agents
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
@@ -43,13 +43,11 @@ async def check_answer(bus: Bus, text: str, settings: AntibiasSettings, question
     event = negotiate_done(text, question=question)
     query = msgspec.structs.replace(event.query, sampling=Sampling(max_tokens=24, temperature=0.0))
     event = msgspec.structs.replace(event, envelope=new_turn(tenant="test", timeout=SECONDS), query=query)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run_agent, AntibiasAgent(settings), bus)
+    async with run_agents(bus, AntibiasAgent(settings)):
         await bus.publish(event)
         with anyio.fail_after(SECONDS):
             while (answer := await bus.last(AnswerReady, event.envelope.turn_id)) is None:
                 await anyio.sleep(0.05)
-        tasks.cancel_scope.cancel()
     assert answer is not None
     return answer
 

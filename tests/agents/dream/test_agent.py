@@ -14,8 +14,8 @@ from agents.dream.beta import jsonl
 from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
 from bus import objects, stream
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from bus.topology import DREAMLOG, DREAMS, LATENTS
 from schemas.codec import decode, encode
 from schemas.dream import (
@@ -42,10 +42,8 @@ pytestmark = pytest.mark.anyio
 @contextlib.asynccontextmanager
 async def dreaming(bus: Bus, *, tries: int = 4) -> AsyncIterator[DreamAgent]:
     agent = DreamAgent(DreamSettings(worker_timeout=5.0, tries=tries))
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 async def request(bus: Bus, name: str, **changes: Any) -> DreamAccepted:

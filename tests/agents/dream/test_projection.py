@@ -11,7 +11,6 @@ from agents.dream.factors import Factors, downscaled
 from agents.dream.projection import (
     ProtectedDirections,
     directions_of,
-    interference,
     projected,
     restructure,
     span,
@@ -33,6 +32,12 @@ def factors(seed: int, batch: tuple[int, ...] = (), *, rows: int = 12, rank: int
 def leading(weight: Any, k: int) -> ProtectedDirections:
     left, _, right = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
     return ProtectedDirections(left[..., :k], np.swapaxes(right, -1, -2)[..., :k])
+
+
+def interference(change: Factors, protected: ProtectedDirections) -> float:
+    """The share of the change's squared norm that reads or writes protected directions (the paper's rho), 0..1."""
+    whole = change.norm**2
+    return max(0.0, 1.0 - projected(change, protected).norm ** 2 / whole) if whole else 0.0
 
 
 @given(seeds, experts)

@@ -9,15 +9,14 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
-from nats.aio.msg import Msg
 from safetensors.numpy import load, save
 
 from agents.dream.agent import DreamAgent
 from agents.dream.settings import DreamSettings
 from agents.dream.training import train_with_watchdog
 from bus import objects
-from bus.agent import run_agent
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
+from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from runtime.dreaming import run_episode, swap_weights
 from schemas.adapters import AdapterPublished, AdapterRejected
@@ -40,10 +39,8 @@ async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> 
     retained_path.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
     (folder / "adapters").mkdir()
     agent = DreamAgent(DreamSettings(retained=retained_path, directions=2, learning_rate=0.01, judge_timeout=5.0))
-    async with working(bus, folder / "adapters", judge), anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with working(bus, folder / "adapters", judge), run_agents(bus, agent):
         yield
-        tasks.cancel_scope.cancel()
 
 
 async def export_mine(bus: Bus) -> ExportReply:
@@ -168,7 +165,7 @@ async def test_a_missing_object_or_adapter_is_named(bus: Bus, tmp_path: Path) ->
 
 
 async def test_a_worker_that_dies_in_a_training_is_noticed(bus: Bus) -> None:
-    async def ignore_request(_: Msg) -> None:
+    async def ignore_request(_: LiveMessage) -> None:
         """Take the request, and say no more."""
 
     await bus.listen(bus.subjects.service("adapters.train"), ignore_request)

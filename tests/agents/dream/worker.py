@@ -8,9 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import anyio
-from nats.aio.msg import Msg
-
 from agents.inference.mlx import cpu
 
 cpu.preload()
@@ -19,8 +16,9 @@ from agents.inference.adapters.bank import AdapterBank  # noqa: E402
 from agents.inference.mlx.consolidation import Consolidation  # noqa: E402
 from agents.inference.mlx.thread import ModelThread  # noqa: E402
 from agents.inference.training.steps import Learnable  # noqa: E402
-from bus.agent import run_agent  # noqa: E402
-from bus.connection import Bus  # noqa: E402
+from bus.connection import Bus, LiveMessage  # noqa: E402
+from bus.jobs import answer_job  # noqa: E402
+from bus.testing import run_agents  # noqa: E402
 from schemas.codec import decode  # noqa: E402
 from schemas.consolidation import Example  # noqa: E402
 from schemas.findings import AdapterUse  # noqa: E402
@@ -85,14 +83,14 @@ class DreamWorker:
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)
 
-    async def _answer(self, message: Msg) -> None:
+    async def _answer(self, message: LiveMessage) -> None:
         job = decode(Job, message.data)
         (use,) = job.adapters
         adapter = self._thread.decoder.bank.load(use.name)
         right = self._judge(use.name)
         logprobs = {choice: -1.0 if (number == 0) == right else -2.0 for number, choice in enumerate(job.choices)}
         adapter_use = AdapterUse(name=use.name, sha256=adapter.sha256)
-        await self._bus.answer(job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(adapter_use,)))
+        await answer_job(self._bus, job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(adapter_use,)))
 
 
 async def tokens(examples: Sequence[Example]) -> list[Learnable]:
@@ -108,7 +106,5 @@ async def tokens(examples: Sequence[Example]) -> list[Learnable]:
 @contextlib.asynccontextmanager
 async def working(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
     """The worker, serving."""
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, DreamWorker(folder, judge), bus)
+    async with run_agents(bus, DreamWorker(folder, judge)):
         yield
-        tasks.cancel_scope.cancel()

@@ -11,10 +11,11 @@ from agents.embedder.agent import EmbedderAgent
 from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
 from bus.connection import Bus, BusSettings, connect
+from bus.testing import run_agents
 from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.findings import Plan
 from schemas.router import RouteReply, RouteRequest
-from tests.agents.running import run_agents, run_embedder
+from tests.agents.running import run_embedder
 from tests.agents.scripted import FULL, infer_done
 
 pytestmark = pytest.mark.anyio

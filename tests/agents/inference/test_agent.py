@@ -6,14 +6,14 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from nats.aio.msg import Msg
 
 from agents.inference.agent import InferenceAgent
 from agents.inference.mlx.engine import MlxEngine
 from agents.inference.settings import InferenceSettings
-from bus import agent as agents
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
+from bus.jobs import ask_model
 from bus.metrics import DEGRADED
+from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from schemas.adapters import (
     AdapterInfo,
@@ -41,10 +41,8 @@ PATIENCE = 60.0
 @pytest.fixture
 async def running(bus: Bus, settings: InferenceSettings) -> AsyncIterator[InferenceAgent]:
     agent = InferenceAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 def new_query_routed(
@@ -98,14 +96,14 @@ async def check_a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
     event = new_query_routed("What is the capital of France?", candidates=2, adapters=(AdapterUse(name="nobody"),))
     turn_id, tokens = event.envelope.turn_id, list[InferToken]()
 
-    async def hear(message: Msg) -> None:
+    async def hear(message: LiveMessage) -> None:
         tokens.append(decode(InferToken, message.data))
 
-    listening = await bus.listen(bus.subjects.stage(InferToken.subject, turn_id), hear)
+    stop_listening = await bus.listen(bus.subjects.stage(InferToken.subject, turn_id), hear)
     await bus.publish(event)
     await bus.publish(new_recall_done(event))
     done: InferDone = await wait_until_stored(bus, InferDone, turn_id)
-    await listening.unsubscribe()
+    await stop_listening()
     first, second = done.inference.candidates
     assert first.text == PARIS == "".join(token.text for token in tokens)
     assert [token.index for token in tokens] == list(range(len(tokens)))
@@ -120,7 +118,8 @@ async def check_a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
 
 async def check_a_job_is_decoded(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
-    result = await bus.ask(
+    result = await ask_model(
+        bus,
         envelope(),
         lane="auxiliary",
         messages=messages,
@@ -135,7 +134,7 @@ async def check_a_job_is_decoded(bus: Bus) -> None:
 async def check_a_job_is_scored(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
     choices = (PARIS, "Bananas are yellow cars.")
-    result = await bus.ask(envelope(), lane="interactive", messages=messages, choices=choices)
+    result = await ask_model(bus, envelope(), lane="interactive", messages=messages, choices=choices)
     (scores,) = result.scores
     assert set(scores) == set(choices)
     assert scores[choices[0]] > scores[choices[1]]
@@ -147,10 +146,12 @@ async def check_ballots_share_their_conversation(bus: Bus) -> None:
         (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
         for answer in ("Paris.", "Bananas are yellow cars.")
     )
-    result = await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots, choices=("Yes", "No"))
+    result = await ask_model(
+        bus, envelope(), lane="auxiliary", messages=question, ballots=ballots, choices=("Yes", "No")
+    )
     assert [set(scores) for scores in result.scores] == [{"Yes", "No"}] * 2
     with pytest.raises(KikiError, match="ballots need choices"):
-        await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots)
+        await ask_model(bus, envelope(), lane="auxiliary", messages=question, ballots=ballots)
 
 
 async def check_a_panel_answers_with_every_member(bus: Bus) -> None:
@@ -188,10 +189,10 @@ async def check_a_failing_member_does_not_fail_the_turn(bus: Bus) -> None:
 async def check_a_failed_job_reports_its_error(bus: Bus) -> None:
     messages = (Message(role="user", content="Hello"),)
     with pytest.raises(KikiError, match="all zeros") as caught:
-        await bus.ask(envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
+        await ask_model(bus, envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
     assert caught.value.code == "adapter_failed"
     with pytest.raises(KikiError, match="a choice is empty"):
-        await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
+        await ask_model(bus, envelope(), lane="background", messages=messages, choices=("", "a"))
 
 
 async def take_adapter_events(bus: Bus, count: int) -> list[tuple[str, str, str]]:

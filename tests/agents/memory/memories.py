@@ -10,8 +10,8 @@ import pytest
 
 from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from schemas.status import StatusReply
 
 
@@ -19,10 +19,8 @@ from schemas.status import StatusReply
 async def serving(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
     """The agent as the runtime serves it."""
     agent = MemoryAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 45.0) -> Any:

@@ -1,21 +1,17 @@
 from collections.abc import Callable
 
-import anyio
 import pytest
 
 from agents.negotiator.agent import NegotiatorAgent
 from agents.negotiator.settings import NegotiatorSettings
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import JOB_TOKENS, JobScript, Scores, run_agents
 from schemas.chat import Usage
 from schemas.errors import StageFailed
 from schemas.events import DissentRaised, DissentWaived, InferDone, NegotiateDone
 from schemas.findings import Dissent, StageTiming
 from schemas.jobs import Job
 from tests.agents.scripted import (
-    JOB_TOKENS,
-    Scores,
-    Script,
     ballot_answer,
     counter_value,
     degraded_count,
@@ -51,7 +47,7 @@ def scores_for(label: str) -> Scores:
     return scores | {{"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}[label]: -0.1}
 
 
-def voting_script(opinion: Callable[[Job], str]) -> Script:
+def voting_script(opinion: Callable[[Job], str]) -> JobScript:
     """Ballots by ``opinion``; content-free ones without a habit; comparisons for the text that says 100."""
 
     def script(job: Job) -> Scores:
@@ -423,11 +419,9 @@ async def test_an_adapter_that_the_worker_does_not_hold_has_no_second_base_vote(
 
 async def test_ballots_that_do_not_finish_in_time_are_left_out(bus: Bus) -> None:
     """No worker serves: the reserve begins before the deadline, and the turn goes on."""
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent(reserve=1.0), bus)
+    async with run_agents(bus, agent(reserve=1.0)):
         event = infer_done("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM, timeout=1.6)
         done = await negotiate(bus, event)
-        tasks.cancel_scope.cancel()
     assert (done.negotiation.outcome, done.negotiation.chosen) == ("undecided", 1)
     assert done.timings[-1].finished_at < event.envelope.deadline
     assert done.negotiation.notes

@@ -17,13 +17,14 @@ from agents.router.domains import load_taxonomy
 from agents.router.settings import RouterSettings
 from bus import metrics
 from bus.connection import Bus
+from bus.testing import run_agents
 from schemas.advisors import AdviseRequest
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import SetupError
 from schemas.events import QueryReceived, QueryRouted
 from schemas.findings import Advisory, Query
-from tests.agents.running import run_agents, run_embedder
+from tests.agents.running import run_embedder
 
 TAXONOMY = load_taxonomy()
 EVEN = dict.fromkeys(TAXONOMY.niches, 1.0 / 35)

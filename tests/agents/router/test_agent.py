@@ -13,6 +13,7 @@ from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
 from bus.agent import gather_reports, run_agent
 from bus.connection import Bus, BusSettings, connect
+from bus.testing import run_agents
 from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import new_turn
@@ -20,7 +21,7 @@ from schemas.errors import KikiError, Unavailable
 from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
 from schemas.findings import Level, Query
 from schemas.router import RouteReply, RouteRequest
-from tests.agents.running import run_agents, run_embedder
+from tests.agents.running import run_embedder
 
 pytestmark = pytest.mark.anyio
 

@@ -5,12 +5,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
-import anyio
-
 from agents.services.agent import ServicesAgent
 from agents.services.settings import ServicesSettings
-from bus.agent import run_agent
 from bus.connection import Bus
+from bus.testing import run_agents
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.episode import Episode
@@ -24,10 +22,8 @@ QUICK = ServicesSettings(watch_interval=0.05, poll=0.05)
 async def run_services(bus: Bus, settings: ServicesSettings = QUICK) -> AsyncIterator[ServicesAgent]:
     """The agent as the runtime serves it."""
     agent = ServicesAgent(settings)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 def make_episode_event(

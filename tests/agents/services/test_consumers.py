@@ -183,7 +183,7 @@ async def test_a_mark_whose_writer_died_before_its_acknowledgement_stands(
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(cursor, "_acknowledge", die)
+            patch.setattr(cursor, "acknowledge", die)
             with pytest.raises(KikiError):
                 await mark(bus, ids)
         assert (await mark(bus, ids)).marked == 0

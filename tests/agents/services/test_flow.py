@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from agents.services.agent import ServicesAgent
 from agents.services.settings import ServicesSettings
 from agents.services.stacks import load_stacks
-from bus.agent import Endpoint, run_agent
+from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
+from bus.testing import run_agents
 from bus.topology import SERVICES
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
 from schemas.codec import decode
@@ -146,9 +147,7 @@ class FlowWorker:
 
 async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
     worker, stacks = FlowWorker(), load_stacks()
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, worker, bus)
-        await tasks.start(run_agent, ServicesAgent(ServicesSettings()), bus)
+    async with run_agents(bus, worker, ServicesAgent(ServicesSettings())):
         plain = await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
         assert [(adapter.name, adapter.stack, adapter.norm) for adapter in plain.adapters] == [
             ("cpp", 1, 3.0),
@@ -159,7 +158,6 @@ async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
         whole = await bus.request("flow.snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
         assert {adapter.name: adapter.norm for adapter in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
         assert (whole.stacks[1], whole.stacks[stacks.of("rust") or 0], sum(whole.stacks)) == (3.0, 1.5, 4.5)
-        tasks.cancel_scope.cancel()
 
 
 async def publish_advice(bus: Bus, **advice: Any) -> FlowPublishReply:

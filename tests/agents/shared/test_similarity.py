@@ -10,11 +10,12 @@ from agents.negotiator.settings import NegotiatorSettings
 from agents.shared import agreement, similarity
 from agents.shared.similarity import Likeness, Matrix
 from bus.connection import Bus
+from bus.testing import Scores
 from schemas.errors import Unavailable
 from schemas.events import NegotiateDone
 from schemas.jobs import Job
 from tests.agents.catfish.test_engagement import HARD
-from tests.agents.scripted import Scores, infer_done, scripted_worker, serve_compare, wait_for_first
+from tests.agents.scripted import infer_done, scripted_worker, serve_compare, wait_for_first
 
 pytestmark = pytest.mark.anyio
 

@@ -1,9 +1,10 @@
 import pytest
 
 from bus.connection import Bus
+from bus.testing import Scores
 from runtime.bench.votes import VotingFigures, judge, pairs, rates
 from schemas.jobs import Job
-from tests.agents.scripted import Scores, ballot_answer, is_blank, scripted_worker
+from tests.agents.scripted import ballot_answer, is_blank, scripted_worker
 
 pytestmark = pytest.mark.anyio
 

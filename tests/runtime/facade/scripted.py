@@ -7,9 +7,8 @@ from typing import Any
 
 import anyio
 import msgspec
-from nats.aio.msg import Msg
 
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, BusSettings, LiveMessage, connect
 from runtime.catalogue import load_catalogue
 from runtime.facade import FacadeSettings, serve
 from schemas.chat import ToolCall, Usage
@@ -73,11 +72,11 @@ class ScriptedAgents:
         await self.bus.listen(self.bus.subjects.stage(TurnCancelled.subject), self._accept_cancellation)
         await self.bus.client.flush()
 
-    async def _accept_cancellation(self, message: Msg) -> None:
+    async def _accept_cancellation(self, message: LiveMessage) -> None:
         self.script.cancellations.append(decode(TurnCancelled, message.data))
         self.script.cancel_arrived.set()
 
-    async def _accept_query(self, message: Msg) -> None:
+    async def _accept_query(self, message: LiveMessage) -> None:
         event = decode(QueryReceived, message.data)
         self.script.queries.append(event)
         self.script.query_arrived.set()

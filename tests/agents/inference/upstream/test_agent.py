@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 import anyio
 import msgspec
 import pytest
-from nats.aio.msg import Msg
 
 from agents.inference.agent import InferenceAgent
 from agents.inference.settings import InferenceSettings
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
-from bus import agent as agents
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
+from bus.jobs import ask_model
+from bus.testing import run_agents
 from schemas.adapters import (
     AdapterActivated,
     AdapterListReply,
@@ -48,10 +48,8 @@ async def running(bus: Bus, server: StandIn) -> AsyncIterator[InferenceAgent]:
         base_url=server.url, model=BASE, lora="dynamic", adapters=adapters, probe_seconds=0.1, connect_timeout=1.0
     )
     agent = InferenceAgent(InferenceSettings(engine="openai", model_name=BASE, upstream=upstream))
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(agents.run_agent, agent, bus)
+    async with run_agents(bus, agent):
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 def new_recall_done(*adapters: str) -> RecallDone:
@@ -69,7 +67,7 @@ async def request_status(bus: Bus) -> StatusReply:
 async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> None:
     event, texts = new_recall_done("rust"), list[str]()
 
-    async def hear(message: Msg) -> None:
+    async def hear(message: LiveMessage) -> None:
         texts.append(decode(InferToken, message.data).text)
 
     await bus.listen(bus.subjects.stage(InferToken.subject, event.envelope.turn_id), hear)
@@ -80,7 +78,7 @@ async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> No
     assert (done.inference.model, candidate.adapters) == (BASE, (AdapterUse(name="rust", sha256="a" * 64),))
     messages = (Message(role="user", content="Keep it?"),)
     envelope = new_turn(tenant="test", timeout=PATIENCE)
-    vote = await bus.ask(envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
+    vote = await ask_model(bus, envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
     assert vote.scores[0] == pytest.approx({"KEEP": -0.4, "REFUSE": -0.6})
     assert vote.exact
     reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=5)

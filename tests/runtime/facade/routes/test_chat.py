@@ -6,11 +6,10 @@ import anyio
 import httpx
 import openai
 import pytest
-from nats.aio.msg import Msg
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from schemas.errors import StageFailed
 from schemas.events import InferToken, QueryReceived
 from tests.runtime.facade.scripted import Script, chat_body, wait_until
@@ -186,8 +185,8 @@ def deltas(text: str, kind: str = "content", *, index: int = 0) -> list[str]:
 async def test_the_clients_trace_goes_on_with_the_turn(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
     trace_parents: list[str] = []
 
-    async def collect(message: Msg) -> None:
-        trace_parents.append((message.headers or {})["traceparent"])
+    async def collect(message: LiveMessage) -> None:
+        trace_parents.append(message.headers["traceparent"])
 
     await bus.listen(bus.subjects.stage(QueryReceived.subject), collect)
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"

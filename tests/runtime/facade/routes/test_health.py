@@ -11,9 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bus import broker as server
-from bus.agent import Endpoint, run_agent
+from bus.agent import Endpoint
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Handler
+from bus.testing import run_agents
 from bus.topology import TURNS, consumer
 from runtime.agents import turn_agents
 from runtime.facade import FacadeSettings, serve
@@ -65,15 +66,6 @@ class ScriptedAgent:
             RoutedDomain(name="electronics-hw", score=0.5, niche="power"),
         )
         return RouteReply(results=(RoutedPrompt(domains=domains[: request.top_k] if is_known else ()),))
-
-
-@contextlib.asynccontextmanager
-async def run_agents(bus: Bus, *members: ScriptedAgent) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as tasks:
-        for agent in members:
-            await tasks.start(run_agent, agent, bus)
-        yield
-        tasks.cancel_scope.cancel()
 
 
 async def test_ready_lists_what_is_missing(http: httpx.AsyncClient, bus: Bus) -> None:

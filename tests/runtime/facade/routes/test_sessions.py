@@ -7,7 +7,6 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-import anyio
 import httpx
 import msgspec
 import pytest
@@ -15,8 +14,9 @@ import pytest
 from agents.memory.agent import MemoryAgent
 from agents.memory.imports import HistoryLine, date_lines
 from agents.memory.settings import MemorySettings
-from bus.agent import Agent, Endpoint, run_agent
+from bus.agent import Agent, Endpoint
 from bus.connection import Bus
+from bus.testing import run_agents
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
 from runtime.facade.routes.sessions import fingerprint
@@ -78,8 +78,7 @@ async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
         data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05
     )
     embedder: Agent = EmbeddingAgent()
-    async with serving(bus, memory_settings) as agent, anyio.create_task_group() as tasks:
-        await tasks.start(run_agent, embedder, bus)
+    async with serving(bus, memory_settings) as agent, run_agents(bus, embedder):
         ann_lines = [
             HistoryLine(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)
         ]
@@ -87,7 +86,6 @@ async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
         bob_lines = [HistoryLine(session="s/1", speaker="Bob", text="The secret word is axolotl.", id="b")]
         await bring(bus, date_lines(bob_lines), embed, tenant="bob", tick=lambda _: None)
         yield agent
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_session_is_shown_to_its_tenant_alone(memory: MemoryAgent, http: httpx.AsyncClient) -> None:

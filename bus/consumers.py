@@ -1,0 +1,205 @@
+"""Durable consumers: where each reader of a stream stands, and readers that are made and served by request.
+
+The handlers' own consumers are declared in :mod:`bus.topology` and run by :mod:`bus.handler`. Every verb raises
+:class:`bus.errors.BrokerUnavailable` when the broker is away.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
+
+from bus.connection import Bus
+from bus.errors import BROKER_ERRORS, CONSUMER_EXISTS, NOT_FOUND, translate_errors
+from bus.reconciliation import reconcile_consumer
+from bus.stream import stored_message
+from schemas.errors import KikiError
+
+CONFIRM_SECONDS = 2.0
+"""Seconds that the broker may take to confirm an acknowledgement."""
+
+_CREATE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerState:
+    """Where a consumer stands: sequences of its stream, and numbers of messages.
+
+    Everything up to ``acknowledged`` is; ``delivered`` was given out last. ``pending`` messages are not given out,
+    ``in_hand`` are and wait for their acknowledgement. ``metadata`` is what it was created with;
+    ``new_only`` says whether it began with what came from then on.
+    """
+
+    name: str
+    durable: bool
+    acknowledged: int
+    delivered: int
+    pending: int
+    in_hand: int
+    new_only: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lag(self) -> int:
+        """Messages that are not acknowledged."""
+        return self.pending + self.in_hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerDeclaration:
+    """A durable consumer as it should be.
+
+    Attributes:
+        name: of the consumer.
+        filters: subjects.
+        description: for people.
+        ack_wait: seconds after which a message that is in hand is given out again.
+        window: messages that may be in hand.
+        new_only: whether it begins with what comes from its creation on, instead of the first message.
+        metadata: kept with it, see :class:`ConsumerState`.
+    """
+
+    name: str
+    filters: Sequence[str]
+    description: str
+    ack_wait: float
+    window: int
+    new_only: bool
+    metadata: Mapping[str, str]
+
+
+class PulledMessage:
+    """A message that a consumer gave out, as the stream holds it."""
+
+    def __init__(self, message: Msg) -> None:
+        self.stored = stored_message(message)
+        self._message = message
+
+    async def acknowledge(self) -> None:
+        """Say that it is done with."""
+        with translate_errors(f"message {self.stored.seq} was not acknowledged"):
+            await self._message.ack()
+
+
+class Puller:
+    """A durable consumer's messages on request. Made by :func:`pull`."""
+
+    def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
+        self._subscription = subscription
+
+    async def fetch(self, count: int, *, seconds: float) -> list[PulledMessage]:
+        """At most ``count`` messages; none when none came within ``seconds``."""
+        with translate_errors("no messages could be fetched"):
+            try:
+                messages = await self._subscription.fetch(count, timeout=seconds)
+            except TimeoutError:
+                return []
+        return [PulledMessage(message) for message in messages]
+
+
+async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | None:
+    """Where the consumer stands; None when there is none of that name."""
+    with translate_errors(f"consumer {name} of {stream} cannot be read"):
+        try:
+            return _state(await bus.js.consumer_info(stream, name))
+        except NOT_FOUND:
+            return None
+
+
+async def read_consumers(bus: Bus, stream: str) -> list[ConsumerState]:
+    """Where each consumer of a stream stands."""
+    with translate_errors(f"the consumers of {stream} cannot be read"):
+        return [_state(info) for info in await bus.js.consumers_info(stream)]
+
+
+async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration) -> bool:
+    """A new durable consumer; False when the name is taken.
+
+    Raises:
+        KikiError: the broker does not take it.
+    """
+    name, config = declaration.name, _config(declaration)
+    # nats-py's own verb updates a consumer that exists.
+    body = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
+    subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
+    with translate_errors(f"consumer {name} of {stream} was not created"):
+        answer = json.loads((await bus.client.request(subject, body, timeout=_CREATE_SECONDS)).data)
+    failure = answer.get("error")
+    if failure is None:
+        return True
+    if failure.get("err_code") in CONSUMER_EXISTS:
+        return False
+    raise KikiError(f"consumer {name} of {stream} was not created: {failure.get('description')}.")
+
+
+async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration, *, removal: str) -> None:
+    """Bring a durable consumer to its declaration; it keeps its position. ``removal`` is the command that removes it.
+
+    Raises:
+        SetupError: an update would lose or repeat messages; the consumer is left as it is.
+    """
+    with translate_errors(f"consumer {declaration.name} of {stream} was not updated"):
+        await reconcile_consumer(bus.js, stream, _config(declaration), removal=removal)
+
+
+async def delete_consumer(bus: Bus, stream: str, name: str) -> None:
+    """Remove the consumer if it is there."""
+    with translate_errors(f"consumer {name} of {stream} was not deleted"), suppress(NOT_FOUND):
+        await bus.js.delete_consumer(stream, name)
+
+
+@asynccontextmanager
+async def pull(bus: Bus, stream: str, name: str) -> AsyncIterator[Puller]:
+    """The messages of a durable consumer, as long as the context lasts."""
+    with translate_errors(f"consumer {name} of {stream} cannot be read"):
+        subscription = await bus.js.pull_subscribe_bind(durable=name, stream=stream)
+    try:
+        yield Puller(subscription)
+    finally:
+        with suppress(*BROKER_ERRORS):
+            await subscription.unsubscribe()
+
+
+async def acknowledge(bus: Bus, stream: str, name: str, seqs: Sequence[int]) -> None:
+    """Acknowledge messages that any process was given; returns when the broker has confirmed the last one.
+
+    With explicit acknowledgement the broker needs the stream's sequence and no more of the reply subject that it made
+    (ADR-15), so any process can acknowledge, not only the one that fetched.
+    """
+    *subjects, last_subject = (f"$JS.ACK.{stream}.{name}.1.{seq}.1.0.0" for seq in seqs)
+    with translate_errors(f"{stream} took no acknowledgement"):
+        for subject in subjects:
+            await bus.client.publish(subject, b"+ACK")
+        await bus.client.request(last_subject, b"+ACK", timeout=CONFIRM_SECONDS)
+
+
+def _state(info: ConsumerInfo) -> ConsumerState:
+    return ConsumerState(
+        name=str(info.name),
+        durable=bool(info.config and info.config.durable_name),
+        acknowledged=info.ack_floor.stream_seq if info.ack_floor else 0,
+        delivered=info.delivered.stream_seq if info.delivered else 0,
+        pending=info.num_pending or 0,
+        in_hand=info.num_ack_pending or 0,
+        new_only=bool(info.config and info.config.deliver_policy == DeliverPolicy.NEW),
+        metadata=(info.config.metadata if info.config else None) or {},
+    )
+
+
+def _config(declaration: ConsumerDeclaration) -> ConsumerConfig:
+    return ConsumerConfig(
+        durable_name=declaration.name,
+        name=declaration.name,
+        description=declaration.description,
+        filter_subjects=list(declaration.filters),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=declaration.ack_wait,
+        deliver_policy=DeliverPolicy.NEW if declaration.new_only else DeliverPolicy.ALL,
+        max_deliver=-1,
+        max_ack_pending=declaration.window,
+        metadata=dict(declaration.metadata),
+    )

@@ -1,0 +1,162 @@
+"""Real parts for tests, ours and those of other services: a broker, fresh streams, and a worker without a model.
+
+async with temporary_broker() as broker, connect_fresh(broker.url) as bus:
+    async with run_agents(bus, ScriptedWorker(on_job=lambda job: "Paris."), MyAgent()):
+        ...
+"""
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from bus.agent import Agent, Endpoint, run_agent
+from bus.broker import EmbeddedBroker, run_broker
+from bus.connection import Bus, BusSettings, connect
+from bus.errors import BrokerUnavailable
+from bus.handler import Delivery, Handler
+from bus.jobs import answer_job
+from bus.topology import JOBS
+from schemas.chat import Usage
+from schemas.errors import KikiError
+from schemas.events import InferDone, RecallDone
+from schemas.findings import Candidate, Inference
+from schemas.jobs import Job, JobResult
+from schemas.status import StatusReply
+
+JOB_TOKENS = 10
+"""Prompt tokens that the scripted worker reports for a job."""
+
+Scores = dict[str, float]
+JobScript = Callable[[Job], Scores | str]
+"""The scores of a job's choices, or a text; a job of several ballots comes as one job for each."""
+
+TurnScript = Callable[[RecallDone], str]
+"""The text of a turn's only candidate."""
+
+
+@asynccontextmanager
+async def temporary_broker() -> AsyncIterator[EmbeddedBroker]:
+    """A nats-server with JetStream on a free port; what it stored is removed at the end.
+
+    Raises:
+        SetupError: nats-server is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="kiki-nats-") as directory:
+        async with run_broker(Path(directory), port=0) as broker:
+            yield broker
+
+
+@asynccontextmanager
+async def connect_fresh(url: str, *, name: str = "test") -> AsyncIterator[Bus]:
+    """A bus on empty streams. For a test's own broker: everything that it holds is deleted first."""
+    async with connect(BusSettings(url=url), name=name) as bus:
+        for info in await bus.js.streams_info():
+            await bus.js.delete_stream(str(info.config.name))
+        try:
+            await bus.reconcile()
+        except BrokerUnavailable:  # the server was still removing the directory of the last file stream
+            await bus.reconcile()
+        yield bus
+
+
+@asynccontextmanager
+async def run_agents(bus: Bus, *agents: Agent) -> AsyncIterator[None]:
+    """The agents, serving; each takes work when the next one starts."""
+    async with anyio.create_task_group() as tasks:
+        for agent in agents:
+            await tasks.start(run_agent, agent, bus)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+class ScriptedWorker:
+    """Stands for the agent that owns the model: answers turns and jobs of all lanes with what scripts say.
+
+    A script that raises a :class:`KikiError` makes its job or turn fail with it. Without a script the worker does not
+    read jobs, or turns, at all. ``jobs`` are those that came, ``ballots`` the same with one job for each ballot.
+    """
+
+    name = "inference"
+
+    def __init__(
+        self, *, on_job: JobScript | None = None, on_turn: TurnScript | None = None, concurrency: int = 4
+    ) -> None:
+        self.jobs: list[Job] = []
+        self.ballots: list[Job] = []
+        self._on_job = on_job
+        self._on_turn = on_turn
+        self._concurrency = concurrency
+        self._bus: Bus
+
+    @asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """There is nothing to load."""
+        self._bus = bus
+        yield
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """Turns at the real worker's place in them, and jobs."""
+        handlers: list[Handler[Any]] = []
+        if self._on_turn is not None:
+            handlers.append(
+                Handler(stage="inference", event=RecallDone, handle=self._infer, concurrency=self._concurrency)
+            )
+        if self._on_job is not None:
+            handlers.append(
+                Handler(
+                    stage="worker",
+                    event=Job,
+                    handle=self._answer,
+                    stream=JOBS,
+                    filters=tuple(self._bus.subjects.jobs),
+                    concurrency=self._concurrency,
+                )
+            )
+        return handlers
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """None."""
+        return ()
+
+    def status(self) -> StatusReply:
+        """Always ready."""
+        return StatusReply(agent=self.name, ready=True)
+
+    async def _infer(self, event: RecallDone, _: Delivery) -> InferDone:
+        assert self._on_turn is not None
+        candidate = Candidate(text=self._on_turn(event), usage=Usage(prompt_tokens=1, completion_tokens=1))
+        return InferDone(
+            envelope=event.envelope.next("inference"),
+            query=event.query,
+            route=event.route,
+            recall=event.recall,
+            inference=Inference(candidates=(candidate,), usage=candidate.usage, model="scripted"),
+            timings=event.timings,
+        )
+
+    async def _answer(self, job: Job, _: Delivery) -> None:
+        assert self._on_job is not None
+        self.jobs.append(job)
+        ballots = [
+            msgspec.structs.replace(job, messages=(*job.messages, *ballot), ballots=())
+            for ballot in job.ballots or ((),)
+        ]
+        self.ballots += ballots
+        try:
+            result = _job_result(job, [self._on_job(ballot) for ballot in ballots])
+        except KikiError as error:
+            result = JobResult(job_id=job.job_id, code=error.code, message=error.message)
+        await answer_job(self._bus, job, result)
+
+
+def _job_result(job: Job, outputs: Sequence[Scores | str]) -> JobResult:
+    scores = tuple(output for output in outputs if not isinstance(output, str))
+    if scores:
+        return JobResult(job_id=job.job_id, scores=scores, prompt_tokens=JOB_TOKENS, compute=0.001)
+    candidate = Candidate(text=str(outputs[0]), usage=Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5))
+    return JobResult(job_id=job.job_id, candidates=(candidate,), prompt_tokens=JOB_TOKENS, compute=0.001)
