@@ -164,10 +164,9 @@ class _Batch:
 async def _pull(puller: Puller, at: Standing, batch: _Batch, seconds: float) -> None:
     """New messages into the batch; what the service does not want is acknowledged at once."""
     remaining = at.lag - at.in_hand
-    while batch.room and (remaining > 0 or (seconds > 0 and not batch.records)):
-        messages = await puller.fetch(
-            min(batch.room, max(remaining, 1)), seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01)
-        )
+    # The broker counts a message a moment after it has stored it: more may be there than the lag says.
+    while batch.room and (remaining > 0 or not batch.records):
+        messages = await puller.fetch(batch.room, seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01))
         if not messages:
             return
         for message in messages:
