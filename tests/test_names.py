@@ -77,7 +77,7 @@ PURE = {
 }  # fmt: skip
 """Participles that give their argument back changed, as ``sorted`` does."""
 
-BUILT = {"activated_event", "recalled_episode", "rejected_event", "staged_name", "stored_message", "supported_fields",
+BUILT = {"loaded_event", "recalled_episode", "rejected_event", "staged_name", "stored_message", "supported_fields",
          "unscored_match", "used_part"}  # fmt: skip
 """Nouns with a participle before them: what the function makes of its arguments."""
 

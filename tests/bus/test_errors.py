@@ -34,7 +34,7 @@ def test_a_callers_words_replace_those_of_the_bus() -> None:
 
 
 @pytest.mark.parametrize("error", [InvalidInput("no."), Unavailable("the worker is away."), ValueError("a bug")])
-def test_what_the_broker_did_not_raise_stays_as_it_is(error: Exception) -> None:
+def test_other_errors_stay_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, translate_errors("nothing was stored"):
         raise error
     assert caught.value is error
