@@ -78,7 +78,7 @@ async def run_agent(
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         service = await _serve(agent, bus, tasks)
-        await bus.client.flush()  # the broker knows its subscriptions before anybody hears that it is ready
+        await bus.flush()  # the broker knows its subscriptions before anybody hears that it is ready
         _log.info("agent ready", agent=agent.name)
         task_status.started()
         try:

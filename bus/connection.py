@@ -176,6 +176,15 @@ class Bus:
         await self.client.publish(job.reply, encode(result))
         await self.client.flush()
 
+    async def flush(self) -> None:
+        """Wait until the broker has all that was published and subscribed here before.
+
+        nats-py writes the PING of its own ``flush`` before what waits in its buffer, which the first of two flushes
+        writes, too.
+        """
+        await self.client.flush()
+        await self.client.flush()
+
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
         """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
 
