@@ -34,6 +34,8 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
+    if tuple(names) == ("inference",):
+        _hide_torch(settings)
     agents = [composition.agent(name, settings) for name in names if name != composition.FACADE]
     async with (
         connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
@@ -46,6 +48,19 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
             tasks.start_soon(run_agent, agent, bus)
         if composition.FACADE in names:
             tasks.start_soon(composition.serve_facade, bus, settings)
+
+
+def _hide_torch(settings: Settings) -> None:
+    """Keep torch out of a process that only decodes with MLX.
+
+    transformers, whose tokenizers MLX's models use, imports torch wherever it is installed: two seconds of work and
+    430 MB. The library of torch that multiplies matrices is loaded before (:mod:`agents.inference.mlx.cpu`).
+    """
+    if settings.agents.get("inference", {}).get("engine") != "openai":
+        from agents.inference.mlx import cpu
+
+        cpu.preload()
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
