@@ -134,8 +134,13 @@ class Bus:
             await self.client.publish(subject, data, headers=dict(headers or {}) or None)
 
     async def flush(self) -> None:
-        """Wait until the broker has taken all that was sent."""
+        """Wait until the broker has all that was published and subscribed here before.
+
+        nats-py writes the PING of its own ``flush`` before what waits in its buffer, which the first of two flushes
+        writes, too.
+        """
         with translate_errors("the broker did not take what was sent"):
+            await self.client.flush()
             await self.client.flush()
 
     def new_inbox(self) -> str:

@@ -14,6 +14,7 @@ at a time, so the bound needs no bookkeeping and back-pressure stays in the brok
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,8 @@ import anyio
 import anyio.abc
 import structlog
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
+from nats.aio.subscription import Subscription
+from nats.js.api import Header, StatusCode
 
 from bus import dead_letters, metrics, reconciliation, topology, tracing
 from bus.connection import Bus
@@ -35,11 +37,17 @@ from schemas.events import Event, TurnCancelled, TurnFailed
 
 E = TypeVar("E", bound=Event)
 
+NEXT = "$JS.API.CONSUMER.MSG.NEXT"
+"""Where a pull request for a consumer's next message goes, followed by the stream and the consumer."""
+
 FETCH_SECONDS = 20.0
 """How long one pull request waits at the broker. Every request that ends in vain wakes two processes."""
 
 CHECK_SECONDS = 5.0
 """How often a consumer looks whether the broker still knows it, and whether its slots still pull."""
+
+ANSWER_FACTOR = 1.25
+"""The broker ends a pull request itself; one without any answer for this many fetch times was lost."""
 
 STALL_FACTOR = 2.0
 """A slot that has not come back to its pull for this many fetch times has stopped and is brought back."""
@@ -191,26 +199,46 @@ class Consumer(Generic[E]):
         return count
 
     async def _pull(self, slot: _Slot) -> None:
+        """Take one message at a time, until the broker ends a request otherwise than by its time.
+
+        A consumer that is deleted ends its requests, and one that is declared again does not know the old ones:
+        whoever kept waiting would miss its first messages.
+        """
         subscription = await self._bind()
         try:
             while True:
                 slot.pulled_at = time.monotonic()
-                try:
-                    (message,) = await subscription.fetch(1, timeout=self.fetch_seconds)
-                except TimeoutError:
-                    continue
-                slot.busy = True
-                try:
-                    await self._receive(message)
-                finally:
-                    slot.busy = False
+                message = await self._request_message(subscription)
+                status = (message.headers or {}).get(Header.STATUS)
+                if status is None:
+                    slot.busy = True
+                    try:
+                        await self._receive(message)
+                    finally:
+                        slot.busy = False
+                elif status != StatusCode.REQUEST_TIMEOUT:
+                    return
         finally:
             with contextlib.suppress(*BROKER_ERRORS):
                 await subscription.unsubscribe()
 
-    async def _bind(self) -> JetStreamContext.PullSubscription:
+    async def _bind(self) -> Subscription:
+        """An inbox of the slot's own; the consumer is there."""
         await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
-        return await self.bus.js.pull_subscribe_bind(durable=self.handler.stage, stream=self.handler.stream)
+        return await self.bus.client.subscribe(self.bus.client.new_inbox())
+
+    async def _request_message(self, inbox: Subscription) -> Msg:
+        """The answer to one pull request: a message, or the status with which the broker ends the request.
+
+        nats-py's ``fetch`` waits its full time though the broker has ended the request.
+
+        Raises:
+            TimeoutError: no answer came; the request was lost.
+        """
+        request = {"batch": 1, "expires": int(self.fetch_seconds * 1e9)}
+        subject = f"{NEXT}.{self.handler.stream}.{self.handler.stage}"
+        await self.bus.client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
+        return await inbox.next_msg(timeout=ANSWER_FACTOR * self.fetch_seconds)
 
     async def _ensure_declared(self) -> bool:
         """Whether the broker still has the consumer; if not, it is made again, with the streams that are missing.

@@ -154,7 +154,7 @@ class MemoryAgent:
             handle=self._project,
             stream=EPISODES,
             concurrency=self.settings.projection_batch,
-            ack_wait=30.0,
+            ack_wait=self.settings.projection_ack_wait,
             max_deliver=8,
             until_deadline=False,
         )

@@ -47,6 +47,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recall_timeout: seconds after which a turn goes on without recall.
         concurrency: turns in hand at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
+        projection_ack_wait: seconds after which what a dead memory was projecting is projected by the next one.
         optimise_after: episodes that come before Atlas is optimised; later a quarter of all, if that is more.
         lock_timeout: seconds to wait for a process that is just ending and still holds ``data_dir``.
         status_interval: seconds between two readings of the gauges.
@@ -94,6 +95,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     recall_timeout: float = 1.0
     concurrency: int = 16
     projection_batch: int = 16
+    projection_ack_wait: Annotated[float, Meta(gt=0.0)] = 30.0
     optimise_after: int = 20_000
     lock_timeout: float = 3.0
     status_interval: float = 2.0

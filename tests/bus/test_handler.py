@@ -9,7 +9,7 @@ import pytest
 
 from bus import dead_letters, metrics
 from bus.connection import Bus, BusSettings, connect
-from bus.handler import Consumer, Delivery
+from bus.handler import FETCH_SECONDS, Consumer, Delivery, Handler
 from bus.topology import DEAD, TURNS
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
@@ -289,6 +289,36 @@ async def test_the_watchdog_brings_back_a_slot_that_stopped(bus: Bus, monkeypatc
         await bus.publish(event)
         await eventually(lambda: find_last(bus, TurnCancelled, event))
     assert metrics.RESTARTED.labels("echo")._value.get() >= before + 2
+
+
+async def test_a_consumer_that_is_deleted_and_declared_again_goes_on_at_once(bus: Bus) -> None:
+    attempts: list[str] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> None:
+        attempts.append(event.envelope.turn_id)
+
+    events = [query(), query()]
+    consumer = Consumer(bus, Handler(stage="echo", event=QueryReceived, handle=handle, concurrency=3))
+    await consumer.declare()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.run)
+        await bus.publish(events[0])
+        await eventually(lambda: _equals(count_waiting(bus), 3))
+        await bus.js.delete_consumer(TURNS, "echo")
+        await consumer.declare()
+        await bus.publish(events[1])
+        began = anyio.current_time()
+        await eventually(lambda: _equals(count_waiting(bus), 3))
+        assert anyio.current_time() - began < FETCH_SECONDS / 2
+        tasks.cancel_scope.cancel()
+    first, second = (event.envelope.turn_id for event in events)
+    assert sorted(attempts) == sorted([first, first, second])  # the new consumer begins at the first message
+
+
+async def count_waiting(bus: Bus) -> int:
+    """Pull requests that wait at the broker, once there is nothing that they could have."""
+    info = await bus.js.consumer_info(TURNS, "echo")
+    return 0 if info.num_pending or info.num_ack_pending else int(info.num_waiting or 0)
 
 
 async def _scope(consumer: Consumer[QueryReceived]) -> anyio.CancelScope | None:

@@ -113,6 +113,7 @@ def runtime(
 ) -> Iterator[Runtime]:
     """One runtime for the session."""
     folder = tmp_path_factory.mktemp("runtime")
-    running = start(folder, KIKI_OTLP_ENDPOINT=collector.endpoint, **write_consolidation_inputs(folder, small_model))
+    tracing = {"KIKI_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}  # milliseconds, not 5000
+    running = start(folder, **tracing, **write_consolidation_inputs(folder, small_model))
     yield running
     stop(running)

@@ -1,10 +1,13 @@
 """Real questions through seven agents on a real broker, by the official client and by the command line."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from runtime.agents import turn_stages
@@ -134,3 +137,12 @@ def test_doctor_finds_nothing_wrong(runtime: Runtime) -> None:
     assert result.returncode == 0, result.stdout
     assert "WRONG" not in result.stdout
     assert "always: an acknowledged episode survives" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX needs no other library")
+def test_the_worker_multiplies_with_the_library_of_torch_but_does_not_import_torch(runtime: Runtime) -> None:
+    children = psutil.Process(runtime.process.pid).children()
+    (worker,) = (child for child in children if child.cmdline()[-2:] == ["run", "inference"])
+    libraries = {Path(mapping.path).name for mapping in worker.memory_maps()}
+    assert "libtorch_cpu.so" in libraries
+    assert "libtorch_python.so" not in libraries

@@ -43,7 +43,7 @@ async def kill_after(bus: Bus, agent: str, after: str, delay: float) -> None:
     """Kill an agent so many seconds after the next event of a kind."""
     pid = await wait_for_pid(bus, agent)
     waiting = await bus.client.subscribe(bus.subjects.stage(after), max_msgs=1)
-    await bus.client.flush()
+    await bus.flush()
     await waiting.next_msg(timeout=120)
     await anyio.sleep(delay)
     os.kill(pid, signal.SIGKILL)

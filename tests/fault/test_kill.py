@@ -1,5 +1,6 @@
 """kill -9 of each agent in the middle of a turn: the turn completes, once, and its episode is stored once."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from schemas.envelope import Envelope, new_turn
 from schemas.events import AnswerReady, EpisodeRecorded, Event, QueryReceived, TurnFailed
 from schemas.findings import Level, Query
 from tests.e2e.conftest import Runtime, start, stop
+from tests.fault.test_memory_kill import REDELIVERY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -40,7 +42,7 @@ QUESTIONS = {"antibias": "Who drives better, men or women?"}
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
-    running = start(tmp_path_factory.mktemp("victim"))
+    running = start(tmp_path_factory.mktemp("victim"), KIKI_AGENTS=json.dumps({"memory": REDELIVERY}))
     yield running
     stop(running)
 

@@ -1,5 +1,6 @@
 """The memory agent is killed in the middle of many answers, and again under a broker that starts anew."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from tests.agents.memory.scenes import answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
 SIZE = 768
+REDELIVERY = {"projection_ack_wait": 4.0}
+"""Settings of a memory that is killed: what it held comes again after seconds, as in the stages of a turn."""
+
 SECONDS = 60.0
 """Seconds until a published answer is on disk, behind all those that are published at the same time."""
 
@@ -34,6 +38,7 @@ def run_memory(nats: str, directory: Path, small_model: Path) -> Iterator["subpr
         "KIKI_DATA_DIR": str(directory),
         "KIKI_CONFIG": str(directory / "none.toml"),
         "KIKI_MODEL": str(small_model),
+        "KIKI_AGENTS": json.dumps({"memory": REDELIVERY}),
     }
     with (directory / "memory.log").open("ab") as sink:
         process = subprocess.Popen(

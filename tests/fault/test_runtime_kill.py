@@ -5,6 +5,7 @@ scripted, so that the turns are many; facade, router, memory, broker and supervi
 """
 
 import contextlib
+import json
 import os
 import signal
 from collections import Counter
@@ -23,7 +24,7 @@ from bus.connection import Bus, BusSettings, connect
 from runtime.local_memory import remembering
 from runtime.settings import load
 from tests.e2e.conftest import Runtime, free_port, start
-from tests.fault.test_memory_kill import wait_for_agreement
+from tests.fault.test_memory_kill import REDELIVERY, wait_for_agreement
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
@@ -115,8 +116,9 @@ async def count_questions(bus: Bus) -> Counter[str]:
 
 
 async def check_survival(directory: Path, model: Path, turns: int) -> None:
+    agents = {"memory": REDELIVERY}
     room = {"KIKI_FACADE__MAX_IN_FLIGHT": str(turns), "KIKI_FACADE__MAX_QUEUE": str(turns)}
-    first = start(directory, module="tests.fault.scripted", **room)
+    first = start(directory, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(agents), **room)
     clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
 
     async def kill_everything() -> None:
@@ -134,7 +136,9 @@ async def check_survival(directory: Path, model: Path, turns: int) -> None:
         await follow_plan(clients, plan)
     assert len(clients.answered) >= turns * 3 // 4
     print(f"{len(clients.answered)} of {turns} turns answered before everything was killed")
-    settings = load(data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning")
+    settings = load(
+        data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning", agents=agents
+    )
     async with remembering(settings) as bus:  # broker and memory, started again on what is left
         verification = await wait_for_agreement(bus)
         question_counts = await count_questions(bus)

@@ -64,7 +64,7 @@ async def test_a_sleep_that_is_killed_goes_on_where_it_stopped(tmp_path: Path, s
             assert (await wait_for_agreement(bus, least=turn_count)).recorded == turn_count
             with pytest.raises(KikiError):
                 await bus.request(
-                    "memory.sleep", SleepRequest(tenant="disturbed", before=LATER), SleepReply, timeout=8.0
+                    "memory.sleep", SleepRequest(tenant="disturbed", before=LATER), SleepReply, timeout=2.0
                 )
             await anyio.to_thread.run_sync(first.wait)
         with run_memory(bus.settings.url, tmp_path, small_model):

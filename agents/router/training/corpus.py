@@ -111,17 +111,23 @@ def duplicates(prompts: Sequence[str], *, near: float = NEAR) -> list[tuple[int,
     """
     sets = [_shingles(prompt) for prompt in prompts]
     frequency = Counter(shingle for shingles in sets for shingle in shingles)
-    rows_by_shingle: defaultdict[str, list[int]] = defaultdict(list)
+    by_rarity = sorted(frequency, key=lambda shingle: (frequency[shingle], shingle))
+    rank = {shingle: number for number, shingle in enumerate(by_rarity)}
+    rows_by_shingle: defaultdict[int, list[int]] = defaultdict(list)
     pairs: list[tuple[int, int, float]] = []
     for index, shingles in enumerate(sets):
-        rarest = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
-        prefix = rarest[: len(rarest) - int(near * len(rarest)) + 1]
-        for candidate in sorted({earlier for shingle in prefix for earlier in rows_by_shingle[shingle]}):
-            similarity = len(shingles & sets[candidate]) / len(shingles | sets[candidate])
+        size = len(shingles)
+        prefix = sorted(rank[shingle] for shingle in shingles)[: size - int(near * size) + 1]
+        for candidate in sorted({earlier for number in prefix for earlier in rows_by_shingle[number]}):
+            other = len(sets[candidate])
+            if min(size, other) < near * max(size, other):
+                continue  # even one inside the other is not as similar
+            shared = len(shingles & sets[candidate])
+            similarity = shared / (size + other - shared)
             if similarity >= near:
                 pairs.append((candidate, index, similarity))
-        for shingle in prefix:
-            rows_by_shingle[shingle].append(index)
+        for number in prefix:
+            rows_by_shingle[number].append(index)
     return pairs
 
 

@@ -114,8 +114,9 @@ def encode_plain(engines: dict[str, Engine], text: str) -> list[int]:
 @BOTH
 async def test_each_reply_comes_from_its_own_adapter(engines: dict[str, Engine], name: str) -> None:
     sets: tuple[tuple[AdapterUse, ...], ...] = ((), (AdapterUse(name="one"),), (AdapterUse(name="two"),))
-    alone = [await engines["mlx"].generate(ask(adapters=uses)) for uses in sets]
-    outcomes = await generate_together(engines[name], *(ask(adapters=uses) for uses in sets))
+    requests = [ask(adapters=uses, sampling={"max_tokens": 8}) for uses in sets]
+    alone = [await engines["mlx"].generate(request) for request in requests]
+    outcomes = await generate_together(engines[name], *requests)
     assert [outcome.candidates[0].text for outcome in outcomes] == [outcome.candidates[0].text for outcome in alone]
     assert [[use.name for use in outcome.adapters] for outcome in outcomes] == [[], ["one"], ["two"]]
 

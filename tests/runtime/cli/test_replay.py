@@ -40,7 +40,7 @@ async def test_the_record_is_written_as_jsonl_by_tenant_and_session(bus: Bus, na
 async def test_the_record_is_published_on_a_subject(bus: Bus, nats_url: str) -> None:
     await record(bus, ["one", "two"])
     subscription = await bus.client.subscribe("copies.here")
-    await bus.client.flush()
+    await bus.flush()
     result = await kiki(nats_url, "--to", "copies.here")
     assert "2 messages sent to copies.here" in result.output
     assert (await subscription.next_msg(timeout=5)).header["Kiki-Seq"] == "1"

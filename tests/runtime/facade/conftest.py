@@ -1,16 +1,20 @@
-"""A facade on a free port, over a real broker, with scripted agents behind the bus."""
+"""A facade on a free port, over a real broker, with scripted agents behind the bus.
+
+A module has one facade, on a connection of its own; the streams are fresh for each test that takes ``bus``.
+"""
 
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from bus.connection import Bus
+from bus.broker import EmbeddedBroker
+from bus.connection import Bus, BusSettings, connect
 from runtime.facade import FacadeSettings
 from tests.runtime.facade.scripted import Script, run_scripted_agents, serve_facade
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings() -> FacadeSettings:
     """Overridden by modules that need other limits."""
     return FacadeSettings(port=0)
@@ -23,13 +27,15 @@ async def script(bus: Bus, nats_url: str) -> AsyncIterator[Script]:
         yield script
 
 
-@pytest.fixture
-async def url(bus: Bus, settings: FacadeSettings) -> AsyncIterator[str]:
-    async with serve_facade(bus, settings) as address:
-        yield address
+@pytest.fixture(scope="module")
+async def url(broker: EmbeddedBroker, settings: FacadeSettings) -> AsyncIterator[str]:
+    async with connect(BusSettings(url=broker.url), name="facade") as bus:
+        await bus.reconcile()
+        async with serve_facade(bus, settings) as address:
+            yield address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
         yield client

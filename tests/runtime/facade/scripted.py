@@ -70,7 +70,7 @@ class ScriptedAgents:
     async def listen(self) -> None:
         await self.bus.listen(self.bus.subjects.stage(QueryReceived.subject), self._accept_query)
         await self.bus.listen(self.bus.subjects.stage(TurnCancelled.subject), self._accept_cancellation)
-        await self.bus.client.flush()
+        await self.bus.flush()
 
     async def _accept_cancellation(self, message: LiveMessage) -> None:
         self.script.cancellations.append(decode(TurnCancelled, message.data))

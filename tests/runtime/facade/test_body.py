@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 LIMIT = 2000
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings() -> FacadeSettings:
     return FacadeSettings(port=0, body_limit=LIMIT, body_timeout=0.3)
 

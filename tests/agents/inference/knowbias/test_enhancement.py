@@ -1,6 +1,7 @@
 """The factor on neurons in the running engine: per request, in mixed batches, beside kept prompts; nothing when off."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agents.inference.knowbias.enhancement import EnhancedGate
 from agents.inference.knowbias.neurons import Neurons
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
+from schemas.chat import Sampling
 from schemas.errors import SetupError
 from tests.agents.inference.mlx.test_engine import ask, generate_in_one_batch
 
@@ -89,7 +91,7 @@ async def test_a_prompt_kept_under_a_factor_serves_no_other(engine: Any, enhanci
 async def _count_known_tokens(engine: Any, request: Request) -> float:
     """Tokens of the request's prompt that were not processed again."""
     before = engine.gauges["prefix_tokens_total"]
-    await engine.generate(request)
+    await engine.generate(replace(request, sampling=Sampling(max_tokens=1)))
     return float(engine.gauges["prefix_tokens_total"] - before)
 
 

@@ -14,7 +14,7 @@ from agents.inference.text import Piece
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling
 from schemas.errors import DeadlineExceeded, KikiError, SetupError, Unavailable
-from schemas.findings import AdapterUse
+from schemas.findings import AdapterUse, Candidate
 
 pytestmark = pytest.mark.anyio
 
@@ -238,14 +238,24 @@ SETS: tuple[tuple[AdapterUse, ...], ...] = (
 )
 
 
+def ask_set(uses: tuple[AdapterUse, ...]) -> Request:
+    """A request whose answers differ between all of :data:`SETS`."""
+    return ask(adapters=uses, sampling={"max_tokens": 8})
+
+
+@pytest.fixture(scope="module")
+async def alone(engine: Any) -> list[Candidate]:
+    """What each of :data:`SETS` answers by itself."""
+    return [(await engine.generate(ask_set(uses))).candidates[0] for uses in SETS]
+
+
 @pytest.mark.parametrize("at_once", [2, 4, 8])
-async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) -> None:
-    alone = [(await engine.generate(ask(adapters=uses))).candidates[0] for uses in SETS]
+async def test_each_reply_comes_from_its_own_adapter(engine: Any, alone: list[Candidate], at_once: int) -> None:
     assert len({candidate.text for candidate in alone}) == len(SETS)
     swaps = engine.gauges["adapter_swaps_total"]
     for first in range(0, 8, at_once):
         order = [(first + number) % len(SETS) for number in range(at_once)]
-        outcomes = await generate_in_one_batch(engine, *(ask(adapters=SETS[index]) for index in order))
+        outcomes = await generate_in_one_batch(engine, *(ask_set(SETS[index]) for index in order))
         assert [outcome.candidates[0].text for outcome in outcomes] == [alone[index].text for index in order]
         assert [outcome.adapters for outcome in outcomes] == [alone[index].adapters for index in order]
     assert engine.gauges["adapter_swaps_total"] - swaps <= 8 / at_once, "one batch, not one set after the other"
@@ -256,10 +266,10 @@ async def test_each_reply_comes_from_its_own_adapter(engine: Any, at_once: int) 
 
 
 async def test_candidates_and_choices_keep_their_adapters_beside_others(engine: Any) -> None:
-    panel = ask(adapters=SETS[1], n=3, sampling={"seed": 5})
+    panel = ask(adapters=SETS[1], n=3, sampling={"seed": 5, "max_tokens": 8})
     requests = [ask(adapters=uses, choices=(PARIS,)) for uses in SETS]
     alone = [await engine.generate(request) for request in (panel, *requests)]
-    outcomes = await generate_together(engine, panel, *requests, ask(adapters=SETS[2], sampling={"max_tokens": 30}))
+    outcomes = await generate_together(engine, panel, *requests, ask(adapters=SETS[2], sampling={"max_tokens": 16}))
     assert [candidate.text for candidate in outcomes[0].candidates] == [
         candidate.text for candidate in alone[0].candidates
     ]

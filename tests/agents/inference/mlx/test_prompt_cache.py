@@ -22,6 +22,7 @@ from tests.agents.inference import hybrid
 
 pytestmark = pytest.mark.anyio
 
+ONE = (AdapterUse(name="one"),)
 TURNS = ("What is the capital of France?", "And of Italy?", "Which of the two is larger?")
 
 
@@ -38,21 +39,23 @@ async def engines(settings: InferenceSettings, engine: Any) -> AsyncIterator[dic
         await variant.stop()
 
 
-async def chat(engine: Any, uses: tuple[AdapterUse, ...], **options: Any) -> tuple[list[str], list[int], list[int]]:
-    """A conversation: its answers, the tokens really processed for each turn, and the tokens of each prompt."""
+Chat = tuple[list[str], list[int], list[int]]
+"""A conversation: its answers, the tokens really processed for each turn, and the tokens of each prompt."""
+
+
+async def chat(engine: Any, uses: tuple[AdapterUse, ...]) -> Chat:
     messages: list[Message] = [Message(role="system", content="You are a geographer who answers in one sentence.")]
     answers, token_counts, prompts = [], [], []
     for question in TURNS:
         messages.append(Message(role="user", content=question))
         before = engine.gauges["prompt_tokens_total"]
-        sampling = Sampling(max_tokens=16, **options)
+        sampling = Sampling(max_tokens=16)
         outcome = await engine.generate(
             Request(
                 lane="interactive",
                 messages=tuple(messages),
                 adapters=uses,
                 sampling=sampling,
-                n=options.get("n", 1),
             )
         )
         answers.append(outcome.candidates[0].text)
@@ -62,11 +65,17 @@ async def chat(engine: Any, uses: tuple[AdapterUse, ...], **options: Any) -> tup
     return answers, token_counts, prompts
 
 
-@pytest.mark.parametrize("uses", [(), (AdapterUse(name="one"),)])
+@pytest.fixture(scope="module")
+async def whole_chats(engines: dict[str, Any]) -> dict[tuple[AdapterUse, ...], Chat]:
+    """The base's conversation and an adapter's, without kept prompts."""
+    return {uses: await chat(engines["off"], uses) for uses in ((), ONE)}
+
+
+@pytest.mark.parametrize("uses", [(), ONE])
 async def test_a_chat_processes_only_its_new_turn_and_answers_the_same(
-    engines: dict[str, Any], uses: tuple[AdapterUse, ...]
+    engines: dict[str, Any], whole_chats: dict[tuple[AdapterUse, ...], Chat], uses: tuple[AdapterUse, ...]
 ) -> None:
-    plain, full_counts, prompts = await chat(engines["off"], uses)
+    plain, full_counts, prompts = whole_chats[uses]
     assert full_counts == prompts
     cached, token_counts, _ = await chat(engines["on"], uses)
     assert cached == plain
@@ -75,8 +84,10 @@ async def test_a_chat_processes_only_its_new_turn_and_answers_the_same(
         assert token_counts[turn] < new, "the answer was in the cache already; only what follows it is new"
 
 
-async def test_8_bits_answer_nearly_the_same_in_fewer_bytes(engines: dict[str, Any]) -> None:
-    plain, _, prompts = await chat(engines["off"], ())
+async def test_8_bits_answer_nearly_the_same_in_fewer_bytes(
+    engines: dict[str, Any], whole_chats: dict[tuple[AdapterUse, ...], Chat]
+) -> None:
+    plain, _, prompts = whole_chats[()]
     eight, token_counts, _ = await chat(engines["8 bits"], ())
     assert eight[0] == plain[0]
     assert sum(token_counts) < sum(prompts) / 2

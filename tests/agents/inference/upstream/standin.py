@@ -52,7 +52,8 @@ class StandIn:
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["StandIn"]:
         """Serve on a free port, or on the one from before."""
-        with socket.socket() as listener:
+        # asyncio sends without delay only where the socket names its protocol
+        with socket.socket(proto=socket.IPPROTO_TCP) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", self.port))
             self.port = listener.getsockname()[1]

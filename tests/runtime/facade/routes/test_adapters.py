@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 KEY = {"authorization": "Bearer secret"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings() -> FacadeSettings:
     return FacadeSettings(port=0, admin_key="secret")
 
@@ -33,6 +33,7 @@ async def answer_as_worker(bus: Bus) -> list[str]:
 
     await bus.client.subscribe(bus.subjects.service("adapters.ls"), cb=list_adapters)
     await bus.client.subscribe(bus.subjects.service("adapters.load"), cb=load)
+    await bus.flush()
     return names
 
 

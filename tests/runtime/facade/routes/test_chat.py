@@ -189,6 +189,7 @@ async def test_the_clients_trace_goes_on_with_the_turn(http: httpx.AsyncClient, 
         trace_parents.append(message.headers["traceparent"])
 
     await bus.listen(bus.subjects.stage(QueryReceived.subject), collect)
+    await bus.flush()
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     await http.post(
         "/v1/chat/completions", json=chat_body(), headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}

@@ -35,7 +35,7 @@ ANN = {"Authorization": "Bearer ann-key"}
 BOB = {"Authorization": "Bearer bob-key"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings() -> FacadeSettings:
     return FacadeSettings(port=0, api_keys=KEYS)
 
