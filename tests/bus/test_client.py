@@ -137,5 +137,6 @@ async def test_a_replay_with_a_lost_message_is_refused(bus: Bus, client: Client)
         await bus.client.publish(to, b"", headers={"Kiki-Replay": "x", "Kiki-Replay-End": "1"})
 
     await bus.listen("kiki.svc.replay.start", answer)
+    await bus.flush()
     with pytest.raises(Unavailable, match="0 of 1 messages came"):
         _ = [seq async for seq, _ in client.replay()]

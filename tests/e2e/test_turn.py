@@ -142,7 +142,7 @@ def test_doctor_finds_nothing_wrong(runtime: Runtime) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX needs no other library")
 def test_the_worker_multiplies_with_the_library_of_torch_but_does_not_import_torch(runtime: Runtime) -> None:
     children = psutil.Process(runtime.process.pid).children()
-    (worker,) = (child for child in children if child.cmdline()[-2:] == ["run", "inference"])
+    (worker,) = (child for child in children if child.cmdline()[-2:] == ["runtime.child", "inference"])
     libraries = {Path(mapping.path).name for mapping in worker.memory_maps()}
     assert "libtorch_cpu.so" in libraries
     assert "libtorch_python.so" not in libraries
