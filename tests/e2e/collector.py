@@ -52,7 +52,7 @@ def collect_spans() -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), CollectorHandler) as server:
         collector = Collector(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield collector

@@ -61,7 +61,7 @@ class Hub:
 def serve_hub(source: Path) -> Iterator[Hub]:
     """The files of a folder as the repository ``org/tiny``; point ``HF_ENDPOINT`` to its ``url``."""
     hub = Hub(source)
-    thread = threading.Thread(target=hub.server.serve_forever)
+    thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield hub
