@@ -17,7 +17,7 @@ from runtime.settings import Settings, load
 from schemas.events import RecallDone
 
 KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"
-STALL = 4.0
+STALL = 3.0
 
 
 class PoisonedAgent(InferenceAgent):
