@@ -202,7 +202,7 @@ class Consumer(Generic[E]):
         return count
 
     async def _pull(self, slot: _Slot) -> None:
-        """Take one message at a time, until the broker ends a request otherwise than by its time.
+        """Take one message at a time, until a request is lost or the broker ends it otherwise than by its time.
 
         A consumer that is deleted ends its requests, and one that is declared again does not know the old ones:
         whoever kept waiting would miss its first messages.
@@ -211,7 +211,10 @@ class Consumer(Generic[E]):
         try:
             while True:
                 slot.pulled_at = time.monotonic()
-                message = await self._request_message(subscription)
+                try:
+                    message = await self._request_message(subscription)
+                except TimeoutError:
+                    return
                 status = (message.headers or {}).get(Header.STATUS)
                 if status is None:
                     slot.busy = True
@@ -236,7 +239,7 @@ class Consumer(Generic[E]):
         nats-py's ``fetch`` waits its full time though the broker has ended the request.
 
         Raises:
-            nats.errors.TimeoutError: no answer came; the request was lost.
+            TimeoutError: no answer came; the request was lost.
         """
         request = {"batch": 1, "expires": int(self.fetch_seconds * 1e9)}
         subject = f"{NEXT}.{self.handler.stream}.{self.handler.stage}"
