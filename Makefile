@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ASK    ?= What is the capital of France?
+RUNTIME_TESTS := tests/runtime tests/e2e tests/fault
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test test-agents test-others soak lint types format bench contract page client models clean
+.PHONY: help install dev run test test-rooms test-runtime soak lint types format bench contract page client models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,13 +33,14 @@ models: install ## Fetch and prepare the default models
 	$(BIN)/kiki models pull
 
 test: dev models tests/contract/node_modules deploy/client/examples/node_modules ## Run all tests, in two processes side by side
-	$(MAKE) -j2 test-agents test-others
+	$(MAKE) -j2 test-rooms test-runtime
 
-test-agents:
-	$(BIN)/python -m pytest -m "not soak" tests/agents
+# Both take about as long: agents with models in one, runtimes that start and die in the other.
+test-rooms:
+	$(BIN)/python -m pytest -m "not soak" $(addprefix --ignore ,$(RUNTIME_TESTS))
 
-test-others:
-	$(BIN)/python -m pytest -m "not soak" --ignore tests/agents
+test-runtime:
+	$(BIN)/python -m pytest -m "not soak" $(RUNTIME_TESTS)
 
 soak: dev models ## The long fault and endurance runs
 	$(BIN)/python -m pytest -m soak --timeout 3600

@@ -199,7 +199,7 @@ class Consumer(Generic[E]):
         return count
 
     async def _pull(self, slot: _Slot) -> None:
-        """Take one message at a time, until the broker ends a request otherwise than by its time.
+        """Take one message at a time, until a request is lost or the broker ends it otherwise than by its time.
 
         A consumer that is deleted ends its requests, and one that is declared again does not know the old ones:
         whoever kept waiting would miss its first messages.
@@ -208,7 +208,10 @@ class Consumer(Generic[E]):
         try:
             while True:
                 slot.pulled_at = time.monotonic()
-                message = await self._request_message(subscription)
+                try:
+                    message = await self._request_message(subscription)
+                except TimeoutError:
+                    return
                 status = (message.headers or {}).get(Header.STATUS)
                 if status is None:
                     slot.busy = True

@@ -20,7 +20,7 @@ from tests.fault.registry import replace_agent
 
 REAL = find_spec("inference")
 KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"
-STALL = 4.0
+STALL = 3.0
 
 
 class PoisonedAgent(InferenceAgent):

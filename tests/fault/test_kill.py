@@ -130,7 +130,7 @@ async def publish(bus: Bus, envelope: Envelope, *, level: Level = "full", questi
     query = Query(
         model="micro-kiki",
         messages=(Message(role="user", content=question),),
-        sampling=Sampling(max_tokens=24, seed=7),
+        sampling=Sampling(max_tokens=12, seed=7),
         level=level,
     )
     await bus.publish(QueryReceived(envelope=envelope, query=query))

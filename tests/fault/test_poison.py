@@ -49,7 +49,7 @@ async def wait_until_ready(bus: Bus) -> None:
 
 async def ask(bus: Bus, text: str) -> str:
     envelope = new_turn(tenant="fault", timeout=SECONDS)
-    query = Query(model="m", messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=24))
+    query = Query(model="m", messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=4))
     route = Route(domains=(), adapters=(), intent="test", plan=Plan(level="raw"))
     await bus.publish(RecallDone(envelope=envelope.next("recall"), query=query, route=route, recall=Recall()))
     return envelope.turn_id
