@@ -34,7 +34,7 @@ class Standing:
     registration: Registration
     place: int
     delivered: int
-    in_hand: int
+    awaiting_ack: int
     lag: int
     last: EpisodesConsumed | None
     last_seq: int
@@ -81,7 +81,7 @@ async def read_standing(bus: Bus, name: str) -> Standing:
             registration=service,
             place=max(consumer.acknowledged, last.ids[-1] if last else 0),
             delivered=consumer.delivered,
-            in_hand=consumer.in_hand,
+            awaiting_ack=consumer.awaiting_ack,
             lag=consumer.lag,
             last=last,
             last_seq=last_seq,
@@ -100,7 +100,7 @@ async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_
     at = await read_standing(bus, name)
     service = at.registration
     batch = _Batch(limit=limit, most_bytes=most_bytes)
-    if at.in_hand:
+    if at.awaiting_ack:
         async with aclosing(_read_between(bus, service, at.place, at.delivered)) as again:
             async for stored in again:
                 if record := _parse_record(service, stored):
@@ -163,7 +163,7 @@ class _Batch:
 
 async def _pull(puller: Puller, at: Standing, batch: _Batch, seconds: float) -> None:
     """New messages into the batch; what the service does not want is acknowledged at once."""
-    remaining = at.lag - at.in_hand
+    remaining = at.lag - at.awaiting_ack
     # The broker counts a message a moment after it has stored it: more may be there than the lag says.
     while batch.room and (remaining > 0 or not batch.records):
         messages = await puller.fetch(batch.room, seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01))
