@@ -1,4 +1,4 @@
-"""An agent: handlers on subjects, services on request, discoverable by the stock ``nats`` tools."""
+"""An agent: it handles events and answers requests, and the stock ``nats`` command line can discover it."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from schemas.status import ServiceError, StatusReply
 
 VERSION = "0.1.0"
 REQUESTS_AT_ONCE = 32
-"""Service requests that one agent has in hand; further ones wait in the subscription."""
+"""Requests that one agent answers at the same time; further ones wait in the subscription."""
 
 _log = structlog.get_logger("bus")
 
@@ -43,7 +43,7 @@ class Endpoint:
 
 
 class Agent(Protocol):
-    """What every stage is. ``open`` acquires models and stores for as long as the agent runs."""
+    """What every agent implements. ``open`` acquires models and stores for as long as the agent runs."""
 
     name: str
 
@@ -52,22 +52,22 @@ class Agent(Protocol):
         ...
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """The events it reads."""
+        """The handlers of the events that the agent reads."""
         ...
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The requests it answers."""
+        """The requests that the agent answers."""
         ...
 
     def status(self) -> StatusReply:
-        """Whether it can take work, with its gauges."""
+        """Whether the agent can take work, with its gauges."""
         ...
 
 
 async def run_agent(
     agent: Agent, bus: Bus, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve ``agent`` until cancelled. ``task_status`` starts once it takes work.
+    """Serve ``agent`` until cancelled. ``task_status.started()`` is called once the agent takes work.
 
     Raises:
         SetupError: a consumer differs from its declaration, or the agent cannot open what it needs.
@@ -80,7 +80,7 @@ async def run_agent(
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         async with _serve(agent, bus, tasks):
-            await bus.flush()  # the broker knows its subscriptions before anybody hears that it is ready
+            await bus.flush()  # the broker has the subscriptions before the agent reports that it is ready
             _log.info("agent ready", agent=agent.name)
             task_status.started()
             await anyio.sleep_forever()
@@ -118,7 +118,7 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
         try:
             yield
         finally:
-            stack.close()  # before the broker is waited for: from here on a request is a message to somebody else
+            stack.close()  # first: from here on a request of this process goes over the broker to another instance
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0), contextlib.suppress(Exception):
                 await stop_reporting()
                 await service.stop()
@@ -127,7 +127,10 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
 def _message_handler(
     endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore
 ) -> Callable[[Request], Awaitable[None]]:
-    """nats-py awaits one callback at a time, so each request becomes a task of its own, up to a bound."""
+    """Answers requests from the broker: nats-py awaits one callback at a time, so each becomes a task of its own.
+
+    ``limiter`` bounds how many requests are answered at the same time.
+    """
 
     async def answer(request: Request) -> None:
         try:
@@ -147,13 +150,13 @@ def _message_handler(
 
 
 def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore) -> Accept:
-    """The same for a request of this process."""
+    """Answers requests of this process, with the same bound as :func:`_message_handler`."""
 
     async def answer(data: bytes, reply: "asyncio.Future[msgspec.Struct]") -> None:
         try:
             async with limiter:
                 if reply.done():
-                    return  # the caller left while others were answered
+                    return  # the caller left while this request waited for others
                 with _refusals(endpoint.verb):
                     outcome = await _answer(endpoint, data)
         except KikiError as error:
@@ -181,13 +184,13 @@ async def _answer(endpoint: Endpoint, data: bytes) -> msgspec.Struct:
 
 @contextlib.contextmanager
 def _refusals(verb: str) -> Iterator[None]:
-    """What goes wrong in this context leaves as the error that the asker gets, counted; the log has a bug's reason."""
+    """Count an error raised in this context and raise it for the caller; an unexpected one is logged and replaced."""
     try:
         yield
     except KikiError as error:
         metrics.REFUSED.labels(verb, error.code).inc()
         raise
-    except Exception:  # noqa: BLE001 - the asker gets an error, the log the reason
+    except Exception:  # noqa: BLE001 - the caller gets a general error, the log has the reason
         _log.exception("service failed", verb=verb)
         metrics.REFUSED.labels(verb, KikiError.code).inc()
         raise KikiError(f"{verb} failed; the agent's log says why.") from None

@@ -1,4 +1,4 @@
-"""The embedded broker: the ``nats-server`` of the PyPI wheel, on loopback, syncing every write to disk."""
+"""The embedded broker: the ``nats-server`` of the PyPI wheel; it listens on loopback and syncs every write to disk."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ import structlog
 from schemas.errors import SetupError, Unavailable
 
 MAX_PAYLOAD = 8 * 1024**2
-"""Bytes of one message: events are self-contained and carry every candidate."""
+"""The most bytes of one message. Large, because an event carries all earlier findings and every candidate."""
 
 MONITOR_SECONDS = 1.0
 """Seconds that a server's monitoring address may take to answer."""
@@ -56,10 +56,10 @@ class EmbeddedBroker:
 
 
 async def read_varz(monitor: str) -> dict[str, Any]:
-    """A server's own account of itself, from its monitoring address.
+    """A server's general information (``/varz``), from its monitoring address.
 
     Raises:
-        Unavailable: it does not answer.
+        Unavailable: the server does not answer.
     """
     import httpx
 
@@ -75,7 +75,7 @@ async def read_sync_interval(monitor: str) -> str | None:
     """How often a server syncs its writes to disk: ``always``, or seconds as ``120s``; None when it does not say.
 
     Raises:
-        Unavailable: it does not answer.
+        Unavailable: the server does not answer.
     """
     config = (await read_varz(monitor)).get("jetstream", {}).get("config", {})
     if config.get("sync_always"):
@@ -87,7 +87,7 @@ def find_executable() -> str:
     """The path of ``nats-server``: beside this interpreter (the PyPI wheel) or on the PATH.
 
     Raises:
-        SetupError: there is none.
+        SetupError: nats-server is not installed.
     """
     beside = Path(sys.executable).with_name("nats-server")
     path = str(beside) if beside.exists() else shutil.which("nats-server")
@@ -149,7 +149,7 @@ async def start(directory: Path, *, port: int = 4222) -> EmbeddedBroker:
 
 
 def monitor_of(directory: Path, port: int | None) -> str | None:
-    """The monitoring address of the broker that runs on ``directory`` and listens on ``port``; None if it is not."""
+    """The monitoring address of the broker on ``directory`` that listens on ``port`` (None: any); None if none runs."""
     for path in directory.glob("nats-server_*.ports"):
         with contextlib.suppress(OSError, json.JSONDecodeError, KeyError, IndexError):
             ports = json.loads(path.read_text())
@@ -202,15 +202,17 @@ def _address(text: str, scheme: str) -> str:
 
 
 async def _stop_leftover(pid_file: Path) -> None:
-    """End a broker of ours that an earlier, killed supervisor left behind on the same store."""
+    """End the embedded broker that an earlier supervisor left running on the same store when it was killed."""
     if not pid_file.exists():
         return
     import psutil
 
     with contextlib.suppress(ValueError, psutil.Error):
         process = psutil.Process(int(pid_file.read_text()))
-        ours = process.name().startswith("nats-server") and str(pid_file.with_name("nats.conf")) in process.cmdline()
-        if ours and process.pid != os.getpid():
+        # The process id may belong to another process by now: the name and the configuration file must match, too.
+        is_broker = process.name().startswith("nats-server")
+        is_same_store = str(pid_file.with_name("nats.conf")) in process.cmdline()
+        if is_broker and is_same_store and process.pid != os.getpid():
             _log.warning("leftover broker is stopped", pid=process.pid)
             process.terminate()
             await anyio.to_thread.run_sync(lambda: process.wait(timeout=5))

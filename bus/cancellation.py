@@ -1,4 +1,4 @@
-"""Which turns were cancelled, and the scopes that must end when they are."""
+"""Which turns were cancelled, and the cancel scopes of the work that must end with them."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import anyio
 
 MAX_REMEMBERED = 4096
-"""Cancelled turns remembered for messages that arrive after the cancellation."""
+"""Cancelled turns that are remembered, because some of their messages arrive after the cancellation."""
 
 
 class Cancellations:
-    """Per process: a bounded memory of cancelled turns, and what to stop for each turn in hand."""
+    """One process's cancelled turns, the latest :data:`MAX_REMEMBERED`, and what to stop for each turn that runs."""
 
     def __init__(self) -> None:
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -30,7 +30,7 @@ class Cancellations:
 
     @contextmanager
     def scope(self, turn_id: str, *, deadline: float = float("inf")) -> Iterator[anyio.CancelScope]:
-        """A cancel scope that ends with the turn. ``deadline`` is in :func:`anyio.current_time` seconds."""
+        """A cancel scope that is cancelled when the turn is. ``deadline`` is in :func:`anyio.current_time` seconds."""
         with anyio.CancelScope(deadline=deadline) as scope:
             stops = self._stops.setdefault(turn_id, [])
             stops.append(scope.cancel)

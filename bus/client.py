@@ -1,6 +1,6 @@
-"""The runtime for another service: ask and read along, listen to a stage, read the record from a place of one's own.
+"""The client for other services: ask and follow the turn, listen to a stage, read the record at one's own pace.
 
-Needs nats-py and msgspec only. With :mod:`schemas` it is what the distribution ``micro-kiki-client`` is made of.
+Needs nats-py and msgspec only. The distribution ``micro-kiki-client`` is made of it and :mod:`schemas`.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ async def connect(
     """A client for the runtime whose broker is at ``url``; ``options`` go to :func:`nats.connect`.
 
     Raises:
-        Unavailable: no broker answers there.
+        Unavailable: no broker answers at ``url``.
     """
     try:
         connection = await nats.connect(
@@ -89,7 +89,7 @@ async def connect(
 
 
 class Turn:
-    """A turn that was asked. ``answer`` is there once it ended well."""
+    """A turn that the client asked for. ``answer`` is set once the turn ended with an answer."""
 
     def __init__(self, envelope: Envelope, events: TurnEvents) -> None:
         self.envelope = envelope
@@ -103,11 +103,11 @@ class Turn:
         return self.envelope.turn_id
 
     async def events(self) -> AsyncGenerator[Happening, None]:
-        """Every event of the turn and every piece of live text, to its end.
+        """Every event of the turn and every piece of live text, until the turn ends.
 
         Raises:
             KikiError: the turn failed or was cancelled; ``code`` is public.
-            Unavailable: the end did not come before the turn's deadline, or the connection was closed.
+            Unavailable: the turn did not end before its deadline, or the connection was closed.
         """
         while not self.ended:
             event = await self._next()
@@ -126,10 +126,10 @@ class Turn:
         return event
 
     async def text(self) -> AsyncGenerator[str, None]:
-        """The answer in pieces: while it is decoded, or whole when it is judged first.
+        """The answer in pieces while it is decoded, or in one piece when it is judged before it is shown.
 
         Raises:
-            KikiError: as :meth:`events`, or the turn was decoded twice and came out differently.
+            KikiError: as :meth:`events`, or the turn was decoded again and the second text differs from the first.
         """
         live = LiveText()
         async for event in self.events():
@@ -138,13 +138,13 @@ class Turn:
             elif isinstance(event, Event):
                 continue
             else:
-                rest = live.hear(event) if event.kind == "content" else ""
+                rest = live.add(event) if event.kind == "content" else ""
             if rest:
                 yield rest
 
 
 class Client:
-    """What another service does with a runtime. Made by :func:`connect`, or around a connection of your own."""
+    """What another service can ask of a runtime. Made by :func:`connect`, or around a connection of your own."""
 
     def __init__(self, connection: Connection, *, prefix: str = "kiki") -> None:
         self.connection = connection
@@ -162,7 +162,7 @@ class Client:
         sampling: Sampling | None = None,
         timeout: float = 120.0,
     ) -> AsyncIterator[Turn]:
-        """Ask, and read along; leaving before the end cancels the turn.
+        """Ask a question and follow its turn; leaving the context before the turn's end cancels the turn.
 
         Raises:
             Unavailable: the broker did not take the question.
@@ -195,7 +195,7 @@ class Client:
 
     @asynccontextmanager
     async def stage(self, kind: type[E], *, turn_id: str = "*") -> AsyncIterator[AsyncGenerator[E, None]]:
-        """The events of one stage as they are published, of all turns or of one; on core NATS, at most once."""
+        """The events of one stage as they are published, of all turns or of one; over core NATS, at most once each."""
         subscription = await self._subscribe(self.subjects.stage(kind.subject, turn_id))
 
         async def events() -> AsyncGenerator[E, None]:
@@ -218,7 +218,7 @@ class Client:
         ack_wait: float = 30.0,
         begin: Literal["first", "new"] = "first",
     ) -> ServiceInfo:
-        """Take a name and a place in the record.
+        """Register a service under a name; it gets a place in the record.
 
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
@@ -229,16 +229,16 @@ class Client:
         return await self.request("services.register", body, ServiceInfo)
 
     async def services(self) -> tuple[ServiceInfo, ...]:
-        """Who is registered."""
+        """The registered services."""
         return (await self.request("services.ls", ServiceListRequest(), ServiceListReply)).services
 
     async def fetch(self, name: str, *, limit: int = 32, wait: float = 0.0, holder: str = "") -> tuple[Record, ...]:
-        """The oldest records that ``name`` has not consumed; the same again until they are marked."""
+        """The oldest records that service ``name`` has not consumed; the same ones each time until they are marked."""
         body = FetchRequest(name=name, limit=limit, wait=wait, holder=holder)
         return (await self.request("services.fetch", body, FetchReply, timeout=TIMEOUT + wait)).records
 
     async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
-        """The next records in order are consumed, by the run ``de_id``. Again with the same run changes nothing.
+        """Mark the next records in order as consumed by the run ``de_id``; repeating it with that run changes nothing.
 
         Raises:
             KikiError: ``not_delivered``, ``out_of_order`` or ``already_consumed``.
@@ -246,17 +246,17 @@ class Client:
         return await self.request("services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply)
 
     async def unregister(self, name: str) -> ServiceInfo:
-        """Give the name and the place up."""
+        """Remove a registration: its name and its place in the record."""
         return await self.request("services.unregister", UnregisterRequest(name=name), ServiceInfo)
 
     async def replay(
         self, selection: Selection | None = None, *, speed: Speed = "full"
     ) -> AsyncGenerator[tuple[int, EpisodeRecorded | EpisodeForgotten], None]:
-        """A part of the record, each event with its place; on core NATS, so a reader that is too slow misses some.
+        """A part of the record, each event with its sequence; over core NATS, so a slow reader may miss some.
 
         Raises:
             KikiError: the replay broke off; ``code`` is public.
-            Unavailable: not everything that was sent came; a registered service misses nothing.
+            Unavailable: fewer messages arrived than were sent; a registered service misses none.
         """
         subject = f"replays.{uuid.uuid4().hex}"
         subscription = await self._subscribe(subject)
@@ -278,7 +278,7 @@ class Client:
             await subscription.unsubscribe()
 
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
-        """Any request of the contract: ``<prefix>.svc.<verb>``."""
+        """Send any request of the contract to ``<prefix>.svc.<verb>``."""
         return await request(self.connection, self.subjects.service(verb), body, reply, timeout=timeout)
 
     async def _subscribe(self, subject: str) -> Subscription:

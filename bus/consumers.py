@@ -1,6 +1,6 @@
-"""Durable consumers: where each reader of a stream stands, and readers that are made and served by request.
+"""Durable consumers: how far each reader of a stream is, and consumers for services that register at run time.
 
-The handlers' own consumers are declared in :mod:`bus.topology` and run by :mod:`bus.handler`. Every verb raises
+The handlers' own consumers are declared in :mod:`bus.topology` and run by :mod:`bus.handler`. Every function raises
 :class:`bus.errors.BrokerUnavailable` when the broker is away.
 """
 
@@ -27,11 +27,15 @@ _CREATE_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class ConsumerState:
-    """Where a consumer stands: sequences of its stream, and numbers of messages.
+    """How far a consumer is: two sequences of its stream, and two numbers of messages.
 
-    Everything up to ``acknowledged`` is; ``delivered`` was given out last. ``pending`` messages are not given out,
-    ``in_hand`` are and wait for their acknowledgement. ``metadata`` is what it was created with;
-    ``new_only`` says whether it began with what came from then on.
+    Attributes:
+        acknowledged: the sequence up to which every message is acknowledged.
+        delivered: the sequence of the message that was delivered last.
+        pending: how many messages are not delivered yet.
+        awaiting_ack: how many messages are delivered and not acknowledged.
+        new_only: whether it began with the messages that came after its creation.
+        metadata: what it was created with.
     """
 
     name: str
@@ -39,14 +43,14 @@ class ConsumerState:
     acknowledged: int
     delivered: int
     pending: int
-    in_hand: int
+    awaiting_ack: int
     new_only: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lag(self) -> int:
         """Messages that are not acknowledged."""
-        return self.pending + self.in_hand
+        return self.pending + self.awaiting_ack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,12 @@ class ConsumerDeclaration:
 
     Attributes:
         name: of the consumer.
-        filters: subjects.
+        filters: subjects of the messages that it delivers.
         description: for people.
-        ack_wait: seconds after which a message that is in hand is given out again.
-        window: messages that may be in hand.
-        new_only: whether it begins with what comes from its creation on, instead of the first message.
-        metadata: kept with it, see :class:`ConsumerState`.
+        ack_wait: seconds after which a message that was not acknowledged is delivered again.
+        window: the most messages that may be delivered and not acknowledged.
+        new_only: whether it begins with the messages that come after its creation, instead of the first message.
+        metadata: stored with the consumer, see :class:`ConsumerState`.
     """
 
     name: str
@@ -73,26 +77,26 @@ class ConsumerDeclaration:
 
 
 class PulledMessage:
-    """A message that a consumer gave out, as the stream holds it."""
+    """A message that a consumer delivered, as the stream holds it."""
 
     def __init__(self, message: Msg) -> None:
         self.stored = stored_message(message)
         self._message = message
 
     async def acknowledge(self) -> None:
-        """Say that it is done with."""
+        """Tell the broker that the message is done."""
         with translate_errors(f"message {self.stored.seq} was not acknowledged"):
             await self._message.ack()
 
 
 class Puller:
-    """A durable consumer's messages on request. Made by :func:`pull`."""
+    """Fetches messages of a durable consumer. Made by :func:`pull`."""
 
     def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
         self._subscription = subscription
 
     async def fetch(self, count: int, *, seconds: float) -> list[PulledMessage]:
-        """At most ``count`` messages; none when none came within ``seconds``."""
+        """At most ``count`` messages; an empty list when none came within ``seconds``."""
         with translate_errors("no messages could be fetched"):
             try:
                 messages = await self._subscription.fetch(count, timeout=seconds)
@@ -102,7 +106,7 @@ class Puller:
 
 
 async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | None:
-    """Where the consumer stands; None when there is none of that name."""
+    """How far the consumer is; None when there is none of that name."""
     with translate_errors(f"consumer {name} of {stream} cannot be read"):
         try:
             return _state(await bus.js.consumer_info(stream, name))
@@ -111,19 +115,19 @@ async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | Non
 
 
 async def read_consumers(bus: Bus, stream: str) -> list[ConsumerState]:
-    """Where each consumer of a stream stands."""
+    """How far each consumer of a stream is."""
     with translate_errors(f"the consumers of {stream} cannot be read"):
         return [_state(info) for info in await bus.js.consumers_info(stream)]
 
 
 async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration) -> bool:
-    """A new durable consumer; False when the name is taken.
+    """Create a durable consumer; False when the name is taken.
 
     Raises:
-        KikiError: the broker does not take it.
+        KikiError: the broker refuses the consumer.
     """
     name, config = declaration.name, _config(declaration)
-    # nats-py's own verb updates a consumer that exists.
+    # A request of its own, because nats-py's add_consumer would update a consumer that exists.
     body = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
     with translate_errors(f"consumer {name} of {stream} was not created"):
@@ -137,7 +141,9 @@ async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaratio
 
 
 async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration, *, removal: str) -> None:
-    """Bring a durable consumer to its declaration; it keeps its position. ``removal`` is the command that removes it.
+    """Bring a durable consumer to its declaration; it keeps its position.
+
+    ``removal`` is the command that removes the consumer; the error message names it.
 
     Raises:
         SetupError: an update would lose or repeat messages; the consumer is left as it is.
@@ -147,7 +153,7 @@ async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaratio
 
 
 async def delete_consumer(bus: Bus, stream: str, name: str) -> None:
-    """Remove the consumer if it is there."""
+    """Delete the consumer if it exists."""
     with translate_errors(f"consumer {name} of {stream} was not deleted"), suppress(NOT_FOUND):
         await bus.js.delete_consumer(stream, name)
 
@@ -165,10 +171,11 @@ async def pull(bus: Bus, stream: str, name: str) -> AsyncIterator[Puller]:
 
 
 async def acknowledge(bus: Bus, stream: str, name: str, seqs: Sequence[int]) -> None:
-    """Acknowledge messages that any process was given; returns when the broker has confirmed the last one.
+    """Acknowledge messages that this or another process fetched; returns when the broker has confirmed the last one.
 
-    With explicit acknowledgement the broker needs the stream's sequence and no more of the reply subject that it made
-    (ADR-15), so any process can acknowledge, not only the one that fetched.
+    An acknowledgement goes to the reply subject of the delivered message. With explicit acknowledgement the broker
+    reads only the stream's sequence from that subject (ADR-15), so any process can build it, not only the one that
+    fetched.
     """
     *subjects, last_subject = (f"$JS.ACK.{stream}.{name}.1.{seq}.1.0.0" for seq in seqs)
     with translate_errors(f"{stream} took no acknowledgement"):
@@ -184,7 +191,7 @@ def _state(info: ConsumerInfo) -> ConsumerState:
         acknowledged=info.ack_floor.stream_seq if info.ack_floor else 0,
         delivered=info.delivered.stream_seq if info.delivered else 0,
         pending=info.num_pending or 0,
-        in_hand=info.num_ack_pending or 0,
+        awaiting_ack=info.num_ack_pending or 0,
         new_only=bool(info.config and info.config.deliver_policy == DeliverPolicy.NEW),
         metadata=(info.config.metadata if info.config else None) or {},
     )

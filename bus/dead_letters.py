@@ -1,4 +1,4 @@
-"""Dead letters: written before the original is terminated, listed, shown and replayed."""
+"""Dead letters: messages that a handler gave up on. They are filed, listed, shown and replayed."""
 
 import base64
 import time
@@ -31,7 +31,7 @@ class FiledLetter:
 
 
 async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
-    """File a copy with the reason, await its PubAck, and only then terminate the original."""
+    """File a copy of the message with the reason, wait until it is stored, and only then terminate the original."""
     meta = message.metadata
     letter = DeadLetter(
         subject=message.subject,
@@ -57,10 +57,10 @@ async def read_letters(bus: Bus) -> AsyncIterator[FiledLetter]:
 
 
 async def read_letter(bus: Bus, seq: int) -> FiledLetter:
-    """One dead letter.
+    """One dead letter by its sequence in the DEAD stream.
 
     Raises:
-        InvalidInput: there is none of that number.
+        InvalidInput: there is none of that sequence.
     """
     stored = await read_message(bus, DEAD, seq)
     if stored is None:
@@ -69,13 +69,13 @@ async def read_letter(bus: Bus, seq: int) -> FiledLetter:
 
 
 async def replay(bus: Bus, seq: int) -> str:
-    """Publish a dead letter's original again, with a fresh deadline, and take the letter out of the file.
+    """Publish a dead letter's original message again, with a new deadline, and delete the letter.
 
     Returns:
-        The subject it went to.
+        The subject on which it was published.
 
     Raises:
-        InvalidInput: there is none of that number, or it is an episode, which a second copy would falsify.
+        InvalidInput: there is none of that sequence, or it is an episode: publishing that would record it twice.
     """
     entry = await read_letter(bus, seq)
     if entry.letter.stream == EPISODES:
@@ -93,6 +93,7 @@ async def replay(bus: Bus, seq: int) -> str:
 
 
 def _refreshed(payload: bytes) -> bytes:
+    """The payload with a new deadline; unchanged when it is no event."""
     try:
         body: Any = msgspec.json.decode(payload)
     except msgspec.DecodeError:

@@ -1,12 +1,12 @@
-"""What nats-py raises, in our terms; no other module knows its exceptions. Needs nats-py and :mod:`schemas` only.
+"""Translates nats-py's exceptions to the runtime's errors; no other module knows them. Needs nats-py and schemas only.
 
     Unavailable
-    +-- BrokerUnavailable   the broker is away, slow, or does not do it
+    +-- BrokerUnavailable   the broker is away, slow, or refuses the operation
     Refused
-    +-- SequenceConflict    somebody wrote to the subject first
+    +-- SequenceConflict    another message was stored on the subject first
 
-What has a name of its own in nats-py needs no more here: a timeout is a :class:`TimeoutError`, and what JetStream
-refuses is a ``nats.errors.Error`` like the rest.
+:data:`BROKER_ERRORS` is enough to catch everything: a timeout of nats-py is a :class:`TimeoutError` and thereby an
+:class:`OSError`, and what JetStream refuses is a ``nats.errors.Error`` like the rest.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from nats.js.errors import APIError, NotFoundError
 from schemas.errors import Refused, Unavailable
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (nats.errors.Error, OSError)
-"""All that a call to the broker may raise: nats-py's errors, and timeouts and failed sockets, which are OSErrors."""
+"""Everything that a call to the broker may raise: nats-py's errors, timeouts, and socket errors."""
 
 REJECTED: type[Exception] = APIError
-"""JetStream does not do it: a wrong setting, a limit, a name that is taken."""
+"""JetStream refused the operation: a wrong setting, a limit, a name that is taken."""
 
 NOT_FOUND: type[Exception] = NotFoundError
 """The broker has no stream, consumer, message or object of that name."""
@@ -30,14 +30,14 @@ STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""
 
 WRONG_LAST_SEQUENCE = 10071
-"""The broker's code for a message that should have followed another one than the last."""
+"""The broker's code for a message that was expected to follow one that is not the last any more."""
 
 CONSUMER_EXISTS = (10013, 10148)
 """The broker's codes for a consumer whose name is taken."""
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker is away, slow, or does not do it; ``reason`` is nats-py's word for it."""
+    """The broker is away, slow, or refuses the operation; ``reason`` is nats-py's description."""
 
     def __init__(self, problem: str, reason: str, advice: str = "") -> None:
         super().__init__(f"{problem}: {reason}{f'; {advice}' if advice else ''}.")
@@ -45,16 +45,16 @@ class BrokerUnavailable(Unavailable):
 
 
 class SequenceConflict(Refused):
-    """Another message came to the subject since its last one was read."""
+    """Another message was stored on the subject since its last one was read."""
 
     code = "in_hand"
 
 
 @contextmanager
 def translate_errors(problem: str, *, advice: str = "") -> Iterator[None]:
-    """Whatever the broker fails at in the context becomes ``{problem}: {reason}; {advice}.``
+    """Raise an error of the broker in this context as ``{problem}: {reason}; {advice}.``
 
-    A caller names the problem in its own terms: what a verb of the bus has translated is translated again.
+    Contexts may be nested: the outermost one's ``problem`` is what the error says, in the terms of its caller.
 
     Raises:
         BrokerUnavailable: with the reason.
@@ -68,11 +68,11 @@ def translate_errors(problem: str, *, advice: str = "") -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """What the error says, or its kind when it says nothing."""
+    """The error's message, or the name of its class when it has none."""
     return str(error).rstrip(".") or type(error).__name__
 
 
 def code_of(error: BaseException) -> int | None:
-    """The number that JetStream gives an error; None for all others."""
+    """JetStream's number for an error; None for an error that did not come from JetStream."""
     code: int | None = getattr(error, "err_code", None)
     return code

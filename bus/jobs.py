@@ -1,4 +1,4 @@
-"""Asking the model: a :class:`Job` on its lane, answered by whichever worker is free."""
+"""Asking the model: publish a :class:`Job` on its lane, and wait for the answer of the worker that takes it."""
 
 import contextlib
 import uuid
@@ -28,9 +28,9 @@ async def ask_model(
     enhance: bool = False,
     timeout: float | None = None,
 ) -> JobResult:
-    """One call to the model through JOBS; the fields are :class:`Job`'s.
+    """One call to the model through the JOBS stream; the arguments are the fields of :class:`Job`.
 
-    Waits until ``timeout`` seconds or the turn's deadline, whichever is sooner.
+    Waits for ``timeout`` seconds or until the turn's deadline, whichever is sooner.
 
     Raises:
         KikiError: the worker's refusal, with its public code.
@@ -72,6 +72,6 @@ async def _publish_and_wait(bus: Bus, job: Job, seconds: float) -> bytes:
 
 
 async def answer_job(bus: Bus, job: Job, result: JobResult) -> None:
-    """Send a job's result to who asked, and flush, so that it has left before the job is acknowledged."""
+    """Send a job's result to its reply subject, and flush, so that it has left before the job is acknowledged."""
     await bus.send(job.reply, encode(result))
     await bus.flush()

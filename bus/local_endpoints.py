@@ -1,7 +1,8 @@
-"""Requests to an agent of this process: a call, where a message would only travel to the broker and back.
+"""Requests to an agent of the same process: a call instead of a message to the broker and back.
 
-It behaves as a message does: the agent reads the same bytes and works in a task of its own, under the same bound, so a
-caller that leaves ends nothing; a refusal has the same code, field and text. Only the reply is handed over as it is.
+Such a call behaves as a message does. The agent decodes the same bytes and works in a task of its own, under the same
+bound, so that a caller that is cancelled does not cancel the work; a refusal has the same code, field and text. Only
+the reply is passed on without encoding it.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from schemas.codec import decode, encode
 R = TypeVar("R", bound=msgspec.Struct)
 
 Accept = Callable[[bytes], "asyncio.Future[msgspec.Struct]"]
-"""Takes an encoded request in hand; the future gets the reply or a :class:`~schemas.errors.KikiError`."""
+"""Starts to answer an encoded request; the future gets the reply or a :class:`~schemas.errors.KikiError`."""
 
 
 class LocalEndpoints:
@@ -29,7 +30,7 @@ class LocalEndpoints:
 
     @contextmanager
     def serve(self, verb: str, accept: Accept) -> Iterator[None]:
-        """Answer requests to ``verb`` with ``accept`` in this context; of several that serve a verb the newest does."""
+        """Answer requests to ``verb`` with ``accept`` in this context; the newest of several agents answers."""
         accepts = self._accepts.setdefault(verb, [])
         accepts.append(accept)
         try:
@@ -41,11 +42,11 @@ class LocalEndpoints:
         return bool(self._accepts.get(verb))
 
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
-        """The reply of the agent that serves ``verb``; somebody must.
+        """The reply of the agent that serves ``verb``; check first that one does (``verb in endpoints``).
 
         Raises:
-            Unavailable: it did not answer within ``timeout`` seconds, or it stopped meanwhile.
-            KikiError: its refusal.
+            Unavailable: the agent did not answer within ``timeout`` seconds, or it stopped meanwhile.
+            KikiError: the agent's refusal.
         """
         with anyio.move_on_after(timeout):
             outcome = await self._accepts[verb][-1](encode(body))

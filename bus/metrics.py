@@ -1,12 +1,12 @@
-"""Counters of the handler contract, kept per process and gathered over the bus by the facade's ``/metrics``."""
+"""Metrics of each process's agents; the facade's ``/metrics`` gathers those of all processes over the bus."""
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they add a gauge to each counter that nobody reads
 
 REGISTRY = CollectorRegistry()
-"""This process's metrics. Not the library's default registry, which carries its own platform collectors."""
+"""This process's metrics. Not the library's default registry, which adds collectors of the platform."""
 
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -26,7 +26,7 @@ _logged_paths: set[str] = set()
 
 
 def count_degraded(path: str, why: str) -> None:
-    """Count a degraded path every time and log it once with why."""
+    """Count each time that a degraded path is taken, and log the first time with the reason (``why``)."""
     DEGRADED.labels(path).inc()
     if path not in _logged_paths:
         _logged_paths.add(path)

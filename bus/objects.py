@@ -1,7 +1,7 @@
-"""Bytes that are too large for a message, kept in the broker under their own sha256.
+"""Bytes that are too large for a message, stored in the broker under their own sha256.
 
 An object is named by its content's digest, so it never changes, and storing it twice is the same as storing it once.
-Objects are dropped after :data:`KEEP_SECONDS` seconds.
+The broker drops objects after :data:`KEEP_SECONDS` seconds.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ TIMEOUT = 60.0
 
 
 async def put(bus: Bus, data: bytes) -> str:
-    """Keep ``data``. Returns its sha256 in hexadecimal.
+    """Store ``data``. Returns its sha256 in hexadecimal.
 
     Raises:
         Unavailable: the broker is away or full.
@@ -38,10 +38,12 @@ async def put(bus: Bus, data: bytes) -> str:
 
 
 async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
-    """The bytes whose sha256 is ``digest``. ``param`` is the asker's field that names it.
+    """The bytes whose sha256 is ``digest``.
+
+    ``param`` is the field of the caller's request that holds the digest; an error names it.
 
     Raises:
-        InvalidInput: there is no such object (any more).
+        InvalidInput: there is no such object (any more), or its bytes have another digest.
         Unavailable: the broker is away.
     """
     with translate_errors(f"object {digest[:12]} cannot be read"), anyio.fail_after(TIMEOUT):

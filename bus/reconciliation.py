@@ -1,9 +1,10 @@
 """Bring streams and consumers to their declarations when a process starts.
 
-What the broker can change without losing a message is updated in place: positions, stored messages and what is in
-flight stay. Anything else is refused with what would be lost and the command that mends it, and nothing is changed.
-Where two processes declare the same thing differently, the one that starts last decides: while a process runs, it only
-makes again what is missing (:func:`create_missing_streams`, :func:`create_missing_consumer`).
+A difference (a "drift") that the broker can change without losing a message is updated in place: positions, stored
+messages and unacknowledged messages stay. Any other drift is refused with an error that names what would be lost and
+the command that mends it, and nothing is changed. Where two processes declare the same stream or consumer differently,
+the one that starts last decides: a running process only creates again what is missing (:func:`create_missing_streams`,
+:func:`create_missing_consumer`).
 """
 
 import time
@@ -52,10 +53,10 @@ _CONSUMER_FIELDS = (
 )
 
 _NAME_IN_USE = 10058
-"""The broker's code for a stream that another process has made meanwhile with other settings."""
+"""The broker's code for a stream that another process has created meanwhile with other settings."""
 
 _PROBE_SECONDS = 5.0
-"""Seconds after which the broker takes away a probe that its maker could not."""
+"""Seconds after which the broker deletes a probe that its own process could not delete."""
 
 _log = structlog.get_logger("bus")
 
@@ -82,8 +83,9 @@ async def reconcile_consumer(
 ) -> None:
     """Create the durable consumer if it is missing, update it in place if it differs.
 
-    An update keeps its position, and what is in flight stays in flight. What is not declared stays, too. ``removal`` is
-    the command that takes the consumer away, so that it can be made anew; one of the ``nats`` tool if None.
+    An update keeps the consumer's position, its unacknowledged messages, and every field that is not compared.
+    ``removal`` is the command with which an operator deletes the consumer so that it is created anew; the error names
+    it. None names the command of the ``nats`` tool.
 
     Raises:
         SetupError: an update would lose or repeat messages, or the broker refuses it; the consumer is left as it is.
@@ -96,10 +98,10 @@ async def reconcile_consumer(
         return
     name = f"consumer {stream}/{info.name}"
     removal = removal or f"nats consumer rm {stream} {info.name} -f"
-    _refuse(name, drifts, await _find_consumer_losses(js, info, config, drifts, removal))
+    _refuse_losses(name, drifts, await _find_consumer_losses(js, info, config, drifts, removal))
     changes = {drift.field: getattr(config, drift.field) for drift in drifts}
     if "filter_subjects" in changes:
-        changes["filter_subject"] = None
+        changes["filter_subject"] = None  # the older field for a single filter excludes filter_subjects
     try:
         await js.add_consumer(stream, info.config.evolve(**changes))
     except REJECTED as error:
@@ -122,9 +124,10 @@ async def create_missing_consumer(js: JetStreamContext, stream: str, config: Con
 
 
 async def probe_stream(js: JetStreamContext, stream: str, **position: Any) -> ConsumerInfo:
-    """What a consumer that begins at ``position`` (fields of its configuration) would find, without reading it.
+    """Create and delete a consumer that begins at ``position`` (fields of its configuration); returns its information.
 
-    ``num_pending`` counts what it would read, ``delivered`` is the sequence before it. Work queues take no such probe.
+    ``num_pending`` counts the messages that it would read, ``delivered`` is the sequence before the first of them.
+    Nothing is read. A work queue takes no such probe: it refuses consumers without acknowledgement.
     """
     config = ConsumerConfig(
         ack_policy=AckPolicy.NONE, inactive_threshold=_PROBE_SECONDS, mem_storage=True, num_replicas=1, **position
@@ -156,6 +159,7 @@ class _Loss:
 
 
 def _find_drifts(declared: Any, current: Any, fields: Sequence[str]) -> list[_Drift]:
+    """The fields that differ. A description that is not declared is no difference."""
     values = ((field, _comparable_value(current, field), _comparable_value(declared, field)) for field in fields)
     return [
         _Drift(field, current_value, declared_value)
@@ -182,7 +186,8 @@ def _comparable_value(config: Any, field: str) -> Any:
     return getattr(value, "value", value)
 
 
-def _refuse(name: str, drifts: Sequence[_Drift], losses: Sequence[_Loss]) -> None:
+def _refuse_losses(name: str, drifts: Sequence[_Drift], losses: Sequence[_Loss]) -> None:
+    """Raise SetupError when an update would lose anything."""
     if not losses:
         return
     drift_by_field = {drift.field: drift for drift in drifts}
@@ -204,7 +209,7 @@ def _describe_changes(drifts: Sequence[_Drift]) -> dict[str, str]:
 
 
 async def _create_stream(js: JetStreamContext, config: StreamConfig) -> bool:
-    """Create the stream if it is missing; whether it was."""
+    """Create the stream if it is missing; returns False when it exists."""
     try:
         await js.stream_info(str(config.name))
     except NOT_FOUND:
@@ -224,7 +229,7 @@ async def _update_stream(js: JetStreamContext, config: StreamConfig) -> None:
     if not drifts:
         return
     name = f"stream {config.name}"
-    _refuse(name, drifts, await _find_stream_losses(js, info, config, drifts))
+    _refuse_losses(name, drifts, await _find_stream_losses(js, info, config, drifts))
     changes = {drift.field: getattr(config, drift.field) for drift in drifts}
     try:
         await js.update_stream(info.config.evolve(**changes))
@@ -264,8 +269,8 @@ async def _find_stream_losses(
 
 
 def _describe_purge(name: str, drift: _Drift) -> str:
-    uncovered, overlaps = _part_subjects(drift)
-    if overlaps:
+    uncovered, kept_parts = _compare_patterns(drift)
+    if kept_parts:  # purging the wider current subject would delete messages on declared ones, too
         return "Put the subjects back."
     commands = [f"'nats stream purge {name} --subject \"{subject}\" -f'" for subject in uncovered]
     return f"Delete them with {' and '.join(commands)}, or put the subjects back."
@@ -274,13 +279,14 @@ def _describe_purge(name: str, drift: _Drift) -> str:
 async def _find_overflows(
     js: JetStreamContext, info: StreamInfo, declared: StreamConfig, fields: set[str]
 ) -> list[_Loss]:
-    """What the declared limits would drop. A stream that discards the new keeps what it has beyond its limits."""
+    """What the declared limits would drop. A stream that discards new messages keeps those beyond its limits."""
     name, state = str(declared.name), info.state
     limits = {field: int(_comparable_value(declared, field)) for field in ("max_msgs", "max_bytes")}
     stored = {"max_msgs": (state.messages, "messages"), "max_bytes": (state.bytes, "bytes")}
     losses = []
     for field, limit in limits.items():
         amount, unit = stored[field]
+        # An unchanged limit drops messages, too, once the discard policy changes from new to old.
         changed = field if field in fields else "discard"
         if changed in fields and declared.discard == DiscardPolicy.OLD and 0 <= limit < amount:
             option = field.replace("_", "-")
@@ -313,7 +319,7 @@ async def _is_older(js: JetStreamContext, info: StreamInfo, moment: float) -> bo
 
 
 def _duration(seconds: float) -> str:
-    """In the notation of the ``nats`` command line."""
+    """Seconds in the notation of the ``nats`` command line."""
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
 
 
@@ -345,12 +351,15 @@ def _describe_start(declared: ConsumerConfig, info: StreamInfo) -> str:
 async def _find_filter_losses(
     js: JetStreamContext, stream_info: StreamInfo, info: ConsumerInfo, drift: _Drift, removal: str
 ) -> list[_Loss]:
-    """Messages that wait and would not be read any more, and older ones on new subjects that would be passed over."""
+    """What other filter subjects would lose: waiting messages that would not be read any more, and stored messages on
+    new subjects that lie before the consumer's position and would never be read.
+    """
     field = drift.field
     position = info.delivered.stream_seq if info.delivered else 0
     filters = " ".join(f'--filter "{subject}"' for subject in drift.declared)
     edit = f"nats consumer edit {info.stream_name} {info.name} {filters} -f"
     if stream_info.config.retention == RetentionPolicy.WORK_QUEUE:
+        # A work queue takes no probe, so it is not known which of its messages wait for this consumer.
         waiting = stream_info.state.messages
         text = f"{waiting} messages of the queue wait, and some of them might not be read"
         mend = f"Let the former version read them first, or deliver again what is in hand after '{removal}'."
@@ -359,32 +368,33 @@ async def _find_filter_losses(
     if count := await _count_left_out(js, stream_info, drift, after=position):
         text = f"{count} messages wait on subjects that are left out"
         losses.append(_Loss(field, text, f"Let the former version read them first, or give them up with '{edit}'."))
-    widening = _Drift(field, drift.declared, drift.current)
-    new_count = await _count_left_out(js, stream_info, widening)
-    if count := new_count - await _count_left_out(js, stream_info, widening, after=position):
+    # The drift in the other direction: what it would leave out is what the new subjects add.
+    reverse_drift = _Drift(field, drift.declared, drift.current)
+    added_count = await _count_left_out(js, stream_info, reverse_drift)
+    if count := added_count - await _count_left_out(js, stream_info, reverse_drift, after=position):
         text = f"{count} stored messages on the new subjects lie before its position {position}"
         mend = f"Pass over them with '{edit}', or read everything that is stored again after '{removal}'."
         losses.append(_Loss(field, text, mend))
     return losses
 
 
-def _part_subjects(drift: _Drift) -> tuple[list[str], list[str]]:
-    """The current subjects that no declared one matches as a whole, and the declared ones that are parts of these."""
+def _compare_patterns(drift: _Drift) -> tuple[list[str], list[str]]:
+    """The current subjects that no declared one covers as a whole, and the declared ones that lie within those."""
     uncovered = [subject for subject in drift.current if not any(covers(wide, subject) for wide in drift.declared)]
     return uncovered, [subject for subject in drift.declared if any(covers(wide, subject) for wide in uncovered)]
 
 
 async def _count_left_out(js: JetStreamContext, info: StreamInfo, drift: _Drift, *, after: int = 0) -> int:
-    """Stored messages beyond ``after`` on the current subjects and not on the declared ones.
+    """How many stored messages beyond the sequence ``after`` are on current subjects and not on declared ones.
 
     Where a current and a declared pattern match only a part of each other, messages on both are counted, too.
     """
-    uncovered, overlaps = _part_subjects(drift)
-    return await _count(js, info, uncovered, after) - await _count(js, info, overlaps, after)
+    uncovered, kept_parts = _compare_patterns(drift)
+    return await _count(js, info, uncovered, after) - await _count(js, info, kept_parts, after)
 
 
 async def _count(js: JetStreamContext, info: StreamInfo, subjects: Sequence[str], after: int) -> int:
-    """Stored messages on ``subjects`` beyond ``after``, which is 0 for a work queue: that takes no probe."""
+    """How many stored messages on ``subjects`` lie beyond the sequence ``after``, which is 0 for a work queue."""
     stream = str(info.config.name)
     if not subjects:
         return 0

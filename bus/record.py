@@ -1,4 +1,4 @@
-"""The record read from its first episode to its last: for exports, checks and services that replay it."""
+"""The record's episodes from the first to the last: for exports, checks and rebuilding the memory's stores."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,7 +18,7 @@ _log = structlog.get_logger("bus")
 
 
 async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[Episode, None]:
-    """What is recorded by now, oldest first; of one tenant when it is given. What cannot be read is logged and left.
+    """The episodes that are recorded by now, oldest first, of one tenant or of all; unreadable ones are only logged.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
@@ -29,7 +29,7 @@ async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerato
 
 
 async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
-    """The same as :func:`read_episodes`, each with the Unix time at which the record got it.
+    """The same as :func:`read_episodes`, each with the Unix time at which it was stored.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
@@ -46,9 +46,10 @@ async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGe
 
 
 async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:
-    """The sequence up to which every durable consumer has acknowledged, and the slowest one's name.
+    """The sequence up to which every durable consumer has acknowledged the record, and the slowest consumer's name.
 
-    ``last_seq`` is the record's last; a consumer that has nothing left to read is taken to be there.
+    ``last_seq`` is the record's last sequence; a consumer that has nothing left to read counts as being there. Without
+    durable consumers it is the result, with an empty name.
     """
     floors = [
         (consumer.acknowledged if consumer.lag else last_seq, consumer.name)

@@ -1,4 +1,4 @@
-"""Asking services: one request, and the answers of all instances. Needs nats-py and :mod:`schemas` only."""
+"""Requests to services: to one instance, or to all of them. Needs nats-py and :mod:`schemas` only."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from schemas.status import ServiceError
 R = TypeVar("R", bound=msgspec.Struct)
 
 WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
-"""How long the answers of all instances are gathered: at least, and at most."""
+"""Seconds for which the answers of all instances are gathered: at least, and at most."""
 
 
 async def request(
@@ -28,7 +28,7 @@ async def request(
     timeout: float,
     headers: Mapping[str, str] | None = None,
 ) -> R:
-    """Ask, and wait at most ``timeout`` seconds.
+    """Send a request, and wait at most ``timeout`` seconds for the reply.
 
     Raises:
         Unavailable: nobody serves the subject or no answer came in time.
@@ -54,8 +54,8 @@ def no_answer(verb: str, reason: str) -> Unavailable:
 async def gather(client: Client, subject: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
     """The answers to an empty request, one from each instance that listens to ``subject``.
 
-    Waits for :data:`WINDOW_SECONDS`, and while the answers are not ``enough`` up to :data:`PATIENCE_SECONDS`: an
-    instance on a busy machine may be slow to answer.
+    Waits for :data:`WINDOW_SECONDS`; as long as ``enough`` says that the answers are too few, it waits up to
+    :data:`PATIENCE_SECONDS`, because an instance on a busy machine may be slow to answer.
 
     Raises:
         BrokerUnavailable: the broker is away.

@@ -1,6 +1,6 @@
-"""A stream: read from somewhere to its present end in order, its single messages, and what it holds.
+"""A stream: reading it in order up to its present end, reading and writing single messages, and its size.
 
-Every verb raises :class:`bus.errors.BrokerUnavailable` when the broker is away.
+Every function raises :class:`bus.errors.BrokerUnavailable` when the broker is away.
 """
 
 import sys
@@ -27,18 +27,18 @@ PATIENCE = 5.0
 """Seconds that the broker may take for the next batch."""
 
 INACTIVE = 30.0
-"""Seconds after which the broker takes away a consumer that nobody asks."""
+"""Seconds without a pull after which the broker deletes a reader's consumer."""
 
 STALE = 20.0
-"""Seconds between two pulls after which a slow reader takes a new consumer, before the broker takes the old one."""
+"""Seconds between two pulls after which a slow reader makes a new consumer, before the broker deletes the old one."""
 
-_LEAVING = 2.0
-"""Seconds for taking the consumer away; one that is left behind ends by itself."""
+_CLEANUP_SECONDS = 2.0
+"""Seconds for deleting the consumer at the end; the broker deletes one that is left behind after :data:`INACTIVE`."""
 
 
 @dataclass(frozen=True)
 class StoredMessage:
-    """One stored message with its sequence in the stream and the broker's time."""
+    """One stored message with its sequence in the stream and the time at which the broker stored it."""
 
     seq: int
     subject: str
@@ -65,12 +65,12 @@ async def read_stream(
     until: int | None = None,
     since: float | None = None,
 ) -> AsyncGenerator[StoredMessage, None]:
-    """What is stored by now on ``subjects``, oldest first; each message once.
+    """The messages that are stored by now on ``subjects``, oldest first, each once.
 
     Args:
-        bus: where.
-        stream: its name.
-        subjects: filters.
+        bus: the connection to the broker.
+        stream: the stream's name.
+        subjects: subjects of the messages to read; they may hold wildcards.
         after: the sequence before the first one to read.
         until: the last sequence to read; None reads to the end.
         since: Unix time of the first one to read, instead of ``after``.
@@ -94,11 +94,11 @@ async def read_stream(
                     if not batch:
                         return
                     stale = time.monotonic() - pulled_at >= STALE
-            since = None  # the reader was slow: begin again behind what it has
+            since = None  # the reader was slow: go on with a new consumer after the last message that was read
 
 
 async def measure_stream(bus: Bus, stream: str) -> StreamSize:
-    """How much it holds now."""
+    """How much the stream holds now."""
     with translate_errors(f"{stream} cannot be read"):
         return _stream_size((await bus.js.stream_info(stream)).state)
 
@@ -127,10 +127,10 @@ async def read_last(bus: Bus, stream: str, subject: str) -> StoredMessage | None
 async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = None) -> int:
     """Store bytes that are no event of a turn in the stream of ``subject``; returns their sequence.
 
-    ``after``: the sequence of the subject's last message, when nothing else may have come since (0: none at all).
+    With ``after``, the bytes are stored only if the subject's last message has that sequence (0: it has no message).
 
     Raises:
-        SequenceConflict: something else came.
+        SequenceConflict: the subject's last message is another one.
     """
     headers = None if after is None else {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(after)}
     with translate_errors(f"{subject} was not stored"):
@@ -143,13 +143,13 @@ async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = Non
 
 
 async def delete_message(bus: Bus, stream: str, seq: int) -> None:
-    """Overwrite one message."""
+    """Delete one message; the broker overwrites its bytes."""
     with translate_errors(f"message {seq} of {stream} was not deleted"):
         await bus.js.delete_msg(stream, seq)
 
 
 async def purge(bus: Bus, stream: str, *, subject: str | None = None, before: int | None = None) -> None:
-    """Drop the messages on ``subject``, or those before a sequence."""
+    """Drop messages: only those on ``subject`` and those before the sequence ``before``, where these are given."""
     with translate_errors(f"{stream} was not purged"):
         await bus.js.purge_stream(stream, seq=before, subject=subject)
 
@@ -177,13 +177,16 @@ def _stream_size(state: Any) -> StreamSize:
 
 @dataclass
 class _Reader:
-    """A consumer of its own, taken away when the reading ends. ``pending`` messages are left to read."""
+    """A consumer for one reading, deleted at its end. ``pending`` is how many messages are left to read."""
 
     subscription: JetStreamContext.PullSubscription
     pending: int
 
     async def next_batch(self, limit: int) -> list[StoredMessage]:
-        """The next messages; none at the end. What is deleted meanwhile is not waited for, what is added comes, too."""
+        """The next messages; an empty list at the end.
+
+        Messages that are deleted meanwhile are not waited for; messages that are added meanwhile are read, too.
+        """
         size = min(BATCH, self.pending, limit)
         if size <= 0:
             return []
@@ -204,13 +207,13 @@ async def _open_reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIt
     try:
         yield _Reader(subscription, info.num_pending or 0)
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_LEAVING), suppress(NOT_FOUND):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS), suppress(NOT_FOUND):
             await subscription.unsubscribe()
             await bus.js.delete_consumer(stream, info.name)
 
 
 def stored_message(message: Msg) -> StoredMessage:
-    """A message of a consumer as the stream holds it."""
+    """A delivered message as the stream holds it."""
     meta = message.metadata
     return StoredMessage(meta.sequence.stream, message.subject, meta.timestamp, message.data)
 

@@ -6,14 +6,17 @@ from schemas.events import Event, InferToken
 from schemas.jobs import Job, Lane
 
 TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "turn.*")
-"""``<noun>.<verb>`` patterns of the TURNS stream. ``infer.token`` is in none, ``answer.ready`` in ANSWERS."""
+"""``<noun>.<verb>`` patterns of the TURNS stream. ``infer.token`` is stored nowhere, ``answer.ready`` in ANSWERS."""
 
 MSG_ID = "Nats-Msg-Id"
-"""The header with a message's id: what is published again under the same one is a duplicate."""
+"""The header with a message's id: the broker drops a message with an id that it has stored already."""
 
 
 def message_id(event: Event) -> str:
-    """``<turn_id>:<stage>``: what makes a redelivered stage's result a duplicate."""
+    """``<turn_id>:<stage>``, so that a stage that is run again publishes a duplicate, which the broker drops.
+
+    Catfish publishes one of two events, so the id has only their common noun: a second verdict is a duplicate, too.
+    """
     if isinstance(event, Job):
         return f"{event.envelope.turn_id}:job.{event.job_id}"
     noun = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
@@ -27,7 +30,7 @@ class Subjects:
     prefix: str = "kiki"
 
     def of(self, event: Event | InferToken) -> str:
-        """Where ``event`` is published."""
+        """The subject on which ``event`` is published."""
         if isinstance(event, InferToken):
             return self.stage(event.subject, event.turn_id)
         if isinstance(event, Job):
@@ -35,11 +38,11 @@ class Subjects:
         return self.stage(event.subject, event.envelope.turn_id)
 
     def stage(self, noun_verb: str, turn_id: str = "*") -> str:
-        """One stage of one turn, or of all turns."""
+        """The subject of one stage's event of one turn, or of all turns."""
         return f"{self.prefix}.{noun_verb}.{turn_id}"
 
     def turn(self, turn_id: str) -> str:
-        """One turn's whole story."""
+        """All events of one turn."""
         return f"{self.prefix}.*.*.{turn_id}"
 
     def lane(self, lane: Lane) -> str:

@@ -1,4 +1,4 @@
-"""Real parts for tests, ours and those of other services: a broker, fresh streams, and a worker without a model.
+"""Real parts for tests, of this repository and of other services: a broker, empty streams, a worker without a model.
 
 async with temporary_broker() as broker, connect_fresh(broker.url) as bus:
     async with run_agents(bus, ScriptedWorker(on_job=lambda job: "Paris."), MyAgent()):
@@ -41,7 +41,7 @@ TurnScript = Callable[[RecallDone], str]
 
 @asynccontextmanager
 async def temporary_broker() -> AsyncIterator[EmbeddedBroker]:
-    """A nats-server with JetStream on a free port; what it stored is removed at the end.
+    """A nats-server with JetStream on a free port; its store is removed at the end.
 
     Raises:
         SetupError: nats-server is not installed.
@@ -53,7 +53,7 @@ async def temporary_broker() -> AsyncIterator[EmbeddedBroker]:
 
 @asynccontextmanager
 async def connect_fresh(url: str, *, name: str = "test") -> AsyncIterator[Bus]:
-    """A bus on empty streams. For a test's own broker: everything that it holds is deleted first."""
+    """A bus on empty streams. Only for a broker of the tests: everything that it stores is deleted first."""
     async with connect(BusSettings(url=url), name=name) as bus:
         await _delete_streams(bus, untouched=False)
         try:
@@ -73,7 +73,7 @@ async def _delete_streams(bus: Bus, *, untouched: bool) -> None:
 
 @asynccontextmanager
 async def run_agents(bus: Bus, *agents: Agent) -> AsyncIterator[None]:
-    """The agents, serving; each takes work when the next one starts."""
+    """Serve the agents in this context; each takes work before the next one starts."""
     async with anyio.create_task_group() as tasks:
         for agent in agents:
             await tasks.start(run_agent, agent, bus)
@@ -82,10 +82,11 @@ async def run_agents(bus: Bus, *agents: Agent) -> AsyncIterator[None]:
 
 
 class ScriptedWorker:
-    """Stands for the agent that owns the model: answers turns and jobs of all lanes with what scripts say.
+    """Takes the place of the agent that owns the model: answers turns and jobs of all lanes by scripts.
 
-    A script that raises a :class:`KikiError` makes its job or turn fail with it. Without a script the worker does not
-    read jobs, or turns, at all. ``jobs`` are those that came, ``ballots`` the same with one job for each ballot.
+    A script that raises a :class:`KikiError` makes its job or turn fail with that error. Without ``on_job`` the worker
+    does not read jobs at all, and without ``on_turn`` no turns. ``jobs`` are the jobs that came; ``ballots`` are the
+    same jobs, split into one job for each ballot.
     """
 
     name = "inference"

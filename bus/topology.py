@@ -1,4 +1,4 @@
-"""Streams and consumers as they should be. :mod:`bus.reconciliation` brings the broker's to it."""
+"""Declarations of the streams and consumers. :mod:`bus.reconciliation` brings those of the broker to them."""
 
 from functools import partial
 from typing import Any
@@ -35,8 +35,7 @@ TURN_MAX_BYTES = 256 * 1024**2
 ANSWER_MAX_BYTES = 2**30
 SMALL_MAX_BYTES = 64 * 1024**2
 DUPLICATE_WINDOW = 600.0
-"""Seconds in which a message id is published once; longer than any turn's deadline plus its redeliveries."""
-
+"""Seconds for which the broker drops a repeated message id; longer than any turn's deadline plus redeliveries."""
 
 _COMMON: dict[str, Any] = {
     "storage": StorageType.FILE,
@@ -49,8 +48,7 @@ _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": Di
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """The streams of design section 2, the lives of adapters, dreams, and the log of what other services consumed."""
-
+    """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services."""
     stream = partial(_stream, replicas=replicas)
     return (
         stream(
@@ -108,18 +106,21 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
 
 
 def _stream(name: str, description: str, subjects: list[str], *, replicas: int, **settings: Any) -> StreamConfig:
-    """On disk and dropping the oldest, unless ``settings`` say otherwise."""
+    """A stream on disk that drops its oldest messages when it is full, unless ``settings`` say otherwise."""
     options = {**_COMMON, **settings}
     return StreamConfig(name=name, description=description, subjects=subjects, num_replicas=replicas, **options)
 
 
 def stream_of(kind: type[Any]) -> str:
-    """The stream that holds a turn's event of that kind."""
+    """The stream that holds events of that kind."""
     return ANSWERS if kind is AnswerReady else TURNS
 
 
 def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:
-    """A durable pull consumer. The number of deliveries is bounded by the handler, which dead-letters first."""
+    """A durable pull consumer of a handler.
+
+    The broker does not bound the number of deliveries: the handler does, and files a dead letter before it gives up.
+    """
     return ConsumerConfig(
         durable_name=durable,
         name=durable,

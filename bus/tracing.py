@@ -1,4 +1,4 @@
-"""Spans of handled messages, and their context in the messages' headers."""
+"""Trace spans of handled messages; the trace context travels in message headers."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

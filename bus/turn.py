@@ -1,7 +1,7 @@
 """One turn as it happens: its events and its live text, until it ends. Needs nats-py and :mod:`schemas` only.
 
-A redelivered turn decodes from the beginning: its tokens carry a higher ``attempt`` and count from 0. Text that was
-shown cannot be taken back, so only what continues it is shown (:class:`LiveText`).
+A turn that is delivered again is decoded from the beginning: its tokens carry a higher ``attempt`` and count from 0.
+Text that a reader has seen cannot be taken back, so only text that continues it is shown (:class:`LiveText`).
 """
 
 import asyncio
@@ -19,18 +19,20 @@ from schemas.errors import KikiError, Unavailable
 from schemas.events import STAGE_EVENTS, AnswerReady, Event, InferToken, TurnCancelled, TurnFailed
 
 Happening = Event | InferToken
+"""What is published during a turn: an event, or a piece of live text."""
+
 Kind = type[Event] | type[InferToken]
 
 ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
-"""How a turn ends."""
+"""The events with which a turn ends."""
 
 ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
 
 
 class TurnEvents:
-    """The events of a turn as they come, to the one that says how it ended. Made by :func:`follow_turn`.
+    """Iterates over a turn's events as they arrive, up to the one with which it ends. Made by :func:`follow_turn`.
 
-    Waiting for the next one may be broken off and begun again; nothing is lost by it.
+    Waiting for the next event may be cancelled and repeated; no event is lost by that.
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
@@ -46,21 +48,21 @@ class TurnEvents:
 
         Raises:
             Unavailable: the connection was closed before the turn ended.
-            InvalidEvent: somebody published what the contract does not promise; what follows it can still be read.
+            InvalidEvent: a message is not what its subject promises; the iteration can go on with the next one.
         """
         if self._ended:
             raise StopAsyncIteration
         while (message := await self._messages.get()) is not None:
             kind = self._kinds.get(".".join(message.subject.split(".")[-3:-1]))
             if kind is None:
-                continue  # not wanted, or a newer runtime's event
+                continue  # a kind that was not asked for, or an event of a newer runtime
             event = decode(kind, message.data)
             self._ended = isinstance(event, ENDS)
             return event
         raise Unavailable("the connection was closed before the turn ended.")
 
     async def collect(self, subscription: Subscription) -> None:
-        """Take the messages of a subscription, until the connection is closed."""
+        """Queue the messages of a subscription until the connection is closed."""
         try:
             async for message in subscription.messages:
                 self._messages.put_nowait(message)
@@ -72,18 +74,17 @@ class TurnEvents:
 async def follow_turn(
     client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS
 ) -> AsyncIterator[TurnEvents]:
-    """The turn's events from now on; subscribe before the turn is asked. The last one says how it ended.
+    """The turn's events from now on. Enter the context before the question is published, or events are missed.
 
-    ``kinds`` are those that are wanted beside the turn's end, in their order; with none of them the broker sends
-    nothing but the end.
+    ``kinds`` are the kinds of events to read beside the turn's end; without any of them the broker sends only the end.
 
     Raises:
         BrokerUnavailable: the connection is closed.
     """
     events = TurnEvents((*kinds, *ENDS))
-    wanted = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
+    filters = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
     with translate_errors("the turn cannot be followed"):
-        subscriptions = [await client.subscribe(subject) for subject in wanted]
+        subscriptions = [await client.subscribe(subject) for subject in filters]
     collectors = [asyncio.create_task(events.collect(subscription)) for subscription in subscriptions]
     try:
         yield events
@@ -110,13 +111,13 @@ async def wait_for_answer(events: TurnEvents) -> AnswerReady:
 
 
 def raise_if_failed(event: Happening) -> None:
-    """Raises KikiError when the event says that no answer will come."""
+    """Raise a KikiError when the event says that no answer will come."""
     if (error := error_of(event)) is not None:
         raise error
 
 
 def error_of(event: Happening) -> KikiError | None:
-    """Why no answer will come, when the event says so."""
+    """The error for a turn that failed or was cancelled; None for any other event."""
     if isinstance(event, TurnFailed):
         return KikiError(event.message, code=event.code, retryable=event.retryable)
     if isinstance(event, TurnCancelled):
@@ -125,14 +126,18 @@ def error_of(event: Happening) -> KikiError | None:
 
 
 class Diverged(KikiError):
-    """The turn was decoded again and came out differently after some of it had been shown."""
+    """The turn was decoded again, and its text does not continue what the reader has seen already."""
 
     code = "internal_error"
     retryable = True
 
 
 class LiveText:
-    """What was shown of each kind (content, reasoning), and what the newest attempt has said."""
+    """Decides which live text to show when a turn may be decoded more than once.
+
+    By kind (content, reasoning) it keeps the text that is visible, and the text of the newest attempt. A newer attempt
+    repeats what is visible first; its text is shown again from where it goes beyond that.
+    """
 
     def __init__(self) -> None:
         self._attempt = 0
@@ -140,10 +145,11 @@ class LiveText:
         self._attempt_texts: dict[str, str] = {}
         self._visible_texts: dict[str, str] = {}
 
-    def hear(self, token: InferToken) -> str:
-        """The text to show because of ``token``: none for an old attempt, a repetition, or after a lost token."""
+    def add(self, token: InferToken) -> str:
+        """Take a token; returns the text to show now: none for an old attempt, a repetition, or after a lost token."""
         if token.attempt > self._attempt:
             self._attempt, self._next, self._attempt_texts = token.attempt, 0, {}
+        # After a lost token the rest of this attempt is left out; finish() shows what is missing.
         if token.attempt < self._attempt or token.index != self._next:
             return ""
         self._next += 1
@@ -155,10 +161,10 @@ class LiveText:
         return attempt_text[len(visible) :]
 
     def finish(self, text: str, *, kind: str = "content") -> str:
-        """What is left to show of the whole ``text``; space at either end may differ.
+        """The rest of the whole ``text`` that is still to show; blank space at either end may differ.
 
         Raises:
-            Diverged: what was shown is not its beginning.
+            Diverged: the visible text is not the beginning of ``text``.
         """
         visible = self._visible_texts.get(kind, "")
         if text.startswith(visible):

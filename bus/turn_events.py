@@ -1,4 +1,4 @@
-"""A turn's story: every stored event of a turn, in the order of the stream."""
+"""A turn read back: every stored event of it, in the order in which they were stored."""
 
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ _KINDS = {kind.subject: kind for kind in _ALL}
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """One stored event with its sequence in the stream and the broker's time."""
+    """One stored event with its sequence in its stream and the time at which the broker stored it."""
 
     seq: int
     stored_at: datetime
     event: Event
 
 
-async def read_story(bus: Bus, turn_id: str) -> list[StoredEvent]:
-    """The turn's events, then its episode.
+async def read_turn_events(bus: Bus, turn_id: str) -> list[StoredEvent]:
+    """The turn's events in the order of time, then its recorded episode.
 
     Raises:
-        InvalidInput: nothing of that turn is stored (it may be older than the stream keeps).
+        InvalidInput: nothing of that turn is stored (its events are kept for an hour only).
     """
     turn = await _read_events(bus, TURNS, bus.subjects.turn(turn_id))
     turn += await _read_events(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))

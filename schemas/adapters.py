@@ -1,11 +1,12 @@
-"""The life of an adapter: proposed, judged, published, then active in a worker or rejected with why.
+"""The life of an adapter: proposed, judged, published, then active in a worker, or rejected with a reason.
 
     adapter.proposed -> gates -> adapter.published -> hot load -> adapter.activated
                           |                               |
                           +------> adapter.rejected <-----+         adapter.unloaded ends it
 
-The last subject token and ``envelope.turn_id`` name one such life, ``envelope.session_id`` is the adapter's name.
-Weights never travel: they lie in the workers' adapters folder under the adapter's name, and are known by their digest.
+The last token of the subject and ``envelope.turn_id`` are the id of one such life; ``envelope.session_id`` is the
+adapter's name. These events carry no weights: the weights lie in the workers' adapters folder under the adapter's name,
+and their sha256 identifies them.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -18,13 +19,13 @@ from schemas.events import Event
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 AdapterName = Annotated[str, Meta(pattern=NAME_PATTERN)]
-"""A registered name: one folder of the adapters folder; never a path."""
+"""A registered name: the name of a folder in the adapters folder, never a path."""
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 """Digest of the adapter's weights file."""
 
 MaybeSha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
-"""The same, or nothing where it is not known: an upstream server tells none."""
+"""A digest as :data:`Sha256`, or an empty string when it is not known: an upstream server does not report digests."""
 
 
 class Gate(WireStruct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ class Gate(WireStruct, frozen=True, kw_only=True):
 
 
 class AdapterProposed(Event, frozen=True, kw_only=True):
-    """Somebody trained an adapter and asks for its judgement. Read by whoever runs the gates."""
+    """An adapter was trained and waits to be judged. Read by the service that runs the gates."""
 
     subject: ClassVar[str] = "adapter.proposed"
     name: AdapterName
@@ -48,7 +49,7 @@ class AdapterProposed(Event, frozen=True, kw_only=True):
 
 
 class AdapterPublished(Event, frozen=True, kw_only=True):
-    """The gates let it through. Read by the worker, which loads it and proves that it changes the logits."""
+    """The adapter passed all gates. Read by the worker, which loads it and checks that it changes the logits."""
 
     subject: ClassVar[str] = "adapter.published"
     name: AdapterName
@@ -58,7 +59,10 @@ class AdapterPublished(Event, frozen=True, kw_only=True):
 
 
 class AdapterLoaded(Event, frozen=True, kw_only=True):
-    """A worker holds it in memory at an administrator's wish; its first request proves it and gives it a seat."""
+    """A worker loaded the adapter into memory because an administrator asked for it.
+
+    The first request that uses it makes the worker check that it changes the logits, and seats it beside others.
+    """
 
     subject: ClassVar[str] = "adapter.loaded"
     name: AdapterName
@@ -69,7 +73,7 @@ class AdapterLoaded(Event, frozen=True, kw_only=True):
 
 
 class AdapterActivated(Event, frozen=True, kw_only=True):
-    """A worker serves it from now on: verified, resident and seated. ``seconds`` is what that took."""
+    """A worker serves the adapter from now on: verified, resident and seated. ``seconds`` is how long that took."""
 
     subject: ClassVar[str] = "adapter.activated"
     name: AdapterName
@@ -80,7 +84,7 @@ class AdapterActivated(Event, frozen=True, kw_only=True):
 
 
 class AdapterRejected(Event, frozen=True, kw_only=True):
-    """It is not served, and why: by a gate, or by the worker that could not load it."""
+    """The adapter is not served: a gate rejected it, or the worker could not load it; ``message`` says why."""
 
     subject: ClassVar[str] = "adapter.rejected"
     name: AdapterName
@@ -92,7 +96,7 @@ class AdapterRejected(Event, frozen=True, kw_only=True):
 
 
 class AdapterUnloaded(Event, frozen=True, kw_only=True):
-    """A worker has forgotten it at an administrator's wish; a request that names it would load it again."""
+    """A worker dropped the adapter because an administrator asked for it; a request that names it loads it again."""
 
     subject: ClassVar[str] = "adapter.unloaded"
     name: AdapterName
@@ -111,26 +115,30 @@ ADAPTER_EVENTS: tuple[type[Event], ...] = (
 
 
 def new_life(name: str, *, tenant: str, timeout: float = 3600.0, key: str | None = None) -> Envelope:
-    """The envelope of an adapter's first event; with ``key`` (its digest, say) a retry is the same life."""
+    """The envelope of an adapter's first event.
+
+    ``key`` (the adapter's digest, say) makes the id of the life a function of name and key, so that a retry is the same
+    life.
+    """
     return new_turn(tenant=tenant, session_id=name, timeout=timeout, key=f"adapter {name} {key}" if key else None)
 
 
 class AdapterRequest(WireStruct, frozen=True, kw_only=True):
-    """A registered adapter, by its name; never a path. ``sha256``: the digest that it must have, if it is given."""
+    """A registered adapter by its name, never a path. ``sha256``, unless empty, is the digest that it must have."""
 
     name: AdapterName
     sha256: MaybeSha256 = ""
 
 
 class AdapterListRequest(WireStruct, frozen=True, kw_only=True):
-    """Which adapters does the worker know."""
+    """List the adapters that the worker knows."""
 
 
 class AdapterInfo(WireStruct, frozen=True, kw_only=True):
     """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
 
-    ``sha256``, ``bytes``, ``modules`` and ``norm`` (Frobenius, of the whole change) are known once it was read;
-    ``seconds`` is what the verb took.
+    ``sha256``, ``bytes``, ``modules`` and ``norm`` (the Frobenius norm of the adapter's whole change of the weights)
+    are known once the adapter was read; ``seconds`` is how long the request took.
     """
 
     name: str
@@ -145,7 +153,7 @@ class AdapterInfo(WireStruct, frozen=True, kw_only=True):
 
 
 class AdapterListReply(WireStruct, frozen=True, kw_only=True):
-    """All registered adapters by name, and the budget of the resident ones in bytes."""
+    """All registered adapters, sorted by name, and the bytes that resident adapters may take (``budget``)."""
 
     adapters: tuple[AdapterInfo, ...]
     budget: int = 0

@@ -1,4 +1,4 @@
-"""Requests of the advisors: what another service thinks of a prompt's domains."""
+"""Requests to advisors: another service's opinion of a prompt's domains."""
 
 from typing import Annotated
 
@@ -7,14 +7,14 @@ from msgspec import Meta
 from schemas.base import WireStruct
 
 ADVISORS = ("nerve-wml", "kiki-flow")
-"""Who may advise the router, at ``svc.advise.<name>``."""
+"""The services that may advise the router; each answers at ``svc.advise.<name>``."""
 
 
 class AdviseRequest(WireStruct, frozen=True, kw_only=True):
-    """What an advisor (nerve-wml, kiki-flow) is told of a turn before its domains are chosen.
+    """What an advisor (nerve-wml, kiki-flow) gets to know of a turn before the turn's domains are chosen.
 
     ``embedding`` is the query's unit vector; ``scores`` are the router's calibrated probabilities by output. An
-    advisor with a state steps it once a ``turn_id``: asked again, it gives the same advice again.
+    advisor that keeps a state advances it once for each ``turn_id``: a repeated request gets the same advice.
     """
 
     turn_id: str
@@ -26,8 +26,8 @@ class AdviseRequest(WireStruct, frozen=True, kw_only=True):
 class AdviseReply(WireStruct, frozen=True, kw_only=True):
     """Advice; empty when the advisor has none.
 
-    ``domains`` are probabilities by niche domain, and are blended; ``payload`` is what is recorded in the event, as
-    the advisor says it (a weight by stack, say).
+    ``domains`` are probabilities by niche domain, which the router blends into its scores. ``payload`` is recorded in
+    the event as the advisor gave it (a weight by stack, say).
     """
 
     domains: dict[str, Annotated[float, Meta(ge=0.0, le=1.0)]] = {}

@@ -1,7 +1,7 @@
-"""The one base of everything on the wire."""
+"""The base class of every struct on the wire."""
 
 from msgspec import Struct
 
 
 class WireStruct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Closed and frozen: a field that the contract does not know is an error that names it."""
+    """Frozen and closed: decoding a field that the contract does not know fails with an error that names the field."""

@@ -1,4 +1,4 @@
-"""What a client says: messages and how to sample the answer.
+"""What a client sends: messages, tools, and how to sample the answer.
 
 Ranges follow the OpenAI chat-completions reference; every bound is checked on decoding, so a bad value is
 refused at the edge with the field's name.
@@ -18,13 +18,12 @@ MAX_CANDIDATES = 8
 
 TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,7}$")]
 
-
 MAX_TOOLS = 128
 ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Tool(WireStruct, frozen=True, kw_only=True):
-    """A function that the model may ask its reader to call; ``parameters`` is the text of a JSON Schema."""
+    """A function that the model may ask the client to call; ``parameters`` is the text of a JSON Schema."""
 
     name: ToolName
     description: str = ""
@@ -32,7 +31,7 @@ class Tool(WireStruct, frozen=True, kw_only=True):
 
 
 class ToolCall(WireStruct, frozen=True, kw_only=True):
-    """The model asks for a call; ``arguments`` is the text of a JSON object."""
+    """A call that the model asks the client to make; ``arguments`` is the text of a JSON object."""
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     name: ToolName
@@ -40,7 +39,11 @@ class ToolCall(WireStruct, frozen=True, kw_only=True):
 
 
 class Tooling(WireStruct, frozen=True, kw_only=True):
-    """The tools of one answer. ``required``: it must be a call; ``forced``: of this tool; ``parallel``: of several."""
+    """The tools that one answer may call.
+
+    ``required``: the answer must be a call. ``forced``: the tool that it must call. ``parallel``: whether one answer
+    may hold several calls.
+    """
 
     tools: Annotated[tuple[Tool, ...], Meta(min_length=1, max_length=MAX_TOOLS)]
     required: bool = False
@@ -49,7 +52,7 @@ class Tooling(WireStruct, frozen=True, kw_only=True):
 
     @property
     def must_call(self) -> bool:
-        """Whether nothing but a call will do."""
+        """Whether the answer must be a tool call."""
         return self.required or self.forced is not None
 
 
@@ -91,7 +94,7 @@ class Sampling(WireStruct, frozen=True, kw_only=True):
 
 
 class Usage(WireStruct, frozen=True, kw_only=True):
-    """Tokens really processed, counted by the worker's tokenizer."""
+    """Tokens that were processed, counted by the worker's tokenizer."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

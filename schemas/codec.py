@@ -26,7 +26,7 @@ def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """JSON, UTF-8."""
+    """The struct as JSON in UTF-8."""
     return _encoder.encode(value)
 
 
@@ -64,7 +64,7 @@ def _decode_older(kind: type[S], data: bytes, error: msgspec.ValidationError | N
 
 
 def _find_non_finite(data: bytes) -> str | None:
-    """The path of the first NaN or infinity, which some writers put into what is JSON otherwise."""
+    """The path of the first NaN or infinity, which some writers emit though JSON has neither; None if there is none."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -82,7 +82,7 @@ def _find_non_finite(data: bytes) -> str | None:
 
 
 def field_of(text: str) -> str | None:
-    """The dotted path of the field that a msgspec validation message speaks of, None when it names none."""
+    """The dotted path of the field that a msgspec validation message names; None when it names none."""
     path = match.group("path") if (match := _FIELD.search(text)) else ""
     name_match = _UNKNOWN.search(text) or _MISSING.search(text)
     if name_match:

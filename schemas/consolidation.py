@@ -1,7 +1,7 @@
-"""What consolidation asks: the swap of an adapter, and what the worker does for it.
+"""Requests of consolidation: the swap of an adapter, and the steps that the worker carries out for it.
 
 Weights travel as safetensors files in mlx-lm's layout, in the object store under their sha256 (:mod:`bus.objects`).
-What became of a swap is told on ``adapter.*`` (:mod:`schemas.adapters`).
+The outcome of a swap is published as ``adapter.*`` events (:mod:`schemas.adapters`).
 """
 
 from typing import Annotated
@@ -16,9 +16,10 @@ MAX_EXAMPLES = 256
 
 
 class SwapRequest(WireStruct, frozen=True, kw_only=True):
-    """Put ``sha256`` in the place of ``base_sha256``, if all invariants hold. Asking again is the same swap.
+    """Replace the adapter's weights ``base_sha256`` by ``sha256``, if all invariants hold.
 
-    ``others`` are adapters that it must not overwrite (the gate on forgetting).
+    A repeated request is the same swap. ``others`` are adapters whose knowledge the new weights must not overwrite (the
+    gate on forgetting).
     """
 
     episode_id: EpisodeId
@@ -30,7 +31,7 @@ class SwapRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class SwapReply(WireStruct, frozen=True, kw_only=True):
-    """The adapter that answers from now on; ``pause_ms`` is 0 when the exchange was made before."""
+    """The adapter that answers from now on; ``pause_ms`` is 0 when an earlier request had made the exchange."""
 
     episode_id: str
     adapter: str
@@ -48,8 +49,11 @@ class ExportRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ExportReply(WireStruct, frozen=True, kw_only=True):
-    """``sha256`` is the digest of the file in use, ``weights`` names the object (the same, unless it was bfloat16);
-    ``scale`` multiplies the change."""
+    """Where the weights are.
+
+    ``sha256`` is the digest of the file in use. ``weights`` is the digest that names the object: the same digest,
+    unless the file was in bfloat16. ``scale`` is what the adapter's change is multiplied by.
+    """
 
     name: str
     sha256: str
@@ -60,7 +64,7 @@ class ExportReply(WireStruct, frozen=True, kw_only=True):
 
 
 class StageRequest(WireStruct, frozen=True, kw_only=True):
-    """Register weights beside an adapter, under a name of their own, so that they can be judged."""
+    """Register new weights of an adapter under a name of their own, so that they can be judged before they answer."""
 
     name: AdapterName
     weights: Sha256
@@ -75,7 +79,7 @@ class StageReply(WireStruct, frozen=True, kw_only=True):
 
 
 class ExchangeRequest(WireStruct, frozen=True, kw_only=True):
-    """Put staged weights in the place of the adapter's, if these are still ``base_sha256``."""
+    """Replace the adapter's weights by staged ones, if the adapter's are still ``base_sha256``."""
 
     name: AdapterName
     staged: AdapterName
@@ -83,7 +87,7 @@ class ExchangeRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ExchangeReply(WireStruct, frozen=True, kw_only=True):
-    """What answers now; ``pause_ms`` is how long nothing was decoded."""
+    """The weights that answer now; ``pause_ms`` is how long nothing was decoded."""
 
     name: str
     sha256: str
@@ -91,29 +95,29 @@ class ExchangeReply(WireStruct, frozen=True, kw_only=True):
 
 
 class DiscardRequest(WireStruct, frozen=True, kw_only=True):
-    """Forget staged weights."""
+    """Drop staged weights."""
 
     staged: AdapterName
 
 
 class DiscardReply(WireStruct, frozen=True, kw_only=True):
-    """Whether they were there."""
+    """Whether there were such staged weights."""
 
     discarded: bool
 
 
 class Example(WireStruct, frozen=True, kw_only=True):
-    """A question and the answer to it that is learned."""
+    """A question, and the answer that the adapter learns to give."""
 
     context: str
     outcome: Annotated[str, Meta(min_length=1)]
 
 
 class TrainRequest(WireStruct, frozen=True, kw_only=True):
-    """Gradient steps on an adapter's weights, one an example and pass, in order; the base does not move.
+    """Train an adapter: one gradient step for each example in each pass, in order; the base weights stay as they are.
 
-    ``flops`` and ``seconds`` are the most that it may cost. ``beat`` is a subject that hears of every step, so that
-    whoever waits knows a long training from a worker that died.
+    ``flops`` and ``seconds`` are the most that the training may cost. ``beat`` is a subject on which the worker sends a
+    message after every step, so that the caller can tell a long training from a worker that died.
     """
 
     name: AdapterName
@@ -127,7 +131,7 @@ class TrainRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class TrainReply(WireStruct, frozen=True, kw_only=True):
-    """The new weights. Losses are mean cross-entropies of the outcomes, nats per token."""
+    """The new weights' digest. Losses are mean cross-entropies of the outcomes in nats per token."""
 
     weights: str
     loss_before: float
@@ -139,13 +143,13 @@ class TrainReply(WireStruct, frozen=True, kw_only=True):
 
 
 class ProtectRequest(WireStruct, frozen=True, kw_only=True):
-    """The ``k`` leading singular directions of the frozen weights that an adapter changes, into the object store."""
+    """Store the ``k`` leading singular directions of the frozen weights that an adapter changes, as an object."""
 
     name: AdapterName
     k: Annotated[int, Meta(ge=1, le=128)]
 
 
 class ProtectReply(WireStruct, frozen=True, kw_only=True):
-    """The object: tensors ``<module>.left`` (..., rows, k) and ``<module>.right`` (..., columns, k)."""
+    """The object's digest; it holds ``<module>.left`` (..., rows, k) and ``<module>.right`` (..., columns, k)."""
 
     directions: str

@@ -1,8 +1,8 @@
-"""Dream episodes, as dream-of-kiki's framework C (v0.9) names them: what is asked for, what came of it, what is read.
+"""Dream episodes, named as in dream-of-kiki's framework C (v0.9): the request, its outcome, and the records it reads.
 
-A dream episode works on one adapter. Its id stands where a turn's id stands, in the envelope and in the subject, so
-that ``<prefix>.dream.*.<episode_id>`` is all that happened to it. Field names of the sibling's contract are kept as
-they are (``saillance_score``, ``consumed_by_DE_id``).
+A dream episode works on one adapter. Its id takes the place of a turn's id in the envelope and in the subject, so that
+``<prefix>.dream.*.<episode_id>`` are all its events. Field names of dream-of-kiki's contract are kept as they are
+(``saillance_score``, ``consumed_by_DE_id``).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -21,10 +21,10 @@ Output = Literal["weight_delta", "latent_sample", "hierarchy_chg", "attention_pr
 ProfileName = Literal["P_min", "P_equ", "P_max"]
 
 QUEUE = 128
-"""Dream episodes that wait at most; a further one is refused."""
+"""The most dream episodes that may wait; a further one is refused."""
 
 RING = 256
-"""Latent snapshots that are kept; a further one drops the oldest."""
+"""The most latent snapshots that are kept; a further one replaces the oldest."""
 
 MAX_RECORDS = 256
 MAX_OTHERS = 8
@@ -35,11 +35,10 @@ Amount = Annotated[float, Meta(ge=0.0, le=1e30)]
 
 
 class BetaRecord(WireStruct, frozen=True, kw_only=True):
-    """One episode as the sibling's handlers read it.
+    """One episode as dream-of-kiki's handlers read it.
 
-    ``id`` is the record's, as ``services.mark`` takes it; ``context`` is what was asked, ``outcome`` what was
-    answered; ``timestamp`` is Unix time. ``input`` is the context's embedding, ``x`` and ``y`` are those of context and
-    outcome.
+    ``id`` is the record's id, as ``services.mark`` takes it; ``context`` is the question, ``outcome`` the answer;
+    ``timestamp`` is Unix time. ``input`` and ``x`` are the embedding of the context, ``y`` is that of the outcome.
     """
 
     id: RecordId
@@ -57,8 +56,9 @@ class BetaRecord(WireStruct, frozen=True, kw_only=True):
 class InputSlice(WireStruct, frozen=True, kw_only=True):
     """What a dream episode reads.
 
-    ``adapter`` is what it works on; ``beta_records`` are replayed in their order; ``others`` are adapters that
-    restructure keeps clear of and that recombine merges in; ``snapshots`` of the latent ring, the latest first.
+    ``adapter`` is the adapter that it works on. ``beta_records`` are replayed in their order. ``others`` are adapters
+    that the operation restructure stays away from and that recombine merges in. ``snapshots`` is how many snapshots of
+    the latent ring are read, the latest first.
     """
 
     adapter: AdapterName
@@ -76,7 +76,7 @@ class Budget(WireStruct, frozen=True, kw_only=True):
 
 
 class DreamEpisode(WireStruct, frozen=True, kw_only=True):
-    """One consolidation: operations in their order, and the outputs that are wanted of them."""
+    """One consolidation: the operations in their order, and the outputs that they should produce."""
 
     episode_id: EpisodeId
     trigger: Trigger
@@ -87,7 +87,7 @@ class DreamEpisode(WireStruct, frozen=True, kw_only=True):
 
 
 class WeightDelta(WireStruct, frozen=True, kw_only=True):
-    """A proposed adapter: its bytes lie in the object store under ``sha256``; it was made from ``base_sha256``.
+    """A proposed adapter, made from ``base_sha256``; its weights lie in the object store under ``sha256``.
 
     ``loss_before`` and ``loss_after`` are mean cross-entropies of the replayed outcomes (nats per token).
     """
@@ -101,7 +101,7 @@ class WeightDelta(WireStruct, frozen=True, kw_only=True):
 
 
 class LatentSample(WireStruct, frozen=True, kw_only=True):
-    """A vector between two snapshots of one species, and where it came from."""
+    """A vector between two snapshots of one species; ``provenance`` names what it was made of."""
 
     species: str
     latent_vector: Vector
@@ -109,16 +109,16 @@ class LatentSample(WireStruct, frozen=True, kw_only=True):
 
 
 class TopologyChange(WireStruct, frozen=True, kw_only=True):
-    """A module of the adapter that restructure took away, because nothing of its change was left."""
+    """A module that restructure removed from the adapter because nothing of the module's change was left."""
 
     kind: Literal["remove"]
     module: str
 
 
 class DreamReport(WireStruct, frozen=True, kw_only=True):
-    """The one log entry of an execution. ``executed`` names the operations that were begun, in order.
+    """The log entry of one dream episode's execution. ``executed`` names the operations that were begun, in order.
 
-    Of the records only the ids are kept: a log must not hold text that its owner has forgotten.
+    Only the ids of the records are kept: a log must not hold text that its owner may have deleted since.
     """
 
     episode_id: str
@@ -135,7 +135,7 @@ class DreamReport(WireStruct, frozen=True, kw_only=True):
 
 
 class DreamRequested(Event, frozen=True, kw_only=True):
-    """A dream episode that waits for its turn. One consumer takes them in order."""
+    """A dream episode that waits to be executed. One consumer takes them in order."""
 
     subject: ClassVar[str] = "dream.requested"
     profile: ProfileName
@@ -143,14 +143,14 @@ class DreamRequested(Event, frozen=True, kw_only=True):
 
 
 class DreamDone(Event, frozen=True, kw_only=True):
-    """A dream episode ran to its end. A weight delta is a proposal: only a swap puts it before people."""
+    """A dream episode ran to its end. A weight delta is a proposal: only a swap makes it answer turns."""
 
     subject: ClassVar[str] = "dream.done"
     report: DreamReport
 
 
 class DreamAborted(Event, frozen=True, kw_only=True):
-    """A dream episode failed or went over its budget; what it had made is discarded."""
+    """A dream episode failed or exceeded its budget; what it had produced is discarded."""
 
     subject: ClassVar[str] = "dream.aborted"
     report: DreamReport
@@ -160,9 +160,10 @@ class DreamAborted(Event, frozen=True, kw_only=True):
 
 
 class DreamSwapped(Event, frozen=True, kw_only=True):
-    """A proposed adapter answers from now on. ``pause_ms``: how long nothing was decoded for the exchange.
+    """A proposed adapter answers from now on. ``pause_ms``: how long nothing was decoded during the exchange.
 
-    ``attention_prior`` came with the swap and passed S4: it is recorded for whoever routes by it.
+    ``attention_prior`` came with the swap request and passed invariant S4; it is recorded for services that route by
+    it.
     """
 
     subject: ClassVar[str] = "dream.swapped"
@@ -177,7 +178,7 @@ class DreamSwapped(Event, frozen=True, kw_only=True):
 
 
 class DreamRequest(WireStruct, frozen=True, kw_only=True):
-    """Queue a dream episode. Asking again with the same id is the same episode."""
+    """Queue a dream episode. A repeated request with the same id is the same episode."""
 
     profile: ProfileName
     episode: DreamEpisode
@@ -185,7 +186,7 @@ class DreamRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class DreamAccepted(WireStruct, frozen=True, kw_only=True):
-    """It is queued, or was before; ``waiting`` counts all that wait."""
+    """The dream episode is queued, now or by an earlier request; ``waiting`` counts all dream episodes that wait."""
 
     episode_id: str
     waiting: int
@@ -198,7 +199,10 @@ class DreamStatusRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class DreamStatus(WireStruct, frozen=True, kw_only=True):
-    """Its log entry once it was executed; ``code``, ``message`` and ``param`` say why it was aborted."""
+    """The state of a dream episode, and its log entry once it was executed.
+
+    ``code``, ``message`` and ``param`` say why it was aborted.
+    """
 
     episode_id: str
     state: Literal["waiting", "done", "aborted", "unknown"]
@@ -209,7 +213,7 @@ class DreamStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class SnapshotRequest(WireStruct, frozen=True, kw_only=True):
-    """Put latent vectors, one a species, into the ring."""
+    """Put latent vectors, one for each species, into the ring of snapshots."""
 
     snapshot_id: EpisodeId
     species: Annotated[dict[str, Vector], Meta(min_length=1, max_length=64)]
@@ -222,7 +226,7 @@ class SnapshotReply(WireStruct, frozen=True, kw_only=True):
 
 
 class Snapshot(Event, frozen=True, kw_only=True):
-    """Latent vectors by species: one entry of the delta ring."""
+    """Latent vectors by species: one entry of the ring of snapshots."""
 
     subject: ClassVar[str] = "dream.snapshot"
     species: dict[str, Vector]
@@ -231,7 +235,7 @@ class Snapshot(Event, frozen=True, kw_only=True):
 class BetaRequest(WireStruct, frozen=True, kw_only=True):
     """The oldest records that a registered service has not consumed, as beta records.
 
-    ``pairs`` asks for ``y``, the embedding of the answer, which is computed now.
+    ``pairs`` asks for ``y``, too: the embedding of the answer, which is computed on request.
     """
 
     name: ServiceName
@@ -242,7 +246,7 @@ class BetaRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class BetaReply(WireStruct, frozen=True, kw_only=True):
-    """In the order of the record. ``services.mark`` takes their ids once a dream episode has learned them."""
+    """Beta records in the order of the record. ``services.mark`` takes their ids once a dream episode learned them."""
 
     records: tuple[BetaRecord, ...]
 

@@ -1,4 +1,4 @@
-"""Requests of the embedder: texts to vectors, and how alike texts are."""
+"""Requests to the embedder: texts to vectors, and how similar texts are."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ class EmbedRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class EmbedReply(WireStruct, frozen=True, kw_only=True):
-    """One unit vector a text, in order."""
+    """One unit vector for each text, in order; ``compute`` are the seconds of the passes that they waited for."""
 
     vectors: tuple[tuple[float, ...], ...]
     compute: float
@@ -30,9 +30,10 @@ class CompareRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class CompareReply(WireStruct, frozen=True, kw_only=True):
-    """``cosines[i][j]`` of the i-th and the j-th text, -1..1, and the seconds of the embedder that they waited for.
+    """``cosines[i][j]`` is the cosine of the i-th and the j-th text, -1..1.
 
-    It began with them at ``began_at`` (Unix time, 0 when it had them), which may be before they were asked for.
+    ``compute`` are the embedder's seconds that the request waited for. The embedder began with the texts at
+    ``began_at`` (Unix time; 0 when all were cached), which may be before the request came.
     """
 
     cosines: tuple[tuple[float, ...], ...]

@@ -1,4 +1,4 @@
-"""The envelope of every event: who it belongs to, what caused it, and until when it matters."""
+"""The envelope of every event: whose it is, which event caused it, and the deadline."""
 
 import re
 import time
@@ -13,17 +13,17 @@ SCHEMA_VERSION = 2
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
 
 TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-"""A turn id is one subject token, so that ``kiki.*.*.<turn_id>`` is the turn's whole story."""
+"""A turn id is one token of a subject, so that ``kiki.*.*.<turn_id>`` matches every event of the turn."""
 
 TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
 SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
 
 
 class Envelope(WireStruct, frozen=True, kw_only=True):
-    """Travels unchanged in purpose through the turn; ``next`` makes the successor's.
+    """Whose event it is, and where in the turn it stands; :meth:`next` makes the envelope of the following event.
 
-    ``created_at`` and ``deadline`` are Unix times in seconds; ``sequence`` counts the hops from 0;
-    ``causation_id`` is the event that led to this one.
+    ``created_at`` and ``deadline`` are Unix times in seconds. ``sequence`` counts the stages from 0. ``causation_id``
+    is the id of the event that led to this one.
     """
 
     event_id: str
@@ -39,7 +39,7 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
     def next(self, stage: str) -> "Envelope":
         """The envelope of the event that ``stage`` publishes because of this one.
 
-        The event id is derived, not drawn, so that a redelivered turn publishes the same event.
+        The event id is derived from turn and stage, not random, so that a redelivered turn publishes the same event.
         """
         return Envelope(
             event_id=f"{self.turn_id}:{stage}",
@@ -59,7 +59,7 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
 
 
 def new_turn(*, tenant: str, session_id: str | None = None, timeout: float, key: str | None = None) -> Envelope:
-    """The envelope of a fresh turn that must end within ``timeout`` seconds.
+    """The envelope of a new turn that must end within ``timeout`` seconds.
 
     ``key`` (an ``Idempotency-Key``) makes the turn id a function of tenant and key, so that a client's retry
     is the same turn. Without a session the turn is a session of its own.

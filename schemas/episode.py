@@ -18,14 +18,15 @@ from schemas.findings import (
 
 
 class Episode(WireStruct, frozen=True, kw_only=True):
-    """One answered turn with all that it takes to run it again.
+    """One answered turn with everything that running it again needs.
 
-    ``episode_id`` is derived from the turn id, so storing it twice stores it once. ``messages`` is the conversation as
-    it was asked and ``plan`` says which stages thought (both since version 2 of the contract; of an older episode the
-    question alone is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes that were in
-    the prompt. ``concepts`` are key phrases of the text; ``saillance_score`` (spelled as the sibling services do) in
-    0..1 says how much there is to remember. An imported episode has who said it in ``speaker`` and its own id in
-    ``source_id``; a summary has the episodes that it stands for in ``summarises``.
+    ``episode_id`` is derived from the turn id, so a turn that is recorded twice has one episode. ``messages`` is the
+    conversation as the client sent it and ``plan`` says which stages did their work (both since version 2 of the
+    contract; of an older episode only the question is known). ``embedding`` is the query's unit vector;
+    ``recalled_ids`` are the episodes that were in the prompt. ``concepts`` are key phrases of the text.
+    ``saillance_score`` (spelled as the sibling services spell it), 0..1, says how much there is to remember. An
+    imported episode has the name of the speaker in ``speaker`` and the id that it was imported with in ``source_id``. A
+    summary names the episodes that it stands for in ``summarises``.
     """
 
     episode_id: str

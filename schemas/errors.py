@@ -1,17 +1,17 @@
 """What goes wrong, for people and for machines.
 
     KikiError
-    +-- InvalidInput        the client's mistake; names the field
-    |   +-- UnknownModel    no such model id
-    |   +-- InvalidEvent    bytes that are not the event they should be
-    +-- Refused             not now: queues are full, a part is away; retryable
-    |   +-- DeadlineExceeded
-    |   +-- Unavailable
-    +-- StageFailed         a stage cannot do its part of this turn
-    +-- SetupError          the machine or the configuration must be mended before anything runs
+    +-- InvalidInput            the client's mistake; ``param`` names the field
+    |   +-- UnknownModel        no such model id
+    |   +-- InvalidEvent        bytes that do not decode into the expected event
+    +-- Refused                 not possible now; a retry may succeed
+    |   +-- DeadlineExceeded    the turn's deadline has passed
+    |   +-- Unavailable         a part of the runtime is away
+    +-- StageFailed             a stage cannot do its part of this turn
+    +-- SetupError              the machine or the configuration must be mended before anything runs
 
-Every error says what was wrong, what was expected and what to do. ``code`` is public and stable, and lies in
-:data:`CODES` with the HTTP status that the facade answers with.
+Every error says what was wrong, what was expected and what to do. ``code`` is public and stable; :data:`CODES` maps it
+to the HTTP status that the facade answers with.
 """
 
 CODES: dict[str, int] = {
@@ -49,7 +49,7 @@ CODES: dict[str, int] = {
 
 
 class KikiError(Exception):
-    """Root of all our errors. ``param`` names the field at fault; ``retryable`` says a retry may succeed."""
+    """Root of the runtime's errors. ``param`` names the field at fault; ``retryable`` says that a retry may succeed."""
 
     code = "internal_error"
     retryable = False
@@ -78,7 +78,7 @@ class InvalidInput(KikiError):
 
 
 class UnknownModel(InvalidInput):
-    """No model of that id; the message lists where to look."""
+    """No model has that id; the message says where the ids are listed."""
 
     code = "model_not_found"
 
@@ -90,7 +90,7 @@ class InvalidEvent(InvalidInput):
 
 
 class Refused(KikiError):
-    """Not now: try again later."""
+    """The request cannot be served now, because a queue is full, say; try again later."""
 
     code = "queue_full"
     retryable = True
@@ -109,7 +109,7 @@ class Unavailable(Refused):
 
 
 RETRYABLE_CODES = frozenset(kind.code for kind in (Refused, DeadlineExceeded, Unavailable))
-"""Codes of refusals that a retry may turn, for who reads a refusal from a message."""
+"""Codes whose error is retryable, for a reader that has the code from a message and no exception."""
 
 
 class StageFailed(KikiError):
@@ -119,6 +119,6 @@ class StageFailed(KikiError):
 
 
 class SetupError(KikiError):
-    """The machine or the configuration must be mended; the message is one line with the mend."""
+    """The machine or the configuration must be mended; the message is one line that says how."""
 
     code = "setup_error"

@@ -1,4 +1,4 @@
-"""Every event of a turn. Each carries the turn so far: a stage needs no look-up and a replay no join."""
+"""Every event of a turn. Each carries all earlier findings, so that a stage needs no look-up and a replay no join."""
 
 from typing import ClassVar, Literal
 
@@ -27,14 +27,14 @@ class Event(WireStruct, frozen=True, kw_only=True):
 
 
 class QueryReceived(Event, frozen=True, kw_only=True):
-    """A client or a service asks. Published by the facade or by any service; read by the router."""
+    """A client or a service asks a question. Published by the facade or by any service; read by the router."""
 
     subject: ClassVar[str] = "query.received"
     query: Query
 
 
 class QueryRouted(Event, frozen=True, kw_only=True):
-    """Domains, adapters and the plan are chosen. Read by memory, and by inference to prefetch the adapter."""
+    """Domains, adapters and the plan are chosen. Read by memory, and by inference, which prefetches the adapter."""
 
     subject: ClassVar[str] = "query.routed"
     query: Query
@@ -43,7 +43,7 @@ class QueryRouted(Event, frozen=True, kw_only=True):
 
 
 class RecallDone(Event, frozen=True, kw_only=True):
-    """Episodes are recalled (or the plan left recall out). Read by inference."""
+    """Episodes are recalled, or the plan has no recall. Read by inference."""
 
     subject: ClassVar[str] = "recall.done"
     query: Query
@@ -53,7 +53,10 @@ class RecallDone(Event, frozen=True, kw_only=True):
 
 
 class InferToken(WireStruct, frozen=True, kw_only=True):
-    """A text delta of candidate 0. Core NATS only, never stored; ``index`` counts from 0 without gaps."""
+    """A piece of candidate 0's text. Core NATS only, never stored.
+
+    ``index`` counts from 0 without gaps within an ``attempt``; a redelivered turn decodes again with a higher attempt.
+    """
 
     subject: ClassVar[str] = "infer.token"
     turn_id: str
@@ -86,7 +89,7 @@ class DissentRaised(_CatfishEvent, frozen=True, kw_only=True):
 
 
 class DissentWaived(_CatfishEvent, frozen=True, kw_only=True):
-    """Catfish has nothing to say, and says why. Read by the negotiator."""
+    """Catfish raises no objection; ``dissent.reason`` says why. Read by the negotiator."""
 
     subject: ClassVar[str] = "dissent.waived"
 
@@ -127,14 +130,14 @@ class EpisodeRecorded(Event, frozen=True, kw_only=True):
 
 
 class EpisodeForgotten(Event, frozen=True, kw_only=True):
-    """A tombstone: the episode was deleted at its owner's wish. Whoever keeps a copy deletes it."""
+    """A tombstone: the episode's owner had it deleted. Every service that keeps a copy must delete it."""
 
     subject: ClassVar[str] = "episode.forgotten"
     episode_id: str
 
 
 class TurnFailed(Event, frozen=True, kw_only=True):
-    """A stage gave the turn up. ``code`` is one of :data:`schemas.errors.CODES`."""
+    """A stage gave up on the turn. ``code`` is one of :data:`schemas.errors.CODES`."""
 
     subject: ClassVar[str] = "turn.failed"
     stage: str

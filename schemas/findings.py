@@ -1,4 +1,4 @@
-"""What each stage found. Events carry these side by side, so that a turn's story needs no look-up.
+"""What each stage found. Events carry the findings of all earlier stages side by side.
 
 Scores are probabilities in 0..1 unless the field says otherwise; times are seconds; vectors are unit length.
 """
@@ -15,14 +15,14 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 VoteChoice = Literal["KEEP", "REFUSE", "NEUTRAL"]
 
 Outcome = Literal["passed", "single", "agreed", "consensus", "deferred", "arbitrated", "undecided"]
-"""How a candidate was chosen. ``agreed``: the candidates themselves agree, without a vote."""
+"""How a candidate was chosen. ``agreed``: the candidates agree with each other, so no vote was needed."""
 
 MAX_ADAPTERS = 4
 """How many adapters are active at once at most."""
 
 
 class Query(WireStruct, frozen=True, kw_only=True):
-    """The turn as it was asked. ``deadline`` lives in the envelope; ``level`` None leaves it to the alias."""
+    """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias."""
 
     model: str
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
@@ -34,7 +34,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The last user message: what is routed, recalled for and judged."""
+        """The last user message: the text by which the turn is routed, recalled for and judged."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
 
@@ -54,14 +54,14 @@ class AdapterUse(WireStruct, frozen=True, kw_only=True):
 
 
 class Advisory(WireStruct, frozen=True, kw_only=True):
-    """Advice of another service (nerve-wml, kiki-flow): recorded, never recomputed on replay."""
+    """Advice of another service (nerve-wml, kiki-flow). It is recorded; a replay does not ask for it again."""
 
     source: str
     payload: dict[str, float]
 
 
 class Plan(WireStruct, frozen=True, kw_only=True):
-    """Which stages think and which pass the turn on at once. One topology, always the same trace.
+    """Which stages do their work on a turn. The others pass it on at once, so every turn has the same events.
 
     ``stakes``: whether a wrong answer is costly, so that agreement alone does not end the panel.
     ``thinking``: whether the alias shows the model's reasoning, when it has any; a client may ask otherwise.
@@ -91,9 +91,9 @@ class Route(WireStruct, frozen=True, kw_only=True):
 
 
 class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
-    """One recalled episode with its fused score and the reasons it came (dense, words, recency, ...).
+    """One recalled episode with its fused score and the reasons for which it was recalled (dense, words, recency, ...).
 
-    ``speaker`` and ``source_id`` are set on imported episodes: who said it, and the id that it was imported with.
+    ``speaker`` and ``source_id`` are set on imported episodes: the speaker's name, and the id it was imported with.
     """
 
     episode_id: str
@@ -115,14 +115,14 @@ class Recall(WireStruct, frozen=True, kw_only=True):
 
 
 class LikelyToken(WireStruct, frozen=True, kw_only=True):
-    """A token's text and natural-log probability at its place."""
+    """A token's text, and its natural-log probability at its position."""
 
     token: str
     logprob: float
 
 
 class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
-    """A decoded token, with the likeliest at its place when these were asked for."""
+    """A decoded token, with the likeliest tokens at its position when the sampling asked for them."""
 
     top: tuple[LikelyToken, ...] = ()
 
@@ -130,11 +130,11 @@ class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
 class Candidate(WireStruct, frozen=True, kw_only=True):
     """One decoded answer; ``logprob`` is the mean natural-log probability per completion token.
 
-    With ``tool_calls`` the text is what was said beside them, often nothing. ``factor`` lay on the
-    model's bias-knowledge neurons (KnowBias); 1.0: none.
+    With ``tool_calls`` the text is what the model said beside the calls, often nothing. ``factor`` is what the model's
+    bias-knowledge neurons were multiplied by (KnowBias); 1.0 left them as they are.
 
-    ``tokens`` are there when the sampling asks for log-probabilities: those that the token was drawn from, after
-    penalties and constraints and before temperature.
+    ``tokens`` are present when the sampling asks for log-probabilities. Their probabilities are those that each token
+    was drawn from, after penalties and constraints and before temperature.
     """
 
     text: str
@@ -150,7 +150,7 @@ class Candidate(WireStruct, frozen=True, kw_only=True):
 
 
 class Inference(WireStruct, frozen=True, kw_only=True):
-    """The worker's finding: every candidate, the total usage, the model that spoke and how many weights it has."""
+    """The worker's finding: every candidate, the total usage, the model that answered and how many weights it has."""
 
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
     usage: Usage
@@ -185,7 +185,7 @@ class Vote(WireStruct, frozen=True, kw_only=True):
 
 
 class Cost(WireStruct, frozen=True, kw_only=True):
-    """What one step of a stage asked of the model: seconds of model time, tokens read and written."""
+    """The cost of one step of a stage: seconds of model time (``compute``), and tokens read and written."""
 
     step: str
     compute: float
@@ -196,17 +196,18 @@ Bias = Literal["position", "verbosity", "bandwagon", "sentiment"]
 
 
 class BiasFinding(WireStruct, frozen=True, kw_only=True):
-    """A bias of the judge (RBD, arXiv 2505.17100) and what showed it."""
+    """A bias of the judge (RBD, arXiv 2505.17100), and the evidence for it."""
 
     bias: Bias
     evidence: str
 
 
 class Arbitration(WireStruct, frozen=True, kw_only=True):
-    """Two candidates compared by the attending.
+    """The judge's ("attending's") comparison of two candidates, whose indices are ``first`` and ``second``.
 
-    ``lean`` and ``swapped`` are log P(``first``) - log P(``second``) in nats, with ``first`` shown first and second;
-    ``again`` are the same two after the judge has read the ``findings``, None when there was nothing to read.
+    ``lean`` and ``swapped`` are log P(``first``) - log P(``second``) in nats: ``lean`` with ``first`` shown before
+    ``second``, ``swapped`` with ``first`` shown after it. ``again`` are the same two numbers after the judge has read
+    the ``findings``; None when there were none.
     """
 
     first: int
@@ -221,8 +222,8 @@ class Arbitration(WireStruct, frozen=True, kw_only=True):
 class Negotiation(WireStruct, frozen=True, kw_only=True):
     """The negotiator's finding: the chosen candidate and how it was chosen.
 
-    ``panel`` names who had a seat; ``groups`` are the candidates that say the same, the largest group first, and the
-    votes are on one candidate of each; ``costs`` are in the order in which they arose.
+    ``panel`` names the panel's members. ``groups`` are the indices of candidates that say the same, the largest group
+    first; the panel votes on one candidate of each group. ``costs`` are in the order in which they arose.
     """
 
     chosen: int
@@ -240,10 +241,11 @@ class Negotiation(WireStruct, frozen=True, kw_only=True):
 
 
 class BiasReport(WireStruct, frozen=True, kw_only=True):
-    """Antibias's finding: whether it looked, what it saw and what it did.
+    """Antibias's finding: whether it checked the answer, what it found and what it did.
 
-    ``undecided``: the model contradicted itself on the text that went on. ``unfair`` and ``unfair_revised`` are the
-    probabilities that were found; ``framing`` and ``guideline`` what the revision was given (DeFrame).
+    ``undecided``: the model contradicted itself about the text that was passed on. ``unfair`` and ``unfair_revised``
+    are the probabilities that the answer and its revision are unfair. ``framing`` and ``guideline`` are what the
+    revision was given (DeFrame).
     """
 
     checked: bool
@@ -263,7 +265,7 @@ class BiasReport(WireStruct, frozen=True, kw_only=True):
 class StageTiming(WireStruct, frozen=True, kw_only=True):
     """One stage's share of the turn. Unix times in seconds; ``compute`` is embedding and model time within it.
 
-    ``ahead`` is embedding time for this stage that ran before it began, while its event was on the way.
+    ``ahead`` is embedding time for this stage that was spent before the stage began, while its event was on the way.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""kiki-flow: what it reads of the runtime, and the advice that it leaves."""
+"""Requests of kiki-flow: what it reads of the runtime, and the advice that it publishes."""
 
 from typing import Annotated, ClassVar
 
@@ -28,7 +28,7 @@ class FlowFetchRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowEpisode(WireStruct, frozen=True, kw_only=True):
-    """An episode as kiki-flow reads it; ``stacks`` are the places of its domains among the 32, with their scores."""
+    """An episode as kiki-flow reads it. ``stacks`` maps the index of each stack (0..31) of its domains to a score."""
 
     id: int
     episode_id: str
@@ -44,22 +44,22 @@ class FlowEpisode(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowFetchReply(WireStruct, frozen=True, kw_only=True):
-    """One page; ``more`` says whether there are more in the window."""
+    """One page of episodes; ``more`` says whether the window holds further ones."""
 
     episodes: tuple[FlowEpisode, ...]
     more: bool
 
 
 class FlowSnapshotRequest(WireStruct, frozen=True, kw_only=True):
-    """Norms of the adapters. With ``read``, those that the worker has not read yet are read for it."""
+    """Ask for the norms of the adapters. With ``read``, the worker first reads adapters that it has not read yet."""
 
     read: bool = False
 
 
 class AdapterNorm(WireStruct, frozen=True, kw_only=True):
-    """An adapter's change of the base: the Frobenius norm over all its modules, scale included; None when not read.
+    """How much an adapter changes the base: the Frobenius norm over all modules, scale included; None when not read.
 
-    ``stack`` is the place of its domain among the 32.
+    ``stack`` is the index of its domain's stack (0..31); None when it has none.
     """
 
     name: str
@@ -69,7 +69,7 @@ class AdapterNorm(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowSnapshotReply(WireStruct, frozen=True, kw_only=True):
-    """Every registered adapter, and the norms by stack: the root of the sum of squares of a stack's adapters."""
+    """Every registered adapter, and a norm for each stack: the root of the sum of squares of its adapters' norms."""
 
     at: float
     adapters: tuple[AdapterNorm, ...]
@@ -77,7 +77,7 @@ class FlowSnapshotReply(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowPublishRequest(WireStruct, frozen=True, kw_only=True):
-    """Advice at the flow's time ``tau``: a ``state_summary`` (numbers by name), or a weight for each of the stacks."""
+    """Advice at the flow's time ``tau``: either a ``state_summary`` (numbers by name) or a weight for each stack."""
 
     tau: Annotated[float, Meta(ge=0.0)]
     source: SourceName = "kiki-flow"
@@ -86,14 +86,17 @@ class FlowPublishRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowPublishReply(WireStruct, frozen=True, kw_only=True):
-    """Where the advice is recorded, and what the weights say of the domains (they sum to 1; empty without weights)."""
+    """The sequence at which the advice is recorded, and the probabilities by domain that the weights stand for.
+
+    The probabilities sum to 1; there are none without weights.
+    """
 
     seq: int
     domains: dict[str, float]
 
 
 class AdvicePublished(WireStruct, frozen=True, kw_only=True):
-    """Another service's advice, recorded. Published on ``service.advised.<source>``."""
+    """Advice of another service, as it is recorded. Published on ``service.advised.<source>``."""
 
     subject: ClassVar[str] = "service.advised"
     source: SourceName

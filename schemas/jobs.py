@@ -1,4 +1,4 @@
-"""One call to the model, asked for by a cognitive stage and answered on the reply subject of its header."""
+"""One call to the model: a cognitive stage publishes a job, and the worker answers on the job's reply subject."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -14,21 +14,22 @@ Lane = Literal["interactive", "auxiliary", "background"]
 
 LANES: tuple[Lane, ...] = ("interactive", "auxiliary", "background")
 
-
 MAX_BALLOTS = 32
-"""Ballots of one job."""
+"""The most ballots of one job."""
 
 Ballot = Annotated[tuple[Message, ...], Meta(min_length=1)]
+"""Messages that continue a job's messages; the choices are scored after them."""
 
 
 class Job(Event, frozen=True, kw_only=True):
     """Decode ``n`` candidates, or, when ``choices`` is not empty, score each of them as the continuation.
 
-    ``ballots`` are different ways on from ``messages``: the choices are scored after each of them, in one pass over
-    what they share. ``recall`` is quoted as in the turn's own prompt, so that what the worker kept of it is found.
-    ``reply`` is the core NATS subject that gets the :class:`JobResult`. ``job_id`` is unique for each
-    attempt to ask, because a stage that restarts asks again and must not be taken for a duplicate.
-    ``enhance``: with the worker's factor on its bias-knowledge neurons, if it has any.
+    ``ballots`` are different continuations of ``messages``: the choices are scored after each of them, and the messages
+    that the ballots share are processed once. ``recall`` are the episodes that the prompt quotes, as the turn's own
+    prompt does, so that the worker can reuse its prompt cache. ``reply`` is the core NATS subject that gets the
+    :class:`JobResult`. ``job_id`` is unique for each attempt to ask: a stage that restarts asks again, and that must
+    not be dropped as a duplicate. ``enhance``: multiply the model's bias-knowledge neurons by the worker's factor, if
+    it has one.
     """
 
     subject: ClassVar[str] = "job"
@@ -46,10 +47,11 @@ class Job(Event, frozen=True, kw_only=True):
 
 
 class JobResult(WireStruct, frozen=True, kw_only=True):
-    """The answer to a job: candidates, or for each ballot (one when the job has none) the total natural-log
-    probability of each choice; or why it failed. ``adapters`` are those that really took part, with their digests.
+    """The answer to a job: candidates, or scores, or why it failed (``code`` is not None).
 
-    ``exact`` is false when the worker's upstream could score the choices by their first token only.
+    ``scores`` has an entry for each ballot (one when the job has no ballots): the total natural-log probability of each
+    choice. ``adapters`` are those that took part, with their digests. ``exact`` is false when the worker's upstream
+    could score the choices by their first token only.
     """
 
     job_id: str

@@ -1,4 +1,4 @@
-"""Requests of the memory: search, sessions, forgetting, and the care of its stores."""
+"""Requests to the memory: search, sessions, forgetting, and the maintenance of its stores."""
 
 from typing import Annotated
 
@@ -10,9 +10,9 @@ from schemas.findings import RecalledEpisode
 
 
 class SearchRequest(WireStruct, frozen=True, kw_only=True):
-    """The tenant's episodes nearest to a query: ``text`` and ``vector``, its embedding.
+    """Find the tenant's episodes nearest to a query, which is ``text`` and its embedding ``vector``.
 
-    In one session when it is given; ``as_of`` (Unix time) asks what was known then.
+    ``session_id`` limits the search to one session; ``as_of`` (Unix time) to what was known at that time.
     """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
@@ -24,32 +24,37 @@ class SearchRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class SearchReply(WireStruct, frozen=True, kw_only=True):
-    """Hits in descending order of score; no relevance floor and no budget is applied."""
+    """Hits in descending order of score. Unlike in a turn, no minimal relevance and no token budget is applied."""
 
     hits: tuple[RecalledEpisode, ...]
 
 
 class RebuildRequest(WireStruct, frozen=True, kw_only=True):
-    """Make the memory's stores again from the record: one tenant's part, or all of them."""
+    """Rebuild the memory's stores from the record: one tenant's part, or everything without ``tenant``."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
 
 
 class RebuildReply(WireStruct, frozen=True, kw_only=True):
-    """``episodes`` are in the stores now; it took ``seconds``."""
+    """How many episodes are in the stores now, and how many seconds the rebuild took."""
 
     episodes: int
     seconds: float
 
 
 class VerifyRequest(WireStruct, frozen=True, kw_only=True):
-    """Compare the memory's stores with the record: one tenant's part, or all of them."""
+    """Compare the memory's stores with the record: one tenant's part, or everything without ``tenant``."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
 
 
 class VerifyReply(WireStruct, frozen=True, kw_only=True):
-    """What differs. ``waiting`` episodes are recorded and not yet projected, so they may be missing."""
+    """How the stores differ from the record.
+
+    ``waiting`` counts episodes that are recorded and not yet projected, so they may be missing. ``missing_in_atlas``
+    and ``missing_in_trace`` are ids of recorded episodes that a store lacks; ``unknown_in_atlas`` and
+    ``unknown_in_trace`` count episodes that a store has and the record does not.
+    """
 
     recorded: int
     waiting: int
@@ -65,7 +70,7 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
 
 
 class StatsRequest(WireStruct, frozen=True, kw_only=True):
-    """What one tenant has in the memory's stores."""
+    """Count what one tenant has in the memory's stores."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
 
@@ -79,9 +84,10 @@ class StatsReply(WireStruct, frozen=True, kw_only=True):
 
 
 class SleepRequest(WireStruct, frozen=True, kw_only=True):
-    """Sum up related old episodes: of one tenant or of all, recorded until ``before`` (Unix time).
+    """Sum up related old episodes, of one tenant or of all, that were recorded until ``before`` (Unix time).
 
-    Without ``before`` it is the last midnight (UTC) that is ``sleep_age`` ago. ``limit`` bounds the new summaries.
+    Without ``before``, the latest midnight (UTC) that is at least the setting ``sleep_age`` ago counts. ``limit``
+    bounds the number of new summaries.
     """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
@@ -103,9 +109,9 @@ class SleepReply(WireStruct, frozen=True, kw_only=True):
 
     Attributes:
         merged: the new summaries.
-        known: summaries of this plan that an earlier sleep had made.
-        left: summaries of this plan that were not made: the limit was reached, or the model failed.
-        held: old episodes that were left alone because ``held_by`` has not acknowledged them.
+        known: how many summaries of this plan an earlier sleep had made.
+        left: how many summaries of this plan were not made: the limit was reached, or the model failed.
+        held: how many old episodes were left alone because the consumer ``held_by`` has not acknowledged them.
         before: the Unix time until which episodes counted as old.
     """
 
@@ -118,14 +124,14 @@ class SleepReply(WireStruct, frozen=True, kw_only=True):
 
 
 class SessionRequest(WireStruct, frozen=True, kw_only=True):
-    """What is remembered of one session."""
+    """Read what is remembered of one session."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
 
 
 class SessionReply(WireStruct, frozen=True, kw_only=True):
-    """A session's episodes in time; none when nothing is known of it."""
+    """A session's episodes in order of time; none when nothing is known of it."""
 
     session_id: str
     episodes: tuple[RecalledEpisode, ...]
@@ -139,6 +145,6 @@ class ForgetRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ForgetReply(WireStruct, frozen=True, kw_only=True):
-    """How many episodes are forgotten."""
+    """How many episodes were deleted."""
 
     episodes: int

@@ -1,4 +1,4 @@
-"""Requests of the router: which domains a prompt belongs to."""
+"""Requests to the router: which domains a prompt belongs to."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from schemas.findings import DomainScore
 
 
 class RouteRequest(WireStruct, frozen=True, kw_only=True):
-    """Prompts to classify; ``threshold`` None takes the trained one."""
+    """Prompts to classify, at most ``top_k`` domains each; ``threshold`` None takes the trained threshold."""
 
     prompts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
     threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
@@ -18,18 +18,18 @@ class RouteRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class RoutedDomain(DomainScore, frozen=True, kw_only=True):
-    """A router output above the threshold, and ``niche``: the one of the 35 domains that is meant inside it."""
+    """A router output above the threshold; ``niche`` is the one of its niche domains (35 in all) that is meant."""
 
     niche: str
 
 
 class RoutedPrompt(WireStruct, frozen=True, kw_only=True):
-    """Domains above the threshold in descending score; none means base."""
+    """Domains above the threshold in descending order of score; none means that the base model answers."""
 
     domains: tuple[RoutedDomain, ...]
 
 
 class RouteReply(WireStruct, frozen=True, kw_only=True):
-    """One finding a prompt, in order."""
+    """One result for each prompt, in order."""
 
     results: tuple[RoutedPrompt, ...]

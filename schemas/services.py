@@ -1,7 +1,7 @@
 """Services that read the record at their own pace: register by name, fetch in order, mark as consumed.
 
-A service's place is a durable consumer of the record. What it consumed is marked in order and without gaps, under the
-id of the run that consumed it (``de_id``, as dream-of-kiki calls it).
+A service's place in the record is a durable consumer. The records that it consumed are marked in order and without
+gaps, under the id of the run that consumed them (``de_id``, the name that dream-of-kiki gives it).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -13,10 +13,10 @@ from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
 from schemas.episode import Episode
 
 MAX_FETCH = 256
-"""Records in one reply; the broker's largest message may hold fewer."""
+"""The most records in one reply; there may be fewer, because the reply must fit into one message."""
 
 MAX_WAIT = 30.0
-"""Seconds that a fetch may wait for a first record."""
+"""The most seconds that a fetch may wait for a first record."""
 
 ServiceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 RunId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
@@ -24,7 +24,7 @@ RecordId = Annotated[int, Meta(ge=1)]
 
 
 class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
-    """Which records a service wants. ``min_saillance`` (0..1) is for episodes; a tombstone has no salience."""
+    """Which records a service wants. ``min_saillance`` (0..1) applies to episodes; a tombstone has no salience."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
@@ -32,10 +32,11 @@ class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
 
 
 class RegisterRequest(WireStruct, frozen=True, kw_only=True):
-    """Take a name, and with it a durable place in the record.
+    """Register a service under a name; it gets a durable place in the record.
 
-    ``subjects`` are ``noun.verb`` of the record's events, ``*`` stands for any word. ``ack_wait`` is how many seconds
-    fetched records belong to their holder. ``begin`` says whether what is recorded already counts.
+    ``subjects`` are ``noun.verb`` of the record's events, ``*`` stands for any word. ``ack_wait`` is for how many
+    seconds fetched records are reserved for their holder. ``begin``: "first" starts with the oldest stored record,
+    "new" with the first one that is stored from now on.
     """
 
     name: ServiceName
@@ -46,9 +47,10 @@ class RegisterRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ServiceInfo(WireStruct, frozen=True, kw_only=True):
-    """A registered service. Everything up to the record ``place`` is consumed, up to ``delivered`` was given out.
+    """A registered service. All records up to id ``place`` are consumed; those up to ``delivered`` were delivered.
 
-    ``lag`` counts the records behind ``place`` that the service has not consumed, whatever its filter says of them.
+    ``lag`` counts the records after ``place`` that the service has not consumed, including those that its filter leaves
+    out.
     """
 
     name: ServiceName
@@ -62,26 +64,26 @@ class ServiceInfo(WireStruct, frozen=True, kw_only=True):
 
 
 class ServiceListRequest(WireStruct, frozen=True, kw_only=True):
-    """Who is registered."""
+    """List the registered services."""
 
 
 class ServiceListReply(WireStruct, frozen=True, kw_only=True):
-    """All registered services by name."""
+    """All registered services, sorted by name."""
 
     services: tuple[ServiceInfo, ...]
 
 
 class UnregisterRequest(WireStruct, frozen=True, kw_only=True):
-    """Give the name and the place up. What was marked stays in the log."""
+    """Remove a registration: its name and its place in the record. The log of its marks stays."""
 
     name: ServiceName
 
 
 class FetchRequest(WireStruct, frozen=True, kw_only=True):
-    """The oldest records that the service has not consumed, again and again the same until they are marked.
+    """Fetch the oldest records that the service has not consumed; the same ones each time until they are marked.
 
-    ``wait`` is how many seconds to wait for a first one. ``holder`` names who works on them: for ``ack_wait`` seconds
-    another holder is refused, the same one is answered again.
+    ``wait`` is how many seconds to wait for a first record. ``holder`` names the process that works on the records: for
+    ``ack_wait`` seconds a fetch of another holder is refused, while the same holder gets the records again.
     """
 
     name: ServiceName
@@ -104,13 +106,13 @@ class Record(WireStruct, frozen=True, kw_only=True):
 
 
 class FetchReply(WireStruct, frozen=True, kw_only=True):
-    """Records in their order; fewer than asked for when no more are there or the reply would grow too large."""
+    """Records in their order; fewer than the limit when there are no more or the reply would become too large."""
 
     records: tuple[Record, ...]
 
 
 class MarkRequest(WireStruct, frozen=True, kw_only=True):
-    """``mark_consumed``: the next records in order, without a gap, consumed by the run ``de_id``."""
+    """Mark the next records, in order and without a gap, as consumed by the run ``de_id``."""
 
     name: ServiceName
     ids: Annotated[tuple[RecordId, ...], Meta(min_length=1, max_length=MAX_FETCH)]
@@ -118,29 +120,29 @@ class MarkRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class MarkReply(WireStruct, frozen=True, kw_only=True):
-    """How many records this call marked (none when the same run had marked them before), and the new place."""
+    """How many records this request marked (0 when the same run had marked them before), and the new place."""
 
     marked: int
     place: int
 
 
 class TrimRequest(WireStruct, frozen=True, kw_only=True):
-    """Drop from the record what is older than ``before`` (Unix time) and was consumed by all who are registered."""
+    """Drop records that are older than ``before`` (Unix time) and that every durable consumer has acknowledged."""
 
     before: float
 
 
 class TrimReply(WireStruct, frozen=True, kw_only=True):
-    """How many messages were dropped, and who still needs the oldest that is left (empty: nobody)."""
+    """How many messages were dropped, and which consumer still needs the oldest that is left (empty: none)."""
 
     dropped: int
     held_by: str = ""
 
 
 class EpisodesConsumed(WireStruct, frozen=True, kw_only=True):
-    """A service marked records. Published on ``service.consumed.<name>``; the log of who consumed what, and when.
+    """A service marked records. Published on ``service.consumed.<name>``: the log of which run consumed what, and when.
 
-    ``registration`` tells one life of a name from the next.
+    ``registration`` is the id of the registration, which is new each time that the name is registered.
     """
 
     subject: ClassVar[str] = "service.consumed"
@@ -153,36 +155,29 @@ class EpisodesConsumed(WireStruct, frozen=True, kw_only=True):
 
 SUBJECT_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
-
 REPLAY_ID = "Kiki-Replay"
-"""Header of every replayed message: the replay's id."""
-
+"""Header of every message of a replay: the replay's id."""
 
 REPLAY_SEQ = "Kiki-Seq"
-"""Header: the message's sequence in the record."""
-
+"""Header of a replayed message: its sequence in the record."""
 
 REPLAY_TIME = "Kiki-Stored-At"
-"""Header: when it was stored, Unix seconds."""
-
+"""Header of a replayed message: when the record stored it, in Unix seconds."""
 
 REPLAY_SUBJECT = "Kiki-Subject"
-"""Header: the event's ``noun.verb``."""
-
+"""Header of a replayed message: its event's ``noun.verb``."""
 
 REPLAY_END = "Kiki-Replay-End"
-"""Header of the empty message that ends a replay: how many were sent."""
-
+"""Header of the empty message that ends a replay: how many messages were sent."""
 
 REPLAY_ERROR = "Kiki-Replay-Error"
-"""Header of the same message when the replay broke off: the public code."""
-
+"""Header of that last message when the replay broke off: the public error code."""
 
 Speed = Literal["full", "recorded"]
 
 
 class Selection(WireStruct, frozen=True, kw_only=True):
-    """Which part of the record; all of it by default. Times are Unix seconds of when it was stored."""
+    """A part of the record; all of it by default. ``since`` and ``until`` are Unix times of storing a message."""
 
     since: float | None = None
     until: float | None = None
@@ -192,10 +187,10 @@ class Selection(WireStruct, frozen=True, kw_only=True):
 
 
 class ReplayRequest(WireStruct, frozen=True, kw_only=True):
-    """Publish a part of the record on the subject ``to``, on core NATS: whoever listens gets it, at most once.
+    """Publish a part of the record on the subject ``to``, on core NATS: each subscriber gets a message at most once.
 
-    ``speed`` 'recorded' keeps the times between the messages. Subscribe before you ask. For a reader that must miss
-    nothing there are registered services.
+    ``speed`` 'recorded' keeps the times between the messages. Subscribe before the request. A reader that must not miss
+    a message should register as a service instead.
     """
 
     to: Annotated[str, Meta(pattern=SUBJECT_PATTERN, max_length=255)]
@@ -206,27 +201,27 @@ class ReplayRequest(WireStruct, frozen=True, kw_only=True):
 class ReplayReply(WireStruct, frozen=True, kw_only=True):
     """The replay has begun.
 
-    Its messages carry the headers Kiki-Replay, Kiki-Seq, Kiki-Subject and Kiki-Stored-At; an empty one with
-    Kiki-Replay-End (and Kiki-Replay-Error when it broke off) is the last.
+    Its messages carry the headers Kiki-Replay, Kiki-Seq, Kiki-Subject and Kiki-Stored-At. The last message is empty and
+    carries Kiki-Replay-End, and Kiki-Replay-Error when the replay broke off.
     """
 
     replay_id: str
 
 
 class ReplayStopRequest(WireStruct, frozen=True, kw_only=True):
-    """End a replay before its end."""
+    """Stop a replay before its end."""
 
     replay_id: str
 
 
 class ReplayStopReply(WireStruct, frozen=True, kw_only=True):
-    """How many messages it had sent."""
+    """How many messages the replay had sent."""
 
     sent: int
 
 
 class Replayed(WireStruct, frozen=True, kw_only=True):
-    """A line of a replay's JSONL: one stored event, its ``noun.verb``, its place and the time it was stored."""
+    """A line of a replay written as JSONL: one stored event, its ``noun.verb``, its sequence and when it was stored."""
 
     seq: int
     stored_at: float

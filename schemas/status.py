@@ -1,4 +1,4 @@
-"""What an agent says of itself, what it refuses, and what it gave up."""
+"""An agent's health, its refusals of requests, and the messages that it gave up on."""
 
 from schemas.base import WireStruct
 
@@ -22,9 +22,9 @@ class ServiceError(WireStruct, frozen=True, kw_only=True):
 
 
 class DeadLetter(WireStruct, frozen=True, kw_only=True):
-    """A message that was given up, with all it takes to look at it and to replay it.
+    """A message that a consumer gave up on, with everything that is needed to inspect and to replay it.
 
-    ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` where it was.
+    ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` is where it was published.
     """
 
     subject: str

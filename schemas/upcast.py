@@ -1,7 +1,7 @@
-"""Yesterday's events as today's: one step for each version, on the decoded JSON before it is checked.
+"""Events of older versions brought to this version: one step for each version, on decoded JSON before validation.
 
-A step may rely on what the version before it promised, and on nothing else. Steps are never removed: the record keeps
-what was written under every version.
+A step may rely only on what its own version of the contract promised. Steps are never removed: the record keeps what
+was written under every version.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Body = dict[str, Any]
 
 
 def upcast(data: bytes) -> bytes | None:
-    """The event of an older version as this version writes it; None when it is not older, or is no event."""
+    """An event of an older version as this version writes it; None when ``data`` is no older event."""
     try:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -32,11 +32,11 @@ def upcast(data: bytes) -> bytes | None:
 
 
 def _upgrade_from_1(body: Body) -> None:
-    """Episodes carry the conversation; of an older one the question is known."""
+    """Since version 2 an episode has the conversation; of an older one only the question is known."""
     episode = body.get("episode")
     if isinstance(episode, dict) and isinstance(episode.get("question"), str):
         episode.setdefault("messages", [{"role": "user", "content": episode["question"]}])
 
 
 STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1,)
-"""The step at place ``n`` makes version ``n + 1`` into version ``n + 2``."""
+"""The step at index ``n`` (from 0) brings version ``n + 1`` to version ``n + 2``."""

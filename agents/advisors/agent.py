@@ -1,4 +1,4 @@
-"""An advisor as an agent: one ``advise.<name>`` request at a time, on a thread; each turn steps its state once."""
+"""An advisor as an agent: ``advise.<name>``, one request at a time, on a thread; a turn advances its state once."""
 
 import contextlib
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from schemas.errors import Unavailable
 from schemas.status import StatusReply
 
 Advise = Callable[[AdviseRequest], AdviseReply]
-"""Blocks; called by one thread at a time."""
+"""Gives advice on a request. It blocks, and is called by one thread at a time."""
 
 MAX_REPLIES = 1024
 """Turns whose advice is kept, so that a turn that is delivered again gets the same advice."""
@@ -36,10 +36,10 @@ class AdvisorAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, _: Bus) -> AsyncIterator[None]:
-        """Load the package and its weights.
+        """Load the sibling's package and its weights.
 
         Raises:
-            SetupError: they are not there, or may not be read.
+            SetupError: the package or the weights are missing, or the weights may not be read.
         """
         self._advise = await anyio.to_thread.run_sync(self._load)
         yield
@@ -53,7 +53,7 @@ class AdvisorAgent:
         return (Endpoint(verb=f"advise.{self.name}", request=AdviseRequest, handle=self.advise),)
 
     def status(self) -> StatusReply:
-        """Ready once it is loaded. ``silent`` counts the turns that it had no advice for."""
+        """Ready once the package is loaded. ``silent`` counts the turns for which there was no advice."""
         gauges = {"asked": float(self._turns), "silent": float(self._silent_turns)}
         return StatusReply(agent=self.name, ready=self._advise is not None, gauges=gauges)
 

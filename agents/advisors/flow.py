@@ -1,4 +1,4 @@
-"""kiki-flow: ``KikiFlowBridge.route_advisory(query) -> weights of 32 stacks | None``; each query moves its state."""
+"""kiki-flow: ``KikiFlowBridge.route_advisory(query) -> weights of 32 stacks | None``; each query advances its state."""
 
 import importlib
 import math
@@ -9,17 +9,17 @@ from agents.advisors.agent import Advise
 from agents.advisors.settings import KikiFlowSettings
 from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.errors import SetupError
+from schemas.flow import STACKS
 
 NAME = "kiki-flow"
 MODULE = "kiki_flow_core.track3_deploy.kiki_flow_bridge"
-STACKS = 32
 
 Spread = Callable[[Sequence[float]], dict[str, float]]
-"""Probabilities by niche domain of weights by stack."""
+"""Gives the probabilities by niche domain that weights by stack stand for."""
 
 
 def load(settings: KikiFlowSettings, *, spread: Spread) -> Advise:
-    """The installed package with its weights, in its first state.
+    """Load the installed package with its weights, in its initial state.
 
     Raises:
         SetupError: the package or the weights are missing, or the weights may not be read.
@@ -56,8 +56,8 @@ def load(settings: KikiFlowSettings, *, spread: Spread) -> Advise:
 
 
 def _reply(stack_weights: Any, spread: Spread) -> AdviseReply:
-    """The weights as they are, and as probabilities; weights that give none (negative, all zero) are recorded only."""
+    """The weights to record, and the probabilities by domain to blend: none when a weight is negative or all are 0."""
     weights = [float(weight) for weight in stack_weights]
     payload = {f"stack_{index:02d}": weight for index, weight in enumerate(weights)}
-    sound = min(weights) >= 0.0 and math.fsum(weights) > 0.0
-    return AdviseReply(domains=spread(weights) if sound else {}, payload=payload)
+    are_probabilities = min(weights) >= 0.0 and math.fsum(weights) > 0.0
+    return AdviseReply(domains=spread(weights) if are_probabilities else {}, payload=payload)

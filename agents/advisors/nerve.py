@@ -1,7 +1,8 @@
 """nerve-wml: ``NerveWmlAdvisor.advise(tokens[B, 16]) -> {domain index: probability} | None``.
 
-Its tokens are 16 numbers. Nothing published says how they come from a query, so this is ours: the query's unit vector
-in 16 equal runs, each run's mean, scaled so that a random unit vector gives numbers of size 1.
+Its tokens are 16 numbers. Nothing published says how a query becomes tokens, so this is micro-kiki's own choice: the
+query's unit vector is cut into 16 equal runs, and each token is a run's mean, scaled so that a random unit vector gives
+numbers of size 1.
 """
 
 import importlib
@@ -18,14 +19,14 @@ TOKENS = 16
 
 
 def tokens(embedding: tuple[float, ...]) -> list[float]:
-    """16 numbers for an embedding of any width from 16."""
+    """The 16 tokens of an embedding of at least 16 numbers."""
     run_length = len(embedding) // TOKENS
     scale = math.sqrt(len(embedding) * run_length)
     return [sum(embedding[at * run_length : (at + 1) * run_length]) / run_length * scale for at in range(TOKENS)]
 
 
 def load(settings: NerveWmlSettings) -> Advise:
-    """The installed package with its checkpoint.
+    """Load the installed package with its checkpoint.
 
     Raises:
         SetupError: the package or the checkpoint is missing, or the checkpoint may not be read.

@@ -9,8 +9,8 @@ class NerveWmlSettings(Struct, frozen=True, kw_only=True):
     """The nerve-wml advisor.
 
     Attributes:
-        domains: the niche domains in the order of its outputs.
-        checkpoint: folder that its ``save_advisor_checkpoint`` wrote.
+        domains: the niche domains in the order of the advisor's outputs.
+        checkpoint: folder that nerve-wml's ``save_advisor_checkpoint`` wrote.
         trust_pickle: whether that folder may be read; its files are pickles, which run code when they are read.
     """
 
@@ -23,12 +23,12 @@ class KikiFlowSettings(Struct, frozen=True, kw_only=True):
     """The kiki-flow advisor.
 
     Attributes:
-        weights: its surrogate's weights, a safetensors file.
+        weights: the weights of kiki-flow's surrogate, a safetensors file.
         trust_pickle: whether weights of another format may be read; those may run code.
         state_dim: width of its state: 4 species x 32 stacks.
         embed_dim: width of its query embedding (MiniLM).
         hidden: width of its surrogate's hidden layer.
-        stub_encoder: whether it hashes queries in place of loading MiniLM.
+        stub_encoder: whether kiki-flow hashes queries instead of embedding them with MiniLM.
     """
 
     weights: Path | None = None

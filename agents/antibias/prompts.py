@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.shared.follow_up import ending
+from agents.shared.follow_up import follow_up
 from schemas.chat import Message
 
 GUIDELINE = (
@@ -31,7 +31,7 @@ FRAMINGS = (
 
 def check(framing: Framing, answer: str) -> tuple[Message, ...]:
     """Asks whether ``answer``, to the question of the conversation, is unfair."""
-    return ending(answer, framing.ask)
+    return follow_up(answer, framing.ask)
 
 
 def reframing(question: str) -> tuple[Message, ...]:

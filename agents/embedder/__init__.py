@@ -1,1 +1,1 @@
-"""The embedder: texts to unit vectors, and how alike texts are."""
+"""The embedder: turns texts into unit vectors, and compares texts."""

@@ -1,4 +1,4 @@
-"""The embedder as an agent: the services ``embed`` and ``compare``, and candidates embedded ahead of ``compare``."""
+"""The embedder as an agent: the requests ``embed`` and ``compare``; it embeds candidates before ``compare`` comes."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -21,11 +21,11 @@ from schemas.events import InferDone
 from schemas.status import StatusReply
 
 EMBEDDING_DIGITS = 6
-"""Decimals of an embedding that leaves the agent: a few parts in a million of a cosine, and half the bytes."""
+"""Decimals of an embedding that leaves the agent: half the bytes, for an error of a few millionths in a cosine."""
 
 
 class EmbedderAgent:
-    """Turns texts into unit vectors, and says how alike texts are."""
+    """Turns texts into unit vectors, and compares texts."""
 
     name = "embedder"
 
@@ -90,18 +90,18 @@ class EmbedderAgent:
         )
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
-        """Unit vectors of texts; the texts are queued before this first waits."""
+        """The unit vectors of texts."""
         embeddings = await self._embedder.embed(request.texts)
         return EmbedReply(vectors=_wire_rows(embeddings.vectors), compute=embeddings.compute)
 
     async def compare(self, request: CompareRequest) -> CompareReply:
-        """The cosines of each two texts: a few numbers, where their vectors would be thousands."""
+        """The cosines of each two texts: a few numbers, where a reply with the vectors would hold thousands."""
         embeddings = await self._embedder.embed(request.texts)
         cosines = np.clip(embeddings.vectors @ embeddings.vectors.T, -1.0, 1.0)
         return CompareReply(cosines=_wire_rows(cosines), compute=embeddings.compute, began_at=embeddings.began_at)
 
     async def _embed_ahead(self, message: LiveMessage) -> None:
-        """Embed a turn's candidates while they travel to the agent that compares them; nothing is acknowledged."""
+        """Embed a turn's candidates while their event is on the way to the stage that compares them."""
         event = decode(InferDone, message.data)
         if event.route.plan.negotiate:
             self._embedder.embed_ahead(
@@ -110,6 +110,6 @@ class EmbedderAgent:
 
 
 def _wire_rows(rows: Floats) -> tuple[tuple[float, ...], ...]:
-    """``[n, width]`` as it travels: each row a tuple of rounded numbers."""
+    """``[n, width]`` as a reply holds it: each row a tuple of rounded numbers."""
     numbers: list[list[float]] = np.round(rows.astype(np.float64), EMBEDDING_DIGITS).tolist()
     return tuple(map(tuple, numbers))

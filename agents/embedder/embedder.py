@@ -1,4 +1,4 @@
-"""The embedder: mpnet on an owned thread, concurrent texts in one forward pass, repeated texts from a cache."""
+"""The embedder: a model on a thread of its own, several callers' texts in one forward pass, and a cache."""
 
 import asyncio
 import os
@@ -21,17 +21,18 @@ from schemas.errors import Unavailable
 def default_threads() -> int:
     """Threads of a forward pass when no setting says otherwise: half the processors, at most four.
 
-    The other half decodes. Two threads on two cores took 65 ms a prompt and 102 ms of processor time, one thread 72 ms
-    and 69 ms; in a batch of 16 both took 34 ms a prompt, for 63 and 34 ms of processor time.
+    The other half is left for decoding. Two threads on two cores took 65 ms a prompt and 102 ms of processor time, one
+    thread 72 ms and 69 ms; in a batch of 16 both took 34 ms a prompt, for 63 and 34 ms of processor time.
     """
     return max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Unit vectors ``[n, width]`` and the seconds of the passes that they waited for (0: all from the cache).
+    """Unit vectors ``[n, width]``, and ``compute``: the seconds of the forward passes that the caller waited for.
 
-    The first of those began at ``began_at`` (Unix time, 0 without one), which may be before they were asked for.
+    ``began_at`` is when the first of those passes began (Unix time), which may be before the call. Both are 0 when all
+    vectors were cached.
     """
 
     vectors: Floats
@@ -60,8 +61,8 @@ class _Request:
 class Embedder:
     """Owns the model and its thread; the event loop only waits for futures.
 
-    Texts that come while a pass runs gather for the next one. They wait ``batch_wait`` seconds for other callers'
-    texts only after a pass that served several callers: a lone turn is never held up.
+    Texts that come while a pass runs share the next one. Texts wait ``batch_wait`` seconds for those of other callers
+    only if the pass before served several callers: a single caller is never delayed.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Embedder:
         ready.result()
 
     def stop(self) -> None:
-        """End the thread after the pass in hand. Blocks."""
+        """End the thread after the batch that it is working on. Blocks."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -121,7 +122,8 @@ class Embedder:
     def embed(self, texts: Sequence[str]) -> Coroutine[Any, Any, Embeddings]:
         """Embed texts; they share forward passes with the texts of other callers.
 
-        They are queued at once; the coroutine waits for the vectors, so the caller may work until it awaits it.
+        The texts are queued when this is called, and the coroutine that it returns waits for the vectors: the caller
+        may do other work before it awaits that.
 
         Raises:
             Unavailable: the embedder is not running.
@@ -138,7 +140,7 @@ class Embedder:
         return self._await_vectors(texts, requests, vectors)
 
     def embed_ahead(self, texts: Iterable[str]) -> None:
-        """Embed texts that a later call will ask for; a failure is raised by that later call.
+        """Embed texts that a later call will ask for, into the cache. If that fails, the later call tries again.
 
         Raises:
             Unavailable: the embedder is not running.
@@ -207,8 +209,9 @@ class Embedder:
         return True
 
     def _gather_requests(self) -> tuple[list[_Request], bool]:
-        """The requests of the next batch, and whether to go on after it."""
+        """The requests of the next batch, and whether to go on after it (False once :meth:`stop` was called)."""
         requests = self._queue.get()
+        # A timeout of 0 still takes what is queued already, so texts that came during the last pass share this one.
         until = time.monotonic() + (self._batch_wait if self._several_callers else 0.0)
         batch, callers = list[_Request](), 0
         while requests is not None:

@@ -10,13 +10,13 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: folder of the sentence-transformers model.
-        batch_wait: seconds that a text waits for others', while several ask at once; 0 never waits.
+        batch_wait: seconds that a text waits for other callers' texts, while there are several; 0 never waits.
         batch_size: texts in one forward pass at most.
         cache_size: embeddings kept for repeated texts.
         max_tokens: tokens of a text that are embedded; the rest is cut off.
         threads: threads of a forward pass; None takes half the processors, at most four.
-        ahead: whether a turn's candidates are embedded while they travel to who compares them. With several embedders
-            on one bus another one may be asked to compare them and embeds them again: there, turn it off.
+        ahead: whether a turn's candidates are embedded while their event is on the way to the stage that compares them.
+            Turn it off with several embedders on one bus: another one may get the request and embed them again.
     """
 
     model: Path

@@ -4,7 +4,7 @@ Every ballot goes on from the conversation itself, so that the worker finds it p
 assistant said it, then the question about it.
 """
 
-from agents.shared.follow_up import ending
+from agents.shared.follow_up import follow_up
 from schemas.chat import Message
 from schemas.findings import VoteChoice
 
@@ -17,12 +17,12 @@ LETTERS = ("A", "B")
 def ballot(answer: str, *, objection: str | None) -> tuple[Message, ...]:
     """Asks whether ``answer`` is right. The objection of a critic, when there is one, is read before voting."""
     critic = f"A critic objects: {objection}\n\n" if objection is not None else ""
-    return ending(answer, f"{critic}Is that right?")
+    return follow_up(answer, f"{critic}Is that right?")
 
 
 def argument(answer: str, *, keeps: bool) -> tuple[Message, ...]:
     """Asks a member of the panel why it keeps or refuses ``answer``."""
-    return ending(answer, f"In one sentence, why is that {'right' if keeps else 'wrong'}?")
+    return follow_up(answer, f"In one sentence, why is that {'right' if keeps else 'wrong'}?")
 
 
 def comparison(
@@ -40,4 +40,4 @@ def comparison(
         analysis,
         "Which of the two is right, A or B?",
     )
-    return ending(f"A: {first}\nB: {second}", "\n\n".join(part for part in parts if part))
+    return follow_up(f"A: {first}\nB: {second}", "\n\n".join(part for part in parts if part))

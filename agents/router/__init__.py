@@ -1,1 +1,1 @@
-"""The router: which domains a prompt belongs to, which adapters answer, and how much cognition it gets."""
+"""The router: chooses a prompt's domains, the adapters that answer it, and how much cognition it gets."""

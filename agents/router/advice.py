@@ -1,13 +1,14 @@
 """Advice of other services (nerve-wml, kiki-flow): asked for over the bus, blended in log-odds, recorded.
 
-What an advisor says is evidence beside the router's own scores ``s``. Its probabilities ``a`` over the niche domains
-become, for each router output, the log-odds that they add to those of its prior ``u`` (all niches alike), and a share
-``alpha`` of that is added to the router's log-odds:
+Advice is evidence beside the router's own scores. For each router output, let ``s`` be the router's score, ``a`` the
+sum of the advisor's probabilities over the output's niche domains, and ``u`` the same sum if all niche domains were
+equally likely. Then the blended score ``s'`` is
 
     logit(s') = logit(s) + alpha * (logit(a) - logit(u))
 
-With ``alpha`` 0 the router stays as it is, with 1 the advice counts in full (Bayes' rule in log-odds). An advisor that
-favours nothing changes nothing, so the gate keeps its meaning, and a domain that it does not name stays as it is.
+With ``alpha`` 0 the scores stay as they are, with 1 the advice counts in full (Bayes' rule in log-odds). An advisor
+whose probabilities are all alike changes nothing, so the gate keeps its meaning, and the score of a domain that the
+advisor does not name stays as it is.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ FLOOR = 1e-6
 
 
 class AdvisorSettings(Struct, frozen=True, kw_only=True):
-    """How much an advisor counts (``alpha``) and how long it has (``timeout``, seconds)."""
+    """How much an advisor's advice counts (``alpha``, 0..1), and how many seconds the router waits (``timeout``)."""
 
     alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.1
     timeout: Annotated[float, Meta(gt=0.0, le=5.0)] = 0.05
@@ -40,8 +41,8 @@ async def ask_advisors(
 ) -> tuple[dict[str, float], tuple[Advisory, ...]]:
     """The scores by output after all advice, and the advice to record; all advisors are asked at the same time.
 
-    An advisor that does not answer in its time, or not as agreed, is counted (``kiki_degraded`` with the path
-    ``router.advisor.<name>``) and left out.
+    An advisor that does not answer within its timeout, or whose reply is invalid, is left out and counted
+    (``kiki_degraded`` with the path ``router.advisor.<name>``).
     """
     names = list(advisors)
     replies = await asyncio.gather(*(_ask(bus, name, advisors[name], request, taxonomy) for name in names))
@@ -78,7 +79,7 @@ def _check_reply(reply: AdviseReply, taxonomy: Taxonomy) -> None:
 def blend(
     scores: Mapping[str, float], advice: Mapping[str, float], *, alpha: float, taxonomy: Taxonomy
 ) -> dict[str, float]:
-    """The scores by output after an advisor's probabilities by niche; the same when it advises nothing."""
+    """The scores by output, blended with an advisor's probabilities by niche domain; unchanged without advice."""
     if not advice or alpha == 0.0:
         return dict(scores)
     blended = {}

@@ -1,4 +1,4 @@
-"""The router as an agent: ``query.received`` -> ``query.routed``; the service ``route``."""
+"""The router as an agent: ``query.received`` -> ``query.routed``; the request ``route``."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ from schemas.status import StatusReply
 
 STAGE = "router"
 POLL_SECONDS = 0.1
-"""How often a router that starts looks whether an embedder answers."""
+"""Seconds between two attempts of a starting router to reach an embedder."""
 
 Embed = Callable[[EmbedRequest], Awaitable[EmbedReply]]
 """Gives the unit vectors of texts."""
@@ -64,7 +64,7 @@ class RouterAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Load the weights and wait for an embedder; the bus is where it and the advisors are asked."""
+        """Load the weights and wait for an embedder; both it and the advisors are reached over ``bus``."""
         self._bus = bus
 
         async def embed_on_bus(request: EmbedRequest) -> EmbedReply:
@@ -86,7 +86,7 @@ class RouterAgent:
     def _load_scorer(self) -> Scorer:
         folder = self._settings.checkpoint
         scorer = Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
-        # The words' tables are built when the first text is read: here, not in the first turn.
+        # Scoring builds the word model's tables at its first text: do that now, not in the first turn.
         scorer.score(["ready"], np.zeros((1, scorer.checkpoint.classifier.width), dtype=np.float32))
         return scorer
 
@@ -99,7 +99,7 @@ class RouterAgent:
         return (Endpoint(verb="route", request=RouteRequest, handle=self.route),)
 
     def status(self) -> StatusReply:
-        """Ready once its weights are loaded; whether its embedder is, the embedder says."""
+        """Ready once the weights are loaded. The embedder reports its own readiness."""
         meta = None if self._scorer is None else self._scorer.checkpoint.meta
         return StatusReply(
             agent=STAGE,
@@ -109,7 +109,7 @@ class RouterAgent:
         )
 
     async def route(self, request: RouteRequest) -> RouteReply:
-        """The domains of prompts, by the router alone: advisors are asked about turns only."""
+        """The domains of prompts by the router's own scores: advisors are only asked about turns."""
         scorer = self._require_scorer()
         embedded = await self._embed_texts(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
@@ -145,7 +145,7 @@ class RouterAgent:
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
 
     async def _find_routed_event(self, event: QueryReceived) -> QueryRouted | None:
-        """The route that this turn has already, if any: an advisor's state may have changed, so it is asked once."""
+        """The event that this turn has already, if any: advisors keep a state, so each is asked once for a turn."""
         if not self._settings.advisors or self._bus is None:
             return None
         return await self._bus.last(QueryRouted, event.envelope.turn_id)
@@ -153,16 +153,17 @@ class RouterAgent:
     async def _embed_texts(self, texts: tuple[str, ...]) -> EmbedReply:
         """The texts' vectors; their words are counted while the embedder computes."""
         scorer, embed = self._require_scorer(), self._embed
-        assert embed is not None, "it is there once the weights are"
+        assert embed is not None, "load_weights sets it"
 
         async def count_words() -> None:
-            await asyncio.sleep(0)  # the request leaves first
+            await asyncio.sleep(0)  # let the request to the embedder leave first
             scorer.count_words(texts)
 
         reply, _ = await asyncio.gather(embed(EmbedRequest(texts=texts)), count_words())
         return reply
 
     def _bare_route(self, query: Query, alias: Alias) -> Route:
+        """The route of an alias without adapters: no domains are scored."""
         level = selection.level_of(alias, query.level, first=None, cognition_domains=())
         plan = selection.plan_of(alias, query, level=level)
         return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
@@ -206,12 +207,13 @@ class RouterAgent:
         return OutputScores(outputs, scores.inside), advisories
 
     def _force_niche(self, niche: str, scores: OutputScores) -> list[tuple[DomainScore, str]]:
+        """The one niche domain that the alias names, with its output's score, whatever that is."""
         output = self._taxonomy.output_of(niche)
         score = round(scores.outputs.get(output, 0.0), selection.DIGITS)
         return [(DomainScore(name=output, score=score), niche)]
 
     def _choose_domains(self, alias: Alias, scores: OutputScores) -> list[tuple[DomainScore, str]]:
-        """The gated outputs, each with the niche domain that is meant inside it."""
+        """The outputs that pass the gate, each with the niche domain that is meant."""
         allowed = {self._taxonomy.output_of(domain) for domain in alias.domains}
         domains = selection.select_outputs(
             scores.outputs, threshold=self._threshold, top_k=self._settings.max_adapters, allowed=allowed
@@ -235,10 +237,10 @@ def _matrix(embedded: EmbedReply) -> Floats:
 
 
 async def _wait_for_embedder(embed: Embed) -> None:
-    """Wait until an embedder answers: a turn that came before it would use up its tries.
+    """Wait until an embedder answers: a turn that came earlier would use up its deliveries in vain.
 
     Raises:
-        KikiError: it refuses, and will not change its mind.
+        KikiError: the embedder refuses with an error that is not retryable.
     """
     is_logged = False
     while True:

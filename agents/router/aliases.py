@@ -1,4 +1,4 @@
-"""The 45 model ids and what each asks for, from ``configs/aliases.yaml``."""
+"""The model ids and what each stands for, from ``configs/aliases.yaml``."""
 
 from functools import cache
 from importlib.resources import files
@@ -16,21 +16,21 @@ NICHE_PREFIX = "kiki-niche-"
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model id asks for.
+    """What a model id stands for.
 
     Attributes:
-        intent: what the user of the alias wants; travels in the route.
+        intent: what the user of the alias wants; it is recorded in the route.
         description: one line for people.
         level: level of cognition when the request names none.
         deepen: whether a fast turn becomes full when its first domain profits from cognition.
-        candidates: K of a full turn, when the request names none.
-        recall: whether a fast or full turn recalls.
+        candidates: how many candidates a full turn decodes when the request names no number.
+        recall: whether a fast or full turn recalls episodes.
         adapters: whether adapters may answer; without them the prompt is not even embedded.
         domains: the niche domains that may be routed to; empty means all.
         niche: the one domain that is always chosen.
         thinking: whether the model's reasoning is shown, when it has any.
         max_tokens: length of an answer when the request names none; the facade's default when None.
-        temperature: of an answer when the request names none; the facade's default when None.
+        temperature: of the sampling when the request names none; the facade's default when None.
     """
 
     intent: str
@@ -59,7 +59,7 @@ class AliasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         cognition_domains: where a fast turn of an alias that says ``deepen`` becomes full.
-        base_domains: where base answers unless an alias names the domain.
+        base_domains: where the base model answers, unless the alias names the domain.
     """
 
     cognition_domains: tuple[str, ...]

@@ -1,8 +1,9 @@
 """Checkpoints of the router: a folder with ``weights.safetensors`` and ``meta.json``. No other format is read.
 
-Ours and the monolith's share the tensors ``0.weight, 0.bias, 3.weight, 3.bias``; ours adds the heads of the merged
-outputs (``niche.<output>.weight`` and ``.bias``) and the words (``words.*``), and says in ``meta.json`` what it was
-trained from.
+There are two kinds. A bare checkpoint is the classifier alone, the four tensors ``0.weight, 0.bias, 3.weight, 3.bias``,
+as the earlier micro-kiki of a single process wrote it (``"format": "monolith"``, or no format at all). A checkpoint of
+this router (``"format": "micro-kiki-router/1"``) adds the heads of the merged outputs (``niche.<output>.weight`` and
+``.bias``) and the word model (``words.*``), and says in ``meta.json`` what it was trained from.
 """
 
 import json
@@ -27,24 +28,27 @@ from schemas.errors import SetupError
 WEIGHTS = "weights.safetensors"
 META = "meta.json"
 FORMAT = "micro-kiki-router/1"
-MONOLITH_THRESHOLD = 0.12
-"""The gate of the monolith, for its checkpoints that name none."""
+BARE_FORMAT = "monolith"
+"""The format of a bare checkpoint in ``meta.json``."""
+
+DEFAULT_THRESHOLD = 0.12
+"""The gate of a bare checkpoint that names none: the one that the earlier micro-kiki used."""
 
 _WORDS = ("words.words", "words.pieces", "words.idf", "words.weight", "words.bias", "words.scale")
 _LABEL_KEYS = ("labels", "domains", "label_names", "classes")
 
 
 class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint says of itself.
+    """The ``meta.json`` of a checkpoint.
 
     Attributes:
         labels: the outputs in order.
         threshold: calibrated score that opens the gate, chosen on held-out prompts.
-        rivalry: what a label's logit loses for each unit that it is behind the best one's (0: nothing).
-        bare_threshold: the same gate for the classifier without the words (0: not measured).
+        rivalry: what a label's logit loses for each unit that it is behind the best label's (0: nothing).
+        bare_threshold: the gate for the classifier without the word model (0: not measured).
         corpus_sha256: digest of the corpus that it was trained from.
         embedder_sha256: digest of the embedder's ``model.safetensors``.
-        seed: of the training.
+        seed: of the training's random numbers.
         held_out: figures measured on prompts that were not trained on.
         niches: the niche domains of each merged output, in the order of its head.
     """
@@ -63,7 +67,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A classifier with its gate, the heads of its merged outputs, and the words beside it if it has any."""
+    """A classifier with its gate, the heads of the merged outputs, and the word model, if it has one."""
 
     classifier: Classifier
     meta: CheckpointMeta
@@ -103,7 +107,7 @@ def load_shipped() -> Checkpoint:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint, ours or the monolith's.
+    """Read a checkpoint of either kind.
 
     Raises:
         SetupError: a file is missing or broken, or layers and labels do not fit together.
@@ -114,14 +118,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise SetupError(f"{path} is no safetensors file ({error}).", param="checkpoint") from error
-    words = _words(tensors, len(meta.labels)) if "words.weight" in tensors else None
+    words = _read_words(tensors, len(meta.labels)) if "words.weight" in tensors else None
     tensors = {name: tensor.to(torch.float32) for name, tensor in tensors.items() if not name.startswith("words.")}
-    heads = {output: _head(tensors, output, names) for output, names in meta.niches.items()}
+    heads = {output: _read_head(tensors, output, names) for output, names in meta.niches.items()}
     return Checkpoint(classifier=Classifier(tensors=tensors, labels=meta.labels), meta=meta, heads=heads, words=words)
 
 
 def _tensors_of(words: WordModel) -> dict[str, torch.Tensor]:
-    """The words as tensors: terms as UTF-8 with line ends between, weights in half precision."""
+    """The word model as tensors: the terms in UTF-8, separated by line ends, the weights in half precision."""
     return {
         "words.words": _bytes_of(words.words),
         "words.pieces": _bytes_of(words.pieces),
@@ -136,11 +140,11 @@ def _bytes_of(terms: Sequence[str]) -> torch.Tensor:
     return torch.frombuffer(bytearray("\n".join(terms).encode()), dtype=torch.uint8)
 
 
-def _words(tensors: dict[str, torch.Tensor], outputs: int) -> WordModel:
-    """The words of a checkpoint.
+def _read_words(tensors: dict[str, torch.Tensor], outputs: int) -> WordModel:
+    """The word model of a checkpoint.
 
     Raises:
-        SetupError: a tensor is missing, or they do not fit together.
+        SetupError: a tensor is missing, or the tensors do not fit together.
     """
     missing = [name for name in _WORDS if name not in tensors]
     if missing:
@@ -156,7 +160,7 @@ def _words(tensors: dict[str, torch.Tensor], outputs: int) -> WordModel:
     return WordModel(words=tuple(words), pieces=tuple(pieces), idf=idf, weight=weight, bias=bias, scale=scale)
 
 
-def _head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...]) -> NicheHead:
+def _read_head(tensors: dict[str, torch.Tensor], output: str, names: tuple[str, ...]) -> NicheHead:
     weight, bias = tensors.get(f"niche.{output}.weight"), tensors.get(f"niche.{output}.bias")
     if weight is None or bias is None or weight.shape[0] != len(names) or bias.shape != (len(names),):
         raise SetupError(f"the checkpoint has no head for the {len(names)} niches of '{output}'.", param="checkpoint")
@@ -186,18 +190,20 @@ def _read_meta(folder: Path) -> CheckpointMeta:
             return msgspec.convert(document, CheckpointMeta)
         except msgspec.DecodeError as error:
             raise SetupError(f"{path}: {error}.", param="checkpoint") from error
-    return CheckpointMeta(format="monolith", labels=_labels(document, path), threshold=_threshold(document, path))
+    return CheckpointMeta(
+        format=BARE_FORMAT, labels=_read_labels(document, path), threshold=_read_threshold(document, path)
+    )
 
 
-def _labels(document: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _read_labels(document: dict[str, Any], path: Path) -> tuple[str, ...]:
     for key in _LABEL_KEYS:
         if isinstance(names := document.get(key), list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     raise SetupError(f"{path} names no labels: expected a list under one of {', '.join(_LABEL_KEYS)}.", param="labels")
 
 
-def _threshold(document: dict[str, Any], path: Path) -> float:
-    threshold = document.get("threshold", MONOLITH_THRESHOLD)
+def _read_threshold(document: dict[str, Any], path: Path) -> float:
+    threshold = document.get("threshold", DEFAULT_THRESHOLD)
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise SetupError(f"{path}: threshold must be in 0..1.", param="threshold")
     return float(threshold)

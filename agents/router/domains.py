@@ -1,4 +1,4 @@
-"""The 35 niche domains and the 31 router outputs that they are scored under, from ``configs/domains.yaml``."""
+"""The 35 niche domains and the 31 router outputs that score them, from ``configs/domains.yaml``."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from schemas.errors import SetupError
 
 
 class Domain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One niche domain: its router output, what it is, and where the border to its neighbours runs."""
+    """One niche domain: its router output, its definition, and what does not belong to it (``not`` in the file)."""
 
     output: str
     definition: str
@@ -44,11 +44,11 @@ class Taxonomy:
 
     @property
     def merged(self) -> dict[str, tuple[str, ...]]:
-        """The outputs that stand for several niche domains."""
+        """The outputs that stand for several niche domains, with these domains."""
         return {output: names for output, names in self.members.items() if len(names) > 1}
 
     def output_of(self, name: str) -> str:
-        """The output of a niche domain; an output is its own.
+        """The output of a niche domain; the name of an output gives that output.
 
         Raises:
             SetupError: there is no such domain.

@@ -1,4 +1,4 @@
-"""Fitting what is convex: L-BFGS from where the parameters are, nothing drawn, the same result each time."""
+"""Minimising a convex loss by L-BFGS: no random numbers, so the same result each time."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 def minimise(parameters: Sequence[torch.Tensor], loss: Callable[[], torch.Tensor]) -> None:
-    """Move the parameters to where ``loss``, a scalar, is least."""
+    """Change the parameters in place, from their present values to those at which ``loss``, a scalar, is least."""
     optimiser = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Inside a merged output: which of its niche domains a prompt means, so that all 35 adapters stay reachable."""
+"""Which of a merged output's niche domains a prompt means, so that the router can choose each of the 35 adapters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class NicheHead:
 
 
 def shares(heads: Mapping[str, NicheHead], embedding: Floats) -> dict[str, dict[str, float]]:
-    """For each merged output: niche domain to its probability, given that the output is right."""
+    """For each merged output, the probability of each of its niche domains, given that the output is right."""
     row = np.ascontiguousarray(embedding, dtype=np.float32)[None, :]
     return {
         output: {name: float(share) for name, share in zip(head.names, head.probabilities(row)[0], strict=True)}
@@ -38,7 +38,7 @@ def shares(heads: Mapping[str, NicheHead], embedding: Floats) -> dict[str, dict[
 
 
 def fit_head(names: tuple[str, ...], inputs: torch.Tensor, targets: torch.Tensor, *, ridge: float = 1e-3) -> NicheHead:
-    """Fit by L-BFGS from zero: nothing is drawn, so the result is the same each time.
+    """Fit a head by L-BFGS from zero, without random numbers, so that the result is the same each time.
 
     ``inputs`` is ``[n, width]``, ``targets`` ``[n, niches]`` with rows that sum to 1.
     """

@@ -1,8 +1,8 @@
-"""A checkpoint at work: from embeddings and words to scores by router output, and the niche domain meant in each.
+"""Scoring with a checkpoint: from embeddings and words to scores by router output, and the niche domain meant in each.
 
-A checkpoint may name the 31 outputs or the 35 niche domains. One with niche domains chooses inside a merged output by
-their own scores; one with outputs by its heads, and one that has none (the monolith's) borrows the shipped heads, when
-it reads embeddings of the same width.
+The labels of a checkpoint are the 31 outputs or the 35 niche domains. Inside a merged output, a checkpoint with niche
+domains chooses by their own scores, and one with outputs by its heads. A bare checkpoint has no heads: it borrows those
+of the shipped checkpoint when both read embeddings of the same width.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ from bus import metrics
 
 @dataclass(frozen=True)
 class OutputScores:
-    """One prompt: its calibrated score by output, and for each merged output the shares of its niche domains."""
+    """One prompt's calibrated scores by output, and (``inside``) each output's shares by niche domain."""
 
     outputs: dict[str, float]
     inside: dict[str, dict[str, float]]
@@ -42,7 +42,7 @@ class Scorer:
         self._heads = _choose_heads(checkpoint, taxonomy)
 
     def count_words(self, texts: Sequence[str]) -> None:
-        """Count the texts' words ahead of :meth:`score`, which then finds them in a cache."""
+        """Score the texts' words ahead of :meth:`score`, which then finds the result in a cache."""
         if self.checkpoint.words is not None:
             self.checkpoint.words.logits(texts)
 

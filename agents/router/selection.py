@@ -1,4 +1,4 @@
-"""From scores to a route: the gate, the adapters with their weights, and the plan. Plain functions."""
+"""From scores to a route: the gate, the adapters with their weights, and the plan. Pure functions."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from agents.router.aliases import Alias
 from schemas.findings import MAX_ADAPTERS, AdapterUse, DomainScore, Level, Plan, Query
 
 DIGITS = 4
-"""Decimals of the scores that travel."""
+"""Decimals of the scores in events and replies."""
 
 
 def select_outputs(
@@ -16,7 +16,7 @@ def select_outputs(
     top_k: int,
     allowed: Collection[str] = (),
 ) -> tuple[DomainScore, ...]:
-    """The outputs whose score reaches ``threshold``, best first, at most ``top_k``; none means base.
+    """The outputs whose score reaches ``threshold``, best first, at most ``top_k``; none: the base model answers.
 
     ``allowed`` names the outputs that may be chosen; empty means all.
     """
@@ -40,11 +40,11 @@ def adapters_of(
     min_share: float,
     limit: int = MAX_ADAPTERS,
 ) -> tuple[AdapterUse, ...]:
-    """The adapters of the chosen niche domains, which come as ``(name, calibrated score)``, best first.
+    """The adapters of the chosen niche domains, which are given as ``(name, calibrated score)``, best first.
 
-    A domain takes part when its score is at least ``min_share`` of the best. Weights are the scores of the
-    parts over their sum. A domain of ``base_domains`` keeps its weight for the base model: it gives no adapter,
-    and the others do not share what it leaves.
+    A domain takes part when its score is at least ``min_share`` of the best score. Its weight is its score over the sum
+    of the scores that take part. A domain of ``base_domains`` gives no adapter: its weight stays with the base model,
+    and the other weights do not grow.
     """
     if not niches:
         return ()
@@ -60,9 +60,10 @@ def adapters_of(
 def level_of(
     alias: Alias, request_level: Level | None, *, first: str | None, cognition_domains: Collection[str]
 ) -> Level:
-    """The level that holds: what the request asks, else the alias's, deepened where that pays.
+    """The turn's level: the request's, or else the alias's.
 
-    ``first`` is the niche domain that came first.
+    An alias may ask to deepen (``deepen``): then a fast turn becomes full when ``first``, the niche domain with the
+    best score, is one of ``cognition_domains``.
     """
     if request_level is not None:
         return request_level
@@ -72,7 +73,7 @@ def level_of(
 
 
 def plan_of(alias: Alias, query: Query, *, level: Level, costly: bool = False) -> Plan:
-    """Which stages think. One candidate, unless the turn is full or the request asks for more.
+    """Which stages do their work. One candidate, unless the turn is full or the request asks for more.
 
     ``costly``: whether a wrong answer is costly in the first domain.
     """

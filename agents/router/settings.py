@@ -14,9 +14,9 @@ class RouterSettings(Struct, frozen=True, kw_only=True):
         checkpoint: folder with ``weights.safetensors`` and ``meta.json``; None takes the shipped one.
         threshold: score that opens the gate; None takes the trained one.
         max_adapters: adapters of a turn at most, 1 to 4.
-        min_share: an adapter takes part when its score is at least this share of the best one; ours.
-        embed_timeout: seconds for the embedding of a prompt.
-        concurrency: turns in hand at once.
+        min_share: an adapter takes part when its score is at least this share of the best one.
+        embed_timeout: seconds that the embedding of a prompt may take.
+        concurrency: turns that are routed at the same time.
         advisors: who is asked for advice before the domains are chosen, by name (``nerve-wml``, ``kiki-flow``).
     """
 

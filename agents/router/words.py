@@ -1,7 +1,8 @@
-"""What the letters say beside the embedding: tf-idf of words and of pieces of words, and one linear layer.
+"""A linear model of a prompt's words, beside the embedding: tf-idf of words and of pieces, and one linear layer.
 
-mpnet was trained on English sentences and hears the gist. A technical term, the name of a function or a French word
-that the corpus knows from one domain says as much, and errs about other prompts; so the two are added in log-odds.
+mpnet was trained on English sentences and represents a prompt's general meaning. A technical term, the name of a
+function or a French word that occurs in one domain of the corpus is as informative, and the two models err about
+different prompts; so their logits are added.
 """
 
 from collections import Counter
@@ -19,10 +20,10 @@ from agents.shared.encoder import Floats
 from schemas.errors import SetupError
 
 TOKEN = r"(?u)\b\w+\b|[^\w\s]+"
-"""A word, or a run of signs: ``->`` and ``::`` tell languages apart."""
+"""A word, or a run of signs: ``->`` and ``::`` distinguish programming languages."""
 
 PIECES = (3, 5)
-"""Characters in a piece of a word: what inflections, compounds and misspellings leave in common."""
+"""Least and most characters of a piece: the part of a word that its inflections, compounds and misspellings share."""
 
 MAX_CHARS = 3072
 """How much of a text is read: as much as the embedder's 384 tokens hold at most."""
@@ -35,14 +36,15 @@ MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class WordModel:
-    """Linear in two tf-idf vectors of length 1, of words and of pieces.
+    """Logits that are linear in two tf-idf vectors of length 1, one of words and one of pieces.
 
     Attributes:
-        words: the words that are counted, sorted; ``pieces`` the pieces.
-        idf: ``[words + pieces]``, how rare each is.
+        words: the words that are counted, sorted.
+        pieces: the pieces of words that are counted, sorted.
+        idf: ``[words + pieces]``, inverse document frequencies.
         weight: ``[words + pieces, outputs]``.
         bias: ``[outputs]``.
-        scale: what the classifier's logits are multiplied by before these are added.
+        scale: what the classifier's logits are multiplied by before the logits of this model are added.
     """
 
     words: tuple[str, ...]
@@ -77,7 +79,10 @@ class WordModel:
         return lru_cache(maxsize=CACHE_SIZE)(self._compute_logits)
 
     def _compute_logits(self, text: str) -> Floats:
-        """As scikit-learn's transform, which takes 0.7 ms to check a text of 60 characters and 0.05 ms to count it."""
+        """The same as scikit-learn's transform, which spends 0.7 ms on checks for a text of 60 characters.
+
+        Each of the two tf-idf vectors is scaled to length 1 by itself, as the training does.
+        """
         logits = self.bias
         for analyse, rows in self._analysers:
             if counts := Counter(rows[term] for term in analyse(text) if term in rows):
@@ -91,17 +96,18 @@ class WordModel:
 def fit_words(
     texts: Sequence[str], distributions: Floats, weights: Floats, *, least: int, inverse_penalty: float
 ) -> WordModel:
-    """Multinomial logistic regression (L2) on the tf-idf of the texts; nothing is drawn.
+    """Fit multinomial logistic regression (L2) on the tf-idf of the texts, without random numbers.
 
     Args:
         distributions: ``[n, outputs + 1]``, rows that sum to 1; the last column is base, whose logit is 0.
         weights: ``[n]``, of each text in the loss.
-        least: texts that must hold a term for it to count.
+        least: how many texts must hold a term for it to count.
         inverse_penalty: scikit-learn's ``C``.
 
     Raises:
         SetupError: the texts are too few to learn from.
     """
+    # scikit-learn takes one class for each example, so a text with several classes becomes several weighted examples.
     rows, kinds = distributions.nonzero()
     if len(set(kinds.tolist())) < 3:
         raise SetupError("the corpus has prompts of fewer than three outputs, base among them.", param="corpus")
@@ -113,6 +119,7 @@ def fit_words(
         raise SetupError(f"no word occurs in {least} prompts of the corpus ({error}).", param="corpus") from error
     model = LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS)
     model.fit(counts[rows], kinds, sample_weight=distributions[rows, kinds] * weights[rows])
+    # Classes without an example in this fold keep a weight of 0 and the least bias.
     weight = np.zeros((counts.shape[1], distributions.shape[1]))
     bias = np.full(distributions.shape[1], model.intercept_.min())
     weight[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_

@@ -1,6 +1,6 @@
-"""Other services and the record: who is registered, where each of them is, and what it has consumed.
+"""Other services and the record: who is registered, how far each of them is, and what it has consumed.
 
-Pure: :mod:`.registration` (a name, its consumer, what it wants). On the bus: :mod:`.cursor` (fetch and mark),
-:mod:`.replay` and :mod:`.running_replays` (the record again), :mod:`.retention` (what may be dropped), :mod:`.flow`
-(what kiki-flow asks, over :mod:`.stacks`), :mod:`.agent`.
+:mod:`.registration` (a service's durable consumer), :mod:`.cursor` (fetch and mark), :mod:`.replay` (read a part of the
+record), :mod:`.running_replays` (publish it), :mod:`.retention` (drop what every consumer has read), :mod:`.flow`
+(requests of kiki-flow, with :mod:`.stacks`), :mod:`.agent` (all of that as requests), :mod:`.settings`.
 """

@@ -1,4 +1,4 @@
-"""The record for other services, on the bus: register, fetch, mark, and how far behind each of them is."""
+"""The record for other services, as an agent: register, fetch, mark, replay, and how far behind each service is."""
 
 import time
 from collections import defaultdict
@@ -71,7 +71,7 @@ _log = structlog.get_logger("services")
 
 
 class ServicesAgent:
-    """Hands the record to registered services, in order, and keeps their places."""
+    """Gives registered services the record in order, and keeps their places in it."""
 
     name = "services"
 
@@ -102,11 +102,11 @@ class ServicesAgent:
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """It reads no turn."""
+        """Reads no events."""
         return ()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The verbs that services call."""
+        """Answers the requests of registered services, of replays and of kiki-flow."""
         return (
             Endpoint(verb="services.register", request=RegisterRequest, handle=self._register),
             Endpoint(verb="services.unregister", request=UnregisterRequest, handle=self._unregister),
@@ -122,7 +122,7 @@ class ServicesAgent:
         )
 
     def status(self) -> StatusReply:
-        """How many services are registered; their lags are metrics with a label."""
+        """Reports how many services are registered; their lags are the labelled gauges of this module."""
         return StatusReply(agent=self.name, ready=self._ready, gauges={"registered": float(self._service_count)})
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
@@ -154,6 +154,8 @@ class ServicesAgent:
     async def _fetch(self, request: FetchRequest) -> FetchReply:
         bus, settings = self._bus, self.settings
         until = anyio.current_time() + request.wait
+        # Short pulls, each under the lock: a mark or another fetch of the same service need not wait for the whole
+        # wait.
         while True:
             async with self._locks[request.name]:
                 self._refuse_others(request)
@@ -197,6 +199,7 @@ class ServicesAgent:
         return await flow.publish(self._bus, request, self._stacks)
 
     def _refuse_others(self, request: FetchRequest) -> None:
+        """Raise Refused while another holder's time is not over."""
         holder = self._holders.get(request.name)
         if holder is None or holder.name == request.holder or anyio.current_time() >= holder.until:
             return
@@ -212,8 +215,8 @@ class ServicesAgent:
         self._holders[request.name] = _Holder(request.holder, anyio.current_time() + service.ack_wait)
 
     async def _read_info(self, name: str) -> ServiceInfo:
-        at = await cursor.read_standing(self._bus, name)
-        return service_info(at.registration, place=at.place, delivered=at.delivered, lag=at.lag)
+        standing = await cursor.read_standing(self._bus, name)
+        return service_info(standing.registration, place=standing.place, delivered=standing.delivered, lag=standing.lag)
 
     async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
         with cursor.translate_record_errors():
@@ -221,7 +224,10 @@ class ServicesAgent:
         return [(service, consumer) for consumer in consumers if (service := registration_of(consumer)) is not None]
 
     async def _reconcile_consumers(self, bus: Bus) -> None:
-        """One that cannot be brought to its declaration belongs to a guest: it is counted, and serves as it is."""
+        """Bring registered consumers to their declarations; one that refuses is counted and serves as it is.
+
+        It belongs to another service, so it must not keep the agent from starting.
+        """
         for service, consumer in await self._read_registrations(bus):
             try:
                 await update_registration(bus, service, consumer)
@@ -254,7 +260,7 @@ class ServicesAgent:
 
 
 class _Holder:
-    """Who works on a service's records, and until when (in the clock of :func:`anyio.current_time`)."""
+    """The holder of a service's records, and until when (in seconds of :func:`anyio.current_time`)."""
 
     def __init__(self, name: str, until: float) -> None:
         self.name = name
@@ -262,7 +268,7 @@ class _Holder:
 
 
 async def _read_age(bus: Bus, service: Registration, consumer: ConsumerState) -> float:
-    """Seconds since the oldest record was stored that the service has not consumed; 0 when there is none."""
+    """The age in seconds of the oldest record that the service has not consumed; 0 when there is none."""
     times = []
     for subject in service.filters(bus.subjects):
         message = await read_next(bus, EPISODES, consumer.acknowledged + 1, subject)

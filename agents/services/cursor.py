@@ -1,7 +1,8 @@
 """One service's place in the record: what comes next, and marking it as consumed.
 
-The log of marks is the truth (synced to disk before the reply is sent); the durable consumer follows it. A process that
-dies between the two leaves a consumer that is behind its log, and the next call brings it up again.
+The log of marks decides what is consumed: a mark is synced to disk before the reply is sent, and then acknowledged at
+the service's durable consumer. A process that dies between the two leaves a consumer that is behind the log; the next
+call brings it up to the log (:func:`_catch_up`).
 """
 
 import time
@@ -24,32 +25,42 @@ from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.services import EpisodesConsumed, MarkReply, Record
 
 _CATCH_UP = 256
-"""Messages of one pull while a consumer is brought up to its log."""
+"""Messages of one pull while a consumer is brought up to the log of marks."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a service is. Up to ``place`` is consumed, up to ``delivered`` is given out; ``last``: the latest mark."""
+    """How far a service is.
+
+    Attributes:
+        registration: the service.
+        place: the record up to which everything is consumed.
+        delivered: the record up to which everything was delivered.
+        awaiting_ack: how many delivered records are not acknowledged.
+        lag: how many records after ``place`` are not acknowledged.
+        last: the latest mark of this registration; None when there is none.
+        last_seq: the log's sequence of the latest mark under this name, 0 without one.
+    """
 
     registration: Registration
     place: int
     delivered: int
-    in_hand: int
+    awaiting_ack: int
     lag: int
     last: EpisodesConsumed | None
     last_seq: int
 
 
 def translate_record_errors() -> AbstractContextManager[None]:
-    """What fails in the context says that the record cannot be reached."""
+    """Raise the broker's errors in the context as "the record cannot be reached"."""
     return translate_errors("the record cannot be reached", advice="ask again")
 
 
 async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerState]:
-    """The service of that name, and where its consumer stands.
+    """The service of that name, and how far its consumer is.
 
     Raises:
-        InvalidInput: nobody is registered under it.
+        InvalidInput: no service is registered under that name.
         Unavailable: the broker is away.
     """
     with translate_record_errors():
@@ -65,7 +76,7 @@ async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerState
 
 
 async def read_standing(bus: Bus, name: str) -> Standing:
-    """Where the service is now; its consumer is brought up to its log first.
+    """How far the service is now; its consumer is brought up to the log of marks first.
 
     Raises:
         InvalidInput: nobody is registered under that name.
@@ -81,7 +92,7 @@ async def read_standing(bus: Bus, name: str) -> Standing:
             registration=service,
             place=max(consumer.acknowledged, last.ids[-1] if last else 0),
             delivered=consumer.delivered,
-            in_hand=consumer.in_hand,
+            awaiting_ack=consumer.awaiting_ack,
             lag=consumer.lag,
             last=last,
             last_seq=last_seq,
@@ -89,7 +100,7 @@ async def read_standing(bus: Bus, name: str) -> Standing:
 
 
 async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_bytes: int) -> list[Record]:
-    """The oldest records that are not consumed, in order: those in hand again, then new ones.
+    """The oldest records that are not consumed, in order: those delivered before, then new ones.
 
     Waits at most ``seconds`` for a first one.
 
@@ -97,19 +108,21 @@ async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_
         InvalidInput: nobody is registered under that name.
         Unavailable: the broker is away.
     """
-    at = await read_standing(bus, name)
-    service = at.registration
+    standing = await read_standing(bus, name)
+    service = standing.registration
     batch = _Batch(limit=limit, most_bytes=most_bytes)
-    if at.in_hand:
-        async with aclosing(_read_between(bus, service, at.place, at.delivered)) as again:
-            async for stored in again:
+    # The broker would deliver these again only after ack_wait; they are read from the stream instead.
+    if standing.awaiting_ack:
+        delivered_messages = _read_between(bus, service, standing.place, standing.delivered)
+        async with aclosing(delivered_messages):
+            async for stored in delivered_messages:
                 if record := _parse_record(service, stored):
                     batch.add(record, stored)
                 if not batch.room:
                     return batch.records
     with translate_record_errors():
         async with pull(bus, EPISODES, service.durable) as puller:
-            await _pull(puller, at, batch, seconds)
+            await _pull(puller, standing, batch, seconds)
     return batch.records
 
 
@@ -121,23 +134,25 @@ async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply
         Refused: another mark of this service came between; ask again.
         Unavailable: the broker is away.
     """
-    at = await read_standing(bus, name)
+    standing = await read_standing(bus, name)
+    last = standing.last
     _refuse_disorder(ids)
-    if ids[-1] > at.delivered:
-        raise _delivery_error(next(record_id for record_id in ids if record_id > at.delivered))
-    if ids[0] <= at.place:
-        if at.last is not None and at.last.de_id == de_id and set(ids) <= set(at.last.ids):
-            return MarkReply(marked=0, place=at.place)
+    if ids[-1] > standing.delivered:
+        raise _delivery_error(next(record_id for record_id in ids if record_id > standing.delivered))
+    if ids[0] <= standing.place:
+        # A retry of the latest mark by the same run succeeds; anything else would consume a record twice.
+        if last is not None and last.de_id == de_id and set(ids) <= set(last.ids):
+            return MarkReply(marked=0, place=standing.place)
         raise InvalidInput(
-            f"record {ids[0]} was consumed before{f' by {at.last.de_id}' if at.last else ''}: "
-            f"the place of '{name}' is {at.place}.",
+            f"record {ids[0]} was consumed before{f' by {last.de_id}' if last else ''}: "
+            f"the place of '{name}' is {standing.place}.",
             code="already_consumed",
             param="ids",
         )
-    await _refuse_gap(bus, at, ids)
+    await _refuse_gap(bus, standing, ids)
     with translate_record_errors():
-        await _log_mark(bus, at, ids, de_id)
-        await acknowledge(bus, EPISODES, at.registration.durable, ids)
+        await _log_mark(bus, standing, ids, de_id)
+        await acknowledge(bus, EPISODES, standing.registration.durable, ids)
     return MarkReply(marked=len(ids), place=ids[-1])
 
 
@@ -151,27 +166,28 @@ class _Batch:
 
     @property
     def room(self) -> int:
-        """How many more may come."""
+        """How many more records the reply may hold."""
         return self._limit - len(self.records) if self._bytes > 0 else 0
 
     def add(self, record: Record, stored: StoredMessage) -> None:
-        """Take one more while there is room; without room it stays in hand and comes first the next time."""
+        """Add a record while there is room; one that is left out stays delivered and comes first in the next fetch."""
         if self.room:
             self.records.append(record)
             self._bytes -= len(stored.data)
 
 
-async def _pull(puller: Puller, at: Standing, batch: _Batch, seconds: float) -> None:
-    """New messages into the batch; what the service does not want is acknowledged at once."""
-    remaining = at.lag - at.in_hand
-    # The broker counts a message a moment after it has stored it: more may be there than the lag says.
+async def _pull(puller: Puller, standing: Standing, batch: _Batch, seconds: float) -> None:
+    """Pull new messages into the batch; those that the service does not want are acknowledged at once."""
+    remaining = standing.lag - standing.awaiting_ack
+    # The broker counts a message a moment after it has stored it: there may be more than the lag says.
     while batch.room and (remaining > 0 or not batch.records):
         messages = await puller.fetch(batch.room, seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01))
         if not messages:
             return
         for message in messages:
-            record = _parse_record(at.registration, message.stored)
-            is_new = message.stored.seq > at.delivered
+            record = _parse_record(standing.registration, message.stored)
+            # The broker may also deliver again what was read from the stream above: that is in the batch already.
+            is_new = message.stored.seq > standing.delivered
             remaining -= is_new
             if record is None:
                 await message.acknowledge()
@@ -180,7 +196,7 @@ async def _pull(puller: Puller, at: Standing, batch: _Batch, seconds: float) -> 
 
 
 def _parse_record(service: Registration, stored: StoredMessage) -> Record | None:
-    """The message as a record, or None when the service does not want it, or nobody can read it."""
+    """The message as a record; None when the service does not want it, or it cannot be decoded."""
     episode: Episode | None = None
     try:
         if stored.subject.split(".")[-2] == "recorded":
@@ -224,10 +240,11 @@ def _refuse_disorder(ids: Sequence[int]) -> None:
             )
 
 
-async def _refuse_gap(bus: Bus, at: Standing, ids: Sequence[int]) -> None:
-    """The ids must be the next records; one that was forgotten since it was delivered counts as marked."""
-    async with aclosing(_read_between(bus, at.registration, at.place, ids[-1])) as messages:
-        wanted_by_seq = {stored.seq: _parse_record(at.registration, stored) is not None async for stored in messages}
+async def _refuse_gap(bus: Bus, standing: Standing, ids: Sequence[int]) -> None:
+    """Raise unless ``ids`` are the next records; one that was deleted after its delivery may be marked or left out."""
+    service = standing.registration
+    async with aclosing(_read_between(bus, service, standing.place, ids[-1])) as messages:
+        wanted_by_seq = {stored.seq: _parse_record(service, stored) is not None async for stored in messages}
     marked_ids = set(ids)
     for record_id in ids:
         if wanted_by_seq.get(record_id) is False or (
@@ -255,7 +272,7 @@ async def _record_exists(bus: Bus, seq: int) -> bool:
 
 
 async def _read_last_mark(bus: Bus, service: Registration) -> tuple[EpisodesConsumed | None, int]:
-    """The latest mark of this registration, and the sequence of the latest of its name."""
+    """The latest mark of this registration, and the log's sequence of the latest mark under its name."""
     subject = bus.subjects.stage(EpisodesConsumed.subject, service.name)
     message = await read_last(bus, SERVICES, subject)
     if message is None:
@@ -264,18 +281,19 @@ async def _read_last_mark(bus: Bus, service: Registration) -> tuple[EpisodesCons
     return (entry if entry.registration == service.id else None), message.seq
 
 
-async def _log_mark(bus: Bus, at: Standing, ids: Sequence[int], de_id: str) -> None:
-    """Write the mark, unless another one came since ``at`` was read."""
-    name = at.registration.name
-    entry = EpisodesConsumed(name=name, registration=at.registration.id, ids=tuple(ids), de_id=de_id, at=time.time())
+async def _log_mark(bus: Bus, standing: Standing, ids: Sequence[int], de_id: str) -> None:
+    """Write the mark to the log; raises Refused when another mark came since ``standing`` was read."""
+    service = standing.registration
+    name = service.name
+    entry = EpisodesConsumed(name=name, registration=service.id, ids=tuple(ids), de_id=de_id, at=time.time())
     try:
-        await append(bus, bus.subjects.stage(EpisodesConsumed.subject, name), encode(entry), after=at.last_seq)
+        await append(bus, bus.subjects.stage(EpisodesConsumed.subject, name), encode(entry), after=standing.last_seq)
     except SequenceConflict as error:
         raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
 
 
 async def _catch_up(bus: Bus, service: Registration, consumer: ConsumerState, place: int) -> None:
-    """Acknowledge what the log says is consumed, delivering it first where the broker lost even that."""
+    """Acknowledge what the log says is consumed; what the broker does not know as delivered is fetched first."""
     delivered = consumer.delivered
     async with aclosing(_read_between(bus, service, consumer.acknowledged, min(place, delivered))) as messages:
         ids = [stored.seq async for stored in messages]
@@ -284,7 +302,7 @@ async def _catch_up(bus: Bus, service: Registration, consumer: ConsumerState, pl
     if delivered >= place:
         return
     async with pull(bus, EPISODES, service.durable) as puller:
-        # What does not come up to there was forgotten, so nothing is left to acknowledge.
+        # An empty batch before ``place`` means that the rest was deleted, so nothing is left to acknowledge.
         while delivered < place and (batch := await puller.fetch(_CATCH_UP, seconds=CONFIRM_SECONDS)):
             for message in batch:
                 delivered = message.stored.seq

@@ -1,4 +1,4 @@
-"""What kiki-flow asks: episodes of a window, norms of the adapters, and a place to leave its advice."""
+"""The requests of kiki-flow: episodes of a window of time, norms of the adapters, and recording its advice."""
 
 import math
 import time
@@ -28,12 +28,12 @@ from schemas.flow import (
 from schemas.services import Selection
 
 HOUR = 3600.0
-READING = 60.0
-"""Seconds that the worker may take to read one adapter."""
+READ_SECONDS = 60.0
+"""Seconds that the worker may take to list the adapters, or to read one."""
 
 
 async def fetch(bus: Bus, request: FlowFetchRequest, stacks: Stacks, *, most_bytes: int) -> FlowFetchReply:
-    """A page of the window.
+    """A page of the episodes of the window, oldest first.
 
     Raises:
         Unavailable: the record cannot be read.
@@ -60,9 +60,9 @@ async def take_snapshot(bus: Bus, request: FlowSnapshotRequest, stacks: Stacks) 
 
     Raises:
         Unavailable: the worker is away.
-        KikiError: it cannot read an adapter.
+        KikiError: the worker refuses to list the adapters.
     """
-    listing = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READING)
+    listing = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READ_SECONDS)
     adapters = []
     for info in listing.adapters:
         details = await _read_adapter(bus, info.name) if request.read and info.norm is None else info
@@ -77,7 +77,7 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
     """Record advice as an event.
 
     Raises:
-        InvalidInput: it holds neither or both, or weights that are all zero.
+        InvalidInput: it holds neither a summary nor weights, or both, or weights that are all zero.
         Unavailable: the broker did not store it.
     """
     weights, summary = request.stack_weights, request.state_summary
@@ -100,8 +100,9 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
 
 
 async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:
+    """The worker's information on an adapter; without a norm, and counted, when the worker cannot read it."""
     try:
-        return await bus.request("adapters.check", AdapterRequest(name=name), AdapterInfo, timeout=READING)
+        return await bus.request("adapters.check", AdapterRequest(name=name), AdapterInfo, timeout=READ_SECONDS)
     except KikiError as error:
         if error.retryable:
             raise

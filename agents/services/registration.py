@@ -17,17 +17,17 @@ from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.services import EpisodeFilter, Record, RegisterRequest, ServiceInfo
 
 DURABLE = "svc-"
-"""What the durable consumers of registered services begin with."""
+"""The prefix of the names of registered services' durable consumers."""
 
 WINDOW = 1024
-"""Records that may be given out and not yet consumed; more than one fetch can ask for."""
+"""The most records that may be delivered and not consumed; more than one fetch can ask for."""
 
 _KEY = "kiki-service"
 _KINDS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
 
 
 class Registration(Struct, frozen=True, kw_only=True):
-    """What a service asked for, kept in the consumer's metadata. ``id`` is new each time that a name is registered."""
+    """A service's request, stored in its consumer's metadata. ``id`` is new each time that a name is registered."""
 
     id: str
     name: str
@@ -42,11 +42,11 @@ class Registration(Struct, frozen=True, kw_only=True):
         return f"{DURABLE}{self.name}"
 
     def filters(self, subjects: Subjects) -> list[str]:
-        """What the consumer reads."""
+        """The subjects that the consumer reads."""
         return [subjects.stage(kind) for kind in self.subjects]
 
     def consumer(self, subjects: Subjects, *, new_only: bool) -> ConsumerDeclaration:
-        """The durable consumer that is the registration."""
+        """The declaration of the durable consumer that stands for the registration."""
         return ConsumerDeclaration(
             name=self.durable,
             filters=self.filters(subjects),
@@ -59,17 +59,14 @@ class Registration(Struct, frozen=True, kw_only=True):
 
     def wants(self, record: Record) -> bool:
         """Whether the filter lets the record pass."""
-        episode_filter = self.filter
-        if episode_filter.tenant not in (None, record.tenant) or episode_filter.session_id not in (
-            None,
-            record.session_id,
-        ):
+        tenant, session_id = self.filter.tenant, self.filter.session_id
+        if tenant not in (None, record.tenant) or session_id not in (None, record.session_id):
             return False
-        return record.episode is None or record.episode.saillance_score >= episode_filter.min_saillance
+        return record.episode is None or record.episode.saillance_score >= self.filter.min_saillance
 
 
 def make_registration(request: RegisterRequest) -> Registration:
-    """The request as it will be kept.
+    """The registration that a request asks for; nothing is stored yet.
 
     Raises:
         InvalidInput: a subject matches no event of the record.
@@ -85,10 +82,10 @@ def make_registration(request: RegisterRequest) -> Registration:
 
 
 async def register(bus: Bus, service: Registration, *, new_only: bool) -> bool:
-    """Create the durable consumer that is the registration; False when the name is taken.
+    """Create the durable consumer that stands for the registration; False when the name is taken.
 
     Raises:
-        KikiError: the broker does not take it, or is away.
+        KikiError: the broker refuses the consumer, or is away.
     """
     with translate_errors(f"'{service.name}' was not registered"):
         return await create_consumer(bus, EPISODES, service.consumer(bus.subjects, new_only=new_only))
@@ -105,7 +102,7 @@ async def update_registration(bus: Bus, service: Registration, consumer: Consume
 
 
 def registration_of(consumer: ConsumerState) -> Registration | None:
-    """The registration that a consumer stands for; None when it is not one of ours."""
+    """The registration that a consumer stands for; None when the consumer is no registered service's."""
     encoded = consumer.metadata.get(_KEY)
     return msgspec.json.decode(encoded, type=Registration) if encoded else None
 
@@ -125,6 +122,11 @@ def service_info(service: Registration, *, place: int, delivered: int, lag: int)
 
 
 def _match_kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The ``noun.verb`` of the record's events that ``patterns`` match.
+
+    Raises:
+        InvalidInput: a pattern matches none.
+    """
     kinds: set[str] = set()
     for number, pattern in enumerate(patterns):
         matching = {kind for kind in _KINDS if pattern.count(".") == 1 and fnmatchcase(kind, pattern)}

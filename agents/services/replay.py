@@ -1,4 +1,4 @@
-"""A part of the record, in order, as fast as it can be read or as it was lived."""
+"""Reading a part of the record in order, as fast as possible or at the pace at which it was stored."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -21,7 +21,7 @@ class _Owner(Struct, frozen=True):
 
 
 class _Head(Struct, frozen=True):
-    """As much of an event as a selection asks for; msgspec passes over the rest."""
+    """The part of an event that a selection needs; msgspec skips the rest."""
 
     envelope: _Owner
 
@@ -47,19 +47,19 @@ async def read_selection(bus: Bus, selection: Selection) -> AsyncGenerator[Store
 
 
 async def pace(messages: AsyncGenerator[StoredMessage, None], speed: Speed) -> AsyncGenerator[StoredMessage, None]:
-    """The same messages; at recorded speed each after the pause that there was before it."""
-    began: float | None = None
+    """The same messages; at the speed "recorded" with the pauses that were between them when they were stored."""
+    offset: float | None = None  # from the time at which a message was stored to the time at which it is given
     async with aclosing(messages):
         async for stored in messages:
             if speed == "recorded":
                 stamp = stored.stored_at.timestamp()
-                began = time.time() - stamp if began is None else began
-                await anyio.sleep(max(0.0, stamp + began - time.time()))
+                offset = time.time() - stamp if offset is None else offset
+                await anyio.sleep(max(0.0, stamp + offset - time.time()))
             yield stored
 
 
 def replay_headers(stored: StoredMessage) -> dict[str, str]:
-    """The headers of a replayed message: its place in the record."""
+    """The headers of a replayed message: its sequence, its ``noun.verb`` and when it was stored."""
     return {
         REPLAY_SEQ: str(stored.seq),
         REPLAY_SUBJECT: _kind(stored),
@@ -68,7 +68,7 @@ def replay_headers(stored: StoredMessage) -> dict[str, str]:
 
 
 def encode_line(stored: StoredMessage) -> bytes:
-    """A line of JSONL, with its end."""
+    """A stored message as a line of JSONL, with the line end."""
     entry = Replayed(
         seq=stored.seq, stored_at=stored.stored_at.timestamp(), subject=_kind(stored), event=msgspec.Raw(stored.data)
     )
@@ -76,11 +76,12 @@ def encode_line(stored: StoredMessage) -> bytes:
 
 
 def _kind(stored: StoredMessage) -> str:
+    """The ``noun.verb`` of a message's subject."""
     return ".".join(stored.subject.split(".")[-3:-1])
 
 
 def fits(selection: Selection, stored: StoredMessage) -> bool:
-    """Whether the message is selected. One that cannot be read belongs to no tenant and no session."""
+    """Whether the message is selected. One that cannot be decoded belongs to no tenant and no session."""
     stamp = stored.stored_at.timestamp()
     if stored.seq < (selection.from_seq or 1) or not (selection.since or 0.0) <= stamp <= (selection.until or stamp):
         return False

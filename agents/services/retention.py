@@ -1,4 +1,4 @@
-"""What may be dropped from the record: only what every durable consumer of it has acknowledged."""
+"""Dropping old messages from the record: only those that every durable consumer has acknowledged."""
 
 from bus.connection import Bus
 from bus.errors import translate_errors
@@ -9,7 +9,7 @@ from schemas.services import TrimReply
 
 
 async def trim(bus: Bus, *, before: float) -> TrimReply:
-    """Drop what was stored before that Unix time and is behind every durable consumer, the memory's own included.
+    """Drop the messages stored before a Unix time that every durable consumer, the memory's included, acknowledged.
 
     Raises:
         Unavailable: the broker is away.

@@ -1,4 +1,4 @@
-"""Replays onto a subject that run on request: a few at a time, each until its end or until it is stopped."""
+"""Replays that publish a part of the record on a subject: a few at a time, each until it ends or is stopped."""
 
 import uuid
 from contextlib import aclosing
@@ -14,6 +14,8 @@ from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.services import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
 
 MAX_RUNNING = 4
+"""Replays that may run at the same time."""
+
 _FLUSH_EVERY = 128
 """Messages between two waits for the broker to take what was sent."""
 
@@ -27,7 +29,7 @@ class _RunningReplay:
 
 
 class Replays:
-    """The replays that are running, in the task group of the agent."""
+    """Starts and stops replays; they run in the agent's task group."""
 
     def __init__(self, bus: Bus, tasks: anyio.abc.TaskGroup) -> None:
         self._bus = bus
@@ -35,7 +37,7 @@ class Replays:
         self._running: dict[str, _RunningReplay] = {}
 
     def start(self, request: ReplayRequest) -> str:
-        """Begin; returns the replay's id.
+        """Start a replay; returns its id.
 
         Raises:
             InvalidInput: the subject is one of the runtime's own.
@@ -52,10 +54,10 @@ class Replays:
         return replay_id
 
     def stop(self, replay_id: str) -> int:
-        """End a replay; returns how many messages it had sent.
+        """Stop a replay; returns how many messages it had sent.
 
         Raises:
-            InvalidInput: it does not run.
+            InvalidInput: no such replay is running.
         """
         running = self._running.get(replay_id)
         if running is None:
@@ -67,7 +69,7 @@ class Replays:
         running, code = self._running[replay_id], ""
         try:
             with running.scope:
-                code = "cancelled"
+                code = "cancelled"  # stays when the scope is cancelled, because the next line but one is skipped then
                 await self._send(replay_id, request, running)
                 code = ""
         except KikiError as error:

@@ -1,15 +1,15 @@
-"""Settings of the services' agent."""
+"""Settings of the services agent."""
 
 from msgspec import Struct
 
 
 class ServicesSettings(Struct, frozen=True, kw_only=True):
-    """How the record is handed out.
+    """How registered services get the record.
 
     Attributes:
         watch_interval: seconds between two readings of every service's lag.
         poll: seconds that one pull waits at the broker while a fetch waits for a first record.
-        reply_bytes: of one fetch's reply; the first record is given whatever its size.
+        reply_bytes: the most bytes of a fetch's reply; its first record is included whatever its size.
     """
 
     watch_interval: float = 5.0

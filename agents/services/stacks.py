@@ -1,4 +1,4 @@
-"""kiki-flow's 32 stacks and our 35 domains, from ``configs/stacks.yaml``."""
+"""kiki-flow's 32 stacks and the 35 niche domains in them, from ``configs/stacks.yaml``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from schemas.flow import STACKS
 
 @dataclass(frozen=True)
 class Stacks:
-    """The domains of each stack, in the order of the stacks, and the domains that a router output stands for."""
+    """The domains of each stack, in the order of the stacks, and (``outputs``) the domains of each router output."""
 
     domains: tuple[tuple[str, ...], ...]
     outputs: Mapping[str, tuple[str, ...]]
 
     def of(self, domain: str) -> int | None:
-        """The stack of a domain; None when it has none."""
+        """The index of a domain's stack; None when it has none."""
         return next((place for place, names in enumerate(self.domains) if domain in names), None)
 
     def scores(self, domains: Mapping[str, float]) -> dict[str, float]:
-        """Scores by stack, from scores by domain or router output: the highest of a stack's domains counts."""
+        """Scores by stack index, from scores by domain or router output: the highest of a stack's domains counts."""
         scores: dict[str, float] = {}
         for name, score in domains.items():
             for domain in self.outputs.get(name, (name,)):
@@ -60,7 +60,7 @@ def load_stacks() -> Stacks:
     """Read ``configs/stacks.yaml``, and the router's outputs from ``configs/domains.yaml``.
 
     Raises:
-        SetupError: there are not 32 stacks with at least one domain each, or a domain does not stand once.
+        SetupError: there are not 32 stacks with at least one domain each, or a domain is not in exactly one of them.
     """
     folder = files("configs")
     try:

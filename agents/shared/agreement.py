@@ -1,9 +1,9 @@
-"""Whether answers say the same: exactly where that can be checked, by calibrated likeness where it cannot. Pure.
+"""Whether answers say the same: checked exactly where that is possible, estimated from their texts otherwise. Pure.
 
-Numbers, yes or no, JSON and code have a value that can be compared. Everything else is compared by the cosine of its
-embedding together with the words that it adds to the question: two answers to one question are always alike, so a bare
-cosine says little. Both become a probability on a curve that is fitted on pairs of answers that are known to mean the
-same or not (docs/cognition.md).
+Numbers, yes or no, JSON and code have a value that can be compared. Everything else is compared by the cosine of the
+embeddings, together with the words that each answer adds to the question: two answers to one question are always
+similar, so the cosine alone says little. A logistic curve makes both numbers a probability; it is fitted on pairs of
+answers that are known to mean the same or not (docs/cognition.md).
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import Literal
 Kind = Literal["number", "choice", "json", "code"]
 
 COSINE, OVERLAP, OFFSET = 10.57, 6.02, -11.98
-"""The curve: weights in the logit of the cosine and of the shared new words, and the logit's offset."""
+"""The logistic curve: the weights of the cosine and of the overlap in the logit, and the logit's offset."""
 
 _FILLERS = (
     "a an the is are was were be of in on at to for from by with and or it its this that these those they them "
@@ -49,7 +49,7 @@ _FENCED = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)```", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """What an answer comes down to where that can be compared exactly; ``canonical`` is equal for equal values."""
+    """The part of an answer that can be compared exactly; ``canonical`` is equal for equal values."""
 
     kind: Kind
     canonical: str
@@ -72,28 +72,28 @@ def value(answer: str, *, question: str) -> Value | None:
 
 
 def probability(cosine: float, overlap: float) -> float:
-    """That two answers to one question mean the same, 0..1.
+    """The probability that two answers to one question mean the same, 0..1.
 
     Args:
-        cosine: of the embeddings of question and answer.
-        overlap: of the words that they add to the question, :func:`overlap`.
+        cosine: of their embeddings, each of the question followed by the answer.
+        overlap: share of the new words that they have in common, from :func:`overlap`.
     """
     return 1.0 / (1.0 + math.exp(-(COSINE * cosine + OVERLAP * overlap + OFFSET)))
 
 
 def overlap(first: str, second: str, *, question: str) -> float:
-    """Share of the words that the shorter answer adds to ``question`` which the other adds, too; 0..1."""
+    """The share of new words (not in ``question``) that both answers add, of the answer that adds fewer; 0..1."""
     here, there = _new_words(first, question), _new_words(second, question)
     return len(here & there) / max(1, min(len(here), len(there)))
 
 
 def normalized(text: str) -> str:
-    """A text without case, punctuation and spacing: equal for answers that differ in nothing else."""
+    """A text without case, punctuation and spacing, so that answers that differ only in these become equal."""
     return " ".join(re.findall(r"[\w+\-*/=<>.]*\w", text.casefold()))
 
 
 def compare_exactly(first: str, second: str, *, question: str) -> bool | None:
-    """Whether two answers are the same, by their values or letter for letter; None when that does not tell."""
+    """Whether two answers are the same, by their letters or by their values; None when neither decides."""
     if normalized(first) == normalized(second):
         return True
     here, there = value(first, question=question), value(second, question=question)
@@ -105,10 +105,10 @@ def compare_exactly(first: str, second: str, *, question: str) -> bool | None:
 def matrix(
     answers: Sequence[str], *, question: str, cosine: Callable[[int, int], float]
 ) -> tuple[tuple[float, ...], ...]:
-    """Probability that each two answers mean the same.
+    """The symmetric matrix of the probabilities that two answers mean the same, with 1.0 on the diagonal.
 
     Args:
-        cosine: of the embeddings of two answers; asked only where their values do not decide.
+        cosine: gives the cosine of two answers' embeddings by their indices; called only where values do not decide.
     """
 
     def pair_probability(first: int, second: int) -> float:
@@ -176,7 +176,7 @@ def final_number(answer: str, *, question: str) -> str | None:
 
 
 def _new_words(answer: str, question: str) -> set[str]:
-    """Words of ``answer`` that ``question`` has not; all of them when it adds none."""
+    """The words of ``answer`` that ``question`` does not have; all words of ``answer`` when it adds none."""
     words = _words(answer)
     return words - _words(question) or words
 
@@ -186,6 +186,7 @@ def _words(text: str) -> set[str]:
 
 
 def _json(text: str) -> str | None:
+    """A JSON object or array with sorted keys; None when the text is no JSON, or only a scalar."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -194,7 +195,7 @@ def _json(text: str) -> str | None:
 
 
 def _code(block: str) -> str:
-    """Python by its syntax tree, so that comments and layout do not count; other languages without blank space."""
+    """Python as its syntax tree, so that comments and layout do not count; other code with single spaces."""
     try:
         return ast.dump(ast.parse(block))
     except (SyntaxError, ValueError, RecursionError):

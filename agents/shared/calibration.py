@@ -1,7 +1,7 @@
-"""Label scores without the model's habit: contextual calibration (arXiv 2102.09690).
+"""Label scores without the model's own preference: contextual calibration (arXiv 2102.09690).
 
-A model prefers some labels whatever it is asked. Its scores under the same prompt with nothing in it ("N/A")
-measure that habit; taking them away leaves what the content says.
+A model prefers some labels whatever it is asked. Its scores under the same prompt without content ("N/A") measure that
+preference; subtracting them leaves what the content says.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""Having on disk what was written: a rename is durable only when its directory is."""
+"""Syncing files to disk. A rename is durable only once its directory is synced, too."""
 
 import os
 from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Return when the file or the directory itself is on disk. Not for a thread that others wait for.
+    """Sync one file or one directory to disk. It blocks, so call it on a thread that nothing else waits for.
 
     Raises:
         OSError: the disk refuses.

@@ -1,6 +1,6 @@
-"""The embedding model as a library: loaded from a folder, it turns texts into unit vectors. It blocks; no thread here.
+"""The embedding model as a library: loaded from a folder, it turns texts into unit vectors. The calls block.
 
-The embedder serves it; the router's training and figures use it without a runtime.
+The embedder calls it on a thread of its own; the router's training and evaluation use it without a runtime.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from schemas.errors import SetupError
 Floats = npt.NDArray[np.float32]
 
 CHARS_A_TOKEN = 8
-"""A text is cut to this many characters a token before it is tokenised, so that a huge one costs little."""
+"""A text is cut to this many characters per token before it is tokenised, so that a huge one costs little."""
 
 
 def load_model(path: Path, *, max_tokens: int = 384) -> Any:

@@ -1,4 +1,4 @@
-"""What a cognitive stage shows the model of a conversation: text of bounded length, cut where all can see it."""
+"""What a cognitive stage shows the model of a conversation: text of bounded length, with a mark where it was cut."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,10 @@ def shortened(text: str, limit: int) -> str:
 
 
 def client_question(messages: Sequence[Message], limit: int) -> str:
-    """What the client asks, for somebody who did not take part: the last question, led by the earlier exchange.
+    """The client's question for a reader who does not know the conversation: the earlier messages, then the question.
 
-    A single question stands alone. Instructions of the system role are left out: they are for the answerer.
+    At most ``limit`` characters. A conversation of one message gives that message alone. System messages are left out:
+    they instruct the model that answers.
     """
     exchange = [message for message in messages if message.role in ("user", "assistant")]
     if len(exchange) == 1:

@@ -1,12 +1,12 @@
-"""What a stage asks about an answer: an ending that goes on from the turn's own conversation.
+"""A question about an answer, asked as the next messages of the turn's own conversation.
 
-The worker holds that conversation already, so that an ending costs its own tokens only, and several endings are one job
-(:meth:`agents.shared.model.Consultation.score_ballots`).
+The worker has that conversation in its prompt cache, so that a follow-up costs only its own tokens, and several of them
+are the ballots of one job (:meth:`agents.shared.model.Consultation.score_ballots`).
 """
 
 from schemas.chat import Message
 
 
-def ending(answer: str, question: str) -> tuple[Message, ...]:
-    """``answer`` as the assistant said it, then the question about it."""
+def follow_up(answer: str, question: str) -> tuple[Message, ...]:
+    """``answer`` as an assistant's message, then ``question`` about it as a user's message."""
     return (Message(role="assistant", content=answer), Message(role="user", content=question))

@@ -17,12 +17,12 @@ from schemas.jobs import JobResult
 
 
 class Consultation:
-    """Asks on the auxiliary lane. ``usage`` and ``compute`` grow with every answer.
+    """Asks the model on the auxiliary lane. ``usage`` and ``compute`` grow with every answer.
 
     Args:
         timeout: seconds that one call may take.
-        reserve: seconds before the turn's deadline that are left to the stages behind this one.
-        at_once: calls in flight at a time.
+        reserve: seconds before the turn's deadline that are left for the following stages.
+        at_once: how many calls may be in flight at the same time.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Consultation:
 
     @property
     def compute(self) -> float:
-        """Seconds of model time: the sum of what the calls took, but no more than was waited for them.
+        """Seconds of model time: the sum over all calls, but no more than the time spent waiting for them.
 
         Calls that the worker decodes in one batch each report the whole batch, so their sum may exceed the
         wall time in which at least one was in flight.
@@ -120,7 +120,7 @@ class Consultation:
     ) -> Candidate:
         """One text, decoded greedily; by the base model without ``adapters``.
 
-        ``enhance``: with the factor on its bias-knowledge neurons.
+        ``enhance``: with the worker's factor on the model's bias-knowledge neurons.
 
         Raises:
             KikiError: the worker refused, no answer came in time, or there is no text in it.
@@ -145,7 +145,7 @@ class Consultation:
         async with self._slots:
             if self.seconds_left <= 0:
                 raise DeadlineExceeded("too little of the turn's time is left to ask the model.")
-            with self._watch():
+            with self._count_waiting():
                 result = await ask_model(
                     self._bus,
                     self._envelope,
@@ -167,7 +167,8 @@ class Consultation:
         return result
 
     @contextlib.contextmanager
-    def _watch(self) -> Iterator[None]:
+    def _count_waiting(self) -> Iterator[None]:
+        """Add to the wait the time during which at least one call is in flight; calls may overlap."""
         if self._in_flight == 0:
             self._in_flight_since = time.monotonic()
         self._in_flight += 1
@@ -183,7 +184,7 @@ def _check_scores(result: JobResult, choices: tuple[str, ...], count: int) -> li
     """The scores of ``count`` ballots.
 
     Raises:
-        StageFailed: some are missing, or are no numbers.
+        StageFailed: scores are missing, or not finite.
     """
     complete = all(set(row) == set(choices) and all(map(math.isfinite, row.values())) for row in result.scores)
     if len(result.scores) != count or not complete:

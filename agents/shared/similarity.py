@@ -1,4 +1,4 @@
-"""How much a turn's candidates agree, by their embeddings where their values do not tell; compared once a turn."""
+"""How much a turn's candidates agree, by embeddings where :mod:`.agreement` needs them; compared once in each turn."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -13,21 +13,22 @@ from schemas.embedder import CompareReply, CompareRequest
 from schemas.findings import Candidate
 
 Matrix = tuple[tuple[float, ...], ...]
-"""A figure for each two answers: how likely they mean the same, or the cosine of their embeddings."""
+"""A number for each two answers: the probability that they mean the same, or the cosine of their embeddings."""
 
 
 def answer_texts(candidates: Iterable[Candidate]) -> list[str]:
     """The texts by which candidates are compared.
 
-    Every stage that compares uses these: the embedder embeds them ahead of the request, which must bring the same ones.
+    Every stage that compares uses these texts: the embedder embeds them before a stage asks for their comparison, and
+    its cache finds them only when the request holds the same texts.
     """
     return [candidate.text.strip() for candidate in candidates]
 
 
 def texts_to_embed(answers: Sequence[str], *, question: str) -> tuple[str, ...]:
-    """The texts to embed for comparing ``answers``, in their order; none when their values or letters decide.
+    """The texts to embed for comparing ``answers``, in their order; none when every two can be compared exactly.
 
-    Each follows its question: an answer of one word means little by itself.
+    Each text is the question followed by the answer, because an answer of one word means little by itself.
     """
     if not agreement.needs_embedding(answers, question=question):
         return ()
@@ -35,7 +36,7 @@ def texts_to_embed(answers: Sequence[str], *, question: str) -> tuple[str, ...]:
 
 
 MAX_COMPARISONS = 64
-"""Comparisons kept for each bus: those of the turns in hand, and some more."""
+"""Comparisons kept for each bus: enough for the turns that run, and some more."""
 
 _Key = tuple[str, str, tuple[str, ...]]
 """A turn's id, its question, and the answers."""
@@ -43,7 +44,7 @@ _Key = tuple[str, str, tuple[str, ...]]
 
 @dataclass
 class _Comparison:
-    """Who needs it first makes it and holds the lock meanwhile; None until then."""
+    """One comparison. ``same`` is None until the first stage that needs it, holding the lock, has made it."""
 
     same: Matrix | None = None
     lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
@@ -62,11 +63,11 @@ def _find_comparison(bus: Bus, key: _Key) -> _Comparison:
 
 
 class Likeness:
-    """One stage's view of a turn's comparison; ``timeout`` is the longest wait for the embedder.
+    """Compares a turn's answers for one stage; ``timeout`` is the longest wait for the embedder in seconds.
 
-    Stages of one process share the comparison: the first that needs it makes it, another one waits for that and reads
-    it. If the first gives up, the next makes it. ``compute`` are the embedder's seconds, for the stage that waited for
-    them. It may have begun before the request: the embedder reads candidates, too.
+    Stages of one process share the comparison: the first that needs it makes it, and a second one waits for it and
+    reads it. If the first stage fails, the next one tries. ``compute`` are the embedder's seconds; only the stage that
+    asked the embedder has them. The embedder may have begun before the request, because it reads candidates itself.
     """
 
     def __init__(self, bus: Bus, turn_id: str, *, timeout: float) -> None:
@@ -81,7 +82,7 @@ class Likeness:
         return min(self.compute, max(0.0, moment - self._began_at)) if self._began_at else 0.0
 
     async def compare(self, answers: Sequence[str], *, question: str) -> Matrix:
-        """Compare ``answers``.
+        """The probabilities that each two of ``answers`` mean the same.
 
         Raises:
             KikiError: the embedder does not answer, or refuses.

@@ -1,4 +1,4 @@
-"""A client for the micro-kiki agent runtime: ask and read along, listen, read the record from a place of one's own.
+"""A client for the micro-kiki agent runtime: ask and follow the turn, listen to stages, read the record.
 
 async with connect("nats://127.0.0.1:4222") as kiki:
     async for piece in kiki.ask("What is the capital of France?", model="micro-kiki-fast"):

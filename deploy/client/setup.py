@@ -1,6 +1,6 @@
-"""Takes the client's modules out of the runtime's tree at build time, under one import name.
+"""Copies the client's modules from the repository at build time, under one import name.
 
-A source distribution carries them already; there is no tree around it then, and nothing is taken.
+A source distribution holds the copies already and has no repository around it; then nothing is copied.
 """
 
 import re
@@ -16,17 +16,17 @@ TARGET = HERE / "src" / "micro_kiki_client"
 BUS = ("client", "errors", "request", "subjects", "turn")
 _IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
 _STRICT = "forbid_unknown_fields=True"
-"""The runtime refuses what it does not know; a client passes over what a newer runtime says besides."""
+"""The runtime refuses fields that it does not know; a client ignores those that a newer runtime adds."""
 
 
 def read_module(source: Path) -> str:
-    """A module's text with its imports under the client's name."""
+    """A module's text, with its imports under the client's name and its structs open for unknown fields."""
     text = source.read_text(encoding="utf-8")
     return _IMPORT.sub(r"\1from micro_kiki_client.\2\3", text).replace(_STRICT, "forbid_unknown_fields=False")
 
 
 def copy_modules() -> None:
-    """Fill ``src`` from the tree."""
+    """Fill ``src`` from the repository."""
     shutil.rmtree(TARGET, ignore_errors=True)
     modules = [TREE / "bus" / f"{name}.py" for name in BUS]
     modules += [path for path in (TREE / "schemas").glob("*.py") if path.stem != "__init__"]

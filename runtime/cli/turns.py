@@ -117,7 +117,7 @@ def trace(
             if as_json:
                 from schemas.codec import encode
 
-                for entry in await turn_events.read_story(bus, turn_id):
+                for entry in await turn_events.read_turn_events(bus, turn_id):
                     line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
                     sys.stdout.write(line)
             else:
@@ -128,12 +128,12 @@ def trace(
 
 async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
     """Print the waterfall, after the episode is written when asked to wait for it."""
-    entries = await turn_events.read_story(bus, turn_id)
+    entries = await turn_events.read_turn_events(bus, turn_id)
     if wait_for_episode:
         with anyio.move_on_after(EPISODE_SECONDS):
             while _awaits_episode(entries):
                 await anyio.sleep(0.05)
-                entries = await turn_events.read_story(bus, turn_id)
+                entries = await turn_events.read_turn_events(bus, turn_id)
     picture = waterfall(entries)
     out.print(draw_waterfall(picture))
     decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)

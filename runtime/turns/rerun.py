@@ -74,7 +74,7 @@ async def read_turn(bus: Bus, turn_id: str) -> tuple[TurnInputs, RerunOutcome]:
     Raises:
         InvalidInput: nothing of the turn is stored, or it has not been answered.
     """
-    events = [entry.event for entry in await turn_events.read_story(bus, turn_id)]
+    events = [entry.event for entry in await turn_events.read_turn_events(bus, turn_id)]
     recall_done = next((event for event in events if isinstance(event, RecallDone)), None)
     answer_ready = next((event for event in events if isinstance(event, AnswerReady)), None)
     if recall_done is not None and answer_ready is not None:

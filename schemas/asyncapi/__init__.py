@@ -1,1 +1,1 @@
-"""The contract as AsyncAPI 3.0: the document, its examples, its page, and what breaks an older one."""
+"""The contract as AsyncAPI 3.0: the document, its examples, an HTML page, and which changes break older readers."""

@@ -1,8 +1,8 @@
 """What a change of the contract breaks, between two AsyncAPI documents that :mod:`schemas.asyncapi.document` wrote.
 
-Two promises are compared. What others send us must still be accepted: no field is newly required, nothing accepted is
-refused. What we send must still be understood by a reader who passes over fields that it does not know: no field goes,
-no field says something new.
+Two promises are compared. What others send to the runtime (incoming) must still be accepted: no field becomes required,
+and no value that was accepted is refused. What the runtime sends (outgoing) must still be understood by a reader that
+ignores fields it does not know: no field is removed, and no field takes a new kind of value.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Any
 Schema = dict[str, Any]
 
 _INCOMING = ("QueryReceived", "TurnCancelled", "Job")
-"""Events that others publish, too."""
+"""Events that other services publish, too."""
 
 _UPPER_BOUNDS = ("maximum", "maxLength", "maxItems", "maxProperties", "exclusiveMaximum")
 _LOWER_BOUNDS = ("minimum", "minLength", "minItems", "minProperties", "exclusiveMinimum")
@@ -45,7 +45,7 @@ def _compare_channels(old: Schema, new: Schema) -> Iterator[str]:
 
 
 def _requests(document: Schema) -> set[str]:
-    """Messages of the channels on which services are asked."""
+    """Names of the messages that carry requests to services."""
     operations = document["operations"].items()
     service_channels = [
         operation["channel"]["$ref"].rsplit("/", 1)[-1] for name, operation in operations if "serve" in name[:5]
@@ -54,6 +54,7 @@ def _requests(document: Schema) -> set[str]:
 
 
 def _reachable(document: Schema, messages: set[str]) -> set[str]:
+    """Names of the schemas that ``messages`` consist of, directly or through references."""
     schemas = document["components"]["schemas"]
     seen: set[str] = set()
     todo = [message for message in messages if message in schemas]
@@ -66,6 +67,7 @@ def _reachable(document: Schema, messages: set[str]) -> set[str]:
 
 
 def _refs(node: Any) -> Iterator[str]:
+    """Names of the schemas that a part of a document refers to."""
     if isinstance(node, dict):
         if "$ref" in node:
             yield node["$ref"].rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""The contract as AsyncAPI 3.0 with JSON Schemas, written from the structs themselves."""
+"""The contract as an AsyncAPI 3.0 document with JSON Schemas, generated from the structs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -154,14 +154,14 @@ SERVICES = (
 _PARAMETERS = {
     "turn_id": {"description": "The turn, one subject token of letters, digits, '_' and '-'."},
     "lane": {"description": "Priority of the job.", "enum": list(LANES)},
-    "consumer": {"description": "The durable consumer that gave the message up."},
+    "consumer": {"description": "The durable consumer that gave up on the message."},
     "agent": {"description": "The agent's name."},
     "service": {"description": "The name of a service."},
 }
 
 
 def channels(prefix: str) -> tuple[Channel, ...]:
-    """Every subject that carries events, in the order of a turn."""
+    """Every subject that carries events: those of a turn in the turn's order, then all others."""
     kinds: tuple[type[Event | InferToken], ...] = (
         *STAGE_EVENTS[:3],
         InferToken,
@@ -226,7 +226,7 @@ def _operation(channel: Channel) -> dict[str, Any]:
     }
     if channel.message is Job:
         operation["reply"] = {
-            "address": {"location": "$message.payload#/reply", "description": "The inbox of who asked."},
+            "address": {"location": "$message.payload#/reply", "description": "The inbox of the stage that asked."},
             "channel": {"$ref": "#/channels/JobReply"},
             "messages": [{"$ref": "#/channels/JobReply/messages/JobResult"}],
         }
@@ -285,7 +285,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
 _HEADERS = {
     "type": "object",
     "properties": {
-        "Nats-Msg-Id": {"type": "string", "description": "<turn_id>:<stage>; what a duplicate is known by."},
+        "Nats-Msg-Id": {"type": "string", "description": "<turn_id>:<stage>; a repeated id marks a duplicate."},
         "traceparent": {"type": "string", "description": "W3C trace context."},
     },
 }

@@ -1,7 +1,7 @@
-"""An example of every message, made from its struct: the required fields, with values that mean something.
+"""An example of every message, generated from its struct: the required fields, with realistic values.
 
-A new struct needs no entry here. One whose fields have patterns or bounds of their own may need a value in the tables;
-the test says so, because it validates every example.
+A new struct usually needs no entry here. A field with a pattern or bounds of its own may need a value in the tables
+below; a test validates every example and fails when one is missing.
 """
 
 from typing import Any
@@ -132,7 +132,7 @@ _BY_FIELD: dict[tuple[str, str], Any] = {
 
 
 def example(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """A valid message of that kind as JSON would have it, defaults included.
+    """A valid message of that kind as plain JSON values, defaults included.
 
     Raises:
         msgspec.ValidationError: a field needs a value in the tables of this module.
@@ -155,7 +155,7 @@ def _struct_values(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _value(kind: inspect.Type, name: str) -> Any:
-    """A value that fits; the tables' own where the name is in them and the kind allows it."""
+    """A value that fits the type: the one that the table has for the field's name, or one made from the type."""
     match kind:
         case inspect.Metadata():
             return _value(kind.type, name)

@@ -1,4 +1,4 @@
-"""The contract as one HTML page that needs no network: AsyncAPI's own component, with the document, in one file."""
+"""The contract as one HTML file that needs no network: AsyncAPI's own React component and the document inside it."""
 
 import json
 from pathlib import Path
@@ -35,14 +35,14 @@ AsyncApiStandalone.render({schema, config: {show: {sidebar: true}, sidebar: {sho
 
 
 def page(document: dict[str, Any], component: Path) -> str:
-    """The page.
+    """The page's HTML.
 
     Args:
-        document: AsyncAPI 3.0.
+        document: an AsyncAPI 3.0 document.
         component: folder of npm's ``@asyncapi/react-component``.
 
     Raises:
-        SetupError: the component is not there.
+        SetupError: the folder does not hold the component.
     """
     try:
         script = (component / SCRIPT).read_text(encoding="utf-8")

@@ -49,7 +49,9 @@ async def test_a_consumer_gives_out_and_is_acknowledged_by_anybody(bus: Bus) -> 
 
     async def is_acknowledged() -> bool:
         state = await read_consumer(bus, SERVICES, "reader")
-        return state is not None and (state.acknowledged, state.delivered, state.pending, state.in_hand) == (2, 2, 1, 0)
+        if state is None:
+            return False
+        return (state.acknowledged, state.delivered, state.pending, state.awaiting_ack) == (2, 2, 1, 0)
 
     await eventually(is_acknowledged)
     (state,) = await read_consumers(bus, SERVICES)

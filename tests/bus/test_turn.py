@@ -17,9 +17,9 @@ def token(index: int, text: str, attempt: int = 1) -> InferToken:
 @given(words=WORDS, killed_after=st.integers(0, 12), cut=st.integers(1, 4))
 def test_a_repeated_decode_is_shown_once(words: list[str], killed_after: int, cut: int) -> None:
     live, text = LiveText(), "".join(words)
-    visible = "".join(live.hear(token(index, word)) for index, word in enumerate(words[:killed_after]))
+    visible = "".join(live.add(token(index, word)) for index, word in enumerate(words[:killed_after]))
     again = [text[start : start + cut] for start in range(0, len(text), cut)]
-    visible += "".join(live.hear(token(index, piece, 2)) for index, piece in enumerate(again))
+    visible += "".join(live.add(token(index, piece, 2)) for index, piece in enumerate(again))
     assert visible == text
     assert live.finish(text) == ""
 
@@ -27,7 +27,7 @@ def test_a_repeated_decode_is_shown_once(words: list[str], killed_after: int, cu
 @given(words=WORDS, lost=st.sets(st.integers(0, 12)))
 def test_a_lost_token_is_made_up_for_at_the_end(words: list[str], lost: set[int]) -> None:
     live, text = LiveText(), "".join(words)
-    pieces = [live.hear(token(index, word)) for index, word in enumerate(words) if index not in lost]
+    pieces = [live.add(token(index, word)) for index, word in enumerate(words) if index not in lost]
     visible = "".join(pieces)
     assert text.startswith(visible)
     assert visible + live.finish(text) == text
@@ -35,15 +35,15 @@ def test_a_lost_token_is_made_up_for_at_the_end(words: list[str], lost: set[int]
 
 def test_tokens_of_an_old_attempt_are_ignored() -> None:
     live = LiveText()
-    assert live.hear(token(0, "a", 2)) == "a"
-    assert live.hear(token(1, "z", 1)) == ""
-    assert live.hear(token(1, "b", 2)) == "b"
+    assert live.add(token(0, "a", 2)) == "a"
+    assert live.add(token(1, "z", 1)) == ""
+    assert live.add(token(1, "b", 2)) == "b"
 
 
 def test_a_different_decode_is_not_shown_and_is_refused_at_the_end() -> None:
     live = LiveText()
-    assert live.hear(token(0, "Paris")) == "Paris"
-    assert live.hear(token(0, "Lyon", 2)) == ""
+    assert live.add(token(0, "Paris")) == "Paris"
+    assert live.add(token(0, "Lyon", 2)) == ""
     with pytest.raises(Diverged):
         live.finish("Lyon is it")
     assert live.finish("Paris is it") == " is it"
@@ -54,5 +54,5 @@ def test_a_different_decode_is_not_shown_and_is_refused_at_the_end() -> None:
 )
 def test_space_at_the_ends_may_differ(visible: str, text: str, rest: str) -> None:
     live = LiveText()
-    live.hear(token(0, visible))
+    live.add(token(0, visible))
     assert live.finish(text) == rest

@@ -14,7 +14,7 @@ async def test_a_story_is_in_order_and_of_one_turn(bus: Bus) -> None:
     event, foreign_event = query(), query()
     for message in (event, foreign_event, reply(event)):
         await bus.publish(message)
-    entries = await turn_events.read_story(bus, event.envelope.turn_id)
+    entries = await turn_events.read_turn_events(bus, event.envelope.turn_id)
     assert [entry.event.subject for entry in entries] == ["query.received", "turn.cancelled"]
     assert entries[0].event == event
     consumers = await bus.js.consumers_info("TURNS")
@@ -23,4 +23,4 @@ async def test_a_story_is_in_order_and_of_one_turn(bus: Bus) -> None:
 
 async def test_an_unknown_turn_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidInput, match="no event of turn 'nope'"):
-        await turn_events.read_story(bus, "nope")
+        await turn_events.read_turn_events(bus, "nope")

@@ -1,1 +1,1 @@
-"""How the router's weights are made: the corpus, the training, the evaluation. No serving process imports it."""
+"""Making the router's weights: the corpus, the training, the evaluation. No process that serves turns imports it."""

@@ -1,4 +1,4 @@
-"""The prompts that the router learns from: one JSON line each, a file a domain, beside ``base`` and ``multi``."""
+"""The prompts that the router learns from: one JSON line each, in a file for each domain, ``base`` and ``multi``."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ NEAR = 0.85
 
 
 class CorpusExample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A prompt with the niche domains that fit it; none means base."""
+    """A prompt with the niche domains that fit it; none: the base model should answer it."""
 
     prompt: str
     labels: tuple[str, ...]
@@ -36,7 +36,7 @@ class Corpus:
 
     @property
     def prompts(self) -> list[str]:
-        """The texts, in order."""
+        """The prompts' texts, in order."""
         return [example.prompt for example in self.examples]
 
     def digest(self) -> str:
@@ -48,12 +48,12 @@ class Corpus:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def counts(self) -> Counter[str]:
-        """Examples of each niche domain alone, of ``base`` and of ``multi``."""
+        """How many examples each kind has: each niche domain alone, ``base``, and ``multi``."""
         return Counter(kind_of(example) for example in self.examples)
 
 
 def kind_of(example: CorpusExample) -> str:
-    """The file that an example belongs in."""
+    """The kind of an example, which is its file's name: its only niche domain, or ``multi``, or ``base``."""
     return example.labels[0] if len(example.labels) == 1 else ("multi" if example.labels else "base")
 
 
@@ -116,14 +116,16 @@ def duplicates(prompts: Sequence[str], *, near: float = NEAR) -> list[tuple[int,
     rows_by_shingle: defaultdict[int, list[int]] = defaultdict(list)
     pairs: list[tuple[int, int, float]] = []
     for index, shingles in enumerate(sets):
+        # Similar sets of n shingles share at least near * n of them, so one that is shared must be among the rarest
+        # n - near * n + 1; a pair that shares none of those need not be compared.
         size = len(shingles)
         prefix = sorted(rank[shingle] for shingle in shingles)[: size - int(near * size) + 1]
         for candidate in sorted({earlier for number in prefix for earlier in rows_by_shingle[number]}):
-            other = len(sets[candidate])
-            if min(size, other) < near * max(size, other):
+            other_size = len(sets[candidate])
+            if min(size, other_size) < near * max(size, other_size):
                 continue  # even one inside the other is not as similar
             shared = len(shingles & sets[candidate])
-            similarity = shared / (size + other - shared)
+            similarity = shared / (size + other_size - shared)
             if similarity >= near:
                 pairs.append((candidate, index, similarity))
         for number in prefix:

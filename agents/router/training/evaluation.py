@@ -1,4 +1,4 @@
-"""How good the router is: ranking, gate, calibration, confusions and niches, as JSON and as tables for people."""
+"""How good the router is: ranking, gate, calibration, confusions and niche domains, as JSON and as markdown."""
 
 import json
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ BINS = 15
 
 
 class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One output's prompts. ``confused`` counts the outputs that came first instead, most frequent first."""
+    """The prompts of one output. ``confused`` counts the outputs that were ranked first instead, most often first."""
 
     prompts: int
     top1: float
@@ -32,7 +32,7 @@ class DomainFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bin(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar of the reliability diagram: prompts whose best score lies in it, their mean score and their hits."""
+    """One bar of the reliability diagram: prompts, their mean best score, and the share whose best output is right."""
 
     prompts: int
     score: float
@@ -40,28 +40,34 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NicheFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The prompts of one niche domain of a merged output: how often it is the one chosen, given the output."""
+    """The prompts of one niche domain of a merged output, and how often it is chosen inside that output."""
 
     prompts: int
     right: float
 
 
 class RouterFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Shares in 0..1.
+    """Figures of the router on labelled prompts; all but the counts are shares in 0..1.
 
     Attributes:
-        prompts: in-domain prompts; ``base_prompts`` those that no domain fits.
-        several_prompts: in-domain prompts with two or more right outputs.
-        top1: the first output is among the right ones; ``top3`` one of the first three is.
-        single_top1: the same over prompts with one right output; so ``single_top3``.
-        gated_top1: the first output is right and passes the gate; ``gated_top3`` one of the first three that pass is.
-        passing: outputs that pass the gate, of an in-domain prompt on average.
-        several_recall: of the right outputs of these, the share that passes the gate.
-        several_precision: of what passes the gate for these, the share that is right.
-        coverage: in-domain prompts that pass the gate.
-        false_activation: base prompts that pass the gate.
+        prompts: how many prompts are in-domain.
+        base_prompts: how many prompts no domain fits.
+        several_prompts: how many in-domain prompts have two or more right outputs.
+        top1: in-domain prompts whose first output is right.
+        top3: in-domain prompts of whose first three outputs one is right.
+        single_top1: the same as ``top1``, over the prompts with one right output.
+        single_top3: the same as ``top3``, over the prompts with one right output.
+        gated_top1: in-domain prompts whose first output is right and passes the gate.
+        gated_top3: in-domain prompts of whose first three outputs one is right and passes the gate.
+        passing: how many outputs of an in-domain prompt pass the gate, on average (no share).
+        several_recall: of the right outputs of prompts with several, the share that passes the gate.
+        several_precision: of the outputs that pass the gate for prompts with several, the share that is right.
+        coverage: in-domain prompts of which an output passes the gate.
+        false_activation: base prompts of which an output passes the gate.
         ece: expected calibration error of the best score, over all prompts.
         threshold: the gate.
+        domains: by output, over the prompts with one right output.
+        reliability: the bars of the reliability diagram.
         niches: by niche domain of the merged outputs, where they were measured.
     """
 
@@ -92,7 +98,7 @@ class RouterFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str], threshold: float) -> RouterFigures:
-    """Compare ``[n, outputs]`` scores with the right outputs of each prompt (none: base)."""
+    """Compare ``[n, outputs]`` scores with the right outputs of each prompt (``truth``; none: base)."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = [[labels[column] for column in row[:3]] for row in order]
     best = scores.max(axis=1)
@@ -100,22 +106,22 @@ def measure(scores: Floats, truth: Sequence[Sequence[str]], labels: Sequence[str
     passed: Bools = np.any(reaches_gate, axis=1)
     is_right = np.array([[label in right for label in labels] for right in truth])
     hits = np.take_along_axis(is_right, order[:, :3], axis=1)
-    first: Bools = hits[:, 0]
-    third: Bools = np.any(hits, axis=1)
-    gated_third: Bools = np.any(np.take_along_axis(is_right & reaches_gate, order[:, :3], axis=1), axis=1)
-    meanings = is_right.sum(axis=1)
-    inside, single, several = meanings > 0, meanings == 1, meanings > 1
-    bins = _reliability_bars(best, first)
+    right_first: Bools = hits[:, 0]
+    right_in_three: Bools = np.any(hits, axis=1)
+    passed_in_three: Bools = np.any(np.take_along_axis(is_right & reaches_gate, order[:, :3], axis=1), axis=1)
+    right_counts = is_right.sum(axis=1)
+    inside, single, several = right_counts > 0, right_counts == 1, right_counts > 1
+    bins = _reliability_bars(best, right_first)
     return RouterFigures(
         prompts=int(inside.sum()),
         base_prompts=int((~inside).sum()),
         several_prompts=int(several.sum()),
-        top1=_share(first[inside]),
-        top3=_share(third[inside]),
-        single_top1=_share(first[single]),
-        single_top3=_share(third[single]),
-        gated_top1=_share((first & passed)[inside]),
-        gated_top3=_share(gated_third[inside]),
+        top1=_share(right_first[inside]),
+        top3=_share(right_in_three[inside]),
+        single_top1=_share(right_first[single]),
+        single_top3=_share(right_in_three[single]),
+        gated_top1=_share((right_first & passed)[inside]),
+        gated_top3=_share(passed_in_three[inside]),
         passing=_share(reaches_gate.sum(axis=1)[inside]),
         several_recall=_share(reaches_gate[several][is_right[several]]),
         several_precision=_share(is_right[several][reaches_gate[several]]),
@@ -194,7 +200,7 @@ def evaluate(
 def niche_figures(
     results: Sequence[OutputScores], labels: Sequence[Sequence[str]], taxonomy: Taxonomy
 ) -> dict[str, NicheFigures]:
-    """How often the right niche domain is chosen inside its output, over the prompts that mean one alone."""
+    """How often the right niche domain is chosen inside its output, over the prompts with one label."""
     hits: defaultdict[str, list[bool]] = defaultdict(list)
     for result, right in zip(results, labels, strict=True):
         for output, niches in taxonomy.merged.items():

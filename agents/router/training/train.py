@@ -1,13 +1,17 @@
-"""Training: the corpus in, a checkpoint out; seeded, one thread, the same bytes each time on one machine.
+"""Training the router: from the corpus to a checkpoint; seeded, on one thread, the same bytes each time on one machine.
 
-The loss is multinomial logistic regression in which base is the reference class with logit 0: an in-domain prompt
-must beat base, a base prompt must beat every domain, and several right domains share the probability. Targets are
-smoothed (Szegedy et al., 2016): borders between domains are a matter of degree. Five-fold cross-fitting gives every
-prompt a logit from a model that saw neither it nor its near relatives. So does the linear model of its words. On those,
-the shares of the two are fitted (stacking; Wolpert, 1992), the calibration (Platt, 1999), and the gate is chosen. The
-shipped models are then trained on all prompts, and shares and calibration are folded into their last layers, so that a
-sum and a sigmoid are all that serving adds. The classifier has a calibration and a gate of its own, too: it can be
-exported without the words.
+The loss is that of multinomial logistic regression in which base is the reference class with logit 0: for an in-domain
+prompt its domains must score above base, for a base prompt base must score above every domain, and several right
+domains share the probability. Targets are smoothed (Szegedy et al., 2016), because borders between domains are gradual.
+
+1. Cross-fitting: for each of five folds, the classifier and the word model are trained on the other folds and give the
+   fold's prompts held-out logits. Prompts that are near relatives are in the same fold.
+2. On the held-out logits three things are fitted or chosen: the shares of classifier and word model in their sum
+   (stacking; Wolpert, 1992), the calibration of the sum (Platt, 1999), and the gate.
+3. Both models are trained on all prompts. Shares and calibration are multiplied into their last layers, so that serving
+   only adds a sum and a sigmoid.
+
+The classifier gets a calibration and a gate of its own, too, because it can be exported without the word model.
 """
 
 import contextlib
@@ -23,7 +27,14 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from agents.router.checkpoint import Checkpoint, CheckpointMeta, load_checkpoint, load_shipped, save_checkpoint
+from agents.router.checkpoint import (
+    BARE_FORMAT,
+    Checkpoint,
+    CheckpointMeta,
+    load_checkpoint,
+    load_shipped,
+    save_checkpoint,
+)
 from agents.router.classifier import TENSORS, Classifier, logits_of, scores_of
 from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.fit import minimise
@@ -42,13 +53,13 @@ SIMILARITY_ROWS = 1024
 """Rows whose cosines are computed at once."""
 
 EMBED_BATCH = 64
-"""Prompts of like length in one forward pass of the embedder."""
+"""Prompts in one forward pass of the embedder."""
 
 RELATED = 0.8
-"""Cosine from which two prompts are relatives, which no fold may part."""
+"""Cosine from which two prompts are relatives, which must be in the same fold."""
 
 DIGITS = 5
-"""Decimals of the embeddings that are trained on, so that the last bits of a forward pass do not matter."""
+"""Decimals to which embeddings are rounded, so that the last bits of a forward pass do not change the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +69,19 @@ class TrainingSettings:
     Attributes:
         hidden: width of the hidden layer.
         epochs: passes over the corpus.
-        batch: examples a step.
+        batch: examples in a step.
         rate: AdamW's learning rate, decayed to 0 by a cosine.
         decay: AdamW's weight decay.
         dropout: share of hidden units left out.
         smoothing: share of each target's probability that is spread over all classes alike.
         noise: length of the Gaussian noise added to each unit vector, against over-fitting.
-        least: prompts that must hold a word, or a piece of one, for it to count.
-        inverse_penalty: ``C`` of the words' logistic regression; more of it fits the corpus closer.
-        rivalry: what a label's logit loses for each unit that it is behind the best one's: with more of it fewer
-            domains pass the gate together; ours, from the table in docs/router.md.
-        folds: of the cross-fitting.
+        least: how many prompts must hold a word, or a piece of one, for it to count.
+        inverse_penalty: ``C`` of the word model's logistic regression; a larger one fits the corpus more closely.
+        rivalry: what a label's logit loses for each unit that it is behind the best label's: with a larger one fewer
+            domains pass the gate together. Chosen by the table in docs/router.md.
+        folds: how many folds the cross-fitting has.
         false_activation: share of held-out base prompts that may pass the gate.
-        seed: of everything that is drawn.
+        seed: of all random numbers.
     """
 
     hidden: int = 512
@@ -118,7 +129,7 @@ def train(
         task = bar.add_task("embedding", total=len(examples.examples))
 
         def embed(prompts: Sequence[str]) -> Floats:
-            """Batches of like length: a batch is padded to its longest prompt."""
+            """Embed prompts of similar length together, because a batch is padded to its longest prompt."""
             order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
             vectors = np.empty((len(prompts), model.get_embedding_dimension()), np.float32)
             for at in range(0, len(order), EMBED_BATCH):
@@ -145,10 +156,10 @@ def _file_digest(path: Path) -> str:
 
 
 def export(*, out: Path, checkpoint: Path | None = None) -> None:
-    """Write the classifier alone, in the monolith's format: four tensors, labels and the gate that it has alone."""
+    """Write a bare checkpoint: the classifier's four tensors, its labels, and its gate without the word model."""
     source = load_shipped() if checkpoint is None else load_checkpoint(checkpoint)
     threshold = source.meta.threshold if source.words is None else source.meta.bare_threshold
-    bare = CheckpointMeta(format="monolith", labels=source.meta.labels, threshold=threshold)
+    bare = CheckpointMeta(format=BARE_FORMAT, labels=source.meta.labels, threshold=threshold)
     save_checkpoint(Checkpoint(classifier=source.classifier, meta=bare), out)
 
 
@@ -178,6 +189,7 @@ def fit(
             word_logits[~in_training] = torch.from_numpy(words.logits([*compress(prompts, ~in_training)]))
             if bar is not None and task is not None:
                 bar.advance(task)
+        # All that follows is fitted on held-out logits, and then applied to models that are trained on all prompts.
         alone = _fit_platt(classifier_logits, targets)
         shares = _fit_shares(classifier_logits, word_logits, targets)
         combined = classifier_logits * shares[0] + word_logits * shares[1]
@@ -213,7 +225,7 @@ def fit(
 
 def gate(base_scores: Floats, false_activation: float) -> float:
     """The smallest threshold, in steps of 0.0001, that lets through at most that share of base prompts."""
-    best = np.sort(base_scores.max(axis=1))
+    best = np.sort(base_scores.max(axis=1))  # a base prompt passes when its best score does
     passing = int(false_activation * len(best) + 1e-9)
     highest_shut_out = float(best[len(best) - 1 - passing])
     return round((math.floor(highest_shut_out * 1e4) + 1) / 1e4, 4)
@@ -229,7 +241,8 @@ def _targets(corpus: Corpus, taxonomy: Taxonomy) -> torch.Tensor:
 
 
 def relatives(vectors: Floats, *, near: float = RELATED) -> list[int]:
-    """For each row of unit vectors its family: rows that a chain of cosines of at least ``near`` joins."""
+    """For each row of unit vectors the first row of its family: the rows joined by chains of cosines >= ``near``."""
+    # Union-find: each row points towards the first row of its family; find_root shortens the way that it goes.
     parents = list(range(len(vectors)))
 
     def find_root(row: int) -> int:
@@ -247,7 +260,7 @@ def relatives(vectors: Floats, *, near: float = RELATED) -> list[int]:
 
 
 def _folds(corpus: Corpus, families: Sequence[int], folds: int) -> torch.Tensor:
-    """Whole families dealt out, large ones first, each to the fold that has least of its kind of example."""
+    """The fold of each example: whole families, large ones first, each to the fold that has least of its kind."""
     sizes = Counter(families)
     loads_by_kind: dict[str, list[int]] = {}
     fold_of: dict[int, int] = {}
@@ -331,7 +344,7 @@ def _loss(logits: torch.Tensor, distributions: torch.Tensor, weights: torch.Tens
 def _fit_shares(
     classifier_logits: torch.Tensor, word_logits: torch.Tensor, targets: torch.Tensor
 ) -> tuple[float, float]:
-    """What to multiply the held-out logits of classifier and words by before they are added, by maximum likelihood."""
+    """The factors of the classifier's and the word model's held-out logits in their sum, by maximum likelihood."""
     distributions, weights = _with_base(targets), torch.ones(len(targets))
     shares = torch.full((2,), 0.5, requires_grad=True)
     minimise([shares], lambda: _loss(classifier_logits * shares[0] + word_logits * shares[1], distributions, weights))
@@ -356,13 +369,17 @@ def _fit_platt(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, floa
 def _calibrated_words(
     words: WordModel, alone: tuple[float, float], *, classifier_factor: float, word_factor: float, shift: float
 ) -> WordModel:
-    """The words, scaled and shifted so that their sum with a classifier of its own calibration is calibrated.
+    """The word model, scaled and shifted so that its sum with the classifier is calibrated.
+
+    The classifier's stored logits carry its own calibration already (``alone``), so the word model's ``scale`` and bias
+    undo that: scale * (alone_scale * logit + alone_shift) + bias must be classifier_factor * logit + shift.
 
     Args:
+        words: the word model as it was trained.
         alone: scale and shift of the classifier's own calibration.
         classifier_factor: of the classifier's raw logits in the sum.
-        word_factor: of the words' raw logits in the sum.
-        shift: what is added to both.
+        word_factor: of the word model's raw logits in the sum.
+        shift: what is added to the sum.
     """
     scale = classifier_factor / alone[0]
     return replace(
@@ -388,6 +405,7 @@ def _fit_heads(corpus: Corpus, inputs: torch.Tensor, taxonomy: Taxonomy) -> dict
 
 @contextlib.contextmanager
 def _make_reproducible() -> Iterator[None]:
+    """One thread and deterministic algorithms in this context: sums in another order would change the last bits."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -109,7 +109,7 @@ class _TurnWriter:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write_token(self, token: InferToken) -> None:
-        text = self._live.hear(token) if self._shows_tokens else ""
+        text = self._live.add(token) if self._shows_tokens else ""
         if text and (self._request.thinking or token.kind == "content"):
             self._turn.count_first_text(self._request.level)
             await self._write_delta({token.kind: text})

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bus.turn_events import StoredEvent, read_story
+from bus.turn_events import StoredEvent, read_turn_events
 from runtime.facade.dependencies import Parts, Tenant
 from schemas.envelope import is_turn_id
 from schemas.errors import InvalidInput
@@ -27,7 +27,7 @@ async def _load_events(turn_id: str, parts: Parts, tenant: str) -> list[StoredEv
     if not is_turn_id(turn_id):
         return []
     try:
-        entries = await read_story(parts.bus, turn_id)
+        entries = await read_turn_events(parts.bus, turn_id)
     except InvalidInput:
         return []
     return [entry for entry in entries if entry.event.envelope.tenant == tenant]
