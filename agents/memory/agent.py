@@ -10,9 +10,9 @@ import anyio.to_thread
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from agents.memory.episodes import build_record, key
+from agents.memory.episodes import build_record, store_key
 from agents.memory.forgetting import erase, expire
-from agents.memory.priority import Precedence
+from agents.memory.priority import RecallPriority
 from agents.memory.progress import PROJECTION, lag, read_progress, reset_progress, wait_until_projected
 from agents.memory.projection import Projection
 from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
@@ -74,11 +74,11 @@ class MemoryAgent:
         self._stores = Stores(settings)
         self._projection = Projection(self._stores)
         self._words = WordEncoder(settings.language)
-        self._measure_text = token_counter(settings.tokenizer)
+        self._count_tokens = token_counter(settings.tokenizer)
         self._rebuilding = False
         self._sleeping = False
-        self._summing = anyio.Lock()
-        self._precedence = Precedence()
+        self._summary_lock = anyio.Lock()
+        self._recall_priority = RecallPriority()
         self._ready = False
         self._bus: Bus
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
@@ -97,9 +97,9 @@ class MemoryAgent:
 
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus = bus
-            await self._measure(bus)
-            tasks.start_soon(self._watch, bus)
-            tasks.start_soon(self._stores.tend)
+            await self._update_gauges(bus)
+            tasks.start_soon(self._update_gauges_at_intervals, bus)
+            tasks.start_soon(self._stores.optimise_whenever_due)
             tasks.start_soon(self._expire, bus)
             if self.settings.sleep_every:
                 tasks.start_soon(self._sleep_at_intervals)
@@ -160,7 +160,7 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
-        with self._precedence.mark_recall():
+        with self._recall_priority.mark_recall():
             recall = await self._find_recall(event) if event.route.plan.recall else Recall()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
@@ -196,7 +196,7 @@ class MemoryAgent:
         distinct_matches = drop_duplicates(
             keep_relevant(candidates[: settings.compared], text=text, words=self._words, settings=settings)
         )
-        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._measure_text)
+        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._count_tokens)
         self._counts["hits_total"] += len(best_hits)
         return Recall(hits=best_hits)
 
@@ -207,7 +207,7 @@ class MemoryAgent:
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
-        await self._precedence.wait_for_recalls()
+        await self._recall_priority.wait_for_recalls()
         return await anyio.to_thread.run_sync(build_record, event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
@@ -246,7 +246,7 @@ class MemoryAgent:
             if request.tenant is not None:
                 episodes = await renew_tenant(self._stores, bus, tenant=request.tenant)
             else:
-                async with self._stores.changing:
+                async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))
                     await Consumer(bus, self._projection_handler()).declare()
                 await wait_until_projected(bus)
@@ -262,9 +262,9 @@ class MemoryAgent:
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
         bus = self._bus
-        async with self._stores.changing:
+        async with self._stores.write_lock:
             ids_by_key = {
-                key(episode.tenant, "episode", episode.episode_id): episode.episode_id
+                store_key(episode.tenant, "episode", episode.episode_id): episode.episode_id
                 async for episode in record.read_episodes(bus, tenant=request.tenant)
             }
             atlas = await self._stores.atlas.keys(tenant=request.tenant)
@@ -274,8 +274,8 @@ class MemoryAgent:
         return VerifyReply(
             recorded=len(expected),
             waiting=waiting,
-            missing_in_atlas=_names(expected - atlas, ids_by_key),
-            missing_in_trace=_names(expected - trace, ids_by_key),
+            missing_in_atlas=_episode_ids(expected - atlas, ids_by_key),
+            missing_in_trace=_episode_ids(expected - trace, ids_by_key),
             unknown_in_atlas=len(atlas - expected),
             unknown_in_trace=len(trace - expected),
         )
@@ -301,7 +301,7 @@ class MemoryAgent:
             raise Refused("the memory is asleep already: wait until that sleep ends.")
         self._sleeping = True
         try:
-            reply = await sleep(bus, request, self.settings, alone=self._summing)
+            reply = await sleep(bus, request, self.settings, summary_lock=self._summary_lock)
             await wait_until_projected(bus)
         except BrokerUnavailable as error:
             raise Unavailable(f"the sleep lost the broker ({error.reason}): sleep again.") from error
@@ -319,7 +319,7 @@ class MemoryAgent:
 
     async def _session(self, request: SessionRequest) -> SessionReply:
         members = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
-        names = [key(request.tenant, "episode", member.episode_id) for member in members]
+        names = [store_key(request.tenant, "episode", member.episode_id) for member in members]
         matches = await self._stores.atlas.read(names)
         return SessionReply(
             session_id=request.session_id,
@@ -333,9 +333,9 @@ class MemoryAgent:
             Unavailable: the broker or a store failed; asking again goes on where it stopped.
         """
         bus = self._bus
-        async with self._summing:  # no sleep may sum it up meanwhile
+        async with self._summary_lock:  # no sleep may sum it up meanwhile
             await wait_until_projected(bus)
-            async with self._stores.changing:
+            async with self._stores.write_lock:
                 summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
                 for summary in summaries:
                     await self._erase_session(summary, request.tenant)
@@ -350,9 +350,9 @@ class MemoryAgent:
         for member in members:
             await erase(bus, member, tenant=tenant, session_id=session_id)
         parts = await trace.parts_of(session_id, tenant=tenant)
-        await atlas.remove([key(tenant, "episode", member.episode_id) for member in members], {})
+        await atlas.remove([store_key(tenant, "episode", member.episode_id) for member in members], {})
         if parts:
-            await atlas.mark(parts, "")
+            await atlas.mark_summarised(parts, "")
         await trace.remove_session(session_id, tenant=tenant)
         return len(members)
 
@@ -365,12 +365,12 @@ class MemoryAgent:
                 metrics.count_degraded("memory.expiry", error.message)
             await anyio.sleep(EXPIRY_SECONDS)
 
-    async def _watch(self, bus: Bus) -> None:
+    async def _update_gauges_at_intervals(self, bus: Bus) -> None:
         while True:
             await anyio.sleep(self.settings.status_interval)
-            await self._measure(bus)
+            await self._update_gauges(bus)
 
-    async def _measure(self, bus: Bus) -> None:
+    async def _update_gauges(self, bus: Bus) -> None:
         try:
             atlas = await self._stores.atlas.count()
             trace = await self._stores.trace.count()
@@ -394,5 +394,5 @@ def _count_away(state: RetryCallState) -> None:
     metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
 
 
-def _names(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
+def _episode_ids(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(ids[name] for name in missing))

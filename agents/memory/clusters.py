@@ -24,7 +24,7 @@ class OldEpisode(Struct, frozen=True, kw_only=True):
     vector: Vector
 
 
-def plan(episodes: Iterable[OldEpisode], *, settings: MemorySettings) -> list[tuple[OldEpisode, ...]]:
+def plan_summaries(episodes: Iterable[OldEpisode], *, settings: MemorySettings) -> list[tuple[OldEpisode, ...]]:
     """What to sum up, oldest first, each in the order of time."""
     by_seq = sorted(episodes, key=lambda episode: episode.seq)
     blocks = (by_seq[at : at + BLOCK] for at in range(0, len(by_seq), BLOCK))

@@ -12,7 +12,7 @@ def episode_id(*, tenant: str, turn_id: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"episode\n{tenant}\n{turn_id}"))
 
 
-def episode(event: AnswerReady) -> Episode:
+def build_episode(event: AnswerReady) -> Episode:
     """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
     envelope, query, route, inference = event.envelope, event.query, event.route, event.inference
     text = f"{query.text}\n{event.text}"
@@ -52,9 +52,9 @@ def episode(event: AnswerReady) -> Episode:
 
 def build_record(event: AnswerReady) -> EpisodeRecorded:
     """The event that stores the episode."""
-    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode(event))
+    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=build_episode(event))
 
 
-def key(tenant: str, kind: str, name: str) -> str:
+def store_key(tenant: str, kind: str, name: str) -> str:
     """The UUID under which the stores keep a thing: no tenant can overwrite another's by choosing its name."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{kind}\n{name}"))

@@ -107,7 +107,7 @@ def turn_id(dated_line: DatedLine, *, tenant: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{dated_line.session_id}\n{dated_line.name}").hex
 
 
-def event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
     turn = turn_id(dated_line, tenant=tenant)
     envelope = Envelope(

@@ -9,7 +9,7 @@ PATIENCE = 0.05
 """Seconds that a record waits for recalls at most: under load there is always one."""
 
 
-class Precedence:
+class RecallPriority:
     """Recalls run at once; a record waits until no recall is running, at most :data:`PATIENCE` seconds."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from functools import cache
 from msgspec import Struct
 
 from agents.memory.context import unit, unpacked, windows
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
@@ -20,7 +20,9 @@ NEAR = 16
 """Episodes that a new one is compared with, in case one of the two replaces the other."""
 
 
-async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
+async def project_episodes(
+    stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None
+) -> None:
     """Store the episodes in Trace, then in Atlas with their neighbours in time. Applying them again changes nothing.
 
     An episode without an embedding is found by its words alone. ``recorded_at`` tells by episode id when the record
@@ -37,12 +39,12 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
     orders = await stores.trace.upsert(episodes, recorded_at=recorded_at)
-    new_keys = {key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
+    new_keys = {store_key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
     near = {name: window for order in orders for name, window in windows(order, new_keys).items()}
     await stores.atlas.place(episodes, near)
-    part_keys = {key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
+    part_keys = {store_key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
     for (summary, node), names in (await stores.trace.summaries(new_keys | part_keys)).items():
-        await stores.atlas.mark(await find_covered_parts(stores, node, names), summary)
+        await stores.atlas.mark_summarised(await find_covered_parts(stores, node, names), summary)
     await stores.trace.supersede({pair for episode in episodes for pair in await find_replacements(stores, episode)})
 
 
@@ -77,7 +79,7 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
             continue
         older, newer = sorted((mine, match), key=lambda side: (side.created_at, side.episode_id))
         if replaces(newer, older):
-            newer_key, older_key = (key(episode.tenant, "episode", side.episode_id) for side in (newer, older))
+            newer_key, older_key = (store_key(episode.tenant, "episode", side.episode_id) for side in (newer, older))
             pairs.add((newer_key, older_key))
     return pairs
 
@@ -107,7 +109,7 @@ class Projection:
         mine = _QueuedEpisode(episode, recorded_at)
         self._waiting.append(mine)
         try:
-            async with self._stores.changing:
+            async with self._stores.write_lock:
                 if not mine.done:
                     batch, self._waiting = self._waiting, []
                     await self._apply(batch)
@@ -136,7 +138,7 @@ class Projection:
         error: KikiError | None = None
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
-            await apply(self._stores, [entry.episode for entry in batch], recorded_at=times)
+            await project_episodes(self._stores, [entry.episode for entry in batch], recorded_at=times)
         except KikiError as failed:
             error = failed
         for entry in batch:

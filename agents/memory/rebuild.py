@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
 from bus.connection import Bus
 from bus.record import read_timed_episodes
@@ -23,12 +23,12 @@ async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
         Unavailable: the broker or a store failed.
     """
     count = 0
-    async with stores.changing:
+    async with stores.write_lock:
         await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant)), {})
         await stores.trace.remove_tenant(tenant)
         async with aclosing(read_timed_episodes(bus, tenant=tenant)) as episodes:
             async for batch in _batches(episodes):
-                await apply(
+                await project_episodes(
                     stores,
                     [episode for episode, _ in batch],
                     recorded_at={episode.episode_id: at for episode, at in batch},

@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from msgspec import Struct, field
 
-from agents.memory.clusters import OldEpisode, plan
+from agents.memory.clusters import OldEpisode, plan_summaries
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
 from agents.memory.episodes import episode_id
@@ -56,8 +56,9 @@ class TenantEpisodes(Struct):
     summed: set[str] = field(default_factory=set)
 
 
-async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, alone: anyio.Lock) -> SleepReply:
-    """Sum up related old episodes, oldest first. Forgetting holds ``alone``, too: nothing forgotten is summed up.
+async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, summary_lock: anyio.Lock) -> SleepReply:
+    """Sum up related old episodes, oldest first. Forgetting holds ``summary_lock``, too: nothing forgotten is summed
+    up.
 
     Raises:
         Unavailable: the broker is away; sleeping again goes on.
@@ -70,7 +71,7 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
     summaries: list[Merged] = []
     known_count = left_count = 0
     for tenant, tenant_episodes in sorted(tenants.items()):
-        for part in plan(
+        for part in plan_summaries(
             (episode for name, episode in tenant_episodes.old.items() if name not in tenant_episodes.summed),
             settings=settings,
         ):
@@ -78,7 +79,7 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
             if await _is_recorded(bus, turn_id):
                 known_count += 1
             elif len(summaries) < request.limit and (
-                summary := await _sum_up(bus, tenant, part, before, settings, alone)
+                summary := await _sum_up(bus, tenant, part, before, settings, summary_lock)
             ):
                 summaries.append(summary)
             else:
@@ -168,13 +169,13 @@ async def _is_recorded(bus: Bus, turn_id: str) -> bool:
 
 
 async def _sum_up(
-    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, alone: anyio.Lock
+    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, summary_lock: anyio.Lock
 ) -> Merged | None:
     """Ask the model and record what it writes; None, counted, when it fails."""
     try:
         text = await _write_summary(bus, tenant, part, settings)
         event = _summary_event(tenant, part, text, before)
-        async with alone:
+        async with summary_lock:
             for episode in part:
                 if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
                     raise Unavailable("an episode was forgotten while its summary was written.")

@@ -34,7 +34,7 @@ T = TypeVar("T")
 _log = structlog.get_logger("memory")
 
 
-class Part(Generic[S]):
+class EmbeddedStore(Generic[S]):
     """One store and its thread: at most one call at a time, never on the event loop."""
 
     def __init__(self, name: str, directory: Path, opener: Callable[[Path], S]) -> None:

@@ -15,7 +15,7 @@ class StoreAway(Unavailable):
 
 
 @contextmanager
-def opening(store: str) -> Iterator[None]:
+def translate_opening_errors(store: str) -> Iterator[None]:
     """Whatever fails while a store is opened means that its files are broken.
 
     Raises:
@@ -26,7 +26,7 @@ def opening(store: str) -> Iterator[None]:
 
 
 @contextmanager
-def using(store: str) -> Iterator[None]:
+def translate_store_errors(store: str) -> Iterator[None]:
     """Whatever fails in an open store may succeed on a later try.
 
     Raises:

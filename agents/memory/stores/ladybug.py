@@ -10,8 +10,8 @@ import anyio
 import ladybug
 
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.embedded import Part
-from agents.memory.stores.errors import BrokenStore, opening, using
+from agents.memory.stores.embedded import EmbeddedStore
+from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.stores.protocols import Rows, Run
 from agents.memory.stores.trace import VERSION
 from schemas.errors import Unavailable
@@ -52,7 +52,7 @@ class Database:
         """
         directory.mkdir(parents=True, exist_ok=True)
         new = not (directory / FILE).exists()
-        with opening("trace"):
+        with translate_opening_errors("trace"):
             database = cls(directory / FILE, buffer=buffer)
             try:
                 for statement in _SCHEMA if new else ():
@@ -72,7 +72,7 @@ class Database:
         Raises:
             Unavailable: the store failed.
         """
-        with using("trace"):
+        with translate_store_errors("trace"):
             result = self._connection.execute(query, values)
             try:
                 return [list(row) for row in result.get_all()]
@@ -81,7 +81,7 @@ class Database:
 
     def close(self) -> None:
         """Write everything into the database file and release it."""
-        with using("trace"):
+        with translate_store_errors("trace"):
             self._connection.close()
             self._database.close()
 
@@ -92,16 +92,18 @@ class LadybugGraph:
     name = "trace"
 
     def __init__(self, settings: MemorySettings) -> None:
-        self.part = Part(self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer))
-        self.load = self.part.load
-        self.renew = self.part.renew
-        self.close = self.part.close
+        self.store = EmbeddedStore(
+            self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer)
+        )
+        self.load = self.store.load
+        self.renew = self.store.renew
+        self.close = self.store.close
         self._alone = anyio.Lock()  # a transaction belongs to the connection, and there is one
 
     async def read(self, query: str, **values: Any) -> Rows:
         """The rows of one query."""
         async with self._alone:
-            return await self.part.run(lambda database: database.rows(query, **values))
+            return await self.store.run(lambda database: database.rows(query, **values))
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
         """``work`` as one transaction."""
@@ -116,4 +118,4 @@ class LadybugGraph:
                 raise
 
     async def _run(self, query: str, **values: Any) -> Rows:
-        return await self.part.run(lambda database: database.rows(query, **values))
+        return await self.store.run(lambda database: database.rows(query, **values))

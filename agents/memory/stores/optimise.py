@@ -23,7 +23,7 @@ from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
 from agents.memory.stores import generations, optimise_child
-from agents.memory.stores.embedded import Part
+from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas
 from bus import metrics
 from schemas.errors import KikiError, Unavailable
@@ -64,39 +64,41 @@ def is_due(atlas: Atlas, *, after: int) -> bool:
     return atlas.holds_deleted or atlas.count_unoptimised() >= max(after, atlas.count() // (MORE + 1))
 
 
-async def optimise_shard(part: Part[Atlas], changing: anyio.Lock) -> OptimisationRun:
-    """Optimise a copy, bring it up to date and put it in the shard's place. ``changing`` keeps writers out.
+async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) -> OptimisationRun:
+    """Optimise a copy, bring it up to date and put it in the shard's place. ``write_lock`` keeps writers out.
 
     Raises:
         Unavailable: it failed, or the store was renewed meanwhile; the shard in use is as it was.
     """
     start = time.monotonic()
-    async with _copy_shard(part, changing) as (copy, copy_seconds):
+    async with _copy_shard(store, write_lock) as (copy, copy_seconds):
         await _optimise_in_child(copy)
-        async with changing:
-            fresh = await part.run(lambda atlas: _load_copy(atlas, part.directory))
+        async with write_lock:
+            fresh = await store.run(lambda atlas: _load_copy(atlas, store.directory))
         try:
-            while await part.run(lambda atlas: atlas.transfer_changes(fresh, most=CHUNK)) > CHUNK:
+            while await store.run(lambda atlas: atlas.transfer_changes(fresh, most=CHUNK)) > CHUNK:
                 pass
-            async with changing:
-                await part.exchange(lambda atlas: atlas.hand_over_to(fresh))
-                await anyio.to_thread.run_sync(partial(generations.tidy, part.directory))
+            async with write_lock:
+                await store.exchange(lambda atlas: atlas.hand_over_to(fresh))
+                await anyio.to_thread.run_sync(partial(generations.tidy, store.directory))
         except BaseException:
-            await _discard(part, fresh)
+            await _discard(store, fresh)
             raise
-    episodes = await part.run(lambda atlas: atlas.count())
+    episodes = await store.run(lambda atlas: atlas.count())
     return OptimisationRun(episodes=episodes, seconds=time.monotonic() - start, copied=copy_seconds)
 
 
-async def optimise_whenever_due(part: Part[Atlas], changing: anyio.Lock, *, after: int, interval: float) -> None:
+async def optimise_whenever_due(
+    store: EmbeddedStore[Atlas], write_lock: anyio.Lock, *, after: int, interval: float
+) -> None:
     """Optimise whenever it is :func:`is_due`, for ever; it takes a fifth of the time at most."""
     while True:
         await anyio.sleep(interval)
         try:
-            WAITING.set(await part.run(lambda atlas: atlas.count_unoptimised()))
-            if not await part.run(partial(is_due, after=after)):
+            WAITING.set(await store.run(lambda atlas: atlas.count_unoptimised()))
+            if not await store.run(partial(is_due, after=after)):
                 continue
-            run = await optimise_shard(part, changing)
+            run = await optimise_shard(store, write_lock)
         except KikiError as error:
             RUNS.labels("failed").inc()
             metrics.count_degraded("atlas.optimise", error.message)
@@ -108,19 +110,19 @@ async def optimise_whenever_due(part: Part[Atlas], changing: anyio.Lock, *, afte
         await anyio.sleep(MORE * run.seconds)
 
 
-async def _discard(part: Part[Atlas], fresh: Atlas) -> None:
+async def _discard(store: EmbeddedStore[Atlas], fresh: Atlas) -> None:
     """Close the copy, unless it is what is used now."""
     with anyio.CancelScope(shield=True), contextlib.suppress(Unavailable):
-        await part.run(lambda atlas: fresh.close() if atlas is not fresh else None)
+        await store.run(lambda atlas: fresh.close() if atlas is not fresh else None)
 
 
 @contextlib.asynccontextmanager
-async def _copy_shard(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
+async def _copy_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
     """Copy the shard's files and remember its changes while the context lasts; yields the copy and seconds it took."""
-    copy = generations.copy_directory(part.directory)
+    copy = generations.copy_directory(store.directory)
     try:
-        async with changing:
-            shard = await part.run(lambda atlas: atlas.start_tracking())
+        async with write_lock:
+            shard = await store.run(lambda atlas: atlas.start_tracking())
             start = time.monotonic()
             await anyio.to_thread.run_sync(partial(_copy_files, shard, copy))
         yield copy, time.monotonic() - start
@@ -129,7 +131,7 @@ async def _copy_shard(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[
     finally:
         with anyio.CancelScope(shield=True):
             with contextlib.suppress(Unavailable):  # it is being closed
-                await part.run(lambda atlas: atlas.stop_tracking())
+                await store.run(lambda atlas: atlas.stop_tracking())
             await anyio.to_thread.run_sync(partial(shutil.rmtree, copy, ignore_errors=True))
 
 

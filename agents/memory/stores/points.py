@@ -20,10 +20,10 @@ import qdrant_edge as qdrant
 from msgspec import Struct
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
-from agents.memory.stores.errors import BrokenStore, opening, using
+from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
@@ -102,7 +102,7 @@ class Atlas:
             SetupError: the shard holds vectors of another size.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        with opening("atlas"):
+        with translate_opening_errors("atlas"):
             if any(directory.iterdir()):
                 generations.tidy(directory)
                 return cls.load(generations.current_shard(directory), size=size, words=WordEncoder(language))
@@ -122,7 +122,7 @@ class Atlas:
             BrokenStore: the files cannot be read, or an earlier version made them.
             SetupError: the shard holds vectors of another size.
         """
-        with opening("atlas"):
+        with translate_opening_errors("atlas"):
             _refuse_other_size(path, size)
             return cls(qdrant.EdgeShard.load(str(path), _config(size)), path, size=size, words=words)
 
@@ -132,11 +132,11 @@ class Atlas:
         Raises:
             Unavailable: the store failed; nothing may be taken as stored.
         """
-        with using("atlas"):
-            new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
-            own = {name: self._own(episode) for name, episode in new.items()}
+        with translate_store_errors("atlas"):
+            new = {store_key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+            own = {name: self._own_features(episode) for name, episode in new.items()}
             neighbours = {name for window in windows.values() for name in window.values()} - set(new)
-            own |= self._read_own(neighbours)
+            own |= self._read_own_features(neighbours)
             points = [
                 qdrant.Point(
                     name, _vectors(blend_neighbours(windows.get(name, {0: name}), own)), payload(episode, own[name])
@@ -147,7 +147,7 @@ class Atlas:
                 qdrant.PointVectors(name, _vectors(blend_neighbours(windows[name], own)))
                 for name in windows.keys() & (own.keys() - new.keys())
             ]
-            self._note({*new, *windows})
+            self._note_changes({*new, *windows})
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
             if updates:
                 self._shard.update(qdrant.UpdateOperation.update_vectors(updates))
@@ -163,7 +163,7 @@ class Atlas:
         queries = _queries(lookup, query_words)
         if not queries:
             return []
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             where = _where(lookup)
             texts: dict[PointId, dict[str, Any]] = {}
             scores: dict[str, dict[PointId, float]] = {}
@@ -186,11 +186,11 @@ class Atlas:
         """
         if not names:
             return {}
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             records = self._shard.retrieve([*names], with_payload=PAYLOAD_FIELDS, with_vector=False)
             return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
-    def mark(self, names: Sequence[str], summary: str) -> None:
+    def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.
 
         Raises:
@@ -198,9 +198,9 @@ class Atlas:
         """
         if not names:
             return
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
-            self._note(names)
+            self._note_changes(names)
             self._shard.update(qdrant.UpdateOperation.set_payload_by_filter(where, {SUMMARY: summary}))
             self._shard.flush()
 
@@ -210,13 +210,13 @@ class Atlas:
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
-            self._note({*names, *windows})
+        with translate_store_errors("atlas"):
+            self._note_changes({*names, *windows})
             if names:
                 (self.path / FORGOT).touch()
                 self._holds_deleted = True
                 self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
-            own = self._read_own({name for window in windows.values() for name in window.values()})
+            own = self._read_own_features({name for window in windows.values() for name in window.values()})
             updates = [
                 qdrant.PointVectors(name, _vectors(blend_neighbours(window, own)))
                 for name, window in windows.items()
@@ -246,7 +246,7 @@ class Atlas:
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             self._shard.flush()
             self._changed = set()
             return self.path
@@ -268,7 +268,7 @@ class Atlas:
         """
         if self._changed is None:
             raise Unavailable("the atlas began anew while a copy of it was optimised.")
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             names: list[PointId] = [self._changed.pop() for _ in range(min(most, len(self._changed)))]
             records = self._shard.retrieve(names, with_payload=True, with_vector=True) if names else []
             missing = set(names) - {str(record.id) for record in records}
@@ -292,7 +292,7 @@ class Atlas:
         """
         while self.transfer_changes(copy, most=256):
             pass
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             copy._shard.flush()
             generations.put_in_force(copy.path)
         with suppress(Unavailable):  # its files are about to be removed
@@ -308,7 +308,7 @@ class Atlas:
         names: set[str] = set()
         offset = None
         where = None if tenant is None else qdrant.Filter(must=[_is("tenant", tenant)])
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             while True:
                 records, offset = self._shard.scroll(
                     qdrant.ScrollRequest(offset=offset, limit=1000, filter=where, with_payload=False)
@@ -323,28 +323,28 @@ class Atlas:
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             # Without a filter the estimate is the number; to count them one by one takes 80 ms at 200,000.
             return int(self._shard.count(qdrant.CountRequest(exact=False)))
 
     def close(self) -> None:
         """Sync and release the files."""
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             self._shard.flush()
             self._shard.close()
 
-    def _note(self, names: Iterable[str]) -> None:
+    def _note_changes(self, names: Iterable[str]) -> None:
         if self._changed is not None:
             self._changed.update(names)
 
-    def _own(self, episode: Episode) -> OwnFeatures:
+    def _own_features(self, episode: Episode) -> OwnFeatures:
         vector = episode.embedding if len(episode.embedding) == self.size else None
         return OwnFeatures(
             None if vector is None else rounded(unit(vector)),
             self.words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+    def _read_own_features(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
         ids: list[PointId] = [*sorted(names)]
         if not ids:
             return {}
@@ -386,9 +386,9 @@ def optimise(path: Path) -> None:
         BrokenStore: the files cannot be read.
         Unavailable: it failed; the shard may not be used.
     """
-    with opening("atlas"):
+    with translate_opening_errors("atlas"):
         shard = qdrant.EdgeShard.load(str(path))
-    with using("atlas"):
+    with translate_store_errors("atlas"):
         (path / FORGOT).unlink(missing_ok=True)
         shard.optimize()
         shard.flush()

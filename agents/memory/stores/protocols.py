@@ -55,7 +55,7 @@ class AtlasStore(Store, Protocol):
         """The episodes of these points, by key, without scores; keys without a point are left out."""
         ...
 
-    async def mark(self, names: Sequence[str], summary: str) -> None:
+    async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         ...
 

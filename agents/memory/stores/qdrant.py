@@ -9,7 +9,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, rounded, unit, unpacked
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line, setting_error
@@ -110,10 +110,12 @@ class QdrantAtlas:
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """Store the episodes and renew those that ``windows`` names beside them; applied when it returns."""
-        new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
-        own = {name: self._own(episode) for name, episode in new.items()}
+        new = {store_key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+        own = {name: self._own_features(episode) for name, episode in new.items()}
         async with _translate_errors():
-            own |= await self._read_own({name for window in windows.values() for name in window.values()} - set(new))
+            own |= await self._read_own_features(
+                {name for window in windows.values() for name in window.values()} - set(new)
+            )
             points = [
                 models.PointStruct(
                     id=name,
@@ -149,7 +151,7 @@ class QdrantAtlas:
             records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
         return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
-    async def mark(self, names: Sequence[str], summary: str) -> None:
+    async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         if not names:
             return
@@ -162,7 +164,7 @@ class QdrantAtlas:
         async with _translate_errors():
             if names:
                 await self._client.delete(self._collection, models.PointIdsList(points=list(names)), wait=True)
-            own = await self._read_own({name for window in windows.values() for name in window.values()})
+            own = await self._read_own_features({name for window in windows.values() for name in window.values()})
             await self._renew_vectors({name: window for name, window in windows.items() if name in own}, own)
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
@@ -184,14 +186,14 @@ class QdrantAtlas:
         async with _translate_errors():
             return (await self._client.count(self._collection, exact=True)).count
 
-    def _own(self, episode: Episode) -> OwnFeatures:
+    def _own_features(self, episode: Episode) -> OwnFeatures:
         fits = len(episode.embedding) == self._settings.vector_size
         return OwnFeatures(
             rounded(unit(episode.embedding)) if fits else None,
             self._words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    async def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+    async def _read_own_features(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
         ids = sorted(names)
         if not ids:
             return {}

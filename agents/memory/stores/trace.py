@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from schemas.episode import Episode
 
 if TYPE_CHECKING:
@@ -179,19 +179,19 @@ class Trace:
 
     async def neighbours(self, episode_id: str, *, tenant: str) -> Neighbours:
         """Which episodes come before and after the tenant's episode in its session."""
-        where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
+        where = {"episode": store_key(tenant, "episode", episode_id), "tenant": tenant}
         previous = await self._graph.read(_PREVIOUS, **where)
         following = await self._graph.read(_FOLLOWING, **where)
         return Neighbours(previous=_first_value(previous), following=_first_value(following))
 
     async def turns(self, session_id: str, *, tenant: str) -> list[SessionEpisode]:
         """A session's episodes in time."""
-        rows = await self._graph.read(_TURNS, session=key(tenant, "session", session_id))
+        rows = await self._graph.read(_TURNS, session=store_key(tenant, "session", session_id))
         return [SessionEpisode(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
 
     async def remove_session(self, session_id: str, *, tenant: str) -> None:
         """Delete a session with its episodes, their edges, and concepts that nobody mentions any more."""
-        session = key(tenant, "session", session_id)
+        session = store_key(tenant, "session", session_id)
 
         async def work(run: "Run") -> None:
             concepts = [row[0] for row in await run(_MENTIONED, session=session)]
@@ -213,7 +213,7 @@ class Trace:
 
     async def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
         """What the tenant's episode mentions, in the order of the alphabet."""
-        where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
+        where = {"episode": store_key(tenant, "episode", episode_id), "tenant": tenant}
         return [str(row[0]) for row in await self._graph.read(_CONCEPTS_OF, **where)]
 
     async def supersede(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -234,7 +234,7 @@ class Trace:
 
         ``as_of`` asks what held at that Unix time; ``known`` leaves out what was recorded only after that one.
         """
-        names = sorted({key(tenant, "episode", episode) for episode in episodes})
+        names = sorted({store_key(tenant, "episode", episode) for episode in episodes})
         last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
         rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
         return {str(older): str(newer) for older, newer in rows}
@@ -248,12 +248,12 @@ class Trace:
 
     async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:
         """The sessions of the summaries that sum up something of this session."""
-        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=key(tenant, "session", session_id))
+        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=store_key(tenant, "session", session_id))
         return [str(row[0]) for row in rows]
 
     async def parts_of(self, session_id: str, *, tenant: str) -> list[str]:
         """The keys of what a session's episodes sum up."""
-        rows = await self._graph.read(_PARTS_OF_SESSION, session=key(tenant, "session", session_id))
+        rows = await self._graph.read(_PARTS_OF_SESSION, session=store_key(tenant, "session", session_id))
         return [str(row[0]) for row in rows]
 
     async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
@@ -301,9 +301,9 @@ async def _run_for_rows(run: "Run", statement: str, rows: Iterable[Mapping[str, 
 
 def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
     return {
-        "session": key(episode.tenant, "session", episode.session_id),
+        "session": store_key(episode.tenant, "session", episode.session_id),
         "session_id": episode.session_id,
-        "episode": key(episode.tenant, "episode", episode.episode_id),
+        "episode": store_key(episode.tenant, "episode", episode.episode_id),
         "episode_id": episode.episode_id,
         "turn_id": episode.turn_id,
         "tenant": episode.tenant,
@@ -313,15 +313,15 @@ def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
 
 
 def _mentions(episode: Episode) -> list[dict[str, str]]:
-    node = key(episode.tenant, "episode", episode.episode_id)
+    node = store_key(episode.tenant, "episode", episode.episode_id)
     return [
-        {"episode": node, "concept": key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
+        {"episode": node, "concept": store_key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
         for name in episode.concepts
     ]
 
 
 def _edge(tenant: str, left: str, right: str) -> dict[str, str]:
-    return _pair(key(tenant, "episode", left), key(tenant, "episode", right))
+    return _pair(store_key(tenant, "episode", left), store_key(tenant, "episode", right))
 
 
 def _pair(left: str, right: str) -> dict[str, str]:
