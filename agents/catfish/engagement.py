@@ -60,7 +60,7 @@ def tone(agreement: float, settings: CatfishSettings) -> Tone:
     return "firm" if agreement >= settings.firm_agreement else "mild"
 
 
-def too_small(parameters: int, settings: CatfishSettings) -> str | None:
+def reason_too_small(parameters: int, settings: CatfishSettings) -> str | None:
     """Why a model of ``parameters`` weights is left alone (its objections do not pay); None when it may object."""
     if parameters >= settings.engage_from:
         return None

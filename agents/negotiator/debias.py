@@ -68,7 +68,9 @@ def pairs_without_causes(pair: JudgedPair, *, verbosity_ratio: float, sentiment_
     if pair.votes:
         variants["bandwagon"] = JudgedPair(first=pair.first, second=pair.second)
     if abs(count_feelings(pair.first) - count_feelings(pair.second)) >= sentiment_terms:
-        variants["sentiment"] = JudgedPair(first=sober(pair.first), second=sober(pair.second), votes=pair.votes)
+        variants["sentiment"] = JudgedPair(
+            first=without_feelings(pair.first), second=without_feelings(pair.second), votes=pair.votes
+        )
     return variants
 
 
@@ -77,7 +79,7 @@ def count_feelings(text: str) -> int:
     return len(_FEELING.findall(text))
 
 
-def sober(text: str) -> str:
+def without_feelings(text: str) -> str:
     """The text without words and marks of feeling; the text itself when nothing else is in it."""
     return _FEELING.sub("", text).strip() or text
 

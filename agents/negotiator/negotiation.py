@@ -26,7 +26,7 @@ class Decision:
     chosen: int
 
 
-class Hearing:
+class TurnNegotiation:
     """The hearing of one delivered turn; it keeps nothing for the next.
 
     ``catfish`` is what the catfish found, None when it was not waited for or did not come in time.

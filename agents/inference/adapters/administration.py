@@ -13,7 +13,7 @@ from schemas.findings import AdapterUse
 VERBS = ("check", "load", "unload", "activate")
 
 
-def listing(bank: AdapterBank) -> AdapterListReply:
+def list_adapters(bank: AdapterBank) -> AdapterListReply:
     """Every registered adapter."""
     return AdapterListReply(
         adapters=tuple(_info(bank, name, bank.find_resident(name)) for name in bank.registered_names),

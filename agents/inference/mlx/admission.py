@@ -74,7 +74,7 @@ class Admission:
         try:
             work.seat = self._bank.seat(work.key, busy_slots=busy_slots(beside))
         except KikiError as error:
-            work.tell(error)
+            work.send(error)
             return False
         work.adapters, work.admitted_at = work.seat.uses, time.monotonic()
         return True

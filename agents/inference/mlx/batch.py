@@ -185,7 +185,7 @@ class Batch:
         pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
         if row.index == 0 and work.live:
             for piece in pieces:
-                work.tell(piece)
+                work.send(piece)
         if row.finish_reason is None:
             return False
         del self._rows[response.uid]
@@ -217,7 +217,7 @@ class Batch:
 
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)
-        work.tell(work.outcome(scores=scores))
+        work.send(work.outcome(scores=scores))
 
 
 def _read_logprobs(responses: Sequence[Any]) -> list[float]:

@@ -17,7 +17,7 @@ from agents.inference.failures import adapter_error
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.training import exchange
 from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
-from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
+from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
 from agents.shared.disk import sync
 from bus import objects
 from bus.agent import Endpoint
@@ -39,7 +39,7 @@ from schemas.consolidation import (
 )
 from schemas.errors import StageFailed
 
-Tokenize = Callable[[Sequence[Example]], Awaitable[list[Learnable]]]
+Tokenize = Callable[[Sequence[Example]], Awaitable[list[TrainingExample]]]
 """Turns examples into tokens."""
 
 LOSS_SAMPLE = 16
@@ -167,7 +167,7 @@ class Consolidation:
         existed = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
         return DiscardReply(discarded=existed)
 
-    async def _mean_loss(self, training: Training, examples: Sequence[Learnable], beat: str) -> float:
+    async def _mean_loss(self, training: Training, examples: Sequence[TrainingExample], beat: str) -> float:
         sample, losses = examples[:: max(1, len(examples) // LOSS_SAMPLE)][:LOSS_SAMPLE], []
         for example in sample:
             losses.append(await self._thread.ask(partial(training.loss, example)))

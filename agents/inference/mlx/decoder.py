@@ -20,7 +20,7 @@ from agents.inference.mlx import loading
 from agents.inference.mlx.admission import Admission, busy_slots
 from agents.inference.mlx.batch import Batch
 from agents.inference.mlx.prompt_cache import CacheCost, PrefixCache, cannot_be_cut, measure_cost
-from agents.inference.mlx.work import News, Work
+from agents.inference.mlx.work import Work, WorkUpdate
 from agents.inference.settings import InferenceSettings
 from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo
@@ -122,10 +122,10 @@ class Decoder:
         """Whether running rows use an adapter."""
         return any(use.name == name for work in self.batch.active for use in work.adapters)
 
-    def tell_all(self, news: News) -> None:
-        """Send ``news`` to all work that waits or runs."""
+    def send_to_all(self, update: WorkUpdate) -> None:
+        """Send ``update`` to all work that waits or runs."""
         for work in [*self.batch.active, *self.admission.scheduler.items()]:
-            work.tell(news)
+            work.send(update)
 
     @property
     def gauges(self) -> dict[str, float]:
@@ -153,7 +153,7 @@ class Decoder:
         now, scheduler = time.time(), self.admission.scheduler
         for work in [*self.batch.active, *scheduler.items()]:
             if not work.unwanted and work.request.deadline <= now:
-                work.tell(DeadlineExceeded("the deadline passed while the model was at it."))
+                work.send(DeadlineExceeded("the deadline passed while the model was at it."))
                 work.unwanted = True
         scheduler.discard(work for work in scheduler.items() if work.unwanted)
         for work in [work for work in self.batch.active if work.unwanted]:

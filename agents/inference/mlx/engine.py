@@ -22,7 +22,7 @@ from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import describe_tools, schema_of
 from agents.inference.training.exchange import sweep
-from agents.inference.training.steps import Learnable, make_learnable
+from agents.inference.training.steps import TrainingExample, make_training_example
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -106,13 +106,13 @@ class MlxEngine:
         self.thread.call(lambda: self.thread.decoder.enqueue(work))
         try:
             while True:
-                news = await work.inbox.get()
-                if isinstance(news, DecodingOutcome):
-                    return news
-                if isinstance(news, KikiError):
-                    raise news
+                update = await work.inbox.get()
+                if isinstance(update, DecodingOutcome):
+                    return update
+                if isinstance(update, KikiError):
+                    raise update
                 if on_piece is not None:
-                    await on_piece(news)
+                    await on_piece(update)
         finally:
             work.unwanted = True
 
@@ -144,7 +144,7 @@ class MlxEngine:
 
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
-        return await self.thread.ask(lambda: administration.listing(self.thread.decoder.bank))
+        return await self.thread.ask(lambda: administration.list_adapters(self.thread.decoder.bank))
 
     async def administer(self, verb: str, name: str, sha256: str = "") -> AdapterInfo:
         """One of :data:`agents.inference.adapters.administration.VERBS` on an adapter.
@@ -160,21 +160,22 @@ class MlxEngine:
         """All endpoints of consolidation."""
         return Consolidation(self.thread, self.tokenize_examples, bus).endpoints()
 
-    async def tokenize_examples(self, examples: Sequence[Example]) -> list[Learnable]:
+    async def tokenize_examples(self, examples: Sequence[Example]) -> list[TrainingExample]:
         """Examples in tokens, as the model meets them in a chat.
 
         Raises:
             InvalidInput: a question is longer than the context.
         """
 
-        def encode_examples() -> list[Learnable]:
+        def encode_examples() -> list[TrainingExample]:
             prompts = [
                 self.encoder.encode((Message(role="user", content=example.context),)).tokens for example in examples
             ]
             answers = [(*self.encoder.encode_plain(example.outcome), self.encoder.end) for example in examples]
             most = self.settings.train_tokens
             return [
-                make_learnable(prompt, answer, max_tokens=most) for prompt, answer in zip(prompts, answers, strict=True)
+                make_training_example(prompt, answer, max_tokens=most)
+                for prompt, answer in zip(prompts, answers, strict=True)
             ]
 
         return await anyio.to_thread.run_sync(encode_examples, limiter=self._encoding)

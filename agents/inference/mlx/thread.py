@@ -126,7 +126,7 @@ class ModelThread:
                 _log.exception("model thread ended")
         finally:
             if self._loaded.is_set():
-                self.decoder.tell_all(_thread_ended_error())
+                self.decoder.send_to_all(_thread_ended_error())
             self._loaded.set()
 
     def _receive(self) -> None:

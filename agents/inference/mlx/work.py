@@ -16,7 +16,7 @@ from agents.inference.text import Piece
 from schemas.errors import KikiError
 from schemas.findings import AdapterUse
 
-News = Piece | DecodingOutcome | KikiError
+WorkUpdate = Piece | DecodingOutcome | KikiError
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Work:
     request: Request
     prompt: Prompt
     loop: asyncio.AbstractEventLoop
-    inbox: "asyncio.Queue[News]"
+    inbox: "asyncio.Queue[WorkUpdate]"
     choices: tuple[tuple[int, ...], ...] = ()
     tails: tuple[tuple[int, ...], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
@@ -93,10 +93,10 @@ class Work:
         """Seconds since the model began with it."""
         return time.monotonic() - self.admitted_at
 
-    def tell(self, news: News) -> None:
-        """Hand ``news`` to the caller that waits."""
+    def send(self, update: WorkUpdate) -> None:
+        """Hand ``update`` to the caller that waits."""
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self.inbox.put_nowait, news)
+            self.loop.call_soon_threadsafe(self.inbox.put_nowait, update)
 
     def outcome(self, *, scores: tuple[tuple[float, ...], ...] = ()) -> DecodingOutcome:
         """The result of the finished rows, with ``scores`` of the choices."""

@@ -26,18 +26,18 @@ FLOPS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learnable:
+class TrainingExample:
     """Token ids of a question and its answer; the answer begins at index ``begins``, which is at least 1."""
 
     tokens: tuple[int, ...]
     begins: int
 
 
-def make_learnable(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> Learnable:
+def make_training_example(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> TrainingExample:
     """An example of at most ``max_tokens`` tokens: the answer's end is cut first, then the prompt's beginning."""
     answer_tokens = [*answer][: max(max_tokens - len(prompt), max_tokens // 2)]
     prompt_tokens = [*prompt][-(max_tokens - len(answer_tokens)) :]
-    return Learnable(tokens=(*prompt_tokens, *answer_tokens), begins=len(prompt_tokens))
+    return TrainingExample(tokens=(*prompt_tokens, *answer_tokens), begins=len(prompt_tokens))
 
 
 def make_portable(data: bytes) -> bytes:
@@ -63,7 +63,7 @@ class Training:
         self._optimizer = optim.Adam(learning_rate=learning_rate, bias_correction=True)
         self.tokens = 0
 
-    def loss(self, example: Learnable) -> float:
+    def loss(self, example: TrainingExample) -> float:
         """Mean cross-entropy of the answer's tokens, in nats.
 
         Raises:
@@ -72,7 +72,7 @@ class Training:
         with self._bank.borrow_model():
             return self._finite_loss(self._entropy(self._parameters, example))
 
-    def step(self, example: Learnable) -> float:
+    def step(self, example: TrainingExample) -> float:
         """Learn an example. Returns its loss before the step.
 
         Raises:
@@ -99,7 +99,7 @@ class Training:
         data: bytes = save(tensors)
         return data
 
-    def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: Learnable) -> mx.array:
+    def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: TrainingExample) -> mx.array:
         self._bank.place({path: LowRankPair(a=pair["a"], b=pair["b"]) for path, pair in parameters.items()})
         logits: Any = self._bank.model(mx.array([example.tokens[:-1]]))
         answer = logits[0, example.begins - 1 :].astype(mx.float32)

@@ -47,7 +47,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     forced_tools: bool = False
 
     @property
-    def words(self) -> str:
+    def names(self) -> str:
         """The names of what it does, for the status."""
         return " ".join(name for name, value in msgspec.structs.asdict(self).items() if value)
 

@@ -72,7 +72,7 @@ class OpenAIEngine:
         """The server, what it was found to do, and why it is not healthy."""
         fields = {"device": "upstream", "adapters": "", "upstream": self._upstream.base_url}
         if self.connection.capabilities is not None:
-            fields["capabilities"] = self.connection.capabilities.words
+            fields["capabilities"] = self.connection.capabilities.names
         return {**fields, "upstream_error": self.connection.outage} if self.connection.outage else fields
 
     @property

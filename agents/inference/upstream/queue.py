@@ -10,7 +10,7 @@ from agents.inference.scheduler import Running, Scheduler
 from schemas.jobs import Lane
 
 
-class Turnstile:
+class CallQueue:
     """Lets ``places`` calls through at a time; ``patience`` in seconds, in the order of the lanes."""
 
     def __init__(self, places: int, *, patience: Sequence[float]) -> None:
@@ -22,7 +22,7 @@ class Turnstile:
         return self._scheduler.depth(lane)
 
     @contextlib.asynccontextmanager
-    async def hold_place(self, lane: Lane) -> AsyncIterator[None]:
+    async def hold_slot(self, lane: Lane) -> AsyncIterator[None]:
         """Hold a place for one call, once one is free."""
         admitted = anyio.Event()
         self._scheduler.add(admitted, key=None, lane=lane, rows=1, now=time.monotonic())

@@ -17,7 +17,7 @@ _BREAK = "\u200b"
 """Zero width space: what is behind it cannot be tokenised as one special token."""
 
 
-def body(
+def request_body(
     request: Request, *, candidate: int, candidate_temperature: float, model: str, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments for the client: one candidate, because servers differ in what ``n`` does with seeds.
