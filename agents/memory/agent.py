@@ -1,4 +1,4 @@
-"""Memory on the bus: recall before the answer, the record after it, the projections from the record."""
+"""The memory agent: recalls before the answer, records the answer, and projects the record into the stores."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -56,10 +56,10 @@ from schemas.status import StatusReply
 STAGE = "memory"
 WRITE = "memory-write"
 EXPIRY_SECONDS = 60.0
-"""Seconds between two looks for answers that are old enough to go."""
+"""Seconds between two searches for answers that are old enough to be removed."""
 
 AWAY_SECONDS = 5.0
-"""Seconds at most between two tries to reach a store's server that is away."""
+"""Longest pause, in seconds, between two tries to reach a store's server that does not answer."""
 
 _log = structlog.get_logger("memory")
 
@@ -86,10 +86,10 @@ class MemoryAgent:
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Open the stores. What is missing or broken is made again from the record.
+        """Open the stores. A store that is missing or broken is made again from the record.
 
         Raises:
-            SetupError: another process has the stores, or they cannot be written.
+            SetupError: another process has the stores open, or they cannot be written.
         """
 
         async def restart_projection() -> None:
@@ -111,7 +111,7 @@ class MemoryAgent:
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """Recall on the turn's path; the record and its projection off it."""
+        """Recall, which the turn waits for; the record and its projection, which it does not wait for."""
         return (
             Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
             Handler(
@@ -126,7 +126,7 @@ class MemoryAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Search, rebuild, verification, statistics, sleep, and what a session holds or has to forget."""
+        """Search, rebuild, verification, statistics, sleep, and reading or forgetting one session."""
         return (
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
@@ -174,11 +174,11 @@ class MemoryAgent:
         )
 
     async def _find_recall(self, event: QueryRouted) -> Recall:
-        """Find the episodes for a turn; none when the store fails or is slow: memory never holds a turn up."""
+        """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
         if not event.route.embedding:
-            metrics.count_degraded("recall.no_embedding", "the router gave no embedding; only words can recall.")
+            metrics.count_degraded("recall.no_embedding", "the router gave no embedding: only words are searched.")
         text = event.query.text
         if is_small_talk(text):
             return Recall()
@@ -201,9 +201,9 @@ class MemoryAgent:
         return Recall(hits=best_hits)
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
-        """Record the episode once: the broker forgets message ids after a while, so the stream is asked."""
+        """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
         if not event.route.plan.record or event.finish_reason == "tool_calls":
-            return None  # a call is no answer yet; the turn that brings its result is recorded
+            return None  # a tool call is not an answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
@@ -232,7 +232,7 @@ class MemoryAgent:
         return SearchReply(hits=tuple(hits(ranking[: request.limit])))
 
     async def _rebuild(self, request: RebuildRequest) -> RebuildReply:
-        """Empty the stores (of one tenant), project the record again, and answer when all of it is in.
+        """Empty the stores (of one tenant), project the record again, and answer when all of it is projected.
 
         Raises:
             Refused: a rebuild is running.
@@ -260,7 +260,7 @@ class MemoryAgent:
         return RebuildReply(episodes=episodes, seconds=seconds)
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
-        """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
+        """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""
         bus = self._bus
         async with self._stores.write_lock:
             ids_by_key = {
@@ -281,7 +281,7 @@ class MemoryAgent:
         )
 
     async def _stats(self, request: StatsRequest) -> StatsReply:
-        """What one tenant has in the stores."""
+        """Count one tenant's episodes in both stores, and its edges by kind."""
         edges = await self._stores.trace.edges(tenant=request.tenant)
         return StatsReply(
             atlas_episodes=len(await self._stores.atlas.keys(tenant=request.tenant)),
@@ -290,10 +290,10 @@ class MemoryAgent:
         )
 
     async def _sleep(self, request: SleepRequest) -> SleepReply:
-        """Sum up old episodes; answered when the summaries are in the stores.
+        """Sum up old episodes; the reply comes when the summaries are in the stores.
 
         Raises:
-            Refused: a sleep is going on.
+            Refused: a sleep is already running.
             Unavailable: the broker is away.
         """
         bus = self._bus
@@ -330,10 +330,10 @@ class MemoryAgent:
         """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
 
         Raises:
-            Unavailable: the broker or a store failed; asking again goes on where it stopped.
+            Unavailable: the broker or a store failed; the same request again continues where this one stopped.
         """
         bus = self._bus
-        async with self._summary_lock:  # no sleep may sum it up meanwhile
+        async with self._summary_lock:  # no sleep may sum up the session meanwhile
             await wait_until_projected(bus)
             async with self._stores.write_lock:
                 summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
@@ -357,7 +357,7 @@ class MemoryAgent:
         return len(members)
 
     async def _expire(self, bus: Bus) -> None:
-        """Answers are kept as long as the other events of their turns."""
+        """Remove answers once they are as old as the other events of their turns may become."""
         while True:
             try:
                 await expire(bus, age=TURN_MAX_AGE)
@@ -382,7 +382,7 @@ class MemoryAgent:
 
 
 def _retry_while_away() -> AsyncRetrying:
-    """Retry for as long as a store's server is away, with the message in hand: no episode is given up for it."""
+    """Retry for as long as a store's server does not answer; the message stays unacknowledged and is not given up."""
     return AsyncRetrying(
         retry=retry_if_exception_type(StoreAway),
         wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),

@@ -1,4 +1,4 @@
-"""From the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
+"""Projects the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -25,8 +25,8 @@ async def project_episodes(
 ) -> None:
     """Store the episodes in Trace, then in Atlas with their neighbours in time. Applying them again changes nothing.
 
-    An episode without an embedding is found by its words alone. ``recorded_at`` tells by episode id when the record
-    got it.
+    An episode without an embedding is found by its words alone. ``recorded_at`` is the Unix time, by episode id, at
+    which the record got each.
 
     Raises:
         Unavailable: a store failed; the batch must be applied again.
@@ -49,7 +49,10 @@ async def project_episodes(
 
 
 async def find_covered_parts(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
-    """Find the parts whose words are mostly in the summary: what the model left out of it must not rank lower."""
+    """Find the parts whose words are mostly in the summary. The others keep their rank: the model left them out.
+
+    ``summary`` and ``parts`` are store keys.
+    """
     matches = await stores.atlas.read([summary, *parts])
     encoder = _word_encoder(stores.settings.language)
     texts = {name: encoder.counts(f"{match.question}\n{match.answer}") for name, match in matches.items()}
@@ -63,10 +66,10 @@ def _word_encoder(language: str) -> WordEncoder:
 
 
 async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
-    """Find what the episode replaces and what replaces it: pairs of keys, the newer one first.
+    """Find what the episode replaces and what replaces it: pairs of store keys, the newer episode first.
 
-    Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
-    among the :data:`NEAR` that Atlas finds nearest.
+    The rule is recall's, without a model: the same speaker, a cosine of at least ``same_fact``, another text. Only the
+    :data:`NEAR` nearest episodes in Atlas are compared.
     """
     if len(episode.embedding) != stores.settings.vector_size:
         return set()
@@ -120,7 +123,7 @@ class Projection:
             raise mine.error
 
     async def _apply(self, batch: list[_QueuedEpisode]) -> None:
-        """All at once; one by one when that fails, so that a poison episode takes nobody with it."""
+        """Apply all at once, or one by one when that fails, so that one bad episode does not fail the others."""
         try:
             await self._try(batch)
             if len(batch) > 1 and batch[0].error is not None and not isinstance(batch[0].error, StoreAway):
@@ -131,7 +134,7 @@ class Projection:
                 if not entry.done:  # cancelled half-way
                     entry.done, entry.error = (
                         True,
-                        Unavailable("the projection was interrupted; the episode comes again."),
+                        Unavailable("the projection was interrupted; the episode is delivered again."),
                     )
 
     async def _try(self, batch: list[_QueuedEpisode]) -> None:

@@ -1,4 +1,4 @@
-"""One tenant's part of both stores, made again from the record while the others' stays."""
+"""Makes one tenant's part of both stores again from the record; the other tenants' parts stay."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,13 +11,13 @@ from bus.stream import BATCH
 from schemas.episode import Episode
 
 StampedEpisode = tuple[Episode, float]
-"""An episode and the Unix time at which the record got it."""
+"""An episode and the Unix time at which the record stored it."""
 
 
 async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
-    """Remove what the stores have of the tenant and project it again; return how many episodes that were.
+    """Remove what the stores have of the tenant and project it again; return the number of its episodes.
 
-    The projection waits meanwhile. A crash in between leaves too little: renewing again mends it.
+    The projection waits meanwhile. After a crash in between, episodes are missing until this is run again.
 
     Raises:
         Unavailable: the broker or a store failed.

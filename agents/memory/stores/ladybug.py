@@ -1,4 +1,4 @@
-"""Trace embedded: a Ladybug database file on a thread of its own. A transaction is on disk when it has committed."""
+"""Trace embedded: a Ladybug database file on a thread of its own. A committed transaction is on disk."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,7 +18,7 @@ from schemas.errors import Unavailable
 
 FILE = "trace.lbug"
 MAX_BYTES = 2**36
-"""Address space that the store reserves; its own default, 8 TiB, is refused in small containers."""
+"""Bytes of address space that the store reserves; small containers refuse the library's default of 8 TiB."""
 
 _SCHEMA = (
     "CREATE NODE TABLE Trace(id STRING PRIMARY KEY, version INT64)",
@@ -37,7 +37,7 @@ _SCHEMA = (
 
 
 class Database:
-    """One database file. Calls block; one at a time."""
+    """One database file. Calls block, and must not overlap."""
 
     def __init__(self, file: Path, *, buffer: int) -> None:
         self._database = ladybug.Database(file, buffer_pool_size=buffer, max_num_threads=1, max_db_size=MAX_BYTES)
@@ -63,11 +63,11 @@ class Database:
                 raise
         if version != [[VERSION]]:
             database.close()
-            raise BrokenStore(f"the trace has the form {version}, this program's is {VERSION}.")
+            raise BrokenStore(f"the trace has schema version {version}, this program has {VERSION}.")
         return database
 
     def rows(self, query: str, **values: Any) -> Rows:
-        """The rows of one statement.
+        """Run one statement; return its rows.
 
         Raises:
             Unavailable: the store failed.
@@ -98,22 +98,22 @@ class LadybugGraph:
         self.load = self.store.load
         self.renew = self.store.renew
         self.close = self.store.close
-        self._alone = anyio.Lock()  # a transaction belongs to the connection, and there is one
+        self._transaction_lock = anyio.Lock()  # one connection, and a transaction is a state of the connection
 
     async def read(self, query: str, **values: Any) -> Rows:
-        """The rows of one query."""
-        async with self._alone:
+        """Run one query; return its rows."""
+        async with self._transaction_lock:
             return await self.store.run(lambda database: database.rows(query, **values))
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
-        """``work`` as one transaction."""
-        async with self._alone:
+        """Run ``work`` as one transaction."""
+        async with self._transaction_lock:
             await self._run("BEGIN TRANSACTION")
             try:
                 await work(self._run)
                 await self._run("COMMIT")
             except BaseException:
-                with anyio.CancelScope(shield=True), suppress(Unavailable):  # it rolls back by itself after most errors
+                with anyio.CancelScope(shield=True), suppress(Unavailable):  # most errors roll back already
                     await self._run("ROLLBACK")
                 raise
 

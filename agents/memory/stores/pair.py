@@ -1,4 +1,4 @@
-"""Atlas and Trace, as the settings choose them; those on this machine are locked against a second process."""
+"""Opens Atlas and Trace as the settings choose them, and locks their directory against a second process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,11 +17,11 @@ from schemas.errors import SetupError
 LOCK = "memory.lock"
 
 RestartProjection = Callable[[], Awaitable[None]]
-"""Makes the projection begin at the first episode again."""
+"""Makes the projection begin again at the first episode."""
 
 
 class Stores:
-    """Atlas and Trace. ``write_lock`` is held by whoever writes into both or renews them."""
+    """Atlas and Trace. Whoever writes into both stores, or empties them, holds ``write_lock``."""
 
     def __init__(self, settings: MemorySettings) -> None:
         self.settings = settings
@@ -39,11 +39,11 @@ class Stores:
     async def open(self, restart_projection: RestartProjection) -> AsyncIterator[None]:
         """Open for as long as the context lasts; a store that is missing or broken begins empty.
 
-        ``restart_projection`` is awaited before anything begins empty, so that a crash in between projects too much,
-        not too little.
+        ``restart_projection`` is awaited before a store is emptied: after a crash in between, episodes are projected
+        twice, and none is missing.
 
         Raises:
-            SetupError: another process has them, the directory cannot be written, other settings made them, or a
+            SetupError: another process has them open, the directory cannot be written, other settings made them, or a
                 server does not answer.
         """
         async with _lock_directory(self.settings):
@@ -60,7 +60,7 @@ class Stores:
                         await store.close()
 
     async def optimise_whenever_due(self) -> None:
-        """Optimise an embedded Atlas whenever it helps, for ever; a server optimises itself."""
+        """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
             await optimise.optimise_whenever_due(self.atlas.store, self.write_lock, after=after, interval=interval)
