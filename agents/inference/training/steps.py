@@ -1,4 +1,4 @@
-"""Replay: gradient steps on an adapter's low-rank pairs while the base stays as it is.
+"""Trains an adapter: gradient steps on its low-rank pairs, with the base frozen.
 
 One step is one example: forward, backward, Adam. It runs between two decoding steps of the model's thread and leaves
 the model as it found it, so other requests wait for one example at a time.
@@ -22,7 +22,8 @@ from agents.inference.adapters.pairs import LowRankPair
 from agents.inference.failures import adapter_error
 
 FLOPS = 4.0
-"""Floating point operations for each weight and token: forward, and the way back through frozen weights."""
+"""Floating point operations for each weight and token: the forward pass, and the backward pass through frozen
+weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def make_portable(data: bytes) -> bytes:
 
 
 class Training:
-    """An adapter's ``data`` (safetensors, mlx-lm's layout) on its way to other weights. On the model's thread.
+    """Trains from ``data``, an adapter's safetensors file in mlx-lm's layout. Runs on the model's thread.
 
     Raises:
         StageFailed: code ``adapter_failed``: the weights do not fit the model.
@@ -73,7 +74,7 @@ class Training:
             return self._finite_loss(self._entropy(self._parameters, example))
 
     def step(self, example: TrainingExample) -> float:
-        """Learn an example. Returns its loss before the step.
+        """Make one gradient step on an example. Returns its loss before the step.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -117,5 +118,5 @@ class Training:
 
 
 def step_flops(bank: AdapterBank, tokens: int) -> float:
-    """About what a step on so many tokens costs; experts that a token does not meet are counted as if it did."""
+    """Estimated floating point operations of a step on so many tokens; all experts count, also unused ones."""
     return FLOPS * bank.weight_count * tokens

@@ -1,6 +1,6 @@
-"""The connection to the upstream: how many calls at once, their model name, their errors, and whether it answers.
+"""The connection to the upstream: limits the calls at once, translates errors, and tracks whether it answers.
 
-The client retries nothing: the broker delivers again, and knows how often.
+The client does not retry: the broker delivers the message again, and counts the tries.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ _log = structlog.get_logger("inference")
 
 
 class UpstreamConnection:
-    """One client and its turnstile. ``outage`` says why the upstream does not answer; it is empty while it does."""
+    """One client and the queue of its calls. ``outage`` says why the upstream does not answer; it is empty while it
+    does."""
 
     def __init__(self, settings: InferenceSettings, upstream: UpstreamSettings) -> None:
         self.upstream = upstream
@@ -119,7 +120,10 @@ class UpstreamConnection:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raise the client's errors as ours; after a lost connection the upstream is away until it decodes a token."""
+        """Turn the client's errors into this program's own.
+
+        After a lost connection the upstream counts as away until it has decoded a token again.
+        """
         try:
             yield
         except openai.OpenAIError as error:
@@ -132,7 +136,7 @@ class UpstreamConnection:
 
     def _translate_error(self, error: openai.OpenAIError) -> KikiError:
         if isinstance(error, openai.NotFoundError) and self.upstream.lora == "dynamic":
-            return Unavailable("the upstream has forgotten a model; its adapters are loaded again")
+            return Unavailable("the upstream does not know a model any more; its adapters are loaded again")
         return translate_error(error)
 
     def _note_failure(self, error: KikiError) -> None:

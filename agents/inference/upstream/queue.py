@@ -1,4 +1,4 @@
-"""Which call goes to the upstream next: at most so many at once, by lane and patience as before the local batch."""
+"""Queues calls to the upstream: at most so many at once, ordered by lane and patience like the local batch's work."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ class CallQueue:
 
     @contextlib.asynccontextmanager
     async def hold_slot(self, lane: Lane) -> AsyncIterator[None]:
-        """Hold a place for one call, once one is free."""
+        """Wait until a place is free, and hold it while the context lasts."""
         admitted = anyio.Event()
         self._scheduler.add(admitted, key=None, lane=lane, rows=1, now=time.monotonic())
         self._admit()
