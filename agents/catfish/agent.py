@@ -23,7 +23,7 @@ STAGE = "catfish"
 
 
 class CatfishAgent:
-    """Objects before the panel decides, where a hard question meets silent agreement."""
+    """Objects before the panel decides, when the question is hard and the candidates agree."""
 
     name = STAGE
 
@@ -35,7 +35,7 @@ class CatfishAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """It owns nothing; the bus is kept for :meth:`_publish_waiver`."""
+        """Keep the bus for :meth:`_publish_waiver`; nothing else to open."""
         self._bus = bus
         yield
 
@@ -116,12 +116,12 @@ class CatfishAgent:
         )
 
     async def _publish_waiver(self, event: InferDone, error: KikiError) -> None:
-        """A catfish that fails must not end the turn: the negotiator is told that no objection comes."""
+        """Tell the negotiator that no objection comes: a failing catfish must not end the turn."""
         metrics.count_degraded("catfish.failed", error.message)
         waiver = DissentWaived(
             envelope=event.envelope.next(STAGE),
             dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
             timings=event.timings,
         )
-        with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
+        with contextlib.suppress(Unavailable):  # the negotiator stops waiting after dissent_wait
             await self._bus.publish(waiver)

@@ -29,7 +29,7 @@ class NegotiatorAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's signature
-        """It owns nothing."""
+        """Nothing to open."""
         yield
 
     def handlers(self) -> Sequence[Handler[Any]]:

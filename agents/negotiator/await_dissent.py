@@ -1,7 +1,7 @@
 """Waiting for the catfish: stateless, so that a restarted negotiator waits just as a new one does.
 
-What counts is what the stream holds: two catfish may both speak, the stream keeps the first. The core message
-is only the bell that says that something may have been stored.
+Only the stream counts: when two catfish publish, it keeps the first. The core message only announces that an event may
+have been stored.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from schemas.findings import Dissent, StageTiming
 _KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
 
 MAX_PAUSE_SECONDS = 1.0
-"""The stream is read again at least this often, should the bell be missed."""
+"""Longest pause, in seconds, between two readings of the stream, in case the announcement is missed."""
 
 MIN_PAUSE_SECONDS = 0.01
-"""Seconds between the first readings of the stream: the bell may ring before the event is stored, or before anybody
-listens."""
+"""Seconds between the first readings of the stream: the announcement may come before the event is stored, or before
+this process listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class DissentListener:
         self._announced = asyncio.Event()
 
     async def wake(self, _: LiveMessage) -> None:
-        """Something may have been stored."""
+        """Read the stream again: an event may have been stored."""
         self._announced.set()
 
     async def wait(self, seconds: float) -> CatfishFinding | None:

@@ -91,7 +91,7 @@ def exchange(
         return 0.0
     if current.sha256 != base_sha256:
         raise StageFailed(
-            f"'{name}' has digest {current.sha256[:12]} by now, not {base_sha256[:12]}: export it again and begin anew.",
+            f"'{name}' has digest {current.sha256[:12]} by now, not {base_sha256[:12]}: export it again.",
             code="invariant_broken",
             param="base_sha256",
         )
