@@ -2,8 +2,7 @@
 
 As framework C demands, nothing is exchanged that has not passed S2, S1, S3 and S4. The checks run before the pause and
 not in it, because S1 alone takes seconds of model time; they read the very bytes (by digest) that the worker then
-exchanges. The exchange
-compares the base's digest again, so nothing that changed meanwhile is overwritten.
+exchanges. The exchange compares the base's digest again, so nothing that changed meanwhile is overwritten.
 """
 
 from dataclasses import dataclass, field

@@ -136,7 +136,7 @@ class UpstreamConnection:
 
     def _translate_error(self, error: openai.OpenAIError) -> KikiError:
         if isinstance(error, openai.NotFoundError) and self.upstream.lora == "dynamic":
-            return Unavailable("the upstream does not know a model any more; its adapters are loaded again")
+            return Unavailable("the upstream has forgotten a model: its adapters are loaded again")
         return translate_error(error)
 
     def _note_failure(self, error: KikiError) -> None:

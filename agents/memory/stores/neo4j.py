@@ -62,7 +62,7 @@ class Neo4jGraph:
             version = await self._rows("OPTIONAL MATCH (t:Trace {id: 'trace'}) RETURN t.version")
         except (ConfigurationError, ValueError) as error:
             raise _setting_error(
-                "neo4j_uri", f"'{settings.neo4j_uri}' is not a Bolt address ({one_line(error)})"
+                "neo4j_uri", f"'{settings.neo4j_uri}' is no Bolt address ({one_line(error)})"
             ) from error
         except AuthError as error:
             raise _setting_error(

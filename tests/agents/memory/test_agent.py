@@ -290,7 +290,7 @@ async def test_a_poison_episode_is_buried_and_holds_no_other_up(
             raise Unavailable("the store cannot hold it.")
         await project_episodes(stores, episodes, **more)
 
-    monkeypatch.setattr("agents.memory.projection.apply", refuse_poison)
+    monkeypatch.setattr("agents.memory.projection.project_episodes", refuse_poison)
     monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
     dead_counter = metrics.DEAD.labels(PROJECTION, "max_deliver")
     before = dead_counter._value.get()
