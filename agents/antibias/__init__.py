@@ -1,1 +1,1 @@
-"""Antibias (DeFrame, arXiv 2602.04306): looks at turns that touch people, and revises an unfair answer."""
+"""Antibias (DeFrame, arXiv 2602.04306): checks turns that concern people, and revises an unfair answer."""

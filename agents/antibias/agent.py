@@ -20,7 +20,7 @@ STAGE = "antibias"
 
 
 class AntibiasAgent:
-    """Checks answers that touch people, and revises or refuses unfair ones."""
+    """Checks answers that concern people, and revises or refuses unfair ones."""
 
     name = STAGE
 
@@ -30,7 +30,7 @@ class AntibiasAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's signature
-        """It owns nothing."""
+        """Nothing to open."""
         yield
 
     def handlers(self) -> Sequence[Handler[Any]]:

@@ -1,4 +1,4 @@
-"""One turn's check: judge the answer, revise it when it is unfair, judge it again, refuse as the last resort."""
+"""Checks one turn: judges the answer, revises an unfair one, judges the revision, and refuses as the last resort."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ class CheckedAnswer:
 
 
 class FairnessCheck:
-    """The check of one delivered turn; it keeps nothing for the next.
+    """The check of one delivered turn.
 
-    Whatever fails, an answer goes on, and the report says what was not done.
+    Whatever fails, there is an answer, and the report says what was not done.
     """
 
     def __init__(self, bus: Bus, event: NegotiateDone, settings: AntibiasSettings) -> None:
@@ -48,7 +48,7 @@ class FairnessCheck:
         self._judge = FairnessJudge(self.model, settings, event.query.messages, recall=event.recall.hits)
 
     async def run(self) -> CheckedAnswer:
-        """The answer that goes on: as it was, revised, or refused."""
+        """The answer for the client: as it was, revised, or a refusal."""
         if not self._event.route.plan.antibias:
             return self._keep_original(BiasReport(checked=False, reason="the plan leaves it out"))
         if not self._text.strip():
@@ -105,7 +105,7 @@ class FairnessCheck:
         return self._result(refusal, "stop", msgspec.structs.replace(report, revised=False, refused=True))
 
     async def _write(self, step: str, messages: tuple[Message, ...], max_tokens: int) -> str:
-        """Write a preparation of the revision; empty when it fails, as the revision can go on without it."""
+        """Write a text that prepares the revision; empty when that fails, because the revision can do without it."""
         if not max_tokens:
             return ""
         try:
@@ -140,13 +140,13 @@ def describe(judgement: FairnessJudgement) -> str:
 
 
 def _mark_undecided(report: BiasReport) -> BiasReport:
-    """The answer goes on, and the report says that the check did not clear it."""
+    """Mark and count a report whose check did not clear the answer, which goes to the client all the same."""
     metrics.count_degraded("antibias.undecided", report.reason)
     return msgspec.structs.replace(report, checked=False, undecided=True)
 
 
 def _mark_failed(report: BiasReport, why: str, error: KikiError) -> BiasReport:
-    """``checked`` is False, because the check was not carried through."""
+    """Mark and count a report whose check was not finished: ``checked`` is False."""
     metrics.count_degraded("antibias.failed", error.message)
     reason = f"{report.reason}; {why}" if report.reason else why
     return msgspec.structs.replace(report, checked=False, reason=reason)

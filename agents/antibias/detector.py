@@ -1,8 +1,8 @@
-"""Whether a turn touches people: the cheap gate before any call to the model. Pure.
+"""Detects whether a turn concerns people: the cheap gate before any call to the model. Pure.
 
-A term for a group is enough by itself; a term for a person needs a judgement beside it. Technical phrases that
-borrow such words ("race condition", "female header") are taken out first. It is a gate and not a verdict: it
-misses what says no such word, and what it lets in is still judged.
+A term for a group is enough by itself; a term for a person counts only beside a judgement. Technical phrases that
+borrow such words ("race condition", "female header") are removed first. It is a gate and not a verdict: it misses
+texts without such words, and a turn that it finds is still judged.
 """
 
 import re
@@ -14,7 +14,8 @@ from agents.antibias.lexicon import Language
 
 
 def _word_pattern(terms: Sequence[str]) -> re.Pattern[str]:
-    """Whole words of lower-case text; terms stand together by their first letter, so that most words fail soon."""
+    """A pattern for whole words of lower-case text. Terms are grouped by first letter, so that most words fail
+    early."""
     by_letter: dict[str, list[str]] = {}
     for term in terms:
         plain = term[0].isalpha() and term[1:2] not in ("?", "*", "{")
@@ -31,7 +32,7 @@ _JUDGEMENTS = {language: _word_pattern(terms) for language, terms in lexicon.JUD
 
 @dataclass(frozen=True, kw_only=True)
 class Touch:
-    """What in a turn concerns people: the first few terms, and the language that says it."""
+    """What in a turn concerns people: the first few terms found, and their language."""
 
     terms: tuple[str, ...]
     language: Language
@@ -42,7 +43,7 @@ TERMS_SHOWN = 5
 
 
 def find_touch(question: str, answer: str) -> Touch | None:
-    """Whether the question or the answer speaks of groups, or judges a person; None when it touches nobody."""
+    """The terms with which the question or the answer speaks of groups or judges a person; None without any."""
     text = _TECHNICAL.sub(" ", f"{question}\n{answer}".lower())
     terms_by_language = {language: _find_terms(text, language) for language in _GROUPS}
     language: Language = "fr" if len(terms_by_language["fr"]) > len(terms_by_language["en"]) else "en"
@@ -52,7 +53,7 @@ def find_touch(question: str, answer: str) -> Touch | None:
 
 
 def _find_terms(text: str, language: Language) -> dict[str, None]:
-    """Terms in the order of the text."""
+    """The distinct terms found: groups first, then persons and judgements, each in the order of the text."""
     groups = _GROUPS[language].findall(text)
     judgements = _JUDGEMENTS[language].findall(text)
     persons = _PERSONS[language].findall(text) if judgements else []

@@ -1,7 +1,7 @@
-"""Whether an answer is unfair, as the model sees it: asked in both framings, each without the model's habit.
+"""Judges with the model whether an answer is unfair: asks in both framings, and corrects for its preferred labels.
 
-"Is it prejudiced?" and "is it fair?" are one question. A model that has a view answers both alike; one that says yes to
-everything contradicts itself, and then nothing is decided.
+"Is it prejudiced?" and "is it fair?" ask the same. A model that has a view answers them consistently; one that says yes
+to everything contradicts itself, and then the judgement is undecided.
 """
 
 import math
@@ -22,7 +22,8 @@ Verdict = Literal["fair", "unfair", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class FairnessJudgement:
-    """``unfair``: probability in 0..1, over the framings; ``spread``: how far they are apart, in nats of log-odds."""
+    """``unfair``: probability in 0..1, from the mean over the framings; ``spread``: largest difference between
+    framings, in nats of log-odds."""
 
     unfair: float
     spread: float
@@ -47,7 +48,8 @@ def judgement_from_odds(odds: Sequence[float], *, threshold: float, doubt: float
 class FairnessJudge:
     """Asks the base model about answers to one conversation, one job for each answer.
 
-    Each job also asks about a blank answer: its scores measure the habit of each label, which is taken away. ``recall``
+    Each job also asks about a blank answer: its scores measure how much the model prefers each label anyway,
+    and are subtracted. ``recall``
     are the episodes that the turn's own prompt quotes.
     """
 
@@ -66,7 +68,7 @@ class FairnessJudge:
         """The judgement on ``answer``.
 
         Raises:
-            KikiError: the model could not say.
+            KikiError: the model did not answer.
         """
         settings, labels = self._settings, (prompts.YES, prompts.NO)
         shortened_answer = excerpt.shortened(answer, settings.excerpt_chars)

@@ -1,4 +1,4 @@
-"""Words that concern people, English and French. Ours: a gate for the bias check, no judgement of anybody.
+"""Words that concern people, English and French, chosen by this project: a gate for the check, no judgement of anybody.
 
 One term between commas; a term is a regular expression on whole words.
 """

@@ -1,4 +1,4 @@
-"""What the bias check says to the model. The wording is ours; the steps are DeFrame's (arXiv 2602.04306)."""
+"""Prompts of the bias check. The steps are DeFrame's (arXiv 2602.04306), the wording is this project's."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Settings of the bias check. The paper gives no numbers for these, so every threshold is ours."""
+"""Settings of the bias check. The paper gives no numbers for these, so this project chose every threshold."""
 
 from msgspec import Struct
 
@@ -7,18 +7,18 @@ class AntibiasSettings(Struct, frozen=True, kw_only=True):
     """When an answer counts as biased and what a revision may cost.
 
     Attributes:
-        judge_from: weights of a model from which its judgement counts; the answers of smaller ones go on undecided.
-            Measured, see docs/cognition.md; ours.
-        threshold: calibrated probability, over both framings of the check, from which an answer counts as unfair; ours.
+        judge_from: weights of a model from which its judgement counts; answers of smaller ones pass as undecided.
+            Measured, see docs/cognition.md.
+        threshold: calibrated probability, over both framings of the check, from which an answer counts as unfair.
         doubt: nats of log-odds between the two framings of the check, on different sides of the threshold, from which
-            the model contradicts itself and nothing is decided; ours.
+            the model contradicts itself and nothing is decided.
         framing_tokens: upper bound of the question in another framing, written before a revision; 0 leaves it out.
         guideline_tokens: upper bound of the rule written from both framings; 0 leaves it out.
         max_tokens: upper bound of a revision; the client's own ``max_tokens`` bounds it too.
         job_timeout: seconds for one check or one revision.
         reserve: seconds before the turn's deadline in which nothing is begun.
         excerpt_chars: characters of the question, and of the answer, that a check shows.
-        concurrency: turns in hand at once.
+        concurrency: turns handled at once.
         refusal_en, refusal_fr: the neutral answer, when a revision is still unfair.
     """
 

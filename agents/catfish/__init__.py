@@ -1,1 +1,1 @@
-"""Catfish (arXiv 2505.21503): objects where agreement is silent and the question is hard, before the decision."""
+"""Catfish (arXiv 2505.21503): objects before the decision, when the question is hard and nobody disagrees."""

@@ -23,7 +23,7 @@ STAGE = "catfish"
 
 
 class CatfishAgent:
-    """Objects before the panel decides, where a hard question meets silent agreement."""
+    """Objects before the panel decides, when the question is hard and the candidates agree."""
 
     name = STAGE
 
@@ -35,7 +35,7 @@ class CatfishAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """It owns nothing; the bus is kept for :meth:`_excuse`."""
+        """Keep the bus for :meth:`_publish_waiver`; nothing else to open."""
         self._bus = bus
         yield
 
@@ -47,7 +47,7 @@ class CatfishAgent:
                 event=InferDone,
                 handle=self._handle,
                 concurrency=self._settings.concurrency,
-                give_up=self._excuse,
+                give_up=self._publish_waiver,
             )
         ]
 
@@ -93,7 +93,7 @@ class CatfishAgent:
         candidates = event.inference.candidates
         logprobs = [candidate.logprob for candidate in candidates]
         score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
-        why_not = engagement.too_small(event.inference.parameters, settings)
+        why_not = engagement.reason_too_small(event.inference.parameters, settings)
         if why_not := why_not or engagement.reason_to_waive(score, logprobs, settings):
             return Dissent(engaged=False, reason=why_not)
         answers = answer_texts(candidates)
@@ -115,13 +115,13 @@ class CatfishAgent:
             usage=model.usage,
         )
 
-    async def _excuse(self, event: InferDone, error: KikiError) -> None:
-        """A catfish that fails must not end the turn: the negotiator is told that no objection comes."""
+    async def _publish_waiver(self, event: InferDone, error: KikiError) -> None:
+        """Tell the negotiator that no objection comes: a failing catfish must not end the turn."""
         metrics.count_degraded("catfish.failed", error.message)
         waiver = DissentWaived(
             envelope=event.envelope.next(STAGE),
             dissent=Dissent(engaged=False, reason=f"could not: {error.message}"),
             timings=event.timings,
         )
-        with contextlib.suppress(Unavailable):  # the negotiator's bound ends its wait
+        with contextlib.suppress(Unavailable):  # the negotiator stops waiting after dissent_wait
             await self._bus.publish(waiver)

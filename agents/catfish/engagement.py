@@ -1,8 +1,8 @@
-"""Whether the catfish speaks, and in which tone (arXiv 2505.21503). Pure.
+"""Decides whether the catfish objects, and in which tone (arXiv 2505.21503). Pure.
 
-The paper engages by the difficulty of the case and calibrates the tone to the panel's agreement: the more
-silently it agrees, the firmer the objection. How difficulty is measured is ours: four features, each scaled to
-0..1, weighted and summed.
+The paper engages by the difficulty of the case, and sets the tone by the panel's agreement: the more it agrees, the
+firmer the objection. The measure of difficulty is this project's: four features, each scaled to
+0..1, weighted and summed. All numbers here were chosen by this project.
 """
 
 import re
@@ -14,19 +14,19 @@ from agents.catfish.settings import CatfishSettings
 Tone = Literal["mild", "firm", "strong"]
 
 WORDS_FULL = 60
-"""Words at which a question counts as long; ours."""
+"""Words at which a question counts as long."""
 
 CLAUSES_FULL = 6
-"""Clauses and constraints at which a question counts as involved; ours."""
+"""Clauses and constraints at which a question counts as involved."""
 
 DOMAINS_FULL = 3
-"""Routed domains at which a question counts as interdisciplinary; ours."""
+"""Routed domains at which a question counts as interdisciplinary."""
 
 LOGPROB_FULL = 1.5
-"""Negated mean natural-log probability per token at which the answerer counts as unsure; ours."""
+"""Negated mean natural-log probability per token at which the answerer counts as unsure."""
 
 WEIGHTS = {"length": 0.3, "clauses": 0.3, "domains": 0.15, "doubt": 0.25}
-"""Shares of the features in the score; they sum to 1. Ours."""
+"""Shares of the features in the score; they sum to 1."""
 
 _CLAUSE = re.compile(
     r"[;:?\n]|,\s|\b(?:and|but|or|if|when|while|unless|without|because|although|must|only|at least|at most|"
@@ -54,14 +54,14 @@ def complexity(question: str, *, domains: int, logprobs: Sequence[float]) -> flo
 
 
 def tone(agreement: float, settings: CatfishSettings) -> Tone:
-    """The more the candidates agree, the firmer."""
+    """The tone of the objection: the more the candidates agree, the firmer."""
     if agreement >= settings.strong_agreement:
         return "strong"
     return "firm" if agreement >= settings.firm_agreement else "mild"
 
 
-def too_small(parameters: int, settings: CatfishSettings) -> str | None:
-    """Why a model of ``parameters`` weights is left alone (its objections do not pay); None when it may object."""
+def reason_too_small(parameters: int, settings: CatfishSettings) -> str | None:
+    """Why a model of ``parameters`` weights does not object (its objections do not help); None when it may object."""
     if parameters >= settings.engage_from:
         return None
     size, from_ = (f"{weights / 1e6:.0f}M" for weights in (parameters, settings.engage_from))
@@ -69,7 +69,7 @@ def too_small(parameters: int, settings: CatfishSettings) -> str | None:
 
 
 def reason_to_waive(score: float, logprobs: Sequence[float], settings: CatfishSettings) -> str | None:
-    """Why there is nothing to object to, known before the candidates are compared; None when there may be something.
+    """Why the catfish does not object, known before the candidates are compared; None when it may object.
 
     Args:
         score: the question's :func:`complexity`.

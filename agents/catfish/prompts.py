@@ -1,4 +1,4 @@
-"""What the catfish says to the model."""
+"""The prompt with which the catfish asks the model for an objection."""
 
 from collections.abc import Sequence
 

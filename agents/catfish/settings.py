@@ -1,4 +1,4 @@
-"""Settings of the catfish. The paper gives no numbers for these, so every threshold is ours."""
+"""Settings of the catfish. The paper gives no numbers for these, so this project chose every threshold."""
 
 from msgspec import Struct
 
@@ -7,19 +7,19 @@ class CatfishSettings(Struct, frozen=True, kw_only=True):
     """When the catfish engages, how it sounds and how long it may take.
 
     Attributes:
-        complexity: score in 0..1 from which a question is worth an objection; ours.
-        confident_logprob: mean natural-log probability per token from which a lone candidate is left alone; ours.
-        engage_from: weights of a model from which it objects; smaller ones are left alone. Measured, see
-            docs/cognition.md; ours.
-        firm_agreement: mean probability that two candidates say the same from which the objection is firm; ours.
-        strong_agreement: the same for a strong one; ours.
+        complexity: score in 0..1 from which a question is worth an objection.
+        confident_logprob: mean natural-log probability per token from which a lone candidate is accepted without an
+        objection. engage_from: weights of a model from which it objects; smaller ones do not. Measured, see
+            docs/cognition.md.
+        firm_agreement: mean probability that two candidates say the same from which the objection is firm.
+        strong_agreement: the same for a strong one.
         max_tokens: length of the objection.
         excerpt_chars: characters of the question, and of each answer, that the prompt shows.
         shown: candidates that the prompt shows.
         timeout: seconds for the objection; below the negotiator's ``dissent_wait``, or it comes too late.
         embed_timeout: seconds for the embeddings.
         reserve: seconds before the turn's deadline in which nothing is begun.
-        concurrency: turns in hand at once.
+        concurrency: turns handled at once.
     """
 
     complexity: float = 0.3

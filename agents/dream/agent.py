@@ -1,6 +1,6 @@
-"""Dreams on the bus: episodes are queued, executed one after the other, and their adapters swapped in.
+"""The dream agent: queues episodes, executes them one after the other, and swaps their adapters in.
 
-What computes with weights (numpy) is imported at the first dream or swap: most of the time the process only waits.
+The modules that compute with weights (numpy) are imported at the first dream or swap, because the process mostly waits.
 """
 
 import time
@@ -46,12 +46,16 @@ if TYPE_CHECKING:
     from agents.dream.swap import Swaps
 
 EMBED_BATCH = 64
+"""Texts of one request to the embedder."""
+
 EMBED_TIMEOUT = 120.0
+"""Seconds that such a request may take."""
+
 _log = structlog.get_logger("dream")
 
 
 class DreamAgent:
-    """Runs dream episodes for dream-of-kiki and puts their adapters before people."""
+    """Runs dream episodes for dream-of-kiki and puts their adapters into use."""
 
     name = "dream"
 
@@ -68,7 +72,7 @@ class DreamAgent:
         """Read the retained set.
 
         Raises:
-            SetupError: it cannot be used.
+            SetupError: the set cannot be used.
         """
         self._retained = load_retained_set(self.settings.retained)
         self._bus, self._ready = bus, True
@@ -78,7 +82,7 @@ class DreamAgent:
             self._ready, self._swaps = False, None
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """The queue: one at a time, in order."""
+        """The queue of episodes: one at a time, in order."""
         return (
             Handler(
                 stage="dream",
@@ -95,7 +99,7 @@ class DreamAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """What dream-of-kiki asks."""
+        """The verbs that dream-of-kiki calls."""
         return (
             Endpoint(verb="dream.fetch", request=BetaRequest, handle=self._fetch),
             Endpoint(verb="dream.request", request=DreamRequest, handle=self._request),
@@ -164,7 +168,8 @@ class DreamAgent:
         return reply
 
     async def _dream(self, event: DreamRequested, delivery: Delivery) -> None:
-        """Execute it unless the log has it. A part that is away is waited for; anything else is an entry in the log."""
+        """Execute an episode that is not in the log. Retryable errors have it delivered again; others end it in the
+        log."""
         bus = delivery.bus
         if await journal.find_entry(bus, event.episode.episode_id) is not None:
             return

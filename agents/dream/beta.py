@@ -1,4 +1,4 @@
-"""Records as dream-of-kiki's handlers read them, and as the JSONL that its ``load_beta_jsonl`` reads."""
+"""Makes beta records of episodes: as dream-of-kiki's handlers read them, or as JSONL for its ``load_beta_jsonl``."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,9 +8,9 @@ from schemas.episode import Episode
 
 
 def beta_record(number: int, episode: Episode, *, answer: Sequence[float] = ()) -> BetaRecord:
-    """The beta record of an episode that is number ``number`` of the record.
+    """The beta record of the episode with number ``number`` in the record's stream.
 
-    ``answer`` is the embedding of its answer: with it, ``x`` and ``y`` are there.
+    ``answer`` is the embedding of its answer; without it ``x`` and ``y`` are None.
     """
     embedding = tuple(episode.embedding) or None
     return BetaRecord(

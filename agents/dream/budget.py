@@ -1,4 +1,4 @@
-"""What a dream episode has cost so far, and the error when that is more than it may."""
+"""Measures what a dream episode costs, and raises when it goes over its budget."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from schemas.errors import StageFailed
 
 @dataclass(kw_only=True)
 class Meter:
-    """Counts from its creation. ``watts`` is what the machine is taken to draw while it works: energy is estimated."""
+    """The costs of an episode since this was created. Energy is estimated: the time multiplied by ``watts``."""
 
     budget: Budget
     watts: float

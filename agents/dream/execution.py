@@ -1,4 +1,4 @@
-"""One dream episode from its slice to its outputs. What it makes is a proposal in the object store, not yet in use."""
+"""Executes one dream episode, from its slice to its outputs. The new weights are a proposal in the object store."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Execution:
-    """A dream episode while it is executed. ``report`` tells at any time how far it came."""
+    """A dream episode while it is executed. ``report`` says at any time how far it has come."""
 
     def __init__(self, bus: Bus, settings: DreamSettings, event: DreamRequested) -> None:
         self._bus, self._settings, self._profile = bus, settings, event.profile
@@ -43,7 +43,7 @@ class Execution:
 
     @property
     def report(self) -> DreamReport:
-        """What was begun and spent; the outputs come with :meth:`run`."""
+        """The operations begun and the costs so far; the outputs are added by :meth:`run`."""
         return DreamReport(
             episode_id=self._episode.episode_id,
             profile=self._profile,
@@ -55,11 +55,12 @@ class Execution:
         )
 
     async def run(self) -> DreamReport:
-        """Every operation in order, within the budget.
+        """Run every operation in order, within the budget.
 
         Raises:
-            StageFailed: code ``budget_exceeded`` or ``invariant_broken``; what was made is discarded.
-            KikiError: a part that it needs is away, or refuses.
+            StageFailed: code ``budget_exceeded`` or ``invariant_broken``; the new weights are
+                discarded.
+            KikiError: the worker or the broker is away, or refuses.
         """
         self._meter.charge(0.0)
         with anyio.move_on_after(self._meter.seconds_left) as scope:
@@ -141,7 +142,7 @@ class Execution:
         return [await export_adapter(self._bus, name, timeout=timeout) for name in self._slice.others]
 
     async def _compute(self, call: Callable[[], T]) -> T:
-        """Off the loop; left behind when the time is up."""
+        """Run ``call`` on a thread, which is abandoned when the time is up."""
         return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
 
     async def _collect_outputs(self) -> DreamReport:
@@ -173,7 +174,7 @@ class Execution:
 def _directions_to_protect(
     weights: Weights, base: dict[str, ProtectedDirections], other_adapters: list[dict[str, Factors]]
 ) -> dict[str, ProtectedDirections]:
-    """What each module is kept clear of: the base's leading directions, and all that other adapters use there."""
+    """Directions to protect, by module: the base's leading ones, and all that other adapters use in that module."""
     directions_by_path: dict[str, ProtectedDirections] = {}
     for path in weights:
         parts = [base[path]] if path in base else []
@@ -184,7 +185,7 @@ def _directions_to_protect(
 
 
 def _as_budget_error(error: KikiError) -> KikiError:
-    """The worker's refusal in the episode's words: what it calls seconds is the budget's wall time."""
+    """The worker's budget error with the episode's field: the worker's ``seconds`` is the budget's ``wall_time_s``."""
     if error.code != "budget_exceeded":
         return error
     name = {"seconds": "wall_time_s"}.get(error.param or "", error.param)

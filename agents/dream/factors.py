@@ -1,7 +1,8 @@
 """A LoRA adapter as pairs of matrices, read from and written to mlx-lm's layout. NumPy, float32.
 
 The change of a module is ``left @ right``: of a linear layer (inputs, r) @ (r, outputs), of an embedding (tokens, r) @
-(r, width), of E experts (E, outputs, r) @ (E, r, inputs). The adapter's scale is folded in.
+(r, width), of E experts (E, outputs, r) @ (E, r, inputs). The adapter's scale is folded into the
+factors.
 """
 
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def load(name: str, data: bytes, *, scale: float) -> dict[str, Factors]:
     """The adapter in a safetensors file of mlx-lm's layout.
 
     Raises:
-        StageFailed: code ``adapter_failed``: it is not such a file.
+        StageFailed: code ``adapter_failed``: the data is not such a file.
     """
     try:
         tensors = {key: np.asarray(value, dtype=np.float32) for key, value in parse(data).items()}
@@ -84,7 +85,7 @@ def inner(first: Factors, second: Factors) -> float:
 
 
 def angle(first: Weights, second: Weights) -> float:
-    """Degrees between two adapters' changes, 0..180; 90 where they share no module or one changes nothing."""
+    """Degrees between two adapters' changes, 0..180; 90 when they share no module, or when one changes nothing."""
     product = sum(inner(first[path], second[path]) for path in first.keys() & second.keys())
     sizes = [np.sqrt(sum(factors.norm**2 for factors in weights.values())) for weights in (first, second)]
     if not all(sizes):
@@ -93,7 +94,7 @@ def angle(first: Weights, second: Weights) -> float:
 
 
 def difference(new: Weights, old: Weights) -> dict[str, Factors]:
-    """What has to be added to ``old`` to get ``new``: the ranks side by side."""
+    """The change from ``old`` to ``new``, with the ranks of both side by side."""
     factors_by_path: dict[str, Factors] = {}
     for path in new.keys() | old.keys():
         if path not in old or path not in new:

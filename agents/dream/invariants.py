@@ -1,9 +1,11 @@
-"""What must hold before a consolidated adapter is put before people: S1 to S4 of framework C, and two gates.
+"""What must hold before a consolidated adapter is put into use: S1 to S4 of dream-of-kiki's framework C, and a gate.
 
 S1  retained accuracy is not below that of the adapter before it by more than 0.02
 S2  every number is finite and at most 1e6 in magnitude
 S3  the modules are known to the model, and lie in at most 64 layers
 S4  priors lie in 0..1 and sum to at most 1.5
+
+The gate refuses an update that overwrites another adapter: one that points along it and wins too rarely.
 """
 
 import re
@@ -23,13 +25,13 @@ MIN_ANGLE = 30.0
 """Degrees between an update and another adapter under which it counts as overwriting it."""
 
 MAX_WIN_DROP = 0.03
-"""How far under one half the win rate over the adapter before may fall, once the angle is too small."""
+"""How far below one half the win rate over the adapter in use may be, when the angle is too small."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)")
 
 
 def check_finite(weights: Weights) -> None:
-    """S2.
+    """Check S2: the numbers.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S2.
@@ -43,7 +45,7 @@ def check_finite(weights: Weights) -> None:
 
 
 def check_retained(before: float, after: float) -> None:
-    """S1. Accuracies in 0..1.
+    """Check S1: the retained accuracies, in 0..1.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S1.
@@ -55,7 +57,7 @@ def check_retained(before: float, after: float) -> None:
 
 
 def check_hierarchy(modules: Collection[str], known_modules: Collection[str]) -> None:
-    """S3.
+    """Check S3: the modules.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S3.
@@ -70,7 +72,7 @@ def check_hierarchy(modules: Collection[str], known_modules: Collection[str]) ->
 
 
 def check_priors(prior_values: Mapping[str, float]) -> None:
-    """S4.
+    """Check S4: the priors.
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` S4.
@@ -83,7 +85,10 @@ def check_priors(prior_values: Mapping[str, float]) -> None:
 
 
 def check_forgetting(angle: float, win_rate: float) -> None:
-    """The gate on forgetting: an update that points along another adapter and wins less often than it loses.
+    """The gate on forgetting: refuse an update that points along another adapter and wins too rarely.
+
+    ``angle`` is in degrees between the update and the other adapter, ``win_rate`` is in 0..1.
+
 
     Raises:
         StageFailed: code ``invariant_broken``, ``param`` forgetting.

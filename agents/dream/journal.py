@@ -16,7 +16,7 @@ async def find_entry(bus: Bus, episode_id: str) -> DreamDone | DreamAborted | No
 
 
 async def find_swap(bus: Bus, episode_id: str) -> DreamSwapped | None:
-    """What an episode's swap came to; None when there was none or it was refused.
+    """The event of an episode's swap; None when there was none, or it was refused.
 
     Raises:
         Unavailable: the broker is away.
@@ -25,7 +25,7 @@ async def find_swap(bus: Bus, episode_id: str) -> DreamSwapped | None:
 
 
 async def write_entry(bus: Bus, outcome: DreamDone | DreamAborted) -> None:
-    """Store an entry, unless the episode has one: a result that was stored before a crash is the result after it.
+    """Store an entry, unless the episode has one: a result stored before a crash stays the result after it.
 
     Raises:
         Unavailable: the broker is away.

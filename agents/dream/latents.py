@@ -26,9 +26,10 @@ def interpolate(start: Array, end: Array, share: float) -> Array:
 
 
 def draw_samples(snapshots: Sequence[Mapping[str, Sequence[float]]], *, episode_id: str) -> tuple[LatentSample, ...]:
-    """One sample a species between two of its snapshots; which two and where is drawn from the episode's id.
+    """One sample a species between two of its snapshots; the two, and the place
+    between them, are drawn at random with the episode's id as seed.
 
-    A species that fewer than two snapshots of one width hold gives none.
+    A species is left out unless at least two snapshots hold it with the same width.
     """
     seed = int.from_bytes(hashlib.sha256(episode_id.encode()).digest()[:8], "big")
     random = np.random.default_rng(seed)

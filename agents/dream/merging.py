@@ -1,8 +1,8 @@
-"""Recombine: adapters merged where they agree (TIES, arXiv 2306.01708), and brought back to a low rank.
+"""Recombine: merges adapters where they agree (TIES, arXiv 2306.01708), and reduces the result to a low rank.
 
-Trim each change to its largest entries, elect a sign for each entry by their sum, and take the mean of those that have
-it. The paper trims over all of a model's parameters; here each module is trimmed by itself, so that no more than one
-module's matrices are in memory.
+Trim each change to its largest entries, elect a sign for each entry by their sum, and take the mean of the
+entries that have it. The paper trims over all of a model's parameters; here each module is trimmed by itself, so that
+no more than one module's matrices are in memory.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from agents.dream.factors import Array, Factors, Weights
 
 
 def trimmed(change: Array, density: float) -> Array:
-    """The ``density`` (0, 1] of entries with the largest magnitude, the others zero; equal ones stay together."""
+    """The ``density`` (0, 1] of entries with the largest magnitude, the others zero; entries that equal
+    the smallest of them stay too."""
     flat = np.abs(change).ravel()
     keep = max(1, int(np.ceil(density * flat.size)))
     smallest = np.partition(flat, flat.size - keep)[flat.size - keep]
@@ -59,7 +60,7 @@ def recombine(adapters: Sequence[Weights], *, density: float, scale: float = 1.0
 
 
 def flops(adapters: Sequence[Weights]) -> float:
-    """About what :func:`recombine` costs: the changes, and a singular value decomposition of each merged one."""
+    """Estimated operations of :func:`recombine`: the changes, and a singular value decomposition of each merged one."""
     cost = 0.0
     for path in {path for weights in adapters for path in weights}:
         parts = [weights[path] for weights in adapters if path in weights]

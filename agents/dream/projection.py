@@ -1,4 +1,4 @@
-"""Restructure: the adapter's change is kept off directions that must stay as they are (OPLoRA, arXiv 2510.13003).
+"""Restructure: removes protected directions from an adapter's change (OPLoRA, arXiv 2510.13003).
 
 With orthonormal columns U of what is protected on the left side and V on the right, the change ``L @ R`` becomes
 ``(I - U U^T) L @ R (I - V V^T)``: it neither reads nor writes a protected direction. The paper protects the k leading
@@ -13,7 +13,7 @@ import numpy as np
 from agents.dream.factors import Array, Factors, Weights
 
 GONE = 1e-5
-"""Share of a module's norm under which nothing of its change is left but rounding."""
+"""Share of a module's norm under which what is left of its change is only rounding."""
 
 DEPENDENT = 1e-6
 """Share of the largest singular value under which a direction is only rounding."""
@@ -36,12 +36,12 @@ def span(columns: Array) -> Array:
 
 
 def directions_of(factors: Factors) -> ProtectedDirections:
-    """All that another adapter's module reads and writes."""
+    """The directions that another adapter's module reads and writes."""
     return ProtectedDirections(span(factors.left), span(np.swapaxes(factors.right, -1, -2)))
 
 
 def union(parts: Iterable[ProtectedDirections]) -> ProtectedDirections:
-    """What protects all that each of ``parts`` protects."""
+    """Directions that protect all that any of ``parts`` protects."""
     all_parts = list(parts)
     return ProtectedDirections(
         span(np.concatenate([part.left for part in all_parts], axis=-1)),
@@ -60,7 +60,7 @@ def projected(factors: Factors, protected: ProtectedDirections) -> Factors:
 def restructure(
     weights: Weights, protected: Mapping[str, ProtectedDirections]
 ) -> tuple[dict[str, Factors], tuple[str, ...]]:
-    """All modules projected, and the paths of those that lost everything and are taken away."""
+    """Project all modules. Also returns the paths of modules whose whole change was removed; they are left out."""
     factors_by_path: dict[str, Factors] = {}
     removed_paths: list[str] = []
     for path, factors in weights.items():
@@ -73,7 +73,7 @@ def restructure(
 
 
 def flops(weights: Weights, protected: Mapping[str, ProtectedDirections]) -> float:
-    """About what :func:`restructure` costs: two products a side, each multiplication and addition counted."""
+    """Estimated operations of :func:`restructure`: two products a side, each multiplication and addition counted."""
     cost = 0.0
     for path in weights.keys() & protected.keys():
         columns = protected[path].left.shape[-1]

@@ -38,14 +38,14 @@ class RetainedSet:
 
 @dataclass(frozen=True)
 class RetainedJudgement:
-    """Of each question: whether the right choice is the likeliest, and its log-probability among the choices."""
+    """For each question: whether the right choice is the likeliest, and its log-probability among the choices."""
 
     right: tuple[bool, ...]
     logprobs: tuple[float, ...]
 
     @property
     def accuracy(self) -> float:
-        """The share of questions answered rightly."""
+        """The share of questions answered right."""
         return sum(self.right) / len(self.right)
 
     def win_rate_over(self, baseline: "RetainedJudgement") -> float:
@@ -67,7 +67,7 @@ def load_retained_set(path: Path | None) -> RetainedSet:
         raise SetupError(f"the retained set {path} cannot be read: {error}.", param="agents.dream.retained") from error
     wrong = next((question.question for question in questions if question.answer >= len(question.choices)), None)
     if wrong is not None or not questions:
-        why = f"'{wrong}' has no choice of its answer's number" if wrong is not None else "it is empty"
+        why = f"'{wrong}' has an answer that is not the index of a choice" if wrong is not None else "it is empty"
         raise SetupError(f"the retained set {path}: {why}.", param="agents.dream.retained")
     return RetainedSet(tuple(questions), hashlib.sha256(data).hexdigest())
 
@@ -75,7 +75,7 @@ def load_retained_set(path: Path | None) -> RetainedSet:
 async def judge(
     bus: Bus, questions: Sequence[RetainedQuestion], use: AdapterUse, *, timeout: float, at_once: int
 ) -> RetainedJudgement:
-    """How an adapter answers the questions; ``timeout`` in seconds is for each.
+    """Ask the questions with an adapter, ``at_once`` at a time; ``timeout`` is in seconds for each question.
 
     Raises:
         KikiError: the worker cannot answer with it, or answers with other weights.
@@ -109,7 +109,7 @@ async def judge(
 def judgement_from_scores(
     questions: Sequence[RetainedQuestion], logprobs: Sequence[dict[str, float]]
 ) -> RetainedJudgement:
-    """From total log-probabilities by choice."""
+    """The judgement from each question's total log-probabilities by choice."""
     right, choice_logprobs = [], []
     for question, scores in zip(questions, logprobs, strict=True):
         right_score = scores[question.choices[question.answer]]
@@ -120,7 +120,7 @@ def judgement_from_scores(
 
 
 def _first_error(group: BaseExceptionGroup[KikiError]) -> KikiError:
-    """One of the errors that ended the group: the others are of the same cause, or were cancelled."""
+    """One of the errors that ended the group: the others have the same cause, or were cancelled."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

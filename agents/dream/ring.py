@@ -1,4 +1,4 @@
-"""The delta ring: the broker keeps the latest snapshots in a stream that drops its oldest."""
+"""The delta ring: the latest latent snapshots, in a stream of the broker that drops its oldest messages."""
 
 from collections.abc import Mapping
 
@@ -33,6 +33,6 @@ async def read_latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ..
         size = await measure_stream(bus, LATENTS)
         for sequence in range(size.last_seq, max(size.first_seq, size.last_seq - count + 1) - 1, -1):
             message = await read_message(bus, LATENTS, sequence)
-            if message is not None:  # it may have been dropped since
+            if message is not None:  # the stream may have dropped it since it was measured
                 snapshots.append(decode(Snapshot, message.data).species)
     return snapshots

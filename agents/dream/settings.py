@@ -7,22 +7,22 @@ from msgspec import Meta, Struct
 
 
 class DreamSettings(Struct, frozen=True, kw_only=True):
-    """Settings of the dream agent; those that are ours say so.
+    """Settings of the dream agent. "Chosen" marks a number that this project set by judgement.
 
     Attributes:
         retained: JSONL of questions with choices that a swap must not unlearn; None takes the one that is shipped.
         shrink: what downscale multiplies an adapter's change by; as dream-of-kiki's default.
         density: share of each change that TIES keeps (the paper's 20 %).
         merge_scale: what the merged change is multiplied by (the paper's lambda).
-        directions: leading singular directions of the frozen weights that restructure keeps clear of; ours.
-        passes: times that each record is replayed.
-        learning_rate: of replay's Adam steps; ours.
-        watts: what the machine is taken to draw while a dream episode runs, for its energy; ours.
+        directions: leading singular directions of the frozen weights that restructure protects; chosen.
+        passes: number of times that each record is replayed.
+        learning_rate: of replay's Adam steps; chosen.
+        watts: power that the machine is assumed to draw while a dream episode runs, to estimate energy; chosen.
         judge_timeout: seconds that one question of the retained set may take.
-        judges: questions that are at the worker at once.
-        silence: seconds without a sign of a training after which the worker counts as dead; one step of it is shorter.
-        tries: times that an episode is begun while a part is away, with a growing delay of at most 10 s between.
-        worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
+        judges: questions of the retained set that the worker is asked at once.
+        silence: seconds without a beat of a training after which the worker counts as dead; must be longer than a step.
+        tries: times that an episode is begun while the worker or the broker is away, with growing pauses of at most 10
+        s. worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
     """
 
     retained: Path | None = None

@@ -1,7 +1,8 @@
 """A substrate for dream-of-kiki's own runtime: its primitives and handler factories over a running micro-kiki.
 
-The runtime there is plain Python without an event loop, so everything here blocks; a thread of its own speaks to the
-bus. Weights are changed on a working copy (``adapter``); what people are answered with changes only by :meth:`swap`.
+That runtime is plain Python without an event loop, so all calls here block; a thread of this object's own runs the bus.
+Weights are changed on a working copy (``adapter``); the adapter that answers clients changes only by
+:meth:`KikiSubstrate.swap`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,13 +34,20 @@ from schemas.errors import InvalidInput, KikiError
 from schemas.services import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
 
 TIMEOUT = 60.0
+"""Seconds for a short request."""
+
 LONG = 3600.0
+"""Seconds for a training or a swap."""
+
 POLL = 0.25
+"""Seconds between two requests for an episode's status."""
+
 R = TypeVar("R", bound=msgspec.Struct)
 
 
 class KikiSubstrate:
-    """One adapter of one runtime, for as long as the ``with`` lasts. ``service`` is the name whose place is kept.
+    """One adapter of one runtime, for as long as the ``with`` lasts. ``service`` is the name of
+    the service whose place in the record is kept.
 
     Raises:
         Unavailable: no broker answers, or a part of the runtime is away.
@@ -80,7 +88,7 @@ class KikiSubstrate:
         self._stack.__exit__(kind, error, trace)
 
     def refresh(self) -> None:
-        """Take the adapter in use as the working copy."""
+        """Replace the working copy by the adapter in use."""
         reply = self._ask("adapters.export", ExportRequest(name=self._name), ExportReply)
         self.adapter, self.base_sha256 = load(self._portal.call(objects.get, self._bus, reply.weights)), reply.sha256
 
@@ -90,13 +98,15 @@ class KikiSubstrate:
         return [msgspec.to_builtins(record) for record in reply.records]
 
     def mark_consumed(self, record_ids: Sequence[int], de_id: str) -> None:
-        """The next records in order are consumed by the dream episode ``de_id``."""
+        """Mark the next records in order as consumed by the dream episode ``de_id``."""
         request = MarkRequest(name=self._service, ids=tuple(record_ids), de_id=de_id)
         self._ask("services.mark", request, MarkReply)
 
     def replay_handler_factory(self) -> Callable[[list[dict[str, Any]], int], Array]:
-        """Handlers that learn records in ``n_steps`` gradient steps (whole passes of them) and return what changed,
-        flat, in the order of the tensors' names."""
+        """Handlers that train on records for ``n_steps`` gradient steps, rounded up to whole passes.
+
+        They return the change of the working copy as one flat array, in the order of the tensors' names.
+        """
 
         def handler(beta_records: list[dict[str, Any]], n_steps: int = 20) -> Array:
             if not beta_records:
@@ -130,7 +140,7 @@ class KikiSubstrate:
         return handler
 
     def restructure_handler_factory(self) -> Callable[[dict[str, Any], str, str], dict[str, Any]]:
-        """Handlers that take a side (outputs, rank) of an adapter off the range of ``adapter["prior_deltas"]``."""
+        """Handlers that remove the range of ``adapter["prior_deltas"]`` from one side (outputs, rank) of an adapter."""
 
         def handler(adapter: dict[str, Any], op: str, key: str) -> dict[str, Any]:
             _check_operation(op, ("oplora", "oplora_project", "project"))
@@ -159,7 +169,7 @@ class KikiSubstrate:
         return handler
 
     def consume_episode(self, request: DreamRequest) -> DreamStatus:
-        """Have the runtime itself execute a dream episode, and wait for its one entry in the log."""
+        """Have the dream agent execute an episode, and wait for its entry in the log."""
         self._ask("dream.request", request, DreamAccepted)
         query = DreamStatusRequest(episode_id=request.episode.episode_id)
         while (status := self._ask("dream.status", query, DreamStatus)).state == "waiting":
@@ -167,7 +177,7 @@ class KikiSubstrate:
         return status
 
     def swap(self, de_id: str, *, others: Sequence[str] = ()) -> SwapReply:
-        """Put the working copy before people, if the invariants hold; then it is the new base.
+        """Put the working copy into use, if the invariants hold; afterwards it is the new base.
 
         Raises:
             KikiError: code ``invariant_broken``; ``param`` names the invariant.

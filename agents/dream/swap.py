@@ -1,8 +1,8 @@
-"""The swap: a proposed adapter is judged while the old one answers, and put in its place in one step if all holds.
+"""The swap: judges a proposed adapter while the old one answers, and exchanges the two in one step if all checks pass.
 
-The order of framework C is kept in what it guards, not in what waits: S2, S1, S3 and S4 are judged before the pause, on
-the very bytes (by digest) that the worker exchanges in it, because S1 alone is seconds of model time. The exchange
-compares the base's digest again, so nothing that changed meanwhile is overwritten.
+As framework C demands, nothing is exchanged that has not passed S2, S1, S3 and S4. The checks run before the pause and
+not in it, because S1 alone takes seconds of model time; they read the very bytes (by digest) that the worker then
+exchanges. The exchange compares the base's digest again, so nothing that changed meanwhile is overwritten.
 """
 
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class Swaps:
         self._judgements: dict[str, RetainedJudgement] = {}
 
     async def swap(self, request: SwapRequest) -> SwapReply:
-        """Judge and exchange. A swap that was made before gets its first reply again.
+        """Judge and exchange. A request whose swap was already made gets the same reply again.
 
         Raises:
             Refused: another swap is under way.
@@ -92,7 +92,7 @@ class Swaps:
         data = await objects.get(bus, request.sha256)
         if current.sha256 != request.sha256 and current.sha256 != request.base_sha256:
             raise invariants.invariant_error(
-                "base_sha256", f"'{request.adapter}' is {current.sha256[:12]} by now; begin again"
+                "base_sha256", f"'{request.adapter}' has digest {current.sha256[:12]} by now; begin again"
             )
         await bus.publish(
             AdapterProposed(
@@ -106,7 +106,7 @@ class Swaps:
     async def _judge_weights(
         self, case: _PendingSwap, current: ExportedAdapter, proposed_weights: factors.Weights
     ) -> None:
-        """S2 and S3 on the numbers, then S1 and the gate on forgetting on what the model says with them."""
+        """Check S2 and S3 on the numbers, then S1 and the gate on forgetting on the model's answers with them."""
         request, settings = case.request, self._settings
         invariants.check_finite(proposed_weights)
         case.note_pass("S2", bound=invariants.MAX_WEIGHT)
@@ -132,7 +132,7 @@ class Swaps:
         case.note_pass("forgetting", after.win_rate_over(before), 0.5 - invariants.MAX_WIN_DROP)
 
     async def _judge(self, use: AdapterUse) -> RetainedJudgement:
-        """The judgement is kept by digest: the adapter in use is judged once, however many swaps are tried."""
+        """Judgements are kept by digest, so that the adapter in use is judged once for any number of swaps."""
         if use.sha256 not in self._judgements:
             judgement = await judge(
                 self._bus,
@@ -206,7 +206,8 @@ class Swaps:
 
 
 def _envelope(request: SwapRequest) -> Envelope:
-    """It has the episode's own turn id, so that an event published before a crash is a duplicate after it."""
+    """The swap's envelope. Its ids come from the episode, so that an event published before a crash is a duplicate
+    after."""
     fresh = new_turn(tenant=ORIGIN, session_id=request.adapter, timeout=3600.0)
     return Envelope(
         event_id=f"{request.episode_id}:swap",

@@ -1,4 +1,4 @@
-"""A training at the worker, attended: a worker that dies in the middle is noticed long before the budget runs out."""
+"""Trains at the worker and watches its beats: a worker that dies is noticed long before the budget runs out."""
 
 import anyio
 
@@ -8,10 +8,10 @@ from schemas.errors import Unavailable
 
 
 async def train_with_watchdog(bus: Bus, request: TrainRequest, *, timeout: float, silence: float) -> TrainReply:
-    """The reply to a training whose ``beat`` is heard at least every ``silence`` seconds.
+    """Request a training and return its reply, as long as a beat comes at least every ``silence`` seconds.
 
     Raises:
-        Unavailable: nothing was heard of it for so long, or there is no worker.
+        Unavailable: no beat came for so long, or there is no worker.
         KikiError: the worker's refusal.
     """
     with anyio.CancelScope(deadline=anyio.current_time() + silence) as scope:

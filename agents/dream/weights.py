@@ -1,4 +1,4 @@
-"""Adapters from the worker and back: what the pure operations work on, fetched and kept through the object store."""
+"""Fetches adapters and protected directions from the worker, through the object store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, Prot
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedAdapter:
-    """An adapter as the worker has it in use: its modules, its file's digest, and the scale in its configuration."""
+    """An adapter that the worker uses: its modules, its file's digest, and the scale in its configuration."""
 
     name: str
     sha256: str
@@ -25,7 +25,7 @@ class ExportedAdapter:
 
 
 async def export_adapter(bus: Bus, name: str, *, timeout: float) -> ExportedAdapter:
-    """The adapter in use.
+    """Fetch the adapter that is in use.
 
     Raises:
         KikiError: it is not registered, or the worker is away.
@@ -38,7 +38,7 @@ async def export_adapter(bus: Bus, name: str, *, timeout: float) -> ExportedAdap
 
 
 async def fetch_directions(bus: Bus, name: str, k: int, *, timeout: float) -> dict[str, ProtectedDirections]:
-    """What the frozen weights under an adapter must keep, by module.
+    """Fetch the ``k`` leading directions of the frozen weights under an adapter, by module.
 
     Raises:
         KikiError: it is not registered, or the worker is away.

@@ -1,4 +1,4 @@
-"""Events on ``adapter.*``: what became of an adapter after an administrator's verb, or because it was published."""
+"""Carries out an administrator's verbs and loads published adapters; makes the ``adapter.*`` events that tell so."""
 
 from agents.inference.engine import Engine
 from bus.connection import Bus
@@ -17,7 +17,7 @@ from schemas.errors import KikiError, StageFailed
 from schemas.events import Event
 
 ADMINISTRATOR = "administrator"
-"""The tenant of what an administrator asks for."""
+"""The tenant in the events of an administrator's verbs."""
 
 
 async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: AdapterRequest) -> AdapterInfo:
@@ -30,7 +30,7 @@ async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: Adapt
     try:
         info = await engine.administer(verb, request.name, request.sha256)
     except StageFailed as error:
-        if verb != "unload":  # an adapter that is in use stays as good as before
+        if verb != "unload":  # refusing to unload says nothing against the adapter
             await bus.publish(_rejected_event(envelope, request.name, request.sha256, error))
         raise
     event = _verb_event(envelope, verb, info)
@@ -40,7 +40,11 @@ async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: Adapt
 
 
 async def adopt_adapter(engine: Engine, event: AdapterPublished) -> Event:
-    """Load a published adapter and prove it: ``adapter.activated``, or ``adapter.rejected`` with the reason.
+    """Load a published adapter and prove that it changes the model.
+
+    Returns:
+        ``adapter.activated``, or ``adapter.rejected`` with the reason.
+
 
     Raises:
         KikiError: the engine is away; try again.

@@ -45,12 +45,12 @@ class InferenceAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Load the model and decode a token; ends with an error when the model's thread does.
+        """Load the model and decode a token; ends with an error when the model's thread ends with one.
 
         Raises:
             SetupError: the model or the adapters folder cannot be used.
         """
-        journal = self.settings.journal if self.settings.engine == "mlx" else None  # an upstream runs elsewhere
+        journal = self.settings.journal if self.settings.engine == "mlx" else None  # an upstream is another process
         self._quarantine = Quarantine(journal, is_well=lambda: self._engine.healthy)
         self._bus, self._engine = bus, _make_engine(self.settings)
         await self._engine.start()
@@ -113,7 +113,7 @@ class InferenceAgent:
         )
 
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
-        """All candidates of a turn; candidate 0's text is signalled while it is decoded if the plan says so."""
+        """Decode all candidates of a turn; if the plan says so, candidate 0's text is signalled while it is decoded."""
         async with self._quarantine.hold(event.envelope.turn_id):
             return await self._infer(event, delivery)
 
@@ -143,15 +143,16 @@ class InferenceAgent:
         )
 
     async def _prefetch(self, message: LiveMessage) -> None:
-        """Make the routed adapters resident while the memory recalls: a hint, so nothing is acknowledged."""
+        """Make the routed adapters resident while the memory recalls. It is a hint on a core subject: nothing is lost
+        when it is missed."""
         await self._engine.prefetch(decode(QueryRouted, message.data).route.adapters)
 
     async def _forget(self, _: LiveMessage) -> None:
-        """Drop every kept prompt: any conversation of the tenant may have recalled the text that is forgotten."""
+        """Drop every cached prompt: any of them may contain the forgotten text, as a recalled episode."""
         self._engine.forget()
 
     async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
-        """Load an adapter that passed the gates, and prove it."""
+        """Load an adapter that passed the gates, and prove that it changes the model."""
         return await adapter_events.adopt_adapter(self._engine, event)
 
     async def job(self, job: Job, delivery: Delivery) -> None:
@@ -185,7 +186,7 @@ class InferenceAgent:
         await answer_job(delivery.bus, job, result)
 
     async def refuse(self, job: Job, error: KikiError) -> None:
-        """Answer the job with the error: no result will come."""
+        """Answer the job with the error, because no result will come."""
         result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
         await answer_job(self._bus, job, result)
 
@@ -201,7 +202,7 @@ class InferenceAgent:
         )
 
     async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
-        """The turn's candidates; without the recalled episodes if these alone make the prompt too long."""
+        """Decode the turn's candidates; without the recalled episodes when the prompt is too long with them."""
         plan, hits = event.route.plan, event.recall.hits
         request = Request(
             lane="interactive",
@@ -227,7 +228,7 @@ class InferenceAgent:
     async def _draw_candidates(
         self, request: Request, voices: Sequence[panel.Voice], on_piece: OnPiece | None
     ) -> DecodingOutcome:
-        """The request as it is, or each voice's candidates in one batch; a voice that fails is left out and counted."""
+        """Decode the request, or each voice's candidates at once; a voice that fails is left out and counted."""
         if not voices:
             return await self._engine.generate(request, on_piece)
         by_number: dict[int, DecodingOutcome] = {}
@@ -257,7 +258,7 @@ class InferenceAgent:
 
 
 def _make_engine(settings: InferenceSettings) -> Engine:
-    """The engine of the settings; only here does MLX come into the process, and with an upstream it does not.
+    """The engine of the settings. MLX is imported here alone, so that a process with an upstream never loads it.
 
     Raises:
         SetupError: the settings do not say which upstream.

@@ -1,4 +1,4 @@
-"""How the candidates of one request differ: each has a seed of its own, and equal ones are no choice."""
+"""The seed and the temperature of each candidate of a request, so that the candidates differ."""
 
 from schemas.chat import Sampling
 

@@ -1,9 +1,9 @@
-"""Which requests were at the model when the worker died, so that one that kills it cannot take the others with it.
+"""Remembers which requests were running when the worker died, to find and stop the one that kills it.
 
-The journal is a small file that names the requests in hand; a worker that ends orderly leaves it empty. What a new
-worker finds in it is suspect: suspects run one by one, before anything else, so that the next death names the one
-that caused it. One that was alone at :data:`DEATHS` deaths is not run again; its message then uses up its tries and
-ends in the dead letters, while the others have long finished.
+The journal is a small file that names the running requests; a worker that ends normally leaves it empty. Requests that
+a new worker finds in it are suspects. Suspects run one by one, before anything else, so that after another death the
+journal names only the request that caused it. A request that was alone at :data:`DEATHS` deaths is not run again: its
+message uses up its tries and becomes a dead letter, and the others are not affected.
 """
 
 import contextlib
@@ -19,14 +19,18 @@ from bus.metrics import count_degraded
 from schemas.errors import StageFailed
 
 DEATHS = 2
+"""Deaths of the worker with one request alone in the journal, after which that request is not run again."""
+
 PATIENCE = 20.0
-"""Seconds that others wait for suspects, which may never come back (cancelled, or given to another worker)."""
+"""Seconds that other requests wait for suspects, which may never be delivered here again (cancelled, or given to
+another worker)."""
 
 
 class Quarantine:
-    """``journal`` None: nothing is known of the worker before this one, and nothing is written.
+    """Keeps the journal, and lets suspects run one by one.
 
-    ``is_well`` says whether the model's thread is well; a request that ends while it is not stays in the journal.
+    ``journal`` is the file; with None nothing is read or written. ``is_well`` says whether the model's thread is
+    healthy: a request that ends while it is not stays in the journal.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class Quarantine:
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
-        """Keep one request in the journal while it runs. Suspects run one by one; others wait, but not for ever.
+        """Keep one request in the journal while it runs. Suspects run one by one; the others wait for them, but not
+        longer than the patience.
 
         Raises:
-            StageFailed: retryable, so that the message comes to its last try: it has ended the worker too often.
+            StageFailed: the request has ended the worker too often. It is retryable, so that the message uses up its
+                tries and becomes a dead letter.
         """
         if self._alone.get(name, 0) >= DEATHS:
             raise StageFailed(
@@ -68,7 +74,7 @@ class Quarantine:
         try:
             yield
         finally:
-            if self._is_well():  # else it was at the model when the worker ended, and stays
+            if self._is_well():  # otherwise the model's thread died with this request, which stays in the journal
                 self._in_hand.discard(name)
                 self._write_journal()
 
@@ -100,7 +106,8 @@ class Quarantine:
         self._write_journal()
 
     def _write_journal(self) -> None:
-        """One write in place, padded over a longer text: a worker that is killed leaves the old text or the new one."""
+        """Write the file in place with one call, padded to its old length, so that a kill leaves the old text or the
+        new."""
         if self._journal is None:
             return
         text = json.dumps({"in_hand": sorted(self._in_hand), "alone": self._alone}).encode()

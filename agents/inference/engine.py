@@ -1,4 +1,4 @@
-"""What decodes: :class:`agents.inference.mlx.engine.MlxEngine` in this process, or an upstream server."""
+"""The protocol of an engine: :class:`agents.inference.mlx.engine.MlxEngine`, or one that asks an upstream server."""
 
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
@@ -11,13 +11,13 @@ from schemas.findings import AdapterUse
 
 
 class Engine(Protocol):
-    """:meth:`start` before the rest, :meth:`stop` at the end; cancelling a call stops the work behind it."""
+    """Decodes requests. Call :meth:`start` first and :meth:`stop` last; cancelling a call stops its work."""
 
     async def start(self) -> None:
         """Get ready to answer; returns once a token has been decoded.
 
         Raises:
-            SetupError: the settings must be mended first.
+            SetupError: the settings do not work as they are.
         """
 
     async def stop(self) -> None:
@@ -58,10 +58,10 @@ class Engine(Protocol):
         """Whether :meth:`prefetch` can do anything here."""
 
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """A hint that these adapters are asked for soon."""
+        """Prepare for requests with these adapters; a hint."""
 
     def forget(self) -> None:
-        """Drop what was kept of earlier prompts: some of their text was forgotten."""
+        """Drop all cached prompts, because a text that may be in them was forgotten."""
 
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
@@ -74,4 +74,5 @@ class Engine(Protocol):
         """
 
     def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
-        """Its answers to ``adapters.{export,train,protect,stage,exchange,discard}``; none when it has no weights."""
+        """Endpoints for ``adapters.{export,train,protect,stage,exchange,discard}``; none for an engine without
+        weights."""

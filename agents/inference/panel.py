@@ -1,6 +1,6 @@
-"""The voices that answer a turn for a panel to judge: each routed adapter by itself, and the base model. Pure.
+"""Splits a turn's candidates between voices: each routed adapter by itself, and the base model. Pure.
 
-Candidates of different voices differ for a reason; three draws of one voice differ by chance.
+Candidates of different voices differ in what the voices know; several draws of one voice differ by chance only.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ SEEDS = 2**63
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """One voice with its number of candidates."""
+    """One voice: its ``number`` among the voices, its adapters (none: the base model), and how many candidates it
+    gives."""
 
     number: int
     adapters: tuple[AdapterUse, ...]
@@ -26,9 +27,9 @@ class Voice:
 
 
 def choose_voices(adapters: Sequence[AdapterUse], candidates: int) -> tuple[Voice, ...]:
-    """The panel for so many candidates: the best adapters alone at full weight, and always the base, last.
+    """The voices for so many candidates: the best adapters, each alone at full weight, and always the base, last.
 
-    Voices are asked in turn, so that a second candidate of one comes only after the first of all.
+    Every voice gives one candidate before any gives a second.
     """
     alone = [(AdapterUse(name=use.name, sha256=use.sha256),) for use in adapters[: candidates - 1]]
     adapter_sets: list[tuple[AdapterUse, ...]] = [*alone, ()]

@@ -1,7 +1,7 @@
-"""Messages and recalled episodes to tokens, through the tokenizer's chat template.
+"""Turns messages and recalled episodes into tokens, through the tokenizer's chat template.
 
-Nothing that a person or an earlier turn wrote becomes a special token: content in which one is spelt is tokenised
-apart, as plain text, and put where the template wants it.
+No text of a person or of an earlier turn becomes a special token. Content that spells one is replaced by a random
+stand-in before the template is rendered; in the rendered text the stand-in's place gets the content's plain tokens.
 """
 
 import json
@@ -24,7 +24,7 @@ FENCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Tokens of a conversation, ready for the answer. ``thinking``: the template opened the reasoning already."""
+    """Tokens of a conversation up to the answer. ``thinking``: they end within the opened reasoning."""
 
     tokens: tuple[int, ...]
     thinking: bool = False
@@ -44,7 +44,7 @@ def with_recall(messages: Sequence[Message], hits: Sequence[RecalledEpisode]) ->
 
 
 def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all ``prompts`` begin with; each keeps at least one of its own."""
+    """The tokens that all ``prompts`` begin with; at least one token of each prompt is left over."""
     limit = min(map(len, prompts)) - 1
     at = 0
     while at < limit and len({prompt[at] for prompt in prompts}) == 1:
@@ -53,7 +53,7 @@ def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 class PromptEncoder:
-    """Encodes with one tokenizer (a transformers tokenizer or mlx-lm's wrapper of it). Not thread-safe.
+    """Encodes conversations with one tokenizer (of transformers, or mlx-lm's wrapper of it). Not thread-safe.
 
     ``native_tools``: the chat template writes tools and their calls itself.
     """
@@ -76,7 +76,7 @@ class PromptEncoder:
     def encode(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = True) -> Prompt:
         """Tokens of the conversation and of the opening of the assistant's answer.
 
-        ``thinking`` false asks the template for an answer without reasoning, where it has such a choice.
+        ``thinking`` false asks the template for an answer without reasoning, if it offers that.
 
         Raises:
             InvalidInput: the template refuses the messages, or the prompt leaves no room in the context.

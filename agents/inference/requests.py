@@ -1,4 +1,4 @@
-"""What an engine is asked and what it answers."""
+"""A request to an engine, and its outcome."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class Request:
     """Decode ``n`` candidates of the answer to ``messages``, or score each of ``choices`` as that answer's beginning.
 
     ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
-    Unix time; adapters that are not registered are left out and counted. ``enhance``: with the engine's factor on its
-    bias-knowledge neurons, if it has any.
+    Unix time; adapters that are not registered are left out and counted. ``enhance``: apply the engine's
+    factor to its bias-knowledge neurons, if it has any.
     """
 
     lane: Lane
@@ -35,7 +35,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOutcome:
-    """Candidates, or for each ballot (one without ballots) a total log-probability a choice.
+    """Candidates; or ``scores``, for each ballot (without ballots there is one row) the total natural-log probability
+    of each choice.
 
     ``compute`` is seconds from admission to the end; ``exact`` is false when the choices are scored by their first
     token only, which is all that some upstreams report.

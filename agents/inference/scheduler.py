@@ -1,9 +1,9 @@
-"""Which work decodes next. Pure: plain structs in, plain structs out, no clock and no model.
+"""Decides which work decodes next. Pure: plain structs in, plain structs out, no clock and no model.
 
 Work for up to ``max_keys`` sets of adapters decodes in one batch; a further set, or one that cannot be mixed, has to
-wait until rows have left. So the sets that run are kept while that is fair: each piece of work is due ``patience``
-seconds after it arrived, and once it is overdue nothing that is due later goes before it. Between pieces that are not
-overdue the lane decides, then whether the set is ready, then the order of arrival.
+wait until rows have left. So the running sets are kept as long as that is fair: each piece of work is due ``patience``
+seconds after it arrived, and overdue work goes first, in the order in which it was due. Work that is not overdue is
+ordered by lane, then by whether its set is ready, then by arrival.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(Generic[T]):
-    """A piece of work: ``rows`` of the batch for adapters ``key``; ``due`` in the clock's seconds.
+    """A piece of work: ``rows`` of the batch for adapters ``key``; ``due`` in seconds of a monotonic clock.
 
-    ``alone``: its adapters cannot share a batch with others. ``bytes``: of the cache that it may come to need.
+    ``alone``: its adapters cannot share a batch with others. ``bytes``: of cache that it may need at most.
     """
 
     item: T
@@ -34,9 +34,9 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """The batch now: its ``keys`` (``alone`` when its one key cannot mix), rows and bytes of cache promised to them.
+    """The batch now: its ``keys``, rows, and the bytes of cache promised to these rows.
 
-    ``ready`` are keys that cost nothing to begin with.
+    ``alone``: its one key cannot share the batch. ``ready`` are keys whose adapters are in the model already.
     """
 
     keys: frozenset[Hashable] = frozenset()
@@ -49,7 +49,7 @@ class Running:
 class Scheduler(Generic[T]):
     """The queue in front of the batch. ``patience`` is in seconds, in the order of the lanes.
 
-    ``max_keys``: sets of adapters in one batch; ``max_bytes``: of the caches of all rows, None when it does not matter.
+    ``max_keys``: sets of adapters in one batch; ``max_bytes``: of the caches of all rows; None for no limit.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Scheduler(Generic[T]):
         return len(self._waiting)
 
     def depth(self, lane: Lane) -> int:
-        """Pieces of one lane that wait."""
+        """Number of waiting pieces of one lane."""
         return sum(waiting.lane == lane for waiting in self._waiting)
 
     def items(self) -> list[T]:
@@ -88,15 +88,15 @@ class Scheduler(Generic[T]):
         )
 
     def discard(self, items: Iterable[T]) -> None:
-        """Forget work that is not wanted any more."""
+        """Remove work that nobody waits for any more."""
         unwanted = list(items)
         self._waiting = [waiting for waiting in self._waiting if waiting.item not in unwanted]
 
     def admit(self, *, running: Running, now: float) -> list[Waiting[T]]:
-        """Take out what joins the batch now, in order.
+        """Take out the work that joins the batch now, in order.
 
-        The first that cannot join ends the admission, so that nothing overtakes it for ever; with an empty batch the
-        first in order always joins, even if it needs more bytes than there are.
+        Admission ends at the first piece that cannot join, so that it is not overtaken for ever. With an empty batch
+        the first piece always joins, even if it needs more than ``max_bytes``.
         """
         newcomers: list[Waiting[T]] = []
         for waiting in self._rank_waiting(running.keys | running.ready, now):

@@ -12,37 +12,42 @@ from schemas.chat import MAX_CANDIDATES
 class InferenceSettings(Struct, frozen=True, kw_only=True):
     """Which model, which adapters, and how much at once.
 
+    "Chosen" marks a number that this project set by judgement; no paper or measurement gives it.
+
     Attributes:
         engine: "mlx" decodes in this process; "openai" asks ``upstream``, and then only ``model_name``,
-            ``candidate_temperature``, ``patience`` and the two concurrencies matter beside it.
+            ``candidate_temperature``, ``patience`` and the two concurrencies are used beside it.
         upstream: the server that "openai" asks.
         model: directory with config.json, safetensors and tokenizer.
         model_name: what results call the model.
         model_digest: digest of the model's files, recorded in results and episodes.
         adapters: folder whose subfolders are adapters in mlx-lm's format, named by the subfolder; None: no adapters.
-        adapter_bytes: budget of resident adapters; the least recently used leave first.
-        prefix_bytes: budget of processed prompts that are kept for the next turn; 0 keeps none.
-        prefix_bits: 8 stores their keys and values quantised, at half or a quarter of the bytes; None as they are.
-        max_mixed: sets of adapters, the base aside, that decode in one batch; 0 lets every set drain the other. A set
-            whose files are larger than its equal share of ``adapter_bytes`` never mixes.
+        adapter_bytes: bytes for resident adapters; the least recently used are dropped first.
+        prefix_bytes: bytes for processed prompts that are cached for later turns; 0 caches none.
+        prefix_bits: 8 stores their keys and values quantised, at half or a quarter of the bytes; None keeps them as
+        they are. max_mixed: sets of adapters, besides the base, that decode in one batch; with 0 a set waits until the
+        rows of
+            the one before it have left. A set whose files are larger than its equal share of ``adapter_bytes`` never
+            mixes.
         max_batch: rows decoded together at most; at least the candidates of one turn.
         prefill_step: prompt tokens in one forward pass, between two decode steps.
-        kv_bytes: bytes of keys, values and states that all rows together may come to need; work that does not fit
-            waits for rows to leave. None takes what the memory leaves beside weights, adapters and kept prompts.
+        kv_bytes: bytes of keys, values and states that all rows together may need; work that does not fit waits for
+        rows to
+            leave. None takes the memory that weights, adapters and cached prompts leave.
         memory_limit: bytes that MLX may allocate; None takes 460/512 of a GPU's memory, and MLX's own limit on a CPU.
         cache_limit: bytes of freed buffers that MLX keeps; None takes 1/16 of a GPU's memory, 32 GB of 512 GB.
         context_tokens: tokens of prompt and answer together; None takes the model's own.
-        candidate_temperature: of all candidates but the first when the request asks for temperature 0, because
-            equal candidates are no choice; ours.
+        candidate_temperature: temperature of all candidates but the first when the request asks for 0, which would
+            make all candidates equal; chosen.
         patience: seconds that work of each lane (interactive, auxiliary, background) waits behind work for the
-            loaded adapters before these are drained for it; ours.
+            loaded adapters before the batch is drained for it; chosen.
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
-        journal: file that names the requests in hand, so that one that kills the worker is found; of this worker only.
-        train_tokens: tokens of one example of a training at most; its step holds up the other requests.
+        journal: file that names the running requests, so that one that kills the worker is found; each worker needs its
+        own. train_tokens: tokens of one training example at most; other requests wait for the step on it.
         knowbias: file of bias-knowledge neurons, written by ``kiki knowbias probe``; None leaves the model as it is.
-        knowbias_factor: on those neurons, in candidates of turns whose plan checks for bias, and in revisions.
-        max_concurrent: turns in hand at once.
-        job_concurrency: jobs of one lane in hand at once.
+        knowbias_factor: multiplies those neurons in candidates of turns whose plan checks for bias, and in revisions.
+        max_concurrent: turns handled at once.
+        job_concurrency: jobs of one lane handled at once.
     """
 
     engine: Literal["mlx", "openai"] = "mlx"

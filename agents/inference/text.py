@@ -1,4 +1,4 @@
-"""The part of the decoded text that the reader sees: up to a stop string, without reasoning and tool calls.
+"""Splits decoded text into content, reasoning and tool calls, and ends it at a stop string.
 
 Text arrives in pieces that may cut a marker anywhere, so whatever could still become a marker is held back.
 """
@@ -10,12 +10,12 @@ Kind = Literal["content", "reasoning", "tool"]
 
 
 class Piece(NamedTuple):
-    """Text that is certain now; of kind "tool" it is one call, without its marks."""
+    """Text that cannot change any more; of kind "tool" it is one call, without its marks."""
 
     kind: Kind
     text: str
     closed: bool = True
-    """Of a call: whether its end mark came."""
+    """Of a tool call: whether its end mark was found."""
 
 
 class TextFilter:
@@ -43,7 +43,7 @@ class TextFilter:
         self.stopped = False
 
     def feed(self, text: str) -> list[Piece]:
-        """Take decoded text, give back what is certain of it."""
+        """Take decoded text; return the pieces that cannot be part of a marker."""
         self._buffer += text
         pieces: list[Piece] = []
         while self._has_text() and not self.stopped:
@@ -62,7 +62,8 @@ class TextFilter:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """The end came without a stop string: what was held back is text, unless it began a reasoning marker."""
+        """The text ended without a stop string: return what was held back, unless it is the beginning of a reasoning
+        marker."""
         pieces: list[Piece] = []
         markers = (self._open, self._close)
         if self._kind == "tool" and self._buffer and not self.stopped:
@@ -73,7 +74,8 @@ class TextFilter:
         return pieces
 
     def _has_text(self) -> bool:
-        """Whether something is held; blank lines after reasoning and after a call are neither text nor a stop."""
+        """Whether the buffer holds text. Blank lines after reasoning or a call are dropped, and match no stop
+        string."""
         if self._kind == "content" and self._skip_blanks:
             self._buffer = self._buffer.lstrip()
             self._skip_blanks = not self._buffer
@@ -88,7 +90,8 @@ class TextFilter:
         return (self._open, *((self._call_open,) if self._call_open else ()), *self._stops)
 
     def _first_marker(self) -> tuple[str | None, int]:
-        """The marker that begins first; of several that begin there, the longest."""
+        """The marker that begins first, and its place; of several in one place, the longest. None and -1 without
+        one."""
         hits = [(self._buffer.find(marker), -len(marker), marker) for marker in self._markers]
         hits = [hit for hit in hits if hit[0] >= 0]
         if not hits:

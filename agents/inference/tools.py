@@ -1,8 +1,9 @@
-"""Tool calls in decoded text: how this model writes them, and what they say.
+"""Reads tool calls in decoded text, and describes tools to models that do not know them.
 
 A model whose chat template knows tools writes calls in its own form; mlx-lm has the parsers and chooses by template and
 vocabulary. For any other model the system message describes the tools and asks for the form that many models
-share: JSON between ``<tool_call>`` marks. A call that must come is decoded under a JSON Schema, as the whole answer.
+share: JSON between ``<tool_call>`` marks. When a call is required, the whole answer is decoded under the call's JSON
+Schema.
 """
 
 import json
@@ -20,7 +21,7 @@ Parser = Callable[[str, Any], Any]
 
 
 class MalformedCall(ValueError):
-    """The text is no call of a tool that was offered."""
+    """The text is not a call of an offered tool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def read_calls(text: str, syntax: ToolSyntax, tooling: Tooling) -> tuple[ToolCal
     """The calls in the text between two marks.
 
     Raises:
-        Malformed: it does not parse, or calls what was not offered.
+        MalformedCall: the text does not parse, or calls a tool that was not offered.
     """
     try:
         result = syntax.parse(text.strip(), describe_tools(tooling.tools))
@@ -105,7 +106,7 @@ def spell_out_tools(messages: Sequence[Message], tooling: Tooling | None) -> lis
 
 
 def arguments_of(call: ToolCall) -> Any:
-    """The arguments as templates want them: an object, or the text if somebody sent back what is none."""
+    """The arguments as templates want them: an object, or the plain text when the client sent back something else."""
     try:
         return json.loads(call.arguments)
     except json.JSONDecodeError:
@@ -122,20 +123,20 @@ class CallCollector:
 
     @property
     def marks(self) -> tuple[str, str] | None:
-        """What begins and ends a call in the text; None if all of it is one."""
+        """The marks at the beginning and end of a call; None when the whole text is one call."""
         return None if self._tooling.must_call else (self._syntax.start, self._syntax.end)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the reader takes no further one."""
+        """Whether no further call is accepted."""
         return bool(self.tool_calls) and not self._tooling.parallel
 
     def take(self, piece: Piece) -> Piece | None:
-        """Take the text of a call; one that is malformed comes back as plain content, marks and all, and is counted."""
+        """Read the text of a call. A malformed one is counted and returned as plain content with its marks."""
         try:
             self.tool_calls += read_calls(piece.text, self._syntax, self._tooling)
         except MalformedCall as error:
-            count_degraded("tools.malformed", f"what the model wrote is no call: {error}")
+            count_degraded("tools.malformed", f"what the model wrote is not a call: {error}")
             start, end = self.marks or ("", "")
             return Piece("content", f"{start}{piece.text}{end if piece.closed else ''}")
         if not self._tooling.parallel:

@@ -1,9 +1,10 @@
 """Aeon: the record of answered turns, its projections into vectors and a graph, and recall from them.
 
-Pure: :mod:`.episodes` (an answer becomes an episode), :mod:`.imports` (a line of a file does), :mod:`.concepts`
-(what an episode is about), :mod:`.words` and :mod:`.context` (its words and meaning, with its neighbours'),
-:mod:`.smalltalk`, :mod:`.ranking` (fusion, floor, budget), :mod:`.tokens`, :mod:`.clusters` (what belongs together). On
-the bus: :mod:`.agent`, :mod:`.search` (one question to the stores), :mod:`.projection` (from the record into the
-stores), :mod:`.progress` (how far that is), :mod:`.forgetting`, :mod:`.sleep` (summaries), :mod:`.rebuild` (one
-tenant's stores again), :mod:`.priority` (recalls before records). :mod:`.stores` holds Atlas and Trace.
+Pure: :mod:`.settings`, :mod:`.episodes` (makes an episode of an answer), :mod:`.imports` (makes one of a line of a
+file), :mod:`.concepts` (what an episode is about), :mod:`.words` and :mod:`.context` (an episode's words and vector,
+blended with those of its neighbours), :mod:`.smalltalk`, :mod:`.ranking` (fusion, floor, budget), :mod:`.tokens`,
+:mod:`.clusters` (which old episodes one summary covers). On the bus: :mod:`.agent`, :mod:`.search` (one query to the
+stores), :mod:`.projection` (from the record into the stores), :mod:`.progress` (how far the projection is),
+:mod:`.forgetting`, :mod:`.sleep` (summaries), :mod:`.rebuild` (one tenant's part of the stores, made again),
+:mod:`.priority` (recalls before records). :mod:`.stores` holds Atlas (vectors and words) and Trace (the graph).
 """

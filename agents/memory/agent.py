@@ -1,4 +1,4 @@
-"""Memory on the bus: recall before the answer, the record after it, the projections from the record."""
+"""The memory agent: recalls before the answer, records the answer, and projects the record into the stores."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,9 +10,9 @@ import anyio.to_thread
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from agents.memory.episodes import build_record, key
+from agents.memory.episodes import build_record, store_key
 from agents.memory.forgetting import erase, expire
-from agents.memory.priority import Precedence
+from agents.memory.priority import RecallPriority
 from agents.memory.progress import PROJECTION, lag, read_progress, reset_progress, wait_until_projected
 from agents.memory.projection import Projection
 from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
@@ -56,10 +56,10 @@ from schemas.status import StatusReply
 STAGE = "memory"
 WRITE = "memory-write"
 EXPIRY_SECONDS = 60.0
-"""Seconds between two looks for answers that are old enough to go."""
+"""Seconds between two searches for answers that are old enough to be removed."""
 
 AWAY_SECONDS = 5.0
-"""Seconds at most between two tries to reach a store's server that is away."""
+"""Longest pause, in seconds, between two tries to reach a store's server that does not answer."""
 
 _log = structlog.get_logger("memory")
 
@@ -74,11 +74,11 @@ class MemoryAgent:
         self._stores = Stores(settings)
         self._projection = Projection(self._stores)
         self._words = WordEncoder(settings.language)
-        self._measure_text = token_counter(settings.tokenizer)
+        self._count_tokens = token_counter(settings.tokenizer)
         self._rebuilding = False
         self._sleeping = False
-        self._summing = anyio.Lock()
-        self._precedence = Precedence()
+        self._summary_lock = anyio.Lock()
+        self._recall_priority = RecallPriority()
         self._ready = False
         self._bus: Bus
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
@@ -86,10 +86,10 @@ class MemoryAgent:
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Open the stores. What is missing or broken is made again from the record.
+        """Open the stores. A store that is missing or broken is made again from the record.
 
         Raises:
-            SetupError: another process has the stores, or they cannot be written.
+            SetupError: another process has the stores open, or they cannot be written.
         """
 
         async def restart_projection() -> None:
@@ -97,9 +97,9 @@ class MemoryAgent:
 
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus = bus
-            await self._measure(bus)
-            tasks.start_soon(self._watch, bus)
-            tasks.start_soon(self._stores.tend)
+            await self._update_gauges(bus)
+            tasks.start_soon(self._update_gauges_at_intervals, bus)
+            tasks.start_soon(self._stores.optimise_whenever_due)
             tasks.start_soon(self._expire, bus)
             if self.settings.sleep_every:
                 tasks.start_soon(self._sleep_at_intervals)
@@ -111,7 +111,7 @@ class MemoryAgent:
                 tasks.cancel_scope.cancel()
 
     def handlers(self) -> Sequence[Handler[Any]]:
-        """Recall on the turn's path; the record and its projection off it."""
+        """Recall, which the turn waits for; the record and its projection, which it does not wait for."""
         return (
             Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
             Handler(
@@ -126,7 +126,7 @@ class MemoryAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Search, rebuild, verification, statistics, sleep, and what a session holds or has to forget."""
+        """Search, rebuild, verification, statistics, sleep, and reading or forgetting one session."""
         return (
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
@@ -160,7 +160,7 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
-        with self._precedence.mark_recall():
+        with self._recall_priority.mark_recall():
             recall = await self._find_recall(event) if event.route.plan.recall else Recall()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
@@ -174,11 +174,11 @@ class MemoryAgent:
         )
 
     async def _find_recall(self, event: QueryRouted) -> Recall:
-        """Find the episodes for a turn; none when the store fails or is slow: memory never holds a turn up."""
+        """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
         if not event.route.embedding:
-            metrics.count_degraded("recall.no_embedding", "the router gave no embedding; only words can recall.")
+            metrics.count_degraded("recall.no_embedding", "the router gave no embedding: only words are searched.")
         text = event.query.text
         if is_small_talk(text):
             return Recall()
@@ -196,18 +196,18 @@ class MemoryAgent:
         distinct_matches = drop_duplicates(
             keep_relevant(candidates[: settings.compared], text=text, words=self._words, settings=settings)
         )
-        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._measure_text)
+        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._count_tokens)
         self._counts["hits_total"] += len(best_hits)
         return Recall(hits=best_hits)
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
-        """Record the episode once: the broker forgets message ids after a while, so the stream is asked."""
+        """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
         if not event.route.plan.record or event.finish_reason == "tool_calls":
-            return None  # a call is no answer yet; the turn that brings its result is recorded
+            return None  # a tool call is not an answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
-        await self._precedence.wait_for_recalls()
+        await self._recall_priority.wait_for_recalls()
         return await anyio.to_thread.run_sync(build_record, event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
@@ -232,7 +232,7 @@ class MemoryAgent:
         return SearchReply(hits=tuple(hits(ranking[: request.limit])))
 
     async def _rebuild(self, request: RebuildRequest) -> RebuildReply:
-        """Empty the stores (of one tenant), project the record again, and answer when all of it is in.
+        """Empty the stores (of one tenant), project the record again, and answer when all of it is projected.
 
         Raises:
             Refused: a rebuild is running.
@@ -246,7 +246,7 @@ class MemoryAgent:
             if request.tenant is not None:
                 episodes = await renew_tenant(self._stores, bus, tenant=request.tenant)
             else:
-                async with self._stores.changing:
+                async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))
                     await Consumer(bus, self._projection_handler()).declare()
                 await wait_until_projected(bus)
@@ -260,11 +260,11 @@ class MemoryAgent:
         return RebuildReply(episodes=episodes, seconds=seconds)
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
-        """Compare the stores with the record (of one tenant) as far as it was projected when this began."""
+        """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""
         bus = self._bus
-        async with self._stores.changing:
+        async with self._stores.write_lock:
             ids_by_key = {
-                key(episode.tenant, "episode", episode.episode_id): episode.episode_id
+                store_key(episode.tenant, "episode", episode.episode_id): episode.episode_id
                 async for episode in record.read_episodes(bus, tenant=request.tenant)
             }
             atlas = await self._stores.atlas.keys(tenant=request.tenant)
@@ -274,14 +274,14 @@ class MemoryAgent:
         return VerifyReply(
             recorded=len(expected),
             waiting=waiting,
-            missing_in_atlas=_names(expected - atlas, ids_by_key),
-            missing_in_trace=_names(expected - trace, ids_by_key),
+            missing_in_atlas=_episode_ids(expected - atlas, ids_by_key),
+            missing_in_trace=_episode_ids(expected - trace, ids_by_key),
             unknown_in_atlas=len(atlas - expected),
             unknown_in_trace=len(trace - expected),
         )
 
     async def _stats(self, request: StatsRequest) -> StatsReply:
-        """What one tenant has in the stores."""
+        """Count one tenant's episodes in both stores, and its edges by kind."""
         edges = await self._stores.trace.edges(tenant=request.tenant)
         return StatsReply(
             atlas_episodes=len(await self._stores.atlas.keys(tenant=request.tenant)),
@@ -290,10 +290,10 @@ class MemoryAgent:
         )
 
     async def _sleep(self, request: SleepRequest) -> SleepReply:
-        """Sum up old episodes; answered when the summaries are in the stores.
+        """Sum up old episodes; the reply comes when the summaries are in the stores.
 
         Raises:
-            Refused: a sleep is going on.
+            Refused: a sleep is already running.
             Unavailable: the broker is away.
         """
         bus = self._bus
@@ -301,7 +301,7 @@ class MemoryAgent:
             raise Refused("the memory is asleep already: wait until that sleep ends.")
         self._sleeping = True
         try:
-            reply = await sleep(bus, request, self.settings, alone=self._summing)
+            reply = await sleep(bus, request, self.settings, summary_lock=self._summary_lock)
             await wait_until_projected(bus)
         except BrokerUnavailable as error:
             raise Unavailable(f"the sleep lost the broker ({error.reason}): sleep again.") from error
@@ -319,7 +319,7 @@ class MemoryAgent:
 
     async def _session(self, request: SessionRequest) -> SessionReply:
         members = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
-        names = [key(request.tenant, "episode", member.episode_id) for member in members]
+        names = [store_key(request.tenant, "episode", member.episode_id) for member in members]
         matches = await self._stores.atlas.read(names)
         return SessionReply(
             session_id=request.session_id,
@@ -330,12 +330,12 @@ class MemoryAgent:
         """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
 
         Raises:
-            Unavailable: the broker or a store failed; asking again goes on where it stopped.
+            Unavailable: the broker or a store failed; the same request again continues where this one stopped.
         """
         bus = self._bus
-        async with self._summing:  # no sleep may sum it up meanwhile
+        async with self._summary_lock:  # no sleep may sum up the session meanwhile
             await wait_until_projected(bus)
-            async with self._stores.changing:
+            async with self._stores.write_lock:
                 summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
                 for summary in summaries:
                     await self._erase_session(summary, request.tenant)
@@ -350,14 +350,14 @@ class MemoryAgent:
         for member in members:
             await erase(bus, member, tenant=tenant, session_id=session_id)
         parts = await trace.parts_of(session_id, tenant=tenant)
-        await atlas.remove([key(tenant, "episode", member.episode_id) for member in members], {})
+        await atlas.remove([store_key(tenant, "episode", member.episode_id) for member in members], {})
         if parts:
-            await atlas.mark(parts, "")
+            await atlas.mark_summarised(parts, "")
         await trace.remove_session(session_id, tenant=tenant)
         return len(members)
 
     async def _expire(self, bus: Bus) -> None:
-        """Answers are kept as long as the other events of their turns."""
+        """Remove answers once they are as old as the other events of their turns may become."""
         while True:
             try:
                 await expire(bus, age=TURN_MAX_AGE)
@@ -365,12 +365,12 @@ class MemoryAgent:
                 metrics.count_degraded("memory.expiry", error.message)
             await anyio.sleep(EXPIRY_SECONDS)
 
-    async def _watch(self, bus: Bus) -> None:
+    async def _update_gauges_at_intervals(self, bus: Bus) -> None:
         while True:
             await anyio.sleep(self.settings.status_interval)
-            await self._measure(bus)
+            await self._update_gauges(bus)
 
-    async def _measure(self, bus: Bus) -> None:
+    async def _update_gauges(self, bus: Bus) -> None:
         try:
             atlas = await self._stores.atlas.count()
             trace = await self._stores.trace.count()
@@ -382,7 +382,7 @@ class MemoryAgent:
 
 
 def _retry_while_away() -> AsyncRetrying:
-    """Retry for as long as a store's server is away, with the message in hand: no episode is given up for it."""
+    """Retry for as long as a store's server does not answer; the message stays unacknowledged and is not given up."""
     return AsyncRetrying(
         retry=retry_if_exception_type(StoreAway),
         wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),
@@ -394,5 +394,5 @@ def _count_away(state: RetryCallState) -> None:
     metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
 
 
-def _names(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
+def _episode_ids(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(ids[name] for name in missing))

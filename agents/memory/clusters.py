@@ -1,4 +1,4 @@
-"""Which old episodes belong together: a plan that is the same whenever it is made of the same episodes."""
+"""Groups old episodes for summaries. Equal episodes give an equal plan, so that a killed sleep can continue it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -10,7 +10,7 @@ from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 
 BLOCK = 1000
-"""Episodes that are compared with each other, in the order of the record: the work grows with its square."""
+"""Episodes that are compared with each other at a time, in the order of the record; the work grows with its square."""
 
 
 class OldEpisode(Struct, frozen=True, kw_only=True):
@@ -24,8 +24,8 @@ class OldEpisode(Struct, frozen=True, kw_only=True):
     vector: Vector
 
 
-def plan(episodes: Iterable[OldEpisode], *, settings: MemorySettings) -> list[tuple[OldEpisode, ...]]:
-    """What to sum up, oldest first, each in the order of time."""
+def plan_summaries(episodes: Iterable[OldEpisode], *, settings: MemorySettings) -> list[tuple[OldEpisode, ...]]:
+    """The groups that get one summary each, oldest group first; each group is in the order of time."""
     by_seq = sorted(episodes, key=lambda episode: episode.seq)
     blocks = (by_seq[at : at + BLOCK] for at in range(0, len(by_seq), BLOCK))
     parts = [
@@ -41,7 +41,7 @@ def group_alike(episodes: Sequence[OldEpisode], least: float) -> Iterator[list[O
     """Groups whose members have a mean cosine of at least ``least`` (agglomerative, average linkage)."""
     if len(episodes) < 2:
         return
-    from sklearn.cluster import AgglomerativeClustering  # 90 MB, and most memories never sleep
+    from sklearn.cluster import AgglomerativeClustering  # takes 90 MB, and most processes never sleep
 
     clustering = AgglomerativeClustering(
         n_clusters=None, metric="cosine", linkage="average", distance_threshold=1.0 - least
@@ -53,7 +53,7 @@ def group_alike(episodes: Sequence[OldEpisode], least: float) -> Iterator[list[O
 
 
 def _split_group(group: Sequence[OldEpisode], settings: MemorySettings) -> Iterator[tuple[OldEpisode, ...]]:
-    """The group in pieces of nearly equal size that a summary can hold; none when it is too small for one."""
+    """The group in pieces of nearly equal size, each small enough for one summary; none when the group is too small."""
     if len(group) < settings.sleep_least:
         return
     in_time = sorted(group, key=lambda episode: (episode.created_at, episode.episode_id))

@@ -1,6 +1,7 @@
 """What an episode is about, without a language model: key phrases by YAKE (Campos et al., 2020), and how much it says.
 
-YAKE ranks words and pairs by where and how they stand in the one text at hand; about a millisecond for a short one.
+YAKE ranks words and pairs of words by position, frequency and neighbouring words in this one text; a short
+text takes about a millisecond.
 """
 
 from functools import cache
@@ -10,17 +11,17 @@ import yake
 from agents.memory.smalltalk import is_small_talk
 
 MOST = 6
-"""Concepts of one episode."""
+"""Concepts of one episode at most."""
 
 TEXT_LIMIT = 2000
 """Characters of question and answer together that are looked at."""
 
 RICH = 40
-"""Distinct words from which an episode counts as rich."""
+"""Distinct words from which the word half of :func:`salience` is full."""
 
 
 def concepts(text: str, *, language: str = "en") -> tuple[str, ...]:
-    """Up to :data:`MOST` key phrases in lower case, the most telling first; a phrase that holds another wins."""
+    """Up to :data:`MOST` key phrases in lower case, best first; a phrase contained in an earlier one is left out."""
     if not text.strip() or is_small_talk(text):
         return ()
     names: list[str] = []
@@ -32,7 +33,8 @@ def concepts(text: str, *, language: str = "en") -> tuple[str, ...]:
 
 
 def salience(text: str, phrases: tuple[str, ...]) -> float:
-    """How much there is to remember, 0..1: distinct words and concepts in equal parts; small talk is 0."""
+    """How much the text holds that is worth remembering, 0..1: distinct words and concepts in equal parts; small talk
+    is 0."""
     if is_small_talk(text):
         return 0.0
     words = {word for word in text.casefold().split() if word.isalnum()}

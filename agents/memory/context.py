@@ -1,7 +1,7 @@
-"""An episode together with those around it in its session: "Yes, in Lisbon." is found by the question before it.
+"""An episode blended with its neighbours in the session: "Yes, in Lisbon." is found by the question before it.
 
-Both of an episode's representations take a share of the neighbours': the vector as a weighted, normalised sum, the
-words as weighted counts. The shares halve with the distance. Measured by ``kiki bench locomo``; see docs/memory.md.
+An episode's vector and its words both take a share of the neighbours': the vector as a weighted, normalised sum,
+the words as weighted counts. The shares halve with the distance. Measured by ``kiki bench locomo``; see docs/memory.md.
 """
 
 import base64
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agents.memory.words import Counts, weighted_sum
 
 RADIUS = 3
-"""Episodes to either side that count."""
+"""Episodes on either side that take part."""
 
 WORD_SHARES = {1: 0.5, 2: 0.25, 3: 0.125}
 VECTOR_SHARES = {1: 0.4, 2: 0.2}
@@ -23,14 +23,14 @@ Vector = NDArray[np.float32]
 
 
 class OwnFeatures(Struct, frozen=True, eq=False):
-    """What an episode says by itself: its unit vector (None where it has no embedding) and its words."""
+    """An episode by itself: its unit vector (None where it has no embedding) and its words."""
 
     vector: Vector | None
     counts: Counts
 
 
 class ContextFeatures(Struct, frozen=True, eq=False):
-    """What an episode says with its neighbours: their blended unit vector (None without an own embedding) and words."""
+    """An episode with its neighbours: the blended unit vector (None without an own embedding) and words."""
 
     vector: Vector | None
     counts: Counts
@@ -39,7 +39,7 @@ class ContextFeatures(Struct, frozen=True, eq=False):
 def windows(order: Sequence[str], changed: Iterable[str]) -> dict[str, dict[int, str]]:
     """For each key within :data:`RADIUS` of a changed one: its neighbours by distance, itself at 0.
 
-    ``order`` holds the keys of one session in time.
+    ``order`` holds the keys of one session's episodes, oldest first.
     """
     at = {name: place for place, name in enumerate(order)}
     places = {at[name] for name in changed if name in at}
@@ -52,7 +52,7 @@ def windows(order: Sequence[str], changed: Iterable[str]) -> dict[str, dict[int,
 
 
 def blend_neighbours(window: Mapping[int, str], own: Mapping[str, OwnFeatures]) -> ContextFeatures:
-    """The episode at distance 0 with its neighbours' shares. A neighbour that is not in ``own`` counts nothing."""
+    """The episode at distance 0 with its neighbours' shares. A neighbour that is not in ``own`` is left out."""
     present = [(distance, own[name]) for distance, name in sorted(window.items()) if name in own]
     counts = weighted_sum(
         (WORD_SHARES.get(abs(distance), 0.0) if distance else 1.0, features.counts) for distance, features in present
@@ -76,7 +76,7 @@ def unit(vector: Sequence[float] | NDArray[np.float64] | Vector) -> Vector:
 
 
 def packed(vector: Vector | None) -> str | None:
-    """The vector as half-floats in base64, which JSON can hold: a third of its size as numbers."""
+    """The vector as half-floats in base64, for JSON: a third of the size of the numbers written out."""
     return None if vector is None else base64.b64encode(vector.astype(np.float16).tobytes()).decode()
 
 
@@ -86,7 +86,8 @@ def unpacked(text: str | None) -> Vector | None:
 
 
 def rounded(vector: Vector) -> Vector:
-    """The vector as it is read back: what is computed from it must not depend on whether it was stored before."""
+    """The vector as :func:`unpacked` would give it: results must not depend on whether a vector was stored and read
+    back."""
     return vector.astype(np.float16).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""An answer becomes an episode. Everything in it is taken from the event, so that a redelivery records the same."""
+"""Makes an episode of an answer, from the event alone, so that a redelivered event makes the same episode."""
 
 import uuid
 
@@ -8,11 +8,11 @@ from schemas.events import AnswerReady, EpisodeRecorded
 
 
 def episode_id(*, tenant: str, turn_id: str) -> str:
-    """The id of a turn's episode. Bound to the tenant, because who publishes on the bus chooses the turn id."""
+    """The id of a turn's episode. The tenant is part of it, because the publisher of a turn chooses its turn id."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"episode\n{tenant}\n{turn_id}"))
 
 
-def episode(event: AnswerReady) -> Episode:
+def build_episode(event: AnswerReady) -> Episode:
     """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
     envelope, query, route, inference = event.envelope, event.query, event.route, event.inference
     text = f"{query.text}\n{event.text}"
@@ -52,9 +52,13 @@ def episode(event: AnswerReady) -> Episode:
 
 def build_record(event: AnswerReady) -> EpisodeRecorded:
     """The event that stores the episode."""
-    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode(event))
+    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=build_episode(event))
 
 
-def key(tenant: str, kind: str, name: str) -> str:
-    """The UUID under which the stores keep a thing: no tenant can overwrite another's by choosing its name."""
+def store_key(tenant: str, kind: str, name: str) -> str:
+    """The UUID under which the stores keep a session, episode or concept.
+
+    The tenant is part of it, so that no tenant can overwrite another's entry by choosing its name. ``kind`` is
+    "session", "episode" or "concept".
+    """
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{kind}\n{name}"))

@@ -1,4 +1,4 @@
-"""Forgetting in the streams: a tombstone without text takes the place of an episode, whose bytes are overwritten."""
+"""Forgetting in the streams: a tombstone without text replaces the episode, and the broker overwrites its bytes."""
 
 import time
 from contextlib import aclosing
@@ -16,7 +16,7 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, session_id: st
     """Publish the tombstone, then delete the episode's messages (the broker overwrites them) and the turn's events.
 
     Raises:
-        Unavailable: the broker is away; erasing again goes on.
+        Unavailable: the broker is away; calling it again continues.
     """
     now = time.time()
     envelope = Envelope(
@@ -35,9 +35,9 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, session_id: st
 
 
 async def expire(bus: Bus, *, age: float) -> int:
-    """Overwrite the answers that are older than ``age`` seconds; return how many these were.
+    """Overwrite the answers that are older than ``age`` seconds; return their number.
 
-    The stream does not do it by itself: what it drops for its age stays readable in its files for a while.
+    A maximum age on the stream would not do: messages dropped for their age stay readable in the files for a while.
 
     Raises:
         Unavailable: the broker is away.

@@ -1,4 +1,4 @@
-"""An imported history: each JSONL line becomes one episode and keeps the id that it came with."""
+"""Imports a history from JSONL: each line becomes one episode and keeps its own id as ``source_id``."""
 
 import time
 import uuid
@@ -20,13 +20,13 @@ from schemas.errors import InvalidInput
 from schemas.events import EpisodeRecorded
 
 STEP = 0.001
-"""Seconds between two lines of a session that carry the same time: their order is the file's."""
+"""Seconds added to a line that is not later than the one before it in its session, to keep the file's order."""
 
 MODEL = "import"
 
 
 class HistoryLine(Struct, frozen=True):
-    """One line of the file. ``timestamp`` is Unix seconds or any usual date; without one the order of lines counts."""
+    """One line of the file. ``timestamp`` is Unix seconds or any usual date; without one the order of lines decides."""
 
     text: str
     session: str | int = "import"
@@ -47,7 +47,7 @@ class HistoryLine(Struct, frozen=True):
 
 
 class DatedLine(Struct, frozen=True):
-    """A line in its place: where it belongs and when it was said."""
+    """A line with its session, its time (``at``, Unix seconds) and its ``name``, which is unique within the session."""
 
     line: HistoryLine
     name: str
@@ -56,7 +56,7 @@ class DatedLine(Struct, frozen=True):
 
 
 def parse_history(text: str, *, source: str) -> list[HistoryLine]:
-    """Decode JSONL; empty lines do not count, unknown fields neither.
+    """Decode JSONL; empty lines and unknown fields are ignored.
 
     Raises:
         InvalidInput: a line is not an object with a text; the message names the line.
@@ -70,17 +70,17 @@ def parse_history(text: str, *, source: str) -> list[HistoryLine]:
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise InvalidInput(
                 f'{source}, line {number}: {error}; expected {{"session", "role" or "speaker", "text", "timestamp", '
-                '"id"}, of which only the text must be there.',
+                '"id"}, of which only "text" is required.',
                 param=field_of(str(error)) or "line",
             ) from error
     return lines
 
 
 def date_lines(lines: Iterable[HistoryLine], *, now: float | None = None) -> list[DatedLine]:
-    """Every line with its time, which grows within a session, and a name that is the same on every import.
+    """The lines with their times, which increase within a session, and names that are the same on every import.
 
     Raises:
-        InvalidInput: a time cannot be read, or two lines have one id; the message names the line.
+        InvalidInput: a time cannot be read, or two lines of a session have the same id; the message names the line.
     """
     start = time.time() if now is None else now
     last: dict[str, float] = {}
@@ -90,7 +90,7 @@ def date_lines(lines: Iterable[HistoryLine], *, now: float | None = None) -> lis
         session = quote(str(line.session), safe="!#$&'()*+,/:;=?@[]._-~")[:128] or "import"
         name = str(line.id) if line.id is not None else f"{number}"
         if (session, name) in seen:
-            raise InvalidInput(f"line {number}: session '{session}' has the id '{name}' twice.", param="id")
+            raise InvalidInput(f"line {number}: the id '{name}' is used twice in session '{session}'.", param="id")
         seen.add((session, name))
         try:
             at = parse_time(line.timestamp) if line.timestamp is not None else last.get(session, start)
@@ -103,11 +103,11 @@ def date_lines(lines: Iterable[HistoryLine], *, now: float | None = None) -> lis
 
 
 def turn_id(dated_line: DatedLine, *, tenant: str) -> str:
-    """The turn that a line stands for; the same on every import."""
+    """The turn id of a line; the same on every import."""
     return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{dated_line.session_id}\n{dated_line.name}").hex
 
 
-def event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
     turn = turn_id(dated_line, tenant=tenant)
     envelope = Envelope(
@@ -149,10 +149,10 @@ def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float])
 
 
 def parse_time(stamp: float | str, *, param: str = "timestamp") -> float:
-    """Unix seconds of Unix seconds or any usual date; a date without a zone is UTC.
+    """The Unix time of Unix seconds or of any usual date; a date without a zone is UTC.
 
     Raises:
-        InvalidInput: it is no time.
+        InvalidInput: the text is not a time.
     """
     try:
         return float(stamp)

@@ -1,4 +1,4 @@
-"""Recalls go first: a client waits for them, and nobody for the record of an answer."""
+"""Recalls run before records: a client waits for a recall, and nobody waits for the record of an answer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import anyio
 
 PATIENCE = 0.05
-"""Seconds that a record waits for recalls at most: under load there is always one."""
+"""Longest time, in seconds, that a record waits for recalls: under load there is always one running."""
 
 
-class Precedence:
+class RecallPriority:
     """Recalls run at once; a record waits until no recall is running, at most :data:`PATIENCE` seconds."""
 
     def __init__(self) -> None:

@@ -8,14 +8,14 @@ from bus.stream import measure_stream
 from bus.topology import EPISODES
 
 PROJECTION = "memory-projection"
-"""The durable consumer that brings the record into Atlas and Trace."""
+"""Name of the durable consumer that projects the record into Atlas and Trace."""
 
 _POLL = 0.05
-"""Seconds between two looks."""
+"""Seconds between two readings of the consumer."""
 
 
 async def read_progress(bus: Bus) -> ConsumerState | None:
-    """The projection's consumer; None before it was first declared."""
+    """The state of the projection's consumer; None before it was first declared."""
     return await read_consumer(bus, EPISODES, PROJECTION)
 
 

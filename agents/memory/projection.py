@@ -1,4 +1,4 @@
-"""From the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
+"""Projects the record into the stores: idempotent, in batches that share one sync to disk (group commit)."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -6,7 +6,7 @@ from functools import cache
 from msgspec import Struct
 
 from agents.memory.context import unit, unpacked, windows
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
@@ -20,11 +20,13 @@ NEAR = 16
 """Episodes that a new one is compared with, in case one of the two replaces the other."""
 
 
-async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None) -> None:
+async def project_episodes(
+    stores: Stores, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None
+) -> None:
     """Store the episodes in Trace, then in Atlas with their neighbours in time. Applying them again changes nothing.
 
-    An episode without an embedding is found by its words alone. ``recorded_at`` tells by episode id when the record
-    got it.
+    An episode without an embedding is found by its words alone. ``recorded_at`` is the Unix time, by episode id, at
+    which the record got each.
 
     Raises:
         Unavailable: a store failed; the batch must be applied again.
@@ -37,17 +39,20 @@ async def apply(stores: Stores, episodes: Sequence[Episode], *, recorded_at: Map
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
     orders = await stores.trace.upsert(episodes, recorded_at=recorded_at)
-    new_keys = {key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
+    new_keys = {store_key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
     near = {name: window for order in orders for name, window in windows(order, new_keys).items()}
     await stores.atlas.place(episodes, near)
-    part_keys = {key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
+    part_keys = {store_key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
     for (summary, node), names in (await stores.trace.summaries(new_keys | part_keys)).items():
-        await stores.atlas.mark(await find_covered_parts(stores, node, names), summary)
+        await stores.atlas.mark_summarised(await find_covered_parts(stores, node, names), summary)
     await stores.trace.supersede({pair for episode in episodes for pair in await find_replacements(stores, episode)})
 
 
 async def find_covered_parts(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:
-    """Find the parts whose words are mostly in the summary: what the model left out of it must not rank lower."""
+    """Find the parts whose words are mostly in the summary. The others keep their rank: the model left them out.
+
+    ``summary`` and ``parts`` are store keys.
+    """
     matches = await stores.atlas.read([summary, *parts])
     encoder = _word_encoder(stores.settings.language)
     texts = {name: encoder.counts(f"{match.question}\n{match.answer}") for name, match in matches.items()}
@@ -61,10 +66,10 @@ def _word_encoder(language: str) -> WordEncoder:
 
 
 async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
-    """Find what the episode replaces and what replaces it: pairs of keys, the newer one first.
+    """Find what the episode replaces and what replaces it: pairs of store keys, the newer episode first.
 
-    Decided as recall does, without a model: the same speaker, embeddings at least ``same_fact`` alike, another text;
-    among the :data:`NEAR` that Atlas finds nearest.
+    The rule is recall's, without a model: the same speaker, a cosine of at least ``same_fact``, another text. Only the
+    :data:`NEAR` nearest episodes in Atlas are compared.
     """
     if len(episode.embedding) != stores.settings.vector_size:
         return set()
@@ -77,7 +82,7 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
             continue
         older, newer = sorted((mine, match), key=lambda side: (side.created_at, side.episode_id))
         if replaces(newer, older):
-            newer_key, older_key = (key(episode.tenant, "episode", side.episode_id) for side in (newer, older))
+            newer_key, older_key = (store_key(episode.tenant, "episode", side.episode_id) for side in (newer, older))
             pairs.add((newer_key, older_key))
     return pairs
 
@@ -107,7 +112,7 @@ class Projection:
         mine = _QueuedEpisode(episode, recorded_at)
         self._waiting.append(mine)
         try:
-            async with self._stores.changing:
+            async with self._stores.write_lock:
                 if not mine.done:
                     batch, self._waiting = self._waiting, []
                     await self._apply(batch)
@@ -118,7 +123,7 @@ class Projection:
             raise mine.error
 
     async def _apply(self, batch: list[_QueuedEpisode]) -> None:
-        """All at once; one by one when that fails, so that a poison episode takes nobody with it."""
+        """Apply all at once, or one by one when that fails, so that one bad episode does not fail the others."""
         try:
             await self._try(batch)
             if len(batch) > 1 and batch[0].error is not None and not isinstance(batch[0].error, StoreAway):
@@ -129,14 +134,14 @@ class Projection:
                 if not entry.done:  # cancelled half-way
                     entry.done, entry.error = (
                         True,
-                        Unavailable("the projection was interrupted; the episode comes again."),
+                        Unavailable("the projection was interrupted; the episode is delivered again."),
                     )
 
     async def _try(self, batch: list[_QueuedEpisode]) -> None:
         error: KikiError | None = None
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
-            await apply(self._stores, [entry.episode for entry in batch], recorded_at=times)
+            await project_episodes(self._stores, [entry.episode for entry in batch], recorded_at=times)
         except KikiError as failed:
             error = failed
         for entry in batch:

@@ -1,7 +1,7 @@
-"""Which episodes a turn is shown: cosine, words, speaker and recency fused; a floor, distinct texts, a budget.
+"""Chooses the episodes for a turn: fuses cosine, words, speaker and recency; applies floor, duplicates and budget.
 
-The fusion adds the cosine, which has a scale of its own, and the BM25 score divided by the best one, which has none.
-It was chosen by measurement (``kiki bench locomo``) over added z-scores and reciprocal ranks; see docs/memory.md.
+The cosine is added as it is. BM25 has no fixed scale, so each score is divided by the best one before it is added.
+This was measured (``kiki bench locomo``) to be better than z-scores or reciprocal ranks; see docs/memory.md.
 """
 
 import math
@@ -20,13 +20,13 @@ from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
 ROLES = frozenset({"", "user", "assistant", "system", "tool"})
-"""Speakers that are no names."""
+"""Values of ``speaker`` that are roles and not names."""
 
 SAME_MOMENT = 1e-6
-"""Seconds apart at which two episodes are of one time: qdrant-edge gives some floats back with another last bit."""
+"""Two episodes at most so many seconds apart count as simultaneous: qdrant-edge changes the last bit of some floats."""
 
 Measure = Callable[[str], int]
-"""The length of a text in the budget's unit."""
+"""Gives the length of a text in the budget's unit."""
 
 _NAME = re.compile(r"\w+")
 
@@ -40,7 +40,7 @@ class Match(Struct, frozen=True, kw_only=True):
         own: cosine of the query and the episode alone; 0 until :func:`fill_own_cosines` fills it in.
         lexical: BM25 score of the query's words, neighbours included; no upper bound.
         vector: the episode's own embedding, packed (:func:`agents.memory.context.packed`).
-        summary: the episode that sums it up, if one does.
+        summary: id of the episode that sums it up; empty if none does.
     """
 
     episode_id: str
@@ -59,14 +59,14 @@ class Match(Struct, frozen=True, kw_only=True):
 
 
 class ScoredMatch(Struct, frozen=True, kw_only=True):
-    """A match with its fused score and what that is made of.
+    """A match with its fused score and the components of that score.
 
     Attributes:
         words: the BM25 score as a share of the best one.
         recent: 1 for now, halved with every half-life.
         spoke: whether the query names the speaker.
         asks: whether the episode is a question without an answer.
-        newer: the episode that supersedes it.
+        newer: id of the episode that supersedes it.
     """
 
     match: Match
@@ -79,7 +79,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it came, and why not higher."""
+        """The components of the score in words, for the client."""
         parts = [f"dense {self.match.similarity:.3f}", f"words {self.words:.3f}", f"recency {self.recent:.3f}"]
         if self.spoke:
             parts.append(f"speaker {self.match.speaker}")
@@ -101,7 +101,7 @@ def fuse_scores(matches: Sequence[Match], *, text: str, now: float, settings: Me
 
 
 def recency(age: float, *, half_life: float) -> float:
-    """1 for what happened now, halved every ``half_life`` seconds; what lies in the future counts as now."""
+    """1 at age 0, halved every ``half_life`` seconds; a negative age counts as 0."""
     return math.exp2(-max(0.0, age) / half_life)
 
 
@@ -122,10 +122,10 @@ def fill_own_cosines(
 def demote_superseded(
     ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], *, settings: MemorySettings
 ) -> list[ScoredMatch]:
-    """The ranking in a new order: of two that speak of the same thing, the older loses to the newer.
+    """The ranking again, with a lower score for the older of two episodes that speak of the same thing.
 
-    Two speak of the same thing when their own vectors (by episode id) are at least ``same_fact`` alike, one speaker
-    said both, and the texts differ; an episode without a vector here keeps its place.
+    Two speak of the same thing when the cosine of their own vectors (by episode id) is at least ``same_fact``, the
+    speaker is the same and the texts differ. An episode without a vector here keeps its score.
     """
     matches = [candidate.match for candidate in ranking if candidate.match.episode_id in vectors]
     if not matches:
@@ -145,9 +145,9 @@ def demote_superseded(
 def keep_relevant(
     ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
 ) -> Iterator[ScoredMatch]:
-    """The matches above the floor: alike in meaning, or with enough of the query's words. Each is checked when taken.
+    """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
 
-    Small talk finds nothing, and an exchange that began as small talk is not found.
+    A query of small talk finds nothing, and an episode whose question is small talk is not found.
     """
     if is_small_talk(text):
         return
@@ -189,7 +189,8 @@ def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ..
 def fit_budget(
     candidates: Iterable[RecalledEpisode], *, settings: MemorySettings, measure: Measure = len
 ) -> tuple[RecalledEpisode, ...]:
-    """The best hits within the budget, long texts cut; one that does not fit makes room for smaller ones."""
+    """The best hits within the budget, long texts cut; a hit that does not fit is skipped for smaller ones behind
+    it."""
     room = settings.token_budget
     best_hits: list[RecalledEpisode] = []
     for hit in candidates:
@@ -218,7 +219,7 @@ def _order(candidate: ScoredMatch) -> tuple[float, float, str]:
 
 
 def replaces(newer: Match, older: Match) -> bool:
-    """Whether one that is alike came later and says something else, in the same voice."""
+    """Whether, of two similar episodes, ``newer`` is later, by the same speaker, and has another text."""
     if newer.created_at - older.created_at <= SAME_MOMENT or older.speaker != newer.speaker:
         return False
     return (_normalised(older.question), _normalised(older.answer)) != (

@@ -1,9 +1,9 @@
-"""One tenant's part of both stores, made again from the record while the others' stays."""
+"""Makes one tenant's part of both stores again from the record; the other tenants' parts stay."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
 from bus.connection import Bus
 from bus.record import read_timed_episodes
@@ -11,24 +11,24 @@ from bus.stream import BATCH
 from schemas.episode import Episode
 
 StampedEpisode = tuple[Episode, float]
-"""An episode and the Unix time at which the record got it."""
+"""An episode and the Unix time at which the record stored it."""
 
 
 async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
-    """Remove what the stores have of the tenant and project it again; return how many episodes that were.
+    """Remove what the stores have of the tenant and project it again; return the number of its episodes.
 
-    The projection waits meanwhile. A crash in between leaves too little: renewing again mends it.
+    The projection waits meanwhile. After a crash in between, episodes are missing until this is run again.
 
     Raises:
         Unavailable: the broker or a store failed.
     """
     count = 0
-    async with stores.changing:
+    async with stores.write_lock:
         await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant)), {})
         await stores.trace.remove_tenant(tenant)
         async with aclosing(read_timed_episodes(bus, tenant=tenant)) as episodes:
             async for batch in _batches(episodes):
-                await apply(
+                await project_episodes(
                     stores,
                     [episode for episode, _ in batch],
                     recorded_at={episode.episode_id: at for episode, at in batch},

@@ -1,4 +1,4 @@
-"""One question to the memory, from the stores to an order: the path that turns, searches and benchmarks share."""
+"""One query to the memory: search the store, rank the matches. Turns, ``memory.search`` and benchmarks share it."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
 def rank_matches(
     matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
 ) -> list[ScoredMatch]:
-    """What the store found, best first."""
+    """The store's matches, best first."""
     ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
     best = [candidate.match for candidate in ranking[: settings.compared]]
     pairs = ((match.episode_id, unpacked(match.vector)) for match in best)

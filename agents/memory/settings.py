@@ -9,46 +9,49 @@ from msgspec import Meta, Struct
 class MemorySettings(Struct, frozen=True, kw_only=True):
     """Where the memory lives, what counts as relevant and how much of it a turn is shown.
 
+    "Chosen" marks a number that this project set by judgement; no paper or measurement gives it.
+
     Attributes:
         data_dir: holds ``atlas/``, ``trace/`` and ``memory.lock``; one process owns it.
         atlas: where vectors and words are kept: ``edge`` (qdrant-edge, in ``data_dir``) or ``qdrant`` (a server).
         qdrant_url: the Qdrant server; ``qdrant_key`` is its API key.
-        qdrant_collection: the collection there; ours alone, made when it is missing.
+        qdrant_collection: the collection there; used by nothing else, made when it is missing.
         trace: where the graph is kept: ``ladybug`` (in ``data_dir``) or ``neo4j`` (a server that speaks Bolt).
         neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are the account there.
-        neo4j_database: the database there; ours alone.
+        neo4j_database: the database there; used by nothing else.
         store_timeout: seconds that a server may take for one call.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
         tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
         language: stop words and stems of the word index.
-        relevance_floor: cosine of question and episode below which nothing is recalled. Ours: with mpnet,
+        relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
-        floor_coverage: share of the query's words in an episode that recalls it below that floor, too; ours.
-        floor_words: words that a query must have at least for that.
+        floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
+        floor_words: words that a query must have at least for ``floor_coverage`` to apply.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
-        speaker_weight: what it adds that the query names who spoke. Measured on LoCoMo.
-        question_weight: what it costs an utterance that it only asks. Measured on LoCoMo.
-        recency_weight: what recency (0..1) adds; ours.
-        recency_half_life: seconds after which an episode's recency has halved; ours.
-        same_fact: cosine of two episodes of one speaker from which they speak of the same thing; ours.
-        superseded_weight: what the older of the two loses; ours.
-        summarised_weight: what an episode loses that a summary sums up; ours.
-        summarised_share: share of an episode's words that must be in the summary for that; ours.
-        compared: best episodes that are looked at closely: compared for that, and considered for a turn.
+        speaker_weight: what is added when the query names the speaker. Measured on LoCoMo.
+        question_weight: what is subtracted from a question without an answer. Measured on LoCoMo.
+        recency_weight: what recency (0..1) adds; chosen.
+        recency_half_life: seconds after which an episode's recency has halved; chosen.
+        same_fact: cosine of two episodes of one speaker from which they speak of the same thing; chosen.
+        superseded_weight: what is subtracted from the older of two that speak of the same thing; chosen.
+        summarised_weight: what is subtracted from an episode that a summary sums up; chosen.
+        summarised_share: share of an episode's words that must be in the summary for that; chosen.
+        compared: how many of the best episodes are compared with each other for ``same_fact``, and considered for a
+            turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
         candidates: episodes that the vector and the words each bring before fusion, at least ``max_hits``.
-        sleep_age: seconds after which an episode is old enough to be summed up; ours.
+        sleep_age: seconds after which an episode is old enough to be summed up; chosen.
         sleep_every: seconds between two sleeps of a running agent; 0 sleeps only on request.
-        sleep_alike: mean cosine from which episodes belong together; ours.
-        sleep_least: episodes that are worth a summary; ``sleep_most`` are the most that one holds.
+        sleep_alike: mean cosine from which episodes share a summary; chosen.
+        sleep_least: fewest episodes of one summary; ``sleep_most`` is the most.
         sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.
         recall_timeout: seconds after which a turn goes on without recall.
-        concurrency: turns in hand at once.
+        concurrency: turns handled at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
-        projection_ack_wait: seconds after which what a dead memory was projecting is projected by the next one.
-        optimise_after: episodes that come before Atlas is optimised; later a quarter of all, if that is more.
+        projection_ack_wait: seconds after which episodes that a dead memory was projecting are given to the next one.
+        optimise_after: new episodes after which Atlas is optimised; or a quarter of those it had, if that is more.
         lock_timeout: seconds to wait for a process that is just ending and still holds ``data_dir``.
         status_interval: seconds between two readings of the gauges.
         graph_buffer: bytes that the graph store may keep in memory.

@@ -1,8 +1,9 @@
 """Sleep: related old episodes get a summary, which is an episode of the record like any other; nothing is dropped.
 
-The record says everything: what is old, what each durable consumer has acknowledged, and which summaries there are. A
-plan is a function of the episodes recorded until a moment, and a summary's id one of its parts, so a sleep that was
-killed goes on where it stopped, and sleeping again changes nothing. Rebuilding the stores asks no model.
+All state is in the streams: which episodes are old, what each durable consumer has acknowledged, and which summaries
+exist. The plan depends only on the episodes recorded before a given time, and a summary's id only on its parts. So a
+sleep that was killed continues where it stopped, and sleeping again changes nothing. Rebuilding the stores needs no
+model, because summaries are in the record.
 """
 
 import time
@@ -17,7 +18,7 @@ import numpy as np
 import structlog
 from msgspec import Struct, field
 
-from agents.memory.clusters import OldEpisode, plan
+from agents.memory.clusters import OldEpisode, plan_summaries
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
 from agents.memory.episodes import episode_id
@@ -50,17 +51,18 @@ _log = structlog.get_logger("memory")
 
 
 class TenantEpisodes(Struct):
-    """What the record holds of one tenant: old episodes, and those that an earlier sleep has summed up."""
+    """One tenant's old episodes by id, and the ids of those that an earlier sleep has summed up."""
 
     old: dict[str, OldEpisode] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
 
 
-async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, alone: anyio.Lock) -> SleepReply:
-    """Sum up related old episodes, oldest first. Forgetting holds ``alone``, too: nothing forgotten is summed up.
+async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, summary_lock: anyio.Lock) -> SleepReply:
+    """Sum up related old episodes, oldest first. Forgetting holds ``summary_lock``, too: nothing forgotten is summed
+    up.
 
     Raises:
-        Unavailable: the broker is away; sleeping again goes on.
+        Unavailable: the broker is away; sleeping again continues.
     """
     before = request.before if request.before is not None else midnight(time.time() - settings.sleep_age)
     with translate_errors("the record cannot be read"):
@@ -70,7 +72,7 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
     summaries: list[Merged] = []
     known_count = left_count = 0
     for tenant, tenant_episodes in sorted(tenants.items()):
-        for part in plan(
+        for part in plan_summaries(
             (episode for name, episode in tenant_episodes.old.items() if name not in tenant_episodes.summed),
             settings=settings,
         ):
@@ -78,7 +80,7 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
             if await _is_recorded(bus, turn_id):
                 known_count += 1
             elif len(summaries) < request.limit and (
-                summary := await _sum_up(bus, tenant, part, before, settings, alone)
+                summary := await _sum_up(bus, tenant, part, before, settings, summary_lock)
             ):
                 summaries.append(summary)
             else:
@@ -102,12 +104,12 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, al
 
 
 def midnight(moment: float) -> float:
-    """The last midnight (UTC) until ``moment`` (Unix time): two sleeps of one day plan alike."""
+    """The last midnight (UTC) at or before ``moment`` (Unix time), so that two sleeps of one day make the same plan."""
     return moment - moment % DAY
 
 
 def summary_turn(tenant: str, part: Sequence[OldEpisode]) -> str:
-    """The turn of a summary: a function of whose it is and of what it sums up."""
+    """The turn id of a summary, derived from its tenant and from the episodes that it sums up."""
     names = "\n".join(sorted(episode.episode_id for episode in part))
     return uuid.uuid5(uuid.NAMESPACE_OID, f"summary\n{tenant}\n{names}").hex
 
@@ -115,7 +117,7 @@ def summary_turn(tenant: str, part: Sequence[OldEpisode]) -> str:
 async def _read_episodes(
     bus: Bus, tenant: str | None, *, before: float, floor: int, settings: MemorySettings
 ) -> tuple[dict[str, TenantEpisodes], int]:
-    """By tenant, what was recorded before that moment; and how many of these a consumer has still to acknowledge."""
+    """Read each tenant's episodes from before ``before``, and count those that a consumer has still to acknowledge."""
     tenants: dict[str, TenantEpisodes] = defaultdict(TenantEpisodes)
     held_count = 0
     async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
@@ -128,6 +130,8 @@ async def _read_episodes(
             if tenant is not None and episode.tenant != tenant:
                 continue
             if episode.summarises:
+                # A summary of this same cut-off belongs to the plan that is made now: its parts stay in it, and
+                # ``_is_recorded`` finds the summary. Without them the plan would group the rest differently.
                 if _cutoff(episode) != before:
                     tenants[episode.tenant].summed.update(episode.summarises)
             elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
@@ -168,13 +172,13 @@ async def _is_recorded(bus: Bus, turn_id: str) -> bool:
 
 
 async def _sum_up(
-    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, alone: anyio.Lock
+    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, summary_lock: anyio.Lock
 ) -> Merged | None:
-    """Ask the model and record what it writes; None, counted, when it fails."""
+    """Ask the model for a summary and record it; a failure is counted, and gives None."""
     try:
         text = await _write_summary(bus, tenant, part, settings)
         event = _summary_event(tenant, part, text, before)
-        async with alone:
+        async with summary_lock:
             for episode in part:
                 if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
                     raise Unavailable("an episode was forgotten while its summary was written.")
@@ -206,7 +210,7 @@ async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], sett
 
 
 def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
-    """The event that records a summary. What it says holds since the newest of its parts was said."""
+    """The event that records a summary. Its time is that of the newest of its parts."""
     turn_id, at = summary_turn(tenant, part), part[-1].created_at
     envelope = Envelope(
         event_id=f"{turn_id}:memory-write",

@@ -1,4 +1,4 @@
-"""Small talk: what asks for no memory. A closed list of words in English and French, and nothing else in the text."""
+"""Detects small talk, which needs no memory: a short text of nothing but words from a list (English and French)."""
 
 import re
 
@@ -19,7 +19,7 @@ _FRENCH = """
 """
 _SMALL = frozenset((_ENGLISH + _FRENCH).split())
 _LONGEST = 12
-"""Words; a longer text says something."""
+"""Words of small talk at most; a longer text counts as saying something."""
 
 
 def is_small_talk(text: str) -> bool:

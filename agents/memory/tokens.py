@@ -1,4 +1,4 @@
-"""How long a text is in tokens of the model that will read it."""
+"""Counts the tokens of a text, as the model that will read it does."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Words of a text as BM25 sees them: tokens, stop words and Snowball stems by qdrant-edge's own encoder.
 
-The same encoder serves both stores, so that a Qdrant server needs no inference service. IDF is the store's part.
+The same encoder serves both stores, so that a Qdrant server needs no inference service. The IDF is left to the
+store.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,14 +13,14 @@ SATURATION = 0.9
 
 LENGTH = 0.4
 USUAL_LENGTH = 32.0
-"""Words of an episode with its neighbours' share; only its ratio to a document's length matters."""
+"""BM25's average length, in words with the neighbours' share; only its ratio to a document's length matters."""
 
 Counts = dict[int, float]
 """How often each word (as the encoder's hash) occurs; a fraction for words of the neighbours."""
 
 
 class WordEncoder:
-    """Counts words, and weighs them as BM25 does."""
+    """Counts the words of a text, with the stop words and stems of one language."""
 
     def __init__(self, language: str = "english") -> None:
         self._encoder = qdrant.Bm25(qdrant.Bm25Config(language=language, k=1.0, b=0.0, avg_len=1.0))
@@ -55,6 +56,6 @@ def bm25_weights(counts: Mapping[int, float]) -> Counts:
 
 
 def coverage(query_words: Iterable[int], counts: Mapping[int, float]) -> float:
-    """Share of the query's words that a text has, 0..1."""
+    """Share of the query's words that the text contains, 0..1; 0 for a query without words."""
     words = tuple(query_words)
     return sum(word in counts for word in words) / len(words) if words else 0.0

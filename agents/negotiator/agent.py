@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from agents.negotiator.negotiation import Hearing
+from agents.negotiator.negotiation import TurnNegotiation
 from agents.negotiator.settings import NegotiatorSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
@@ -29,7 +29,7 @@ class NegotiatorAgent:
 
     @contextlib.asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's signature
-        """It owns nothing."""
+        """Nothing to open."""
         yield
 
     def handlers(self) -> Sequence[Handler[Any]]:
@@ -48,12 +48,12 @@ class NegotiatorAgent:
     async def _handle(self, event: InferDone, delivery: Delivery) -> NegotiateDone:
         timings, compute, ahead = event.timings, 0.0, 0.0
         if event.route.plan.negotiate:
-            hearing = Hearing(delivery.bus, event, self._settings)
-            negotiation = await hearing.run()
-            ahead = hearing.likeness.seconds_before(delivery.received_at)
-            compute = hearing.model.compute + hearing.likeness.compute - ahead
-            if hearing.catfish is not None and hearing.catfish.timing is not None:
-                timings = (*timings, hearing.catfish.timing)
+            turn = TurnNegotiation(delivery.bus, event, self._settings)
+            negotiation = await turn.run()
+            ahead = turn.likeness.seconds_before(delivery.received_at)
+            compute = turn.model.compute + turn.likeness.compute - ahead
+            if turn.catfish is not None and turn.catfish.timing is not None:
+                timings = (*timings, turn.catfish.timing)
         else:
             negotiation = Negotiation(chosen=0, text=event.inference.candidates[0].text, outcome="passed")
         self._outcomes[negotiation.outcome] += 1

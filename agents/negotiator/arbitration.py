@@ -1,4 +1,4 @@
-"""Two candidates compared by the attending, in both orders, and compared again once it has read of its biases."""
+"""Has the attending (the base model) compare two candidates in both orders, and again when a bias is found."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from schemas.findings import Arbitration, Bias, RecalledEpisode
 
 FOUND = Counter("kiki_judge_biases", "Biases found in an arbitration", ["bias"], registry=metrics.REGISTRY)
 ARBITRATED = Counter(
-    "kiki_arbitrations", "Arbitrations by what the reading of its biases did", ["verdict"], registry=metrics.REGISTRY
+    "kiki_arbitrations", "Arbitrations by what reading about its biases changed", ["verdict"], registry=metrics.REGISTRY
 )
 
 
@@ -45,10 +45,10 @@ class Arbiter:
     async def compare(
         self, first: int, second: int, *, answers: Mapping[int, str], votes: tuple[str, str] | None = None
     ) -> Arbitration:
-        """Decide between two candidates; :func:`winner` says for whom.
+        """Compare two candidates; :func:`winner` reads the result.
 
         Raises:
-            KikiError: the model could not say.
+            KikiError: the model did not answer.
         """
         pair = JudgedPair(first=answers[first], second=answers[second], votes=votes)
         variants: dict[Bias, JudgedPair] = {}
@@ -75,7 +75,7 @@ class Arbiter:
         return arbitration
 
     async def _measure_leans(self, pairs: list[JudgedPair], *, analysis: str = "") -> list[Lean]:
-        """Each pair in both orders, in one job."""
+        """Measure the lean for each pair, in both orders, in one job."""
         ballots = [
             prompts.comparison(
                 ordered_pair.first,

@@ -1,7 +1,7 @@
 """Waiting for the catfish: stateless, so that a restarted negotiator waits just as a new one does.
 
-What counts is what the stream holds: two catfish may both speak, the stream keeps the first. The core message
-is only the bell that says that something may have been stored.
+Only the stream counts: when two catfish publish, it keeps the first. The core message only announces that an event may
+have been stored.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from schemas.findings import Dissent, StageTiming
 
 _KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
 
-BELL_SECONDS = 1.0
-"""The stream is read again at least this often, should the bell be missed."""
+MAX_PAUSE_SECONDS = 1.0
+"""Longest pause, in seconds, between two readings of the stream, in case the announcement is missed."""
 
-STORE_SECONDS = 0.01
-"""Seconds between the first readings of the stream: the bell may ring before the event is stored, or before anybody
-listens."""
+MIN_PAUSE_SECONDS = 0.01
+"""Seconds between the first readings of the stream: the announcement may come before the event is stored, or before
+this process listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class DissentListener:
     def __init__(self, bus: Bus, turn_id: str) -> None:
         self._bus = bus
         self._turn_id = turn_id
-        self._bell = asyncio.Event()
+        self._announced = asyncio.Event()
 
-    async def ring(self, _: LiveMessage) -> None:
-        """Something may have been stored."""
-        self._bell.set()
+    async def wake(self, _: LiveMessage) -> None:
+        """Read the stream again: an event may have been stored."""
+        self._announced.set()
 
     async def wait(self, seconds: float) -> CatfishFinding | None:
         """What the catfish found; None when nothing is stored within ``seconds``.
@@ -50,7 +50,7 @@ class DissentListener:
         Raises:
             Unavailable: the stream cannot be read.
         """
-        end, pause = time.monotonic() + seconds, STORE_SECONDS
+        end, pause = time.monotonic() + seconds, MIN_PAUSE_SECONDS
         while True:
             if finding := await self._read_stored():
                 return finding
@@ -58,11 +58,11 @@ class DissentListener:
             if seconds_left <= 0:
                 return None
             try:
-                await asyncio.wait_for(self._bell.wait(), min(seconds_left, pause))
-                pause = STORE_SECONDS
+                await asyncio.wait_for(self._announced.wait(), min(seconds_left, pause))
+                pause = MIN_PAUSE_SECONDS
             except TimeoutError:
-                pause = min(2 * pause, BELL_SECONDS)
-            self._bell.clear()
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            self._announced.clear()
 
     async def _read_stored(self) -> CatfishFinding | None:
         event = await self._bus.last_of(_KINDS, self._turn_id, direct=True)
@@ -76,7 +76,7 @@ class DissentListener:
 async def listen_for_dissent(bus: Bus, turn_id: str) -> AsyncIterator[DissentListener]:
     """Listen for the turn's dissent as long as the context lasts."""
     listener = DissentListener(bus, turn_id)
-    stop_listening = await bus.listen(bus.subjects.stage("dissent.*", turn_id), listener.ring)
+    stop_listening = await bus.listen(bus.subjects.stage("dissent.*", turn_id), listener.wake)
     try:
         yield listener
     finally:

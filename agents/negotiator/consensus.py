@@ -3,7 +3,7 @@
 Each member of the panel votes KEEP, REFUSE or NEUTRAL on each candidate. A candidate that somebody keeps and
 nobody refuses is accepted; when nobody takes a side, the attending decides alone; when members take both sides,
 the attending arbitrates. CAMP rules on each diagnosis by itself; a turn has one answer, so that among several
-accepted candidates the one with the most support is taken (ours).
+accepted candidates the one with the most support is taken (this project's rule).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from schemas.findings import Candidate, Vote, VoteChoice
 
 LABELS: tuple[VoteChoice, ...] = ("KEEP", "REFUSE", "NEUTRAL")
 ATTENDING = "base"
-"""The member that is the base model."""
+"""Name of the panel member that is the base model; the paper calls it the attending."""
 
 Ruling = Literal["accepted", "refused", "silent", "contested"]
 
@@ -30,7 +30,7 @@ class VoteTally:
 
     @property
     def ruling(self) -> Ruling:
-        """What the panel says of the candidate."""
+        """How the panel rules on the candidate."""
         if self.keeps and self.refuses:
             return "contested"
         if self.keeps:
@@ -45,7 +45,7 @@ class VoteTally:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the count says. ``rival`` is set when the attending must compare two candidates."""
+    """The result of the count. ``rival`` is set when the attending must compare it with ``chosen``."""
 
     outcome: Literal["consensus", "deferred", "contested", "undecided"]
     chosen: int
@@ -71,7 +71,7 @@ def support(vote: Vote) -> float:
 
 
 def complete_ballots(votes: Sequence[Vote], candidates: Sequence[int]) -> tuple[Vote, ...]:
-    """The votes of one round by members who voted on every candidate: half a ballot favours what it names."""
+    """The votes of members who voted on every candidate: an incomplete ballot would favour the candidates in it."""
     candidate_set = set(candidates)
     members = dict.fromkeys(vote.member for vote in votes)
     full = {
@@ -81,7 +81,7 @@ def complete_ballots(votes: Sequence[Vote], candidates: Sequence[int]) -> tuple[
 
 
 def tally(votes: Sequence[Vote], candidate: int) -> VoteTally:
-    """Counts the votes on one candidate, in whatever order they came."""
+    """Counts the votes on one candidate; their order does not matter."""
     candidate_votes = sorted((vote for vote in votes if vote.candidate == candidate), key=lambda vote: vote.member)
     return VoteTally(
         candidate=candidate,
@@ -133,7 +133,7 @@ def is_split(groups: Sequence[Sequence[int]]) -> bool:
 
 
 def vote_summary(votes: Sequence[Vote], candidate: int) -> str:
-    """What the votes say of a candidate, for a judge."""
+    """The votes on a candidate in words, for the judge."""
     count = tally(votes, candidate)
     arguments = [
         f"{vote.member} argues: {vote.argument}" for vote in votes if vote.candidate == candidate and vote.argument

@@ -1,8 +1,8 @@
-"""Biases of a judge who compares two answers (RBD, arXiv 2505.17100). Pure.
+"""Finds biases of a judge that compares two answers (RBD, arXiv 2505.17100). Pure.
 
-The paper trains a model that reads a judgement and reasons about its bias. Here each bias is tried: the comparison is
-asked again with the suspected cause taken away, and when the preference turns, the cause decided it. What was found is
-put into words that the judge reads before it decides again.
+The paper trains a model that reads a judgement and reasons about its bias. Here each bias is tested: the comparison is
+repeated without the suspected cause, and when the preference turns, the cause had decided it. The judge reads which
+biases were found before it decides again.
 """
 
 import re
@@ -22,12 +22,12 @@ _FEELING = re.compile(
 
 
 LONG = 80
-"""Characters below which the longer of two answers is not suspected of its length; ours."""
+"""Characters below which the length of the longer answer is not suspected; chosen by this project."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPair:
-    """The two answers of a comparison, and what the judge is told of the votes on each, if anything."""
+    """The two answers of a comparison, and the summary of the votes on each that the judge reads, if any."""
 
     first: str
     second: str
@@ -42,14 +42,15 @@ class JudgedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Lean:
-    """log P(first) - log P(second) in nats, with the first answer shown first, and second (``swapped``)."""
+    """log P(first) - log P(second) in nats, with the first answer shown first (``lean``), and second
+    (``swapped``)."""
 
     lean: float
     swapped: float
 
     @property
     def both(self) -> float:
-        """Over both orders, which takes the habit of a letter away."""
+        """The mean over both orders, which cancels a preference for one letter."""
         return (self.lean + self.swapped) / 2
 
     @property
@@ -59,7 +60,7 @@ class Lean:
 
 
 def pairs_without_causes(pair: JudgedPair, *, verbosity_ratio: float, sentiment_terms: int) -> dict[Bias, JudgedPair]:
-    """The pair without each cause that may bias the judge; only causes that are there."""
+    """The pair without each cause that may bias the judge, by bias; only for causes that this pair has."""
     variants: dict[Bias, JudgedPair] = {}
     short, long = sorted((len(pair.first), len(pair.second)))
     if long >= max(LONG, verbosity_ratio * short):
@@ -68,7 +69,9 @@ def pairs_without_causes(pair: JudgedPair, *, verbosity_ratio: float, sentiment_
     if pair.votes:
         variants["bandwagon"] = JudgedPair(first=pair.first, second=pair.second)
     if abs(count_feelings(pair.first) - count_feelings(pair.second)) >= sentiment_terms:
-        variants["sentiment"] = JudgedPair(first=sober(pair.first), second=sober(pair.second), votes=pair.votes)
+        variants["sentiment"] = JudgedPair(
+            first=without_feelings(pair.first), second=without_feelings(pair.second), votes=pair.votes
+        )
     return variants
 
 
@@ -77,13 +80,14 @@ def count_feelings(text: str) -> int:
     return len(_FEELING.findall(text))
 
 
-def sober(text: str) -> str:
-    """The text without words and marks of feeling; the text itself when nothing else is in it."""
+def without_feelings(text: str) -> str:
+    """The text without words and marks of feeling; the text itself when nothing else would
+    be left."""
     return _FEELING.sub("", text).strip() or text
 
 
 def findings(plain: Lean, leans: Mapping[Bias, Lean]) -> tuple[BiasFinding, ...]:
-    """What decided the comparison instead of the answers."""
+    """The biases that decided the comparison."""
     bias_findings = []
     if not plain.steady:
         evidence = f"it leans by {plain.lean:+.2f} nats in one order and {plain.swapped:+.2f} in the other"

@@ -1,4 +1,4 @@
-"""One turn's hearing: who agrees, what the panel votes, what the critic says, and what the attending decides."""
+"""Negotiates one turn: groups agreeing candidates, has the panel vote, hears the critic, lets the attending decide."""
 
 import contextlib
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from schemas.findings import Arbitration, Negotiation, Outcome, Vote
 
 @dataclass(frozen=True)
 class Decision:
-    """What the turn goes on with."""
+    """The chosen candidate, and how it was chosen."""
 
     outcome: Outcome
     chosen: int
 
 
-class Hearing:
-    """The hearing of one delivered turn; it keeps nothing for the next.
+class TurnNegotiation:
+    """The negotiation of one delivered turn.
 
-    ``catfish`` is what the catfish found, None when it was not waited for or did not come in time.
+    ``catfish`` is the catfish's finding; None when it was not waited for, or did not come in time.
     """
 
     def __init__(self, bus: Bus, event: InferDone, settings: NegotiatorSettings) -> None:
@@ -62,7 +62,7 @@ class Hearing:
         return answer_texts(self._candidates)
 
     async def run(self) -> Negotiation:
-        """Deliberate until done, or until the reserve begins; what is missing then is said in the notes."""
+        """Deliberate until done, or until the reserve begins; the notes then say what is missing."""
         self._note_absent()
         decision: Decision | None = None
         with anyio.move_on_after(max(0.0, self.model.seconds_left)):
@@ -83,7 +83,7 @@ class Hearing:
         return self._finding(decision)
 
     async def _compare(self) -> None:
-        """See which candidates say the same; by their values alone when the embedder does not answer."""
+        """Find out which candidates say the same; by their values alone when the embedder does not answer."""
         try:
             same = await self.likeness.compare(self._texts, question=self._event.query.text)
         except KikiError as error:
@@ -137,7 +137,7 @@ class Hearing:
         return await self._arbitrate(verdict.chosen, verdict.rival, votes=summaries)
 
     def _is_settled(self) -> bool:
-        """Whether the candidates agree so much that a vote is not worth its price."""
+        """Whether the candidates agree so much that a vote is not worth its cost."""
         share = len(self._groups[0]) / len(self._candidates)
         enough = self._event.route.plan.stakes == "low" and share >= self._settings.strong_agreement
         return len(self._groups) == 1 or enough
@@ -175,7 +175,7 @@ class Hearing:
         await self._panel.vote(number, objection=objection)
 
     async def _wait_for_dissent(self, listener: DissentListener | None) -> None:
-        """Wait for the catfish, but never for more than half of what is left: the decision needs time too."""
+        """Wait for the catfish, at most for half of the time left: the decision needs time too."""
         if listener is None:
             return
         seconds = max(0.0, min(self._settings.dissent_wait, self.model.seconds_left / 2))

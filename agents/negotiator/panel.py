@@ -1,4 +1,4 @@
-"""The panel of a turn: who sits on it, and how it is asked."""
+"""The panel of a turn: its members, and how they are asked for votes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,14 +39,14 @@ def members(route: Route, candidates: Sequence[Candidate]) -> tuple[PanelMember,
 
 
 class Panel:
-    """Asks the members of one turn. Votes are kept as they come, so that a deadline loses only what is missing.
+    """Asks the panel members of one turn. Votes are kept as they come, so that a deadline loses only later ones.
 
     ``errors`` says which member did not vote in which round, and why.
 
     Args:
         conversation: the turn's messages, which every ballot goes on from.
         recall: the episodes that its prompt quotes.
-        answers: by the index of the candidate.
+        answers: texts by the index of the candidate.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Panel:
         self.errors: dict[tuple[int, str], KikiError] = {}
 
     async def vote(self, number: int, *, objection: str | None) -> None:
-        """Round ``number``: every member on every candidate, a job for each member."""
+        """Hold round ``number``: every member votes on every candidate, in a job for each member."""
         self.votes[number] = []
         with self._model.step(f"votes, round {number}"):
             async with anyio.create_task_group() as tasks:
@@ -77,7 +77,8 @@ class Panel:
                     tasks.start_soon(self._cast_ballot, number, member, objection)
 
     async def _cast_ballot(self, number: int, member: PanelMember, objection: str | None) -> None:
-        """Ask for one member's whole ballot; a blank answer in it measures the habit of each label."""
+        """Ask for one member's whole ballot. A blank answer in it measures how much the member prefers each label
+        anyway."""
         ballots = [prompts.ballot(answer, objection=objection) for answer in (BLANK, *self._answers.values())]
         labels_by_word = {word: label for label, word in prompts.VOTE_WORDS.items()}
         try:
@@ -96,7 +97,7 @@ class Panel:
             )
 
     async def argue(self, votes: Sequence[Vote], candidates: Sequence[int], *, max_tokens: int) -> tuple[Vote, ...]:
-        """``votes`` with the argument of the firmest on each of ``candidates``; one that cannot be had is left out."""
+        """Add to ``votes`` an argument for the firmest vote on each of ``candidates``; one that fails is left out."""
         firmest_votes = [vote for candidate in candidates if (vote := firmest_vote(votes, candidate)) is not None]
         arguments: dict[tuple[str, int], str] = {}
 
@@ -130,7 +131,7 @@ class Panel:
         """The attending's total natural-log probability of each answer to the question as it was asked.
 
         Raises:
-            KikiError: the model could not say.
+            KikiError: the model did not answer.
         """
         texts = tuple(self._answers.values())
         with self._model.step("the attending's likelihood"):

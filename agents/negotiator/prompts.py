@@ -1,7 +1,7 @@
 """What the negotiator asks the model.
 
-Every ballot goes on from the conversation itself, so that the worker finds it processed already: the answer as the
-assistant said it, then the question about it.
+Every ballot continues the conversation, which the worker has in its prompt cache: the answer as the assistant's
+message, then the question about it.
 """
 
 from agents.shared.follow_up import follow_up
@@ -9,7 +9,7 @@ from schemas.chat import Message
 from schemas.findings import VoteChoice
 
 VOTE_WORDS: dict[VoteChoice, str] = {"KEEP": "Yes", "REFUSE": "No", "NEUTRAL": "Maybe"}
-"""The word for each vote: one token in most vocabularies, and one that a small model says by itself."""
+"""The word for each vote: one token in most vocabularies, and a word that a small model would say anyway."""
 
 LETTERS = ("A", "B")
 
@@ -28,11 +28,11 @@ def argument(answer: str, *, keeps: bool) -> tuple[Message, ...]:
 def comparison(
     first: str, second: str, *, objection: str | None, votes: tuple[str, str] | None, analysis: str
 ) -> tuple[Message, ...]:
-    """Asks which of two answers is right, A (``first``) or B; what is empty is left out.
+    """Asks which of two answers is right, A (``first``) or B; empty parts are left out.
 
     Args:
-        votes: what the panel said of each.
-        analysis: what is known of the judge's bias.
+        votes: summaries of the panel's votes on each.
+        analysis: which biases the judge has shown.
     """
     parts = (
         f"A critic objects: {objection}" if objection else "",

@@ -1,4 +1,4 @@
-"""Settings of the negotiator. The papers give no numbers for these, so every threshold is ours."""
+"""Settings of the negotiator. The papers give no numbers for these, so this project chose every threshold."""
 
 from typing import Annotated
 
@@ -12,22 +12,22 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         strong_agreement: share of the candidates that must say the same for a turn of low stakes to end without a
-            vote; ours.
+            vote.
         vote_from: weights of a model from which its members vote; smaller ones leave it to agreement. Measured, see
-            docs/cognition.md; ours.
-        neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL; ours.
-        argument_tokens: length of an argument that is asked of the member with the firmest vote on each of two
-            contested candidates, for the judge to read; 0 asks for none: text costs what many votes cost.
-        debias: whether the attending is told its biases and decides again (RBD).
-        verbosity_ratio: how much longer one of two answers must be for its length to be suspected; ours.
-        sentiment_terms: how many more words of feeling one must have for its tone to be suspected; ours.
+            docs/cognition.md.
+        neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL.
+        argument_tokens: length of an argument that is requested from the member with the firmest vote on each of two
+            contested candidates, for the judge to read; 0 asks for none, because a text costs as much as many votes.
+        debias: whether the attending reads about its biases and decides again (RBD).
+        verbosity_ratio: how much longer one of two answers must be for its length to be suspected.
+        sentiment_terms: how many more words of feeling one must have for its tone to be suspected.
         dissent_wait: seconds, from the delivery of the turn, that the catfish is waited for.
         job_timeout: seconds for one ballot or comparison.
         embed_timeout: seconds for the embeddings that show who agrees.
         jobs_at_once: calls to the model in flight for one turn.
         reserve: seconds before the turn's deadline that are left to the stages behind.
         excerpt_chars: characters of each answer that a ballot shows.
-        concurrency: turns in hand at once.
+        concurrency: turns handled at once.
     """
 
     strong_agreement: Share = 0.6

@@ -17,8 +17,8 @@ from msgspec import structs
 
 from agents.memory import imports
 from agents.memory.context import windows
-from agents.memory.episodes import key
-from agents.memory.projection import apply
+from agents.memory.episodes import store_key
+from agents.memory.projection import project_episodes
 from agents.memory.search import find
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.optimise import OptimisationRun, optimise_shard
@@ -109,7 +109,7 @@ class _GrowingMemory:
 
     def __init__(self, stores: Stores, source: "_EpisodeSource", tick: Callable[[int], None]) -> None:
         assert isinstance(stores.atlas, EdgeAtlas)
-        self._part = stores.atlas.part
+        self._atlas_store = stores.atlas.store
         self._stores = stores
         self._source = source
         self._tick = tick
@@ -136,7 +136,7 @@ class _GrowingMemory:
             seconds=optimisation.seconds,
             copied=optimisation.copied,
             memory=psutil.Process().memory_info().rss,
-            atlas=_disk_bytes(self._part.directory),
+            atlas=_disk_bytes(self._atlas_store.directory),
             trace=self._trace,
         )
 
@@ -151,7 +151,7 @@ class _GrowingMemory:
             self._tick(len(batch))
 
     async def _place_in_both(self, batch: Sequence[Episode]) -> None:
-        await apply(self._stores, batch)
+        await project_episodes(self._stores, batch)
         self._traced += len(batch)
         if self._traced >= TRACED:
             self._trace = _disk_bytes(self._stores.settings.data_dir / "trace") / self._traced
@@ -167,7 +167,7 @@ class _GrowingMemory:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
-            optimisation = await optimise_shard(self._part, self._stores.changing)
+            optimisation = await optimise_shard(self._atlas_store, self._stores.write_lock)
             tasks.cancel_scope.cancel()
         return optimisation, _recall_times(durations)
 
@@ -187,9 +187,9 @@ class _GrowingMemory:
         """Seconds from writing an episode until recall finds it."""
         settings, vector = self._stores.settings, self._source.vector(0)
         line = imports.HistoryLine(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-        episode = imports.event(imports.date_lines([line])[0], vector, tenant="tenant0").episode
+        episode = imports.build_event(imports.date_lines([line])[0], vector, tenant="tenant0").episode
         began = time.perf_counter()
-        await apply(self._stores, [episode])
+        await project_episodes(self._stores, [episode])
         ask = Lookup(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
         hits = await find(self._stores, ask, now=time.time(), settings=settings)
         assert hits[0].match.episode_id == episode.episode_id
@@ -204,7 +204,7 @@ class _EpisodeSource:
         self._size = size
         self._topics = self._random.normal(size=(TOPICS, size))
         entries = imports.date_lines([imports.HistoryLine(text="template")], now=0.0)
-        self._template = imports.event(entries[0], (), tenant="").episode
+        self._template = imports.build_event(entries[0], (), tenant="").episode
         self.episodes: Iterator[Episode] = (self._episode(number) for number in itertools.count())
 
     def vector(self, topic: int) -> tuple[float, ...]:
@@ -237,7 +237,7 @@ class _EpisodeSource:
 def _neighbours(batch: Sequence[Episode]) -> dict[str, dict[int, str]]:
     near: dict[str, dict[int, str]] = {}
     for at in range(0, len(batch), SESSION):
-        names = [key(episode.tenant, "episode", episode.episode_id) for episode in batch[at : at + SESSION]]
+        names = [store_key(episode.tenant, "episode", episode.episode_id) for episode in batch[at : at + SESSION]]
         near |= windows(names, names)
     return near
 

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from agents.memory import imports
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.ranking import drop_duplicates, keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
@@ -141,11 +141,11 @@ async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Call
     entries = imports.date_lines(dialogue.lines)
     vectors = await _embed_batches([entry.line.embedding_text for entry in entries], embed, tick)
     episodes = [
-        imports.event(entry, vector, tenant=dialogue.name).episode
+        imports.build_event(entry, vector, tenant=dialogue.name).episode
         for entry, vector in zip(entries, vectors, strict=True)
     ]
     for at in range(0, len(episodes), STORE_BATCH):
-        await apply(stores, episodes[at : at + STORE_BATCH])
+        await project_episodes(stores, episodes[at : at + STORE_BATCH])
 
 
 async def _embed_batches(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> list[Sequence[float]]:

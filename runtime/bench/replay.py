@@ -111,7 +111,7 @@ def _event(number: int, random: np.random.Generator) -> EpisodeRecorded:
     (entry,) = imports.date_lines(
         [imports.HistoryLine(text=text, session=number // 20, timestamp=1e9 + number, id=number)]
     )
-    return imports.event(entry, tuple(vector.tolist()), tenant="bench")
+    return imports.build_event(entry, tuple(vector.tolist()), tenant="bench")
 
 
 async def _measure_fresh(episodes: int) -> Rates:

@@ -43,7 +43,7 @@ async def bring(
             vectors = await embed([entry.line.embedding_text for entry in fresh])
             async with anyio.create_task_group() as tasks:
                 for entry, vector in zip(fresh, vectors, strict=True):
-                    tasks.start_soon(bus.publish, imports.event(entry, vector, tenant=tenant))
+                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant))
         new += len(fresh)
         tick(len(batch))
     await wait_until_projected(bus)

@@ -1,1 +1,1 @@
-"""LoRA adapters of the MLX engine: files, the bank of resident ones, rows with different ones in one batch."""
+"""LoRA adapters of the MLX engine: their files, the bank of resident adapters, and batches that mix adapters."""

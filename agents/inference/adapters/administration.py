@@ -1,4 +1,4 @@
-"""What an administrator may do with the adapters: list, check, load, unload, activate. On the model's thread."""
+"""Carries out an administrator's verbs on adapters: list, check, load, unload, activate. On the model's thread."""
 
 import time
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from schemas.findings import AdapterUse
 VERBS = ("check", "load", "unload", "activate")
 
 
-def listing(bank: AdapterBank) -> AdapterListReply:
+def list_adapters(bank: AdapterBank) -> AdapterListReply:
     """Every registered adapter."""
     return AdapterListReply(
         adapters=tuple(_info(bank, name, bank.find_resident(name)) for name in bank.registered_names),
@@ -22,10 +22,11 @@ def listing(bank: AdapterBank) -> AdapterListReply:
 
 
 def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[int], sha256: str = "") -> AdapterInfo:
-    """Carry out one of :data:`VERBS`; ``busy_slots`` are the seats of running rows, ``sha256`` is the digest expected.
+    """Carry out one of :data:`VERBS`; ``busy_slots`` are the slots of running rows, ``sha256`` is the expected digest.
 
-    ``check`` reads and verifies and keeps nothing. ``load`` makes resident. ``activate`` also proves that the logits
-    change, and gives it a seat, so that its first request pays for none of this. ``unload`` forgets.
+    ``check`` reads and verifies the adapter and keeps nothing. ``load`` makes it resident. ``activate`` also proves
+    that it changes the logits, and gives it a seat, so that its first request need not wait for this. ``unload`` drops
+    it.
 
     Raises:
         StageFailed: code ``adapter_failed``: not registered, not healthy, in use, or of another digest.

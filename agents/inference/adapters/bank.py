@@ -1,9 +1,13 @@
-"""The bank of resident adapters: read once, kept under a byte budget, put into the model in place or side by side.
+"""The bank of resident adapters: reads them once, keeps them under a byte budget, and puts them into the model.
 
 The base weights are never touched. A changed module is a wrapper around the base module, made once; activating
-swaps the wrapper's low-rank tensors, and "no adapter" puts the base modules themselves back, so the base's results
-are bit for bit what they were. A set of adapters that is to share a batch with others gets a seat: its slot in the
-stacks of :mod:`agents.inference.adapters.mixed`. All methods but :meth:`AdapterBank.warm` belong to the thread that
+swaps the wrapper's low-rank tensors. "No adapter" puts the base modules themselves back, so that the base's results are
+the same bit for bit.
+
+A set of adapters that shares a batch with others gets a seat, which is a slot in the stacks of
+:mod:`agents.inference.adapters.mixed`. *Mounting* puts seats into the model: one seat *in place* (its pairs for all
+rows), several *side by side* (the stacks). *Proving* an adapter checks, once for each digest, that it changes the
+model's logits. All methods but :meth:`AdapterBank.warm` belong to the thread that
 owns the model.
 """
 
@@ -40,7 +44,7 @@ class _Resident:
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """A set of adapters that rows refer to by ``slot``; slot 0 is the base's, and that of sets that never mix."""
+    """A set of adapters that rows refer to by ``slot``. Slot 0 belongs to the base, and to sets that never mix."""
 
     slot: int
     uses: tuple[AdapterUse, ...]
@@ -53,7 +57,7 @@ BASE = Seat(slot=0, uses=())
 class AdapterBank:
     """Adapters of one folder for one model. ``folder`` None: there are none; ``budget`` in bytes.
 
-    ``seats``: how many sets of adapters, the base aside, may stand side by side.
+    ``seats``: how many sets of adapters, besides the base, may be mounted side by side.
 
     Raises:
         SetupError: the folder does not exist.
@@ -86,7 +90,7 @@ class AdapterBank:
 
     @property
     def model(self) -> Any:
-        """The model, with what is in place now."""
+        """The model, with the adapters that are mounted now."""
         return self._model
 
     @property
@@ -101,7 +105,7 @@ class AdapterBank:
 
     @property
     def weight_count(self) -> int:
-        """Numbers in the base's weights, packed ones counted one by one."""
+        """Numbers in the base's weights; quantised ones are counted unpacked."""
         modules = [module for module in self._base.values() if isinstance(module.get("weight"), mx.array)]
         return sum(int(module.weight.size) * (32 // module.bits if "scales" in module else 1) for module in modules)
 
@@ -122,7 +126,7 @@ class AdapterBank:
         return find_weights(self._folder / name) is not None
 
     def warm(self, names: Iterable[str]) -> None:
-        """Read the files of registered adapters, so that loading them later reads no disk; from any thread."""
+        """Read the files of registered adapters, so that loading them later reads no disk. Safe on any thread."""
         for name in names:
             if self._folder is not None and self.is_registered(name):
                 with contextlib.suppress(KikiError, OSError):  # the load that follows reports the error
@@ -155,7 +159,7 @@ class AdapterBank:
         return read_adapter(self._folder / name, self._base, dtype=self._dtype)
 
     def unload(self, name: str, *, busy_slots: Collection[int] = ()) -> bool:
-        """Forget a resident adapter and its seats. Returns whether it was there.
+        """Drop a resident adapter and its seats. Returns whether it was resident or had a seat.
 
         Raises:
             StageFailed: code ``adapter_failed``: rows of the batch use it.
@@ -170,7 +174,7 @@ class AdapterBank:
         return self._resident.pop(name, None) is not None or bool(seats)
 
     def load(self, name: str) -> Adapter:
-        """The adapter, resident from now on; read again if its file has changed.
+        """Make the adapter resident and return it; it is read again if its file has changed.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -193,12 +197,13 @@ class AdapterBank:
         return adapter
 
     def renew(self, name: str, adapter: Adapter) -> None:
-        """Replace the resident adapter of ``name`` by ``adapter``, now in its file. Running rows keep their pairs."""
+        """Replace the resident adapter of ``name`` by ``adapter``, whose weights its file now holds. Running rows keep
+        their pairs."""
         self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
         self._resident.move_to_end(name)
 
     def prove(self, name: str) -> Adapter:
-        """The adapter, resident and proven, without a seat.
+        """Make the adapter resident and prove it, without a seat.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -209,7 +214,7 @@ class AdapterBank:
         return adapters[0]
 
     def prepare(self, name: str, *, busy_slots: Collection[int]) -> None:
-        """Prove an adapter and give it a seat if one is free, so that its next request pays for neither.
+        """Prove an adapter and give it a seat if one is free, so that its next request need not wait for either.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -223,7 +228,7 @@ class AdapterBank:
 
     @contextlib.contextmanager
     def borrow_model(self) -> Iterator[None]:
-        """Lend the model: at the end all that was placed within is taken out, and what was mounted before is back."""
+        """Let the caller place pairs; at the end they are removed, and what was mounted before is mounted again."""
         pairs, active, was_mixed = self._mounted_pairs, self.active, self._mixed
         try:
             yield
@@ -235,10 +240,10 @@ class AdapterBank:
                 self.active = active
 
     def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """Put exactly these adapters into the model, for all rows; none restores the base.
+        """Put exactly these adapters into the model, for all rows; an empty set restores the base.
 
         Returns:
-            The adapters with the digests really used.
+            The adapters with the digests of the files used.
 
         Raises:
             StageFailed: code ``adapter_failed``; the model is as it was before.
@@ -249,7 +254,7 @@ class AdapterBank:
         return self.active
 
     def seat(self, uses: Sequence[AdapterUse], *, busy_slots: Collection[int] = ()) -> Seat:
-        """A seat for this set, loaded and proven; ``busy_slots`` slots keep theirs.
+        """A seat for this set, which is loaded and proven; seats in ``busy_slots`` are not given away.
 
         Raises:
             StageFailed: code ``adapter_failed``; the model and the seats are as they were before.
@@ -270,7 +275,8 @@ class AdapterBank:
         return self._seats[pinned_uses]
 
     def mixable(self, uses: Sequence[AdapterUse]) -> bool:
-        """Whether this set may share a batch with others: each of the seats may take an equal part of the budget."""
+        """Whether this set may share a batch with others: its files must fit in an equal share of the budget, and the
+        model's expert layers must be of a known kind."""
         if self._folder is None or not uses:
             return True
         if not self._max_seats:
@@ -354,7 +360,7 @@ class AdapterBank:
     def _prove_alone(
         self, uses: tuple[AdapterUse, ...], pairs: dict[str, LowRankPair], adapters: Sequence[Adapter]
     ) -> None:
-        """Prove a set that is new, and put back what was mounted."""
+        """Prove a set that was not proven before; what was mounted is mounted again afterwards."""
         if {adapter.sha256 for adapter in adapters} <= self._proven:
             return
         with self.borrow_model():
@@ -382,7 +388,7 @@ class AdapterBank:
         return self._mixed_wrappers[path]
 
     def _prove(self, adapters: Sequence[Adapter]) -> None:
-        """The first time an adapter is active, the logits must differ from the base's."""
+        """Check for adapters not proven before that the logits are finite and differ from the base's."""
         fresh = {adapter.sha256 for adapter in adapters} - self._proven
         if not fresh:
             return
@@ -399,7 +405,7 @@ class AdapterBank:
         return logits
 
     def _place(self, pairs: dict[str, LowRankPair]) -> None:
-        """These pairs in place for all rows, and nothing side by side."""
+        """Put these pairs in place for all rows, and take the stacks out."""
         for path in self._stacked_paths | set(self._experts) if self._mixed else ():
             self.places.put(path, self._base[path])
         self._mixed = False
@@ -422,7 +428,7 @@ class AdapterBank:
 
 
 def _pin_digests(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
-    """The set with the digests really used."""
+    """The set with the digests of the files used."""
     return tuple(
         AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
         for use, adapter in zip(uses, adapters, strict=True)

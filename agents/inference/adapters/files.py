@@ -1,8 +1,8 @@
-"""LoRA adapters (arXiv 2106.09685) in mlx-lm's or PEFT's layout: read, verified, combined.
+"""Reads, verifies and combines LoRA adapters (arXiv 2106.09685) in mlx-lm's or PEFT's layout.
 
 Shapes, with rank r: a linear layer has ``a`` (inputs, r) and ``b`` (r, outputs); an embedding ``a`` (tokens, r) and
 ``b`` (r, width); a layer of E experts ``a`` (E, r, inputs) and ``b`` (E, outputs, r). The adapter's scale is folded
-into ``b``, so that a pair by itself is the whole change.
+into ``b``, so that the pair's product is the whole change.
 """
 
 import functools
@@ -29,7 +29,7 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A verified adapter; ``pairs`` by the path of the module that they change."""
+    """A verified adapter; ``pairs`` by the path of the module that each changes."""
 
     name: str
     sha256: str
@@ -93,7 +93,7 @@ def parse_pairs(
 
 
 def scale_of(folder: Path) -> float:
-    """What the adapter of a folder in mlx-lm's layout multiplies its change by.
+    """The scale of an adapter in mlx-lm's layout: the factor on its change.
 
     Raises:
         StageFailed: code ``adapter_failed``.
@@ -106,12 +106,12 @@ def scale_of(folder: Path) -> float:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, computed once for each version of it by whichever thread asks first.
+    """sha256 of a file, computed once for each modification time and size.
 
-    Reading all of it is most of what loading costs, and leaves it in the system's cache.
+    Reading the file is most of the cost of loading an adapter; afterwards it is in the system's page cache.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     status = path.stat()
     return _digest(path, status.st_mtime_ns, status.st_size)
@@ -135,7 +135,7 @@ def combine(weighted_adapters: Sequence[tuple[Adapter, float]]) -> dict[str, Low
 
 
 def change(pair: LowRankPair) -> mx.array:
-    """The change as a full matrix, in the orientation of ``b @ a`` per expert or of ``a @ b``; for tests."""
+    """The change as a full matrix: ``a @ b``, or ``b @ a`` for each expert; for tests."""
     return pair.b @ pair.a if pair.a.ndim == 3 else pair.a @ pair.b
 
 

@@ -1,10 +1,11 @@
-"""Keys and values of the rows that decode together, in one buffer with room: rows join, grow and leave in place.
+"""Keys and values of a batch in one buffer with spare room, so that rows join, grow and leave without copying others.
 
-mlx-lm's ``BatchKVCache`` copies every row whenever one joins or leaves.
+mlx-lm's ``BatchKVCache`` copies all rows whenever one joins or leaves.
 
-All rows end at the same slot, and a row of n tokens begins n slots before it: a longer one that joins reaches further
-to the left. The gap of a row that leaves is filled by the row in the last place, so that a row's place is no longer
-its number in mlx-lm's batch. :class:`RowPlaces` says which is whose;
+A buffer is (places, heads, slots, width): a row has a place, and each of its tokens a slot. All rows end at the same
+slot, and a row of n tokens begins n slots before it, so a longer row that joins reaches further to the left. When a row
+leaves, the row in the last place moves into the gap, so that a row's place may differ from its number in mlx-lm's
+batch. :class:`RowPlaces` maps numbers to places;
 :class:`agents.inference.adapters.mixed.RoutedModel` gives the model its tokens by place and mlx-lm the logits by
 number.
 """
@@ -21,9 +22,9 @@ from mlx_lm.models.cache import KVCache, dynamic_roll
 SPARE_SLOTS = 256
 """Slots of a new buffer beyond those that are needed, a quarter of them on the left."""
 SPARE_ROWS = 4
-"""A buffer that rows join gets one place to spare for so many rows."""
+"""When rows join, the buffer gets one spare place for every so many rows."""
 WASTE = 2
-"""A buffer of more than so many times the size of a new one is given up when rows leave."""
+"""When rows leave, a buffer of more than so many times the needed size is replaced by a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class RowPlaces:
         return sorted(range(len(self.of)), key=self.of.__getitem__)
 
     def joined(self, other: "RowPlaces") -> "RowPlaces":
-        """With the rows of another batch behind them."""
+        """These rows, then the rows of another batch."""
         return RowPlaces((*self.of, *(len(self.of) + place for place in other.of)))
 
     def keep_rows(self, numbers: Sequence[int]) -> tuple["RowPlaces", dict[int, int]]:
-        """With the rows of these numbers alone, and the moves (from place to place) that close the gaps."""
+        """The places of only the rows with these numbers, and the moves (from place to place) that close the gaps."""
         of = [self.of[number] for number in numbers]
         gaps = sorted(set(range(len(of))).difference(of))
         moves = dict(zip(sorted(place for place in of if place >= len(of)), gaps, strict=True))
@@ -106,7 +107,7 @@ class RoomyCache:
 
     @property
     def state(self) -> tuple[mx.array, ...]:
-        """What is to be computed: keys and values (places, heads, slots, width)."""
+        """The arrays that ``mx.eval`` must compute: keys and values (places, heads, slots, width)."""
         return self._buffers
 
     @property
@@ -123,7 +124,7 @@ class RoomyCache:
         return not self._buffers
 
     def is_trimmable(self) -> bool:
-        """A batch is not cut."""
+        """False: a batch cannot be cut to fewer tokens."""
         return False
 
     def make_mask(self, tokens: int, *, window_size: int | None = None, **_: Any) -> mx.array:
@@ -134,7 +135,7 @@ class RoomyCache:
         return mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
-        """Append tokens (rows, heads, tokens, width) to the rows; returns all of them, right-justified."""
+        """Append tokens (rows, heads, tokens, width) to the rows; returns all tokens of all rows, right-justified."""
         tokens = keys.shape[2]
         self._fit((keys, values), rows=len(self._lengths), right=tokens)
         self._end += tokens
@@ -143,12 +144,12 @@ class RoomyCache:
         return self._used_part()
 
     def prepare(self, *, right_padding: Sequence[int] | None = None, **_: Any) -> None:
-        """``right_padding`` says how many of the last tokens to come are none, by row."""
+        """Note that of the tokens appended next, the last ``right_padding[row]`` of each row are padding."""
         if right_padding is not None and max(right_padding) > 0:
             self._padding = tuple(right_padding[number] for number in self.places.numbers)
 
     def finalize(self) -> None:
-        """Take the padding out."""
+        """Remove the padding that :meth:`prepare` noted."""
         if not self._padding:
             return
         shifts = mx.array(self._padding)[:, None]
@@ -158,14 +159,14 @@ class RoomyCache:
         self._padding = ()
 
     def extend(self, other: "RoomyCache") -> None:
-        """The rows of another batch join."""
+        """Add the rows of another batch behind these."""
         if not other.empty():
             self._append_rows(other._used_part())
         self._lengths += other._lengths
         self.places = self.places.joined(other.places)
 
     def filter(self, keep: Sequence[int]) -> None:
-        """All but the rows of these numbers leave."""
+        """Remove all rows but those with these numbers."""
         self.places, moves = self.places.keep_rows([int(number) for number in keep])
         moved_rows = [(to, self._row(place)) for place, to in moves.items() if self._lengths[place]]
         mx.eval([row for _, row in moved_rows])  # before anything is written, or the whole buffer would be copied
@@ -180,7 +181,7 @@ class RoomyCache:
                 self._renew(self._buffers, places=needed_places)
 
     def extract(self, number: int) -> RowCache:
-        """One row, in memory of its own."""
+        """A copy of one row."""
         place, row = self.places.of[number], RowCache()
         if self._lengths[place]:
             row.keys, row.values = self._row(place)
@@ -196,14 +197,15 @@ class RoomyCache:
         return tuple(mx.contiguous(buffer[place : place + 1, :, first : self._end]) for buffer in self._buffers)
 
     def _append_rows(self, tokens: tuple[mx.array, ...]) -> None:
-        """Write rows behind the others; their lengths are not known yet."""
+        """Write rows behind the others; the caller adds their lengths afterwards."""
         rows, _, width, _ = tokens[0].shape
         at = len(self._lengths)
         self._fit(tokens, rows=at + rows, left=max(0, width - self.size()))
         self._write(tokens, place=at, over=True)
 
     def _write(self, tokens: tuple[mx.array, ...], *, place: int, over: bool = False) -> None:
-        """Write the last tokens of rows; ``over`` whatever another row left there, which may not be finite."""
+        """Write the last tokens of rows; with ``over`` the slots before them are set to zero, because another row may
+        have left numbers there that are not finite."""
         rows, _, width, _ = tokens[0].shape
         begin = self._end - width
         for buffer, new in zip(self._buffers, tokens, strict=True):
@@ -212,7 +214,8 @@ class RoomyCache:
             buffer[place : place + rows, :, begin : self._end] = new
 
     def _fit(self, tokens: tuple[mx.array, ...], *, rows: int, left: int = 0, right: int = 0) -> None:
-        """Make room for so many rows of ``tokens``' shape, and for so many slots more on each side of what is used."""
+        """Make room for so many rows of ``tokens``' shape, and for ``left`` and ``right`` more slots beside the used
+        ones."""
         if not self._buffers:
             self._renew(tokens, places=rows, left=left, right=right)
             return
@@ -221,7 +224,7 @@ class RoomyCache:
             self._renew(tokens, places=places if rows <= places else _with_spare(rows), left=left, right=right)
 
     def _renew(self, like: tuple[mx.array, ...], *, places: int, left: int = 0, right: int = 0) -> None:
-        """Move what is used into buffers with so many places, and with room to spare on both sides."""
+        """Move the used part into new buffers with so many places, and with spare slots on both sides."""
         width = self.size()
         left, right = left + SPARE_SLOTS // 4, right + SPARE_SLOTS - SPARE_SLOTS // 4
         if self._buffers:

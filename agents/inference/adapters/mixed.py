@@ -1,13 +1,13 @@
-"""Rows with different adapters in one batch: each row gathers its own low-rank pair from a stack of them.
+"""Serves rows with different adapters in one batch: each row gathers its own low-rank pair from a stack of pairs.
 
 Stacks, with S slots and rank r (the widest pair's; narrower ones are padded with zeros): a linear layer has ``a``
 (S, inputs, r) and ``b`` (S, r, outputs); an embedding ``a`` (S, tokens, r); a layer of E experts ``a``
-(S, E, r, inputs) and ``b`` (S, E, outputs, r). Slot 0 is the base: zeros, so its rows get the base's own result
-plus zero.
+(S, E, r, inputs) and ``b`` (S, E, outputs, r). Slot 0 is the base's: its pairs are zeros, so that its rows get the
+base's result plus zero.
 
-Which slot a row has, and by which factor it is enhanced (:mod:`agents.inference.knowbias.enhancement`), travels with
-the row's cache: :class:`RowSlot` is one more entry of it, so that whatever mlx-lm does to the batch (merge, extend,
-split, filter) happens to the slots too. :class:`RoutedModel` takes it off before the model sees it.
+A row's slot, and the factor by which it is enhanced (:mod:`agents.inference.knowbias.enhancement`), travel with the
+row's cache: a :class:`RowSlot` is its last entry, so that whatever mlx-lm does to the batch (merge, extend, split,
+filter) happens to the slots too. :class:`RoutedModel` removes that entry before it calls the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,17 @@ from agents.inference.adapters.pairs import LowRankPair
 EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 SWITCHES = (SwitchLinear, QuantizedSwitchLinear)
 EXPERTS = (SwitchGLU, SwitchMLP)
-"""Modules that sort tokens by expert before they call their :data:`SWITCHES`, from this many tokens on:"""
+"""Expert layers. With :data:`SORTED_FROM` or more indices they sort tokens by expert before they call their
+:data:`SWITCHES`."""
 SORTED_FROM = 64
+"""mlx-lm's own limit: expert indices (tokens times experts a token) from which an expert layer sorts."""
 
 
 class Rows:
-    """The slots of the forward pass at hand: (rows,), and per token in the order of experts (``by_expert``) while
-    an expert layer has its tokens sorted.
+    """The current forward pass: the slot of each row, (rows,).
 
-    ``factors``: (rows,) of the enhancement; None when all are 1.
+    ``by_expert`` holds the slot of each sorted index while an expert layer has its tokens sorted by expert.
+    ``factors`` are the rows' enhancement factors, (rows,); None when all are 1.
     """
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class Rows:
 
 
 class RowSlot:
-    """Entry of a prompt cache that says which slot and which factor each of its rows has; holds no tokens."""
+    """Entry of a prompt cache with the slot and the factor of each row; it holds no tokens."""
 
     nbytes = 0
     state: tuple[mx.array, ...] = ()
@@ -65,11 +67,11 @@ class RowSlot:
         return RowSlot([row for entry in entries for row in entry.rows])
 
     def extend(self, other: "RowSlot") -> None:
-        """Rows join."""
+        """Add the rows of another entry."""
         self.rows += other.rows
 
     def filter(self, keep: Any) -> None:
-        """Rows leave."""
+        """Keep only the rows of these numbers."""
         self.rows = [self.rows[int(index)] for index in keep]
 
     def extract(self, index: int) -> "RowSlot":
@@ -83,23 +85,24 @@ class RowSlot:
         """Padding does not matter here."""
 
     def empty(self) -> bool:
-        """There are no tokens in it."""
+        """True: it holds no tokens."""
         return True
 
     def is_trimmable(self) -> bool:
-        """It can be cut to any length."""
+        """True: it can be cut to any length."""
         return True
 
     def trim(self, tokens: int) -> int:
-        """Cut; there is nothing to cut."""
+        """Do nothing: there is nothing to cut."""
         return tokens
 
 
 class RoutedModel:
     """The model as mlx-lm's generator sees it; its caches carry their rows' slots.
 
-    ``ending``: all rows end with the tokens that the next call is given, so that call is skipped and gives zeros.
-    mlx-lm begins a step before it gives out the tokens of the one before, and the result of the last one is never used.
+    ``ending``: all rows end with the tokens that the next call is given, so that this call is skipped and returns
+    zeros. mlx-lm begins a step before it returns the tokens of the step before, and the result of the last one is never
+    used.
     """
 
     def __init__(self, model: Any, rows: Rows) -> None:
@@ -144,11 +147,11 @@ class _MixedModule(nn.Module):  # type: ignore[misc]
         self.a = self.b = mx.zeros((1,))
 
     def hold(self, a: mx.array, b: mx.array) -> None:
-        """Take another stack."""
+        """Use another stack of pairs."""
         self.a, self.b = a, b
 
     def _low_rank_change(self, x: mx.array, a: mx.array, b: mx.array) -> mx.array:
-        """What the rows' pairs make of ``x`` (rows, ..., inputs)."""
+        """The change that each row's pair makes to ``x`` (rows, ..., inputs)."""
         slots = self._rows.slots
         flat = x.reshape(slots.size, -1, x.shape[-1])
         change = mx.gather_mm(mx.gather_mm(flat, a, rhs_indices=slots), b, rhs_indices=slots)
@@ -183,7 +186,7 @@ class MixedSwitch(_MixedModule):
     """A linear layer of experts: slot and expert together are the index of the pair."""
 
     def hold(self, a: mx.array, b: mx.array) -> None:
-        """Take another stack; slots and experts become one axis."""
+        """Use another stack of pairs; slots and experts become one axis."""
         self._experts = a.shape[1]
         super().hold(a.flatten(0, 1).swapaxes(-1, -2), b.flatten(0, 1).swapaxes(-1, -2))
 
@@ -191,7 +194,7 @@ class MixedSwitch(_MixedModule):
         """``indices``: experts (rows, tokens, chosen), or (tokens,) in their order."""
         y: mx.array = self.base(x, indices, sorted_indices=sorted_indices)
         slots = self._rows.by_expert if sorted_indices else self._rows.slots
-        assert slots is not None, "sorted only by an expert layer that we know"
+        assert slots is not None, "only a MixedExperts sorts, and it sets by_expert"
         pairs = slots.reshape(-1, *[1] * (indices.ndim - 1)) * self._experts + indices
         change = mx.gather_mm(mx.gather_mm(x, self.a, rhs_indices=pairs), self.b, rhs_indices=pairs)
         return y + change.astype(y.dtype)

@@ -19,7 +19,7 @@ class LowRankPair:
 
     @property
     def square(self) -> mx.array:
-        """Square of the change's Frobenius norm, through the small matrices of the ranks: |AB|^2 = <A'A, BB'>."""
+        """Square of the change's Frobenius norm, computed from (rank, rank) matrices: |AB|^2 = <A'A, BB'>."""
         a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
         if a.ndim == 3:
             return mx.sum((a @ a.swapaxes(1, 2)) * (b.swapaxes(1, 2) @ b))

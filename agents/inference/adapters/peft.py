@@ -1,8 +1,8 @@
-"""LoRA adapters in PEFT's layout, turned into pairs for the modules of an MLX model.
+"""Turns LoRA adapters in PEFT's layout into pairs for the modules of an MLX model.
 
 PEFT stores ``lora_A.weight`` (r, inputs) and ``lora_B.weight`` (outputs, r), of embeddings ``lora_embedding_A``
 (r, tokens) and ``lora_embedding_B`` (width, r), each under ``base_model.model.`` and the module's path in transformers;
-experts may come one by one. The change is scaled by ``lora_alpha / r``, with rsLoRA (arXiv 2312.03732) by
+each expert may have tensors of its own. The change is scaled by ``lora_alpha / r``, with rsLoRA (arXiv 2312.03732) by
 ``lora_alpha / sqrt(r)``.
 """
 
@@ -21,13 +21,14 @@ PREFIX = "base_model.model."
 _LEAF = re.compile(r"(?P<path>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?")
 _EXPERT = re.compile(r"(?P<layer>.+)\.experts\.(?P<number>\d+)\.(?P<leaf>\w+)")
 _ROOTS = (("", ""), ("model.language_model.", "language_model.model."), ("", "language_model."))
-"""Beginnings of a path in transformers and in mlx-lm."""
+"""Pairs of prefixes: of a module's path in transformers, and of the same path in mlx-lm."""
 
 
 def pairs(
     name: str, config: Mapping[str, Any], tensors: Mapping[str, Any], modules: Container[str]
 ) -> dict[str, LowRankPair]:
-    """Pairs with the scale folded in, by the path of a module among ``modules`` (a path that is none is kept).
+    """Pairs with the scale folded in, by module path. A path that is not among ``modules`` is returned as
+    transformers calls it.
 
     Raises:
         StageFailed: code ``adapter_failed``: it is not plain LoRA, or A and B do not come in pairs.
@@ -64,7 +65,7 @@ def _find_path(path: str, modules: Container[str]) -> str:
 
 
 def _stack_experts(single: Mapping[str, LowRankPair]) -> dict[str, LowRankPair]:
-    """Experts that came one by one, stacked; an expert that is missing changes nothing."""
+    """Stack the pairs of single experts, by layer; a missing expert gets zeros, which change nothing."""
     by_path: dict[str, LowRankPair] = {}
     experts: dict[str, dict[int, LowRankPair]] = {}
     for path, pair in single.items():

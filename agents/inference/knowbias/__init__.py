@@ -1,1 +1,1 @@
-"""KnowBias (arXiv 2601.21864) while serving: gates, the neurons' file, the factor on them."""
+"""KnowBias (arXiv 2601.21864) while serving: a model's gates, the file of neurons, and the factor on them."""

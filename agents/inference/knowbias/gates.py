@@ -1,4 +1,4 @@
-"""Gates of a model: the ``gate_proj`` of each MLP that every token passes, the shared expert's included.
+"""Finds a model's gates: the ``gate_proj`` of each MLP that all tokens pass, shared experts included.
 
 A neuron is one output of a gate. The gates of routed experts are left out: a token passes only a few of them.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import mlx.nn as nn
 
 ENDINGS = ("mlp.gate_proj", "mlp.shared_expert.gate_proj")
-"""Where mlx-lm's dense and mixture models have them, within a layer."""
+"""Paths of the gates within a layer, in mlx-lm's dense and mixture-of-experts models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class GateProjection:
 
 
 def gates(model: Any) -> tuple[GateProjection, ...]:
-    """The gates of ``model``, from the first layer to the last; none when it is built otherwise."""
+    """The gates of ``model``, from the first layer to the last; none when its layers have no such modules."""
     layers = {id(layer): number for number, layer in enumerate(model.layers)}
     return tuple(_find_gates(model, layers))
 

@@ -1,4 +1,4 @@
-"""Bias-knowledge neurons: which they are, the file that keeps them, and the model that they belong to.
+"""Bias-knowledge neurons: selects them, keeps them in a file, and checks that they belong to the model.
 
 A neuron counts for a prompt when its attribution is more than ``threshold`` of the prompt's largest, and is kept when
 it counts for more than ``share`` of the prompts (KnowBias, arXiv 2601.21864: 0.1 and 49 %).
@@ -35,12 +35,12 @@ class Neurons(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of neurons."""
         return sum(map(len, self.gates.values()))
 
 
 class NeuronTally:
-    """Counts for how many prompts each neuron of ``gates`` matters."""
+    """Counts, for each neuron of ``gates``, the prompts for which it matters."""
 
     def __init__(self, gates: Sequence[GateProjection], *, threshold: float = THRESHOLD) -> None:
         self._gates, self._threshold = tuple(gates), threshold
@@ -48,7 +48,7 @@ class NeuronTally:
         self.prompts = 0
 
     def add(self, attributions: mx.array) -> None:
-        """One prompt's attributions, (gates, neurons)."""
+        """Add one prompt's attributions, (gates, neurons)."""
         matters = (attributions > self._threshold * attributions.max()).astype(mx.int32)
         self._counts = matters if self._counts is None else self._counts + matters
         self.prompts += 1
@@ -96,10 +96,10 @@ def read_neurons(path: Path) -> Neurons:
 
 
 def check_fit(neurons: Neurons, gates: Sequence[GateProjection], *, model_digest: str) -> Neurons:
-    """``neurons``, if they are of the model with these ``gates`` and this digest.
+    """Return ``neurons`` if they belong to the model with these ``gates`` and this digest.
 
     Raises:
-        SetupError: they are another model's.
+        SetupError: they belong to another model.
     """
     if neurons.model_digest != model_digest:
         raise SetupError(

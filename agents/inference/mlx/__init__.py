@@ -1,1 +1,1 @@
-"""The engine of this process: MLX behind one thread, continuous batching, the prompt cache."""
+"""The engine of this process: MLX on one thread, with continuous batching and a prompt cache."""

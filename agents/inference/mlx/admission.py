@@ -1,4 +1,4 @@
-"""From the queue into the batch: which adapters a request gets, what its caches may cost, and when it may join."""
+"""Admits requests from the queue into the batch: their adapters, what their caches may cost, and when they join."""
 
 import time
 from collections.abc import Collection, Hashable, Sequence
@@ -15,7 +15,7 @@ from schemas.errors import KikiError
 class Admission:
     """The scheduler in front of a bank of adapters.
 
-    ``cost`` is the cache that one row needs, ``max_bytes`` the most that the caches of all rows may come to need.
+    ``cost`` says how many bytes of cache a row needs; ``max_bytes`` is the limit for the caches of all rows.
     """
 
     def __init__(self, settings: InferenceSettings, bank: AdapterBank, *, cost: CacheCost, max_bytes: int) -> None:
@@ -62,19 +62,19 @@ class Admission:
         return newcomers
 
     def mount(self, active: Sequence[Work]) -> None:
-        """Put what the rows of the batch need into the model."""
+        """Put the adapters of the batch's rows into the model."""
         self._bank.mount({work.seat for work in active if work.seat is not None} or {BASE})
         self._ready = frozenset(work.key for work in active)
 
     def _cache_bytes(self, work: Work) -> int:
-        """Bytes of its caches when every row is as long as it may become."""
+        """Bytes of the work's caches when every row has reached its greatest length."""
         return self.cost.of(work.length) * work.width
 
     def _seat(self, work: Work, *, beside: Collection[Work]) -> bool:
         try:
             work.seat = self._bank.seat(work.key, busy_slots=busy_slots(beside))
         except KikiError as error:
-            work.tell(error)
+            work.send(error)
             return False
         work.adapters, work.admitted_at = work.seat.uses, time.monotonic()
         return True

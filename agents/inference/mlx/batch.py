@@ -1,4 +1,4 @@
-"""The rows that decode together: prompts in, one token a row a step, finished candidates out. On the model's thread."""
+"""The rows that decode together: each step gives every row one token. Runs on the model's thread."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -29,7 +29,7 @@ _log = structlog.get_logger("inference")
 class Batch:
     """``active`` work and its rows in mlx-lm's generator.
 
-    ``whole_only``: the caches cannot be cut, so prompts are kept where they end.
+    ``whole_only``: the caches cannot be cut to a shorter prompt, so they are also kept at the end of the prompt.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class Batch:
         }
 
     def forget(self) -> None:
-        """Drop every kept prompt."""
+        """Drop every cached prompt."""
         self._prefixes.forget()
 
     def begin(self, work: Work) -> None:
-        """Begin with one of :attr:`active`; several candidates, and choices, share one pass over the prompt first."""
+        """Start the work, which is in :attr:`active`. Several candidates, or choices, first share one pass over the
+        prompt."""
         layers, known_tokens = self._prefixes.find(work.context, work.shared_tokens)
         self._prompt_tokens += work.prompt_tokens - known_tokens
         self._prefix_tokens += known_tokens
@@ -82,7 +83,7 @@ class Batch:
             self._insert(work, known_tokens=known_tokens, caches=[cache])
 
     def prefill(self) -> None:
-        """One step of the first shared prompt, or of the first ballots, that are not done."""
+        """Process one step of the first shared prompt, or of the first ballots, that are not done."""
         work = next((work for work in self.active if work.prefill is not None or work.scoring is not None), None)
         if work is None:
             return
@@ -94,9 +95,11 @@ class Batch:
             self._finish_prefill(work, shared_prefill.cache)
 
     def decode(self) -> None:
-        """One token for every row."""
+        """Decode one token for every row."""
         if not self._rows:
             return
+        # mlx-lm starts the next step before it returns this one's tokens. When every row's token
+        # budget ends with this token, that next step is useless, and the model skips it.
         ending = self._model.ending = all(0 < row.decoded == row.budget - 1 for _, row in self._rows.values())
         prompts, responses = self.generator.next()
         self._keep_prompts(prompts)
@@ -111,7 +114,7 @@ class Batch:
         ]
         for work in [work for work in self.active if work.done]:
             self._finish(work)
-        # Last: keeping a cache waits for the step that mlx-lm has begun, and no request waits for a cache to be kept.
+        # Last, because keeping a cache waits for the step that mlx-lm has begun: no request shall wait for that.
         for response in responses:
             if response.finish_reason is not None:
                 tokens = response.all_tokens[:-1] if ending else response.all_tokens
@@ -120,7 +123,7 @@ class Batch:
             self._remove(stopped_uids, owners)
 
     def leave(self, work: Work) -> None:
-        """Take out a request that nobody wants any more."""
+        """Take out a request that nobody waits for any more."""
         self.active.remove(work)
         uids = [uid for uid, (owner, _) in self._rows.items() if owner is work]
         if uids:
@@ -178,14 +181,14 @@ class Batch:
         )
 
     def _take(self, response: Any, logprob: float) -> bool:
-        """Give a row its token. Returns whether it ended where the generator would have gone on."""
+        """Give a row its token. Returns whether the row ended although the generator would go on with it."""
         work, row = self._rows[response.uid]
         if work.request.sampling.logprobs and response.token not in row.eos:
             row.tokens.append(self._logprob_entry(response, logprob, work.request.sampling.top_logprobs))
         pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
         if row.index == 0 and work.live:
             for piece in pieces:
-                work.tell(piece)
+                work.send(piece)
         if row.finish_reason is None:
             return False
         del self._rows[response.uid]
@@ -197,7 +200,7 @@ class Batch:
             self._prefixes.keep(owners[uid].context, tokens, cache[:-1])
 
     def _keep_prompts(self, prompts: Sequence[Any]) -> None:
-        """Keep what cannot be cut later where the prompt ends: the next turn begins with it."""
+        """Keep caches that cannot be cut at the end of the prompt, which the next turn's prompt begins with."""
         uids = [response.uid for response in prompts if response.end_of_prompt and response.uid in self._rows]
         if not uids or not self._whole_only:
             return
@@ -217,14 +220,14 @@ class Batch:
 
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)
-        work.tell(work.outcome(scores=scores))
+        work.send(work.outcome(scores=scores))
 
 
 def _read_logprobs(responses: Sequence[Any]) -> list[float]:
     """The log-probability of each row's token.
 
-    Float32 is read where it lies: an operation would queue behind the next step, which is under way. NumPy has no
-    bfloat16, so those operations do queue.
+    Float32 is read without an MLX operation, which would queue behind the next step that is already running. NumPy has
+    no bfloat16, so for other types an operation is needed and does queue.
     """
     if responses[0].logprobs.dtype == mx.float32:
         return [float(np.asarray(response.logprobs)[response.token]) for response in responses]
@@ -232,7 +235,7 @@ def _read_logprobs(responses: Sequence[Any]) -> list[float]:
 
 
 def _first_kind(work: Work) -> Kind:
-    """What the answer begins with; a schema leaves no room for reasoning before it."""
+    """The kind of text that the answer begins with; under a schema there is no reasoning before it."""
     if work.request.tooling is not None and work.request.tooling.must_call:
         return "tool"
     return "reasoning" if work.prompt.thinking and work.request.sampling.json_schema is None else "content"

@@ -1,6 +1,6 @@
 """The worker's part in consolidation: it exports weights, trains, stages weights and exchanges the adapter in use.
 
-Files are written and directions computed off the model's thread; training steps and the exchange are on it.
+Files are written and directions computed on other threads; training steps and the exchange run on the model's.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from agents.inference.failures import adapter_error
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.training import exchange
 from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
-from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
+from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
 from agents.shared.disk import sync
 from bus import objects
 from bus.agent import Endpoint
@@ -39,11 +39,11 @@ from schemas.consolidation import (
 )
 from schemas.errors import StageFailed
 
-Tokenize = Callable[[Sequence[Example]], Awaitable[list[Learnable]]]
+Tokenize = Callable[[Sequence[Example]], Awaitable[list[TrainingExample]]]
 """Turns examples into tokens."""
 
 LOSS_SAMPLE = 16
-"""Examples whose loss is read before and after a training; all of them would cost as much as a pass."""
+"""Examples whose loss is measured before and after a training; all of them would cost as much as a pass."""
 
 _log = structlog.get_logger("inference")
 
@@ -56,7 +56,7 @@ class Consolidation:
         self._training_lock = anyio.Lock()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The verbs."""
+        """One endpoint for each verb."""
         return (
             Endpoint(verb="adapters.export", request=ExportRequest, handle=self.export),
             Endpoint(verb="adapters.train", request=TrainRequest, handle=self.train),
@@ -67,7 +67,7 @@ class Consolidation:
         )
 
     async def export(self, request: ExportRequest) -> ExportReply:
-        """The file in use; its digest is of the very bytes that were read."""
+        """Store the weights of the file in use; the digest is of the very bytes that were read."""
         bank = self._thread.decoder.bank
         folder = exchange.adapter_folder(bank.folder, request.name)
         scale = scale_of(folder)
@@ -84,7 +84,8 @@ class Consolidation:
         )
 
     async def train(self, request: TrainRequest) -> TrainReply:
-        """Train on every example, one step each, in order; ends with an error where it would cost more than allowed."""
+        """Train on every example, one step each, in order; a step that would go over the budget ends it with an
+        error."""
         started, thread = time.monotonic(), self._thread
         bank = thread.decoder.bank
         scale = scale_of(exchange.adapter_folder(bank.folder, request.name))
@@ -113,7 +114,7 @@ class Consolidation:
         )
 
     async def protect(self, request: ProtectRequest) -> ProtectReply:
-        """Singular directions of the modules that the adapter changes."""
+        """Store the leading singular directions of the modules that the adapter changes."""
         thread = self._thread
         bank = thread.decoder.bank
         adapter = await thread.ask(lambda: bank.check(request.name))
@@ -124,7 +125,7 @@ class Consolidation:
         return ProtectReply(directions=await objects.put(self._bus, dump_directions(directions)))
 
     async def stage(self, request: StageRequest) -> StageReply:
-        """Write the weights to disk, verify, load and prove them, so that the exchange pauses for none of it."""
+        """Write the weights to disk, verify, load and prove them, so that the exchange itself is short."""
         bank = self._thread.decoder.bank
         data = await objects.get(self._bus, request.weights, param="weights")
         folder = exchange.adapter_folder(bank.folder, request.name).parent
@@ -137,7 +138,7 @@ class Consolidation:
         return StageReply(staged=staged_name, sha256=adapter.sha256, bytes=adapter.nbytes)
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
-        """Exchange between two decoding steps; requests that are being decoded keep what they began with."""
+        """Exchange the adapter between two decoding steps; running requests keep the weights that they began with."""
         decoder = self._thread.decoder
 
         def swap() -> tuple[float, str]:
@@ -167,7 +168,7 @@ class Consolidation:
         existed = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
         return DiscardReply(discarded=existed)
 
-    async def _mean_loss(self, training: Training, examples: Sequence[Learnable], beat: str) -> float:
+    async def _mean_loss(self, training: Training, examples: Sequence[TrainingExample], beat: str) -> float:
         sample, losses = examples[:: max(1, len(examples) // LOSS_SAMPLE)][:LOSS_SAMPLE], []
         for example in sample:
             losses.append(await self._thread.ask(partial(training.loss, example)))

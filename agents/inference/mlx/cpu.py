@@ -1,9 +1,10 @@
-"""A faster BLAS for MLX on Linux CPUs.
+"""Loads a faster BLAS for MLX on Linux CPUs.
 
 MLX's CPU wheel for Linux carries the reference BLAS (3.6 GFLOP/s measured); torch's library exports an optimised
-``sgemm_`` (about 250 GFLOP/s on the same two cores). Loaded first and globally, its symbol wins. Only float32 gains.
+``sgemm_`` (about 250 GFLOP/s on the same two cores). When it is loaded first, with global symbols, MLX uses it. Only
+float32 gains.
 
-Half of the cores multiply. Decoding is many small products, and waking another thread for each costs more than it
+Only half of the cores are used. Decoding is many small products, and waking another thread for each costs more than it
 brings: on two cores a pass over 147 tokens of seven prompts took 1,050 ms with two threads and 670 ms with one, a
 step of eight rows the same with either, and the other core is free for the broker, the embedders and the clients.
 """
@@ -21,7 +22,7 @@ from bus.metrics import count_degraded
 
 @cache
 def preload() -> bool:
-    """Make the faster BLAS win. Call before ``mlx.core`` is imported; later calls do nothing.
+    """Load the faster BLAS. Call before ``mlx.core`` is imported; later calls do nothing.
 
     Returns:
         Whether it was loaded; always False on macOS and with a CUDA build of MLX, which need none.
@@ -50,8 +51,9 @@ def _has_cuda_build() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """What the library reads when it is loaded; what the environment already says wins."""
-    # Threads that spin at a barrier starve each other on a busy machine: a prefill of 12 s took 1 s without.
+    """Environment variables that the library reads when it is loaded; values already set are kept."""
+    # Threads that spin at a barrier starve each other on a busy machine: a prefill of 12 s took 1 s when they slept
+    # instead.
     return {"OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
 
 

@@ -1,7 +1,7 @@
-"""All that the model's thread owns: the model, its adapters, the work that waits and the work that runs.
+"""What the model's thread owns: the model, its adapters, the waiting and the running work.
 
-A step drops work that nobody wants any more, admits from the scheduler, processes one piece of a prompt and decodes one
-token for every row.
+A step drops work that nobody waits for any more, admits work from the queue, processes one piece of a prompt and
+decodes one token for every row.
 """
 
 import time
@@ -20,7 +20,7 @@ from agents.inference.mlx import loading
 from agents.inference.mlx.admission import Admission, busy_slots
 from agents.inference.mlx.batch import Batch
 from agents.inference.mlx.prompt_cache import CacheCost, PrefixCache, cannot_be_cut, measure_cost
-from agents.inference.mlx.work import News, Work
+from agents.inference.mlx.work import Work, WorkUpdate
 from agents.inference.settings import InferenceSettings
 from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo
@@ -77,7 +77,7 @@ class Decoder:
 
     @property
     def crowded(self) -> bool:
-        """Whether several pieces of work wait or run."""
+        """Whether more than one piece of work waits or runs."""
         return len(self.batch.active) + len(self.admission.scheduler) > 1
 
     def enqueue(self, work: Work) -> None:
@@ -93,7 +93,7 @@ class Decoder:
         self.batch.decode()
 
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Make registered adapters resident; a failure is counted, and the requests that meet it report it."""
+        """Make registered adapters resident; a failure is counted, and later requests with the adapter report it."""
         for use in uses:
             if self.bank.is_registered(use.name):
                 try:
@@ -106,7 +106,7 @@ class Decoder:
         self.batch.forget()
 
     def administer(self, verb: str, name: str, sha256: str) -> AdapterInfo:
-        """An administrator's verb; adapters of running rows are left alone.
+        """Carry out an administrator's verb; adapters of running rows are left alone.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -115,17 +115,17 @@ class Decoder:
 
     @property
     def busy_slots(self) -> set[int]:
-        """Seats of running rows."""
+        """Slots of the seats that running rows use."""
         return busy_slots(self.batch.active)
 
     def is_using(self, name: str) -> bool:
         """Whether running rows use an adapter."""
         return any(use.name == name for work in self.batch.active for use in work.adapters)
 
-    def tell_all(self, news: News) -> None:
-        """Send ``news`` to all work that waits or runs."""
+    def send_to_all(self, update: WorkUpdate) -> None:
+        """Send ``update`` to all work that waits or runs."""
         for work in [*self.batch.active, *self.admission.scheduler.items()]:
-            work.tell(news)
+            work.send(update)
 
     @property
     def gauges(self) -> dict[str, float]:
@@ -153,7 +153,7 @@ class Decoder:
         now, scheduler = time.time(), self.admission.scheduler
         for work in [*self.batch.active, *scheduler.items()]:
             if not work.unwanted and work.request.deadline <= now:
-                work.tell(DeadlineExceeded("the deadline passed while the model was at it."))
+                work.send(DeadlineExceeded("the deadline passed while the model was working on the request."))
                 work.unwanted = True
         scheduler.discard(work for work in scheduler.items() if work.unwanted)
         for work in [work for work in self.batch.active if work.unwanted]:
@@ -161,10 +161,10 @@ class Decoder:
 
 
 def _apply_enhancement(settings: InferenceSettings, model: Any, bank: AdapterBank) -> float:
-    """Cover the gates of the configured neurons; without any the model is left as it is.
+    """Wrap the gates of the configured neurons; without any the model is left as it is.
 
     Returns:
-        The factor of rows whose request asks for it; 1.0 without neurons.
+        The factor for rows whose request has ``enhance``; 1.0 without neurons.
 
     Raises:
         SetupError: the file cannot be read, or its neurons are another model's.
@@ -179,7 +179,7 @@ def _apply_enhancement(settings: InferenceSettings, model: Any, bank: AdapterBan
 
 
 def _measure_row(model: RoutedModel) -> tuple[CacheCost, bool]:
-    """What a row of the batch costs, and whether its caches cannot be cut."""
+    """Bytes of cache that a row costs, and whether the caches cannot be cut to a shorter prompt."""
     cache = model.make_cache()
     whole_only = cannot_be_cut(cache)
     mx.eval(model(mx.array([[1]]), cache=cache))
@@ -187,7 +187,7 @@ def _measure_row(model: RoutedModel) -> tuple[CacheCost, bool]:
 
 
 def _make_generator(settings: InferenceSettings, bundle: loading.ModelBundle, model: RoutedModel) -> BatchGenerator:
-    """mlx-lm's continuous batching; it has decoded one token."""
+    """mlx-lm's continuous batching, after one token was decoded with it."""
     generator = BatchGenerator(
         model,
         stop_tokens=[[token] for token in sorted(bundle.tokenizer.eos_token_ids)],

@@ -22,7 +22,7 @@ from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import describe_tools, schema_of
 from agents.inference.training.exchange import sweep
-from agents.inference.training.steps import Learnable, make_learnable
+from agents.inference.training.steps import TrainingExample, make_training_example
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -32,7 +32,8 @@ from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.findings import AdapterUse
 
 SHORT = 4000
-"""Characters of a prompt that is encoded at once, in about a millisecond; to ask a thread takes half of that."""
+"""Prompts of at most so many characters are encoded on the event loop, in about a millisecond; handing one to a thread
+would cost half of that."""
 
 
 class MlxEngine:
@@ -106,13 +107,13 @@ class MlxEngine:
         self.thread.call(lambda: self.thread.decoder.enqueue(work))
         try:
             while True:
-                news = await work.inbox.get()
-                if isinstance(news, DecodingOutcome):
-                    return news
-                if isinstance(news, KikiError):
-                    raise news
+                update = await work.inbox.get()
+                if isinstance(update, DecodingOutcome):
+                    return update
+                if isinstance(update, KikiError):
+                    raise update
                 if on_piece is not None:
-                    await on_piece(news)
+                    await on_piece(update)
         finally:
             work.unwanted = True
 
@@ -127,27 +128,27 @@ class MlxEngine:
 
     @property
     def prefetches(self) -> bool:
-        """Whether there is a folder of adapters; without one a routed turn wakes nothing here."""
+        """Whether there is a folder of adapters; without one there is nothing to prefetch."""
         return self.settings.adapters is not None
 
     async def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
-        """Read the files of registered adapters beside the decoding, then make them resident between two steps.
+        """Read the files of registered adapters on another thread, then make them resident between two steps.
 
-        A failure is counted, and the requests that meet it report it.
+        A failure is counted, and later requests with the adapter report it.
         """
         await self._warm([use.name for use in uses])
         self.thread.call(lambda: self.thread.decoder.prefetch(uses))
 
     def forget(self) -> None:
-        """Drop every kept prompt between two steps."""
+        """Drop every cached prompt between two steps."""
         self.thread.call(lambda: self.thread.decoder.forget())
 
     async def adapters(self) -> AdapterListReply:
         """All registered adapters."""
-        return await self.thread.ask(lambda: administration.listing(self.thread.decoder.bank))
+        return await self.thread.ask(lambda: administration.list_adapters(self.thread.decoder.bank))
 
     async def administer(self, verb: str, name: str, sha256: str = "") -> AdapterInfo:
-        """One of :data:`agents.inference.adapters.administration.VERBS` on an adapter.
+        """Carry out one of :data:`agents.inference.adapters.administration.VERBS` on an adapter.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -160,21 +161,22 @@ class MlxEngine:
         """All endpoints of consolidation."""
         return Consolidation(self.thread, self.tokenize_examples, bus).endpoints()
 
-    async def tokenize_examples(self, examples: Sequence[Example]) -> list[Learnable]:
-        """Examples in tokens, as the model meets them in a chat.
+    async def tokenize_examples(self, examples: Sequence[Example]) -> list[TrainingExample]:
+        """Encode examples as the model sees them in a chat.
 
         Raises:
             InvalidInput: a question is longer than the context.
         """
 
-        def encode_examples() -> list[Learnable]:
+        def encode_examples() -> list[TrainingExample]:
             prompts = [
                 self.encoder.encode((Message(role="user", content=example.context),)).tokens for example in examples
             ]
             answers = [(*self.encoder.encode_plain(example.outcome), self.encoder.end) for example in examples]
             most = self.settings.train_tokens
             return [
-                make_learnable(prompt, answer, max_tokens=most) for prompt, answer in zip(prompts, answers, strict=True)
+                make_training_example(prompt, answer, max_tokens=most)
+                for prompt, answer in zip(prompts, answers, strict=True)
             ]
 
         return await anyio.to_thread.run_sync(encode_examples, limiter=self._encoding)
@@ -184,7 +186,8 @@ class MlxEngine:
         await anyio.to_thread.run_sync(self.thread.decoder.bank.warm, names, limiter=self._reading)
 
     async def _make_work(self, request: Request, *, live: bool) -> Work:
-        """The request in tokens. A thread encodes what is long or has a grammar to compile, to keep the loop free."""
+        """Encode a request. A long one, or one with a grammar to compile, is encoded on a thread to keep the loop
+        free."""
         if not all(request.choices):
             raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
         if request.ballots and not request.choices:
@@ -211,7 +214,7 @@ class MlxEngine:
         return await anyio.to_thread.run_sync(encode_work, limiter=self._encoding)
 
     def _encode_prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
-        """What all rows begin with, and what each ballot goes on with; no tails where nothing is scored."""
+        """The prompt that all rows begin with, and each ballot's tail behind it; no tails when there are no choices."""
         tooling, thinking = request.tooling, request.sampling.json_schema is None
         prompts = [
             self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
@@ -223,10 +226,10 @@ class MlxEngine:
         return Prompt(tokens=start), tuple(prompt.tokens[len(start) :] for prompt in prompts)
 
     def _prepare_request(self, request: Request) -> Request:
-        """The request with the schema of a call that must come.
+        """The request, with the call's JSON Schema in its sampling when a call is required.
 
         Raises:
-            InvalidInput: a JSON schema cannot be served; better found here than on the model's thread.
+            InvalidInput: a JSON schema cannot be served. It is checked here and not on the model's thread.
         """
         tooling = request.tooling
         try:

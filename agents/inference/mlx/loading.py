@@ -1,4 +1,4 @@
-"""Loads a model directory: the model, its tokenizer and its prompt encoder; in the thread that will own them."""
+"""Loads a model directory: the model, its tokenizer and its prompt encoder. Call it on the thread that owns them."""
 
 import copy
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         model.set_dtype(mx.float32)
         swiglu.lighten(model)
     mx.eval(model.parameters())
-    mx.clear_cache()  # buffers of the weights as they were stored
+    mx.clear_cache()  # frees the buffers of the weights as they were stored
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
@@ -85,7 +85,8 @@ def limits(memory: int) -> tuple[int, int]:
 
 
 def _set_limits(settings: InferenceSettings, *, on_cpu: bool) -> int:
-    """Set the limits of the settings, or of the device. A CPU's memory is everybody's: there only the settings count.
+    """Set the limits of the settings, or of the device. A CPU's memory is shared with
+    other processes: there only the settings count.
 
     Returns:
         Bytes that may be filled: the limit set, or less where Metal recommends less.

@@ -1,4 +1,4 @@
-"""One pass over what all candidates, or all endings, of a request share."""
+"""Processes the tokens that all candidates, or all ballots, of a request share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 
 class SharedPrefill:
-    """Processes all of ``tokens``, ``step`` at a time, so that decoding goes on in between.
+    """Processes ``tokens``, ``step`` of them at a time, so that decoding goes on in between.
 
     ``cache`` holds the first ``known_tokens`` of them already.
     """
@@ -20,7 +20,7 @@ class SharedPrefill:
         self.cache = cache
 
     def advance(self) -> bool:
-        """One step. Returns whether the tokens are done."""
+        """Process one step. Returns whether all tokens are done."""
         if self._remaining:
             self._model(mx.array([self._remaining[: self._step]]), cache=self.cache)
             mx.eval([layer.state for layer in self.cache])

@@ -1,4 +1,4 @@
-"""What changes a row's logits before its token is drawn: penalties, biases, a JSON schema.
+"""Changes a row's logits before its token is drawn: penalties, biases, a JSON schema.
 
 Each is a processor in mlx-lm's sense, ``(context, logits) -> logits`` with token ids (tokens,) and logits
 (1, vocabulary), with state of its own for one row. The first call's context ends with the prompt's last token.
@@ -55,14 +55,15 @@ class Penalties:
 
 
 class Grammars:
-    """JSON Schemas compiled for one tokenizer by llguidance; its tables are built at the first use. For any thread."""
+    """JSON Schemas compiled for one tokenizer by llguidance; its tables are built at the first use. Safe on any
+    thread."""
 
     def __init__(self, tokenizer: Any, *, eos: Sequence[int]) -> None:
         self._tokenizer, self._eos = tokenizer, sorted(eos)
         self._tokenizers: dict[int, Any] = {}
 
     def check(self, schema: str) -> None:
-        """Refuse a schema that cannot constrain.
+        """Refuse a schema that cannot be compiled.
 
         Raises:
             InvalidInput: llguidance's reason.
@@ -113,7 +114,7 @@ class _Constraint:
 
 
 def make_processors(sampling: Sampling, prompt: Sequence[int], grammars: Grammars) -> list[Processor]:
-    """One row's processors; none when it asks for nothing, which costs nothing."""
+    """One row's processors; none when the sampling needs none."""
     row_processors: list[Processor] = []
     plain = sampling.repetition_penalty == 1.0 and not sampling.presence_penalty and not sampling.frequency_penalty
     if not plain or sampling.logit_bias:

@@ -1,6 +1,7 @@
-"""Prompts that were processed before: the longest known beginning of a new one need not be processed again.
+"""Caches processed prompts, so that the longest known beginning of a new prompt is not processed again.
 
-Known by adapters (with the digests of their files) and token ids; the model is the worker's only one. mlx-lm's
+The key is the set of adapters (with the digests of their files), the enhancement's factor and the token ids; a worker
+has one model. mlx-lm's
 ``LRUPromptCache`` finds the longest prefix and drops the oldest. Caches that can be cut (keys and values) also serve
 prompts that leave a known one half-way; those that cannot (recurrent states, as in Qwen3.6) only where a known one
 ends, so that these are kept at the end of the prompt as well as at the end of the answer.
@@ -14,11 +15,13 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, KVCache, LRUPromptCache, QuantizedKVCache, can_trim_prompt_cache
 
 GROUP = 64
+"""Numbers that share one scale in a quantised cache."""
+
 MAX_ENTRIES = 4096
 
 
 class PrefixCache:
-    """``max_bytes`` of caches at most, 0 keeps none; ``bits`` 8 stores keys and values quantised, None as they are."""
+    """The cached prompts: ``max_bytes`` at most, 0 caches none; ``bits`` 8 quantises keys and values, None does not."""
 
     def __init__(self, *, max_bytes: int, bits: int | None = None) -> None:
         self._max_bytes, self._bits = max_bytes, bits
@@ -26,7 +29,7 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of all cached prompts."""
         return int(self._entries.nbytes)
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class PrefixCache:
         return [_dequantized(layer) for layer in layers], known_tokens
 
     def keep(self, key: Hashable, tokens: Sequence[int], layers: Sequence[Any]) -> None:
-        """Keep the caches that hold exactly ``tokens``, in memory of their own."""
+        """Copy and keep the caches that hold exactly ``tokens``."""
         if not self._max_bytes or not tokens or any(layer.empty() for layer in layers):
             return
         compact = [_compact(layer, self._bits) for layer in layers]
@@ -59,7 +62,7 @@ class PrefixCache:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCost:
-    """Bytes of cache that a row needs: ``fixed`` of its own, and so many for each ``token``."""
+    """Bytes of cache that a row needs: ``fixed`` for the row, and ``token`` for each token."""
 
     fixed: int
     token: int
@@ -105,5 +108,5 @@ def _dequantized(layer: Any) -> Any:
 
 
 def _own_copy(array: mx.array) -> mx.array:
-    """The same numbers in a buffer of their own: a slice would keep the whole batch's alive."""
+    """A copy in a buffer of its own: a slice would keep the whole batch's buffer alive."""
     return mx.contiguous(array) * mx.array(1, array.dtype)

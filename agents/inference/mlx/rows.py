@@ -1,4 +1,4 @@
-"""One candidate while it is decoded: tokens in, certain text out, and the sums that make its result."""
+"""One candidate while it is decoded: takes its tokens, gives back its text, and sums up its result."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +33,7 @@ class DecodingRow:
     _texts: dict[str, list[str]] = field(default_factory=lambda: {"content": [], "reasoning": []})
 
     def take(self, token: int, logprob: float, *, last: bool) -> list[Piece]:
-        """Count a token and give back the text that is certain now; ``last``: the token budget ends here."""
+        """Take a token and return the text that cannot change any more; ``last``: the token budget ends here."""
         self.decoded += 1
         self.logprob += logprob
         is_end = token in self.eos
@@ -70,7 +70,7 @@ class DecodingRow:
         )
 
     def _take_out_calls(self, pieces: list[Piece]) -> list[Piece]:
-        """The text that is left when the calls are taken out of it."""
+        """Read the tool calls among ``pieces``; return the other pieces."""
         rest: list[Piece] = []
         for piece in pieces:
             if piece.kind != "tool" or self.calls is None:

@@ -1,4 +1,4 @@
-"""One sampler a row, with a random stream of its own, so that neighbours in the batch do not matter."""
+"""A sampler for each row, with its own random stream, so that results do not depend on other rows in the batch."""
 
 from collections.abc import Callable
 

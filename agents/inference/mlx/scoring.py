@@ -1,4 +1,4 @@
-"""How probable the model finds given continuations of prompts that begin alike."""
+"""Scores given continuations of several prompts that share their beginning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import mlx.core as mx
 
 
 class Ballots:
-    """Several endings of one prompt, each scored on the same choices, in batched passes that decoding may interrupt.
+    """Several endings of one prompt, each scored on the same choices, in batched passes between decoding steps.
 
-    The endings are processed side by side, and only their last tokens give logits; choices of one token each then cost
-    one more token a row.
+    The endings are processed side by side up to their last tokens. The last tokens then give the logits: choices of one
+    token each cost one more token a row.
 
     Args:
-        cache: of one row, holds what all endings share. It is copied, not changed.
+        cache: of one row, with the tokens that all endings share. It is copied, not changed.
         tails: token ids of each ending, none empty.
         choices: token ids of each choice, none empty.
         step: tokens in one pass, over all rows.
@@ -42,7 +42,7 @@ class Ballots:
         self.scores: tuple[tuple[float, ...], ...] = ()
 
     def advance(self) -> bool:
-        """One pass. Returns whether :attr:`scores` are there: for each ending each choice's natural-log probability."""
+        """Do one pass. Returns whether :attr:`scores` is complete: each choice's natural-log probability, by ending."""
         if self._at < self._width:
             end = min(self._width, self._at + self._columns)
             self._model(mx.array([body[self._at : end] for body in self._bodies]), cache=self._cache)

@@ -21,7 +21,7 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
 
 
 def lighten(model: Any) -> None:
-    """Have the classes of this model's modules, as mlx-lm writes them, call :func:`swiglu` in place of its own."""
+    """Replace mlx-lm's SwiGLU by :func:`swiglu` in the Python modules that define this model's classes."""
     for module in {sys.modules[type(part).__module__] for _, part in model.named_modules()}:
         if vars(module).get("swiglu") is activations.swiglu:
             vars(module)["swiglu"] = swiglu

@@ -1,7 +1,7 @@
-"""The one thread that owns the model, and the queue through which asyncio has it do things between two steps.
+"""The one thread that owns the model, and the queue of calls that asyncio has it run between two steps.
 
-Whatever escapes a step ends the thread; :meth:`ModelThread.watch` then raises, so that the process ends and its
-supervisor starts another, and the broker delivers again what it held.
+An exception out of a step ends the thread; :meth:`ModelThread.watch` then raises, so that the process ends and its
+supervisor starts another, and the broker delivers its unacknowledged messages again.
 """
 
 import asyncio
@@ -22,13 +22,16 @@ STOP_SECONDS = 60.0
 """Longest wait for a step to end."""
 
 GATHER_SECONDS = 0.03
-"""How long an idle thread waits for companions of the first request, when the last ones came together."""
+"""Seconds that an idle thread waits for more requests after the first, if the last time several came together."""
 
 _log = structlog.get_logger("inference")
 
 
 class ModelThread:
-    """Makes a decoder with ``load`` and steps it while it is busy; without a step for ``stall_seconds`` it hangs."""
+    """Makes a decoder with ``load`` and steps it while it is busy.
+
+    When a busy thread makes no step for ``stall_seconds``, it counts as hung.
+    """
 
     decoder: Decoder
 
@@ -43,7 +46,7 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
 
     async def start(self) -> None:
-        """Wait for the decoder. Raises what kept it from loading."""
+        """Start the thread and wait until it has loaded the decoder. Raises the error of loading."""
         self._thread.start()
         await anyio.to_thread.run_sync(self._loaded.wait)
         if self._failure is not None:
@@ -58,7 +61,7 @@ class ModelThread:
             await anyio.to_thread.run_sync(self._thread.join, wait)
 
     async def watch(self) -> NoReturn:
-        """Raise when the thread has ended, or has not made a step for ``stall_seconds`` with work at hand."""
+        """Raise when the thread has ended, or has not made a step for ``stall_seconds`` although there is work."""
         while True:
             await anyio.sleep(0.25)
             if not self.healthy:
@@ -82,7 +85,7 @@ class ModelThread:
         self._calls.put(call)
 
     async def ask(self, call: Callable[[], T]) -> T:
-        """The result of ``call`` between two steps.
+        """Run ``call`` between two steps and return its result.
 
         Raises:
             KikiError: what ``call`` raises.
@@ -104,7 +107,11 @@ class ModelThread:
         return await future
 
     def check(self) -> None:
-        """Raises Unavailable when the thread has ended or hangs."""
+        """Check that the thread works.
+
+        Raises:
+            Unavailable: it has ended or hangs.
+        """
         if not self.healthy:
             raise _thread_ended_error()
 
@@ -126,11 +133,12 @@ class ModelThread:
                 _log.exception("model thread ended")
         finally:
             if self._loaded.is_set():
-                self.decoder.tell_all(_thread_ended_error())
+                self.decoder.send_to_all(_thread_ended_error())
             self._loaded.set()
 
     def _receive(self) -> None:
-        """Run the calls that wait; an idle thread waits for one and for companions, whose prompts then share a pass."""
+        """Run the waiting calls. An idle thread waits for one, and for others behind it, whose prompts then share a
+        pass."""
         until = time.monotonic() if self.decoder.busy else None
         while True:
             seconds_left = None if until is None else max(0.0, until - time.monotonic())

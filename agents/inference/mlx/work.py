@@ -1,4 +1,4 @@
-"""A request on its way through the model's thread."""
+"""A request in the model's thread: its tokens, its state, and the way back to its caller."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from agents.inference.text import Piece
 from schemas.errors import KikiError
 from schemas.findings import AdapterUse
 
-News = Piece | DecodingOutcome | KikiError
+WorkUpdate = Piece | DecodingOutcome | KikiError
+"""What the model's thread sends to a waiting caller: text while it is decoded, then the outcome or an error."""
 
 
 @dataclass(eq=False)
@@ -24,14 +25,15 @@ class Work:
     """A request in tokens. ``unwanted`` is set when nobody waits for its result any more, also from other threads.
 
     ``prompt`` is what all of its rows begin with; with ``choices`` it is followed by each of ``tails``, none empty.
-    ``key`` is the set of adapters that it asked for and that is registered, ``seat`` where the bank holds it, ``bytes``
-    what its caches may come to need, ``factor`` that of the enhancement.
+    ``key`` are the registered ones of the request's adapters, ``seat`` is their place in the bank, ``bytes`` the most
+    that the work's caches may need, ``factor`` that of the enhancement. ``live``: the caller wants the text as it is
+    decoded.
     """
 
     request: Request
     prompt: Prompt
     loop: asyncio.AbstractEventLoop
-    inbox: "asyncio.Queue[News]"
+    inbox: "asyncio.Queue[WorkUpdate]"
     choices: tuple[tuple[int, ...], ...] = ()
     tails: tuple[tuple[int, ...], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
@@ -55,24 +57,24 @@ class Work:
 
     @property
     def size(self) -> int:
-        """Rows of the batch that it holds until it is done."""
+        """Rows of the batch that the work occupies until it is done."""
         return 1 if self.choices else self.request.n
 
     @property
     def shared_tokens(self) -> tuple[int, ...]:
-        """What is processed once for all rows; a decoded row begins with the prompt's last token."""
+        """Tokens processed once for all rows. A row that decodes processes the prompt's last token itself."""
         return self.prompt.tokens if self.choices else self.prompt.tokens[:-1]
 
     @property
     def width(self) -> int:
-        """Rows of cache that it needs side by side."""
+        """Rows of cache that the work needs at the same time."""
         if not self.choices:
             return self.request.n
         return len(self.tails) * (1 if max(map(len, self.choices)) == 1 else len(self.choices))
 
     @property
     def length(self) -> int:
-        """Tokens that a row of its cache may come to hold."""
+        """Tokens that a row of the work's cache may hold at most."""
         rest = self.request.sampling.max_tokens
         if self.choices:
             rest = max(map(len, self.tails)) + max(map(len, self.choices))
@@ -80,23 +82,23 @@ class Work:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens that are read for it."""
+        """Tokens of the prompt and of all tails."""
         return len(self.prompt.tokens) + sum(map(len, self.tails))
 
     @property
     def context(self) -> Hashable:
-        """What decides, besides its tokens, what the model makes of a prompt."""
+        """The key of the prompt cache besides the tokens: what else the model's state depends on."""
         return self.adapters, self.factor
 
     @property
     def compute(self) -> float:
-        """Seconds since the model began with it."""
+        """Seconds since the work joined the batch."""
         return time.monotonic() - self.admitted_at
 
-    def tell(self, news: News) -> None:
-        """Hand ``news`` to the caller that waits."""
+    def send(self, update: WorkUpdate) -> None:
+        """Hand ``update`` to the caller that waits."""
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self.inbox.put_nowait, news)
+            self.loop.call_soon_threadsafe(self.inbox.put_nowait, update)
 
     def outcome(self, *, scores: tuple[tuple[float, ...], ...] = ()) -> DecodingOutcome:
         """The result of the finished rows, with ``scores`` of the choices."""

@@ -1,1 +1,1 @@
-"""KnowBias offline: finding the neurons and trying them. No serving process imports it."""
+"""KnowBias offline: finds the neurons and tries them out. No serving process imports it."""

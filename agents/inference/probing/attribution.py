@@ -1,8 +1,8 @@
-"""Which neurons of the gates make a model give an answer: integrated gradients (arXiv 1703.01365).
+"""Attributes a model's answer to neurons of its gates, by integrated gradients (arXiv 1703.01365).
 
 As KnowBias (arXiv 2601.21864) does it after knowledge neurons (arXiv 2104.08696): at the last token of the prompt the
 activations of one gate go from zero to what they are in ``steps`` equal steps; a neuron's attribution is its activation
-times the mean gradient of the answer's probability on that way. Arrays are (gates, neurons) in float32.
+times the mean gradient of the answer's probability over these steps. Arrays are (gates, neurons) in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from mlx_lm.models.cache import ArraysCache, ConcatenateKVCache, KVCache, make_p
 from agents.inference.knowbias.gates import GateProjection
 
 STEPS = 20
-"""Steps of the paper."""
+"""Steps in KnowBias's paper."""
 
 
 class _Tap(nn.Module):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class _Tap(nn.Module):  # type: ignore[misc]
         return self._activations[0]
 
     def replace_output(self, *replacement: mx.array) -> None:
-        """From now on put out ``replacement`` in the gate's place; without one, the gate's own activations."""
+        """From now on return ``replacement`` instead of the gate's output; without one, the gate's own activations."""
         self._replacement[:] = replacement
 
 
@@ -65,7 +65,7 @@ class Attribution:
         training = self._model.training
         for parent, tap in zip(self._parents, taps, strict=True):
             parent["gate_proj"] = tap
-        self._model.train()  # recurrent layers have a kernel without a gradient, and leave it aside in training
+        self._model.train()  # in training, recurrent layers avoid a kernel that has no gradient
         try:
             return self._attribute(list(tokens), answer, taps, on_advance)
         finally:
@@ -108,9 +108,9 @@ class Attribution:
 
 
 def _widen_cache(cache: Sequence[Any], *, upto: int, rows: int) -> list[Any]:
-    """A one-row cache for a pass that widens to ``rows`` at a gate: layers from number ``upto`` on have all rows.
+    """A one-row cache for a pass that widens to ``rows`` rows at a gate: layers from number ``upto`` on have all rows.
 
-    Below the gate all steps are the same row, so that it is computed once. Nothing is copied before a layer needs it.
+    Below the gate all steps are equal, so one row is computed there. Nothing is copied before a layer needs it.
     """
     return [_repeat_rows(layer, 1 if number < upto else rows) for number, layer in enumerate(cache)]
 

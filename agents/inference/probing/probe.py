@@ -1,4 +1,5 @@
-"""KnowBias (arXiv 2601.21864) on a model that is not serving: find its neurons, and try what a factor on them does."""
+"""KnowBias (arXiv 2601.21864) on a model that is not serving: finds its neurons, and tries a factor on
+them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,12 @@ class ProbeOptions:
 
 
 class Probe:
-    """Finds the neurons that a model answers questions with; those held out are left aside.
+    """Finds the neurons that a model uses to answer the questions that are not held out.
 
-    ``total`` counts the gates of all prompts.
+    ``total`` is the number of steps of :meth:`run`: one for each gate of each prompt.
 
     Raises:
-        SetupError: the model cannot be loaded, has no gates, or begins both answers alike.
+        SetupError: the model cannot be loaded, has no gates, or begins both answers with the same token.
     """
 
     def __init__(
@@ -55,14 +56,16 @@ class Probe:
             raise SetupError(f"{settings.model_name} has no gate_proj that KnowBias could probe.", param="model")
         self._answers = {choice: self._bundle.encoder.encode_plain(choice)[0] for choice in CHOICES}
         if len(set(self._answers.values())) < len(CHOICES):
-            raise SetupError(f"{settings.model_name} begins {' and '.join(CHOICES)} with one token.", param="model")
+            raise SetupError(
+                f"{settings.model_name} begins {' and '.join(CHOICES)} with the same token.", param="model"
+            )
         self.total = len(self._prompts) * len(self._gates)
 
     def run(self, on_advance: OnAdvance = lambda: None) -> Neurons:
         """The neurons; ``on_advance`` is called after each gate of each prompt.
 
         Raises:
-            SetupError: no neuron is shared.
+            SetupError: no neuron matters for enough of the prompts.
         """
         options, tally = self._options, NeuronTally(self._gates, threshold=self._options.threshold)
         attribution = Attribution(self._bundle.model, self._gates, steps=options.steps, at_once=options.at_once)
@@ -113,7 +116,7 @@ class Trial:
     """A model with its ``neurons``, to be asked with and without a factor on them.
 
     Raises:
-        SetupError: the model cannot be loaded, or the neurons are another's.
+        SetupError: the model cannot be loaded, or the neurons belong to another model.
     """
 
     def __init__(self, settings: InferenceSettings, neurons: Neurons) -> None:

@@ -1,6 +1,7 @@
-"""Yes/no questions about prejudice: what a model's knowledge of bias is found with, and what it is tried on.
+"""Yes/no questions about prejudice: to find a model's knowledge of bias, and to try the result on held-out ones.
 
-The shipped set is ours: twelve groups of twenty, as many yes as no in each, six of each held out.
+The shipped set was written for this project: twelve groups of twenty questions, half of them with the answer yes, six
+of each group held out.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ CHOICES = ("Yes", "No")
 
 
 class BiasQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One question with its gold answer. ``held_out``: never probed with."""
+    """One question with its gold answer. ``held_out``: not used to find neurons, only to
+    try them."""
 
     group: str
     question: str
@@ -59,5 +61,5 @@ def read_questions(path: Path = SHIPPED) -> tuple[BiasQuestion, ...]:
 
 
 def digest(questions: Sequence[BiasQuestion]) -> str:
-    """What tells one set from another."""
+    """Digest of a set of questions."""
     return hashlib.sha256(msgspec.json.encode(tuple(questions))).hexdigest()

@@ -1,4 +1,4 @@
-"""The leading singular directions of the frozen weights: what OPLoRA (arXiv 2510.13003) keeps an adapter off."""
+"""The leading singular directions of the frozen weights: what OPLoRA (arXiv 2510.13003) protects from an adapter."""
 
 from collections.abc import Mapping
 from typing import Any

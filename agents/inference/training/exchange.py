@@ -1,9 +1,8 @@
-"""Adapters that wait beside the one in use, and the exchange with it: on disk, in the bank, on the model's thread.
+"""Stages an adapter's new weights beside the one in use, and exchanges the two on disk and in the bank.
 
-A staged adapter is a folder of its own, registered under its own name while it is judged. The exchange renames its file
-over the one in use, which is one step for the file system; a process that dies meanwhile leaves
-the old file or the new one.
-Rows that are being decoded keep the pairs that they began with.
+A staged adapter is a folder of its own, registered under its own name while it is judged. The exchange
+renames its file over the one in use, which is atomic; a process that dies meanwhile leaves the old file or the new one.
+It runs on the model's thread. Rows that are being decoded keep the pairs that they began with.
 """
 
 import hashlib
@@ -22,16 +21,16 @@ from schemas.findings import AdapterUse
 
 MARK = ".staged-"
 LEFT_SECONDS = 3600.0
-"""Age at which a staged adapter counts as left behind; other workers may share the folder and be at work."""
+"""Age in seconds at which a staged adapter counts as left behind; a younger one may be another worker's, in use."""
 
 
 def staged_name(name: str, digest: str) -> str:
-    """The name under which weights of this digest wait beside ``name``."""
+    """The name of the staged adapter with weights of this digest for ``name``."""
     return f"{name[:100]}{MARK}{digest[:12]}"
 
 
 def stage(folder: Path, name: str, data: bytes) -> str:
-    """Write a staged adapter with the configuration of ``name``; what is there already stays. Returns its name.
+    """Write a staged adapter with the configuration of ``name``; one that exists is kept. Returns its name.
 
     Raises:
         StageFailed: code ``adapter_failed``: ``name`` is not an adapter in mlx-lm's layout.
@@ -51,7 +50,7 @@ def stage(folder: Path, name: str, data: bytes) -> str:
 
 
 def discard(folder: Path, name: str) -> bool:
-    """Remove a staged adapter's files. Returns whether they were there; anything else is left alone.
+    """Remove a staged adapter's files. Returns whether they existed.
 
     Raises:
         StageFailed: code ``adapter_failed``: it is not a staged adapter's name.
@@ -64,7 +63,7 @@ def discard(folder: Path, name: str) -> bool:
 
 
 def sweep(folder: Path, *, now: float) -> list[str]:
-    """Remove what swaps that died left behind more than :data:`LEFT_SECONDS` ago. Returns the names."""
+    """Remove staged adapters older than :data:`LEFT_SECONDS`, left by swaps that died. Returns their names."""
     leftovers = [path for path in folder.iterdir() if MARK in path.name and now - path.stat().st_mtime > LEFT_SECONDS]
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
@@ -76,14 +75,14 @@ def exchange(
 ) -> float:
     """Put the staged weights in the place of the adapter's, whose digest must be ``base_sha256``.
 
-    ``busy_slots`` are the seats of running rows, ``is_used`` whether some of these rows use the adapter.
+    ``busy_slots`` are the slots of running rows, ``is_used`` says whether some of these rows use the adapter.
 
     Returns:
         Milliseconds that it took; 0 when the exchange was made before.
 
     Raises:
-        StageFailed: code ``adapter_failed``, or ``invariant_broken`` when the adapter is not ``base_sha256`` any more.
-        Refused: rows use an adapter that is too large to stand beside its successor.
+        StageFailed: code ``adapter_failed``, or ``invariant_broken`` when the adapter's digest is not ``base_sha256``
+        any more. Refused: rows use an adapter that is too large to be resident together with its successor.
     """
     folder = adapter_folder(bank.folder, name)
     began = time.perf_counter()
@@ -92,12 +91,12 @@ def exchange(
         return 0.0
     if current.sha256 != base_sha256:
         raise StageFailed(
-            f"'{name}' is {current.sha256[:12]} by now, not {base_sha256[:12]}: begin again from what is in use.",
+            f"'{name}' has digest {current.sha256[:12]} by now, not {base_sha256[:12]}: export it again.",
             code="invariant_broken",
             param="base_sha256",
         )
     if is_used and not bank.mixable((AdapterUse(name=name),)):
-        raise Refused(f"requests use '{name}', which is too large to stand beside its successor: try again later.")
+        raise Refused(f"requests use '{name}', which is too large to be kept beside its successor: try again later.")
     successor_adapter = bank.load(successor)
     live_file, next_file, backup = folder / WEIGHTS, folder / f"{WEIGHTS}.next", folder / f"{WEIGHTS}.before"
     try:

@@ -1,4 +1,4 @@
-"""Replay: gradient steps on an adapter's low-rank pairs while the base stays as it is.
+"""Trains an adapter: gradient steps on its low-rank pairs, with the base frozen.
 
 One step is one example: forward, backward, Adam. It runs between two decoding steps of the model's thread and leaves
 the model as it found it, so other requests wait for one example at a time.
@@ -22,22 +22,23 @@ from agents.inference.adapters.pairs import LowRankPair
 from agents.inference.failures import adapter_error
 
 FLOPS = 4.0
-"""Floating point operations for each weight and token: forward, and the way back through frozen weights."""
+"""Floating point operations for each weight and token: the forward pass, and the backward pass through frozen
+weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learnable:
+class TrainingExample:
     """Token ids of a question and its answer; the answer begins at index ``begins``, which is at least 1."""
 
     tokens: tuple[int, ...]
     begins: int
 
 
-def make_learnable(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> Learnable:
+def make_training_example(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> TrainingExample:
     """An example of at most ``max_tokens`` tokens: the answer's end is cut first, then the prompt's beginning."""
     answer_tokens = [*answer][: max(max_tokens - len(prompt), max_tokens // 2)]
     prompt_tokens = [*prompt][-(max_tokens - len(answer_tokens)) :]
-    return Learnable(tokens=(*prompt_tokens, *answer_tokens), begins=len(prompt_tokens))
+    return TrainingExample(tokens=(*prompt_tokens, *answer_tokens), begins=len(prompt_tokens))
 
 
 def make_portable(data: bytes) -> bytes:
@@ -50,7 +51,7 @@ def make_portable(data: bytes) -> bytes:
 
 
 class Training:
-    """An adapter's ``data`` (safetensors, mlx-lm's layout) on its way to other weights. On the model's thread.
+    """Trains from ``data``, an adapter's safetensors file in mlx-lm's layout. Runs on the model's thread.
 
     Raises:
         StageFailed: code ``adapter_failed``: the weights do not fit the model.
@@ -63,7 +64,7 @@ class Training:
         self._optimizer = optim.Adam(learning_rate=learning_rate, bias_correction=True)
         self.tokens = 0
 
-    def loss(self, example: Learnable) -> float:
+    def loss(self, example: TrainingExample) -> float:
         """Mean cross-entropy of the answer's tokens, in nats.
 
         Raises:
@@ -72,8 +73,8 @@ class Training:
         with self._bank.borrow_model():
             return self._finite_loss(self._entropy(self._parameters, example))
 
-    def step(self, example: Learnable) -> float:
-        """Learn an example. Returns its loss before the step.
+    def step(self, example: TrainingExample) -> float:
+        """Make one gradient step on an example. Returns its loss before the step.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -99,7 +100,7 @@ class Training:
         data: bytes = save(tensors)
         return data
 
-    def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: Learnable) -> mx.array:
+    def _entropy(self, parameters: Mapping[str, Mapping[str, mx.array]], example: TrainingExample) -> mx.array:
         self._bank.place({path: LowRankPair(a=pair["a"], b=pair["b"]) for path, pair in parameters.items()})
         logits: Any = self._bank.model(mx.array([example.tokens[:-1]]))
         answer = logits[0, example.begins - 1 :].astype(mx.float32)
@@ -117,5 +118,5 @@ class Training:
 
 
 def step_flops(bank: AdapterBank, tokens: int) -> float:
-    """About what a step on so many tokens costs; experts that a token does not meet are counted as if it did."""
+    """Estimated floating point operations of a step on so many tokens; all experts count, also unused ones."""
     return FLOPS * bank.weight_count * tokens

@@ -1,4 +1,4 @@
-"""Scores of choices after one conversation or several (votes), as far as the upstream sends log-probabilities."""
+"""Scores choices after one conversation or several (votes), as far as the upstream sends log-probabilities."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -31,15 +31,15 @@ async def score_choices(
     """The scores of the choices after each ballot.
 
     Raises:
-        InvalidInput: a choice is empty, or the upstream tells no log-probabilities.
-        StageFailed: the tokens it sent say nothing about the choices.
+        InvalidInput: there are no choices, one is empty, or the upstream sends no log-probabilities.
+        StageFailed: the upstream sent no log-probabilities after all, or none of its tokens begins exactly one choice.
         KikiError: what the calls raise.
     """
     can, started = connection.require_capabilities(), time.monotonic()
     if not all(request.choices) or not request.choices:
         raise InvalidInput("a choice is empty; each needs at least one character.", param="choices")
     if not can.top_logprobs and not can.prompt_logprobs:
-        raise InvalidInput("this upstream tells no log-probabilities, which choices need.", param="choices")
+        raise InvalidInput("this upstream sends no log-probabilities, which choices need.", param="choices")
     ballots = [replace(request, messages=(*request.messages, *ballot)) for ballot in request.ballots or ((),)]
 
     def prepare_ballot(ballot: Request) -> Callable[[], Awaitable[_BallotScores]]:
@@ -73,7 +73,7 @@ async def _score_ballot(
     count_degraded("upstream.scoring", "the upstream scores choices by their first token only")
     entries = token_entries(reply)
     if not entries:
-        raise StageFailed("the upstream told no log-probabilities of the choices.")
+        raise StageFailed("the upstream sent no log-probabilities of the choices.")
     return _BallotScores(
         tuple(scoring.first_token_scores(request.choices, likeliest(entries[0]))), prompt_tokens, exact=False
     )
@@ -82,7 +82,8 @@ async def _score_ballot(
 async def _score_exactly(
     connection: UpstreamConnection, request: Request, body: dict[str, Any], prompt_tokens: int
 ) -> list[float] | None:
-    """Each choice's total as the end of a prompt; None if the tokens of one of them cannot be told apart there."""
+    """Each choice's total log-probability as the end of a prompt; None if the tokens of one of them cannot be separated
+    from the prompt's."""
 
     def prepare_choice(choice: str) -> Callable[[], Awaitable[float | None]]:
         async def call() -> float | None:

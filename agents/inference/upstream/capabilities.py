@@ -1,7 +1,6 @@
-"""What this server does, found by asking it: servers that speak the same interface leave different parts of it out.
+"""Finds out by probing what a server can do: servers with the same interface leave different parts of it out.
 
-A parameter that a server does not know is often ignored without a word, so only what a probe showed
-counts.
+Servers often ignore an unknown parameter silently, so only what a probe showed counts.
 """
 
 import json
@@ -27,13 +26,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stream_logprobs: log-probabilities of the drawn tokens while streaming.
         whole_logprobs: the same in one reply.
-        token_texts: with them the texts of the tokens, without which they cannot be told to a client.
+        token_texts: with them the texts of the tokens, without which they cannot be sent to a client.
         top_logprobs: how many likeliest tokens a reply carries at most.
         prompt_logprobs: log-probabilities of the prompt's own tokens (vLLM), which score a choice exactly.
-        stops: a stop string ends the answer, wherever its letters fall; where it does not, this side ends it.
+        stops: a stop string ends the answer, wherever its letters fall; where it does not, this
+            process cuts the answer.
         schemas: answers follow a JSON schema.
         tools: the template tells the model the tools.
-        forced_tools: a call that must come does.
+        forced_tools: a required tool call is made.
     """
 
     stream_logprobs: bool = False
@@ -47,13 +47,13 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     forced_tools: bool = False
 
     @property
-    def words(self) -> str:
-        """The names of what it does, for the status."""
+    def names(self) -> str:
+        """The names of the capabilities that the server has, for the status."""
         return " ".join(name for name, value in msgspec.structs.asdict(self).items() if value)
 
 
 async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
-    """Decode a few tokens, each time with one thing more.
+    """Send small requests, each of which tries one capability.
 
     Raises:
         Unavailable: the server is away.
@@ -94,7 +94,8 @@ class _Prober:
         }
 
     async def ask_plainly(self) -> dict[str, Any]:
-        """The reply to the plain request: a few tokens, so that there is text. A server that decodes is ready."""
+        """The reply to the plain request: a few tokens, so that there is text. When it comes, the server is
+        ready."""
         return await self._complete(**{**self._plain_request, "max_tokens": 8})
 
     async def ask_with(self, **more: Any) -> dict[str, Any] | None:
@@ -134,7 +135,8 @@ class _Prober:
         return _WORD in _content(reply)
 
     async def request_call(self) -> dict[str, Any] | None:
-        """The reply to a request with a forced tool; its prompt is longer by the tool, and the reply is a call."""
+        """The reply to a request with a forced tool, which shows whether the prompt grew by the tool and a call
+        came."""
         function = {"name": "greet", "description": "Greets.", "parameters": {"type": "object", "properties": {}}}
         tool_choice = {"type": "function", "function": {"name": "greet"}}
         tools = [{"type": "function", "function": function}]

@@ -1,6 +1,6 @@
-"""The connection to the upstream: how many calls at once, their model name, their errors, and whether it answers.
+"""The connection to the upstream: limits the calls at once, translates errors, and tracks whether it answers.
 
-The client retries nothing: the broker delivers again, and knows how often.
+The client does not retry: the broker delivers the message again, and counts the tries.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from openai import AsyncOpenAI
 
 from agents.inference.requests import Request
 from agents.inference.settings import InferenceSettings
-from agents.inference.upstream import request as wire
 from agents.inference.upstream.capabilities import Capabilities, probe
 from agents.inference.upstream.failures import is_outage, translate_error
 from agents.inference.upstream.modules import LoraModules
-from agents.inference.upstream.queue import Turnstile
+from agents.inference.upstream.queue import CallQueue
+from agents.inference.upstream.request import request_body
 from agents.inference.upstream.settings import UpstreamSettings
 from schemas.errors import KikiError, Unavailable
 from schemas.findings import AdapterUse
@@ -31,7 +31,8 @@ _log = structlog.get_logger("inference")
 
 
 class UpstreamConnection:
-    """One client and its turnstile. ``outage`` says why the upstream does not answer; it is empty while it does."""
+    """One client and the queue of its calls. ``outage`` says why the upstream does not answer; it is empty while it
+    does."""
 
     def __init__(self, settings: InferenceSettings, upstream: UpstreamSettings) -> None:
         self.upstream = upstream
@@ -43,7 +44,7 @@ class UpstreamConnection:
             timeout=openai.Timeout(upstream.read_timeout, connect=upstream.connect_timeout),
         )
         self._completions: Any = self._client.chat.completions  # bodies are put together: no overload fits
-        self._turnstile = Turnstile(upstream.max_concurrent, patience=settings.patience)
+        self._calls = CallQueue(upstream.max_concurrent, patience=settings.patience)
         self.modules = LoraModules(self._client, upstream)
         self.capabilities: Capabilities | None = None
         self.outage = "the upstream has not answered yet"
@@ -52,8 +53,8 @@ class UpstreamConnection:
     @property
     def gauges(self) -> dict[str, float]:
         """Calls that wait by lane, calls in flight, tokens and errors so far."""
-        queues = {f"queue_{lane}": float(self._turnstile.depth(lane)) for lane in LANES}
-        return {**queues, "active_requests": float(self._turnstile.inside), **self.counts}
+        queues = {f"queue_{lane}": float(self._calls.depth(lane)) for lane in LANES}
+        return {**queues, "active_requests": float(self._calls.inside), **self.counts}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -68,7 +69,7 @@ class UpstreamConnection:
         try:
             if self.capabilities is None or self.outage:
                 self.capabilities = await probe(self._client, self.upstream.model)
-                _log.info("upstream answers", url=self.upstream.base_url, capabilities=self.capabilities.words)
+                _log.info("upstream answers", url=self.upstream.base_url, capabilities=self.capabilities.names)
             else:
                 await self.modules.list_adapters()
             self.outage = ""
@@ -91,13 +92,13 @@ class UpstreamConnection:
         that."""
         with self.translate_errors():
             model, fields = await self.modules.prepare_fields(uses)
-        return wire.body(
+        return request_body(
             request, candidate=candidate, candidate_temperature=self._candidate_temperature, model=model, fields=fields
         )
 
     async def complete(self, body: dict[str, Any], *, lane: Lane) -> dict[str, Any]:
         """The whole reply."""
-        async with self._turnstile.hold_place(lane):
+        async with self._calls.hold_slot(lane):
             with self.translate_errors():
                 reply = await self._completions.create(**body)
         answer: dict[str, Any] = reply.model_dump(warnings=False)
@@ -106,7 +107,7 @@ class UpstreamConnection:
     @contextlib.asynccontextmanager
     async def open_stream(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The chunks of a stream; it is closed at the end, after an error or a cancellation too."""
-        async with self._turnstile.hold_place(lane):
+        async with self._calls.hold_slot(lane):
             with self.translate_errors():
                 stream = await self._completions.create(**body, stream=True, stream_options={"include_usage": True})
                 chunks = _read_chunks(stream)
@@ -119,7 +120,10 @@ class UpstreamConnection:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Raise the client's errors as ours; after a lost connection the upstream is away until it decodes a token."""
+        """Turn the client's errors into this program's own.
+
+        After a lost connection the upstream counts as away until it has decoded a token again.
+        """
         try:
             yield
         except openai.OpenAIError as error:
@@ -132,7 +136,7 @@ class UpstreamConnection:
 
     def _translate_error(self, error: openai.OpenAIError) -> KikiError:
         if isinstance(error, openai.NotFoundError) and self.upstream.lora == "dynamic":
-            return Unavailable("the upstream has forgotten a model; its adapters are loaded again")
+            return Unavailable("the upstream has forgotten a model: its adapters are loaded again")
         return translate_error(error)
 
     def _note_failure(self, error: KikiError) -> None:

@@ -1,4 +1,4 @@
-"""The candidates of a request, each by a call of its own."""
+"""Decodes the candidates of a request, with one call for each."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ async def decode_candidates(
     """Decode all candidates; ``on_piece`` gets the pieces of the first.
 
     Raises:
-        InvalidInput: this upstream would leave something out without a word.
+        InvalidInput: the upstream would silently ignore a part of the request.
         KikiError: what the calls raise.
     """
     can, started = connection.require_capabilities(), time.monotonic()
@@ -44,18 +44,22 @@ async def decode_candidates(
 
 
 def refuse_unsupported(request: Request, can: Capabilities) -> None:
-    """Raises InvalidInput for what this upstream would leave out without a word."""
+    """Refuse what this upstream would silently ignore.
+
+    Raises:
+        InvalidInput: ``param`` names it.
+    """
     sampling, tooling = request.sampling, request.tooling
     if tooling is not None and not can.tools:
-        raise InvalidInput("this upstream's model is told no tools.", param="tools")
+        raise InvalidInput("this upstream does not pass tools to its model.", param="tools")
     if tooling is not None and tooling.must_call and not can.forced_tools:
-        raise InvalidInput("this upstream cannot make sure of a call: ask with 'auto'.", param="tool_choice")
+        raise InvalidInput("this upstream cannot force a tool call: use tool_choice 'auto'.", param="tool_choice")
     if sampling.json_schema is not None and not can.schemas:
         raise InvalidInput("this upstream does not follow JSON schemas.", param="response_format")
     if sampling.logprobs and not can.token_texts:
-        raise InvalidInput("this upstream does not tell tokens with their log-probabilities.", param="logprobs")
+        raise InvalidInput("this upstream does not send tokens with their log-probabilities.", param="logprobs")
     if sampling.top_logprobs > can.top_logprobs:
-        raise InvalidInput(f"this upstream tells {can.top_logprobs} likeliest tokens at most.", param="top_logprobs")
+        raise InvalidInput(f"this upstream sends {can.top_logprobs} likeliest tokens at most.", param="top_logprobs")
 
 
 async def _decode_candidate(
@@ -77,7 +81,7 @@ async def _decode_candidate(
                 await _pass_on(answer.take(chunk), on_piece)
                 if answer.stopped:
                     break
-    else:  # this server tells log-probabilities only at the end
+    else:  # this server sends log-probabilities only at the end
         await _pass_on(answer.take(await connection.complete(body, lane=request.lane)), on_piece)
     with connection.translate_errors():
         rest = answer.end()
@@ -86,7 +90,8 @@ async def _decode_candidate(
 
 
 def _supported_fields(sampling: Sampling, can: Capabilities) -> dict[str, object]:
-    """Fields that are sent only to a server that supports them; others are done here, or missing and counted."""
+    """Fields that are sent only to a server that supports them; stop strings are applied here anyway, and
+    missing log-probabilities are counted."""
     fields: dict[str, object] = {}
     if sampling.stop and can.stops:
         fields["stop"] = list(sampling.stop)

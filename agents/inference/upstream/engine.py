@@ -33,10 +33,11 @@ class OpenAIEngine:
         self._upstream = upstream
 
     async def start(self) -> None:
-        """Decode a token there. A server that is away may come later: the engine is not healthy until then.
+        """Have the upstream decode a token. If it does not answer, the engine starts all the same and is not healthy
+        yet.
 
         Raises:
-            SetupError: the server is there and refuses.
+            SetupError: the upstream answers and refuses.
         """
         try:
             await self.connection.check_upstream()
@@ -69,10 +70,10 @@ class OpenAIEngine:
 
     @property
     def info(self) -> dict[str, str]:
-        """The server, what it was found to do, and why it is not healthy."""
+        """The server, its capabilities, and why it is not healthy."""
         fields = {"device": "upstream", "adapters": "", "upstream": self._upstream.base_url}
         if self.connection.capabilities is not None:
-            fields["capabilities"] = self.connection.capabilities.words
+            fields["capabilities"] = self.connection.capabilities.names
         return {**fields, "upstream_error": self.connection.outage} if self.connection.outage else fields
 
     @property
@@ -95,11 +96,13 @@ class OpenAIEngine:
             if request.choices or request.ballots:
                 return await score_choices(self.connection, request, uses)
             return await decode_candidates(self.connection, request, uses, on_piece)
-        raise DeadlineExceeded("the deadline passed while the upstream was at it.")
+        raise DeadlineExceeded("the deadline passed while the upstream was working on the request.")
 
     def forget(self) -> None:
-        """Count that the upstream may still hold forgotten text: it keeps its own prompts, out of reach from here."""
-        count_degraded("upstream.forget", "an upstream's kept prompts cannot be dropped from here: restart it, or wait")
+        """Count that the upstream may still hold forgotten text: its prompt cache cannot be dropped from here."""
+        count_degraded(
+            "upstream.forget", "an upstream's cached prompts cannot be dropped from here: restart it, or wait"
+        )
 
     def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """The adapters among ``uses`` that the settings name, in the same order."""
@@ -131,5 +134,5 @@ class OpenAIEngine:
         return await self.connection.modules.perform(verb, name, sha256)
 
     def consolidation(self, bus: Bus) -> Sequence[Endpoint]:  # noqa: ARG002 - the protocol's signature
-        """None: the weights are elsewhere."""
+        """None: the weights are in another process."""
         return ()

@@ -1,19 +1,19 @@
-"""What the upstream's errors mean here: it is away and a retry is worth it, or it refused and no retry helps."""
+"""Translates the upstream's errors: it is away and a retry may help, or it refused and no retry helps."""
 
 import openai
 
 from schemas.errors import InvalidInput, KikiError, Refused, StageFailed, Unavailable
 
 BUSY = frozenset({408, 409, 425, 429})
-"""Refusals that pass: the same request may do later."""
+"""Status codes of refusals that pass: the same request may succeed later."""
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "longer than the maximum", "context window")
 
 
 def translate_error(error: openai.OpenAIError) -> KikiError:
-    """Our error for one of the client's.
+    """This program's error for one of the client's.
 
     A lost connection, a time-out and a 5xx are :class:`Unavailable`, a full queue is :class:`Refused`; a prompt that is
-    too long is the client's mistake; any other 4xx is ``upstream_refused``, which no retry mends.
+    too long is the client's mistake; any other 4xx is ``upstream_refused``, which a retry would not help.
     """
     if not isinstance(error, openai.APIStatusError):
         return Unavailable(f"the upstream does not answer: {type(error).__name__}.")

@@ -1,4 +1,4 @@
-"""The upstream's adapters: which of a request's it can serve, under which model name, loaded when it must be."""
+"""The upstream's adapters: selects the one that it can serve, names its model, and loads it when necessary."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Fields = tuple[str, dict[str, Any]]
 
 
 class LoraModules:
-    """Adapters of the settings; only these, and their paths only from there."""
+    """The adapters of the settings. No other can be used, and paths never come from a request."""
 
     def __init__(self, client: AsyncOpenAI, settings: UpstreamSettings) -> None:
         self._client, self._settings = client, settings
@@ -32,7 +32,7 @@ class LoraModules:
         """The adapter of a request that the upstream can serve: one, at weight 1. The others are left out and counted.
 
         Raises:
-            StageFailed: the digest asked for is not the one of the settings.
+            StageFailed: the requested digest is not the one in the settings.
         """
         servable = [use for use in uses if use.name in self._settings.adapters]
         for use in uses:
@@ -51,7 +51,10 @@ class LoraModules:
         return (AdapterUse(name=heaviest.name, sha256=digest),)
 
     async def prepare_fields(self, uses: Sequence[AdapterUse]) -> Fields:
-        """How a call names these adapters, which :meth:`select_usable` returned; loads one if the upstream needs that.
+        """The model name and body fields for these adapters, which :meth:`select_usable` returned.
+
+        With ``lora`` "dynamic" the adapter is loaded first.
+
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -68,7 +71,7 @@ class LoraModules:
         return adapter.model or name, {}
 
     async def load(self, name: str) -> None:
-        """Have the upstream load it; one that it has already is as good.
+        """Have the upstream load the adapter; it is no error if it is loaded already.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -82,7 +85,7 @@ class LoraModules:
                 self._loaded.add(name)
 
     async def unload(self, name: str) -> None:
-        """Have the upstream forget it; one that it does not have is as good.
+        """Have the upstream unload the adapter; it is no error if it is not loaded.
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -96,13 +99,13 @@ class LoraModules:
             self._loaded.discard(name)
 
     def forget(self) -> None:
-        """Forget which adapters are loaded: after an outage of the upstream that is not known any more."""
+        """Forget which adapters are loaded, which is unknown after an outage of the upstream."""
         self._loaded.clear()
 
     async def perform(self, verb: str, name: str, sha256: str) -> AdapterInfo:
-        """An administrator's verb.
+        """Carry out an administrator's verb.
 
-        ``check`` looks whether the upstream lists it; ``load`` and ``unload`` need ``lora`` "dynamic".
+        ``check`` checks whether the upstream lists it; ``load`` and ``unload`` need ``lora`` "dynamic".
 
         Raises:
             StageFailed: code ``adapter_failed``.
@@ -142,7 +145,8 @@ class LoraModules:
         return AdapterInfo(name=name, resident=resident, seated=resident, sha256=adapter.sha256, seconds=seconds)
 
     async def _list_models(self) -> frozenset[str]:
-        """Models that it lists; none where its list is no JSON, as mlx_lm.server's without a Hugging Face cache."""
+        """Models that the upstream lists; none when its list is not JSON (mlx_lm.server without a Hugging Face
+        cache)."""
         try:
             models = self._client.models.list(timeout=self._settings.connect_timeout)
             return frozenset([model.id async for model in models])

@@ -1,4 +1,4 @@
-"""Which call goes to the upstream next: at most so many at once, by lane and patience as before the local batch."""
+"""Queues calls to the upstream: at most so many at once, ordered by lane and patience like the local batch's work."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ from agents.inference.scheduler import Running, Scheduler
 from schemas.jobs import Lane
 
 
-class Turnstile:
+class CallQueue:
     """Lets ``places`` calls through at a time; ``patience`` in seconds, in the order of the lanes."""
 
     def __init__(self, places: int, *, patience: Sequence[float]) -> None:
@@ -22,8 +22,8 @@ class Turnstile:
         return self._scheduler.depth(lane)
 
     @contextlib.asynccontextmanager
-    async def hold_place(self, lane: Lane) -> AsyncIterator[None]:
-        """Hold a place for one call, once one is free."""
+    async def hold_slot(self, lane: Lane) -> AsyncIterator[None]:
+        """Wait until a place is free, and hold it while the context lasts."""
         admitted = anyio.Event()
         self._scheduler.add(admitted, key=None, lane=lane, rows=1, now=time.monotonic())
         self._admit()

@@ -1,4 +1,4 @@
-"""A request of ours as the body of one call. Pure."""
+"""Turns a request into the body of one call. Pure."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from schemas.chat import Message, Sampling, Tooling
 SPECIAL = re.compile(r"<(?=\|[^|<>\s]{1,40}\|>|/?s>|/?think>|(?:start|end)_of_turn>|/?tool_call>)|\[(?=/?INST\])")
 """Where a special token of a usual chat template begins."""
 _BREAK = "\u200b"
-"""Zero width space: what is behind it cannot be tokenised as one special token."""
+"""Zero width space: put into a special token, it keeps the text from being tokenised as one."""
 
 
-def body(
+def request_body(
     request: Request, *, candidate: int, candidate_temperature: float, model: str, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments for the client: one candidate, because servers differ in what ``n`` does with seeds.
+    """Keyword arguments for the client: for one candidate, because servers differ in how ``n`` uses seeds.
 
-    ``fields`` are what the request's adapter adds.
+    ``fields`` are added for the request's adapter.
     """
     sampling = request.sampling
     temperature = temperature_of(sampling, candidate, candidate_temperature=candidate_temperature)
@@ -43,7 +43,8 @@ def body(
 
 
 def encode_message(message: Message) -> dict[str, Any]:
-    """A message as the upstream gets it; a special token spelt in its text is broken, or the server would obey it."""
+    """A message for the upstream. A special token spelt in its text is broken up, or the server would treat it as
+    one."""
     content = SPECIAL.sub(lambda match: match[0] + _BREAK, message.content)
     if content != message.content:
         count_degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
@@ -91,7 +92,7 @@ def _tool_fields(tooling: Tooling | None) -> dict[str, Any]:
 
 
 def _extra_fields(sampling: Sampling) -> dict[str, Any]:
-    """Fields that vLLM and mlx-lm know beyond the interface, by the same names."""
+    """Fields beyond OpenAI's interface that vLLM and mlx-lm know by the same names."""
     fields: dict[str, Any] = {}
     if sampling.top_k:
         fields["top_k"] = sampling.top_k

@@ -1,4 +1,4 @@
-"""One candidate while the upstream sends it: deltas in, certain text out, and the sums that make its result."""
+"""One candidate while the upstream sends it: takes chunks, gives back text, and sums up the result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +17,10 @@ FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "tool_
 
 
 class Answer:
-    """``index`` is the candidate's number; ``stops`` and reasoning are filtered here too, whatever the server does.
+    """The answer to one call, which is one candidate; ``index`` is its number.
 
-    ``thinking``: the content begins within the reasoning.
+    ``stops`` and reasoning are filtered here too, whatever the server does. ``thinking``: the content begins within the
+    reasoning.
     """
 
     def __init__(self, *, index: int, seed: int, stops: Sequence[str], thinking: bool = False) -> None:
@@ -33,7 +34,8 @@ class Answer:
         self._usage: Usage | None = None
 
     def take(self, reply: Mapping[str, Any]) -> list[Piece]:
-        """Take a chunk of a stream, or a whole reply (as dictionaries); returns the text that is certain by now."""
+        """Take a chunk of a stream, or a whole reply (as dictionaries); returns the text that cannot change any
+        more."""
         if (usage := reply.get("usage")) is not None:
             prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
             self._usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
@@ -56,8 +58,8 @@ class Answer:
         """The text that was held back, once the upstream has ended.
 
         Raises:
-            Unavailable: it ended without saying why: it died.
-            StageFailed: it ended for a reason that is no answer.
+            Unavailable: it ended without a finish reason: it died.
+            StageFailed: its finish reason means that there is no answer.
         """
         if self.stopped:
             self._finish = "stop"
@@ -105,7 +107,7 @@ class Answer:
         return pieces
 
     def _join_call(self, call: Mapping[str, Any], position: int) -> None:
-        """Part of a call: a stream sends its name once and its arguments in pieces."""
+        """Add a part of a call: a stream sends the name once and the arguments in pieces."""
         index = call.get("index")
         entry = self._calls.setdefault(
             position if index is None else int(index), {"id": "", "name": "", "arguments": ""}
@@ -136,7 +138,7 @@ class Answer:
 
 
 def likeliest(entry: Mapping[str, Any]) -> tuple[LikelyToken, ...]:
-    """The likeliest tokens at the place of a drawn one, the likeliest first; some servers send them unsorted."""
+    """The likeliest tokens at a drawn token's place, sorted, because some servers send them unsorted."""
     pairs = [
         (str(alternative.get("token") or ""), float(alternative["logprob"]))
         for alternative in entry.get("top_logprobs") or ()

@@ -1,8 +1,9 @@
-"""Log-probabilities of given continuations, as far as an upstream sends them. Pure.
+"""Computes log-probabilities of given continuations from what an upstream sends. Pure.
 
-Exactly from the log-probabilities of a prompt that ends with the choice (vLLM's ``prompt_logprobs``). Otherwise from
-the likeliest first tokens: a choice gets the mass of the tokens that begin it and no other, which orders labels that
-differ in their first token and says nothing of what follows. The second is an approximation and is reported as one.
+They are exact when computed from the log-probabilities of a prompt that ends with the choice (vLLM's
+``prompt_logprobs``). Otherwise they come from the likeliest first tokens: a choice gets the probability mass of the
+tokens that begin it and no other choice. That orders labels that differ in their first token, ignores the rest, and is
+reported as inexact.
 """
 
 import math
@@ -19,8 +20,8 @@ _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 def first_token_scores(choices: Sequence[str], likeliest: Sequence[LikelyToken]) -> list[float]:
     """Log of the mass of the first tokens that begin one choice only.
 
-    A choice that no such token begins gets the log-probability of the least likely token in the list: it has at
-    most that.
+    A choice that no such token begins gets the log-probability of the least likely token in the list, which is an upper
+    bound of its own.
 
     Raises:
         StageFailed: none of the tokens begins exactly one choice.
@@ -40,9 +41,10 @@ def first_token_scores(choices: Sequence[str], likeliest: Sequence[LikelyToken])
 def continuation_score(
     choice: str, prompt_logprobs: Sequence[Mapping[str, Any] | None], *, prompt_tokens: int
 ) -> float | None:
-    """The choice's total, from the entries of a prompt that ends with it after ``prompt_tokens`` others.
+    """The choice's total log-probability, from the entries of a prompt that ends with it after ``prompt_tokens``
+    others.
 
-    None if the entries from there on do not spell the choice, because the tokenizer joined it to what stands before.
+    None if the entries from there on do not spell the choice, because the tokenizer joined it to the text before it.
     """
     total, spelt = 0.0, ""
     for entry in prompt_logprobs[prompt_tokens:]:

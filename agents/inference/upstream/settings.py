@@ -20,21 +20,21 @@ class UpstreamAdapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which server, and what may be asked of it.
+    """Which server, and how it is used.
 
     Attributes:
-        base_url: up to and with ``/v1``.
+        base_url: the server's URL, including ``/v1``.
         model: the base model's name there.
         api_key: sent as a bearer key; best given as ``KIKI_AGENTS__INFERENCE__UPSTREAM__API_KEY``.
         adapters: registered adapters by name.
-        lora: how an adapter is asked for: "listed" (vLLM's ``--lora-modules``: a model name that is there), "dynamic"
+        lora: how a call names an adapter: "listed" (vLLM's ``--lora-modules``: a model name that is there), "dynamic"
             (vLLM's ``/v1/load_lora_adapter`` before the first use), "field" (``mlx_lm.server``: a path in the body; it
             then needs ``model`` to be the model's path, because with "default_model" it ignores adapters).
         thinking: the chat template opens the reasoning, and the server leaves it in the content.
-        max_concurrent: calls in flight; further ones wait by lane.
-        connect_timeout: seconds to a connection.
+        max_concurrent: calls in flight at most; further ones wait, ordered by lane.
+        connect_timeout: seconds that connecting may take.
         read_timeout: seconds without a byte after which the upstream counts as hung.
-        probe_seconds: between two checks whether it answers.
+        probe_seconds: seconds between two checks whether the server answers.
     """
 
     base_url: str

@@ -1,4 +1,4 @@
-"""Several calls at once, of which the first refusal ends the others."""
+"""Runs several calls at once; the first error cancels the others."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -14,7 +14,7 @@ async def run_together(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """Run all calls at once; their results, in order.
 
     Raises:
-        KikiError: the first refusal, as it is.
+        KikiError: the first error of a call.
     """
     results: dict[int, T] = {}
     failures: list[KikiError] = []

@@ -2,6 +2,6 @@
 
 :mod:`.pair` opens both as the settings choose; :mod:`.protocols` says what each must do. Atlas: :mod:`.points` (what a
 point is), :mod:`.edge` and :mod:`.qdrant`; :mod:`.generations`, :mod:`.optimise` and :mod:`.optimise_child` keep the
-embedded one quick. Trace: :mod:`.trace` over :mod:`.ladybug` or :mod:`.neo4j`. :mod:`.embedded` runs a store on a
-thread of its own, :mod:`.errors` puts what goes wrong in our terms.
+embedded one fast. Trace: :mod:`.trace` over :mod:`.ladybug` or :mod:`.neo4j`. :mod:`.embedded` runs a store on a
+thread of its own, :mod:`.errors` translates the libraries' errors.
 """

@@ -5,7 +5,7 @@ from functools import partial
 
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.embedded import Part
+from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas, Lookup, Windows
 from schemas.episode import Episode
 
@@ -17,35 +17,35 @@ class EdgeAtlas:
 
     def __init__(self, settings: MemorySettings) -> None:
         opener = partial(Atlas.open, size=settings.vector_size, language=settings.language)
-        self.part = Part(self.name, settings.data_dir / "atlas", opener)
-        self.load = self.part.load
-        self.renew = self.part.renew
-        self.close = self.part.close
+        self.store = EmbeddedStore(self.name, settings.data_dir / "atlas", opener)
+        self.load = self.store.load
+        self.renew = self.store.renew
+        self.close = self.store.close
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """See :meth:`.points.Atlas.place`."""
-        await self.part.run(lambda atlas: atlas.place(episodes, windows))
+        await self.store.run(lambda atlas: atlas.place(episodes, windows))
 
     async def search(self, lookup: Lookup) -> list[Match]:
         """See :meth:`.points.Atlas.search`; abandoned when the caller is cancelled."""
-        return await self.part.run(lambda atlas: atlas.search(lookup), abandon=True)
+        return await self.store.run(lambda atlas: atlas.search(lookup), abandon=True)
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """See :meth:`.points.Atlas.read`."""
-        return await self.part.run(lambda atlas: atlas.read(names))
+        return await self.store.run(lambda atlas: atlas.read(names))
 
-    async def mark(self, names: Sequence[str], summary: str) -> None:
-        """See :meth:`.points.Atlas.mark`."""
-        await self.part.run(lambda atlas: atlas.mark(names, summary))
+    async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
+        """See :meth:`.points.Atlas.mark_summarised`."""
+        await self.store.run(lambda atlas: atlas.mark_summarised(names, summary))
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """See :meth:`.points.Atlas.remove`."""
-        await self.part.run(lambda atlas: atlas.remove(names, windows))
+        await self.store.run(lambda atlas: atlas.remove(names, windows))
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
         """See :meth:`.points.Atlas.keys`."""
-        return await self.part.run(lambda atlas: atlas.keys(tenant=tenant))
+        return await self.store.run(lambda atlas: atlas.keys(tenant=tenant))
 
     async def count(self) -> int:
         """See :meth:`.points.Atlas.count`."""
-        return await self.part.run(lambda atlas: atlas.count())
+        return await self.store.run(lambda atlas: atlas.count())

@@ -1,4 +1,4 @@
-"""An embedded store on a thread of its own: one call at a time, mended when its files are broken."""
+"""Runs an embedded store on a thread of its own, one call at a time; sets it aside when its files are broken."""
 
 import shutil
 import threading
@@ -17,11 +17,11 @@ from bus import metrics
 from schemas.errors import Unavailable
 
 BUSY = 5.0
-"""Seconds that a call waits for one that was left behind and still runs."""
+"""Seconds that a call waits for an abandoned call that still runs."""
 
 
 class Closable(Protocol):
-    """What an embedded store must at least do."""
+    """An embedded store as this module needs it."""
 
     def close(self) -> None:
         """Release the files."""
@@ -34,8 +34,8 @@ T = TypeVar("T")
 _log = structlog.get_logger("memory")
 
 
-class Part(Generic[S]):
-    """One store and its thread: at most one call at a time, never on the event loop."""
+class EmbeddedStore(Generic[S]):
+    """A store whose calls run on a thread, one at a time, never on the event loop."""
 
     def __init__(self, name: str, directory: Path, opener: Callable[[Path], S]) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Part(Generic[S]):
         self._store: S | None = None
 
     async def run(self, call: Callable[[S], T], *, abandon: bool = False) -> T:
-        """``call`` with the store, on its thread; ``abandon`` leaves it behind when the caller is cancelled.
+        """Run ``call`` with the store on the thread; with ``abandon`` a cancelled caller does not wait for it to end.
 
         Raises:
             Unavailable: the store is closed or busy, or the call failed.
@@ -54,7 +54,7 @@ class Part(Generic[S]):
         return await self._on_thread(partial(self._call, call), abandon=abandon)
 
     async def load(self) -> bool:
-        """Open what is there. Whether there was something that can be read.
+        """Open the store in the directory; return False when there is none, or none that can be read.
 
         Raises:
             SetupError: the store was made with other settings.
@@ -69,11 +69,11 @@ class Part(Generic[S]):
         return True
 
     async def renew(self) -> None:
-        """Begin with an empty store. One that was open is removed, one that would not open is set aside."""
+        """Begin with an empty store. An open one is removed; files that could not be opened are renamed and kept."""
         await self._on_thread(self._renew)
 
     async def exchange(self, change: Callable[[S], S]) -> None:
-        """``change`` gives the store that is used from now on; what it raises leaves the store as it was.
+        """Replace the store by the one that ``change`` returns; when it raises, the store stays as it was.
 
         Raises:
             Unavailable: the store is closed or busy, or the change failed.
@@ -85,7 +85,7 @@ class Part(Generic[S]):
         await self.run(apply_change)
 
     async def close(self) -> None:
-        """Release the files once the call in hand is done."""
+        """Release the files once the running call is done."""
         await self._on_thread(self._close)
 
     async def _on_thread(self, call: Callable[[], T], *, abandon: bool = False) -> T:

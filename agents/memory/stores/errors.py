@@ -1,4 +1,4 @@
-"""What goes wrong in a store, in our terms. The stores' own libraries raise bare ``Exception``."""
+"""Translates the stores' errors into this program's own. Their libraries raise bare ``Exception``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ class BrokenStore(SetupError):
 
 
 class StoreAway(Unavailable):
-    """A store's server does not answer. No episode is at fault, so none is given up for it."""
+    """A store's server does not answer. No episode is at fault, so the projection waits and gives none up."""
 
 
 @contextmanager
-def opening(store: str) -> Iterator[None]:
-    """Whatever fails while a store is opened means that its files are broken.
+def translate_opening_errors(store: str) -> Iterator[None]:
+    """Translate whatever fails while a store is opened: its files are broken.
 
     Raises:
         BrokenStore: with the library's reason.
@@ -26,8 +26,8 @@ def opening(store: str) -> Iterator[None]:
 
 
 @contextmanager
-def using(store: str) -> Iterator[None]:
-    """Whatever fails in an open store may succeed on a later try.
+def translate_store_errors(store: str) -> Iterator[None]:
+    """Translate whatever fails in an open store: it may succeed on a later try.
 
     Raises:
         Unavailable: with the library's reason.
@@ -49,11 +49,11 @@ def _translate_errors(kind: type[KikiError], prefix: str) -> Iterator[None]:
 
 
 def setting_error(field: str, reason: str, *, mend: str) -> SetupError:
-    """A setting of the memory with which its store's server cannot be used; ``mend`` does without the server."""
+    """The error of a setting with which a store's server cannot be used; ``mend`` says how to do without the server."""
     name = f"agents.memory.{field}"
     return SetupError(f"setting '{name}': {reason}: mend it, start the server, or {mend}.", param=name)
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says, or its kind when it says nothing."""
+    """The error's text on one line, or its class name when it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,11 +1,11 @@
-"""Which of the shards in Atlas's directory is in force: an optimised copy takes the place of the one it came from.
+"""Says which shard in Atlas's directory is in force, that is, the one to load; an optimised copy replaces it.
 
     atlas/current     the name of the shard in force; replaced in one step
     atlas/<number>/   a shard
     atlas.next/       a copy that is being optimised
 
-A process that dies at any moment leaves the shard in force as it was; what else lies there is removed at the next
-start.
+A process that dies at any moment leaves the shard in force as it was; everything else in the directory is removed
+at the next start.
 """
 
 import shutil
@@ -18,7 +18,7 @@ CURRENT = "current"
 
 
 def first_shard(directory: Path) -> Path:
-    """Where the first shard belongs; nothing is in force yet."""
+    """Path of the first shard, when none is in force yet."""
     return directory / "1"
 
 
@@ -26,21 +26,22 @@ def current_shard(directory: Path) -> Path:
     """The shard in force.
 
     Raises:
-        BrokenStore: none is, or it is gone.
+        BrokenStore: no shard is in force, or it is missing.
     """
     try:
         shard = directory / (directory / CURRENT).read_text().strip()
     except (OSError, ValueError) as error:
         raise BrokenStore(
-            f"the atlas in {directory} names no shard ({error}): an earlier version made it, or it is damaged."
+            f"the atlas in {directory} has no readable '{CURRENT}' file ({error}): an earlier version made it, or "
+            "it is damaged."
         ) from error
     if shard.parent != directory or not shard.is_dir():
-        raise BrokenStore(f"the atlas in {directory} names a shard that is not there.")
+        raise BrokenStore(f"the atlas in {directory} names a shard in '{CURRENT}' that does not exist.")
     return shard
 
 
 def put_in_force(shard: Path) -> None:
-    """Put the shard in force, on disk when it returns."""
+    """Put the shard in force; the change is on disk when this returns."""
     name = shard.parent / f"{CURRENT}.new"
     name.write_text(shard.name)
     sync(name)
@@ -49,21 +50,21 @@ def put_in_force(shard: Path) -> None:
 
 
 def copy_directory(directory: Path) -> Path:
-    """Where a copy is made and optimised."""
+    """Path of the copy that is being optimised."""
     return directory.with_name(f"{directory.name}.next")
 
 
 def adopt(directory: Path) -> Path:
     """Move the copy beside the shard in force; it is not in force yet."""
     place = directory / str(int(current_shard(directory).name) + 1)
-    shutil.rmtree(place, ignore_errors=True)  # of an exchange that failed
+    shutil.rmtree(place, ignore_errors=True)  # left by an exchange that failed
     copy_directory(directory).rename(place)
     sync(directory)
     return place
 
 
 def tidy(directory: Path) -> None:
-    """Remove what a process left that died half-way."""
+    """Remove the copy, and all shards but the one in force: a process that died half-way left them."""
     shutil.rmtree(copy_directory(directory), ignore_errors=True)
     keep = current_shard(directory).name
     for path in directory.iterdir():

@@ -1,4 +1,4 @@
-"""Trace embedded: a Ladybug database file on a thread of its own. A transaction is on disk when it has committed."""
+"""Trace embedded: a Ladybug database file on a thread of its own. A committed transaction is on disk."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -10,15 +10,15 @@ import anyio
 import ladybug
 
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.embedded import Part
-from agents.memory.stores.errors import BrokenStore, opening, using
+from agents.memory.stores.embedded import EmbeddedStore
+from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.stores.protocols import Rows, Run
 from agents.memory.stores.trace import VERSION
 from schemas.errors import Unavailable
 
 FILE = "trace.lbug"
 MAX_BYTES = 2**36
-"""Address space that the store reserves; its own default, 8 TiB, is refused in small containers."""
+"""Bytes of address space that the store reserves; small containers refuse the library's default of 8 TiB."""
 
 _SCHEMA = (
     "CREATE NODE TABLE Trace(id STRING PRIMARY KEY, version INT64)",
@@ -37,7 +37,7 @@ _SCHEMA = (
 
 
 class Database:
-    """One database file. Calls block; one at a time."""
+    """One database file. Calls block, and must not overlap."""
 
     def __init__(self, file: Path, *, buffer: int) -> None:
         self._database = ladybug.Database(file, buffer_pool_size=buffer, max_num_threads=1, max_db_size=MAX_BYTES)
@@ -52,7 +52,7 @@ class Database:
         """
         directory.mkdir(parents=True, exist_ok=True)
         new = not (directory / FILE).exists()
-        with opening("trace"):
+        with translate_opening_errors("trace"):
             database = cls(directory / FILE, buffer=buffer)
             try:
                 for statement in _SCHEMA if new else ():
@@ -63,16 +63,16 @@ class Database:
                 raise
         if version != [[VERSION]]:
             database.close()
-            raise BrokenStore(f"the trace has the form {version}, this program's is {VERSION}.")
+            raise BrokenStore(f"the trace has schema version {version}, this program has {VERSION}.")
         return database
 
     def rows(self, query: str, **values: Any) -> Rows:
-        """The rows of one statement.
+        """Run one statement; return its rows.
 
         Raises:
             Unavailable: the store failed.
         """
-        with using("trace"):
+        with translate_store_errors("trace"):
             result = self._connection.execute(query, values)
             try:
                 return [list(row) for row in result.get_all()]
@@ -81,7 +81,7 @@ class Database:
 
     def close(self) -> None:
         """Write everything into the database file and release it."""
-        with using("trace"):
+        with translate_store_errors("trace"):
             self._connection.close()
             self._database.close()
 
@@ -92,28 +92,30 @@ class LadybugGraph:
     name = "trace"
 
     def __init__(self, settings: MemorySettings) -> None:
-        self.part = Part(self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer))
-        self.load = self.part.load
-        self.renew = self.part.renew
-        self.close = self.part.close
-        self._alone = anyio.Lock()  # a transaction belongs to the connection, and there is one
+        self.store = EmbeddedStore(
+            self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer)
+        )
+        self.load = self.store.load
+        self.renew = self.store.renew
+        self.close = self.store.close
+        self._transaction_lock = anyio.Lock()  # one connection, and a transaction is a state of the connection
 
     async def read(self, query: str, **values: Any) -> Rows:
-        """The rows of one query."""
-        async with self._alone:
-            return await self.part.run(lambda database: database.rows(query, **values))
+        """Run one query; return its rows."""
+        async with self._transaction_lock:
+            return await self.store.run(lambda database: database.rows(query, **values))
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
-        """``work`` as one transaction."""
-        async with self._alone:
+        """Run ``work`` as one transaction."""
+        async with self._transaction_lock:
             await self._run("BEGIN TRANSACTION")
             try:
                 await work(self._run)
                 await self._run("COMMIT")
             except BaseException:
-                with anyio.CancelScope(shield=True), suppress(Unavailable):  # it rolls back by itself after most errors
+                with anyio.CancelScope(shield=True), suppress(Unavailable):  # most errors roll back already
                     await self._run("ROLLBACK")
                 raise
 
     async def _run(self, query: str, **values: Any) -> Rows:
-        return await self.part.run(lambda database: database.rows(query, **values))
+        return await self.store.run(lambda database: database.rows(query, **values))

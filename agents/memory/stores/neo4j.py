@@ -27,7 +27,7 @@ DELETE_BATCH = 5000
 """Nodes that one transaction deletes while a graph is emptied."""
 
 RENEWING = 0
-"""The version while a graph is emptied: one that was left half empty is emptied again."""
+"""The version that a graph has while it is emptied, so that one left half empty is emptied again."""
 
 _setting_error = partial(setting_error, mend='set agents.memory.trace = "ladybug"')
 
@@ -42,10 +42,10 @@ class Neo4jGraph:
         self._driver: neo4j.AsyncDriver | None = None
 
     async def load(self) -> bool:
-        """Reach the server; whether the database holds a graph of this version.
+        """Connect to the server; return whether the database holds a graph of this version.
 
         Raises:
-            SetupError: no server answers, it refuses us, or the database holds somebody else's nodes.
+            SetupError: no server answers, it refuses the account, or the database holds nodes of another program.
         """
         settings = self._settings
         await self.close()
@@ -81,7 +81,7 @@ class Neo4jGraph:
             await self._refuse_strangers()
         elif stored_version not in (VERSION, RENEWING):
             metrics.count_degraded(
-                "trace.broken", f"the trace has the form {stored_version}, this program's is {VERSION}."
+                "trace.broken", f"the trace has schema version {stored_version}, this program has {VERSION}."
             )
         return bool(stored_version == VERSION)
 
@@ -103,12 +103,12 @@ class Neo4jGraph:
             await driver.close()
 
     async def read(self, query: str, **values: Any) -> Rows:
-        """The rows of one query."""
+        """Run one query; return its rows."""
         async with _translate_errors():
             return await self._rows(query, **values)
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
-        """``work`` as one transaction; the driver calls it again after a conflict."""
+        """Run ``work`` as one transaction; the driver calls it again after a conflict."""
 
         async def run_work(transaction: neo4j.AsyncManagedTransaction) -> None:
             async def run(query: str, **values: Any) -> Rows:

@@ -1,8 +1,8 @@
-"""Atlas is optimised while it is used: a process of its own works on a copy, which then takes the shard's place.
+"""Optimises Atlas while it is in use: a child process works on a copy, which then replaces the shard.
 
-qdrant-edge holds Python's lock for as long as it optimises, so it must not happen in the agent. Writes go on meanwhile
-and are brought into the copy before the exchange; recalls are held up by no step for longer than a chunk of those, or
-than loading the copy takes.
+qdrant-edge holds the GIL for as long as it optimises, so it must not run in the agent's process. Writes go on
+meanwhile, and are brought into the copy in chunks before the exchange. A recall waits for at most one such chunk, or
+for loading the copy.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from msgspec import Struct
 from prometheus_client import Counter, Gauge
 
 from agents.memory.stores import generations, optimise_child
-from agents.memory.stores.embedded import Part
+from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas
 from bus import metrics
 from schemas.errors import KikiError, Unavailable
 
 CHUNK = 32
-"""Changed points that are brought into the copy in one visit to the store's thread: some 10 ms."""
+"""Changed points that are brought into the copy in one call on the store's thread: about 10 ms."""
 
 MORE = 4
-"""A shard is optimised again when it has grown by one in so many."""
+"""A shard is optimised again when it has grown by 1 / MORE."""
 
 RETRY = 600.0
 """Seconds until another try after one that failed."""
@@ -56,7 +56,7 @@ class OptimisationRun(Struct, frozen=True, kw_only=True):
 
 
 def is_due(atlas: Atlas, *, after: int) -> bool:
-    """Whether it would help: ``after`` episodes and a quarter more than last time came, or some were forgotten.
+    """Whether ``after`` episodes, and a quarter of the earlier number, were added since the last run, or any deleted.
 
     Raises:
         Unavailable: the store failed.
@@ -64,39 +64,44 @@ def is_due(atlas: Atlas, *, after: int) -> bool:
     return atlas.holds_deleted or atlas.count_unoptimised() >= max(after, atlas.count() // (MORE + 1))
 
 
-async def optimise_shard(part: Part[Atlas], changing: anyio.Lock) -> OptimisationRun:
-    """Optimise a copy, bring it up to date and put it in the shard's place. ``changing`` keeps writers out.
+async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) -> OptimisationRun:
+    """Optimise a copy, bring it up to date and put it in the shard's place.
+
+    ``write_lock`` keeps writers out while the files are copied, while the copy is loaded and during the exchange.
+
 
     Raises:
-        Unavailable: it failed, or the store was renewed meanwhile; the shard in use is as it was.
+        Unavailable: it failed, or the store was emptied meanwhile; the shard in use is as it was.
     """
     start = time.monotonic()
-    async with _copy_shard(part, changing) as (copy, copy_seconds):
+    async with _copy_shard(store, write_lock) as (copy, copy_seconds):
         await _optimise_in_child(copy)
-        async with changing:
-            fresh = await part.run(lambda atlas: _load_copy(atlas, part.directory))
+        async with write_lock:
+            fresh = await store.run(lambda atlas: _load_copy(atlas, store.directory))
         try:
-            while await part.run(lambda atlas: atlas.transfer_changes(fresh, most=CHUNK)) > CHUNK:
+            while await store.run(lambda atlas: atlas.transfer_changes(fresh, most=CHUNK)) > CHUNK:
                 pass
-            async with changing:
-                await part.exchange(lambda atlas: atlas.hand_over_to(fresh))
-                await anyio.to_thread.run_sync(partial(generations.tidy, part.directory))
+            async with write_lock:
+                await store.exchange(lambda atlas: atlas.hand_over_to(fresh))
+                await anyio.to_thread.run_sync(partial(generations.tidy, store.directory))
         except BaseException:
-            await _discard(part, fresh)
+            await _discard(store, fresh)
             raise
-    episodes = await part.run(lambda atlas: atlas.count())
+    episodes = await store.run(lambda atlas: atlas.count())
     return OptimisationRun(episodes=episodes, seconds=time.monotonic() - start, copied=copy_seconds)
 
 
-async def optimise_whenever_due(part: Part[Atlas], changing: anyio.Lock, *, after: int, interval: float) -> None:
-    """Optimise whenever it is :func:`is_due`, for ever; it takes a fifth of the time at most."""
+async def optimise_whenever_due(
+    store: EmbeddedStore[Atlas], write_lock: anyio.Lock, *, after: int, interval: float
+) -> None:
+    """Optimise whenever it is :func:`is_due`, for ever. The pause after a run keeps it to a fifth of the time."""
     while True:
         await anyio.sleep(interval)
         try:
-            WAITING.set(await part.run(lambda atlas: atlas.count_unoptimised()))
-            if not await part.run(partial(is_due, after=after)):
+            WAITING.set(await store.run(lambda atlas: atlas.count_unoptimised()))
+            if not await store.run(partial(is_due, after=after)):
                 continue
-            run = await optimise_shard(part, changing)
+            run = await optimise_shard(store, write_lock)
         except KikiError as error:
             RUNS.labels("failed").inc()
             metrics.count_degraded("atlas.optimise", error.message)
@@ -108,19 +113,19 @@ async def optimise_whenever_due(part: Part[Atlas], changing: anyio.Lock, *, afte
         await anyio.sleep(MORE * run.seconds)
 
 
-async def _discard(part: Part[Atlas], fresh: Atlas) -> None:
-    """Close the copy, unless it is what is used now."""
+async def _discard(store: EmbeddedStore[Atlas], fresh: Atlas) -> None:
+    """Close the copy, unless it is the store in use by now."""
     with anyio.CancelScope(shield=True), contextlib.suppress(Unavailable):
-        await part.run(lambda atlas: fresh.close() if atlas is not fresh else None)
+        await store.run(lambda atlas: fresh.close() if atlas is not fresh else None)
 
 
 @contextlib.asynccontextmanager
-async def _copy_shard(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
+async def _copy_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) -> AsyncIterator[tuple[Path, float]]:
     """Copy the shard's files and remember its changes while the context lasts; yields the copy and seconds it took."""
-    copy = generations.copy_directory(part.directory)
+    copy = generations.copy_directory(store.directory)
     try:
-        async with changing:
-            shard = await part.run(lambda atlas: atlas.start_tracking())
+        async with write_lock:
+            shard = await store.run(lambda atlas: atlas.start_tracking())
             start = time.monotonic()
             await anyio.to_thread.run_sync(partial(_copy_files, shard, copy))
         yield copy, time.monotonic() - start
@@ -128,8 +133,8 @@ async def _copy_shard(part: Part[Atlas], changing: anyio.Lock) -> AsyncIterator[
         raise Unavailable(f"the atlas was not optimised: {error}.") from error
     finally:
         with anyio.CancelScope(shield=True):
-            with contextlib.suppress(Unavailable):  # it is being closed
-                await part.run(lambda atlas: atlas.stop_tracking())
+            with contextlib.suppress(Unavailable):  # the store is being closed
+                await store.run(lambda atlas: atlas.stop_tracking())
             await anyio.to_thread.run_sync(partial(shutil.rmtree, copy, ignore_errors=True))
 
 
@@ -139,7 +144,7 @@ def _copy_files(shard: Path, copy: Path) -> None:
 
 
 def _copy_data(source: str, target: str) -> None:
-    """One file without its holes: a small shard has hundreds of megabytes of them."""
+    """Copy one sparse file without filling its holes: a small shard has hundreds of megabytes of them."""
     with open(source, "rb") as source_file, open(target, "wb") as target_file:
         size = os.fstat(source_file.fileno()).st_size
         target_file.truncate(size)
@@ -158,12 +163,13 @@ def _copy_data(source: str, target: str) -> None:
 
 def _load_copy(atlas: Atlas, directory: Path) -> Atlas:
     if not atlas.is_tracking:
-        raise Unavailable("the atlas began anew while a copy of it was optimised.")
+        raise Unavailable("the atlas began anew (was emptied) while a copy of it was optimised.")
     return Atlas.load(generations.adopt(directory), size=atlas.size, words=atlas.words)
 
 
 async def _optimise_in_child(copy: Path) -> None:
-    """Optimise the copy in a child process, which ends with this one: the end of its standard input tells it."""
+    """Optimise the copy in a child process. When this process dies, the child's standard input closes, and it ends
+    too."""
     command = [sys.executable, "-m", optimise_child.__name__, str(copy)]
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -1,7 +1,7 @@
-"""``python -m agents.memory.stores.optimise_child COPY``: optimise a shard that nobody has open.
+"""``python -m agents.memory.stores.optimise_child COPY``: optimise a shard that no process has open.
 
-While qdrant-edge works, no Python of its process runs. So one process works, and this one watches over it: the agent
-holds its standard input, and the end of that is the end of both.
+While qdrant-edge works, no Python code runs in its process. So a worker process optimises, and this one watches its
+own standard input, which the agent holds open: when it closes, the agent has died, and both processes end.
 """
 
 import os
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 WATCH = 0.2
-"""Seconds between two looks."""
+"""Seconds between two checks whether the worker has ended."""
 
 _WORK = "import pathlib, sys; from agents.memory.stores.points import optimise; optimise(pathlib.Path(sys.argv[1]))"
 

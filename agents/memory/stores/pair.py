@@ -1,4 +1,4 @@
-"""Atlas and Trace, as the settings choose them; those on this machine are locked against a second process."""
+"""Opens Atlas and Trace as the settings choose them, and locks their directory against a second process."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,60 +16,60 @@ from schemas.errors import SetupError
 
 LOCK = "memory.lock"
 
-Forget = Callable[[], Awaitable[None]]
-"""Makes the projection begin at the first episode again."""
+RestartProjection = Callable[[], Awaitable[None]]
+"""Makes the projection begin again at the first episode."""
 
 
 class Stores:
-    """Atlas and Trace. ``changing`` is held by whoever writes into both or renews them."""
+    """Atlas and Trace. Whoever writes into both stores, or empties them, holds ``write_lock``."""
 
     def __init__(self, settings: MemorySettings) -> None:
         self.settings = settings
         self.atlas = _atlas(settings)
         self._graph = _graph(settings)
         self.trace = Trace(self._graph)
-        self.changing = anyio.Lock()
+        self.write_lock = anyio.Lock()
 
     @property
-    def parts(self) -> tuple[Store, ...]:
+    def both(self) -> tuple[Store, ...]:
         """Atlas, and the graph under Trace."""
         return (self.atlas, self._graph)
 
     @asynccontextmanager
-    async def open(self, forget: Forget) -> AsyncIterator[None]:
+    async def open(self, restart_projection: RestartProjection) -> AsyncIterator[None]:
         """Open for as long as the context lasts; a store that is missing or broken begins empty.
 
-        ``forget`` is awaited before anything begins empty, so that a crash in between projects too much, not too
-        little.
+        ``restart_projection`` is awaited before a store is emptied: after a crash in between, episodes are projected
+        twice, and none is missing.
 
         Raises:
-            SetupError: another process has them, the directory cannot be written, other settings made them, or a
+            SetupError: another process has them open, the directory cannot be written, other settings made them, or a
                 server does not answer.
         """
         async with _lock_directory(self.settings):
             try:
-                empty = [part for part in self.parts if not await part.load()]
+                empty = [store for store in self.both if not await store.load()]
                 if empty:
-                    await forget()
-                for part in empty:
-                    await part.renew()
+                    await restart_projection()
+                for store in empty:
+                    await store.renew()
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
-                    for part in self.parts:
-                        await part.close()
+                    for store in self.both:
+                        await store.close()
 
-    async def tend(self) -> None:
-        """Optimise an embedded Atlas whenever it helps, for ever; a server optimises itself."""
+    async def optimise_whenever_due(self) -> None:
+        """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
-            await optimise.optimise_whenever_due(self.atlas.part, self.changing, after=after, interval=interval)
+            await optimise.optimise_whenever_due(self.atlas.store, self.write_lock, after=after, interval=interval)
 
-    async def renew(self, forget: Forget) -> None:
-        """Empty both and have everything projected again. The caller holds ``changing``."""
-        await forget()
-        for part in self.parts:
-            await part.renew()
+    async def renew(self, restart_projection: RestartProjection) -> None:
+        """Empty both and have everything projected again. The caller holds ``write_lock``."""
+        await restart_projection()
+        for store in self.both:
+            await store.renew()
 
 
 def _atlas(settings: MemorySettings) -> AtlasStore:

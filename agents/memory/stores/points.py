@@ -1,11 +1,14 @@
 """Atlas: the episodes' vectors and words, in qdrant-edge.
 
 Each point has two vectors: ``context`` (the episode's embedding with its neighbours' shares) and ``words`` (BM25
-weights with theirs; the IDF is the tenant's own). Neighbours come from Trace; see :mod:`agents.memory.context`. Its own
-embedding lies beside the text, because nothing searches it: it is read for the few best, and when a neighbour comes.
+weights with theirs; the IDF is counted within the tenant). Neighbours come from Trace; see
+:mod:`agents.memory.context`. The episode's own embedding is in the payload, because it is never searched: it is read
+for the few best matches, and to blend the vectors again when a neighbour is added.
 
-What qdrant-edge 0.9 guarantees without a write-ahead log, as its documentation says and as tried with ``kill -9``: what
-was written before a ``flush`` is there afterwards. :meth:`Atlas.place` therefore flushes once for each batch, and the
+A point's key (:func:`agents.memory.episodes.store_key`) is called its ``name`` here.
+
+Without a write-ahead log, qdrant-edge 0.9 keeps what was written before a ``flush``: its documentation says so, and
+tests with ``kill -9`` confirm it. :meth:`Atlas.place` therefore flushes once for each batch, and the
 record's message is acknowledged after it.
 """
 
@@ -20,23 +23,23 @@ import qdrant_edge as qdrant
 from msgspec import Struct
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
-from agents.memory.stores.errors import BrokenStore, opening, using
+from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 
 CONFIG = "edge_config.json"
-"""Where qdrant-edge keeps a shard's configuration."""
+"""File in which qdrant-edge keeps a shard's configuration."""
 
 CONTEXT, WORDS = "context", "words"
 OWN = "vector"
 """The payload field of an episode's own embedding."""
 
 OPTIMISED, FORGOT = "optimised", "forgot"
-"""Files beside a shard's own: the number of episodes when it was optimised; whether some were deleted since."""
+"""Files added to a shard's own: the number of episodes when it was optimised; a mark that some were deleted since."""
 
 _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
     "tenant": qdrant.KeywordIndexParams(is_tenant=True, memory=qdrant.Memory.Cached),
@@ -53,25 +56,25 @@ PAYLOAD_FIELDS = [*EPISODE_FIELDS, OWN, SUMMARY]
 """Payload fields that are read of a point."""
 
 SEARCH_THREADS = 1
-"""qdrant-edge takes eight even on two cores; those without work spin for a while, and the turn waits for them."""
+"""qdrant-edge's default is eight, even on two cores; threads without work spin for a while, which delays the turn."""
 
 _RESCORING = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
 PointId = int | UUID | str
 
 Windows = Mapping[str, Mapping[int, str]]
-"""For a point: its neighbours' keys by distance, itself at 0."""
+"""For each point (by key): its neighbours' keys by distance, its own at 0."""
 
 
 class Lookup(Struct, frozen=True, kw_only=True):
-    """What to look for: a vector, words, or both; never outside ``tenant``.
+    """A query: a vector, words, or both; never outside ``tenant``.
 
     Attributes:
-        vector: the query's embedding; empty looks for words alone.
-        text: the query; empty looks for the vector alone.
-        limit: episodes that each of the two may bring.
+        vector: the query's embedding; empty searches the words only.
+        text: the query's text; empty searches the vector only.
+        limit: episodes that each of the two searches may return.
         session_id: only this session.
-        as_of: Unix time; only what was recorded until then.
+        as_of: Unix time; only episodes whose ``created_at`` is not later.
     """
 
     tenant: str
@@ -83,7 +86,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
 
 
 class Atlas:
-    """One shard. Calls block; one at a time."""
+    """One shard. Calls block, and must not overlap."""
 
     def __init__(self, shard: qdrant.EdgeShard, path: Path, *, size: int, words: WordEncoder) -> None:
         self._shard = shard
@@ -95,14 +98,14 @@ class Atlas:
 
     @classmethod
     def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
-        """Load the shard in force in ``directory``, or create the first where there is nothing.
+        """Load the shard in force in ``directory``, or create the first one in an empty directory.
 
         Raises:
             BrokenStore: the files cannot be read, or an earlier version made them.
             SetupError: the shard holds vectors of another size.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        with opening("atlas"):
+        with translate_opening_errors("atlas"):
             if any(directory.iterdir()):
                 generations.tidy(directory)
                 return cls.load(generations.current_shard(directory), size=size, words=WordEncoder(language))
@@ -122,21 +125,21 @@ class Atlas:
             BrokenStore: the files cannot be read, or an earlier version made them.
             SetupError: the shard holds vectors of another size.
         """
-        with opening("atlas"):
+        with translate_opening_errors("atlas"):
             _refuse_other_size(path, size)
             return cls(qdrant.EdgeShard.load(str(path), _config(size)), path, size=size, words=words)
 
     def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
-        """Store the episodes and renew those that ``windows`` names beside them; sync to disk.
+        """Store the episodes, blend the vectors of the other points in ``windows`` again, and sync to disk.
 
         Raises:
-            Unavailable: the store failed; nothing may be taken as stored.
+            Unavailable: the store failed; the caller must not count anything as stored.
         """
-        with using("atlas"):
-            new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
-            own = {name: self._own(episode) for name, episode in new.items()}
+        with translate_store_errors("atlas"):
+            new = {store_key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+            own = {name: self._own_features(episode) for name, episode in new.items()}
             neighbours = {name for window in windows.values() for name in window.values()} - set(new)
-            own |= self._read_own(neighbours)
+            own |= self._read_own_features(neighbours)
             points = [
                 qdrant.Point(
                     name, _vectors(blend_neighbours(windows.get(name, {0: name}), own)), payload(episode, own[name])
@@ -147,14 +150,14 @@ class Atlas:
                 qdrant.PointVectors(name, _vectors(blend_neighbours(windows[name], own)))
                 for name in windows.keys() & (own.keys() - new.keys())
             ]
-            self._note({*new, *windows})
+            self._note_changes({*new, *windows})
             self._shard.update(qdrant.UpdateOperation.upsert_points(points))
             if updates:
                 self._shard.update(qdrant.UpdateOperation.update_vectors(updates))
             self._shard.flush()
 
     def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words bring, each with both scores; in no order.
+        """The tenant's episodes that the vector or the words find, each with both scores; in no order.
 
         Raises:
             Unavailable: the store failed, or the vector is not of its size.
@@ -163,7 +166,7 @@ class Atlas:
         queries = _queries(lookup, query_words)
         if not queries:
             return []
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             where = _where(lookup)
             texts: dict[PointId, dict[str, Any]] = {}
             scores: dict[str, dict[PointId, float]] = {}
@@ -186,11 +189,11 @@ class Atlas:
         """
         if not names:
             return {}
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             records = self._shard.retrieve([*names], with_payload=PAYLOAD_FIELDS, with_vector=False)
             return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
-    def mark(self, names: Sequence[str], summary: str) -> None:
+    def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.
 
         Raises:
@@ -198,25 +201,25 @@ class Atlas:
         """
         if not names:
             return
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             where = qdrant.Filter(must=[qdrant.HasIdCondition({*names})])
-            self._note(names)
+            self._note_changes(names)
             self._shard.update(qdrant.UpdateOperation.set_payload_by_filter(where, {SUMMARY: summary}))
             self._shard.flush()
 
     def remove(self, names: Sequence[str], windows: Windows) -> None:
-        """Delete the points and renew those that ``windows`` names.
+        """Delete the points, and blend the vectors of those in ``windows`` again.
 
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
-            self._note({*names, *windows})
+        with translate_store_errors("atlas"):
+            self._note_changes({*names, *windows})
             if names:
                 (self.path / FORGOT).touch()
                 self._holds_deleted = True
                 self._shard.update(qdrant.UpdateOperation.delete_points(list(names)))
-            own = self._read_own({name for window in windows.values() for name in window.values()})
+            own = self._read_own_features({name for window in windows.values() for name in window.values()})
             updates = [
                 qdrant.PointVectors(name, _vectors(blend_neighbours(window, own)))
                 for name, window in windows.items()
@@ -232,7 +235,7 @@ class Atlas:
         return self._holds_deleted
 
     def count_unoptimised(self) -> int:
-        """Episodes that came since the shard was optimised.
+        """Number of episodes added since the shard was optimised.
 
         Raises:
             Unavailable: the store failed.
@@ -241,34 +244,35 @@ class Atlas:
         return max(0, self.count() - (int(marker.read_text()) if marker.exists() else 0))
 
     def start_tracking(self) -> Path:
-        """Sync, and remember what changes from now on. Returns the files, to be copied before the next change.
+        """Sync, and remember which points change from now on. Returns the shard's folder, to copy before the next
+        change.
 
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             self._shard.flush()
             self._changed = set()
             return self.path
 
     @property
     def is_tracking(self) -> bool:
-        """Whether what changes is remembered."""
+        """Whether changed points are remembered."""
         return self._changed is not None
 
     def stop_tracking(self) -> None:
-        """Stop remembering what changes."""
+        """Stop remembering changed points."""
         self._changed = None
 
     def transfer_changes(self, copy: "Atlas", *, most: int) -> int:
         """Bring up to ``most`` points changed since :meth:`start_tracking` into the copy; return how many are left.
 
         Raises:
-            Unavailable: a store failed, or what changed was not remembered.
+            Unavailable: a store failed, or changes were not tracked.
         """
         if self._changed is None:
-            raise Unavailable("the atlas began anew while a copy of it was optimised.")
-        with using("atlas"):
+            raise Unavailable("the atlas began anew (was emptied) while a copy of it was optimised.")
+        with translate_store_errors("atlas"):
             names: list[PointId] = [self._changed.pop() for _ in range(min(most, len(self._changed)))]
             records = self._shard.retrieve(names, with_payload=True, with_vector=True) if names else []
             missing = set(names) - {str(record.id) for record in records}
@@ -285,14 +289,15 @@ class Atlas:
             return len(self._changed)
 
     def hand_over_to(self, copy: "Atlas") -> "Atlas":
-        """Bring the rest into the copy and put it in force; this shard is closed and of no use any more.
+        """Bring the remaining changes into the copy and put it in force; this shard is closed and must not be used
+        again.
 
         Raises:
             Unavailable: a store failed; this shard stays in force.
         """
         while self.transfer_changes(copy, most=256):
             pass
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             copy._shard.flush()
             generations.put_in_force(copy.path)
         with suppress(Unavailable):  # its files are about to be removed
@@ -308,7 +313,7 @@ class Atlas:
         names: set[str] = set()
         offset = None
         where = None if tenant is None else qdrant.Filter(must=[_is("tenant", tenant)])
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             while True:
                 records, offset = self._shard.scroll(
                     qdrant.ScrollRequest(offset=offset, limit=1000, filter=where, with_payload=False)
@@ -323,28 +328,28 @@ class Atlas:
         Raises:
             Unavailable: the store failed.
         """
-        with using("atlas"):
-            # Without a filter the estimate is the number; to count them one by one takes 80 ms at 200,000.
+        with translate_store_errors("atlas"):
+            # Without a filter the estimate is exact; counting one by one takes 80 ms at 200,000 points.
             return int(self._shard.count(qdrant.CountRequest(exact=False)))
 
     def close(self) -> None:
         """Sync and release the files."""
-        with using("atlas"):
+        with translate_store_errors("atlas"):
             self._shard.flush()
             self._shard.close()
 
-    def _note(self, names: Iterable[str]) -> None:
+    def _note_changes(self, names: Iterable[str]) -> None:
         if self._changed is not None:
             self._changed.update(names)
 
-    def _own(self, episode: Episode) -> OwnFeatures:
+    def _own_features(self, episode: Episode) -> OwnFeatures:
         vector = episode.embedding if len(episode.embedding) == self.size else None
         return OwnFeatures(
             None if vector is None else rounded(unit(vector)),
             self.words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+    def _read_own_features(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
         ids: list[PointId] = [*sorted(names)]
         if not ids:
             return {}
@@ -378,17 +383,17 @@ class Atlas:
 
 
 def optimise(path: Path) -> None:
-    """Build the graphs of a shard that nobody has open, and write it anew without what was deleted.
+    """Build the search graphs of a shard that no process has open, and rewrite it without deleted points.
 
-    It stops every other thread of the process for as long as it takes: qdrant-edge holds Python's lock.
+    No other Python thread of the process runs meanwhile: qdrant-edge holds the GIL.
 
     Raises:
         BrokenStore: the files cannot be read.
         Unavailable: it failed; the shard may not be used.
     """
-    with opening("atlas"):
+    with translate_opening_errors("atlas"):
         shard = qdrant.EdgeShard.load(str(path))
-    with using("atlas"):
+    with translate_store_errors("atlas"):
         (path / FORGOT).unlink(missing_ok=True)
         shard.optimize()
         shard.flush()
@@ -402,7 +407,7 @@ def unscored_match(episode: Episode) -> Match:
 
 
 def payload(episode: Episode, own: OwnFeatures) -> dict[str, Any]:
-    """What is kept beside the vectors."""
+    """A point's payload: what is kept beside the vectors."""
     return {"tenant": episode.tenant, **_episode_fields(episode), OWN: packed(own.vector)}
 
 
@@ -419,12 +424,12 @@ def _vectors(near: ContextFeatures) -> dict[str, Any]:
 
 
 def _config(size: int) -> qdrant.EdgeConfig:
-    """Vectors are scanned as one-bit codes and the best of them scored again; a large tenant gets a graph of its own.
+    """Vectors are scanned as one-bit codes and the best are scored again; a large tenant gets a graph of its own.
 
-    The whole vectors stay on disk: a few are read for each question, and none when the shard is loaded.
+    The full vectors stay on disk: a few are read for each query, and none when the shard is loaded.
 
-    Without a write-ahead log, because the record is one: what was not flushed is projected again. A log would be
-    read again at every start.
+    There is no write-ahead log, because the record serves as one: what was not flushed is projected again. A log would
+    be replayed at every start.
     """
     codes = qdrant.TurboQuantQuantizationConfig(bits=qdrant.TurboQuantBitSize.Bits1, memory=qdrant.Memory.Cached)
     context = qdrant.EdgeVectorParams(size, qdrant.Distance.Dot, quantization_config=codes, memory=qdrant.Memory.Cold)
@@ -473,7 +478,8 @@ def _queries(lookup: Lookup, query_words: Sequence[int]) -> dict[str, Any]:
 def _request(
     query: Any, name: str, where: qdrant.Filter, lookup: Lookup, *, among: bool = False
 ) -> qdrant.QueryRequest:
-    """A request for the best points that pass ``where``, with texts; with ``among``, for the scores of all of them."""
+    """A request for the best points that pass ``where``, with payload; with ``among``, for the scores of all of
+    them."""
     corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", lookup.tenant)])) if name == WORDS else None
     return qdrant.QueryRequest(
         query=qdrant.Query.Nearest(query, using=name),

@@ -1,4 +1,4 @@
-"""What a store must do to serve as Atlas or as Trace. Two implementations each; one contract suite runs over both.
+"""Protocols of Atlas and Trace. Each has two implementations, and one contract test suite runs over both.
 
 Atlas is a store of points (:class:`AtlasStore`: qdrant-edge in :mod:`.edge`, a Qdrant server in :mod:`.qdrant`). Trace
 is Cypher in :mod:`.trace` over a :class:`Graph` (Ladybug in :mod:`.ladybug`, Neo4j in :mod:`.neo4j`).
@@ -12,11 +12,11 @@ from agents.memory.stores.points import Lookup, Windows
 from schemas.episode import Episode
 
 Rows = list[list[Any]]
-"""A query's answer: a list of values a row."""
+"""A query's result: for each row a list of values."""
 
 
 class Store(Protocol):
-    """A store's life."""
+    """How a store is opened, emptied and closed."""
 
     @property
     def name(self) -> str:
@@ -24,15 +24,16 @@ class Store(Protocol):
         ...
 
     async def load(self) -> bool:
-        """Open what is there. Whether there was something that can be used.
+        """Open the store; return False when there is none that can be used, and it must be made from the record.
 
         Raises:
-            SetupError: other settings made it, or its server does not answer; names the setting and the mend.
+            SetupError: other settings made it, or its server does not answer; the message names the setting and the
+                remedy.
         """
         ...
 
     async def renew(self) -> None:
-        """Begin empty."""
+        """Begin with an empty store."""
         ...
 
     async def close(self) -> None:
@@ -41,26 +42,29 @@ class Store(Protocol):
 
 
 class AtlasStore(Store, Protocol):
-    """Vectors and words of episodes. Every method raises ``Unavailable`` when the store fails or is away."""
+    """Vectors and words of episodes. Every method raises ``Unavailable`` when the store fails or does not answer.
+
+    ``names`` are store keys (:func:`agents.memory.episodes.store_key`).
+    """
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
-        """Store the episodes and renew those that ``windows`` names beside them; durable when it returns."""
+        """Store the episodes, and blend the vectors of the other points in ``windows`` again; durable on return."""
         ...
 
     async def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words bring, each with both scores; in no order."""
+        """The tenant's episodes that the vector or the words find, each with both scores; in no order."""
         ...
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """The episodes of these points, by key, without scores; keys without a point are left out."""
         ...
 
-    async def mark(self, names: Sequence[str], summary: str) -> None:
+    async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         ...
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
-        """Delete the points and renew those that ``windows`` names."""
+        """Delete the points, and blend the vectors of those in ``windows`` again."""
         ...
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
@@ -73,20 +77,21 @@ class AtlasStore(Store, Protocol):
 
 
 class Run(Protocol):
-    """A statement within a transaction."""
+    """Runs a statement within a transaction."""
 
     async def __call__(self, query: str, **values: Any) -> Rows:
-        """Its rows."""
+        """Run the statement; return its rows."""
         ...
 
 
 class Graph(Store, Protocol):
-    """A property graph that answers Cypher. Both methods raise ``Unavailable`` when it fails or is away."""
+    """A property graph that answers Cypher. Both methods raise ``Unavailable`` when it fails or does not
+    answer."""
 
     async def read(self, query: str, **values: Any) -> Rows:
-        """The rows of one query."""
+        """Run one query; return its rows."""
         ...
 
     async def write(self, work: Callable[[Run], Awaitable[None]]) -> None:
-        """``work`` as one transaction: all of it or nothing. It may be called again after a conflict."""
+        """Run ``work`` as one transaction: all of it or nothing. ``work`` may be called again after a conflict."""
         ...

@@ -1,4 +1,5 @@
-"""Atlas on a server: Qdrant through its asynchronous client. The same points and scores as :mod:`.points`."""
+"""Atlas on a server: Qdrant through its asynchronous client. It keeps the points of :mod:`.points`
+and gives the same scores."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, rounded, unit, unpacked
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line, setting_error
@@ -46,7 +47,7 @@ class QdrantAtlas:
 
     @classmethod
     def of(cls, settings: MemorySettings) -> "QdrantAtlas":
-        """On the server that the settings name.
+        """The collection on the server that the settings name.
 
         Raises:
             SetupError: its address cannot be used.
@@ -63,10 +64,10 @@ class QdrantAtlas:
         return cls(client, settings)
 
     async def load(self) -> bool:
-        """Reach the server; whether the collection is there.
+        """Connect to the server; return whether the collection exists.
 
         Raises:
-            SetupError: no server answers, it refuses us, or the collection holds vectors of another size.
+            SetupError: no server answers, it refuses the key, or the collection holds vectors of another size.
         """
         settings = self._settings
         try:
@@ -109,11 +110,13 @@ class QdrantAtlas:
         await self._client.close()
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
-        """Store the episodes and renew those that ``windows`` names beside them; applied when it returns."""
-        new = {key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
-        own = {name: self._own(episode) for name, episode in new.items()}
+        """Store the episodes, and blend the vectors of the other points in ``windows`` again; applied on return."""
+        new = {store_key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
+        own = {name: self._own_features(episode) for name, episode in new.items()}
         async with _translate_errors():
-            own |= await self._read_own({name for window in windows.values() for name in window.values()} - set(new))
+            own |= await self._read_own_features(
+                {name for window in windows.values() for name in window.values()} - set(new)
+            )
             points = [
                 models.PointStruct(
                     id=name,
@@ -126,7 +129,7 @@ class QdrantAtlas:
             await self._renew_vectors({name: windows[name] for name in windows.keys() & (own.keys() - new.keys())}, own)
 
     async def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words bring, each with all its scores; in no order."""
+        """The tenant's episodes that the vector or the words find, each with both scores; in no order."""
         queries = self._queries(lookup)
         if not queries:
             return []
@@ -149,7 +152,7 @@ class QdrantAtlas:
             records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
         return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
 
-    async def mark(self, names: Sequence[str], summary: str) -> None:
+    async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         if not names:
             return
@@ -158,11 +161,11 @@ class QdrantAtlas:
             await self._client.set_payload(self._collection, {SUMMARY: summary}, points=where, wait=True)
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
-        """Delete the points and renew those that ``windows`` names."""
+        """Delete the points, and blend the vectors of those in ``windows`` again."""
         async with _translate_errors():
             if names:
                 await self._client.delete(self._collection, models.PointIdsList(points=list(names)), wait=True)
-            own = await self._read_own({name for window in windows.values() for name in window.values()})
+            own = await self._read_own_features({name for window in windows.values() for name in window.values()})
             await self._renew_vectors({name: window for name, window in windows.items() if name in own}, own)
 
     async def keys(self, *, tenant: str | None = None) -> set[str]:
@@ -184,14 +187,14 @@ class QdrantAtlas:
         async with _translate_errors():
             return (await self._client.count(self._collection, exact=True)).count
 
-    def _own(self, episode: Episode) -> OwnFeatures:
+    def _own_features(self, episode: Episode) -> OwnFeatures:
         fits = len(episode.embedding) == self._settings.vector_size
         return OwnFeatures(
             rounded(unit(episode.embedding)) if fits else None,
             self._words.counts(f"{episode.question}\n{episode.answer}"),
         )
 
-    async def _read_own(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
+    async def _read_own_features(self, names: Iterable[str]) -> dict[str, OwnFeatures]:
         ids = sorted(names)
         if not ids:
             return {}
@@ -240,7 +243,8 @@ class QdrantAtlas:
 def _request(
     query: Query, name: str, where: models.Filter, lookup: Lookup, *, among: bool = False
 ) -> models.QueryRequest:
-    """A request for the best points that pass ``where``, with texts; with ``among``, for the scores of all of them."""
+    """A request for the best points that pass ``where``, with payload; with ``among``, for the scores of all of
+    them."""
     corpus = models.IdfCorpusParams(corpus=models.Filter(must=[_is("tenant", lookup.tenant)]))
     return models.QueryRequest(
         query=query,
@@ -282,7 +286,7 @@ async def _translate_errors() -> AsyncIterator[None]:
     """Turn the client's errors into this program's own.
 
     Raises:
-        StoreAway: the server does not answer, or not now.
+        StoreAway: the server does not answer, or answers that it is not available now.
         Unavailable: it answers with an error.
     """
     try:

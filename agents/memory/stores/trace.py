@@ -1,19 +1,19 @@
-"""Trace: how episodes hang together, as a graph.
+"""Trace: the relations between episodes, as a graph.
 
-Nodes: ``Session``, ``Episode``, ``Concept``; each belongs to one tenant, so two tenants that name a session alike have
-two sessions. Of the text the graph holds the concepts' names alone. Edges::
+Nodes: ``Session``, ``Episode``, ``Concept``; each belongs to one tenant, so two tenants that use one session id
+have two sessions. The only text in the graph is the names of the concepts. Edges::
 
     (Session)-[CONTAINS]->(Episode)      (Episode)-[NEXT]->(Episode)        in time, within the session
     (Episode)-[MENTIONS]->(Concept)      (Episode)-[CAUSED]->(Episode)      the first was in the second's prompt
     (Episode)-[SUPERSEDES]->(Episode)    (Episode)-[SUMMARISES]->(Episode)
 
-Time has two axes. What an episode says holds from its ``created_at``; the memory knows it since its ``recorded_at``.
-``SUPERSEDES`` carries both for the end of what the older one said, and deletes nothing.
+Time has two axes. What an episode says holds from its ``created_at``; the memory knows it from its ``recorded_at``.
+``SUPERSEDES`` carries both times for the moment from which the older episode no longer holds, and deletes nothing.
 
-An edge may come before one of its ends: the missing episode is then a node without ``episode_id``, which counts for
-nothing until its own episode comes. So the graph depends on the set of episodes, not on the order they came in.
+An edge may be stored before one of its ends: the missing episode is then a node without ``episode_id``, which queries
+ignore until the episode itself is stored. So the graph depends on the set of episodes and not on their order.
 
-Statements hold one MERGE each: Ladybug 0.22 loses rows of an UNWIND over several.
+Each statement has one MERGE: with several, Ladybug 0.22 loses rows of the UNWIND.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from schemas.episode import Episode
 
 if TYPE_CHECKING:
     from agents.memory.stores.protocols import Graph, Run
 
 VERSION = 2
-"""The version of the graph's form. A store with another one is made again from the record."""
+"""The graph's schema version. A store with another one is made again from the record."""
 
 FOREVER = 1e12
-"""A Unix time later than any; a server need not know infinity."""
+"""A Unix time later than any other, in place of infinity, which a server need not accept."""
 
 LABELS = ("Session", "Episode", "Concept")
 
@@ -127,7 +127,10 @@ class SessionEpisode(Struct, frozen=True, kw_only=True):
 
 
 class Trace:
-    """The graph's questions and answers. Every method raises ``Unavailable`` when the store fails or is away."""
+    """Reads and writes the graph. Every method raises ``Unavailable`` when the store fails or does not answer.
+
+    ``names`` and the keys that methods return are store keys (:func:`agents.memory.episodes.store_key`).
+    """
 
     def __init__(self, graph: "Graph") -> None:
         self._graph = graph
@@ -135,10 +138,11 @@ class Trace:
     async def upsert(
         self, episodes: Sequence[Episode], *, recorded_at: Mapping[str, float] | None = None
     ) -> list[list[str]]:
-        """Store the episodes and link them, all of them or none; then their sessions' keys in time.
+        """Store the episodes and link them in one transaction. Returns each session's episode keys in time order.
 
-        The order of arrival does not matter, and storing an episode again changes nothing. ``recorded_at`` tells by
-        episode id when the record got it (Unix time); where it does not, that is when it was said.
+        The order of arrival does not matter, and storing an episode again changes nothing. ``recorded_at`` is the
+        Unix time, by episode id, at which the record got each; an episode that is not in it counts as recorded when it
+        was created.
         """
         nodes = [
             _node(episode, (recorded_at or {}).get(episode.episode_id, episode.created_at)) for episode in episodes
@@ -179,19 +183,19 @@ class Trace:
 
     async def neighbours(self, episode_id: str, *, tenant: str) -> Neighbours:
         """Which episodes come before and after the tenant's episode in its session."""
-        where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
+        where = {"episode": store_key(tenant, "episode", episode_id), "tenant": tenant}
         previous = await self._graph.read(_PREVIOUS, **where)
         following = await self._graph.read(_FOLLOWING, **where)
         return Neighbours(previous=_first_value(previous), following=_first_value(following))
 
     async def turns(self, session_id: str, *, tenant: str) -> list[SessionEpisode]:
-        """A session's episodes in time."""
-        rows = await self._graph.read(_TURNS, session=key(tenant, "session", session_id))
+        """A session's episodes in time order."""
+        rows = await self._graph.read(_TURNS, session=store_key(tenant, "session", session_id))
         return [SessionEpisode(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
 
     async def remove_session(self, session_id: str, *, tenant: str) -> None:
-        """Delete a session with its episodes, their edges, and concepts that nobody mentions any more."""
-        session = key(tenant, "session", session_id)
+        """Delete a session with its episodes, their edges, and the concepts that no episode mentions any more."""
+        session = store_key(tenant, "session", session_id)
 
         async def work(run: "Run") -> None:
             concepts = [row[0] for row in await run(_MENTIONED, session=session)]
@@ -212,8 +216,8 @@ class Trace:
         await self._graph.write(work)
 
     async def concepts(self, episode_id: str, *, tenant: str) -> list[str]:
-        """What the tenant's episode mentions, in the order of the alphabet."""
-        where = {"episode": key(tenant, "episode", episode_id), "tenant": tenant}
+        """Names of the concepts that the tenant's episode mentions, sorted."""
+        where = {"episode": store_key(tenant, "episode", episode_id), "tenant": tenant}
         return [str(row[0]) for row in await self._graph.read(_CONCEPTS_OF, **where)]
 
     async def supersede(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -230,30 +234,31 @@ class Trace:
     async def find_superseded(
         self, episodes: Iterable[str], *, tenant: str, as_of: float = inf, known: float = inf
     ) -> dict[str, str]:
-        """Which of the tenant's episodes no longer hold, each with the latest that replaced it.
+        """Which of the tenant's episodes no longer hold: their ids, each with the id of the latest that replaced it.
 
-        ``as_of`` asks what held at that Unix time; ``known`` leaves out what was recorded only after that one.
+        ``as_of``: only replacements that held at this Unix time; ``known``: only those recorded by this one.
         """
-        names = sorted({key(tenant, "episode", episode) for episode in episodes})
+        names = sorted({store_key(tenant, "episode", episode) for episode in episodes})
         last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
         rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
         return {str(older): str(newer) for older, newer in rows}
 
     async def summaries(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-        """The summaries (episode id and key) that stand for any of the keys, each with those that it stands for."""
+        """The summaries (episode id and key) of any of these episodes, each with the keys of the ones that it sums
+        up."""
         parts_by_summary: dict[tuple[str, str], list[str]] = {}
         for summary, node, member in await self._graph.read(_SUMMARIES, names=sorted(names)):
             parts_by_summary.setdefault((str(summary), str(node)), []).append(str(member))
         return parts_by_summary
 
     async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:
-        """The sessions of the summaries that sum up something of this session."""
-        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=key(tenant, "session", session_id))
+        """Session ids of the summaries that sum up an episode of this session."""
+        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=store_key(tenant, "session", session_id))
         return [str(row[0]) for row in rows]
 
     async def parts_of(self, session_id: str, *, tenant: str) -> list[str]:
-        """The keys of what a session's episodes sum up."""
-        rows = await self._graph.read(_PARTS_OF_SESSION, session=key(tenant, "session", session_id))
+        """The keys of the episodes that a session's episodes sum up."""
+        rows = await self._graph.read(_PARTS_OF_SESSION, session=store_key(tenant, "session", session_id))
         return [str(row[0]) for row in rows]
 
     async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
@@ -277,7 +282,7 @@ class Trace:
 def link_changes(
     orders: Iterable[Sequence[str]], new: Collection[str]
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Which NEXT links end and which begin when ``new`` comes into the sessions' orders."""
+    """The NEXT links to delete and those to create when the keys ``new`` are added to the sessions' orders."""
     apart, together = [], []
     for order in orders:
         before = set(pairwise(name for name in order if name not in new))
@@ -301,9 +306,9 @@ async def _run_for_rows(run: "Run", statement: str, rows: Iterable[Mapping[str, 
 
 def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
     return {
-        "session": key(episode.tenant, "session", episode.session_id),
+        "session": store_key(episode.tenant, "session", episode.session_id),
         "session_id": episode.session_id,
-        "episode": key(episode.tenant, "episode", episode.episode_id),
+        "episode": store_key(episode.tenant, "episode", episode.episode_id),
         "episode_id": episode.episode_id,
         "turn_id": episode.turn_id,
         "tenant": episode.tenant,
@@ -313,15 +318,15 @@ def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
 
 
 def _mentions(episode: Episode) -> list[dict[str, str]]:
-    node = key(episode.tenant, "episode", episode.episode_id)
+    node = store_key(episode.tenant, "episode", episode.episode_id)
     return [
-        {"episode": node, "concept": key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
+        {"episode": node, "concept": store_key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
         for name in episode.concepts
     ]
 
 
 def _edge(tenant: str, left: str, right: str) -> dict[str, str]:
-    return _pair(key(tenant, "episode", left), key(tenant, "episode", right))
+    return _pair(store_key(tenant, "episode", left), store_key(tenant, "episode", right))
 
 
 def _pair(left: str, right: str) -> dict[str, str]:

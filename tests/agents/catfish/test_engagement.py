@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.catfish.engagement import WEIGHTS, complexity, reason_to_waive, tone, too_small
+from agents.catfish.engagement import WEIGHTS, complexity, reason_to_waive, reason_too_small, tone
 from agents.catfish.settings import CatfishSettings
 
 SETTINGS = CatfishSettings()
@@ -61,5 +61,5 @@ def test_reasons_to_stay_silent() -> None:
 
 
 def test_a_small_model_is_left_alone() -> None:
-    assert too_small(SETTINGS.engage_from, SETTINGS) is None
-    assert "135M weights" in (too_small(135_000_000, SETTINGS) or "")
+    assert reason_too_small(SETTINGS.engage_from, SETTINGS) is None
+    assert "135M weights" in (reason_too_small(135_000_000, SETTINGS) or "")

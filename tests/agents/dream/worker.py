@@ -15,7 +15,7 @@ cpu.preload()
 from agents.inference.adapters.bank import AdapterBank  # noqa: E402
 from agents.inference.mlx.consolidation import Consolidation  # noqa: E402
 from agents.inference.mlx.thread import ModelThread  # noqa: E402
-from agents.inference.training.steps import Learnable  # noqa: E402
+from agents.inference.training.steps import TrainingExample  # noqa: E402
 from bus.connection import Bus, LiveMessage  # noqa: E402
 from bus.jobs import answer_job  # noqa: E402
 from bus.testing import run_agents  # noqa: E402
@@ -50,7 +50,7 @@ class _Decoder:
     def step(self) -> None:
         pass
 
-    def tell_all(self, news: Any) -> None:
+    def send_to_all(self, update: Any) -> None:
         pass
 
 
@@ -93,10 +93,10 @@ class DreamWorker:
         await answer_job(self._bus, job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=(adapter_use,)))
 
 
-async def tokens(examples: Sequence[Example]) -> list[Learnable]:
+async def tokens(examples: Sequence[Example]) -> list[TrainingExample]:
     """One token a letter."""
     return [
-        Learnable(
+        TrainingExample(
             tokens=tuple(ord(letter) % 128 for letter in example.context + example.outcome), begins=len(example.context)
         )
         for example in examples

@@ -12,7 +12,7 @@ import pytest
 from agents.memory.agent import MemoryAgent
 from agents.memory.episodes import build_record, episode_id
 from agents.memory.progress import PROJECTION
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.points import Atlas, Lookup
 from bus import dead_letters, metrics
@@ -268,7 +268,7 @@ async def test_a_second_agent_on_the_same_directory_is_refused(bus: Bus, setting
 
 async def test_lag_counts_what_is_recorded_and_not_yet_projected(bus: Bus, settings: MemorySettings) -> None:
     async with serving(bus, settings) as agent:
-        async with agent._stores.changing:
+        async with agent._stores.write_lock:
             for seed in range(3):
                 await answer_turn(bus, turn(), seed)
 
@@ -288,9 +288,9 @@ async def test_a_poison_episode_is_buried_and_holds_no_other_up(
     async def refuse_poison(stores: Any, episodes: Any, **more: Any) -> None:
         if any(episode.episode_id == poison.episode.episode_id for episode in episodes):
             raise Unavailable("the store cannot hold it.")
-        await apply(stores, episodes, **more)
+        await project_episodes(stores, episodes, **more)
 
-    monkeypatch.setattr("agents.memory.projection.apply", refuse_poison)
+    monkeypatch.setattr("agents.memory.projection.project_episodes", refuse_poison)
     monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
     dead_counter = metrics.DEAD.labels(PROJECTION, "max_deliver")
     before = dead_counter._value.get()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.episodes import build_record, episode, episode_id, key
+from agents.memory.episodes import build_episode, build_record, episode_id, store_key
 from tests.agents.memory.scenes import answer_ready, turn, unit
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
@@ -11,7 +11,7 @@ names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, 
 
 def test_an_episode_holds_what_every_stage_found() -> None:
     event = answer_ready(turn(tenant="ann", session="s9"), unit(1), text="Why?", answer="Because.")
-    result = episode(event)
+    result = build_episode(event)
     assert (result.tenant, result.session_id, result.turn_id) == ("ann", "s9", event.envelope.turn_id)
     assert (result.question, result.answer, result.embedding) == ("Why?", "Because.", unit(1))
     assert result.recalled_ids == ("e0",)
@@ -29,7 +29,7 @@ def test_an_episode_holds_what_every_stage_found() -> None:
 
 def test_a_redelivered_answer_gives_the_same_episode() -> None:
     event = answer_ready(turn(), unit(1))
-    assert episode(event) == episode(event)
+    assert build_episode(event) == build_episode(event)
     assert build_record(event).envelope.event_id == build_record(event).envelope.event_id
     assert build_record(event).envelope.causation_id == event.envelope.event_id
 
@@ -39,5 +39,5 @@ def test_ids_differ_where_tenant_or_turn_differs(tenant: str, turn_id: str, othe
     same = (tenant, turn_id) == (other_tenant, other_turn)
     first_id = episode_id(tenant=tenant, turn_id=turn_id)
     assert (first_id == episode_id(tenant=other_tenant, turn_id=other_turn)) is same
-    assert (key(tenant, "episode", turn_id) == key(other_tenant, "episode", other_turn)) is same
-    assert key(tenant, "episode", turn_id) != key(tenant, "session", turn_id)
+    assert (store_key(tenant, "episode", turn_id) == store_key(other_tenant, "episode", other_turn)) is same
+    assert store_key(tenant, "episode", turn_id) != store_key(tenant, "session", turn_id)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.imports import HistoryLine, date_lines, event, parse_history
+from agents.memory.imports import HistoryLine, build_event, date_lines, parse_history
 from schemas.errors import InvalidInput
 
 
@@ -17,7 +17,7 @@ def test_a_line_keeps_its_speaker_text_time_and_id() -> None:
         source="f",
     )
     (dated_line,) = date_lines([line])
-    episode = event(dated_line, (1.0, 0.0), tenant="t").episode
+    episode = build_event(dated_line, (1.0, 0.0), tenant="t").episode
     assert (episode.session_id, episode.speaker, episode.source_id, episode.question) == ("3", "Ann", "D1:1", "Hi")
     assert episode.created_at == datetime(2023, 5, 8, 13, 56, tzinfo=UTC).timestamp()
     assert line.embedding_text == "Ann: Hi"
@@ -42,7 +42,7 @@ def test_time_grows_within_a_session_in_the_order_of_lines(lines: list[tuple[int
 
 def test_importing_again_gives_the_same_ids_and_another_tenant_others() -> None:
     dated_line = date_lines([HistoryLine(text="x", id="7")], now=1.0)[0]
-    first, again, foreign = (event(dated_line, (), tenant=tenant) for tenant in ("a", "a", "b"))
+    first, again, foreign = (build_event(dated_line, (), tenant=tenant) for tenant in ("a", "a", "b"))
     assert first == again
     assert first.episode.episode_id != foreign.episode.episode_id
     assert first.envelope.turn_id != foreign.envelope.turn_id

@@ -3,23 +3,23 @@
 import anyio
 import pytest
 
-from agents.memory.priority import Precedence
+from agents.memory.priority import RecallPriority
 
 pytestmark = pytest.mark.anyio
 
 
-async def append_record(precedence: Precedence, events: list[str]) -> None:
-    await precedence.wait_for_recalls()
+async def append_record(priority: RecallPriority, events: list[str]) -> None:
+    await priority.wait_for_recalls()
     events.append("recorded")
 
 
 async def test_a_record_begins_when_the_last_recall_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
-    precedence, events = Precedence(), list[str]()
+    priority, events = RecallPriority(), list[str]()
     async with anyio.create_task_group() as tasks:
-        with precedence.mark_recall():
-            with precedence.mark_recall():
-                tasks.start_soon(append_record, precedence, events)
+        with priority.mark_recall():
+            with priority.mark_recall():
+                tasks.start_soon(append_record, priority, events)
                 await anyio.wait_all_tasks_blocked()
             await anyio.wait_all_tasks_blocked()
             events.append("recalled")
@@ -27,17 +27,17 @@ async def test_a_record_begins_when_the_last_recall_ends(monkeypatch: pytest.Mon
 
 
 async def test_a_recall_that_fails_lets_the_record_begin() -> None:
-    precedence, events = Precedence(), list[str]()
-    with pytest.raises(ValueError, match="store"), precedence.mark_recall():
+    priority, events = RecallPriority(), list[str]()
+    with pytest.raises(ValueError, match="store"), priority.mark_recall():
         raise ValueError("the store fails")
-    await append_record(precedence, events)
+    await append_record(priority, events)
     assert events == ["recorded"]
 
 
 async def test_recalls_without_end_do_not_keep_a_record_out() -> None:
-    precedence, events = Precedence(), list[str]()
-    with precedence.mark_recall():
-        await append_record(precedence, events)
+    priority, events = RecallPriority(), list[str]()
+    with priority.mark_recall():
+        await append_record(priority, events)
         events.append("still recalling")
     assert events == ["recorded", "still recalling"]
 
@@ -45,4 +45,4 @@ async def test_recalls_without_end_do_not_keep_a_record_out() -> None:
 async def test_a_record_without_recalls_begins_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.memory.priority.PATIENCE", 60.0)
     with anyio.fail_after(30):
-        await Precedence().wait_for_recalls()
+        await RecallPriority().wait_for_recalls()

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.memory.context import unit as normalised
-from agents.memory.episodes import key
-from agents.memory.projection import apply
+from agents.memory.episodes import store_key
+from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
 from schemas.episode import Episode
 from tests.agents.memory.pairs import PAIRS, pair
@@ -48,7 +48,7 @@ async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int
     async with stores.open(do_nothing):
         await stores.renew(do_nothing)
         for n in order:
-            await apply(stores, [episodes[n]], recorded_at={episodes[n].episode_id: 100.0 + n})
+            await project_episodes(stores, [episodes[n]], recorded_at={episodes[n].episode_id: 100.0 + n})
         names = {item.episode_id: item.turn_id for item in episodes}
         edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
         assert {(names[newer], names[older]) for newer, older in edges} == {
@@ -70,8 +70,8 @@ async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -
     async with stores.open(do_nothing):
         await stores.renew(do_nothing)
         for item in (parts[0], whole, parts[1], parts[2], parts[0]):
-            await apply(stores, [item])
-        matches = await stores.atlas.read([key("ann", "episode", item.episode_id) for item in (*parts, whole)])
+            await project_episodes(stores, [item])
+        matches = await stores.atlas.read([store_key("ann", "episode", item.episode_id) for item in (*parts, whole)])
         assert {item.turn_id: item.summary for item in matches.values()} == {
             **dict.fromkeys(("p0", "p1"), whole.episode_id),
             **dict.fromkeys(("p2", "whole"), ""),
@@ -86,7 +86,7 @@ async def test_utterances_of_one_moment_do_not_replace_each_other(stores: Stores
     async with stores.open(do_nothing):
         await stores.renew(do_nothing)
         for item in episodes:
-            await apply(stores, [item])
+            await project_episodes(stores, [item])
         moments = {item.episode_id: item.created_at for item in episodes}
         edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
         assert len(edges) == 4 * 7 * 6 // 2

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agents.memory.context import unit as normal
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
@@ -30,8 +30,8 @@ async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: 
     ]
     lookup = Lookup(tenant="ann", vector=budget, text="What is my budget in euros?")
     stores = Stores(settings)
-    async with stores.open(do_nothing), stores.changing:
-        await apply(stores, episodes)
+    async with stores.open(do_nothing), stores.write_lock:
+        await project_episodes(stores, episodes)
         today = await find(stores, lookup, now=300.0, settings=settings)
         assert [candidate.match.turn_id for candidate in today][:2] == ["new", "old"]
         assert f"superseded by {episodes[1].episode_id}" in today[1].reasons

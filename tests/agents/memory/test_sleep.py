@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from agents.memory.agent import MemoryAgent
-from agents.memory.clusters import OldEpisode, plan
+from agents.memory.clusters import OldEpisode, plan_summaries
 from agents.memory.context import unit as normalised
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
@@ -224,14 +224,14 @@ def old(number: int, topic: int) -> OldEpisode:
 def test_the_plan_does_not_depend_on_the_order_of_reading(tmp_path: Path) -> None:
     settings = MemorySettings(data_dir=tmp_path, sleep_most=4)
     episodes = [old(number, number % 3) for number in range(27)]
-    parts = plan(episodes, settings=settings)
+    parts = plan_summaries(episodes, settings=settings)
     assert [[episode.seq for episode in part] for part in parts] == [
-        [episode.seq for episode in part] for part in plan(episodes[::-1], settings=settings)
+        [episode.seq for episode in part] for part in plan_summaries(episodes[::-1], settings=settings)
     ]
     assert [len(part) for part in parts] == [3] * 9
     assert all(len({episode.seq % 3 for episode in part}) == 1 for part in parts)
     assert sorted(episode.seq for part in parts for episode in part) == list(range(27))
-    assert plan(episodes[:1], settings=settings) == []
+    assert plan_summaries(episodes[:1], settings=settings) == []
 
 
 def test_two_sleeps_of_one_day_plan_alike() -> None:

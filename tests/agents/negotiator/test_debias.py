@@ -9,7 +9,7 @@ from agents.negotiator.debias import (
     count_feelings,
     findings,
     pairs_without_causes,
-    sober,
+    without_feelings,
 )
 
 leans = st.floats(-9, 9).filter(lambda value: abs(value) > 0.01)
@@ -63,9 +63,9 @@ def test_a_cause_is_found_when_its_absence_turns_the_judge(plain: float, variant
 
 @given(st.text(max_size=120))
 def test_sober_text_has_no_feeling_or_is_the_text(text: str) -> None:
-    assert sober(text) == text or count_feelings(sober(text)) <= count_feelings(text)
+    assert without_feelings(text) == text or count_feelings(without_feelings(text)) <= count_feelings(text)
 
 
 def test_text_of_nothing_but_feeling_stays_as_it_is() -> None:
-    assert sober("Amazing!") == "Amazing!"
-    assert sober("Unfortunately, it is clearly broken!") == "it is broken"
+    assert without_feelings("Amazing!") == "Amazing!"
+    assert without_feelings("Unfortunately, it is clearly broken!") == "it is broken"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.inference.adapters.administration import listing, perform
+from agents.inference.adapters.administration import list_adapters, perform
 from agents.inference.adapters.bank import AdapterBank
 from schemas.errors import StageFailed
 from schemas.findings import AdapterUse
@@ -26,7 +26,7 @@ def bank(model: Any, tmp_path: Path) -> AdapterBank:
 
 
 def states(bank: AdapterBank) -> dict[str, tuple[bool, bool]]:
-    return {info.name: (info.resident, info.seated) for info in listing(bank).adapters}
+    return {info.name: (info.resident, info.seated) for info in list_adapters(bank).adapters}
 
 
 def test_the_life_of_an_adapter(bank: AdapterBank) -> None:

@@ -13,12 +13,12 @@ from agents.inference.adapters.bank import BASE, AdapterBank
 from agents.inference.adapters.files import WEIGHTS
 from agents.inference.training.directions import frozen_weights, leading_directions
 from agents.inference.training.exchange import discard, exchange, stage, sweep
-from agents.inference.training.steps import Learnable, Training, make_portable, step_flops
+from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
 from schemas.errors import Refused, StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
 
-EXAMPLE = Learnable(tokens=(3, 9, 27, 81, 5, 25, 125), begins=3)
+EXAMPLE = TrainingExample(tokens=(3, 9, 27, 81, 5, 25, 125), begins=3)
 KINDS = ("linear_attn.in_proj_qkv", "self_attn.q_proj", "mlp.switch_mlp.up_proj", "mlp.shared_expert.up_proj")
 
 

@@ -42,7 +42,7 @@ class ScriptedDecoder:
             self.waiting = 0
             self.stepped.set()
 
-    def tell_all(self, news: Any) -> None:
+    def send_to_all(self, update: Any) -> None:
         """Nobody listens."""
 
 

@@ -5,34 +5,34 @@ from pathlib import Path
 
 import anyio
 
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
-from agents.memory.stores.embedded import Part
+from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.optimise import optimise_shard
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Atlas
 from tests.agents.memory.scenes import SIZE, episode, unit
 
 
-def shard(stores: Stores) -> Part[Atlas]:
+def shard(stores: Stores) -> EmbeddedStore[Atlas]:
     """The embedded Atlas."""
     assert isinstance(stores.atlas, EdgeAtlas)
-    return stores.atlas.part
+    return stores.atlas.store
 
 
 async def _write(stores: Stores, first: int) -> None:
     number = first
     while True:
-        async with stores.changing:
-            await apply(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
+        async with stores.write_lock:
+            await project_episodes(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
         print(f"t{number}", flush=True)
         number += 1
 
 
 async def _optimise(stores: Stores) -> None:
     while True:
-        await optimise_shard(shard(stores), stores.changing)
+        await optimise_shard(shard(stores), stores.write_lock)
         print("optimised", flush=True)
 
 

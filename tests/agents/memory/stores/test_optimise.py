@@ -12,8 +12,8 @@ import msgspec
 import psutil
 import pytest
 
-from agents.memory.episodes import key
-from agents.memory.projection import apply
+from agents.memory.episodes import store_key
+from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import generations, optimise_child
 from agents.memory.stores.optimise import is_due, optimise_shard
@@ -37,7 +37,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     """Forty episodes of one session."""
     new_stores = Stores(MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE))
     async with new_stores.open(do_nothing):
-        await apply(new_stores, [secret_episode(number) for number in range(40)])
+        await project_episodes(new_stores, [secret_episode(number) for number in range(40)])
         yield new_stores
 
 
@@ -53,7 +53,7 @@ def secret_episode(number: int) -> Episode:
 
 
 def name(number: int) -> str:
-    return key("ann", "episode", secret_episode(number).episode_id)
+    return store_key("ann", "episode", secret_episode(number).episode_id)
 
 
 async def search_episode(stores: Stores, number: int) -> dict[str, float]:
@@ -86,7 +86,7 @@ async def test_the_copy_finds_what_the_shard_found_and_what_was_written_meanwhil
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(search_forever)
         tasks.start_soon(write_while_it_works, stores)
-        run = await optimise_shard(shard(stores), stores.changing)
+        run = await optimise_shard(shard(stores), stores.write_lock)
         tasks.cancel_scope.cancel()
     assert searches > 1, "nobody could search while the copy was optimised"
     assert run.episodes == 40 + 2 - 1
@@ -104,8 +104,8 @@ async def write_while_it_works(stores: Stores) -> None:
         return bool(children())
 
     await eventually(is_working)
-    async with stores.changing:
-        await apply(
+    async with stores.write_lock:
+        await project_episodes(
             stores, [msgspec.structs.replace(secret_episode(number), session_id="later") for number in (100, 101)]
         )
         await shard(stores).run(lambda atlas: atlas.remove([name(39)], {}))
@@ -117,7 +117,7 @@ async def test_a_forgotten_episode_is_in_no_file_any_more(stores: Stores) -> Non
     assert not await shard(stores).run(lambda atlas: is_due(atlas, after=1000))
     await shard(stores).run(lambda atlas: atlas.remove([name(39)], {}))
     assert await shard(stores).run(lambda atlas: is_due(atlas, after=1000))
-    await optimise_shard(shard(stores), stores.changing)
+    await optimise_shard(shard(stores), stores.write_lock)
     assert not files_contain(directory, secret(39))
     assert files_contain(directory, secret(38))
     assert not await shard(stores).run(lambda atlas: is_due(atlas, after=1000))
@@ -125,9 +125,9 @@ async def test_a_forgotten_episode_is_in_no_file_any_more(stores: Stores) -> Non
 
 async def test_optimising_is_due_after_so_many_episodes_and_not_again_at_once(stores: Stores) -> None:
     assert await shard(stores).run(lambda atlas: is_due(atlas, after=40))
-    await optimise_shard(shard(stores), stores.changing)
+    await optimise_shard(shard(stores), stores.write_lock)
     assert not await shard(stores).run(lambda atlas: is_due(atlas, after=1))
-    await apply(stores, [secret_episode(number) for number in range(40, 52)])
+    await project_episodes(stores, [secret_episode(number) for number in range(40, 52)])
     assert await shard(stores).run(lambda atlas: is_due(atlas, after=1))
     assert not await shard(stores).run(lambda atlas: is_due(atlas, after=13))
 
@@ -143,7 +143,7 @@ async def test_a_killed_child_changes_nothing(stores: Stores) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(eventually, kill)
         with pytest.raises(Unavailable, match="optimising the atlas failed"):
-            await optimise_shard(shard(stores), stores.changing)
+            await optimise_shard(shard(stores), stores.write_lock)
     await check_unharmed(stores, 40)
 
 
@@ -151,15 +151,15 @@ async def test_a_rebuild_meanwhile_wins(stores: Stores) -> None:
     async def renew() -> bool:
         if not children():
             return False
-        async with stores.changing:
+        async with stores.write_lock:
             await stores.renew(do_nothing)
         return True
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(eventually, renew)
         with pytest.raises(Unavailable, match="began anew"):
-            await optimise_shard(shard(stores), stores.changing)
-    await apply(stores, [secret_episode(number) for number in range(5)])
+            await optimise_shard(shard(stores), stores.write_lock)
+    await project_episodes(stores, [secret_episode(number) for number in range(5)])
     await check_unharmed(stores, 5)
 
 
@@ -168,7 +168,7 @@ async def check_unharmed(stores: Stores, count: int) -> None:
     assert await shard(stores).run(lambda atlas: atlas.count()) == count
     assert [path.name for path in shard(stores).directory.iterdir() if path.is_dir()] == ["1"]
     assert not generations.copy_directory(shard(stores).directory).exists()
-    assert (await optimise_shard(shard(stores), stores.changing)).episodes == count
+    assert (await optimise_shard(shard(stores), stores.write_lock)).episodes == count
     assert "t4" in await search_episode(stores, 4)
 
 
@@ -202,6 +202,6 @@ async def test_a_process_killed_at_any_moment_loses_no_turn_that_it_printed(tmp_
 
         await eventually(all_ended)
         atlas = Atlas.open(tmp_path / "memory" / "atlas", size=SIZE)
-        assert {key("ann", "episode", episode(turn).episode_id) for turn in turns} <= atlas.keys()
+        assert {store_key("ann", "episode", episode(turn).episode_id) for turn in turns} <= atlas.keys()
         assert not generations.copy_directory(tmp_path / "memory" / "atlas").exists()
         atlas.close()

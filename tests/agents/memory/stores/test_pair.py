@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from agents.memory.episodes import episode_id
-from agents.memory.projection import Projection, apply
+from agents.memory.projection import Projection, project_episodes
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
@@ -110,7 +110,7 @@ async def test_a_directory_that_cannot_be_made_is_a_setup_error(tmp_path: Path) 
 async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySettings, name: str) -> None:
     stores, forget = Stores(settings), Forgetful()
     async with stores.open(forget):
-        await apply(stores, [episode("t1", vector=unit(1))])
+        await project_episodes(stores, [episode("t1", vector=unit(1))])
     assert forget.times == 1
     for path in (settings.data_dir / name).rglob("*"):
         if path.is_file():
@@ -126,7 +126,9 @@ async def test_a_broken_store_is_set_aside_and_the_other_kept(settings: MemorySe
 async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(settings: MemorySettings) -> None:
     stores = Stores(settings)
     async with stores.open(Forgetful()):
-        await apply(stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))])
+        await project_episodes(
+            stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))]
+        )
         assert await counts(stores) == (3, 3)
         lookup = Lookup(tenant="ann", vector=unit(1), text="the question of small")
         ranking = await find(stores, lookup, now=0.0, settings=settings)
@@ -147,7 +149,7 @@ async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: Me
         assert finish.wait(60)
 
     assert isinstance(stores.atlas, EdgeAtlas)
-    part = stores.atlas.part
+    part = stores.atlas.store
     async with stores.open(Forgetful()):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: part.run(wait_inside, abandon=True))
@@ -189,7 +191,7 @@ async def test_an_episode_cancelled_while_waiting_leaves_no_trace(settings: Memo
     stores = Stores(settings)
     projection = Projection(stores)
     async with stores.open(Forgetful()):
-        async with stores.changing, anyio.create_task_group() as tasks:
+        async with stores.write_lock, anyio.create_task_group() as tasks:
             tasks.start_soon(partial(projection.add, recorded_at=1.0), episode("gone", vector=unit(1)))
             await anyio.sleep(0.05)
             tasks.cancel_scope.cancel()

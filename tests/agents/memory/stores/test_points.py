@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
 from agents.memory.context import unpacked, windows
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
@@ -157,7 +157,7 @@ async def test_as_of_asks_the_past(atlas: AtlasStore) -> None:
 
 async def test_neighbours_lend_their_words_and_meaning_however_they_arrive(atlas: AtlasStore) -> None:
     episodes = [episode(f"t{n}", question=f"word{n}", answer="", at=float(n), vector=unit(n)) for n in range(6)]
-    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    names = [store_key("ann", "episode", entry.episode_id) for entry in episodes]
     results = []
     for order in [(0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)]:
         await atlas.renew()
@@ -183,7 +183,7 @@ async def test_neighbours_lend_their_words_and_meaning_however_they_arrive(atlas
 
 async def test_a_removed_episode_leaves_nothing_in_its_neighbours(atlas: AtlasStore) -> None:
     episodes = [episode(f"t{n}", question=f"word{n}", at=float(n), vector=unit(n)) for n in range(3)]
-    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    names = [store_key("ann", "episode", entry.episode_id) for entry in episodes]
     await atlas.place(episodes, windows(names, names))
     assert len([m for m in await search(atlas, unit(1), text="word1") if m.lexical > 0]) == 3
     await atlas.remove([names[1]], windows([names[0], names[2]], [names[0], names[2]]))
@@ -199,17 +199,17 @@ async def test_a_vector_of_another_size_is_refused(atlas: AtlasStore) -> None:
 async def test_keys_and_texts_are_read_by_tenant_and_by_name(atlas: AtlasStore) -> None:
     mine, theirs = episode("t1", answer="mine", vector=unit(1)), episode("t1", tenant="bob", answer="theirs")
     await place(atlas, mine, theirs)
-    names = {entry.tenant: key(entry.tenant, "episode", entry.episode_id) for entry in (mine, theirs)}
+    names = {entry.tenant: store_key(entry.tenant, "episode", entry.episode_id) for entry in (mine, theirs)}
     assert await atlas.keys() == set(names.values())
     assert await atlas.keys(tenant="ann") == {names["ann"]}
-    matches = await atlas.read([names["ann"], key("ann", "episode", "none")])
+    matches = await atlas.read([names["ann"], store_key("ann", "episode", "none")])
     assert {name: entry.answer for name, entry in matches.items()} == {names["ann"]: "mine"}
     assert await atlas.read([]) == {}
 
 
 async def test_both_stores_score_alike(tmp_path: Path) -> None:
     episodes = [episode(f"t{n}", question=f"talk {n} of word{n % 3}", at=float(n), vector=unit(n)) for n in range(12)]
-    names = [key("ann", "episode", entry.episode_id) for entry in episodes]
+    names = [store_key("ann", "episode", entry.episode_id) for entry in episodes]
     results = []
     for kind in ("edge", "qdrant"):
         store = make_store(kind, tmp_path / kind)

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.memory.episodes import key
+from agents.memory.episodes import store_key
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import BrokenStore
 from agents.memory.stores.ladybug import FILE, Database, LadybugGraph
@@ -145,7 +145,7 @@ async def test_a_replaced_episode_is_known_on_both_axes_of_time(trace: Trace) ->
     first, second, third = (episode(f"v{n}", tenant="times", at=100.0 * n) for n in (1, 2, 3))
     learnt = {first.episode_id: 1000.0, second.episode_id: 3000.0, third.episode_id: 2000.0}
     await trace.upsert([first, second, third], recorded_at=learnt)
-    names = [key("times", "episode", entry.episode_id) for entry in (first, second, third)]
+    names = [store_key("times", "episode", entry.episode_id) for entry in (first, second, third)]
     for _ in range(2):
         await trace.supersede([(names[1], names[0]), (names[2], names[0]), (names[2], names[1])])
 
@@ -166,10 +166,10 @@ async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace
     whole = replace(
         episode("whole", tenant="sum", session="told"), summarises=tuple(entry.episode_id for entry in parts)
     )
-    names = [key("sum", "episode", entry.episode_id) for entry in parts]
+    names = [store_key("sum", "episode", entry.episode_id) for entry in parts]
     for entry in (parts[1], whole, parts[0], parts[2], whole):
         await trace.upsert([entry])
-    summary = (whole.episode_id, key("sum", "episode", whole.episode_id))
+    summary = (whole.episode_id, store_key("sum", "episode", whole.episode_id))
     assert await trace.summaries(names) == {summary: sorted(names)}
     assert await trace.summaries(names[:1]) == {summary: names[:1]}
     assert await trace.summaries_of("of1", tenant="sum") == ["told"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 
-from agents.memory.projection import apply
+from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from tests.agents.memory.scenes import SIZE, episode, unit
@@ -21,7 +21,7 @@ async def main(directory: Path) -> None:
     stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
     async with stores.open(do_nothing):
         for number in count():
-            await apply(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
+            await project_episodes(stores, [episode(f"t{number}", at=float(number), vector=unit(number))])
             print(f"t{number}", flush=True)
 
 
