@@ -52,8 +52,8 @@ def read_environment(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
     prefix = PREFIXES[name]
     common = {"trust_pickle": os.environ.get(f"{prefix}_TRUST_PICKLE") == "1"}
     if name == nerve.NAME:
-        return {**common, "domains": domains, "checkpoint": _path(f"{prefix}_CHECKPOINT_PATH")}
-    return {**common, "weights": _path(f"{prefix}_WEIGHTS_PATH")}
+        return {**common, "domains": domains, "checkpoint": _read_path(f"{prefix}_CHECKPOINT_PATH")}
+    return {**common, "weights": _read_path(f"{prefix}_WEIGHTS_PATH")}
 
 
 def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
@@ -66,7 +66,7 @@ def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
         raise SetupError(f"advisor '{name}': {error} ({variable} is '{alpha}').", param=variable) from error
 
 
-def _path(variable: str) -> Path | None:
+def _read_path(variable: str) -> Path | None:
     text = os.environ.get(variable)
     return Path(text).expanduser() if text else None
 

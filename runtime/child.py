@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 def hide_unused(names: Sequence[str]) -> None:
     """Make packages that none of these agents uses look as if they were not installed. Call it before other imports."""
-    from runtime.agents import FACADE, LIGHT, find_spec
+    from runtime.agents import FACADE, RICH, find_spec
 
     specs = {name: find_spec(name) for name in names}
-    unused = [set(LIGHT if name == FACADE else spec.unused if spec else ()) for name, spec in specs.items()]
+    unused = [set(RICH if name == FACADE else spec.unused if spec else ()) for name, spec in specs.items()]
     for package in set.intersection(*unused) if unused else ():
         sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's word for "not to be imported"
 
