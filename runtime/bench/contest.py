@@ -186,7 +186,7 @@ def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log
 
 
 @contextlib.asynccontextmanager
-async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def run_rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A running ``mlx_lm.server``.
 
     Raises:

@@ -28,7 +28,7 @@ from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_
 from runtime.bench.intervals import bootstrap_interval
 from runtime.bench.plots import IntervalBar, interval_chart
 from runtime.cli import command, run_async, settings_of
-from runtime.local_embedder import BATCH, Embed, embedding
+from runtime.local_embedder import BATCH, Embed, open_embedder
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 STORE_BATCH = 64
@@ -195,7 +195,7 @@ async def _measure_floors(
 async def _measure_here(dialogues: Sequence[Dialogue], k: int) -> LocomoFigures:
     texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
     with progress_bar("embedding", total=texts) as tick:
-        async with embedding(settings_of(log_level="warning")) as embed:
+        async with open_embedder(settings_of(log_level="warning")) as embed:
             return await measure(dialogues, embed, k=k, tick=tick)
 
 

@@ -154,7 +154,7 @@ async def _open_arena(adapters: dict[str, tuple[int, int]]) -> AsyncIterator[Are
         log = directory / "rival.log"
         async with (
             fresh_runtime("inference", model=str(model), adapters=folder) as bus,
-            contest.rival(model, log) as client,
+            contest.run_rival(model, log) as client,
         ):
             await contest.race(contest.worker_contestant(bus), contest.prompts(1), concurrency=1, max_tokens=2)
             yield Arena(bus, contest.rival_contestant(client, model, folder, log), names=names)

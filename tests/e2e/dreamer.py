@@ -41,7 +41,7 @@ async def ask_again(client: Any, verb: str, body: dict[str, Any]) -> dict[str, A
     return reply
 
 
-def survive(step: str, last: str | None) -> None:
+def report_step(step: str, last: str | None) -> None:
     print(step, flush=True)
     if step == last:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -80,20 +80,20 @@ async def consolidate(client: Any, service: str, adapter: str, records: list[dic
     dream_episode = build_episode(await find_unused_id(client, records[0]["id"]), adapter, records)
     queue_reply = await ask(client, "dream.request", {"profile": "P_min", "episode": dream_episode})
     assert "refused" not in queue_reply, queue_reply
-    survive("request", last)
+    report_step("request", last)
     status = await wait_until_finished(client, dream_episode["episode_id"])
     assert status["state"] == "done", status
-    survive("done", last)
+    report_step("done", last)
     delta, ids = status["report"]["weight_delta"], status["report"]["record_ids"]
     swap = {"episode_id": dream_episode["episode_id"], "adapter": adapter}
     swap |= {"sha256": delta["sha256"], "base_sha256": delta["base_sha256"]}
     swap_reply = await ask_again(client, "dream.swap", swap)
     assert "refused" not in swap_reply, swap_reply
     print(json.dumps({"swapped": swap_reply}), flush=True)
-    survive("swap", last)
+    report_step("swap", last)
     mark_reply = await ask(client, "services.mark", {"name": service, "ids": ids, "de_id": dream_episode["episode_id"]})
     assert "refused" not in mark_reply, mark_reply
-    survive("mark", last)
+    report_step("mark", last)
 
 
 async def main(url: str, adapter: str, session: str, last: str | None = None) -> None:
@@ -102,11 +102,11 @@ async def main(url: str, adapter: str, session: str, last: str | None = None) ->
     request = {"name": service, "filter": {"session_id": session}}
     registration = await ask(client, "services.register", request)
     assert "refused" not in registration or registration["code"] == "name_taken", registration
-    survive("register", last)
+    report_step("register", last)
     while True:
         batch = await ask(client, "dream.fetch", {"name": service, "limit": BATCH})
         assert "refused" not in batch, batch
-        survive("fetch", last)
+        report_step("fetch", last)
         if not batch["records"]:
             break
         await consolidate(client, service, adapter, batch["records"], last)

@@ -104,7 +104,7 @@ async def tokens(examples: Sequence[Example]) -> list[Learnable]:
 
 
 @contextlib.asynccontextmanager
-async def working(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
+async def run_worker(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
     """The worker, serving."""
     async with run_agents(bus, DreamWorker(folder, judge)):
         yield

@@ -16,7 +16,7 @@ from schemas.status import StatusReply
 
 
 @contextlib.asynccontextmanager
-async def serving(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
+async def run_memory_agent(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
     """The agent as the runtime serves it."""
     agent = MemoryAgent(settings)
     async with run_agents(bus, agent):

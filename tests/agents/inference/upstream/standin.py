@@ -2,7 +2,7 @@
 
 LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, refusals by
 status. It answers ``I am MODEL.`` a word a token. The bodies of its requests lie in ``bodies``; ``abandoned`` counts
-streams that their reader left; ``status`` is what it answers with while it is set, ``listless`` an empty list of
+streams that their reader left; ``status`` is what it answers with while it is set, ``lists_nothing`` an empty list of
 models.
 """
 
@@ -33,7 +33,7 @@ class StandIn:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     abandoned: int = 0
     status: int | None = None
-    listless: bool = False
+    lists_nothing: bool = False
     endless: bool = False
     port: int = 0
     breaks_after: int | None = None
@@ -42,7 +42,7 @@ class StandIn:
         """Be as at the start."""
         self.loras.clear()
         self.bodies.clear()
-        self.abandoned, self.status, self.endless, self.breaks_after, self.listless = 0, None, False, None, False
+        self.abandoned, self.status, self.endless, self.breaks_after, self.lists_nothing = 0, None, False, None, False
 
     @property
     def url(self) -> str:
@@ -103,7 +103,7 @@ def _app(state: StandIn) -> FastAPI:
     async def models() -> Response:
         if state.status is not None:
             return _error(state.status, "not now")
-        if state.listless:
+        if state.lists_nothing:
             return Response(media_type="application/json")
         return JSONResponse(
             {"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, *state.loras)]}
