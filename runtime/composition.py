@@ -30,7 +30,7 @@ def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def bus_settings(settings: Settings) -> BusSettings:
     """How to reach the broker."""
-    return BusSettings(url=settings.url(), prefix=settings.prefix, replicas=settings.replicas)
+    return BusSettings(url=settings.broker_url(), prefix=settings.prefix, replicas=settings.replicas)
 
 
 def agent(name: str, settings: Settings) -> Agent:

@@ -122,7 +122,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
             missing = [name for name in expected if name not in ready]
             return [
-                Finding("broker", "ok", f"answers at {settings.url()}"),
+                Finding("broker", "ok", f"answers at {settings.broker_url()}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
@@ -133,7 +133,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             ]
     except KikiError:
         return [
-            Finding("broker", "note", f"none at {settings.url()}", "'kiki up' starts one"),
+            Finding("broker", "note", f"none at {settings.broker_url()}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]

@@ -19,7 +19,7 @@ PROBE_SECONDS = 10.0
 
 
 @contextlib.asynccontextmanager
-async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
+async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
     """An embedder for as long as the context lasts; ``bus`` None loads one here at once.
 
     Raises:

@@ -17,7 +17,7 @@ READY_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def remembering(settings: Settings, *extra_agents: str) -> AsyncIterator[Bus]:
+async def open_memory(settings: Settings, *extra_agents: str) -> AsyncIterator[Bus]:
     """A bus with a memory agent on it. Without a broker at the settings' address both are started on their data.
 
     ``extra_agents`` are then started with the memory.

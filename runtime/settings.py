@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         """Command line over environment over file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
 
-    def url(self) -> str:
+    def broker_url(self) -> str:
         """Where the broker is, started by us or by somebody else."""
         return self.nats or f"nats://127.0.0.1:{self.nats_port}"
 

@@ -31,7 +31,7 @@ STOP_SECONDS = 3.0
 """Seconds that children get to end by themselves; with the broker's share, all is over within five."""
 
 STEADY_SECONDS = 30.0
-"""A child that lived this long is restarted at once; one that dies young waits longer each time."""
+"""A child that lived this long is restarted at once; one that dies quick_deaths waits longer each time."""
 
 CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 """OpenMP's spinning barriers starve the other processes of a busy machine: one prefill took 12.4 s with them and
@@ -52,7 +52,7 @@ class Child:
     agents: tuple[str, ...]
     process: anyio.abc.Process | None = None
     restarts: int = 0
-    young: int = 0
+    quick_deaths: int = 0
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Supervisor:
                 await self._start_broker(tasks)
                 for name, agents in composition.processes(self.names).items():
                     self.children[name] = Child(name, agents)
-                    tasks.start_soon(self._keep, self.children[name], tasks.cancel_scope)
+                    tasks.start_soon(self._keep_running, self.children[name], tasks.cancel_scope)
                 yield self
             finally:
                 with anyio.CancelScope(shield=True):
@@ -99,13 +99,13 @@ class Supervisor:
         if self.settings.nats is None:
             self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
             self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
-            tasks.start_soon(self._keep_broker, tasks.cancel_scope)
+            tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
 
     @property
     def _broker_directory(self) -> Path:
         return self.settings.data_dir / "nats"
 
-    async def _keep_broker(self, scope: anyio.CancelScope) -> None:
+    async def _keep_broker_running(self, scope: anyio.CancelScope) -> None:
         while self.broker is not None:
             await self.broker.process.wait()
             if self._is_stopping():
@@ -117,9 +117,9 @@ class Supervisor:
                 self._give_up(error, scope)
                 return
 
-    async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
+    async def _keep_running(self, child: Child, scope: anyio.CancelScope) -> None:
         while not self._is_stopping():
-            born = anyio.current_time()
+            started = anyio.current_time()
             process = child.process = await self._spawn(child)
             code = await process.wait()
             if self._is_stopping():
@@ -128,8 +128,8 @@ class Supervisor:
                 self._give_up(SetupError(self._last_line(child.name)), scope)
                 return
             child.restarts += 1
-            child.young = 0 if anyio.current_time() - born > STEADY_SECONDS else child.young + 1
-            delay = _wait(_Attempt(child.young)) if child.young > 1 else 0.0  # type: ignore[arg-type]
+            child.quick_deaths = 0 if anyio.current_time() - started > STEADY_SECONDS else child.quick_deaths + 1
+            delay = _wait(_Attempt(child.quick_deaths)) if child.quick_deaths > 1 else 0.0  # type: ignore[arg-type]
             _log.error("process died", name=child.name, code=code, delay=round(delay, 1))
             await anyio.sleep(delay)
 

@@ -51,7 +51,7 @@ def _load_command(name: str) -> Any:
     if hasattr(module, "app"):
         loaded.add_typer(module.app, name=name)
     else:
-        module.hang(loaded)
+        module.add_verbs(loaded)
     return typer.main.get_group(loaded).commands[name]
 
 

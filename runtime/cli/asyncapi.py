@@ -17,7 +17,7 @@ COMPONENT = Path("tests/contract/node_modules/@asyncapi/react-component")
 """Where 'make dev' leaves it in a checkout."""
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(asyncapi)
 

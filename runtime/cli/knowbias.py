@@ -42,11 +42,11 @@ def probe(
 
     settings = settings_of()
     how = knowbias.ProbeOptions(steps=steps, threshold=threshold, share=share, at_once=at_once)
-    probing = knowbias.Probe(_model(settings), read_questions(questions or SHIPPED), how)
+    probing = knowbias.Probe(_prepare_worker_settings(settings), read_questions(questions or SHIPPED), how)
     with _progress_bars() as bars:
         task = bars.add_task("gates", total=probing.total)
         neurons_file = probing.run(lambda: bars.advance(task))
-    place = output or _place(settings)
+    place = output or _neurons_path(settings)
     neurons.write_neurons(place, neurons_file)
     out.print(
         f"{neurons_file.count} neurons in {len(neurons_file.gates)} gates, written to {place}",
@@ -61,7 +61,7 @@ def show(path: FileArgument = None) -> None:
     """Say which neurons are kept, and how they were found."""
     from agents.inference.knowbias import neurons
 
-    file = neurons.read_neurons(path or _place(settings_of()))
+    file = neurons.read_neurons(path or _neurons_path(settings_of()))
     out.print(
         f"{file.model} ({file.model_digest[:12]}): {file.count} neurons, {file.prompts} prompts "
         f"(questions {file.questions[:12]}), {file.steps} steps, over {file.threshold} of the largest "
@@ -91,7 +91,7 @@ def check(
     from agents.inference.probing.questions import SHIPPED, read_questions
 
     settings = settings_of()
-    trial = knowbias.Trial(_model(settings), neurons.read_neurons(path or _place(settings)))
+    trial = knowbias.Trial(_prepare_worker_settings(settings), neurons.read_neurons(path or _neurons_path(settings)))
     held_out = [question for question in read_questions(questions or SHIPPED) if question.held_out]
     factors = [1.0, *(factor or [1.5, 2.0, 3.0])]
     table = Table("factor", "gold log-probability", "lead", "right", box=None)
@@ -104,11 +104,11 @@ def check(
     out.print(table)
 
 
-def _place(settings: Settings) -> Path:
+def _neurons_path(settings: Settings) -> Path:
     return settings.data_dir / "knowbias.json"
 
 
-def _model(settings: Settings) -> "InferenceSettings":
+def _prepare_worker_settings(settings: Settings) -> "InferenceSettings":
     """The chat model, as the worker would load it."""
     from agents.inference.settings import InferenceSettings
     from runtime.models import digest, prepare, show_progress

@@ -21,10 +21,10 @@ from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.composition import bus_settings
-from runtime.local_memory import remembering
+from runtime.local_memory import open_memory
 from runtime.records import restore
 from runtime.settings import Settings
-from runtime.turns import rerun as repeating
+from runtime.turns.rerun import read_turn, run_again
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
@@ -36,7 +36,7 @@ Tick = Callable[[StoredMessage], None]
 Source = AsyncGenerator[StoredMessage, None]
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(replay)
 
@@ -60,7 +60,7 @@ def replay(
     """Replay the record as JSONL, onto a subject, or into the record of another runtime."""
     settings = settings_of(nats=nats, log_level="warning")
     if turn is not None:
-        run_async(_run_on_bus, settings, lambda bus: _repeat(bus, turn) if again else _print_inputs(bus, turn))
+        run_async(_run_on_bus, settings, lambda bus: _run_turn_again(bus, turn) if again else _print_inputs(bus, turn))
         return
     if again:
         raise InvalidInput("--again repeats one turn: give its id.", param="turn")
@@ -99,7 +99,7 @@ async def _run_on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]
 
 
 async def _run_on_memory(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
-    async with remembering(settings) as bus:
+    async with open_memory(settings) as bus:
         await verb(bus)
 
 
@@ -156,7 +156,7 @@ async def _restore_all(bus: Bus, source: Source, tick: Tick) -> None:
 
 async def _print_inputs(bus: Bus, turn: str) -> None:
     """Print the turn's inputs, as they were recorded, and its answer."""
-    inputs, outcome = await repeating.read_turn(bus, turn)
+    inputs, outcome = await read_turn(bus, turn)
     sampling = inputs.query.sampling
     advisories = (f"{advisory.source} {advisory.payload}" for advisory in inputs.route.advisories)
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -177,9 +177,9 @@ async def _print_inputs(bus: Bus, turn: str) -> None:
     out.print(table)
 
 
-async def _repeat(bus: Bus, turn: str) -> None:
+async def _run_turn_again(bus: Bus, turn: str) -> None:
     with err.status("running the turn again"):
-        rerun = await repeating.run_again(bus, turn)
+        rerun = await run_again(bus, turn)
     if not rerun.differences:
         out.print(f"the same again, word for word: {rerun.again.answer}", markup=False, highlight=False)
         return

@@ -30,7 +30,7 @@ EPISODE_SECONDS = 3.0
 ROUTE_BATCH = min(64, MAX_EMBED_TEXTS)
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(ask)
     app.command()(chat)

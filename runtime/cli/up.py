@@ -26,7 +26,7 @@ READY_SECONDS = 180.0
 """Longest wait for all agents; the first start on a slow machine loads two models."""
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(up)
     app.command(name="run")(run)

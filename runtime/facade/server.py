@@ -20,7 +20,7 @@ from schemas.errors import SetupError
 STOP_SECONDS = 1
 """How long uvicorn waits for replies under way; what is left then is cancelled."""
 
-LAST_WORDS = 0.4
+CANCELLATION_SECONDS = 0.4
 """Seconds that cancelled requests have for publishing their cancellation."""
 
 _log = structlog.get_logger("facade")
@@ -55,7 +55,7 @@ async def serve(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve_shielded, server, listener)
-            await server.up.wait()
+            await server.ready.wait()
             port: int = listener.getsockname()[1]
             _log.info("facade ready", url=f"http://{settings.host}:{port}")
             task_status.started(port)
@@ -103,11 +103,11 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.up = anyio.Event()
+        self.ready = anyio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.up.set()
+        self.ready.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -119,4 +119,4 @@ async def _serve_shielded(server: _Server, listener: socket.socket) -> None:
     with anyio.CancelScope(shield=True):
         await server.serve(sockets=[listener])
         if server.server_state.tasks:
-            await asyncio.wait(server.server_state.tasks, timeout=LAST_WORDS)
+            await asyncio.wait(server.server_state.tasks, timeout=CANCELLATION_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 from schemas.findings import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
 
 
-def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
+def summarise_deliberation(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
     """The deliberation for a program; times in milliseconds, leans and supports in nats."""
     dissent, arbitration = negotiation.dissent, negotiation.arbitration
     return {

@@ -141,7 +141,7 @@ def test_the_help_of_run_lists_an_agent(monkeypatch: pytest.MonkeyPatch) -> None
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     app = typer.Typer()
-    again.hang(app)
+    again.add_verbs(app)
     command: Any = typer.main.get_command(app)
     (argument,) = command.commands["run"].params
     assert argument.help == ", ".join((*all_agents(), FACADE))

@@ -271,7 +271,7 @@ def _name_tool_answers(messages: list[Message]) -> list[Message]:
 
 
 def _tooling(body: ChatRequest) -> Tooling | None:
-    tooling = tools.tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    tooling = tools.parse_tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     if tooling is not None and body.kiki.level == "full":
         raise InvalidInput("tools are called by the levels raw and fast, whose answer nobody revises.", param="tools")
     if tooling is not None and tooling.must_call and body.response_format not in (None, _FREE):

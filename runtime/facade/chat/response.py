@@ -125,7 +125,7 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "adapters": [{"name": entry.name, "weight": entry.weight} for entry in answer.route.adapters],
         "recalled": [hit.episode_id for hit in answer.recall.hits],
         "outcome": answer.negotiation.outcome,
-        "deliberation": deliberation.summary(answer.inference, answer.negotiation),
+        "deliberation": deliberation.summarise_deliberation(answer.inference, answer.negotiation),
         "bias": deliberation.summarise_bias_check(answer.bias),
         "stages": [_stage(timing) for timing in answer.timings],
     }

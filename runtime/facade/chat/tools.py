@@ -55,7 +55,7 @@ class EchoedCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     index: int | None = None
 
 
-def tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
+def parse_tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
     """The tools of a request; None when there are none, or none may be called.
 
     Raises:

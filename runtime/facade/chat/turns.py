@@ -77,7 +77,7 @@ class FollowedTurn:
         with self._turns.interruptible_scope() as scope:
             event = await self._next()
         if scope.cancelled_caught:
-            raise self._end("stopped", Unavailable("the facade is stopping: ask again."))
+            raise self._with_outcome("stopped", Unavailable("the facade is stopping: ask again."))
         return self._check_event(event)
 
     def count_first_text(self, level: str) -> None:
@@ -95,7 +95,7 @@ class FollowedTurn:
                 return event
         wait = min(self._settings.poll_seconds, self.envelope.remaining)
         if wait <= 0:
-            raise self._end("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
+            raise self._with_outcome("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
         with anyio.move_on_after(wait):
             return await self._next_event()
         return await self._read_end()
@@ -136,18 +136,18 @@ class FollowedTurn:
 
     def _check_event(self, event: Happening | None) -> Happening | None:
         if event is not None and (error := error_of(event)) is not None:
-            raise self._end("failed" if isinstance(event, TurnFailed) else "cancelled", error)
+            raise self._with_outcome("failed" if isinstance(event, TurnFailed) else "cancelled", error)
         if isinstance(event, AnswerReady):
             self.outcome = "answered"
             self.level = event.route.plan.level
         return event
 
     def _end_as_lost(self) -> KikiError:
-        return self._end(
+        return self._with_outcome(
             "broker_lost", Unavailable("the broker lost this turn before its answer: ask again.", code="broker_lost")
         )
 
-    def _end(self, outcome: str, error: KikiError) -> KikiError:
+    def _with_outcome(self, outcome: str, error: KikiError) -> KikiError:
         self.outcome = outcome
         return error
 

@@ -13,7 +13,7 @@ from runtime.facade.chat.stream import ChatStream, Following
 from runtime.facade.dependencies import Parts, Tenant
 from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
-from runtime.facade.routes.sessions import fingerprint
+from runtime.facade.routes.sessions import derive_session_id
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
 
@@ -49,7 +49,7 @@ def _session(request: Request, chat_request: CheckedRequest) -> str:
     session, param = (chat_request.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
     if session is not None and not re.fullmatch(SESSION_PATTERN, session):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
-    return fingerprint(chat_request.query.messages) if session is None else session
+    return derive_session_id(chat_request.query.messages) if session is None else session
 
 
 def _key(request: Request) -> str | None:

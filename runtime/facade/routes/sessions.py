@@ -68,7 +68,7 @@ async def search_episodes(
     return JSONResponse({"object": "list", "data": hits})
 
 
-def fingerprint(messages: Sequence[Message]) -> str:
+def derive_session_id(messages: Sequence[Message]) -> str:
     """A session id for a client that names none: the same for all turns of a conversation.
 
     Made of its opening, which every later turn repeats: the instructions and the first question. Two conversations
