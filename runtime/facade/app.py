@@ -1,4 +1,4 @@
-"""The application: the parts put together, every refusal an OpenAI error object."""
+"""The application: routes, error handlers and middleware put together."""
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -16,11 +16,11 @@ from schemas.errors import KikiError
 
 
 def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI:
-    """The HTTP facade over a connected bus. Bodies are ours to decode, so FastAPI's own schema is not served."""
+    """The HTTP facade over a connected bus. FastAPI's schema is not served, as it does not know the bodies."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, models=models, turns=Turns(bus, settings))
-    for part in (chat, model_routes, route, sessions, turns, health, metrics, adapters):
-        app.include_router(part.router)
+    for module in (chat, model_routes, route, sessions, turns, health, metrics, adapters):
+        app.include_router(module.router)
     app.add_exception_handler(KikiError, on_kiki_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(AccessLog)

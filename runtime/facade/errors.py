@@ -14,8 +14,10 @@ _log = structlog.get_logger("facade")
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 _BUSY = (429, 503)
+"""Statuses after which a client may try again: the reply says when."""
+
 _UNREAD = (408, 413)
-"""The client may still be sending: its connection cannot be used again."""
+"""Statuses after which a client may still be sending its body: the connection cannot be used again."""
 
 
 class ClientGone(KikiError):
@@ -39,7 +41,7 @@ def kind_of(status: int) -> str:
 
 
 def describe_error(error: KikiError) -> dict[str, Any]:
-    """The error object of one of our errors."""
+    """The error object of a :class:`KikiError`."""
     return error_object(message=error.message, status=error.status, code=error.code, param=error.param)
 
 
@@ -51,10 +53,14 @@ def refuse(error: KikiError, *, retry_after: int) -> JSONResponse:
     return JSONResponse(describe_error(error), status_code=error.status, headers=headers)
 
 
+def describe_internal_error() -> dict[str, Any]:
+    """The error object of a fault of the facade itself; the log has the traceback, the client does not."""
+    return error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
+
+
 def internal_error_reply() -> JSONResponse:
-    """The reply when we are at fault; the log has the traceback, the client does not."""
-    body = error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
-    return JSONResponse(body, status_code=500)
+    """The reply to a request that the facade itself failed at."""
+    return JSONResponse(describe_internal_error(), status_code=500)
 
 
 async def on_kiki_error(request: Request, error: Exception) -> JSONResponse:

@@ -89,7 +89,7 @@ def _add_own_metrics(families: MetricFamilies) -> None:
 
 
 async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:
-    """Add what lies in the streams and what waits at each consumer."""
+    """Add the sizes of the streams and what waits at each of their consumers."""
     connected = parts.bus.is_connected
     families.add_gauge("kiki_broker_connected", "Whether the broker is there", float(connected), {})
     if not connected:
@@ -102,6 +102,11 @@ async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:
             for consumer in await read_consumers(parts.bus, name):
                 consumer_labels = labels | {"consumer": consumer.name}
                 families.add_gauge("kiki_queue_pending", "Messages not delivered", consumer.pending, consumer_labels)
-                families.add_gauge("kiki_queue_unacknowledged", "Messages in hand", consumer.in_hand, consumer_labels)
+                families.add_gauge(
+                    "kiki_queue_unacknowledged",
+                    "Messages delivered and not acknowledged",
+                    consumer.in_hand,
+                    consumer_labels,
+                )
     except Unavailable as error:
         metrics.count_degraded("facade.queues", error.message)

@@ -1,4 +1,4 @@
-"""``/v1/sessions/{id}`` and ``/v1/episodes``: what the asking tenant's memory holds, and forgetting it."""
+"""``/v1/sessions/{id}`` and ``/v1/episodes``: show, search and forget what the memory holds of the request's tenant."""
 
 import hashlib
 import re
