@@ -19,7 +19,7 @@ from agents.services.replay import encode_line, fits, pace, read_selection, repl
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
-from runtime.cli import NatsOption, command, err, out, run_async, settings_of
+from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.local_memory import open_memory
 from runtime.records import restore
@@ -76,7 +76,9 @@ def replay(
         session_id=session,
     )
     if to is not None and to.split(".")[0] == settings.prefix:
-        raise InvalidInput(f"'{to}' is the runtime's own: give a subject outside '{settings.prefix}'.", param="to")
+        raise InvalidInput(
+            f"'{to}' is a subject of the runtime itself: give one outside '{settings.prefix}'.", param="to"
+        )
 
     async def replay_messages(bus: Bus) -> None:
         with _progress_bar(await _last_sequence(bus, file)) as tick:
@@ -114,7 +116,7 @@ async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Sou
     messages = (
         read_selection(bus, selection)
         if file is None
-        else restore.parse_lines(bus, _read_text(file).splitlines(), source=str(file))
+        else restore.parse_lines(bus, read_text(file).splitlines(), source=str(file))
     )
     async with aclosing(messages):
         async for message in messages:
@@ -198,7 +200,7 @@ async def _last_sequence(bus: Bus, file: Path | None) -> int | None:
 
 @contextlib.contextmanager
 def _progress_bar(end: int | None) -> Iterator[Tick]:
-    """Moves with the sequence, because a selection's length is not known before it was read."""
+    """A bar that follows the sequence in the record: a selection's length is not known before it was read."""
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("replaying", total=end)
@@ -216,10 +218,3 @@ def _open_sink(output: Path | None) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise InvalidInput(f"cannot write {output}: {error.strerror}.", param="output") from error
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error
