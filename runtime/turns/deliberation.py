@@ -7,7 +7,7 @@ from schemas.findings import Arbitration, BiasReport, Candidate, Cost, Dissent, 
 
 
 def summarise_deliberation(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
-    """The deliberation for a program; times in milliseconds, leans and supports in nats."""
+    """The deliberation as JSON fields; times in milliseconds, leans and supports in nats."""
     dissent, arbitration = negotiation.dissent, negotiation.arbitration
     return {
         "outcome": negotiation.outcome,
@@ -32,7 +32,7 @@ def summarise_deliberation(inference: Inference, negotiation: Negotiation) -> di
 
 
 def summarise_bias_check(bias: BiasReport) -> dict[str, Any]:
-    """The bias check for a program."""
+    """The bias check as JSON fields."""
     return {
         "checked": bias.checked,
         "biased": bias.biased,
