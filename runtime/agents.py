@@ -13,17 +13,18 @@ import msgspec
 
 from schemas.errors import SetupError
 
-if TYPE_CHECKING:  # a process reads here what it need not import, before it imports anything large
+if TYPE_CHECKING:  # runtime.child reads ``unused`` here before any large package may be imported
     from bus.agent import Agent
     from runtime.settings import Settings
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 Position = Literal["awaited", "beside", "after"]
-"""Whether the client waits for a stage's work, another stage waits beside its own, or it comes after the answer."""
+"""``awaited``: the client waits for the stage. ``beside``: another stage waits for it while it works itself.
+``after``: the stage works after the answer."""
 
 Need = Literal["turn", "runtime", "choice"]
-"""Who needs an agent: every turn; whoever starts the whole runtime; nobody who has not turned it on."""
+"""Who needs an agent: every turn; everybody who starts the whole runtime; only those who turn it on in the settings."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class AgentSpec:
 
     Attributes:
         name: what ``kiki run`` calls it, and what it reports as.
-        build: makes it from the settings; imports its heavy parts itself.
-        stages: its places in the turn; none for an agent beside it.
-        process: the process that it shares with others by default; its own when None.
-        need: ``turn`` is waited for by ``/ready``, ``runtime`` is started by ``kiki up`` as well, ``choice`` is not.
-        unused: packages that it does not use, though its libraries import them where they are installed.
+        build: makes the agent from the settings; imports its heavy parts itself.
+        stages: its places in the turn; empty for an agent that has no stage.
+        process: the process that it shares with other agents by default; None gives it one of its own.
+        need: ``/ready`` waits for agents with ``turn``; ``kiki up`` starts those and ``runtime``, and ``choice`` only
+            when the settings turn it on.
+        unused: packages that the agent does not use, though its libraries import them where they are installed.
     """
 
     name: str
@@ -76,7 +78,7 @@ def turn_agents() -> tuple[str, ...]:
 
 
 def turn_stages() -> tuple[Stage, ...]:
-    """The stages in the order of a turn: that of the registry, what comes after the answer last."""
+    """The stages in the order of a turn, which is the registry's; those after the answer come last."""
     stages = [stage for spec in REGISTRY for stage in spec.stages]
     return tuple(sorted(stages, key=lambda stage: stage.position == "after"))
 
@@ -88,7 +90,7 @@ MOVED_SETTINGS = {
         for name in ("batch_wait", "batch_size", "cache_size", "max_tokens", "threads", "ahead")
     },
 }
-"""Settings that have another name by now."""
+"""The old names of settings that were moved, each with its new name."""
 
 
 def read_settings(
@@ -124,7 +126,7 @@ def read_settings(
 
 
 def _decode_path(kind: type[Any], value: Any) -> Any:
-    """msgspec's hook for types that it does not know; it asks for NotImplementedError on any other."""
+    """msgspec's hook for types that it does not know; for any but Path it must raise NotImplementedError."""
     if kind is Path:
         return Path(value)
     raise NotImplementedError(kind)
@@ -185,7 +187,7 @@ def _local_model(settings: "Settings") -> dict[str, Any]:
 
 
 def _upstream_model(settings: "Settings") -> str:
-    """The model's name at the upstream; the agent's settings say what is missing or wrong there."""
+    """The model's name at the upstream server; empty when it is missing, which the agent's own settings then refuse."""
     upstream = settings.agents["inference"].get("upstream")
     return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
 
@@ -251,16 +253,16 @@ def _build_kiki_flow(settings: "Settings") -> "Agent":
 
 
 FACADE = "facade"
-"""The HTTP facade: no agent, but a process is given it like one."""
+"""The name of the HTTP facade. It is no agent, but a process runs it under this name like one."""
 
 RICH = ("rich",)
-"""Unused by all that print no tables: structlog and httpx import it."""
+"""Unused by agents that print no tables; structlog and httpx import it."""
 
 RICH_AND_TRITON = (*RICH, "triton")
-"""Unused by what runs torch on a CPU: torch imports triton, which compiles for GPUs."""
+"""Unused by agents that run torch on a CPU; torch imports triton, which compiles for GPUs."""
 
 TORCH = ("torch",)
-"""Unused by the worker, which needs rich for mlx-lm: transformers, which reads its tokenizer, imports torch."""
+"""Unused by the worker; transformers, which reads its tokenizer, imports torch. mlx-lm needs rich, so it stays."""
 
 REGISTRY: tuple[AgentSpec, ...] = (
     AgentSpec(name="router", build=_build_router, stages=(Stage("router"),), process="router", unused=RICH_AND_TRITON),
@@ -281,4 +283,4 @@ REGISTRY: tuple[AgentSpec, ...] = (
     AgentSpec(name="nerve-wml", build=_build_nerve_wml, need="choice"),
     AgentSpec(name="kiki-flow", build=_build_kiki_flow, need="choice"),
 )
-"""All agents, those of a turn in its order."""
+"""All agents. Those with stages stand in the order of a turn."""
