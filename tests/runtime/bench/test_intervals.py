@@ -1,3 +1,5 @@
+"""The 95 % intervals."""
+
 import pytest
 
 from runtime.bench.intervals import bootstrap_interval, wilson_interval

@@ -1,3 +1,5 @@
+"""A turn's deliberation and bias check, as tables and as JSON."""
+
 import json
 
 from rich.console import Console

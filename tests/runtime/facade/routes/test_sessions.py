@@ -110,7 +110,7 @@ async def test_episodes_are_searched_within_the_tenant(memory: MemoryAgent, http
 
 
 def find_files_with(text: str, *directories: Path) -> list[Path]:
-    """Files that hold the text; what vanishes meanwhile does not."""
+    """The files that hold the text; a file that is deleted meanwhile is skipped."""
     matches = []
     for folder, _, names in (entry for directory in directories for entry in os.walk(directory)):
         for path in (Path(folder, name) for name in names):
