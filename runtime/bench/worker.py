@@ -66,7 +66,7 @@ class Arena:
 
     def __init__(self, bus: Bus, rival: contest.Contestant, *, names: list[str]) -> None:
         self._bus, self.names = bus, names
-        self._ours, self._theirs = contest.worker_contestant(bus), rival
+        self._worker, self._rival = contest.worker_contestant(bus), rival
         self._prompt_count = 1000
 
     async def race_both(
@@ -75,7 +75,7 @@ class Arena:
         """``count`` requests to each, in rounds that alternate between them, so that other load meets both alike."""
         names: list[str | None] = [*adapters] if adapters else [None]
         row: dict[str, Any] = {"concurrency": clients}
-        contestants = (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]
+        contestants = (("ours", self._worker), ("theirs", self._rival))[: 2 if rival else 1]
         rounds: dict[str, list[contest.Throughput]] = {contestant: [] for contestant, _ in contestants}
         for _, ask in contestants:
             await contest.race(ask, self._prompts(len(names)), concurrency=1, max_tokens=2, adapters=names)
@@ -94,14 +94,14 @@ class Arena:
         """Alternate two adapters: milliseconds of each swap of the worker, and of a whole request of
         ``mlx_lm.server``."""
         names = [f"rank{rank}-{number}" for number in range(2)]
-        await contest.race(self._ours, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
+        await contest.race(self._worker, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
         milliseconds, before = [], (await self._status()).gauges["adapter_swaps_total"]
         for number in range(times):
-            await self._ours(self._prompts(1)[0], names[number % 2], 1)
+            await self._worker(self._prompts(1)[0], names[number % 2], 1)
             milliseconds.append((await self._status()).gauges["last_swap_ms"])
         status = await self._status()
         swaps = status.gauges["adapter_swaps_total"] - before
-        replies = [await self._theirs(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
+        replies = [await self._rival(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
         return {
             "rank": rank,
             "megabytes": status.gauges["adapter_resident_bytes"] / 1e6,

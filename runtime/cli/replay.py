@@ -77,7 +77,7 @@ def replay(
     )
     if to is not None and to.split(".")[0] == settings.prefix:
         raise InvalidInput(
-            f"'{to}' is a subject of the runtime itself: give one outside '{settings.prefix}'.", param="to"
+            f"'{to}' is one of the runtime's own subjects: give one outside '{settings.prefix}'.", param="to"
         )
 
     async def replay_messages(bus: Bus) -> None:
