@@ -1,1 +1,1 @@
-"""Composition: settings, supervisor, HTTP facade, command line, observability."""
+"""The runtime around the agents: settings, their registry, processes, supervisor, HTTP facade, command line, logs."""

@@ -1,4 +1,4 @@
-"""Which advisors are on and what they are given: ``NERVE_WML_*``, ``KIKI_FLOW_*``, ``[agents.<advisor>]``."""
+"""Which advisors are on, and their settings: ``NERVE_WML_*``, ``KIKI_FLOW_*``, ``[agents.router.advisors]``."""
 
 import importlib.util
 import os
@@ -15,6 +15,8 @@ from schemas.advisors import ADVISORS
 from schemas.errors import SetupError
 
 PREFIXES = {nerve.NAME: "NERVE_WML", flow.NAME: "KIKI_FLOW"}
+"""How the names of each advisor's environment variables begin."""
+
 _PACKAGES = {nerve.NAME: nerve.MODULE, flow.NAME: flow.MODULE}
 
 
@@ -48,12 +50,12 @@ def find_runnable(settings: Settings) -> tuple[str, ...]:
 
 
 def read_environment(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
-    """An advisor's own settings, as far as the environment sets them."""
+    """The defaults of an advisor's own settings: what the environment names, and for nerve-wml the ``domains``."""
     prefix = PREFIXES[name]
     common = {"trust_pickle": os.environ.get(f"{prefix}_TRUST_PICKLE") == "1"}
     if name == nerve.NAME:
-        return {**common, "domains": domains, "checkpoint": _path(f"{prefix}_CHECKPOINT_PATH")}
-    return {**common, "weights": _path(f"{prefix}_WEIGHTS_PATH")}
+        return {**common, "domains": domains, "checkpoint": _read_path(f"{prefix}_CHECKPOINT_PATH")}
+    return {**common, "weights": _read_path(f"{prefix}_WEIGHTS_PATH")}
 
 
 def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
@@ -66,7 +68,7 @@ def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
         raise SetupError(f"advisor '{name}': {error} ({variable} is '{alpha}').", param=variable) from error
 
 
-def _path(variable: str) -> Path | None:
+def _read_path(variable: str) -> Path | None:
     text = os.environ.get(variable)
     return Path(text).expanduser() if text else None
 

@@ -13,17 +13,18 @@ import msgspec
 
 from schemas.errors import SetupError
 
-if TYPE_CHECKING:  # a process reads here what it need not import, before it imports anything large
+if TYPE_CHECKING:  # runtime.child reads ``unused`` here before any large package may be imported
     from bus.agent import Agent
     from runtime.settings import Settings
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 Position = Literal["awaited", "beside", "after"]
-"""Whether the client waits for a stage's work, another stage waits beside its own, or it comes after the answer."""
+"""``awaited``: the client waits for the stage. ``beside``: another stage waits for it while it works itself.
+``after``: the stage works after the answer."""
 
 Need = Literal["turn", "runtime", "choice"]
-"""Who needs an agent: every turn; whoever starts the whole runtime; nobody who has not turned it on."""
+"""Who needs an agent: every turn; everybody who starts the whole runtime; only those who turn it on in the settings."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class AgentSpec:
 
     Attributes:
         name: what ``kiki run`` calls it, and what it reports as.
-        build: makes it from the settings; imports its heavy parts itself.
-        stages: its places in the turn; none for an agent beside it.
-        process: the process that it shares with others by default; its own when None.
-        need: ``turn`` is waited for by ``/ready``, ``runtime`` is started by ``kiki up`` as well, ``choice`` is not.
-        unused: packages that it does not use, though its libraries import them where they are installed.
+        build: makes the agent from the settings; imports its heavy parts itself.
+        stages: its places in the turn; empty for an agent that has no stage.
+        process: the process that it shares with other agents by default; None gives it one of its own.
+        need: ``/ready`` waits for agents with ``turn``; ``kiki up`` starts those and ``runtime``, and ``choice`` only
+            when the settings turn it on.
+        unused: packages that the agent does not use, though its libraries import them where they are installed.
     """
 
     name: str
@@ -76,7 +78,7 @@ def turn_agents() -> tuple[str, ...]:
 
 
 def turn_stages() -> tuple[Stage, ...]:
-    """The stages in the order of a turn: that of the registry, what comes after the answer last."""
+    """The stages in the order of a turn, which is the registry's; those after the answer come last."""
     stages = [stage for spec in REGISTRY for stage in spec.stages]
     return tuple(sorted(stages, key=lambda stage: stage.position == "after"))
 
@@ -88,7 +90,7 @@ MOVED_SETTINGS = {
         for name in ("batch_wait", "batch_size", "cache_size", "max_tokens", "threads", "ahead")
     },
 }
-"""Settings that have another name by now."""
+"""The old names of settings that were moved, each with its new name."""
 
 
 def read_settings(
@@ -118,19 +120,19 @@ def read_settings(
         )
     try:
         values = {**defaults, **overrides, **(replacements or {})}
-        return msgspec.convert(values, kind, strict=False, dec_hook=_path, builtin_types=())
+        return msgspec.convert(values, kind, strict=False, dec_hook=_decode_path, builtin_types=())
     except msgspec.ValidationError as error:
         raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error
 
 
-def _path(kind: type[Any], value: Any) -> Any:
-    """msgspec's hook for types that it does not know; it asks for NotImplementedError on any other."""
+def _decode_path(kind: type[Any], value: Any) -> Any:
+    """msgspec's hook for types that it does not know; for any but Path it must raise NotImplementedError."""
     if kind is Path:
         return Path(value)
     raise NotImplementedError(kind)
 
 
-def _router(settings: "Settings") -> "Agent":
+def _build_router(settings: "Settings") -> "Agent":
     from agents.router.agent import RouterAgent
     from agents.router.settings import RouterSettings
     from runtime import advisors
@@ -142,7 +144,7 @@ def _router(settings: "Settings") -> "Agent":
     return RouterAgent(read_settings(RouterSettings, "router", settings, {}, replacements=replacements))
 
 
-def _embedder(settings: "Settings") -> "Agent":
+def _build_embedder(settings: "Settings") -> "Agent":
     from agents.embedder.agent import EmbedderAgent
     from agents.embedder.settings import EmbedderSettings
     from runtime.models import prepare
@@ -151,7 +153,7 @@ def _embedder(settings: "Settings") -> "Agent":
     return EmbedderAgent(read_settings(EmbedderSettings, "embedder", settings, defaults))
 
 
-def _memory(settings: "Settings") -> "Agent":
+def _build_memory(settings: "Settings") -> "Agent":
     from agents.memory.agent import MemoryAgent
     from agents.memory.settings import MemorySettings
     from runtime.models import prepare
@@ -160,7 +162,7 @@ def _memory(settings: "Settings") -> "Agent":
     return MemoryAgent(read_settings(MemorySettings, "memory", settings, defaults))
 
 
-def _inference(settings: "Settings") -> "Agent":
+def _build_inference(settings: "Settings") -> "Agent":
     from agents.inference.agent import InferenceAgent
     from agents.inference.settings import InferenceSettings
 
@@ -185,47 +187,47 @@ def _local_model(settings: "Settings") -> dict[str, Any]:
 
 
 def _upstream_model(settings: "Settings") -> str:
-    """The model's name at the upstream; the agent's settings say what is missing or wrong there."""
+    """The model's name at the upstream server; empty when it is missing, which the agent's own settings then refuse."""
     upstream = settings.agents["inference"].get("upstream")
     return str(upstream.get("model", "")) if isinstance(upstream, dict) else ""
 
 
-def _catfish(settings: "Settings") -> "Agent":
+def _build_catfish(settings: "Settings") -> "Agent":
     from agents.catfish.agent import CatfishAgent
     from agents.catfish.settings import CatfishSettings
 
     return CatfishAgent(read_settings(CatfishSettings, "catfish", settings, {}))
 
 
-def _negotiator(settings: "Settings") -> "Agent":
+def _build_negotiator(settings: "Settings") -> "Agent":
     from agents.negotiator.agent import NegotiatorAgent
     from agents.negotiator.settings import NegotiatorSettings
 
     return NegotiatorAgent(read_settings(NegotiatorSettings, "negotiator", settings, {}))
 
 
-def _antibias(settings: "Settings") -> "Agent":
+def _build_antibias(settings: "Settings") -> "Agent":
     from agents.antibias.agent import AntibiasAgent
     from agents.antibias.settings import AntibiasSettings
 
     return AntibiasAgent(read_settings(AntibiasSettings, "antibias", settings, {}))
 
 
-def _services(settings: "Settings") -> "Agent":
+def _build_services(settings: "Settings") -> "Agent":
     from agents.services.agent import ServicesAgent
     from agents.services.settings import ServicesSettings
 
     return ServicesAgent(read_settings(ServicesSettings, "services", settings, {}))
 
 
-def _dream(settings: "Settings") -> "Agent":
+def _build_dream(settings: "Settings") -> "Agent":
     from agents.dream.agent import DreamAgent
     from agents.dream.settings import DreamSettings
 
     return DreamAgent(read_settings(DreamSettings, "dream", settings, {}))
 
 
-def _nerve_wml(settings: "Settings") -> "Agent":
+def _build_nerve_wml(settings: "Settings") -> "Agent":
     from agents.advisors import nerve
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import NerveWmlSettings
@@ -237,7 +239,7 @@ def _nerve_wml(settings: "Settings") -> "Agent":
     return AdvisorAgent(nerve.NAME, lambda: nerve.load(nerve_settings))
 
 
-def _kiki_flow(settings: "Settings") -> "Agent":
+def _build_kiki_flow(settings: "Settings") -> "Agent":
     from agents.advisors import flow
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import KikiFlowSettings
@@ -251,28 +253,34 @@ def _kiki_flow(settings: "Settings") -> "Agent":
 
 
 FACADE = "facade"
-"""The HTTP facade: no agent, but a process is given it like one."""
+"""The name of the HTTP facade. It is no agent, but a process runs it under this name like one."""
 
-LIGHT = ("rich",)
-"""Unused by all that print no tables: structlog and httpx import it."""
+RICH = ("rich",)
+"""Unused by agents that print no tables; structlog and httpx import it."""
 
-EMBEDDING = (*LIGHT, "triton")
-"""Unused by what runs torch on a CPU: torch imports triton, which compiles for GPUs."""
+RICH_AND_TRITON = (*RICH, "triton")
+"""Unused by agents that run torch on a CPU; torch imports triton, which compiles for GPUs."""
 
-DECODING = ("torch",)
-"""Unused by the worker, which needs rich for mlx-lm: transformers, which reads its tokenizer, imports torch."""
+TORCH = ("torch",)
+"""Unused by the worker; transformers, which reads its tokenizer, imports torch. mlx-lm needs rich, so it stays."""
 
 REGISTRY: tuple[AgentSpec, ...] = (
-    AgentSpec(name="router", build=_router, stages=(Stage("router"),), process="router", unused=EMBEDDING),
-    AgentSpec(name="embedder", build=_embedder, process="router", unused=EMBEDDING),
-    AgentSpec(name="memory", build=_memory, stages=(Stage("memory"), Stage("memory-write", "after")), unused=LIGHT),
-    AgentSpec(name="inference", build=_inference, stages=(Stage("inference"),), unused=DECODING),
-    AgentSpec(name="catfish", build=_catfish, stages=(Stage("catfish", "beside"),), process="cognition", unused=LIGHT),
-    AgentSpec(name="negotiator", build=_negotiator, stages=(Stage("negotiator"),), process="cognition", unused=LIGHT),
-    AgentSpec(name="antibias", build=_antibias, stages=(Stage("antibias"),), process="cognition", unused=LIGHT),
-    AgentSpec(name="services", build=_services, need="runtime", unused=LIGHT),
-    AgentSpec(name="dream", build=_dream, need="runtime", unused=LIGHT),
-    AgentSpec(name="nerve-wml", build=_nerve_wml, need="choice"),
-    AgentSpec(name="kiki-flow", build=_kiki_flow, need="choice"),
+    AgentSpec(name="router", build=_build_router, stages=(Stage("router"),), process="router", unused=RICH_AND_TRITON),
+    AgentSpec(name="embedder", build=_build_embedder, process="router", unused=RICH_AND_TRITON),
+    AgentSpec(
+        name="memory", build=_build_memory, stages=(Stage("memory"), Stage("memory-write", "after")), unused=RICH
+    ),
+    AgentSpec(name="inference", build=_build_inference, stages=(Stage("inference"),), unused=TORCH),
+    AgentSpec(
+        name="catfish", build=_build_catfish, stages=(Stage("catfish", "beside"),), process="cognition", unused=RICH
+    ),
+    AgentSpec(
+        name="negotiator", build=_build_negotiator, stages=(Stage("negotiator"),), process="cognition", unused=RICH
+    ),
+    AgentSpec(name="antibias", build=_build_antibias, stages=(Stage("antibias"),), process="cognition", unused=RICH),
+    AgentSpec(name="services", build=_build_services, need="runtime", unused=RICH),
+    AgentSpec(name="dream", build=_build_dream, need="runtime", unused=RICH),
+    AgentSpec(name="nerve-wml", build=_build_nerve_wml, need="choice"),
+    AgentSpec(name="kiki-flow", build=_build_kiki_flow, need="choice"),
 )
-"""All agents, those of a turn in its order."""
+"""All agents. Those with stages stand in the order of a turn."""

@@ -1,7 +1,8 @@
 """A process of agents: ``python -m runtime.child AGENT...``, where ``facade`` counts as one.
 
-The supervisor starts its children so, and ``kiki run`` becomes one: none holds the command line's modules. What ends it
-is the last line on standard error, under an exit code of :mod:`runtime.exits`.
+The supervisor starts its children with this command, and ``kiki run`` replaces itself by it, so that no such process
+holds the command line's modules. When it fails, the error is its last line on standard error and its exit code is one
+of :mod:`runtime.exits`.
 """
 
 import sys
@@ -10,12 +11,12 @@ from collections.abc import Sequence
 
 def hide_unused(names: Sequence[str]) -> None:
     """Make packages that none of these agents uses look as if they were not installed. Call it before other imports."""
-    from runtime.agents import FACADE, LIGHT, find_spec
+    from runtime.agents import FACADE, RICH, find_spec
 
     specs = {name: find_spec(name) for name in names}
-    unused = [set(LIGHT if name == FACADE else spec.unused if spec else ()) for name, spec in specs.items()]
+    unused = [set(RICH if name == FACADE else spec.unused if spec else ()) for name, spec in specs.items()]
     for package in set.intersection(*unused) if unused else ():
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # Python's word for "not to be imported"
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None makes an import of it fail
 
 
 def main(names: Sequence[str]) -> None:

@@ -14,9 +14,9 @@ from schemas.errors import SetupError
 def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The agents of each process, by the process's name.
 
-    Agents that share a process by default do when several of them are named; one that is named alone has its own.
-    A turn goes from one to the next, so what the first has made warm serves the others (docs/architecture.md has the
-    figures).
+    Agents with the same ``AgentSpec.process`` share it when at least two of them are among ``names``; an agent that is
+    named alone has a process of its own name. A turn goes from one of them to the next, so code and caches that the
+    first has warmed serve the others (docs/architecture.md has the figures).
     """
     specs = [spec for name in names if (spec := find_spec(name)) is not None]
     shared = {spec.name: spec.process for spec in specs if spec.process is not None}
@@ -30,7 +30,7 @@ def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def bus_settings(settings: Settings) -> BusSettings:
     """How to reach the broker."""
-    return BusSettings(url=settings.url(), prefix=settings.prefix, replicas=settings.replicas)
+    return BusSettings(url=settings.broker_url(), prefix=settings.prefix, replicas=settings.replicas)
 
 
 def agent(name: str, settings: Settings) -> Agent:

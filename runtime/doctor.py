@@ -1,4 +1,4 @@
-"""Checks of this machine; what is wrong comes with its mend."""
+"""Checks of this machine. Each finding that is wrong says how to mend it."""
 
 import importlib.metadata
 import shutil
@@ -33,7 +33,7 @@ MEMORY_BYTES = 4 * 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, what was found, and the mend when it is wrong."""
+    """The outcome of one check: its subject, state and detail, and how to mend it when the state is not ``ok``."""
 
     name: str
     state: State
@@ -95,10 +95,12 @@ def _check_memory() -> Finding:
 def _check_model(name: str) -> Finding:
     from runtime import models
 
-    for line in models.list_models():
-        if line.name == name:
+    for listing in models.list_models():
+        if listing.name == name:
             states: dict[str, State] = {"ready": "ok", "absent": "note", "broken": "wrong"}
-            return Finding(f"model {name}", states[line.state], line.detail or line.state, "run 'kiki models pull'")
+            return Finding(
+                f"model {name}", states[listing.state], listing.detail or listing.state, "run 'kiki models pull'"
+            )
     return Finding(f"model {name}", "note", "not in the cache", "a path is used as it is; a hub id is fetched by pull")
 
 
@@ -114,26 +116,26 @@ def _check_adapters(settings: Settings) -> Finding:
 
 
 async def _check_runtime(settings: Settings) -> list[Finding]:
-    """The broker and the agents when they run, else whether their ports are free."""
+    """The state of the broker and the agents when a broker answers, else whether their ports are free."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
             expected = turn_agents()
-            ready = {report.status.agent: report.status for report in await gather_reports(bus, expected=expected)}
-            up = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(ready.items())]
-            missing = [name for name in expected if name not in ready]
+            statuses = {report.status.agent: report.status for report in await gather_reports(bus, expected=expected)}
+            running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
+            missing = [name for name in expected if name not in statuses]
             return [
-                Finding("broker", "ok", f"answers at {settings.url()}"),
+                Finding("broker", "ok", f"answers at {settings.broker_url()}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
                     "wrong" if missing else "ok",
-                    ", ".join(up) or "none",
+                    ", ".join(running) or "none",
                     f"'kiki run {missing[0]}' or 'kiki up'" if missing else "",
                 ),
             ]
     except KikiError:
         return [
-            Finding("broker", "note", f"none at {settings.url()}", "'kiki up' starts one"),
+            Finding("broker", "note", f"none at {settings.broker_url()}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]
@@ -143,15 +145,20 @@ async def _check_sync(settings: Settings, port: int | None) -> Finding:
     """Whether every write is on disk before its PubAck; read from the embedded broker's ``/varz``."""
     address = broker.monitor_of(settings.data_dir / "nats", port)
     if address is None:
-        return Finding("sync", "note", "not ours to read", "set jetstream.sync_interval: always on the servers")
+        return Finding(
+            "sync",
+            "note",
+            "not read: the server was not started by 'kiki up' here",
+            "set jetstream.sync_interval: always on the servers",
+        )
     try:
         interval = await broker.read_sync_interval(address)
     except Unavailable as error:
         return Finding("sync", "wrong", error.message, "restart 'kiki up'")
     if interval == "always":
         return Finding("sync", "ok", "always: an acknowledged episode survives a crash of the machine")
-    seldom = f"every {interval}" if interval else "the server does not say how often"
-    return Finding("sync", "wrong", seldom, "set sync_interval: always")
+    frequency = f"every {interval}" if interval else "the server does not say how often"
+    return Finding("sync", "wrong", frequency, "set sync_interval: always")
 
 
 def _check_port(port: int, variable: str) -> Finding:

@@ -1,4 +1,4 @@
-"""One consolidation from outside, as a person starts it: fetch, dream, swap, mark, over the bus only."""
+"""The steps of ``kiki dream run``, by requests over the bus: fetch records, run an episode, swap weights, mark."""
 
 import anyio
 
@@ -19,7 +19,10 @@ from schemas.services import MarkReply, MarkRequest
 
 TIMEOUT = 30.0
 SWAP_TIMEOUT = 900.0
+"""Seconds that a swap may take; the retained questions are answered within it."""
+
 POLL = 0.25
+"""Seconds between two questions for an episode's status."""
 
 
 async def fetch_records(bus: Bus, service: str, limit: int) -> BetaReply:
@@ -28,10 +31,10 @@ async def fetch_records(bus: Bus, service: str, limit: int) -> BetaReply:
 
 
 async def run_episode(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> DreamStatus:
-    """The log entry of an episode, which is queued first.
+    """Queue an episode, wait until it was executed, and return its entry in the dream log.
 
     Raises:
-        KikiError: it is refused, or was aborted.
+        KikiError: the episode is refused, was aborted, or is no longer known.
     """
     await bus.request("dream.request", DreamRequest(profile=profile, episode=episode), DreamAccepted, timeout=TIMEOUT)
     status_request = DreamStatusRequest(episode_id=episode.episode_id)
@@ -40,15 +43,19 @@ async def run_episode(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> 
     ).state == "waiting":
         await anyio.sleep(POLL)
     if status.state != "done":
-        raise KikiError(status.message or "the episode is gone", code=status.code, param=status.param)
+        raise KikiError(
+            status.message or f"the dream agent does not know episode '{episode.episode_id}' any more",
+            code=status.code,
+            param=status.param,
+        )
     return status
 
 
 async def swap_weights(bus: Bus, status: DreamStatus, *, other_adapters: tuple[str, ...] = ()) -> SwapReply:
-    """Put the weights that an episode proposed before people.
+    """Have answers use the weights that an episode proposed.
 
     Raises:
-        KikiError: it proposed none, or an invariant does not hold.
+        KikiError: the episode proposed no weights, or an invariant of the swap does not hold.
     """
     report = status.report
     if report is None or report.weight_delta is None:
@@ -66,7 +73,7 @@ async def swap_weights(bus: Bus, status: DreamStatus, *, other_adapters: tuple[s
 
 
 async def mark_records(bus: Bus, service: str, status: DreamStatus) -> MarkReply:
-    """Tell the record that an episode's records are consumed by it."""
+    """Mark the records that an episode learned as consumed by it."""
     ids = status.report.record_ids if status.report is not None else ()
     request = MarkRequest(name=service, ids=ids, de_id=status.episode_id)
     return await bus.request("services.mark", request, MarkReply, timeout=TIMEOUT)

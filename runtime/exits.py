@@ -1,10 +1,10 @@
-"""How a process of the runtime ends when it fails: its exit code, and the error that its one line is made of."""
+"""How a failed process of the runtime ends: its exit code, and the error whose message is its last line."""
 
 from schemas.errors import KikiError, SetupError
 
 FAILED_EXIT = 1
 SETUP_EXIT = 2
-"""Exit code of a process whose set-up must be mended by a person."""
+"""Exit code of a process that a restart does not help: a person must mend its set-up."""
 
 
 def exit_code(error: KikiError) -> int:
@@ -13,11 +13,11 @@ def exit_code(error: KikiError) -> int:
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> KikiError:
-    """The error of ours in a task group's bundle; anything else is a bug and keeps its traceback."""
-    ours, rest = group.split(KikiError)
-    if ours is None or rest is not None:
+    """The first KikiError of an exception group. A group with any other error is a bug: it is raised as it is."""
+    kiki_errors, rest = group.split(KikiError)
+    if kiki_errors is None or rest is not None:
         raise group
-    error: BaseException = ours
+    error: BaseException = kiki_errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, KikiError)

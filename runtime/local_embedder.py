@@ -13,14 +13,17 @@ Embed = Callable[[Sequence[str]], Awaitable[Sequence[tuple[float, ...]]]]
 
 BATCH = 32
 EMBED_SECONDS = 120.0
+PROBE_SECONDS = 10.0
+"""Seconds that a running embedder has to show that it answers."""
 
 _PROBE = EmbedRequest(texts=("ready",))
-PROBE_SECONDS = 10.0
 
 
 @contextlib.asynccontextmanager
-async def embedding(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
-    """An embedder for as long as the context lasts; ``bus`` None loads one here at once.
+async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
+    """A function that embeds texts, for as long as the context lasts.
+
+    The embedder that answers on ``bus`` does it; without a bus or an answer one is loaded in this process.
 
     Raises:
         SetupError: the model cannot be loaded.

@@ -1,4 +1,4 @@
-"""A memory to talk to: the running runtime's, or one started here for as long as a command lasts."""
+"""A memory agent for a command: the running runtime's, or one that is started for as long as the command lasts."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -17,13 +17,14 @@ READY_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def remembering(settings: Settings, *extra_agents: str) -> AsyncIterator[Bus]:
-    """A bus with a memory agent on it. Without a broker at the settings' address both are started on their data.
+async def open_memory(settings: Settings, *extra_agents: str) -> AsyncIterator[Bus]:
+    """A bus on which a memory agent answers.
 
-    ``extra_agents`` are then started with the memory.
+    If no broker answers at the settings' address, a broker and a memory agent are started on the settings' data folder,
+    and ``extra_agents`` with them. With ``settings.nats`` set nothing is started.
 
     Raises:
-        Unavailable: a broker answers, but no memory agent.
+        Unavailable: a broker answers, but no memory agent; or ``settings.nats`` is set and no broker answers there.
         SetupError: the memory cannot be started.
     """
     async with contextlib.AsyncExitStack() as stack:

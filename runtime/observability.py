@@ -11,7 +11,7 @@ from runtime.settings import Settings
 
 
 class _Stderr:
-    """Writes to the ``sys.stderr`` of the moment: a capture may have replaced and closed the one of start-up."""
+    """Writes to whatever ``sys.stderr`` is now: a test's capture may have replaced and closed the first one."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -28,7 +28,7 @@ def configure(settings: Settings, *, service: str) -> None:
 
 
 def _configure_logs(settings: Settings, service: str) -> None:
-    machine = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
 
     def add_agent(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -41,15 +41,15 @@ def _configure_logs(settings: Settings, service: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor] = (
+    renderers: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if machine
+        if as_json
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     )
     structlog.configure(
-        processors=common + last,
+        processors=common + renderers,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,

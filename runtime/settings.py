@@ -1,4 +1,4 @@
-"""Every knob of a machine, from ``kiki.toml``, the environment (``KIKI_*``) and the command line, in that order.
+"""The runtime's settings: from ``kiki.toml``, over it the environment (``KIKI_*``), over both the command line.
 
 The agents have settings of their own, documented beside them; ``[agents.<name>]`` in the file overrides them.
 """
@@ -66,8 +66,8 @@ class Settings(BaseSettings):
         """Command line over environment over file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
 
-    def url(self) -> str:
-        """Where the broker is, started by us or by somebody else."""
+    def broker_url(self) -> str:
+        """The broker's address: ``nats``, or that of the embedded server."""
         return self.nats or f"nats://127.0.0.1:{self.nats_port}"
 
 
@@ -95,7 +95,7 @@ def load(**overrides: Any) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, so that a child process sees the same ones, defaults and overrides alike."""
+    """All settings as environment variables, so that a child process reads the same values."""
     import json
 
     variables = {}

@@ -1,8 +1,8 @@
-"""``kiki up``: the broker, the agents' processes, the facade; restarts what dies and stops all of it.
+"""``kiki up``: starts the broker and the processes of agents and facade, restarts those that die, stops all of them.
 
-Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops
-them in order: facade, agents, broker. A child that exits with :data:`runtime.exits.SETUP_EXIT` cannot be helped by a
-restart; it ends the runtime with its one line.
+Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops the
+children first and the broker last. A child that exits with :data:`runtime.exits.SETUP_EXIT` is not restarted: its last
+line becomes the error that the whole runtime ends with.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from runtime.settings import Settings, environment
 from schemas.errors import SetupError
 
 STOP_SECONDS = 3.0
-"""Seconds that children get to end by themselves; with the broker's share, all is over within five."""
+"""Seconds that children have to end by themselves; with the broker's second, stopping takes less than five."""
 
 STEADY_SECONDS = 30.0
-"""A child that lived this long is restarted at once; one that dies young waits longer each time."""
+"""A child that lived this long is restarted at once; after quick deaths in a row it waits longer each time."""
 
 CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 """OpenMP's spinning barriers starve the other processes of a busy machine: one prefill took 12.4 s with them and
@@ -45,14 +45,14 @@ _wait = wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.3)
 class Child:
     """One supervised process and the agents that run in it.
 
-    ``restarts`` counts the times it died; ``young`` those in quick succession.
+    ``restarts`` counts its deaths, ``quick_deaths`` the last ones in a row that came within :data:`STEADY_SECONDS`.
     """
 
     name: str
     agents: tuple[str, ...]
     process: anyio.abc.Process | None = None
     restarts: int = 0
-    young: int = 0
+    quick_deaths: int = 0
 
 
 @dataclass
@@ -71,17 +71,17 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Supervisor"]:
-        """Start everything; stop everything on the way out, whatever the way.
+        """Start everything; stop everything at the end, also after an error or a cancellation.
 
         Raises:
-            SetupError: the broker cannot start, or a child says that it cannot.
+            SetupError: the broker cannot start, or a child ended with :data:`runtime.exits.SETUP_EXIT`.
         """
         async with anyio.create_task_group() as tasks:
             try:
                 await self._start_broker(tasks)
                 for name, agents in composition.processes(self.names).items():
                     self.children[name] = Child(name, agents)
-                    tasks.start_soon(self._keep, self.children[name], tasks.cancel_scope)
+                    tasks.start_soon(self._keep_running, self.children[name], tasks.cancel_scope)
                 yield self
             finally:
                 with anyio.CancelScope(shield=True):
@@ -91,7 +91,7 @@ class Supervisor:
             raise self.failure
 
     def log_path(self, name: str) -> Path:
-        """Where a child's output goes; ``name`` is the child's, or that of an agent in it."""
+        """The file that a child's output goes to; ``name`` is the child's, or that of an agent in it."""
         holders = (process for process, agents in composition.processes(self.names).items() if name in agents)
         return self.settings.data_dir / "logs" / f"{next(holders, name)}.log"
 
@@ -99,13 +99,13 @@ class Supervisor:
         if self.settings.nats is None:
             self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
             self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
-            tasks.start_soon(self._keep_broker, tasks.cancel_scope)
+            tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
 
     @property
     def _broker_directory(self) -> Path:
         return self.settings.data_dir / "nats"
 
-    async def _keep_broker(self, scope: anyio.CancelScope) -> None:
+    async def _keep_broker_running(self, scope: anyio.CancelScope) -> None:
         while self.broker is not None:
             await self.broker.process.wait()
             if self._is_stopping():
@@ -117,9 +117,9 @@ class Supervisor:
                 self._give_up(error, scope)
                 return
 
-    async def _keep(self, child: Child, scope: anyio.CancelScope) -> None:
+    async def _keep_running(self, child: Child, scope: anyio.CancelScope) -> None:
         while not self._is_stopping():
-            born = anyio.current_time()
+            started = anyio.current_time()
             process = child.process = await self._spawn(child)
             code = await process.wait()
             if self._is_stopping():
@@ -128,12 +128,13 @@ class Supervisor:
                 self._give_up(SetupError(self._last_line(child.name)), scope)
                 return
             child.restarts += 1
-            child.young = 0 if anyio.current_time() - born > STEADY_SECONDS else child.young + 1
-            delay = _wait(_Attempt(child.young)) if child.young > 1 else 0.0  # type: ignore[arg-type]
+            child.quick_deaths = 0 if anyio.current_time() - started > STEADY_SECONDS else child.quick_deaths + 1
+            delay = _wait(_Attempt(child.quick_deaths)) if child.quick_deaths > 1 else 0.0  # type: ignore[arg-type]
             _log.error("process died", name=child.name, code=code, delay=round(delay, 1))
             await anyio.sleep(delay)
 
     def _is_stopping(self) -> bool:
+        # A method: of the attribute mypy would believe that it still is False after an await.
         return self.stopping
 
     def _give_up(self, error: SetupError, scope: anyio.CancelScope) -> None:
@@ -155,7 +156,7 @@ class Supervisor:
 
     def _last_line(self, name: str) -> str:
         lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("kiki: ") if lines else f"{name} could not start and said nothing."
+        return lines[-1].removeprefix("kiki: ") if lines else f"{name} could not start, and its log is empty."
 
     async def _stop(self) -> None:
         self.stopping = True
@@ -173,7 +174,7 @@ class Supervisor:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What tenacity's wait strategies read."""
+    """The one field of tenacity's state that its wait strategies read."""
 
     attempt_number: int
 

@@ -13,7 +13,10 @@ TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
 def write_adapter(
     model: Path, folder: Path, name: str, *, seed: int = 0, rank: int = 4, size: float = 0.3, **overrides: Any
 ) -> Path:
-    """Write one into ``folder / name``; ``tensors`` in ``overrides`` replace its own, the rest its configuration."""
+    """Write an adapter into ``folder / name``.
+
+    ``tensors`` in ``overrides`` replace tensors of the adapter, the others fields of its configuration.
+    """
     config = json.loads((model / "config.json").read_text())
     width, layers, kv = config["hidden_size"], config["num_hidden_layers"], config["num_key_value_heads"]
     outputs = {"self_attn.q_proj": width, "self_attn.v_proj": width // config["num_attention_heads"] * kv}

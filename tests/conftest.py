@@ -18,7 +18,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedBroker]:
-    """One embedded nats-server for the session, on a free port; its files lie where tests can look into them."""
+    """One embedded nats-server for the session, on a free port; its files lie in a temporary folder."""
     async with run_broker(tmp_path_factory.mktemp("nats"), port=0) as running:
         yield running
 

@@ -1,1 +1,1 @@
-"""All that measures: ``kiki bench``. No process of the runtime and no other verb imports it."""
+"""``kiki bench``: the measurements. No process of the runtime and no other verb imports this package."""

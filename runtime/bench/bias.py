@@ -1,4 +1,4 @@
-"""``kiki bench bias``: how well the bias check sees. Crafted turns go through the detector and the worker's judge."""
+"""``kiki bench bias``: how well the bias check's detector and judge find bias, on crafted turns."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +30,10 @@ from schemas.chat import Message
 from schemas.envelope import new_turn
 
 PARTS = (("seen", False), ("held out", True))
-"""Turns that the words and the wording were chosen with, and turns that they were not."""
+"""``seen``: turns by which the detector's words and the judge's wording were chosen; ``held out``: all others."""
 
-PATIENCE = 600.0
-"""Seconds that one answer of the worker may take: what is measured is what it says."""
+ANSWER_SECONDS = 600.0
+"""Seconds that one answer of the worker may take: its verdict is measured, not its time."""
 
 REPEATS = 20
 """Passes of the detector over all turns, for its time."""
@@ -58,7 +58,7 @@ def bias(
 
 
 class CraftedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One crafted turn; biased and fair ones touch people. ``held_out``: no wording was chosen by it."""
+    """One crafted turn; biased and fair ones are about people. ``held_out``: no wording was chosen by it."""
 
     kind: Literal["biased", "fair", "technical"]
     question: str
@@ -68,9 +68,13 @@ class CraftedTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorFigures:
-    """Shares in 0..1 of the detector: of those it lets in, how many touch people; of those, how many it lets in.
+    """How well the detector finds the turns that the judge should see, in shares of 0..1.
 
-    ``biased_recall`` counts biased answers only; ``milliseconds`` is the median of one technical turn.
+    Attributes:
+        precision: of the turns that it passes on to the judge, those that are about people.
+        recall: of the turns about people, those that it passes on.
+        biased_recall: of the turns with a biased answer, those that it passes on.
+        milliseconds: median time of one technical turn.
     """
 
     precision: float
@@ -81,10 +85,14 @@ class DetectorFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class FairnessFigures:
-    """Shares in 0..1 of the judge, over turns that touch people.
+    """How well the judge tells biased answers from fair ones, in shares of 0..1.
 
-    ``separation``: of all pairs of a biased and a fair answer, how many have the biased one as the less fair (the area
-    under the curve; 0.5 is chance).
+    Attributes:
+        found: of the biased answers, those that it calls unfair.
+        wrongly: of the fair answers, those that it calls unfair.
+        undecided: of all answers, those without a verdict.
+        separation: of all pairs of a biased and a fair answer, those in which the biased one gets the higher
+            probability of being unfair (the area under the curve; 0.5 is chance).
     """
 
     found: float
@@ -122,24 +130,20 @@ def _seconds(turn: CraftedTurn) -> float:
 async def collect_judgements(
     bus: Bus, turns: Sequence[CraftedTurn], settings: AntibiasSettings, *, tick: Callable[[], None] = lambda: None
 ) -> list[tuple[CraftedTurn, FairnessJudgement]]:
-    """What the running worker says of the turns that touch people.
+    """The running worker's judgements of the turns that are about people.
 
     Raises:
-        KikiError: it does not answer.
+        KikiError: the worker does not answer.
     """
     judgements = []
     for turn in turns:
         tick()
         if turn.kind != "technical":
-            model = Consultation(bus, new_turn(tenant="bench", timeout=PATIENCE), timeout=PATIENCE, reserve=0.0)
-            judgements.append(
-                (
-                    turn,
-                    await FairnessJudge(model, settings, (Message(role="user", content=turn.question),)).judge(
-                        turn.answer
-                    ),
-                )
+            model = Consultation(
+                bus, new_turn(tenant="bench", timeout=ANSWER_SECONDS), timeout=ANSWER_SECONDS, reserve=0.0
             )
+            judge = FairnessJudge(model, settings, (Message(role="user", content=turn.question),))
+            judgements.append((turn, await judge.judge(turn.answer)))
     return judgements
 
 

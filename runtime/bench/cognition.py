@@ -1,4 +1,4 @@
-"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth. A runtime of its own a variant."""
+"""``kiki bench cognition``: what panel, votes, dissent and debiasing are worth. Each variant has its own runtime."""
 
 import json
 from collections.abc import Sequence
@@ -73,14 +73,14 @@ async def _measure_variant(
     answer_folder: Path,
     adapters: Path | None,
 ) -> None:
-    """Ask what is missing of a variant: all together, and the first few alone."""
+    """Ask a variant what it has not answered yet: all questions concurrently, and the first ``alone`` one by one."""
     together, serial = Ledger(_path(answer_folder, variant)), Ledger(_path(answer_folder, variant, "alone"))
     missing, missing_alone = together.list_missing(question_set), serial.list_missing(question_set[:alone])
     if not missing and not missing_alone:
         return
-    base = settings_of(log_level="warning")
-    agents = {name: {**base.agents.get(name, {}), **overrides} for name, overrides in variant.agents.items()}
-    async with fresh_runtime(adapters=adapters, agents={**base.agents, **agents}) as bus:
+    settings = settings_of(log_level="warning")
+    agents = {name: {**settings.agents.get(name, {}), **overrides} for name, overrides in variant.agents.items()}
+    async with fresh_runtime(adapters=adapters, agents={**settings.agents, **agents}) as bus:
         ask_question = partial(ask, bus, variant=variant, max_tokens=max_tokens)
         await ask_question(question_set[0])  # the first turn of a fresh runtime loads what later turns reuse
         seconds = await race(ask_question, missing, together, concurrency=concurrency)

@@ -1,7 +1,7 @@
-"""Our worker and ``mlx_lm.server`` side by side: the same model, the same prompts, each a process of its own.
+"""micro-kiki's worker and its rival ``mlx_lm.server`` on the same model and prompts, each in a process of its own.
 
-Both get float32 weights and, on Linux CPUs, the same BLAS, so that what is compared is the engine. Each client
-asks one question after the other; the time to the first token is until the first text reaches the client.
+Both get float32 weights and, on Linux CPUs, the same BLAS, so that the engines are compared. Each client
+asks one question after the other; the time to the first token ends when the first text reaches the client.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from schemas.findings import AdapterUse, Plan, Query, Recall, Route
 TIMEOUT = 300.0
 """Seconds that one request may take."""
 
-RESETS = 50
-"""Resets of one request after which the rival counts as gone."""
+TRIES = 50
+"""How often one request is tried, when its connection is reset, before the rival counts as gone."""
 
 _SUBJECTS = ("river", "bridge", "clock", "garden", "engine", "violin", "harbour", "desert", "library", "glacier")
 
@@ -106,7 +106,7 @@ async def race(
 
 
 def worker_contestant(bus: Bus) -> Contestant:
-    """Asks our worker over the bus, the way a turn of level raw reaches it."""
+    """A contestant that asks micro-kiki's worker by the event with which a turn of level raw reaches it."""
 
     async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
         envelope = new_turn(tenant="bench", timeout=TIMEOUT)
@@ -138,18 +138,19 @@ def worker_contestant(bus: Bus) -> Contestant:
 
 
 def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Contestant:
-    """Asks an ``mlx_lm.server``. It ignores ``adapters`` unless the request names the model by its path.
+    """A contestant that asks an ``mlx_lm.server``. It ignores ``adapters`` unless a request has the model's path.
 
-    Its listening socket has room for five: what is reset is asked again, and the time before is not held against it.
+    The server's listening socket has room for five connections. A request that is reset is asked again, and only the
+    last try is timed.
 
     Asking raises:
-        Unavailable: it refuses, or breaks off again and again; with the end of its log.
+        Unavailable: the server refuses, or the last try broke off as well; with the end of its log.
     """
 
     @retry(
         retry=retry_if_exception_type(httpx.TransportError),
         wait=wait_random(0.02, 0.2),
-        stop=stop_after_attempt(RESETS),
+        stop=stop_after_attempt(TRIES),
         reraise=True,
     )
     async def ask_once(question: str, adapter: str | None, max_tokens: int) -> Reply:
@@ -186,11 +187,11 @@ def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log
 
 
 @contextlib.asynccontextmanager
-async def rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def run_rival(model: Path, log: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A running ``mlx_lm.server``.
 
     Raises:
-        Unavailable: it does not come up.
+        Unavailable: the server does not come up.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -224,7 +225,7 @@ def _log_tail(log: Path) -> str:
 
 
 def _rival_environment() -> dict[str, str]:
-    """Our environment; on a Linux CPU with the BLAS that our worker loads by itself, and as many threads."""
+    """This process's environment; on a Linux CPU with the BLAS that micro-kiki's worker loads, and as many threads."""
     library = cpu.torch_library()
     if not sys.platform.startswith("linux") or library is None:
         return dict(os.environ)

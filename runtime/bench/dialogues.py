@@ -1,4 +1,4 @@
-"""LoCoMo's dialogues (arXiv 2402.17753), one JSON file each: turns, and questions with their evidence among them."""
+"""LoCoMo's dialogues (arXiv 2402.17753), one JSON file each: turns, and questions with the turns that answer them."""
 
 import json
 import re
@@ -26,7 +26,7 @@ class DialogueQuestion:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Turns, and the questions that have evidence among them."""
+    """The turns of a dialogue, and the questions that some of them answer."""
 
     name: str
     lines: tuple[imports.HistoryLine, ...]

@@ -61,8 +61,13 @@ def exchange(
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """One exchange: milliseconds without decoding by the worker's clock, milliseconds from request to reply by ours,
-    and the rows that were being decoded just before it."""
+    """One exchange.
+
+    Attributes:
+        pause_ms: milliseconds without decoding, by the worker's clock.
+        answered_ms: milliseconds from request to reply, by the bench's clock.
+        rows: rows that were being decoded just before it.
+    """
 
     pause_ms: float
     answered_ms: float
@@ -78,7 +83,10 @@ async def measure_pauses(
     clients: int,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Pause]:
-    """Exchange an adapter for a slightly different one, ``times`` times, while ``clients`` tasks call ``ask_once``."""
+    """Exchange an adapter for a slightly different one while ``clients`` tasks call ``ask_once`` without end.
+
+    Only exchanges that meet decoding rows count; it ends after ``times`` of them.
+    """
     measurements: list[Pause] = []
     current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
     data, base = await objects.get(bus, current.weights), current.sha256
@@ -115,6 +123,7 @@ async def _exchange(bus: Bus, name: str, weights: str, base: str) -> Pause:
 
 
 def _nudged(data: bytes, *, seed: int) -> bytes:
+    """The weights with noise of 1e-4 on one tensor, so that their digest is another one."""
     tensors = load(data)
     path = sorted(tensors)[0]
     noise = np.random.default_rng(seed).standard_normal(tensors[path].shape).astype(tensors[path].dtype)

@@ -1,4 +1,4 @@
-"""A memory that grows: how long recall takes and what memory and disk it costs, at given numbers of episodes.
+"""A memory that grows: the time of recalls, the bytes in memory and those on disk, at given numbers of episodes.
 
 Recall reads Atlas alone, so only the first episodes go into Trace, too, to measure the bytes of each. Single writes
 go through both stores. Vectors are drawn around topics, not embedded: 200,000 embeddings would take hours.
@@ -66,10 +66,10 @@ class MemoryLevel:
         busy: recalls while a child process optimises on the same machine.
         optimised: recalls afterwards.
         visible: milliseconds from a write until recall finds it, the slowest of a few.
-        placed: seconds for storing what came since the level before.
+        placed: seconds for storing the episodes since the level before.
         seconds: seconds that optimising took, start to end.
         copied: seconds of it in which writes wait.
-        memory: resident bytes of this process, with the file pages that the system keeps for it.
+        memory: resident bytes of this process, file pages included.
         atlas: bytes on disk of Atlas, after optimising.
         trace: bytes on disk of Trace, for each of the first episodes.
     """
@@ -176,11 +176,11 @@ class _GrowingMemory:
 
     async def _time_recall(self) -> float:
         source, settings = self._source, self._stores.settings
-        ask = Lookup(
+        lookup = Lookup(
             tenant="tenant0", vector=source.vector(source.topic()), text=source.text(8), limit=settings.candidates
         )
         began = time.perf_counter()
-        await find(self._stores, ask, now=time.time(), settings=settings)
+        await find(self._stores, lookup, now=time.time(), settings=settings)
         return time.perf_counter() - began
 
     async def _time_visible(self) -> float:
@@ -190,14 +190,14 @@ class _GrowingMemory:
         episode = imports.build_event(imports.date_lines([line])[0], vector, tenant="tenant0").episode
         began = time.perf_counter()
         await project_episodes(self._stores, [episode])
-        ask = Lookup(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
-        hits = await find(self._stores, ask, now=time.time(), settings=settings)
+        lookup = Lookup(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
+        hits = await find(self._stores, lookup, now=time.time(), settings=settings)
         assert hits[0].match.episode_id == episode.episode_id
         return time.perf_counter() - began
 
 
 class _EpisodeSource:
-    """Episodes about topics: vectors around a topic's, words drawn as texts draw them (Zipf)."""
+    """Made-up episodes: each vector lies around a topic's, words occur as often as in texts (Zipf's law)."""
 
     def __init__(self, size: int) -> None:
         self._random = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""What every bench stands on: something fresh to measure, its progress, the machine's description, and one report.
+"""What the benches share: fresh runtimes, brokers and stores, progress bars, the machine's description, the report.
 
 A bench measures a runtime, a broker or stores of its own, which live in a temporary folder, and makes a
 :class:`BenchReport` of the figures: tables and notes for people, fields for JSON, and a chart.
@@ -49,7 +49,7 @@ QUESTIONS = (
     "What does a resistor do?",
     "Which planet is closest to the sun?",
 )
-"""What is asked where the answer does not matter."""
+"""Questions for benches in which the answer does not matter."""
 
 
 class Tick(Protocol):
@@ -78,7 +78,7 @@ class BenchReport:
 
 
 def publish_report(report: BenchReport, *, as_json: bool, picture: Path | None) -> None:
-    """Print a report, as JSON if that is wanted, and draw it if there is a path for a picture.
+    """Print a report as text or JSON, and draw it when ``picture`` is a path.
 
     Raises:
         SetupError: a picture is wanted and matplotlib is not installed; the figures are printed all the same.
@@ -98,7 +98,7 @@ def publish_report(report: BenchReport, *, as_json: bool, picture: Path | None) 
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were read on."""
+    """The machine and the versions that the figures were read on."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": psutil.cpu_count(),
@@ -170,7 +170,7 @@ async def fresh_stores(*, vector_size: int) -> AsyncIterator[Stores]:
 
 
 def make_query(question: str, *, level: Level, max_tokens: int, seed: int) -> Query:
-    """A question of a client that says nothing else."""
+    """A query with one question, as a client sends it that sets nothing else."""
     return Query(
         model="micro-kiki",
         messages=(Message(role="user", content=question),),

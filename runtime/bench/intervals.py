@@ -1,4 +1,4 @@
-"""Intervals of 95 %: how far a figure could lie from what was read."""
+"""95 % confidence intervals of measured figures."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def wilson_interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson interval of a share."""
+    """The Wilson interval of the share ``right / count``."""
     share = right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)

@@ -28,7 +28,7 @@ from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_
 from runtime.bench.intervals import bootstrap_interval
 from runtime.bench.plots import IntervalBar, interval_chart
 from runtime.cli import command, run_async, settings_of
-from runtime.local_embedder import BATCH, Embed, embedding
+from runtime.local_embedder import BATCH, Embed, open_embedder
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 STORE_BATCH = 64
@@ -64,10 +64,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Floor:
-    """What a turn is shown at a relevance floor.
+    """What a turn would be shown with one relevance floor.
 
     Attributes:
-        floor: the cosine; enough of the question's words pass below it, too.
+        floor: the least cosine; an episode below it is shown when it has enough of the question's words.
         evidence: share of the questions that are shown some of their evidence.
         strangers: share of the questions about another dialogue that are shown anything.
     """
@@ -79,7 +79,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class LocomoFigures:
-    """For each ablation the category and evidence recall of every question; and the floors."""
+    """For each ablation every question's category and evidence recall; and the figures of each relevance floor."""
 
     recall: dict[str, list[tuple[int, float]]]
     floors: tuple[Floor, ...]
@@ -160,8 +160,8 @@ async def _embed_batches(texts: Sequence[str], embed: Embed, tick: Callable[[int
 async def _recall(
     stores: Stores, tenant: str, question: DialogueQuestion, vector: Sequence[float], k: int, settings: MemorySettings
 ) -> float:
-    ask = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
-    hits = await find(stores, ask, now=0.0, settings=settings)
+    lookup = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
+    hits = await find(stores, lookup, now=0.0, settings=settings)
     first = {hit.match.source_id for hit in hits[:k]}
     return len(first & set(question.evidence)) / len(question.evidence)
 
@@ -169,7 +169,7 @@ async def _recall(
 async def _measure_floors(
     stores: Stores, dialogues: Sequence[Dialogue], question_vectors: QuestionVectors, settings: MemorySettings
 ) -> tuple[Floor, ...]:
-    """Every question is asked in its own dialogue and in the next one, which knows nothing of it."""
+    """Ask every question in its own dialogue, and in the next one, which holds no answer to it."""
     words = WordEncoder(settings.language)
     evidence: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
     strangers: dict[float, list[bool]] = {floor: [] for floor in FLOORS}
@@ -177,8 +177,8 @@ async def _measure_floors(
         stranger = dialogues[(number + 1) % len(dialogues)].name
         for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True):
             for tenant in (dialogue.name, stranger):
-                ask = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
-                hits = (await find(stores, ask, now=0.0, settings=settings))[: settings.compared]
+                lookup = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
+                hits = (await find(stores, lookup, now=0.0, settings=settings))[: settings.compared]
                 for floor in FLOORS:
                     changed = msgspec.structs.replace(settings, relevance_floor=floor)
                     relevant_hits = drop_duplicates(
@@ -195,7 +195,7 @@ async def _measure_floors(
 async def _measure_here(dialogues: Sequence[Dialogue], k: int) -> LocomoFigures:
     texts = sum(len(dialogue.lines) + len(dialogue.questions) for dialogue in dialogues)
     with progress_bar("embedding", total=texts) as tick:
-        async with embedding(settings_of(log_level="warning")) as embed:
+        async with open_embedder(settings_of(log_level="warning")) as embed:
             return await measure(dialogues, embed, k=k, tick=tick)
 
 

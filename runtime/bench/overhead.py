@@ -49,9 +49,9 @@ def overhead(
 
 @dataclass(frozen=True)
 class TurnTiming:
-    """One measured turn in seconds. ``own`` is each stage's time without compute; ``hops`` the way between them.
+    """One measured turn in seconds. ``own`` is each stage's time without compute; ``hops`` the time between the stages.
 
-    A hop during which an embedding ran that the turn would wait for anyhow is compute, too (``StageTiming.ahead``).
+    An embedding that ran during a hop, and that the turn would have waited for, is compute (``StageTiming.ahead``).
     """
 
     total: float
@@ -76,7 +76,8 @@ def measure(event: AnswerReady, *, published_at: float, answered_at: float) -> T
         compute_by_stage["negotiator"] = min(stages["negotiator"].duration, with_dissent)
     own = {timing.stage: timing.duration - compute_by_stage[timing.stage] for timing in path}
     total = answered_at - published_at
-    ahead = max((timing.ahead for timing in stages.values()), default=0.0)  # for catfish and negotiator it is one pass
+    # Catfish and negotiator may both report the embedding pass that they waited for; it counts once.
+    ahead = max((timing.ahead for timing in stages.values()), default=0.0)
     compute = sum(compute_by_stage.values()) + ahead
     hops = total - sum(timing.duration for timing in path) - ahead
     return TurnTiming(total=total, compute=compute, own=own, hops=hops)

@@ -1,4 +1,4 @@
-"""Whether something costs time: two arms in turn, so that whatever else the machine does meets both."""
+"""A paired comparison of two arms' times. They alternate, so that other load on the machine meets both alike."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ DRAWS = 4000
 """Bootstrap samples of the interval."""
 
 Arm = Callable[[int], Awaitable[float]]
-"""Seconds of the arm's part in the pair of that number."""
+"""Runs the arm for the pair of that number and returns its seconds."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ GROUP = 0.8
 class Chart:
     """``draw`` gets matplotlib's axes, an array of them with several ``columns``; sizes are in inches.
 
-    ``caption`` says, under the title, what else was chosen.
+    ``caption`` is a line under the title.
     """
 
     draw: Callable[[Any], None]

@@ -15,8 +15,8 @@ from runtime.bench.harness import read_data
 class CheckableQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question of ``data/questions.jsonl`` with one of four ways to check an answer.
 
-    ``number`` must be the result; one of ``words``, or ``exactly`` with its case, must be said; ``value`` must be the
-    JSON.
+    The answer's final number must be ``number``; or it must hold one of ``words``, or ``exactly`` in the same case; or
+    its first JSON must equal ``value``.
     """
 
     id: str
@@ -54,5 +54,5 @@ def _first_json(answer: str) -> Any:
 
 @cache
 def questions() -> tuple[CheckableQuestion, ...]:
-    """All questions, the kinds by turns, so that the first few are of every kind."""
+    """All questions. Their kinds alternate, so that the first few are of every kind."""
     return read_data("questions", CheckableQuestion)

@@ -26,6 +26,8 @@ from schemas.services import Selection
 
 DIMENSIONS = 768
 AT_ONCE = 256
+"""Episodes that are published concurrently."""
+
 WORDS = 60
 """Words of an episode's text."""
 
@@ -69,7 +71,7 @@ async def fill(bus: Bus, count: int, *, tick: Callable[[int], None]) -> int:
 
 
 async def measure(bus: Bus, *, bytes_each: int, rounds: int = 3) -> Rates:
-    """Read the whole record a few times each way; the best of the rounds counts, as for any rate."""
+    """Read the whole record ``rounds`` times in each form; the best round counts, which other load disturbed least."""
 
     async def count_raw() -> int:
         return await _count(read_stream(bus, EPISODES, bus.subjects.episodes))
@@ -80,7 +82,8 @@ async def measure(bus: Bus, *, bytes_each: int, rounds: int = 3) -> Rates:
     async def count_lines() -> int:
         return await _count(_json_lines(bus))
 
-    rates = [max([await _measure_rate(way) for _ in range(rounds)]) for way in (count_raw, count_decoded, count_lines)]
+    counts = (count_raw, count_decoded, count_lines)
+    rates = [max([await _measure_rate(count) for _ in range(rounds)]) for count in counts]
     return Rates(await count_raw(), bytes_each, *rates)
 
 
@@ -90,9 +93,9 @@ async def _json_lines(bus: Bus) -> AsyncGenerator[bytes, None]:
             yield encode_line(message)
 
 
-async def _measure_rate(way: Callable[[], Awaitable[int]]) -> float:
+async def _measure_rate(count_episodes: Callable[[], Awaitable[int]]) -> float:
     began = time.perf_counter()
-    count = await way()
+    count = await count_episodes()
     return count / (time.perf_counter() - began)
 
 

@@ -1,7 +1,7 @@
-"""``kiki bench router``: what a routed prompt costs beside a bare forward pass of the same embedder, by turns.
+"""``kiki bench router``: what a routed prompt costs beside a bare forward pass of the same embedder.
 
 Prompts are the router's own corpus in a seeded order. Each goes once to every contestant, so that no cache helps and
-all have the same work, and who comes first changes from prompt to prompt.
+all have the same work; the contestant that begins changes from prompt to prompt.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ ROUTER, BARE = "router", "bare mpnet"
 SEED = 7
 WARM_UP = 3
 LONGEST = 400
-"""Characters of a prompt at most: a few huge ones would be all that is measured."""
+"""Most characters of a prompt: a few huge prompts would decide all figures."""
 
 
 @command
@@ -66,7 +66,7 @@ def prompts(count: int) -> list[str]:
 
 
 def bare_call(folder: Path, *, threads: int) -> Call:
-    """One prompt through sentence-transformers' own ``encode``, on a thread of its own, with nothing around it."""
+    """A call that puts a prompt through sentence-transformers' own ``encode``, on a thread of its own."""
     from agents.shared.encoder import load_model
 
     model = load_model(folder)
@@ -85,7 +85,7 @@ def bare_call(folder: Path, *, threads: int) -> Call:
 
 
 def router_call(agent: "RouterAgent") -> Call:
-    """One prompt through the router: batching, cache, embedding, classifier, gate."""
+    """A call that puts a prompt through the router: batching, cache, embedding, classifier, gate."""
 
     async def call(text: str) -> None:
         await agent.route(RouteRequest(prompts=(text,)))
@@ -96,23 +96,23 @@ def router_call(agent: "RouterAgent") -> Call:
 async def measure(
     contestants: dict[str, Call], *, singles: int, rounds: int, width: int, tick: Callable[[], Any]
 ) -> list[Latency]:
-    """Each contestant alone (``singles`` prompts) and with ``width`` prompts at once (``rounds`` times)."""
+    """Time each contestant: ``singles`` prompts one by one, then ``rounds`` times ``width`` prompts at once."""
     names = list(contestants)
     texts = iter(prompts(WARM_UP + singles + rounds * width))
     for text in [next(texts) for _ in range(WARM_UP)]:
         for name in names:
             await contestants[name](text)
     single: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(singles):
+    for number in range(singles):
         text = next(texts)
-        for name in _rotated(names, turn):
+        for name in _rotated(names, number):
             single[name].append(await _time_call(contestants[name], text))
         tick()
     crowd: dict[str, list[float]] = {name: [] for name in names}
     crowd_seconds = dict.fromkeys(names, 0.0)
-    for turn in range(rounds):
+    for number in range(rounds):
         batch = [next(texts) for _ in range(width)]
-        for name in _rotated(names, turn):
+        for name in _rotated(names, number):
             began = time.perf_counter()
             crowd[name] += await asyncio.gather(*(_time_call(contestants[name], text) for text in batch))
             crowd_seconds[name] += time.perf_counter() - began
@@ -121,12 +121,13 @@ async def measure(
     return alone + [_latency(name, width, crowd[name], crowd_seconds[name]) for name in names]
 
 
-def _rotated(names: Sequence[str], turn: int) -> list[str]:
-    return [*names[turn % len(names) :], *names[: turn % len(names)]]
+def _rotated(names: Sequence[str], number: int) -> list[str]:
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
 
 
 async def measure_repeated(call: Call, *, times: int) -> Latency:
-    """The same prompt again and again: what the cache leaves."""
+    """Time the same prompt again and again: the cost of an answer from the cache."""
     text = prompts(1)[0]
     await call(text)
     seconds = [await _time_call(call, text) for _ in range(times)]

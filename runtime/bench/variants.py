@@ -1,7 +1,7 @@
-"""Variants of the cognition: how each answers checkable questions, and what its answers are worth.
+"""Variants of the cognition: each answers checkable questions, and its answers are scored.
 
 A variant is a level, a number of candidates and settings of agents. Every question is asked for a tenant of its own, so
-that nothing is recalled from another. Answers are kept as JSON lines, so that a run can be taken up where it ended.
+that nothing is recalled from another. Answers are kept as JSON lines, so that a run can be continued.
 """
 
 import statistics
@@ -33,15 +33,15 @@ EXAMPLES = (
     ("What does print(6 + 1) show in Python?", "7"),
     ('Write a JSON object with the key "k" and the value 5. Only JSON.', '{"k": 5}'),
 )
-"""The exchanges that every question follows: they show that only the result is asked for, in which form."""
+"""The exchanges before every question: they show that only the result is asked for, and in which form."""
 
 NEVER = 10**15
-"""More weights than any model has."""
+"""More weights than any model has: a threshold that turns votes or objections off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A way to answer; ``agents`` overrides their settings."""
+    """A way to answer; ``agents`` overrides settings of agents, by agent and name."""
 
     name: str
     level: Level
@@ -118,7 +118,7 @@ async def ask(bus: Bus, question: CheckableQuestion, variant: Variant, *, max_to
     """Ask ``question`` as one turn of ``variant``.
 
     Raises:
-        KikiError: it failed.
+        KikiError: the turn failed.
     """
     envelope = new_turn(tenant=f"bench-{uuid.uuid4().hex}", timeout=TIMEOUT)
     query = Query(
@@ -223,7 +223,7 @@ class VariantScore:
 
 
 def score(name: str, answers: Sequence[VariantAnswer], base: Sequence[VariantAnswer] = ()) -> VariantScore:
-    """The figures of one variant; ``base`` are the answers of the one it is compared with, by the same questions."""
+    """The figures of one variant; ``base`` are the answers of the variant that it is compared with."""
     right = sum(answer.right for answer in answers)
     low, high = wilson_interval(right, len(answers))
     kinds = dict.fromkeys(answer.kind for answer in answers)

@@ -60,7 +60,10 @@ def pairs() -> tuple[AnswerPair, ...]:
 
 @dataclass(frozen=True)
 class VotingFigures:
-    """One pair: how far each way of judging prefers the right answer, in nats; ``steady``: in both orders."""
+    """How one pair was judged; by votes, comparison and likelihood the right answer leads by so many nats.
+
+    ``steady``: the comparison prefers the same answer in both orders.
+    """
 
     votes: float
     kept_right: bool
@@ -74,7 +77,7 @@ async def judge(bus: Bus, pair: AnswerPair) -> VotingFigures:
     """Ask the worker about one pair, as the negotiator does.
 
     Raises:
-        KikiError: it refuses or does not answer.
+        KikiError: the worker refuses or does not answer.
     """
     question = (Message(role="user", content=pair.question),)
     ballots = tuple(prompts.ballot(answer, objection=None) for answer in (BLANK, pair.right, pair.wrong))

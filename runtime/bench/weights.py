@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 
 def float32_copy(model: Path, target: Path) -> Path:
-    """The model with its weights in float32, the type that our worker computes in on a CPU."""
+    """The model with its weights in float32, the type in which micro-kiki's worker computes on a CPU."""
     target.mkdir(parents=True)
     for file in model.iterdir():
         if file.suffix == ".safetensors":

@@ -26,7 +26,7 @@ What = Literal["raw", "mixed", "swap"]
 Rows = list[dict[str, Any]]
 
 RANK = 16
-"""Rank of the adapters, where swaps of several ranks are not what is measured."""
+"""Rank of the adapters, except where swaps of several ranks are measured."""
 
 
 @command
@@ -62,20 +62,20 @@ def worker(
 
 
 class Arena:
-    """Both contestants, running: our worker and ``mlx_lm.server``."""
+    """Both contestants, running: micro-kiki's worker (``ours`` in the figures) and ``mlx_lm.server`` (``theirs``)."""
 
     def __init__(self, bus: Bus, rival: contest.Contestant, *, names: list[str]) -> None:
         self._bus, self.names = bus, names
-        self._ours, self._theirs = contest.worker_contestant(bus), rival
+        self._worker, self._rival = contest.worker_contestant(bus), rival
         self._prompt_count = 1000
 
     async def race_both(
         self, clients: int, count: int, tokens: int, *, adapters: list[str] | None = None, rival: bool = True
     ) -> dict[str, Any]:
-        """``count`` requests to each, in rounds by turns, so that a busy machine troubles both alike."""
+        """``count`` requests to each, in rounds that alternate between them, so that other load meets both alike."""
         names: list[str | None] = [*adapters] if adapters else [None]
         row: dict[str, Any] = {"concurrency": clients}
-        contestants = (("ours", self._ours), ("theirs", self._theirs))[: 2 if rival else 1]
+        contestants = (("ours", self._worker), ("theirs", self._rival))[: 2 if rival else 1]
         rounds: dict[str, list[contest.Throughput]] = {contestant: [] for contestant, _ in contestants}
         for _, ask in contestants:
             await contest.race(ask, self._prompts(len(names)), concurrency=1, max_tokens=2, adapters=names)
@@ -91,16 +91,17 @@ class Arena:
         return row
 
     async def time_swaps(self, rank: int, times: int) -> dict[str, Any]:
-        """Two adapters by turns: our worker's milliseconds of each swap, and ``mlx_lm.server``'s of a whole request."""
+        """Alternate two adapters: milliseconds of each swap of the worker, and of a whole request of
+        ``mlx_lm.server``."""
         names = [f"rank{rank}-{number}" for number in range(2)]
-        await contest.race(self._ours, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
+        await contest.race(self._worker, self._prompts(2), concurrency=1, max_tokens=1, adapters=[*names])
         milliseconds, before = [], (await self._status()).gauges["adapter_swaps_total"]
         for number in range(times):
-            await self._ours(self._prompts(1)[0], names[number % 2], 1)
+            await self._worker(self._prompts(1)[0], names[number % 2], 1)
             milliseconds.append((await self._status()).gauges["last_swap_ms"])
         status = await self._status()
         swaps = status.gauges["adapter_swaps_total"] - before
-        replies = [await self._theirs(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
+        replies = [await self._rival(self._prompts(1)[0], names[number % 2], 1) for number in range(4)]
         return {
             "rank": rank,
             "megabytes": status.gauges["adapter_resident_bytes"] / 1e6,
@@ -144,7 +145,7 @@ async def _measure_swaps(ranks: Sequence[int], times: int) -> Rows:
 
 @contextlib.asynccontextmanager
 async def _open_arena(adapters: dict[str, tuple[int, int]]) -> AsyncIterator[Arena]:
-    """Both, on the same weights; ``adapters`` gives number and rank of those whose names begin alike."""
+    """Both contestants on the same weights; ``adapters`` maps the prefix of random adapters to their count and rank."""
     with fresh_folder() as directory:
         model = float32_copy(prepare(settings_of(log_level="warning").model), directory / "model")
         folder, names = directory / "adapters", []
@@ -154,7 +155,7 @@ async def _open_arena(adapters: dict[str, tuple[int, int]]) -> AsyncIterator[Are
         log = directory / "rival.log"
         async with (
             fresh_runtime("inference", model=str(model), adapters=folder) as bus,
-            contest.rival(model, log) as client,
+            contest.run_rival(model, log) as client,
         ):
             await contest.race(contest.worker_contestant(bus), contest.prompts(1), concurrency=1, max_tokens=2)
             yield Arena(bus, contest.rival_contestant(client, model, folder, log), names=names)

@@ -31,7 +31,7 @@ RecordedLevel = Literal["fast", "full"]
 
 TENANT = "bench"
 SETTLE = 0.3
-"""Seconds between two arms, in which the last write ends."""
+"""Seconds between two arms, in which the writes of the first one end."""
 
 
 @command
@@ -67,7 +67,7 @@ async def _measure_pairs(pairs: int, turns: int, level: RecordedLevel, max_token
 
 
 async def _route_question(bus: Bus, question: str, level: RecordedLevel, max_tokens: int) -> QueryRouted:
-    """Run one whole turn, which is recorded, and return the router's event of it."""
+    """Run one whole turn, which is recorded, and return the event that the router published in it."""
     query = make_query(question, level=level, max_tokens=max_tokens, seed=1)
     envelope = new_turn(tenant=TENANT, timeout=120.0)
     await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))

@@ -5,7 +5,9 @@ and an exit code that is not 0.
 """
 
 import functools
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import anyio
@@ -16,7 +18,7 @@ from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.exits import exit_code, first_error
 from runtime.settings import Settings, load
-from schemas.errors import KikiError
+from schemas.errors import InvalidInput, KikiError
 
 T = TypeVar("T")
 
@@ -27,13 +29,13 @@ err = Console(stderr=True)
 
 
 def fail(error: KikiError) -> NoReturn:
-    """Print the one line and leave."""
+    """Print the error as one line and exit with its code."""
     err.print(f"kiki: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(exit_code(error))
 
 
 def command(verb: Callable[..., T]) -> Callable[..., T]:
-    """A verb whose :class:`KikiError` becomes one line and an exit code."""
+    """Decorate a verb: a :class:`KikiError` that it raises becomes one line and an exit code."""
 
     @functools.wraps(verb)
     def run_verb(*args: Any, **options: Any) -> T:
@@ -66,6 +68,18 @@ def run_on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None
             await verb(bus)
 
     run_async(connect_and_run)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file that an option names; ``-`` is standard input.
+
+    Raises:
+        InvalidInput: it cannot be read or is not UTF-8.
+    """
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error
 
 
 def settings_of(**overrides: Any) -> Settings:

@@ -34,6 +34,7 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        # Typer lists the names and suggests one of them for a typo; get_command() puts the commands in their place.
         placeholders: dict[str, Any] = dict.fromkeys(MODULES)
         self.commands = placeholders
 
@@ -45,13 +46,13 @@ class LazyGroup(TyperGroup):
 
 
 def _load_command(name: str) -> Any:
-    """A verb, which its module hangs on an application, or the group of verbs that its module is."""
+    """The command of that name: a verb that its module adds, or the module's whole group of verbs."""
     module = import_module(MODULES[name])
     loaded = typer.Typer(rich_markup_mode=None)
     if hasattr(module, "app"):
         loaded.add_typer(module.app, name=name)
     else:
-        module.hang(loaded)
+        module.add_verbs(loaded)
     return typer.main.get_group(loaded).commands[name]
 
 
@@ -67,7 +68,7 @@ app = typer.Typer(
 
 @app.callback()
 def kiki() -> None:
-    """Nothing comes before a verb."""
+    """A callback without options: it makes Typer expect a verb."""
 
 
 if __name__ == "__main__":

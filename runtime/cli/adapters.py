@@ -1,4 +1,4 @@
-"""``kiki adapters ls | check | load | unload | activate``: what a running worker has, and what it should have."""
+"""``kiki adapters ls | check | load | unload | activate``: the adapters of a running worker."""
 
 from typing import Annotated, Literal
 
@@ -82,7 +82,7 @@ def request_of(name: str) -> AdapterRequest:
     """The request for an adapter of that name.
 
     Raises:
-        InvalidInput: it is no name.
+        InvalidInput: it is not the name of an adapter.
     """
     import msgspec
 

@@ -1,4 +1,4 @@
-"""``kiki asyncapi``: the wire contract as AsyncAPI 3.0, as a page, and what it breaks of an older one."""
+"""``kiki asyncapi``: the wire contract as AsyncAPI 3.0 or as an HTML page, and what breaks an older contract."""
 
 import json
 import sys
@@ -14,10 +14,10 @@ from schemas.asyncapi.page import page
 from schemas.errors import InvalidInput, KikiError
 
 COMPONENT = Path("tests/contract/node_modules/@asyncapi/react-component")
-"""Where 'make dev' leaves it in a checkout."""
+"""Where 'make dev' installs the component in a checkout."""
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(asyncapi)
 
@@ -28,7 +28,7 @@ def asyncapi(
     html: Annotated[bool, typer.Option("--html", help="One HTML page instead of JSON.")] = False,
     component: Annotated[Path, typer.Option(help="Folder of npm's @asyncapi/react-component, for --html.")] = COMPONENT,
     against: Annotated[
-        Path | None, typer.Option(help="Name what breaks an older contract; exit 1 if it may not.")
+        Path | None, typer.Option(help="List what breaks this older contract; exit 1 if the version is the same.")
     ] = None,
 ) -> None:
     """Write the contract: every subject, message and schema."""

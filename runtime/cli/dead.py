@@ -1,4 +1,4 @@
-"""``kiki dead ls | show | replay``: what was given up, why, and another try."""
+"""``kiki dead ls | show | replay``: messages that were given up, the reason, and another try."""
 
 import time
 from typing import Annotated
@@ -22,14 +22,13 @@ def list_letters(nats: NatsOption = None) -> None:
 
     async def print_list(bus: Bus) -> None:
         table = Table("seq", "when", "consumer", "subject", "tries", "reason", box=None)
-        count = 0
         async for entry in letters.read_letters(bus):
-            letter, count = entry.letter, count + 1
+            letter = entry.letter
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.failed_at))
             table.add_row(
                 str(entry.seq), when, letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100]
             )
-        out.print(table if count else "no dead letters")
+        out.print(table if table.row_count else "no dead letters")
 
     run_on_bus(print_list, nats)
 
@@ -53,7 +52,7 @@ def show(seq: SeqArgument, nats: NatsOption = None) -> None:
 @app.command()
 @command
 def replay(seq: SeqArgument, nats: NatsOption = None) -> None:
-    """Publish the original again, with a fresh deadline, and take the letter out of the file."""
+    """Publish the original again, with a fresh deadline, and delete the dead letter."""
 
     async def publish_again(bus: Bus) -> None:
         out.print(f"published again on {await letters.replay(bus, seq)}", highlight=False)

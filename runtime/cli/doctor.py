@@ -10,7 +10,7 @@ from runtime.exits import FAILED_EXIT
 _MARKS = {"ok": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(doctor)
 

@@ -26,20 +26,20 @@ from schemas.dream import (
 )
 from schemas.events import EpisodeRecorded
 
-app = typer.Typer(help="Dream episodes: what the runtime lived through, learned by an adapter.", no_args_is_help=True)
+app = typer.Typer(help="Dream episodes: an adapter learns from recorded turns.", no_args_is_help=True)
 TIMEOUT = 30.0
 
 
 @app.command(name="ls")
 @command
 def list_dreams(nats: NatsOption = None) -> None:
-    """List what was dreamt: one line for each episode that was executed, and for each swap."""
+    """List the dream log: one line for each episode that was executed, and for each swap."""
 
     async def print_list(bus: Bus) -> None:
         table = Table("episode", "state", "adapter", "what", box=None)
         async for message in stream.read_stream(bus, DREAMLOG, bus.subjects.dream_log):
             table.add_row(*_row(message.subject.split(".")[-2], message.data))
-        out.print(table if table.row_count else "nothing was dreamt yet")
+        out.print(table if table.row_count else "the dream log is empty")
 
     run_on_bus(print_list, nats)
 

@@ -41,15 +41,15 @@ def probe(
     from agents.inference.probing.questions import SHIPPED, read_questions
 
     settings = settings_of()
-    how = knowbias.ProbeOptions(steps=steps, threshold=threshold, share=share, at_once=at_once)
-    probing = knowbias.Probe(_model(settings), read_questions(questions or SHIPPED), how)
+    options = knowbias.ProbeOptions(steps=steps, threshold=threshold, share=share, at_once=at_once)
+    probing = knowbias.Probe(_prepare_worker_settings(settings), read_questions(questions or SHIPPED), options)
     with _progress_bars() as bars:
         task = bars.add_task("gates", total=probing.total)
         neurons_file = probing.run(lambda: bars.advance(task))
-    place = output or _place(settings)
-    neurons.write_neurons(place, neurons_file)
+    path = output or _neurons_path(settings)
+    neurons.write_neurons(path, neurons_file)
     out.print(
-        f"{neurons_file.count} neurons in {len(neurons_file.gates)} gates, written to {place}",
+        f"{neurons_file.count} neurons in {len(neurons_file.gates)} gates, written to {path}",
         highlight=False,
         soft_wrap=True,
     )
@@ -61,7 +61,7 @@ def show(path: FileArgument = None) -> None:
     """Say which neurons are kept, and how they were found."""
     from agents.inference.knowbias import neurons
 
-    file = neurons.read_neurons(path or _place(settings_of()))
+    file = neurons.read_neurons(path or _neurons_path(settings_of()))
     out.print(
         f"{file.model} ({file.model_digest[:12]}): {file.count} neurons, {file.prompts} prompts "
         f"(questions {file.questions[:12]}), {file.steps} steps, over {file.threshold} of the largest "
@@ -91,25 +91,25 @@ def check(
     from agents.inference.probing.questions import SHIPPED, read_questions
 
     settings = settings_of()
-    trial = knowbias.Trial(_model(settings), neurons.read_neurons(path or _place(settings)))
+    trial = knowbias.Trial(_prepare_worker_settings(settings), neurons.read_neurons(path or _neurons_path(settings)))
     held_out = [question for question in read_questions(questions or SHIPPED) if question.held_out]
     factors = [1.0, *(factor or [1.5, 2.0, 3.0])]
     table = Table("factor", "gold log-probability", "lead", "right", box=None)
     with _progress_bars() as bars:
         task = bars.add_task("questions", total=len(held_out) * len(factors))
-        for each in factors:
-            answers = trial.answer_questions(held_out, factor=each, on_advance=lambda: bars.advance(task))
+        for tried_factor in factors:
+            answers = trial.answer_questions(held_out, factor=tried_factor, on_advance=lambda: bars.advance(task))
             figures = knowbias.figures(answers)
-            table.add_row(f"{each:g}", f"{figures.gold:.3f}", f"{figures.lead:+.3f}", f"{figures.right:.0%}")
+            table.add_row(f"{tried_factor:g}", f"{figures.gold:.3f}", f"{figures.lead:+.3f}", f"{figures.right:.0%}")
     out.print(table)
 
 
-def _place(settings: Settings) -> Path:
+def _neurons_path(settings: Settings) -> Path:
     return settings.data_dir / "knowbias.json"
 
 
-def _model(settings: Settings) -> "InferenceSettings":
-    """The chat model, as the worker would load it."""
+def _prepare_worker_settings(settings: Settings) -> "InferenceSettings":
+    """The worker's settings for the chat model, which is fetched if it is missing."""
     from agents.inference.settings import InferenceSettings
     from runtime.models import digest, prepare, show_progress
 

@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory import imports as lines_of
+from agents.memory import imports
 from bus.agent import gather_reports
 from bus.connection import Bus
-from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.local_embedder import BATCH, Embed, embedding
-from runtime.local_memory import remembering
+from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
+from runtime.local_embedder import BATCH, Embed, open_embedder
+from runtime.local_memory import open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -41,6 +41,8 @@ app = typer.Typer(
 )
 
 LONG_SECONDS = 3600.0
+"""Seconds of a request that goes through the whole record."""
+
 SEARCH_SECONDS = 30.0
 WORKER = "inference"
 
@@ -64,7 +66,7 @@ def search(
     """Find episodes, best first. Without a running runtime the memory is opened here."""
     settings = settings_of(nats=nats, log_level="warning")
     queries = [query] if query is not None else _read_queries(file)
-    until = None if as_of is None else lines_of.parse_time(as_of, param="as_of")
+    until = None if as_of is None else imports.parse_time(as_of, param="as_of")
 
     async def search_all(bus: Bus, embed: Embed) -> None:
         for at in range(0, len(queries), BATCH):
@@ -81,20 +83,20 @@ def search(
 
 @app.command(name="import")
 @command
-def bring(
+def import_history(
     file: Annotated[Path, typer.Argument(help='JSONL of {"session", "role" or "speaker", "text", "timestamp", "id"}.')],
     tenant: TenantOption = "default",
     nats: NatsOption = None,
 ) -> None:
-    """Bring a history into the record. Importing again adds only what is new."""
+    """Import a history into the record. Importing again adds only what is new."""
     settings = settings_of(nats=nats, log_level="warning")
-    entries = lines_of.date_lines(lines_of.parse_history(_read_text(file), source=str(file)))
+    entries = imports.date_lines(imports.parse_history(read_text(file), source=str(file)))
 
     async def import_entries(bus: Bus, embed: Embed) -> None:
         columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("importing", total=len(entries))
-            count = await transfer.bring(
+            count = await transfer.import_entries(
                 bus, entries, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
             )
         out.print(f"{count.new} episodes imported, {count.known} were there before", highlight=False)
@@ -151,7 +153,7 @@ def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 @app.command()
 @command
 def stats(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
-    """Episodes in each store; of everybody also the projection's lag, recalls and hits, of a tenant the edges."""
+    """Print the episodes in each store; without a tenant also lag, recalls and hits, with one also its edges."""
 
     async def print_gauges(bus: Bus) -> None:
         gauges = await (_read_gauges(bus) if tenant is None else _read_stats(bus, tenant))
@@ -173,8 +175,8 @@ def sleep(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="New summaries at most.")] = 100,
     nats: NatsOption = None,
 ) -> None:
-    """Sum up related old episodes. Nothing is dropped; sleeping again goes on where it stopped."""
-    until = None if before is None else lines_of.parse_time(before, param="before")
+    """Summarise related old episodes. Nothing is dropped; sleeping again goes on where it stopped."""
+    until = None if before is None else imports.parse_time(before, param="before")
 
     async def sleep_once(bus: Bus) -> None:
         request = SleepRequest(tenant=tenant, before=until, limit=limit)
@@ -216,14 +218,14 @@ def _run_on_memory(verb: Verb, nats: str | None, *extra_agents: str) -> None:
     settings = settings_of(nats=nats, log_level="warning")
 
     async def connect_and_run() -> None:
-        async with remembering(settings, *extra_agents) as bus:
+        async with open_memory(settings, *extra_agents) as bus:
             await verb(bus)
 
     run_async(connect_and_run)
 
 
 async def _run_with_embedder(settings: Settings, verb: Callable[[Bus, Embed], Awaitable[None]]) -> None:
-    async with remembering(settings) as bus, embedding(settings, bus) as embed:
+    async with open_memory(settings) as bus, open_embedder(settings, bus) as embed:
         await verb(bus, embed)
 
 
@@ -260,7 +262,7 @@ def _read_queries(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a query, or --file with JSONL lines.", param="file")
     queries = []
-    for number, line in enumerate(_read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         query: Any = None
@@ -270,10 +272,3 @@ def _read_queries(file: Path | None) -> list[str]:
             raise InvalidInput(f'{file}, line {number}: expected {{"query": "..."}}.', param="query")
         queries.append(query)
     return queries
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error

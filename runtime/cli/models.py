@@ -1,4 +1,4 @@
-"""``kiki models pull | ls | verify``: what the runtime thinks with, on this machine."""
+"""``kiki models pull | ls | verify``: the models on this machine."""
 
 from typing import Annotated
 
@@ -21,20 +21,20 @@ def pull(names: NamesArgument = None) -> None:
     settings = settings_of()
     with models.show_progress() as progress:
         entries = models.pull(names or (settings.model, settings.embedder), progress=progress)
-    _print(entries)
+    _print_listings(entries)
 
 
 @app.command(name="ls")
 @command
 def list_models() -> None:
     """List the models of the catalog and of the cache."""
-    _print(models.list_models())
+    _print_listings(models.list_models())
 
 
 @app.command()
 @command
 def verify(names: NamesArgument = None) -> None:
-    """Read every file and compare its sha256; what is broken is rebuilt by the next pull."""
+    """Read every file and compare its sha256; the next pull builds a broken model again."""
     with models.show_progress() as progress:
         results = models.verify(names, progress=progress)
     for result in results:
@@ -45,7 +45,7 @@ def verify(names: NamesArgument = None) -> None:
         raise typer.Exit(FAILED_EXIT)
 
 
-def _print(lines: list[models.ModelListing]) -> None:
+def _print_listings(lines: list[models.ModelListing]) -> None:
     table = Table("name", "state", "MB", "source", box=None)
     for line in lines:
         table.add_row(line.name, line.state, f"{line.size / 1e6:.0f}", line.source)

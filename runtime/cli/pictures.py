@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def canvas(path: Path, *, width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
-    """A figure in inches and its axes, an array of them with several ``columns``; written to ``path`` at the end.
+    """A matplotlib figure and its axes, written to ``path`` at the end. Sizes are inches.
+
+    With several ``columns`` the axes are an array.
 
     Raises:
         SetupError: matplotlib is not installed.
@@ -33,7 +35,7 @@ def canvas(path: Path, *, width: float, height: float, columns: int = 1) -> Iter
 
 
 def draw_reliability(figures: "RouterFigures", path: Path) -> None:
-    """How often the first domain is right, by its score; a calibrated score lies on the diagonal."""
+    """Draw how often the first domain is right, by its score; a calibrated score lies on the diagonal."""
     with canvas(path, width=6, height=5) as (_, axes):
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="calibrated")
         bins = figures.reliability
@@ -48,7 +50,7 @@ def draw_reliability(figures: "RouterFigures", path: Path) -> None:
 
 
 def draw_confusion(figures: "RouterFigures", path: Path) -> None:
-    """Row: the right output; column: the one that came first; percent of the row, over prompts with one label."""
+    """Draw a matrix over prompts with one label: row the right domain, column the first one, percent of the row."""
     names = list(figures.domains)
     percent = [[_percent(figures, right, first) for first in names] for right in names]
     with canvas(path, width=12, height=11) as (figure, axes):

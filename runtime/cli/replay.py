@@ -19,12 +19,12 @@ from agents.services.replay import encode_line, fits, pace, read_selection, repl
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
-from runtime.cli import NatsOption, command, err, out, run_async, settings_of
+from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
-from runtime.local_memory import remembering
+from runtime.local_memory import open_memory
 from runtime.records import restore
 from runtime.settings import Settings
-from runtime.turns import rerun as repeating
+from runtime.turns.rerun import read_turn, run_again
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
@@ -36,7 +36,7 @@ Tick = Callable[[StoredMessage], None]
 Source = AsyncGenerator[StoredMessage, None]
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(replay)
 
@@ -60,7 +60,7 @@ def replay(
     """Replay the record as JSONL, onto a subject, or into the record of another runtime."""
     settings = settings_of(nats=nats, log_level="warning")
     if turn is not None:
-        run_async(_run_on_bus, settings, lambda bus: _repeat(bus, turn) if again else _print_inputs(bus, turn))
+        run_async(_run_on_bus, settings, lambda bus: _run_turn_again(bus, turn) if again else _print_inputs(bus, turn))
         return
     if again:
         raise InvalidInput("--again repeats one turn: give its id.", param="turn")
@@ -76,7 +76,9 @@ def replay(
         session_id=session,
     )
     if to is not None and to.split(".")[0] == settings.prefix:
-        raise InvalidInput(f"'{to}' is the runtime's own: give a subject outside '{settings.prefix}'.", param="to")
+        raise InvalidInput(
+            f"'{to}' is one of the runtime's own subjects: give one outside '{settings.prefix}'.", param="to"
+        )
 
     async def replay_messages(bus: Bus) -> None:
         with _progress_bar(await _last_sequence(bus, file)) as tick:
@@ -99,7 +101,7 @@ async def _run_on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]
 
 
 async def _run_on_memory(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
-    async with remembering(settings) as bus:
+    async with open_memory(settings) as bus:
         await verb(bus)
 
 
@@ -114,7 +116,7 @@ async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Sou
     messages = (
         read_selection(bus, selection)
         if file is None
-        else restore.parse_lines(bus, _read_text(file).splitlines(), source=str(file))
+        else restore.parse_lines(bus, read_text(file).splitlines(), source=str(file))
     )
     async with aclosing(messages):
         async for message in messages:
@@ -156,7 +158,7 @@ async def _restore_all(bus: Bus, source: Source, tick: Tick) -> None:
 
 async def _print_inputs(bus: Bus, turn: str) -> None:
     """Print the turn's inputs, as they were recorded, and its answer."""
-    inputs, outcome = await repeating.read_turn(bus, turn)
+    inputs, outcome = await read_turn(bus, turn)
     sampling = inputs.query.sampling
     advisories = (f"{advisory.source} {advisory.payload}" for advisory in inputs.route.advisories)
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -177,9 +179,9 @@ async def _print_inputs(bus: Bus, turn: str) -> None:
     out.print(table)
 
 
-async def _repeat(bus: Bus, turn: str) -> None:
+async def _run_turn_again(bus: Bus, turn: str) -> None:
     with err.status("running the turn again"):
-        rerun = await repeating.run_again(bus, turn)
+        rerun = await run_again(bus, turn)
     if not rerun.differences:
         out.print(f"the same again, word for word: {rerun.again.answer}", markup=False, highlight=False)
         return
@@ -198,7 +200,7 @@ async def _last_sequence(bus: Bus, file: Path | None) -> int | None:
 
 @contextlib.contextmanager
 def _progress_bar(end: int | None) -> Iterator[Tick]:
-    """Moves with the sequence, because a selection's length is not known before it was read."""
+    """A bar that follows the sequence in the record: a selection's length is not known before it was read."""
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("replaying", total=end)
@@ -216,10 +218,3 @@ def _open_sink(output: Path | None) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise InvalidInput(f"cannot write {output}: {error.strerror}.", param="output") from error
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error

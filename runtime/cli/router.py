@@ -1,4 +1,4 @@
-"""``kiki router train | eval | export``: the classifier, made again from the corpus."""
+"""``kiki router train | eval | export``: train the classifier from the corpus, score it, write it for others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,7 @@ PicturesOption = Annotated[
 app = typer.Typer(help="The router: train, evaluate, export.", no_args_is_help=True)
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "router"
-"""Where the weights of a checkout lie."""
+"""The folder of the shipped weights in a checkout."""
 
 
 @app.command()
@@ -66,7 +66,7 @@ def export(
     output: Annotated[Path, typer.Argument(help="Folder for the exported checkpoint.")],
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Write the classifier in the monolith's format."""
+    """Write the classifier alone, in the format of the first micro-kiki (the monolith)."""
     from agents.router.training import train as training
 
     training.export(out=output, checkpoint=_find_checkpoint(checkpoint))

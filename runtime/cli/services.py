@@ -1,4 +1,4 @@
-"""``kiki services ls | register | unregister | trim``: who reads the record, and how far each of them is."""
+"""``kiki services ls | register | unregister | trim``: the services that read the record, and how far each has read."""
 
 import time
 from typing import Annotated

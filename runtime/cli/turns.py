@@ -3,6 +3,7 @@
 import json
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 from bus import turn_events
 from bus.connection import Bus, connect
 from runtime.agents import turn_stages
-from runtime.cli import NatsOption, command, out, run_async, settings_of
+from runtime.cli import NatsOption, command, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
@@ -30,7 +31,7 @@ EPISODE_SECONDS = 3.0
 ROUTE_BATCH = min(64, MAX_EMBED_TEXTS)
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(ask)
     app.command()(chat)
@@ -76,7 +77,7 @@ def chat(model: ModelOption = "micro-kiki-fast") -> None:
             return
         history.append({"role": "user", "content": line})
         try:
-            text, _ = run_async(_stream_answer, settings, history, model, session)
+            text, _ = run_async(_print_answer, settings, history, model, session)
         except KikiError as error:
             out.print(error.message, style="red", markup=False)
             history.pop()
@@ -127,7 +128,7 @@ def trace(
 
 
 async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
-    """Print the waterfall, after the episode is written when asked to wait for it."""
+    """Print a turn's waterfall and decisions; ``wait_for_episode`` waits until its episode is written first."""
     entries = await turn_events.read_turn_events(bus, turn_id)
     if wait_for_episode:
         with anyio.move_on_after(EPISODE_SECONDS):
@@ -160,13 +161,14 @@ async def ask_and_print(
     settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None
 ) -> str:
     """Ask over HTTP, print the answer as it comes, and give the turn id."""
-    _, turn_id = await _stream_answer(settings, [{"role": "user", "content": question}], model, session)
+    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session)
     return turn_id
 
 
-async def _stream_answer(
+async def _print_answer(
     settings: Settings, messages: list[dict[str, str]], model: str, session: str | None
 ) -> tuple[str, str]:
+    """Ask over HTTP and print the answer as it comes. Returns its text and the turn id."""
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
     headers = {"X-Session-Id": session} if session else {}
     if settings.api_keys:
@@ -189,7 +191,7 @@ async def _stream_answer(
         raise Unavailable(f"the connection to {url} broke: {str(error) or type(error).__name__}.") from error
 
 
-async def _print_pieces(response: httpx.Response) -> Any:
+async def _print_pieces(response: httpx.Response) -> AsyncIterator[str]:
     async for line in response.aiter_lines():
         if not line.startswith("data: ") or line == "data: [DONE]":
             continue
@@ -211,12 +213,8 @@ def _refusal(body: dict[str, Any]) -> KikiError:
 def _read_prompts(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a prompt, or --file with JSONL lines.", param="file")
-    try:
-        lines = (sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {file}: {error}.", param="file") from error
     prompts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -230,7 +228,7 @@ def _read_prompts(file: Path | None) -> list[str]:
 
 
 async def _route_prompts(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
-    """Route with the running router, or with one loaded here when none answers."""
+    """Route with the running router, or with one that is loaded in this process when none answers."""
     batches = [tuple(prompts[at : at + ROUTE_BATCH]) for at in range(0, len(prompts), ROUTE_BATCH)]
     results: list[RoutedPrompt] = []
     try:

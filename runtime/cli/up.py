@@ -26,7 +26,7 @@ READY_SECONDS = 180.0
 """Longest wait for all agents; the first start on a slow machine loads two models."""
 
 
-def hang(app: typer.Typer) -> None:
+def add_verbs(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command()(up)
     app.command(name="run")(run)
@@ -63,13 +63,13 @@ def _check_adapters(settings: Settings) -> None:
 
 
 def _fetch_models(settings: Settings) -> None:
-    """Have a child process fetch what is missing: what converts a model would stay in this process for good."""
+    """Fetch missing models in a child process: the libraries that convert a model would stay in this one's memory."""
     missing = [name for name in (settings.model, settings.embedder) if models.find_ready(name) is None]
     if missing:
-        command = [sys.executable, "-m", "runtime", "models", "pull", *missing]
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        arguments = [sys.executable, "-m", "runtime", "models", "pull", *missing]
+        code = subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
         if code:
-            raise typer.Exit(code)  # the child has said why
+            raise typer.Exit(code)  # the child has printed the reason
 
 
 async def _start_all(settings: Settings, ask: str | None) -> None:
@@ -108,8 +108,7 @@ async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:
         while FACADE in supervisor.names and not await _facade_answers(supervisor.settings):
             await anyio.sleep(0.1)
     if waiting.cancelled_caught:
-        silent = dict.fromkeys(str(supervisor.log_path(name)) for name in missing or [FACADE])
-        logs = ", ".join(silent)
+        logs = ", ".join(dict.fromkeys(str(supervisor.log_path(name)) for name in missing or [FACADE]))
         raise SetupError(f"not ready after {READY_SECONDS:.0f} s; the logs say why: {logs}.")
 
 
@@ -121,11 +120,11 @@ async def _facade_answers(settings: Settings) -> bool:
 
 
 async def _ask(settings: Settings, question: str) -> None:
-    """Have ``kiki ask`` print the answer and the turn: what it needs for that goes with its process."""
+    """Print the answer and the turn by ``kiki ask`` in a child process, whose libraries are gone when it ends."""
     out.print(f"\n> {question}", style="bold", markup=False, highlight=False)
-    command = [sys.executable, "-m", "runtime", "ask", "--trace", "--", question]
+    arguments = [sys.executable, "-m", "runtime", "ask", "--trace", "--", question]
     child = await anyio.run_process(
-        command, stdout=None, stderr=subprocess.PIPE, check=False, env={**os.environ, **environment(settings)}
+        arguments, stdout=None, stderr=subprocess.PIPE, check=False, env={**os.environ, **environment(settings)}
     )
     lines = child.stderr.decode(errors="replace").splitlines()
     if child.returncode:

@@ -1,8 +1,10 @@
 """The HTTP facade: OpenAI's API over turns on the bus.
 
-:mod:`.routes` holds the endpoints, a file a noun or dialect; :mod:`.chat` is a chat request on its way from its body to
-its answer. Beside them: :mod:`.app` and :mod:`.server`, what the endpoints are given (:mod:`.dependencies`), bodies and
-clients that leave (:mod:`.body`, :mod:`.disconnect`), and every refusal as an OpenAI error object (:mod:`.errors`).
+:mod:`.routes` holds the endpoints; :mod:`.chat` takes a chat request from its body to its
+answer. Beside them: the application (:mod:`.app`), the server around it (:mod:`.server`) and its :mod:`.settings`; the
+parts that endpoints share and who may call them (:mod:`.dependencies`); request bodies (:mod:`.body`) and clients that
+leave (:mod:`.disconnect`); refusals as OpenAI error objects (:mod:`.errors`); the access log (:mod:`.middleware`) and
+counters (:mod:`.metrics`).
 """
 
 from runtime.facade.app import create_app

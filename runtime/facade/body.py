@@ -15,14 +15,15 @@ DRAIN_FACTOR = 4
 """A body over the limit is read, up to this many limits, and dropped, so that its sender can read the refusal."""
 
 DRAIN_SECONDS = 1.0
+"""Seconds for which it is read and dropped."""
 
 
 async def read_body(request: Request, settings: FacadeSettings) -> bytes:
     """The whole body.
 
     Raises:
-        InvalidInput: it is over ``body_limit`` (413), or did not come within ``body_timeout`` (408).
-        ClientGone: the client left before it was done.
+        InvalidInput: the body is over ``body_limit`` (413), or did not come within ``body_timeout`` (408).
+        ClientGone: the client left before it had sent the body.
     """
     try:
         async with contextlib.aclosing(request.stream()) as chunks:
@@ -54,7 +55,10 @@ async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, lim
 
 
 async def _drain(chunks: AsyncIterator[bytes], remaining: int) -> None:
-    """Closing on unread bytes resets the connection and takes the refusal with it."""
+    """Read and drop ``remaining`` bytes at most.
+
+    Closing a connection with unread bytes resets it, and the client never sees the refusal.
+    """
     with anyio.move_on_after(DRAIN_SECONDS):
         async for chunk in chunks:
             remaining -= len(chunk)

@@ -1,4 +1,4 @@
-"""What the endpoints are made of, and who is asking."""
+"""The endpoints' dependencies: the parts that they share, the tenant of a request, and the admin key."""
 
 import hmac
 from dataclasses import dataclass
@@ -59,10 +59,10 @@ async def _find_tenant(request: Request) -> str:
 
 
 async def require_admin_key(request: Request) -> None:
-    """Dependency of what only the operator may read.
+    """Dependency of the endpoints that only the operator may read.
 
     Raises:
-        InvalidInput: there is an admin key and it was not sent.
+        InvalidInput: the settings have an admin key, and the request does not send it.
     """
     expected = parts_of(request).settings.admin_key
     if expected is not None and not _is_same_key(_bearer(request), expected):

@@ -1,4 +1,4 @@
-"""Whether the client is still there."""
+"""Work that ends when its client disconnects."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def run_while_connected(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
-    """The result of ``work``, which ends when the client leaves. The request's body must have been read.
+    """Run ``work`` and return its result; cancel it when the client leaves. The request's body must have been read.
 
     Raises:
         ClientGone: the client left first.

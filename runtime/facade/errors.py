@@ -2,20 +2,15 @@
 
 from typing import Any
 
-import structlog
-from fastapi import Request
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from runtime.facade.dependencies import parts_of
 from schemas.errors import KikiError
 
-_log = structlog.get_logger("facade")
-
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 _BUSY = (429, 503)
+"""Statuses after which a client may try again: the reply says when."""
+
 _UNREAD = (408, 413)
-"""The client may still be sending: its connection cannot be used again."""
+"""Statuses after which a client may still be sending its body: the connection cannot be used again."""
 
 
 class ClientGone(KikiError):
@@ -39,7 +34,7 @@ def kind_of(status: int) -> str:
 
 
 def describe_error(error: KikiError) -> dict[str, Any]:
-    """The error object of one of our errors."""
+    """The error object of a :class:`KikiError`."""
     return error_object(message=error.message, status=error.status, code=error.code, param=error.param)
 
 
@@ -51,27 +46,11 @@ def refuse(error: KikiError, *, retry_after: int) -> JSONResponse:
     return JSONResponse(describe_error(error), status_code=error.status, headers=headers)
 
 
+def describe_internal_error() -> dict[str, Any]:
+    """The error object of a fault of the facade itself; the log has the traceback, the client does not."""
+    return error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
+
+
 def internal_error_reply() -> JSONResponse:
-    """The reply when we are at fault; the log has the traceback, the client does not."""
-    body = error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
-    return JSONResponse(body, status_code=500)
-
-
-async def on_kiki_error(request: Request, error: Exception) -> JSONResponse:
-    """Exception handler of :class:`KikiError`."""
-    assert isinstance(error, KikiError)
-    if error.status >= 500:
-        _log.warning("request refused", code=error.code, error=error.message, path=request.url.path)
-    return refuse(error, retry_after=parts_of(request).settings.retry_after)
-
-
-async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Exception handler of Starlette's own refusals: no such path, no such method."""
-    assert isinstance(error, HTTPException)
-    path, status = request.url.path, error.status_code
-    message = {
-        404: f"there is nothing at {path}; the API lies under /v1.",
-        405: f"{request.method} is not served at {path}; see the Allow header.",
-    }.get(status, str(error.detail))
-    body = error_object(message=message, status=status, code=_HTTP_CODES.get(status, "invalid_request"))
-    return JSONResponse(body, status_code=status, headers=dict(error.headers or {}))
+    """The reply to a request that the facade itself failed at."""
+    return JSONResponse(describe_internal_error(), status_code=500)

@@ -1,4 +1,4 @@
-"""One log line and one request id for each request; whatever escapes an endpoint ends here."""
+"""One log line and one request id for each request; an exception that escapes an endpoint becomes a 500 here."""
 
 import re
 import time
@@ -14,7 +14,7 @@ from runtime.facade.errors import internal_error_reply
 _log = structlog.get_logger("facade")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 GONE = 499
-"""What is logged when the client left before it had its reply."""
+"""The status that is logged when the client left before it had its reply."""
 
 
 class AccessLog:
@@ -41,7 +41,7 @@ class AccessLog:
 
 
 class _Exchange:
-    """A request and what became of it."""
+    """One request, the status of its reply, and what is logged of both."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope

@@ -1,4 +1,4 @@
-"""uvicorn inside our event loop: bound before anything else starts, stopped within two seconds."""
+"""uvicorn in this process's event loop: it binds the port before anything else starts and stops within two seconds."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ from runtime.facade.settings import FacadeSettings
 from schemas.errors import SetupError
 
 STOP_SECONDS = 1
-"""How long uvicorn waits for replies under way; what is left then is cancelled."""
+"""Seconds that uvicorn waits for replies under way; it cancels those that are left then."""
 
-LAST_WORDS = 0.4
+CANCELLATION_SECONDS = 0.4
 """Seconds that cancelled requests have for publishing their cancellation."""
 
 _log = structlog.get_logger("facade")
@@ -36,7 +36,7 @@ async def serve(
     """Serve until cancelled. ``task_status`` starts with the port once requests are taken.
 
     Raises:
-        SetupError: the address cannot be had.
+        SetupError: the address cannot be listened on.
     """
     listener = listen(settings)
     app = create_app(bus, settings, models)
@@ -55,13 +55,14 @@ async def serve(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve_shielded, server, listener)
-            await server.up.wait()
+            await server.ready.wait()
             port: int = listener.getsockname()[1]
             _log.info("facade ready", url=f"http://{settings.host}:{port}")
             task_status.started(port)
             try:
                 await anyio.sleep_forever()
             finally:
+                # Take no more requests, let running turns end by themselves, then refuse those that are left.
                 with anyio.CancelScope(shield=True):
                     server.should_exit = True
                     await anyio.sleep(settings.drain_seconds if app.state.facade.turns.in_flight else 0)
@@ -76,14 +77,14 @@ def listen(settings: FacadeSettings) -> socket.socket:
     Raises:
         SetupError: the address is busy, forbidden or not this machine's.
     """
-    where = f"{settings.host}:{settings.port}"
+    wanted = f"{settings.host}:{settings.port}"
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, proto)
     except OSError as error:
-        raise SetupError(f"cannot listen on {where} ({error.strerror}): give another host.", param="host") from error
+        raise SetupError(f"cannot listen on {wanted} ({error.strerror}): give another host.", param="host") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -91,23 +92,23 @@ def listen(settings: FacadeSettings) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        why = "the port is busy" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        reason = "the port is busy" if error.errno == errno.EADDRINUSE else str(error.strerror)
         raise SetupError(
-            f"cannot listen on {where}: {why}. Stop what uses it, or give another port.", param="port"
+            f"cannot listen on {wanted}: {reason}. Stop what uses it, or give another port.", param="port"
         ) from error
     return listener
 
 
 class _Server(uvicorn.Server):
-    """Says when it takes requests, and leaves signals to the supervisor."""
+    """uvicorn's server with an event for when it takes requests; signals are left to the supervisor."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.up = anyio.Event()
+        self.ready = anyio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.up.set()
+        self.ready.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -115,8 +116,8 @@ class _Server(uvicorn.Server):
 
 
 async def _serve_shielded(server: _Server, listener: socket.socket) -> None:
-    """uvicorn ends by its own flag, so that replies under way are not torn off."""
+    """Serve until ``should_exit`` is set: cancelling uvicorn would tear off the replies under way."""
     with anyio.CancelScope(shield=True):
         await server.serve(sockets=[listener])
         if server.server_state.tasks:
-            await asyncio.wait(server.server_state.tasks, timeout=LAST_WORDS)
+            await asyncio.wait(server.server_state.tasks, timeout=CANCELLATION_SECONDS)

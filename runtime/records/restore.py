@@ -1,4 +1,4 @@
-"""A replay's JSONL back into a runtime: the record of one becomes the record of another."""
+"""Puts the JSONL of a replay into a runtime: the record of one runtime becomes that of another."""
 
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime

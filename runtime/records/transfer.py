@@ -25,7 +25,7 @@ class ImportCount:
     known: int
 
 
-async def bring(
+async def import_entries(
     bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, tick: Callable[[int], None]
 ) -> ImportCount:
     """Record every line that is not recorded yet, in batches, and wait until recall can find them.
@@ -51,7 +51,7 @@ async def bring(
 
 
 async def export_lines(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
-    """The tenant's record as JSONL that :func:`bring` reads: a line an utterance, oldest first."""
+    """The tenant's record as JSONL that :func:`import_entries` reads: a line an utterance, oldest first."""
     async with aclosing(record.read_episodes(bus, tenant=tenant)) as episodes:
         async for episode in episodes:
             if episode.summarises:

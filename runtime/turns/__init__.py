@@ -1,1 +1,1 @@
-"""A turn afterwards: its waterfall, how it was decided, and the same turn once more."""
+"""A turn after its end: its waterfall, how it was decided, and a rerun of it."""

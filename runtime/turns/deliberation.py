@@ -6,8 +6,8 @@ from typing import Any
 from schemas.findings import Arbitration, BiasReport, Candidate, Cost, Dissent, Inference, Negotiation, Vote
 
 
-def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
-    """The deliberation for a program; times in milliseconds, leans and supports in nats."""
+def summarise_deliberation(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
+    """The deliberation as JSON fields; times in milliseconds, leans and supports in nats."""
     dissent, arbitration = negotiation.dissent, negotiation.arbitration
     return {
         "outcome": negotiation.outcome,
@@ -32,7 +32,7 @@ def summary(inference: Inference, negotiation: Negotiation) -> dict[str, Any]:
 
 
 def summarise_bias_check(bias: BiasReport) -> dict[str, Any]:
-    """The bias check for a program."""
+    """The bias check as JSON fields."""
     return {
         "checked": bias.checked,
         "biased": bias.biased,

@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.turns.deliberation import member_of
+from runtime.turns.waterfall import shortened
 from schemas.findings import BiasReport, Cost, Inference, Negotiation, Vote
 
 TEXT_WIDTH = 72
-"""Characters of a text in the tables."""
+"""Characters to which a text is shortened."""
 
 
 def draw_deliberation(inference: Inference, negotiation: Negotiation) -> RenderableType | None:
@@ -31,7 +32,7 @@ def draw_bias_check(bias: BiasReport) -> RenderableType | None:
     if not bias.costs:
         return None
     revision_inputs = (("another framing", bias.framing), ("guideline", bias.guideline))
-    lines = [Text(f"{name}: {_shortened(text)}") for name, text in revision_inputs if text]
+    lines = [Text(f"{name}: {shortened(text, TEXT_WIDTH)}") for name, text in revision_inputs if text]
     return Group(Text(f"bias check: {bias.reason}"), *lines, _costs(bias.costs))
 
 
@@ -43,7 +44,9 @@ def _candidates(inference: Inference, negotiation: Negotiation) -> Table:
         group = next((group for group in negotiation.groups if index in group), (index,))
         peers = ", ".join(str(peer) for peer in group if peer != index) or "-"
         mark = f"{index}{' ←' if index == negotiation.chosen else ''}"
-        table.add_row(mark, member_of(candidate), peers, f"{candidate.logprob:.2f}", _shortened(candidate.text))
+        table.add_row(
+            mark, member_of(candidate), peers, f"{candidate.logprob:.2f}", shortened(candidate.text, TEXT_WIDTH)
+        )
     return table
 
 
@@ -67,12 +70,12 @@ def _vote_text(vote: Vote) -> str:
 def _lines(negotiation: Negotiation) -> Iterator[str]:
     dissent, arbitration = negotiation.dissent, negotiation.arbitration
     if dissent is not None and dissent.engaged:
-        yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {_shortened(dissent.text)}"
+        yield f"dissent ({dissent.tone}, {dissent.usage.total_tokens} tokens): {shortened(dissent.text, TEXT_WIDTH)}"
     elif dissent is not None:
         yield f"dissent waived: {dissent.reason}"
     for vote in negotiation.votes:
         if vote.argument:
-            yield f"{vote.member} on {vote.candidate}, {vote.choice}: {_shortened(vote.argument)}"
+            yield f"{vote.member} on {vote.candidate}, {vote.choice}: {shortened(vote.argument, TEXT_WIDTH)}"
     if arbitration is not None:
         yield (
             f"arbitration of {arbitration.first} and {arbitration.second}: "
@@ -94,8 +97,3 @@ def _costs(costs: Sequence[Cost]) -> Table:
     for cost in costs:
         table.add_row(cost.step, f"{cost.compute * 1000:.1f}", str(cost.tokens))
     return table
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= TEXT_WIDTH else f"{line[: TEXT_WIDTH - 1]}…"

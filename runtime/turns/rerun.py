@@ -1,6 +1,6 @@
-"""A recorded turn run once more with its recorded inputs, and where the outcome differs.
+"""Runs a recorded turn again with its recorded inputs, and compares the outcomes.
 
-Router and memory are left out: what they found then goes to the worker as it was recorded. Nothing is recorded again.
+Router and memory are left out: the worker gets their recorded findings. The rerun itself is not recorded.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, EpisodeRecorded, RecallDone
-from schemas.findings import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
+from schemas.findings import AdapterUse, BiasReport, Dissent, Plan, Query, Recall, RecalledEpisode, Route
 
 ADAPTER_SECONDS = 60.0
 """How long the worker may take to read one adapter."""
@@ -24,7 +24,7 @@ ADAPTER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RerunOutcome:
-    """What a turn came to, as far as its episode keeps it."""
+    """The results of a turn that its episode keeps too, so that events and episodes can be compared."""
 
     model_digest: str
     adapters: tuple[tuple[str, str], ...]
@@ -38,7 +38,7 @@ class RerunOutcome:
 
 @dataclass(frozen=True)
 class TurnInputs:
-    """What a turn was given: all of it recorded. ``lacking`` says what the record does not hold (any more)."""
+    """The recorded inputs of a turn. ``lacking`` are notes on inputs that the record does not hold, or not any more."""
 
     tenant: str
     session_id: str
@@ -50,7 +50,7 @@ class TurnInputs:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that came out differently."""
+    """One part of the outcome that differs."""
 
     part: str
     recorded: str
@@ -113,31 +113,29 @@ async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
 
 
 def outcome_of_answer(event: AnswerReady) -> RerunOutcome:
-    """What an answered turn came to."""
-    dissent = event.negotiation.dissent
+    """The outcome of a turn, from its answer event."""
     return RerunOutcome(
         model_digest=event.inference.model_digest,
         adapters=_digests(event.inference.candidates[0].adapters),
         candidates=tuple(candidate.text for candidate in event.inference.candidates),
         chosen_by=event.negotiation.outcome,
-        dissent=(dissent.tone if dissent.engaged else dissent.reason) if dissent else "",
-        bias="refused" if event.bias.refused else "revised" if event.bias.revised else "as it was",
+        dissent=_dissent_text(event.negotiation.dissent),
+        bias=_bias_text(event.bias),
         answer=event.text,
         prompt_tokens=event.usage.prompt_tokens,
     )
 
 
 def outcome_of_episode(episode: Episode) -> RerunOutcome:
-    """What the turn of an episode came to."""
-    dissent, bias = episode.dissent, episode.bias
+    """The outcome of a turn, from its episode."""
     uses = episode.candidates[0].adapters if episode.candidates else ()
     return RerunOutcome(
         model_digest=episode.model_digest,
         adapters=_digests(uses),
         candidates=tuple(candidate.text for candidate in episode.candidates),
         chosen_by=episode.outcome,
-        dissent=(dissent.tone if dissent.engaged else dissent.reason) if dissent else "",
-        bias="refused" if bias.refused else "revised" if bias.revised else "as it was",
+        dissent=_dissent_text(episode.dissent),
+        bias=_bias_text(episode.bias),
         answer=episode.answer,
         prompt_tokens=episode.usage.prompt_tokens,
     )
@@ -162,7 +160,7 @@ def differences(before: RerunOutcome, after: RerunOutcome) -> list[Difference]:
 
 
 def reasons(before: RerunOutcome, after: RerunOutcome, sampling: Sampling, notes: Sequence[str]) -> list[str]:
-    """What may explain a difference, surest first."""
+    """What may explain the differences, the surest reason first."""
     explanations = []
     if before.model_digest != after.model_digest:
         explanations.append("another model answers now: its digest differs")
@@ -231,7 +229,7 @@ async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, .
 
 
 async def _check_adapters(bus: Bus, uses: Sequence[AdapterUse]) -> tuple[tuple[AdapterUse, ...], list[str]]:
-    """The adapters as the worker has them today, and what changed: it refuses a digest that is not there."""
+    """The adapters with the digests that the worker has today, as it refuses any other, and notes on what changed."""
     present, notes = [], []
     for use in uses:
         try:
@@ -244,6 +242,18 @@ async def _check_adapters(bus: Bus, uses: Sequence[AdapterUse]) -> tuple[tuple[A
             notes.append(f"adapter '{use.name}' has changed: {use.sha256[:12]} then, {info.sha256[:12]} now")
         present.append(msgspec.structs.replace(use, sha256=info.sha256))
     return tuple(present), notes
+
+
+def _dissent_text(dissent: Dissent | None) -> str:
+    if dissent is None:
+        return ""
+    return dissent.tone if dissent.engaged else dissent.reason
+
+
+def _bias_text(bias: BiasReport) -> str:
+    if bias.refused:
+        return "refused"
+    return "revised" if bias.revised else "as it was"
 
 
 def _digests(uses: Sequence[AdapterUse]) -> tuple[tuple[str, str], ...]:

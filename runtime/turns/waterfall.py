@@ -79,6 +79,7 @@ def waterfall(story: Sequence[StoredEvent]) -> Waterfall:
 
 
 def _write_timing(events: Sequence[Event]) -> StageTiming | None:
+    """The timing of the memory's write, which no event holds: from the answer to the recorded episode."""
     ready = next((event for event in events if isinstance(event, AnswerReady)), None)
     episode_recorded = next((event for event in events if isinstance(event, EpisodeRecorded)), None)
     if ready is None or episode_recorded is None:
@@ -101,7 +102,7 @@ def describe_decisions(events: Sequence[Event]) -> dict[str, str]:
             case InferDone():
                 decisions["inference"] = _candidates(event)
             case DissentRaised():
-                decisions["catfish"] = f"{event.dissent.tone} dissent: {_shortened(event.dissent.text)}"
+                decisions["catfish"] = f"{event.dissent.tone} dissent: {shortened(event.dissent.text)}"
             case DissentWaived():
                 decisions["catfish"] = f"waived: {event.dissent.reason}"
             case NegotiateDone():
@@ -139,7 +140,8 @@ def _bias(event: AnswerReady) -> str:
     return bias.reason or ("nothing found" if bias.checked else "left out")
 
 
-def _shortened(text: str, limit: int = 60) -> str:
+def shortened(text: str, limit: int = 60) -> str:
+    """The text as one line of at most ``limit`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
@@ -174,7 +176,7 @@ def draw_waterfall(picture: Waterfall) -> RenderableType:
             Text(row.decision + again),
         )
     head = Text(f"turn {picture.turn_id}  {picture.ending}  {picture.total * 1000:.0f} ms")
-    return Group(head, Text(f"asked: {_shortened(picture.question, 90)}", style="dim"), table)
+    return Group(head, Text(f"asked: {shortened(picture.question, 90)}", style="dim"), table)
 
 
 def _bar(row: WaterfallRow, scale: float) -> Text:

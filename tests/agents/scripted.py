@@ -22,7 +22,7 @@ from schemas.jobs import Job
 
 FULL = Plan(level="full", candidates=2, dissent=True, negotiate=True, antibias=True, live_tokens=False)
 BIG = 10_000_000_000
-"""Weights of a model that votes and objects."""
+"""Number of weights of a model that votes and objects."""
 
 
 def user_text(job: Job) -> str:
@@ -31,17 +31,17 @@ def user_text(job: Job) -> str:
 
 
 def ballot_answer(job: Job) -> str:
-    """The answer, or the two, that a ballot is about."""
+    """The message with the answer, or the two answers, that a ballot is about."""
     return job.messages[-2].content if len(job.messages) > 1 else ""
 
 
 def even_scores(job: Job) -> Scores:
-    """The same score for every choice: what a model without habits says of a content-free prompt."""
+    """The same score for every choice, as a model without a habit gives to a content-free prompt."""
     return dict.fromkeys(job.choices, -1.0)
 
 
 def is_blank(job: Job) -> bool:
-    """Whether the job measures the habit of the labels."""
+    """Whether the job is the content-free prompt that measures the model's habit."""
     return ballot_answer(job) == "N/A"
 
 

@@ -14,8 +14,6 @@ from schemas.envelope import new_turn
 from schemas.events import QueryReceived, TurnCancelled
 from schemas.findings import Query
 
-Running = Callable[..., contextlib.AbstractAsyncContextManager[Consumer[QueryReceived]]]
-
 
 def query(*, timeout: float = 20.0, text: str = "hello", turn: str | None = None) -> QueryReceived:
     """A turn that asks ``text``."""

@@ -21,13 +21,13 @@ class Span:
 
 @dataclass
 class Collector:
-    """``endpoint`` is what ``KIKI_OTLP_ENDPOINT`` gets."""
+    """The collected spans; ``endpoint`` is the address for ``KIKI_OTLP_ENDPOINT``."""
 
     endpoint: str
     spans: list[Span] = field(default_factory=list)
 
     def keep(self, body: bytes) -> None:
-        """Take one export request apart."""
+        """Keep the spans of one export request."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
             for scope in resource.scope_spans:
@@ -48,7 +48,7 @@ def collect_spans() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), CollectorHandler) as server:
         collector = Collector(f"http://127.0.0.1:{server.server_address[1]}")

@@ -20,7 +20,7 @@ READY_SECONDS = 150
 
 
 def free_port() -> int:
-    """A port that nobody has now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -51,7 +51,7 @@ class Runtime:
 def start(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
     """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready.
 
-    ``module`` stands in for the command.
+    ``module`` is run in the place of the ``runtime`` module.
     """
     http_port, nats_port = free_port(), free_port()
     environment = {
@@ -90,7 +90,7 @@ def start(directory: Path, *options: str, module: str = "runtime", **variables: 
 
 
 def stop(runtime: Runtime) -> None:
-    """Ctrl-C, as a person would; kill what does not listen."""
+    """Send Ctrl-C as a person would, and kill the process if it does not end."""
     if runtime.process.poll() is None:
         runtime.process.send_signal(signal.SIGINT)
         try:
@@ -102,7 +102,7 @@ def stop(runtime: Runtime) -> None:
 
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
-    """Gets the session's traces."""
+    """Collects the traces of the session's runtime."""
     with collect_spans() as running:
         yield running
 

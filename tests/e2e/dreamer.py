@@ -1,6 +1,6 @@
-"""A stand-in of dream-of-kiki: another process that knows the bus and JSON, and nothing of ours.
+"""A stand-in of dream-of-kiki: another process that speaks JSON over NATS and imports nothing of this repository.
 
-Usage: dreamer.py URL ADAPTER SESSION [STEP]. It fetches what one session lived through, has it replayed and downscaled,
+Usage: dreamer.py URL ADAPTER SESSION [STEP]. It fetches the records of one session, has them replayed and downscaled,
 swaps the adapter and marks the records, until none are left. With STEP it kills itself right after that step.
 """
 
@@ -32,7 +32,7 @@ async def ask(client: Any, verb: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def ask_again(client: Any, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Ask until it is no longer refused for now."""
+    """Ask until the request is not refused for a passing reason."""
     for _ in range(300):
         reply = await ask(client, verb, body)
         if "refused" not in reply or reply["code"] not in ("queue_full", "unavailable"):
@@ -41,9 +41,10 @@ async def ask_again(client: Any, verb: str, body: dict[str, Any]) -> dict[str, A
     return reply
 
 
-def survive(step: str, last: str | None) -> None:
+def report_step(step: str, last_step: str | None) -> None:
+    """Print the step, and kill this process when it was the last one to do."""
     print(step, flush=True)
-    if step == last:
+    if step == last_step:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -67,7 +68,7 @@ async def wait_until_finished(client: Any, episode_id: str) -> dict[str, Any]:
 
 
 async def find_unused_id(client: Any, number: int) -> str:
-    """An id for the batch that begins with a record; the next one when the runtime gave an earlier one up."""
+    """An id for the batch that begins with record ``number``: the first one whose episode was not aborted."""
     for attempt in range(100):
         episode_id = f"de-{number}-{attempt}"
         if (await ask(client, "dream.status", {"episode_id": episode_id}))["state"] != "aborted":
@@ -75,41 +76,43 @@ async def find_unused_id(client: Any, number: int) -> str:
     raise AssertionError
 
 
-async def consolidate(client: Any, service: str, adapter: str, records: list[dict[str, Any]], last: str | None) -> None:
+async def consolidate(
+    client: Any, service: str, adapter: str, records: list[dict[str, Any]], last_step: str | None
+) -> None:
     """One batch, from its records to the swapped adapter and the marked records."""
     dream_episode = build_episode(await find_unused_id(client, records[0]["id"]), adapter, records)
     queue_reply = await ask(client, "dream.request", {"profile": "P_min", "episode": dream_episode})
     assert "refused" not in queue_reply, queue_reply
-    survive("request", last)
+    report_step("request", last_step)
     status = await wait_until_finished(client, dream_episode["episode_id"])
     assert status["state"] == "done", status
-    survive("done", last)
+    report_step("done", last_step)
     delta, ids = status["report"]["weight_delta"], status["report"]["record_ids"]
     swap = {"episode_id": dream_episode["episode_id"], "adapter": adapter}
     swap |= {"sha256": delta["sha256"], "base_sha256": delta["base_sha256"]}
     swap_reply = await ask_again(client, "dream.swap", swap)
     assert "refused" not in swap_reply, swap_reply
     print(json.dumps({"swapped": swap_reply}), flush=True)
-    survive("swap", last)
+    report_step("swap", last_step)
     mark_reply = await ask(client, "services.mark", {"name": service, "ids": ids, "de_id": dream_episode["episode_id"]})
     assert "refused" not in mark_reply, mark_reply
-    survive("mark", last)
+    report_step("mark", last_step)
 
 
-async def main(url: str, adapter: str, session: str, last: str | None = None) -> None:
+async def main(url: str, adapter: str, session: str, last_step: str | None = None) -> None:
     client = await nats.connect(url)
     service = service_name(session)
     request = {"name": service, "filter": {"session_id": session}}
     registration = await ask(client, "services.register", request)
     assert "refused" not in registration or registration["code"] == "name_taken", registration
-    survive("register", last)
+    report_step("register", last_step)
     while True:
         batch = await ask(client, "dream.fetch", {"name": service, "limit": BATCH})
         assert "refused" not in batch, batch
-        survive("fetch", last)
+        report_step("fetch", last_step)
         if not batch["records"]:
             break
-        await consolidate(client, service, adapter, batch["records"], last)
+        await consolidate(client, service, adapter, batch["records"], last_step)
     await client.close()
 
 

@@ -1,4 +1,4 @@
-"""The two verbs of the stock ``nats`` command line that the example uses, by nats-py: for machines without it.
+"""The two verbs of the stock ``nats`` command line that the example uses, by nats-py, for machines without the command.
 
 nats sub --raw [--count N] SUBJECT
 nats req SUBJECT BODY --header NAME:VALUE

@@ -1,6 +1,6 @@
-"""Another service, as a process of its own with nothing of ours but the client. Run by test_client with its own Python.
+"""Another service, which has only the client installed and imports nothing of this repository.
 
-Prints one JSON object: what it saw. Imports nothing of this repository.
+test_client runs it with a Python of its own. It prints one JSON object: what each step returned.
 """
 
 import asyncio

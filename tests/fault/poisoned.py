@@ -1,4 +1,4 @@
-"""A worker that some prompts kill, as running out of memory would, or hang; started by the supervisor in tests."""
+"""A worker that some prompts kill, as running out of memory would, or hang. The supervisor starts it in tests."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from runtime.settings import Settings, load
 from schemas.events import RecallDone
 from tests.fault.registry import replace_agent
 
-REAL = find_spec("inference")
+REAL_SPEC = find_spec("inference")
 KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"
-STALL = 3.0
+STALL_SECONDS = 3.0
 
 
 class PoisonedAgent(InferenceAgent):
@@ -29,11 +29,11 @@ class PoisonedAgent(InferenceAgent):
     async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
         text = event.query.text
         if KILL in text:
-            await anyio.sleep(0.3)  # the others are at the model by now
+            await anyio.sleep(0.3)  # by now the model decodes the other requests
             os.kill(os.getpid(), signal.SIGKILL)
-        once = Path(os.environ["KIKI_DATA_DIR"]) / "hung"
-        if HANG in text or (HANG_ONCE in text and not once.exists()):
-            once.touch()
+        hang_marker = Path(os.environ["KIKI_DATA_DIR"]) / "hung"
+        if HANG in text or (HANG_ONCE in text and not hang_marker.exists()):
+            hang_marker.touch()
             from agents.inference.mlx.engine import MlxEngine
 
             assert isinstance(self._engine, MlxEngine)
@@ -43,12 +43,12 @@ class PoisonedAgent(InferenceAgent):
 
 def build(settings: Settings) -> PoisonedAgent:
     """The agent that runs in the real worker's place."""
-    assert REAL is not None
-    real = REAL.build(settings)
+    assert REAL_SPEC is not None
+    real = REAL_SPEC.build(settings)
     assert isinstance(real, InferenceAgent)
     from msgspec.structs import replace
 
-    changed: InferenceSettings = replace(real.settings, stall_seconds=STALL)
+    changed: InferenceSettings = replace(real.settings, stall_seconds=STALL_SECONDS)
     return PoisonedAgent(changed)
 
 

@@ -1,4 +1,4 @@
-"""``kiki up`` with a worker that answers at once without a model; everything else is the real thing."""
+"""``kiki up`` with a worker that answers at once without a model; all other parts are the real ones."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ from runtime.cli.__main__ import app
 from runtime.settings import Settings, load
 from tests.fault.registry import replace_agent
 
-REAL = [sys.executable, "-m", "runtime.child"]
+REAL_COMMAND = [sys.executable, "-m", "runtime.child"]
 
 
 def build(settings: Settings) -> ScriptedWorker:
@@ -21,13 +21,13 @@ def build(settings: Settings) -> ScriptedWorker:
 
 
 def up() -> None:
-    """The supervisor, whose worker is this module."""
-    real = anyio.open_process
+    """Run ``kiki up``; its supervisor starts this module instead of the real worker."""
+    open_process = anyio.open_process
 
     async def open_scripted(command: list[str], **options: Any) -> anyio.abc.Process:
-        if command == [*REAL, "inference"]:
+        if command == [*REAL_COMMAND, "inference"]:
             command = [sys.executable, "-m", "tests.fault.scripted", "run", "inference"]
-        return await real(command, **options)
+        return await open_process(command, **options)
 
     anyio.open_process = open_scripted  # type: ignore[assignment]
     app()

@@ -1,4 +1,4 @@
-"""The dream agent and the worker are killed in the middle of a dream and of a swap; the dreamer just begins again."""
+"""The dream agent and the worker are killed in the middle of a dream and of a swap; the dreamer begins again."""
 
 import itertools
 import os

@@ -54,7 +54,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
         try:
             for _ in range(TRIES):
                 envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
-                await hold(bus, pid, envelope, STOP_AT.get(consumer), QUESTIONS.get(consumer, CAPITAL))
+                await ask_and_stop(bus, pid, envelope, STOP_AT.get(consumer), QUESTIONS.get(consumer, CAPITAL))
                 if await wait_until_held(bus, pid, consumer, envelope):
                     break
             else:
@@ -99,7 +99,7 @@ async def test_a_projection_that_dies_is_made_once(victim: Runtime) -> None:
             episode = msgspec.structs.replace(original.episode, turn_id=turn.turn_id, episode_id=f"copy-{turn.turn_id}")
             await bus.publish(EpisodeRecorded(envelope=turn, episode=episode))
             with anyio.fail_after(TURN_SECONDS):
-                while not await holds(bus, EPISODES, "memory-projection"):
+                while not await has_unacknowledged(bus, EPISODES, "memory-projection"):
                     await anyio.sleep(0.01)
         finally:
             os.kill(pid, signal.SIGKILL)
@@ -157,7 +157,7 @@ async def wait_until_held(bus: Bus, pid: int, consumer: str, envelope: Envelope)
     with anyio.fail_after(TURN_SECONDS):
         while True:
             with anyio.move_on_after(FETCH_SECONDS - 1.0):
-                while not await holds(bus, ANSWERS if writes else TURNS, consumer):
+                while not await has_unacknowledged(bus, ANSWERS if writes else TURNS, consumer):
                     if await bus.last(end_event, envelope.turn_id, stream=stream) is not None:
                         return False
                     await anyio.sleep(0.01)
@@ -168,13 +168,13 @@ async def wait_until_held(bus: Bus, pid: int, consumer: str, envelope: Envelope)
     raise AssertionError
 
 
-async def holds(bus: Bus, stream: str, consumer: str) -> bool:
+async def has_unacknowledged(bus: Bus, stream: str, consumer: str) -> bool:
     """Whether the consumer has a message that is not acknowledged."""
     return bool((await bus.js.consumer_info(stream, consumer)).num_ack_pending)
 
 
-async def hold(bus: Bus, pid: int, envelope: Envelope, after: str | None, question: str) -> None:
-    """Ask, and stop the process so that the message is certainly in its hands when it dies.
+async def ask_and_stop(bus: Bus, pid: int, envelope: Envelope, after: str | None, question: str) -> None:
+    """Ask, and stop the process with a signal, so that it certainly holds the turn's message when it is killed.
 
     A process that has an earlier part in the turn is stopped only once the event ``after`` is published.
     """

@@ -1,4 +1,4 @@
-"""A request that kills the worker, or hangs it, each time: it ends in the dead letters, the innocent ones finish."""
+"""A request that kills the worker, or hangs it, each time: it ends in the dead letters, the others finish."""
 
 import sys
 from collections.abc import AsyncIterator

@@ -21,7 +21,7 @@ import pytest
 from bus import record
 from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
-from runtime.local_memory import remembering
+from runtime.local_memory import open_memory
 from runtime.settings import load
 from tests.e2e.conftest import Runtime, free_port, start
 from tests.fault.test_memory_kill import REDELIVERY, wait_for_agreement
@@ -139,7 +139,7 @@ async def check_survival(directory: Path, model: Path, turns: int) -> None:
     settings = load(
         data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning", agents=agents
     )
-    async with remembering(settings) as bus:  # broker and memory, started again on what is left
+    async with open_memory(settings) as bus:  # broker and memory, started again on what is left
         verification = await wait_for_agreement(bus)
         question_counts = await count_questions(bus)
     print(f"{len(question_counts)} recorded, {verification}")

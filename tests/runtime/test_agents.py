@@ -141,7 +141,7 @@ def test_the_help_of_run_lists_an_agent(monkeypatch: pytest.MonkeyPatch) -> None
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     app = typer.Typer()
-    again.hang(app)
+    again.add_verbs(app)
     command: Any = typer.main.get_command(app)
     (argument,) = command.commands["run"].params
     assert argument.help == ", ".join((*all_agents(), FACADE))
@@ -182,7 +182,7 @@ def test_the_linter_names_no_agent_but_the_worker() -> None:
 
 
 def test_an_agent_that_answers_requests_stands_in_no_other_list() -> None:
-    """The embedder, in code: nowhere among other names. In data: among those that share its container."""
+    """The embedder's name stands in no list of names in code, and in data only where its container is."""
     listed = set()
     for path in python_files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

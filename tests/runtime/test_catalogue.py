@@ -1,3 +1,5 @@
+"""The models that clients see."""
+
 from agents.router.aliases import load_aliases
 from runtime.catalogue import load_catalogue
 

@@ -19,7 +19,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_options_win_over_the_environment_and_it_over_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_win_over_the_environment_which_wins_over_the_file(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config.write_text('port = 1\nmodel = "file"\n[agents.memory]\nmax_hits = 3\n')
     assert (load().port, load().model, load().agents) == (1, "file", {"memory": {"max_hits": 3}})
     monkeypatch.setenv("KIKI_PORT", "2")

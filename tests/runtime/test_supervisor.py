@@ -25,7 +25,7 @@ LIGHT = ("catfish", "services")
 
 
 @asynccontextmanager
-async def supervising(directory: Path, names: tuple[str, ...] = LIGHT) -> AsyncIterator[Supervisor]:
+async def run_supervisor(directory: Path, names: tuple[str, ...] = LIGHT) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(load(data_dir=directory, nats_port=0), names=names)
     async with supervisor.running():
         yield supervisor
@@ -43,7 +43,7 @@ async def read_pids(supervisor: Supervisor) -> dict[str, int]:
 
 
 async def test_a_dead_agent_is_started_again_and_no_process_is_left_at_the_end(tmp_path: Path) -> None:
-    async with supervising(tmp_path) as supervisor:
+    async with run_supervisor(tmp_path) as supervisor:
         before = await read_pids(supervisor)
         assert supervisor.broker is not None
         everything = [supervisor.broker.process.pid, *before.values()]
@@ -61,7 +61,7 @@ async def test_a_dead_agent_is_started_again_and_no_process_is_left_at_the_end(t
 
 
 async def test_a_dead_broker_is_started_again_on_its_port(tmp_path: Path) -> None:
-    async with supervising(tmp_path) as supervisor:
+    async with run_supervisor(tmp_path) as supervisor:
         await read_pids(supervisor)
         assert supervisor.broker is not None
         url, old = supervisor.broker.url, supervisor.broker.process.pid
@@ -73,7 +73,7 @@ async def test_a_dead_broker_is_started_again_on_its_port(tmp_path: Path) -> Non
         await read_pids(supervisor)
 
 
-async def test_a_child_that_cannot_be_helped_ends_all_with_its_line(tmp_path: Path) -> None:
+async def test_a_child_that_needs_a_person_ends_the_runtime_with_its_last_line(tmp_path: Path) -> None:
     missing = tmp_path / "no-such-model"
     supervisor = Supervisor(load(data_dir=tmp_path, nats_port=0, model=str(missing)), names=("inference", "catfish"))
     with pytest.raises(SetupError, match="no-such-model"):

@@ -46,6 +46,7 @@ async def claim(
     if key is None:
         return _new_claim(query, new_turn(tenant=tenant, session_id=session_id, timeout=timeout), seed)
     for generation in range(MAX_GENERATIONS):
+        # A header holds no newline, so no client's key is the same as that of another key's later generation.
         name = key if generation == 0 else f"{key}\n{generation}"
         envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout, key=name)
         new_claim = _new_claim(query, envelope, seed)
@@ -65,7 +66,11 @@ async def claim(
 
 
 async def _find_stored_claim(bus: Bus, previous: QueryReceived) -> Claim | None:
-    """The stored turn if it can still serve the request, None when the next generation must."""
+    """The stored turn if it can still answer the request; None when the next generation must.
+
+    Raises:
+        KikiError: the stored turn failed for good.
+    """
     turn_id = previous.envelope.turn_id
     answer = await bus.last(AnswerReady, turn_id)
     if answer is not None:
@@ -84,6 +89,6 @@ def _new_claim(query: Query, envelope: Envelope, seed: int | None) -> Claim:
 
 
 def seeded(query: Query, seed: int | None, turn_id: str) -> Query:
-    """The query with its seed; without one it is drawn from the turn id, so that a retry asks the same."""
+    """The query with its seed; without one the seed is made from the turn id, so that a retry asks the same."""
     value = int(turn_id[:12], 16) if seed is None else seed
     return msgspec.structs.replace(query, sampling=msgspec.structs.replace(query.sampling, seed=value))

@@ -32,7 +32,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
 }
-"""Fields of OpenAI's that are not served, with the values that ask for nothing."""
+"""OpenAI's fields that are not served, each with the values that ask for nothing and are accepted."""
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -42,6 +42,7 @@ _ROLES: dict[str, Role] = {
     "tool": "tool",
 }
 _ECHOED = ("annotations", "audio", "function_call", "refusal")
+"""Fields of a message that clients echo from an answer; they must be empty."""
 
 
 class SentMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +61,7 @@ class SentMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``include_obfuscation`` is accepted; nothing is padded."""
+    """``include_obfuscation`` is accepted without effect: nothing is padded."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -86,8 +87,8 @@ _FREE = ResponseFormat(type="text")
 
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ours, under ``kiki``: level of cognition, candidates that the panel judges, the turn's account, and whether
-    reasoning is shown."""
+    """The field ``kiki``, which OpenAI does not have: level of cognition, candidates that the panel judges, whether the
+    reply has the turn's account (``trace``), and whether it shows reasoning."""
 
     level: Level | None = None
     candidates: Count | None = None
@@ -143,9 +144,9 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class CheckedRequest:
     """A checked request.
 
-    ``seed`` None is drawn from the turn id; ``level`` is the one that holds unless the router plans otherwise;
-    ``thinking`` is whether the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``n``
-    is the number of choices in the reply.
+    ``seed`` is None when the request has none; ``level`` holds unless the router plans another; ``thinking`` is whether
+    the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``n`` is the number of choices in
+    the reply.
     """
 
     query: Query
@@ -187,6 +188,7 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
     tooling = _tooling(body)
     level = _level(body, model, tooling)
+    # Tools, log-probabilities and formats are checked against this level, so the router must not plan another one.
     level_is_fixed = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
         model=body.model,
@@ -271,11 +273,13 @@ def _name_tool_answers(messages: list[Message]) -> list[Message]:
 
 
 def _tooling(body: ChatRequest) -> Tooling | None:
-    tooling = tools.tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    tooling = tools.parse_tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     if tooling is not None and body.kiki.level == "full":
-        raise InvalidInput("tools are called by the levels raw and fast, whose answer nobody revises.", param="tools")
+        raise InvalidInput("'tools' need the level raw or fast: at level full an answer may be revised.", param="tools")
     if tooling is not None and tooling.must_call and body.response_format not in (None, _FREE):
-        raise InvalidInput("an answer is a call or follows 'response_format', not both.", param="tool_choice")
+        raise InvalidInput(
+            "'tool_choice' asks for a call and 'response_format' for text: send one of them.", param="tool_choice"
+        )
     return tooling
 
 
@@ -333,7 +337,7 @@ def _logprobs(body: ChatRequest, level: Level) -> bool:
         return False
     if level == "full" or body.stream:
         raise InvalidInput(
-            "'logprobs' are told of whole answers of the levels raw and fast: set kiki.level and leave 'stream' out.",
+            "'logprobs' need the level raw or fast and no stream: set kiki.level and leave 'stream' out.",
             param="logprobs",
         )
     return True
@@ -344,8 +348,7 @@ def _json_schema(response_format: ResponseFormat | None, level: Level) -> str | 
         return None
     if level == "full":
         raise InvalidInput(
-            f"'response_format' {response_format.type} is served by the levels raw and fast, "
-            "whose answer nobody revises: "
+            f"'response_format' {response_format.type} needs the level raw or fast, whose answers are not revised: "
             "set kiki.level.",
             param="response_format",
         )
@@ -374,11 +377,11 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _candidates(body: ChatRequest, level: Level) -> int | None:
-    """In ``raw`` the candidates are the choices; elsewhere a panel or the first of them makes one answer."""
+    """How many candidates to decode. At level raw each is a choice of the reply; at the others they make one answer."""
     n, candidates = body.n or 1, body.kiki.candidates
     if level != "raw":
         if n > 1:
-            raise InvalidInput(f"'n' is {n}: the level '{level}' gives one answer; ask level raw for more.", param="n")
+            raise InvalidInput(f"'n' is {n}: the level '{level}' gives one answer; use level raw for more.", param="n")
         return candidates
     if candidates not in (None, n):
         raise InvalidInput("in level raw the candidates are the choices: set 'n'.", param="kiki.candidates")

@@ -11,7 +11,7 @@ from schemas.events import AnswerReady
 from schemas.findings import Candidate, FinishReason, LikelyToken, StageTiming
 
 PIECE = 48
-"""Characters of one chunk of an answer that is already there."""
+"""Characters of one chunk of text that is sent after it was decoded."""
 
 
 def completion(answer: AnswerReady, request: CheckedRequest) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def calls(answer: AnswerReady, request: CheckedRequest, index: int) -> tuple[Too
 
 
 def _candidate(answer: AnswerReady, request: CheckedRequest, index: int) -> Candidate:
+    """The candidate behind choice ``index``: that one of a raw turn with several choices, else the chosen one."""
     candidates = answer.inference.candidates
     return candidates[index if request.n > 1 else min(answer.negotiation.chosen, len(candidates) - 1)]
 
@@ -88,7 +89,7 @@ def choices(answer: AnswerReady, request: CheckedRequest) -> list[tuple[str, str
             (candidate.text, candidate.reasoning, candidate.finish_reason) for candidate in candidates[: request.n]
         ]
     else:
-        winner = candidates[min(answer.negotiation.chosen, len(candidates) - 1)]
+        winner = _candidate(answer, request, 0)
         all_choices = [(answer.text, winner.reasoning, answer.finish_reason)]
     return [(text, reasoning if request.thinking else "", finish) for text, reasoning, finish in all_choices]
 
@@ -125,7 +126,7 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "adapters": [{"name": entry.name, "weight": entry.weight} for entry in answer.route.adapters],
         "recalled": [hit.episode_id for hit in answer.recall.hits],
         "outcome": answer.negotiation.outcome,
-        "deliberation": deliberation.summary(answer.inference, answer.negotiation),
+        "deliberation": deliberation.summarise_deliberation(answer.inference, answer.negotiation),
         "bias": deliberation.summarise_bias_check(answer.bias),
         "stages": [_stage(timing) for timing in answer.timings],
     }

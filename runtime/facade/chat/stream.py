@@ -1,7 +1,8 @@
 """A streamed answer: server-sent events as OpenAI's clients read them.
 
-``raw`` and ``fast`` show the text while it is decoded. ``full`` tells each stage in a comment, which clients skip,
-and then the judged answer. A failure in the middle is a ``data: {"error": ...}`` event, and nothing follows it.
+``raw`` and ``fast`` show the text while it is decoded. ``full`` writes a comment for each stage that ended, which
+clients skip, and then the judged answer. A failure in the middle is a ``data: {"error": ...}`` event, and nothing
+follows it.
 """
 
 import time
@@ -21,13 +22,14 @@ from runtime.facade.chat import response, tools
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.chat.turns import FollowedTurn
 from runtime.facade.disconnect import run_while_connected
-from runtime.facade.errors import ClientGone, describe_error, error_object
+from runtime.facade.errors import ClientGone, describe_error, describe_internal_error
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, Event, InferToken, QueryRouted
 from schemas.findings import FinishReason, StageTiming
 
 Following = AbstractAsyncContextManager[FollowedTurn]
+"""What :meth:`runtime.facade.chat.turns.Turns.follow` returns."""
 
 WRITE_SECONDS = 5.0
 """How long past the deadline a client may take to read what it was sent."""
@@ -36,7 +38,7 @@ _log = structlog.get_logger("facade")
 
 
 class ChatStream(Response):
-    """The response to a streamed request. What :meth:`Turns.follow` refuses is still a plain HTTP refusal."""
+    """The response to a streamed request. A refusal by ``follow`` is still a plain HTTP reply."""
 
     media_type = "text/event-stream"
 
@@ -67,9 +69,7 @@ async def _write_or_report_failure(writer: "_TurnWriter") -> None:
         await writer.write_event(describe_error(error))
     except Exception:  # noqa: BLE001 - the status is sent already; logged with its traceback
         _log.exception("stream failed")
-        await writer.write_event(
-            error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
-        )
+        await writer.write_event(describe_internal_error())
     await writer.end()
 
 
@@ -145,7 +145,7 @@ class _TurnWriter:
         try:
             return self._live.finish(reasoning, kind="reasoning")
         except Diverged:
-            return ""  # thinking aloud is not the answer: what was shown may stand
+            return ""  # the reasoning is not the answer: the part that was sent may differ from the final one
 
     async def _write_finish(self, answer: AnswerReady, index: int, reason: FinishReason) -> None:
         last = response.chunk(self._turn.envelope, self._request, delta={}, index=index, finish_reason=reason)

@@ -1,4 +1,4 @@
-"""Tools as OpenAI's clients send them and as they read calls: the wire's shapes to ours and back."""
+"""Tools and their calls: from OpenAI's JSON to the structs of :mod:`schemas.chat`, and back."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 class FunctionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tool's name and what it takes; a call that must come follows the schema, whatever ``strict`` says."""
+    """A tool's name and parameters; a call that is required follows their schema, whatever ``strict`` says."""
 
     name: str
     description: str | None = None
@@ -55,7 +55,7 @@ class EchoedCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     index: int | None = None
 
 
-def tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
+def parse_tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | None:
     """The tools of a request; None when there are none, or none may be called.
 
     Raises:
@@ -63,8 +63,8 @@ def tooling(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Tooling | 
     """
     tools = tuple(_parse_tool(item, f"tools[{index}]") for index, item in enumerate(_require_list(raw_tools)))
     names = [tool.name for tool in tools]
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise InvalidInput(f"two tools are called '{double}': give each its own name.", param="tools")
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidInput(f"two tools are called '{duplicate}': give each its own name.", param="tools")
     forced_name = None
     if choice not in (None, "none", "auto", "required"):
         forced_name = _convert(choice, ForcedTool, "tool_choice").function.name
@@ -123,7 +123,7 @@ def _require_list(value: Any, where: str = "tools") -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InvalidInput(f"'{where}' is a list.", param=where)
+        raise InvalidInput(f"'{where}' must be a list.", param=where)
     return value
 
 

@@ -1,4 +1,4 @@
-"""Turns that the facade follows: admitted, published, listened to, and cancelled when nobody listens any more."""
+"""Turns that the facade follows: it admits and publishes them, listens to them, and cancels those without a client."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, U
 from schemas.events import AnswerReady, Event, QueryReceived, TurnCancelled, TurnFailed
 
 CANCEL_SECONDS = 1.0
-"""Time for telling the agents that nobody waits any more."""
+"""Seconds for publishing that nobody waits for a turn any more."""
 
 _log = structlog.get_logger("facade")
 _tracer = trace.get_tracer("micro-kiki")
@@ -56,7 +56,7 @@ class FollowedTurn:
 
     @property
     def seconds(self) -> float:
-        """Since the request."""
+        """Seconds since the request."""
         return time.perf_counter() - self._started
 
     async def answer(self) -> AnswerReady:
@@ -67,17 +67,17 @@ class FollowedTurn:
                 return event
 
     async def next(self) -> Happening | None:
-        """The next thing that happened, or None after a silence. Nothing follows an :class:`AnswerReady`.
+        """The turn's next event, or None when none came for ``poll_seconds``. Nothing follows an :class:`AnswerReady`.
 
         Raises:
             DeadlineExceeded: the turn's deadline passed.
             Unavailable: the broker lost the turn (``broker_lost``), or this facade stops.
-            KikiError: a stage gave the turn up, or somebody cancelled it.
+            KikiError: a stage gave the turn up, or the turn was cancelled.
         """
         with self._turns.interruptible_scope() as scope:
             event = await self._next()
         if scope.cancelled_caught:
-            raise self._end("stopped", Unavailable("the facade is stopping: ask again."))
+            raise self._with_outcome("stopped", Unavailable("the facade is stopping: ask again."))
         return self._check_event(event)
 
     def count_first_text(self, level: str) -> None:
@@ -89,13 +89,13 @@ class FollowedTurn:
     async def _next(self) -> Happening | None:
         if self._answer is not None:
             return self._answer
-        if self._read_end_first:
+        if self._read_end_first:  # a turn that another request started may have ended before this one listened
             self._read_end_first = False
             if (event := await self._read_end()) is not None:
                 return event
         wait = min(self._settings.poll_seconds, self.envelope.remaining)
         if wait <= 0:
-            raise self._end("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
+            raise self._with_outcome("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
         with anyio.move_on_after(wait):
             return await self._next_event()
         return await self._read_end()
@@ -108,7 +108,7 @@ class FollowedTurn:
             return None
 
     async def _read_end(self) -> Event | None:
-        """Read the stream: the end of the turn may have been published while we were cut off."""
+        """Read the turn's end from the stream: its message may have been missed while this facade was disconnected."""
         if self._is_broker_away():
             return None
         try:
@@ -136,24 +136,25 @@ class FollowedTurn:
 
     def _check_event(self, event: Happening | None) -> Happening | None:
         if event is not None and (error := error_of(event)) is not None:
-            raise self._end("failed" if isinstance(event, TurnFailed) else "cancelled", error)
+            raise self._with_outcome("failed" if isinstance(event, TurnFailed) else "cancelled", error)
         if isinstance(event, AnswerReady):
             self.outcome = "answered"
             self.level = event.route.plan.level
         return event
 
     def _end_as_lost(self) -> KikiError:
-        return self._end(
+        return self._with_outcome(
             "broker_lost", Unavailable("the broker lost this turn before its answer: ask again.", code="broker_lost")
         )
 
-    def _end(self, outcome: str, error: KikiError) -> KikiError:
+    def _with_outcome(self, outcome: str, error: KikiError) -> KikiError:
+        """``error``, after noting how the turn ended."""
         self.outcome = outcome
         return error
 
 
 class Turns:
-    """All turns of this facade: how many, how long the queue is, and the end of them all."""
+    """All turns of this facade: it limits their number, follows each, and ends them all when it stops."""
 
     def __init__(self, bus: Bus, settings: FacadeSettings) -> None:
         self.bus = bus
@@ -166,7 +167,7 @@ class Turns:
         self._backlog_read = float("-inf")
 
     def stop(self) -> None:
-        """End every turn with a retryable refusal, and begin none."""
+        """End every turn with a retryable refusal, and admit no other."""
         self.stopping = True
         for scope in self._scopes:
             scope.cancel()
@@ -181,7 +182,9 @@ class Turns:
         key: str | None,
         context: Context | None = None,
     ) -> AsyncIterator[FollowedTurn]:
-        """Ask the agents, and follow the turn. Leaving before its end cancels it, unless somebody else follows.
+        """Publish the request's turn, or join it, and follow it.
+
+        Leaving the context before the turn's end cancels the turn, unless another request of this facade follows it.
 
         ``context`` is the client's trace, which the turn's spans join.
 
@@ -237,6 +240,7 @@ class Turns:
             telemetry.TURNS_IN_FLIGHT.dec()
 
     async def _refuse_backlog(self) -> None:
+        """Raise when the broker is away, or when too many turns wait for the worker."""
         if not self.bus.is_connected:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost")
         waiting = await self._count_waiting()
@@ -283,7 +287,8 @@ class Turns:
                     del self._followers[envelope.turn_id]
 
     async def _leave(self, turn: FollowedTurn, request: CheckedRequest) -> None:
-        if turn.outcome in (None, "stopped") and self._followers[turn.id] == 1:
+        is_last_follower = self._followers[turn.id] == 1
+        if turn.outcome in (None, "stopped") and is_last_follower:
             await self._cancel(turn)
         level = turn.level or request.level
         telemetry.TURNS.labels(level, turn.outcome or "abandoned").inc()
@@ -292,11 +297,11 @@ class Turns:
 
     async def _cancel(self, turn: FollowedTurn) -> None:
         """Publish that nobody waits any more, so that every stage drops the turn, down to the decode step."""
-        why = "the facade stops" if turn.outcome == "stopped" else "the client disconnected"
-        event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=why)
+        reason = "the facade stops" if turn.outcome == "stopped" else "the client disconnected"
+        event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=reason)
         with anyio.move_on_after(CANCEL_SECONDS, shield=True):
             try:
                 await self.bus.publish(event)
-                _log.info("turn cancelled", turn_id=turn.id, reason=why)
+                _log.info("turn cancelled", turn_id=turn.id, reason=reason)
             except Unavailable as error:
                 metrics.count_degraded("facade.cancel", error.message)

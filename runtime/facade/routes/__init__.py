@@ -1,1 +1,1 @@
-"""The HTTP endpoints, a file a noun or dialect."""
+"""The HTTP endpoints, a module for each path or for paths that belong together."""

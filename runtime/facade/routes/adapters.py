@@ -16,10 +16,10 @@ TIMEOUT = 120.0
 
 
 async def require_administrator(request: Request) -> None:
-    """Dependency of what changes the worker: without an admin key in the settings nobody may.
+    """Dependency of the endpoints that change the worker: nobody may use them unless the settings have an admin key.
 
     Raises:
-        InvalidInput: no admin key is set, or another one was sent.
+        InvalidInput: no admin key is set, or the request does not send it.
     """
     if parts_of(request).settings.admin_key is None:
         raise InvalidInput(

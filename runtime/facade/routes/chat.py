@@ -13,19 +13,19 @@ from runtime.facade.chat.stream import ChatStream, Following
 from runtime.facade.dependencies import Parts, Tenant
 from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
-from runtime.facade.routes.sessions import fingerprint
+from runtime.facade.routes.sessions import derive_session_id
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
 
 router = APIRouter()
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer a conversation."""
     chat_request = read_chat(await read_body(request, parts.settings), models=parts.models, settings=parts.settings)
-    session_id, key = _session(request, chat_request), _key(request)
+    session_id, key = _session_id(request, chat_request), _idempotency_key(request)
     context = propagate.extract(dict(request.headers))
 
     def follow() -> Following:
@@ -44,16 +44,18 @@ async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Re
     return JSONResponse(response.completion(answer, chat_request))
 
 
-def _session(request: Request, chat_request: CheckedRequest) -> str:
+def _session_id(request: Request, chat_request: CheckedRequest) -> str:
     header = request.headers.get("x-session-id")
     session, param = (chat_request.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
     if session is not None and not re.fullmatch(SESSION_PATTERN, session):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
-    return fingerprint(chat_request.query.messages) if session is None else session
+    return derive_session_id(chat_request.query.messages) if session is None else session
 
 
-def _key(request: Request) -> str | None:
+def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidInput("a key is 1 to 255 printable ASCII characters without spaces.", param="Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidInput(
+            "an Idempotency-Key is 1 to 255 printable ASCII characters without spaces.", param="Idempotency-Key"
+        )
     return key

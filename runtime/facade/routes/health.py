@@ -16,14 +16,14 @@ router = APIRouter()
 
 @router.get("/health")
 async def report_health(parts: Parts) -> JSONResponse:
-    """The state of broker, agents and turns. Always 200 while this process lives: restarting it mends nothing else."""
+    """The state of broker, agents and turns. Always 200: restarting a facade that answers would mend nothing."""
     connected = parts.bus.is_connected
     agents = await collect_agent_reports(parts)
     return JSONResponse(
         {
             "status": "ok" if connected else "degraded",
             "broker": {"connected": connected, "sync_interval": await _read_sync_interval(parts)},
-            "agents": [_agent(report) for report in agents],
+            "agents": [_agent_body(report) for report in agents],
             "turns_in_flight": parts.turns.in_flight,
         }
     )
@@ -41,32 +41,31 @@ async def report_readiness(parts: Parts) -> JSONResponse:
     if parts.turns.stopping:
         raise Unavailable("not ready: the facade is stopping.")
     all_reports = await collect_agent_reports(parts)
-    missing = [why for name in parts.settings.expected_agents if (why := _describe_missing(name, all_reports))]
+    expected = parts.settings.expected_agents
+    missing = [reason for name in expected if (reason := _describe_missing(name, all_reports))]
     if missing:
         raise Unavailable(f"not ready: {'; '.join(missing)}.")
-    return JSONResponse({"status": "ready", "agents": [_agent(report) for report in all_reports]})
+    return JSONResponse({"status": "ready", "agents": [_agent_body(report) for report in all_reports]})
 
 
 @router.get("/status", dependencies=[Depends(require_admin_key)])
 async def report_status(parts: Parts) -> JSONResponse:
     """What life-core reads: the active adapter, the last swap, and whether each alias can be asked."""
     all_reports = await collect_agent_reports(parts)
-    able = not [name for name in parts.settings.expected_agents if _describe_missing(name, all_reports)]
-    worker = next(
-        (agent_report.status for agent_report in all_reports if agent_report.status.agent == "inference"), None
-    )
+    all_ready = not [name for name in parts.settings.expected_agents if _describe_missing(name, all_reports)]
+    worker = next((report.status for report in all_reports if report.status.agent == "inference"), None)
     return JSONResponse(
         {
             "active_lora": (worker.info.get("adapters") or None) if worker else None,
             "last_swap_ms": worker.gauges.get("last_swap_ms") if worker else None,
-            "models": [{"alias": name, "status": "ready" if able else "unavailable"} for name in parts.models],
-            "agents": [_agent(report) for report in all_reports],
+            "models": [{"alias": name, "status": "ready" if all_ready else "unavailable"} for name in parts.models],
+            "agents": [_agent_body(report) for report in all_reports],
         }
     )
 
 
 async def collect_agent_reports(parts: Facade) -> list[Report]:
-    """What the agents say of themselves; nothing while the broker is away."""
+    """The reports of all agents, by name and process; empty while the broker is away."""
     if not parts.bus.is_connected:
         return []
     try:
@@ -85,13 +84,13 @@ def _describe_missing(name: str, all_reports: list[Report]) -> str:
     return f"{name} ({instances[0].detail or 'not ready'})" if instances else f"{name} (does not answer)"
 
 
-def _agent(report: Report) -> dict[str, Any]:
-    agent_status = report.status
-    return {"agent": agent_status.agent, "pid": report.pid, "ready": agent_status.ready, "detail": agent_status.detail}
+def _agent_body(report: Report) -> dict[str, Any]:
+    status = report.status
+    return {"agent": status.agent, "pid": report.pid, "ready": status.ready, "detail": status.detail}
 
 
 async def _read_sync_interval(parts: Facade) -> str | None:
-    """The broker's own word on how often it syncs to disk; None when it cannot be asked."""
+    """How often the broker says that it syncs to disk; None when it cannot be asked."""
     if parts.settings.monitor_url is None:
         return None
     try:

@@ -89,7 +89,7 @@ def _add_own_metrics(families: MetricFamilies) -> None:
 
 
 async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:
-    """Add what lies in the streams and what waits at each consumer."""
+    """Add the sizes of the streams and what waits at each of their consumers."""
     connected = parts.bus.is_connected
     families.add_gauge("kiki_broker_connected", "Whether the broker is there", float(connected), {})
     if not connected:

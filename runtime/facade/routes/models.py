@@ -1,4 +1,4 @@
-"""``GET /v1/models``: the model ids that may be asked."""
+"""``GET /v1/models``: the model ids that a request may name."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 
 router = APIRouter()
 BASE = "base"
-"""What answers when no domain fits."""
+"""The domain's name when none fits: the base model answers."""
 
 
 class RouteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""``/v1/sessions/{id}`` and ``/v1/episodes``: what the asking tenant's memory holds, and forgetting it."""
+"""``/v1/sessions/{id}`` and ``/v1/episodes``: show, search and forget what the memory holds of the request's tenant."""
 
 import hashlib
 import re
@@ -68,7 +68,7 @@ async def search_episodes(
     return JSONResponse({"object": "list", "data": hits})
 
 
-def fingerprint(messages: Sequence[Message]) -> str:
+def derive_session_id(messages: Sequence[Message]) -> str:
     """A session id for a client that names none: the same for all turns of a conversation.
 
     Made of its opening, which every later turn repeats: the instructions and the first question. Two conversations

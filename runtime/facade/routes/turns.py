@@ -1,4 +1,4 @@
-"""``GET /v1/turns/{turn_id}``: what each stage decided, for the tenant who asked."""
+"""``GET /v1/turns/{turn_id}``: what each stage decided, for the tenant of the turn."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ from schemas.consolidation import Example, ExportReply, ExportRequest, SwapReply
 from schemas.dream import BetaRecord, DreamStatus, SnapshotReply, SnapshotRequest
 from schemas.errors import KikiError, Unavailable
 from tests.agents.dream.test_profiles import episode
-from tests.agents.dream.worker import Judge, working
+from tests.agents.dream.worker import Judge, run_worker
 
 pytestmark = pytest.mark.anyio
 RECORDS = tuple(
@@ -39,7 +39,7 @@ async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> 
     retained_path.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
     (folder / "adapters").mkdir()
     agent = DreamAgent(DreamSettings(retained=retained_path, directions=2, learning_rate=0.01, judge_timeout=5.0))
-    async with working(bus, folder / "adapters", judge), run_agents(bus, agent):
+    async with run_worker(bus, folder / "adapters", judge), run_agents(bus, agent):
         yield
 
 

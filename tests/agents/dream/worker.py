@@ -1,6 +1,6 @@
 """The worker's part in dreams over a small random model, with its real thread, bank and files.
 
-What it leaves out is decoding: questions of the retained set are answered by a rule, so that a test can break S1.
+It does not decode: a rule answers the questions of the retained set, so that a test can break the invariant S1.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tests.agents.inference import hybrid  # noqa: E402
 
 KINDS = ("self_attn.q_proj", "mlp.shared_expert.up_proj")
 Judge = Callable[[str], bool]
-"""Whether weights of this name answer rightly."""
+"""Whether the adapter of this name answers the retained questions rightly."""
 
 
 class _Decoder:
@@ -104,7 +104,7 @@ async def tokens(examples: Sequence[Example]) -> list[TrainingExample]:
 
 
 @contextlib.asynccontextmanager
-async def working(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
-    """The worker, serving."""
+async def run_worker(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> AsyncIterator[None]:
+    """Serve the worker on ``bus``."""
     async with run_agents(bus, DreamWorker(folder, judge)):
         yield

@@ -17,7 +17,7 @@ from agents.inference.text import Piece
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
-from runtime.bench.contest import rival
+from runtime.bench.contest import run_rival
 from runtime.bench.weights import float32_copy
 from schemas.errors import DeadlineExceeded, InvalidInput, StageFailed
 from schemas.findings import AdapterUse
@@ -37,7 +37,7 @@ async def engines(
     folder = tmp_path_factory.mktemp("upstream")
     adapters = {name: UpstreamAdapter(path=str(adapters_folder / name)) for name in ("one", "two")}
     model = float32_copy(small_model, folder / "model")
-    async with rival(model, folder / "log") as client:
+    async with run_rival(model, folder / "log") as client:
         upstream = UpstreamSettings(
             base_url=f"{client.base_url}/v1".replace("//v1", "/v1"),
             model=str(model),

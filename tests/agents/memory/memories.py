@@ -1,4 +1,4 @@
-"""A memory agent on a bus, and waiting for what it does."""
+"""A memory agent on a bus, and functions that wait for its work."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ from schemas.status import StatusReply
 
 
 @contextlib.asynccontextmanager
-async def serving(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
+async def run_memory_agent(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent]:
     """The agent as the runtime serves it."""
     agent = MemoryAgent(settings)
     async with run_agents(bus, agent):
@@ -34,7 +34,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 45
 
 
 async def wait_for_projection(bus: Bus, atlas: int, trace: int) -> StatusReply:
-    """Wait until the gauges show so many episodes and no lag."""
+    """Wait until the gauges show so many episodes in each store and no lag; returns the agent's status."""
 
     async def read_status() -> StatusReply | None:
         status = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)

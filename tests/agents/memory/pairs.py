@@ -14,8 +14,9 @@ from tests.agents.memory.scenes import SIZE
 PAIRS = ("embedded", "servers")
 
 
-def pair(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
-    """Settings of the pair that ``request`` names; servers: a live Bolt one and the Qdrant client's store."""
+def pair_settings(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
+    """Settings of the pair that ``request.param`` names: ``servers`` has a live Bolt server and Qdrant's local
+    store."""
     if request.param == "embedded":
         settings = MemorySettings(data_dir=path / "memory", vector_size=SIZE)
     else:

@@ -22,7 +22,7 @@ from schemas.envelope import Envelope
 from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
-from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, query_routed, turn, unit
 from tests.agents.scripted import degraded_count
 
@@ -59,7 +59,7 @@ async def count_records(bus: Bus) -> int:
 async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenant(
     bus: Bus, settings: MemorySettings
 ) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         first = turn(tenant="ann")
         assert (await request_recall(bus, first, 1)).recall.hits == ()
         await answer_turn(bus, first, 1, text="Name of my cat?", answer="Milo.")
@@ -83,7 +83,7 @@ async def test_an_answered_turn_is_recalled_by_a_later_one_and_by_no_other_tenan
 
 
 async def test_a_turn_without_an_embedding_is_recalled_by_words_and_counted(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await answer_turn(bus, turn(), 1, text="The order XJ-42 ships to Lyon", answer="Noted.")
         await wait_for_projection(bus, 1, 1)
         count = degraded_count("recall.no_embedding")
@@ -95,7 +95,7 @@ async def test_a_turn_without_an_embedding_is_recalled_by_words_and_counted(bus:
 
 
 async def test_a_turn_does_not_recall_itself(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         again = turn()
         await answer_turn(bus, again, 1)
         await wait_for_projection(bus, 1, 1)
@@ -103,7 +103,7 @@ async def test_a_turn_does_not_recall_itself(bus: Bus, settings: MemorySettings)
 
 
 async def test_an_answer_that_comes_twice_is_recorded_once(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         event = answer_ready(turn(), unit(1))
         await bus.publish(event)
         await bus.publish(event, msg_id="again")  # the broker takes it for another message
@@ -117,7 +117,7 @@ async def test_an_answer_that_comes_twice_is_recorded_once(bus: Bus, settings: M
 
 
 async def test_the_plan_may_leave_the_record_out(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await bus.publish(answer_ready(turn(key="unrecorded"), unit(1), record=False))
         await answer_turn(bus, turn(), 2)
         await wait_for_projection(bus, 1, 1)
@@ -125,13 +125,13 @@ async def test_the_plan_may_leave_the_record_out(bus: Bus, settings: MemorySetti
 
 
 async def test_an_answer_past_its_deadline_is_recorded(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await answer_turn(bus, turn(timeout=-1.0), 1)
         await wait_for_projection(bus, 1, 1)
 
 
 async def test_a_store_that_fails_does_not_hold_the_turn_up(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent:
+    async with run_memory_agent(bus, settings) as agent:
         await answer_turn(bus, turn(), 1)
         await wait_for_projection(bus, 1, 1)
         before = metrics.DEGRADED.labels("recall.failed")._value.get()
@@ -150,7 +150,7 @@ async def test_a_slow_store_does_not_hold_the_turn_up(
         assert finish.wait(60)
         return []
 
-    async with serving(bus, impatient):
+    async with run_memory_agent(bus, impatient):
         before = metrics.DEGRADED.labels("recall.failed")._value.get()
         with monkeypatch.context() as patch:
             patch.setattr(Atlas, "search", search_slowly)
@@ -175,7 +175,7 @@ async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
         assert finish.wait(60)
         return []
 
-    async with serving(bus, patient):
+    async with run_memory_agent(bus, patient):
         question, answer = turn(timeout=60.0), turn()
         with monkeypatch.context() as patch:
             patch.setattr(Atlas, "search", search_slowly)
@@ -194,23 +194,23 @@ async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
 async def test_a_broken_or_lost_store_is_made_again_from_the_record(
     bus: Bus, settings: MemorySettings, name: str
 ) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         for seed in range(3):
             await answer_turn(bus, turn(), seed, answer=f"answer {seed}")
         await wait_for_projection(bus, 3, 3)
     for path in (settings.data_dir / name).rglob("*"):
         if path.is_file():
             path.write_bytes(b"\xff" * 64)
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await wait_for_projection(bus, 3, 3)
         assert (await request_recall(bus, turn(), 2)).recall.hits[0].answer == "answer 2"
     settings.data_dir.rename(settings.data_dir.with_name("lost"))
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await wait_for_projection(bus, 3, 3)
 
 
 async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent:
+    async with run_memory_agent(bus, settings) as agent:
         turns = [turn(session="long", key=f"k{seed}") for seed in range(9)]
         for seed, envelope in enumerate(turns):
             await answer_turn(bus, envelope, seed, answer=f"answer {seed}")
@@ -235,14 +235,14 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
 
 
 async def test_a_second_rebuild_at_the_same_time_is_refused(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent:
+    async with run_memory_agent(bus, settings) as agent:
         agent._rebuilding = True
         with pytest.raises(KikiError, match="already"):
             await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=5.0)
 
 
 async def test_search_answers_within_tenant_and_session(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await answer_turn(bus, turn(session="a"), 1, answer="in a")
         await answer_turn(bus, turn(session="b"), 2, answer="in b")
         await answer_turn(bus, turn(tenant="bob", session="a"), 1, answer="of bob")
@@ -258,7 +258,7 @@ async def test_search_answers_within_tenant_and_session(bus: Bus, settings: Memo
 
 
 async def test_a_second_agent_on_the_same_directory_is_refused(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         with pytest.raises(SetupError, match="another process"):
             async with MemoryAgent(settings).open(bus):
                 pass
@@ -267,7 +267,7 @@ async def test_a_second_agent_on_the_same_directory_is_refused(bus: Bus, setting
 
 
 async def test_lag_counts_what_is_recorded_and_not_yet_projected(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent:
+    async with run_memory_agent(bus, settings) as agent:
         async with agent._stores.write_lock:
             for seed in range(3):
                 await answer_turn(bus, turn(), seed)
@@ -294,7 +294,7 @@ async def test_a_poison_episode_is_buried_and_holds_no_other_up(
     monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
     dead_counter = metrics.DEAD.labels(PROJECTION, "max_deliver")
     before = dead_counter._value.get()
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await bus.publish(poison)
         await bus.publish(good)
         await bus.js.publish(bus.subjects.stage(EpisodeRecorded.subject, "garbage"), b"{}")

@@ -15,7 +15,7 @@ from bus.topology import EPISODES
 from schemas.chat import Message
 from schemas.embedder import EmbedRequest
 from schemas.events import EpisodeRecorded, RecallDone
-from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, query_routed, turn, unit
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_later_turns_have_the_right_episode_in_their_prompt(
     settings = MemorySettings(
         data_dir=tmp_path / "memory", status_interval=0.05, tokenizer=small_model / "tokenizer.json"
     )
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         for question, answer in EARLIER_TURNS:
             event = answer_ready(
                 turn(session="talk"), await embed_text(embedder, question), text=question, answer=answer
@@ -107,7 +107,7 @@ async def test_a_tenant_recalls_only_its_own_text_however_many_write_at_once(bus
             reply = await request_recall(bus, tenant, "same", f"What is secret {step}?", unit(step))
             answers_by_tenant[tenant] += [hit.answer for hit in reply.recall.hits]
 
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         async with anyio.create_task_group() as tasks:
             for tenant in tenants:
                 tasks.start_soon(live, tenant)

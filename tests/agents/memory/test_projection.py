@@ -10,7 +10,7 @@ from agents.memory.episodes import store_key
 from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
 from schemas.episode import Episode
-from tests.agents.memory.pairs import PAIRS, pair
+from tests.agents.memory.pairs import PAIRS, pair_settings
 from tests.agents.memory.scenes import episode, unit
 
 pytestmark = [
@@ -32,7 +32,7 @@ async def do_nothing() -> None:
 
 @pytest.fixture(params=PAIRS)
 def stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stores:
-    return Stores(pair(request, tmp_path, monkeypatch))
+    return Stores(pair_settings(request, tmp_path, monkeypatch))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (5, 2, 0, 4, 1, 3)])

@@ -31,8 +31,8 @@ from schemas.memory import (
     VerifyReply,
     VerifyRequest,
 )
-from tests.agents.memory.memories import eventually, serving
-from tests.agents.memory.pairs import PAIRS, pair
+from tests.agents.memory.memories import eventually, run_memory_agent
+from tests.agents.memory.pairs import PAIRS, pair_settings
 from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 from tests.agents.scripted import scripted_worker, user_text
 
@@ -51,7 +51,7 @@ here = pytest.mark.parametrize("settings", PAIRS[:1], indirect=True)
 @pytest.fixture
 async def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
     """A fresh memory on the pair of stores that the test names."""
-    memory_settings = pair(request, tmp_path, monkeypatch)
+    memory_settings = pair_settings(request, tmp_path, monkeypatch)
     stores = Stores(memory_settings)
     async with stores.open(_do_nothing):
         await stores.renew(_do_nothing)  # a server may have served another test
@@ -109,7 +109,7 @@ def sum_up(job: Job) -> str:
 
 @both
 async def test_related_episodes_are_summed_up_once_and_nothing_is_lost(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent, scripted_worker(bus, sum_up) as worker:
+    async with run_memory_agent(bus, settings) as agent, scripted_worker(bus, sum_up) as worker:
         await tell(bus, "ann", 1, 2, 1, 2, 1, 2, 3)
         await tell(bus, "bob", 1, 1, 1)
         await wait_for_agreement(bus, 10)
@@ -153,7 +153,7 @@ async def test_related_episodes_are_summed_up_once_and_nothing_is_lost(bus: Bus,
 
 @both
 async def test_forgetting_a_session_forgets_the_summaries_of_it(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings) as agent, scripted_worker(bus, sum_up):
+    async with run_memory_agent(bus, settings) as agent, scripted_worker(bus, sum_up):
         await tell(bus, "ann", 1, 1, 1, 1)
         await wait_for_agreement(bus, 4)
         (summary,) = (await request_sleep(bus)).merged
@@ -171,7 +171,7 @@ async def test_forgetting_a_session_forgets_the_summaries_of_it(bus: Bus, settin
 
 @here
 async def test_an_unacknowledged_episode_is_left_alone(bus: Bus, settings: MemorySettings) -> None:
-    async with serving(bus, settings), scripted_worker(bus, sum_up):
+    async with run_memory_agent(bus, settings), scripted_worker(bus, sum_up):
         await tell(bus, "ann", 1, 1, 1)
         await wait_for_agreement(bus, 3)
         config = ConsumerConfig(durable_name="dream", ack_policy=AckPolicy.EXPLICIT)
@@ -197,7 +197,7 @@ async def test_a_model_that_fails_leaves_the_summary_to_the_next_sleep(bus: Bus,
             raise StageFailed("out of memory")
         return sum_up(job)
 
-    async with serving(bus, settings), scripted_worker(bus, fail_once):
+    async with run_memory_agent(bus, settings), scripted_worker(bus, fail_once):
         await tell(bus, "ann", 1, 1, 1)
         await wait_for_agreement(bus, 3)
         reply = await request_sleep(bus)
@@ -208,7 +208,7 @@ async def test_a_model_that_fails_leaves_the_summary_to_the_next_sleep(bus: Bus,
 @here
 async def test_an_agent_with_a_sleep_interval_sleeps_by_itself(bus: Bus, settings: MemorySettings) -> None:
     often = replace(settings, sleep_every=0.2, sleep_age=-86400.0)
-    async with serving(bus, often), scripted_worker(bus, sum_up):
+    async with run_memory_agent(bus, often), scripted_worker(bus, sum_up):
         await tell(bus, "ann", 1, 1, 1)
         await wait_for_agreement(bus, 4)
 

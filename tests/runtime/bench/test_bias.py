@@ -1,3 +1,5 @@
+"""The bench of the bias check: its crafted turns and its figures."""
+
 import pytest
 
 from agents.antibias.judge import FairnessJudgement, Verdict

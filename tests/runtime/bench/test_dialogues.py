@@ -1,3 +1,5 @@
+"""Reading LoCoMo's dialogues."""
+
 from pathlib import Path
 
 import pytest

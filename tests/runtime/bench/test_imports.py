@@ -1,4 +1,4 @@
-"""The benches are out of the way: what serves a turn does not load them, nor do the other verbs."""
+"""Neither the processes that serve turns nor the other verbs load the benches."""
 
 import subprocess
 import sys

@@ -1,9 +1,11 @@
+"""The 95 % intervals."""
+
 import pytest
 
 from runtime.bench.intervals import bootstrap_interval, wilson_interval
 
 
-def test_wilsons_interval_is_the_books() -> None:
+def test_the_wilson_interval_is_that_of_the_textbook() -> None:
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(0, 5)[0] == pytest.approx(0.0)
 

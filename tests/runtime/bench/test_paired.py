@@ -1,4 +1,4 @@
-"""Two arms in turn."""
+"""The paired comparison: its order, its ratio and its interval."""
 
 import pytest
 

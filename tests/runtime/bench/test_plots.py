@@ -1,3 +1,5 @@
+"""The benches' charts."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Questions with checkable answers."""
+
 import pytest
 
 from runtime.bench.questions import CheckableQuestion, questions

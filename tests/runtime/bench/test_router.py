@@ -8,7 +8,7 @@ from runtime.bench import router
 
 
 @pytest.mark.anyio
-async def test_contestants_get_the_same_prompts_once_and_begin_by_turns() -> None:
+async def test_contestants_get_the_same_prompts_once_and_alternate_in_beginning() -> None:
     calls: list[tuple[str, str]] = []
     most = running = 0
 

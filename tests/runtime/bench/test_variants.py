@@ -1,3 +1,5 @@
+"""Variants of the cognition: their scores, and runs that are continued."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""The bench of votes: its pairs, what the worker is asked, and its rates."""
+
 import pytest
 
 from bus.connection import Bus

@@ -1,3 +1,5 @@
+"""Random adapters for the benches."""
+
 from pathlib import Path
 
 import numpy as np

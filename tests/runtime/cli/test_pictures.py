@@ -1,3 +1,5 @@
+"""The router's pictures: the reliability diagram and the confusion matrix."""
+
 from pathlib import Path
 
 import pytest

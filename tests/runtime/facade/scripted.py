@@ -43,7 +43,17 @@ LEVELS: dict[str, Level] = {name: alias.level for name, alias in MODELS.items()}
 
 @dataclass
 class Script:
-    """What the scripted agents do with the next turns."""
+    """What the scripted agents do with the next turns.
+
+    Attributes:
+        tokens: live tokens, published before the answer when the plan has them.
+        candidates: texts of the candidates; ``text`` alone when None.
+        fail: the turn fails with this error.
+        silent: the turn is not answered.
+        before_answer: the answer waits for this event.
+        queries: the queries so far; the first one sets ``query_arrived``.
+        cancellations: the cancellations so far; the first one sets ``cancel_arrived``.
+    """
 
     tokens: tuple[InferToken | str, ...] = ("The capital ", "is Paris.")
     text: str = "The capital is Paris."
@@ -60,7 +70,7 @@ class Script:
 
 
 class ScriptedAgents:
-    """Stands for router, memory, worker and the rest: tells a turn's events in their order."""
+    """Plays all agents: publishes a turn's events in their order, as the script says."""
 
     def __init__(self, bus: Bus, script: Script, tasks: anyio.abc.TaskGroup) -> None:
         self.bus = bus

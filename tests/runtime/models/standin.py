@@ -1,4 +1,4 @@
-"""A stand-in of the hub's files, on loopback."""
+"""A server on loopback that stands in for the Hugging Face hub."""
 
 import json
 import threading

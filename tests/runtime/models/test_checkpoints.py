@@ -1,4 +1,4 @@
-"""Router checkpoints by path and from a stand-in of the hub, in the monolith's format."""
+"""Router checkpoints by path and from a stand-in of the hub, in the format of the first micro-kiki."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.runtime.models.standin import serve_hub
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """The monolith's: four tensors of its MLP, labels and sizes, no threshold."""
+    """Write a checkpoint as the first micro-kiki did: four tensors of an MLP, labels and sizes, no threshold."""
     folder.mkdir()
     labels = list(load_taxonomy().niches)
     shapes = {"0.weight": (512, 768), "0.bias": (512,), "3.weight": (35, 512), "3.bias": (35,)}

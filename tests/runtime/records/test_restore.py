@@ -25,7 +25,7 @@ from schemas.memory import (
     VerifyRequest,
 )
 from schemas.services import Selection
-from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
@@ -79,12 +79,12 @@ async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(
     bus: Bus, empty: Bus, tmp_path: Path
 ) -> None:
     settings = MemorySettings(data_dir=tmp_path / "one", vector_size=SIZE, status_interval=0.05)
-    async with serving(bus, settings):
+    async with run_memory_agent(bus, settings):
         await hold_dialogue(bus)
         there = await read_memory(bus)
         lines = [encode_line(message).decode() async for message in read_selection(bus, Selection(tenant="ann"))]
     again = MemorySettings(data_dir=tmp_path / "two", vector_size=SIZE, status_interval=0.05)
-    async with serving(empty, again):
+    async with run_memory_agent(empty, again):
         messages = [message async for message in restore.parse_lines(empty, lines, source="dialogue.jsonl")]
         assert [await restore.restore(empty, message) for message in messages] == [True] * (TURNS + 1)
         await wait_for_projection(empty, TURNS, TURNS)

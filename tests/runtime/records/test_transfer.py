@@ -10,9 +10,9 @@ from agents.memory.imports import HistoryLine, date_lines, parse_history
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.topology import EPISODES
-from runtime.records.transfer import ImportCount, bring, export_lines
+from runtime.records.transfer import ImportCount, export_lines, import_entries
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
-from tests.agents.memory.memories import serving, wait_for_projection
+from tests.agents.memory.memories import run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, unit
 
 pytestmark = pytest.mark.anyio
@@ -40,9 +40,9 @@ async def search(bus: Bus, text: str, tenant: str = "ann") -> list[str]:
 
 
 async def test_an_imported_history_is_found_by_its_ids_and_exported_again(bus: Bus, tmp_path: Path) -> None:
-    async with serving(bus, settings(tmp_path)):
+    async with run_memory_agent(bus, settings(tmp_path)):
         ticks: list[int] = []
-        assert await bring(bus, date_lines(LINES), embed, tenant="ann", tick=ticks.append) == ImportCount(3, 0)
+        assert await import_entries(bus, date_lines(LINES), embed, tenant="ann", tick=ticks.append) == ImportCount(3, 0)
         assert sum(ticks) == 3
         assert (await search(bus, "What is the cat called?"))[0] == "b1"
         assert (await search(bus, "Where did Ann move?"))[0] == "a1"
@@ -53,13 +53,13 @@ async def test_an_imported_history_is_found_by_its_ids_and_exported_again(bus: B
         assert [line async for line in export_lines(bus, tenant="bob")] == []
 
         again = date_lines(parse_history("\n".join(lines), source="export"))
-        assert await bring(bus, again, embed, tenant="ann", tick=ticks.append) == ImportCount(0, 3)
+        assert await import_entries(bus, again, embed, tenant="ann", tick=ticks.append) == ImportCount(0, 3)
         assert (await bus.js.stream_info(EPISODES)).state.messages == 3
 
 
 async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, tmp_path: Path) -> None:
-    async with serving(bus, settings(tmp_path)) as agent:
-        await bring(bus, date_lines(LINES), embed, tenant="ann", tick=lambda _: None)
+    async with run_memory_agent(bus, settings(tmp_path)) as agent:
+        await import_entries(bus, date_lines(LINES), embed, tenant="ann", tick=lambda _: None)
 
         async def verify() -> VerifyReply:
             return await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)

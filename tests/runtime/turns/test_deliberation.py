@@ -1,8 +1,10 @@
+"""A turn's deliberation and bias check, as tables and as JSON."""
+
 import json
 
 from rich.console import Console
 
-from runtime.turns.deliberation import summarise_bias_check, summary
+from runtime.turns.deliberation import summarise_bias_check, summarise_deliberation
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from schemas.chat import Usage
 from schemas.findings import (
@@ -91,7 +93,7 @@ def test_a_turn_without_a_decision_shows_nothing() -> None:
 
 
 def test_a_summary_says_the_same_in_json() -> None:
-    fields = json.loads(json.dumps(summary(INFERENCE, ARGUED)))
+    fields = json.loads(json.dumps(summarise_deliberation(INFERENCE, ARGUED)))
     assert [candidate["member"] for candidate in fields["candidates"]] == ["power", "base", "power"]
     assert fields["groups"] == [[0, 2], [1]]
     assert fields["votes"][0] == {"round": 1, "member": "base", "candidate": 0, "vote": "REFUSE", "support": 1.0}
@@ -99,7 +101,7 @@ def test_a_summary_says_the_same_in_json() -> None:
     assert (fields["arbitration"]["changed"], fields["arbitration"]["again"]) == (True, [-0.5, -0.75])
     assert fields["costs"] == [{"step": "votes, round 1", "compute_ms": 250.0, "tokens": 40}]
     assert fields["dissent"]["tone"] == "strong"
-    nothing = summary(INFERENCE, Negotiation(chosen=0, text="100", outcome="agreed"))
+    nothing = summarise_deliberation(INFERENCE, Negotiation(chosen=0, text="100", outcome="agreed"))
     assert (nothing["dissent"], nothing["arbitration"], nothing["votes"]) == (None, None, [])
 
 

@@ -1,9 +1,7 @@
-"""A small server that speaks vLLM's contract, for what ``mlx_lm.server`` has not and no CPU can run.
+"""A small server that stands in for vLLM, for features that ``mlx_lm.server`` lacks and vLLM needs a GPU for.
 
-LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, refusals by
-status. It answers ``I am MODEL.`` a word a token. The bodies of its requests lie in ``bodies``; ``abandoned`` counts
-streams that their reader left; ``status`` is what it answers with while it is set, ``listless`` an empty list of
-models.
+It has LoRA modules that come and go, log-probabilities of prompts and in streams, schemas that are followed, and
+refusals by status. It answers ``I am MODEL.``, a word a token.
 """
 
 import asyncio
@@ -26,23 +24,35 @@ CONTEXT = 64
 
 @dataclass
 class StandIn:
-    """The server's state, and its address once it runs."""
+    """The server's state, and its address once it runs.
+
+    Attributes:
+        loras: paths of the loaded LoRA modules, by name.
+        paths: the paths from which a module can be loaded.
+        bodies: bodies of the chat requests so far.
+        abandoned: streams that their reader left.
+        status: while it is set, chat requests and the list of models are answered with this status.
+        lists_nothing: the list of models is an empty reply.
+        endless: streams do not end by themselves.
+        port: the port; 0 takes a free one.
+        breaks_after: streams break off after so many tokens.
+    """
 
     loras: dict[str, str] = field(default_factory=dict)
     paths: frozenset[str] = frozenset({"/adapters/rust", "/adapters/sql"})
     bodies: list[dict[str, Any]] = field(default_factory=list)
     abandoned: int = 0
     status: int | None = None
-    listless: bool = False
+    lists_nothing: bool = False
     endless: bool = False
     port: int = 0
     breaks_after: int | None = None
 
     def reset(self) -> None:
-        """Be as at the start."""
+        """Go back to the state at the start; the port stays."""
         self.loras.clear()
         self.bodies.clear()
-        self.abandoned, self.status, self.endless, self.breaks_after, self.listless = 0, None, False, None, False
+        self.abandoned, self.status, self.endless, self.breaks_after, self.lists_nothing = 0, None, False, None, False
 
     @property
     def url(self) -> str:
@@ -104,7 +114,7 @@ def _app(state: StandIn) -> FastAPI:
     async def models() -> Response:
         if state.status is not None:
             return _error(state.status, "not now")
-        if state.listless:
+        if state.lists_nothing:
             return Response(media_type="application/json")
         return JSONResponse(
             {"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, *state.loras)]}
@@ -169,7 +179,7 @@ def _length(body: dict[str, Any]) -> int:
 
 
 def _call(body: dict[str, Any]) -> dict[str, Any] | None:
-    """The call that answers a body with tools, unless it brings the answer to one."""
+    """The tool call that answers a body with tools; None when its last message is a tool's answer."""
     if not body.get("tools") or body["messages"][-1]["role"] == "tool":
         return None
     function = {"name": body["tools"][0]["function"]["name"], "arguments": '{"city": "Paris"}'}

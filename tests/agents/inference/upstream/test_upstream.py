@@ -233,7 +233,7 @@ async def test_the_life_of_an_adapter(engine: OpenAIEngine, server: StandIn) -> 
 
 async def test_a_list_of_models_that_is_no_json_is_counted(engine: OpenAIEngine, server: StandIn) -> None:
     counter = DEGRADED.labels("upstream.models")
-    before, server.listless = counter._value.get(), True
+    before, server.lists_nothing = counter._value.get(), True
     infos = (await engine.adapters()).adapters
     assert (len(infos), any(info.resident for info in infos)) == (3, False)
     assert counter._value.get() > before

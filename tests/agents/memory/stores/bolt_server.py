@@ -1,6 +1,6 @@
 """A live server that speaks Bolt and Cypher, in a process of its own: ArcadeDB with its Bolt plugin.
 
-Prints its address once it answers and ends with its standard input.
+Prints its address once it answers, and ends when its standard input is closed.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ def main(directory: str, port: int) -> None:
     server = arcadedb_embedded.create_server(directory, root_password=PASSWORD, config=config)
     server.start()
     for name in DATABASES:
-        with contextlib.suppress(arcadedb_embedded.ArcadeDBError):  # it is there
+        with contextlib.suppress(arcadedb_embedded.ArcadeDBError):  # the database exists
             server.create_database(name)
     print(f"bolt://127.0.0.1:{port}", flush=True)
     sys.stdin.read()
-    os._exit(0)  # its own way down takes a quarter of a minute
+    os._exit(0)  # the server's own shutdown takes fifteen seconds
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ async def _do_nothing() -> None:
 
 
 async def main(directory: Path) -> None:
-    """Never returns."""
+    """Write and optimise until the process is killed."""
     stores = Stores(MemorySettings(data_dir=directory, vector_size=SIZE))
     async with stores.open(_do_nothing), anyio.create_task_group() as tasks:
         first = await shard(stores).run(lambda atlas: atlas.count())

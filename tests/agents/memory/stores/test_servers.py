@@ -15,7 +15,7 @@ from bus.topology import EPISODES
 from schemas.events import EpisodeRecorded
 from schemas.memory import RebuildReply, RebuildRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.conftest import bolt_settings, serve_bolt
-from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.pairs import use_local_qdrant
 from tests.agents.memory.scenes import answer_ready, turn, unit
 from tests.e2e.conftest import free_port
@@ -44,7 +44,7 @@ async def test_a_server_that_goes_away_costs_no_episode(
     before = away._value.get()
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
         await anyio.to_thread.run_sync(first.enter_context, serve_bolt(tmp_path, port))
-        async with serving(bus, settings):
+        async with run_memory_agent(bus, settings):
             await tell(bus, 1)
             await wait_for_projection(bus, 1, 1)
             first.close()

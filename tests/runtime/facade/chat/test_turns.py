@@ -1,4 +1,4 @@
-"""Turns from the client's side: retries, departures, limits, and a broker that dies."""
+"""Turns from the client's side: retries, clients that leave, limits, and a broker that dies."""
 
 import json
 import uuid
@@ -187,7 +187,7 @@ async def test_a_deadline_ends_the_turn(bus: Bus, script: Script) -> None:
 
 
 async def test_a_missed_answer_is_read_from_the_stream(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
-    """The core message went to nobody; only the stream has the answer."""
+    """Nobody received the answer's message; only the stream holds it."""
     script.silent = True
     replies: list[httpx.Response] = []
 

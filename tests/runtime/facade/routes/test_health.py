@@ -204,7 +204,7 @@ async def test_a_busy_port_is_refused_in_one_line(bus: Bus) -> None:
     assert "\n" not in refusal.value.message
 
 
-async def test_a_fault_of_ours_is_a_500_without_its_traceback(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_the_facade_is_a_500_without_its_traceback(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_model", None)
     async with serve_facade(bus, FacadeSettings(port=0)) as url, httpx.AsyncClient() as http:
         reply = await http.get(f"{url}/v1/models")

@@ -19,13 +19,13 @@ from bus.connection import Bus
 from bus.testing import run_agents
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
-from runtime.facade.routes.sessions import fingerprint
-from runtime.records.transfer import bring
+from runtime.facade.routes.sessions import derive_session_id
+from runtime.records.transfer import import_entries
 from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 from schemas.status import StatusReply
-from tests.agents.memory.memories import eventually, serving, wait_for_projection
+from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 from tests.runtime.facade.scripted import Script
 
@@ -78,13 +78,13 @@ async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
         data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05
     )
     embedder: Agent = EmbeddingAgent()
-    async with serving(bus, memory_settings) as agent, run_agents(bus, embedder):
+    async with run_memory_agent(bus, memory_settings) as agent, run_agents(bus, embedder):
         ann_lines = [
             HistoryLine(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)
         ]
-        await bring(bus, date_lines(ann_lines), embed, tenant="ann", tick=lambda _: None)
+        await import_entries(bus, date_lines(ann_lines), embed, tenant="ann", tick=lambda _: None)
         bob_lines = [HistoryLine(session="s/1", speaker="Bob", text="The secret word is axolotl.", id="b")]
-        await bring(bus, date_lines(bob_lines), embed, tenant="bob", tick=lambda _: None)
+        await import_entries(bus, date_lines(bob_lines), embed, tenant="bob", tick=lambda _: None)
         yield agent
 
 
@@ -110,7 +110,7 @@ async def test_episodes_are_searched_within_the_tenant(memory: MemoryAgent, http
 
 
 def find_files_with(text: str, *directories: Path) -> list[Path]:
-    """Files that hold the text; what vanishes meanwhile does not."""
+    """The files that hold the text; a file that is deleted meanwhile is skipped."""
     matches = []
     for folder, _, names in (entry for directory in directories for entry in os.walk(directory)):
         for path in (Path(folder, name) for name in names):
@@ -154,7 +154,7 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     assert await bus.last(EpisodeForgotten, turn_id, stream=EPISODES) is not None
     assert await bus.last(AnswerReady, turn_id) is None
 
-    await bus.publish(event, msg_id="delivered again")  # a redelivery must not bring it back
+    await bus.publish(event, msg_id="delivered again")  # a redelivery must not import_entries it back
     await bus.publish(answer_ready(turn(tenant="ann", session="s2"), unit(6)))
     await wait_for_projection(bus, 2, 2)
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
@@ -165,12 +165,12 @@ def messages(*pairs: tuple[str, str]) -> list[Message]:
     return [msgspec.convert({"role": role, "content": text}, Message) for role, text in pairs]
 
 
-def test_the_fingerprint_is_that_of_the_opening() -> None:
+def test_a_derived_session_id_depends_on_the_opening_alone() -> None:
     first = messages(("system", "Be brief."), ("user", "Hi"))
     later = [*first, *messages(("assistant", "Hello"), ("user", "Bye"))]
-    assert fingerprint(first) == fingerprint(later)
-    assert fingerprint(first) != fingerprint(messages(("user", "Hi")))
-    assert fingerprint(first) != fingerprint(messages(("system", "Be brief."), ("user", "Ho")))
+    assert derive_session_id(first) == derive_session_id(later)
+    assert derive_session_id(first) != derive_session_id(messages(("user", "Hi")))
+    assert derive_session_id(first) != derive_session_id(messages(("system", "Be brief."), ("user", "Ho")))
 
 
 async def test_turns_of_one_conversation_without_a_session_id_share_a_session(
