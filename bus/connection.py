@@ -282,7 +282,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             f"no NATS server answers at {settings.url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
         ) from error
-    link.up = True
+    link.starting, link.up = False, True
     bus = Bus(client, settings)
     try:
         await bus.listen(bus.subjects.stage(TurnCancelled.subject), bus._cancel_turn)
@@ -303,15 +303,16 @@ class _Link:
 
     url: str
     patience: int
+    starting: bool = True
     up: bool = False
 
     async def report_failure(self, error: Exception) -> None:
         if self.up:
             _log.warning("bus error received", error=repr(error))
-            return
-        self.patience -= 1
-        if self.patience <= 0:
-            raise error
+        if self.starting:
+            self.patience -= 1
+            if self.patience <= 0:
+                raise error
 
     async def report_loss(self) -> None:
         if self.up:

@@ -39,7 +39,7 @@ CONSUMER_EXISTS = (10013, 10148)
 class BrokerUnavailable(Unavailable):
     """The broker is away, slow, or refuses the operation; ``reason`` is nats-py's description."""
 
-    def __init__(self, problem: str, reason: str, advice: str = "") -> None:
+    def __init__(self, problem: str, reason: str = "no answer", advice: str = "") -> None:
         super().__init__(f"{problem}: {reason}{f'; {advice}' if advice else ''}.")
         self.reason = reason
 

@@ -13,13 +13,12 @@ import structlog
 from openai import AsyncOpenAI
 
 from agents.inference.requests import Request
-from agents.inference.settings import InferenceSettings
+from agents.inference.settings import InferenceSettings, UpstreamSettings
 from agents.inference.upstream.capabilities import Capabilities, probe
 from agents.inference.upstream.failures import is_outage, translate_error
 from agents.inference.upstream.modules import LoraModules
 from agents.inference.upstream.queue import CallQueue
 from agents.inference.upstream.request import request_body
-from agents.inference.upstream.settings import UpstreamSettings
 from schemas.errors import KikiError, Unavailable
 from schemas.findings import AdapterUse
 from schemas.jobs import LANES, Lane

@@ -9,12 +9,11 @@ import anyio
 import structlog
 
 from agents.inference.requests import DecodingOutcome, OnPiece, Request
-from agents.inference.settings import InferenceSettings
+from agents.inference.settings import InferenceSettings, UpstreamSettings
 from agents.inference.upstream.ballots import score_choices
 from agents.inference.upstream.connection import UpstreamConnection
 from agents.inference.upstream.decoding import decode_candidates
 from agents.inference.upstream.failures import is_outage
-from agents.inference.upstream.settings import UpstreamSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.metrics import count_degraded

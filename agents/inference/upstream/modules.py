@@ -9,8 +9,8 @@ import openai
 from openai import AsyncOpenAI
 
 from agents.inference.failures import adapter_error
+from agents.inference.settings import UpstreamAdapter, UpstreamSettings
 from agents.inference.upstream.failures import translate_error
-from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import KikiError, Unavailable

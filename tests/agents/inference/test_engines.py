@@ -12,10 +12,9 @@ import pytest
 
 from agents.inference.engine import Engine
 from agents.inference.requests import DecodingOutcome
-from agents.inference.settings import InferenceSettings
+from agents.inference.settings import InferenceSettings, UpstreamAdapter, UpstreamSettings
 from agents.inference.text import Piece
 from agents.inference.upstream.engine import OpenAIEngine
-from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
 from runtime.bench.contest import run_rival
 from runtime.bench.weights import float32_copy

@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from agents.inference.agent import InferenceAgent
-from agents.inference.settings import InferenceSettings
-from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
+from agents.inference.settings import InferenceSettings, UpstreamAdapter, UpstreamSettings
 from bus.connection import Bus, LiveMessage
 from bus.jobs import ask_model
 from bus.testing import run_agents

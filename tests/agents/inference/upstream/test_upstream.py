@@ -11,12 +11,11 @@ import msgspec
 import pytest
 
 from agents.inference.requests import Request
-from agents.inference.settings import InferenceSettings
+from agents.inference.settings import InferenceSettings, UpstreamAdapter, UpstreamSettings
 from agents.inference.text import Piece
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.response import UNKNOWN_LOGPROB
-from agents.inference.upstream.settings import UpstreamAdapter, UpstreamSettings
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling, Tool, Tooling
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, Refused, SetupError, StageFailed, Unavailable
