@@ -92,9 +92,12 @@ def kill(processes: list[psutil.Process]) -> None:
 async def kill_memory(runtime: Runtime) -> None:
     """Kill the agent with the stores."""
     async with connect(BusSettings(url=runtime.nats), name="killer") as bus:
-        (pid,) = {
-            report.pid for report in await gather_reports(bus, expected=["memory"]) if report.status.agent == "memory"
-        }
+        pids: set[int] = set()
+        with anyio.fail_after(SECONDS):
+            while not pids:  # a memory that works through hundreds of records may be slow to report
+                reports = await gather_reports(bus, expected=["memory"])
+                pids = {report.pid for report in reports if report.status.agent == "memory"}
+    (pid,) = pids
     os.kill(pid, signal.SIGKILL)
 
 
@@ -131,9 +134,13 @@ async def check_survival(directory: Path, model: Path, turns: int) -> None:
         (turns // 2, lambda: kill_broker(first)),
         (turns * 3 // 4, kill_everything),
     ]
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(clients.ask)
-        await follow_plan(clients, plan)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clients.ask)
+            await follow_plan(clients, plan)
+    finally:
+        if first.process.poll() is None:  # the plan was not carried through
+            kill(family(first))
     assert len(clients.answered) >= turns * 3 // 4
     print(f"{len(clients.answered)} of {turns} turns answered before everything was killed")
     settings = load(
