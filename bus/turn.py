@@ -94,6 +94,7 @@ async def follow_turn(
         with suppress(*BROKER_ERRORS):  # the connection is closed, and the subscriptions with it
             for subscription in subscriptions:
                 await subscription.unsubscribe()
+        await asyncio.gather(*collectors, return_exceptions=True)
 
 
 async def wait_for_answer(events: TurnEvents) -> AnswerReady:
