@@ -550,7 +550,7 @@ async def cluster_bus(tmp_path: Path) -> AsyncIterator[Bus]:
             try:
                 async with connect(BusSettings(url=url, publish_timeout=1.0), name="wait") as probe:
                     await probe.js.add_stream(name="PROBE", subjects=["probe"], num_replicas=3)
-                    return await probe.js.delete_stream("PROBE")
+                    return bool(await probe.js.delete_stream("PROBE"))
             except (TimeoutError, nats.errors.Error, APIError, KikiError):
                 return False
 
