@@ -4,11 +4,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 from nats.js.errors import ServerError
 
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from schemas.errors import SetupError
+
+# As the runtime does: structlog's own tracebacks name every local variable, which takes a second each.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")
