@@ -20,6 +20,8 @@ from tests.agents.inference.mlx.test_engine import ask, generate_in_one_batch
 pytestmark = pytest.mark.anyio
 
 QUESTION = "Name a colour of the rainbow."
+SHORT = {"max_tokens": 6}
+"""Enough tokens for a factor to show in their log-probabilities."""
 
 
 def some_neurons(**changes: Any) -> Neurons:
@@ -54,14 +56,14 @@ async def test_without_neurons_nothing_stands_in_the_path(engine: Any) -> None:
     assert not any(
         isinstance(module, EnhancedGate) for _, module in engine.thread.decoder.batch._model._model.named_modules()
     )
-    (candidate,) = (await engine.generate(ask(QUESTION, enhance=True))).candidates
-    (plain,) = (await engine.generate(ask(QUESTION))).candidates
+    (candidate,) = (await engine.generate(ask(QUESTION, enhance=True, sampling=SHORT))).candidates
+    (plain,) = (await engine.generate(ask(QUESTION, sampling=SHORT))).candidates
     assert (candidate.text, candidate.factor) == (plain.text, 1.0)
     assert candidate.logprob == pytest.approx(plain.logprob, abs=1e-4)
 
 
 async def test_rows_of_one_batch_are_enhanced_or_not_as_each_asks(engine: Any, enhancing: Any) -> None:
-    request, enhancing_request = ask(QUESTION), ask(QUESTION, enhance=True)
+    request, enhancing_request = ask(QUESTION, sampling=SHORT), ask(QUESTION, enhance=True, sampling=SHORT)
     (plain,) = (await engine.generate(request)).candidates
     (alone,) = (await enhancing.generate(enhancing_request)).candidates
     outcomes = await generate_in_one_batch(enhancing, request, enhancing_request, request)
@@ -75,7 +77,8 @@ async def test_rows_of_one_batch_are_enhanced_or_not_as_each_asks(engine: Any, e
 
 
 async def test_a_prompt_kept_under_a_factor_serves_no_other(engine: Any, enhancing: Any) -> None:
-    enhancing_request, request = ask("Name three metals.", enhance=True), ask("Name three metals.")
+    request = ask("Name three metals.", sampling=SHORT)
+    enhancing_request = replace(request, enhance=True)
     whole = len(enhancing.encoder.encode(request.messages).tokens) - 2  # the last is decoded, one more may be cut
     await enhancing.generate(enhancing_request)
     assert (
