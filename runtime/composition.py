@@ -11,7 +11,7 @@ from runtime.settings import Settings
 from schemas.errors import SetupError
 
 
-def processes(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def group_by_process(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The agents of each process, by the process's name.
 
     Agents with the same ``AgentSpec.process`` share it when at least two of them are among ``names``; an agent that is
@@ -33,7 +33,7 @@ def bus_settings(settings: Settings) -> BusSettings:
     return BusSettings(url=settings.broker_url(), prefix=settings.prefix, replicas=settings.replicas)
 
 
-def agent(name: str, settings: Settings) -> Agent:
+def build_agent(name: str, settings: Settings) -> Agent:
     """Build an agent; heavy parts are imported only for the agent that needs them.
 
     Raises:

@@ -37,9 +37,9 @@ async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIter
         yield embed_on_bus
         return
     from agents.embedder.agent import EmbedderAgent
-    from runtime.composition import agent
+    from runtime.composition import build_agent
 
-    embedder = agent("embedder", settings)
+    embedder = build_agent("embedder", settings)
     assert isinstance(embedder, EmbedderAgent)
     async with embedder.load_model():
 

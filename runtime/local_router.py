@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from agents.embedder.agent import EmbedderAgent
 from agents.router.agent import RouterAgent
-from runtime.composition import agent
+from runtime.composition import build_agent
 from runtime.settings import Settings
 
 
@@ -16,7 +16,7 @@ async def load_router(settings: Settings) -> AsyncIterator[RouterAgent]:
     Raises:
         SetupError: the embedder's model or the checkpoint cannot be loaded.
     """
-    embedder, router = agent("embedder", settings), agent("router", settings)
+    embedder, router = build_agent("embedder", settings), build_agent("router", settings)
     assert isinstance(embedder, EmbedderAgent)
     assert isinstance(router, RouterAgent)
     async with embedder.load_model():

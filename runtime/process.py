@@ -20,7 +20,7 @@ from bus.agent import run_agent
 from bus.connection import connect
 from runtime import composition, observability
 from runtime.agents import FACADE
-from runtime.settings import Settings, load
+from runtime.settings import Settings, load_settings
 
 SUPERVISED = "KIKI_SUPERVISED"
 """Set in the environment of a process whose standard input is held by a supervisor."""
@@ -35,8 +35,8 @@ def run(names: Sequence[str]) -> None:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
-    settings = load()
-    observability.configure(settings, service="+".join(composition.processes(names)))
+    settings = load_settings()
+    observability.configure(settings, service="+".join(composition.group_by_process(names)))
     anyio.run(serve, names, settings, backend="asyncio")
 
 
@@ -47,7 +47,7 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
-    agents = [composition.agent(name, settings) for name in names if name != FACADE]
+    agents = [composition.build_agent(name, settings) for name in names if name != FACADE]
     async with (
         connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
         anyio.create_task_group() as tasks,

@@ -76,7 +76,7 @@ def config_file() -> Path:
     return Path(os.environ.get("KIKI_CONFIG", "kiki.toml"))
 
 
-def load(**overrides: Any) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Read the settings; ``overrides`` that are not None win.
 
     Raises:

@@ -59,7 +59,7 @@ class Child:
 class Supervisor:
     """Owns the processes of one runtime.
 
-    ``names`` are its agents and the facade; :func:`runtime.composition.processes` says which share a process.
+    ``names`` are its agents and the facade; :func:`runtime.composition.group_by_process` says which share a process.
     """
 
     settings: Settings
@@ -79,7 +79,7 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             try:
                 await self._start_broker(tasks)
-                for name, agents in composition.processes(self.names).items():
+                for name, agents in composition.group_by_process(self.names).items():
                     self.children[name] = Child(name, agents)
                     tasks.start_soon(self._keep_running, self.children[name], tasks.cancel_scope)
                 yield self
@@ -92,7 +92,7 @@ class Supervisor:
 
     def log_path(self, name: str) -> Path:
         """The file that a child's output goes to; ``name`` is the child's, or that of an agent in it."""
-        holders = (process for process, agents in composition.processes(self.names).items() if name in agents)
+        holders = (process for process, agents in composition.group_by_process(self.names).items() if name in agents)
         return self.settings.data_dir / "logs" / f"{next(holders, name)}.log"
 
     async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:

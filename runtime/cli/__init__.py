@@ -17,7 +17,7 @@ from rich.console import Console
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.exits import exit_code, first_error
-from runtime.settings import Settings, load
+from runtime.settings import Settings, load_settings
 from schemas.errors import InvalidInput, KikiError
 
 T = TypeVar("T")
@@ -86,6 +86,6 @@ def settings_of(**overrides: Any) -> Settings:
     """Settings with the command line's options over them, and this process's logs set up."""
     from runtime import observability
 
-    settings = load(**overrides)
+    settings = load_settings(**overrides)
     observability.configure(settings, service="kiki")
     return settings

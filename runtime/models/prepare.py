@@ -136,7 +136,7 @@ def verify(
         version = CATALOG[name].version if name in CATALOG else None
         if not directory.is_dir():
             problems = ["it is not in the cache; 'kiki models pull' fetches it"]
-        elif problems := store.deep_faults(directory, version=version, report=_prefix_steps(name, progress)):
+        elif problems := store.find_deep_faults(directory, version=version, report=_prefix_steps(name, progress)):
             (directory / store.MANIFEST).unlink(missing_ok=True)
         results.append(ModelVerification(name=name, path=directory, problems=tuple(problems)))
     return results
@@ -177,7 +177,7 @@ def check_directory(directory: Path) -> Path:
 
 
 def _find_intact(directory: Path, *, version: str | None = None) -> Path | None:
-    return None if store.faults(directory, version=version) else directory
+    return None if store.find_faults(directory, version=version) else directory
 
 
 def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
@@ -211,7 +211,7 @@ def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -
 def _describe_model(name: str, directory: Path, *, source: str, version: str | None = None) -> ModelListing:
     if not directory.is_dir():
         return ModelListing(name=name, state="absent", size=0, source=source, path=directory)
-    manifest, problems = store.read_manifest(directory), store.faults(directory, version=version)
+    manifest, problems = store.read_manifest(directory), store.find_faults(directory, version=version)
     state: Literal["ready", "broken"] = "broken" if problems else "ready"
     size = manifest.size if manifest else 0
     return ModelListing(name=name, state=state, size=size, source=source, path=directory, detail="; ".join(problems))

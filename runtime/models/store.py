@@ -68,7 +68,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         return None
 
 
-def faults(directory: Path, *, version: str | None = None) -> list[str]:
+def find_faults(directory: Path, *, version: str | None = None) -> list[str]:
     """What the quick check finds wrong in manifest, version, presence and sizes. It reads no file but the manifest."""
     current = read_manifest(directory)
     if current is None:
@@ -78,9 +78,9 @@ def faults(directory: Path, *, version: str | None = None) -> list[str]:
     return [fault for name, entry in current.files.items() if (fault := _size_fault(directory / name, name, entry))]
 
 
-def deep_faults(directory: Path, *, version: str | None = None, report: ProgressReport) -> list[str]:
+def find_deep_faults(directory: Path, *, version: str | None = None, report: ProgressReport) -> list[str]:
     """What the quick check finds wrong; if nothing, the files whose sha256 differs."""
-    current, problems = read_manifest(directory), faults(directory, version=version)
+    current, problems = read_manifest(directory), find_faults(directory, version=version)
     if current is None or problems:
         return problems
     done = 0
@@ -99,9 +99,9 @@ def ensure(directory: Path, *, version: str, build: Callable[[], object]) -> Pat
     Raises:
         SetupError: what ``build`` and :func:`hold_lock` raise.
     """
-    if faults(directory, version=version):
+    if find_faults(directory, version=version):
         with hold_lock(directory):
-            if faults(directory, version=version):
+            if find_faults(directory, version=version):
                 build()
     return directory
 

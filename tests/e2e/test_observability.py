@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from runtime.agents import turn_agents, turn_stages
-from runtime.composition import processes
+from runtime.composition import group_by_process
 from tests.e2e.collector import Collector
 from tests.e2e.conftest import Runtime
 
 STAGES = {stage.name for stage in turn_stages() if stage.position != "after"}
-SERVICES = {f"kiki-{process}" for process in processes(turn_agents())}
+SERVICES = {f"kiki-{process}" for process in group_by_process(turn_agents())}
 
 
 def test_a_turn_is_one_trace_across_all_agents(runtime: Runtime, collector: Collector) -> None:

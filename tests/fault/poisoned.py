@@ -14,7 +14,7 @@ from agents.inference.settings import InferenceSettings
 from bus.handler import Delivery
 from runtime import process
 from runtime.agents import find_spec
-from runtime.settings import Settings, load
+from runtime.settings import Settings, load_settings
 from schemas.events import RecallDone
 from tests.fault.registry import replace_agent
 
@@ -54,4 +54,4 @@ def build(settings: Settings) -> PoisonedAgent:
 
 if __name__ == "__main__":
     replace_agent("inference", build)
-    anyio.run(process.serve, sys.argv[1:], load(), backend="asyncio")
+    anyio.run(process.serve, sys.argv[1:], load_settings(), backend="asyncio")

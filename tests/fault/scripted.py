@@ -9,7 +9,7 @@ import anyio.abc
 from bus.testing import ScriptedWorker
 from runtime import process
 from runtime.cli.__main__ import app
-from runtime.settings import Settings, load
+from runtime.settings import Settings, load_settings
 from tests.fault.registry import replace_agent
 
 REAL_COMMAND = [sys.executable, "-m", "runtime.child"]
@@ -38,4 +38,4 @@ if __name__ == "__main__":
         up()
     else:
         replace_agent("inference", build)
-        anyio.run(process.serve, sys.argv[2:], load(), backend="asyncio")
+        anyio.run(process.serve, sys.argv[2:], load_settings(), backend="asyncio")

@@ -12,7 +12,7 @@ from bus import dead_letters
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
-from runtime.settings import load
+from runtime.settings import load_settings
 from runtime.supervisor import Supervisor
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
@@ -35,7 +35,7 @@ async def running(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyP
         return await real(command, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(anyio, "open_process", open_poisoned)
-    settings = load(data_dir=tmp_path, nats_port=0, log_level="warning", model=str(small_model))
+    settings = load_settings(data_dir=tmp_path, nats_port=0, log_level="warning", model=str(small_model))
     supervisor = Supervisor(settings, names=("inference",))
     async with supervisor.running():
         yield supervisor

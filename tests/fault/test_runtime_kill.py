@@ -22,7 +22,7 @@ from bus import record
 from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
 from runtime.local_memory import open_memory
-from runtime.settings import load
+from runtime.settings import load_settings
 from tests.e2e.conftest import Runtime, free_port, start
 from tests.fault.test_memory_kill import REDELIVERY, wait_for_agreement
 
@@ -143,7 +143,7 @@ async def check_survival(directory: Path, model: Path, turns: int) -> None:
             kill(family(first))
     assert len(clients.answered) >= turns * 3 // 4
     print(f"{len(clients.answered)} of {turns} turns answered before everything was killed")
-    settings = load(
+    settings = load_settings(
         data_dir=first.data_dir, nats_port=free_port(), model=str(model), log_level="warning", agents=agents
     )
     async with open_memory(settings) as bus:  # broker and memory, started again on what is left

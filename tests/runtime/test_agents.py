@@ -29,7 +29,7 @@ from runtime.agents import (
     turn_stages,
 )
 from runtime.cli import up
-from runtime.composition import processes
+from runtime.composition import group_by_process
 from runtime.facade import FacadeSettings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
@@ -90,12 +90,12 @@ def test_an_agent_is_built_by_its_name_and_an_unknown_one_is_refused_with_all_na
 ) -> None:
     register(monkeypatch)
     settings = Settings()
-    built = composition.agent("oracle", settings)
+    built = composition.build_agent("oracle", settings)
     assert isinstance(built, Oracle)
     assert built.settings is settings
     names = r"oracle, router, embedder, memory, .*, nerve-wml, kiki-flow, facade\."
     with pytest.raises(SetupError, match=f"there is no agent 'orakel': choose from {names}"):
-        composition.agent("orakel", settings)
+        composition.build_agent("orakel", settings)
 
 
 @pytest.mark.parametrize(("process", "expected"), [("cognition", "cognition"), (None, "oracle")])
@@ -103,7 +103,7 @@ def test_an_agent_lies_in_the_process_that_it_shares_or_in_its_own(
     monkeypatch: pytest.MonkeyPatch, process: str | None, expected: str
 ) -> None:
     register(monkeypatch, process=process)
-    groups = processes((*default_agents(), FACADE))
+    groups = group_by_process((*default_agents(), FACADE))
     assert [name for name, members in groups.items() if "oracle" in members] == [expected]
     assert groups["cognition"][-3:] == ("catfish", "negotiator", "antibias")
 
@@ -173,7 +173,7 @@ def test_every_process_has_its_container() -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
     commands = {name: service.get("command", []) for name, service in compose["services"].items()}
     containers = {name: tuple(command[1:]) for name, command in commands.items() if command[:1] == ["run"]}
-    assert containers == processes((*default_agents(), FACADE))
+    assert containers == group_by_process((*default_agents(), FACADE))
 
 
 def test_the_linter_names_no_agent_but_the_worker() -> None:

@@ -1,11 +1,11 @@
 """Which agents share a process."""
 
 from runtime.agents import FACADE, default_agents
-from runtime.composition import processes
+from runtime.composition import group_by_process
 
 
 def test_agents_that_serve_one_another_share_a_process() -> None:
-    groups = processes((*default_agents(), FACADE))
+    groups = group_by_process((*default_agents(), FACADE))
     assert groups == {
         "router": ("router", "embedder"),
         "memory": ("memory",),
@@ -15,12 +15,12 @@ def test_agents_that_serve_one_another_share_a_process() -> None:
         "dream": ("dream",),
         "facade": ("facade",),
     }
-    assert processes(("negotiator", "router", "antibias")) == {
+    assert group_by_process(("negotiator", "router", "antibias")) == {
         "cognition": ("negotiator", "antibias"),
         "router": ("router",),
     }
 
 
 def test_a_sharing_agent_that_runs_alone_keeps_its_own_name() -> None:
-    assert processes(("negotiator", "router")) == {"negotiator": ("negotiator",), "router": ("router",)}
-    assert processes(("embedder", "memory")) == {"embedder": ("embedder",), "memory": ("memory",)}
+    assert group_by_process(("negotiator", "router")) == {"negotiator": ("negotiator",), "router": ("router",)}
+    assert group_by_process(("embedder", "memory")) == {"embedder": ("embedder",), "memory": ("memory",)}

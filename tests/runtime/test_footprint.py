@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.agents import FACADE, default_agents
-from runtime.composition import processes
+from runtime.composition import group_by_process
 
 MODULES, FACADE_MODULES = 700, 900
 MEGABYTES = 60.0
@@ -22,8 +22,8 @@ AGENTS_PROBE = """
 from runtime import child
 child.hide_unused(sys.argv[1:])
 from runtime import composition, observability, process
-from runtime.settings import load
-settings = load()
+from runtime.settings import load_settings
+settings = load_settings()
 observability.configure(settings, service="probe")
 for name in sys.argv[1:]:
     if name == "facade":
@@ -31,7 +31,7 @@ for name in sys.argv[1:]:
         from runtime.facade import FacadeSettings, serve
         load_aliases()
     else:
-        agent = composition.agent(name, settings)
+        agent = composition.build_agent(name, settings)
 """
 """A child's imports: its agents are built, none is run."""
 
@@ -40,8 +40,8 @@ import typer
 from runtime.cli.__main__ import app
 typer.main.get_group(app).get_command(None, "up")
 from runtime import models
-from runtime.settings import load
-settings = load()
+from runtime.settings import load_settings
+settings = load_settings()
 ready = [models.find_ready(name) for name in (settings.model, settings.embedder)]
 """
 """The imports of ``kiki up``, which looks whether its models are ready."""
@@ -76,7 +76,7 @@ def measure_small(directory: Path, probe: str, *arguments: str) -> dict[str, Any
 @pytest.mark.parametrize(
     ("agents", "modules"),
     [
-        (processes(default_agents())["cognition"], MODULES),
+        (group_by_process(default_agents())["cognition"], MODULES),
         (("services",), MODULES),
         (("dream",), MODULES),
         ((FACADE,), FACADE_MODULES),

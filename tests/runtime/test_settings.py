@@ -6,7 +6,7 @@ import pytest
 
 from agents.inference.agent import InferenceAgent
 from runtime import composition
-from runtime.settings import environment, load
+from runtime.settings import environment, load_settings
 from schemas.errors import SetupError
 
 
@@ -23,10 +23,14 @@ def test_options_win_over_the_environment_which_wins_over_the_file(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.write_text('port = 1\nmodel = "file"\n[agents.memory]\nmax_hits = 3\n')
-    assert (load().port, load().model, load().agents) == (1, "file", {"memory": {"max_hits": 3}})
+    assert (load_settings().port, load_settings().model, load_settings().agents) == (
+        1,
+        "file",
+        {"memory": {"max_hits": 3}},
+    )
     monkeypatch.setenv("KIKI_PORT", "2")
-    assert load().port == 2
-    assert load(port=3).port == 3
+    assert load_settings().port == 2
+    assert load_settings(port=3).port == 3
 
 
 @pytest.mark.parametrize(
@@ -35,23 +39,23 @@ def test_options_win_over_the_environment_which_wins_over_the_file(
 def test_a_wrong_setting_is_named(config: Path, text: str, field: str) -> None:
     config.write_text(text)
     with pytest.raises(SetupError, match=f"setting '{field}'"):
-        load()
+        load_settings()
 
 
 def test_a_file_that_is_not_toml_is_one_line(config: Path) -> None:
     config.write_text("= =")
     with pytest.raises(SetupError, match="cannot be read"):
-        load()
+        load_settings()
 
 
 def test_a_child_process_sees_the_same_settings(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text('[api_keys]\nkey = "tenant"\n[agents.memory]\nmax_hits = 3\n')
-    settings = load(port=7, adapters=config.parent)
+    settings = load_settings(port=7, adapters=config.parent)
     variables = environment(settings)
     config.write_text("")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert load() == settings
+    assert load_settings() == settings
 
 
 def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
@@ -62,7 +66,7 @@ def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
         '[agents.inference.upstream.adapters.rust]\npath = "/rust"\n'
     )
     monkeypatch.setenv("KIKI_AGENTS__INFERENCE__UPSTREAM__API_KEY", "secret")
-    agent = composition.agent("inference", load())
+    agent = composition.build_agent("inference", load_settings())
     assert isinstance(agent, InferenceAgent)
     upstream = agent.settings.upstream
     assert upstream is not None
@@ -76,18 +80,18 @@ def test_an_upstream_is_a_table_of_the_file_with_its_key_in_the_environment(
 def test_a_wrong_upstream_is_named(config: Path, line: str, field: str) -> None:
     config.write_text(f'[agents.inference]\nengine = "openai"\n[agents.inference.upstream]\nmodel = "m"\n{line}\n')
     with pytest.raises(SetupError, match=field):
-        composition.agent("inference", load())
+        composition.build_agent("inference", load_settings())
 
 
 @pytest.mark.parametrize(("name", "home"), [("embedder", "agents.embedder.model"), ("ahead", "agents.embedder.ahead")])
 def test_a_setting_that_moved_says_where_to(config: Path, name: str, home: str) -> None:
     config.write_text(f'[agents.router]\n{name} = "x"\n')
     with pytest.raises(SetupError, match=rf"'agents.router.{name}' does not exist: .*It moved to '{home}'\.") as error:
-        composition.agent("router", load())
+        composition.build_agent("router", load_settings())
     assert error.value.param == f"agents.router.{name}"
 
 
 def test_an_unknown_setting_of_an_agent_is_named_with_those_that_exist(config: Path) -> None:
     config.write_text("[agents.router]\nthreshhold = 0.5\n")
     with pytest.raises(SetupError, match=r"'agents.router.threshhold' does not exist: choose from .*threshold\.$"):
-        composition.agent("router", load())
+        composition.build_agent("router", load_settings())

@@ -14,7 +14,7 @@ import pytest
 from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.composition import bus_settings
-from runtime.settings import load
+from runtime.settings import load_settings
 from runtime.supervisor import Supervisor
 from schemas.errors import SetupError
 
@@ -26,7 +26,7 @@ LIGHT = ("catfish", "services")
 
 @asynccontextmanager
 async def run_supervisor(directory: Path, names: tuple[str, ...] = LIGHT) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(load(data_dir=directory, nats_port=0), names=names)
+    supervisor = Supervisor(load_settings(data_dir=directory, nats_port=0), names=names)
     async with supervisor.running():
         yield supervisor
 
@@ -75,7 +75,9 @@ async def test_a_dead_broker_is_started_again_on_its_port(tmp_path: Path) -> Non
 
 async def test_a_child_that_needs_a_person_ends_the_runtime_with_its_last_line(tmp_path: Path) -> None:
     missing = tmp_path / "no-such-model"
-    supervisor = Supervisor(load(data_dir=tmp_path, nats_port=0, model=str(missing)), names=("inference", "catfish"))
+    supervisor = Supervisor(
+        load_settings(data_dir=tmp_path, nats_port=0, model=str(missing)), names=("inference", "catfish")
+    )
     with pytest.raises(SetupError, match="no-such-model"):
         async with supervisor.running():
             await anyio.sleep(60)

@@ -166,7 +166,7 @@ async def test_the_agent_steps_a_turn_once(
 ) -> None:
     monkeypatch.setenv("KIKI_FLOW_ENABLED", "1")
     monkeypatch.setenv("KIKI_FLOW_WEIGHTS_PATH", str(weights))
-    agent = composition.agent("kiki-flow", Settings())
+    agent = composition.build_agent("kiki-flow", Settings())
     assert isinstance(agent, AdvisorAgent)
     async with run_agents(bus, agent):
         replies = [

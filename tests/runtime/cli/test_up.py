@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from runtime.cli import up
-from runtime.settings import load
+from runtime.settings import load_settings
 from tests.e2e.conftest import free_port, start, stop
 
 pytestmark = pytest.mark.anyio
@@ -20,13 +20,13 @@ def test_models_that_are_ready_start_no_process(
         raise AssertionError(command)
 
     monkeypatch.setattr("subprocess.run", run)
-    up._fetch_models(load(data_dir=tmp_path, model=str(small_model), embedder=str(embedder_path)))
+    up._fetch_models(load_settings(data_dir=tmp_path, model=str(small_model), embedder=str(embedder_path)))
 
 
 async def test_a_first_question_that_fails_is_logged(tmp_path: Path) -> None:
     port = free_port()
     with capture_logs() as logs:
-        await up._ask(load(data_dir=tmp_path, port=port), "Why?")
+        await up._ask(load_settings(data_dir=tmp_path, port=port), "Why?")
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     error = f"nothing serves on {url}: start it with 'kiki up'."
     assert logs == [{"event": "first question failed", "error": error, "log_level": "error"}]

@@ -49,7 +49,7 @@ def test_the_router_takes_a_checkpoint_by_its_hub_id(
     with serve_hub(write_checkpoint(tmp_path / "source")) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         settings = Settings(embedder=str(embedder_path), agents={"router": {"checkpoint": "org/tiny"}})
-        composition.agent("router", settings)
+        composition.build_agent("router", settings)
     assert (tmp_path / "cache" / "models" / "org--tiny" / "router.safetensors").is_file()
 
 

@@ -126,7 +126,7 @@ def _build(cache: Path, builds: Path) -> None:
 
     directory = store.place(cache, "shared")
     with store.hold_lock(directory):
-        if store.faults(directory):
+        if store.find_faults(directory):
             store.build(directory, name="shared", source="test", version="1", fill=fill, report=report_nothing)
 
 
@@ -177,8 +177,8 @@ def test_another_version_of_the_conversion_is_broken(tmp_path: Path) -> None:
         fill=fill_model,
         report=report_nothing,
     )
-    assert store.faults(directory, version="1") == []
-    assert store.faults(directory, version="2") == ["version is 1, expected 2"]
+    assert store.find_faults(directory, version="1") == []
+    assert store.find_faults(directory, version="2") == ["version is 1, expected 2"]
 
 
 def test_default_models_are_what_their_publishers_made(small_model: Path, embedder_path: Path) -> None:
