@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from bus import topology
 from bus.agent import Agent, Endpoint, run_agent
 from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus, BusSettings, connect
@@ -65,9 +66,10 @@ async def connect_fresh(url: str, *, name: str = "test") -> AsyncIterator[Bus]:
 
 
 async def _delete_streams(bus: Bus, *, untouched: bool) -> None:
-    """Delete all streams, or leave those that never had a message or a consumer: most tests use few."""
+    """Delete all streams, or leave ours that never had a message or a consumer: most tests use few."""
+    declared = {config.name for config in topology.streams(bus.subjects)}
     for info in await bus.js.streams_info():
-        if untouched or info.state.last_seq or info.state.consumer_count:
+        if untouched or info.config.name not in declared or info.state.last_seq or info.state.consumer_count:
             await bus.js.delete_stream(str(info.config.name))
 
 

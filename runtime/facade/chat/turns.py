@@ -25,6 +25,9 @@ from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, Event, QueryReceived, TurnCancelled, TurnFailed
 
+STORE_SECONDS = 0.005
+"""Seconds before the stream is read again for an answer that was heard and is not stored yet; doubled each time."""
+
 CANCEL_SECONDS = 1.0
 """Seconds for publishing that nobody waits for a turn any more."""
 
@@ -45,6 +48,7 @@ class FollowedTurn:
         self._answer = turn_claim.answer
         self._read_end_first = turn_claim.running
         self._events = events
+        self._unconfirmed: AnswerReady | None = None
         self._away_since: float | None = None
         self._started = time.perf_counter()
         self._has_text = False
@@ -97,7 +101,13 @@ class FollowedTurn:
         if wait <= 0:
             raise self._with_outcome("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
         with anyio.move_on_after(wait):
-            return await self._next_event()
+            if self._unconfirmed is None:
+                happening = await self._next_event()
+                if not isinstance(happening, AnswerReady):
+                    return happening
+                self._unconfirmed = happening
+            await self._wait_until_stored()
+            return self._unconfirmed
         return await self._read_end()
 
     async def _next_event(self) -> Happening | None:
@@ -106,6 +116,24 @@ class FollowedTurn:
         except InvalidEvent as error:
             metrics.count_degraded("facade.malformed", error.message)
             return None
+
+    async def _wait_until_stored(self) -> None:
+        """Wait until the stream holds the turn's answer.
+
+        The broker delivers a message before it has stored it. One that dies between the two forgets the answer, and a
+        client that had it would find no trace of it in the record.
+        """
+        pause = STORE_SECONDS
+        while not await self._is_stored():
+            await anyio.sleep(pause)
+            pause = min(2 * pause, self._settings.poll_seconds)
+
+    async def _is_stored(self) -> bool:
+        try:
+            return await self._bus.last(AnswerReady, self.id) is not None
+        except Unavailable as error:
+            metrics.count_degraded("facade.poll", error.message)
+            return False
 
     async def _read_end(self) -> Event | None:
         """Read the turn's end from the stream: its message may have been missed while this facade was disconnected."""

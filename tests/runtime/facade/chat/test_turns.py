@@ -17,6 +17,7 @@ from bus.topology import ANSWERS, TURNS, consumer
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.idempotency import seeded
 from schemas.chat import Message
+from schemas.codec import encode
 from schemas.envelope import new_turn
 from schemas.errors import StageFailed, Unavailable
 from schemas.events import AnswerReady, QueryReceived, TurnCancelled
@@ -303,3 +304,24 @@ def test_a_turn_without_a_seed_draws_it_from_its_id() -> None:
     assert seeded(query, None, first) == seeded(query, None, again)
     assert seeded(query, None, first) != seeded(query, None, new_turn(tenant="t", timeout=1).turn_id)
     assert seeded(query, 7, first).sampling.seed == 7
+
+
+async def test_an_answer_is_given_once_its_stream_holds_it(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
+    script.silent = True
+    replies: list[httpx.Response] = []
+
+    async def post() -> None:
+        replies.append(await http.post(CHAT, json=chat_body()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(post)
+        await script.query_arrived.wait()
+        event = answer_event(recall_event(routed_event(script.queries[0])), script)
+        await bus.js.delete_stream(ANSWERS)
+        await bus.send(bus.subjects.of(event), encode(event))  # heard by all, stored by nobody
+        await bus.flush()
+        await anyio.sleep(0.3)
+        assert replies == []
+        await bus.create_missing_streams()
+        await bus.publish(event)
+    assert [reply.status_code for reply in replies] == [200]
