@@ -11,10 +11,11 @@ and their sha256 identifies them.
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, ValidationError, convert
 
 from schemas.base import WireStruct
 from schemas.envelope import Envelope, new_turn
+from schemas.errors import InvalidInput
 from schemas.events import Event
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
@@ -128,6 +129,18 @@ class AdapterRequest(WireStruct, frozen=True, kw_only=True):
 
     name: AdapterName
     sha256: MaybeSha256 = ""
+
+
+def adapter_request(name: str) -> AdapterRequest:
+    """The request for the adapter that a client names.
+
+    Raises:
+        InvalidInput: it is not the name of an adapter.
+    """
+    try:
+        return convert({"name": name}, AdapterRequest)
+    except ValidationError as error:
+        raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
 
 
 class AdapterListRequest(WireStruct, frozen=True, kw_only=True):

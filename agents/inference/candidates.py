@@ -2,12 +2,13 @@
 
 from schemas.chat import Sampling
 
-_SEEDS = 2**63
+SEEDS = 2**63
+"""Seeds are counted modulo this."""
 
 
 def seed_of(sampling: Sampling, candidate: int) -> int:
     """The seed of candidate number ``candidate``, from 0."""
-    return (sampling.seed + candidate) % _SEEDS
+    return (sampling.seed + candidate) % SEEDS
 
 
 def temperature_of(sampling: Sampling, candidate: int, *, candidate_temperature: float) -> float:

@@ -6,10 +6,9 @@ Candidates of different voices differ in what the voices know; several draws of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agents.inference.candidates import SEEDS
 from schemas.chat import MAX_CANDIDATES
 from schemas.findings import AdapterUse, Candidate
-
-SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)

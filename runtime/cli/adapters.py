@@ -7,8 +7,7 @@ from rich.table import Table
 
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, out, run_on_bus
-from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
-from schemas.errors import InvalidInput
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, adapter_request
 
 app = typer.Typer(help="LoRA adapters of the running worker.", no_args_is_help=True)
 
@@ -68,7 +67,7 @@ def state(info: AdapterInfo) -> str:
 
 
 def _perform(verb: Verb, name: str, nats: str | None) -> None:
-    request = request_of(name)
+    request = adapter_request(name)
 
     async def request_and_print(bus: Bus) -> None:
         info = await bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)
@@ -76,17 +75,3 @@ def _perform(verb: Verb, name: str, nats: str | None) -> None:
         out.print(f"{verb} {info.name}: {state(info)}{size}, {info.seconds * 1000:.1f} ms", highlight=False)
 
     run_on_bus(request_and_print, nats)
-
-
-def request_of(name: str) -> AdapterRequest:
-    """The request for an adapter of that name.
-
-    Raises:
-        InvalidInput: it is not the name of an adapter.
-    """
-    import msgspec
-
-    try:
-        return msgspec.convert({"name": name}, AdapterRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error

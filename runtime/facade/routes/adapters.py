@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from runtime.facade.dependencies import Parts, parts_of, require_admin_key
-from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, adapter_request
 from schemas.errors import InvalidInput
 
 VERBS = ("check", "load", "unload", "activate")
@@ -52,10 +52,7 @@ async def apply_verb(parts: Parts, name: str, verb: str) -> JSONResponse:
     """
     if verb not in VERBS:
         raise InvalidInput(f"'{verb}' is not one of {', '.join(VERBS)}.", param="verb")
-    try:
-        request = msgspec.convert({"name": name}, AdapterRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"'{name}' is not the name of an adapter: {error}.", param="name") from error
+    request = adapter_request(name)
     return JSONResponse(
         _adapter_body(await parts.bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT))
     )

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ async def http(bus: Bus, settings: FacadeSettings) -> AsyncIterator[httpx.AsyncC
     """A client of a facade of the test's own: turns that another test left would count against its limits."""
     async with serve_facade(bus, settings) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
         yield client
+
+
+@asynccontextmanager
+async def unanswered_request(http: httpx.AsyncClient, script: Script) -> AsyncIterator[list[httpx.Response]]:
+    """A request that has reached the agents, which publish nothing; at the end its reply is in the list."""
+    replies: list[httpx.Response] = []
+    script.silent = True
+
+    async def post() -> None:
+        replies.append(await http.post(CHAT, json=chat_body()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(post)
+        await script.query_arrived.wait()
+        yield replies
 
 
 def key() -> dict[str, str]:
@@ -138,15 +154,7 @@ async def test_a_turn_that_ends_is_not_cancelled(http: httpx.AsyncClient, script
 
 
 async def test_a_turn_cancelled_by_another_is_a_499(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
-    script.silent = True
-    replies: list[httpx.Response] = []
-
-    async def post() -> None:
-        replies.append(await http.post(CHAT, json=chat_body()))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(post)
-        await script.query_arrived.wait()
+    async with unanswered_request(http, script) as replies:
         envelope = script.queries[0].envelope.next("turn.cancelled")
         await bus.publish(TurnCancelled(envelope=envelope, reason="the operator asked"))
     assert (replies[0].status_code, replies[0].json()["error"]["code"]) == (499, "cancelled")
@@ -189,15 +197,7 @@ async def test_a_deadline_ends_the_turn(bus: Bus, script: Script) -> None:
 
 async def test_a_missed_answer_is_read_from_the_stream(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
     """Nobody received the answer's message; only the stream holds it."""
-    script.silent = True
-    replies: list[httpx.Response] = []
-
-    async def post() -> None:
-        replies.append(await http.post(CHAT, json=chat_body()))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(post)
-        await script.query_arrived.wait()
+    async with unanswered_request(http, script) as replies:
         event = script.queries[0]
         await _store_silently(bus, answer_event(recall_event(routed_event(event)), script))
     assert replies[0].json()["choices"][0]["message"]["content"] == "The capital is Paris."
@@ -307,15 +307,7 @@ def test_a_turn_without_a_seed_draws_it_from_its_id() -> None:
 
 
 async def test_an_answer_is_given_once_its_stream_holds_it(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
-    script.silent = True
-    replies: list[httpx.Response] = []
-
-    async def post() -> None:
-        replies.append(await http.post(CHAT, json=chat_body()))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(post)
-        await script.query_arrived.wait()
+    async with unanswered_request(http, script) as replies:
         event = answer_event(recall_event(routed_event(script.queries[0])), script)
         await bus.js.delete_stream(ANSWERS)
         await bus.send(bus.subjects.of(event), encode(event))  # heard by all, stored by nobody
