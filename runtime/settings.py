@@ -18,7 +18,9 @@ from pydantic_settings import (
 
 from schemas.errors import SetupError
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
+LAST_RESORT_MODEL = "smollm2-135m-instruct"
+"""Taken in place of the default model where that cannot be had; never in place of a model that somebody named."""
 DEFAULT_EMBEDDER = "all-mpnet-base-v2"
 
 
@@ -36,7 +38,7 @@ class Settings(BaseSettings):
     prefix: str = Field(default="kiki", pattern=r"^[a-z0-9_-]+$", description="First token of every subject.")
     replicas: int = Field(default=1, ge=1, le=5, description="Replicas of the streams on a NATS cluster.")
 
-    model: str = Field(default=DEFAULT_MODEL, description="Name, Hugging Face id or path of the chat model.")
+    model: str = Field(default=DEFAULT_MODEL, description="Name, Hugging Face id, directory or GGUF file.")
     embedder: str = Field(default=DEFAULT_EMBEDDER, description="Name, Hugging Face id or path of the embedder.")
     adapters: Path | None = Field(default=None, description="Folder of LoRA adapters, one subfolder each.")
 
@@ -65,6 +67,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line over environment over file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+    @property
+    def is_model_chosen(self) -> bool:
+        """Whether file, environment or command line name the chat model."""
+        return "model" in self.model_fields_set
 
     def broker_url(self) -> str:
         """The broker's address: ``nats``, or that of the embedded server."""

@@ -1,4 +1,4 @@
-"""``kiki models pull | ls | verify``: the models on this machine."""
+"""``kiki models pull | ls | verify | rm``: the models on this machine."""
 
 from typing import Annotated
 
@@ -6,12 +6,12 @@ import typer
 from rich.table import Table
 
 from runtime import models
-from runtime.cli import command, out, settings_of
+from runtime.cli import command, err, out, settings_of
 from runtime.exits import FAILED_EXIT
 
-app = typer.Typer(help="Models: fetch, list, check.", no_args_is_help=True)
+app = typer.Typer(help="Models: fetch, list, check, delete.", no_args_is_help=True)
 
-NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names, Hugging Face ids or paths.")]
+NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names, Hugging Face ids, directories or GGUF files.")]
 
 
 @app.command()
@@ -19,8 +19,11 @@ NamesArgument = Annotated[list[str] | None, typer.Argument(help="Names, Hugging 
 def pull(names: NamesArgument = None) -> None:
     """Fetch and prepare models (the configured chat model and embedder when none is named)."""
     settings = settings_of()
-    with models.show_progress() as progress:
-        entries = models.pull(names or (settings.model, settings.embedder), progress=progress)
+    wanted = names or (settings.model, settings.embedder)
+    for line in models.plan_downloads(wanted):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+    with models.show_progress(console=err) as progress:
+        entries = models.pull(wanted, progress=progress)
     _print_listings(entries)
 
 
@@ -45,8 +48,17 @@ def verify(names: NamesArgument = None) -> None:
         raise typer.Exit(FAILED_EXIT)
 
 
+@app.command(name="rm")
+@command
+def remove(names: Annotated[list[str], typer.Argument(help="Names as 'kiki models ls' shows them.")]) -> None:
+    """Delete models from the cache, with what interrupted downloads of them left."""
+    for removal in models.remove(names):
+        out.print(f"{removal.name}: {removal.size / 1e6:.0f} MB freed", markup=False, highlight=False)
+
+
 def _print_listings(lines: list[models.ModelListing]) -> None:
     table = Table("name", "state", "MB", "source", box=None)
     for line in lines:
-        table.add_row(line.name, line.state, f"{line.size / 1e6:.0f}", line.source)
+        size = f"{line.size / 1e6:.0f}{' to fetch' if line.state == 'absent' else ''}"
+        table.add_row(line.name, line.state, size, line.source)
     out.print(table)

@@ -8,10 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from runtime.models import hub, store, wheels
-from runtime.models.catalog import CATALOG, PackagedModel
+from runtime.models import hub, store
+from runtime.models.artifacts import fetch_artifact
+from runtime.models.catalog import CATALOG, CatalogModel
+from runtime.models.convert import convert_gguf
+from runtime.models.failures import SourceError
 from runtime.models.progress import ProgressReport, report_nothing
 from schemas.errors import SetupError
+
+GGUF_RECIPE = 1
+"""Version of the conversion of a local GGUF file. Raise it to have older conversions made again."""
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 """One of these files makes a directory's tokenizer."""
@@ -19,7 +25,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelListing:
-    """One line of ``kiki models ls``; ``size`` in bytes, 0 when the model is not on this machine."""
+    """One line of ``kiki models ls``; ``size`` in bytes, of an absent model what is to be fetched."""
 
     name: str
     state: Literal["ready", "absent", "broken"]
@@ -43,10 +49,27 @@ class ModelVerification:
         return not self.problems
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelRemoval:
+    """One line of ``kiki models rm``; ``size`` in bytes that were freed."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """The place of a model in the cache, whether it is there or not; any version is right where it is None."""
+
+    name: str
+    directory: Path
+    version: str | None = None
+
+
 def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressReport = report_nothing) -> Path:
     """The directory of a model, ready to load; fetched and converted if it is not in the cache yet.
 
-    ``name`` is a name of the catalog, a local directory, or a hub id ``org/name`` with an optional
+    ``name`` is a name of the catalog, a local directory, a local GGUF file, or a hub id ``org/name`` with an optional
     ``@revision``. A ready model touches no network.
 
     Raises:
@@ -56,11 +79,13 @@ def prepare(name: str, *, cache_dir: Path | None = None, progress: ProgressRepor
     if directory is not None:
         return directory
     home = store.cache_home(cache_dir)
+    report = _prefix_steps(Path(name).name if _is_gguf(name) else name, progress)
     if model := CATALOG.get(name):
-        return _prepare_packaged(model, home, progress)
+        return _prepare_catalog(model, home, report)
+    if _is_gguf(name):
+        return _prepare_gguf(_gguf_entry(name, home), report)
     repository = hub.parse(name)
     assert repository is not None  # or find_ready() would have raised
-    report = _prefix_steps(repository.name, progress)
     return hub.ensure(repository, home, check=check_directory, report=report)
 
 
@@ -70,18 +95,38 @@ def find_ready(name: str, *, cache_dir: Path | None = None) -> Path | None:
     Raises:
         SetupError: there is no such model, or the directory does not hold one.
     """
-    home = store.cache_home(cache_dir)
-    if model := CATALOG.get(name):
-        return _find_intact(store.place(home, model.name), version=model.version)
-    local = Path(name).expanduser()
-    if local.exists() or name.startswith((".", "/", "~")):
-        return check_directory(local)
-    if repository := hub.parse(name):
-        return _find_intact(store.place(home, repository.name))
-    catalog_names = ", ".join(CATALOG)
+    if entry := _find_entry(name, store.cache_home(cache_dir)):
+        if _is_gguf(name) and not Path(entry.name).is_file():
+            raise SetupError(f"no GGUF file at {entry.name}.", param="model")
+        return None if store.find_faults(entry.directory, version=entry.version) else entry.directory
+    if _is_path(name):
+        return check_directory(Path(name).expanduser())
     raise SetupError(
-        f"no model '{name}': expected one of {catalog_names}, a directory, or a hub id org/name.", param="model"
+        f"no model '{name}': expected one of {', '.join(CATALOG)}, a directory, a GGUF file, or a hub id org/name.",
+        param="model",
     )
+
+
+def find_failure(name: str, *, cache_dir: Path | None = None) -> str | None:
+    """Why a model of the catalog could not be had at the last try; None if it could, or was never tried."""
+    if name not in CATALOG:
+        return None
+    note = _failure_note(store.place(store.cache_home(cache_dir), name))
+    return note.read_text(encoding="utf-8") if note.is_file() else None
+
+
+def remove(names: Iterable[str], *, cache_dir: Path | None = None) -> list[ModelRemoval]:
+    """Delete models and what interrupted downloads of them left; only what lies in the cache.
+
+    Raises:
+        SetupError: one of ``names`` is not in the cache; nothing was deleted.
+    """
+    home = store.cache_home(cache_dir)
+    entries = {name: _find_entry(name, home) or _find_by_folder(name, home) for name in names}
+    for name, entry in entries.items():
+        if entry is None or not any(path.exists() for path in store.leavings(entry.directory)):
+            raise SetupError(f"'{name}' is not in the cache {home}: 'kiki models ls' lists what is.", param="model")
+    return [ModelRemoval(name=name, size=store.remove(entry.directory)) for name, entry in entries.items() if entry]
 
 
 def pull(
@@ -106,7 +151,13 @@ def list_models(*, cache_dir: Path | None = None) -> list[ModelListing]:
     """The catalog, then whatever else lies in the cache."""
     home = store.cache_home(cache_dir)
     lines = [
-        _describe_model(model.name, store.place(home, model.name), source=model.source, version=model.version)
+        _describe_model(
+            model.name,
+            store.place(home, model.name),
+            source=model.source,
+            version=model.version,
+            absent_size=model.size,
+        )
         for model in CATALOG.values()
     ]
     for directory in sorted((home / "models").glob("[!.]*")):
@@ -132,8 +183,8 @@ def verify(
     home = store.cache_home(cache_dir)
     results = []
     for name in selected_names:
-        directory = store.place(home, name)
-        version = CATALOG[name].version if name in CATALOG else None
+        entry = _find_entry(name, home)
+        directory, version = (entry.directory, entry.version) if entry else (store.place(home, name), None)
         if not directory.is_dir():
             problems = ["it is not in the cache; 'kiki models pull' fetches it"]
         elif problems := store.find_deep_faults(directory, version=version, report=_prefix_steps(name, progress)):
@@ -149,7 +200,7 @@ def digest(directory: Path) -> str:
         digests = {name: entry.sha256 for name, entry in manifest.files.items()}
     else:
         paths = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
-        digests = {path.name: wheels.sha256_of(path) for path in paths}
+        digests = {path.name: store.sha256_of(path) for path in paths}
     lines = "".join(f"{digests[name]} {name}\n" for name in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -176,41 +227,105 @@ def check_directory(directory: Path) -> Path:
     return directory
 
 
-def _find_intact(directory: Path, *, version: str | None = None) -> Path | None:
-    return None if store.find_faults(directory, version=version) else directory
+def _find_entry(name: str, home: Path) -> CacheEntry | None:
+    """The place in the cache of a catalog's name, a GGUF file or a hub id; None for anything else."""
+    if model := CATALOG.get(name):
+        return CacheEntry(name=name, directory=store.place(home, name), version=model.version)
+    if _is_gguf(name):
+        return _gguf_entry(name, home)
+    if not _is_path(name) and (repository := hub.parse(name)):
+        return CacheEntry(name=name, directory=store.place(home, repository.name))
+    return None
 
 
-def _prepare_packaged(model: PackagedModel, home: Path, report: ProgressReport) -> Path:
-    report, directory = _prefix_steps(model.name, report), store.place(home, model.name)
+def _find_by_folder(name: str, home: Path) -> CacheEntry | None:
+    """What ``kiki models ls`` lists by the name of its folder, because its manifest is lost."""
+    folders = {path.name: path for path in (home / "models").glob("[!.]*") if path.is_dir()}
+    return CacheEntry(name=name, directory=folders[name]) if name in folders else None
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or Path(name).expanduser().exists()
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf") and not Path(name).expanduser().is_dir()
+
+
+def _gguf_entry(name: str, home: Path) -> CacheEntry:
+    """The place of a converted GGUF file: one for each absolute path, with its size and time as the version."""
+    path = Path(name).expanduser().absolute()
+    key = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    version = None
+    if path.is_file():
+        status = path.stat()
+        version = f"{GGUF_RECIPE}:{status.st_size}:{status.st_mtime_ns}"
+    return CacheEntry(name=str(path), directory=store.place(home, f"{path.stem}-{key}"), version=version)
+
+
+def _prepare_gguf(entry: CacheEntry, report: ProgressReport) -> Path:
+    path, version = Path(entry.name), entry.version or ""
+
+    def fill(target: Path) -> None:
+        _empty(target)
+        convert_gguf(path, target, report)
+
     build = partial(
         store.build,
-        directory,
-        name=model.name,
-        source=model.source,
-        version=model.version,
-        fill=partial(_fill_packaged, model, report),
-        expected=model.expected,
+        entry.directory,
+        name=entry.name,
+        source=f"file:{path}",
+        version=version,
+        fill=fill,
         report=report,
     )
+    return store.ensure(entry.directory, version=version, build=build)
+
+
+def _prepare_catalog(model: CatalogModel, home: Path, report: ProgressReport) -> Path:
+    directory = store.place(home, model.name)
+    downloads = store.download_folder(directory)
+
+    def fill(target: Path) -> None:
+        _empty(target)
+        downloads.mkdir(exist_ok=True)
+        model.build(fetch_artifact(model, downloads, report=report), target, report)
+
+    def build() -> None:
+        note = _failure_note(directory)
+        note.unlink(missing_ok=True)
+        try:
+            store.build(
+                directory,
+                name=model.name,
+                source=model.source,
+                version=model.version,
+                fill=fill,
+                expected=model.expected,
+                report=report,
+            )
+        except SourceError as error:
+            note.write_text(error.message, encoding="utf-8")
+            raise
+        shutil.rmtree(downloads, ignore_errors=True)
+
     return store.ensure(directory, version=model.version, build=build)
 
 
-def _fill_packaged(model: PackagedModel, report: ProgressReport, target: Path) -> None:
-    """Fetch the wheels and build the model in ``target``, from the start: wheels are quick to fetch again."""
-    scratch = target.with_name(f"{target.name}.wheels")
-    for folder in (scratch, target):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    try:
-        wheels.fetch(model.wheels, scratch, report=report)
-        model.build(scratch, target, report)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _failure_note(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.failure")
 
 
-def _describe_model(name: str, directory: Path, *, source: str, version: str | None = None) -> ModelListing:
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+
+def _describe_model(
+    name: str, directory: Path, *, source: str, version: str | None = None, absent_size: int = 0
+) -> ModelListing:
     if not directory.is_dir():
-        return ModelListing(name=name, state="absent", size=0, source=source, path=directory)
+        return ModelListing(name=name, state="absent", size=absent_size, source=source, path=directory)
     manifest, problems = store.read_manifest(directory), store.find_faults(directory, version=version)
     state: Literal["ready", "broken"] = "broken" if problems else "ready"
     size = manifest.size if manifest else 0

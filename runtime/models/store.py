@@ -5,6 +5,7 @@ differs from it, is broken: it is built again, never served.
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from filelock import FileLock
 
 from agents.shared.disk import sync
 from runtime.models.progress import ProgressReport
-from runtime.models.wheels import sha256_of
 from schemas.errors import SetupError
 
 MANIFEST = "kiki-manifest.json"
@@ -58,6 +58,22 @@ def cache_home(override: Path | None = None) -> Path:
 def place(home: Path, name: str) -> Path:
     """The directory of model ``name``; a hub id's slash becomes two dashes."""
     return home / "models" / name.replace("/", "--")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_under(folder: Path) -> int:
+    """Bytes of all files under ``folder``; 0 without one. Others may write and move them meanwhile."""
+    total = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(directory, name)).st_size
+    return total
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -123,7 +139,7 @@ def build(
     Raises:
         SetupError: a file does not have its ``expected`` sha256, or the directory cannot be written.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
+    partial, aside = _partial_folder(directory), _broken_folder(directory)
     partial.mkdir(parents=True, exist_ok=True)
     try:
         fill(partial)
@@ -135,7 +151,6 @@ def build(
             shutil.rmtree(partial)
             raise SetupError(f"{name}: {file} has sha256 {entry and entry.sha256}, expected {sha256}.")
     # os.replace() refuses a directory that is not empty, so the old one is moved aside first.
-    aside = directory.with_name(f".{directory.name}.broken")
     shutil.rmtree(aside, ignore_errors=True)
     if directory.exists():
         os.replace(directory, aside)
@@ -143,6 +158,41 @@ def build(
     sync(directory.parent)
     shutil.rmtree(aside, ignore_errors=True)
     return new_manifest
+
+
+def download_folder(directory: Path) -> Path:
+    """Where the downloads of a model wait until it is built: beside its place."""
+    return directory.with_name(f".{directory.name}.download")
+
+
+def leavings(directory: Path) -> tuple[Path, ...]:
+    """All folders that a model can have: its place, and those of an interrupted build or download."""
+    return (directory, _partial_folder(directory), _broken_folder(directory), download_folder(directory))
+
+
+def remove(directory: Path) -> int:
+    """Delete a model with all its :func:`leavings`, under its lock; returns the bytes that were freed.
+
+    Raises:
+        SetupError: it cannot be deleted.
+    """
+    with hold_lock(directory):
+        freed = sum(bytes_under(folder) for folder in leavings(directory))
+        try:
+            for folder in leavings(directory):
+                if folder.exists():
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise SetupError(f"cannot delete {directory}: {error.strerror or error}.") from error
+    return freed
+
+
+def _partial_folder(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.partial")
+
+
+def _broken_folder(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.broken")
 
 
 @contextlib.contextmanager

@@ -1,23 +1,42 @@
-"""A server on loopback that stands in for the Hugging Face hub."""
+"""A server on loopback that stands in for the Hugging Face hub, or for what stands before it."""
 
 import json
+import re
 import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CHUNK = 256 * 1024
 
 
 class Hub:
-    """As much of the hub's HTTP interface as a snapshot takes; counts its requests."""
+    """As much of the hub's HTTP interface as fetching files takes.
 
-    def __init__(self, source: Path) -> None:
-        files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    Attributes:
+        files: what the repository holds, by name.
+        requests: the path of each request, in order.
+        served: bytes of files that were sent.
+        cuts: after so many bytes the connection of the next download is cut; one entry a download.
+        pause: seconds before each chunk.
+        answer: status, content type and body that every request gets instead; a proxy or a login page.
+    """
+
+    def __init__(self, files: Mapping[str, Any], repository: str) -> None:
+        self.files = dict(files)
+        self.repository = repository
         self.requests: list[str] = []
+        self.authorizations: list[str | None] = []
+        self.served = 0
+        self.cuts: list[int] = []
+        self.pause = 0.0
+        self.answer: tuple[int, str, bytes] | None = None
         hub = self
 
         class HubHandler(BaseHTTPRequestHandler):
@@ -25,42 +44,73 @@ class Hub:
 
             def log_message(self, *_: object) -> None: ...
 
-            def do_HEAD(self) -> None:
+            def do_CONNECT(self) -> None:
                 self.do_GET()
 
             def do_GET(self) -> None:
                 path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
                 hub.requests.append(path)
-                if "/resolve/" in path and (name := path.split("/resolve/", 1)[1].split("/", 1)[1]) in files:
-                    self.reply(200, files[name], etag=sha256(files[name]).hexdigest())
-                elif path.startswith("/api/models/org/tiny/tree/"):
-                    self.json([{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in files.items()])
-                elif path.startswith("/api/models/org/tiny"):
-                    names = [{"rfilename": name} for name in files]
-                    self.json({"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "siblings": names})
+                hub.authorizations.append(self.headers.get("Authorization"))
+                resolve = f"/{hub.repository}/resolve/"
+                if hub.answer is not None:
+                    status, kind, body = hub.answer
+                    self.reply(status, body, kind=kind)
+                elif path.startswith(resolve) and (name := path.removeprefix(resolve).split("/", 1)[1]) in hub.files:
+                    self.send_file(hub.files[name])
+                elif path.startswith(f"/api/models/{hub.repository}/revision/"):
+                    self.reply(200, json.dumps({"sha": COMMIT, "siblings": hub.siblings()}).encode())
                 else:
-                    self.reply(404, b"{}", etag="none", extra={"X-Error-Code": "RepoNotFound"})
+                    self.reply(404, b"{}", extra={"X-Error-Code": "RepoNotFound"})
 
-            def json(self, body: object) -> None:
-                self.reply(200, json.dumps(body).encode(), etag="json")
-
-            def reply(self, status: int, body: bytes, *, etag: str, extra: dict[str, str] | None = None) -> None:
+            def reply(
+                self,
+                status: int,
+                body: bytes,
+                *,
+                kind: str = "application/json",
+                extra: Mapping[str, str] | None = None,
+            ) -> None:
                 self.send_response(status)
-                headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}
+                headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
                 for name, value in {**headers, **(extra or {})}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
+                self.wfile.write(body)
+
+            def send_file(self, content: Any) -> None:
+                begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                first = int(begin[1]) if begin else 0
+                self.send_response(206 if begin else 200)
+                self.send_header("Content-Type", "application/octet-stream")
+                self.send_header("Content-Length", str(len(content) - first))
+                self.end_headers()
+                end = first + hub.cuts.pop(0) if hub.cuts else len(content)
+                for place in range(first, min(end, len(content)), CHUNK):
+                    time.sleep(hub.pause)
+                    chunk = content[place : min(place + CHUNK, end)]
+                    try:
+                        self.wfile.write(chunk)
+                    except OSError:  # the client has gone
+                        break
+                    hub.served += len(chunk)
+                self.close_connection = end < len(content)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
+    def siblings(self) -> list[dict[str, Any]]:
+        """The files as the hub lists them; of large ones it knows the digest."""
+        return [
+            {"rfilename": name, "size": len(content), "blobId": "0" * 40}
+            | ({"lfs": {"sha256": sha256(content).hexdigest()}} if name.endswith(".safetensors") else {})
+            for name, content in self.files.items()
+        ]
+
 
 @contextmanager
-def serve_hub(source: Path) -> Iterator[Hub]:
-    """The files of a folder as the repository ``org/tiny``; point ``HF_ENDPOINT`` to its ``url``."""
-    hub = Hub(source)
+def serve_files(files: Mapping[str, Any], repository: str = "org/tiny") -> Iterator[Hub]:
+    """Files as a repository; point ``HF_ENDPOINT`` to its ``url``."""
+    hub = Hub(files, repository)
     thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -69,3 +119,11 @@ def serve_hub(source: Path) -> Iterator[Hub]:
         hub.server.shutdown()
         thread.join()
         hub.server.server_close()
+
+
+@contextmanager
+def serve_hub(source: Path) -> Iterator[Hub]:
+    """The files of a folder as the repository ``org/tiny``."""
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    with serve_files(files) as hub:
+        yield hub

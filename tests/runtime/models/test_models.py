@@ -1,20 +1,16 @@
 """The cache of models: fetched, converted, checked, rebuilt; the hub through a stand-in server."""
 
-import dataclasses
 import json
 import multiprocessing
-import zipfile
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from runtime.models import CATALOG, digest, list_models, prepare, pull, store, verify, wheels
-from runtime.models.catalog import Wheel
-from runtime.models.convert import join_archive, unpermuted
+from runtime.models import CATALOG, digest, list_models, prepare, pull, remove, store, verify
+from runtime.models.convert import extract_archive, unpermuted
 from runtime.models.progress import report_nothing
 from schemas.errors import SetupError
 from tests.runtime.models.standin import COMMIT, Hub, serve_hub
@@ -98,7 +94,7 @@ def test_verify_finds_a_flipped_bit_and_has_it_mended(hub: Hub, tmp_path: Path) 
 def test_a_model_that_cannot_be_had_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:
     for name, why in (
         ("org/none", "cannot fetch org/none from the hub"),
-        ("nonsense", "expected one of smollm2-135m-instruct"),
+        ("nonsense", "expected one of qwen2.5-coder-0.5b-instruct"),
         (str(tmp_path / "nowhere"), "no model directory"),
     ):
         with pytest.raises(SetupError, match=why) as refusal:
@@ -185,7 +181,8 @@ def test_default_models_are_what_their_publishers_made(small_model: Path, embedd
     manifest = store.read_manifest(embedder_path)
     assert manifest is not None
     assert manifest.files["model.safetensors"].sha256 == EMBEDDER_SHA256
-    assert {line.name for line in list_models() if line.state == "ready"} >= set(CATALOG)
+    ready = {line.name for line in list_models() if line.state == "ready"}
+    assert ready >= {"smollm2-135m-instruct", "all-mpnet-base-v2"}
     config = json.loads((small_model / "config.json").read_text())
     assert (config["num_hidden_layers"], config["tie_word_embeddings"]) == (30, True)
     assert "<|im_start|>" in json.loads((small_model / "tokenizer_config.json").read_text())["chat_template"]
@@ -200,55 +197,46 @@ def test_rotary_rows_come_back_in_split_half_order() -> None:
     np.testing.assert_array_equal(unpermuted(interleaved, heads), original)
 
 
-@pytest.mark.parametrize(("parts", "why"), [((1, 3), "without a gap"), ((), "missing"), ((1, 2), "not a zip archive")])
-def test_damaged_archive_says_why(tmp_path: Path, parts: tuple[int, ...], why: str) -> None:
-    for part in parts:
-        (tmp_path / f"model.zip.{part:03}").write_bytes(b"no zip")
-    with pytest.raises(SetupError, match=why):
-        join_archive(tmp_path, tmp_path / "target", report_nothing)
+def test_an_archive_that_is_none_says_so(tmp_path: Path) -> None:
+    archive = tmp_path / "model.zip"
+    archive.write_bytes(b"no zip")
+    with pytest.raises(SetupError, match="is not a zip archive"):
+        extract_archive(archive, tmp_path / "target", report_nothing)
 
 
-def write_wheel(folder: Path) -> Wheel:
-    path = folder / "tiny_wheel-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny_wheel/weights.bin", b"weights")
-        archive.writestr("tiny_wheel-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n")
-        archive.writestr("tiny_wheel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("tiny_wheel-1.0.dist-info/RECORD", "")
-    size = path.stat().st_size
-    return Wheel(project="tiny-wheel", version="1.0", sha256=sha256(path.read_bytes()).hexdigest(), size=size)
+def test_a_removed_model_is_gone_with_what_its_downloads_left(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    directory = prepare("org/tiny", cache_dir=cache)
+    size = store.bytes_under(directory)
+    left = store.download_folder(directory)
+    left.mkdir()
+    (left / "half.incomplete").write_bytes(b"x" * 1000)
+    assert [(line.name, line.size) for line in remove(["org/tiny"], cache_dir=cache)] == [("org/tiny", size + 1000)]
+    assert [path.name for path in directory.parent.iterdir()] == [".org--tiny.lock"]
 
 
-@pytest.fixture
-def local_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """pip finds wheels in this folder and nowhere else."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
+@pytest.mark.parametrize("name", ["org/tiny", "smollm2-135m-instruct", "nonsense", "..", "../source", "/etc"])
+def test_a_model_that_is_not_in_the_cache_is_not_removed(hub: Hub, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "source"
+    with pytest.raises(SetupError, match=r"is not in the cache .* lists what is"):
+        remove([name], cache_dir=tmp_path / "cache")
+    assert (source / "config.json").is_file()
 
 
-def test_pinned_wheel_is_unpacked(local_index: Path, tmp_path: Path) -> None:
-    steps: list[tuple[str, int, int]] = []
-    target = tmp_path / "target"
-    target.mkdir()
-    wheel = write_wheel(local_index)
-    wheels.fetch([wheel], target, report=lambda *step: steps.append(step))
-    assert (target / "tiny_wheel" / "weights.bin").read_bytes() == b"weights"
-    assert steps[-1] == ("download", wheel.size, wheel.size)
+def test_nothing_is_removed_when_one_of_several_names_is_wrong(hub: Hub, tmp_path: Path) -> None:
+    directory = prepare("org/tiny", cache_dir=tmp_path / "cache")
+    with pytest.raises(SetupError, match="'typo' is not in the cache"):
+        remove(["org/tiny", "typo"], cache_dir=tmp_path / "cache")
+    assert store.find_faults(directory) == []
 
 
-def test_wheel_that_is_not_the_pinned_one_is_refused(local_index: Path, tmp_path: Path) -> None:
-    wheel = dataclasses.replace(write_wheel(local_index), sha256="0" * 64)
-    with pytest.raises(SetupError, match="is not the pinned wheel"):
-        wheels.fetch([wheel], tmp_path, report=report_nothing)
+def test_a_model_whose_manifest_is_lost_is_removed_by_its_folder(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "lost")
+    assert [line.name for line in remove(["lost"], cache_dir=tmp_path)] == ["lost"]
+    assert not (tmp_path / "models" / "lost").exists()
 
 
-def test_wheel_that_cannot_be_had_says_how_to_mend_it(local_index: Path, tmp_path: Path) -> None:
-    absent = Wheel(project="tiny-wheel", version="2.0", sha256="0", size=1)
-    with pytest.raises(
-        SetupError, match=r"pip could not download tiny-wheel==2.0: .* or give a local directory"
-    ) as refusal:
-        wheels.fetch([absent], tmp_path, report=report_nothing)
-    assert "\n" not in refusal.value.message
+def test_an_absent_model_is_listed_with_what_is_to_be_fetched(tmp_path: Path) -> None:
+    lines = {line.name: line for line in list_models(cache_dir=tmp_path)}
+    assert {line.state for line in lines.values()} == {"absent"}
+    assert {name: line.size for name, line in lines.items()} == {name: model.size for name, model in CATALOG.items()}
