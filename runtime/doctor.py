@@ -15,7 +15,7 @@ from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.agents import turn_agents
 from runtime.composition import bus_settings
-from runtime.settings import Settings
+from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
 from schemas.errors import KikiError, Unavailable
 
 State = Literal["ok", "note", "wrong"]
@@ -27,8 +27,8 @@ ADAPTER_FILES = ("adapters.safetensors", "adapter_model.safetensors")
 FREE_BYTES = 2 * 1024**3
 """Disk that models, broker and stores need to start with."""
 
-MEMORY_BYTES = 4 * 1024**3
-"""Memory that the embedded defaults need."""
+DEFAULT_MODEL_BYTES, LEAST_BYTES = 3.5e9, 5e9
+"""Memory that a runtime with the default model takes at rest, and that a machine should have for it."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ async def examine(settings: Settings) -> list[Finding]:
         *(_check_package(name) for name in PACKAGES),
         _check_nats_server(),
         _check_disk(settings),
-        _check_memory(),
+        _check_memory(settings),
     ]
-    findings += [_check_model(settings.model), _check_model(settings.embedder), _check_adapters(settings)]
+    findings += [_check_chat_model(settings), _check_model(settings.embedder), _check_adapters(settings)]
     findings += await _check_runtime(settings)
     return findings
 
@@ -86,10 +86,28 @@ def _check_disk(settings: Settings) -> Finding:
     return Finding("disk", state, f"{free / 1e9:.1f} GB free", "free some space, or set KIKI_DATA_DIR elsewhere")
 
 
-def _check_memory() -> Finding:
-    available = psutil.virtual_memory().available
-    state: State = "ok" if available >= MEMORY_BYTES else "note"
-    return Finding("memory", state, f"{available / 1e9:.1f} GB available", "the defaults need about 4 GB")
+def _check_memory(settings: Settings) -> Finding:
+    memory = psutil.virtual_memory()
+    detail = f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of it available"
+    if settings.model != DEFAULT_MODEL:
+        return Finding("memory", "ok", detail)
+    state: State = "ok" if memory.total >= LEAST_BYTES else "note"
+    return Finding(
+        "memory",
+        state,
+        f"{detail}; with {DEFAULT_MODEL} the runtime takes {DEFAULT_MODEL_BYTES / 1e9:.1f} GB at rest",
+        f"below {LEAST_BYTES / 1e9:.0f} GB set KIKI_MODEL={LAST_RESORT_MODEL}",
+    )
+
+
+def _check_chat_model(settings: Settings) -> Finding:
+    from runtime import models
+
+    reason = None if settings.is_model_chosen else models.find_failure(settings.model)
+    if reason is None:
+        return _check_model(settings.model)
+    detail = f"could not be had, so 'kiki up' takes {LAST_RESORT_MODEL}, which answers far worse: {reason}"
+    return Finding(f"model {settings.model}", "wrong", detail, "mend it, then run 'kiki models pull'")
 
 
 def _check_model(name: str) -> Finding:

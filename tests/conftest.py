@@ -1,5 +1,6 @@
 """Real parts for the tests: a broker, the small model, the embedder. Started once, stopped at the end."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import structlog
 from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus
 from bus.testing import connect_fresh
+
+SMALL_MODEL = "smollm2-135m-instruct"
+"""What tests ask unless they name another model: small and quick."""
+
+os.environ["KIKI_MODEL"] = SMALL_MODEL  # for every runtime that a test starts
 
 # As the runtime does: structlog's own tracebacks name every local variable, which takes a second each.
 structlog.configure(
@@ -47,10 +53,10 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 @pytest.fixture(scope="session")
 def small_model() -> Path:
-    """The default chat model, prepared once in the user's cache."""
+    """The small chat model, prepared once in the user's cache."""
     from runtime.models import prepare
 
-    return prepare("smollm2-135m-instruct")
+    return prepare(SMALL_MODEL)
 
 
 @pytest.fixture(scope="session")

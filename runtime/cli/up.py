@@ -18,7 +18,7 @@ from bus.connection import Bus, connect
 from runtime import advisors, composition, models
 from runtime.agents import FACADE, all_agents, default_agents
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
-from runtime.settings import Settings, environment
+from runtime.settings import LAST_RESORT_MODEL, Settings, environment
 from runtime.supervisor import Supervisor
 from schemas.errors import SetupError
 
@@ -45,8 +45,7 @@ def up(
     """Start the broker, every agent and the facade; restart what dies; stop all of it on Ctrl-C."""
     settings = settings_of(nats=nats, adapters=adapters, model=model, port=port, nats_port=nats_port, data_dir=data_dir)
     _check_adapters(settings)
-    _fetch_models(settings)
-    run_async(_start_all, settings, ask)
+    run_async(_start_all, _fetch_models(settings), ask)
 
 
 @command
@@ -62,14 +61,40 @@ def _check_adapters(settings: Settings) -> None:
         )
 
 
-def _fetch_models(settings: Settings) -> None:
-    """Fetch missing models in a child process: the libraries that convert a model would stay in this one's memory."""
+def _fetch_models(settings: Settings) -> Settings:
+    """Fetch missing models; returns the settings, with the last resort where the default model cannot be had."""
+    code = _pull_missing(settings)
+    reason = None if settings.is_model_chosen else models.find_failure(settings.model)
+    if code and reason is not None:
+        _warn_of_last_resort(settings.model, reason)
+        settings = settings.model_copy(update={"model": LAST_RESORT_MODEL})
+        code = _pull_missing(settings)
+    if code:
+        raise typer.Exit(code)  # the child has printed the reason
+    return settings
+
+
+def _pull_missing(settings: Settings) -> int:
+    """Fetch in a child process: the libraries that convert a model would stay in this one's memory. Its exit code."""
     missing = [name for name in (settings.model, settings.embedder) if models.find_ready(name) is None]
-    if missing:
-        arguments = [sys.executable, "-m", "runtime", "models", "pull", *missing]
-        code = subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
-        if code:
-            raise typer.Exit(code)  # the child has printed the reason
+    if not missing:
+        return 0
+    arguments = [sys.executable, "-m", "runtime", "models", "pull", *missing]
+    return subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode
+
+
+def _warn_of_last_resort(model: str, reason: str) -> None:
+    structlog.get_logger("kiki").warning(
+        "default model replaced", model=model, replacement=LAST_RESORT_MODEL, error=reason
+    )
+    err.print(
+        f"\nWARNING: {model} cannot be had, so {LAST_RESORT_MODEL} answers in its place, and far worse. {reason} "
+        "Mend it and start again; 'kiki models pull' tries it alone.\n",
+        style="bold yellow",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 async def _start_all(settings: Settings, ask: str | None) -> None:
