@@ -11,7 +11,7 @@ import structlog
 from runtime.models.catalog import CatalogModel, Source
 from runtime.models.failures import SourceError, WrongBytes
 from runtime.models.progress import ProgressReport
-from runtime.models.store import bytes_under, sha256_of
+from runtime.models.store import bytes_under, free_bytes, sha256_of
 from schemas.errors import SetupError
 
 
@@ -53,7 +53,7 @@ def check_room(model: CatalogModel, source: Source, folder: Path) -> None:
         SetupError: the message has both numbers.
     """
     needed = model.size + max(source.size, model.ready_size) - bytes_under(folder)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed:
         raise SetupError(
             f"{model.name} needs {needed / 1e6:.0f} MB in {folder.parent}, and {free / 1e6:.0f} MB are free: "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.models.gguf_file import GgufFile, TensorEntry, read_gguf
 from runtime.models.progress import ProgressReport
+from runtime.models.store import free_bytes
 from schemas.errors import SetupError
 
 if TYPE_CHECKING:
@@ -184,6 +185,12 @@ def _save_weights(gguf: GgufFile, path: Path, report: ProgressReport) -> None:
     import numpy as np
 
     header, total = _plan_safetensors({_convert_name(gguf, tensor.name): tensor.shape for tensor in gguf.tensors})
+    if (free := free_bytes(path.parent)) < total:
+        raise SetupError(
+            f"{gguf.path.name} needs {total / 1e6:.0f} MB in {path.parent}, and {free / 1e6:.0f} MB are free: "
+            "free some space, or set KIKI_CACHE_DIR elsewhere.",
+            param="model",
+        )
     content = np.memmap(gguf.path, np.uint8, "r")
     done = 0
     with path.open("wb") as file:

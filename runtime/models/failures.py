@@ -8,6 +8,7 @@ SetupError
     +-- WrongBytes      the source gives a file, and its digest or size is not the pinned one
 """
 
+import re
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ _PIP_SIGNS: tuple[tuple[type[SourceError], tuple[str, ...], str, str], ...] = (
     ),
     (
         WrongBytes,
-        ("DO NOT MATCH THE HASHES", "is invalid", "BadZipFile", "has an invalid wheel"),
+        ("DO NOT MATCH THE HASHES", "is invalid.", "BadZipFile", "has an invalid wheel"),
         "PyPI gives other content than it should",
         "run 'pip cache purge', or look at pip's index and the proxy",
     ),
@@ -90,10 +91,15 @@ def explain_pip(log: str, requirement: str) -> SourceError:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for kind, signs, meaning, mend in _PIP_SIGNS:
         if line := next((line for line in reversed(lines) if any(sign in line for sign in signs)), None):
-            return kind(f"{meaning} ({requirement}: {line}): {mend}")
+            return kind(f"{meaning} ({requirement}: {_shorten(line)}): {mend}")
     errors = [line for line in lines if line.startswith("ERROR")] or lines
     reason = errors[-1] if errors else "pip printed nothing"
     return SourceRefused(f"pip could not download {requirement} ({reason}): {PIP_MEND}")
+
+
+def _shorten(line: str) -> str:
+    """A line of pip without what its retries and objects look like inside."""
+    return re.sub(r"<[^>]*>(: )?", "", line.partition("broken by ")[2] or line)
 
 
 def first_line(error: BaseException) -> str:

@@ -47,7 +47,6 @@ FRUITLESS_TRIES = 3
 """A connection that breaks is taken up again until so many in a row brought nothing."""
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
-_CHUNK_BYTES = 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +258,7 @@ def _append(client: "httpx.Client", url: str, part: Path, *, size: int | None, r
         done = begin if response.status_code == 206 else 0
         _check_length(response, done, size)
         with part.open("ab" if done else "wb") as sink:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 sink.write(chunk)
                 done += len(chunk)
                 report(done)

@@ -76,6 +76,11 @@ def bytes_under(folder: Path) -> int:
     return total
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that the disk of ``folder`` has free."""
+    return shutil.disk_usage(folder).free
+
+
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of ``directory``; None when it is missing or unreadable."""
     try:

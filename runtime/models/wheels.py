@@ -17,8 +17,8 @@ from runtime.models.progress import ByteReport, ProgressReport, shift_report
 from runtime.models.store import bytes_under, sha256_of
 
 POLL_SECONDS = 0.2
-PIP_RETRIES = "2"
-"""How often pip tries again, unless ``PIP_RETRIES`` says otherwise; its own five take half a minute."""
+RETRIES = "2"
+"""How often pip tries again. It names the reason only then, and its own five tries take long where nothing answers."""
 
 _COPY_BYTES = 8 * 1024**2
 
@@ -116,10 +116,10 @@ def _run_pip(wheel: Wheel, spool: Path, report: ByteReport) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--dest", str(spool), wheel.requirement]
+    command += ["--disable-pip-version-check", "--retries", RETRIES, "--dest", str(spool), wheel.requirement]
     log = spool / "pip.log"
     with log.open("wb") as sink:
-        environment = {"PIP_RETRIES": PIP_RETRIES, **os.environ, "TMPDIR": str(scratch)}
+        environment = {**os.environ, "TMPDIR": str(scratch)}
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=environment) as pip:
             try:
                 while pip.poll() is None:

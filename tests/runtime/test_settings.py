@@ -6,7 +6,8 @@ import pytest
 
 from agents.inference.agent import InferenceAgent
 from runtime import composition
-from runtime.settings import environment, load_settings
+from runtime.models import CATALOG
+from runtime.settings import DEFAULT_EMBEDDER, DEFAULT_MODEL, LAST_RESORT_MODEL, environment, load_settings
 from schemas.errors import SetupError
 
 
@@ -95,3 +96,18 @@ def test_an_unknown_setting_of_an_agent_is_named_with_those_that_exist(config: P
     config.write_text("[agents.router]\nthreshhold = 0.5\n")
     with pytest.raises(SetupError, match=r"'agents.router.threshhold' does not exist: choose from .*threshold\.$"):
         composition.build_agent("router", load_settings())
+
+
+def test_a_model_is_chosen_by_file_environment_or_option(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load_settings().model, load_settings().is_model_chosen) == (DEFAULT_MODEL, False)
+    assert load_settings(model=DEFAULT_MODEL).is_model_chosen
+    config.write_text(f'model = "{DEFAULT_MODEL}"')
+    assert load_settings().is_model_chosen
+    config.write_text("")
+    for name, value in environment(load_settings()).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().is_model_chosen, "a child does not choose again"
+
+
+def test_the_defaults_are_in_the_catalog() -> None:
+    assert {DEFAULT_MODEL, LAST_RESORT_MODEL, DEFAULT_EMBEDDER} <= set(CATALOG)
