@@ -130,8 +130,7 @@ def check_convertible(gguf: GgufFile) -> None:
 
 def build_config(gguf: GgufFile) -> dict[str, Any]:
     """``config.json`` of a model out of its GGUF metadata."""
-    tokenizer = {name: gguf.fields[f"tokenizer.ggml.{name}"] for name in ("bos_token_id", "eos_token_id")
-                 if f"tokenizer.ggml.{name}" in gguf.fields}  # fmt: skip
+    ids = {name: gguf.fields.get(f"tokenizer.ggml.{name}") for name in ("bos_token_id", "eos_token_id")}
     return {
         "architectures": [FAMILIES[gguf.family].architecture],
         "model_type": gguf.family,
@@ -148,7 +147,7 @@ def build_config(gguf: GgufFile) -> dict[str, Any]:
         "vocab_size": len(gguf.fields["tokenizer.ggml.tokens"]),
         "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in gguf.tensors),
         "hidden_act": "silu",
-        **tokenizer,
+        **{name: value for name, value in ids.items() if value is not None},
     }
 
 

@@ -44,11 +44,13 @@ class WrongBytes(SourceError):
     """What the source gives is not the pinned file."""
 
 
-def explain_transport(error: "httpx.TransportError", title: str) -> SourceError:
+def explain_request(error: "httpx.RequestError", title: str) -> SourceError:
     """The kind of failure behind an error of httpx; ``title`` is the source, as in 'the Hugging Face hub'."""
     import httpx
 
     reason = first_line(error)
+    if isinstance(error, (httpx.TooManyRedirects, httpx.DecodingError)):
+        return Intercepted(f"something else answers in place of {title} ({reason}): a proxy or a login page")
     if isinstance(error, httpx.ProxyError):
         return Intercepted(f"a proxy stands before {title} and refuses ({reason}): {PROXY_MEND}")
     if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)) or "CERTIFICATE_VERIFY_FAILED" in reason:

@@ -25,7 +25,7 @@ from runtime.models.failures import (
     SourceOffline,
     SourceRefused,
     WrongBytes,
-    explain_transport,
+    explain_request,
     first_line,
 )
 from runtime.models.progress import ByteReport, ProgressReport, shift_report
@@ -167,10 +167,14 @@ def _fetch_sibling(
     if target.exists() and expected is not None and store.sha256_of(target) == expected:
         return
     target.unlink(missing_ok=True)
-    _download(client, _resolve_url(repo, commit, file.rfilename), target, size=file.size, report=report)
-    if expected is not None and (digest := store.sha256_of(target)) != expected:
+    url = _resolve_url(repo, commit, file.rfilename)
+    used_leftovers = True
+    while used_leftovers:  # they may be damaged, or of another commit: then the file is fetched once more
+        used_leftovers = _download(client, url, target, size=file.size, report=report)
+        if expected is None or store.sha256_of(target) == expected:
+            return
         target.unlink()
-        raise WrongBytes(f"{_title()} gives other bytes for {name}: sha256 {digest}, expected {expected}")
+    raise WrongBytes(f"{_title()} gives other bytes for {name} than it says itself: look at what stands before it")
 
 
 def _read_info(client: "httpx.Client", repository: Repository) -> _RepositoryInfo:
@@ -180,8 +184,8 @@ def _read_info(client: "httpx.Client", repository: Repository) -> _RepositoryInf
     url = f"{_endpoint()}/api/models/{repository.repo}/revision/{revision}"
     try:
         response = client.get(url, params={"blobs": "true"})
-    except httpx.TransportError as error:
-        raise explain_transport(error, _title()) from error
+    except httpx.RequestError as error:
+        raise explain_request(error, _title()) from error
     _check_status(response, repository.name)
     try:
         return msgspec.json.decode(response.content, type=_RepositoryInfo)
@@ -233,11 +237,11 @@ def _download(client: "httpx.Client", url: str, target: Path, *, size: int | Non
         try:
             _append(client, url, part, size=size, report=report)
             break
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             fruitless = 0 if _size_of(part) > latest else fruitless + 1
             latest = _size_of(part)
             if latest == begin or fruitless == FRUITLESS_TRIES:
-                raise explain_transport(error, _title()) from error
+                raise explain_request(error, _title()) from error
     part.replace(target)
     return begin > 0
 

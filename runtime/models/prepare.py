@@ -126,7 +126,12 @@ def remove(names: Iterable[str], *, cache_dir: Path | None = None) -> list[Model
     for name, entry in entries.items():
         if entry is None or not any(path.exists() for path in store.leavings(entry.directory)):
             raise SetupError(f"'{name}' is not in the cache {home}: 'kiki models ls' lists what is.", param="model")
-    return [ModelRemoval(name=name, size=store.remove(entry.directory)) for name, entry in entries.items() if entry]
+    removals = []
+    for name, entry in entries.items():
+        assert entry is not None  # or it would have been refused
+        removals.append(ModelRemoval(name=name, size=store.remove(entry.directory)))
+        _failure_note(entry.directory).unlink(missing_ok=True)
+    return removals
 
 
 def pull(

@@ -240,3 +240,39 @@ def test_an_absent_model_is_listed_with_what_is_to_be_fetched(tmp_path: Path) ->
     lines = {line.name: line for line in list_models(cache_dir=tmp_path)}
     assert {line.state for line in lines.values()} == {"absent"}
     assert {name: line.size for name, line in lines.items()} == {name: model.size for name, model in CATALOG.items()}
+
+
+def test_a_repository_is_fetched_with_its_bytes_as_progress_and_goes_on_where_it_ended(
+    hub: Hub, tmp_path: Path
+) -> None:
+    weights = hub.files["model.safetensors"]
+    partial = tmp_path / "cache" / "models" / ".org--tiny.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors.incomplete").write_bytes(weights[:100])
+    steps: list[tuple[str, int, int]] = []
+    directory = prepare("org/tiny", cache_dir=tmp_path / "cache", progress=lambda *step: steps.append(step))
+    assert (directory / "model.safetensors").read_bytes() == weights
+    total = sum(len(content) for name, content in hub.files.items() if not name.endswith(".py"))
+    assert hub.served == total - 100
+    assert [step for step in steps if "hub" in step[0]][-1] == ("org/tiny: from the hub", total, total)
+
+
+def test_leftovers_of_another_commit_are_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    partial = tmp_path / "cache" / "models" / ".org--tiny.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors.incomplete").write_bytes(b"x" * 100)
+    directory = prepare("org/tiny", cache_dir=tmp_path / "cache")
+    assert (directory / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+
+
+def test_a_repository_that_names_files_outside_of_it_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.files["../../evil.json"] = b"{}"
+    with pytest.raises(SetupError, match="names a file outside the repository"):
+        prepare("org/tiny", cache_dir=tmp_path / "cache")
+    assert not list(tmp_path.rglob("evil.json"))
+
+
+def test_a_page_in_place_of_the_hub_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.answer = (200, "text/html", b"<html>log in</html>")
+    with pytest.raises(SetupError, match=r"something else answers in place of the hub at .* \(text/html of 19 bytes\)"):
+        prepare("org/tiny", cache_dir=tmp_path / "cache")
