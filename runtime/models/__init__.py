@@ -18,7 +18,7 @@ imported only when a model is missing.
 :mod:`runtime.models.progress`: what a person sees meanwhile.
 """
 
-from runtime.models.catalog import CATALOG, EMBEDDER, QWEN_HALF, SMALL_MODEL
+from runtime.models.catalog import CATALOG, QWEN_HALF, SMALL_MODEL
 from runtime.models.checkpoints import router_checkpoint
 from runtime.models.plan import plan_downloads
 from runtime.models.prepare import (
@@ -38,7 +38,6 @@ from runtime.models.progress import show_progress
 
 __all__ = [
     "CATALOG",
-    "EMBEDDER",
     "QWEN_HALF",
     "SMALL_MODEL",
     "ModelListing",
