@@ -174,13 +174,15 @@ def _build_inference(settings: "Settings") -> "Agent":
 
 
 def _local_model(settings: "Settings") -> dict[str, Any]:
-    from runtime.models import digest, prepare
+    from runtime.models import digest, int8_folder, prepare
 
     model = prepare(settings.model)
+    model_digest = digest(model)
     return {
         "model": model,
         "model_name": settings.model,
-        "model_digest": digest(model),
+        "model_digest": model_digest,
+        "int8_folder": int8_folder(model, model_digest),
         "adapters": settings.adapters,
         "journal": settings.data_dir / "inference.json",
     }

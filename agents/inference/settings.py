@@ -90,6 +90,10 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         kv_bytes: bytes of keys, values and states that all rows together may need; work that does not fit waits for
         rows to
             leave. None takes the memory that weights, adapters and cached prompts leave.
+        cpu_weights: how a CPU holds the weights: "int8" takes a quarter of the memory and is several times faster where
+            torch has a kernel for the processor, "float32" is exact; "auto" measures both at the first start and keeps
+            the reading. Metal and CUDA take the weights as stored.
+        int8_folder: where rounded weights and the reading are kept; None makes both again at every start.
         memory_limit: bytes that MLX may allocate; None takes 460/512 of a GPU's memory, and MLX's own limit on a CPU.
         cache_limit: bytes of freed buffers that MLX keeps; None takes 1/16 of a GPU's memory, 32 GB of 512 GB.
         context_tokens: tokens of prompt and answer together; None takes the model's own.
@@ -119,6 +123,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     max_batch: int = 32
     prefill_step: int = 512
     kv_bytes: int | None = None
+    cpu_weights: Literal["auto", "int8", "float32"] = "auto"
+    int8_folder: Path | None = None
     memory_limit: int | None = None
     cache_limit: int | None = None
     context_tokens: int | None = None

@@ -210,6 +210,12 @@ def digest(directory: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def int8_folder(directory: Path, model_digest: str, *, cache_dir: Path | None = None) -> Path:
+    """Where the int8 weights of a ready model are kept: within it when it is in the cache, and goes with it."""
+    home = store.cache_home(cache_dir)
+    return directory / "int8" if home in directory.parents else home / "int8" / model_digest[:16]
+
+
 def check_directory(directory: Path) -> Path:
     """``directory``, if it holds what a model needs.
 

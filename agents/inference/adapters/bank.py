@@ -228,11 +228,14 @@ class AdapterBank:
 
     @contextlib.contextmanager
     def borrow_model(self) -> Iterator[None]:
-        """Let the caller place pairs; at the end they are removed, and what was mounted before is mounted again."""
+        """Let the caller place pairs, in training mode; at the end they are removed, and what was mounted before is
+        mounted again."""
         pairs, active, was_mixed = self._mounted_pairs, self.active, self._mixed
+        self._model.train()  # layers and kernels that have no gradient are avoided
         try:
             yield
         finally:
+            self._model.eval()
             if was_mixed:
                 self._mount_side_by_side(self._stacked_seats)
             else:

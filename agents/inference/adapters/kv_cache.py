@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, dynamic_roll
+from numpy.typing import NDArray
 
 SPARE_SLOTS = 256
 """Slots of a new buffer beyond those that are needed, a quarter of them on the left."""
@@ -81,6 +83,7 @@ class RoomyCache:
         self._lengths: tuple[int, ...] = ()
         self._end = 0
         self._padding: tuple[int, ...] = ()
+        self._is_shared = False
 
     @classmethod
     def of(cls, caches: Sequence[KVCache]) -> "RoomyCache":
@@ -96,14 +99,20 @@ class RoomyCache:
         return batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RoomyCache":
+        self._is_shared = True  # the buffers, until one of the two is written to
         clone = copy.copy(self)
-        clone._buffers = tuple(map(copy.copy, self._buffers))  # shared until one of the two is written to
+        clone._buffers = tuple(map(copy.copy, self._buffers))
         return clone
 
     @property
     def offset(self) -> mx.array:
         """The position of each row's next token: (rows,), by place."""
         return mx.array(self._lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each row, by place."""
+        return self._lengths
 
     @property
     def state(self) -> tuple[mx.array, ...]:
@@ -142,6 +151,27 @@ class RoomyCache:
         self._write((keys, values), place=0)
         self._lengths = tuple(length + tokens for length in self._lengths)
         return self._used_part()
+
+    def append_one(self, keys: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Append one token (rows, heads, width) to each row without MLX; returns what :meth:`update_and_fetch` does.
+
+        It is written into the buffers' own memory, into a slot that no other array refers to, because buffers that a
+        copy of this cache may have are copied first.
+        """
+        rows, heads, width = keys.shape
+        if not self._buffers or self._end + 1 > self._buffers[0].shape[2]:
+            self._fit((mx.zeros((rows, heads, 1, width)), mx.zeros((rows, heads, 1, width))), rows=rows, right=1)
+        if self._is_shared:
+            self._buffers = tuple(mx.array(np.array(buffer)) for buffer in self._buffers)
+            self._is_shared = False
+        mx.eval(self._buffers)
+        self._lengths = tuple(length + 1 for length in self._lengths)
+        self._end += 1
+        memory = tuple(map(np.asarray, self._buffers))
+        for buffer, new in zip(memory, (keys, values), strict=True):
+            buffer[:rows, :, self._end - 1] = new
+        first = self._end - self.size()
+        return tuple(buffer[:rows, :, first : self._end] for buffer in memory)
 
     def prepare(self, *, right_padding: Sequence[int] | None = None, **_: Any) -> None:
         """Note that of the tokens appended next, the last ``right_padding[row]`` of each row are padding."""

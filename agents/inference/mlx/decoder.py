@@ -42,7 +42,7 @@ class Decoder:
     def __init__(self, settings: InferenceSettings) -> None:
         bundle = loading.load(settings)
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
-        self.parameters = bundle.parameters
+        self.parameters, self.weights = bundle.parameters, bundle.weights
         self.bank = AdapterBank(
             bundle.model,
             settings.adapters,

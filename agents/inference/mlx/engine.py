@@ -80,9 +80,13 @@ class MlxEngine:
 
     @property
     def info(self) -> dict[str, str]:
-        """The device, and the adapters in the model now."""
+        """The device, how it holds the weights, and the adapters in the model now."""
         decoder = self.thread.decoder
-        return {"device": decoder.device, "adapters": " ".join(use.name for use in decoder.bank.active)}
+        return {
+            "device": decoder.device,
+            "weights": decoder.weights,
+            "adapters": " ".join(use.name for use in decoder.bank.active),
+        }
 
     @property
     def encoder(self) -> PromptEncoder:

@@ -9,6 +9,8 @@ import mlx_lm
 import psutil
 from mlx_lm.utils import get_total_parameters
 
+from agents.inference.int8.conversion import convert
+from agents.inference.int8.selection import select_weights
 from agents.inference.mlx import swiglu
 from agents.inference.mlx.processors import Grammars
 from agents.inference.prompt import PromptEncoder
@@ -24,7 +26,8 @@ THINK = ("<think>", "</think>")
 class ModelBundle:
     """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
 
-    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
+    ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere. ``memory``: bytes that MLX may
+    allocate, by the settings or else by the device.
     """
 
     model: Any
@@ -33,16 +36,18 @@ class ModelBundle:
     grammars: Grammars
     syntax: ToolSyntax
     device: str
+    weights: str
     parameters: int
     dtype: Any | None
     memory: int
 
 
 def load(settings: InferenceSettings) -> ModelBundle:
-    """Load the model; on a CPU its weights become float32, the only type that the faster BLAS helps.
+    """Load the model; on a CPU its weights become int8 or float32 (:mod:`agents.inference.int8.selection`).
 
     Raises:
-        SetupError: the directory is missing or does not hold a model that mlx-lm knows.
+        SetupError: the directory is missing or does not hold a model that mlx-lm knows, or int8 is asked for and there
+        is no kernel for it.
     """
     if settings.model is None:
         raise SetupError("engine = 'mlx' needs a model directory.", param="model")
@@ -51,11 +56,15 @@ def load(settings: InferenceSettings) -> ModelBundle:
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     memory = _set_limits(settings, on_cpu=on_cpu)
     try:
-        model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True)
+        model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True, lazy=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise SetupError(f"{settings.model} cannot be loaded: {error}", param="model") from error
+    parameters, weights = int(get_total_parameters(model)), "stored"
     if on_cpu:
-        model.set_dtype(mx.float32)
+        weights = select_weights(model, settings, parameters=parameters)
+        if weights == "int8":
+            convert(model, settings.int8_folder and settings.int8_folder / "weights.safetensors")
+        model.set_dtype(mx.float32)  # the only floating type that the faster BLAS helps
         swiglu.lighten(model)
     mx.eval(model.parameters())
     mx.clear_cache()  # frees the buffers of the weights as they were stored
@@ -73,7 +82,8 @@ def load(settings: InferenceSettings) -> ModelBundle:
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
         syntax=syntax,
         device="cpu" if on_cpu else "gpu",
-        parameters=int(get_total_parameters(model)),
+        weights=weights,
+        parameters=parameters,
         dtype=mx.float32 if on_cpu else None,
         memory=memory,
     )

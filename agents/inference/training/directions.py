@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from agents.inference.adapters.mixed import EMBEDDINGS, SWITCHES
+from agents.inference.int8.conversion import wide_weight
 
 Array = NDArray[np.floating[Any]]
 
@@ -16,12 +17,7 @@ Array = NDArray[np.floating[Any]]
 def frozen_weights(module: Any) -> Array:
     """A module's weights in the orientation of an adapter's change (see :mod:`agents.inference.adapters.files`),
     float32."""
-    weight = module.weight
-    if hasattr(module, "bits"):
-        weight = mx.dequantize(
-            weight, module.scales, getattr(module, "biases", None), group_size=module.group_size, bits=module.bits
-        )
-    matrix = np.array(weight.astype(mx.float32))
+    matrix = np.array(wide_weight(module).astype(mx.float32))
     return matrix if isinstance(module, (*SWITCHES, *EMBEDDINGS)) else matrix.T
 
 
