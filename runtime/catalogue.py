@@ -14,7 +14,7 @@ class ServedModel:
     Attributes:
         description: one line for people.
         level: level of cognition.
-        thinking: whether the model's reasoning is shown, when it has any.
+        thinking: whether the model reasons before it answers, when it can, and shows it.
         max_tokens: length of an answer; the facade's default when None.
         temperature: of an answer; the facade's default when None.
     """

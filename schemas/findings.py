@@ -64,7 +64,8 @@ class Plan(WireStruct, frozen=True, kw_only=True):
     """Which stages do their work on a turn. The others pass it on at once, so every turn has the same events.
 
     ``stakes``: whether a wrong answer is costly, so that agreement alone does not end the panel.
-    ``thinking``: whether the alias shows the model's reasoning, when it has any; a client may ask otherwise.
+    ``thinking``: whether the model reasons before it answers, when it can. The alias then shows the reasoning, unless a
+    client asks otherwise.
     """
 
     level: Level

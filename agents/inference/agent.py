@@ -212,6 +212,7 @@ class InferenceAgent:
             n=plan.candidates,
             tooling=event.query.tooling,
             enhance=plan.antibias,
+            thinking=plan.thinking,
             deadline=event.envelope.deadline,
         )
         on_piece = _make_signal(event.envelope.turn_id, delivery) if plan.live_tokens else None

@@ -73,10 +73,10 @@ class PromptEncoder:
         """The token that ends an answer."""
         return int(self._tokenizer.eos_token_id)
 
-    def encode(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = True) -> Prompt:
+    def encode(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = False) -> Prompt:
         """Tokens of the conversation and of the opening of the assistant's answer.
 
-        ``thinking`` false asks the template for an answer without reasoning, if it offers that.
+        ``thinking`` asks the template for an answer with reasoning or without, if it offers the choice.
 
         Raises:
             InvalidInput: the template refuses the messages, or the prompt leaves no room in the context.
@@ -134,7 +134,7 @@ class PromptEncoder:
     def _render(self, messages: list[dict[str, Any]], tools: Any, *, thinking: bool) -> str:
         from jinja2 import TemplateError
 
-        options: dict[str, Any] = {} if thinking else {"enable_thinking": False}
+        options: dict[str, Any] = {"enable_thinking": thinking}
         if tools is not None:
             options["tools"] = tools
         try:

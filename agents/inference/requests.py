@@ -18,7 +18,7 @@ class Request:
 
     ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
     Unix time; adapters that are not registered are left out and counted. ``enhance``: apply the engine's
-    factor to its bias-knowledge neurons, if it has any.
+    factor to its bias-knowledge neurons, if it has any. ``thinking``: a model that can reason does so first.
     """
 
     lane: Lane
@@ -31,6 +31,7 @@ class Request:
     tooling: Tooling | None = None
     deadline: float = float("inf")
     enhance: bool = False
+    thinking: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,9 @@ A model whose chat template knows tools writes calls in its own form; mlx-lm has
 vocabulary. For any other model the system message describes the tools and asks for the form that many models
 share: JSON between ``<tool_call>`` marks. When a call is required, the whole answer is decoded under the call's JSON
 Schema.
+
+Small models often leave the marks out. An answer that begins with the JSON of a call, bare or in a fence, is held back
+until it ends, and is a call when it names an offered tool.
 """
 
 import json
@@ -49,6 +52,10 @@ _TOOLS_TEMPLATE = (
 )
 
 
+_UNMARKED = ('{"name":', '```json{"name":', '```{"name":')
+"""How an answer begins that is a call without its marks; blanks are left out."""
+
+
 def syntax_of(tokenizer: Any) -> ToolSyntax:
     """The syntax that mlx-lm found for its wrapped tokenizer, or the generic one."""
     if not tokenizer.has_tool_calling:
@@ -87,6 +94,25 @@ def read_calls(text: str, syntax: ToolSyntax, tooling: Tooling) -> tuple[ToolCal
     return tuple(_make_call(call, tooling) for call in calls)
 
 
+def may_begin_call(text: str) -> bool:
+    """Whether an answer that begins with ``text`` may be a call without its marks."""
+    compact = "".join(text.split())
+    return any(compact[: len(opening)] == opening[: len(compact)] for opening in _UNMARKED)
+
+
+def read_unmarked_call(text: str, tooling: Tooling) -> tuple[ToolCall, str]:
+    """The call whose JSON a text begins with, bare or in a fence, and the text behind it.
+
+    Raises:
+        MalformedCall: the text does not begin with a call of an offered tool.
+    """
+    try:
+        raw, end = json.JSONDecoder().raw_decode(text, text.index("{"))
+    except (ValueError, RecursionError) as error:
+        raise MalformedCall(f"{type(error).__name__}: {error}") from error
+    return _make_call(raw, tooling), text[end:].strip().removeprefix("```").strip()
+
+
 def schema_of(tooling: Tooling) -> str:
     """The JSON Schema of one call of the forced tool, or of any."""
     tools = [tool for tool in tooling.tools if tooling.forced in (None, tool.name)]
@@ -119,6 +145,8 @@ class CallCollector:
     def __init__(self, syntax: ToolSyntax, tooling: Tooling) -> None:
         self._syntax = GENERIC if tooling.must_call else syntax
         self._tooling = tooling
+        self._held = ""
+        self._is_prose = False
         self.tool_calls: list[ToolCall] = []
 
     @property
@@ -142,6 +170,32 @@ class CallCollector:
         if not self._tooling.parallel:
             del self.tool_calls[1:]
         return None
+
+    def take_content(self, text: str) -> str:
+        """Take text of the answer; return what cannot be a call without its marks any more."""
+        if self._is_prose:
+            return text
+        self._held += text
+        if may_begin_call(self._held):
+            return ""
+        self._is_prose = True
+        return self._release()
+
+    def finish(self) -> str:
+        """The answer has ended: return what was held back and is no call."""
+        text = self._release()
+        if self.tool_calls or self._is_prose:
+            return text
+        try:
+            call, rest = read_unmarked_call(text, self._tooling)
+        except MalformedCall:
+            return text
+        self.tool_calls.append(call)
+        return rest
+
+    def _release(self) -> str:
+        text, self._held = self._held, ""
+        return text
 
 
 def _as_plain_message(message: Message) -> Message:

@@ -155,6 +155,9 @@ class TurnNegotiation:
             by_likelihood = sorted(self._answers, key=lambda index: -self._candidates[index].logprob)
             self._notes.append("the candidates are split: the attending compares the two likeliest")
             return await self._arbitrate(by_likelihood[0], by_likelihood[1])
+        if self._settings.when_split == "first":
+            self._notes.append("the candidates are split: the first one goes on")
+            return Decision("deferred", 0)
         return await self._defer_to_attending()
 
     async def _defer_to_attending(self) -> Decision:
@@ -239,12 +242,14 @@ class TurnNegotiation:
         return Decision(verdict.outcome, verdict.chosen)
 
     def _leave_undecided(self, why: str) -> Decision:
-        """The answer of most candidates goes on, or the likeliest, and the notes say that it was not chosen."""
+        """The answer of most candidates goes on, or one by ``when_split``; the notes say that it was not chosen."""
         metrics.count_degraded("negotiator.undecided", why)
-        if consensus.is_split(self._groups):
-            candidate, reason = consensus.likeliest(self._candidates), "its mean log-probability"
-        else:
+        if not consensus.is_split(self._groups):
             candidate, reason = next(iter(self._answers)), "the number of candidates that say it"
+        elif self._settings.when_split == "first":
+            candidate, reason = 0, "being the first"
+        else:
+            candidate, reason = consensus.likeliest(self._candidates), "its mean log-probability"
         self._notes.append(f"undecided, {why}: candidate {candidate} goes on for {reason}")
         return Decision("undecided", candidate)
 

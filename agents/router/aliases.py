@@ -28,7 +28,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         adapters: whether adapters may answer; without them the prompt is not even embedded.
         domains: the niche domains that may be routed to; empty means all.
         niche: the one domain that is always chosen.
-        thinking: whether the model's reasoning is shown, when it has any.
+        thinking: whether the model reasons before it answers, when it can, and shows it.
         max_tokens: length of an answer when the request names none; the facade's default when None.
         temperature: of the sampling when the request names none; the facade's default when None.
     """

@@ -4,6 +4,7 @@ import typer
 
 from runtime.bench.bias import bias
 from runtime.bench.cognition import cognition
+from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.locomo import locomo
 from runtime.bench.overhead import overhead
@@ -15,5 +16,5 @@ from runtime.bench.worker import worker
 from runtime.bench.writes import writes
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
-for verb in (overhead, worker, cognition, votes, bias, recall, writes, replay, router, exchange, locomo):
+for verb in (overhead, worker, cognition, everyday, votes, bias, recall, writes, replay, router, exchange, locomo):
     app.command()(verb)

@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
-from runtime.agents import turn_agents
+from runtime.agents import FACADE, turn_agents
 from runtime.bench.plots import Chart, write_chart
 from runtime.cli import err, out, settings_of
 from runtime.cli.up import wait_ready
@@ -141,6 +142,23 @@ async def fresh_runtime(*names: str, **overrides: Any) -> AsyncIterator[Bus]:
         async with supervisor.running(), connect(bus_settings(supervisor.settings), name="kiki-bench") as bus:
             await wait_ready(bus, supervisor)
             yield bus
+
+
+@contextlib.asynccontextmanager
+async def fresh_facade(**overrides: Any) -> AsyncIterator[tuple[str, str]]:
+    """The facade of a runtime of its own: the base URL that OpenAI's clients take, and a key that it lets in.
+
+    ``overrides`` are settings, over those of the user's file.
+    """
+    settings = settings_of(host="127.0.0.1", port=_find_free_port(), log_level="warning", **overrides)
+    async with fresh_runtime(*turn_agents(), FACADE, host=settings.host, port=settings.port, **overrides):
+        yield f"http://{settings.host}:{settings.port}/v1", next(iter(settings.api_keys), "none")
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -66,6 +66,20 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     Variant(name="full", level="full", candidates=3, description="as it is shipped"),
     Variant(
+        name="first of a split",
+        level="full",
+        candidates=3,
+        description="as it is shipped; where nobody agrees or votes, the first candidate",
+        agents={"negotiator": {"when_split": "first"}},
+    ),
+    Variant(
+        name="likeliest of a split",
+        level="full",
+        candidates=3,
+        description="as it is shipped; where nobody agrees or votes, the likeliest candidate",
+        agents={"negotiator": {"when_split": "likeliest"}},
+    ),
+    Variant(
         name="everything",
         level="full",
         candidates=3,

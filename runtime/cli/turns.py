@@ -3,7 +3,7 @@
 import json
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,9 @@ from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 EPISODE_SECONDS = 3.0
 """How long the waterfall waits for the episode, which is written after the answer."""
 
+STAGE_COMMENT = ": stage "
+"""How the facade's line begins that a stage of a full turn has ended: its name and its milliseconds follow."""
+
 ROUTE_BATCH = min(64, MAX_EMBED_TEXTS)
 
 
@@ -49,7 +52,7 @@ def ask(
     session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
     show_trace: Annotated[bool, typer.Option("--trace", help="Show the turn's waterfall, too.")] = False,
 ) -> None:
-    """Ask one question and print the answer as it comes."""
+    """Ask one question and print the answer as it comes; on a terminal, what a full turn waits for until then."""
     settings = settings_of()
 
     async def ask_and_trace() -> None:
@@ -192,17 +195,44 @@ async def _print_answer(
 
 
 async def _print_pieces(response: httpx.Response) -> AsyncIterator[str]:
-    async for line in response.aiter_lines():
-        if not line.startswith("data: ") or line == "data: [DONE]":
-            continue
-        chunk = json.loads(line.removeprefix("data: "))
-        if "error" in chunk:
-            raise _refusal(chunk)
-        for choice in chunk["choices"]:
-            piece = choice["delta"].get("content") or ""
-            out.out(piece, end="", highlight=False)
-            yield piece
+    """Print each piece of a streamed reply as it comes. Until the first, a terminal shows what the turn waits for."""
+    ended: dict[str, float] = {}
+    with out.status(_describe_progress(ended)) as status:
+        async for line in response.aiter_lines():
+            if line.startswith(STAGE_COMMENT):
+                stage, milliseconds, _ = line.removeprefix(STAGE_COMMENT).split()
+                ended[stage] = float(milliseconds) / 1000
+                status.update(_describe_progress(ended))
+            for piece in _read_content(line):
+                status.stop()
+                out.out(piece, end="", highlight=False)
+                yield piece
     out.print()
+
+
+def _read_content(line: str) -> Iterator[str]:
+    """The text in one line of a streamed reply.
+
+    Raises:
+        KikiError: the line says that the turn failed.
+    """
+    if not line.startswith("data: ") or line == "data: [DONE]":
+        return
+    chunk = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise _refusal(chunk)
+    for choice in chunk["choices"]:
+        if piece := choice["delta"].get("content"):
+            yield piece
+
+
+def _describe_progress(ended: Mapping[str, float]) -> str:
+    """What a turn waits for, after the seconds of the stages that have ended; only full turns report these."""
+    if not ended:
+        return "asking"
+    awaited = [stage.name for stage in turn_stages() if stage.position == "awaited" and stage.name not in ended]
+    seconds = ", ".join(f"{stage} {duration:.1f} s" for stage, duration in ended.items())
+    return f"waiting for {awaited[0] if awaited else 'the answer'} ({seconds})"
 
 
 def _refusal(body: dict[str, Any]) -> KikiError:

@@ -140,7 +140,7 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
         for agent, table, field in SECTION.findall(text)
         if agent != "NAME" and not settings_of(agent) >= {name for name in (table or field,) if name}
     }
-    known = {f"KIKI_{name.upper()}" for name in Settings.model_fields} | {"KIKI_CONFIG"}
+    known = {f"KIKI_{name.upper()}" for name in Settings.model_fields} | {"KIKI_CONFIG", "KIKI_CACHE_DIR"}
     for variable in VARIABLE.findall(text):
         nested = re.fullmatch(r"KIKI_AGENTS__([A-Z]+)__([A-Z]+)(?:__[A-Z_]+)?", variable)
         if nested is not None:

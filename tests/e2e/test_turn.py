@@ -1,6 +1,10 @@
 """Real questions through seven agents on a real broker, by the official client and by the command line."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +58,23 @@ def _wait_for_episode(runtime: Runtime, turn: str) -> None:
         if any(json.loads(line)["subject"] == "episode.recorded" for line in lines):
             return
     pytest.fail("the episode was not recorded")
+
+
+def test_ask_on_a_terminal_shows_what_a_full_turn_waits_for_and_then_the_answer(runtime: Runtime) -> None:
+    reader, writer = pty.openpty()
+    command = [sys.executable, "-m", "runtime", "ask", QUESTION]
+    with subprocess.Popen(command, env=runtime.environment | {"TERM": "xterm"}, stdout=writer) as process:
+        os.close(writer)
+        output = b""
+        with contextlib.suppress(OSError):  # the terminal is gone when the process ends
+            while data := os.read(reader, 4096):
+                output += data
+    os.close(reader)
+    assert process.returncode == 0
+    progress, _, answer = output.decode().rpartition("\x1b")
+    assert "waiting for inference" in progress
+    assert "waiting for" not in answer
+    assert "Paris" in answer
 
 
 @pytest.mark.parametrize("model", ["micro-kiki", "micro-kiki-fast", "micro-kiki-base"])

@@ -219,7 +219,7 @@ class MlxEngine:
 
     def _encode_prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
         """The prompt that all rows begin with, and each ballot's tail behind it; no tails when there are no choices."""
-        tooling, thinking = request.tooling, request.sampling.json_schema is None
+        tooling, thinking = request.tooling, request.thinking and request.sampling.json_schema is None
         prompts = [
             self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
             for ballot in request.ballots or ((),)

@@ -46,6 +46,9 @@ class DecodingRow:
             pieces += self.filter.feed(self.detokenizer.last_segment)
             pieces += self.filter.finish()
         pieces = self._take_out_calls(pieces)
+        ended = is_end or last or self.filter.stopped
+        if ended and self.calls is not None and (rest := self.calls.finish()):
+            pieces.append(Piece("content", rest))
         if is_end or self.filter.stopped:
             self.finish_reason = "tool_calls" if self.calls is not None and self.calls.tool_calls else "stop"
         elif last:
@@ -71,12 +74,18 @@ class DecodingRow:
 
     def _take_out_calls(self, pieces: list[Piece]) -> list[Piece]:
         """Read the tool calls among ``pieces``; return the other pieces."""
+        if self.calls is None:
+            return pieces
         rest: list[Piece] = []
         for piece in pieces:
-            if piece.kind != "tool" or self.calls is None:
-                rest.append(piece)
-            elif not self.calls.is_complete and (text := self.calls.take(piece)) is not None:
-                rest.append(text)
-        if self.calls is not None and self.calls.is_complete:
+            other: Piece | None = piece
+            if piece.kind == "tool":
+                other = None if self.calls.is_complete else self.calls.take(piece)
+            if other is not None and other.kind == "content":
+                text = self.calls.take_content(other.text)
+                other = Piece("content", text) if text else None
+            if other is not None:
+                rest.append(other)
+        if self.calls.is_complete:
             self.filter.stopped = True
         return rest

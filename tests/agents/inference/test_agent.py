@@ -80,6 +80,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await check_a_panel_answers_with_every_member(bus)
     await check_a_failing_member_does_not_fail_the_turn(bus)
     await check_a_failed_job_reports_its_error(bus)
+    await check_only_a_plan_with_thinking_asks_for_reasoning(running, bus)
     await check_recall_that_does_not_fit_is_dropped(bus)
     await check_a_prompt_that_does_not_fit_fails_the_turn(bus)
     await check_forgetting_drops_the_kept_prompts(bus)
@@ -114,6 +115,26 @@ async def check_a_turn_streams_candidate_0_and_carries_all(bus: Bus) -> None:
     (timing,) = done.timings
     assert (timing.stage, timing.attempt) == ("inference", 1)
     assert 0 < timing.compute <= timing.duration
+
+
+async def check_only_a_plan_with_thinking_asks_for_reasoning(running: InferenceAgent, bus: Bus) -> None:
+    engine: Any = running._engine
+    requests: list[Any] = []
+    original = engine.generate
+
+    async def remember(request: Any, *hearer: Any) -> Any:
+        requests.append(request)
+        return await original(request, *hearer)
+
+    engine.generate = remember
+    try:
+        for thinking in (False, True):
+            event = new_query_routed("Hi.", thinking=thinking)
+            await bus.publish(new_recall_done(event))
+            await wait_until_stored(bus, InferDone, event.envelope.turn_id)
+    finally:
+        del engine.generate
+    assert [request.thinking for request in requests] == [False, True]
 
 
 async def check_a_job_is_decoded(bus: Bus) -> None:

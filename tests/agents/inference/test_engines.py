@@ -96,6 +96,19 @@ async def test_candidates_differ_by_their_seeds_and_come_again(engines: dict[str
 
 
 @BOTH
+async def test_the_first_candidate_is_the_greedy_answer_and_later_ones_are_drawn(
+    engines: dict[str, Engine], name: str
+) -> None:
+    question = "Name an animal."
+    (greedy,) = (await engines[name].generate(ask(question, sampling={"seed": 1, "max_tokens": 5}))).candidates
+    outcomes = [
+        await engines[name].generate(ask(question, n=3, sampling={"seed": seed, "max_tokens": 5})) for seed in (11, 21)
+    ]
+    assert [outcome.candidates[0].text for outcome in outcomes] == [greedy.text, greedy.text]
+    assert len({candidate.text for outcome in outcomes for candidate in outcome.candidates[1:]}) > 1
+
+
+@BOTH
 async def test_sampling_narrows(engines: dict[str, Engine], name: str) -> None:
     for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         outcome = await engines[name].generate(ask(sampling={"temperature": 2.0, "seed": 1, **narrow}))

@@ -94,6 +94,27 @@ def test_template_that_refuses_is_the_clients_mistake(tokenizer: Any) -> None:
         PromptEncoder(RefusingTokenizer(), context_tokens=64).encode([user_message("hi")])
 
 
+@pytest.mark.parametrize(("options", "is_thinking"), [({}, False), ({"thinking": True}, True)])
+def test_a_model_that_can_reason_does_so_only_when_asked(tokenizer: Any, options: Any, is_thinking: bool) -> None:
+    """With the end of the template of Qwen3.6, whose own default is to reason."""
+    template = (
+        "{{ messages[0].content }}<|im_end|>assistant\n"
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}"
+        "{% else %}{{ '<think>\n' }}{% endif %}"
+    )
+
+    class ReasoningTokenizer:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def apply_chat_template(self, messages: Any, **options: Any) -> str:
+            return str(tokenizer.apply_chat_template(messages, chat_template=template, **options))
+
+    prompt = PromptEncoder(ReasoningTokenizer(), context_tokens=256).encode([user_message("hi")], **options)
+    assert prompt.thinking is is_thinking
+    assert tokenizer.decode(prompt.tokens).endswith("<think>\n" if is_thinking else "<think>\n\n</think>\n\n")
+
+
 def test_reasoning_opened_by_the_template_is_seen(tokenizer: Any) -> None:
     class OpeningTokenizer:
         def __getattr__(self, name: str) -> Any:

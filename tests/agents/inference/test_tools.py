@@ -141,6 +141,53 @@ def test_a_malformed_call_is_plain_content_and_counted(written: str) -> None:
     assert read_counter() == before + 1
 
 
+BARE = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+
+
+@pytest.mark.parametrize(
+    ("written", "rest"),
+    [
+        (BARE, ""),
+        (f"\n{BARE}\n", ""),
+        (f"```json\n{BARE}\n```", ""),
+        (f"```\n{BARE}\n```\n\nThis asks for the weather.", "This asks for the weather."),
+    ],
+)
+def test_an_answer_that_begins_with_a_bare_call_is_a_call(written: str, rest: str) -> None:
+    row, content = decode(written, CallCollector(GENERIC, TOOLS))
+    candidate = row.candidate(adapters=(), prompt_tokens=1)
+    (call,) = candidate.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
+    assert (candidate.finish_reason, candidate.text, content) == ("tool_calls", rest, rest)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"Like this: {BARE}",
+        '{"name": "rm", "arguments": {}}',
+        '{"name": "Ada", "born": 1815}',
+        '{"name": "get_weather", "arg',
+        '```python\nprint("name")\n```',
+        "{}",
+        " ",
+    ],
+)
+def test_other_json_and_code_are_plain_content(written: str) -> None:
+    before = read_counter()
+    row, content = decode(written, CallCollector(GENERIC, TOOLS))
+    candidate = row.candidate(adapters=(), prompt_tokens=1)
+    assert (candidate.text, content, candidate.finish_reason) == (written, written, "stop")
+    assert (candidate.tool_calls, read_counter()) == ((), before)
+
+
+def test_prose_is_streamed_while_it_is_decoded() -> None:
+    calls = CallCollector(GENERIC, TOOLS)
+    assert [calls.take_content(text) for text in ("It", " is", " {")] == ["It", " is", " {"]
+    held = CallCollector(GENERIC, TOOLS)
+    assert [held.take_content(text) for text in ("{", '"na', '"x"', "!")] == ["", "", '{"na"x"', "!"]
+
+
 def test_a_call_that_was_cut_off_is_plain_content() -> None:
     row, content = decode('<tool_call>{"name": "add"', CallCollector(GENERIC, TOOLS), truncate=True)
     assert (row.finish_reason, content) == ("length", '<tool_call>{"name": "add"')

@@ -31,7 +31,7 @@ CALM = plan_with(dissent=False)
 OBJECTION = "At sea level it is not 90 degrees."
 
 
-def agent(**changes: float) -> NegotiatorAgent:
+def agent(**changes: float | str) -> NegotiatorAgent:
     return NegotiatorAgent(NegotiatorSettings(**changes))  # type: ignore[arg-type]
 
 
@@ -152,6 +152,26 @@ async def test_split_members_too_small_to_vote_defer_to_the_likelihood_of_the_ba
     (job,) = worker.jobs
     assert (set(job.choices), job.adapters, job.messages) == ({"90", "100"}, (), event.query.messages)
     assert [cost.step for cost in done.negotiation.costs] == ["the attending's likelihood"]
+
+
+@pytest.mark.parametrize(("when_split", "text", "jobs"), [("likeliest", "90", 1), ("first", "100", 0)])
+async def test_split_members_too_small_to_vote_go_by_the_setting(
+    bus: Bus, when_split: str, text: str, jobs: int
+) -> None:
+    def prefer_90(job: Job) -> Scores:
+        return {choice: -1.0 if choice == "90" else -9.0 for choice in job.choices}
+
+    event = infer_done("100", "90", adapters=("power",), by=("power", ""), parameters=135_000_000, plan=CALM)
+    async with scripted_worker(bus, prefer_90, agent(when_split=when_split)) as worker:
+        done = await negotiate(bus, event)
+    assert (done.negotiation.outcome, done.negotiation.text, len(worker.jobs)) == ("deferred", text, jobs)
+
+
+async def test_the_answer_of_most_candidates_goes_before_the_first(bus: Bus) -> None:
+    event = infer_done("90", "100", "100", parameters=135_000_000, plan=CALM)
+    async with scripted_worker(bus, even_scores, agent(when_split="first")):
+        done = await negotiate(bus, event)
+    assert (done.negotiation.outcome, done.negotiation.chosen) == ("agreed", 1)
 
 
 async def test_consensus_of_the_routed_adapters_and_the_base(bus: Bus) -> None:
@@ -369,6 +389,17 @@ async def test_failing_jobs_leave_the_turn_undecided_and_noted(bus: Bus) -> None
     assert (done.negotiation.outcome, done.negotiation.chosen) == ("undecided", 1)
     assert "base has no ballot in round 1: no adapter" in done.negotiation.notes
     assert degraded_count("negotiator.undecided") == before + 1
+
+
+async def test_failing_jobs_leave_the_first_candidate_where_the_setting_says_so(bus: Bus) -> None:
+    def fail(job: Job) -> Scores:
+        raise StageFailed("no adapter")
+
+    event = infer_done("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM)
+    async with scripted_worker(bus, fail, agent(when_split="first")):
+        done = await negotiate(bus, event)
+    assert (done.negotiation.outcome, done.negotiation.chosen) == ("undecided", 0)
+    assert any(note.endswith("candidate 0 goes on for being the first") for note in done.negotiation.notes)
 
 
 async def test_an_attending_alone_compares_what_it_is_split_about(bus: Bus) -> None:

@@ -179,6 +179,11 @@ def test_defaults_come_from_the_alias_and_then_from_the_facade() -> None:
     assert read_request(max_completion_tokens=6).query.sampling.max_tokens == 6
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_a_request_without_a_temperature_is_greedy_unless_its_model_id_has_one(model: str) -> None:
+    assert read_request(model=model).query.sampling.temperature == (MODELS[model].temperature or 0.0)
+
+
 def test_the_level_of_the_request_wins() -> None:
     assert (read_request(model="micro-kiki").level, read_request(model="micro-kiki").query.level) == ("full", None)
     request = read_request(model="micro-kiki", kiki={"level": "raw"}, n=2)

@@ -1,0 +1,79 @@
+"""``kiki ask`` shows text as it comes, and before it what a full turn waits for; a pipe gets the answer alone."""
+
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from rich.console import Console
+
+from runtime.cli import turns
+from schemas.errors import KikiError
+
+pytestmark = pytest.mark.anyio
+
+FULL = [": stage router 95 ms", ": stage memory 12 ms", ": working", ": stage inference 3810 ms"]
+
+
+def chunk(**delta: Any) -> str:
+    return "data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+
+
+async def print_reply(
+    lines: Sequence[str], monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool, pause: float = 0.0
+) -> tuple[str, list[str]]:
+    """Print a reply whose ``lines`` come after a ``pause`` each; returns its text, and what was printed before each
+    line and at the end."""
+    file = io.StringIO()
+    monkeypatch.setattr(turns, "out", Console(file=file, force_terminal=is_terminal, width=100))
+    printed: list[str] = []
+
+    async def send() -> AsyncIterator[bytes]:
+        for line in lines:
+            await anyio.sleep(pause)
+            printed.append(file.getvalue())
+            yield f"{line}\n\n".encode()
+
+    response = httpx.Response(200, content=send())
+    text = "".join([piece async for piece in turns._print_pieces(response)])
+    return text, [*printed, file.getvalue()]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+async def test_text_is_printed_before_more_of_it_comes(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    lines = [chunk(role="assistant", content=""), chunk(content="Par"), chunk(content="is."), "data: [DONE]"]
+    text, printed = await print_reply(lines, monkeypatch, is_terminal=is_terminal)
+    assert text == "Paris."
+    assert ["Par" in output for output in printed] == [False, False, True, True, True]
+    assert printed[-1].endswith("Paris.\n")
+
+
+async def test_a_full_turn_shows_on_a_terminal_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, printed = await print_reply([*FULL, chunk(content="Paris.")], monkeypatch, is_terminal=True, pause=0.3)
+    assert "asking" in printed[0]
+    assert "waiting for inference (router 0.1 s, memory 0.0 s)" in printed[3]
+    assert "waiting for negotiator" in printed[4]
+    assert "Paris." not in printed[4]
+    assert printed[-1].endswith("Paris.\n")
+
+
+async def test_a_pipe_gets_the_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, printed = await print_reply([*FULL, chunk(content="Paris.")], monkeypatch, is_terminal=False)
+    assert printed[-2:] == ["", "Paris.\n"]
+
+
+async def test_an_error_in_the_middle_ends_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = "data: " + json.dumps({"error": {"message": "too late", "code": "deadline_exceeded"}})
+    with pytest.raises(KikiError, match="too late"):
+        await print_reply([*FULL, error], monkeypatch, is_terminal=True)
+
+
+def test_progress_names_the_next_stage_and_what_the_others_took() -> None:
+    assert turns._describe_progress({}) == "asking"
+    router = turns._describe_progress({"router": 0.095, "memory": 0.012})
+    assert router == "waiting for inference (router 0.1 s, memory 0.0 s)"
+    ended = dict.fromkeys(("router", "memory", "inference", "catfish", "negotiator", "antibias"), 1.0)
+    assert turns._describe_progress(ended).startswith("waiting for the answer (")
