@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from runtime.agents import turn_agents
 from runtime.composition import bus_settings
 from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
 from schemas.errors import KikiError, Unavailable
+from schemas.status import StatusReply
 
 State = Literal["ok", "note", "wrong"]
 
@@ -150,6 +152,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
                     ", ".join(running) or "none",
                     f"'kiki run {missing[0]}' or 'kiki up'" if missing else "",
                 ),
+                *_describe_worker(statuses),
             ]
     except KikiError:
         return [
@@ -157,6 +160,13 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]
+
+
+def _describe_worker(statuses: Mapping[str, StatusReply]) -> list[Finding]:
+    """Where the worker decodes, and how it holds its model's weights."""
+    info = statuses["inference"].info if "inference" in statuses else {}
+    names = [f"{name} {info[name]}" for name in ("model", "device", "weights") if name in info]
+    return [Finding("worker", "ok", ", ".join(names))] if names else []
 
 
 async def _check_sync(settings: Settings, port: int | None) -> Finding:
