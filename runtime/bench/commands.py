@@ -6,6 +6,7 @@ from runtime.bench.bias import bias
 from runtime.bench.cognition import cognition
 from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
+from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
@@ -16,5 +17,19 @@ from runtime.bench.worker import worker
 from runtime.bench.writes import writes
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
-for verb in (overhead, worker, cognition, everyday, votes, bias, recall, writes, replay, router, exchange, locomo):
+for verb in (
+    overhead,
+    worker,
+    fidelity,
+    cognition,
+    everyday,
+    votes,
+    bias,
+    recall,
+    writes,
+    replay,
+    router,
+    exchange,
+    locomo,
+):
     app.command()(verb)

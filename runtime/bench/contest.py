@@ -137,15 +137,32 @@ def worker_contestant(bus: Bus) -> Contestant:
     return ask
 
 
-def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Contestant:
-    """A contestant that asks an ``mlx_lm.server``. It ignores ``adapters`` unless a request has the model's path.
+@dataclass(frozen=True)
+class HttpContestant:
+    """Asks a server with OpenAI's interface; ``fields`` are sent beside the prompt, ``name`` stands in errors.
 
-    The server's listening socket has room for five connections. A request that is reset is asked again, and only the
-    last try is timed.
+    Without ``adapters``, their folder, it answers by the base. ``log``: the server's log, when it is ours.
+
+    A server's listening socket may have room for few connections (``mlx_lm.server``: five). A request that is reset is
+    asked again, and only the last try is timed.
 
     Asking raises:
         Unavailable: the server refuses, or the last try broke off as well; with the end of its log.
     """
+
+    client: httpx.AsyncClient
+    name: str
+    fields: dict[str, Any]
+    adapters: Path | None = None
+    log: Path | None = None
+
+    async def __call__(self, question: str, adapter: str | None, max_tokens: int) -> Reply:
+        """One reply; its tokens are those that the server counts, or the chunks with text where it counts none."""
+        try:
+            return await self._ask_once(question, adapter, max_tokens)
+        except httpx.TransportError as error:
+            log = _log_tail(self.log) if self.log is not None else ""
+            raise Unavailable(f"{self.name} broke off ({error!r}): {log}") from error
 
     @retry(
         retry=retry_if_exception_type(httpx.TransportError),
@@ -153,37 +170,52 @@ def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log
         stop=stop_after_attempt(TRIES),
         reraise=True,
     )
-    async def ask_once(question: str, adapter: str | None, max_tokens: int) -> Reply:
+    async def _ask_once(self, question: str, adapter: str | None, max_tokens: int) -> Reply:
         body: dict[str, Any] = {
-            "model": str(model),
+            **self.fields,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if adapter is not None:
-            body["adapters"] = str(adapters / adapter)
-        started, first, tokens = time.perf_counter(), 0.0, 0
-        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        if adapter is not None and self.adapters is not None:
+            body["adapters"] = str(self.adapters / adapter)
+        started, first, tokens, chunks = time.perf_counter(), 0.0, 0, 0
+        async with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != httpx.codes.OK:
-                raise Unavailable(f"mlx_lm.server: {(await response.aread())[:200]!r}")
+                raise Unavailable(f"{self.name}: {(await response.aread())[:200]!r}")
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 chunk = json.loads(line[6:])
-                if not first and any(choice.get("delta", {}).get("content") for choice in chunk.get("choices", ())):
-                    first = time.perf_counter() - started
+                if any(choice.get("delta", {}).get("content") for choice in chunk.get("choices", ())):
+                    first, chunks = first or time.perf_counter() - started, chunks + 1
                 tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
         total = time.perf_counter() - started
-        return Reply(tokens, first or total, total)
+        return Reply(tokens or chunks, first or total, total)
 
-    async def ask(question: str, adapter: str | None, max_tokens: int) -> Reply:
+
+def rival_contestant(client: httpx.AsyncClient, model: Path, adapters: Path, log: Path) -> Contestant:
+    """A contestant that asks an ``mlx_lm.server``. It ignores ``adapters`` unless a request has the model's path."""
+    return HttpContestant(client, "mlx_lm.server", {"model": str(model)}, adapters, log)
+
+
+@contextlib.asynccontextmanager
+async def reach_llama(url: str | None) -> AsyncIterator[Contestant | None]:
+    """A contestant that asks a llama.cpp server which somebody has started at ``url``; None without one.
+
+    Raises:
+        Unavailable: no such server answers.
+    """
+    if url is None:
+        yield None
+        return
+    async with httpx.AsyncClient(base_url=url.rstrip("/").removesuffix("/v1"), timeout=TIMEOUT) as client:
         try:
-            return await ask_once(question, adapter, max_tokens)
-        except httpx.TransportError as error:
-            raise Unavailable(f"mlx_lm.server broke off ({error!r}): {_log_tail(log)}") from error
-
-    return ask
+            (await client.get("/v1/models")).raise_for_status()
+        except httpx.HTTPError as error:
+            raise Unavailable(f"no llama.cpp server answers at {url} ({error!r}).") from error
+        yield HttpContestant(client, "llama.cpp", {"model": "default", "temperature": 0.0})
 
 
 @contextlib.asynccontextmanager

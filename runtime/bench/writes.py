@@ -20,7 +20,7 @@ from runtime.bench.harness import (
     progress_bar,
     publish_report,
 )
-from runtime.bench.paired import PairedRatio, compare
+from runtime.bench.intervals import PairedRatio, compare
 from runtime.bench.plots import IntervalBar, interval_chart
 from runtime.cli import command, run_async
 from schemas.envelope import new_turn

@@ -95,7 +95,8 @@ async def test_every_bench_is_a_verb() -> None:
     listing = (await kiki_bench("--help")).stdout
     verbs = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line.strip()]
     assert (
-        " ".join(verbs) == "overhead worker cognition everyday votes bias recall writes replay router exchange locomo"
+        " ".join(verbs)
+        == "overhead worker fidelity cognition everyday votes bias recall writes replay router exchange locomo"
     )
 
 
