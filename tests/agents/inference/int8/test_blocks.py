@@ -104,7 +104,8 @@ class WrappedLayer(nn.Module):  # type: ignore[misc]
 
     def __init__(self, base: Any, change: float) -> None:
         super().__init__()
-        self.base, self.change, self.kinds = base, change, []
+        self.base, self.change = base, change
+        self.kinds: list[type] = []
 
     def __call__(self, x: mx.array) -> mx.array:
         self.kinds.append(type(x))
@@ -199,5 +200,5 @@ def test_a_hidden_state_is_the_array_it_was_made_of() -> None:
     x = mx.array(np.random.default_rng(0).standard_normal((2, 3, 4)), mx.float32)
     hidden = Hidden.of(x)
     assert hidden.tokens.shape == (6, 4)
-    assert Hidden.of(hidden) is hidden  # type: ignore[arg-type]
+    assert Hidden.of(hidden) is hidden
     np.testing.assert_array_equal(hidden.array, x)
