@@ -34,7 +34,7 @@ def test_the_product_is_exact_but_for_the_rounding_of_tokens_and_results(tokens:
     """A rounded result is off by half a unit at most; so is each rounded token, by half a unit of its products."""
     numbers = np.random.default_rng(0).integers(-127, 128, (OUTPUTS, INPUTS), np.int8)
     scales, x = (
-        round_up_to_bfloat16(np.abs(new_floats(OUTPUTS, seed=1)) / np.float32(100)),
+        round_up_to_bfloat16(np.abs(new_floats(OUTPUTS, seed=1) / 100)),
         new_floats(tokens, INPUTS, seed=tokens),
     )
     product = Int8Product(numbers, scales)(x)
