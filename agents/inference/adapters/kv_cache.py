@@ -159,7 +159,8 @@ class RoomyCache:
         copy of this cache may have are copied first.
         """
         rows, heads, width = keys.shape
-        if not self._buffers or self._end + 1 > self._buffers[0].shape[2]:
+        places, _, slots, _ = self._buffers[0].shape if self._buffers else (0, 0, 0, 0)
+        if rows > places or self._end == slots:
             self._fit((mx.zeros((rows, heads, 1, width)), mx.zeros((rows, heads, 1, width))), rows=rows, right=1)
         if self._is_shared:
             self._buffers = tuple(mx.array(np.array(buffer)) for buffer in self._buffers)

@@ -73,6 +73,24 @@ class CacheComparison(RuleBasedStateMachine):
             visible = np.array(mask)[:, :, -1, :, None]
             np.testing.assert_array_equal(self.by_number(ours) * visible, reference[:, :, -width:] * visible)
 
+    @rule(seed=seeds, times=st.integers(1, 3))
+    def grow_outside_mlx(self, seed: int, times: int) -> None:
+        for step in range(times):
+            self.append_one(self.mine, self.theirs, self.places, seed + step)
+
+    @staticmethod
+    def append_one(mine: RoomyCache, theirs: BatchKVCache, places: RowPlaces, seed: int) -> None:
+        """Append the same token to each row of both, and compare what attention sees."""
+        keys, values = random_keys_and_values(len(places.of), 1, seed)
+        new = (np.array(array)[places.numbers, :, 0] for array in (keys, values))
+        appended, width = mine.append_one(*new), mine.size()
+        reference = theirs.update_and_fetch(keys, values)
+        for ours, expected in zip(appended, reference, strict=True):
+            assert ours.shape == (len(places.of), HEADS, width, WIDTH)
+            for number, place in enumerate(places.of):
+                begin = width - mine.lengths[place]
+                np.testing.assert_array_equal(ours[place, :, begin:], expected[number, :, -mine.lengths[place] :])
+
     @rule(seed=seeds, data=st.data())
     def grow_by_different_lengths(self, seed: int, data: st.DataObject) -> None:
         rows = len(self.places.of)
@@ -110,6 +128,19 @@ class CacheComparison(RuleBasedStateMachine):
         theirs.filter(keep)
         self.check_each_row()
         assert_same_rows(mine, theirs, len(keep))
+
+    @rule(seed=seeds, takes_turns=st.booleans())
+    def split_and_append(self, seed: int, takes_turns: bool) -> None:
+        """Two copies append tokens of their own to the memory that they shared."""
+        mine, theirs = copy.deepcopy(self.mine), copy.deepcopy(self.theirs)
+        self.append_one(self.mine, self.theirs, self.places, seed)
+        assert_same_rows(mine, theirs, len(self.places.of))
+        self.append_one(mine, theirs, self.places, seed + 1)
+        self.check_each_row()
+        if takes_turns:
+            self.append_one(self.mine, self.theirs, self.places, seed + 2)
+            assert_same_rows(mine, theirs, len(self.places.of))
+            self.mine, self.theirs = mine, theirs
 
     def some_rows(self) -> st.SearchStrategy[list[int]]:
         return st.sets(st.sampled_from(range(len(self.places.of))), min_size=1).map(sorted)
@@ -152,6 +183,55 @@ def test_rows_join_grow_and_leave_in_place() -> None:
             batch.update_and_fetch(*random_keys_and_values(10, 1, number))
             assert addresses(batch) == before
     assert batch.size() == 30 + 6 * 4
+
+
+def new_token(rows: int, seed: int) -> tuple[Any, ...]:
+    """Keys and values of one new token of each row, for NumPy."""
+    return tuple(np.array(array)[:, :, 0] for array in random_keys_and_values(rows, 1, seed))
+
+
+def test_single_tokens_are_appended_in_place() -> None:
+    batch = RowCache.merge(build_rows([30, 20, 7], 0)[0])
+    before = addresses(batch)
+    for seed in range(20):
+        keys, values = batch.append_one(*new_token(3, seed))
+        assert addresses(batch) == before
+        for array, buffer in zip((keys, values), batch.state, strict=True):
+            assert np.shares_memory(array, np.asarray(buffer))
+    assert batch.lengths == (50, 40, 27)
+
+
+def test_tokens_appended_beyond_the_buffer_follow_those_before() -> None:
+    batch, reference = (RowCache.merge(build_rows([5, 9], 0)[0]) for _ in "ab")
+    for seed in range(2 * SPARE_SLOTS):
+        appended = batch.append_one(*new_token(2, seed))
+        expected = reference.update_and_fetch(*random_keys_and_values(2, 1, seed))
+    assert batch.state[0].shape[2] > 2 * SPARE_SLOTS
+    for ours, theirs in zip(appended, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_copy_is_made_once_for_tokens_that_are_appended() -> None:
+    batch = RowCache.merge(build_rows([5, 9], 0)[0])
+    twin = copy.deepcopy(batch)
+    shared = addresses(batch)
+    assert addresses(twin) == shared
+    batch.append_one(*new_token(2, 0))
+    own = addresses(batch)
+    assert own != shared
+    batch.append_one(*new_token(2, 1))
+    assert (addresses(batch), addresses(twin)) == (own, shared)
+    twin.append_one(*new_token(2, 2))
+    np.testing.assert_array_equal(batch.extract(1).keys_and_values()[0][:, :, 9], new_token(2, 0)[0][1:])
+    np.testing.assert_array_equal(twin.extract(1).keys_and_values()[0][:, :, 9], new_token(2, 2)[0][1:])
+
+
+def test_a_row_without_tokens_that_joins_gets_its_first_one_outside_mlx() -> None:
+    batch = RowCache.merge(build_rows([5], 0)[0])
+    batch.extend(RowCache.merge(build_rows([0], 1)[0]))
+    keys, _ = batch.append_one(*new_token(2, 3))
+    assert batch.lengths == (6, 1)
+    np.testing.assert_array_equal(keys[1, :, -1], new_token(2, 3)[0][1])
 
 
 def test_a_leaving_row_hands_no_values_to_other_rows() -> None:
