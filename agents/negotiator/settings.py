@@ -15,8 +15,8 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
             vote.
         vote_from: weights of a model from which its members vote; smaller ones leave it to agreement. Measured, see
             docs/cognition.md.
-        when_split: which candidate goes on where no answer has most candidates and nobody votes: the "likeliest" to the
-            attending, or the "first", which is decoded greedily unless the request or its model id has a temperature.
+        when_split: which candidate goes on where no answer has most candidates and nobody votes: the "first", which is
+            decoded greedily unless the request or its model id has a temperature, or the "likeliest" to the attending.
         neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL.
         argument_tokens: length of an argument that is requested from the member with the firmest vote on each of two
             contested candidates, for the judge to read; 0 asks for none, because a text costs as much as many votes.
@@ -34,7 +34,7 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
 
     strong_agreement: Share = 0.6
     vote_from: int = 1_000_000_000
-    when_split: Literal["first", "likeliest"] = "likeliest"
+    when_split: Literal["first", "likeliest"] = "first"
     neutral_margin: float = 0.25
     argument_tokens: Annotated[int, Meta(ge=0, le=512)] = 0
     debias: bool = True

@@ -1,1 +1,1 @@
-"""Int8 weights for CPUs: torch's kernels compute the linear layers of a model, MLX its attention."""
+"""A model's weights as int8, for CPUs: products by torch's C interfaces, blocks in NumPy, the rest in MLX."""

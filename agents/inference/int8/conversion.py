@@ -152,17 +152,15 @@ def _replace(group: LayerGroup, matrix: Int8Matrix) -> None:
 
 
 def _read(file: Path) -> dict[str, Int8Matrix]:
-    """The matrices of a file that :func:`_write` wrote, by group; none when it is missing, unreadable or of another
+    """The matrices of a file that :func:`_write` wrote, by group; none when it is missing, damaged or of another
     recipe."""
     try:
         loaded: Any = mx.load(str(file), format="safetensors", return_metadata=True)
-    except (OSError, RuntimeError, ValueError):
+        arrays, metadata = loaded
+        paths = {name.rpartition(".")[0] for name in arrays} if metadata.get("recipe") == RECIPE else set()
+        return {path: Int8Matrix(**{part: arrays[f"{path}.{part}"] for part in _PARTS}) for path in paths}
+    except (OSError, RuntimeError, ValueError, KeyError):
         return {}
-    arrays, metadata = loaded
-    if metadata.get("recipe") != RECIPE:
-        return {}
-    paths = {name.rpartition(".")[0] for name in arrays}
-    return {path: Int8Matrix(**{part: arrays[f"{path}.{part}"] for part in _PARTS}) for path in paths}
 
 
 def _write(file: Path, matrices: Mapping[str, Int8Matrix]) -> None:

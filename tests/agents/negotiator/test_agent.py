@@ -146,7 +146,7 @@ async def test_split_members_too_small_to_vote_defer_to_the_likelihood_of_the_ba
         return {choice: -1.0 if choice == "90" else -9.0 for choice in job.choices}
 
     event = infer_done("100", "90", adapters=("power",), by=("power", ""), parameters=135_000_000, plan=CALM)
-    async with scripted_worker(bus, prefer_90, agent()) as worker:
+    async with scripted_worker(bus, prefer_90, agent(when_split="likeliest")) as worker:
         done = await negotiate(bus, event)
     assert (done.negotiation.outcome, done.negotiation.text) == ("deferred", "90")
     (job,) = worker.jobs
@@ -384,7 +384,7 @@ async def test_failing_jobs_leave_the_turn_undecided_and_noted(bus: Bus) -> None
         raise StageFailed("no adapter")
 
     before = degraded_count("negotiator.undecided")
-    async with scripted_worker(bus, fail, agent()):
+    async with scripted_worker(bus, fail, agent(when_split="likeliest")):
         done = await negotiate(bus, infer_done("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM))
     assert (done.negotiation.outcome, done.negotiation.chosen) == ("undecided", 1)
     assert "base has no ballot in round 1: no adapter" in done.negotiation.notes
@@ -409,7 +409,7 @@ async def test_an_attending_alone_compares_what_it_is_split_about(bus: Bus) -> N
 
 
 async def test_a_small_attending_alone_gives_its_likeliest_answer_unasked(bus: Bus) -> None:
-    async with scripted_worker(bus, voting_script(lambda job: "KEEP"), agent()) as worker:
+    async with scripted_worker(bus, voting_script(lambda job: "KEEP"), agent(when_split="likeliest")) as worker:
         event = infer_done("90", "100", logprobs=(-2.0, -0.3), plan=CALM, parameters=135_000_000)
         done = await negotiate(bus, event)
     assert (done.negotiation.outcome, done.negotiation.chosen, done.negotiation.rounds) == ("deferred", 1, 0)
@@ -450,7 +450,7 @@ async def test_an_adapter_that_the_worker_does_not_hold_has_no_second_base_vote(
 
 async def test_ballots_that_do_not_finish_in_time_are_left_out(bus: Bus) -> None:
     """No worker serves: the reserve begins before the deadline, and the turn goes on."""
-    async with run_agents(bus, agent(reserve=1.0)):
+    async with run_agents(bus, agent(when_split="likeliest", reserve=1.0)):
         event = infer_done("90", "100", adapters=("power",), logprobs=(-2.0, -0.3), plan=CALM, timeout=1.6)
         done = await negotiate(bus, event)
     assert (done.negotiation.outcome, done.negotiation.chosen) == ("undecided", 1)
