@@ -88,11 +88,11 @@ class Hub:
                 for place in range(first, min(end, len(content)), CHUNK):
                     time.sleep(hub.pause)
                     chunk = content[place : min(place + CHUNK, end)]
+                    hub.served += len(chunk)  # first: a client that has all of it may look at once
                     try:
                         self.wfile.write(chunk)
                     except OSError:  # the client has gone
                         break
-                    hub.served += len(chunk)
                 self.close_connection = end < len(content)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
