@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 def float32_copy(model: Path, target: Path) -> Path:
     """The model with its weights in float32, the type in which micro-kiki's worker computes on a CPU."""
     target.mkdir(parents=True)
-    for file in model.iterdir():
+    for file in filter(Path.is_file, model.iterdir()):
         if file.suffix == ".safetensors":
             save_file({name: array.astype(np.float32) for name, array in load_file(file).items()}, target / file.name)
         elif file.name != "kiki-manifest.json":
