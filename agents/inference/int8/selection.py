@@ -19,9 +19,10 @@ import numpy as np
 import structlog
 
 from agents.inference.int8.conversion import find_largest, quantise, wide_weight
-from agents.inference.int8.kernel import KernelUnavailable, use_threads
+from agents.inference.int8.kernel import Floats, KernelUnavailable, use_threads
 from agents.inference.int8.layers import Product
 from agents.inference.settings import InferenceSettings
+from agents.shared.disk import replace_file
 from schemas.errors import SetupError
 
 CpuWeights = Literal["int8", "float32"]
@@ -91,13 +92,16 @@ def measure(layer: Any) -> WeightsReading:
     weight = wide_weight(layer)
     weight = weight[: max(1, MEASURED_WEIGHTS // weight.shape[1])]
     product, transposed = Product(quantise([weight])), weight.astype(mx.float32).T
+    mx.eval(transposed)
+
+    def multiply_float32(tokens: Floats) -> None:
+        mx.eval(mx.array(tokens) @ transposed)
+
     tokens = [np.ones((rows, weight.shape[1]), np.float32) for rows in ROWS]
-    arrays = [mx.array(array) for array in tokens]
-    mx.eval(transposed, arrays)
     return WeightsReading(
         machine=describe_machine(),
-        int8_ms=sum(_time(lambda array=array: product.multiply(array)) for array in tokens),  # type: ignore[misc]
-        float32_ms=sum(_time(lambda array=array: mx.eval(array @ transposed)) for array in arrays),  # type: ignore[misc]
+        int8_ms=sum(_time(product.multiply, array) for array in tokens),
+        float32_ms=sum(_time(multiply_float32, array) for array in tokens),
     )
 
 
@@ -116,12 +120,12 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _time(call: Callable[[], object]) -> float:
+def _time(multiply: Callable[[Floats], object], tokens: Floats) -> float:
     """Milliseconds of the fastest of some calls."""
     durations = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        call()
+        multiply(tokens)
         durations.append(time.perf_counter() - began)
     return min(durations) * 1000
 
@@ -137,7 +141,5 @@ def _read(file: Path | None) -> WeightsReading | None:
 
 def _write(file: Path | None, reading: WeightsReading) -> None:
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_bytes(msgspec.json.encode(reading))
-        temporary.replace(file)
+        with replace_file(file) as temporary:
+            temporary.write_bytes(msgspec.json.encode(reading))

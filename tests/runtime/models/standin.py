@@ -16,6 +16,66 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHUNK = 256 * 1024
 
 
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers for ``hub``, which a subclass sets."""
+
+    hub: "Hub"
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_CONNECT(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
+        self.hub.requests.append(path)
+        self.hub.authorizations.append(self.headers.get("Authorization"))
+        resolve = f"/{self.hub.repository}/resolve/"
+        if self.hub.answer is not None:
+            status, kind, body = self.hub.answer
+            self.reply(status, body, kind=kind)
+        elif path.startswith(resolve) and (name := path.removeprefix(resolve).split("/", 1)[1]) in self.hub.files:
+            self.send_file(self.hub.files[name])
+        elif path.startswith(f"/api/models/{self.hub.repository}/revision/"):
+            self.reply(200, json.dumps({"sha": COMMIT, "siblings": self.hub.siblings()}).encode())
+        else:
+            self.reply(404, b"{}", extra={"X-Error-Code": "RepoNotFound"})
+
+    def reply(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        kind: str = "application/json",
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
+        for name, value in {**headers, **(extra or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_file(self, content: Any) -> None:
+        begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        first = int(begin[1]) if begin else 0
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        end = first + self.hub.cuts.pop(0) if self.hub.cuts else len(content)
+        for place in range(first, min(end, len(content)), CHUNK):
+            time.sleep(self.hub.pause)
+            chunk = content[place : min(place + CHUNK, end)]
+            self.hub.served += len(chunk)  # first: a client that has all of it may look at once
+            try:
+                self.wfile.write(chunk)
+            except OSError:  # the client has gone
+                break
+        self.close_connection = end < len(content)
+
+
 class Hub:
     """As much of the hub's HTTP interface as fetching files takes.
 
@@ -37,65 +97,8 @@ class Hub:
         self.cuts: list[int] = []
         self.pause = 0.0
         self.answer: tuple[int, str, bytes] | None = None
-        hub = self
-
-        class HubHandler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None: ...
-
-            def do_CONNECT(self) -> None:
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
-                hub.requests.append(path)
-                hub.authorizations.append(self.headers.get("Authorization"))
-                resolve = f"/{hub.repository}/resolve/"
-                if hub.answer is not None:
-                    status, kind, body = hub.answer
-                    self.reply(status, body, kind=kind)
-                elif path.startswith(resolve) and (name := path.removeprefix(resolve).split("/", 1)[1]) in hub.files:
-                    self.send_file(hub.files[name])
-                elif path.startswith(f"/api/models/{hub.repository}/revision/"):
-                    self.reply(200, json.dumps({"sha": COMMIT, "siblings": hub.siblings()}).encode())
-                else:
-                    self.reply(404, b"{}", extra={"X-Error-Code": "RepoNotFound"})
-
-            def reply(
-                self,
-                status: int,
-                body: bytes,
-                *,
-                kind: str = "application/json",
-                extra: Mapping[str, str] | None = None,
-            ) -> None:
-                self.send_response(status)
-                headers = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
-                for name, value in {**headers, **(extra or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def send_file(self, content: Any) -> None:
-                begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-                first = int(begin[1]) if begin else 0
-                self.send_response(206 if begin else 200)
-                self.send_header("Content-Type", "application/octet-stream")
-                self.send_header("Content-Length", str(len(content) - first))
-                self.end_headers()
-                end = first + hub.cuts.pop(0) if hub.cuts else len(content)
-                for place in range(first, min(end, len(content)), CHUNK):
-                    time.sleep(hub.pause)
-                    chunk = content[place : min(place + CHUNK, end)]
-                    hub.served += len(chunk)  # first: a client that has all of it may look at once
-                    try:
-                        self.wfile.write(chunk)
-                    except OSError:  # the client has gone
-                        break
-                self.close_connection = end < len(content)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+        handler = type("Handler", (HubHandler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def siblings(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Reading texts with float32 and with int8 weights, on the small model."""
+"""Reading texts with float32 and with int8 weights, on the small model, and a few texts on the default one."""
 
 import random
 from pathlib import Path
@@ -20,10 +20,13 @@ from agents.inference.probing.fidelity import (
     read_steps,
 )
 from agents.inference.settings import InferenceSettings
+from runtime.models import prepare
+from runtime.settings import DEFAULT_MODEL
 from schemas.errors import SetupError
 
+ROOT = Path(__file__).parents[4]
 TEXTS = {
-    "documents": [(Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")],
+    "documents": [(ROOT / "README.md").read_text(encoding="utf-8")],
     "code": [Path(fidelity.__file__).read_text(encoding="utf-8")],
 }
 
@@ -124,3 +127,17 @@ def test_a_machine_that_takes_weights_as_stored_is_refused(
     monkeypatch.setattr("agents.inference.mlx.loading.load", lambda _: Stored())
     with pytest.raises(SetupError, match="a CPU's"):
         measure_fidelity(settings, TEXTS, tokens=200)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("_with_kernel")
+def test_int8_keeps_the_default_models_perplexity_and_choices() -> None:
+    settings = InferenceSettings(model=prepare(DEFAULT_MODEL), model_name=DEFAULT_MODEL)
+    texts = {
+        "documents": [(ROOT / "docs" / "guarantees.md").read_text()],
+        "code": [(ROOT / "agents" / "router" / "selection.py").read_text()],
+    }
+    figures = {row.kind: row for row in measure_fidelity(settings, texts, tokens=620)}
+    assert figures[fidelity.ALL].tokens >= 600
+    assert abs(figures[fidelity.ALL].ratio - 1) < 0.01
+    assert figures[fidelity.ALL].agreement >= 0.96
