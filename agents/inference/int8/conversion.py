@@ -15,6 +15,7 @@ from agents.inference.int8.blocks import FAMILIES, HiddenNorm, make_whole
 from agents.inference.int8.kernel import Floats
 from agents.inference.int8.layers import Int8Embedding, Int8Head, Int8Linear, Int8Matrix, Product
 from agents.shared.disk import replace_file
+from bus.metrics import count_degraded
 
 RECIPE = "1"
 """Raise it when the numbers in the file would be others, so that older files are written again."""
@@ -165,5 +166,8 @@ def _read(file: Path) -> dict[str, Int8Matrix]:
 
 def _write(file: Path, matrices: Mapping[str, Int8Matrix]) -> None:
     arrays = {f"{path}.{part}": getattr(matrix, part) for path, matrix in matrices.items() for part in _PARTS}
-    with replace_file(file) as temporary:
-        mx.save_safetensors(str(temporary), arrays, metadata={"recipe": RECIPE})
+    try:
+        with replace_file(file) as temporary:
+            mx.save_safetensors(str(temporary), arrays, metadata={"recipe": RECIPE})
+    except (OSError, RuntimeError) as error:
+        count_degraded("inference.int8", f"{file} cannot be written, so each start rounds again: {error}")

@@ -23,6 +23,7 @@ from agents.inference.int8.kernel import Floats, KernelUnavailable, use_threads
 from agents.inference.int8.layers import Product
 from agents.inference.settings import InferenceSettings
 from agents.shared.disk import replace_file
+from bus.metrics import count_degraded
 from schemas.errors import SetupError
 
 CpuWeights = Literal["int8", "float32"]
@@ -140,6 +141,10 @@ def _read(file: Path | None) -> WeightsReading | None:
 
 
 def _write(file: Path | None, reading: WeightsReading) -> None:
-    if file is not None:
+    if file is None:
+        return
+    try:
         with replace_file(file) as temporary:
             temporary.write_bytes(msgspec.json.encode(reading))
+    except OSError as error:
+        count_degraded("inference.int8", f"{file} cannot be written, so each start measures again: {error}")

@@ -236,3 +236,18 @@ def test_a_file_that_cannot_be_used_is_written_again(
     again = build()
     convert(again, file)
     np.testing.assert_array_equal(again(TOKENS), expected(TOKENS))
+
+
+def test_a_file_that_cannot_be_written_is_counted_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(conversion, "count_degraded", lambda path, error: counted.append(f"{path}: {error}"))
+    (tmp_path / "file").write_bytes(b"")
+    expected, model = build(), build()
+    convert(expected)
+    convert(model, tmp_path / "file" / "weights.safetensors")
+    np.testing.assert_array_equal(model(TOKENS), expected(TOKENS))
+    (reason,) = counted
+    assert reason.startswith("inference.int8: ")
+    assert "cannot be written" in reason

@@ -140,3 +140,15 @@ def test_a_layer_is_measured_both_ways_and_left_alone(quantised: bool) -> None:
 def test_the_description_names_the_versions_that_compute() -> None:
     assert f"mlx {version('mlx')}" in describe_machine()
     assert "torch 2" in describe_machine()
+
+
+def test_a_reading_that_cannot_be_kept_is_counted_and_decides_all_the_same(
+    measured_layers: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(selection, "count_degraded", lambda path, error: counted.append(error))
+    (tmp_path / "file").write_bytes(b"")
+    settings = new_settings("auto", tmp_path / "file")
+    assert select_weights(LayerHolder(), settings, parameters=SMALLEST) == "int8"
+    assert len(measured_layers) == len(counted) == 1
+    assert "cannot be written" in counted[0]
