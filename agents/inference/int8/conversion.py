@@ -1,5 +1,6 @@
 """Makes the linear layers, embeddings and heads of a loaded model int8, and keeps the rounded numbers in a file."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.inference.int8.attention import Rotary
 from agents.inference.int8.blocks import FAMILIES, HiddenNorm, make_whole
 from agents.inference.int8.kernel import Floats
-from agents.inference.int8.layers import Int8Embedding, Int8Head, Int8Linear, Int8Matrix, Product
+from agents.inference.int8.layers import REMAINDER_STEP, Int8Embedding, Int8Head, Int8Linear, Int8Matrix, Product, align
 from agents.shared.disk import replace_file
 from bus.metrics import count_degraded
 
-RECIPE = "1"
+RECIPE = "2"
 """Raise it when the numbers in the file would be others, so that older files are written again."""
 
 LINEAR, EMBEDDINGS = (nn.Linear, nn.QuantizedLinear), (nn.Embedding, nn.QuantizedEmbedding)
@@ -27,8 +27,6 @@ ATTENTION, GATED = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 
 CHUNK = 4 * 1024**2
 """Weights that are rounded at once."""
-
-_PARTS = ("numbers", "scales", "factors")
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,11 @@ class LayerGroup:
         """The layers, in the order of their outputs in the group's matrix."""
         return [self.parent[name] for name in self.names]
 
+    @property
+    def is_read_by_row(self) -> bool:
+        """Whether single rows are read beside whole products: those of tokens, and those of the largest logits."""
+        return self.names == ("lm_head",) or type(self.layers[0]) in EMBEDDINGS
+
 
 def convert(model: Any, file: Path | None = None) -> None:
     """Replace the layers of ``model``, which is then in inference mode.
@@ -53,7 +56,9 @@ def convert(model: Any, file: Path | None = None) -> None:
     stored = _read(file) if file is not None else {}
     matrices: dict[str, Int8Matrix] = {}
     for group in list(find_groups(model)):
-        matrices[group.path] = stored.get(group.path) or quantise([wide_weight(layer) for layer in group.layers])
+        matrices[group.path] = stored.get(group.path) or quantise(
+            [wide_weight(layer) for layer in group.layers], exact=group.is_read_by_row
+        )
         _replace(group, matrices[group.path])
         mx.clear_cache()  # frees the weights as they were stored
     if file is not None and matrices.keys() != stored.keys():
@@ -90,8 +95,8 @@ def wide_weight(layer: Any) -> mx.array:
     return weight
 
 
-def quantise(weights: Sequence[mx.array]) -> Int8Matrix:
-    """Round the weights (outputs, inputs) of layers with the same input to one matrix.
+def quantise(weights: Sequence[mx.array], *, exact: bool = False) -> Int8Matrix:
+    """Round the weights (outputs, inputs) of layers with the same input to one matrix; ``exact``: with remainders.
 
     A column's factor is the square root of its largest number, which spares the small columns the rounding of the large
     ones: it halves the error of the worst layers.
@@ -102,24 +107,24 @@ def quantise(weights: Sequence[mx.array]) -> Int8Matrix:
     largest = [np.array(mx.max(mx.abs(part), axis=0).astype(mx.float32)) for part in parts]
     factors = np.sqrt(np.maximum(np.max(largest, axis=0), 1e-12))
     numbers = np.empty((sum(map(len, parts)), inputs), np.int8)
+    remainders = np.empty_like(numbers) if exact else None
     scales = np.empty(len(numbers), np.float32)
     begin = 0
     for part in parts:
-        end = begin + len(part)
-        scales[begin:end] = _round(part, factors, numbers[begin:end])
-        begin = end
-    return Int8Matrix(numbers=mx.array(numbers), scales=mx.array(scales), factors=mx.array(factors))
-
-
-def _round(part: mx.array, factors: Floats, into: NDArray[np.int8]) -> Floats:
-    """Write the rounded rows; returns their scales."""
-    wide = np.array(part.astype(mx.float32))
-    wide /= factors
-    scales = round_up_to_bfloat16(np.maximum(np.abs(wide).max(axis=1) / 127, 1e-30))
-    wide /= scales[:, None]
-    np.rint(wide, out=wide)
-    into[...] = wide
-    return scales
+        rows = slice(begin, begin + len(part))
+        wide = np.array(part.astype(mx.float32)) / factors
+        scales[rows] = round_up_to_bfloat16(np.maximum(np.abs(wide).max(axis=1) / 127, 1e-30))
+        wide /= scales[rows, None]
+        numbers[rows] = np.rint(wide)
+        if remainders is not None:
+            remainders[rows] = np.rint((wide - numbers[rows]) / REMAINDER_STEP)
+        begin = rows.stop
+    return Int8Matrix(
+        numbers=align(mx.array(numbers)),
+        scales=mx.array(scales),
+        factors=mx.array(factors),
+        remainders=None if remainders is None else mx.array(remainders),
+    )
 
 
 def round_up_to_bfloat16(numbers: Floats) -> Floats:
@@ -158,14 +163,25 @@ def _read(file: Path) -> dict[str, Int8Matrix]:
     try:
         loaded: Any = mx.load(str(file), format="safetensors", return_metadata=True)
         arrays, metadata = loaded
-        paths = {name.rpartition(".")[0] for name in arrays} if metadata.get("recipe") == RECIPE else set()
-        return {path: Int8Matrix(**{part: arrays[f"{path}.{part}"] for part in _PARTS}) for path in paths}
-    except (OSError, RuntimeError, ValueError, KeyError):
+        if metadata.get("recipe") != RECIPE:
+            return {}
+        parts: defaultdict[str, dict[str, mx.array]] = defaultdict(dict)
+        while arrays:  # so that what was aligned is not held twice
+            name, array = arrays.popitem()
+            path, _, part = name.rpartition(".")
+            parts[path][part] = align(array) if part == "numbers" else array
+        return {path: Int8Matrix(**arrays) for path, arrays in parts.items()}
+    except (OSError, RuntimeError, ValueError, TypeError):
         return {}
 
 
 def _write(file: Path, matrices: Mapping[str, Int8Matrix]) -> None:
-    arrays = {f"{path}.{part}": getattr(matrix, part) for path, matrix in matrices.items() for part in _PARTS}
+    arrays = {
+        f"{path}.{part}": array
+        for path, matrix in matrices.items()
+        for part, array in vars(matrix).items()
+        if array is not None
+    }
     try:
         with replace_file(file) as temporary:
             mx.save_safetensors(str(temporary), arrays, metadata={"recipe": RECIPE})

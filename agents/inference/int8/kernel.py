@@ -6,6 +6,7 @@ compatible. Importing torch itself would take two seconds and 370 MB more.
 """
 
 import ctypes
+import math
 import os
 from functools import cache, lru_cache
 from typing import Any
@@ -24,20 +25,31 @@ class KernelUnavailable(Exception):
     """There is no such kernel here; the message says why."""
 
 
+ALIGNMENT = 64
+"""Bytes of which the address of an array is a multiple, as those of torch's own are: the kernel's AVX-512 loads end the
+process at other addresses."""
+
+INPUTS = 16
+"""The kernel reads so many inputs at once, and passes over what is left, or reads beyond it."""
+
+
 class Int8Product:
     """Multiplies tokens by the transposed ``numbers`` (outputs, inputs) of int8, with a scale for each output.
 
-    ``numbers`` is not copied and must be contiguous; the scales (outputs,) are rounded to bfloat16. Calls belong to one
-    thread.
+    ``numbers`` is not copied, must be contiguous and :func:`is_aligned`, and its inputs a multiple of :data:`INPUTS`;
+    the scales (outputs,) are rounded to bfloat16. Calls belong to one thread.
 
     Raises:
         KernelUnavailable: torch's library is not loaded, or lacks the kernel.
+        ValueError: the numbers are not laid out so.
     """
 
     def __init__(self, numbers: NDArray[np.int8], scales: Floats) -> None:
         self._library = _load()
-        self._outputs, _ = numbers.shape
-        bits = np.empty(scales.shape, np.uint16)
+        self._outputs, inputs = numbers.shape
+        if inputs % INPUTS or not (numbers.flags.c_contiguous and is_aligned(numbers)):
+            raise ValueError(f"the kernel cannot read {numbers.shape} numbers at {numbers.ctypes.data:#x}")
+        bits = allocate(scales.shape, np.uint16)
         round_to_bfloat16(scales, bits)
         self._weight, self._scales = _Tensor(numbers, "int8"), _Tensor(bits, "bfloat16")
 
@@ -83,6 +95,20 @@ class _Tensor:
         _load().aoti_torch_delete_tensor_object(self.handle)
 
 
+def is_aligned(array: NDArray[Any]) -> bool:
+    """Whether the kernel may read the array where it lies."""
+    return int(array.ctypes.data) % ALIGNMENT == 0
+
+
+def allocate(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+    """An array, not yet written, that the kernel may read."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    array: NDArray[Any] = room[start : start + size].view(kind).reshape(shape)
+    return array
+
+
 def round_to_bfloat16(numbers: Floats, into: Bits) -> None:
     """Write the nearest bfloat16 numbers; of two that are equally near the larger one."""
     bits = numbers.view(np.uint32) + np.uint32(0x8000)
@@ -124,7 +150,7 @@ def use_threads() -> None:
     float32 products wait for memory, so that one thread serves them; the int8 kernel is bound by the cores. NumPy's own
     BLAS keeps to one thread: its pool and torch's would take the cores from each other.
     """
-    numbers, cores = np.zeros((1, 64), np.int8), os.cpu_count() or 1
+    numbers, cores = allocate((1, 64), np.int8), os.cpu_count() or 1
     Int8Product(numbers, np.ones(1, np.float32))(np.zeros((1, 64), np.float32))  # torch sets its own number at first
     threads = min(cores, max(2, cores // 2))
     _load().omp_set_num_threads(threads)
@@ -134,7 +160,7 @@ def use_threads() -> None:
 
 @lru_cache(maxsize=256)
 def _input_tensor(tokens: int, inputs: int) -> _Tensor:
-    return _Tensor(np.empty((tokens, inputs), np.uint16), "bfloat16")
+    return _Tensor(allocate((tokens, inputs), np.uint16), "bfloat16")
 
 
 def _check(code: int) -> None:

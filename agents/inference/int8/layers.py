@@ -4,14 +4,15 @@ A layer that serves computes at once, outside MLX. In training mode it widens it
 read, so that gradients pass to its input; the weights are frozen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from numpy.typing import NDArray
 
-from agents.inference.int8.kernel import Floats, Int8Product, multiply_floats
+from agents.inference.int8.kernel import ALIGNMENT, INPUTS, Floats, Int8Product, is_aligned, multiply_floats
 
 WIDEN_FROM = 32
 """Tokens from which on a float32 product of widened weights is faster than the int8 kernel."""
@@ -23,24 +24,59 @@ SHARPENED = 64
 """Logits of each token that are computed in full precision, the largest ones."""
 
 
+REMAINDER_STEP = 1 / 254
+"""The step of the remainders in steps of the numbers: 127 of it are half a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Int8Matrix:
     """Weights as ``numbers`` (outputs, inputs) in int8, times ``scales`` (outputs,) and ``factors`` (inputs,).
 
-    Scales are float32 numbers that bfloat16 holds exactly.
+    Numbers are aligned (:func:`align`). Scales are float32 numbers that bfloat16 holds exactly. ``remainders``
+    (outputs, inputs) in int8 are what the rounding left out of the numbers, in steps of ``REMAINDER_STEP``; embeddings
+    and heads have them, whose rows are also read one by one.
     """
 
     numbers: mx.array
     scales: mx.array
     factors: mx.array
+    remainders: mx.array | None = None
 
     def split(self, sizes: list[int]) -> "list[Int8Matrix]":
         """Matrices of so many outputs each, in the same memory."""
         ends = np.cumsum(sizes).tolist()
         parts = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        rest = self.remainders
         return [
-            Int8Matrix(numbers=self.numbers[part], scales=self.scales[part], factors=self.factors) for part in parts
+            replace(
+                self,
+                numbers=align(self.numbers[part]),
+                scales=self.scales[part],
+                remainders=None if rest is None else rest[part],
+            )
+            for part in parts
         ]
+
+    def widen(self, rows: Any = ...) -> mx.array:
+        """The weights of ``rows`` (all without) in float32, as exact as they are held."""
+        numbers = self.numbers[rows].astype(mx.float32)
+        if self.remainders is not None:
+            numbers += self.remainders[rows].astype(mx.float32) * REMAINDER_STEP
+        return numbers * self.scales[rows][..., None] * self.factors
+
+
+def align(numbers: mx.array) -> mx.array:
+    """``numbers`` where the kernel may read them: MLX's own memory begins eight bytes behind what it is given."""
+    mx.eval(numbers)
+    if is_aligned(np.asarray(numbers)):
+        return numbers
+    room = mx.zeros(numbers.size + ALIGNMENT, numbers.dtype)
+    mx.eval(room)
+    start = -np.asarray(room).ctypes.data % ALIGNMENT
+    aligned = room[start : start + numbers.size].reshape(numbers.shape)
+    mx.eval(aligned)  # a view of the room
+    np.asarray(aligned)[...] = np.asarray(numbers)
+    return aligned
 
 
 @mx.custom_function
@@ -62,7 +98,9 @@ class Product:
         mx.eval(matrix.numbers, matrix.scales, matrix.factors)
         self.matrix, self.factors = matrix, np.asarray(matrix.factors)
         self._numbers, self._scales = np.asarray(matrix.numbers), np.asarray(matrix.scales)
-        self._kernel = Int8Product(self._numbers, self._scales)
+        self._remainders = None if matrix.remainders is None else np.asarray(matrix.remainders)
+        fits = self._numbers.shape[1] % INPUTS == 0
+        self._kernel = Int8Product(self._numbers, self._scales) if fits else None
 
     def multiply(self, tokens: Floats) -> Floats:
         """``tokens`` (tokens, inputs) times the transposed weights, (tokens, outputs)."""
@@ -70,7 +108,7 @@ class Product:
 
     def multiply_scaled(self, tokens: Floats) -> Floats:
         """Like :meth:`multiply`, of tokens that were multiplied by :attr:`factors` already."""
-        if len(tokens) < WIDEN_FROM:
+        if self._kernel is not None and len(tokens) < WIDEN_FROM:
             return self._kernel(tokens)
         outputs, inputs = self._numbers.shape
         tokens, step = np.ascontiguousarray(tokens), max(1, WIDE_NUMBERS // inputs)
@@ -84,20 +122,30 @@ class Product:
         return result
 
     def multiply_sharp(self, tokens: Floats) -> Floats:
-        """Like :meth:`multiply`, with the largest outputs of each token in full precision: several of the largest
-        logits may round to the same bfloat16 number."""
+        """Like :meth:`multiply`, with the largest outputs of each token in full precision, remainders included: several
+        of the largest logits may round to the same bfloat16 number."""
         tokens = tokens * self.factors
         product = self.multiply_scaled(tokens)
         for row, token in zip(product, tokens, strict=True):
             best = np.argpartition(row, -SHARPENED)[-SHARPENED:] if len(row) > SHARPENED else np.arange(len(row))
-            row[best] = (self._numbers[best] @ token) * self._scales[best]
+            row[best] = (self._read_rows(best) @ token) * self._scales[best]
         return product
+
+    def _read_rows(self, rows: NDArray[np.intp]) -> Floats:
+        """Rows of the matrix as exact as they are held, without scales and factors."""
+        numbers: Floats = self._numbers[rows].astype(np.float32)
+        if self._remainders is not None:
+            numbers += self._remainders[rows] * np.float32(REMAINDER_STEP)
+        return numbers
 
     def multiply_wide(self, x: mx.array) -> mx.array:
         """``x`` (..., inputs) times the transposed weights, computed by MLX when the result is read; differentiable."""
-        y: Any = _multiply_wide(x * self.matrix.factors, self.matrix.numbers, self.matrix.scales)
-        product: mx.array = y
-        return product
+        matrix, x = self.matrix, x * self.matrix.factors
+        product: Any = _multiply_wide(x, matrix.numbers, matrix.scales)
+        if matrix.remainders is not None:
+            product += _multiply_wide(x, matrix.remainders, matrix.scales * REMAINDER_STEP)
+        exact: mx.array = product
+        return exact
 
 
 class _Int8Weights:
@@ -113,8 +161,7 @@ class _Int8Weights:
     @property
     def wide_weight(self) -> mx.array:
         """The weights in float32, (outputs, inputs)."""
-        matrix = self.product.matrix
-        return matrix.numbers.astype(mx.float32) * matrix.scales[:, None] * matrix.factors
+        return self.product.matrix.widen()
 
     def _make_logits(self, x: mx.array) -> mx.array:
         """Logits of ``x`` (rows, tokens, inputs). Those of a prompt are computed only when they are read."""
@@ -153,8 +200,7 @@ class Int8Embedding(_Int8Weights, nn.Embedding):  # type: ignore[misc]
 
     def __call__(self, x: mx.array) -> mx.array:
         """``x``: token ids (rows, tokens)."""
-        matrix = self.product.matrix
-        return matrix.numbers[x].astype(mx.float32) * matrix.scales[x][..., None] * matrix.factors
+        return self.product.matrix.widen(x)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """``x``: (rows, tokens, width) to logits."""

@@ -176,7 +176,7 @@ def test_a_model_of_another_family_is_converted_layer_by_layer(quantised: bool, 
     np.testing.assert_allclose(logits, model(tokens), atol=1e-3)
 
 
-def refuse_rounding(weights: Sequence[mx.array]) -> Int8Matrix:
+def refuse_rounding(weights: Sequence[mx.array], *, exact: bool) -> Int8Matrix:
     raise AssertionError("rounded again")
 
 

@@ -9,18 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
 
 from agents.inference.int8 import kernel
 from agents.inference.int8.conversion import round_up_to_bfloat16
 from agents.inference.int8.kernel import Floats, Int8Product, KernelUnavailable
 
-OUTPUTS, INPUTS = 67, 200
+OUTPUTS, INPUTS = 67, 208
 HALF_UNIT = 2.0**-8
 """The largest relative error of a number rounded to bfloat16, which has eight significant bits."""
 
 
 def new_floats(*shape: int, seed: int) -> Floats:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def new_numbers(outputs: int = OUTPUTS, inputs: int = INPUTS) -> NDArray[np.int8]:
+    numbers = kernel.allocate((outputs, inputs), np.int8)
+    numbers[...] = np.random.default_rng(0).integers(-127, 128, numbers.shape, np.int8)
+    return numbers
 
 
 def to_bfloat16(numbers: Floats) -> Floats:
@@ -32,7 +39,7 @@ def to_bfloat16(numbers: Floats) -> Floats:
 @pytest.mark.parametrize("tokens", [1, 3, 8, 31])
 def test_the_product_is_exact_but_for_the_rounding_of_tokens_and_results(tokens: int) -> None:
     """A rounded result is off by half a unit at most; so is each rounded token, by half a unit of its products."""
-    numbers = np.random.default_rng(0).integers(-127, 128, (OUTPUTS, INPUTS), np.int8)
+    numbers = new_numbers()
     scales, x = (
         round_up_to_bfloat16(np.abs(new_floats(OUTPUTS, seed=1) / 100)),
         new_floats(tokens, INPUTS, seed=tokens),
@@ -48,14 +55,34 @@ def test_the_product_is_exact_but_for_the_rounding_of_tokens_and_results(tokens:
     assert np.abs(product - exact).max() > 0.0
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 8, 31])
+@pytest.mark.parametrize("inputs", [16, 48, 64, 80, 896])
+@pytest.mark.parametrize("outputs", [1, 5, 30, 64])
+def test_shapes_of_every_remainder_are_multiplied(outputs: int, inputs: int, tokens: int) -> None:
+    numbers, x = new_numbers(outputs, inputs), new_floats(tokens, inputs, seed=3)
+    exact, sizes = x @ numbers.T.astype(np.float64), np.abs(x) @ np.abs(numbers.T.astype(np.float64))
+    product = Int8Product(numbers, np.ones(outputs, np.float32))(x)
+    assert (np.abs(product - exact) <= 2 * HALF_UNIT * (sizes + np.abs(exact))).all()
+
+
+def test_numbers_that_the_kernel_would_read_wrongly_or_die_of_are_refused() -> None:
+    room, scales = kernel.allocate((9, 64), np.int8), np.ones(8, np.float32)
+    with pytest.raises(ValueError, match="cannot read"):
+        Int8Product(room.reshape(-1)[8 : 8 + 8 * 64].reshape(8, 64), scales)
+    with pytest.raises(ValueError, match="cannot read"):
+        Int8Product(kernel.allocate((8, 40), np.int8), scales)
+    with pytest.raises(ValueError, match="cannot read"):
+        Int8Product(kernel.allocate((8, 128), np.int8)[:, ::2], scales)
+
+
 def test_tokens_that_are_not_contiguous_are_multiplied_like_others() -> None:
-    numbers = np.random.default_rng(0).integers(-127, 128, (OUTPUTS, INPUTS), np.int8)
+    numbers = new_numbers()
     product, wide = Int8Product(numbers, np.ones(OUTPUTS, np.float32)), new_floats(3, 2 * INPUTS, seed=0)
     np.testing.assert_array_equal(product(wide[:, ::2]), product(wide[:, ::2].copy()))
 
 
 def test_a_result_survives_later_products() -> None:
-    numbers = np.random.default_rng(0).integers(-127, 128, (OUTPUTS, INPUTS), np.int8)
+    numbers = new_numbers()
     product = Int8Product(numbers, np.ones(OUTPUTS, np.float32))
     first = product(new_floats(2, INPUTS, seed=0))
     before = first.copy()
@@ -120,14 +147,15 @@ def test_a_library_without_a_symbol_is_no_kernel(symbol: str, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(ctypes, "CDLL", lambda _: library)
         with pytest.raises(KernelUnavailable, match=symbol):
-            Int8Product(np.zeros((1, 64), np.int8), np.ones(1, np.float32))
+            Int8Product(kernel.allocate((1, 64), np.int8), np.ones(1, np.float32))
         with pytest.raises(KernelUnavailable, match=symbol):
             kernel.use_threads()
     kernel._load.cache_clear()
-    assert Int8Product(np.ones((1, 64), np.int8), np.ones(1, np.float32))(np.ones((1, 64), np.float32)) == 64.0
+    product = Int8Product(kernel.allocate((4, 64), np.int8), np.ones(4, np.float32))
+    assert product(np.ones((1, 64), np.float32)).shape == (1, 4)
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    product = Int8Product(np.zeros((4, 64), np.int8), np.ones(4, np.float32))
+    product = Int8Product(kernel.allocate((4, 64), np.int8), np.ones(4, np.float32))
     with pytest.raises(KernelUnavailable, match="refuses"):
         product(np.zeros((1, 32), np.float32))

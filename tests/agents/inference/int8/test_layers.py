@@ -10,7 +10,16 @@ import pytest
 from agents.inference.int8 import layers
 from agents.inference.int8.conversion import quantise
 from agents.inference.int8.kernel import Floats
-from agents.inference.int8.layers import SHARPENED, WIDEN_FROM, Int8Embedding, Int8Head, Int8Linear, Int8Matrix, Product
+from agents.inference.int8.layers import (
+    SHARPENED,
+    WIDEN_FROM,
+    Int8Embedding,
+    Int8Head,
+    Int8Linear,
+    Int8Matrix,
+    Product,
+    align,
+)
 
 OUTPUTS, INPUTS = 300, 96
 
@@ -66,12 +75,37 @@ def test_sharp_logits_keep_the_order_of_weights_that_bfloat16_cannot_tell_apart(
     numbers = np.full((500, INPUTS), 1, np.int8)
     numbers[:, :50], numbers[123, :50], numbers[321, :50] = 100, 127, 127
     numbers[123, 50] = 2  # 6,397 against 6,396: bfloat16 counts in steps of 32 here
-    matrix = Int8Matrix(numbers=mx.array(numbers), scales=mx.ones(500), factors=mx.ones(INPUTS))
+    matrix = Int8Matrix(numbers=align(mx.array(numbers)), scales=mx.ones(500), factors=mx.ones(INPUTS))
     x = np.ones((2, INPUTS), np.float32)
     product = Product(matrix)
     assert product.multiply(x)[0, 123] == product.multiply(x)[0, 321]
     assert product.multiply_sharp(x).argmax(axis=1).tolist() == [123, 123]
     assert product.multiply_sharp(x)[1, 123] == product.multiply_sharp(x)[1, 321] + 1
+
+
+def test_a_layer_whose_inputs_the_kernel_cannot_read_is_multiplied_all_the_same() -> None:
+    matrix, x = new_matrix(inputs=40), new_floats(3, 40, seed=1)
+    np.testing.assert_allclose(Product(matrix).multiply(x), x @ widen(matrix).T, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_layers_that_share_a_matrix_begin_where_the_kernel_can_read_them() -> None:
+    matrix, x = new_matrix(outputs=9, inputs=48), new_floats(5, 48, seed=1)
+    together = Product(matrix).multiply(x)
+    apart = [Product(part).multiply(x) for part in matrix.split([3, 5, 1])]
+    np.testing.assert_allclose(np.concatenate(apart, axis=1), together, rtol=1e-2, atol=1e-2)
+
+
+def test_with_remainders_the_largest_logits_and_the_rows_are_those_of_the_weights_before_rounding() -> None:
+    weights, x = new_floats(5000, INPUTS, seed=0), new_floats(3, INPUTS, seed=2)
+    matrix = quantise([mx.array(weights)], exact=True)
+    exact = x @ weights.T
+    best = np.argsort(exact, axis=1)[:, -SHARPENED // 2 :]
+    sharp, largest = Product(matrix).multiply_sharp(x), np.take_along_axis(exact, best, axis=1)
+    np.testing.assert_allclose(np.take_along_axis(sharp, best, axis=1), largest, atol=3e-3)
+    rounded = np.take_along_axis(Product(new_matrix(5000)).multiply_sharp(x), best, axis=1)
+    assert np.abs(rounded - largest).max() > 3e-2
+    rows = mx.array([[4, 4999], [0, 17]])
+    np.testing.assert_allclose(Int8Embedding(matrix)(rows), weights[np.array(rows)], atol=3e-4)
 
 
 def test_the_argmax_is_that_of_the_exact_product() -> None:
@@ -151,7 +185,9 @@ def test_weights_are_held_once() -> None:
         assert np.shares_memory(np.asarray(sibling.weight), sibling.product._numbers)
         assert np.shares_memory(sibling.product._numbers, part)
         assert sibling.product._numbers.ctypes.data == part.ctypes.data
+        assert sibling.product._kernel is not None
         assert sibling.product._kernel._weight.array is sibling.product._numbers
+    assert whole._kernel is not None
     assert whole._kernel._weight.array.ctypes.data == np.asarray(matrix.numbers).ctypes.data
     x = new_floats(4, INPUTS, seed=1)
     together = np.concatenate([sibling.product.multiply(x) for sibling in siblings], axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from agents.inference.int8.kernel import Int8Product, KernelUnavailable
+from agents.inference.int8.kernel import Int8Product, KernelUnavailable, allocate
 from agents.inference.probing import fidelity
 from agents.inference.probing.fidelity import (
     TokenScores,
@@ -34,7 +34,7 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def _with_kernel() -> None:
     try:
-        Int8Product(np.zeros((64, 64), np.int8), np.ones(64, np.float32))
+        Int8Product(allocate((64, 64), np.int8), np.ones(64, np.float32))
     except KernelUnavailable as error:
         pytest.skip(str(error))
 
