@@ -6,7 +6,7 @@ from functools import cache
 from msgspec import Struct
 
 from agents.memory.context import unit, unpacked, windows
-from agents.memory.episodes import store_key
+from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
@@ -74,7 +74,7 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
     if len(episode.embedding) != stores.settings.vector_size:
         return set()
     mine, own = unscored_match(episode), unit(episode.embedding)
-    lookup = Lookup(tenant=episode.tenant, vector=episode.embedding, limit=NEAR)
+    lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, limit=NEAR)
     pairs: set[tuple[str, str]] = set()
     for match in await stores.atlas.search(lookup):
         vector = unpacked(match.vector)

@@ -10,7 +10,7 @@ from agents.memory.stores.points import Lookup
 
 
 async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
-    """The tenant's episodes, best first; no floor and no budget is applied.
+    """The owner's episodes, best first; no floor and no budget is applied.
 
     Raises:
         Unavailable: the store failed, is closed or busy.

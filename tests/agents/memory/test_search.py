@@ -11,7 +11,7 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: 
         episode("new", session="s2", question="My budget is 1500 euros.", answer="", at=200.0, vector=near.tolist()),
         episode("else", session="s3", question="The cat sleeps.", answer="", at=150.0, vector=unit(3)),
     ]
-    lookup = Lookup(tenant="ann", vector=budget, text="What is my budget in euros?")
+    lookup = Lookup(owner=owner(), vector=budget, text="What is my budget in euros?")
     stores = Stores(settings)
     async with stores.open(do_nothing), stores.write_lock:
         await project_episodes(stores, episodes)
