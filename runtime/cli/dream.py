@@ -130,5 +130,7 @@ def _row(verb: str, data: bytes) -> tuple[str, str, str, str]:
     kind: Any = DreamDone if verb == "done" else DreamAborted
     entry = decode(kind, data)
     report = entry.report
-    summary = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records"
+    owners = ", ".join(f"{owner.tenant}/{owner.user}" for owner in report.owners)
+    of_whom = f" of {owners}" if owners else ""
+    summary = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records{of_whom}"
     return report.episode_id, verb, report.adapter, f"{summary}; {entry.message}" if verb == "aborted" else summary
