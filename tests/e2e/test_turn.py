@@ -162,6 +162,18 @@ def test_what_one_conversation_was_told_no_other_is_unless_both_name_the_same_us
     assert "4471-PLUM" not in ask(asked, user="alice", extra_body={"kiki": {"memory": "none"}})
     assert "4471-PLUM" not in ask(asked, user="alice", extra_body={"kiki": {"memory": "conversation"}})
 
+    assert "4471-PLUM" in runtime.kiki("memory", "export", "--user", "alice").stdout
+    assert "4471-PLUM" not in runtime.kiki("memory", "export", "--user", "bob").stdout
+    forgotten = runtime.kiki("memory", "forget", "--user", "alice", "--yes")
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert not forgotten.stdout.startswith("0 episodes")
+    assert runtime.kiki("memory", "export", "--user", "alice").stdout == ""
+    assert "4471-PLUM" not in runtime.kiki("memory", "search", asked, "--user", "alice").stdout
+    assert "4471-PLUM" not in ask(asked, user="alice")
+    logs = [path.read_text(errors="replace") for path in runtime.data_dir.rglob("*.log")]
+    assert logs
+    assert not any("4471-PLUM" in log for log in logs)
+
 
 def test_route_reads_lines_and_answers_in_order(runtime: Runtime, tmp_path: Any) -> None:
     prompts = ["Write a Dockerfile for a Node service", "Bonjour, comment vas-tu ?", "What is the tallest mountain?"]
