@@ -12,7 +12,7 @@ from bus.topology import EPISODES
 from schemas.codec import decode
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent
-from schemas.events import EpisodeRecorded
+from schemas.events import EpisodeForgotten, EpisodeRecorded
 
 _log = structlog.get_logger("bus")
 
@@ -28,8 +28,12 @@ async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerato
             yield episode
 
 
-async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
+async def read_timed_episodes(
+    bus: Bus, *, tenant: str | None = None, unreadable: list[int] | None = None
+) -> AsyncGenerator[tuple[Episode, float], None]:
     """The same as :func:`read_episodes`, each with the Unix time at which it was stored.
+
+    The sequences of entries that cannot be read are added to ``unreadable``, whose ever they are.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
@@ -39,10 +43,27 @@ async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGe
             try:
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
-                _log.warning("episode unreadable", subject=message.subject, error=error.message)
+                _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
+                if unreadable is not None:
+                    unreadable.append(message.seq)
                 continue
             if tenant is None or episode.tenant == tenant:
                 yield episode, message.stored_at.timestamp()
+
+
+async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:
+    """A turn's episode, or its tombstone when it was forgotten; None without either, or when it cannot be read.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    try:
+        entry = await bus.last_of((EpisodeRecorded, EpisodeForgotten), turn_id, stream=EPISODES)
+    except InvalidEvent as error:
+        _log.warning("episode unreadable", turn_id=turn_id, error=error.message)
+        return None
+    assert entry is None or isinstance(entry, EpisodeRecorded | EpisodeForgotten)
+    return entry
 
 
 async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:

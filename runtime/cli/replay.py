@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory.imports import parse_time
 from agents.memory.progress import wait_until_projected
 from agents.services.replay import encode_line, fits, pace, read_selection, replay_headers
+from agents.shared.times import parse_end, parse_time
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
@@ -70,7 +70,7 @@ def replay(
         to or "stdout",
         speed,
         since=None if since is None else parse_time(since, param="since"),
-        until=None if until is None else parse_time(until, param="until"),
+        until=None if until is None else parse_end(until, param="until"),
         from_seq=from_seq,
         tenant=tenant,
         session_id=session,
