@@ -7,7 +7,7 @@ import structlog
 
 from bus.connection import Bus
 from bus.consumers import read_consumers
-from bus.stream import read_stream
+from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
 from schemas.codec import decode
 from schemas.episode import Episode
@@ -28,12 +28,20 @@ async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerato
             yield episode
 
 
-async def read_timed_episodes(
-    bus: Bus, *, tenant: str | None = None, unreadable: list[int] | None = None
-) -> AsyncGenerator[tuple[Episode, float], None]:
+async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
     """The same as :func:`read_episodes`, each with the Unix time at which it was stored.
 
-    The sequences of entries that cannot be read are added to ``unreadable``, whose ever they are.
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    async with aclosing(read_entries(bus)) as entries:
+        async for message, episode in entries:
+            if episode is not None and tenant in (None, episode.tenant):
+                yield episode, message.stored_at.timestamp()
+
+
+async def read_entries(bus: Bus) -> AsyncGenerator[tuple[StoredMessage, Episode | None], None]:
+    """The messages that record episodes by now, oldest first; with None, and a line in the log, when one is unreadable.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
@@ -44,11 +52,8 @@ async def read_timed_episodes(
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
                 _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
-                if unreadable is not None:
-                    unreadable.append(message.seq)
-                continue
-            if tenant is None or episode.tenant == tenant:
-                yield episode, message.stored_at.timestamp()
+                episode = None
+            yield message, episode
 
 
 async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
 from schemas.findings import RecalledEpisode
-from schemas.times import UnixTime, refuse_non_finite
+from schemas.times import UnixTime
 
 
 class SearchRequest(WireStruct, frozen=True, kw_only=True):

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Raw
 
-from schemas.base import WireStruct
+from schemas.base import WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
 from schemas.episode import Episode
-from schemas.times import UnixTime, refuse_non_finite
+from schemas.times import UnixTime
 
 MAX_FETCH = 256
 """The most records in one reply; there may be fewer, because the reply must fit into one message."""

@@ -263,13 +263,14 @@ class MemoryAgent:
         """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""
         bus = self._bus
         unreadable: list[int] = []
+        ids_by_key: dict[str, str] = {}
         async with self._stores.write_lock:
-            entries = record.read_timed_episodes(bus, tenant=request.tenant, unreadable=unreadable)
-            async with aclosing(entries):
-                ids_by_key = {
-                    store_key(episode.tenant, "episode", episode.episode_id): episode.episode_id
-                    async for episode, _ in entries
-                }
+            async with aclosing(record.read_entries(bus)) as entries:
+                async for message, episode in entries:
+                    if episode is None:
+                        unreadable.append(message.seq)
+                    elif request.tenant in (None, episode.tenant):
+                        ids_by_key[store_key(episode.tenant, "episode", episode.episode_id)] = episode.episode_id
             atlas = await self._stores.atlas.keys(tenant=request.tenant)
             trace = await self._stores.trace.keys(tenant=request.tenant)
             waiting = int(lag(await read_progress(bus)))

@@ -306,7 +306,7 @@ def _read_queries(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a query, or --file with JSONL lines.", param="file")
     queries = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         query: Any = None

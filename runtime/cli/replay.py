@@ -116,7 +116,7 @@ async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Sou
     messages = (
         read_selection(bus, selection)
         if file is None
-        else restore.parse_lines(bus, read_text(file).splitlines(), source=str(file))
+        else restore.parse_lines(bus, read_text(file).split("\n"), source=str(file))
     )
     async with aclosing(messages):
         async for message in messages:
@@ -128,8 +128,18 @@ async def _write(source: Source, output: Path | None, tick: Tick) -> None:
     with _open_sink(output) as sink:
         async with aclosing(source):
             async for message in source:
-                sink.write(encode_line(message))
+                if _is_json(message.data):
+                    sink.write(encode_line(message))
+                else:
+                    err.print(f"record {message.seq} left out: it is no JSON", highlight=False)
                 tick(message)
+
+
+def _is_json(data: bytes) -> bool:
+    with contextlib.suppress(msgspec.DecodeError):
+        msgspec.json.decode(data, type=msgspec.Raw)
+        return True
+    return False
 
 
 async def _publish(bus: Bus, source: Source, subject: str, tick: Tick) -> None:

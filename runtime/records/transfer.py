@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from agents.memory import imports
 from agents.memory.progress import wait_until_projected
 from bus import record
 from bus.connection import Bus
+from runtime.exits import first_error
 from runtime.local_embedder import BATCH, Embed
 from schemas.envelope import TENANT_PATTERN
 from schemas.episode import Episode
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
+
+EmbeddedBatch = tuple[Sequence[imports.DatedLine], Sequence[tuple[float, ...]]]
+"""Lines with their vectors."""
 
 LineState = Literal["new", "known", "forgotten", "other"]
 """What the record has of a line: nothing, the same, a tombstone, or something else under its id."""
@@ -94,17 +99,20 @@ async def record_entries(
 ) -> None:
     """Record lines in batches, and wait until recall can find them.
 
-    ``tick`` is called with the number of lines of each batch.
+    The next batch is embedded while one is written, as the broker syncs every line to disk. ``tick`` is called with the
+    number of lines of each batch.
 
     Raises:
         Unavailable: the broker or the embedder is away; importing again goes on where it stopped.
     """
-    for batch in _batches(entries):
-        vectors = await embed([entry.line.embedding_text for entry in batch])
-        async with anyio.create_task_group() as tasks:
-            for entry, vector in zip(batch, vectors, strict=True):
-                tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant))
-        tick(len(batch))
+    sender, receiver = anyio.create_memory_object_stream[EmbeddedBatch](max_buffer_size=1)
+    try:
+        async with anyio.create_task_group() as tasks, sender:
+            tasks.start_soon(_publish_batches, bus, receiver, tenant, tick)
+            for batch in _batches(entries):
+                await sender.send((batch, await embed([entry.line.embedding_text for entry in batch])))
+    except BaseExceptionGroup as group:
+        raise first_error(group) from group
     await wait_until_projected(bus)
 
 
@@ -116,6 +124,17 @@ async def export_lines(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
                 continue  # the episodes that it sums up are exported themselves
             for line in _lines(episode):
                 yield json.dumps(line, ensure_ascii=False)
+
+
+async def _publish_batches(
+    bus: Bus, receiver: MemoryObjectReceiveStream[EmbeddedBatch], tenant: str, tick: Callable[[int], None]
+) -> None:
+    async with receiver:
+        async for batch, vectors in receiver:
+            async with anyio.create_task_group() as tasks:
+                for entry, vector in zip(batch, vectors, strict=True):
+                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant))
+            tick(len(batch))
 
 
 async def _find_state(bus: Bus, entry: imports.DatedLine, tenant: str) -> LineState:

@@ -9,6 +9,7 @@ import pytest
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput
 from schemas.memory import SearchRequest, SleepRequest
+from schemas.router import RouteRequest
 from schemas.services import Selection, TrimRequest
 from schemas.times import LAST_TIME
 
@@ -26,8 +27,9 @@ def test_a_time_that_is_not_finite_cannot_be_sent(name: str, at: float) -> None:
     with pytest.raises(InvalidInput) as error:
         BUILDERS[name](at)
     assert error.value.param == name
-    with pytest.raises(InvalidInput):
-        TrimRequest(before=at)
+    for build in (lambda: TrimRequest(before=at), lambda: RouteRequest(prompts=("x",), threshold=at)):
+        with pytest.raises(InvalidInput):
+            build()
 
 
 @pytest.mark.parametrize("name", BUILDERS)
