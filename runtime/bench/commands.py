@@ -10,11 +10,12 @@ from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
-from runtime.bench.replay import replay
+from runtime.bench.record.history import import_rate
+from runtime.bench.record.replay import replay
+from runtime.bench.record.writes import writes
 from runtime.bench.router import router
 from runtime.bench.votes import votes
 from runtime.bench.worker import worker
-from runtime.bench.writes import writes
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
 for verb in (
@@ -33,3 +34,4 @@ for verb in (
     locomo,
 ):
     app.command()(verb)
+app.command(name="import")(import_rate)

@@ -136,7 +136,7 @@ def test_a_statement_is_recalled_by_the_same_user_only(runtime: Runtime, client:
         assert "vermilion" not in runtime.kiki("memory", "search", "Which colour is my favourite?", *stranger).stdout
 
 
-def test_what_one_conversation_was_told_no_other_is_unless_both_name_the_same_user(
+def test_no_conversation_is_told_what_another_was_unless_both_name_the_same_user(
     runtime: Runtime, client: openai.OpenAI
 ) -> None:
     def ask(text: str, **named: Any) -> str:
