@@ -19,15 +19,14 @@ from rich.table import Table
 from agents.memory import imports
 from agents.memory.projection import project_episodes
 from agents.memory.ranking import Match, ScoredMatch, drop_duplicates, keep_relevant
-from agents.memory.search import rank_matches
+from agents.memory.search import rank_matches, search_atlas
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
 from agents.memory.words import WordEncoder
-from runtime.bench.cross_validation import CrossValidated, Fold, cross_validate
 from runtime.bench.dialogues import Dialogue, DialogueQuestion, read_dialogues
 from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_stores, progress_bar, publish_report
-from runtime.bench.intervals import bootstrap_interval
+from runtime.bench.intervals import CrossValidated, Fold, bootstrap_interval, cross_validate
 from runtime.bench.plots import IntervalBar, interval_chart
 from runtime.cli import command, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
@@ -41,6 +40,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "lexical_weight": (0.2, 0.3, 0.4),
     "speaker_weight": (0.1, 0.15, 0.2),
     "question_weight": (0.04, 0.08, 0.12),
+    "date_weight": (0.1, 0.2, 0.3),
 }
 """The values that cross-validation chooses from, by setting."""
 
@@ -72,17 +72,21 @@ def locomo(
 
 @dataclass(frozen=True)
 class QuestionSearch:
-    """A question, and what Atlas found for it in its own dialogue and in another one, which holds no answer to it."""
+    """A question, and what Atlas found for it in its own dialogue and in another one, which holds no answer to it.
+
+    It is asked at ``now`` (Unix time), when its dialogue ends.
+    """
 
     dialogue: str
     question: DialogueQuestion
+    now: float
     lookup: Lookup
     matches: Sequence[Match]
     strangers: Sequence[Match]
 
     def rank(self, settings: MemorySettings, *, strange: bool = False) -> list[ScoredMatch]:
         """The ranking of what was found; with ``strange``, in the other dialogue."""
-        return rank_matches(self.strangers if strange else self.matches, self.lookup, now=0.0, settings=settings)
+        return rank_matches(self.strangers if strange else self.matches, self.lookup, now=self.now, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without words": {"lexical_weight": 0.0},
     "without speaker": {"speaker_weight": 0.0},
     "without the cost of questions": {"question_weight": 0.0},
+    "without dates": {"date_weight": 0.0},
     "without superseding": {"superseded_weight": 0.0},
-    "vectors in context alone": {"lexical_weight": 0.0, "speaker_weight": 0.0, "question_weight": 0.0},
+    "vectors in context alone": {
+        "lexical_weight": 0.0,
+        "speaker_weight": 0.0,
+        "question_weight": 0.0,
+        "date_weight": 0.0,
+    },
 }
 
 
@@ -148,8 +158,9 @@ async def search_dialogues(
 ) -> Searches:
     """Store the dialogues and search for every question; ``tick`` gets the number of texts embedded."""
     async with fresh_stores(vector_size=vector_size) as stores:
+        ends: dict[str, float] = {}
         for dialogue in dialogues:
-            await _remember(stores, dialogue, embed, tick)
+            ends[dialogue.name] = await _remember(stores, dialogue, embed, tick)
         settings = msgspec.structs.replace(stores.settings, recency_weight=0.0)
         searches = []
         for number, dialogue in enumerate(dialogues):
@@ -159,9 +170,10 @@ async def search_dialogues(
                 lookup = Lookup(
                     tenant=dialogue.name, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates)
                 )
-                matches = await stores.atlas.search(lookup)
-                strange_matches = await stores.atlas.search(msgspec.structs.replace(lookup, tenant=stranger))
-                searches.append(QuestionSearch(dialogue.name, question, lookup, matches, strange_matches))
+                now = ends[dialogue.name]
+                matches = await search_atlas(stores, lookup, now=now)
+                strange_matches = await search_atlas(stores, msgspec.structs.replace(lookup, tenant=stranger), now=now)
+                searches.append(QuestionSearch(dialogue.name, question, now, lookup, matches, strange_matches))
         return Searches(settings, searches)
 
 
@@ -208,7 +220,8 @@ def by_category(values: Sequence[tuple[int, float]]) -> dict[str, Interval]:
     return intervals
 
 
-async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> None:
+async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Callable[[int], None]) -> float:
+    """Store the dialogue's turns; return when the last one was said (Unix time)."""
     entries = imports.date_lines(dialogue.lines)
     vectors = await _embed_batches([entry.line.embedding_text for entry in entries], embed, tick)
     episodes = [
@@ -217,6 +230,7 @@ async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Call
     ]
     for at in range(0, len(episodes), STORE_BATCH):
         await project_episodes(stores, episodes[at : at + STORE_BATCH])
+    return max(entry.at for entry in entries)
 
 
 async def _embed_batches(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> list[Sequence[float]]:
