@@ -78,7 +78,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     lexical_weight: float = 0.3
     speaker_weight: float = 0.15
     question_weight: float = 0.08
-    date_weight: float = 0.2
+    date_weight: float = 0.3
     recency_weight: float = 0.03
     recency_half_life: float = 7 * 86400.0
     same_fact: float = 0.85
