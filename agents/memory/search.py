@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from agents.memory.context import unit, unpacked
-from agents.memory.ranking import Match, ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
+from agents.memory.ranking import Match, ScoredMatch, date_spans, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
@@ -15,7 +17,22 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
-    return rank_matches(await stores.atlas.search(lookup), lookup, now=now, settings=settings)
+    matches = await search_atlas(stores, lookup, now=now)
+    return rank_matches(matches, lookup, now=now, settings=settings)
+
+
+async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Match]:
+    """The candidates: the tenant's best episodes, and the best of the dates that the query names.
+
+    Raises:
+        Unavailable: the store failed, is closed or busy.
+    """
+    matches = await stores.atlas.search(lookup)
+    if not (spans := date_spans(lookup.text, now=now)):
+        return matches
+    names = {match.episode_id for match in matches}
+    dated = await stores.atlas.search(replace(lookup, within=spans))
+    return matches + [match for match in dated if match.episode_id not in names]
 
 
 def rank_matches(

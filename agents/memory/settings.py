@@ -38,6 +38,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
         speaker_weight: what is added when the query names the speaker. Measured on LoCoMo.
         question_weight: what is subtracted from a question without an answer. Measured on LoCoMo.
+        date_weight: what is added when the query names the date at which the episode was said. Measured on LoCoMo.
         recency_weight: what recency (0..1) adds; chosen.
         recency_half_life: seconds after which an episode's recency has halved; chosen.
         same_fact: cosine of two episodes of one speaker from which they speak of the same thing; chosen.
@@ -87,6 +88,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     lexical_weight: Amount = 0.3
     speaker_weight: Amount = 0.15
     question_weight: Amount = 0.08
+    date_weight: Amount = 0.3
     recency_weight: Amount = 0.03
     recency_half_life: Seconds = 7 * 86400.0
     same_fact: Cosine = 0.85
