@@ -69,9 +69,12 @@ class HistoryLine(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The id that the line brings, or one that is derived from its time as written, its author and its text."""
-        if self.id is not None and self.id != "":
-            return str(self.id)
+        """The id that the line brings, or else its digest."""
+        return self.digest if self.id in (None, "") else str(self.id)
+
+    @property
+    def digest(self) -> str:
+        """A digest of the line's time as written, its author and its text."""
         stamp = self.timestamp if isinstance(self.timestamp, str | None) else float(self.timestamp)
         return hashlib.sha256(msgspec.json.encode((stamp, self.author, self.text))).hexdigest()[:32]
 
@@ -163,7 +166,7 @@ def refuse(bad: Sequence[BadLine], *, source: str) -> None:
 def _decode_line(raw: str) -> HistoryLine:
     try:
         line = msgspec.json.decode(raw, type=HistoryLine)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(
             f'{error}; expected {{"session", "role" or "speaker", "text", "timestamp", "id"}}, of which only "text" is '
             "required",
@@ -189,7 +192,7 @@ def _date(
         try:
             at = _read_stamp(line, zone, now)
             first_number, first_line = first_uses.setdefault((line.session_id, line.name), (number, line))
-            if first_line != line:
+            if first_line.digest != line.digest:
                 raise InvalidInput(
                     f"the id '{line.id}' is used twice in session '{line.session_id}', in line {first_number} for "
                     "something else",

@@ -190,6 +190,7 @@ def test_the_id_of_earlier_versions_is_the_position_among_lines_that_are_not_emp
         ('{"text": 3}', "text"),
         ("[]", "line"),
         ('{"text": "\\ud800"}', "line"),
+        ('{"text": "x", "else": ' + "[" * 100_000 + "]" * 100_000 + "}", "line"),
         ('{"text": "x", "timestamp": NaN}', "line"),
         ('{"text": "x", "timestamp": 1e400}', "timestamp"),
         ('{"text": "x", "timestamp": true}', "timestamp"),
@@ -214,6 +215,14 @@ def test_a_bad_line_is_named_and_the_others_are_read(line: str, param: str) -> N
     with pytest.raises(InvalidInput, match=r"notes\.jsonl, line 3: .*Nothing was imported") as error:
         refuse(history.bad, source="notes.jsonl")
     assert error.value.param == param
+
+
+def test_an_id_may_come_again_with_the_same_line_and_not_with_another_time() -> None:
+    line = {"text": "x", "id": 1, "role": "user", "timestamp": 1_772_000_000}
+    same, other = {**line, "id": "1", "role": "", "speaker": "user"}, {**line, "timestamp": 1_772_000_001}
+    history = read([line, same, other])
+    assert ([entry.number for entry in history.entries], history.repeated) == ([1], 1)
+    assert [(bad.number, bad.param) for bad in history.bad] == [(3, "id")]
 
 
 def test_a_refusal_names_the_first_lines_and_counts_the_rest() -> None:

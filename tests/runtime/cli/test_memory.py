@@ -98,6 +98,14 @@ async def test_a_limit_that_is_none_is_refused(nats_url: str, k: str) -> None:
     assert (await memory(nats_url, "search", "snow", "--k", k)).exit_code == 2
 
 
+@pytest.mark.parametrize("floor", ["nan", "inf", "-1", "1e300", "abc"])
+def test_a_floor_that_is_none_is_refused(floor: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["dream", "export", str(tmp_path / "out"), "--min-saillance", floor])
+    assert result.exit_code in (1, 2)
+    assert "saillance" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 async def test_nothing_of_a_file_with_a_bad_line_is_imported(served_bus: Bus, nats_url: str) -> None:
     result = await memory(nats_url, "import", "-", text=BAD_LINES)
     assert result.exit_code == 1
