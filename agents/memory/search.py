@@ -1,12 +1,17 @@
 """One query to the memory: search the store, rank the matches. Turns, ``memory.search`` and benchmarks share it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
+from types import MappingProxyType
 
+from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked
-from agents.memory.ranking import Match, ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
+from agents.memory.episodes import store_key
+from agents.memory.ranking import ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from agents.memory.superseding import least_cosine
 
 
 async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
@@ -15,16 +20,34 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
-    return rank_matches(await stores.atlas.search(lookup), lookup, now=now, settings=settings)
-
-
-def rank_matches(
-    matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
-) -> list[ScoredMatch]:
-    """The store's matches, best first."""
+    matches = await stores.atlas.search(lookup)
     ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
+    known = await _find_replacements(stores, lookup, ranking, settings)
+    missing = set(known.values()) - {match.episode_id for match in matches}
+    if missing:
+        brought = await stores.atlas.read([store_key(lookup.tenant, "episode", name) for name in sorted(missing)])
+        ranking += fuse_scores([*brought.values()], text=lookup.text, now=now, settings=settings)
+    return _close_ranking(ranking, lookup, settings, known)
+
+
+async def _find_replacements(
+    stores: Stores, lookup: Lookup, ranking: Sequence[ScoredMatch], settings: MemorySettings
+) -> Mapping[str, str]:
+    """Ask the graph what replaced the best episodes, so that this is shown though the query does not find it. A lookup
+    within one session knows nothing of the others."""
+    best = (candidate.match for candidate in ranking[: settings.max_hits])
+    names = [match.episode_id for match in best if any(read_claims(match.question))]
+    if not names or lookup.session_id is not None or least_cosine(settings.embedder, settings.same_fact) > 1.0:
+        return MappingProxyType({})
+    as_of = inf if lookup.as_of is None else lookup.as_of
+    return await stores.trace.find_superseded(names, tenant=lookup.tenant, as_of=as_of)
+
+
+def _close_ranking(
+    ranking: Sequence[ScoredMatch], lookup: Lookup, settings: MemorySettings, known: Mapping[str, str]
+) -> list[ScoredMatch]:
     best = [candidate.match for candidate in ranking[: settings.compared]]
     pairs = ((match.episode_id, unpacked(match.vector)) for match in best)
     vectors = {name: vector for name, vector in pairs if vector is not None}
     query_vector = unit(lookup.vector) if lookup.vector else None
-    return demote_superseded(fill_own_cosines(ranking, vectors, query_vector), vectors, settings=settings)
+    return demote_superseded(fill_own_cosines(ranking, vectors, query_vector), vectors, settings=settings, known=known)
