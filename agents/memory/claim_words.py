@@ -104,8 +104,11 @@ def stem_french(word: str) -> str:
     return _undouble(_FRENCH_ENDING.sub("", word[:-1] if word[-1] in "sx" else word))
 
 
+_CONSONANTS = frozenset("bcdfghjklmnpqrstvwxz")
+
+
 def _undouble(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou" else word
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] in _CONSONANTS else word
 
 
 def _words(text: str) -> frozenset[str]:
@@ -140,6 +143,7 @@ _ENGLISH_STATES = {
     "fill": "full=full empty=empty",
     "sale": "available=available gone=unavailable",
     "colour": "red=red blue=blue green=green yellow=yellow white=white black=black grey=grey,gray brown=brown "
+    "auburn=ginger fair=blond,blonde "
     "orange=orange pink=pink purple=purple neutral=painted,repainted,paint",
 }
 _FRENCH_STATES = {
@@ -153,7 +157,8 @@ _FRENCH_STATES = {
     "work": "none=chomage,retraite neutral=sans,emploi",
     "fill": "full=plein,complet empty=vide",
     "sale": "available=disponible gone=indisponible",
-    "colour": "red=rouge blue=bleu green=vert yellow=jaune white=blanc,blanche black=noir grey=gris brown=marron "
+    "colour": "red=rouge blue=bleu green=vert yellow=jaune white=blanc,blanche black=noir grey=gris "
+    "brown=marron,brun auburn=roux,rousse fair=blond "
     "orange=orange pink=rose purple=violet neutral=peint,repeint",
 }
 NEUTRAL = "neutral"
@@ -207,13 +212,21 @@ MOIS = (
     "janvier", "fevrier", "mars", "avril", "mai", "juin", "juillet", "aout", "septembre", "octobre", "novembre",
     "decembre",
 )  # fmt: skip
+MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december",
+)  # fmt: skip
+MOIS = (
+    "janvier", "fevrier", "mars", "avril", "mai", "juin", "juillet", "aout", "septembre", "octobre", "novembre",
+    "decembre",
+)  # fmt: skip
 PROFESSION = (
     r"(?!(?:fa|mo|grandfa|grandmo|bro)ther\b|sister\b|member\b|customer\b|vegetarian\b|smoker\b|user\b|beginner\b)"
     r"(?:\w{2,}(?:er|or|ist|ian|eer|man|woman)|nurse|chef|cook|judge|pilot|architect|student|accountant|consultant)"
 )
 METIER = (
     r"(?!vegetari|celibat|chretien|premier)"
-    r"(?:\w{2,}(?:eur|euse|ier|iere|ien|ienne|iste|trice|logue|cien)|avocate?|medecin|pilote|juge|chef|architecte|"
+    r"(?:\w{2,}(?:eur|euse|ier|iere|ien|ienne|iste|trice|logue|cien)|avocate?|prof|medecin|pilote|juge|chef|architecte|"
     r"etudiante?|comptable|consultante?|ouvriere?|cadre|enseignante?|secretaire)"
 )
 
@@ -247,6 +260,8 @@ ENGLISH = Language(
         (re.compile(r"'ve\b", re.IGNORECASE), " have"),
         (re.compile(r"'ll\b", re.IGNORECASE), " will"),
         (re.compile(r"'d\b", re.IGNORECASE), " would"),
+        (re.compile(r"\b(?:rose|fell|dropped|grew|climbed)(?= (?:to|from|by)\b)", re.IGNORECASE), "went"),
+        (re.compile(r"\b(went|moved|changed|raised|lowered|increased|reduced) from \S*\d\S*(?: \w+)?(?= to\b)"), r"\1"),
         (re.compile(r"\b(it|he|she|that|there|here)'s\b", re.IGNORECASE), r"\1 is"),
         (re.compile(r"'s\b|'(?= )", re.IGNORECASE), ""),
         (
@@ -263,10 +278,10 @@ ENGLISH = Language(
         "2=two 3=three,third 4=four,fourth 5=five,fifth 6=six,sixth 7=seven,seventh 8=eight,eighth 9=nine,ninth "
         "10=ten,tenth 11=eleven 12=twelve 1=first 20=twenty 30=thirty 40=forty 50=fifty"
     ),
-    negation=re.compile(r"\b(?:not|never|no longer|any ?more|any longer|used to|(?:have|has) no)\b"),
+    negation=re.compile(r"\b(?:not|never|no longer|any ?more|any longer|used to|no)\b"),
     change=re.compile(
         r"\b(?:moved|postponed|rescheduled|changed|raised|lowered|increased|reduced|delayed|extended|shifted|pushed|"
-        r"brought forward|went|rose|fell|dropped|grew|turned|became|become|cut|set)\b"
+        r"brought forward|went|turned|became|become|cut|set)\b"
     ),
     past=re.compile(
         r"(?:was|were|had|did|(?:have |has )?(?:\w*[^e\W]ed|sent|met|bought|paid|ate|drank|saw|took|made|wrote|"
@@ -290,7 +305,7 @@ ENGLISH = Language(
         "were be been "
         "being has have had having do does did can get got gets new old current same own since until per i we us me it "
         "moved postponed rescheduled changed raised lowered increased reduced delayed extended shifted pushed forward "
-        "brought went up down back rose fell dropped grew turned became become cut set as there here used mr mrs dr"
+        "brought went up down back turned became become cut set as there here used mr mrs dr"
     ),
     pronouns=_words("it he she they this that these those there here who which him them everyone somebody"),
     speakers=_words("i we"),
@@ -347,6 +362,7 @@ ENGLISH = Language(
                 r"(?:an? .*? in )?(?P<value>(?!an? |with ).+)"
             ),
         ),
+        ("home", re.compile(r"(?:have|has) lived in (?P<value>.+?) (?:since|for)\b")),
         (
             "work",
             re.compile(
@@ -423,6 +439,7 @@ FRENCH = Language(
         (re.compile(r"\baujourd'hui\b", re.IGNORECASE), "aujourdhui"),
         (re.compile(r"\b(qu|lorsqu|puisqu|jusqu|[ljdnmtsc])'", re.IGNORECASE), r"\1e "),
         (re.compile(r"\bnous nous\b", re.IGNORECASE), "nous"),
+        (re.compile(r"(passée?|augmentée?|baissée?|montée?|descendue?) de \S*\d\S*(?: \w+)?(?= à\b)"), r"\1"),
     ),
     numbers=_pairs(
         "2=deux,deuxieme 3=trois,troisieme 4=quatre,quatrieme 5=cinq,cinquieme 6=six,sixieme 7=sept,septieme "
@@ -440,7 +457,8 @@ FRENCH = Language(
         r"su|écrit|offert|perdu|tenu|connu|vécu|cru|appris|compris|repris|suivi|fini|dormi|choisi|servi|conduit|"
         r"peint)\b"
         r"|(?:suis|es|est|sommes|êtes|sont) (?:all|arriv|n|tomb|mont|rest|retourn)(?:é|ée|és|ées)\b"
-        r"|(?:suis|es|est|sommes|êtes|sont) (?:venu|parti|sorti|descendu|mort)(?:e|s|es)?\b|étai\w+|avai\w+"
+        r"|(?:suis|es|est|sommes|êtes|sont) (?:venu|parti|sorti|descendu|mort)(?:e|s|es)?\b|étai\w+|avai\w+|"
+        r"(?!connai)\w{3,}(?:ais|ait|aient)\b"
     ),
     future=re.compile(
         r"\b(?:vais|vas|va|allons|allez|vont) \w+(?:er|ir|re)\b|\b(?:pense|compte|veux|veut|espere) \w+(?:er|ir|re)\b"

@@ -384,7 +384,8 @@ def _names(clause: _Clause, *, is_named: bool) -> Iterable[Attribute]:
         and len(predicate) > 1
         and predicate[1].word in language.definite
     ):
-        yield Attribute(("name", stems), clause.holder)
+        if not stems & KIN:
+            yield Attribute(("name", stems), clause.holder)
         return
     subject = clause.holder | ({NAME} if is_named else frozenset())
     if subject == {NAME}:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 
-from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked
 from agents.memory.episodes import store_key
 from agents.memory.ranking import ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.superseding import least_cosine
+from agents.memory.superseding import is_replaceable, least_cosine
 
 
 async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
@@ -36,7 +35,7 @@ async def _find_replacements(
     """Ask the graph what replaced the best episodes, so that this is shown though the query does not find it. A lookup
     within one session knows nothing of the others."""
     best = (candidate.match for candidate in ranking[: settings.max_hits])
-    names = [match.episode_id for match in best if any(read_claims(match.question))]
+    names = [match.episode_id for match in best if is_replaceable(match.question)]
     if not names or lookup.session_id is not None or least_cosine(settings.embedder, settings.same_fact) > 1.0:
         return MappingProxyType({})
     as_of = inf if lookup.as_of is None else lookup.as_of

@@ -19,16 +19,21 @@ def least_cosine(embedder: str, setting: float | None = None) -> float:
     return setting if setting is not None else LEAST_COSINES.get(embedder.rsplit("/", 1)[-1], -1.0)
 
 
+def is_replaceable(text: str) -> bool:
+    """Whether a later text could replace it: it claims something, and says nothing that stands whatever follows."""
+    sentences = read_claims(text)
+    return bool(sentences) and () not in sentences
+
+
 def says_otherwise(newer: str, older: str) -> bool:
     """Whether every claim of the older text is replaced by the newer one.
 
     A text that claims nothing replaces nothing, and one that also says what is not replaced stands as a whole.
     """
-    old_sentences = read_claims(older)
-    if not old_sentences or () in old_sentences:
+    if not is_replaceable(older):
         return False
     new_claims = [claim for sentence in read_claims(newer) for claim in sentence]
-    return all(any(_replaces(new, old) for old in sentence for new in new_claims) for sentence in old_sentences)
+    return all(any(_replaces(new, old) for old in sentence for new in new_claims) for sentence in read_claims(older))
 
 
 def _replaces(newer: Claim, older: Claim) -> bool:
