@@ -94,7 +94,7 @@ def stem_english(word: str) -> str:
     return _undouble(word.removesuffix("e") if len(word) > 3 else word)
 
 
-_FRENCH_ENDING = re.compile(r"(?<=\w{3})(?:ent|ee|e?r|ez|(?<=[di])re|ir|e|t)$")
+_FRENCH_ENDING = re.compile(r"(?<=\w{3})(?:ent|ee|e?r|ez|(?<=[di])re|ir|te?|e)$")
 
 
 def stem_french(word: str) -> str:
@@ -140,6 +140,7 @@ _ENGLISH_STATES = {
     "whereabouts": "hospital=hospital home=home",
     "diet": "plants=vegetarian vegan=vegan meat=meat neutral=eat",
     "work": "none=unemployed,jobless,retired",
+    "life": "alive=alive dead=dead,died",
     "fill": "full=full empty=empty",
     "sale": "available=available gone=unavailable",
     "colour": "red=red blue=blue green=green yellow=yellow white=white black=black grey=grey,gray brown=brown "
@@ -155,6 +156,7 @@ _FRENCH_STATES = {
     "whereabouts": "hospital=hopital home=maison neutral=rentre",
     "diet": "plants=vegetarien,vegetarienne vegan=vegan,vegetalien meat=viande neutral=mange",
     "work": "none=chomage,retraite neutral=sans,emploi",
+    "life": "alive=vivant dead=mort,decede",
     "fill": "full=plein,complet empty=vide",
     "sale": "available=disponible gone=indisponible",
     "colour": "red=rouge blue=bleu green=vert yellow=jaune white=blanc,blanche black=noir grey=gris "
@@ -232,8 +234,8 @@ METIER = (
 
 ENGLISH = Language(
     marks=_words(
-        "the i my is are am an in at to of and not do does have has no we our was were for with she he they it called "
-        "his her their its this that i'm don't goes got"
+        "the i my is are am an in at to of and not do does have has no we our was were for with she he they "
+        "it called his her their its this that i'm don't goes got"
     ),
     clauses=re.compile(r",? (?:and|but|so) (?=(?:i|my|we|our|he|she|the|it)\b)|, (?=(?:i|my|we|our)\b)", re.IGNORECASE),
     asks=re.compile(
@@ -243,7 +245,8 @@ ENGLISH = Language(
         r"please (?!remember|note|keep))\b"
     ),
     openings=re.compile(
-        r"^(?:(?:hi|hello|hey|by the way|actually|well|okay|ok|so|correction|update|no|yes|sorry|anyway|fyi|and|"
+        r"^(?:(?:hi|hello|hey|by the way|just so you know|to be clear|actually|well|okay|ok|so|correction|update|"
+        r"no|yes|sorry|anyway|fyi|and|"
         r"but|also|"
         r"please|in fact|unfortunately|luckily|finally|good news|news|from now on|these days|nowadays|as of now)\b"
         r"[\s,:!-]*)*"
@@ -260,6 +263,7 @@ ENGLISH = Language(
         (re.compile(r"'ve\b", re.IGNORECASE), " have"),
         (re.compile(r"'ll\b", re.IGNORECASE), " will"),
         (re.compile(r"'d\b", re.IGNORECASE), " would"),
+        (re.compile(r"\btakes? place\b"), "starts"),
         (re.compile(r"\b(?:rose|fell|dropped|grew|climbed)(?= (?:to|from|by)\b)", re.IGNORECASE), "went"),
         (re.compile(r"\b(went|moved|changed|raised|lowered|increased|reduced) from \S*\d\S*(?: \w+)?(?= to\b)"), r"\1"),
         (re.compile(r"\b(it|he|she|that|there|here)'s\b", re.IGNORECASE), r"\1 is"),
@@ -297,15 +301,15 @@ ENGLISH = Language(
     wishes=_words("would could might wish maybe perhaps if should shall will considering probably unless"),
     adverbs=_words(
         "now currently finally again actually instead already still just also too really very not no never "
-        "longer any more "
-        "anymore presently yesterday recently last ago next officially definitely nowadays simply once"
+        "longer any more anymore presently yesterday recently last ago next officially definitely nowadays "
+        "simply once"
     ),
     idle=_words(
         "the a an my our your his her their its to of in on at for by and that this these those is are am was "
-        "were be been "
-        "being has have had having do does did can get got gets new old current same own since until per i we us me it "
-        "moved postponed rescheduled changed raised lowered increased reduced delayed extended shifted pushed forward "
-        "brought went up down back turned became become cut set as there here used mr mrs dr"
+        "were be been being has have had having do does did can get got gets new old current same own since "
+        "until per i we us me it moved postponed rescheduled changed raised lowered increased reduced delayed "
+        "extended shifted pushed forward brought went up down back turned became become cut set as there here "
+        "used mr mrs dr"
     ),
     pronouns=_words("it he she they this that these those there here who which him them everyone somebody"),
     speakers=_words("i we"),
@@ -323,18 +327,16 @@ ENGLISH = Language(
     having=_words("have has"),
     verbs=_words(
         "lives live moved relocated settled works started joined weighs costs cost leaves opens closes starts "
-        "begins ends "
-        "arrives departs takes got became turned went goes go rose fell dropped increased likes loves hates eats "
-        "drinks plays "
-        "smokes speaks drives studies quit stopped gave sold left cancelled retired recovered no never reopened "
-        "measures "
-        "lasts needs uses earns takes reads writes knows prefers wants sent met visited paid bought said owns "
-        "attends meets"
+        "begins ends arrives departs takes got became turned went goes go rose fell dropped increased likes "
+        "loves hates eats drinks plays smokes speaks drives studies quit stopped gave sold left cancelled "
+        "retired died expires recovered no never reopened measures lasts needs uses earns takes reads writes "
+        "knows prefers wants sent met visited paid bought said owns attends meets"
     ),
     schedules=_words(
-        "leave leaves depart departs start starts begin begins end ends arrive arrives open opens close closes"
+        "leave leaves depart departs start starts begin begins end ends arrive arrives open opens close "
+        "closes expires get wake"
     ),
-    hours_of_day=_words("open opens close closes"),
+    hours_of_day=_words("open opens close closes get wake"),
     likings=_words(
         "like likes love loves hate hates enjoy enjoys prefer prefers know knows speak speaks remember want miss"
     ),
@@ -350,8 +352,8 @@ ENGLISH = Language(
         (
             "home",
             re.compile(
-                r"(?:have |has |am |is |are )?(?:been )?(?:live|lives|living)(?: \w+){0,4}? (?:in|at) "
-                r"(?:an? .*? in )?(?P<value>(?!an? ).+)"
+                r"(?:have |has |am |is |are )?(?:been )?(?:live|lives|living|based)(?: \w+){0,4}? (?:in|at) "
+                r"(?:an? .*? (?:in|near|called) )?(?P<value>(?!an? ).+)"
             ),
         ),
         (
@@ -359,7 +361,7 @@ ENGLISH = Language(
             re.compile(
                 r"(?:have |has )?(?:moved|relocated|settled)(?: from \w+(?: \w+)?| back| over| house| home| away|"
                 r" down)*? (?:to|in|into) "
-                r"(?:an? .*? in )?(?P<value>(?!an? |with ).+)"
+                r"(?:an? .*? (?:in|near|called) )?(?P<value>(?!an? |with ).+)"
             ),
         ),
         ("home", re.compile(r"(?:have|has) lived in (?P<value>.+?) (?:since|for)\b")),
@@ -377,7 +379,8 @@ ENGLISH = Language(
         (
             "profession",
             re.compile(
-                rf"(?:(?:work|works|working) as|am|is|became|(?:have|has) become) an? (?P<value>(?:\w+ )?{PROFESSION})$"
+                rf"(?:(?:work|works|working) as|am|is|became|(?:have|has) become) an? "
+                rf"(?P<value>(?:\w+ )?{PROFESSION})(?: (?:at|in|for|of) .*)?$"
             ),
         ),
         (
@@ -402,9 +405,8 @@ _FRENCH_AUXILIARY = r"(?:ai|as|a|avons|avez|ont|suis|es|est|sommes|etes|sont)"
 
 FRENCH = Language(
     marks=_words(
-        "le la les un une je j ma mon mes ses notre nos nous est et à de du des ne pas plus chez en au aux dans "
-        "sur pour que se "
-        "il elle ils elles s n d l ai suis sont leur désormais été"
+        "le la les un une je j ma mon mes ses notre nos nous est et à de du des ne pas plus chez en au aux "
+        "dans sur pour que se il elle ils elles s n d l ai suis sont leur désormais été"
     ),
     clauses=re.compile(
         r",? (?:et|mais|donc) (?=(?:je|j'|mon|ma|mes|nous|notre|nos|il|elle|le|la)(?:\b|(?<=')))|, (?=(?:je|j'|"
@@ -439,6 +441,7 @@ FRENCH = Language(
         (re.compile(r"\baujourd'hui\b", re.IGNORECASE), "aujourdhui"),
         (re.compile(r"\b(qu|lorsqu|puisqu|jusqu|[ljdnmtsc])'", re.IGNORECASE), r"\1e "),
         (re.compile(r"\bnous nous\b", re.IGNORECASE), "nous"),
+        (re.compile(r"\b(?:a|ont) lieu\b"), "commence"),
         (re.compile(r"(passée?|augmentée?|baissée?|montée?|descendue?) de \S*\d\S*(?: \w+)?(?= à\b)"), r"\1"),
     ),
     numbers=_pairs(
@@ -468,18 +471,16 @@ FRENCH = Language(
         "souhaiterais probablement"
     ),
     adverbs=_words(
-        "maintenant desormais dorenavant finalement actuellement nouveau encore aussi deja vraiment tres toujours "
-        "ne pas plus jamais hier recemment dernier prochain officiellement se me te juste"
+        "maintenant desormais dorenavant finalement actuellement nouveau encore aussi deja vraiment tres "
+        "toujours ne pas plus jamais hier recemment dernier prochain officiellement se me te juste"
     ),
     idle=_words(
-        "le la les un une du des de ma mon mes ta ton tes sa son ses notre nos votre vos leur leurs à au aux en "
-        "dans sur par "
-        "pour et que qui ce cette ces est sont suis es sommes etes etre ete a ai as avons avez ont avoir eu sais "
-        "sait peux "
-        "peut je nous on il elle nouvelle nouvel ancien ancienne actuel actuelle depuis jusque jusqu "
-        "fait fais passe passee deplace deplacee reporte reportee repousse repoussee avance avancee augmente "
-        "baisse monte "
-        "change fixe fixee releve reduit reduite prolonge decale decalee devenu devenue porte diminue chez comme y"
+        "le la les un une du des de ma mon mes ta ton tes sa son ses notre nos votre vos leur leurs à au aux "
+        "en dans sur par pour et que qui ce cette ces est sont suis es sommes etes etre ete a ai as avons "
+        "avez ont avoir eu sais sait peux peut je nous on il elle nouvelle nouvel ancien ancienne actuel "
+        "actuelle depuis jusque jusqu fait fais passe passee deplace deplacee reporte reportee repousse "
+        "repoussee avance avancee augmente baisse monte change fixe fixee releve reduit reduite prolonge "
+        "decale decalee devenu devenue porte diminue chez comme y"
     ),
     pronouns=_words("il elle ils elles ce cela ca ceci celui celle qui lui tout"),
     speakers=_words("je nous on"),
@@ -497,13 +498,15 @@ FRENCH = Language(
     having=_words("ai as a avons avez ont"),
     verbs=_words(
         "habite habitent vit vivent travaille travaillent part ouvre ferme commence finit termine arrive pese "
-        "coute dure "
-        "mange mangent boit boivent joue jouent aime aiment parle conduit roule fume prend gagne appelle "
-        "appellent nomme "
-        "mesure deteste adore decolle utilise apprend etudie reunit demande dort court possede demenage"
+        "coute dure mange mangent boit boivent joue jouent aime aiment parle conduit roule fume prend gagne "
+        "appelle appellent nomme mesure deteste adore decolle utilise apprend etudie reunit demande dort "
+        "court possede demenage bosse bossent expire"
     ),
-    schedules=_words("part partent commence commencent finit termine arrive ouvre ouvrent ferme ferment decolle"),
-    hours_of_day=_words("ouvre ouvrent ferme ferment"),
+    schedules=_words(
+        "part partent commence commencent finit termine arrive ouvre ouvrent ferme ferment decolle expire "
+        "leve couche reveille"
+    ),
+    hours_of_day=_words("ouvre ouvrent ferme ferment leve couche reveille"),
     likings=_words("aime aimes aimons aiment adore deteste prefere connais connait parle parles parlent sais regrette"),
     ends=re.compile(
         rf"{_FRENCH_AUXILIARY} (?:arrete|abandonne|cesse|vendu|quitte|perdu|annule|resilie|debarrasse|demissionne|"
@@ -516,7 +519,7 @@ FRENCH = Language(
             re.compile(
                 r"(?:habit(?:e|es|ons|ez|ent)(?! (?:seule?|loin|pres|avec|ici|la|ensemble|toujours)\b)(?: (?:à|au|"
                 r"aux|en|dans|sur|chez)\b)?|"
-                r"vi(?:s|t|vons|vez|vent) (?:à|au|aux|en|dans|sur|chez)) "
+                r"(?:vi(?:s|t|vons|vez|vent)|(?:suis|es|est|sommes) basee?s?) (?:à|au|aux|en|dans|sur|chez)) "
                 r"(?:une? .*? à )?(?P<value>(?!une? ).+)"
             ),
         ),
@@ -530,7 +533,7 @@ FRENCH = Language(
         (
             "work",
             re.compile(
-                rf"(?:travaill(?:e|es|ons|ez|ent) (?:chez|pour|dans)|{_FRENCH_AUXILIARY} (?:ete )?"
+                rf"(?:(?:travaill|boss)(?:e|es|ons|ez|ent) (?:chez|pour|dans)|{_FRENCH_AUXILIARY} (?:ete )?"
                 r"(?:(?:employe|embauche|engage|recrute)\w{0,2} (?:chez|par|dans|à)|rejoint|commence (?:chez|"
                 r"à travailler chez)|"
                 r"(?:trouve|commence|obtenu|decroche) une? (?:\w+ )?(?:emploi|travail|poste|boulot) (?:chez|dans|"
@@ -538,7 +541,7 @@ FRENCH = Language(
                 r"(?P<value>.+)"
             ),
         ),
-        ("workplace", re.compile(r"travaill(?:e|es|ons|ez|ent) (?:à|au|en) (?P<value>.+)")),
+        ("workplace", re.compile(r"(?:travaill|boss)(?:e|es|ons|ez|ent) (?:à|au|en) (?P<value>.+)")),
         (
             "profession",
             re.compile(rf"(?:travaill\w+ comme|(?:suis|est)(?: devenue?)?)(?: une?)? (?P<value>{METIER})$"),
@@ -547,7 +550,8 @@ FRENCH = Language(
             "school",
             re.compile(
                 r"(?:va|vais|entre|est entree?|est|a commence) (?:à|au|en|dans) "
-                r"(?P<value>(?:le |la )?(?:ecole|college|lycee|universite|fac|cp|creche|maternelle|primaire)\b.*)"
+                r"(?P<value>(?:le |la )?(?:ecole|college|lycee|universite|fac|cp|ce1|ce2|cm1|cm2|creche|"
+                r"maternelle|primaire)\b.*)"
             ),
         ),
     ),

@@ -332,7 +332,7 @@ def _values(clause: _Clause) -> Iterable[Attribute]:
         return
     if numbers and not spells_out:
         return
-    if (clause.times.days or clause.times.clock) and clause.holder != {"i"}:
+    if (clause.times.days or clause.times.clock) and (clause.holder != {"i"} or verb in language.hours_of_day):
         if not is_copula and verb not in language.schedules:
             return
         if clause.subject[0].word in language.indefinite:

@@ -17,7 +17,7 @@ from agents.memory.claims import read_claims
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.superseding import least_cosine, says_otherwise
+from agents.memory.superseding import corrects, least_cosine, says_otherwise
 from agents.memory.words import WordEncoder, coverage
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
@@ -129,43 +129,54 @@ def demote_superseded(
     settings: MemorySettings,
     known: Mapping[str, str] = MappingProxyType({}),
 ) -> list[ScoredMatch]:
-    """The ranking again, each episode behind all that supersede it.
+    """The ranking again, each episode behind all that supersede it, or that replace a part of what it says.
 
     ``known`` are replacements that the graph knows: ids of older episodes, each with the newer one's. Those with a
     vector (the own one, by episode id) are compared with each other as well.
     """
-    pairs = {(newer, older) for older, newer in known.items()} | _compare_all(ranking, vectors, settings)
-    return put_newer_first(ranking, pairs, settings=settings)
+    corrections = list(_compare_all(ranking, vectors, settings))
+    whole = {(newer.episode_id, older.episode_id) for newer, older in corrections if replaces(newer, older)}
+    parts = {(newer.episode_id, older.episode_id) for newer, older in corrections}
+    known_pairs = {(newer, older) for older, newer in known.items()}
+    return put_newer_first(ranking, whole | known_pairs, parts=parts, settings=settings)
 
 
 def _compare_all(
     ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], settings: MemorySettings
-) -> set[tuple[str, str]]:
-    """Which episodes replace which: pairs of ids, the newer one first."""
+) -> Iterator[tuple[Match, Match]]:
+    """Which episodes replace others, or a part of them: the newer one first."""
     matches = [
         candidate.match
         for candidate in ranking
         if candidate.match.episode_id in vectors and any(read_claims(candidate.match.question))
     ]
     if not matches:
-        return set()
+        return
     rows = np.stack([vectors[match.episode_id] for match in matches])
     least = least_cosine(settings.embedder, settings.same_fact)
-    near = ((matches[first], matches[second]) for first, second in np.argwhere(rows @ rows.T >= least).tolist())
-    return {(newer.episode_id, older.episode_id) for newer, older in near if replaces(newer, older)}
+    for first, second in np.argwhere(rows @ rows.T >= least).tolist():
+        newer, older = matches[first], matches[second]
+        if _follows(newer, older) and corrects(newer.question, older.question):
+            yield newer, older
 
 
 def put_newer_first(
-    ranking: Sequence[ScoredMatch], pairs: Iterable[tuple[str, str]], *, settings: MemorySettings
+    ranking: Sequence[ScoredMatch],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    settings: MemorySettings,
+    parts: Iterable[tuple[str, str]] = (),
 ) -> list[ScoredMatch]:
     """The ranking with each newer episode at least where the best of those that it replaces stood, and these behind.
 
     ``pairs`` are ids, the newer one first; those of which one is not in the ranking, or that are not in the order of
-    time, count nothing. An older episode loses ``superseded_weight`` and names the last that replaced it.
+    time, count nothing. An older episode loses ``superseded_weight`` and names the last that replaced it. Those of
+    ``parts`` are replaced in part only: they just stand behind.
     """
+    whole = set(pairs)
     by_id = {candidate.match.episode_id: candidate for candidate in ranking}
     newer_by_older: dict[str, set[str]] = {}
-    for newer, older in pairs:
+    for newer, older in whole.union(parts):
         if newer in by_id and older in by_id and _is_later(by_id[newer].match, by_id[older].match):
             newer_by_older.setdefault(older, set()).add(newer)
     if not newer_by_older:
@@ -179,9 +190,11 @@ def put_newer_first(
     for candidate in reversed(oldest_first):
         name = candidate.match.episode_id
         if followers := newer_by_older.get(name):
-            newest = max(followers, key=lambda follower: _time_order(by_id[follower]))
-            last[name] = last.get(newest, newest)
-            scores[name] = min(scores[name] - settings.superseded_weight, *(scores[newer] for newer in followers))
+            if replacing := [follower for follower in followers if (follower, name) in whole]:
+                newest = max(replacing, key=lambda follower: _time_order(by_id[follower]))
+                last[name] = last.get(newest, newest)
+                scores[name] -= settings.superseded_weight
+            scores[name] = min(scores[name], *(scores[newer] for newer in followers))
     ranked = (
         replace(candidate, score=scores[candidate.match.episode_id], newer=last.get(candidate.match.episode_id))
         for candidate in ranking
@@ -275,12 +288,13 @@ def _order(candidate: ScoredMatch) -> tuple[float, float, str]:
 
 
 def replaces(newer: Match, older: Match) -> bool:
-    """Whether ``newer`` is later, by the same speaker, and says something new of what ``older`` speaks of."""
-    return (
-        _is_later(newer, older)
-        and _speaker(newer) == _speaker(older)
-        and says_otherwise(newer.question, older.question)
-    )
+    """Whether ``newer`` is later, by the same speaker, and says something new of all that ``older`` speaks of."""
+    return _follows(newer, older) and says_otherwise(newer.question, older.question)
+
+
+def _follows(newer: Match, older: Match) -> bool:
+    """Whether ``newer`` is later, by the same speaker."""
+    return _is_later(newer, older) and _speaker(newer) == _speaker(older)
 
 
 def _is_later(newer: Match, older: Match) -> bool:

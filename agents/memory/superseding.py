@@ -5,7 +5,7 @@ A cosine alone cannot: "my daughter is allergic to peanuts" is closer to "my son
 to Shanghai" is to "I live in Beijing". It only rules out texts that have nothing to do with each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from agents.memory.claims import Activity, Attribute, Claim, Words, read_claims
 
@@ -30,10 +30,19 @@ def says_otherwise(newer: str, older: str) -> bool:
 
     A text that claims nothing replaces nothing, and one that also says what is not replaced stands as a whole.
     """
-    if not is_replaceable(older):
-        return False
+    return is_replaceable(older) and all(_replace_sentences(newer, older))
+
+
+def corrects(newer: str, older: str) -> bool:
+    """Whether the newer text replaces at least one claim of the older one."""
+    return any(_replace_sentences(newer, older))
+
+
+def _replace_sentences(newer: str, older: str) -> Iterator[bool]:
+    """For each sentence of the older text: whether the newer one replaces it."""
     new_claims = [claim for sentence in read_claims(newer) for claim in sentence]
-    return all(any(_replaces(new, old) for old in sentence for new in new_claims) for sentence in read_claims(older))
+    for sentence in read_claims(older):
+        yield any(_replaces(new, old) for old in sentence for new in new_claims)
 
 
 def _replaces(newer: Claim, older: Claim) -> bool:
@@ -66,7 +75,7 @@ def _turns_around(newer: Activity, older: Activity) -> bool:
     """Whether the newer denies what the older affirms, or affirms what it denies."""
     if newer.positive == older.positive or newer.holder != older.holder or _differ(newer.scope, older.scope):
         return False
-    if newer.ends and older.likes:
+    if (newer.ends and older.likes) or (newer.scope and not older.scope and not newer.ends):
         return False
     if newer.ends or not newer.positive:
         return newer.words <= older.words

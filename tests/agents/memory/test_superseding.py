@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agents.memory.claims import read_claims
-from agents.memory.ranking import Match, ScoredMatch, put_newer_first, replaces
+from agents.memory.context import unit
+from agents.memory.ranking import Match, ScoredMatch, demote_superseded, put_newer_first, replaces
 from agents.memory.settings import MemorySettings
-from agents.memory.superseding import LEAST_COSINES, least_cosine, says_otherwise
+from agents.memory.superseding import LEAST_COSINES, corrects, least_cosine, says_otherwise
 
 SETTINGS = MemorySettings(data_dir=Path("nowhere"))
 
@@ -84,6 +85,22 @@ def test_the_same_text_replaces_nothing(text: str) -> None:
     assert not says_otherwise(f" {text.upper()} ", f" {text.upper()} ")
 
 
+def test_of_two_facts_one_is_corrected_and_the_episode_stands() -> None:
+    both, newer = "My name is Sam and I live in Toronto.", "I moved to Montreal."
+    assert corrects(newer, both)
+    assert not says_otherwise(newer, both)
+    ranking = [
+        ScoredMatch(match=match(1, at=1.0, text=both), score=0.9),
+        ScoredMatch(match=match(2, at=2.0, text=newer), score=0.1),
+    ]
+    vector = unit([1.0, 0.0])
+    ordered = demote_superseded(ranking, {"e1": vector, "e2": vector}, settings=SETTINGS)
+    assert [(item.match.episode_id, item.score, item.newer) for item in ordered] == [
+        ("e2", 0.9, None),
+        ("e1", 0.9, None),
+    ]
+
+
 def test_a_document_is_read_as_no_claim() -> None:
     assert read_claims("My budget is 1200. " * 1000) == ((),)
 
@@ -128,16 +145,18 @@ def test_no_episode_stands_before_one_that_replaced_it(
     drawn: tuple[list[ScoredMatch], set[tuple[str, str]]], random: Random
 ) -> None:
     ranking, pairs = drawn
-    ordered = put_newer_first(ranking, pairs, settings=SETTINGS)
+    parts = {pair for pair in pairs if pair > ("e4", "")}
+    whole = pairs - parts
+    ordered = put_newer_first(ranking, whole, parts=parts, settings=SETTINGS)
     assert {item.match for item in ordered} == {item.match for item in ranking}
     place = {item.match.episode_id: at for at, item in enumerate(ordered)}
     times = {item.match.episode_id: item.match.created_at for item in ranking}
     effective = {(n, o) for n, o in pairs if n in times and o in times and times[n] - times[o] > 1e-6}
     assert all(place[newer] < place[older] for newer, older in effective)
-    assert {item.match.episode_id for item in ordered if item.newer} == {older for _, older in effective}
+    assert {item.match.episode_id for item in ordered if item.newer} == {older for _, older in effective & whole}
     assert [item.score for item in ordered] == sorted((item.score for item in ordered), reverse=True)
     shuffled = random.sample(ranking, len(ranking))
-    assert put_newer_first(shuffled, sorted(pairs, reverse=True), settings=SETTINGS) == ordered
+    assert put_newer_first(shuffled, sorted(whole, reverse=True), parts=parts, settings=SETTINGS) == ordered
 
 
 def test_a_chain_is_shown_newest_first_and_all_name_the_newest() -> None:
