@@ -70,6 +70,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
         spoke: whether the query names the speaker.
         asks: whether the episode is a question without an answer.
         newer: id of the episode that supersedes it.
+        corrects: ids of the episodes of which it replaces all or a part, directly or through others.
     """
 
     match: Match
@@ -79,6 +80,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
     spoke: bool = False
     asks: bool = False
     newer: str | None = None
+    corrects: frozenset[str] = frozenset()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -183,9 +185,12 @@ def put_newer_first(
         return sorted(ranking, key=_order)
     oldest_first = sorted(by_id.values(), key=_time_order)
     scores = {name: candidate.score for name, candidate in by_id.items()}
+    corrections: dict[str, frozenset[str]] = dict.fromkeys(by_id, frozenset())
     for candidate in oldest_first:
-        for newer in newer_by_older.get(candidate.match.episode_id, ()):
-            scores[newer] = max(scores[newer], scores[candidate.match.episode_id])
+        name = candidate.match.episode_id
+        for newer in newer_by_older.get(name, ()):
+            scores[newer] = max(scores[newer], scores[name])
+            corrections[newer] |= {name} | corrections[name]
     last: dict[str, str] = {}
     for candidate in reversed(oldest_first):
         name = candidate.match.episode_id
@@ -196,8 +201,9 @@ def put_newer_first(
                 scores[name] -= settings.superseded_weight
             scores[name] = min(scores[name], *(scores[newer] for newer in followers))
     ranked = (
-        replace(candidate, score=scores[candidate.match.episode_id], newer=last.get(candidate.match.episode_id))
+        replace(candidate, score=scores[name], newer=last.get(name), corrects=corrections[name])
         for candidate in ranking
+        for name in (candidate.match.episode_id,)
     )
     return sorted(ranked, key=_order)
 
@@ -207,20 +213,17 @@ def keep_relevant(
 ) -> Iterator[ScoredMatch]:
     """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
 
-    A query of small talk finds nothing, and an episode whose question is small talk is not found. What replaced a match
+    A query of small talk finds nothing, and an episode whose question is small talk is not found. What corrects a match
     above the floor comes with it.
     """
     if is_small_talk(text):
         return
     query_words = words.query_words(text)
     candidates = list(ranking)
-    replaced: dict[str, list[Match]] = {}
+    matches = {candidate.match.episode_id: candidate.match for candidate in candidates}
     for candidate in candidates:
-        if candidate.newer is not None:
-            replaced.setdefault(candidate.newer, []).append(candidate.match)
-    for candidate in candidates:
-        matches = (candidate.match, *replaced.get(candidate.match.episode_id, ()))
-        if any(_passes(match, query_words, words, settings) for match in matches):
+        corrected = () if candidate.newer else (matches[name] for name in candidate.corrects if name in matches)
+        if any(_passes(match, query_words, words, settings) for match in (candidate.match, *corrected)):
             yield candidate
 
 

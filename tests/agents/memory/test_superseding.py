@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from agents.memory.claims import read_claims
 from agents.memory.context import unit
-from agents.memory.ranking import Match, ScoredMatch, demote_superseded, put_newer_first, replaces
+from agents.memory.ranking import Match, ScoredMatch, demote_superseded, keep_relevant, put_newer_first, replaces
 from agents.memory.settings import MemorySettings
 from agents.memory.superseding import LEAST_COSINES, corrects, least_cosine, says_otherwise
+from agents.memory.words import WordEncoder
 
 SETTINGS = MemorySettings(data_dir=Path("nowhere"))
 
@@ -166,3 +167,19 @@ def test_a_chain_is_shown_newest_first_and_all_name_the_newest() -> None:
         ("e2", None), ("e1", "e2"), ("e0", "e2"), ("e3", None),
     ]  # fmt: skip
     assert ordered[0].score == 0.9
+    assert ordered[0].corrects == {"e0", "e1"}
+
+
+def test_what_corrects_a_relevant_episode_is_relevant_though_far_from_the_query() -> None:
+    texts = ("My name is Sam and I live in Toronto.", "I moved to Montreal.", "I moved to Ottawa.")
+    ranking = [
+        ScoredMatch(match=replace(match(n, at=float(n), text=text), similarity=0.6 if n == 0 else 0.1), score=1.0 - n)
+        for n, text in enumerate(texts)
+    ]
+    vectors = {f"e{n}": unit([1.0, 0.0]) for n in range(3)}
+    ordered = demote_superseded(ranking, vectors, settings=SETTINGS)
+    relevant = keep_relevant(ordered, text="Where do I live?", words=WordEncoder(), settings=SETTINGS)
+    assert [item.match.episode_id for item in relevant] == ["e2", "e0"]
+    alone = demote_superseded(ranking, {}, settings=SETTINGS)
+    relevant = keep_relevant(alone, text="Where do I live?", words=WordEncoder(), settings=SETTINGS)
+    assert [item.match.episode_id for item in relevant] == ["e0"]

@@ -18,12 +18,12 @@ from runtime.bench.memory.superseding import (
 PAIRS = read_data("superseding", StatementPair)
 
 
-def test_the_pairs_are_many_and_balanced() -> None:
+def test_the_pairs_are_many_of_each_half_language_and_label() -> None:
     assert len(PAIRS) >= 200
     assert len({(pair.older, pair.newer) for pair in PAIRS}) == len(PAIRS)
     parts = Counter((pair.half, pair.language, pair.replaced) for pair in PAIRS)
     assert len(parts) == 8
-    assert max(parts.values()) < 1.5 * min(parts.values())
+    assert min(parts.values()) >= 25
 
 
 def test_no_pair_of_the_held_out_half_is_in_the_other() -> None:
