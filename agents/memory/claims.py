@@ -189,9 +189,9 @@ def _take_apart(sentence: str, language: Language) -> _Clause | None:
     if tokens[0].word in language.unspoken:
         tokens = [_Token("I", "i"), *tokens]
     end = _subject_end(tokens, language)
-    subject, predicate = tuple(tokens[:end]), tuple(tokens[end:])
-    if not subject:
+    if end == 0:
         return None
+    subject, predicate = tuple(tokens[:end]), tuple(tokens[end:])
     return _Clause(
         language=language,
         subject=subject,
@@ -205,6 +205,8 @@ def _take_apart(sentence: str, language: Language) -> _Clause | None:
 
 
 def _subject_end(tokens: Sequence[_Token], language: Language) -> int:
+    """Tokens of the subject: what stands before the verb, or the first noun where no verb is known; 0 if none is told
+    from the rest."""
     if tokens[0].word in language.speakers or tokens[0].word in language.listeners:
         return 1
     least = 2 if tokens[0].word in language.determiners else 1
@@ -212,6 +214,8 @@ def _subject_end(tokens: Sequence[_Token], language: Language) -> int:
         if token.word in language.finite or token.word in language.verbs:
             return place
     first = 1 if tokens[0].word in language.determiners else 0
+    if not first and not tokens[0].raw[:1].isupper():
+        return 0
     end = min(first + 1, len(tokens))
     while end < len(tokens) and (
         tokens[end].raw[:1].isupper() or tokens[end].word in language.of or tokens[end - 1].word in language.of
