@@ -21,6 +21,9 @@ KEPT_TEXTS = 8192
 LONGEST = 2000
 """Characters of a text that are read; a longer one is a document, and no claim."""
 
+LONGEST_SENTENCE = 120
+"""Characters of a sentence that is read; a longer one says too much to be replaced by another."""
+
 Words = frozenset[str]
 
 
@@ -94,7 +97,7 @@ def read_claims(text: str) -> tuple[Sentence, ...]:
     if len(text) > LONGEST:
         return ((),)
     return tuple(
-        _read_sentence(clause, language)
+        _read_sentence(clause, language) if len(clause) <= LONGEST_SENTENCE else ()
         for sentence in _split_sentences(text)
         for language in (_language(sentence),)
         for clause in language.clauses.split(language.openings.sub("", sentence))
