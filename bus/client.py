@@ -157,12 +157,15 @@ class Client:
         *,
         model: str = "micro-kiki",
         tenant: str = "default",
+        user: str = "",
         session_id: str | None = None,
         level: Level | None = None,
         sampling: Sampling | None = None,
         timeout: float = 120.0,
     ) -> AsyncIterator[Turn]:
         """Ask a question and follow its turn; leaving the context before the turn's end cancels the turn.
+
+        What is recalled is the ``user``'s; without one that of the session alone.
 
         Raises:
             Unavailable: the broker did not take the question.
@@ -175,7 +178,7 @@ class Client:
             level=level,
             stream=True,
         )
-        envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout)
+        envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
         async with follow_turn(self.connection, self.subjects, envelope.turn_id) as events:
             turn = Turn(envelope, events)
             await self._publish(QueryReceived(envelope=envelope, query=query))

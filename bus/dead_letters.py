@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
     await message.term()
 
 
-async def read_letters(bus: Bus) -> AsyncIterator[FiledLetter]:
+async def read_letters(bus: Bus) -> AsyncGenerator[FiledLetter, None]:
     """All dead letters, oldest first."""
     size = await measure_stream(bus, DEAD)
     for seq in range(max(1, size.first_seq), size.last_seq + 1):

@@ -17,18 +17,24 @@ from schemas.events import EpisodeRecorded
 _log = structlog.get_logger("bus")
 
 
-async def read_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[Episode, None]:
-    """The episodes that are recorded by now, oldest first, of one tenant or of all; unreadable ones are only logged.
+async def read_episodes(
+    bus: Bus, *, tenant: str | None = None, user: str | None = None
+) -> AsyncGenerator[Episode, None]:
+    """The episodes that are recorded by now, oldest first: a tenant's, one of its users', or all.
+
+    Those that cannot be read are only logged.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    async with aclosing(read_timed_episodes(bus, tenant=tenant)) as timed_episodes:
+    async with aclosing(read_timed_episodes(bus, tenant=tenant, user=user)) as timed_episodes:
         async for episode, _ in timed_episodes:
             yield episode
 
 
-async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGenerator[tuple[Episode, float], None]:
+async def read_timed_episodes(
+    bus: Bus, *, tenant: str | None = None, user: str | None = None
+) -> AsyncGenerator[tuple[Episode, float], None]:
     """The same as :func:`read_episodes`, each with the Unix time at which it was stored.
 
     Raises:
@@ -41,7 +47,7 @@ async def read_timed_episodes(bus: Bus, *, tenant: str | None = None) -> AsyncGe
             except InvalidEvent as error:
                 _log.warning("episode unreadable", subject=message.subject, error=error.message)
                 continue
-            if tenant is None or episode.tenant == tenant:
+            if tenant in (None, episode.tenant) and user in (None, episode.user):
                 yield episode, message.stored_at.timestamp()
 
 

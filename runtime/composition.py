@@ -56,6 +56,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "host": settings.host,
         "port": settings.port,
         "api_keys": settings.api_keys,
+        "one_memory": settings.one_memory,
         "admin_key": settings.admin_key,
         "turn_timeout": settings.turn_timeout,
         "monitor_url": monitor_of(settings.data_dir / "nats", settings.nats_port) if settings.nats is None else None,

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the HTTP facade listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the HTTP facade.")
     api_keys: dict[str, str] = Field(default_factory=dict, description="Key to tenant; empty asks for no key.")
+    one_memory: bool = Field(
+        default=False, description="Requests over HTTP that name no user share one person's memory; only without keys."
+    )
     admin_key: str | None = Field(default=None, description="Bearer key of the administrator's endpoints.")
     turn_timeout: float = Field(default=120.0, gt=0, le=900, description="Seconds that a turn may take.")
 

@@ -4,8 +4,11 @@ Ranges follow the OpenAI chat-completions reference; every bound is checked on d
 refused at the edge with the field's name.
 """
 
+import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from schemas.base import WireStruct
@@ -68,6 +71,23 @@ class Message(WireStruct, frozen=True, kw_only=True):
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+
+
+def digest_transcript(messages: Sequence[Message]) -> str:
+    """A digest of a conversation: who said what and which tools were called, without white space around the texts,
+    names and ids."""
+    digest = hashlib.sha256()
+    for message in messages:
+        calls = [[call.name, call.arguments] for call in message.tool_calls]
+        digest.update(msgspec.json.encode([message.role, message.content.strip(), calls]))
+    return digest.hexdigest()
+
+
+def transcript_so_far(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages up to the last answer, which is the last message of the assistant that is no tool call; none before
+    the first answer."""
+    answers = [at for at, message in enumerate(messages) if message.role == "assistant" and not message.tool_calls]
+    return tuple(messages[: answers[-1] + 1]) if answers else ()
 
 
 class Sampling(WireStruct, frozen=True, kw_only=True):

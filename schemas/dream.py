@@ -34,11 +34,18 @@ Vector = Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
 Amount = Annotated[float, Meta(ge=0.0, le=1e30)]
 
 
+class MemoryOwner(WireStruct, frozen=True, kw_only=True, order=True):
+    """Whose episodes were used: a tenant and one of its users (empty: conversations in which nobody was named)."""
+
+    tenant: str
+    user: str = ""
+
+
 class BetaRecord(WireStruct, frozen=True, kw_only=True):
     """One episode as dream-of-kiki's handlers read it.
 
     ``id`` is the record's id, as ``services.mark`` takes it; ``context`` is the question, ``outcome`` the answer;
-    ``timestamp`` is Unix time. ``input`` and ``x`` are the embedding of the context, ``y`` is that of the outcome.
+    ``timestamp`` is Unix time; ``owner`` says whose episode it is. ``input`` and ``x`` are the embedding of the context, ``y`` is that of the outcome.
     """
 
     id: RecordId
@@ -51,6 +58,7 @@ class BetaRecord(WireStruct, frozen=True, kw_only=True):
     x: Vector | None = None
     y: Vector | None = None
     input: Vector | None = None
+    owner: MemoryOwner | None = None
 
 
 class InputSlice(WireStruct, frozen=True, kw_only=True):
@@ -118,7 +126,8 @@ class TopologyChange(WireStruct, frozen=True, kw_only=True):
 class DreamReport(WireStruct, frozen=True, kw_only=True):
     """The log entry of one dream episode's execution. ``executed`` names the operations that were begun, in order.
 
-    Only the ids of the records are kept: a log must not hold text that its owner may have deleted since.
+    Only the ids of the records and whose they are is kept: a log must not hold text that its owner may have deleted
+    since.
     """
 
     episode_id: str
@@ -127,6 +136,7 @@ class DreamReport(WireStruct, frozen=True, kw_only=True):
     adapter: str
     executed: tuple[Operation, ...] = ()
     record_ids: tuple[int, ...] = ()
+    owners: tuple[MemoryOwner, ...] = ()
     spent: Budget = Budget(flops=0.0, wall_time_s=0.0, energy_j=0.0)
     weight_delta: WeightDelta | None = None
     latent_sample: tuple[LatentSample, ...] = ()

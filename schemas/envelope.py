@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from schemas.base import WireStruct
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
 
 TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -17,11 +17,22 @@ TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
 SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
+USER_PATTERN = r"^[^\x00-\x1f\x7f]*(?![\s\S])"
+"""Any text on one line; the lookahead also refuses a line break at the end, which ``$`` would let pass."""
+
+MAX_USER = 256
+User = Annotated[str, Meta(pattern=USER_PATTERN, max_length=MAX_USER)]
+"""Who asks, as the tenant names them; empty when nobody is named."""
+
+PERSON = "me"
+"""The user whom a machine's own commands name, and whose the episodes are that the machine recorded before users."""
 
 
 class Envelope(WireStruct, frozen=True, kw_only=True):
     """Whose event it is, and where in the turn it stands; :meth:`next` makes the envelope of the following event.
 
+    Memory belongs to the ``tenant`` and the ``user``; ``session_id`` is a name within the two. Without a user it
+    belongs to the session alone.
     ``created_at`` and ``deadline`` are Unix times in seconds. ``sequence`` counts the stages from 0. ``causation_id``
     is the id of the event that led to this one.
     """
@@ -32,6 +43,7 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     created_at: float
     deadline: float
+    user: User = ""
     causation_id: str | None = None
     sequence: Annotated[int, Meta(ge=0)] = 0
     schema_version: Annotated[int, Meta(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
@@ -46,6 +58,7 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
             turn_id=self.turn_id,
             session_id=self.session_id,
             tenant=self.tenant,
+            user=self.user,
             created_at=time.time(),
             deadline=self.deadline,
             causation_id=self.event_id,
@@ -58,19 +71,22 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
         return self.deadline - time.time()
 
 
-def new_turn(*, tenant: str, session_id: str | None = None, timeout: float, key: str | None = None) -> Envelope:
+def new_turn(
+    *, tenant: str, user: str = "", session_id: str | None = None, timeout: float, key: str | None = None
+) -> Envelope:
     """The envelope of a new turn that must end within ``timeout`` seconds.
 
-    ``key`` (an ``Idempotency-Key``) makes the turn id a function of tenant and key, so that a client's retry
+    ``key`` (an ``Idempotency-Key``) makes the turn id a function of tenant, user and key, so that a client's retry
     is the same turn. Without a session the turn is a session of its own.
     """
-    turn_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{key}").hex if key else uuid.uuid4().hex
+    turn_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{user}\n{key}").hex if key else uuid.uuid4().hex
     now = time.time()
     return Envelope(
         event_id=f"{turn_id}:query.received",
         turn_id=turn_id,
         session_id=session_id or turn_id,
         tenant=tenant,
+        user=user,
         created_at=now,
         deadline=now + timeout,
     )

@@ -2,6 +2,7 @@
 
 from schemas.base import WireStruct
 from schemas.chat import Message, Sampling, Usage
+from schemas.envelope import User
 from schemas.findings import (
     AdapterUse,
     Advisory,
@@ -20,13 +21,14 @@ from schemas.findings import (
 class Episode(WireStruct, frozen=True, kw_only=True):
     """One answered turn with everything that running it again needs.
 
-    ``episode_id`` is derived from the turn id, so a turn that is recorded twice has one episode. ``messages`` is the
-    conversation as the client sent it and ``plan`` says which stages did their work (both since version 2 of the
-    contract; of an older episode only the question is known). ``embedding`` is the query's unit vector;
-    ``recalled_ids`` are the episodes that were in the prompt. ``concepts`` are key phrases of the text.
-    ``saillance_score`` (spelled as the sibling services spell it), 0..1, says how much there is to remember. An
-    imported episode has the name of the speaker in ``speaker`` and the id that it was imported with in ``source_id``. A
-    summary names the episodes that it stands for in ``summarises``.
+    ``episode_id`` is derived from the turn id, so a turn that is recorded twice has one episode. ``user`` is whose it
+    is within the tenant (since version 3 of the contract); empty when nobody was named. ``messages`` is the
+    conversation as the client sent it and ``plan`` says which stages did their work (both since version 2; of an older
+    episode only the question is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes
+    that were in the prompt. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as the sibling
+    services spell it), 0..1, says how much there is to remember. An imported episode has the name of the speaker in
+    ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it stands for
+    in ``summarises``.
     """
 
     episode_id: str
@@ -34,6 +36,7 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     session_id: str
     tenant: str
     created_at: float
+    user: User = ""
     question: str
     answer: str
     model: str

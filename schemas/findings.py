@@ -21,8 +21,15 @@ MAX_ADAPTERS = 4
 """How many adapters are active at once at most."""
 
 
+MemoryScope = Literal["conversation", "user", "none"]
+
+
 class Query(WireStruct, frozen=True, kw_only=True):
-    """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias."""
+    """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias.
+
+    ``memory`` narrows what is recalled: the conversation's episodes, all of the user's (the default for a user who is
+    named), or none. Without ``store`` no episode is recorded.
+    """
 
     model: str
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
@@ -31,6 +38,8 @@ class Query(WireStruct, frozen=True, kw_only=True):
     candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] | None = None
     stream: bool = False
     tooling: Tooling | None = None
+    memory: MemoryScope | None = None
+    store: bool = True
 
     @property
     def text(self) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from schemas.base import WireStruct
-from schemas.envelope import TENANT_PATTERN
+from schemas.envelope import TENANT_PATTERN, User
 
 STACKS = 32
 """Stacks of kiki-flow's state; ``configs/stacks.yaml`` says which domains each of them stands for."""
@@ -23,6 +23,7 @@ class FlowFetchRequest(WireStruct, frozen=True, kw_only=True):
 
     window_h: Annotated[float, Meta(gt=0.0, le=8784.0)]
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
     after: Annotated[int, Meta(ge=0)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_EPISODES)] = 200
 
@@ -34,6 +35,7 @@ class FlowEpisode(WireStruct, frozen=True, kw_only=True):
     episode_id: str
     timestamp: float
     tenant: str
+    user: str = ""
     session_id: str
     question: str
     answer: str

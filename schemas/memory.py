@@ -5,17 +5,19 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.base import WireStruct
-from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
+from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.findings import RecalledEpisode
 
 
 class SearchRequest(WireStruct, frozen=True, kw_only=True):
-    """Find the tenant's episodes nearest to a query, which is ``text`` and its embedding ``vector``.
+    """Find a user's episodes nearest to a query, which is ``text`` and its embedding ``vector``.
 
-    ``session_id`` limits the search to one session; ``as_of`` (Unix time) to what was known at that time.
+    ``session_id`` limits the search to one session, and must be given when no user is named; ``as_of`` (Unix time)
+    limits it to what was known at that time.
     """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    user: User = ""
     vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
     text: str = ""
     as_of: float | None = None
@@ -30,9 +32,10 @@ class SearchReply(WireStruct, frozen=True, kw_only=True):
 
 
 class RebuildRequest(WireStruct, frozen=True, kw_only=True):
-    """Rebuild the memory's stores from the record: one tenant's part, or everything without ``tenant``."""
+    """Rebuild the memory's stores from the record: a tenant's part, one user's of it, or without ``tenant`` all."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
 
 
 class RebuildReply(WireStruct, frozen=True, kw_only=True):
@@ -43,9 +46,10 @@ class RebuildReply(WireStruct, frozen=True, kw_only=True):
 
 
 class VerifyRequest(WireStruct, frozen=True, kw_only=True):
-    """Compare the memory's stores with the record: one tenant's part, or everything without ``tenant``."""
+    """Compare the memory's stores with the record: a tenant's part, one user's of it, or without ``tenant`` all."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
 
 
 class VerifyReply(WireStruct, frozen=True, kw_only=True):
@@ -70,9 +74,10 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
 
 
 class StatsRequest(WireStruct, frozen=True, kw_only=True):
-    """Count what one tenant has in the memory's stores."""
+    """Count what a tenant, or one of its users, has in the memory's stores."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    user: User | None = None
 
 
 class StatsReply(WireStruct, frozen=True, kw_only=True):
@@ -84,13 +89,17 @@ class StatsReply(WireStruct, frozen=True, kw_only=True):
 
 
 class SleepRequest(WireStruct, frozen=True, kw_only=True):
-    """Sum up related old episodes, of one tenant or of all, that were recorded until ``before`` (Unix time).
+    """Sum up related old episodes of a tenant, of one of its users, or of all users.
+
+    They were recorded until ``before`` (Unix time). No summary holds episodes of two users; conversations in which
+    nobody was named are not summed up.
 
     Without ``before``, the latest midnight (UTC) that is at least the setting ``sleep_age`` ago counts. ``limit``
     bounds the number of new summaries.
     """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
     before: float | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -99,6 +108,7 @@ class Merged(WireStruct, frozen=True, kw_only=True):
     """A summary and the episodes that it stands for."""
 
     tenant: str
+    user: str = ""
     summary_id: str
     text: str
     episodes: tuple[str, ...]
@@ -124,9 +134,10 @@ class SleepReply(WireStruct, frozen=True, kw_only=True):
 
 
 class SessionRequest(WireStruct, frozen=True, kw_only=True):
-    """Read what is remembered of one session."""
+    """Read what is remembered of one session of a user."""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    user: User = ""
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
 
 
@@ -137,11 +148,28 @@ class SessionReply(WireStruct, frozen=True, kw_only=True):
     episodes: tuple[RecalledEpisode, ...]
 
 
-class ForgetRequest(WireStruct, frozen=True, kw_only=True):
-    """Delete one session from the record and from the memory's stores."""
+class ConversationRequest(WireStruct, frozen=True, kw_only=True):
+    """Which conversation of a user ends with this transcript (:func:`schemas.chat.digest_transcript`)?"""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
+    user: User = ""
+    transcript: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ConversationReply(WireStruct, frozen=True, kw_only=True):
+    """The conversation's session; None when no conversation has this transcript, more than one has it, or the one that
+    has it went on since."""
+
+    session_id: str | None
+
+
+class ForgetRequest(WireStruct, frozen=True, kw_only=True):
+    """Delete one session of a user from the record and from the memory's stores, or without ``session_id`` all that is
+    the user's."""
+
+    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
+    user: User = ""
+    session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
 
 
 class ForgetReply(WireStruct, frozen=True, kw_only=True):

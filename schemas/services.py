@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Raw
 
 from schemas.base import WireStruct
-from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN
+from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.episode import Episode
 
 MAX_FETCH = 256
@@ -24,9 +24,13 @@ RecordId = Annotated[int, Meta(ge=1)]
 
 
 class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
-    """Which records a service wants. ``min_saillance`` (0..1) applies to episodes; a tombstone has no salience."""
+    """Which records a service wants; ``user`` is a name within the tenant.
+
+    ``min_saillance`` (0..1) applies to episodes; a tombstone has no salience.
+    """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
     min_saillance: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
 
@@ -101,6 +105,7 @@ class Record(WireStruct, frozen=True, kw_only=True):
     turn_id: str
     session_id: str
     tenant: str
+    user: str = ""
     episode_id: str
     episode: Episode | None = None
 
@@ -183,6 +188,7 @@ class Selection(WireStruct, frozen=True, kw_only=True):
     until: float | None = None
     from_seq: Annotated[int, Meta(ge=1)] | None = None
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
+    user: User | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import msgspec
 
-from schemas.envelope import SCHEMA_VERSION
+from schemas.envelope import PERSON, SCHEMA_VERSION
 
 Body = dict[str, Any]
+
+KEYLESS_TENANT = "default"
+"""The tenant of a machine without keys."""
 
 
 def upcast(data: bytes) -> bytes | None:
@@ -31,6 +34,14 @@ def upcast(data: bytes) -> bytes | None:
     return msgspec.json.encode(body)
 
 
+def earlier_user(tenant: object) -> str:
+    """The user of events that were recorded before there were users.
+
+    On a machine without keys it is the machine's person. Those of a tenant with a key belong to their conversation.
+    """
+    return PERSON if tenant == KEYLESS_TENANT else ""
+
+
 def _upgrade_from_1(body: Body) -> None:
     """Since version 2 an episode has the conversation; of an older one only the question is known."""
     episode = body.get("episode")
@@ -38,5 +49,12 @@ def _upgrade_from_1(body: Body) -> None:
         episode.setdefault("messages", [{"role": "user", "content": episode["question"]}])
 
 
-STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1,)
+def _upgrade_from_2(body: Body) -> None:
+    """Since version 3 an event has a user: see :func:`earlier_user`."""
+    for owned in (body["envelope"], body.get("episode")):
+        if isinstance(owned, dict):
+            owned.setdefault("user", earlier_user(owned.get("tenant")))
+
+
+STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1, _upgrade_from_2)
 """The step at index ``n`` (from 0) brings version ``n + 1`` to version ``n + 2``."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from schemas.codec import encode
-from schemas.dream import BetaRecord
+from schemas.dream import BetaRecord, MemoryOwner
 from schemas.episode import Episode
 
 
@@ -19,6 +19,7 @@ def beta_record(number: int, episode: Episode, *, answer: Sequence[float] = ()) 
         outcome=episode.answer,
         saillance_score=episode.saillance_score,
         timestamp=episode.created_at,
+        owner=MemoryOwner(tenant=episode.tenant, user=episode.user),
         input=embedding,
         x=embedding if answer else None,
         y=tuple(answer) or None,

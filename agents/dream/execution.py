@@ -51,6 +51,7 @@ class Execution:
             adapter=self._slice.adapter,
             executed=tuple(self._executed),
             record_ids=tuple(record.id for record in self._slice.beta_records),
+            owners=tuple(sorted({record.owner for record in self._slice.beta_records if record.owner is not None})),
             spent=self._meter.spent,
         )
 

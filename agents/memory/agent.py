@@ -10,10 +10,18 @@ import anyio.to_thread
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from agents.memory.episodes import build_record, store_key
-from agents.memory.forgetting import erase, expire
+from agents.memory.episodes import build_record, owner_key, store_key
+from agents.memory.forgetting import erase, erase_copies, expire
 from agents.memory.priority import RecallPriority
-from agents.memory.progress import PROJECTION, lag, read_progress, reset_progress, wait_until_projected
+from agents.memory.progress import (
+    PROJECTION,
+    WRITE,
+    lag,
+    read_progress,
+    reset_progress,
+    wait_until_answers_recorded,
+    wait_until_projected,
+)
 from agents.memory.projection import Projection
 from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
 from agents.memory.rebuild import renew_tenant
@@ -32,10 +40,12 @@ from bus.connection import Bus
 from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
-from schemas.errors import KikiError, Refused, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
 from schemas.findings import Recall, StageTiming
 from schemas.memory import (
+    ConversationReply,
+    ConversationRequest,
     ForgetReply,
     ForgetRequest,
     RebuildReply,
@@ -54,7 +64,6 @@ from schemas.memory import (
 from schemas.status import StatusReply
 
 STAGE = "memory"
-WRITE = "memory-write"
 EXPIRY_SECONDS = 60.0
 """Seconds between two searches for answers that are old enough to be removed."""
 
@@ -126,7 +135,7 @@ class MemoryAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Search, rebuild, verification, statistics, sleep, and reading or forgetting one session."""
+        """Search, upkeep of the stores, finding a conversation, reading a session, and forgetting."""
         return (
             Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
             Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
@@ -134,7 +143,8 @@ class MemoryAgent:
             Endpoint(verb="memory.stats", request=StatsRequest, handle=self._stats),
             Endpoint(verb="memory.sleep", request=SleepRequest, handle=self._sleep),
             Endpoint(verb="memory.session", request=SessionRequest, handle=self._session),
-            Endpoint(verb="memory.forget", request=ForgetRequest, handle=self._forget_session),
+            Endpoint(verb="memory.conversation", request=ConversationRequest, handle=self._conversation),
+            Endpoint(verb="memory.forget", request=ForgetRequest, handle=self._forget),
         )
 
     def status(self) -> StatusReply:
@@ -161,7 +171,8 @@ class MemoryAgent:
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
         with self._recall_priority.mark_recall():
-            recall = await self._find_recall(event) if event.route.plan.recall else Recall()
+            asks = event.route.plan.recall and event.query.memory != "none"
+            recall = await self._find_recall(event) if asks else Recall()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
@@ -182,7 +193,13 @@ class MemoryAgent:
         text = event.query.text
         if is_small_talk(text):
             return Recall()
-        lookup = Lookup(tenant=envelope.tenant, vector=event.route.embedding, text=text, limit=settings.candidates)
+        lookup = Lookup(
+            owner=owner_key(envelope.tenant, envelope.user, envelope.session_id),
+            session_id=envelope.session_id if event.query.memory == "conversation" else None,
+            vector=event.route.embedding,
+            text=text,
+            limit=settings.candidates,
+        )
         try:
             with anyio.fail_after(settings.recall_timeout):
                 ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
@@ -202,7 +219,7 @@ class MemoryAgent:
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
         """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
-        if not event.route.plan.record or event.finish_reason == "tool_calls":
+        if not (event.route.plan.record and event.query.store) or event.finish_reason == "tool_calls":
             return None  # a tool call is not an answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
@@ -219,8 +236,10 @@ class MemoryAgent:
                 await self._projection.add(event.episode, recorded_at=delivery.stored_at)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
+        if not request.user and request.session_id is None:
+            raise InvalidInput("memory belongs to a user or to a conversation: name a user or a session.", param="user")
         lookup = Lookup(
-            tenant=request.tenant,
+            owner=owner_key(request.tenant, request.user, request.session_id or ""),
             vector=request.vector,
             text=request.text,
             limit=max(self.settings.candidates, request.limit),
@@ -244,7 +263,7 @@ class MemoryAgent:
         self._rebuilding, started = True, time.monotonic()
         try:
             if request.tenant is not None:
-                episodes = await renew_tenant(self._stores, bus, tenant=request.tenant)
+                episodes = await renew_tenant(self._stores, bus, tenant=request.tenant, user=request.user)
             else:
                 async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))
@@ -265,10 +284,10 @@ class MemoryAgent:
         async with self._stores.write_lock:
             ids_by_key = {
                 store_key(episode.tenant, "episode", episode.episode_id): episode.episode_id
-                async for episode in record.read_episodes(bus, tenant=request.tenant)
+                async for episode in record.read_episodes(bus, tenant=request.tenant, user=request.user)
             }
-            atlas = await self._stores.atlas.keys(tenant=request.tenant)
-            trace = await self._stores.trace.keys(tenant=request.tenant)
+            atlas = await self._stores.atlas.keys(tenant=request.tenant, user=request.user)
+            trace = await self._stores.trace.keys(tenant=request.tenant, user=request.user)
             waiting = int(lag(await read_progress(bus)))
         expected = set(ids_by_key)
         return VerifyReply(
@@ -281,11 +300,12 @@ class MemoryAgent:
         )
 
     async def _stats(self, request: StatsRequest) -> StatsReply:
-        """Count one tenant's episodes in both stores, and its edges by kind."""
-        edges = await self._stores.trace.edges(tenant=request.tenant)
+        """Count a tenant's or a user's episodes in both stores, and its edges by kind."""
+        tenant, user, atlas, trace = request.tenant, request.user, self._stores.atlas, self._stores.trace
+        edges = await trace.edges(tenant=tenant, user=user)
         return StatsReply(
-            atlas_episodes=len(await self._stores.atlas.keys(tenant=request.tenant)),
-            trace_episodes=len(await self._stores.trace.keys(tenant=request.tenant)),
+            atlas_episodes=len(await atlas.keys(tenant=tenant, user=user)),
+            trace_episodes=len(await trace.keys(tenant=tenant, user=user)),
             edges={kind: len(pairs) for kind, pairs in edges.items()},
         )
 
@@ -318,7 +338,7 @@ class MemoryAgent:
                 metrics.count_degraded("sleep.failed", error.message)
 
     async def _session(self, request: SessionRequest) -> SessionReply:
-        members = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
+        members = await self._stores.trace.turns(request.session_id, tenant=request.tenant, user=request.user)
         names = [store_key(request.tenant, "episode", member.episode_id) for member in members]
         matches = await self._stores.atlas.read(names)
         return SessionReply(
@@ -326,35 +346,75 @@ class MemoryAgent:
             episodes=tuple(recalled_episode(matches[name]) for name in names if name in matches),
         )
 
-    async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
+    async def _conversation(self, request: ConversationRequest) -> ConversationReply:
+        """Find the one conversation that ends with a transcript.
+
+        An answer is looked for only when all that were ready before are in the stores: of two conversations with the
+        same transcript one may still be on its way.
+        """
+        with anyio.move_on_after(self.settings.conversation_timeout) as waiting:
+            await wait_until_answers_recorded(self._bus)
+            await wait_until_projected(self._bus)
+        if waiting.cancelled_caught:
+            metrics.count_degraded("memory.conversation", "answers wait to be recorded: a new conversation begins.")
+            return ConversationReply(session_id=None)
+        tenant, user = request.tenant, request.user
+        ends = await self._stores.atlas.find_transcript(request.transcript, tenant=tenant, user=user)
+        sessions = {session_id for session_id, _ in ends}
+        if len(sessions) != 1:
+            return ConversationReply(session_id=None)
+        session_id = sessions.pop()
+        members = await self._stores.trace.turns(session_id, tenant=tenant, user=user)
+        is_whole = bool(members) and members[-1].episode_id in {episode for _, episode in ends}
+        return ConversationReply(session_id=session_id if is_whole else None)
+
+    async def _forget(self, request: ForgetRequest) -> ForgetReply:
         """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
 
         Raises:
+            InvalidInput: neither a user nor a session is named.
             Unavailable: the broker or a store failed; the same request again continues where this one stopped.
         """
-        bus = self._bus
-        async with self._summary_lock:  # no sleep may sum up the session meanwhile
+        bus, tenant, user = self._bus, request.tenant, request.user
+        if not user and request.session_id is None:
+            raise InvalidInput("whose memory is to be forgotten? Name a user or a session.", param="user")
+        async with self._summary_lock:  # no sleep may sum up the sessions meanwhile
+            await wait_until_answers_recorded(bus)
             await wait_until_projected(bus)
             async with self._stores.write_lock:
-                summaries = await self._stores.trace.summaries_of(request.session_id, tenant=request.tenant)
-                for summary in summaries:
-                    await self._erase_session(summary, request.tenant)
-                count = await self._erase_session(request.session_id, request.tenant)
-        _log.info("session forgotten", session_id=request.session_id, episodes=count, summaries=len(summaries))
+                trace = self._stores.trace
+                named = [request.session_id] if request.session_id else await trace.sessions(tenant=tenant, user=user)
+                sessions = [*await self._find_summaries(named, tenant, user), *named]
+                episodes = [
+                    (session_id, member)
+                    for session_id in sessions
+                    for member in await trace.turns(session_id, tenant=tenant, user=user)
+                ]
+                names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
+                await self._stores.atlas.remove(names, {})  # no later turn recalls them
+                await erase_copies(bus, [member.episode_id for _, member in episodes])
+                for session_id, member in episodes:
+                    await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
+                for session_id in sessions:
+                    await self._remove_session(session_id, tenant, user)
+        count = sum(session_id in named for session_id, _ in episodes)
+        _log.info("memory forgotten", sessions=len(named), episodes=count, summaries=len(sessions) - len(named))
         return ForgetReply(episodes=count)
 
-    async def _erase_session(self, session_id: str, tenant: str) -> int:
-        """Erase one session in the stores and in the record; return how many episodes it had."""
-        bus, atlas, trace = self._bus, self._stores.atlas, self._stores.trace
-        members = await trace.turns(session_id, tenant=tenant)
-        for member in members:
-            await erase(bus, member, tenant=tenant, session_id=session_id)
-        parts = await trace.parts_of(session_id, tenant=tenant)
-        await atlas.remove([store_key(tenant, "episode", member.episode_id) for member in members], {})
-        if parts:
-            await atlas.mark_summarised(parts, "")
-        await trace.remove_session(session_id, tenant=tenant)
-        return len(members)
+    async def _find_summaries(self, sessions: Sequence[str], tenant: str, user: str) -> list[str]:
+        """The sessions of the summaries that tell of these sessions."""
+        trace = self._stores.trace
+        summaries_by_session = [
+            await trace.summaries_of(session_id, tenant=tenant, user=user) for session_id in sessions
+        ]
+        return sorted({summary for summaries in summaries_by_session for summary in summaries} - set(sessions))
+
+    async def _remove_session(self, session_id: str, tenant: str, user: str) -> None:
+        """Remove a session from the graph; what its summaries summed up ranks as before."""
+        trace = self._stores.trace
+        if parts := await trace.parts_of(session_id, tenant=tenant, user=user):
+            await self._stores.atlas.mark_summarised(parts, "")
+        await trace.remove_session(session_id, tenant=tenant, user=user)
 
     async def _expire(self, bus: Bus) -> None:
         """Remove answers once they are as old as the other events of their turns may become."""

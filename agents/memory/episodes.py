@@ -22,6 +22,7 @@ def build_episode(event: AnswerReady) -> Episode:
         turn_id=envelope.turn_id,
         session_id=envelope.session_id,
         tenant=envelope.tenant,
+        user=envelope.user,
         created_at=envelope.created_at,
         question=query.text,
         answer=event.text,
@@ -56,9 +57,26 @@ def build_record(event: AnswerReady) -> EpisodeRecorded:
 
 
 def store_key(tenant: str, kind: str, name: str) -> str:
-    """The UUID under which the stores keep a session, episode or concept.
+    """The UUID under which the stores keep an episode, session, concept or owner; ``kind`` says which.
 
-    The tenant is part of it, so that no tenant can overwrite another's entry by choosing its name. ``kind`` is
-    "session", "episode" or "concept".
+    The tenant is part of it, so that no tenant can overwrite another's entry by choosing its name.
     """
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{tenant}\n{kind}\n{name}"))
+
+
+def session_key(tenant: str, user: str, session_id: str) -> str:
+    """The key of a session, which is a name within tenant and user."""
+    return store_key(tenant, "session", f"{session_id}\n{user}")
+
+
+def owner_key(tenant: str, user: str, session_id: str) -> str:
+    """The key of the owner to whom the memory of an episode belongs: the user, or the session where nobody was named.
+
+    Every query of the stores stays within one owner.
+    """
+    return store_key(tenant, "user", user) if user else store_key(tenant, "conversation", session_id)
+
+
+def owner_of(episode: Episode) -> str:
+    """The key of the owner of an episode."""
+    return owner_key(episode.tenant, episode.user, episode.session_id)

@@ -102,19 +102,20 @@ def date_lines(lines: Iterable[HistoryLine], *, now: float | None = None) -> lis
     return dated_lines
 
 
-def turn_id(dated_line: DatedLine, *, tenant: str) -> str:
+def turn_id(dated_line: DatedLine, *, tenant: str, user: str = "") -> str:
     """The turn id of a line; the same on every import."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{dated_line.session_id}\n{dated_line.name}").hex
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{user}\n{dated_line.session_id}\n{dated_line.name}").hex
 
 
-def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str, user: str = "") -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
-    turn = turn_id(dated_line, tenant=tenant)
+    turn = turn_id(dated_line, tenant=tenant, user=user)
     envelope = Envelope(
         event_id=f"{turn}:memory-write",
         turn_id=turn,
         session_id=dated_line.session_id,
         tenant=tenant,
+        user=user,
         created_at=dated_line.at,
         deadline=dated_line.at,
     )
@@ -128,6 +129,7 @@ def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float])
         turn_id=envelope.turn_id,
         session_id=envelope.session_id,
         tenant=envelope.tenant,
+        user=envelope.user,
         created_at=dated_line.at,
         question=dated_line.line.text,
         answer="",

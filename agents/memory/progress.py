@@ -5,10 +5,13 @@ import anyio
 from bus.connection import Bus
 from bus.consumers import ConsumerState, delete_consumer, read_consumer
 from bus.stream import measure_stream
-from bus.topology import EPISODES
+from bus.topology import ANSWERS, EPISODES
 
 PROJECTION = "memory-projection"
 """Name of the durable consumer that projects the record into Atlas and Trace."""
+
+WRITE = "memory-write"
+"""Name of the durable consumer that records answers."""
 
 _POLL = 0.05
 """Seconds between two readings of the consumer."""
@@ -33,6 +36,20 @@ async def wait_until_projected(bus: Bus) -> None:
     last = (await measure_stream(bus, EPISODES)).last_seq
     while True:
         consumer = await read_progress(bus)
+        if consumer is not None and (consumer.acknowledged >= last or consumer.lag == 0):
+            return
+        await anyio.sleep(_POLL)
+
+
+async def wait_until_answers_recorded(bus: Bus) -> None:
+    """Wait until every answer that is ready by now is recorded, or given up.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    last = (await measure_stream(bus, ANSWERS)).last_seq
+    while True:
+        consumer = await read_consumer(bus, ANSWERS, WRITE)
         if consumer is not None and (consumer.acknowledged >= last or consumer.lag == 0):
             return
         await anyio.sleep(_POLL)

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked, windows
-from agents.memory.episodes import store_key
+from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
@@ -78,7 +78,7 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
         return set()
     mine, own = unscored_match(episode), unit(episode.embedding)
     least = least_cosine(settings.embedder, settings.same_fact)
-    lookup = Lookup(tenant=episode.tenant, vector=episode.embedding, text=episode.question, limit=NEAR)
+    lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, text=episode.question, limit=NEAR)
     pairs: set[tuple[str, str]] = set()
     for match in await stores.atlas.search(lookup):
         vector = unpacked(match.vector)

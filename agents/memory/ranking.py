@@ -38,6 +38,7 @@ class Match(Struct, frozen=True, kw_only=True):
     """An episode that the store found.
 
     Attributes:
+        key: the store's key; empty for an episode that is not stored yet.
         created_at: Unix time in seconds.
         similarity: cosine of the query and the episode with its neighbours.
         own: cosine of the query and the episode alone; 0 until :func:`fill_own_cosines` fills it in.
@@ -59,6 +60,7 @@ class Match(Struct, frozen=True, kw_only=True):
     source_id: str = ""
     vector: str | None = None
     summary: str = ""
+    key: str = ""
 
 
 class ScoredMatch(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Makes one tenant's part of both stores again from the record; the other tenants' parts stay."""
+"""Makes a tenant's or a user's part of both stores again from the record; all other parts stay."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -14,8 +14,8 @@ StampedEpisode = tuple[Episode, float]
 """An episode and the Unix time at which the record stored it."""
 
 
-async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
-    """Remove what the stores have of the tenant and project it again; return the number of its episodes.
+async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str, user: str | None = None) -> int:
+    """Remove what the stores have of the tenant or user and project it again; return the number of their episodes.
 
     The projection waits meanwhile. After a crash in between, episodes are missing until this is run again.
 
@@ -24,9 +24,9 @@ async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
     """
     count = 0
     async with stores.write_lock:
-        await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant)), {})
-        await stores.trace.remove_tenant(tenant)
-        async with aclosing(read_timed_episodes(bus, tenant=tenant)) as episodes:
+        await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant, user=user)), {})
+        await stores.trace.remove_tenant(tenant, user=user)
+        async with aclosing(read_timed_episodes(bus, tenant=tenant, user=user)) as episodes:
             async for batch in _batches(episodes):
                 await project_episodes(
                     stores,

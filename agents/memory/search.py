@@ -5,7 +5,6 @@ from math import inf
 from types import MappingProxyType
 
 from agents.memory.context import unit, unpacked
-from agents.memory.episodes import store_key
 from agents.memory.ranking import ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
@@ -14,32 +13,37 @@ from agents.memory.superseding import is_replaceable, least_cosine
 
 
 async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
-    """The tenant's episodes, best first; no floor and no budget is applied.
+    """The owner's episodes, best first; no floor and no budget is applied.
 
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
     matches = await stores.atlas.search(lookup)
     ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
-    known = await _find_replacements(stores, lookup, ranking, settings)
-    missing = set(known.values()) - {match.episode_id for match in matches}
-    if missing:
-        brought = await stores.atlas.read([store_key(lookup.tenant, "episode", name) for name in sorted(missing)])
+    keys = await _find_replacements(stores, lookup, ranking, settings)
+    ids = {match.key: match.episode_id for match in matches}
+    if missing := set(keys.values()) - ids.keys():
+        brought = await stores.atlas.read(sorted(missing))
+        ids |= {key: match.episode_id for key, match in brought.items()}
         ranking += fuse_scores([*brought.values()], text=lookup.text, now=now, settings=settings)
+    known = {ids[older]: ids[newer] for older, newer in keys.items() if newer in ids}
     return _close_ranking(ranking, lookup, settings, known)
 
 
 async def _find_replacements(
     stores: Stores, lookup: Lookup, ranking: Sequence[ScoredMatch], settings: MemorySettings
 ) -> Mapping[str, str]:
-    """Ask the graph what replaced the best episodes, so that this is shown though the query does not find it. A lookup
-    within one session knows nothing of the others."""
+    """Ask the graph what replaced the best episodes: store keys, the older episode's with the newer one's.
+
+    So what replaced them is shown though the query does not find it. A lookup within one session knows nothing of the
+    others.
+    """
     best = (candidate.match for candidate in ranking[: settings.max_hits])
-    names = [match.episode_id for match in best if is_replaceable(match.question)]
+    names = [match.key for match in best if is_replaceable(match.question)]
     if not names or lookup.session_id is not None or least_cosine(settings.embedder, settings.same_fact) > 1.0:
         return MappingProxyType({})
     as_of = inf if lookup.as_of is None else lookup.as_of
-    return await stores.trace.find_superseded(names, tenant=lookup.tenant, as_of=as_of)
+    return await stores.trace.find_superseded(names, as_of=as_of)
 
 
 def _close_ranking(

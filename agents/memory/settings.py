@@ -49,6 +49,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         sleep_least: fewest episodes of one summary; ``sleep_most`` is the most.
         sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.
         recall_timeout: seconds after which a turn goes on without recall.
+        conversation_timeout: seconds to wait for answers that are not recorded yet, before a conversation without a
+            session id counts as a new one.
         concurrency: turns handled at once.
         projection_batch: episodes that are projected together at most, with one sync to disk.
         projection_ack_wait: seconds after which episodes that a dead memory was projecting are given to the next one.
@@ -98,6 +100,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     sleep_tokens: int = 160
     sleep_timeout: float = 300.0
     recall_timeout: float = 1.0
+    conversation_timeout: float = 2.0
     concurrency: int = 16
     projection_batch: int = 16
     projection_ack_wait: Annotated[float, Meta(gt=0.0)] = 30.0

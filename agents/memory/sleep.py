@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime
+from typing import NamedTuple
 
 import anyio
 import numpy as np
@@ -50,8 +51,15 @@ _INSTRUCTION = (
 _log = structlog.get_logger("memory")
 
 
-class TenantEpisodes(Struct):
-    """One tenant's old episodes by id, and the ids of those that an earlier sleep has summed up."""
+class TenantUser(NamedTuple):
+    """The user whose episodes are summed up."""
+
+    tenant: str
+    user: str
+
+
+class OwnedEpisodes(Struct):
+    """One user's old episodes by id, and the ids of those that an earlier sleep has summed up."""
 
     old: dict[str, OldEpisode] = field(default_factory=dict)
     summed: set[str] = field(default_factory=set)
@@ -68,19 +76,19 @@ async def sleep(bus: Bus, request: SleepRequest, settings: MemorySettings, *, su
     with translate_errors("the record cannot be read"):
         last = (await measure_stream(bus, EPISODES)).last_seq
         floor, slowest_consumer = await find_acknowledged_floor(bus, last)
-    tenants, held_count = await _read_episodes(bus, request.tenant, before=before, floor=floor, settings=settings)
+    owners, held_count = await _read_episodes(bus, request, before=before, floor=floor, settings=settings)
     summaries: list[Merged] = []
     known_count = left_count = 0
-    for tenant, tenant_episodes in sorted(tenants.items()):
+    for owner, owned in sorted(owners.items()):
         for part in plan_summaries(
-            (episode for name, episode in tenant_episodes.old.items() if name not in tenant_episodes.summed),
+            (episode for name, episode in owned.old.items() if name not in owned.summed),
             settings=settings,
         ):
-            turn_id = summary_turn(tenant, part)
+            turn_id = summary_turn(owner.tenant, part)
             if await _is_recorded(bus, turn_id):
                 known_count += 1
             elif len(summaries) < request.limit and (
-                summary := await _sum_up(bus, tenant, part, before, settings, summary_lock)
+                summary := await _sum_up(bus, owner, part, before, settings, summary_lock)
             ):
                 summaries.append(summary)
             else:
@@ -115,10 +123,13 @@ def summary_turn(tenant: str, part: Sequence[OldEpisode]) -> str:
 
 
 async def _read_episodes(
-    bus: Bus, tenant: str | None, *, before: float, floor: int, settings: MemorySettings
-) -> tuple[dict[str, TenantEpisodes], int]:
-    """Read each tenant's episodes from before ``before``, and count those that a consumer has still to acknowledge."""
-    tenants: dict[str, TenantEpisodes] = defaultdict(TenantEpisodes)
+    bus: Bus, request: SleepRequest, *, before: float, floor: int, settings: MemorySettings
+) -> tuple[dict[TenantUser, OwnedEpisodes], int]:
+    """Read each user's episodes from before ``before``, and count those that a consumer has still to acknowledge.
+
+    Conversations in which nobody was named are left alone: what they hold is recalled in them and nowhere else.
+    """
+    owners: dict[TenantUser, OwnedEpisodes] = defaultdict(OwnedEpisodes)
     held_count = 0
     async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
         async for message in messages:
@@ -127,19 +138,22 @@ async def _read_episodes(
             except InvalidEvent as error:
                 metrics.count_degraded("sleep.unreadable", error.message)
                 continue
-            if tenant is not None and episode.tenant != tenant:
+            if not episode.user or request.tenant not in (None, episode.tenant):
                 continue
+            if request.user not in (None, episode.user):
+                continue
+            owned = owners[TenantUser(episode.tenant, episode.user)]
             if episode.summarises:
                 # A summary of this same cut-off belongs to the plan that is made now: its parts stay in it, and
                 # ``_is_recorded`` finds the summary. Without them the plan would group the rest differently.
                 if _cutoff(episode) != before:
-                    tenants[episode.tenant].summed.update(episode.summarises)
+                    owned.summed.update(episode.summarises)
             elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
                 if message.seq <= floor:
-                    tenants[episode.tenant].old[episode.episode_id] = _old_episode(episode, message.seq, settings)
+                    owned.old[episode.episode_id] = _old_episode(episode, message.seq, settings)
                 else:
                     held_count += 1
-    return tenants, held_count
+    return owners, held_count
 
 
 def _is_old(stored_at: datetime, before: float) -> bool:
@@ -172,12 +186,17 @@ async def _is_recorded(bus: Bus, turn_id: str) -> bool:
 
 
 async def _sum_up(
-    bus: Bus, tenant: str, part: Sequence[OldEpisode], before: float, settings: MemorySettings, summary_lock: anyio.Lock
+    bus: Bus,
+    owner: TenantUser,
+    part: Sequence[OldEpisode],
+    before: float,
+    settings: MemorySettings,
+    summary_lock: anyio.Lock,
 ) -> Merged | None:
     """Ask the model for a summary and record it; a failure is counted, and gives None."""
     try:
-        text = await _write_summary(bus, tenant, part, settings)
-        event = _summary_event(tenant, part, text, before)
+        text = await _write_summary(bus, owner, part, settings)
+        event = _summary_event(owner, part, text, before)
         async with summary_lock:
             for episode in part:
                 if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
@@ -187,10 +206,12 @@ async def _sum_up(
         metrics.count_degraded("sleep.failed", error.message)
         return None
     summary = event.episode
-    return Merged(tenant=tenant, summary_id=summary.episode_id, text=text, episodes=summary.summarises)
+    return Merged(
+        tenant=owner.tenant, user=owner.user, summary_id=summary.episode_id, text=text, episodes=summary.summarises
+    )
 
 
-async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], settings: MemorySettings) -> str:
+async def _write_summary(bus: Bus, owner: TenantUser, part: Sequence[OldEpisode], settings: MemorySettings) -> str:
     days = (time.strftime("%Y-%m-%d", time.gmtime(episode.created_at)) for episode in part)
     notes = "\n\n".join(
         f"Note {number} ({day}):\n{episode.text}"
@@ -198,7 +219,7 @@ async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], sett
     )
     result = await ask_model(
         bus,
-        new_turn(tenant=tenant, timeout=settings.sleep_timeout),
+        new_turn(tenant=owner.tenant, user=owner.user, timeout=settings.sleep_timeout),
         lane="background",
         messages=(Message(role="system", content=_INSTRUCTION), Message(role="user", content=notes)),
         sampling=Sampling(max_tokens=settings.sleep_tokens, temperature=0.0, seed=0),
@@ -209,24 +230,26 @@ async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], sett
     return text
 
 
-def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
+def _summary_event(owner: TenantUser, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
     """The event that records a summary. Its time is that of the newest of its parts."""
-    turn_id, at = summary_turn(tenant, part), part[-1].created_at
+    turn_id, at = summary_turn(owner.tenant, part), part[-1].created_at
     envelope = Envelope(
         event_id=f"{turn_id}:memory-write",
         turn_id=turn_id,
         session_id=f"summary-{turn_id}",
-        tenant=tenant,
+        tenant=owner.tenant,
+        user=owner.user,
         created_at=at,
         deadline=at,
     )
     about = concepts(text)
     centre = unit(np.stack([old_episode.vector for old_episode in part]).sum(axis=0))
     episode = Episode(
-        episode_id=episode_id(tenant=tenant, turn_id=turn_id),
+        episode_id=episode_id(tenant=owner.tenant, turn_id=turn_id),
         turn_id=turn_id,
         session_id=envelope.session_id,
-        tenant=tenant,
+        tenant=owner.tenant,
+        user=owner.user,
         created_at=at,
         question=text,
         answer="",

@@ -220,6 +220,7 @@ def _parse_record(service: Registration, stored: StoredMessage) -> Record | None
         turn_id=envelope.turn_id,
         session_id=envelope.session_id,
         tenant=envelope.tenant,
+        user=envelope.user,
         episode_id=episode_id,
         episode=episode,
     )

@@ -39,7 +39,10 @@ async def fetch(bus: Bus, request: FlowFetchRequest, stacks: Stacks, *, most_byt
         Unavailable: the record cannot be read.
     """
     selection = Selection(
-        since=time.time() - request.window_h * HOUR, from_seq=request.after + 1, tenant=request.tenant
+        since=time.time() - request.window_h * HOUR,
+        from_seq=request.after + 1,
+        tenant=request.tenant,
+        user=request.user,
     )
     episodes: list[FlowEpisode] = []
     bytes_left = most_bytes
@@ -126,6 +129,7 @@ def _flow_episode(stored: StoredMessage, stacks: Stacks) -> FlowEpisode | None:
         episode_id=episode.episode_id,
         timestamp=episode.created_at,
         tenant=episode.tenant,
+        user=episode.user,
         session_id=episode.session_id,
         question=episode.question,
         answer=episode.answer,

@@ -59,8 +59,10 @@ class Registration(Struct, frozen=True, kw_only=True):
 
     def wants(self, record: Record) -> bool:
         """Whether the filter lets the record pass."""
-        tenant, session_id = self.filter.tenant, self.filter.session_id
-        if tenant not in (None, record.tenant) or session_id not in (None, record.session_id):
+        wanted = self.filter
+        if wanted.tenant not in (None, record.tenant) or wanted.user not in (None, record.user):
+            return False
+        if wanted.session_id not in (None, record.session_id):
             return False
         return record.episode is None or record.episode.saillance_score >= self.filter.min_saillance
 

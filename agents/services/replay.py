@@ -13,11 +13,13 @@ from bus.connection import Bus
 from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
 from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
+from schemas.upcast import earlier_user
 
 
 class _Owner(Struct, frozen=True):
     tenant: str
     session_id: str
+    user: str | None = None
 
 
 class _Head(Struct, frozen=True):
@@ -85,11 +87,16 @@ def fits(selection: Selection, stored: StoredMessage) -> bool:
     stamp = stored.stored_at.timestamp()
     if stored.seq < (selection.from_seq or 1) or not (selection.since or 0.0) <= stamp <= (selection.until or stamp):
         return False
-    if selection.tenant is None and selection.session_id is None:
+    if selection.tenant is None and selection.user is None and selection.session_id is None:
         return True
     try:
         owner = _head_decoder.decode(stored.data).envelope
     except msgspec.DecodeError as error:
         metrics.count_degraded("replay.unreadable", f"record {stored.seq} is passed over: {error}")
         return False
-    return selection.tenant in (None, owner.tenant) and selection.session_id in (None, owner.session_id)
+    user = earlier_user(owner.tenant) if owner.user is None else owner.user
+    return (
+        selection.tenant in (None, owner.tenant)
+        and selection.user in (None, user)
+        and selection.session_id in (None, owner.session_id)
+    )

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from agents.memory import imports
 from agents.memory.context import windows
-from agents.memory.episodes import store_key
+from agents.memory.episodes import owner_key, store_key
 from agents.memory.projection import project_episodes
 from agents.memory.search import find
 from agents.memory.stores.edge import EdgeAtlas
@@ -33,6 +33,11 @@ SESSION = 20
 STORE_BATCH = 12 * SESSION
 TENANTS = 4
 """The first tenant has half of all episodes, and all recalls are its."""
+
+READER = "reader"
+"""The user of each tenant."""
+
+ASKER = owner_key("tenant0", READER, "")
 
 QUERIES = 400
 WRITES = 5
@@ -177,7 +182,10 @@ class _GrowingMemory:
     async def _time_recall(self) -> float:
         source, settings = self._source, self._stores.settings
         lookup = Lookup(
-            tenant="tenant0", vector=source.vector(source.topic()), text=source.text(8), limit=settings.candidates
+            owner=ASKER,
+            vector=source.vector(source.topic()),
+            text=source.text(8),
+            limit=settings.candidates,
         )
         began = time.perf_counter()
         await find(self._stores, lookup, now=time.time(), settings=settings)
@@ -187,10 +195,10 @@ class _GrowingMemory:
         """Seconds from writing an episode until recall finds it."""
         settings, vector = self._stores.settings, self._source.vector(0)
         line = imports.HistoryLine(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-        episode = imports.build_event(imports.date_lines([line])[0], vector, tenant="tenant0").episode
+        episode = imports.build_event(imports.date_lines([line])[0], vector, tenant="tenant0", user=READER).episode
         began = time.perf_counter()
         await project_episodes(self._stores, [episode])
-        lookup = Lookup(tenant="tenant0", vector=vector, text=line.text, limit=settings.candidates)
+        lookup = Lookup(owner=ASKER, vector=vector, text=line.text, limit=settings.candidates)
         hits = await find(self._stores, lookup, now=time.time(), settings=settings)
         assert hits[0].match.episode_id == episode.episode_id
         return time.perf_counter() - began
@@ -204,7 +212,7 @@ class _EpisodeSource:
         self._size = size
         self._topics = self._random.normal(size=(TOPICS, size))
         entries = imports.date_lines([imports.HistoryLine(text="template")], now=0.0)
-        self._template = imports.build_event(entries[0], (), tenant="").episode
+        self._template = imports.build_event(entries[0], (), tenant="", user=READER).episode
         self.episodes: Iterator[Episode] = (self._episode(number) for number in itertools.count())
 
     def vector(self, topic: int) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from agents.memory import imports
+from agents.memory.episodes import owner_key
 from agents.memory.projection import project_episodes
 from agents.memory.ranking import drop_duplicates, keep_relevant
 from agents.memory.search import find
@@ -33,6 +34,9 @@ from runtime.local_embedder import BATCH, Embed, open_embedder
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 STORE_BATCH = 64
 """Episodes that are stored together."""
+
+READER = "reader"
+"""The user whose memory a dialogue is."""
 
 QuestionVectors = dict[str, Sequence[Sequence[float]]]
 """The questions' vectors by dialogue."""
@@ -141,7 +145,7 @@ async def _remember(stores: Stores, dialogue: Dialogue, embed: Embed, tick: Call
     entries = imports.date_lines(dialogue.lines)
     vectors = await _embed_batches([entry.line.embedding_text for entry in entries], embed, tick)
     episodes = [
-        imports.build_event(entry, vector, tenant=dialogue.name).episode
+        imports.build_event(entry, vector, tenant=dialogue.name, user=READER).episode
         for entry, vector in zip(entries, vectors, strict=True)
     ]
     for at in range(0, len(episodes), STORE_BATCH):
@@ -160,7 +164,9 @@ async def _embed_batches(texts: Sequence[str], embed: Embed, tick: Callable[[int
 async def _recall(
     stores: Stores, tenant: str, question: DialogueQuestion, vector: Sequence[float], k: int, settings: MemorySettings
 ) -> float:
-    lookup = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=max(k, settings.candidates))
+    lookup = Lookup(
+        owner=owner_key(tenant, READER, ""), vector=tuple(vector), text=question.text, limit=max(k, settings.candidates)
+    )
     hits = await find(stores, lookup, now=0.0, settings=settings)
     first = {hit.match.source_id for hit in hits[:k]}
     return len(first & set(question.evidence)) / len(question.evidence)
@@ -177,7 +183,12 @@ async def _measure_floors(
         stranger = dialogues[(number + 1) % len(dialogues)].name
         for question, vector in zip(dialogue.questions, question_vectors[dialogue.name], strict=True):
             for tenant in (dialogue.name, stranger):
-                lookup = Lookup(tenant=tenant, vector=tuple(vector), text=question.text, limit=settings.candidates)
+                lookup = Lookup(
+                    owner=owner_key(tenant, READER, ""),
+                    vector=tuple(vector),
+                    text=question.text,
+                    limit=settings.candidates,
+                )
                 hits = (await find(stores, lookup, now=0.0, settings=settings))[: settings.compared]
                 for floor in FLOORS:
                     changed = msgspec.structs.replace(settings, relevance_floor=floor)

@@ -91,6 +91,7 @@ def run(
 def export(
     to: Annotated[Path, typer.Argument(help="The JSONL file, as dream-of-kiki's load_beta_jsonl reads it.")],
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's episodes.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's episodes.")] = None,
     min_saillance: Annotated[float, typer.Option(min=0.0, max=1.0, help="Only episodes of at least this.")] = 0.0,
     nats: NatsOption = None,
 ) -> None:
@@ -101,7 +102,8 @@ def export(
         with to.open("wb") as file:
             async for message in stream.read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
                 episode = decode(EpisodeRecorded, message.data).episode
-                if (tenant in (None, episode.tenant)) and episode.saillance_score >= min_saillance:
+                is_wanted = tenant in (None, episode.tenant) and user in (None, episode.user)
+                if is_wanted and episode.saillance_score >= min_saillance:
                     count += 1
                     file.write(jsonl([beta_record(message.seq, episode)]))
         out.print(f"{count} records in {to}", highlight=False)
@@ -128,5 +130,7 @@ def _row(verb: str, data: bytes) -> tuple[str, str, str, str]:
     kind: Any = DreamDone if verb == "done" else DreamAborted
     entry = decode(kind, data)
     report = entry.report
-    summary = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records"
+    owners = ", ".join(f"{owner.tenant}/{owner.user}" for owner in report.owners)
+    of_whom = f" of {owners}" if owners else ""
+    summary = f"{', '.join(report.executed) or '-'}; {len(report.record_ids)} records{of_whom}"
     return report.episode_id, verb, report.adapter, f"{summary}; {entry.message}" if verb == "aborted" else summary

@@ -1,4 +1,4 @@
-"""``kiki memory search | import | export | rebuild | verify | stats | sleep``: what the runtime remembers."""
+"""``kiki memory search | import | export | forget | rebuild | verify | stats | sleep``: what the runtime remembers."""
 
 import contextlib
 import json
@@ -21,9 +21,12 @@ from runtime.local_embedder import BATCH, Embed, open_embedder
 from runtime.local_memory import open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
+from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.findings import RecalledEpisode
 from schemas.memory import (
+    ForgetReply,
+    ForgetRequest,
     RebuildReply,
     RebuildRequest,
     SearchReply,
@@ -35,9 +38,11 @@ from schemas.memory import (
     VerifyReply,
     VerifyRequest,
 )
+from schemas.upcast import KEYLESS_TENANT
 
 app = typer.Typer(
-    help="The episodic memory: search, import, export, rebuild, verify, statistics, sleep.", no_args_is_help=True
+    help="The episodic memory: search, import, export, forget, rebuild, verify, statistics, sleep.",
+    no_args_is_help=True,
 )
 
 LONG_SECONDS = 3600.0
@@ -47,7 +52,11 @@ SEARCH_SECONDS = 30.0
 WORKER = "inference"
 
 OneTenantOption = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's; without it everybody's.")]
-TenantOption = Annotated[str, typer.Option(help="Whose memory.")]
+OneUserOption = Annotated[
+    str | None, typer.Option("--user", help="Only this user's of the tenant (of 'default' when none is named).")
+]
+TenantOption = Annotated[str, typer.Option(help="Whose memory: the tenant.")]
+UserOption = Annotated[str, typer.Option(help="Whose memory: the user, by default this machine's person.")]
 Verb = Callable[[Bus], Awaitable[None]]
 
 
@@ -57,6 +66,7 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for; or give --file.")] = None,
     file: Annotated[Path | None, typer.Option(help='JSONL of {"query": ...} lines; - reads standard input.')] = None,
     tenant: TenantOption = "default",
+    user: UserOption = PERSON,
     k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits at most.")] = 10,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
     as_of: Annotated[str | None, typer.Option(help="Only what was known then: Unix seconds or a date.")] = None,
@@ -73,7 +83,7 @@ def search(
             batch = queries[at : at + BATCH]
             for text, vector in zip(batch, await embed(batch), strict=True):
                 request = SearchRequest(
-                    tenant=tenant, vector=vector, text=text, limit=k, session_id=session, as_of=until
+                    tenant=tenant, user=user, vector=vector, text=text, limit=k, session_id=session, as_of=until
                 )
                 reply = await bus.request("memory.search", request, SearchReply, timeout=SEARCH_SECONDS)
                 _print_hits(text, reply.hits, as_json)
@@ -86,6 +96,7 @@ def search(
 def import_history(
     file: Annotated[Path, typer.Argument(help='JSONL of {"session", "role" or "speaker", "text", "timestamp", "id"}.')],
     tenant: TenantOption = "default",
+    user: UserOption = PERSON,
     nats: NatsOption = None,
 ) -> None:
     """Import a history into the record. Importing again adds only what is new."""
@@ -97,7 +108,7 @@ def import_history(
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("importing", total=len(entries))
             count = await transfer.import_entries(
-                bus, entries, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
+                bus, entries, embed, tenant=tenant, user=user, tick=lambda more: progress.advance(task, more)
             )
         out.print(f"{count.new} episodes imported, {count.known} were there before", highlight=False)
 
@@ -106,11 +117,11 @@ def import_history(
 
 @app.command()
 @command
-def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
-    """Print the tenant's record as JSONL that 'kiki memory import' reads."""
+def export(tenant: TenantOption = "default", user: UserOption = PERSON, nats: NatsOption = None) -> None:
+    """Print the user's record as JSONL that 'kiki memory import' reads."""
 
     async def print_lines(bus: Bus) -> None:
-        async with contextlib.aclosing(transfer.export_lines(bus, tenant=tenant)) as lines:
+        async with contextlib.aclosing(transfer.export_lines(bus, tenant=tenant, user=user)) as lines:
             with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe
                 async for line in lines:
                     sys.stdout.write(line + "\n")
@@ -120,12 +131,12 @@ def export(tenant: TenantOption = "default", nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
+def rebuild(tenant: OneTenantOption = None, user: OneUserOption = None, nats: NatsOption = None) -> None:
     """Make Atlas and Trace again from the record. The runtime keeps answering meanwhile."""
 
     async def rebuild_stores(bus: Bus) -> None:
         with err.status("projecting the record again"):
-            request = RebuildRequest(tenant=tenant)
+            request = RebuildRequest(tenant=_tenant_of(tenant, user), user=user)
             reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
@@ -134,11 +145,16 @@ def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
+def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: NatsOption = None) -> None:
     """Compare record, Atlas and Trace; exit 1 when they differ."""
 
     async def verify_stores(bus: Bus) -> None:
-        reply = await bus.request("memory.verify", VerifyRequest(tenant=tenant), VerifyReply, timeout=LONG_SECONDS)
+        reply = await bus.request(
+            "memory.verify",
+            VerifyRequest(tenant=_tenant_of(tenant, user), user=user),
+            VerifyReply,
+            timeout=LONG_SECONDS,
+        )
         table = Table("store", "missing", "unknown", box=None)
         table.add_row("atlas", str(len(reply.missing_in_atlas)), str(reply.unknown_in_atlas))
         table.add_row("trace", str(len(reply.missing_in_trace)), str(reply.unknown_in_trace))
@@ -152,11 +168,12 @@ def verify(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 
 @app.command()
 @command
-def stats(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
+def stats(tenant: OneTenantOption = None, user: OneUserOption = None, nats: NatsOption = None) -> None:
     """Print the episodes in each store; without a tenant also lag, recalls and hits, with one also its edges."""
 
     async def print_gauges(bus: Bus) -> None:
-        gauges = await (_read_gauges(bus) if tenant is None else _read_stats(bus, tenant))
+        whose = _tenant_of(tenant, user)
+        gauges = await (_read_gauges(bus) if whose is None else _read_stats(bus, whose, user))
         table = Table("gauge", "value", box=None)
         for name, value in sorted(gauges.items()):
             table.add_row(name, f"{value:g}")
@@ -169,6 +186,7 @@ def stats(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
 @command
 def sleep(
     tenant: OneTenantOption = None,
+    user: OneUserOption = None,
     before: Annotated[
         str | None, typer.Option(help="What was recorded until then is old: Unix seconds or a date.")
     ] = None,
@@ -179,12 +197,39 @@ def sleep(
     until = None if before is None else imports.parse_time(before, param="before")
 
     async def sleep_once(bus: Bus) -> None:
-        request = SleepRequest(tenant=tenant, before=until, limit=limit)
+        request = SleepRequest(tenant=_tenant_of(tenant, user), user=user, before=until, limit=limit)
         with err.status("asleep"):
             reply = await bus.request("memory.sleep", request, SleepReply, timeout=LONG_SECONDS)
         _print_sleep(reply)
 
     _run_on_memory(sleep_once, nats, WORKER)
+
+
+@app.command()
+@command
+def forget(
+    session: Annotated[str | None, typer.Option(help="Only this session; without it all that is the user's.")] = None,
+    tenant: TenantOption = "default",
+    user: UserOption = PERSON,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    nats: NatsOption = None,
+) -> None:
+    """Delete a session, or all of a user's memory, from the record and from every store."""
+    what = f"session {session} of {user or 'nobody'}" if session else f"everything that is remembered of {user}"
+    if not yes:
+        typer.confirm(f"Delete {what}?", abort=True)
+
+    async def forget_once(bus: Bus) -> None:
+        request = ForgetRequest(tenant=tenant, user=user, session_id=session)
+        reply = await bus.request("memory.forget", request, ForgetReply, timeout=LONG_SECONDS)
+        out.print(f"{reply.episodes} episodes deleted", highlight=False)
+
+    _run_on_memory(forget_once, nats)
+
+
+def _tenant_of(tenant: str | None, user: str | None) -> str | None:
+    """The tenant that is meant: a user's is the machine's own unless another one is named."""
+    return KEYLESS_TENANT if tenant is None and user is not None else tenant
 
 
 async def _read_gauges(bus: Bus) -> dict[str, float]:
@@ -196,15 +241,15 @@ async def _read_gauges(bus: Bus) -> dict[str, float]:
     return statuses[0].gauges
 
 
-async def _read_stats(bus: Bus, tenant: str) -> dict[str, float]:
-    reply = await bus.request("memory.stats", StatsRequest(tenant=tenant), StatsReply, timeout=LONG_SECONDS)
+async def _read_stats(bus: Bus, tenant: str, user: str | None) -> dict[str, float]:
+    reply = await bus.request("memory.stats", StatsRequest(tenant=tenant, user=user), StatsReply, timeout=LONG_SECONDS)
     stores = {"atlas_episodes": reply.atlas_episodes, "trace_episodes": reply.trace_episodes}
     return {**stores, **{f"edges_{kind.lower()}": count for kind, count in reply.edges.items()}}
 
 
 def _print_sleep(reply: SleepReply) -> None:
     for summary in reply.merged:
-        line = Text.assemble((f"{len(summary.episodes)} episodes", "bold"), f" of {summary.tenant}: {summary.text}")
+        line = Text.assemble((f"{len(summary.episodes)} episodes", "bold"), f" of {summary.user}: {summary.text}")
         out.print(line, soft_wrap=True)
     day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(reply.before))
     out.print(f"{len(reply.merged)} summaries made, {reply.known} were there before (until {day} UTC)", highlight=False)

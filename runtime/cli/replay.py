@@ -49,6 +49,7 @@ def replay(
     until: Annotated[str | None, typer.Option(help="Stored at or before.")] = None,
     from_seq: Annotated[int | None, typer.Option("--from", help="Sequence in the record to begin with.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     session: Annotated[str | None, typer.Option(help="Only this session's.")] = None,
     file: Annotated[Path | None, typer.Option(help="Replay this JSONL instead of the record; - is stdin.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSONL here, not to stdout.")] = None,
@@ -73,6 +74,7 @@ def replay(
         until=None if until is None else parse_time(until, param="until"),
         from_seq=from_seq,
         tenant=tenant,
+        user=user,
         session_id=session,
     )
     if to is not None and to.split(".")[0] == settings.prefix:
@@ -163,7 +165,7 @@ async def _print_inputs(bus: Bus, turn: str) -> None:
     advisories = (f"{advisory.source} {advisory.payload}" for advisory in inputs.route.advisories)
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = (
-        ("tenant, session", f"{inputs.tenant}, {inputs.session_id}"),
+        ("tenant, user, session", f"{inputs.tenant}, {inputs.user}, {inputs.session_id}"),
         ("asked", inputs.query.text),
         ("seed", f"{sampling.seed}, temperature {sampling.temperature:g}, at most {sampling.max_tokens} tokens"),
         ("plan", f"{inputs.route.plan.level}, {inputs.route.plan.candidates} candidates"),

@@ -57,6 +57,7 @@ def register(
     name: NameArgument,
     subject: Annotated[list[str] | None, typer.Option(help="Event to read; again for more.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     session: Annotated[str | None, typer.Option(help="Only this session's.")] = None,
     min_saillance: Annotated[float, typer.Option(help="Only episodes of at least this salience, 0 to 1.")] = 0.0,
     ack_wait: Annotated[float, typer.Option(help="Seconds that fetched records belong to their holder.")] = 30.0,
@@ -68,7 +69,7 @@ def register(
         {
             "name": name,
             "subjects": subject or ["episode.recorded"],
-            "filter": {"tenant": tenant, "session_id": session, "min_saillance": min_saillance},
+            "filter": {"tenant": tenant, "user": user, "session_id": session, "min_saillance": min_saillance},
             "ack_wait": ack_wait,
             "begin": begin,
         }
@@ -114,6 +115,7 @@ def _filter_text(service: ServiceInfo) -> str:
     criteria = service.filter
     parts = (
         f"tenant {criteria.tenant}" if criteria.tenant else "",
+        f"user {criteria.user}" if criteria.user is not None else "",
         f"session {criteria.session_id}" if criteria.session_id else "",
         f"salience >= {criteria.min_saillance:g}" if criteria.min_saillance else "",
     )

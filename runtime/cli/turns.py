@@ -21,6 +21,7 @@ from runtime.settings import Settings
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
+from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
 from schemas.router import RoutedPrompt, RouteReply, RouteRequest
@@ -42,6 +43,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(trace)
 
 
+UserOption = Annotated[str, typer.Option(help="Whose memory; by default that of this machine's person.")]
 ModelOption = Annotated[str, typer.Option("--model", help="One of the ids of GET /v1/models.")]
 
 
@@ -50,13 +52,14 @@ def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     model: ModelOption = "micro-kiki",
     session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
+    user: UserOption = PERSON,
     show_trace: Annotated[bool, typer.Option("--trace", help="Show the turn's waterfall, too.")] = False,
 ) -> None:
     """Ask one question and print the answer as it comes; on a terminal, what a full turn waits for until then."""
     settings = settings_of()
 
     async def ask_and_trace() -> None:
-        turn_id = await ask_and_print(settings, question, model=model, session=session)
+        turn_id = await ask_and_print(settings, question, model=model, session=session, user=user)
         if show_trace:
             out.print()
             async with connect(bus_settings(settings), name="kiki-ask") as bus:
@@ -66,7 +69,7 @@ def ask(
 
 
 @command
-def chat(model: ModelOption = "micro-kiki-fast") -> None:
+def chat(model: ModelOption = "micro-kiki-fast", user: UserOption = PERSON) -> None:
     """Talk; an empty line or Ctrl-D ends it."""
     settings = settings_of()
     session = uuid.uuid4().hex
@@ -80,7 +83,7 @@ def chat(model: ModelOption = "micro-kiki-fast") -> None:
             return
         history.append({"role": "user", "content": line})
         try:
-            text, _ = run_async(_print_answer, settings, history, model, session)
+            text, _ = run_async(_print_answer, settings, history, model, session, user)
         except KikiError as error:
             out.print(error.message, style="red", markup=False)
             history.pop()
@@ -161,19 +164,19 @@ def _awaits_episode(entries: list[turn_events.StoredEvent]) -> bool:
 
 
 async def ask_and_print(
-    settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None
+    settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None, user: str = PERSON
 ) -> str:
     """Ask over HTTP, print the answer as it comes, and give the turn id."""
-    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session)
+    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session, user)
     return turn_id
 
 
 async def _print_answer(
-    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None
+    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None, user: str
 ) -> tuple[str, str]:
     """Ask over HTTP and print the answer as it comes. Returns its text and the turn id."""
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
-    headers = {"X-Session-Id": session} if session else {}
+    headers = {"X-User-Id": user} | ({"X-Session-Id": session} if session else {})
     if settings.api_keys:
         headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
     body = {"model": model, "messages": messages, "stream": True}

@@ -1,4 +1,4 @@
-"""The endpoints' dependencies: the parts that they share, the tenant of a request, and the admin key."""
+"""The endpoints' dependencies: the parts that they share, whose request it is, and the admin key."""
 
 import hmac
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from bus.connection import Bus
 from runtime.catalogue import Catalogue
 from runtime.facade.chat.turns import Turns
+from runtime.facade.owner import Owner, name_user
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
 
@@ -58,6 +59,12 @@ async def _find_tenant(request: Request) -> str:
     return tenants[0]
 
 
+async def _find_owner(request: Request, tenant: Annotated[str, Depends(_find_tenant)]) -> Owner:
+    settings = parts_of(request).settings
+    user = name_user(request.headers, ("user", request.query_params.get("user")), one_memory=settings.one_memory)
+    return Owner(tenant, user)
+
+
 async def require_admin_key(request: Request) -> None:
     """Dependency of the endpoints that only the operator may read.
 
@@ -75,3 +82,5 @@ async def require_admin_key(request: Request) -> None:
 
 Parts = Annotated[Facade, Depends(_get_parts)]
 Tenant = Annotated[str, Depends(_find_tenant)]
+WhoseMemory = Annotated[Owner, Depends(_find_owner)]
+"""Of requests that have no body: the user stands in a header or in the query."""

@@ -20,6 +20,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_timeout: time that a client has for sending its whole body.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
         default_tenant: the tenant of every request when there are no keys.
+        one_memory: requests that name no user are those of the machine's person, so that all conversations share one
+            memory; only without keys.
         admin_key: bearer key for ``/metrics``, ``/status`` and ``/v1/adapters``; None leaves the first two open and
             closes the third.
         max_in_flight: turns that this facade follows at once; one more is a 429.
@@ -47,6 +49,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
     api_keys: dict[str, str] = {}
     default_tenant: str = "default"
+    one_memory: bool = False
     admin_key: str | None = None
     max_in_flight: Annotated[int, Meta(ge=1)] = 64
     max_queue: Annotated[int, Meta(ge=1)] = 256
@@ -72,5 +75,10 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise SetupError(
                     f"the tenant {tenant!r} is not a name: use letters, digits and _ . @ -", param="api_keys"
                 )
+        if self.one_memory and self.api_keys:
+            raise SetupError(
+                "one_memory gives everybody the memory of one person, and there are API keys: leave one of them out.",
+                param="one_memory",
+            )
         if not all(self.api_keys):
             raise SetupError("an API key is empty: give every tenant a key, or leave api_keys out.", param="api_keys")

@@ -26,7 +26,7 @@ class ImportCount:
 
 
 async def import_entries(
-    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, tick: Callable[[int], None]
+    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, user: str, tick: Callable[[int], None]
 ) -> ImportCount:
     """Record every line that is not recorded yet, in batches, and wait until recall can find them.
 
@@ -38,21 +38,21 @@ async def import_entries(
     new = 0
     for at in range(0, len(entries), BATCH):
         batch = entries[at : at + BATCH]
-        fresh = [entry for entry in batch if not await _is_recorded(bus, entry, tenant)]
+        fresh = [entry for entry in batch if not await _is_recorded(bus, entry, tenant, user)]
         if fresh:
             vectors = await embed([entry.line.embedding_text for entry in fresh])
             async with anyio.create_task_group() as tasks:
                 for entry, vector in zip(fresh, vectors, strict=True):
-                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant))
+                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant, user=user))
         new += len(fresh)
         tick(len(batch))
     await wait_until_projected(bus)
     return ImportCount(new, len(entries) - new)
 
 
-async def export_lines(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
-    """The tenant's record as JSONL that :func:`import_entries` reads: a line an utterance, oldest first."""
-    async with aclosing(record.read_episodes(bus, tenant=tenant)) as episodes:
+async def export_lines(bus: Bus, *, tenant: str, user: str) -> AsyncGenerator[str, None]:
+    """The user's record as JSONL that :func:`import_entries` reads: a line an utterance, oldest first."""
+    async with aclosing(record.read_episodes(bus, tenant=tenant, user=user)) as episodes:
         async for episode in episodes:
             if episode.summarises:
                 continue  # the episodes that it sums up are exported themselves
@@ -60,8 +60,8 @@ async def export_lines(bus: Bus, *, tenant: str) -> AsyncGenerator[str, None]:
                 yield json.dumps(line, ensure_ascii=False)
 
 
-async def _is_recorded(bus: Bus, entry: imports.DatedLine, tenant: str) -> bool:
-    turn_id = imports.turn_id(entry, tenant=tenant)
+async def _is_recorded(bus: Bus, entry: imports.DatedLine, tenant: str, user: str) -> bool:
+    turn_id = imports.turn_id(entry, tenant=tenant, user=user)
     return await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is not None
 
 

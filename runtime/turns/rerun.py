@@ -41,6 +41,7 @@ class TurnInputs:
     """The recorded inputs of a turn. ``lacking`` are notes on inputs that the record does not hold, or not any more."""
 
     tenant: str
+    user: str
     session_id: str
     query: Query
     route: Route
@@ -80,7 +81,12 @@ async def read_turn(bus: Bus, turn_id: str) -> tuple[TurnInputs, RerunOutcome]:
     if recall_done is not None and answer_ready is not None:
         envelope = recall_done.envelope
         inputs = TurnInputs(
-            envelope.tenant, envelope.session_id, recall_done.query, recall_done.route, recall_done.recall
+            envelope.tenant,
+            envelope.user,
+            envelope.session_id,
+            recall_done.query,
+            recall_done.route,
+            recall_done.recall,
         )
         return inputs, outcome_of_answer(answer_ready)
     episode = next((event.episode for event in events if isinstance(event, EpisodeRecorded)), None)
@@ -100,7 +106,7 @@ async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
     adapters, adapter_notes = await _check_adapters(bus, inputs.route.adapters)
     plan = msgspec.structs.replace(inputs.route.plan, record=False)
     route = msgspec.structs.replace(inputs.route, adapters=adapters, plan=plan)
-    envelope = new_turn(tenant=inputs.tenant, session_id=inputs.session_id, timeout=timeout)
+    envelope = new_turn(tenant=inputs.tenant, user=inputs.user, session_id=inputs.session_id, timeout=timeout)
     ready = await bus.publish_and_wait(
         RecallDone(envelope=envelope.next("memory"), query=inputs.query, route=route, recall=inputs.recall)
     )
@@ -201,7 +207,7 @@ async def _inputs_of_episode(bus: Bus, episode: Episode) -> TurnInputs:
     if not episode.messages:
         raise InvalidInput(f"episode {episode.episode_id} was imported: it has no turn to repeat.", param="turn_id")
     query = Query(model=episode.model, messages=episode.messages, sampling=episode.sampling, level=episode.level)
-    return TurnInputs(episode.tenant, episode.session_id, query, route, Recall(hits=hits), tuple(lacking))
+    return TurnInputs(episode.tenant, episode.user, episode.session_id, query, route, Recall(hits=hits), tuple(lacking))
 
 
 async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, ...]:
@@ -222,7 +228,7 @@ async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, .
             speaker=past.speaker,
             source_id=past.source_id,
         )
-        async for past in record.read_episodes(bus, tenant=episode.tenant)
+        async for past in record.read_episodes(bus, tenant=episode.tenant, user=episode.user)
         if past.episode_id in ids
     }
     return tuple(recalled[name] for name in episode.recalled_ids if name in recalled)

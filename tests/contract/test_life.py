@@ -15,7 +15,7 @@ from runtime.cli.__main__ import app
 from schemas.asyncapi.breaking import breaking_changes
 from schemas.asyncapi.document import document
 from schemas.codec import decode
-from schemas.envelope import SCHEMA_VERSION
+from schemas.envelope import PERSON, SCHEMA_VERSION
 from schemas.errors import InvalidEvent
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, QueryReceived
 from schemas.upcast import STEPS
@@ -61,7 +61,17 @@ def test_the_recording_of_every_version_is_understood(path: Path) -> None:
     for event in events:
         if isinstance(event, EpisodeRecorded):
             assert event.episode.question
-            assert event.episode.messages[-1].content == event.episode.question
+            assert event.episode.outcome == "imported" or event.episode.messages[-1].content == event.episode.question
+
+
+@pytest.mark.parametrize(("version", "user"), [(1, PERSON), (2, "")])
+def test_an_episode_from_before_users_is_the_persons_or_without_one(version: int, user: str) -> None:
+    """The first recording is of a machine without keys, the second of a tenant with one."""
+    (path,) = (path for path in RECORDINGS if path.name.startswith(f"{version}."))
+    episodes = [line["event"] for line in lines(path) if ".episode.recorded." in line["subject"]]
+    decoded = [decode(EpisodeRecorded, json.dumps(event).encode()) for event in episodes]
+    assert len(decoded) >= 2
+    assert {(event.envelope.user, event.episode.user) for event in decoded} == {(user, user)}
 
 
 def test_every_earlier_version_has_a_recording_a_contract_and_a_step() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agents.memory.agent import WRITE
+from agents.memory.progress import WRITE
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES

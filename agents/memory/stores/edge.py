@@ -42,9 +42,13 @@ class EdgeAtlas:
         """See :meth:`.points.Atlas.remove`."""
         await self.store.run(lambda atlas: atlas.remove(names, windows))
 
-    async def keys(self, *, tenant: str | None = None) -> set[str]:
+    async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
+        """See :meth:`.points.Atlas.find_transcript`."""
+        return await self.store.run(lambda atlas: atlas.find_transcript(transcript, tenant=tenant, user=user))
+
+    async def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
         """See :meth:`.points.Atlas.keys`."""
-        return await self.store.run(lambda atlas: atlas.keys(tenant=tenant))
+        return await self.store.run(lambda atlas: atlas.keys(tenant=tenant, user=user))
 
     async def count(self) -> int:
         """See :meth:`.points.Atlas.count`."""

@@ -22,10 +22,10 @@ MAX_BYTES = 2**36
 
 _SCHEMA = (
     "CREATE NODE TABLE Trace(id STRING PRIMARY KEY, version INT64)",
-    "CREATE NODE TABLE Session(id STRING PRIMARY KEY, session_id STRING, tenant STRING)",
-    "CREATE NODE TABLE Episode(id STRING PRIMARY KEY, episode_id STRING, turn_id STRING, tenant STRING, "
+    "CREATE NODE TABLE Session(id STRING PRIMARY KEY, session_id STRING, tenant STRING, user STRING)",
+    "CREATE NODE TABLE Episode(id STRING PRIMARY KEY, episode_id STRING, turn_id STRING, tenant STRING, user STRING, "
     "created_at DOUBLE, recorded_at DOUBLE)",
-    "CREATE NODE TABLE Concept(id STRING PRIMARY KEY, name STRING, tenant STRING)",
+    "CREATE NODE TABLE Concept(id STRING PRIMARY KEY, name STRING, tenant STRING, user STRING)",
     "CREATE REL TABLE CONTAINS(FROM Session TO Episode)",
     "CREATE REL TABLE NEXT(FROM Episode TO Episode)",
     "CREATE REL TABLE MENTIONS(FROM Episode TO Concept)",

@@ -1,7 +1,7 @@
 """Atlas: the episodes' vectors and words, in qdrant-edge.
 
 Each point has two vectors: ``context`` (the episode's embedding with its neighbours' shares) and ``words`` (BM25
-weights with theirs; the IDF is counted within the tenant). Neighbours come from Trace; see
+weights with theirs; the IDF is counted within the owner). Neighbours come from Trace; see
 :mod:`agents.memory.context`. The episode's own embedding is in the payload, because it is never searched: it is read
 for the few best matches, and to blend the vectors again when a neighbour is added.
 
@@ -23,11 +23,12 @@ import qdrant_edge as qdrant
 from msgspec import Struct
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
-from agents.memory.episodes import store_key
+from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.words import WordEncoder, bm25_weights
+from schemas.chat import Message, digest_transcript
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 
@@ -42,7 +43,10 @@ OPTIMISED, FORGOT = "optimised", "forgot"
 """Files added to a shard's own: the number of episodes when it was optimised; a mark that some were deleted since."""
 
 _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
-    "tenant": qdrant.KeywordIndexParams(is_tenant=True, memory=qdrant.Memory.Cached),
+    "owner": qdrant.KeywordIndexParams(is_tenant=True, memory=qdrant.Memory.Cached),
+    "tenant": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
+    "user": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
+    "transcript": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
     "session_id": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
     "created_at": qdrant.FloatIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
 }
@@ -54,6 +58,12 @@ EPISODE_FIELDS = ("episode_id", "turn_id", "session_id", "speaker", "source_id",
 
 PAYLOAD_FIELDS = [*EPISODE_FIELDS, OWN, SUMMARY]
 """Payload fields that are read of a point."""
+
+LAYOUT, LAYOUT_FILE = "2", "layout"
+"""The version of what points hold, and the file in a shard that names it; another one is made again."""
+
+MANY = 1000
+"""Sessions with one transcript that are looked at; two are too many already."""
 
 SEARCH_THREADS = 1
 """qdrant-edge's default is eight, even on two cores; threads without work spin for a while, which delays the turn."""
@@ -67,9 +77,10 @@ Windows = Mapping[str, Mapping[int, str]]
 
 
 class Lookup(Struct, frozen=True, kw_only=True):
-    """A query: a vector, words, or both; never outside ``tenant``.
+    """A query: a vector, words, or both; never outside ``owner``.
 
     Attributes:
+        owner: the key of whose episodes they are (:func:`agents.memory.episodes.owner_key`).
         vector: the query's embedding; empty searches the words only.
         text: the query's text; empty searches the vector only.
         limit: episodes that each of the two searches may return.
@@ -77,7 +88,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
         as_of: Unix time; only episodes whose ``created_at`` is not later.
     """
 
-    tenant: str
+    owner: str
     vector: tuple[float, ...] = ()
     text: str = ""
     limit: int = 64
@@ -113,6 +124,7 @@ class Atlas:
             shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
                 shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
+            (path / LAYOUT_FILE).write_text(LAYOUT)
             shard.flush()
             generations.put_in_force(path)
         return cls(shard, path, size=size, words=WordEncoder(language))
@@ -157,7 +169,7 @@ class Atlas:
             self._shard.flush()
 
     def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words find, each with both scores; in no order.
+        """The owner's episodes that the vector or the words find, each with both scores; in no order.
 
         Raises:
             Unavailable: the store failed, or the vector is not of its size.
@@ -178,7 +190,8 @@ class Atlas:
             self._complete_scores(queries, scores, texts.keys(), lookup)
         cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(key=str(id), similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text)
+            for id, text in texts.items()
         ]
 
     def read(self, names: Sequence[str]) -> dict[str, Match]:
@@ -191,7 +204,10 @@ class Atlas:
             return {}
         with translate_store_errors("atlas"):
             records = self._shard.retrieve([*names], with_payload=PAYLOAD_FIELDS, with_vector=False)
-            return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+            return {
+                str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {}))
+                for record in records
+            }
 
     def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.
@@ -304,15 +320,30 @@ class Atlas:
             self.close()
         return copy
 
-    def keys(self, *, tenant: str | None = None) -> set[str]:
-        """The keys of all points, or of one tenant's.
+    def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
+        """The user's episodes with which a conversation had this transcript: the ids of session and episode.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        where = qdrant.Filter(must=[_is("transcript", transcript), _is("tenant", tenant), _is("user", user)])
+        with translate_store_errors("atlas"):
+            records, _ = self._shard.scroll(
+                qdrant.ScrollRequest(limit=MANY, filter=where, with_payload=["session_id", "episode_id"])
+            )
+            payloads = [record.payload or {} for record in records]
+        return [(str(fields["session_id"]), str(fields["episode_id"])) for fields in payloads]
+
+    def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
+        """The keys of all points, of one tenant's, or of one of its users'.
 
         Raises:
             Unavailable: the store failed.
         """
         names: set[str] = set()
         offset = None
-        where = None if tenant is None else qdrant.Filter(must=[_is("tenant", tenant)])
+        conditions = [_is(field, value) for field, value in (("tenant", tenant), ("user", user)) if value is not None]
+        where = qdrant.Filter(must=[*conditions]) if conditions else None
         with translate_store_errors("atlas"):
             while True:
                 records, offset = self._shard.scroll(
@@ -408,7 +439,15 @@ def unscored_match(episode: Episode) -> Match:
 
 def payload(episode: Episode, own: OwnFeatures) -> dict[str, Any]:
     """A point's payload: what is kept beside the vectors."""
-    return {"tenant": episode.tenant, **_episode_fields(episode), OWN: packed(own.vector)}
+    transcript = (*episode.messages, Message(role="assistant", content=episode.answer))
+    return {
+        "owner": owner_of(episode),
+        "tenant": episode.tenant,
+        "user": episode.user,
+        "transcript": digest_transcript(transcript) if episode.messages else "",
+        **_episode_fields(episode),
+        OWN: packed(own.vector),
+    }
 
 
 def _episode_fields(episode: Episode) -> dict[str, Any]:
@@ -456,7 +495,8 @@ def _refuse_other_size(directory: Path, size: int) -> None:
         stored_size = vectors[CONTEXT]["size"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
-    if vectors.keys() != {CONTEXT}:
+    layout = directory / LAYOUT_FILE
+    if vectors.keys() != {CONTEXT} or not layout.exists() or layout.read_text() != LAYOUT:
         raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
     if stored_size != size:
         raise SetupError(
@@ -480,7 +520,7 @@ def _request(
 ) -> qdrant.QueryRequest:
     """A request for the best points that pass ``where``, with payload; with ``among``, for the scores of all of
     them."""
-    corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("tenant", lookup.tenant)])) if name == WORDS else None
+    corpus = qdrant.IdfParams(corpus=qdrant.Filter(must=[_is("owner", lookup.owner)])) if name == WORDS else None
     return qdrant.QueryRequest(
         query=qdrant.Query.Nearest(query, using=name),
         filter=where,
@@ -491,7 +531,7 @@ def _request(
 
 
 def _where(lookup: Lookup) -> qdrant.Filter:
-    where: list[qdrant.ConditionType] = [_is("tenant", lookup.tenant)]
+    where: list[qdrant.ConditionType] = [_is("owner", lookup.owner)]
     if lookup.session_id is not None:
         where.append(_is("session_id", lookup.session_id))
     if lookup.as_of is not None:

@@ -52,7 +52,7 @@ class AtlasStore(Store, Protocol):
         ...
 
     async def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words find, each with both scores; in no order."""
+        """The owner's episodes that the vector or the words find, each with both scores; in no order."""
         ...
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
@@ -67,8 +67,12 @@ class AtlasStore(Store, Protocol):
         """Delete the points, and blend the vectors of those in ``windows`` again."""
         ...
 
-    async def keys(self, *, tenant: str | None = None) -> set[str]:
-        """The keys of all points, or of one tenant's."""
+    async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
+        """The user's episodes with which a conversation had this transcript: the ids of session and episode."""
+        ...
+
+    async def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
+        """The keys of all points, of one tenant's, or of one of its users'."""
         ...
 
     async def count(self) -> int:

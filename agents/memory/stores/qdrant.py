@@ -14,8 +14,9 @@ from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line, setting_error
-from agents.memory.stores.points import CONTEXT, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
+from agents.memory.stores.points import CONTEXT, MANY, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
 from agents.memory.words import WordEncoder, bm25_weights
+from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 
@@ -26,7 +27,10 @@ PointId = models.ExtendedPointId
 Query = list[float] | models.SparseVector
 
 _INDEXED: dict[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
-    "tenant": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "owner": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    "tenant": models.PayloadSchemaType.KEYWORD,
+    "user": models.PayloadSchemaType.KEYWORD,
+    "transcript": models.PayloadSchemaType.KEYWORD,
     "session_id": models.PayloadSchemaType.KEYWORD,
     "created_at": models.PayloadSchemaType.FLOAT,
 }
@@ -90,7 +94,7 @@ class QdrantAtlas:
                 f"'{self._collection}' holds {size}, the embedder gives {settings.vector_size}: set the embedder back "
                 "or name another collection, which is made from the record",
             )
-        return True
+        return await self._is_of_this_layout()
 
     async def renew(self) -> None:
         """Begin with an empty collection."""
@@ -104,6 +108,15 @@ class QdrantAtlas:
             )
             for field, schema in _INDEXED.items():
                 await self._client.create_payload_index(self._collection, field, field_schema=schema)
+
+    async def _is_of_this_layout(self) -> bool:
+        """Whether the points hold what this program searches; one that an earlier version stored stands for all."""
+        async with _translate_errors():
+            records, _ = await self._client.scroll(self._collection, limit=1, with_payload=["owner"])
+        if all((record.payload or {}).get("owner") for record in records):
+            return True
+        metrics.count_degraded("atlas.broken", f"an earlier version made '{self._collection}': it is made again.")
+        return False
 
     async def close(self) -> None:
         """Close the connections."""
@@ -129,7 +142,7 @@ class QdrantAtlas:
             await self._renew_vectors({name: windows[name] for name in windows.keys() & (own.keys() - new.keys())}, own)
 
     async def search(self, lookup: Lookup) -> list[Match]:
-        """The tenant's episodes that the vector or the words find, each with both scores; in no order."""
+        """The owner's episodes that the vector or the words find, each with both scores; in no order."""
         queries = self._queries(lookup)
         if not queries:
             return []
@@ -143,14 +156,17 @@ class QdrantAtlas:
             await self._complete_scores(queries, scores, texts.keys(), lookup)
         cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(key=str(id), similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text)
+            for id, text in texts.items()
         ]
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """The episodes of these points, by key, without scores; keys without a point are left out."""
         async with _translate_errors():
             records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
-        return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+        return {
+            str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {})) for record in records
+        }
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
@@ -168,9 +184,20 @@ class QdrantAtlas:
             own = await self._read_own_features({name for window in windows.values() for name in window.values()})
             await self._renew_vectors({name: window for name, window in windows.items() if name in own}, own)
 
-    async def keys(self, *, tenant: str | None = None) -> set[str]:
-        """The keys of all points, or of one tenant's."""
-        where = None if tenant is None else models.Filter(must=[_is("tenant", tenant)])
+    async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
+        """The user's episodes with which a conversation had this transcript: the ids of session and episode."""
+        where = models.Filter(must=[_is("transcript", transcript), _is("tenant", tenant), _is("user", user)])
+        async with _translate_errors():
+            records, _ = await self._client.scroll(
+                self._collection, scroll_filter=where, limit=MANY, with_payload=["session_id", "episode_id"]
+            )
+        payloads = [record.payload or {} for record in records]
+        return [(str(fields["session_id"]), str(fields["episode_id"])) for fields in payloads]
+
+    async def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
+        """The keys of all points, of one tenant's, or of one of its users'."""
+        conditions = [_is(field, value) for field, value in (("tenant", tenant), ("user", user)) if value is not None]
+        where = models.Filter(must=[*conditions]) if conditions else None
         names: set[str] = set()
         offset = None
         async with _translate_errors():
@@ -230,7 +257,7 @@ class QdrantAtlas:
         if not incomplete:
             return
         batch = [
-            _request(queries[name], name, _among(missing[name], tenant=lookup.tenant), lookup, among=True)
+            _request(queries[name], name, _among(missing[name], owner=lookup.owner), lookup, among=True)
             for name in incomplete
         ]
         for name, points in zip(incomplete, await self._batch(batch), strict=True):
@@ -245,7 +272,7 @@ def _request(
 ) -> models.QueryRequest:
     """A request for the best points that pass ``where``, with payload; with ``among``, for the scores of all of
     them."""
-    corpus = models.IdfCorpusParams(corpus=models.Filter(must=[_is("tenant", lookup.tenant)]))
+    corpus = models.IdfCorpusParams(corpus=models.Filter(must=[_is("owner", lookup.owner)]))
     return models.QueryRequest(
         query=query,
         using=name,
@@ -256,12 +283,12 @@ def _request(
     )
 
 
-def _among(names: Set[PointId], *, tenant: str) -> models.Filter:
-    return models.Filter(must=[models.HasIdCondition(has_id=list(names)), _is("tenant", tenant)])
+def _among(names: Set[PointId], *, owner: str) -> models.Filter:
+    return models.Filter(must=[models.HasIdCondition(has_id=list(names)), _is("owner", owner)])
 
 
 def _where(lookup: Lookup) -> models.Filter:
-    where: list[models.Condition] = [_is("tenant", lookup.tenant)]
+    where: list[models.Condition] = [_is("owner", lookup.owner)]
     if lookup.session_id is not None:
         where.append(_is("session_id", lookup.session_id))
     if lookup.as_of is not None:

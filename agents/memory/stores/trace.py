@@ -1,7 +1,8 @@
 """Trace: the relations between episodes, as a graph.
 
-Nodes: ``Session``, ``Episode``, ``Concept``; each belongs to one tenant, so two tenants that use one session id
-have two sessions. The only text in the graph is the names of the concepts. Edges::
+Nodes: ``Session``, ``Episode``, ``Concept``; each belongs to one tenant and one of its users, so two users that use one
+session id have two sessions, and no edge leads from one owner to another. The only text in the graph is the names of
+the concepts. Edges::
 
     (Session)-[CONTAINS]->(Episode)      (Episode)-[NEXT]->(Episode)        in time, within the session
     (Episode)-[MENTIONS]->(Concept)      (Episode)-[CAUSED]->(Episode)      the first was in the second's prompt
@@ -23,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from agents.memory.episodes import store_key
+from agents.memory.episodes import owner_of, session_key, store_key
 from schemas.episode import Episode
 
 if TYPE_CHECKING:
     from agents.memory.stores.protocols import Graph, Run
 
-VERSION = 2
+VERSION = 3
 """The graph's schema version. A store with another one is made again from the record."""
 
 FOREVER = 1e12
@@ -38,17 +39,21 @@ FOREVER = 1e12
 LABELS = ("Session", "Episode", "Concept")
 
 _SESSIONS = """
-    UNWIND $rows AS row MERGE (s:Session {id: row.session}) SET s.session_id = row.session_id, s.tenant = row.tenant
+    UNWIND $rows AS row MERGE (s:Session {id: row.session})
+    SET s.session_id = row.session_id, s.tenant = row.tenant, s.user = row.user
 """
 _EPISODES = """
     UNWIND $rows AS row MERGE (e:Episode {id: row.episode})
-    SET e.episode_id = row.episode_id, e.turn_id = row.turn_id, e.tenant = row.tenant, e.created_at = row.created_at,
-        e.recorded_at = row.recorded_at
+    SET e.episode_id = row.episode_id, e.turn_id = row.turn_id, e.tenant = row.tenant, e.user = row.user,
+        e.created_at = row.created_at, e.recorded_at = row.recorded_at
 """
 _CONTAINS = """
     UNWIND $rows AS row MATCH (s:Session {id: row.session}), (e:Episode {id: row.episode}) MERGE (s)-[:CONTAINS]->(e)
 """
-_CONCEPTS = "UNWIND $rows AS row MERGE (c:Concept {id: row.concept}) SET c.name = row.name, c.tenant = row.tenant"
+_CONCEPTS = """
+    UNWIND $rows AS row MERGE (c:Concept {id: row.concept})
+    SET c.name = row.name, c.tenant = row.tenant, c.user = row.user
+"""
 _MENTIONS = """
     UNWIND $rows AS row MATCH (e:Episode {id: row.episode}), (c:Concept {id: row.concept}) MERGE (e)-[:MENTIONS]->(c)
 """
@@ -69,7 +74,7 @@ _MENTIONED = """
 """
 _REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
 _REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
-_REMOVE_TENANT = "MATCH (n:{label} {{tenant: $tenant}}) DETACH DELETE n"
+_REMOVE_TENANT = "MATCH (n:{label} {{tenant: $tenant}}) WHERE $everybody OR n.user = $user DETACH DELETE n"
 _UNMENTIONED = """
     UNWIND $names AS name MATCH (c:Concept {id: name}) WHERE NOT EXISTS { MATCH (:Episode)-[:MENTIONS]->(c) }
     DETACH DELETE c
@@ -78,10 +83,14 @@ _CONCEPTS_OF = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:MENTIONS]->(c
 _PREVIOUS = "MATCH (p:Episode)-[:NEXT]->(:Episode {id: $episode, tenant: $tenant}) RETURN p.episode_id"
 _FOLLOWING = "MATCH (:Episode {id: $episode, tenant: $tenant})-[:NEXT]->(f:Episode) RETURN f.episode_id"
 _KEYS = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN e.id"
-_KEYS_OF = "MATCH (e:Episode {tenant: $tenant}) WHERE e.episode_id IS NOT NULL RETURN e.id"
+_KEYS_OF = """
+    MATCH (e:Episode {tenant: $tenant}) WHERE e.episode_id IS NOT NULL AND ($everybody OR e.user = $user) RETURN e.id
+"""
+_SESSIONS_OF = "MATCH (s:Session {tenant: $tenant, user: $user}) RETURN s.session_id ORDER BY s.session_id"
 _COUNT = "MATCH (e:Episode) WHERE e.episode_id IS NOT NULL RETURN count(*)"
 _EDGES = """
-    MATCH (a:Episode {{tenant: $tenant}})-[:{kind}]->(b:Episode {{tenant: $tenant}}) RETURN a.episode_id, b.episode_id
+    MATCH (a:Episode {{tenant: $tenant}})-[:{kind}]->(b:Episode {{tenant: $tenant}})
+    WHERE $everybody OR a.user = $user RETURN a.episode_id, b.episode_id
     ORDER BY a.episode_id, b.episode_id
 """
 _SUPERSEDE = """
@@ -93,9 +102,9 @@ _LEARNT = """
     SET s.recorded_at = CASE WHEN a.recorded_at > b.recorded_at THEN a.recorded_at ELSE b.recorded_at END
 """
 _SUPERSEDED = """
-    MATCH (a:Episode {tenant: $tenant})-[s:SUPERSEDES]->(b:Episode) WHERE b.id IN $names
-    AND s.valid_from <= $as_of AND s.recorded_at <= $known
-    RETURN b.episode_id, a.episode_id ORDER BY a.created_at, a.id
+    MATCH (a:Episode)-[s:SUPERSEDES]->(b:Episode) WHERE b.id IN $names
+    AND a.tenant = b.tenant AND a.user = b.user AND s.valid_from <= $as_of AND s.recorded_at <= $known
+    RETURN b.id, a.id ORDER BY a.created_at, a.id
 """
 _SUMMARIES = """
     MATCH (a:Episode)-[:SUMMARISES]->(b:Episode) WHERE b.id IN $names AND a.episode_id IS NOT NULL
@@ -188,14 +197,18 @@ class Trace:
         following = await self._graph.read(_FOLLOWING, **where)
         return Neighbours(previous=_first_value(previous), following=_first_value(following))
 
-    async def turns(self, session_id: str, *, tenant: str) -> list[SessionEpisode]:
+    async def sessions(self, *, tenant: str, user: str) -> list[str]:
+        """The ids of a user's sessions."""
+        return [str(row[0]) for row in await self._graph.read(_SESSIONS_OF, tenant=tenant, user=user)]
+
+    async def turns(self, session_id: str, *, tenant: str, user: str = "") -> list[SessionEpisode]:
         """A session's episodes in time order."""
-        rows = await self._graph.read(_TURNS, session=store_key(tenant, "session", session_id))
+        rows = await self._graph.read(_TURNS, session=session_key(tenant, user, session_id))
         return [SessionEpisode(episode_id=str(episode), turn_id=str(turn)) for episode, turn in rows]
 
-    async def remove_session(self, session_id: str, *, tenant: str) -> None:
+    async def remove_session(self, session_id: str, *, tenant: str, user: str = "") -> None:
         """Delete a session with its episodes, their edges, and the concepts that no episode mentions any more."""
-        session = store_key(tenant, "session", session_id)
+        session = session_key(tenant, user, session_id)
 
         async def work(run: "Run") -> None:
             concepts = [row[0] for row in await run(_MENTIONED, session=session)]
@@ -206,12 +219,12 @@ class Trace:
 
         await self._graph.write(work)
 
-    async def remove_tenant(self, tenant: str) -> None:
-        """Delete all that belongs to a tenant."""
+    async def remove_tenant(self, tenant: str, *, user: str | None = None) -> None:
+        """Delete all that belongs to a tenant, or to one of its users."""
 
         async def work(run: "Run") -> None:
             for label in LABELS:
-                await run(_REMOVE_TENANT.format(label=label), tenant=tenant)
+                await run(_REMOVE_TENANT.format(label=label), tenant=tenant, **_whose(user))
 
         await self._graph.write(work)
 
@@ -231,16 +244,14 @@ class Trace:
         if rows:
             await self._graph.write(work)
 
-    async def find_superseded(
-        self, episodes: Iterable[str], *, tenant: str, as_of: float = inf, known: float = inf
-    ) -> dict[str, str]:
-        """Which of the tenant's episodes no longer hold: their ids, each with the id of the latest that replaced it.
+    async def find_superseded(self, names: Iterable[str], *, as_of: float = inf, known: float = inf) -> dict[str, str]:
+        """Which of the episodes with these keys no longer hold: each one's key with that of the latest that replaced
+        it.
 
         ``as_of``: only replacements that held at this Unix time; ``known``: only those recorded by this one.
         """
-        names = sorted({store_key(tenant, "episode", episode) for episode in episodes})
         last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
-        rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
+        rows = await self._graph.read(_SUPERSEDED, names=sorted(set(names)), **last)
         return {str(older): str(newer) for older, newer in rows}
 
     async def summaries(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
@@ -251,27 +262,30 @@ class Trace:
             parts_by_summary.setdefault((str(summary), str(node)), []).append(str(member))
         return parts_by_summary
 
-    async def summaries_of(self, session_id: str, *, tenant: str) -> list[str]:
+    async def summaries_of(self, session_id: str, *, tenant: str, user: str = "") -> list[str]:
         """Session ids of the summaries that sum up an episode of this session."""
-        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=store_key(tenant, "session", session_id))
+        rows = await self._graph.read(_SUMMARIES_OF_SESSION, session=session_key(tenant, user, session_id))
         return [str(row[0]) for row in rows]
 
-    async def parts_of(self, session_id: str, *, tenant: str) -> list[str]:
+    async def parts_of(self, session_id: str, *, tenant: str, user: str = "") -> list[str]:
         """The keys of the episodes that a session's episodes sum up."""
-        rows = await self._graph.read(_PARTS_OF_SESSION, session=store_key(tenant, "session", session_id))
+        rows = await self._graph.read(_PARTS_OF_SESSION, session=session_key(tenant, user, session_id))
         return [str(row[0]) for row in rows]
 
-    async def edges(self, *, tenant: str) -> dict[str, list[tuple[str, str]]]:
-        """The tenant's edges between episodes, by kind."""
+    async def edges(self, *, tenant: str, user: str | None = None) -> dict[str, list[tuple[str, str]]]:
+        """The edges between a tenant's episodes, or between one user's, by kind."""
         edges = {}
         for kind in KINDS:
-            rows = await self._graph.read(_EDGES.format(kind=kind), tenant=tenant)
+            rows = await self._graph.read(_EDGES.format(kind=kind), tenant=tenant, **_whose(user))
             edges[kind] = [(str(left), str(right)) for left, right in rows]
         return edges
 
-    async def keys(self, *, tenant: str | None = None) -> set[str]:
-        """The keys of all episodes, or of one tenant's."""
-        rows = await (self._graph.read(_KEYS) if tenant is None else self._graph.read(_KEYS_OF, tenant=tenant))
+    async def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
+        """The keys of all episodes, of one tenant's, or of one of its users'."""
+        if tenant is None:
+            rows = await self._graph.read(_KEYS)
+        else:
+            rows = await self._graph.read(_KEYS_OF, tenant=tenant, **_whose(user))
         return {str(row[0]) for row in rows}
 
     async def count(self) -> int:
@@ -306,12 +320,13 @@ async def _run_for_rows(run: "Run", statement: str, rows: Iterable[Mapping[str, 
 
 def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
     return {
-        "session": store_key(episode.tenant, "session", episode.session_id),
+        "session": session_key(episode.tenant, episode.user, episode.session_id),
         "session_id": episode.session_id,
         "episode": store_key(episode.tenant, "episode", episode.episode_id),
         "episode_id": episode.episode_id,
         "turn_id": episode.turn_id,
         "tenant": episode.tenant,
+        "user": episode.user,
         "created_at": episode.created_at,
         "recorded_at": recorded_at,
     }
@@ -319,10 +334,16 @@ def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
 
 def _mentions(episode: Episode) -> list[dict[str, str]]:
     node = store_key(episode.tenant, "episode", episode.episode_id)
+    owner, whose = owner_of(episode), {"tenant": episode.tenant, "user": episode.user}
     return [
-        {"episode": node, "concept": store_key(episode.tenant, "concept", name), "name": name, "tenant": episode.tenant}
+        {"episode": node, "concept": store_key(episode.tenant, "concept", f"{name}\n{owner}"), "name": name, **whose}
         for name in episode.concepts
     ]
+
+
+def _whose(user: str | None) -> dict[str, Any]:
+    """Values of a statement that is about one user, or about all (None). A null has no type in Ladybug's statements."""
+    return {"everybody": user is None, "user": user or ""}
 
 
 def _edge(tenant: str, left: str, right: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A client's retry is the same turn: finds the turn of an ``Idempotency-Key`` on the bus, or makes a new one.
 
-The turn id is a function of tenant, key and generation. A turn that is answered, or that failed for good, is
+The turn id is a function of tenant, user, key and generation. A turn that is answered, or that failed for good, is
 repeated; one that still runs is joined; one that failed for a passing reason, was cancelled or is past its
 deadline makes room for the next generation. Generations are tried in order, so all replicas agree.
 """
@@ -33,7 +33,15 @@ class Claim:
 
 
 async def claim(
-    bus: Bus, query: Query, *, seed: int | None, tenant: str, session_id: str | None, key: str | None, timeout: float
+    bus: Bus,
+    query: Query,
+    *,
+    seed: int | None,
+    tenant: str,
+    user: str,
+    session_id: str | None,
+    key: str | None,
+    timeout: float,
 ) -> Claim:
     """Find or make the turn of a request. Publishes nothing.
 
@@ -44,11 +52,11 @@ async def claim(
         Unavailable: the broker cannot be read.
     """
     if key is None:
-        return _new_claim(query, new_turn(tenant=tenant, session_id=session_id, timeout=timeout), seed)
+        return _new_claim(query, new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout), seed)
     for generation in range(MAX_GENERATIONS):
         # A header holds no newline, so no client's key is the same as that of another key's later generation.
         name = key if generation == 0 else f"{key}\n{generation}"
-        envelope = new_turn(tenant=tenant, session_id=session_id, timeout=timeout, key=name)
+        envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout, key=name)
         new_claim = _new_claim(query, envelope, seed)
         previous = await bus.last(QueryReceived, envelope.turn_id)
         if previous is None:

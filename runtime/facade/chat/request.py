@@ -15,7 +15,7 @@ from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
-from schemas.findings import Level, Query
+from schemas.findings import Level, MemoryScope, Query
 
 S = TypeVar("S", bound=Struct)
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
@@ -28,7 +28,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
-    "store": (None, False),
     "verbosity": (None,),
     "web_search_options": (None,),
 }
@@ -88,12 +87,13 @@ _FREE = ResponseFormat(type="text")
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The field ``kiki``, which OpenAI does not have: level of cognition, candidates that the panel judges, whether the
-    reply has the turn's account (``trace``), and whether it shows reasoning."""
+    reply has the turn's account (``trace``), whether it shows reasoning, and what is recalled (``memory``)."""
 
     level: Level | None = None
     candidates: Count | None = None
     trace: bool = False
     thinking: bool | None = None
+    memory: MemoryScope | None = None
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +133,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     prediction: Any = None
     reasoning_effort: Any = None
     service_tier: Any = None
-    store: Any = None
+    store: bool | None = None
     tool_choice: Any = None
     tools: Any = None
     verbosity: Any = None
@@ -145,8 +145,8 @@ class CheckedRequest:
     """A checked request.
 
     ``seed`` is None when the request has none; ``level`` holds unless the router plans another; ``thinking`` is whether
-    the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``n`` is the number of choices in
-    the reply.
+    the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``users`` are the fields that
+    name the user, with their values; ``n`` is the number of choices in the reply.
     """
 
     query: Query
@@ -158,6 +158,7 @@ class CheckedRequest:
     trace: bool
     thinking: bool
     session: str | None
+    users: tuple[tuple[str, str | None], ...]
 
 
 def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") -> S:
@@ -198,6 +199,8 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         candidates=_candidates(body, level),
         stream=bool(body.stream),
         tooling=tooling,
+        memory=body.kiki.memory,
+        store=body.store is not False,
     )
     return CheckedRequest(
         query=query,
@@ -209,6 +212,7 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         trace=body.kiki.trace,
         thinking=model.thinking if body.kiki.thinking is None else body.kiki.thinking,
         session=(body.metadata or {}).get("session_id"),
+        users=(("user", body.user), ("safety_identifier", body.safety_identifier)),
     )
 
 

@@ -20,6 +20,7 @@ from bus.turn import ALL_KINDS, ENDS, Happening, TurnEvents, error_of
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
 from runtime.facade.chat.request import CheckedRequest
+from runtime.facade.owner import Owner
 from runtime.facade.settings import FacadeSettings
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, Unavailable
@@ -205,7 +206,7 @@ class Turns:
         self,
         request: CheckedRequest,
         *,
-        tenant: str,
+        owner: Owner,
         session_id: str | None,
         key: str | None,
         context: Context | None = None,
@@ -227,7 +228,8 @@ class Turns:
                 self.bus,
                 request.query,
                 seed=request.seed,
-                tenant=tenant,
+                tenant=owner.tenant,
+                user=owner.user,
                 session_id=session_id,
                 key=key,
                 timeout=self.settings.turn_timeout,

@@ -1,15 +1,12 @@
-"""``/v1/sessions/{id}`` and ``/v1/episodes``: show, search and forget what the memory holds of the request's tenant."""
+"""``/v1/sessions/{id}`` and ``/v1/episodes``: show, search and forget what the memory holds of the request's user."""
 
-import hashlib
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
-from runtime.facade.dependencies import Facade, Parts, Tenant
-from schemas.chat import Message
+from runtime.facade.dependencies import Facade, Parts, WhoseMemory
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
@@ -21,9 +18,9 @@ MAX_HITS = 100
 
 
 @router.get("/v1/sessions/{session_id:path}")
-async def show_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def show_session(session_id: str, parts: Parts, owner: WhoseMemory) -> JSONResponse:
     """A session's episodes in time; 404 when nothing is remembered of it."""
-    request = SessionRequest(tenant=tenant, session_id=_check_session_id(session_id))
+    request = SessionRequest(tenant=owner.tenant, user=owner.user, session_id=_check_session_id(session_id))
     timeout = parts.settings.memory_timeout
     reply = await parts.bus.request("memory.session", request, SessionReply, timeout=timeout)
     if not reply.episodes:
@@ -34,10 +31,18 @@ async def show_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONRes
     return JSONResponse({"object": "session", "id": session_id, "episodes": episodes})
 
 
+@router.delete("/v1/sessions")
+async def forget_user(parts: Parts, owner: WhoseMemory) -> JSONResponse:
+    """Delete all that is remembered of the user whom the request names."""
+    request = ForgetRequest(tenant=owner.tenant, user=owner.user)
+    reply = await parts.bus.request("memory.forget", request, ForgetReply, timeout=parts.settings.forget_timeout)
+    return JSONResponse({"object": "memory.deleted", "user": owner.user, "deleted": True, "episodes": reply.episodes})
+
+
 @router.delete("/v1/sessions/{session_id:path}")
-async def forget_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def forget_session(session_id: str, parts: Parts, owner: WhoseMemory) -> JSONResponse:
     """Delete a session from the record and from every store. Deleting again deletes nothing."""
-    request = ForgetRequest(tenant=tenant, session_id=_check_session_id(session_id))
+    request = ForgetRequest(tenant=owner.tenant, user=owner.user, session_id=_check_session_id(session_id))
     timeout = parts.settings.forget_timeout
     reply = await parts.bus.request("memory.forget", request, ForgetReply, timeout=timeout)
     return JSONResponse({"object": "session.deleted", "id": session_id, "deleted": True, "episodes": reply.episodes})
@@ -46,7 +51,7 @@ async def forget_session(session_id: str, parts: Parts, tenant: Tenant) -> JSONR
 @router.get("/v1/episodes")
 async def search_episodes(
     parts: Parts,
-    tenant: Tenant,
+    owner: WhoseMemory,
     query: str = "",
     limit: Annotated[int, Query(ge=1, le=MAX_HITS)] = 10,
     session_id: str | None = None,
@@ -56,7 +61,8 @@ async def search_episodes(
     if not query.strip():
         raise InvalidInput("'query' is empty: say what to look for.", param="query")
     request = SearchRequest(
-        tenant=tenant,
+        tenant=owner.tenant,
+        user=owner.user,
         vector=await _embed(parts, query),
         text=query,
         limit=limit,
@@ -66,20 +72,6 @@ async def search_episodes(
     reply = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
     hits = [{**_episode_body(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in reply.hits]
     return JSONResponse({"object": "list", "data": hits})
-
-
-def derive_session_id(messages: Sequence[Message]) -> str:
-    """A session id for a client that names none: the same for all turns of a conversation.
-
-    Made of its opening, which every later turn repeats: the instructions and the first question. Two conversations
-    of one tenant that open alike share a session.
-    """
-    digest = hashlib.sha256()
-    for message in messages:
-        digest.update(f"{message.role}\n{len(message.content)}\n{message.content}\n".encode())
-        if message.role == "user":
-            break
-    return f"opening-{digest.hexdigest()[:32]}"
 
 
 async def _embed(parts: Facade, text: str) -> tuple[float, ...]:

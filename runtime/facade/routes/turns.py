@@ -1,4 +1,4 @@
-"""``GET /v1/turns/{turn_id}``: what each stage decided, for the tenant of the turn."""
+"""``GET /v1/turns/{turn_id}``: what each stage decided, for the tenant and the user of the turn."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from bus.turn_events import StoredEvent, read_turn_events
-from runtime.facade.dependencies import Parts, Tenant
+from runtime.facade.dependencies import Parts, WhoseMemory
+from runtime.facade.owner import Owner
 from schemas.envelope import is_turn_id
 from schemas.errors import InvalidInput
 
@@ -15,22 +16,23 @@ router = APIRouter()
 
 
 @router.get("/v1/turns/{turn_id}")
-async def show_turn(turn_id: str, parts: Parts, tenant: Tenant) -> JSONResponse:
+async def show_turn(turn_id: str, parts: Parts, owner: WhoseMemory) -> JSONResponse:
     """The stored events of a turn, in order, without the query's vector."""
-    entries = await _load_events(turn_id, parts, tenant)
+    entries = await _load_events(turn_id, parts, owner)
     if not entries:
         raise InvalidInput(f"no turn '{turn_id}' of yours is stored.", code="turn_not_found", param="turn_id")
     return JSONResponse({"id": turn_id, "object": "turn", "events": [_event(entry) for entry in entries]})
 
 
-async def _load_events(turn_id: str, parts: Parts, tenant: str) -> list[StoredEvent]:
+async def _load_events(turn_id: str, parts: Parts, owner: Owner) -> list[StoredEvent]:
     if not is_turn_id(turn_id):
         return []
     try:
         entries = await read_turn_events(parts.bus, turn_id)
     except InvalidInput:
         return []
-    return [entry for entry in entries if entry.event.envelope.tenant == tenant]
+    envelopes = [entry.event.envelope for entry in entries]
+    return [entry for entry, of in zip(entries, envelopes, strict=True) if (of.tenant, of.user) == owner]
 
 
 def _event(entry: StoredEvent) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from agents.memory.episodes import episode_id
+from agents.memory.episodes import episode_id, owner_key
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope, new_turn
 from schemas.episode import Episode
@@ -30,6 +30,14 @@ from schemas.findings import (
 SIZE = 64
 """Small vectors: the stores do not care."""
 
+USER = "mia"
+"""The user of each tenant, unless a test names another."""
+
+
+def owner(tenant: str = "ann", user: str = USER, session: str = "") -> str:
+    """The key of whose memory it is."""
+    return owner_key(tenant, user, session)
+
 
 def unit(seed: int, size: int = SIZE) -> tuple[float, ...]:
     """A random unit vector; two of them are nearly orthogonal."""
@@ -43,6 +51,7 @@ def episode(
     turn: str,
     *,
     tenant: str = "ann",
+    user: str = USER,
     session: str = "s1",
     question: str = "",
     answer: str = "yes",
@@ -55,6 +64,7 @@ def episode(
         turn_id=turn,
         session_id=session,
         tenant=tenant,
+        user=user,
         created_at=at,
         question=question or f"question of {turn}",
         answer=answer,
@@ -70,9 +80,11 @@ def episode(
     )
 
 
-def turn(*, tenant: str = "ann", session: str = "s1", timeout: float = 20.0, key: str | None = None) -> Envelope:
+def turn(
+    *, tenant: str = "ann", user: str = USER, session: str = "s1", timeout: float = 20.0, key: str | None = None
+) -> Envelope:
     """A fresh turn."""
-    return new_turn(tenant=tenant, session_id=session, timeout=timeout, key=key)
+    return new_turn(tenant=tenant, user=user, session_id=session, timeout=timeout, key=key)
 
 
 def query(text: str) -> Query:

@@ -23,7 +23,7 @@ from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
-from tests.agents.memory.scenes import SIZE, answer_ready, query_routed, turn, unit
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, owner, query_routed, turn, unit
 from tests.agents.scripted import degraded_count
 
 pytestmark = pytest.mark.anyio
@@ -217,7 +217,7 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
         await wait_for_projection(bus, 9, 9)
 
         async def read_state() -> tuple[Any, ...]:
-            ask = Lookup(tenant="ann", vector=unit(0), text="what", limit=99)
+            ask = Lookup(owner=owner(), vector=unit(0), text="what", limit=99)
             matches = await agent._stores.atlas.search(ask)
             by_id = sorted(matches, key=lambda match: match.episode_id)
             ids = [episode_id(tenant="ann", turn_id=envelope.turn_id) for envelope in turns]
@@ -249,7 +249,7 @@ async def test_search_answers_within_tenant_and_session(bus: Bus, settings: Memo
         await wait_for_projection(bus, 3, 3)
 
         async def search_answers(**more: Any) -> list[str]:
-            request = SearchRequest(tenant="ann", vector=unit(1), **more)
+            request = SearchRequest(user=USER, tenant="ann", vector=unit(1), **more)
             return [hit.answer for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
 
         assert await search_answers() == ["in a", "in b"]

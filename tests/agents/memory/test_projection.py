@@ -58,9 +58,10 @@ async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int
             ("again", "first"),
             ("again", "second"),
         }
-        replacements = await stores.trace.find_superseded(names, tenant="ann", as_of=3.0)
-        assert {names[item]: names[by] for item, by in replacements.items()} == {"first": "third", "second": "third"}
-        assert await stores.trace.find_superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
+        keys = {store_key("ann", "episode", name): turn for name, turn in names.items()}
+        replacements = await stores.trace.find_superseded(keys, as_of=3.0)
+        assert {keys[item]: keys[by] for item, by in replacements.items()} == {"first": "third", "second": "third"}
+        assert await stores.trace.find_superseded(keys, as_of=2.5, known=100.5) == {}
 
 
 async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -> None:

@@ -13,7 +13,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
 from agents.memory.words import WordEncoder
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: 
         episode("new", session="s2", question="My budget is 1500 euros.", answer="", at=200.0, vector=near.tolist()),
         episode("else", session="s3", question="The cat sleeps.", answer="", at=150.0, vector=unit(3)),
     ]
-    lookup = Lookup(tenant="ann", vector=budget, text="What is my budget in euros?")
+    lookup = Lookup(owner=owner(), vector=budget, text="What is my budget in euros?")
     stores = Stores(settings)
     async with stores.open(do_nothing), stores.write_lock:
         await project_episodes(stores, episodes)
@@ -55,7 +55,7 @@ async def test_a_newer_home_leads_though_neither_words_nor_vector_find_it(tmp_pa
                                      for n in range(3))
         ),
     ]  # fmt: skip
-    lookup = Lookup(tenant="ann", vector=unit(1), text="Where do I live?", limit=2)
+    lookup = Lookup(owner=owner(), vector=unit(1), text="Where do I live?", limit=2)
     stores, words = Stores(settings), WordEncoder()
     async with stores.open(do_nothing), stores.write_lock:
         await project_episodes(stores, episodes)
@@ -93,7 +93,7 @@ async def test_recall_and_graph_agree_on_what_is_replaced(
     async with stores.open(do_nothing), stores.write_lock:
         await project_episodes(stores, episodes)
         edges = (await stores.trace.edges(tenant="ann"))["SUPERSEDES"]
-        ranking = await find(stores, Lookup(tenant="ann", vector=unit(1)), now=300.0, settings=settings)
+        ranking = await find(stores, Lookup(owner=owner(), vector=unit(1)), now=300.0, settings=settings)
     old_id, new_id = (item.episode_id for item in episodes)
     assert edges == ([(new_id, old_id)] if is_replaced else [])
     replaced = {item.match.episode_id: item.newer for item in ranking}

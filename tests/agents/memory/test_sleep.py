@@ -33,7 +33,7 @@ from schemas.memory import (
 )
 from tests.agents.memory.memories import eventually, run_memory_agent
 from tests.agents.memory.pairs import PAIRS, pair_settings
-from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, owner, turn, unit
 from tests.agents.scripted import scripted_worker, user_text
 
 pytestmark = [
@@ -97,7 +97,7 @@ async def read_state(agent: MemoryAgent, tenant: str) -> tuple[object, ...]:
     """All that the stores tell of a tenant."""
     atlas, trace = agent._stores.atlas, agent._stores.trace
     texts = await atlas.read(sorted(await atlas.keys(tenant=tenant)))
-    matches = await atlas.search(Lookup(tenant=tenant, vector=unit(1), text="fact", limit=99))
+    matches = await atlas.search(Lookup(owner=owner(tenant), vector=unit(1), text="fact", limit=99))
     scores = sorted((match.episode_id, round(match.similarity, 5), round(match.lexical, 5)) for match in matches)
     return texts, scores, await trace.edges(tenant=tenant), await trace.keys(tenant=tenant)
 
@@ -122,7 +122,7 @@ async def test_related_episodes_are_summed_up_once_and_nothing_is_lost(bus: Bus,
         assert {job.lane for job in worker.jobs} == {"background"}
         await wait_for_agreement(bus, 13)
 
-        lookup = Lookup(tenant="ann", vector=about(1, 99), text="topic 1", limit=32)
+        lookup = Lookup(owner=owner(), vector=about(1, 99), text="topic 1", limit=32)
         by_text = {
             item.match.question + item.match.answer: item
             for item in await find(agent._stores, lookup, now=0.0, settings=settings)
@@ -158,7 +158,7 @@ async def test_forgetting_a_session_forgets_the_summaries_of_it(bus: Bus, settin
         await wait_for_agreement(bus, 4)
         (summary,) = (await request_sleep(bus)).merged
         assert len(summary.episodes) == 4
-        forget = ForgetRequest(tenant="ann", session_id="ann-2")
+        forget = ForgetRequest(user=USER, tenant="ann", session_id="ann-2")
         assert (await bus.request("memory.forget", forget, ForgetReply, timeout=10.0)).episodes == 1
         await wait_for_agreement(bus, 3)
         atlas = agent._stores.atlas

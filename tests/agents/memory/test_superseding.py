@@ -170,7 +170,7 @@ def test_a_chain_is_shown_newest_first_and_all_name_the_newest() -> None:
     assert ordered[0].corrects == {"e0", "e1"}
 
 
-def test_what_corrects_a_relevant_episode_is_relevant_though_far_from_the_query() -> None:
+def test_a_correction_of_a_relevant_episode_is_relevant_though_far_from_the_query() -> None:
     texts = ("My name is Sam and I live in Toronto.", "I moved to Montreal.", "I moved to Ottawa.")
     ranking = [
         ScoredMatch(match=replace(match(n, at=float(n), text=text), similarity=0.6 if n == 0 else 0.1), score=1.0 - n)

@@ -33,7 +33,7 @@ async def test_a_dream_is_run_listed_and_looked_at(bus: Bus, nats_url: str, tmp_
         assert result.returncode == 0, result.stderr
         assert f"mine is {(await export_mine(bus)).sha256[:12]} now: 2 records" in result.stdout
         listing = " ".join((await kiki(nats_url, "ls")).stdout.split())
-        assert "de-mine-1 done mine replay, downscale; 2 records" in listing
+        assert "de-mine-1 done mine replay, downscale; 2 records of ann/" in listing
         assert "de-mine-1 swapped mine" in listing
         status = json.loads((await kiki(nats_url, "status", "de-mine-1")).stdout)
         assert (status["state"], status["report"]["record_ids"]) == ("done", [1, 2])

@@ -26,7 +26,7 @@ from schemas.memory import (
 )
 from schemas.services import Selection
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
-from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
 
@@ -54,19 +54,19 @@ async def hold_dialogue(bus: Bus) -> None:
         await eventually(partial(bus.last, EpisodeRecorded, turn_id, stream=EPISODES))
     await bus.publish(answer_ready(turn(key="secret", session="private"), unit(99), text="a secret"))
     await wait_for_projection(bus, TURNS + 1, TURNS + 1)
-    request = ForgetRequest(tenant="ann", session_id="private")
+    request = ForgetRequest(user=USER, tenant="ann", session_id="private")
     assert (await bus.request("memory.forget", request, ForgetReply, timeout=10)).episodes == 1
 
 
 async def read_memory(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyReply]:
     """Everything that a memory can be asked: its session, what each question finds, and whether its stores agree."""
     session = await bus.request(
-        "memory.session", SessionRequest(tenant="ann", session_id="s1"), SessionReply, timeout=10
+        "memory.session", SessionRequest(user=USER, tenant="ann", session_id="s1"), SessionReply, timeout=10
     )
     searches = [
         await bus.request(
             "memory.search",
-            SearchRequest(tenant="ann", vector=unit(number), text=QUESTIONS[number], limit=20, as_of=2e9),
+            SearchRequest(user=USER, tenant="ann", vector=unit(number), text=QUESTIONS[number], limit=20, as_of=2e9),
             SearchReply,
             timeout=10,
         )

@@ -10,7 +10,7 @@ from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore
 from agents.memory.stores.points import CONFIG, Atlas, Lookup
 from schemas.errors import SetupError
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 
 def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
     first.place([episode("t1", vector=unit(1))], {})
     first.close()
     again = Atlas.open(tmp_path / "atlas", size=SIZE)
-    assert again.search(Lookup(tenant="ann", vector=unit(1), limit=1))[0].turn_id == "t1"
+    assert again.search(Lookup(owner=owner(), vector=unit(1), limit=1))[0].turn_id == "t1"
     again.close()
 
 

@@ -22,7 +22,7 @@ from agents.memory.stores.points import Atlas, Lookup
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 from tests.agents.memory.memories import eventually
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 from tests.agents.memory.stores.optimiser import shard
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ def name(number: int) -> str:
 
 async def search_episode(stores: Stores, number: int) -> dict[str, float]:
     """What a search for one episode gives, with the cosines."""
-    lookup = Lookup(tenant="ann", vector=unit(number), text=f"heron{number}", limit=5)
+    lookup = Lookup(owner=owner(), vector=unit(number), text=f"heron{number}", limit=5)
     matches = await shard(stores).run(lambda atlas: atlas.search(lookup))
     return {match.turn_id: round(match.similarity, 4) for match in matches}
 

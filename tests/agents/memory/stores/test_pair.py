@@ -21,7 +21,7 @@ from agents.memory.stores.points import Atlas, Lookup
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def test_the_turns_that_a_killed_writer_printed_are_there(settings: Memory
         assert forget.times == 0
         for turn in turns:
             vector = unit(int(turn[1:]))
-            (match,) = await stores.atlas.search(Lookup(tenant="ann", vector=vector, limit=1))
+            (match,) = await stores.atlas.search(Lookup(owner=owner(), vector=vector, limit=1))
             assert match.turn_id == turn
         near = await stores.trace.neighbours(episode_id(tenant="ann", turn_id=turns[5]), tenant="ann")
         assert near.previous == episode_id(tenant="ann", turn_id=turns[4])
@@ -130,7 +130,7 @@ async def test_an_episode_without_a_fitting_embedding_is_found_by_its_words(sett
             stores, [episode("none"), episode("small", vector=unit(1, size=8)), episode("t", vector=unit(1))]
         )
         assert await counts(stores) == (3, 3)
-        lookup = Lookup(tenant="ann", vector=unit(1), text="the question of small")
+        lookup = Lookup(owner=owner(), vector=unit(1), text="the question of small")
         ranking = await find(stores, lookup, now=0.0, settings=settings)
         own = {candidate.match.turn_id: candidate.match.own > 0.9 for candidate in ranking}
         assert own == {"none": False, "small": False, "t": True}

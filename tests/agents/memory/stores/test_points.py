@@ -25,7 +25,7 @@ from agents.memory.stores.qdrant import QdrantAtlas
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 from tests.agents.memory.conftest import qdrant_settings, skip_without
-from tests.agents.memory.scenes import SIZE, episode, unit
+from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 pytestmark = [
     pytest.mark.anyio,
@@ -65,7 +65,7 @@ async def search(
     atlas: AtlasStore, vector: Sequence[float], *, tenant: str = "ann", limit: int = 10, **more: Any
 ) -> list[Match]:
     """Nearest first."""
-    matches = await atlas.search(Lookup(tenant=tenant, vector=tuple(vector), limit=limit, **more))
+    matches = await atlas.search(Lookup(owner=owner(tenant), vector=tuple(vector), limit=limit, **more))
     return sorted(matches, key=lambda match: -match.similarity)
 
 

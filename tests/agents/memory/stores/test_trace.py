@@ -20,7 +20,7 @@ from agents.memory.stores.trace import Neighbours, Trace, link_changes
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 from tests.agents.memory.conftest import bolt_settings, neo4j_settings, skip_without
-from tests.agents.memory.scenes import episode
+from tests.agents.memory.scenes import USER, episode
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +121,7 @@ async def test_concepts_are_the_tenants_own_and_go_with_their_last_mention(graph
     await trace.upsert([mine])
     assert await trace.concepts(mine.episode_id, tenant="ann") == ["cat", "lisbon"]
     assert await trace.concepts(mine.episode_id, tenant="bob") == []
-    await trace.remove_session("about-c1", tenant="ann")
+    await trace.remove_session("about-c1", tenant="ann", user=USER)
     assert await trace.concepts(mine.episode_id, tenant="ann") == []
     assert await trace.concepts(also.episode_id, tenant="ann") == ["lisbon"]
     assert await trace.concepts(theirs.episode_id, tenant="bob") == ["lisbon"]
@@ -138,7 +138,7 @@ async def test_an_episode_in_the_prompt_caused_the_answer_whichever_comes_first(
     edges = (await trace.edges(tenant="cause"))["CAUSED"]
     assert edges == sorted([(first.episode_id, answer.episode_id), (second.episode_id, answer.episode_id)])
     assert await trace.keys(tenant="cause") != set()
-    assert [entry.turn_id for entry in await trace.turns("s1", tenant="cause")] == ["p1", "p2", "p3"]
+    assert [entry.turn_id for entry in await trace.turns("s1", tenant="cause", user=USER)] == ["p1", "p2", "p3"]
 
 
 async def test_a_replaced_episode_is_known_on_both_axes_of_time(trace: Trace) -> None:
@@ -150,14 +150,15 @@ async def test_a_replaced_episode_is_known_on_both_axes_of_time(trace: Trace) ->
         await trace.supersede([(names[1], names[0]), (names[2], names[0]), (names[2], names[1])])
 
     async def find_replaced(**when: float) -> dict[str, str]:
-        return await trace.find_superseded(learnt, tenant="times", **when)
+        ids = dict(zip(names, learnt, strict=True))
+        return {ids[older]: ids[newer] for older, newer in (await trace.find_superseded(names, **when)).items()}
 
     assert await find_replaced() == {first.episode_id: third.episode_id, second.episode_id: third.episode_id}
     assert await find_replaced(as_of=150.0) == {}
     assert await find_replaced(as_of=250.0) == {first.episode_id: second.episode_id}
     assert await find_replaced(known=2500.0) == {first.episode_id: third.episode_id}
     assert await find_replaced(as_of=250.0, known=2500.0) == {}
-    assert await trace.find_superseded(learnt, tenant="bob") == {}
+    assert await trace.find_superseded([store_key("bob", "episode", name) for name in learnt]) == {}
     assert len((await trace.edges(tenant="times"))["SUPERSEDES"]) == 3
 
 
@@ -172,8 +173,8 @@ async def test_a_summary_stands_for_its_parts_whichever_comes_first(trace: Trace
     summary = (whole.episode_id, store_key("sum", "episode", whole.episode_id))
     assert await trace.summaries(names) == {summary: sorted(names)}
     assert await trace.summaries(names[:1]) == {summary: names[:1]}
-    assert await trace.summaries_of("of1", tenant="sum") == ["told"]
-    assert await trace.summaries_of("of1", tenant="bob") == []
+    assert await trace.summaries_of("of1", tenant="sum", user=USER) == ["told"]
+    assert await trace.summaries_of("of1", tenant="bob", user=USER) == []
 
 
 async def test_an_empty_graph_forgets_everything(graph: Graph, trace: Trace) -> None:

@@ -135,7 +135,7 @@ async def test_neutral_values_pass(http: httpx.AsyncClient, script: Script) -> N
         "user": "u",
         "metadata": {"a": "b"},
         "prompt_cache_key": "k",
-        "safety_identifier": "s",
+        "safety_identifier": "u",
         "n": None,
     }
     reply = await http.post("/v1/chat/completions", json=chat_body() | neutral | harmless)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
 from agents.memory.agent import MemoryAgent
@@ -19,20 +18,17 @@ from bus.connection import Bus
 from bus.testing import run_agents
 from bus.topology import EPISODES
 from runtime.facade import FacadeSettings
-from runtime.facade.routes.sessions import derive_session_id
 from runtime.records.transfer import import_entries
-from schemas.chat import Message
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 from schemas.status import StatusReply
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
-from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
-from tests.runtime.facade.scripted import Script
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, turn, unit
 
 pytestmark = pytest.mark.anyio
 KEYS = {"ann-key": "ann", "bob-key": "bob"}
-ANN = {"Authorization": "Bearer ann-key"}
-BOB = {"Authorization": "Bearer bob-key"}
+ANN = {"Authorization": "Bearer ann-key", "X-User-Id": USER}
+BOB = {"Authorization": "Bearer bob-key", "X-User-Id": USER}
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +78,9 @@ async def memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
         ann_lines = [
             HistoryLine(session="s/1", speaker="Ann", text=f"The secret word {n} is quetzal.", id=n) for n in range(3)
         ]
-        await import_entries(bus, date_lines(ann_lines), embed, tenant="ann", tick=lambda _: None)
+        await import_entries(bus, date_lines(ann_lines), embed, tenant="ann", user=USER, tick=lambda _: None)
         bob_lines = [HistoryLine(session="s/1", speaker="Bob", text="The secret word is axolotl.", id="b")]
-        await import_entries(bus, date_lines(bob_lines), embed, tenant="bob", tick=lambda _: None)
+        await import_entries(bus, date_lines(bob_lines), embed, tenant="bob", user=USER, tick=lambda _: None)
         yield agent
 
 
@@ -159,27 +155,3 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     await wait_for_projection(bus, 2, 2)
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
     assert (await http.delete("/v1/sessions/s/1", headers=ANN)).json()["episodes"] == 0
-
-
-def messages(*pairs: tuple[str, str]) -> list[Message]:
-    return [msgspec.convert({"role": role, "content": text}, Message) for role, text in pairs]
-
-
-def test_a_derived_session_id_depends_on_the_opening_alone() -> None:
-    first = messages(("system", "Be brief."), ("user", "Hi"))
-    later = [*first, *messages(("assistant", "Hello"), ("user", "Bye"))]
-    assert derive_session_id(first) == derive_session_id(later)
-    assert derive_session_id(first) != derive_session_id(messages(("user", "Hi")))
-    assert derive_session_id(first) != derive_session_id(messages(("system", "Be brief."), ("user", "Ho")))
-
-
-async def test_turns_of_one_conversation_without_a_session_id_share_a_session(
-    script: Script, http: httpx.AsyncClient
-) -> None:
-    opening = [{"role": "user", "content": "My cat is Milo."}]
-    more = [*opening, {"role": "assistant", "content": "Nice."}, {"role": "user", "content": "Who is Milo?"}]
-    for conversation in (opening, more, [{"role": "user", "content": "Else"}]):
-        body = {"model": "micro-kiki", "messages": conversation}
-        assert (await http.post("/v1/chat/completions", json=body, headers=ANN)).status_code == 200
-    first, second, third = (event.envelope.session_id for event in script.queries)
-    assert first == second != third
