@@ -158,7 +158,11 @@ def _build_memory(settings: "Settings") -> "Agent":
     from agents.memory.settings import MemorySettings
     from runtime.models import prepare
 
-    defaults = {"data_dir": settings.data_dir / "memory", "tokenizer": prepare(settings.model) / "tokenizer.json"}
+    defaults = {
+        "data_dir": settings.data_dir / "memory",
+        "tokenizer": prepare(settings.model) / "tokenizer.json",
+        "embedder": settings.embedder,
+    }
     return MemoryAgent(read_settings(MemorySettings, "memory", settings, defaults))
 
 

@@ -5,12 +5,14 @@ from functools import cache
 
 from msgspec import Struct
 
+from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked, windows
 from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup, unscored_match
+from agents.memory.superseding import least_cosine
 from agents.memory.words import WordEncoder, coverage
 from bus import metrics
 from schemas.episode import Episode
@@ -68,17 +70,19 @@ def _word_encoder(language: str) -> WordEncoder:
 async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, str]]:
     """Find what the episode replaces and what replaces it: pairs of store keys, the newer episode first.
 
-    The rule is recall's, without a model: the same speaker, a cosine of at least ``same_fact``, another text. Only the
-    :data:`NEAR` nearest episodes in Atlas are compared.
+    The rule is recall's, without a model (:func:`agents.memory.ranking.replaces`). Only the :data:`NEAR` nearest
+    episodes in Atlas, and as many with the same words, are compared; an episode that claims nothing with none.
     """
-    if len(episode.embedding) != stores.settings.vector_size:
+    settings = stores.settings
+    if len(episode.embedding) != settings.vector_size or not any(read_claims(episode.question)):
         return set()
     mine, own = unscored_match(episode), unit(episode.embedding)
-    lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, limit=NEAR)
+    least = least_cosine(settings.embedder, settings.same_fact)
+    lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, text=episode.question, limit=NEAR)
     pairs: set[tuple[str, str]] = set()
     for match in await stores.atlas.search(lookup):
         vector = unpacked(match.vector)
-        if vector is None or float(vector @ own) < stores.settings.same_fact:
+        if vector is None or float(vector @ own) < least:
             continue
         older, newer = sorted((mine, match), key=lambda side: (side.created_at, side.episode_id))
         if replaces(newer, older):

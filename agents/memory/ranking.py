@@ -7,15 +7,18 @@ This was measured (``kiki bench locomo``) to be better than z-scores or reciproc
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agents.memory.claims import read_claims
 from agents.memory.context import Vector
 from agents.memory.dates import Span, resolve_dates
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
+from agents.memory.superseding import corrects, least_cosine, says_otherwise
 from agents.memory.words import WordEncoder, coverage
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
@@ -39,6 +42,7 @@ class Match(Struct, frozen=True, kw_only=True):
     """An episode that the store found.
 
     Attributes:
+        key: the store's key; empty for an episode that is not stored yet.
         created_at: Unix time in seconds.
         similarity: cosine of the query and the episode with its neighbours.
         own: cosine of the query and the episode alone; 0 until :func:`fill_own_cosines` fills it in.
@@ -60,6 +64,7 @@ class Match(Struct, frozen=True, kw_only=True):
     source_id: str = ""
     vector: str | None = None
     summary: str = ""
+    key: str = ""
 
 
 class ScoredMatch(Struct, frozen=True, kw_only=True):
@@ -72,6 +77,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
         asks: whether the episode is a question without an answer.
         dated: whether the query names the date at which it was said.
         newer: id of the episode that supersedes it.
+        corrects: ids of the episodes of which it replaces all or a part, directly or through others.
     """
 
     match: Match
@@ -82,6 +88,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
     asks: bool = False
     dated: bool = False
     newer: str | None = None
+    corrects: frozenset[str] = frozenset()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -136,26 +143,87 @@ def fill_own_cosines(
 
 
 def demote_superseded(
-    ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], *, settings: MemorySettings
+    ranking: Sequence[ScoredMatch],
+    vectors: Mapping[str, Vector],
+    *,
+    settings: MemorySettings,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> list[ScoredMatch]:
-    """The ranking again, with a lower score for the older of two episodes that speak of the same thing.
+    """The ranking again, each episode behind all that supersede it, or that replace a part of what it says.
 
-    Two speak of the same thing when the cosine of their own vectors (by episode id) is at least ``same_fact``, the
-    speaker is the same and the texts differ. An episode without a vector here keeps its score.
+    ``known`` are replacements that the graph knows: ids of older episodes, each with the newer one's. Those with a
+    vector (the own one, by episode id) are compared with each other as well.
     """
-    matches = [candidate.match for candidate in ranking if candidate.match.episode_id in vectors]
+    corrections = list(_compare_all(ranking, vectors, settings))
+    whole = {(newer.episode_id, older.episode_id) for newer, older in corrections if replaces(newer, older)}
+    parts = {(newer.episode_id, older.episode_id) for newer, older in corrections}
+    known_pairs = {(newer, older) for older, newer in known.items()}
+    return put_newer_first(ranking, whole | known_pairs, parts=parts, settings=settings)
+
+
+def _compare_all(
+    ranking: Sequence[ScoredMatch], vectors: Mapping[str, Vector], settings: MemorySettings
+) -> Iterator[tuple[Match, Match]]:
+    """Which episodes replace others, or a part of them: the newer one first."""
+    matches = [
+        candidate.match
+        for candidate in ranking
+        if candidate.match.episode_id in vectors and any(read_claims(candidate.match.question))
+    ]
     if not matches:
-        return list(ranking)
+        return
     rows = np.stack([vectors[match.episode_id] for match in matches])
-    replacements: dict[str, Match] = {}
-    for first, second in np.argwhere(rows @ rows.T >= settings.same_fact).tolist():
-        older, newer = matches[first], matches[second]
-        if replaces(newer, older):
-            replacements[older.episode_id] = newer
-    return sorted(
-        (_demote(candidate, replacements.get(candidate.match.episode_id), settings) for candidate in ranking),
-        key=_order,
+    least = least_cosine(settings.embedder, settings.same_fact)
+    for first, second in np.argwhere(rows @ rows.T >= least).tolist():
+        newer, older = matches[first], matches[second]
+        if _follows(newer, older) and corrects(newer.question, older.question):
+            yield newer, older
+
+
+def put_newer_first(
+    ranking: Sequence[ScoredMatch],
+    pairs: Iterable[tuple[str, str]],
+    *,
+    settings: MemorySettings,
+    parts: Iterable[tuple[str, str]] = (),
+) -> list[ScoredMatch]:
+    """The ranking with each newer episode at least where the best of those that it replaces stood, and these behind.
+
+    ``pairs`` are ids, the newer one first; those of which one is not in the ranking, or that are not in the order of
+    time, count nothing. An older episode loses ``superseded_weight`` and names the last that replaced it. Those of
+    ``parts`` are replaced in part only: they just stand behind.
+    """
+    whole = set(pairs)
+    by_id = {candidate.match.episode_id: candidate for candidate in ranking}
+    newer_by_older: dict[str, set[str]] = {}
+    for newer, older in whole.union(parts):
+        if newer in by_id and older in by_id and _is_later(by_id[newer].match, by_id[older].match):
+            newer_by_older.setdefault(older, set()).add(newer)
+    if not newer_by_older:
+        return sorted(ranking, key=_order)
+    oldest_first = sorted(by_id.values(), key=_time_order)
+    scores = {name: candidate.score for name, candidate in by_id.items()}
+    corrections: dict[str, frozenset[str]] = dict.fromkeys(by_id, frozenset())
+    for candidate in oldest_first:
+        name = candidate.match.episode_id
+        for newer in newer_by_older.get(name, ()):
+            scores[newer] = max(scores[newer], scores[name])
+            corrections[newer] |= {name} | corrections[name]
+    last: dict[str, str] = {}
+    for candidate in reversed(oldest_first):
+        name = candidate.match.episode_id
+        if followers := newer_by_older.get(name):
+            if replacing := [follower for follower in followers if (follower, name) in whole]:
+                newest = max(replacing, key=lambda follower: _time_order(by_id[follower]))
+                last[name] = last.get(newest, newest)
+                scores[name] -= settings.superseded_weight
+            scores[name] = min(scores[name], *(scores[newer] for newer in followers))
+    ranked = (
+        replace(candidate, score=scores[name], newer=last.get(name), corrects=corrections[name])
+        for candidate in ranking
+        for name in (candidate.match.episode_id,)
     )
+    return sorted(ranked, key=_order)
 
 
 def keep_relevant(
@@ -163,12 +231,18 @@ def keep_relevant(
 ) -> Iterator[ScoredMatch]:
     """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
 
-    A query of small talk finds nothing, and an episode whose question is small talk is not found.
+    A query of small talk finds nothing, and an episode whose question is small talk is not found. What corrects a match
+    above the floor comes with it.
     """
     if is_small_talk(text):
         return
     query_words = words.query_words(text)
-    yield from (candidate for candidate in ranking if _passes(candidate.match, query_words, words, settings))
+    candidates = list(ranking)
+    matches = {candidate.match.episode_id: candidate.match for candidate in candidates}
+    for candidate in candidates:
+        corrected = () if candidate.newer else (matches[name] for name in candidate.corrects if name in matches)
+        if any(_passes(match, query_words, words, settings) for match in (candidate.match, *corrected)):
+            yield candidate
 
 
 def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:
@@ -244,19 +318,26 @@ def _order(candidate: ScoredMatch) -> tuple[float, float, str]:
 
 
 def replaces(newer: Match, older: Match) -> bool:
-    """Whether, of two similar episodes, ``newer`` is later, by the same speaker, and has another text."""
-    if newer.created_at - older.created_at <= SAME_MOMENT or older.speaker != newer.speaker:
-        return False
-    return (_normalised(older.question), _normalised(older.answer)) != (
-        _normalised(newer.question),
-        _normalised(newer.answer),
-    )
+    """Whether ``newer`` is later, by the same speaker, and says something new of all that ``older`` speaks of."""
+    return _follows(newer, older) and says_otherwise(newer.question, older.question)
 
 
-def _demote(candidate: ScoredMatch, newer: Match | None, settings: MemorySettings) -> ScoredMatch:
-    if newer is None:
-        return candidate
-    return replace(candidate, score=candidate.score - settings.superseded_weight, newer=newer.episode_id)
+def _follows(newer: Match, older: Match) -> bool:
+    """Whether ``newer`` is later, by the same speaker."""
+    return _is_later(newer, older) and _speaker(newer) == _speaker(older)
+
+
+def _is_later(newer: Match, older: Match) -> bool:
+    return newer.created_at - older.created_at > SAME_MOMENT
+
+
+def _speaker(match: Match) -> str:
+    """Who speaks: what is asked in a turn and what is imported of the "user" have one speaker."""
+    return "" if match.speaker == "user" else match.speaker
+
+
+def _time_order(candidate: ScoredMatch) -> tuple[float, str]:
+    return (candidate.match.created_at, candidate.match.episode_id)
 
 
 def _passes(match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings) -> bool:

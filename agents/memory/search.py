@@ -1,6 +1,8 @@
 """One query to the memory: search the store, rank the matches. Turns, ``memory.search`` and benchmarks share it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -9,6 +11,7 @@ from agents.memory.ranking import Match, ScoredMatch, date_spans, demote_superse
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from agents.memory.superseding import is_replaceable, least_cosine
 
 
 async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySettings) -> list[ScoredMatch]:
@@ -18,11 +21,19 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
         Unavailable: the store failed, is closed or busy.
     """
     matches = await search_atlas(stores, lookup, now=now)
-    return rank_matches(matches, lookup, now=now, settings=settings)
+    ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
+    keys = await _find_replacements(stores, lookup, ranking, settings)
+    ids = {match.key: match.episode_id for match in matches}
+    if missing := set(keys.values()) - ids.keys():
+        brought = await stores.atlas.read(sorted(missing))
+        ids |= {key: match.episode_id for key, match in brought.items()}
+        ranking += fuse_scores([*brought.values()], text=lookup.text, now=now, settings=settings)
+    known = {ids[older]: ids[newer] for older, newer in keys.items() if newer in ids}
+    return _close_ranking(ranking, lookup, settings, known)
 
 
 async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Match]:
-    """The candidates: the tenant's best episodes, and the best of the dates that the query names.
+    """The candidates: the owner's best episodes, and the best of the dates that the query names.
 
     Raises:
         Unavailable: the store failed, is closed or busy.
@@ -38,10 +49,31 @@ async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Ma
 def rank_matches(
     matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
 ) -> list[ScoredMatch]:
-    """The store's matches, best first."""
-    ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
+    """The candidates, best first, without what the graph knows of them."""
+    return _close_ranking(fuse_scores(matches, text=lookup.text, now=now, settings=settings), lookup, settings, {})
+
+
+async def _find_replacements(
+    stores: Stores, lookup: Lookup, ranking: Sequence[ScoredMatch], settings: MemorySettings
+) -> Mapping[str, str]:
+    """Ask the graph what replaced the best episodes: store keys, the older episode's with the newer one's.
+
+    So what replaced them is shown though the query does not find it. A lookup within one session knows nothing of the
+    others.
+    """
+    best = (candidate.match for candidate in ranking[: settings.max_hits])
+    names = [match.key for match in best if is_replaceable(match.question)]
+    if not names or lookup.session_id is not None or least_cosine(settings.embedder, settings.same_fact) > 1.0:
+        return MappingProxyType({})
+    as_of = inf if lookup.as_of is None else lookup.as_of
+    return await stores.trace.find_superseded(names, as_of=as_of)
+
+
+def _close_ranking(
+    ranking: Sequence[ScoredMatch], lookup: Lookup, settings: MemorySettings, known: Mapping[str, str]
+) -> list[ScoredMatch]:
     best = [candidate.match for candidate in ranking[: settings.compared]]
     pairs = ((match.episode_id, unpacked(match.vector)) for match in best)
     vectors = {name: vector for name, vector in pairs if vector is not None}
     query_vector = unit(lookup.vector) if lookup.vector else None
-    return demote_superseded(fill_own_cosines(ranking, vectors, query_vector), vectors, settings=settings)
+    return demote_superseded(fill_own_cosines(ranking, vectors, query_vector), vectors, settings=settings, known=known)

@@ -41,12 +41,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         date_weight: what is added when the query names the date at which the episode was said. Measured on LoCoMo.
         recency_weight: what recency (0..1) adds; chosen.
         recency_half_life: seconds after which an episode's recency has halved; chosen.
-        same_fact: cosine of two episodes of one speaker from which they speak of the same thing; chosen.
-        superseded_weight: what is subtracted from the older of two that speak of the same thing; chosen.
+        embedder: name of the model that made the embeddings; thresholds that depend on it are read by it.
+        same_fact: cosine of two episodes below which neither replaces the other; None takes what is known of the
+            embedder (:data:`agents.memory.superseding.LEAST_COSINES`). Above 1 nothing is replaced.
+        superseded_weight: what an episode loses that a newer one replaced, beside its place before that one; chosen.
         summarised_weight: what is subtracted from an episode that a summary sums up; chosen.
         summarised_share: share of an episode's words that must be in the summary for that; chosen.
-        compared: how many of the best episodes are compared with each other for ``same_fact``, and considered for a
-            turn.
+        compared: how many of the best episodes are compared with each other, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
@@ -91,7 +92,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     date_weight: Amount = 0.3
     recency_weight: Amount = 0.03
     recency_half_life: Seconds = 7 * 86400.0
-    same_fact: Cosine = 0.85
+    embedder: str = "all-mpnet-base-v2"
+    same_fact: Amount | None = None
     superseded_weight: Amount = 0.1
     summarised_weight: Amount = 0.05
     summarised_share: Share = 0.5

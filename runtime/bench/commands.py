@@ -8,6 +8,7 @@ from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
+from runtime.bench.memory.superseding import superseding
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
 from runtime.bench.record.history import import_rate
@@ -32,6 +33,7 @@ for verb in (
     router,
     exchange,
     locomo,
+    superseding,
 ):
     app.command()(verb)
 app.command(name="import")(import_rate)

@@ -193,7 +193,8 @@ class Atlas:
             self._complete_scores(queries, scores, texts.keys(), lookup)
         cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(key=str(id), similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text)
+            for id, text in texts.items()
         ]
 
     def read(self, names: Sequence[str]) -> dict[str, Match]:
@@ -206,7 +207,10 @@ class Atlas:
             return {}
         with translate_store_errors("atlas"):
             records = self._shard.retrieve([*names], with_payload=PAYLOAD_FIELDS, with_vector=False)
-            return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+            return {
+                str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {}))
+                for record in records
+            }
 
     def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.

@@ -156,14 +156,17 @@ class QdrantAtlas:
             await self._complete_scores(queries, scores, texts.keys(), lookup)
         cosines, lexical = scores.get(CONTEXT, {}), scores.get(WORDS, {})
         return [
-            Match(similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text) for id, text in texts.items()
+            Match(key=str(id), similarity=cosines.get(id, 0.0), lexical=lexical.get(id, 0.0), **text)
+            for id, text in texts.items()
         ]
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """The episodes of these points, by key, without scores; keys without a point are left out."""
         async with _translate_errors():
             records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
-        return {str(record.id): Match(similarity=0.0, **(record.payload or {})) for record in records}
+        return {
+            str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {})) for record in records
+        }
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""

@@ -102,9 +102,9 @@ _LEARNT = """
     SET s.recorded_at = CASE WHEN a.recorded_at > b.recorded_at THEN a.recorded_at ELSE b.recorded_at END
 """
 _SUPERSEDED = """
-    MATCH (a:Episode {tenant: $tenant})-[s:SUPERSEDES]->(b:Episode) WHERE b.id IN $names
-    AND s.valid_from <= $as_of AND s.recorded_at <= $known
-    RETURN b.episode_id, a.episode_id ORDER BY a.created_at, a.id
+    MATCH (a:Episode)-[s:SUPERSEDES]->(b:Episode) WHERE b.id IN $names
+    AND a.tenant = b.tenant AND a.user = b.user AND s.valid_from <= $as_of AND s.recorded_at <= $known
+    RETURN b.id, a.id ORDER BY a.created_at, a.id
 """
 _SUMMARIES = """
     MATCH (a:Episode)-[:SUMMARISES]->(b:Episode) WHERE b.id IN $names AND a.episode_id IS NOT NULL
@@ -244,16 +244,14 @@ class Trace:
         if rows:
             await self._graph.write(work)
 
-    async def find_superseded(
-        self, episodes: Iterable[str], *, tenant: str, as_of: float = inf, known: float = inf
-    ) -> dict[str, str]:
-        """Which of the tenant's episodes no longer hold: their ids, each with the id of the latest that replaced it.
+    async def find_superseded(self, names: Iterable[str], *, as_of: float = inf, known: float = inf) -> dict[str, str]:
+        """Which of the episodes with these keys no longer hold: each one's key with that of the latest that replaced
+        it.
 
         ``as_of``: only replacements that held at this Unix time; ``known``: only those recorded by this one.
         """
-        names = sorted({store_key(tenant, "episode", episode) for episode in episodes})
         last = {"as_of": min(as_of, FOREVER), "known": min(known, FOREVER)}
-        rows = await self._graph.read(_SUPERSEDED, tenant=tenant, names=names, **last)
+        rows = await self._graph.read(_SUPERSEDED, names=sorted(set(names)), **last)
         return {str(older): str(newer) for older, newer in rows}
 
     async def summaries(self, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:

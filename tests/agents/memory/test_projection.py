@@ -58,9 +58,10 @@ async def test_a_newer_fact_replaces_older_ones(stores: Stores, order: tuple[int
             ("again", "first"),
             ("again", "second"),
         }
-        replacements = await stores.trace.find_superseded(names, tenant="ann", as_of=3.0)
-        assert {names[item]: names[by] for item, by in replacements.items()} == {"first": "third", "second": "third"}
-        assert await stores.trace.find_superseded(names, tenant="ann", as_of=2.5, known=100.5) == {}
+        keys = {store_key("ann", "episode", name): turn for name, turn in names.items()}
+        replacements = await stores.trace.find_superseded(keys, as_of=3.0)
+        assert {keys[item]: keys[by] for item, by in replacements.items()} == {"first": "third", "second": "third"}
+        assert await stores.trace.find_superseded(keys, as_of=2.5, known=100.5) == {}
 
 
 async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -> None:
@@ -81,7 +82,9 @@ async def test_a_summary_marks_its_parts_whichever_comes_first(stores: Stores) -
 async def test_utterances_of_one_moment_do_not_replace_each_other(stores: Stores) -> None:
     """Times as a clock gives them: the embedded store returns those of n = 3 and 4 with another last bit."""
     episodes = [
-        utterance(f"{side}{n}", f"Note {side}{n}.", at=1_795_442_188 + n / 7) for n in range(1, 8) for side in "ab"
+        utterance(f"{side}{n}", f"The code is {side}{n}.", at=1_795_442_188 + n / 7)
+        for n in range(1, 8)
+        for side in "ab"
     ]
     async with stores.open(do_nothing):
         await stores.renew(do_nothing)

@@ -150,14 +150,15 @@ async def test_a_replaced_episode_is_known_on_both_axes_of_time(trace: Trace) ->
         await trace.supersede([(names[1], names[0]), (names[2], names[0]), (names[2], names[1])])
 
     async def find_replaced(**when: float) -> dict[str, str]:
-        return await trace.find_superseded(learnt, tenant="times", **when)
+        ids = dict(zip(names, learnt, strict=True))
+        return {ids[older]: ids[newer] for older, newer in (await trace.find_superseded(names, **when)).items()}
 
     assert await find_replaced() == {first.episode_id: third.episode_id, second.episode_id: third.episode_id}
     assert await find_replaced(as_of=150.0) == {}
     assert await find_replaced(as_of=250.0) == {first.episode_id: second.episode_id}
     assert await find_replaced(known=2500.0) == {first.episode_id: third.episode_id}
     assert await find_replaced(as_of=250.0, known=2500.0) == {}
-    assert await trace.find_superseded(learnt, tenant="bob") == {}
+    assert await trace.find_superseded([store_key("bob", "episode", name) for name in learnt]) == {}
     assert len((await trace.edges(tenant="times"))["SUPERSEDES"]) == 3
 
 
