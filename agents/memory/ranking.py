@@ -5,8 +5,7 @@ This was measured (``kiki bench locomo``) to be better than z-scores or reciproc
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 from msgspec import Struct
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.words import WordEncoder, coverage
+from agents.memory.words import WordEncoder, coverage, name_keys
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
@@ -28,7 +27,8 @@ SAME_MOMENT = 1e-6
 Measure = Callable[[str], int]
 """Gives the length of a text in the budget's unit."""
 
-_NAME = re.compile(r"\w+")
+QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
+"""What a question ends with: Latin, Chinese and Japanese, Arabic, Greek."""
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -95,8 +95,8 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
 def fuse_scores(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[ScoredMatch]:
     """All matches by fused score, descending; equal scores newest first."""
     best = max((match.lexical for match in matches), default=0.0)
-    query_words = {word.casefold() for word in _NAME.findall(text)}
-    candidates = [_score(match, best=best, query_words=query_words, now=now, settings=settings) for match in matches]
+    query_names = name_keys(text)
+    candidates = [_score(match, best=best, query_names=query_names, now=now, settings=settings) for match in matches]
     return sorted(candidates, key=_order)
 
 
@@ -203,11 +203,11 @@ def fit_budget(
     return tuple(best_hits)
 
 
-def _score(match: Match, *, best: float, query_words: set[str], now: float, settings: MemorySettings) -> ScoredMatch:
+def _score(match: Match, *, best: float, query_names: Set[int], now: float, settings: MemorySettings) -> ScoredMatch:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
     words = match.lexical / best if best > 0.0 else 0.0
-    spoke = match.speaker not in ROLES and any(part.casefold() in query_words for part in _NAME.findall(match.speaker))
-    asks = not match.answer and match.question.rstrip().endswith("?")
+    spoke = match.speaker not in ROLES and not query_names.isdisjoint(name_keys(match.speaker))
+    asks = not match.answer and match.question.rstrip().endswith(QUESTION_MARKS)
     score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
     score += settings.speaker_weight * spoke - settings.question_weight * asks
     score -= settings.summarised_weight * bool(match.summary)

@@ -22,7 +22,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         store_timeout: seconds that a server may take for one call.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
         tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
-        language: stop words and stems of the word index.
+        language: stop words and stems of words in the Latin script, such as ``english``; empty finds the language of
+            each text by its stop words.
         relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
@@ -70,7 +71,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     store_timeout: Annotated[float, Meta(gt=0.0)] = 10.0
     vector_size: int = 768
     tokenizer: Path | None = None
-    language: str = "english"
+    language: str = ""
     relevance_floor: float = 0.4
     floor_coverage: float = 0.6
     floor_words: int = 2

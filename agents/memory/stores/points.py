@@ -34,7 +34,9 @@ from schemas.errors import SetupError, Unavailable
 CONFIG = "edge_config.json"
 """File in which qdrant-edge keeps a shard's configuration."""
 
-CONTEXT, WORDS = "context", "words"
+CONTEXT, WORDS = "context", "words-2"
+"""The vectors' names. Another name for the words when they are counted in another way has them all made again."""
+
 OWN = "vector"
 """The payload field of an episode's own embedding."""
 
@@ -97,25 +99,26 @@ class Atlas:
         self._holds_deleted = (path / FORGOT).exists()
 
     @classmethod
-    def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
+    def open(cls, directory: Path, *, size: int, words: WordEncoder | None = None) -> "Atlas":
         """Load the shard in force in ``directory``, or create the first one in an empty directory.
 
         Raises:
             BrokenStore: the files cannot be read, or an earlier version made them.
             SetupError: the shard holds vectors of another size.
         """
+        words = words or WordEncoder()
         directory.mkdir(parents=True, exist_ok=True)
         with translate_opening_errors("atlas"):
             if any(directory.iterdir()):
                 generations.tidy(directory)
-                return cls.load(generations.current_shard(directory), size=size, words=WordEncoder(language))
+                return cls.load(generations.current_shard(directory), size=size, words=words)
             path = generations.first_shard(directory)
             shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
                 shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
             shard.flush()
             generations.put_in_force(path)
-        return cls(shard, path, size=size, words=WordEncoder(language))
+        return cls(shard, path, size=size, words=words)
 
     @classmethod
     def load(cls, path: Path, *, size: int, words: WordEncoder) -> "Atlas":
@@ -452,11 +455,13 @@ def _config(size: int) -> qdrant.EdgeConfig:
 
 def _refuse_other_size(directory: Path, size: int) -> None:
     try:
-        vectors = json.loads((directory / CONFIG).read_text())["vectors"]
+        config = json.loads((directory / CONFIG).read_text())
+        vectors = config["vectors"]
         stored_size = vectors[CONTEXT]["size"]
+        names = {*vectors, *config["sparse_vectors"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
-    if vectors.keys() != {CONTEXT}:
+    if names != {CONTEXT, WORDS}:
         raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
     if stored_size != size:
         raise SetupError(

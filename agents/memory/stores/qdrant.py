@@ -64,7 +64,7 @@ class QdrantAtlas:
         return cls(client, settings)
 
     async def load(self) -> bool:
-        """Connect to the server; return whether the collection exists.
+        """Connect to the server; return whether the collection exists, with words as they are counted now.
 
         Raises:
             SetupError: no server answers, it refuses the key, or the collection holds vectors of another size.
@@ -73,7 +73,7 @@ class QdrantAtlas:
         try:
             if not await self._client.collection_exists(self._collection):
                 return False
-            vectors = (await self._client.get_collection(self._collection)).config.params.vectors
+            params = (await self._client.get_collection(self._collection)).config.params
         except UnexpectedResponse as error:
             if error.status_code in (401, 403):
                 raise _setting_error("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
@@ -82,7 +82,7 @@ class QdrantAtlas:
             raise _setting_error(
                 "qdrant_url", f"no Qdrant server answers at {settings.qdrant_url} ({one_line(error)})"
             ) from error
-        context = vectors.get(CONTEXT) if isinstance(vectors, dict) else None
+        context = params.vectors.get(CONTEXT) if isinstance(params.vectors, dict) else None
         if context is None or context.size != settings.vector_size:
             size = "no context vectors" if context is None else f"vectors of {context.size} floats"
             raise _setting_error(
@@ -90,7 +90,7 @@ class QdrantAtlas:
                 f"'{self._collection}' holds {size}, the embedder gives {settings.vector_size}: set the embedder back "
                 "or name another collection, which is made from the record",
             )
-        return True
+        return WORDS in (params.sparse_vectors or {})
 
     async def renew(self) -> None:
         """Begin with an empty collection."""

@@ -1,0 +1,242 @@
+"""``kiki bench multilingual``: does a question find the lines that answer it, in languages other than English?
+
+The dialogues and questions of ``data/multilingual.jsonl`` were written for this bench. Each dialogue is a memory of its
+own, and all of them together are another one, in which every question is asked again. Each question goes the way of
+every recall, :func:`agents.memory.search.find`, once with the words as they are counted now and once with English stop
+words and stems for every text. The English dialogue is a translation of the French one of the same name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+import numpy as np
+import qdrant_edge as qdrant
+from rich.table import Table
+
+from agents.memory import imports
+from agents.memory.projection import project_episodes
+from agents.memory.search import find
+from agents.memory.stores.pair import Stores
+from agents.memory.stores.points import Lookup
+from agents.memory.words import Counts, WordEncoder
+from runtime.bench.harness import (
+    BenchReport,
+    JsonOption,
+    PictureOption,
+    fresh_stores,
+    progress_bar,
+    publish_report,
+    read_data,
+)
+from runtime.bench.intervals import bootstrap_interval
+from runtime.bench.plots import IntervalBar, interval_chart
+from runtime.cli import command, run_async, settings_of
+from runtime.local_embedder import BATCH, Embed, open_embedder
+from schemas.episode import Episode
+
+CUTOFFS = (1, 5, 10)
+ALL = "all"
+TOGETHER = "together"
+"""The memory that holds every dialogue but the translated one, whose answers another dialogue has as well."""
+
+TRANSLATED = "en"
+SPACING = 60.0
+"""Seconds between two lines."""
+
+Vectors = Mapping[str, Sequence[float]]
+"""The vectors of texts."""
+
+
+class DialogueLine(msgspec.Struct, frozen=True):
+    """What a speaker said."""
+
+    id: str
+    speaker: str
+    text: str
+
+
+class LineQuestion(msgspec.Struct, frozen=True):
+    """A question, and the ids of the lines that answer it."""
+
+    text: str
+    evidence: tuple[str, ...]
+
+
+class DialogueScript(msgspec.Struct, frozen=True):
+    """A dialogue in one language (ISO 639-1), with questions."""
+
+    name: str
+    language: str
+    lines: tuple[DialogueLine, ...]
+    questions: tuple[LineQuestion, ...]
+
+    @property
+    def history(self) -> list[imports.HistoryLine]:
+        """The lines as a history that can be imported."""
+        return [
+            imports.HistoryLine(
+                text=line.text, session=self.name, speaker=line.speaker, timestamp=SPACING * number, id=line.id
+            )
+            for number, line in enumerate(self.lines, 1)
+        ]
+
+
+class EnglishWords(WordEncoder):
+    """Counts words as if every text were English, without folding accents and without n-grams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = qdrant.Bm25(qdrant.Bm25Config(language="english", k=1.0, b=0.0, avg_len=1.0))
+
+    def counts(self, text: str) -> Counts:
+        """How often each word occurs: with k1 = 1 and b = 0 the weight of c occurrences is 2c / (c + 1)."""
+        vector = self._encoder.embed_document(text)
+        return {
+            word: round(weight / (2.0 - weight)) for word, weight in zip(vector.indices, vector.values, strict=True)
+        }
+
+    def query_words(self, text: str) -> tuple[int, ...]:
+        """The distinct words of a query."""
+        return tuple(self._encoder.embed_query(text).indices)
+
+
+@dataclass(frozen=True)
+class QuestionRecall:
+    """A question's language, the memory that it was asked in, and its evidence recall at each of :data:`CUTOFFS`."""
+
+    language: str
+    memory: str
+    recalls: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LanguageFigure:
+    """Mean evidence recall at each of :data:`CUTOFFS` over ``questions``, and the interval of the first of them."""
+
+    questions: int
+    recalls: tuple[float, ...]
+    low: float
+    high: float
+
+
+@command
+def multilingual(picture: PictureOption = None, as_json: JsonOption = False) -> None:
+    """Evidence recall of the memory in eight languages, beside words that are all taken for English."""
+    scripts = read_data("multilingual", DialogueScript)
+    recalls = run_async(_measure_here, scripts)
+    publish_report(_report(recalls), as_json=as_json, picture=picture)
+
+
+async def measure(
+    scripts: Sequence[DialogueScript], vectors: Vectors, *, words: WordEncoder | None = None
+) -> list[QuestionRecall]:
+    """Ask every question in its own dialogue, and in all dialogues together."""
+    vector_size = len(next(iter(vectors.values())))
+    async with fresh_stores(vector_size=vector_size, words=words) as stores:
+        recalls = []
+        for script in scripts:
+            await _remember(stores, script, vectors, memory=script.name)
+            if script.language != TRANSLATED:
+                await _remember(stores, script, vectors, memory=TOGETHER)
+        for script in scripts:
+            recalls += [await _ask(stores, script, question, vectors, script.name) for question in script.questions]
+            if script.language != TRANSLATED:
+                recalls += [await _ask(stores, script, question, vectors, TOGETHER) for question in script.questions]
+        return recalls
+
+
+def figures(recalls: Sequence[QuestionRecall], *, together: bool) -> dict[str, LanguageFigure]:
+    """The figure of all languages but English, then of each language and of the French original of the English one."""
+    chosen = [recall for recall in recalls if (recall.memory == TOGETHER) == together]
+    groups = {ALL: [recall for recall in chosen if recall.language != TRANSLATED]}
+    for recall in chosen:
+        groups.setdefault(recall.language, []).append(recall)
+    return {name: _figure([recall.recalls for recall in group]) for name, group in groups.items() if group}
+
+
+def texts_of(scripts: Sequence[DialogueScript]) -> list[str]:
+    """Every text that is embedded, once."""
+    lines = [line.embedding_text for script in scripts for line in script.history]
+    return list(dict.fromkeys([*lines, *(question.text for script in scripts for question in script.questions)]))
+
+
+async def embed_texts(texts: Sequence[str], embed: Embed, tick: Callable[[int], None]) -> dict[str, Sequence[float]]:
+    """The vectors of the texts."""
+    vectors: dict[str, Sequence[float]] = {}
+    for at in range(0, len(texts), BATCH):
+        batch = texts[at : at + BATCH]
+        vectors.update(zip(batch, await embed(batch), strict=True))
+        tick(len(batch))
+    return vectors
+
+
+async def _remember(stores: Stores, script: DialogueScript, vectors: Vectors, *, memory: str) -> None:
+    episodes: list[Episode] = [
+        imports.build_event(entry, vectors[entry.line.embedding_text], tenant=memory).episode
+        for entry in imports.date_lines(script.history)
+    ]
+    await project_episodes(stores, episodes)
+
+
+async def _ask(
+    stores: Stores, script: DialogueScript, question: LineQuestion, vectors: Vectors, memory: str
+) -> QuestionRecall:
+    lookup = Lookup(tenant=memory, vector=tuple(vectors[question.text]), text=question.text, limit=max(CUTOFFS))
+    settings = msgspec.structs.replace(stores.settings, recency_weight=0.0)
+    ids = [hit.match.source_id for hit in await find(stores, lookup, now=0.0, settings=settings)]
+    evidence = set(question.evidence)
+    recalls = tuple(len(evidence & set(ids[:cutoff])) / len(evidence) for cutoff in CUTOFFS)
+    return QuestionRecall(script.language, memory, recalls)
+
+
+def _figure(recalls: Sequence[Sequence[float]]) -> LanguageFigure:
+    rows = np.array(recalls)
+    low, high = bootstrap_interval(rows[:, 0].tolist())
+    return LanguageFigure(len(rows), tuple(rows.mean(axis=0).tolist()), low, high)
+
+
+async def _measure_here(scripts: Sequence[DialogueScript]) -> dict[str, list[QuestionRecall]]:
+    texts = texts_of(scripts)
+    with progress_bar("embedding", total=len(texts)) as tick:
+        async with open_embedder(settings_of(log_level="warning")) as embed:
+            vectors = await embed_texts(texts, embed, tick)
+    return {
+        "English words": await measure(scripts, vectors, words=EnglishWords()),
+        "words by language": await measure(scripts, vectors),
+    }
+
+
+def _report(recalls: Mapping[str, Sequence[QuestionRecall]]) -> BenchReport:
+    parts = {
+        memory: {name: figures(values, together=memory == TOGETHER) for name, values in recalls.items()}
+        for memory in ("alone", TOGETHER)
+    }
+    return BenchReport(
+        bench="multilingual",
+        fields={
+            memory: {name: {row: asdict(figure) for row, figure in rows.items()} for name, rows in sides.items()}
+            for memory, sides in parts.items()
+        }
+        | {"cutoffs": CUTOFFS},
+        tables=[_table(memory, sides) for memory, sides in parts.items()],
+        chart=interval_chart(
+            [
+                IntervalBar(label=f"{language}, {name}", middle=row.recalls[0], low=row.low, high=row.high)
+                for name, rows in parts["alone"].items()
+                for language, row in rows.items()
+            ],
+            unit="evidence recall@1, 95 % interval",
+        ),
+    )
+
+
+def _table(memory: str, sides: Mapping[str, Mapping[str, LanguageFigure]]) -> Table:
+    heads = [f"{name}: @{' / @'.join(map(str, CUTOFFS))}" for name in sides]
+    title = "each dialogue alone" if memory == "alone" else "all dialogues together"
+    table = Table("language", "questions", *heads, title=f"evidence recall, {title}", box=None)
+    first = next(iter(sides.values()))
+    for language, figure in first.items():
+        cells = [" / ".join(f"{recall:.3f}" for recall in rows[language].recalls) for rows in sides.values()]
+        table.add_row(language, str(figure.questions), *cells)
+    return table
