@@ -8,6 +8,7 @@ from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
+from runtime.bench.memory.multilingual import multilingual
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
 from runtime.bench.replay import replay
@@ -31,5 +32,6 @@ for verb in (
     router,
     exchange,
     locomo,
+    multilingual,
 ):
     app.command()(verb)

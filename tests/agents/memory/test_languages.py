@@ -18,7 +18,7 @@ from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
 from agents.memory.words import WordEncoder, coverage, detect_language, split_words
-from runtime.bench.multilingual import EnglishWords
+from runtime.bench.memory.multilingual import EnglishWords
 from schemas.errors import SetupError
 from tests.agents.memory.pairs import use_local_qdrant
 from tests.agents.memory.scenes import SIZE, episode, unit
@@ -49,7 +49,12 @@ DIALOGUES = {
     ),
     "french without accents": (
         "Quand dois-je voir le medecin ?",
-        ("Mercredi, je vois le médecin.", "On mange une fondue samedi.", "La voiture est en panne.", "Je pars à Tokyo."),
+        (
+            "Mercredi, je vois le médecin.",
+            "On mange une fondue samedi.",
+            "La voiture est en panne.",
+            "Je pars à Tokyo.",
+        ),
     ),
     "german": (
         "Wann habe ich die Zahnarzttermine?",
@@ -163,7 +168,10 @@ def test_two_languages_share_a_memory() -> None:
         WordEncoder("klingon")
 
 
-@given(st.lists(st.sampled_from("where is the bakery that our sisters opened near a river in 2019".split())))
+ENGLISH = "where is the bakery that our sisters opened near a river in 2019"
+
+
+@given(st.lists(st.sampled_from(ENGLISH.split())))
 def test_english_counts_as_qdrant_counts_it(words: list[str]) -> None:
     text = " ".join(words)
     assert WORDS.counts(text) == EnglishWords().counts(text)
@@ -265,7 +273,7 @@ def test_small_talk_is_known_in_any_language(text: str) -> None:
 
 
 @pytest.mark.parametrize("language", DIALOGUES)
-def test_what_says_something_is_no_small_talk(language: str) -> None:
+def test_a_line_that_says_something_is_no_small_talk(language: str) -> None:
     question, lines = DIALOGUES[language]
     assert not any(map(is_small_talk, [question, *lines]))
 

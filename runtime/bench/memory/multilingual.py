@@ -3,7 +3,7 @@
 The dialogues and questions of ``data/multilingual.jsonl`` were written for this bench. Each dialogue is a memory of its
 own, and all of them together are another one, in which every question is asked again. Each question goes the way of
 every recall, :func:`agents.memory.search.find`, once with the words as they are counted now and once with English stop
-words and stems for every text. The English dialogue is a translation of the French one of the same name.
+words and stems for every text. The English dialogue is a translation of a French one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +41,9 @@ TOGETHER = "together"
 """The memory that holds every dialogue but the translated one, whose answers another dialogue has as well."""
 
 TRANSLATED = "en"
+ORIGINAL = "fr, as en"
+"""The row of the questions that the English ones translate."""
+
 SPACING = 60.0
 """Seconds between two lines."""
 
@@ -64,12 +67,13 @@ class LineQuestion(msgspec.Struct, frozen=True):
 
 
 class DialogueScript(msgspec.Struct, frozen=True):
-    """A dialogue in one language (ISO 639-1), with questions."""
+    """A dialogue in one language (ISO 639-1), with questions; ``translated`` says that the English one is the same."""
 
     name: str
     language: str
     lines: tuple[DialogueLine, ...]
     questions: tuple[LineQuestion, ...]
+    translated: bool = False
 
     @property
     def history(self) -> list[imports.HistoryLine]:
@@ -103,11 +107,18 @@ class EnglishWords(WordEncoder):
 
 @dataclass(frozen=True)
 class QuestionRecall:
-    """A question's language, the memory that it was asked in, and its evidence recall at each of :data:`CUTOFFS`."""
+    """A question's evidence recall at each of :data:`CUTOFFS`.
+
+    Attributes:
+        language: of the question.
+        memory: that it was asked in.
+        translated: whether the English dialogue is a translation of the question's.
+    """
 
     language: str
     memory: str
     recalls: tuple[float, ...]
+    translated: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,19 +151,21 @@ async def measure(
             if script.language != TRANSLATED:
                 await _remember(stores, script, vectors, memory=TOGETHER)
         for script in scripts:
-            recalls += [await _ask(stores, script, question, vectors, script.name) for question in script.questions]
-            if script.language != TRANSLATED:
-                recalls += [await _ask(stores, script, question, vectors, TOGETHER) for question in script.questions]
+            memories = [script.name] if script.language == TRANSLATED else [script.name, TOGETHER]
+            for memory in memories:
+                recalls += [await _ask(stores, script, question, vectors, memory) for question in script.questions]
         return recalls
 
 
 def figures(recalls: Sequence[QuestionRecall], *, together: bool) -> dict[str, LanguageFigure]:
-    """The figure of all languages but English, then of each language and of the French original of the English one."""
+    """The figure of all languages but English, of each language, and of the dialogue that is also in English."""
     chosen = [recall for recall in recalls if (recall.memory == TOGETHER) == together]
     groups = {ALL: [recall for recall in chosen if recall.language != TRANSLATED]}
     for recall in chosen:
         groups.setdefault(recall.language, []).append(recall)
-    return {name: _figure([recall.recalls for recall in group]) for name, group in groups.items() if group}
+        if recall.translated:
+            groups.setdefault(ORIGINAL, []).append(recall)
+    return {name: _figure([recall.recalls for recall in group]) for name, group in groups.items()}
 
 
 def texts_of(scripts: Sequence[DialogueScript]) -> list[str]:
@@ -187,7 +200,7 @@ async def _ask(
     ids = [hit.match.source_id for hit in await find(stores, lookup, now=0.0, settings=settings)]
     evidence = set(question.evidence)
     recalls = tuple(len(evidence & set(ids[:cutoff])) / len(evidence) for cutoff in CUTOFFS)
-    return QuestionRecall(script.language, memory, recalls)
+    return QuestionRecall(script.language, memory, recalls, script.translated)
 
 
 def _figure(recalls: Sequence[Sequence[float]]) -> LanguageFigure:
