@@ -26,7 +26,8 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     ``recalled_ids`` are the episodes that were in the prompt. ``concepts`` are key phrases of the text.
     ``saillance_score`` (spelled as the sibling services spell it), 0..1, says how much there is to remember. An
     imported episode has the name of the speaker in ``speaker`` and the id that it was imported with in ``source_id``. A
-    summary names the episodes that it stands for in ``summarises``.
+    summary names the episodes that it stands for in ``summarises``. ``embedder`` names the model that made
+    ``embedding``; it is empty in older episodes.
     """
 
     episode_id: str
@@ -61,3 +62,4 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     speaker: str = ""
     source_id: str = ""
     summarises: tuple[str, ...] = ()
+    embedder: str = ""

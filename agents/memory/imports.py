@@ -11,6 +11,7 @@ from dateutil import parser
 from msgspec import Struct
 
 from agents.memory.concepts import concepts, salience
+from agents.memory.embedding import embedding_text
 from agents.memory.episodes import episode_id
 from schemas.chat import Sampling
 from schemas.codec import field_of
@@ -43,7 +44,7 @@ class HistoryLine(Struct, frozen=True):
     @property
     def embedding_text(self) -> str:
         """The text that is embedded: who said what, because questions name people."""
-        return f"{self.author}: {self.text}" if self.author not in ("", "user", "assistant") else self.text
+        return embedding_text(self.author, self.text)
 
 
 class DatedLine(Struct, frozen=True):
@@ -107,7 +108,7 @@ def turn_id(dated_line: DatedLine, *, tenant: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{tenant}\n{dated_line.session_id}\n{dated_line.name}").hex
 
 
-def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) -> EpisodeRecorded:
+def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str, embedder: str = "") -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
     turn = turn_id(dated_line, tenant=tenant)
     envelope = Envelope(
@@ -118,10 +119,10 @@ def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str) 
         created_at=dated_line.at,
         deadline=dated_line.at,
     )
-    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, dated_line, vector))
+    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, dated_line, vector, embedder))
 
 
-def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float]) -> Episode:
+def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float], embedder: str) -> Episode:
     about = concepts(dated_line.line.text)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
@@ -145,6 +146,7 @@ def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float])
         saillance_score=salience(dated_line.line.text, about),
         speaker=dated_line.line.author,
         source_id=dated_line.name,
+        embedder=embedder,
     )
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from msgspec import Struct
 
 from agents.memory.context import unit, unpacked, windows
+from agents.memory.embedding import Renew
 from agents.memory.episodes import store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
@@ -97,8 +98,9 @@ class _QueuedEpisode(Struct, eq=False):
 class Projection:
     """Gathers the episodes that wait: the caller that gets the lock first applies all of them."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, renew: Renew) -> None:
         self._stores = stores
+        self._renew = renew
         self._waiting: list[_QueuedEpisode] = []
 
     async def add(self, episode: Episode, *, recorded_at: float) -> None:
@@ -141,7 +143,8 @@ class Projection:
         error: KikiError | None = None
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
-            await project_episodes(self._stores, [entry.episode for entry in batch], recorded_at=times)
+            episodes = await self._renew([entry.episode for entry in batch])
+            await project_episodes(self._stores, episodes, recorded_at=times)
         except KikiError as failed:
             error = failed
         for entry in batch:

@@ -20,6 +20,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are the account there.
         neo4j_database: the database there; used by nothing else.
         store_timeout: seconds that a server may take for one call.
+        embedder: name, Hugging Face id or path of the model that embeds what is remembered; empty takes the router's.
+        router_embedder: the model whose vectors the router gives; set by the composition.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
         tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
         language: stop words and stems of words in the Latin script, such as ``english``; empty finds the language of
@@ -69,6 +71,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     neo4j_password: str = ""
     neo4j_database: Annotated[str, Meta(min_length=1)] = "neo4j"
     store_timeout: Annotated[float, Meta(gt=0.0)] = 10.0
+    embedder: str = ""
+    router_embedder: str = ""
     vector_size: int = 768
     tokenizer: Path | None = None
     language: str = ""
@@ -104,3 +108,18 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     lock_timeout: float = 3.0
     status_interval: float = 2.0
     graph_buffer: int = 128 * 1024**2
+
+    @property
+    def has_own_embedder(self) -> bool:
+        """Whether the router's vectors are of another model than the memory's."""
+        return self.embedder not in ("", self.router_embedder)
+
+    @property
+    def embedder_in_force(self) -> str:
+        """The name of the model that embeds what is remembered."""
+        return self.embedder or self.router_embedder
+
+    @property
+    def embed_verb(self) -> str:
+        """The request that gives that model's vectors."""
+        return "memory.embed" if self.has_own_embedder else "embed"

@@ -21,6 +21,7 @@ from msgspec import Struct, field
 from agents.memory.clusters import OldEpisode, plan_summaries
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
+from agents.memory.embedding import is_stale
 from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
@@ -134,12 +135,17 @@ async def _read_episodes(
                 # ``_is_recorded`` finds the summary. Without them the plan would group the rest differently.
                 if _cutoff(episode) != before:
                     tenants[episode.tenant].summed.update(episode.summarises)
-            elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
+            elif _is_old(message.stored_at, before) and _fits(episode, settings):
                 if message.seq <= floor:
                     tenants[episode.tenant].old[episode.episode_id] = _old_episode(episode, message.seq, settings)
                 else:
                     held_count += 1
     return tenants, held_count
+
+
+def _fits(episode: Episode, settings: MemorySettings) -> bool:
+    """Whether the episode's embedding can be compared with those of the embedder in force."""
+    return len(episode.embedding) == settings.vector_size and not is_stale(episode, settings)
 
 
 def _is_old(stored_at: datetime, before: float) -> bool:
@@ -177,7 +183,7 @@ async def _sum_up(
     """Ask the model for a summary and record it; a failure is counted, and gives None."""
     try:
         text = await _write_summary(bus, tenant, part, settings)
-        event = _summary_event(tenant, part, text, before)
+        event = _summary_event(tenant, part, text, before, settings.embedder_in_force)
         async with summary_lock:
             for episode in part:
                 if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
@@ -209,7 +215,7 @@ async def _write_summary(bus: Bus, tenant: str, part: Sequence[OldEpisode], sett
     return text
 
 
-def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
+def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: float, embedder: str) -> EpisodeRecorded:
     """The event that records a summary. Its time is that of the newest of its parts."""
     turn_id, at = summary_turn(tenant, part), part[-1].created_at
     envelope = Envelope(
@@ -244,5 +250,6 @@ def _summary_event(tenant: str, part: Sequence[OldEpisode], text: str, before: f
         concepts=about,
         saillance_score=salience(text, about),
         summarises=tuple(old_episode.episode_id for old_episode in part),
+        embedder=embedder,
     )
     return EpisodeRecorded(envelope=envelope, episode=episode)

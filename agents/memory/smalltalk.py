@@ -58,7 +58,7 @@ _PHRASES = """
 """
 """Small talk without spaces."""
 
-_SMALL = frozenset(drop_accents(word) for words in _WORDS.values() for word in split_words(words))
+_APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
 _PASSAGE = re.compile("(?:" + "|".join(sorted(_PHRASES.split(), key=len, reverse=True)) + ")+")
 _LONGEST = 12
 """Words of small talk at most; a longer text counts as saying something."""
@@ -66,7 +66,15 @@ _LONGEST = 12
 
 def is_small_talk(text: str) -> bool:
     """Whether the text greets, thanks, agrees or takes leave and says nothing that could be remembered."""
-    words = split_words(text)
+    words = _split_words(text)
     if len(words) > _LONGEST or any(character.isdigit() for character in text):
         return False
-    return all(drop_accents(word) in _SMALL or _PASSAGE.fullmatch(word) is not None for word in words)
+    return all(word in _SMALL or _PASSAGE.fullmatch(word) is not None for word in words)
+
+
+def _split_words(text: str) -> list[str]:
+    """The words without accents. An apostrophe within a word is made a letter: "what's" is small talk, "what" not."""
+    return [drop_accents(word) for word in split_words(_APOSTROPHE.sub("\u02bc", text))]
+
+
+_SMALL = frozenset(word for words in _WORDS.values() for word in _split_words(words))

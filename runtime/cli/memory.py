@@ -16,9 +16,10 @@ from rich.text import Text
 from agents.memory import imports
 from bus.agent import gather_reports
 from bus.connection import Bus
+from runtime.agents import own_memory_embedder
 from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
-from runtime.local_memory import open_memory
+from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -97,7 +98,12 @@ def import_history(
         with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task("importing", total=len(entries))
             count = await transfer.import_entries(
-                bus, entries, embed, tenant=tenant, tick=lambda more: progress.advance(task, more)
+                bus,
+                entries,
+                embed,
+                tenant=tenant,
+                tick=lambda more: progress.advance(task, more),
+                embedder=own_memory_embedder(settings) or settings.embedder,
             )
         out.print(f"{count.new} episodes imported, {count.known} were there before", highlight=False)
 
@@ -129,7 +135,7 @@ def rebuild(tenant: OneTenantOption = None, nats: NatsOption = None) -> None:
             reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
-    _run_on_memory(rebuild_stores, nats)
+    _run_on_memory(rebuild_stores, nats, EMBEDDER)
 
 
 @app.command()

@@ -26,11 +26,17 @@ class ImportCount:
 
 
 async def import_entries(
-    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, tick: Callable[[int], None]
+    bus: Bus,
+    entries: Sequence[imports.DatedLine],
+    embed: Embed,
+    *,
+    tenant: str,
+    tick: Callable[[int], None],
+    embedder: str = "",
 ) -> ImportCount:
     """Record every line that is not recorded yet, in batches, and wait until recall can find them.
 
-    ``tick`` is called with the number of lines of each batch.
+    ``tick`` is called with the number of lines of each batch; ``embedder`` names the model behind ``embed``.
 
     Raises:
         Unavailable: the broker or the embedder is away; importing again goes on where it stopped.
@@ -43,7 +49,7 @@ async def import_entries(
             vectors = await embed([entry.line.embedding_text for entry in fresh])
             async with anyio.create_task_group() as tasks:
                 for entry, vector in zip(fresh, vectors, strict=True):
-                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant))
+                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant, embedder=embedder))
         new += len(fresh)
         tick(len(batch))
     await wait_until_projected(bus)

@@ -29,7 +29,7 @@ from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
-from schemas.errors import SetupError, Unavailable
+from schemas.errors import Unavailable
 
 CONFIG = "edge_config.json"
 """File in which qdrant-edge keeps a shard's configuration."""
@@ -103,8 +103,7 @@ class Atlas:
         """Load the shard in force in ``directory``, or create the first one in an empty directory.
 
         Raises:
-            BrokenStore: the files cannot be read, or an earlier version made them.
-            SetupError: the shard holds vectors of another size.
+            BrokenStore: the files cannot be read, an earlier version made them, or the vectors are of another size.
         """
         words = words or WordEncoder()
         directory.mkdir(parents=True, exist_ok=True)
@@ -125,8 +124,7 @@ class Atlas:
         """Load one shard.
 
         Raises:
-            BrokenStore: the files cannot be read, or an earlier version made them.
-            SetupError: the shard holds vectors of another size.
+            BrokenStore: the files cannot be read, an earlier version made them, or the vectors are of another size.
         """
         with translate_opening_errors("atlas"):
             _refuse_other_size(path, size)
@@ -464,9 +462,9 @@ def _refuse_other_size(directory: Path, size: int) -> None:
     if names != {CONTEXT, WORDS}:
         raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
     if stored_size != size:
-        raise SetupError(
-            f"the atlas in {directory} holds vectors of {stored_size} floats, the embedder gives {size}: "
-            "set the embedder back, or move that directory away to have it made again from the record.",
+        raise BrokenStore(
+            f"the atlas in {directory} holds vectors of {stored_size} floats, the embedder gives {size}: it is made "
+            "again from the record.",
             param="vector_size",
         )
 

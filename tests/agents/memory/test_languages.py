@@ -278,6 +278,11 @@ def test_a_line_that_says_something_is_no_small_talk(language: str) -> None:
     assert not any(map(is_small_talk, [question, *lines]))
 
 
+@pytest.mark.parametrize("text", ["What?", "What is it?", "Qui est-ce ?", "Il vit à Nantes.", "什么？", "我不知道"])
+def test_a_question_of_few_words_is_no_small_talk(text: str) -> None:
+    assert not is_small_talk(text)
+
+
 @pytest.mark.parametrize(
     ("text", "phrase"),
     [
