@@ -241,9 +241,12 @@ class MemoryAgent:
                 await self._projection.add(event.episode, recorded_at=delivery.stored_at)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
+        vector = await self._find_vector(request.text, request.vector)
+        if not vector and len(request.vector) == self.settings.vector_size:
+            vector = request.vector  # a command brings the vector of an embedder that it has loaded itself
         lookup = Lookup(
             tenant=request.tenant,
-            vector=await self._find_vector(request.text, request.vector),
+            vector=vector,
             text=request.text,
             limit=max(self.settings.candidates, request.limit),
             session_id=request.session_id,
