@@ -48,7 +48,7 @@ def concepts(text: str) -> tuple[str, ...]:
     words = split_words(text[:TEXT_LIMIT])
     parts = (part for word in words for part in split_passage(word))
     phrases = [part for part in parts if 1 < len(part) <= LONGEST_PART]
-    extractor = _extractor(YAKE_LANGUAGES[text_language(words)])
+    extractor = _extractor(YAKE_LANGUAGES.get(text_language(words), "en"))
     phrases += [
         " ".join(str(phrase).casefold().split())
         for phrase, _ in extractor.extract_keywords(text[:TEXT_LIMIT])

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.words import WordEncoder, coverage, name_keys
+from agents.memory.words import WordEncoder, coverage, name_keys, split_words, text_language
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
@@ -147,12 +147,17 @@ def keep_relevant(
 ) -> Iterator[ScoredMatch]:
     """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
 
+    Closeness in a language that the embedder was not trained for counts only together with a word of the query.
     A query of small talk finds nothing, and an episode whose question is small talk is not found.
     """
     if is_small_talk(text):
         return
     query_words = words.query_words(text)
-    yield from (candidate for candidate in ranking if _passes(candidate.match, query_words, words, settings))
+    needs_word = text_language(split_words(text)) not in settings.floor_languages
+    for candidate in ranking:
+        has_word = candidate.match.lexical > 0.0
+        if (has_word or not needs_word) and _passes(candidate.match, query_words, words, settings):
+            yield candidate
 
 
 def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:

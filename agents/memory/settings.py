@@ -28,6 +28,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
             each text by its stop words.
         relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
+        floor_languages: languages whose cosines the embedder was trained for. For a question in another one the floor
+            holds nothing back, so an episode must also have a word of it, neighbours included.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
         floor_words: words that a query must have at least for ``floor_coverage`` to apply.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
@@ -77,6 +79,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     tokenizer: Path | None = None
     language: str = ""
     relevance_floor: float = 0.4
+    floor_languages: tuple[str, ...] = ("english",)
     floor_coverage: float = 0.6
     floor_words: int = 2
     lexical_weight: float = 0.3

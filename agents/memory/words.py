@@ -35,6 +35,9 @@ CACHED = 1 << 15
 LATIN = ("english", "french", "german", "spanish", "italian", "portuguese", "dutch")
 """Languages that are told apart by their stop words; of two with as many the earlier counts."""
 
+OTHER = "other"
+"""The language of a text in a script of which neither stop words nor stems are known, or that several share."""
+
 _AFTER_LATIN = "\u0250"
 """The first letter that is not of the Latin script."""
 
@@ -44,6 +47,8 @@ _BY_SCRIPT = (
     ("\u0600", "\u06ff", "arabic"),
 )
 """First and last letter of the scripts whose words are stemmed in one language."""
+
+SCRIPT_LANGUAGES = tuple(language for _, _, language in _BY_SCRIPT)
 
 _IDEOGRAPHS = "\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 """Chinese characters and both Japanese syllabaries."""
@@ -147,8 +152,8 @@ def detect_language(words: Sequence[str]) -> str:
 
 
 def text_language(words: Sequence[str]) -> str:
-    """The language of most of the words, by their scripts and stop words."""
-    scripts = Counter(map(script_language, words))
+    """The language of most of the words, by their scripts and stop words; :data:`OTHER` where the script says none."""
+    scripts = Counter("" if drop_accents(word) < _AFTER_LATIN else script_language(word) or OTHER for word in words)
     return (scripts.most_common(1)[0][0] if scripts else "") or detect_language(words)
 
 

@@ -6,8 +6,10 @@ every recall, :func:`agents.memory.search.find`, once with the words as they are
 words and stems for every text. The English dialogue is a translation of a French one.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,10 +18,12 @@ from rich.table import Table
 
 from agents.memory import imports
 from agents.memory.projection import project_episodes
+from agents.memory.ranking import drop_duplicates, keep_relevant
 from agents.memory.search import find
+from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.words import Counts, WordEncoder
+from agents.memory.words import LATIN, OTHER, SCRIPT_LANGUAGES, Counts, WordEncoder
 from runtime.bench.harness import (
     BenchReport,
     JsonOption,
@@ -131,12 +135,32 @@ class LanguageFigure:
     high: float
 
 
+@dataclass(frozen=True)
+class ShownFigure:
+    """What turns would be shown.
+
+    Attributes:
+        evidence: share of the questions that are shown some of their evidence.
+        strangers: share of the questions that are shown anything when they are asked in the next dialogue.
+    """
+
+    evidence: float
+    strangers: float
+
+
+Recalls = Mapping[str, Sequence[QuestionRecall]]
+"""Each question's recall, by the way of counting words."""
+
+Shown = Mapping[str, Mapping[str, ShownFigure]]
+"""Each language's figure, by the rule of the floor."""
+
+
 @command
 def multilingual(picture: PictureOption = None, as_json: JsonOption = False) -> None:
     """Evidence recall of the memory in eight languages, beside words that are all taken for English."""
     scripts = read_data("multilingual", DialogueScript)
-    recalls = run_async(_measure_here, scripts)
-    publish_report(_report(recalls), as_json=as_json, picture=picture)
+    recalls, shown = run_async(_measure_here, scripts)
+    publish_report(_report(recalls, shown), as_json=as_json, picture=picture)
 
 
 async def measure(
@@ -155,6 +179,27 @@ async def measure(
             for memory in memories:
                 recalls += [await _ask(stores, script, question, vectors, memory) for question in script.questions]
         return recalls
+
+
+async def measure_shown(scripts: Sequence[DialogueScript], vectors: Vectors, **changes: Any) -> dict[str, ShownFigure]:
+    """What questions of each language are shown, with ``changes`` of the memory's settings."""
+    evidence: dict[str, list[bool]] = {}
+    strangers: dict[str, list[bool]] = {}
+    async with fresh_stores(vector_size=len(next(iter(vectors.values())))) as stores:
+        settings = msgspec.structs.replace(stores.settings, recency_weight=0.0, **changes)
+        for script in scripts:
+            await _remember(stores, script, vectors, memory=script.name)
+        for number, script in enumerate(scripts):
+            stranger = scripts[(number + 1) % len(scripts)].name
+            for question in script.questions:
+                ids = await _find_shown(stores, question, vectors, script.name, settings)
+                evidence.setdefault(script.language, []).append(bool(ids & set(question.evidence)))
+                ids = await _find_shown(stores, question, vectors, stranger, settings)
+                strangers.setdefault(script.language, []).append(bool(ids))
+    return {
+        language: ShownFigure(float(np.mean(evidence[language])), float(np.mean(strangers[language])))
+        for language in evidence
+    }
 
 
 def figures(recalls: Sequence[QuestionRecall], *, together: bool) -> dict[str, LanguageFigure]:
@@ -203,24 +248,41 @@ async def _ask(
     return QuestionRecall(script.language, memory, recalls, script.translated)
 
 
+async def _find_shown(
+    stores: Stores, question: LineQuestion, vectors: Vectors, memory: str, settings: MemorySettings
+) -> set[str]:
+    """The ids of the lines that a turn with this question would be shown."""
+    lookup = Lookup(tenant=memory, vector=tuple(vectors[question.text]), text=question.text, limit=settings.candidates)
+    ranking = (await find(stores, lookup, now=0.0, settings=settings))[: settings.compared]
+    relevant = drop_duplicates(
+        keep_relevant(ranking, text=question.text, words=WordEncoder(settings.language), settings=settings)
+    )
+    return {hit.match.source_id for hit in itertools.islice(relevant, settings.max_hits)}
+
+
 def _figure(recalls: Sequence[Sequence[float]]) -> LanguageFigure:
     rows = np.array(recalls)
     low, high = bootstrap_interval(rows[:, 0].tolist())
     return LanguageFigure(len(rows), tuple(rows.mean(axis=0).tolist()), low, high)
 
 
-async def _measure_here(scripts: Sequence[DialogueScript]) -> dict[str, list[QuestionRecall]]:
+async def _measure_here(scripts: Sequence[DialogueScript]) -> tuple[Recalls, Shown]:
     texts = texts_of(scripts)
     with progress_bar("embedding", total=len(texts)) as tick:
         async with open_embedder(settings_of(log_level="warning")) as embed:
             vectors = await embed_texts(texts, embed, tick)
-    return {
+    recalls = {
         "English words": await measure(scripts, vectors, words=EnglishWords()),
         "words by language": await measure(scripts, vectors),
     }
+    shown = {
+        "closeness alone": await measure_shown(scripts, vectors, floor_languages=(*LATIN, *SCRIPT_LANGUAGES, OTHER)),
+        "a word, too": await measure_shown(scripts, vectors),
+    }
+    return recalls, shown
 
 
-def _report(recalls: Mapping[str, Sequence[QuestionRecall]]) -> BenchReport:
+def _report(recalls: Recalls, shown: Shown) -> BenchReport:
     parts = {
         memory: {name: figures(values, together=memory == TOGETHER) for name, values in recalls.items()}
         for memory in ("alone", TOGETHER)
@@ -231,8 +293,11 @@ def _report(recalls: Mapping[str, Sequence[QuestionRecall]]) -> BenchReport:
             memory: {name: {row: asdict(figure) for row, figure in rows.items()} for name, rows in sides.items()}
             for memory, sides in parts.items()
         }
-        | {"cutoffs": CUTOFFS},
-        tables=[_table(memory, sides) for memory, sides in parts.items()],
+        | {
+            "cutoffs": CUTOFFS,
+            "floor": {name: {row: asdict(figure) for row, figure in rows.items()} for name, rows in shown.items()},
+        },
+        tables=[*(_table(memory, sides) for memory, sides in parts.items()), _floor_table(shown)],
         chart=interval_chart(
             [
                 IntervalBar(label=f"{language}, {name}", middle=row.recalls[0], low=row.low, high=row.high)
@@ -242,6 +307,17 @@ def _report(recalls: Mapping[str, Sequence[QuestionRecall]]) -> BenchReport:
             unit="evidence recall@1, 95 % interval",
         ),
     )
+
+
+def _floor_table(shown: Shown) -> Table:
+    heads = [f"{name}: evidence / strangers" for name in shown]
+    table = Table(
+        "language", *heads, title="questions that are shown evidence, or anything in the next dialogue", box=None
+    )
+    for language in next(iter(shown.values())):
+        cells = [f"{rows[language].evidence:.3f} / {rows[language].strangers:.3f}" for rows in shown.values()]
+        table.add_row(language, *cells)
+    return table
 
 
 def _table(memory: str, sides: Mapping[str, Mapping[str, LanguageFigure]]) -> Table:

@@ -17,7 +17,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.words import WordEncoder, coverage, detect_language, split_words
+from agents.memory.words import WordEncoder, coverage, detect_language, split_words, text_language
 from runtime.bench.memory.multilingual import EnglishWords
 from schemas.errors import SetupError
 from tests.agents.memory.pairs import use_local_qdrant
@@ -211,6 +211,22 @@ def test_most_of_the_words_pass_the_floor_and_other_words_do_not(language: str) 
     ranking = fuse_scores([match(line) for line in lines], text=lines[0], now=0.0, settings=SETTINGS)
     kept = keep_relevant(ranking, text=lines[0], words=WORDS, settings=SETTINGS)
     assert [candidate.match.question for candidate in kept] == [lines[0]]
+
+
+@pytest.mark.parametrize("language", DIALOGUES)
+def test_closeness_without_a_word_counts_in_english_only(language: str) -> None:
+    question, lines = DIALOGUES[language]
+    close = replace(match(lines[0]), similarity=0.9, own=0.9)
+
+    def passes(text: str, lexical: float, settings: MemorySettings) -> bool:
+        ranking = fuse_scores([replace(close, lexical=lexical)], text=text, now=0.0, settings=settings)
+        return any(keep_relevant(ranking, text=text, words=WORDS, settings=settings))
+
+    assert passes(question, 1.0, SETTINGS)
+    assert not passes(question, 0.0, SETTINGS)
+    assert passes("When do I see the dentist?", 0.0, SETTINGS)
+    everywhere = replace(SETTINGS, floor_languages=(text_language(split_words(question)),))
+    assert passes(question, 0.0, everywhere)
 
 
 def test_a_chinese_question_is_covered_by_its_answer() -> None:
