@@ -159,8 +159,8 @@ Shown = Mapping[str, Mapping[str, ShownFigure]]
 def multilingual(picture: PictureOption = None, as_json: JsonOption = False) -> None:
     """Evidence recall of the memory in eight languages, beside words that are all taken for English."""
     scripts = read_data("multilingual", DialogueScript)
-    recalls, shown = run_async(_measure_here, scripts)
-    publish_report(_report(recalls, shown), as_json=as_json, picture=picture)
+    recalls, rates = run_async(_measure_here, scripts)
+    publish_report(_report(recalls, rates), as_json=as_json, picture=picture)
 
 
 async def measure(
@@ -275,14 +275,14 @@ async def _measure_here(scripts: Sequence[DialogueScript]) -> tuple[Recalls, Sho
         "English words": await measure(scripts, vectors, words=EnglishWords()),
         "words by language": await measure(scripts, vectors),
     }
-    shown = {
+    rates = {
         "closeness alone": await measure_shown(scripts, vectors, floor_languages=(*LATIN, *SCRIPT_LANGUAGES, OTHER)),
         "a word, too": await measure_shown(scripts, vectors),
     }
-    return recalls, shown
+    return recalls, rates
 
 
-def _report(recalls: Recalls, shown: Shown) -> BenchReport:
+def _report(recalls: Recalls, rates: Shown) -> BenchReport:
     parts = {
         memory: {name: figures(values, together=memory == TOGETHER) for name, values in recalls.items()}
         for memory in ("alone", TOGETHER)
@@ -295,9 +295,9 @@ def _report(recalls: Recalls, shown: Shown) -> BenchReport:
         }
         | {
             "cutoffs": CUTOFFS,
-            "floor": {name: {row: asdict(figure) for row, figure in rows.items()} for name, rows in shown.items()},
+            "floor": {name: {row: asdict(figure) for row, figure in rows.items()} for name, rows in rates.items()},
         },
-        tables=[*(_table(memory, sides) for memory, sides in parts.items()), _floor_table(shown)],
+        tables=[*(_table(memory, sides) for memory, sides in parts.items()), _floor_table(rates)],
         chart=interval_chart(
             [
                 IntervalBar(label=f"{language}, {name}", middle=row.recalls[0], low=row.low, high=row.high)
@@ -309,13 +309,13 @@ def _report(recalls: Recalls, shown: Shown) -> BenchReport:
     )
 
 
-def _floor_table(shown: Shown) -> Table:
-    heads = [f"{name}: evidence / strangers" for name in shown]
+def _floor_table(rates: Shown) -> Table:
+    heads = [f"{name}: evidence / strangers" for name in rates]
     table = Table(
         "language", *heads, title="questions that are shown evidence, or anything in the next dialogue", box=None
     )
-    for language in next(iter(shown.values())):
-        cells = [f"{rows[language].evidence:.3f} / {rows[language].strangers:.3f}" for rows in shown.values()]
+    for language in next(iter(rates.values())):
+        cells = [f"{rows[language].evidence:.3f} / {rows[language].strangers:.3f}" for rows in rates.values()]
         table.add_row(language, *cells)
     return table
 

@@ -68,8 +68,8 @@ async def test_words_by_language_find_more_than_english_words() -> None:
         assert all(len(figure.recalls) == len(CUTOFFS) for figure in new.values())
         assert new[ORIGINAL].questions == new["fr"].questions
         assert (TRANSLATED in new) != together
-    shown = await measure_shown(scripts, vectors, relevance_floor=-1.0)
+    rates = await measure_shown(scripts, vectors, relevance_floor=-1.0)
     alone = await measure_shown(scripts, vectors, relevance_floor=-1.0, floor_languages=(*LATIN, OTHER))
     assert {figure.strangers for figure in alone.values()} == {1.0}
-    assert shown["zh"].strangers < 0.5 < shown["zh"].evidence
-    assert shown[TRANSLATED] == alone[TRANSLATED]
+    assert rates["zh"].strangers < 0.5 < rates["zh"].evidence
+    assert rates[TRANSLATED] == alone[TRANSLATED]
