@@ -40,7 +40,7 @@ from runtime.local_embedder import BATCH, Embed, open_embedder
 from schemas.episode import Episode
 
 CUTOFFS = (1, 5, 10)
-ALL = "all"
+ALL = "all but en"
 TOGETHER = "together"
 """The memory that holds every dialogue but the translated one, whose answers another dialogue has as well."""
 
