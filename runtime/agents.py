@@ -150,19 +150,29 @@ def _build_embedder(settings: "Settings") -> "Agent":
     from runtime.models import prepare
 
     defaults = {"model": prepare(settings.embedder)}
+    if (own := own_memory_embedder(settings)) is not None:
+        defaults["memory_model"] = prepare(own)
     return EmbedderAgent(read_settings(EmbedderSettings, "embedder", settings, defaults))
+
+
+def own_memory_embedder(settings: "Settings") -> str | None:
+    """The embedder that ``[agents.memory]`` names, where that is not the router's; None without one."""
+    name = str(settings.agents.get("memory", {}).get("embedder", ""))
+    return None if name in ("", settings.embedder) else name
 
 
 def _build_memory(settings: "Settings") -> "Agent":
     from agents.memory.agent import MemoryAgent
     from agents.memory.settings import MemorySettings
-    from runtime.models import prepare
+    from runtime.models import prepare, vector_size
 
-    defaults = {
+    defaults: dict[str, Any] = {
         "data_dir": settings.data_dir / "memory",
         "tokenizer": prepare(settings.model) / "tokenizer.json",
-        "embedder": settings.embedder,
+        "router_embedder": settings.embedder,
     }
+    if (own := own_memory_embedder(settings)) is not None and (size := vector_size(prepare(own))) is not None:
+        defaults["vector_size"] = size
     return MemoryAgent(read_settings(MemorySettings, "memory", settings, defaults))
 
 

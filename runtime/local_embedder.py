@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from bus.connection import Bus
+from runtime.agents import own_memory_embedder
 from runtime.settings import Settings
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import Unavailable
@@ -21,18 +22,19 @@ _PROBE = EmbedRequest(texts=("ready",))
 
 @contextlib.asynccontextmanager
 async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIterator[Embed]:
-    """A function that embeds texts, for as long as the context lasts.
+    """A function that embeds texts as the memory does, for as long as the context lasts.
 
     The embedder that answers on ``bus`` does it; without a bus or an answer one is loaded in this process.
 
     Raises:
         SetupError: the model cannot be loaded.
     """
-    if bus is not None and await _embedder_answers(bus):
+    verb = "embed" if own_memory_embedder(settings) is None else "memory.embed"
+    if bus is not None and await _embedder_answers(bus, verb):
 
         async def embed_on_bus(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
             request = EmbedRequest(texts=tuple(texts))
-            return (await bus.request("embed", request, EmbedReply, timeout=EMBED_SECONDS)).vectors
+            return (await bus.request(verb, request, EmbedReply, timeout=EMBED_SECONDS)).vectors
 
         yield embed_on_bus
         return
@@ -44,14 +46,14 @@ async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIter
     async with embedder.load_model():
 
         async def embed_here(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
-            return (await embedder.embed(EmbedRequest(texts=tuple(texts)))).vectors
+            return (await embedder.embed_for_memory(EmbedRequest(texts=tuple(texts)))).vectors
 
         yield embed_here
 
 
-async def _embedder_answers(bus: Bus) -> bool:
+async def _embedder_answers(bus: Bus, verb: str) -> bool:
     try:
-        await bus.request("embed", _PROBE, EmbedReply, timeout=PROBE_SECONDS)
+        await bus.request(verb, _PROBE, EmbedReply, timeout=PROBE_SECONDS)
     except Unavailable:
         return False
     return True

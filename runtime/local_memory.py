@@ -7,12 +7,14 @@ import anyio
 
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
+from runtime.agents import own_memory_embedder
 from runtime.composition import bus_settings
 from runtime.settings import Settings
 from runtime.supervisor import Supervisor
 from schemas.errors import SetupError, Unavailable
 
 MEMORY = "memory"
+EMBEDDER = "embedder"
 READY_SECONDS = 60.0
 
 
@@ -21,7 +23,8 @@ async def open_memory(settings: Settings, *extra_agents: str) -> AsyncIterator[B
     """A bus on which a memory agent answers.
 
     If no broker answers at the settings' address, a broker and a memory agent are started on the settings' data folder,
-    and ``extra_agents`` with them. With ``settings.nats`` set nothing is started.
+    with the embedder if the memory has one of its own, and with ``extra_agents``. With ``settings.nats`` set nothing is
+    started.
 
     Raises:
         Unavailable: a broker answers, but no memory agent; or ``settings.nats`` is set and no broker answers there.
@@ -41,7 +44,8 @@ async def open_memory(settings: Settings, *extra_agents: str) -> AsyncIterator[B
 
 
 async def _start_memory(settings: Settings, stack: contextlib.AsyncExitStack, extra_agents: tuple[str, ...]) -> Bus:
-    supervisor = Supervisor(settings, names=(MEMORY, *extra_agents))
+    embedder = () if own_memory_embedder(settings) is None else (EMBEDDER,)
+    supervisor = Supervisor(settings, names=tuple(dict.fromkeys((MEMORY, *embedder, *extra_agents))))
     await stack.enter_async_context(supervisor.running())
     bus = await stack.enter_async_context(connect(bus_settings(supervisor.settings), name="kiki-memory"))
     with anyio.move_on_after(READY_SECONDS):

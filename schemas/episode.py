@@ -28,7 +28,7 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     that were in the prompt. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as the sibling
     services spell it), 0..1, says how much there is to remember. An imported episode has the name of the speaker in
     ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it stands for
-    in ``summarises``.
+    in ``summarises``. ``embedder`` names the model that made ``embedding``; it is empty in older episodes.
     """
 
     episode_id: str
@@ -64,3 +64,4 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     speaker: str = ""
     source_id: str = ""
     summarises: tuple[str, ...] = ()
+    embedder: str = ""

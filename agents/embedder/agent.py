@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -31,13 +32,9 @@ class EmbedderAgent:
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self._settings = settings
-        self._embedder = Embedder(
-            settings.model,
-            batch_wait=settings.batch_wait,
-            batch_size=settings.batch_size,
-            cache_size=settings.cache_size,
-            max_tokens=settings.max_tokens,
-            threads=settings.threads,
+        self._embedder = _make_embedder(settings.model, settings)
+        self._memory_embedder = (
+            None if settings.memory_model is None else _make_embedder(settings.memory_model, settings)
         )
 
     @contextlib.asynccontextmanager
@@ -52,27 +49,32 @@ class EmbedderAgent:
 
     @contextlib.asynccontextmanager
     async def load_model(self) -> AsyncIterator[None]:
-        """Load the model, ready for :meth:`embed` without a bus; its thread stops at the end.
+        """Load the models, ready for :meth:`embed` without a bus; their threads stop at the end.
 
         Raises:
             SetupError: the model cannot be loaded.
         """
+        embedders = [self._embedder] if self._memory_embedder is None else [self._embedder, self._memory_embedder]
         try:
-            await anyio.to_thread.run_sync(self._embedder.start)
+            for embedder in embedders:
+                await anyio.to_thread.run_sync(embedder.start)
             yield
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._embedder.stop)
+                for embedder in embedders:
+                    await anyio.to_thread.run_sync(embedder.stop)
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads no events that must be acknowledged."""
         return ()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Answers ``embed`` and ``compare``."""
+        """Answers ``embed`` and ``compare``, and ``memory.embed`` when the memory has a model of its own."""
+        own = Endpoint(verb="memory.embed", request=EmbedRequest, handle=self.embed_for_memory)
         return (
             Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
             Endpoint(verb="compare", request=CompareRequest, handle=self.compare),
+            *(() if self._memory_embedder is None else (own,)),
         )
 
     def status(self) -> StatusReply:
@@ -91,8 +93,11 @@ class EmbedderAgent:
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         """The unit vectors of texts."""
-        embeddings = await self._embedder.embed(request.texts)
-        return EmbedReply(vectors=_wire_rows(embeddings.vectors), compute=embeddings.compute)
+        return await _embed(self._embedder, request)
+
+    async def embed_for_memory(self, request: EmbedRequest) -> EmbedReply:
+        """The unit vectors of texts by the memory's own model, or by the one model that there is."""
+        return await _embed(self._memory_embedder or self._embedder, request)
 
     async def compare(self, request: CompareRequest) -> CompareReply:
         """The cosines of each two texts: a few numbers, where a reply with the vectors would hold thousands."""
@@ -107,6 +112,22 @@ class EmbedderAgent:
             self._embedder.embed_ahead(
                 texts_to_embed(answer_texts(event.inference.candidates), question=event.query.text)
             )
+
+
+def _make_embedder(model: Path, settings: EmbedderSettings) -> Embedder:
+    return Embedder(
+        model,
+        batch_wait=settings.batch_wait,
+        batch_size=settings.batch_size,
+        cache_size=settings.cache_size,
+        max_tokens=settings.max_tokens,
+        threads=settings.threads,
+    )
+
+
+async def _embed(embedder: Embedder, request: EmbedRequest) -> EmbedReply:
+    embeddings = await embedder.embed(request.texts)
+    return EmbedReply(vectors=_wire_rows(embeddings.vectors), compute=embeddings.compute)
 
 
 def _wire_rows(rows: Floats) -> tuple[tuple[float, ...], ...]:

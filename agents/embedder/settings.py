@@ -10,6 +10,7 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: folder of the sentence-transformers model.
+        memory_model: folder of the model that the memory uses in its place; None without such a one.
         batch_wait: seconds that a text waits for other callers' texts, while there are several; 0 never waits.
         batch_size: texts that are embedded together at most, in forward passes of 8 by length.
         cache_size: embeddings kept for repeated texts.
@@ -20,6 +21,7 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
     """
 
     model: Path
+    memory_model: Path | None = None
     batch_wait: float = 0.002
     batch_size: int = 32
     cache_size: int = 4096

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ import anyio.to_thread
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
 from agents.memory.forgetting import erase, erase_copies, expire
 from agents.memory.priority import RecallPriority
@@ -40,6 +42,7 @@ from bus.connection import Bus
 from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
+from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
 from schemas.findings import Recall, StageTiming
@@ -81,7 +84,7 @@ class MemoryAgent:
     def __init__(self, settings: MemorySettings) -> None:
         self.settings = settings
         self._stores = Stores(settings)
-        self._projection = Projection(self._stores)
+        self._projection = Projection(self._stores, self._renew_embeddings)
         self._words = WordEncoder(settings.language)
         self._count_tokens = token_counter(settings.tokenizer)
         self._rebuilding = False
@@ -90,6 +93,7 @@ class MemoryAgent:
         self._recall_priority = RecallPriority()
         self._ready = False
         self._bus: Bus
+        self._embedder: MemoryEmbedder
         self._counts = {"recalls_total": 0.0, "hits_total": 0.0}
         self._gauges: dict[str, float] = {}
 
@@ -105,7 +109,7 @@ class MemoryAgent:
             await reset_progress(bus)
 
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
-            self._bus = bus
+            self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)
             tasks.start_soon(self._update_gauges_at_intervals, bus)
             tasks.start_soon(self._stores.optimise_whenever_due)
@@ -188,20 +192,19 @@ class MemoryAgent:
         """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
-        if not event.route.embedding:
-            metrics.count_degraded("recall.no_embedding", "the router gave no embedding: only words are searched.")
         text = event.query.text
         if is_small_talk(text):
             return Recall()
-        lookup = Lookup(
-            owner=owner_key(envelope.tenant, envelope.user, envelope.session_id),
-            session_id=envelope.session_id if event.query.memory == "conversation" else None,
-            vector=event.route.embedding,
-            text=text,
-            limit=settings.candidates,
-        )
         try:
             with anyio.fail_after(settings.recall_timeout):
+                vector = await self._find_vector(text, event.route.embedding)
+                lookup = Lookup(
+                    owner=owner_key(envelope.tenant, envelope.user, envelope.session_id),
+                    session_id=envelope.session_id if event.query.memory == "conversation" else None,
+                    vector=vector,
+                    text=text,
+                    limit=settings.candidates,
+                )
                 ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
         except TimeoutError:
             metrics.count_degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
@@ -217,6 +220,21 @@ class MemoryAgent:
         self._counts["hits_total"] += len(best_hits)
         return Recall(hits=best_hits)
 
+    async def _find_vector(self, text: str, vector: tuple[float, ...]) -> tuple[float, ...]:
+        """The question's vector by the embedder in force; ``vector`` is the router's. Empty where there is none."""
+        if not self.settings.has_own_embedder:
+            if not vector:
+                metrics.count_degraded("recall.no_embedding", "the router gave no embedding: only words are searched.")
+            return vector
+        try:
+            return (await self._embedder.embed([text], timeout=QUERY_SECONDS))[0] if text else ()
+        except Unavailable as error:
+            metrics.count_degraded("recall.no_embedding", error.message)
+            return ()
+
+    async def _renew_embeddings(self, episodes: Sequence[Episode]) -> list[Episode]:
+        return await self._embedder.renew(episodes)
+
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
         """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
         if not (event.route.plan.record and event.query.store) or event.finish_reason == "tool_calls":
@@ -225,7 +243,11 @@ class MemoryAgent:
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
             return None
         await self._recall_priority.wait_for_recalls()
-        return await anyio.to_thread.run_sync(build_record, event)
+        settings, vector = self.settings, None
+        if settings.has_own_embedder:
+            vector = await self._find_vector(event.query.text, ())
+        embedder = settings.router_embedder if not vector else settings.embedder_in_force
+        return await anyio.to_thread.run_sync(partial(build_record, embedder=embedder, vector=vector or None), event)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""
@@ -238,9 +260,12 @@ class MemoryAgent:
     async def _search(self, request: SearchRequest) -> SearchReply:
         if not request.user and request.session_id is None:
             raise InvalidInput("memory belongs to a user or to a conversation: name a user or a session.", param="user")
+        vector = await self._find_vector(request.text, request.vector)
+        if not vector and len(request.vector) == self.settings.vector_size:
+            vector = request.vector  # a command brings the vector of an embedder that it has loaded itself
         lookup = Lookup(
             owner=owner_key(request.tenant, request.user, request.session_id or ""),
-            vector=request.vector,
+            vector=vector,
             text=request.text,
             limit=max(self.settings.candidates, request.limit),
             session_id=request.session_id,
@@ -263,7 +288,9 @@ class MemoryAgent:
         self._rebuilding, started = True, time.monotonic()
         try:
             if request.tenant is not None:
-                episodes = await renew_tenant(self._stores, bus, tenant=request.tenant, user=request.user)
+                episodes = await renew_tenant(
+                    self._stores, bus, self._renew_embeddings, tenant=request.tenant, user=request.user
+                )
             else:
                 async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))

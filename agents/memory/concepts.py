@@ -9,6 +9,7 @@ from functools import cache
 import yake
 
 from agents.memory.smalltalk import is_small_talk
+from agents.memory.words import split_passage, split_words, text_language
 
 MOST = 6
 """Concepts of one episode at most."""
@@ -16,17 +17,45 @@ MOST = 6
 TEXT_LIMIT = 2000
 """Characters of question and answer together that are looked at."""
 
+LONGEST_PART = 8
+"""Characters of a passage's part that is a phrase at most."""
+
+YAKE_LANGUAGES = {
+    "english": "en",
+    "french": "fr",
+    "german": "de",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "dutch": "nl",
+    "russian": "ru",
+    "arabic": "ar",
+    "greek": "el",
+}
+"""YAKE's names of the languages that it has stop words of."""
+
 RICH = 40
 """Distinct words from which the word half of :func:`salience` is full."""
 
 
-def concepts(text: str, *, language: str = "en") -> tuple[str, ...]:
-    """Up to :data:`MOST` key phrases in lower case, best first; a phrase contained in an earlier one is left out."""
+def concepts(text: str) -> tuple[str, ...]:
+    """Up to :data:`MOST` key phrases in lower case, best first; a phrase contained in an earlier one is left out.
+
+    Of passages without spaces the parts between function words are phrases, unless they are long.
+    """
     if not text.strip() or is_small_talk(text):
         return ()
+    words = split_words(text[:TEXT_LIMIT])
+    parts = (part for word in words for part in split_passage(word))
+    phrases = [part for part in parts if 1 < len(part) <= LONGEST_PART]
+    extractor = _extractor(YAKE_LANGUAGES.get(text_language(words), "en"))
+    phrases += [
+        " ".join(str(phrase).casefold().split())
+        for phrase, _ in extractor.extract_keywords(text[:TEXT_LIMIT])
+        if not any(split_passage(word) for word in split_words(phrase))
+    ]
     names: list[str] = []
-    for phrase, _ in _extractor(language).extract_keywords(text[:TEXT_LIMIT]):
-        name = " ".join(str(phrase).casefold().split())
+    for name in phrases:
         if not any(name in earlier for earlier in names):
             names.append(name)
     return tuple(names[:MOST])
@@ -34,11 +63,11 @@ def concepts(text: str, *, language: str = "en") -> tuple[str, ...]:
 
 def salience(text: str, phrases: tuple[str, ...]) -> float:
     """How much the text holds that is worth remembering, 0..1: distinct words and concepts in equal parts; small talk
-    is 0."""
+    is 0. Two characters of a passage without spaces count as a word."""
     if is_small_talk(text):
         return 0.0
-    words = {word for word in text.casefold().split() if word.isalnum()}
-    return 0.5 * min(1.0, len(words) / RICH) + 0.5 * min(1.0, len(phrases) / MOST)
+    words = sum(max(1, len(word) // 2) if split_passage(word) else 1 for word in set(split_words(text)))
+    return 0.5 * min(1.0, words / RICH) + 0.5 * min(1.0, len(phrases) / MOST)
 
 
 @cache

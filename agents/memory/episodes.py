@@ -1,6 +1,7 @@
 """Makes an episode of an answer, from the event alone, so that a redelivered event makes the same episode."""
 
 import uuid
+from collections.abc import Sequence
 
 from agents.memory.concepts import concepts, salience
 from schemas.episode import Episode
@@ -12,8 +13,11 @@ def episode_id(*, tenant: str, turn_id: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"episode\n{tenant}\n{turn_id}"))
 
 
-def build_episode(event: AnswerReady) -> Episode:
-    """The immutable record of an answered turn; ``created_at`` is when the answer was ready."""
+def build_episode(event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None) -> Episode:
+    """The immutable record of an answered turn; ``created_at`` is when the answer was ready.
+
+    ``vector`` is the question's by the ``embedder``, where that is not the router's.
+    """
     envelope, query, route, inference = event.envelope, event.query, event.route, event.inference
     text = f"{query.text}\n{event.text}"
     about = concepts(text)
@@ -45,15 +49,17 @@ def build_episode(event: AnswerReady) -> Episode:
         bias=event.bias,
         usage=event.usage,
         timings=event.timings,
-        embedding=route.embedding,
+        embedding=route.embedding if vector is None else tuple(vector),
         concepts=about,
         saillance_score=salience(text, about),
+        embedder=embedder if vector or route.embedding else "",
     )
 
 
-def build_record(event: AnswerReady) -> EpisodeRecorded:
-    """The event that stores the episode."""
-    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=build_episode(event))
+def build_record(event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None) -> EpisodeRecorded:
+    """The event that stores the episode; see :func:`build_episode`."""
+    episode = build_episode(event, embedder=embedder, vector=vector)
+    return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode)
 
 
 def store_key(tenant: str, kind: str, name: str) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.memory.concepts import concepts, salience
+from agents.memory.embedding import embedding_text
 from agents.memory.episodes import episode_id
 from agents.shared.times import parse_time
 from schemas.chat import Sampling
@@ -59,7 +60,7 @@ class HistoryLine(Struct, frozen=True):
     @property
     def embedding_text(self) -> str:
         """The text that is embedded: who said what, because questions name people."""
-        return f"{self.author}: {self.text}" if self.author not in ("", "user", "assistant") else self.text
+        return embedding_text(self.author, self.text)
 
     @property
     def session_id(self) -> str:
@@ -266,7 +267,9 @@ def _turn_id(session_id: str, name: str, tenant: str, user: str) -> str:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"import\n{owner}\n{session_id}\n{name}").hex
 
 
-def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str, user: str = "") -> EpisodeRecorded:
+def build_event(
+    dated_line: DatedLine, vector: Sequence[float], *, tenant: str, user: str = "", embedder: str = ""
+) -> EpisodeRecorded:
     """The event that records a line. Its ids are derived, so that importing again changes nothing."""
     turn = turn_id(dated_line.line, tenant=tenant, user=user)
     envelope = Envelope(
@@ -278,10 +281,10 @@ def build_event(dated_line: DatedLine, vector: Sequence[float], *, tenant: str, 
         created_at=dated_line.at,
         deadline=dated_line.at,
     )
-    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, dated_line, vector))
+    return EpisodeRecorded(envelope=envelope, episode=_episode(envelope, dated_line, vector, embedder))
 
 
-def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float]) -> Episode:
+def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float], embedder: str) -> Episode:
     about = concepts(dated_line.line.text)
     return Episode(
         episode_id=episode_id(tenant=envelope.tenant, turn_id=envelope.turn_id),
@@ -306,4 +309,5 @@ def _episode(envelope: Envelope, dated_line: DatedLine, vector: Sequence[float])
         saillance_score=salience(dated_line.line.text, about),
         speaker=dated_line.line.author,
         source_id=dated_line.line.name,
+        embedder=embedder,
     )

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked, windows
+from agents.memory.embedding import Renew
 from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway
@@ -77,7 +78,7 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
     if len(episode.embedding) != settings.vector_size or not any(read_claims(episode.question)):
         return set()
     mine, own = unscored_match(episode), unit(episode.embedding)
-    least = least_cosine(settings.embedder, settings.same_fact)
+    least = least_cosine(settings.embedder_in_force, settings.same_fact)
     lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, text=episode.question, limit=NEAR)
     pairs: set[tuple[str, str]] = set()
     for match in await stores.atlas.search(lookup):
@@ -101,8 +102,9 @@ class _QueuedEpisode(Struct, eq=False):
 class Projection:
     """Gathers the episodes that wait: the caller that gets the lock first applies all of them."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, renew: Renew) -> None:
         self._stores = stores
+        self._renew = renew
         self._waiting: list[_QueuedEpisode] = []
 
     async def add(self, episode: Episode, *, recorded_at: float) -> None:
@@ -145,7 +147,8 @@ class Projection:
         error: KikiError | None = None
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
-            await project_episodes(self._stores, [entry.episode for entry in batch], recorded_at=times)
+            episodes = await self._renew([entry.episode for entry in batch])
+            await project_episodes(self._stores, episodes, recorded_at=times)
         except KikiError as failed:
             error = failed
         for entry in batch:

@@ -5,8 +5,7 @@ This was measured (``kiki bench locomo``) to be better than z-scores or reciproc
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 
 import numpy as np
@@ -19,7 +18,7 @@ from agents.memory.dates import Span, resolve_dates
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.superseding import corrects, least_cosine, says_otherwise
-from agents.memory.words import WordEncoder, coverage
+from agents.memory.words import WordEncoder, coverage, name_keys, split_words, text_language
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 
@@ -35,7 +34,8 @@ TOLD_LATER = 86400.0
 Measure = Callable[[str], int]
 """Gives the length of a text in the budget's unit."""
 
-_NAME = re.compile(r"\w+")
+QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
+"""What a question ends with: Latin, Chinese and Japanese, Arabic, Greek."""
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -110,10 +110,10 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
 def fuse_scores(matches: Sequence[Match], *, text: str, now: float, settings: MemorySettings) -> list[ScoredMatch]:
     """All matches by fused score, descending; equal scores newest first."""
     best = max((match.lexical for match in matches), default=0.0)
-    query_words = {word.casefold() for word in _NAME.findall(text)}
+    query_names = name_keys(text)
     spans = date_spans(text, now=now)
     candidates = [
-        _score(match, best=best, query_words=query_words, spans=spans, now=now, settings=settings) for match in matches
+        _score(match, best=best, query_names=query_names, spans=spans, now=now, settings=settings) for match in matches
     ]
     return sorted(candidates, key=_order)
 
@@ -173,7 +173,7 @@ def _compare_all(
     if not matches:
         return
     rows = np.stack([vectors[match.episode_id] for match in matches])
-    least = least_cosine(settings.embedder, settings.same_fact)
+    least = least_cosine(settings.embedder_in_force, settings.same_fact)
     for first, second in np.argwhere(rows @ rows.T >= least).tolist():
         newer, older = matches[first], matches[second]
         if _follows(newer, older) and corrects(newer.question, older.question):
@@ -231,17 +231,22 @@ def keep_relevant(
 ) -> Iterator[ScoredMatch]:
     """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
 
+    Closeness in a language that the embedder was not trained for counts only together with a word of the query.
     A query of small talk finds nothing, and an episode whose question is small talk is not found. What corrects a match
     above the floor comes with it.
     """
     if is_small_talk(text):
         return
     query_words = words.query_words(text)
+    needs_word = text_language(split_words(text)) not in settings.floor_languages
     candidates = list(ranking)
     matches = {candidate.match.episode_id: candidate.match for candidate in candidates}
     for candidate in candidates:
         corrected = () if candidate.newer else (matches[name] for name in candidate.corrects if name in matches)
-        if any(_passes(match, query_words, words, settings) for match in (candidate.match, *corrected)):
+        if any(
+            (match.lexical > 0.0 or not needs_word) and _passes(match, query_words, words, settings)
+            for match in (candidate.match, *corrected)
+        ):
             yield candidate
 
 
@@ -297,15 +302,15 @@ def _score(
     match: Match,
     *,
     best: float,
-    query_words: set[str],
+    query_names: Set[int],
     spans: Sequence[Span],
     now: float,
     settings: MemorySettings,
 ) -> ScoredMatch:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
     words = match.lexical / best if best > 0.0 else 0.0
-    spoke = match.speaker not in ROLES and any(part.casefold() in query_words for part in _NAME.findall(match.speaker))
-    asks = not match.answer and match.question.rstrip().endswith("?")
+    spoke = match.speaker not in ROLES and not query_names.isdisjoint(name_keys(match.speaker))
+    asks = not match.answer and match.question.rstrip().endswith(QUESTION_MARKS)
     dated = any(start <= match.created_at < end for start, end in spans)
     score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
     score += settings.speaker_weight * spoke - settings.question_weight * asks + settings.date_weight * dated

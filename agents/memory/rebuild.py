@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from agents.memory.embedding import Renew
 from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
 from bus.connection import Bus
@@ -14,13 +15,13 @@ StampedEpisode = tuple[Episode, float]
 """An episode and the Unix time at which the record stored it."""
 
 
-async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str, user: str | None = None) -> int:
+async def renew_tenant(stores: Stores, bus: Bus, renew: Renew, *, tenant: str, user: str | None = None) -> int:
     """Remove what the stores have of the tenant or user and project it again; return the number of their episodes.
 
     The projection waits meanwhile. After a crash in between, episodes are missing until this is run again.
 
     Raises:
-        Unavailable: the broker or a store failed.
+        Unavailable: the broker, the embedder or a store failed.
     """
     count = 0
     async with stores.write_lock:
@@ -30,7 +31,7 @@ async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str, user: str | Non
             async for batch in _batches(episodes):
                 await project_episodes(
                     stores,
-                    [episode for episode, _ in batch],
+                    await renew([episode for episode, _ in batch]),
                     recorded_at={episode.episode_id: at for episode, at in batch},
                 )
                 count += len(batch)

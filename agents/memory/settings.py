@@ -27,11 +27,16 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are the account there.
         neo4j_database: the database there; used by nothing else.
         store_timeout: seconds that a server may take for one call.
+        embedder: name, Hugging Face id or path of the model that embeds what is remembered; empty takes the router's.
+        router_embedder: the model whose vectors the router gives; set by the composition.
         vector_size: floats in an embedding; 768 for all-mpnet-base-v2.
         tokenizer: a model's ``tokenizer.json``, which counts the budget; without one, four characters are a token.
-        language: stop words and stems of the word index.
+        language: stop words and stems of words in the Latin script, such as ``english``; empty finds the language of
+            each text by its stop words.
         relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
+        floor_languages: languages whose cosines the embedder was trained for. For a question in another one the floor
+            holds nothing back, so an episode must also have a word of it, neighbours included.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen. Above
             1 no share does.
         floor_words: words that a query must have at least for ``floor_coverage`` to apply.
@@ -41,7 +46,6 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         date_weight: what is added when the query names the date at which the episode was said. Measured on LoCoMo.
         recency_weight: what recency (0..1) adds; chosen.
         recency_half_life: seconds after which an episode's recency has halved; chosen.
-        embedder: name of the model that made the embeddings; thresholds that depend on it are read by it.
         same_fact: cosine of two episodes below which neither replaces the other; None takes what is known of the
             embedder (:data:`agents.memory.superseding.LEAST_COSINES`). Above 1 nothing is replaced.
         superseded_weight: what an episode loses that a newer one replaced, beside its place before that one; chosen.
@@ -80,10 +84,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     neo4j_password: str = ""
     neo4j_database: Annotated[str, Meta(min_length=1)] = "neo4j"
     store_timeout: Seconds = 10.0
+    embedder: str = ""
+    router_embedder: str = ""
     vector_size: Count = 768
     tokenizer: Path | None = None
-    language: str = "english"
+    language: str = ""
     relevance_floor: Cosine = 0.4
+    floor_languages: tuple[str, ...] = ("english",)
     floor_coverage: Amount = 0.6
     floor_words: Limit = 2
     lexical_weight: Amount = 0.3
@@ -92,7 +99,6 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     date_weight: Amount = 0.3
     recency_weight: Amount = 0.03
     recency_half_life: Seconds = 7 * 86400.0
-    embedder: str = "all-mpnet-base-v2"
     same_fact: Amount | None = None
     superseded_weight: Amount = 0.1
     summarised_weight: Amount = 0.05
@@ -118,3 +124,18 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     lock_timeout: Amount = 3.0
     status_interval: Seconds = 2.0
     graph_buffer: Count = 128 * 1024**2
+
+    @property
+    def has_own_embedder(self) -> bool:
+        """Whether the router's vectors are of another model than the memory's."""
+        return self.embedder not in ("", self.router_embedder)
+
+    @property
+    def embedder_in_force(self) -> str:
+        """The name of the model that embeds what is remembered."""
+        return self.embedder or self.router_embedder
+
+    @property
+    def embed_verb(self) -> str:
+        """The request that gives that model's vectors."""
+        return "memory.embed" if self.has_own_embedder else "embed"

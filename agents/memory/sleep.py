@@ -22,6 +22,7 @@ from msgspec import Struct, field
 from agents.memory.clusters import OldEpisode, plan_summaries
 from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
+from agents.memory.embedding import is_stale
 from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from bus import metrics
@@ -148,12 +149,17 @@ async def _read_episodes(
                 # ``_is_recorded`` finds the summary. Without them the plan would group the rest differently.
                 if _cutoff(episode) != before:
                     owned.summed.update(episode.summarises)
-            elif _is_old(message.stored_at, before) and len(episode.embedding) == settings.vector_size:
+            elif _is_old(message.stored_at, before) and _fits(episode, settings):
                 if message.seq <= floor:
                     owned.old[episode.episode_id] = _old_episode(episode, message.seq, settings)
                 else:
                     held_count += 1
     return owners, held_count
+
+
+def _fits(episode: Episode, settings: MemorySettings) -> bool:
+    """Whether the episode's embedding can be compared with those of the embedder in force."""
+    return len(episode.embedding) == settings.vector_size and not is_stale(episode, settings)
 
 
 def _is_old(stored_at: datetime, before: float) -> bool:
@@ -196,7 +202,7 @@ async def _sum_up(
     """Ask the model for a summary and record it; a failure is counted, and gives None."""
     try:
         text = await _write_summary(bus, owner, part, settings)
-        event = _summary_event(owner, part, text, before)
+        event = _summary_event(owner, part, text, before, settings.embedder_in_force)
         async with summary_lock:
             for episode in part:
                 if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
@@ -230,7 +236,9 @@ async def _write_summary(bus: Bus, owner: TenantUser, part: Sequence[OldEpisode]
     return text
 
 
-def _summary_event(owner: TenantUser, part: Sequence[OldEpisode], text: str, before: float) -> EpisodeRecorded:
+def _summary_event(
+    owner: TenantUser, part: Sequence[OldEpisode], text: str, before: float, embedder: str
+) -> EpisodeRecorded:
     """The event that records a summary. Its time is that of the newest of its parts."""
     turn_id, at = summary_turn(owner.tenant, part), part[-1].created_at
     envelope = Envelope(
@@ -267,5 +275,6 @@ def _summary_event(owner: TenantUser, part: Sequence[OldEpisode], text: str, bef
         concepts=about,
         saillance_score=salience(text, about),
         summarises=tuple(old_episode.episode_id for old_episode in part),
+        embedder=embedder,
     )
     return EpisodeRecorded(envelope=envelope, episode=episode)

@@ -8,6 +8,7 @@ from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
+from runtime.bench.memory.multilingual import multilingual
 from runtime.bench.memory.superseding import superseding
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
@@ -34,6 +35,7 @@ for verb in (
     exchange,
     locomo,
     superseding,
+    multilingual,
 ):
     app.command()(verb)
 app.command(name="import")(import_rate)

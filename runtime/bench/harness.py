@@ -23,7 +23,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agents.memory.settings import MemorySettings
+from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.pair import Stores
+from agents.memory.words import WordEncoder
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from runtime.agents import FACADE, turn_agents
@@ -175,14 +177,15 @@ async def fresh_broker() -> AsyncIterator[Bus]:
 
 
 @contextlib.asynccontextmanager
-async def fresh_stores(*, vector_size: int) -> AsyncIterator[Stores]:
-    """Open stores of the memory, empty; deleted at the end."""
+async def fresh_stores(*, vector_size: int, words: WordEncoder | None = None) -> AsyncIterator[Stores]:
+    """Open stores of the memory, empty; deleted at the end. ``words`` may count the words otherwise than usual."""
 
     async def rebuild() -> None:
         """There is no record to project again."""
 
     with fresh_folder() as folder:
         stores = Stores(MemorySettings(data_dir=folder, vector_size=vector_size))
+        stores.atlas = EdgeAtlas(stores.settings, words)
         async with stores.open(rebuild):
             yield stores
 

@@ -17,9 +17,10 @@ from agents.memory import imports
 from agents.shared.times import find_zone, format_time, parse_end, parse_time
 from bus.agent import gather_reports
 from bus.connection import Bus
+from runtime.agents import own_memory_embedder
 from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
-from runtime.local_memory import open_memory
+from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
 from schemas.envelope import PERSON
@@ -122,7 +123,8 @@ def import_history(
                 imports.refuse(plan.bad, source=str(file))
             if plan.new:
                 async with open_embedder(settings, bus) as embed:
-                    await _record_with_progress(bus, plan.new, embed, tenant, user)
+                    name = own_memory_embedder(settings) or settings.embedder
+                    await _record_with_progress(bus, plan.new, embed, tenant, user, name)
         _print_import(history, plan)
 
     run_async(import_file)
@@ -153,7 +155,7 @@ def rebuild(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Na
             reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
-    _run_on_memory(rebuild_stores, nats)
+    _run_on_memory(rebuild_stores, nats, EMBEDDER)
 
 
 @app.command()
@@ -254,13 +256,19 @@ def _tenant_of(tenant: str | None, user: str | None) -> str | None:
 
 
 async def _record_with_progress(
-    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, tenant: str, user: str
+    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, tenant: str, user: str, embedder: str
 ) -> None:
     columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("importing", total=len(entries))
         await transfer.record_entries(
-            bus, entries, embed, tenant=tenant, user=user, tick=lambda more: progress.advance(task, more)
+            bus,
+            entries,
+            embed,
+            tenant=tenant,
+            user=user,
+            tick=lambda more: progress.advance(task, more),
+            embedder=embedder,
         )
 
 

@@ -16,7 +16,7 @@ import typer
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime import advisors, composition, models
-from runtime.agents import FACADE, all_agents, default_agents
+from runtime.agents import FACADE, all_agents, default_agents, own_memory_embedder
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.settings import LAST_RESORT_MODEL, Settings, environment
 from runtime.supervisor import Supervisor
@@ -76,7 +76,9 @@ def _fetch_models(settings: Settings) -> Settings:
 
 def _pull_missing(settings: Settings) -> int:
     """Fetch in a child process: the libraries that convert a model would stay in this one's memory. Its exit code."""
-    missing = [name for name in (settings.model, settings.embedder) if models.find_ready(name) is None]
+    own = own_memory_embedder(settings)
+    names = (settings.model, settings.embedder, *(() if own is None else (own,)))
+    missing = [name for name in names if models.find_ready(name) is None]
     if not missing:
         return 0
     arguments = [sys.executable, "-m", "runtime", "models", "pull", *missing]

@@ -33,6 +33,7 @@ from runtime.models.prepare import (
     prepare,
     pull,
     remove,
+    vector_size,
     verify,
 )
 from runtime.models.progress import show_progress
@@ -55,5 +56,6 @@ __all__ = [
     "remove",
     "router_checkpoint",
     "show_progress",
+    "vector_size",
     "verify",
 ]

@@ -1,6 +1,7 @@
 """Finds or makes the ready directory of a name, hub id or path; the verbs of ``kiki models``."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -208,6 +209,15 @@ def digest(directory: Path) -> str:
         digests = {path.name: store.sha256_of(path) for path in paths}
     lines = "".join(f"{digests[name]} {name}\n" for name in sorted(digests))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def vector_size(directory: Path) -> int | None:
+    """Floats in a vector of an embedder, by its ``config.json``; None when that does not say."""
+    try:
+        size = json.loads((directory / "config.json").read_text())["hidden_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) else None
 
 
 def int8_folder(directory: Path, model_digest: str) -> Path:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import anyio
@@ -80,9 +81,16 @@ async def plan_import(bus: Bus, entries: Sequence[imports.DatedLine], *, tenant:
 
 
 async def import_entries(
-    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, user: str, tick: Callable[[int], None]
+    bus: Bus,
+    entries: Sequence[imports.DatedLine],
+    embed: Embed,
+    *,
+    tenant: str,
+    user: str,
+    tick: Callable[[int], None],
+    embedder: str = "",
 ) -> ImportCount:
-    """Plan the import and do it.
+    """Plan the import and do it; ``embedder`` names the model behind ``embed``.
 
     Raises:
         InvalidInput: a line is refused; nothing was recorded.
@@ -90,17 +98,24 @@ async def import_entries(
     """
     plan = await plan_import(bus, entries, tenant=tenant, user=user)
     imports.refuse(plan.bad, source="the history")
-    await record_entries(bus, plan.new, embed, tenant=tenant, user=user, tick=tick)
+    await record_entries(bus, plan.new, embed, tenant=tenant, user=user, tick=tick, embedder=embedder)
     return ImportCount(len(plan.new), plan.known, plan.forgotten)
 
 
 async def record_entries(
-    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, *, tenant: str, user: str, tick: Callable[[int], None]
+    bus: Bus,
+    entries: Sequence[imports.DatedLine],
+    embed: Embed,
+    *,
+    tenant: str,
+    user: str,
+    tick: Callable[[int], None],
+    embedder: str = "",
 ) -> None:
     """Record lines in batches, and wait until recall can find them.
 
     The next batch is embedded while one is written, as the broker syncs every line to disk. ``tick`` is called with the
-    number of lines of each batch.
+    number of lines of each batch; ``embedder`` names the model behind ``embed``.
 
     Raises:
         Unavailable: the broker or the embedder is away; importing again goes on where it stopped.
@@ -108,7 +123,8 @@ async def record_entries(
     sender, receiver = anyio.create_memory_object_stream[EmbeddedBatch](max_buffer_size=1)
     try:
         async with anyio.create_task_group() as tasks, sender:
-            tasks.start_soon(_publish_batches, bus, receiver, tenant, user, tick)
+            build = partial(imports.build_event, tenant=tenant, user=user, embedder=embedder)
+            tasks.start_soon(_publish_batches, bus, receiver, build, tick)
             for batch in _batches(entries):
                 await sender.send((batch, await embed([entry.line.embedding_text for entry in batch])))
     except BaseExceptionGroup as group:
@@ -127,13 +143,16 @@ async def export_lines(bus: Bus, *, tenant: str, user: str) -> AsyncGenerator[st
 
 
 async def _publish_batches(
-    bus: Bus, receiver: MemoryObjectReceiveStream[EmbeddedBatch], tenant: str, user: str, tick: Callable[[int], None]
+    bus: Bus,
+    receiver: MemoryObjectReceiveStream[EmbeddedBatch],
+    build: Callable[[imports.DatedLine, Sequence[float]], EpisodeRecorded],
+    tick: Callable[[int], None],
 ) -> None:
     async with receiver:
         async for batch, vectors in receiver:
             async with anyio.create_task_group() as tasks:
                 for entry, vector in zip(batch, vectors, strict=True):
-                    tasks.start_soon(bus.publish, imports.build_event(entry, vector, tenant=tenant, user=user))
+                    tasks.start_soon(bus.publish, build(entry, vector))
             tick(len(batch))
 
 

@@ -119,6 +119,7 @@ SERVICES = (
     Service("route", RouteRequest, RouteReply),
     *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
     Service("memory.search", SearchRequest, SearchReply),
+    Service("memory.embed", EmbedRequest, EmbedReply),
     Service("memory.rebuild", RebuildRequest, RebuildReply),
     Service("adapters.ls", AdapterListRequest, AdapterListReply),
     *(Service(f"adapters.{verb}", AdapterRequest, AdapterInfo) for verb in ("check", "load", "unload", "activate")),

@@ -7,6 +7,7 @@ from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas, Lookup, Windows
+from agents.memory.words import WordEncoder
 from schemas.episode import Episode
 
 
@@ -15,8 +16,9 @@ class EdgeAtlas:
 
     name = "atlas"
 
-    def __init__(self, settings: MemorySettings) -> None:
-        opener = partial(Atlas.open, size=settings.vector_size, language=settings.language)
+    def __init__(self, settings: MemorySettings, words: WordEncoder | None = None) -> None:
+        words = words or WordEncoder(settings.language)
+        opener = partial(Atlas.open, size=settings.vector_size, words=words)
         self.store = EmbeddedStore(self.name, settings.data_dir / "atlas", opener)
         self.load = self.store.load
         self.renew = self.store.renew

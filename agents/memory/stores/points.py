@@ -31,12 +31,14 @@ from agents.memory.stores.errors import BrokenStore, translate_opening_errors, t
 from agents.memory.words import WordEncoder, bm25_weights
 from schemas.chat import Message, digest_transcript
 from schemas.episode import Episode
-from schemas.errors import SetupError, Unavailable
+from schemas.errors import Unavailable
 
 CONFIG = "edge_config.json"
 """File in which qdrant-edge keeps a shard's configuration."""
 
-CONTEXT, WORDS = "context", "words"
+CONTEXT, WORDS = "context", "words-2"
+"""The vectors' names. Another name for the words when they are counted in another way has them all made again."""
+
 OWN = "vector"
 """The payload field of an episode's own embedding."""
 
@@ -59,9 +61,6 @@ EPISODE_FIELDS = ("episode_id", "turn_id", "session_id", "speaker", "source_id",
 
 PAYLOAD_FIELDS = [*EPISODE_FIELDS, OWN, SUMMARY]
 """Payload fields that are read of a point."""
-
-LAYOUT, LAYOUT_FILE = "2", "layout"
-"""The version of what points hold, and the file in a shard that names it; another one is made again."""
 
 MANY = 1000
 """Sessions with one transcript that are looked at; two are too many already."""
@@ -111,34 +110,32 @@ class Atlas:
         self._holds_deleted = (path / FORGOT).exists()
 
     @classmethod
-    def open(cls, directory: Path, *, size: int, language: str = "english") -> "Atlas":
+    def open(cls, directory: Path, *, size: int, words: WordEncoder | None = None) -> "Atlas":
         """Load the shard in force in ``directory``, or create the first one in an empty directory.
 
         Raises:
-            BrokenStore: the files cannot be read, or an earlier version made them.
-            SetupError: the shard holds vectors of another size.
+            BrokenStore: the files cannot be read, an earlier version made them, or the vectors are of another size.
         """
+        words = words or WordEncoder()
         directory.mkdir(parents=True, exist_ok=True)
         with translate_opening_errors("atlas"):
             if any(directory.iterdir()):
                 generations.tidy(directory)
-                return cls.load(generations.current_shard(directory), size=size, words=WordEncoder(language))
+                return cls.load(generations.current_shard(directory), size=size, words=words)
             path = generations.first_shard(directory)
             shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
                 shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
-            (path / LAYOUT_FILE).write_text(LAYOUT)
             shard.flush()
             generations.put_in_force(path)
-        return cls(shard, path, size=size, words=WordEncoder(language))
+        return cls(shard, path, size=size, words=words)
 
     @classmethod
     def load(cls, path: Path, *, size: int, words: WordEncoder) -> "Atlas":
         """Load one shard.
 
         Raises:
-            BrokenStore: the files cannot be read, or an earlier version made them.
-            SetupError: the shard holds vectors of another size.
+            BrokenStore: the files cannot be read, an earlier version made them, or the vectors are of another size.
         """
         with translate_opening_errors("atlas"):
             _refuse_other_size(path, size)
@@ -494,17 +491,18 @@ def _config(size: int) -> qdrant.EdgeConfig:
 
 def _refuse_other_size(directory: Path, size: int) -> None:
     try:
-        vectors = json.loads((directory / CONFIG).read_text())["vectors"]
+        config = json.loads((directory / CONFIG).read_text())
+        vectors = config["vectors"]
         stored_size = vectors[CONTEXT]["size"]
+        names = {*vectors, *config["sparse_vectors"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BrokenStore(f"the atlas cannot be opened: its {CONFIG} cannot be read ({error}).") from error
-    layout = directory / LAYOUT_FILE
-    if vectors.keys() != {CONTEXT} or not layout.exists() or layout.read_text() != LAYOUT:
+    if names != {CONTEXT, WORDS}:
         raise BrokenStore(f"the atlas in {directory} was made by an earlier version.")
     if stored_size != size:
-        raise SetupError(
-            f"the atlas in {directory} holds vectors of {stored_size} floats, the embedder gives {size}: "
-            "set the embedder back, or move that directory away to have it made again from the record.",
+        raise BrokenStore(
+            f"the atlas in {directory} holds vectors of {stored_size} floats, the embedder gives {size}: it is made "
+            "again from the record.",
             param="vector_size",
         )
 

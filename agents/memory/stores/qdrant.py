@@ -16,7 +16,6 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line, setting_error
 from agents.memory.stores.points import CONTEXT, MANY, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
 from agents.memory.words import WordEncoder, bm25_weights
-from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 
@@ -68,7 +67,7 @@ class QdrantAtlas:
         return cls(client, settings)
 
     async def load(self) -> bool:
-        """Connect to the server; return whether the collection exists.
+        """Connect to the server; return whether the collection exists, with words as they are counted now.
 
         Raises:
             SetupError: no server answers, it refuses the key, or the collection holds vectors of another size.
@@ -77,7 +76,7 @@ class QdrantAtlas:
         try:
             if not await self._client.collection_exists(self._collection):
                 return False
-            vectors = (await self._client.get_collection(self._collection)).config.params.vectors
+            params = (await self._client.get_collection(self._collection)).config.params
         except UnexpectedResponse as error:
             if error.status_code in (401, 403):
                 raise _setting_error("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
@@ -86,7 +85,7 @@ class QdrantAtlas:
             raise _setting_error(
                 "qdrant_url", f"no Qdrant server answers at {settings.qdrant_url} ({one_line(error)})"
             ) from error
-        context = vectors.get(CONTEXT) if isinstance(vectors, dict) else None
+        context = params.vectors.get(CONTEXT) if isinstance(params.vectors, dict) else None
         if context is None or context.size != settings.vector_size:
             size = "no context vectors" if context is None else f"vectors of {context.size} floats"
             raise _setting_error(
@@ -94,7 +93,7 @@ class QdrantAtlas:
                 f"'{self._collection}' holds {size}, the embedder gives {settings.vector_size}: set the embedder back "
                 "or name another collection, which is made from the record",
             )
-        return await self._is_of_this_layout()
+        return WORDS in (params.sparse_vectors or {})
 
     async def renew(self) -> None:
         """Begin with an empty collection."""
@@ -108,15 +107,6 @@ class QdrantAtlas:
             )
             for field, schema in _INDEXED.items():
                 await self._client.create_payload_index(self._collection, field, field_schema=schema)
-
-    async def _is_of_this_layout(self) -> bool:
-        """Whether the points hold what this program searches; one that an earlier version stored stands for all."""
-        async with _translate_errors():
-            records, _ = await self._client.scroll(self._collection, limit=1, with_payload=["owner"])
-        if all((record.payload or {}).get("owner") for record in records):
-            return True
-        metrics.count_degraded("atlas.broken", f"an earlier version made '{self._collection}': it is made again.")
-        return False
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,1 +1,1 @@
-"""Benches of the memory."""
+"""Benches of the memory: what recall finds."""

@@ -26,7 +26,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.words import WordEncoder
 
 NOW = 1_000_000.0
-SETTINGS = MemorySettings(data_dir=Path("nowhere"))
+SETTINGS = MemorySettings(router_embedder="all-mpnet-base-v2", data_dir=Path("nowhere"))
 WORDS = WordEncoder()
 
 

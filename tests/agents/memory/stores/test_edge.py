@@ -8,8 +8,7 @@ import pytest
 
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore
-from agents.memory.stores.points import CONFIG, Atlas, Lookup
-from schemas.errors import SetupError
+from agents.memory.stores.points import CONFIG, WORDS, Atlas, Lookup
 from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 
@@ -22,12 +21,19 @@ def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_shard_of_another_size_is_not_opened(tmp_path: Path) -> None:
+def test_a_shard_of_another_size_is_made_again(tmp_path: Path) -> None:
     Atlas.open(tmp_path / "atlas", size=SIZE).close()
-    with pytest.raises(SetupError, match="64 floats") as error:
+    with pytest.raises(BrokenStore, match="64 floats") as error:
         Atlas.open(tmp_path / "atlas", size=32)
     assert error.value.param == "vector_size"
-    assert not isinstance(error.value, BrokenStore)
+
+
+def test_a_shard_of_words_that_were_counted_otherwise_is_made_again(tmp_path: Path) -> None:
+    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    config = tmp_path / "atlas" / "1" / CONFIG
+    config.write_text(config.read_text().replace(WORDS, "words"))
+    with pytest.raises(BrokenStore, match="earlier version"):
+        Atlas.open(tmp_path / "atlas", size=SIZE)
 
 
 def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:

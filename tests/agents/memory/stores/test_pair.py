@@ -163,9 +163,14 @@ async def test_a_call_that_was_left_behind_is_not_joined_by_another(settings: Me
         assert finish_states == [True]
 
 
+async def keep(episodes: Sequence[Episode]) -> list[Episode]:
+    """The embeddings stay."""
+    return list(episodes)
+
+
 async def test_waiting_episodes_share_a_batch_and_a_poison_one_fails_alone(settings: MemorySettings) -> None:
     stores = Stores(settings)
-    projection = Projection(stores)
+    projection = Projection(stores, keep)
     failures: list[Episode] = []
 
     async def add(entry: Episode) -> None:
@@ -189,7 +194,7 @@ async def test_waiting_episodes_share_a_batch_and_a_poison_one_fails_alone(setti
 
 async def test_an_episode_cancelled_while_waiting_leaves_no_trace(settings: MemorySettings) -> None:
     stores = Stores(settings)
-    projection = Projection(stores)
+    projection = Projection(stores, keep)
     async with stores.open(Forgetful()):
         async with stores.write_lock, anyio.create_task_group() as tasks:
             tasks.start_soon(partial(projection.add, recorded_at=1.0), episode("gone", vector=unit(1)))
