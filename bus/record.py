@@ -7,12 +7,12 @@ import structlog
 
 from bus.connection import Bus
 from bus.consumers import read_consumers
-from bus.stream import read_stream
+from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
 from schemas.codec import decode
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent
-from schemas.events import EpisodeRecorded
+from schemas.events import EpisodeForgotten, EpisodeRecorded
 
 _log = structlog.get_logger("bus")
 
@@ -40,15 +40,41 @@ async def read_timed_episodes(
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
+    async with aclosing(read_entries(bus)) as entries:
+        async for message, episode in entries:
+            if episode is not None and tenant in (None, episode.tenant) and user in (None, episode.user):
+                yield episode, message.stored_at.timestamp()
+
+
+async def read_entries(bus: Bus) -> AsyncGenerator[tuple[StoredMessage, Episode | None], None]:
+    """The messages that record episodes by now, oldest first; with None, and a line in the log, when one is unreadable.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
     async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)])) as messages:
         async for message in messages:
             try:
                 episode = decode(EpisodeRecorded, message.data).episode
             except InvalidEvent as error:
-                _log.warning("episode unreadable", subject=message.subject, error=error.message)
-                continue
-            if tenant in (None, episode.tenant) and user in (None, episode.user):
-                yield episode, message.stored_at.timestamp()
+                _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
+                episode = None
+            yield message, episode
+
+
+async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:
+    """A turn's episode, or its tombstone when it was forgotten; None without either, or when it cannot be read.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    try:
+        entry = await bus.last_of((EpisodeRecorded, EpisodeForgotten), turn_id, stream=EPISODES)
+    except InvalidEvent as error:
+        _log.warning("episode unreadable", turn_id=turn_id, error=error.message)
+        return None
+    assert entry is None or isinstance(entry, EpisodeRecorded | EpisodeForgotten)
+    return entry
 
 
 async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:

@@ -4,12 +4,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
 from bus.connection import Bus
 from bus.stream import read_stream
 from bus.topology import ANSWERS, EPISODES, TURNS
 from schemas.codec import decode
-from schemas.errors import InvalidInput
+from schemas.errors import InvalidEvent, InvalidInput
 from schemas.events import STAGE_EVENTS, AnswerReady, EpisodeRecorded, Event
+
+_log = structlog.get_logger("bus")
 
 _ALL: tuple[type[Event], ...] = (*STAGE_EVENTS, EpisodeRecorded)
 _KINDS = {kind.subject: kind for kind in _ALL}
@@ -25,7 +29,7 @@ class StoredEvent:
 
 
 async def read_turn_events(bus: Bus, turn_id: str) -> list[StoredEvent]:
-    """The turn's events in the order of time, then its recorded episode.
+    """The turn's events in the order of time, then its recorded episode; unreadable ones are only logged.
 
     Raises:
         InvalidInput: nothing of that turn is stored (its events are kept for an hour only).
@@ -43,5 +47,10 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
             noun, verb = message.subject.split(".")[-3:-1]
-            events.append(StoredEvent(message.seq, message.stored_at, decode(_KINDS[f"{noun}.{verb}"], message.data)))
+            try:
+                event = decode(_KINDS[f"{noun}.{verb}"], message.data)
+            except InvalidEvent as error:
+                _log.warning("event unreadable", seq=message.seq, subject=message.subject, error=error.message)
+                continue
+            events.append(StoredEvent(message.seq, message.stored_at, event))
     return events

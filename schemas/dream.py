@@ -45,7 +45,8 @@ class BetaRecord(WireStruct, frozen=True, kw_only=True):
     """One episode as dream-of-kiki's handlers read it.
 
     ``id`` is the record's id, as ``services.mark`` takes it; ``context`` is the question, ``outcome`` the answer;
-    ``timestamp`` is Unix time; ``owner`` says whose episode it is. ``input`` and ``x`` are the embedding of the context, ``y`` is that of the outcome.
+    ``timestamp`` is Unix time; ``owner`` says whose episode it is. ``input`` and ``x`` are the embedding of the
+    context, ``y`` is that of the outcome.
     """
 
     id: RecordId

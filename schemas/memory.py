@@ -4,9 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.findings import RecalledEpisode
+from schemas.times import UnixTime
 
 
 class SearchRequest(WireStruct, frozen=True, kw_only=True):
@@ -20,9 +21,12 @@ class SearchRequest(WireStruct, frozen=True, kw_only=True):
     user: User = ""
     vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
     text: str = ""
-    as_of: float | None = None
+    as_of: UnixTime | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 10
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(as_of=self.as_of)
 
 
 class SearchReply(WireStruct, frozen=True, kw_only=True):
@@ -57,7 +61,8 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
 
     ``waiting`` counts episodes that are recorded and not yet projected, so they may be missing. ``missing_in_atlas``
     and ``missing_in_trace`` are ids of recorded episodes that a store lacks; ``unknown_in_atlas`` and
-    ``unknown_in_trace`` count episodes that a store has and the record does not.
+    ``unknown_in_trace`` count episodes that a store has and the record does not. ``unreadable`` holds the sequences of
+    entries of the record that nobody can read, whose ever they are: no store has them.
     """
 
     recorded: int
@@ -66,11 +71,17 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
     missing_in_trace: tuple[str, ...]
     unknown_in_atlas: int
     unknown_in_trace: int
+    unreadable: tuple[int, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing is missing and nothing is unknown."""
-        return not (self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
+        """Whether the stores hold what the record holds, and all of the record can be read."""
+        return not (self.differs or self.unreadable)
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything is missing in a store or unknown to the record."""
+        return bool(self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
 
 
 class StatsRequest(WireStruct, frozen=True, kw_only=True):
@@ -100,8 +111,11 @@ class SleepRequest(WireStruct, frozen=True, kw_only=True):
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     user: User | None = None
-    before: float | None = None
+    before: UnixTime | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(before=self.before)
 
 
 class Merged(WireStruct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import WireStruct, refuse_non_finite
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.findings import DomainScore
 
@@ -15,6 +15,9 @@ class RouteRequest(WireStruct, frozen=True, kw_only=True):
     prompts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_EMBED_TEXTS)]
     threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=1, le=31)] = 4
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(threshold=self.threshold)
 
 
 class RoutedDomain(DomainScore, frozen=True, kw_only=True):

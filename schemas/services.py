@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Raw
 
-from schemas.base import WireStruct
+from schemas.base import WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.episode import Episode
+from schemas.times import UnixTime
 
 MAX_FETCH = 256
 """The most records in one reply; there may be fewer, because the reply must fit into one message."""
@@ -134,7 +135,10 @@ class MarkReply(WireStruct, frozen=True, kw_only=True):
 class TrimRequest(WireStruct, frozen=True, kw_only=True):
     """Drop records that are older than ``before`` (Unix time) and that every durable consumer has acknowledged."""
 
-    before: float
+    before: UnixTime
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(before=self.before)
 
 
 class TrimReply(WireStruct, frozen=True, kw_only=True):
@@ -184,12 +188,15 @@ Speed = Literal["full", "recorded"]
 class Selection(WireStruct, frozen=True, kw_only=True):
     """A part of the record; all of it by default. ``since`` and ``until`` are Unix times of storing a message."""
 
-    since: float | None = None
-    until: float | None = None
+    since: UnixTime | None = None
+    until: UnixTime | None = None
     from_seq: Annotated[int, Meta(ge=1)] | None = None
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     user: User | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+
+    def __post_init__(self) -> None:
+        refuse_non_finite(since=self.since, until=self.until)
 
 
 class ReplayRequest(WireStruct, frozen=True, kw_only=True):

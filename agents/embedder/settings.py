@@ -11,7 +11,7 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         model: folder of the sentence-transformers model.
         batch_wait: seconds that a text waits for other callers' texts, while there are several; 0 never waits.
-        batch_size: texts in one forward pass at most.
+        batch_size: texts that are embedded together at most, in forward passes of 8 by length.
         cache_size: embeddings kept for repeated texts.
         max_tokens: tokens of a text that are embedded; the rest is cut off.
         threads: threads of a forward pass; None takes half the processors, at most four.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -281,11 +281,15 @@ class MemoryAgent:
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""
         bus = self._bus
+        unreadable: list[int] = []
+        ids_by_key: dict[str, str] = {}
         async with self._stores.write_lock:
-            ids_by_key = {
-                store_key(episode.tenant, "episode", episode.episode_id): episode.episode_id
-                async for episode in record.read_episodes(bus, tenant=request.tenant, user=request.user)
-            }
+            async with aclosing(record.read_entries(bus)) as entries:
+                async for message, episode in entries:
+                    if episode is None:
+                        unreadable.append(message.seq)
+                    elif request.tenant in (None, episode.tenant) and request.user in (None, episode.user):
+                        ids_by_key[store_key(episode.tenant, "episode", episode.episode_id)] = episode.episode_id
             atlas = await self._stores.atlas.keys(tenant=request.tenant, user=request.user)
             trace = await self._stores.trace.keys(tenant=request.tenant, user=request.user)
             waiting = int(lag(await read_progress(bus)))
@@ -297,6 +301,7 @@ class MemoryAgent:
             missing_in_trace=_episode_ids(expected - trace, ids_by_key),
             unknown_in_atlas=len(atlas - expected),
             unknown_in_trace=len(trace - expected),
+            unreadable=tuple(unreadable),
         )
 
     async def _stats(self, request: StatsRequest) -> StatsReply:

@@ -1,4 +1,4 @@
-"""Chooses the episodes for a turn: fuses cosine, words, speaker and recency; applies floor, duplicates and budget.
+"""Chooses the episodes for a turn: fuses cosine, words, speaker, date and recency; applies floor and budget.
 
 The cosine is added as it is. BM25 has no fixed scale, so each score is divided by the best one before it is added.
 This was measured (``kiki bench locomo``) to be better than z-scores or reciprocal ranks; see docs/memory.md.
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from agents.memory.claims import read_claims
 from agents.memory.context import Vector
+from agents.memory.dates import Span, resolve_dates
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
 from agents.memory.superseding import corrects, least_cosine, says_otherwise
@@ -27,6 +28,9 @@ ROLES = frozenset({"", "user", "assistant", "system", "tool"})
 
 SAME_MOMENT = 1e-6
 """Two episodes at most so many seconds apart count as simultaneous: qdrant-edge changes the last bit of some floats."""
+
+TOLD_LATER = 86400.0
+"""Seconds: what happened on a day is often told on the next."""
 
 Measure = Callable[[str], int]
 """Gives the length of a text in the budget's unit."""
@@ -71,6 +75,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
         recent: 1 for now, halved with every half-life.
         spoke: whether the query names the speaker.
         asks: whether the episode is a question without an answer.
+        dated: whether the query names the date at which it was said.
         newer: id of the episode that supersedes it.
         corrects: ids of the episodes of which it replaces all or a part, directly or through others.
     """
@@ -81,6 +86,7 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
     recent: float = 0.0
     spoke: bool = False
     asks: bool = False
+    dated: bool = False
     newer: str | None = None
     corrects: frozenset[str] = frozenset()
 
@@ -92,6 +98,8 @@ class ScoredMatch(Struct, frozen=True, kw_only=True):
             parts.append(f"speaker {self.match.speaker}")
         if self.asks:
             parts.append("asks only")
+        if self.dated:
+            parts.append("date")
         if self.newer is not None:
             parts.append(f"superseded by {self.newer}")
         if self.match.summary:
@@ -103,8 +111,16 @@ def fuse_scores(matches: Sequence[Match], *, text: str, now: float, settings: Me
     """All matches by fused score, descending; equal scores newest first."""
     best = max((match.lexical for match in matches), default=0.0)
     query_words = {word.casefold() for word in _NAME.findall(text)}
-    candidates = [_score(match, best=best, query_words=query_words, now=now, settings=settings) for match in matches]
+    spans = date_spans(text, now=now)
+    candidates = [
+        _score(match, best=best, query_words=query_words, spans=spans, now=now, settings=settings) for match in matches
+    ]
     return sorted(candidates, key=_order)
+
+
+def date_spans(text: str, *, now: float) -> tuple[Span, ...]:
+    """When the episodes were said that the query's dates ask for: on that date or within :data:`TOLD_LATER`."""
+    return tuple((start, end + TOLD_LATER) for start, end in resolve_dates(text, now=now))
 
 
 def recency(age: float, *, half_life: float) -> float:
@@ -277,15 +293,24 @@ def fit_budget(
     return tuple(best_hits)
 
 
-def _score(match: Match, *, best: float, query_words: set[str], now: float, settings: MemorySettings) -> ScoredMatch:
+def _score(
+    match: Match,
+    *,
+    best: float,
+    query_words: set[str],
+    spans: Sequence[Span],
+    now: float,
+    settings: MemorySettings,
+) -> ScoredMatch:
     recent = recency(now - match.created_at, half_life=settings.recency_half_life)
     words = match.lexical / best if best > 0.0 else 0.0
     spoke = match.speaker not in ROLES and any(part.casefold() in query_words for part in _NAME.findall(match.speaker))
     asks = not match.answer and match.question.rstrip().endswith("?")
+    dated = any(start <= match.created_at < end for start, end in spans)
     score = match.similarity + settings.lexical_weight * words + settings.recency_weight * recent
-    score += settings.speaker_weight * spoke - settings.question_weight * asks
+    score += settings.speaker_weight * spoke - settings.question_weight * asks + settings.date_weight * dated
     score -= settings.summarised_weight * bool(match.summary)
-    return ScoredMatch(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks)
+    return ScoredMatch(match=match, score=score, words=words, recent=recent, spoke=spoke, asks=asks, dated=dated)
 
 
 def _order(candidate: ScoredMatch) -> tuple[float, float, str]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 
+from msgspec.structs import replace
+
 from agents.memory.context import unit, unpacked
-from agents.memory.ranking import ScoredMatch, demote_superseded, fill_own_cosines, fuse_scores
+from agents.memory.ranking import Match, ScoredMatch, date_spans, demote_superseded, fill_own_cosines, fuse_scores
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
@@ -18,7 +20,7 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
     Raises:
         Unavailable: the store failed, is closed or busy.
     """
-    matches = await stores.atlas.search(lookup)
+    matches = await search_atlas(stores, lookup, now=now)
     ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
     keys = await _find_replacements(stores, lookup, ranking, settings)
     ids = {match.key: match.episode_id for match in matches}
@@ -28,6 +30,28 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
         ranking += fuse_scores([*brought.values()], text=lookup.text, now=now, settings=settings)
     known = {ids[older]: ids[newer] for older, newer in keys.items() if newer in ids}
     return _close_ranking(ranking, lookup, settings, known)
+
+
+async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Match]:
+    """The candidates: the tenant's best episodes, and the best of the dates that the query names.
+
+    Raises:
+        Unavailable: the store failed, is closed or busy.
+    """
+    matches = await stores.atlas.search(lookup)
+    if not (spans := date_spans(lookup.text, now=now)):
+        return matches
+    names = {match.episode_id for match in matches}
+    dated = await stores.atlas.search(replace(lookup, within=spans))
+    return matches + [match for match in dated if match.episode_id not in names]
+
+
+def rank_matches(
+    matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
+) -> list[ScoredMatch]:
+    """The store's matches, best first; without what only the graph knows to have replaced them."""
+    ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
+    return _close_ranking(ranking, lookup, settings, MappingProxyType({}))
 
 
 async def _find_replacements(

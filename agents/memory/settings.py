@@ -5,6 +5,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+Cosine = Annotated[float, Meta(ge=-1.0, le=1.0)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Amount = Annotated[float, Meta(ge=0.0, le=1e9)]
+Seconds = Annotated[float, Meta(gt=0.0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
 
 class MemorySettings(Struct, frozen=True, kw_only=True):
     """Where the memory lives, what counts as relevant and how much of it a turn is shown.
@@ -25,11 +32,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         language: stop words and stems of the word index.
         relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
-        floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
+        floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen. Above
+            1 no share does.
         floor_words: words that a query must have at least for ``floor_coverage`` to apply.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
         speaker_weight: what is added when the query names the speaker. Measured on LoCoMo.
         question_weight: what is subtracted from a question without an answer. Measured on LoCoMo.
+        date_weight: what is added when the query names the date at which the episode was said. Measured on LoCoMo.
         recency_weight: what recency (0..1) adds; chosen.
         recency_half_life: seconds after which an episode's recency has halved; chosen.
         embedder: name of the model that made the embeddings; thresholds that depend on it are read by it.
@@ -70,41 +79,42 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     neo4j_user: str = "neo4j"
     neo4j_password: str = ""
     neo4j_database: Annotated[str, Meta(min_length=1)] = "neo4j"
-    store_timeout: Annotated[float, Meta(gt=0.0)] = 10.0
-    vector_size: int = 768
+    store_timeout: Seconds = 10.0
+    vector_size: Count = 768
     tokenizer: Path | None = None
     language: str = "english"
-    relevance_floor: float = 0.4
-    floor_coverage: float = 0.6
-    floor_words: int = 2
-    lexical_weight: float = 0.3
-    speaker_weight: float = 0.15
-    question_weight: float = 0.08
-    recency_weight: float = 0.03
-    recency_half_life: float = 7 * 86400.0
+    relevance_floor: Cosine = 0.4
+    floor_coverage: Amount = 0.6
+    floor_words: Limit = 2
+    lexical_weight: Amount = 0.3
+    speaker_weight: Amount = 0.15
+    question_weight: Amount = 0.08
+    date_weight: Amount = 0.3
+    recency_weight: Amount = 0.03
+    recency_half_life: Seconds = 7 * 86400.0
     embedder: str = "all-mpnet-base-v2"
-    same_fact: float | None = None
-    superseded_weight: float = 0.1
-    summarised_weight: float = 0.05
-    summarised_share: float = 0.5
-    compared: int = 24
-    max_hits: int = 4
-    token_budget: int = 600
-    hit_characters: int = 600
-    candidates: int = 32
-    sleep_age: float = 7 * 86400.0
-    sleep_every: float = 0.0
-    sleep_alike: float = 0.5
-    sleep_least: int = 3
-    sleep_most: int = 8
-    sleep_tokens: int = 160
-    sleep_timeout: float = 300.0
-    recall_timeout: float = 1.0
-    conversation_timeout: float = 2.0
-    concurrency: int = 16
-    projection_batch: int = 16
-    projection_ack_wait: Annotated[float, Meta(gt=0.0)] = 30.0
-    optimise_after: int = 20_000
-    lock_timeout: float = 3.0
-    status_interval: float = 2.0
-    graph_buffer: int = 128 * 1024**2
+    same_fact: Annotated[float, Meta(ge=-1.0, le=2.0)] | None = None
+    superseded_weight: Amount = 0.1
+    summarised_weight: Amount = 0.05
+    summarised_share: Share = 0.5
+    compared: Count = 24
+    max_hits: Limit = 4
+    token_budget: Limit = 600
+    hit_characters: Count = 600
+    candidates: Count = 32
+    sleep_age: Annotated[float, Meta(ge=-1e9, le=1e9)] = 7 * 86400.0
+    sleep_every: Amount = 0.0
+    sleep_alike: Cosine = 0.5
+    sleep_least: Count = 3
+    sleep_most: Count = 8
+    sleep_tokens: Count = 160
+    sleep_timeout: Seconds = 300.0
+    recall_timeout: Seconds = 1.0
+    conversation_timeout: Seconds = 2.0
+    concurrency: Count = 16
+    projection_batch: Count = 16
+    projection_ack_wait: Seconds = 30.0
+    optimise_after: Count = 20_000
+    lock_timeout: Amount = 3.0
+    status_interval: Seconds = 2.0
+    graph_buffer: Count = 128 * 1024**2

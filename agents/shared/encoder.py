@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from schemas.errors import SetupError
 
+PASS = 8
+"""Texts of one forward pass. Those of a call are sorted by length first, so that none is padded by much."""
+
 Floats = npt.NDArray[np.float32]
 
 CHARS_A_TOKEN = 8
@@ -44,7 +47,7 @@ def encode(model: Any, texts: Sequence[str]) -> Floats:
     limit = CHARS_A_TOKEN * int(model.max_seq_length)
     vectors: Floats = model.encode(
         [text[:limit] for text in texts],
-        batch_size=max(1, len(texts)),
+        batch_size=PASS,
         normalize_embeddings=True,
         show_progress_bar=False,
         convert_to_numpy=True,

@@ -11,11 +11,12 @@ from runtime.bench.locomo import locomo
 from runtime.bench.memory.superseding import superseding
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
-from runtime.bench.replay import replay
+from runtime.bench.record.history import import_rate
+from runtime.bench.record.replay import replay
+from runtime.bench.record.writes import writes
 from runtime.bench.router import router
 from runtime.bench.votes import votes
 from runtime.bench.worker import worker
-from runtime.bench.writes import writes
 
 app = typer.Typer(help="Measure. Each figure comes with the command that made it.", no_args_is_help=True)
 for verb in (
@@ -35,3 +36,4 @@ for verb in (
     superseding,
 ):
     app.command()(verb)
+app.command(name="import")(import_rate)

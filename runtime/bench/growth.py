@@ -194,8 +194,9 @@ class _GrowingMemory:
     async def _time_visible(self) -> float:
         """Seconds from writing an episode until recall finds it."""
         settings, vector = self._stores.settings, self._source.vector(0)
-        line = imports.HistoryLine(text="the quick unheard quetzal", session="fresh", timestamp=2e9 + time.time())
-        episode = imports.build_event(imports.date_lines([line])[0], vector, tenant="tenant0", user=READER).episode
+        line = imports.HistoryLine(text="the quick unheard quetzal", session="fresh")
+        (entry,) = imports.date_lines([line], now=2e9 + time.time())
+        episode = imports.build_event(entry, vector, tenant="tenant0", user=READER).episode
         began = time.perf_counter()
         await project_episodes(self._stores, [episode])
         lookup = Lookup(owner=ASKER, vector=vector, text=line.text, limit=settings.candidates)

@@ -18,6 +18,7 @@ from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.exits import exit_code, first_error
 from runtime.settings import Settings, load_settings
+from schemas.base import refuse_non_finite
 from schemas.errors import InvalidInput, KikiError
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ def command(verb: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(verb)
     def run_verb(*args: Any, **options: Any) -> T:
         try:
+            # A range of click's takes NaN, and whatever is compared with NaN is false.
+            refuse_non_finite(**{name: value for name, value in options.items() if isinstance(value, float)})
             return verb(*args, **options)
         except KikiError as error:
             fail(error)

@@ -1,5 +1,6 @@
 """``kiki dream ls | status | run | export``: consolidation from the command line."""
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,9 +8,9 @@ import typer
 from rich.table import Table
 
 from agents.dream.beta import beta_record, jsonl
-from bus import stream
+from bus import record, stream
 from bus.connection import Bus
-from bus.topology import DREAMLOG, EPISODES
+from bus.topology import DREAMLOG
 from runtime import dreaming
 from runtime.cli import NatsOption, command, out, run_on_bus
 from schemas.codec import decode, encode
@@ -24,7 +25,6 @@ from schemas.dream import (
     DreamSwapped,
     InputSlice,
 )
-from schemas.events import EpisodeRecorded
 
 app = typer.Typer(help="Dream episodes: an adapter learns from recorded turns.", no_args_is_help=True)
 TIMEOUT = 30.0
@@ -98,15 +98,18 @@ def export(
     """Write the record as beta records, oldest first."""
 
     async def write_records(bus: Bus) -> None:
-        count = 0
+        count = unreadable = 0
         with to.open("wb") as file:
-            async for message in stream.read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeRecorded.subject)]):
-                episode = decode(EpisodeRecorded, message.data).episode
-                is_wanted = tenant in (None, episode.tenant) and user in (None, episode.user)
-                if is_wanted and episode.saillance_score >= min_saillance:
-                    count += 1
-                    file.write(jsonl([beta_record(message.seq, episode)]))
-        out.print(f"{count} records in {to}", highlight=False)
+            async with aclosing(record.read_entries(bus)) as entries:
+                async for message, episode in entries:
+                    if episode is None:
+                        unreadable += 1
+                        continue
+                    is_wanted = tenant in (None, episode.tenant) and user in (None, episode.user)
+                    if is_wanted and episode.saillance_score >= min_saillance:
+                        count += 1
+                        file.write(jsonl([beta_record(message.seq, episode)]))
+        out.print(f"{count} records in {to}" + (f", {unreadable} unreadable" if unreadable else ""), highlight=False)
 
     run_on_bus(write_records, nats)
 

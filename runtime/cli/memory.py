@@ -3,8 +3,8 @@
 import contextlib
 import json
 import sys
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.memory import imports
+from agents.shared.times import find_zone, format_time, parse_end, parse_time
 from bus.agent import gather_reports
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
@@ -57,6 +58,9 @@ OneUserOption = Annotated[
 ]
 TenantOption = Annotated[str, typer.Option(help="Whose memory: the tenant.")]
 UserOption = Annotated[str, typer.Option(help="Whose memory: the user, by default this machine's person.")]
+ZoneOption = Annotated[
+    str | None, typer.Option(help="Zone of times that name none, like Europe/Paris; without it the machine's.")
+]
 Verb = Callable[[Bus], Awaitable[None]]
 
 
@@ -69,14 +73,18 @@ def search(
     user: UserOption = PERSON,
     k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits at most.")] = 10,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="Only what was known then: Unix seconds or a date.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Only what was known then: a date (its end), a time or Unix seconds.")
+    ] = None,
+    zone: ZoneOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a query, in order.")] = False,
     nats: NatsOption = None,
 ) -> None:
     """Find episodes, best first. Without a running runtime the memory is opened here."""
     settings = settings_of(nats=nats, log_level="warning")
     queries = [query] if query is not None else _read_queries(file)
-    until = None if as_of is None else imports.parse_time(as_of, param="as_of")
+    time_zone = find_zone(zone)
+    until = None if as_of is None else parse_end(as_of, zone=time_zone, param="as_of")
 
     async def search_all(bus: Bus, embed: Embed) -> None:
         for at in range(0, len(queries), BATCH):
@@ -86,7 +94,7 @@ def search(
                     tenant=tenant, user=user, vector=vector, text=text, limit=k, session_id=session, as_of=until
                 )
                 reply = await bus.request("memory.search", request, SearchReply, timeout=SEARCH_SECONDS)
-                _print_hits(text, reply.hits, as_json)
+                _print_hits(text, reply.hits, as_json, time_zone)
 
     run_async(_run_with_embedder, settings, search_all)
 
@@ -97,22 +105,27 @@ def import_history(
     file: Annotated[Path, typer.Argument(help='JSONL of {"session", "role" or "speaker", "text", "timestamp", "id"}.')],
     tenant: TenantOption = "default",
     user: UserOption = PERSON,
+    zone: ZoneOption = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave lines out that are refused; say which.")] = False,
     nats: NatsOption = None,
 ) -> None:
-    """Import a history into the record. Importing again adds only what is new."""
+    """Import a history into the record. Importing again adds only what is new; a file with a bad line adds nothing."""
     settings = settings_of(nats=nats, log_level="warning")
-    entries = imports.date_lines(imports.parse_history(read_text(file), source=str(file)))
+    history = imports.read_history(read_text(file), zone=find_zone(zone))
+    if not skip_bad:
+        imports.refuse(history.bad, source=str(file))
 
-    async def import_entries(bus: Bus, embed: Embed) -> None:
-        columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, transient=True) as progress:
-            task = progress.add_task("importing", total=len(entries))
-            count = await transfer.import_entries(
-                bus, entries, embed, tenant=tenant, user=user, tick=lambda more: progress.advance(task, more)
-            )
-        out.print(f"{count.new} episodes imported, {count.known} were there before", highlight=False)
+    async def import_file() -> None:
+        async with open_memory(settings) as bus:
+            plan = await transfer.plan_import(bus, history.entries, tenant=tenant, user=user)
+            if not skip_bad:
+                imports.refuse(plan.bad, source=str(file))
+            if plan.new:
+                async with open_embedder(settings, bus) as embed:
+                    await _record_with_progress(bus, plan.new, embed, tenant, user)
+        _print_import(history, plan)
 
-    run_async(_run_with_embedder, settings, import_entries)
+    run_async(import_file)
 
 
 @app.command()
@@ -146,7 +159,7 @@ def rebuild(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Na
 @app.command()
 @command
 def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: NatsOption = None) -> None:
-    """Compare record, Atlas and Trace; exit 1 when they differ."""
+    """Compare record, Atlas and Trace; exit 1 when they differ, or when an entry of the record cannot be read."""
 
     async def verify_stores(bus: Bus) -> None:
         reply = await bus.request(
@@ -160,8 +173,16 @@ def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Nat
         table.add_row("trace", str(len(reply.missing_in_trace)), str(reply.unknown_in_trace))
         out.print(f"{reply.recorded} episodes recorded, {reply.waiting} of them on their way", highlight=False)
         out.print(table)
-        if not reply.agrees:
+        if reply.unreadable:
+            names = ", ".join(str(seq) for seq in reply.unreadable)
+            out.print(f"{len(reply.unreadable)} entries of the record cannot be read: {names}", highlight=False)
+        if reply.differs:
             raise KikiError("the stores differ from the record: 'kiki memory rebuild' makes them again from it.")
+        if reply.unreadable:
+            raise KikiError(
+                "the stores agree with what can be read of the record; what the other entries hold is in no store, and "
+                "'kiki replay --from SEQUENCE' shows them."
+            )
 
     _run_on_memory(verify_stores, nats)
 
@@ -194,7 +215,7 @@ def sleep(
     nats: NatsOption = None,
 ) -> None:
     """Summarise related old episodes. Nothing is dropped; sleeping again goes on where it stopped."""
-    until = None if before is None else imports.parse_time(before, param="before")
+    until = None if before is None else parse_time(before, param="before")
 
     async def sleep_once(bus: Bus) -> None:
         request = SleepRequest(tenant=_tenant_of(tenant, user), user=user, before=until, limit=limit)
@@ -232,6 +253,31 @@ def _tenant_of(tenant: str | None, user: str | None) -> str | None:
     return KEYLESS_TENANT if tenant is None and user is not None else tenant
 
 
+async def _record_with_progress(
+    bus: Bus, entries: Sequence[imports.DatedLine], embed: Embed, tenant: str, user: str
+) -> None:
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("importing", total=len(entries))
+        await transfer.record_entries(
+            bus, entries, embed, tenant=tenant, user=user, tick=lambda more: progress.advance(task, more)
+        )
+
+
+def _print_import(history: imports.History, plan: transfer.ImportPlan) -> None:
+    for line in sorted((*history.bad, *plan.bad), key=lambda bad: bad.number):
+        err.print(f"line {line.number} left out: {line.reason}", markup=False, highlight=False, soft_wrap=True)
+    left_out = len(history.bad) + len(plan.bad)
+    parts = (
+        (True, f"{len(plan.new)} episodes imported"),
+        (True, f"{plan.known} were there before"),
+        (history.repeated, f"{history.repeated} repeated another line"),
+        (plan.forgotten, f"{plan.forgotten} stay forgotten"),
+        (left_out, f"{left_out} left out"),
+    )
+    out.print(", ".join(text for count, text in parts if count), highlight=False)
+
+
 async def _read_gauges(bus: Bus) -> dict[str, float]:
     statuses = [
         report.status for report in await gather_reports(bus, expected=["memory"]) if report.status.agent == "memory"
@@ -251,8 +297,8 @@ def _print_sleep(reply: SleepReply) -> None:
     for summary in reply.merged:
         line = Text.assemble((f"{len(summary.episodes)} episodes", "bold"), f" of {summary.user}: {summary.text}")
         out.print(line, soft_wrap=True)
-    day = time.strftime("%Y-%m-%d %H:%M", time.gmtime(reply.before))
-    out.print(f"{len(reply.merged)} summaries made, {reply.known} were there before (until {day} UTC)", highlight=False)
+    until = format_time(reply.before)
+    out.print(f"{len(reply.merged)} summaries made, {reply.known} were there before (until {until})", highlight=False)
     if reply.left:
         out.print(f"{reply.left} are left to the next sleep: the limit was reached, or the model failed")
     if reply.held:
@@ -274,13 +320,13 @@ async def _run_with_embedder(settings: Settings, verb: Callable[[Bus, Embed], Aw
         await verb(bus, embed)
 
 
-def _print_hits(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool) -> None:
+def _print_hits(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool, zone: tzinfo | None) -> None:
     if as_json:
         line = {"query": query, "hits": [_hit_fields(hit) for hit in hits]}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         return
     for hit in hits:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(hit.created_at))
+        when = format_time(hit.created_at, zone=zone)
         speaker = f"{hit.speaker}: " if hit.speaker else ""
         out.print(Text.assemble((f"{hit.score:.3f}", "bold"), f"  {when}  {speaker}{hit.question}"), soft_wrap=True)
         if hit.answer:
@@ -307,7 +353,7 @@ def _read_queries(file: Path | None) -> list[str]:
     if file is None:
         raise InvalidInput("give a query, or --file with JSONL lines.", param="file")
     queries = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         query: Any = None

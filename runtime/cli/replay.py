@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from agents.memory.imports import parse_time
 from agents.memory.progress import wait_until_projected
 from agents.services.replay import encode_line, fits, pace, read_selection, replay_headers
+from agents.shared.times import parse_end, parse_time
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
@@ -71,7 +71,7 @@ def replay(
         to or "stdout",
         speed,
         since=None if since is None else parse_time(since, param="since"),
-        until=None if until is None else parse_time(until, param="until"),
+        until=None if until is None else parse_end(until, param="until"),
         from_seq=from_seq,
         tenant=tenant,
         user=user,
@@ -118,7 +118,7 @@ async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Sou
     messages = (
         read_selection(bus, selection)
         if file is None
-        else restore.parse_lines(bus, read_text(file).splitlines(), source=str(file))
+        else restore.parse_lines(bus, read_text(file).split("\n"), source=str(file))
     )
     async with aclosing(messages):
         async for message in messages:
@@ -130,8 +130,18 @@ async def _write(source: Source, output: Path | None, tick: Tick) -> None:
     with _open_sink(output) as sink:
         async with aclosing(source):
             async for message in source:
-                sink.write(encode_line(message))
+                if _is_json(message.data):
+                    sink.write(encode_line(message))
+                else:
+                    err.print(f"record {message.seq} left out: it is no JSON", highlight=False)
                 tick(message)
+
+
+def _is_json(data: bytes) -> bool:
+    with contextlib.suppress(msgspec.DecodeError):
+        msgspec.json.decode(data, type=msgspec.Raw)
+        return True
+    return False
 
 
 async def _publish(bus: Bus, source: Source, subject: str, tick: Tick) -> None:

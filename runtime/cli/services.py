@@ -7,7 +7,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from agents.memory.imports import parse_time
+from agents.shared.times import parse_time
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, out, run_on_bus
 from schemas.codec import field_of

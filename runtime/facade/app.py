@@ -2,6 +2,7 @@
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -14,7 +15,7 @@ from runtime.facade.middleware import AccessLog
 from runtime.facade.routes import adapters, chat, health, metrics, route, sessions, turns
 from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
-from schemas.errors import KikiError
+from schemas.errors import InvalidInput, KikiError
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -29,6 +30,7 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI
         app.include_router(module.router)
     app.add_exception_handler(KikiError, _refuse_kiki_error)
     app.add_exception_handler(HTTPException, _refuse_http_exception)
+    app.add_exception_handler(RequestValidationError, _refuse_parameter)
     app.add_middleware(AccessLog)
     return app
 
@@ -51,3 +53,12 @@ async def _refuse_http_exception(request: Request, error: Exception) -> JSONResp
     }.get(status, str(error.detail))
     body = error_object(message=message, status=status, code=_HTTP_CODES.get(status, "invalid_request"))
     return JSONResponse(body, status_code=status, headers=dict(error.headers or {}))
+
+
+async def _refuse_parameter(request: Request, error: Exception) -> JSONResponse:
+    """Exception handler of FastAPI's refusals: a parameter of the query or of the path that is none."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    name = str(fault["loc"][-1])
+    refusal = InvalidInput(f"'{name}' is {fault.get('input')!r}: {fault['msg']}.", param=name)
+    return refuse(refusal, retry_after=parts_of(request).settings.retry_after)

@@ -63,9 +63,9 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     broker_grace: float = 3.0
     keepalive_seconds: float = 15.0
     drain_seconds: float = 0.5
-    route_timeout: float = 2.0
-    memory_timeout: float = 5.0
-    forget_timeout: float = 60.0
+    route_timeout: Annotated[float, Meta(gt=0, le=86400)] = 2.0
+    memory_timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
     monitor_url: str | None = None
 

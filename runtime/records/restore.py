@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from bus import record
 from bus.connection import Bus
 from bus.stream import StoredMessage
-from bus.topology import EPISODES
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
@@ -39,10 +39,8 @@ async def restore(bus: Bus, message: StoredMessage) -> bool:
         Unavailable: the broker is away; replaying again goes on where it stopped.
     """
     event = _decode_event(message)
-    turn_id = event.envelope.turn_id
-    for kind in {type(event), EpisodeForgotten}:
-        if await bus.last(kind, turn_id, stream=EPISODES) is not None:
-            return False
+    if isinstance(await record.find_entry(bus, event.envelope.turn_id), type(event) | EpisodeForgotten):
+        return False
     return await bus.publish(event)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from bus import turn_events
 from bus.connection import Bus
+from bus.stream import append
 from schemas.errors import InvalidInput
 from tests.bus.conftest import query, reply
 
@@ -19,6 +20,14 @@ async def test_a_story_is_in_order_and_of_one_turn(bus: Bus) -> None:
     assert entries[0].event == event
     consumers = await bus.js.consumers_info("TURNS")
     assert consumers == []
+
+
+async def test_an_unreadable_event_hides_none_of_the_others(bus: Bus) -> None:
+    event = query()
+    await bus.publish(event)
+    await append(bus, bus.subjects.stage("episode.recorded", event.envelope.turn_id), b"{}")
+    (entry,) = await turn_events.read_turn_events(bus, event.envelope.turn_id)
+    assert entry.event == event
 
 
 async def test_an_unknown_turn_is_refused(bus: Bus) -> None:

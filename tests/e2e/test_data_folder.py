@@ -45,8 +45,12 @@ def runtime(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedde
     stop(running)
 
 
+PERSONS = {"X-User-Id": "me"}
+"""The episodes of a machine without keys are its person's: they were recorded before there were users."""
+
+
 def list_questions(runtime: Runtime, session: str) -> list[str]:
-    reply = httpx.get(f"{runtime.http}/v1/sessions/{session}", timeout=30)
+    reply = httpx.get(f"{runtime.http}/v1/sessions/{session}", headers=PERSONS, timeout=30)
     assert reply.status_code == 200, reply.text
     return [episode["question"] for episode in reply.json()["episodes"]]
 
@@ -57,7 +61,7 @@ def test_the_stores_agree_with_the_record_and_hold_every_episode(runtime: Runtim
     assert "5 episodes recorded, 0 of them on their way" in verified.stdout
     assert list_questions(runtime, "garden") == GARDEN
     assert list_questions(runtime, "boat") == BOAT
-    assert httpx.get(f"{runtime.http}/v1/sessions/safe", timeout=30).status_code == 404
+    assert httpx.get(f"{runtime.http}/v1/sessions/safe", headers=PERSONS, timeout=30).status_code == 404
 
 
 def test_the_recorded_sessions_are_recalled_and_the_forgotten_one_is_not(runtime: Runtime, tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def ask(runtime: Runtime, question: str) -> None:
     reply = httpx.post(
         f"{runtime.http}/v1/chat/completions",
         json={"model": "micro-kiki", "messages": messages, "max_tokens": 16, "seed": 7},
-        headers={"X-Session-Id": "garden"},
+        headers={"X-Session-Id": "garden", **PERSONS},
         timeout=120,
     )
     assert reply.status_code == 200, reply.text

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,11 @@ def test_all_45_models_are_listed(client: openai.OpenAI) -> None:
     assert len(names) == len(set(names)) == 45
 
 
-def test_a_statement_is_recalled_by_the_same_tenant_only(runtime: Runtime, client: openai.OpenAI) -> None:
+def test_a_statement_is_recalled_by_the_same_user_only(runtime: Runtime, client: openai.OpenAI) -> None:
     statement = "My favourite colour is the rare vermilion of the old harbour door."
-    client.chat.completions.create(model="micro-kiki-fast", messages=user_messages(statement), max_tokens=16)
+    client.chat.completions.create(
+        model="micro-kiki-fast", messages=user_messages(statement), max_tokens=16, extra_headers={"X-User-Id": "me"}
+    )
     for _ in range(40):
         result = runtime.kiki("memory", "search", "Which colour is my favourite?")
         assert result.returncode == 0, result.stderr
@@ -129,8 +132,47 @@ def test_a_statement_is_recalled_by_the_same_tenant_only(runtime: Runtime, clien
             break
     else:
         pytest.fail(f"not found: {result.stdout}")
-    stranger = runtime.kiki("memory", "search", "Which colour is my favourite?", "--tenant", "somebody-else")
-    assert "vermilion" not in stranger.stdout
+    for stranger in (("--tenant", "somebody-else"), ("--user", "somebody-else")):
+        assert "vermilion" not in runtime.kiki("memory", "search", "Which colour is my favourite?", *stranger).stdout
+
+
+def test_no_conversation_is_told_what_another_was_unless_both_name_the_same_user(
+    runtime: Runtime, client: openai.OpenAI
+) -> None:
+    def ask(text: str, **named: Any) -> str:
+        """The turn's events after its answer, as text."""
+        reply = client.chat.completions.with_raw_response.create(
+            model="micro-kiki-fast", messages=user_messages(text), max_tokens=16, **named
+        )
+        headers = {"X-User-Id": named["user"]} if "user" in named else {}
+        return httpx.get(f"{runtime.http}/v1/turns/{reply.headers['x-turn-id']}", headers=headers, timeout=30).text
+
+    told, asked = "The code of the north cellar is 4471-PLUM.", "What is the code of the north cellar?"
+    ask(told)
+    ask(told, user="alice")
+    for _ in range(60):
+        if "4471-PLUM" in ask(asked, user="alice"):
+            break
+        time.sleep(0.5)
+    else:
+        pytest.fail("the user herself does not recall it")
+    assert "4471-PLUM" not in ask(asked)
+    assert "4471-PLUM" not in ask(asked, user="bob")
+    assert "4471-PLUM" not in ask(asked, extra_headers={"X-Session-Id": "fresh"})
+    assert "4471-PLUM" not in ask(asked, user="alice", extra_body={"kiki": {"memory": "none"}})
+    assert "4471-PLUM" not in ask(asked, user="alice", extra_body={"kiki": {"memory": "conversation"}})
+
+    assert "4471-PLUM" in runtime.kiki("memory", "export", "--user", "alice").stdout
+    assert "4471-PLUM" not in runtime.kiki("memory", "export", "--user", "bob").stdout
+    forgotten = runtime.kiki("memory", "forget", "--user", "alice", "--yes")
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert not forgotten.stdout.startswith("0 episodes")
+    assert runtime.kiki("memory", "export", "--user", "alice").stdout == ""
+    assert "4471-PLUM" not in runtime.kiki("memory", "search", asked, "--user", "alice").stdout
+    assert "4471-PLUM" not in ask(asked, user="alice")
+    logs = [path.read_text(errors="replace") for path in runtime.data_dir.rglob("*.log")]
+    assert logs
+    assert not any("4471-PLUM" in log for log in logs)
 
 
 def test_route_reads_lines_and_answers_in_order(runtime: Runtime, tmp_path: Any) -> None:

@@ -43,6 +43,20 @@ def test_a_wrong_setting_is_named(config: Path, text: str, field: str) -> None:
         load_settings()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "relevance_floor = nan", "relevance_floor = inf", "relevance_floor = 1e300", "floor_coverage = -1.0",
+        "same_fact = 2.0", "recency_half_life = 0.0", "recall_timeout = nan", "max_hits = -1", "candidates = 0",
+        "token_budget = 1e300", "sleep_age = nan", "compared = 0",
+    ],
+)  # fmt: skip
+def test_a_floor_or_a_limit_of_the_memory_that_is_none_is_refused(config: Path, text: str) -> None:
+    config.write_text(f"[agents.memory]\n{text}\n")
+    with pytest.raises(SetupError, match=text.split(maxsplit=1)[0]):
+        composition.build_agent("memory", load_settings())
+
+
 def test_a_file_that_is_not_toml_is_one_line(config: Path) -> None:
     config.write_text("= =")
     with pytest.raises(SetupError, match="cannot be read"):

@@ -23,6 +23,7 @@ import qdrant_edge as qdrant
 from msgspec import Struct
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
+from agents.memory.dates import Span
 from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
@@ -86,6 +87,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
         limit: episodes that each of the two searches may return.
         session_id: only this session.
         as_of: Unix time; only episodes whose ``created_at`` is not later.
+        within: spans of Unix time; only episodes whose ``created_at`` is in one of them. Empty asks for all.
     """
 
     owner: str
@@ -94,6 +96,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
     limit: int = 64
     session_id: str | None = None
     as_of: float | None = None
+    within: tuple[Span, ...] = ()
 
 
 class Atlas:
@@ -536,6 +539,9 @@ def _where(lookup: Lookup) -> qdrant.Filter:
         where.append(_is("session_id", lookup.session_id))
     if lookup.as_of is not None:
         where.append(qdrant.FieldCondition(key="created_at", range=qdrant.RangeFloat(lte=lookup.as_of)))
+    if lookup.within:
+        ranges = [qdrant.RangeFloat(gte=start, lt=end) for start, end in lookup.within]
+        where.append(qdrant.Filter(should=[qdrant.FieldCondition(key="created_at", range=range) for range in ranges]))
     return qdrant.Filter(must=where)
 
 

@@ -293,6 +293,9 @@ def _where(lookup: Lookup) -> models.Filter:
         where.append(_is("session_id", lookup.session_id))
     if lookup.as_of is not None:
         where.append(models.FieldCondition(key="created_at", range=models.Range(lte=lookup.as_of)))
+    if lookup.within:
+        ranges = [models.Range(gte=start, lt=end) for start, end in lookup.within]
+        where.append(models.Filter(should=[models.FieldCondition(key="created_at", range=range) for range in ranges]))
     return models.Filter(must=where)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from agents.shared.times import parse_end
 from runtime.facade.dependencies import Facade, Parts, WhoseMemory
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import SESSION_PATTERN
@@ -55,19 +56,24 @@ async def search_episodes(
     query: str = "",
     limit: Annotated[int, Query(ge=1, le=MAX_HITS)] = 10,
     session_id: str | None = None,
-    as_of: float | None = None,
+    as_of: str | None = None,
 ) -> JSONResponse:
-    """The episodes that answer ``query``, best first; ``as_of`` (Unix seconds) asks what was known then."""
+    """The episodes that answer ``query``, best first; ``as_of`` asks what was known then.
+
+    ``as_of`` is read as on the command line: a date means the end of that day.
+    """
     if not query.strip():
         raise InvalidInput("'query' is empty: say what to look for.", param="query")
+    session = None if session_id is None else _check_session_id(session_id)
+    until = None if as_of is None else parse_end(as_of, param="as_of")
     request = SearchRequest(
         tenant=owner.tenant,
         user=owner.user,
         vector=await _embed(parts, query),
         text=query,
         limit=limit,
-        session_id=None if session_id is None else _check_session_id(session_id),
-        as_of=as_of,
+        session_id=session,
+        as_of=until,
     )
     reply = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
     hits = [{**_episode_body(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in reply.hits]

@@ -1,6 +1,7 @@
 """What a turn is shown: fusion, floor, superseding, distinct texts, budget."""
 
 import math
+import time
 from pathlib import Path
 
 import msgspec
@@ -110,6 +111,16 @@ def test_a_speaker_in_the_query_leads_and_a_role_is_no_name() -> None:
     assert order(*candidates, text="What did the annual report say?") == ["bob", "ann"]
     roles = [match("u", speaker="user"), match("v", similarity=0.81)]
     assert order(*roles, text="Which user?") == ["v", "u"]
+
+
+def test_a_date_in_the_query_leads_to_what_was_said_then_or_on_the_next_day() -> None:
+    day = 86400.0
+    candidates = [match("then", age=10 * day), match("next", age=9 * day), match("later", similarity=0.85, age=7 * day)]
+    asked = time.strftime("%Y-%m-%d", time.localtime(NOW - 10 * day))
+    assert order(*candidates, text=f"What did we do on {asked}?")[-1] == "later"
+    assert order(*candidates, text="What did we do?")[0] == "later"
+    ranking = fuse_scores(candidates, text=asked, now=NOW, settings=SETTINGS)
+    assert ["date" in candidate.reasons for candidate in ranking] == [True, True, False]
 
 
 def test_an_utterance_that_only_asks_stands_back() -> None:

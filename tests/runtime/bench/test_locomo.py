@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtime.bench import locomo
@@ -36,7 +37,7 @@ async def test_evidence_is_counted_by_ablation_and_by_floor(tmp_path: Path) -> N
     write_dialogue(tmp_path, "b", "He plays the hurdy-gurdy", "They moved to Valparaiso")
     dialogues = read_dialogues(tmp_path)
     assert [len(dialogue.questions) for dialogue in dialogues] == [3, 2]
-    figures = await locomo.measure(dialogues, embed, k=1, vector_size=SIZE)
+    figures = locomo.measure(await locomo.search_dialogues(dialogues, embed, k=1, vector_size=SIZE), k=1)
     assert figures.recall.keys() == locomo.ABLATIONS.keys()
     whole = locomo.by_category(figures.recall["whole"])
     assert whole["all"].count == whole["single-hop"].count == 5
@@ -47,3 +48,17 @@ async def test_evidence_is_counted_by_ablation_and_by_floor(tmp_path: Path) -> N
         lower.strangers >= upper.strangers for lower, upper in zip(figures.floors, figures.floors[1:], strict=False)
     )
     assert figures.floors[-1].strangers == 0.0
+
+
+async def test_each_dialogue_is_judged_with_weights_of_the_grid(tmp_path: Path) -> None:
+    write_dialogue(tmp_path, "a", "We saw a quetzal", "I baked some sourdough", "She repaired the carburettor")
+    write_dialogue(tmp_path, "b", "He plays the hurdy-gurdy", "They moved to Valparaiso")
+    searches = await locomo.search_dialogues(read_dialogues(tmp_path), embed, k=1, vector_size=SIZE)
+    result = locomo.cross_validate_weights(searches, k=1)
+    assert [(fold.group, len(fold.values)) for fold in result.folds] == [("a", 3), ("b", 2)]
+    for fold in result.folds:
+        weights = dict(zip(locomo.GRID, fold.choice, strict=True))
+        assert all(weight in locomo.GRID[name] for name, weight in weights.items())
+        settings = msgspec.structs.replace(searches.settings, **weights)
+        here = [search for search in searches.questions if search.dialogue == fold.group]
+        assert fold.values == tuple(locomo.evidence_recall(search, settings, 1) for search in here)

@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 
 from bus.connection import Bus
+from bus.stream import append
 from tests.agents.dream.test_swap import dreaming, export_mine
 from tests.agents.services.scenes import record, register, run_services
 
@@ -43,8 +44,11 @@ async def test_an_export_has_the_form_of_load_beta_jsonl(bus: Bus, nats_url: str
     await record(bus, ["dull"], salience=0.1)
     await record(bus, ["bright"], salience=0.9)
     await record(bus, ["foreign"], tenant="bob", salience=0.9)
+    await append(bus, bus.subjects.stage("episode.recorded", "x"), b"no JSON")
     path = tmp_path / "beta.jsonl"
     result = await kiki(nats_url, "export", str(path), "--tenant", "ann", "--min-saillance", "0.5")
     assert result.returncode == 0, result.stderr
+    assert "1 records in" in result.stdout
+    assert "1 unreadable" in result.stdout
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["id"], line["context"], line["saillance_score"]) for line in lines] == [(2, "bright", 0.9)]

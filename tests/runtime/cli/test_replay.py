@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from agents.memory.episodes import build_record as episode_of
 from bus.connection import Bus
+from bus.stream import append
 from runtime.cli.__main__ import app
 from tests.agents.memory.scenes import answer_ready, turn
 from tests.agents.services.scenes import record
@@ -35,6 +36,20 @@ async def test_the_record_is_written_as_jsonl_by_tenant_and_session(bus: Bus, na
     again = await kiki(nats_url, "--file", str(path), "--session", "s2", "--from", "2", "-o", str(tmp_path / "two"))
     assert again.exit_code == 0, again.output
     assert [json.loads(line) for line in (tmp_path / "two").read_text().splitlines()] == lines[1:]
+
+
+async def test_a_record_is_written_past_what_is_no_json_and_read_back(bus: Bus, nats_url: str, tmp_path: Path) -> None:
+    await record(bus, ["one\u2028line"])
+    await append(bus, bus.subjects.stage("episode.recorded", "x"), b"no JSON")
+    await record(bus, ["three"])
+    path, copy = tmp_path / "all.jsonl", tmp_path / "copy.jsonl"
+    result = await kiki(nats_url, "-o", str(path))
+    assert result.exit_code == 0, result.output
+    assert "record 2 left out" in result.output
+    again = await kiki(nats_url, "--file", str(path), "-o", str(copy))
+    assert again.exit_code == 0, again.output
+    assert copy.read_bytes() == path.read_bytes()
+    assert [json.loads(line)["seq"] for line in path.read_text(encoding="utf-8").split("\n")[:-1]] == [1, 3]
 
 
 async def test_the_record_is_published_on_a_subject(bus: Bus, nats_url: str) -> None:

@@ -155,6 +155,14 @@ async def test_as_of_asks_the_past(atlas: AtlasStore) -> None:
     assert {match.turn_id for match in await search(atlas, unit(1), text="question", as_of=1.0)} == {"t0", "t1"}
 
 
+async def test_spans_ask_certain_times(atlas: AtlasStore) -> None:
+    await place(atlas, *(episode(f"t{n}", at=float(n), vector=unit(1)) for n in range(6)))
+    within = ((1.0, 2.0), (3.5, 5.0))
+    assert {match.turn_id for match in await search(atlas, unit(1), text="question", within=within)} == {"t1", "t4"}
+    found = await search(atlas, unit(1), text="question", within=within, as_of=3.0)
+    assert {match.turn_id for match in found} == {"t1"}
+
+
 async def test_neighbours_lend_their_words_and_meaning_however_they_arrive(atlas: AtlasStore) -> None:
     episodes = [episode(f"t{n}", question=f"word{n}", answer="", at=float(n), vector=unit(n)) for n in range(6)]
     names = [store_key("ann", "episode", entry.episode_id) for entry in episodes]

@@ -53,7 +53,7 @@ async def test_nobody_is_named_by_an_empty_name(http: httpx.AsyncClient, script:
 
 
 @pytest.mark.parametrize("user", ["a\nb", "mia\n", "\x1b[31mmia", "x" * 257])
-async def test_what_is_no_name_is_refused_by_field(http: httpx.AsyncClient, script: Script, user: str) -> None:
+async def test_a_text_that_is_no_name_is_refused_by_field(http: httpx.AsyncClient, script: Script, user: str) -> None:
     refusal = await http.post(CHAT, json=chat_body() | {"user": user})
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, "user")
     assert script.queries == []

@@ -105,6 +105,41 @@ async def test_episodes_are_searched_within_the_tenant(memory: MemoryAgent, http
     assert (await http.get("/v1/episodes", params={"query": " "}, headers=ANN)).status_code == 400
 
 
+async def test_a_date_in_the_past_is_read_as_on_the_command_line(
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient
+) -> None:
+    line = HistoryLine(session="dated", text="The wombat sleeps.", timestamp="2026-03-05T15:00", id="wombat")
+    await import_entries(bus, date_lines([line]), embed, tenant="ann", user=USER, tick=lambda _: None)
+
+    async def search_wombat(as_of: str) -> list[str]:
+        params = {"query": "wombat", "as_of": as_of}
+        reply = await http.get("/v1/episodes", params=params, headers=ANN)
+        assert reply.status_code == 200, reply.text
+        return [hit["source_id"] for hit in reply.json()["data"]]
+
+    for as_of in ("2026-03-05", "20260305", "5 March 2026", "2026-03-05 15:00", "2026-03-06"):
+        assert await search_wombat(as_of) == ["wombat"], as_of
+    for as_of in ("2026-03-04", "2026-03-05 14:59", "1.0", "1577836800000"):
+        assert await search_wombat(as_of) == [], as_of
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("as_of", value) for value in ("abc", "nan", "inf", "-inf", "-1", "1e300", "", "2026-03-01 09:00 XYZT")),
+        *(("limit", value) for value in ("abc", "nan", "inf", "-1", "0", "101", "1e300", "", "1.5")),
+    ],
+)
+async def test_a_parameter_that_is_none_is_refused_as_openai_refuses(
+    http: httpx.AsyncClient, name: str, value: str
+) -> None:
+    reply = await http.get("/v1/episodes", params={"query": "secret", name: value}, headers=ANN)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", name, "invalid_request")
+    assert value[:3] in error["message"]
+
+
 def find_files_with(text: str, *directories: Path) -> list[Path]:
     """The files that hold the text; a file that is deleted meanwhile is skipped."""
     matches = []
