@@ -43,7 +43,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_half_life: seconds after which an episode's recency has halved; chosen.
         embedder: name of the model that made the embeddings; thresholds that depend on it are read by it.
         same_fact: cosine of two episodes below which neither replaces the other; None takes what is known of the
-            embedder (:data:`agents.memory.superseding.LEAST_COSINES`). Above 1 nothing is replaced.
+            embedder (:data:`agents.memory.superseding.LEAST_COSINES`). At 1 nothing is replaced.
         superseded_weight: what an episode loses that a newer one replaced, beside its place before that one; chosen.
         summarised_weight: what is subtracted from an episode that a summary sums up; chosen.
         summarised_share: share of an episode's words that must be in the summary for that; chosen.
@@ -93,7 +93,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     recency_weight: Amount = 0.03
     recency_half_life: Seconds = 7 * 86400.0
     embedder: str = "all-mpnet-base-v2"
-    same_fact: Annotated[float, Meta(ge=-1.0, le=2.0)] | None = None
+    same_fact: Cosine | None = None
     superseded_weight: Amount = 0.1
     summarised_weight: Amount = 0.05
     summarised_share: Share = 0.5
