@@ -33,7 +33,7 @@ async def find(stores: Stores, lookup: Lookup, *, now: float, settings: MemorySe
 
 
 async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Match]:
-    """The candidates: the tenant's best episodes, and the best of the dates that the query names.
+    """The candidates: the owner's best episodes, and the best of the dates that the query names.
 
     Raises:
         Unavailable: the store failed, is closed or busy.
@@ -49,9 +49,8 @@ async def search_atlas(stores: Stores, lookup: Lookup, *, now: float) -> list[Ma
 def rank_matches(
     matches: Sequence[Match], lookup: Lookup, *, now: float, settings: MemorySettings
 ) -> list[ScoredMatch]:
-    """The store's matches, best first; without what only the graph knows to have replaced them."""
-    ranking = fuse_scores(matches, text=lookup.text, now=now, settings=settings)
-    return _close_ranking(ranking, lookup, settings, MappingProxyType({}))
+    """The candidates, best first, without what the graph knows of them."""
+    return _close_ranking(fuse_scores(matches, text=lookup.text, now=now, settings=settings), lookup, settings, {})
 
 
 async def _find_replacements(

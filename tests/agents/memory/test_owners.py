@@ -66,7 +66,7 @@ SECRET = re.compile(r"code-(\d+)")
 async def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
     """A fresh memory on the pair of stores that the test names."""
     memory_settings = msgspec.structs.replace(
-        pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=1.1
+        pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=2.0
     )
     stores = Stores(memory_settings)
     async with stores.open(_do_nothing):
@@ -234,10 +234,12 @@ async def test_a_summary_and_a_superseded_fact_stay_with_one_user(bus: Bus, sett
 async def test_replacing_compares_within_one_owner(bus: Bus, settings: MemorySettings) -> None:
     alike = msgspec.structs.replace(settings, same_fact=0.5)
     async with run_memory_agent(bus, alike) as agent:
-        scene = Scene(bus)
-        for whose in EVERYBODY:
-            await scene.say(whose)
-        await scene.settle()
+        names = ["Milo", "Otto", "Rex", "Kit"]
+        for name in names:
+            for whose in EVERYBODY:
+                said = answer_ready(turn_of(whose), unit(1), text=f"The cat is called {name}.", answer="")
+                await bus.publish(said)
+            await wait_until_stored(bus, (names.index(name) + 1) * len(EVERYBODY))
         for tenant in ("ann", "bob"):
             for user in ("", "mia", "tom"):
                 pairs = (await agent._stores.trace.edges(tenant=tenant, user=user))["SUPERSEDES"]
@@ -247,7 +249,8 @@ async def test_replacing_compares_within_one_owner(bus: Bus, settings: MemorySet
                     if (event.episode.tenant, event.episode.user) == (tenant, user)
                 ]
                 owners = {episode.episode_id: owner_key(tenant, user, episode.session_id) for episode in episodes}
-                assert {id for pair in pairs for id in pair} <= owners.keys()
+                assert len({older for _, older in pairs}) >= len(set(owners.values()))
+                assert {name for pair in pairs for name in pair} <= owners.keys()
                 assert all(owners[newer] == owners[older] for newer, older in pairs)
 
 

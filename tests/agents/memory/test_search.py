@@ -44,6 +44,28 @@ async def test_the_newer_fact_leads_and_the_past_knows_only_the_older(tmp_path: 
         assert all(candidate.reasons for candidate in past)
 
 
+async def test_a_date_brings_what_neither_the_vector_nor_the_words_would(tmp_path: Path) -> None:
+    settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE)
+    day = 86400.0
+    noon = 1000 * day + day / 2
+    others = [
+        episode(
+            f"t{n}", session=f"s{n}", question=f"Lunch number {n}.", answer="", at=noon + (5 + n) * day, vector=unit(1)
+        )
+        for n in range(4)
+    ]
+    then = episode("then", session="then", question="Soup.", answer="", at=noon, vector=unit(2))
+    stores = Stores(settings)
+    async with stores.open(do_nothing), stores.write_lock:
+        await project_episodes(stores, [*others, then])
+        asked = time.strftime("%Y-%m-%d", time.localtime(noon))
+        lookup = Lookup(owner=owner(), vector=unit(1), text=f"Lunch on {asked}?", limit=2)
+        dated = await find(stores, lookup, now=noon + 30 * day, settings=settings)
+        assert "then" in {candidate.match.turn_id for candidate in dated if candidate.dated}
+        undated = await find(stores, msgspec.structs.replace(lookup, text="Lunch?"), now=0.0, settings=settings)
+        assert "then" not in {candidate.match.turn_id for candidate in undated}
+
+
 async def test_a_newer_home_leads_though_neither_words_nor_vector_find_it(tmp_path: Path) -> None:
     settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE, candidates=2, max_hits=2)
     at_home = normal([a + b for a, b in zip(unit(1), unit(2), strict=True)]).tolist()
@@ -99,25 +121,3 @@ async def test_recall_and_graph_agree_on_what_is_replaced(
     assert edges == ([(new_id, old_id)] if is_replaced else [])
     replaced = {item.match.episode_id: item.newer for item in ranking}
     assert replaced == {old_id: new_id if is_replaced else None, new_id: None}
-
-
-async def test_a_date_brings_what_neither_the_vector_nor_the_words_would(tmp_path: Path) -> None:
-    settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE)
-    day = 86400.0
-    noon = 1000 * day + day / 2
-    others = [
-        episode(
-            f"t{n}", session=f"s{n}", question=f"Lunch number {n}.", answer="", at=noon + (5 + n) * day, vector=unit(1)
-        )
-        for n in range(4)
-    ]
-    then = episode("then", session="then", question="Soup.", answer="", at=noon, vector=unit(2))
-    stores = Stores(settings)
-    async with stores.open(do_nothing), stores.write_lock:
-        await project_episodes(stores, [*others, then])
-        asked = time.strftime("%Y-%m-%d", time.localtime(noon))
-        lookup = Lookup(owner=owner(), vector=unit(1), text=f"Lunch on {asked}?", limit=2)
-        dated = await find(stores, lookup, now=noon + 30 * day, settings=settings)
-        assert "then" in {candidate.match.turn_id for candidate in dated if candidate.dated}
-        undated = await find(stores, msgspec.structs.replace(lookup, text="Lunch?"), now=0.0, settings=settings)
-        assert "then" not in {candidate.match.turn_id for candidate in undated}
