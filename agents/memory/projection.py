@@ -75,10 +75,10 @@ async def find_replacements(stores: Stores, episode: Episode) -> set[tuple[str, 
     episodes in Atlas, and as many with the same words, are compared; an episode that claims nothing with none.
     """
     settings = stores.settings
-    if len(episode.embedding) != settings.vector_size or not any(read_claims(episode.question)):
+    least = least_cosine(settings.embedder_in_force, settings.same_fact)
+    if least >= 1.0 or len(episode.embedding) != settings.vector_size or not any(read_claims(episode.question)):
         return set()
     mine, own = unscored_match(episode), unit(episode.embedding)
-    least = least_cosine(settings.embedder_in_force, settings.same_fact)
     lookup = Lookup(owner=owner_of(episode), vector=episode.embedding, text=episode.question, limit=NEAR)
     pairs: set[tuple[str, str]] = set()
     for match in await stores.atlas.search(lookup):

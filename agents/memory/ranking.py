@@ -170,10 +170,10 @@ def _compare_all(
         for candidate in ranking
         if candidate.match.episode_id in vectors and any(read_claims(candidate.match.question))
     ]
-    if not matches:
+    least = least_cosine(settings.embedder_in_force, settings.same_fact)
+    if not matches or least >= 1.0:
         return
     rows = np.stack([vectors[match.episode_id] for match in matches])
-    least = least_cosine(settings.embedder_in_force, settings.same_fact)
     for first, second in np.argwhere(rows @ rows.T >= least).tolist():
         newer, older = matches[first], matches[second]
         if _follows(newer, older) and corrects(newer.question, older.question):

@@ -63,7 +63,11 @@ async def _find_replacements(
     """
     best = (candidate.match for candidate in ranking[: settings.max_hits])
     names = [match.key for match in best if is_replaceable(match.question)]
-    if not names or lookup.session_id is not None or least_cosine(settings.embedder_in_force, settings.same_fact) > 1.0:
+    if (
+        not names
+        or lookup.session_id is not None
+        or least_cosine(settings.embedder_in_force, settings.same_fact) >= 1.0
+    ):
         return MappingProxyType({})
     as_of = inf if lookup.as_of is None else lookup.as_of
     return await stores.trace.find_superseded(names, as_of=as_of)

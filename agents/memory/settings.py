@@ -47,7 +47,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         recency_weight: what recency (0..1) adds; chosen.
         recency_half_life: seconds after which an episode's recency has halved; chosen.
         same_fact: cosine of two episodes below which neither replaces the other; None takes what is known of the
-            embedder (:data:`agents.memory.superseding.LEAST_COSINES`). Above 1 nothing is replaced.
+            embedder (:data:`agents.memory.superseding.LEAST_COSINES`). At 1 nothing is replaced.
         superseded_weight: what an episode loses that a newer one replaced, beside its place before that one; chosen.
         summarised_weight: what is subtracted from an episode that a summary sums up; chosen.
         summarised_share: share of an episode's words that must be in the summary for that; chosen.
@@ -99,7 +99,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     date_weight: Amount = 0.3
     recency_weight: Amount = 0.03
     recency_half_life: Seconds = 7 * 86400.0
-    same_fact: Amount | None = None
+    same_fact: Cosine | None = None
     superseded_weight: Amount = 0.1
     summarised_weight: Amount = 0.05
     summarised_share: Share = 0.5

@@ -142,7 +142,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without speaker": {"speaker_weight": 0.0},
     "without the cost of questions": {"question_weight": 0.0},
     "without dates": {"date_weight": 0.0},
-    "without superseding": {"same_fact": 2.0},
+    "without superseding": {"same_fact": 1.0},
     "vectors in context alone": {
         "lexical_weight": 0.0,
         "speaker_weight": 0.0,

@@ -66,7 +66,7 @@ SECRET = re.compile(r"code-(\d+)")
 async def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
     """A fresh memory on the pair of stores that the test names."""
     memory_settings = msgspec.structs.replace(
-        pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=2.0
+        pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=1.0
     )
     stores = Stores(memory_settings)
     async with stores.open(_do_nothing):

@@ -96,6 +96,8 @@ def test_of_two_facts_one_is_corrected_and_the_episode_stands() -> None:
     ]
     vector = unit([1.0, 0.0])
     ordered = demote_superseded(ranking, {"e1": vector, "e2": vector}, settings=SETTINGS)
+    off = replace(SETTINGS, same_fact=1.0)
+    assert demote_superseded(ranking, {"e1": vector, "e2": vector}, settings=off) == ranking
     assert [(item.match.episode_id, item.score, item.newer) for item in ordered] == [
         ("e2", 0.9, None),
         ("e1", 0.9, None),
