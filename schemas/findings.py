@@ -22,7 +22,11 @@ MAX_ADAPTERS = 4
 
 
 class Query(WireStruct, frozen=True, kw_only=True):
-    """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias."""
+    """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias.
+
+    ``history`` "session" asks the memory for the session's last turns: from ``recall.done`` on they stand in
+    ``messages`` as if the client had sent them.
+    """
 
     model: str
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
@@ -31,6 +35,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] | None = None
     stream: bool = False
     tooling: Tooling | None = None
+    history: Literal["none", "session"] = "none"
 
     @property
     def text(self) -> str:
@@ -95,6 +100,8 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     """One recalled episode with its fused score and the reasons for which it was recalled (dense, words, recency, ...).
 
     ``speaker`` and ``source_id`` are set on imported episodes: the speaker's name, and the id it was imported with.
+    ``superseded_by`` is the id of a newer episode that replaces this one. In a turn, ``answer`` is empty where the
+    earlier question is asked again: an answer of the assistant is no evidence for itself.
     """
 
     episode_id: str
@@ -107,12 +114,17 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     session_id: str = ""
     speaker: str = ""
     source_id: str = ""
+    superseded_by: str = ""
 
 
 class Recall(WireStruct, frozen=True, kw_only=True):
-    """The memory's finding: hits in descending order of score."""
+    """The memory's finding: hits in descending order of score.
+
+    ``history`` are the ids of the session's episodes, oldest first, that the memory put into the query's messages.
+    """
 
     hits: tuple[RecalledEpisode, ...] = ()
+    history: tuple[str, ...] = ()
 
 
 class LikelyToken(WireStruct, frozen=True, kw_only=True):

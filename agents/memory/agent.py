@@ -7,17 +7,27 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.episodes import build_record, store_key
 from agents.memory.forgetting import erase, expire
+from agents.memory.history import drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
-from agents.memory.progress import PROJECTION, lag, read_progress, reset_progress, wait_until_projected
+from agents.memory.progress import (
+    PROJECTION,
+    RECORD,
+    lag,
+    read_progress,
+    reset_progress,
+    wait_until_projected,
+    wait_until_remembered,
+)
 from agents.memory.projection import Projection
-from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
+from agents.memory.ranking import Match, hits, recalled_episode
 from agents.memory.rebuild import renew_tenant
-from agents.memory.search import find
+from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.smalltalk import is_small_talk
@@ -32,9 +42,9 @@ from bus.connection import Bus
 from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
-from schemas.errors import KikiError, Refused, Unavailable
+from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
-from schemas.findings import Recall, StageTiming
+from schemas.findings import Recall, RecalledEpisode, StageTiming
 from schemas.memory import (
     ForgetReply,
     ForgetRequest,
@@ -54,9 +64,11 @@ from schemas.memory import (
 from schemas.status import StatusReply
 
 STAGE = "memory"
-WRITE = "memory-write"
 EXPIRY_SECONDS = 60.0
 """Seconds between two searches for answers that are old enough to be removed."""
+
+HISTORY_TURNS = 64
+"""Turns of a session that are read for its history at most, whatever the budget is."""
 
 AWAY_SECONDS = 5.0
 """Longest pause, in seconds, between two tries to reach a store's server that does not answer."""
@@ -115,7 +127,7 @@ class MemoryAgent:
         return (
             Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
             Handler(
-                stage=WRITE,
+                stage=RECORD,
                 event=AnswerReady,
                 stream=ANSWERS,
                 handle=self._record,
@@ -160,20 +172,52 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
+        turns = await self._read_history(event)
+        history = tuple(turn.episode_id for turn in turns)
         with self._recall_priority.mark_recall():
-            recall = await self._find_recall(event) if event.route.plan.recall else Recall()
+            recalled = await self._find_recall(event, history) if event.route.plan.recall else ()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
         return RecallDone(
             envelope=event.envelope.next(STAGE),
-            query=event.query,
+            query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, turns)),
             route=event.route,
-            recall=recall,
+            recall=Recall(hits=recalled, history=history),
             timings=(*event.timings, timing),
         )
 
-    async def _find_recall(self, event: QueryRouted) -> Recall:
+    async def _read_history(self, event: QueryRouted) -> list[Match]:
+        """Read the session's last turns, oldest first, if the client asks for them and sent none itself; none when the
+        store fails or is slow.
+
+        Raises:
+            InvalidInput: the level is raw, whose turns are not recorded.
+        """
+        settings, envelope, query = self.settings, event.envelope, event.query
+        if query.history == "none":
+            return []
+        if event.route.plan.level == "raw":
+            raise InvalidInput("'history' needs the level fast or full: raw turns are not recorded.", param="history")
+        if sends_history(query.messages):
+            return []
+        try:
+            with anyio.move_on_after(settings.history_timeout) as scope:
+                await wait_until_remembered(self._bus)
+            if scope.cancelled_caught:
+                metrics.count_degraded("history.late", "answers still wait for their record: some may be missing.")
+            with anyio.fail_after(settings.recall_timeout):
+                turns = await self._read_turns(envelope.session_id, tenant=envelope.tenant, last=HISTORY_TURNS)
+        except TimeoutError:
+            metrics.count_degraded("history.failed", f"the store did not answer within {settings.recall_timeout} s.")
+            return []
+        except KikiError as error:
+            metrics.count_degraded("history.failed", error.message)
+            return []
+        earlier_turns = [turn for turn in turns if turn.turn_id != envelope.turn_id]
+        return fit_turns(earlier_turns, budget=settings.history_tokens, measure=self._count_tokens)
+
+    async def _find_recall(self, event: QueryRouted, history: Sequence[str]) -> tuple[RecalledEpisode, ...]:
         """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
@@ -181,24 +225,27 @@ class MemoryAgent:
             metrics.count_degraded("recall.no_embedding", "the router gave no embedding: only words are searched.")
         text = event.query.text
         if is_small_talk(text):
-            return Recall()
+            return ()
         lookup = Lookup(tenant=envelope.tenant, vector=event.route.embedding, text=text, limit=settings.candidates)
         try:
             with anyio.fail_after(settings.recall_timeout):
                 ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
         except TimeoutError:
             metrics.count_degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
-            return Recall()
+            return ()
         except KikiError as error:
             metrics.count_degraded("recall.failed", error.message)
-            return Recall()
-        candidates = [candidate for candidate in ranking if candidate.match.turn_id != envelope.turn_id]
-        distinct_matches = drop_duplicates(
-            keep_relevant(candidates[: settings.compared], text=text, words=self._words, settings=settings)
+            return ()
+        others = [candidate for candidate in ranking if candidate.match.turn_id != envelope.turn_id]
+        unread = drop_present(
+            others[: settings.compared],
+            messages=event.query.messages,
+            session_id=envelope.session_id,
+            history=history,
         )
-        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._count_tokens)
+        best_hits = choose_hits(unread, text=text, words=self._words, settings=settings, measure=self._count_tokens)
         self._counts["hits_total"] += len(best_hits)
-        return Recall(hits=best_hits)
+        return best_hits
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
         """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
@@ -318,13 +365,15 @@ class MemoryAgent:
                 metrics.count_degraded("sleep.failed", error.message)
 
     async def _session(self, request: SessionRequest) -> SessionReply:
-        members = await self._stores.trace.turns(request.session_id, tenant=request.tenant)
-        names = [store_key(request.tenant, "episode", member.episode_id) for member in members]
+        turns = await self._read_turns(request.session_id, tenant=request.tenant)
+        return SessionReply(session_id=request.session_id, episodes=tuple(map(recalled_episode, turns)))
+
+    async def _read_turns(self, session_id: str, *, tenant: str, last: int = 0) -> list[Match]:
+        """Read a session's episodes in order of time, all or the ``last`` ones."""
+        members = await self._stores.trace.turns(session_id, tenant=tenant)
+        names = [store_key(tenant, "episode", member.episode_id) for member in members[-last:]]
         matches = await self._stores.atlas.read(names)
-        return SessionReply(
-            session_id=request.session_id,
-            episodes=tuple(recalled_episode(matches[name]) for name in names if name in matches),
-        )
+        return [matches[name] for name in names if name in matches]
 
     async def _forget_session(self, request: ForgetRequest) -> ForgetReply:
         """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.

@@ -159,7 +159,7 @@ def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:
     """The first of the matches that have the same texts; case and white space do not count."""
     seen: set[tuple[str, str]] = set()
     for candidate in ranking:
-        texts = (_normalised(candidate.match.question), _normalised(candidate.match.answer))
+        texts = (normalised(candidate.match.question), normalised(candidate.match.answer))
         if texts not in seen:
             seen.add(texts)
             yield candidate
@@ -170,7 +170,9 @@ def hits(ranking: Iterable[ScoredMatch]) -> Iterator[RecalledEpisode]:
     return (_hit(candidate) for candidate in ranking)
 
 
-def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> RecalledEpisode:
+def recalled_episode(
+    match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = (), superseded_by: str = ""
+) -> RecalledEpisode:
     """An episode as the wire carries it."""
     return RecalledEpisode(
         episode_id=match.episode_id,
@@ -183,6 +185,7 @@ def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ..
         session_id=match.session_id,
         speaker=match.speaker,
         source_id=match.source_id,
+        superseded_by=superseded_by,
     )
 
 
@@ -222,9 +225,9 @@ def replaces(newer: Match, older: Match) -> bool:
     """Whether, of two similar episodes, ``newer`` is later, by the same speaker, and has another text."""
     if newer.created_at - older.created_at <= SAME_MOMENT or older.speaker != newer.speaker:
         return False
-    return (_normalised(older.question), _normalised(older.answer)) != (
-        _normalised(newer.question),
-        _normalised(newer.answer),
+    return (normalised(older.question), normalised(older.answer)) != (
+        normalised(newer.question),
+        normalised(newer.answer),
     )
 
 
@@ -245,7 +248,9 @@ def _passes(match: Match, query_words: tuple[int, ...], words: WordEncoder, sett
 
 
 def _hit(candidate: ScoredMatch) -> RecalledEpisode:
-    return recalled_episode(candidate.match, score=candidate.score, reasons=candidate.reasons)
+    return recalled_episode(
+        candidate.match, score=candidate.score, reasons=candidate.reasons, superseded_by=candidate.newer or ""
+    )
 
 
 def _shorten_hit(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
@@ -259,5 +264,5 @@ def _shorten_hit(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
     )
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
     return " ".join(text.casefold().split())

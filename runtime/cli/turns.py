@@ -43,13 +43,14 @@ def add_verbs(app: typer.Typer) -> None:
 
 
 ModelOption = Annotated[str, typer.Option("--model", help="One of the ids of GET /v1/models.")]
+SessionOption = Annotated[str | None, typer.Option("--session", help="Go on with this session, or begin it.")]
 
 
 @command
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     model: ModelOption = "micro-kiki",
-    session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
+    session: SessionOption = None,
     show_trace: Annotated[bool, typer.Option("--trace", help="Show the turn's waterfall, too.")] = False,
 ) -> None:
     """Ask one question and print the answer as it comes; on a terminal, what a full turn waits for until then."""
@@ -66,11 +67,12 @@ def ask(
 
 
 @command
-def chat(model: ModelOption = "micro-kiki-fast") -> None:
-    """Talk; an empty line or Ctrl-D ends it."""
+def chat(model: ModelOption = "micro-kiki-fast", session: SessionOption = None) -> None:
+    """Talk; an empty line or Ctrl-D ends it. With --session the memory brings what was said before."""
     settings = settings_of()
-    session = uuid.uuid4().hex
-    history: list[dict[str, str]] = []
+    history = "none" if session is None else "session"
+    session_id = session or uuid.uuid4().hex
+    messages: list[dict[str, str]] = []
     while True:
         try:
             line = out.input("[bold]> [/bold]").strip()
@@ -78,14 +80,17 @@ def chat(model: ModelOption = "micro-kiki-fast") -> None:
             line = ""
         if not line:
             return
-        history.append({"role": "user", "content": line})
+        messages.append({"role": "user", "content": line})
         try:
-            text, _ = run_async(_print_answer, settings, history, model, session)
+            text, _ = run_async(_print_answer, settings, messages, model, session_id, history)
         except KikiError as error:
             out.print(error.message, style="red", markup=False)
-            history.pop()
+            messages.pop()
             continue
-        history.append({"role": "assistant", "content": text})
+        if history == "session":
+            messages.clear()
+        else:
+            messages.append({"role": "assistant", "content": text})
 
 
 @command
@@ -163,20 +168,21 @@ def _awaits_episode(entries: list[turn_events.StoredEvent]) -> bool:
 async def ask_and_print(
     settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None
 ) -> str:
-    """Ask over HTTP, print the answer as it comes, and give the turn id."""
-    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session)
+    """Ask over HTTP, in a session with its history; print the answer as it comes, and give the turn id."""
+    history = "none" if session is None else "session"
+    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session, history)
     return turn_id
 
 
 async def _print_answer(
-    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None
+    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None, history: str
 ) -> tuple[str, str]:
     """Ask over HTTP and print the answer as it comes. Returns its text and the turn id."""
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
     headers = {"X-Session-Id": session} if session else {}
     if settings.api_keys:
         headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
-    body = {"model": model, "messages": messages, "stream": True}
+    body = {"model": model, "messages": messages, "stream": True, "kiki": {"history": history}}
     timeout = httpx.Timeout(settings.turn_timeout + 5, connect=5)
     try:
         async with (

@@ -1,0 +1,109 @@
+"""Whether an earlier question is the query asked again, and whether a text says anything or only asks.
+
+An answer of the assistant is no evidence for itself: a question that is asked again does not bring its own earlier
+answers back, only what it says beside asking. How a question or a request begins is told by closed lists (English and
+French); elsewhere the question mark decides, and a text in doubt counts as saying something.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from itertools import dropwhile
+
+from msgspec.structs import replace
+
+from agents.memory.ranking import ScoredMatch
+from agents.memory.settings import MemorySettings
+from agents.memory.smalltalk import is_small_talk
+from agents.memory.words import WordEncoder
+
+_SENTENCE = re.compile(r"[^.!?？。！؟\n]+(?:[.](?=\S)[^.!?？。！؟\n]+)*[.!?？。！؟]*")
+_QUESTION_MARKS = ("?", "？", "؟")
+_WORD = re.compile(r"[^\W_]+")
+
+_FILLERS = """
+    and so but then please again ok okay thanks thank hi hello et alors encore merci bonjour salut mais
+"""
+_PREPOSITIONS = """
+    at in on to for of from with by since until à de d dans pour avec depuis sur en
+"""
+_INTERROGATIVES = """
+    what whats who whos whose whom when where wheres why how hows which que quoi qu quel quelle quels quelles qui quand
+    où ou comment combien pourquoi
+"""
+_SUBJECTS = """
+    i we you he she it they my our your his her its their the a an je j tu il elle on nous vous ils elles mon ma mes
+    notre nos le la les l
+"""
+"""After an interrogative they begin a clause, not a question: When I was young, I lived in Rome."""
+
+_REQUESTS = """
+    is are was were do does did can could would shall should tell give explain describe define list name write show say
+    compute calculate translate summarise summarize compare convert find solve remind est sont peux peut pouvez dis
+    dites donne donnez explique expliquez décris décrivez définis définissez liste écris écrivez montre montrez calcule
+    calculez traduis traduisez résume résumez cite citez nomme rappelle rappelez
+"""
+FILLERS, PREPOSITIONS, INTERROGATIVES, SUBJECTS, REQUESTS = (
+    frozenset(words.split()) for words in (_FILLERS, _PREPOSITIONS, _INTERROGATIVES, _SUBJECTS, _REQUESTS)
+)
+
+_SPEECH = re.compile(
+    r"\byou(?:'ve| have| had)? (?:just |already )?"
+    r"(?:said|told|suggested|recommended|advised|answered|wrote|mentioned|explained|called|proposed|gave)\b"
+    r"|\b(?:did|have) you (?:just |already )?"
+    r"(?:say|said|tell|told|suggest(?:ed)?|recommend(?:ed)?|advise(?:d)?|answer(?:ed)?|write|written|mention(?:ed)?"
+    r"|explain(?:ed)?|propose(?:d)?|give|given)\b"
+    r"|\byour (?:last |earlier |previous )?(?:answer|suggestion|recommendation|advice|reply)\b"
+    r"|\b(?:(?:tu|vous) (?:m'|me |nous )?(?:as|avais|avez|aviez)|as-tu|avez-vous|avais-tu|aviez-vous)"
+    r" (?:dit|conseillé|proposé|recommandé|répondu|écrit|suggéré)\b"
+    r"|\b(?:ta|votre) (?:dernière |précédente )?(?:réponse|suggestion|recommandation)\b",
+    re.IGNORECASE,
+)
+
+
+def says_something(text: str) -> bool:
+    """Whether a sentence of the text is neither a question nor a request."""
+    sentences = [sentence.strip() for sentence in _SENTENCE.findall(text.replace("’", "'"))]
+    return any(_WORD.search(part) and not is_small_talk(part) and not _asks(part) for part in sentences)
+
+
+def asks_for_words(text: str) -> bool:
+    """Whether the text asks what the assistant said before; then its answers are what is looked for."""
+    return _SPEECH.search(text.replace("’", "'")) is not None
+
+
+def drop_own_answers(
+    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
+) -> Iterator[ScoredMatch]:
+    """The ranking without what the assistant answered when it was asked the same as in ``text``.
+
+    A match that asks the same stays without its answer if its question says something, else it goes.
+    """
+    if asks_for_words(text):
+        yield from ranking
+        return
+    query_words = words.query_words(text)
+    for candidate in ranking:
+        match = candidate.match
+        if match.own < settings.same_ask and not asks_in_words(query_words, words.query_words(match.question)):
+            yield candidate
+        elif says_something(match.question):
+            yield replace(candidate, match=replace(match, answer=""))
+
+
+def asks_in_words(query_words: Collection[int], question_words: Collection[int]) -> bool:
+    """Whether two questions have the same words, or one has all of the other's (two at least) and no more beside."""
+    shorter, longer = sorted((set(query_words), set(question_words)), key=len)
+    if shorter == longer:
+        return bool(shorter)
+    return 2 <= len(shorter) >= len(longer) / 2 and shorter <= longer
+
+
+def _asks(sentence: str) -> bool:
+    if sentence.endswith(_QUESTION_MARKS):
+        return True
+    words = list(dropwhile(FILLERS.__contains__, _WORD.findall(sentence.casefold())))
+    if words[:1] and words[0] in PREPOSITIONS:
+        return len(words) > 1 and words[1] in INTERROGATIVES
+    if words[:1] and words[0] in INTERROGATIVES:
+        return len(words) == 1 or words[1] not in SUBJECTS
+    return bool(words) and words[0] in REQUESTS
