@@ -6,7 +6,7 @@ French); elsewhere the question mark decides, and a text in doubt counts as sayi
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import dropwhile
 
 from msgspec.structs import replace
@@ -18,6 +18,7 @@ from agents.memory.words import WordEncoder
 
 _SENTENCE = re.compile(r"[^.!?？。！؟\n]+(?:[.](?=\S)[^.!?？。！؟\n]+)*[.!?？。！؟]*")
 _QUESTION_MARKS = ("?", "？", "؟")
+_CLAUSE = re.compile(r"[,;:](?=\s)|[，；：]")
 _WORD = re.compile(r"[^\W_]+")
 
 _FILLERS = """
@@ -42,8 +43,12 @@ _REQUESTS = """
     dites donne donnez explique expliquez décris décrivez définis définissez liste écris écrivez montre montrez calcule
     calculez traduis traduisez résume résumez cite citez nomme rappelle rappelez
 """
-FILLERS, PREPOSITIONS, INTERROGATIVES, SUBJECTS, REQUESTS = (
-    frozenset(words.split()) for words in (_FILLERS, _PREPOSITIONS, _INTERROGATIVES, _SUBJECTS, _REQUESTS)
+_CONDITIONS = "if whether when si quand"
+_VERBS = "is are was were am has have had est sont était étaient suis ai avons ont avait"
+
+FILLERS, PREPOSITIONS, INTERROGATIVES, SUBJECTS, REQUESTS, CONDITIONS, VERBS = (
+    frozenset(words.split())
+    for words in (_FILLERS, _PREPOSITIONS, _INTERROGATIVES, _SUBJECTS, _REQUESTS, _CONDITIONS, _VERBS)
 )
 
 _SPEECH = re.compile(
@@ -61,9 +66,8 @@ _SPEECH = re.compile(
 
 
 def says_something(text: str) -> bool:
-    """Whether a sentence of the text is neither a question nor a request."""
-    sentences = [sentence.strip() for sentence in _SENTENCE.findall(text.replace("’", "'"))]
-    return any(_WORD.search(part) and not is_small_talk(part) and not _asks(part) for part in sentences)
+    """Whether the text states something beside its questions and requests."""
+    return any(map(_states, _SENTENCE.findall(text.replace("’", "'").strip())))
 
 
 def asks_for_words(text: str) -> bool:
@@ -76,7 +80,8 @@ def drop_own_answers(
 ) -> Iterator[ScoredMatch]:
     """The ranking without what the assistant answered when it was asked the same as in ``text``.
 
-    A match that asks the same stays without its answer if its question says something, else it goes.
+    A match that asks the same stays without its answer if its question says something that ``text`` does not, else it
+    goes.
     """
     if asks_for_words(text):
         yield from ranking
@@ -84,9 +89,10 @@ def drop_own_answers(
     query_words = words.query_words(text)
     for candidate in ranking:
         match = candidate.match
-        if match.own < settings.same_ask and not asks_in_words(query_words, words.query_words(match.question)):
+        question_words = words.query_words(match.question)
+        if match.own < settings.same_ask and not asks_in_words(query_words, question_words):
             yield candidate
-        elif says_something(match.question):
+        elif not set(question_words) <= set(query_words) and says_something(match.question):
             yield replace(candidate, match=replace(match, answer=""))
 
 
@@ -98,12 +104,31 @@ def asks_in_words(query_words: Collection[int], question_words: Collection[int])
     return 2 <= len(shorter) >= len(longer) / 2 and shorter <= longer
 
 
-def _asks(sentence: str) -> bool:
-    if sentence.endswith(_QUESTION_MARKS):
-        return True
-    words = list(dropwhile(FILLERS.__contains__, _WORD.findall(sentence.casefold())))
-    if words[:1] and words[0] in PREPOSITIONS:
+def _states(sentence: str) -> bool:
+    """Whether the sentence is a statement, or holds one beside what it asks: My cat is ill, what helps?"""
+    if is_small_talk(sentence):
+        return False
+    clauses = [words for part in _CLAUSE.split(sentence.casefold()) if (words := _words_of(part))]
+    statements = [words for words in clauses if not _asks(words)]
+    if len(statements) == len(clauses) and not sentence.strip().endswith(_QUESTION_MARKS):
+        return bool(statements)
+    return any(map(_has_verb, statements if len(statements) < len(clauses) else statements[:-1]))
+
+
+def _words_of(clause: str) -> list[str]:
+    return list(dropwhile(FILLERS.__contains__, _WORD.findall(clause)))
+
+
+def _asks(words: Sequence[str]) -> bool:
+    if words[0] in PREPOSITIONS:
         return len(words) > 1 and words[1] in INTERROGATIVES
-    if words[:1] and words[0] in INTERROGATIVES:
+    if words[0] in INTERROGATIVES:
         return len(words) == 1 or words[1] not in SUBJECTS
-    return bool(words) and words[0] in REQUESTS
+    return words[0] in REQUESTS
+
+
+def _has_verb(words: Sequence[str]) -> bool:
+    """Whether a clause looks like a statement: it has a form of to be or to have, or begins with its subject."""
+    if words[0] in CONDITIONS:
+        return False
+    return not VERBS.isdisjoint(words) or (words[0] in SUBJECTS and len(words) > 2)
