@@ -8,6 +8,7 @@ from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
+from runtime.bench.memory.recall_harm import recall_harm
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
 from runtime.bench.replay import replay
@@ -26,6 +27,7 @@ for verb in (
     votes,
     bias,
     recall,
+    recall_harm,
     writes,
     replay,
     router,
