@@ -243,7 +243,14 @@ class MemoryAgent:
             session_id=envelope.session_id,
             history=history,
         )
-        best_hits = choose_hits(unread, text=text, words=self._words, settings=settings, measure=self._count_tokens)
+        best_hits = choose_hits(
+            unread,
+            text=text,
+            session_id=envelope.session_id,
+            words=self._words,
+            settings=settings,
+            measure=self._count_tokens,
+        )
         self._counts["hits_total"] += len(best_hits)
         return best_hits
 

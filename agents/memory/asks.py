@@ -1,20 +1,14 @@
-"""Whether an earlier question is the query asked again, and whether a text says anything or only asks.
+"""Whether a text asks or says something, and whether two questions ask the same.
 
-An answer of the assistant is no evidence for itself: a question that is asked again does not bring its own earlier
-answers back, only what it says beside asking. How a question or a request begins is told by closed lists (English and
-French); elsewhere the question mark decides, and a text in doubt counts as saying something.
+How a question or a request begins is told by closed lists (English and French); elsewhere the question mark decides,
+and a text in doubt counts as saying something.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import dropwhile
 
-from msgspec.structs import replace
-
-from agents.memory.ranking import ScoredMatch
-from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
-from agents.memory.words import WordEncoder
 
 _SENTENCE = re.compile(r"[^.!?？。！؟\n]+(?:[.](?=\S)[^.!?？。！؟\n]+)*[.!?？。！؟]*")
 _QUESTION_MARKS = ("?", "？", "؟")
@@ -73,27 +67,6 @@ def says_something(text: str) -> bool:
 def asks_for_words(text: str) -> bool:
     """Whether the text asks what the assistant said before; then its answers are what is looked for."""
     return _SPEECH.search(text.replace("’", "'")) is not None
-
-
-def drop_own_answers(
-    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
-) -> Iterator[ScoredMatch]:
-    """The ranking without what the assistant answered when it was asked the same as in ``text``.
-
-    A match that asks the same stays without its answer if its question says something that ``text`` does not, else it
-    goes.
-    """
-    if asks_for_words(text):
-        yield from ranking
-        return
-    query_words = words.query_words(text)
-    for candidate in ranking:
-        match = candidate.match
-        question_words = words.query_words(match.question)
-        if match.own < settings.same_ask and not asks_in_words(query_words, question_words):
-            yield candidate
-        elif not set(question_words) <= set(query_words) and says_something(match.question):
-            yield replace(candidate, match=replace(match, answer=""))
 
 
 def asks_in_words(query_words: Collection[int], question_words: Collection[int]) -> bool:

@@ -6,12 +6,13 @@ This was measured (``kiki bench locomo``) to be better than z-scores or reciproc
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agents.memory.asks import asks_for_words, says_something
 from agents.memory.context import Vector
 from agents.memory.settings import MemorySettings
 from agents.memory.smalltalk import is_small_talk
@@ -29,6 +30,13 @@ Measure = Callable[[str], int]
 """Gives the length of a text in the budget's unit."""
 
 _NAME = re.compile(r"\w+")
+_ASKER = re.compile(
+    r"\b(?:i|me|my|mine|myself|we|us|our|ours|je|j|moi|mon|ma|mes|nous|notre|nos|ich|mich|mir|mein\w*|wir|uns|unser\w*"
+    r"|yo|mí|mi|mis|nosotr[oa]s|nuestr\w+|io|mio|miei|mie|noi|nostr\w+|eu|meus?|minhas?|ik|mijn|wij|onze?"
+    r"|я|меня|мне|мо[йяеё]|мои|мы|нас|нам|наш\w*|أنا)\b|[我俺私僕]|(?:저|나|내|제)(?:는|가|의|를)",
+    re.IGNORECASE,
+)
+"""Words by which a query speaks of the asker, in the languages that were thought of."""
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -143,16 +151,27 @@ def demote_superseded(
 
 
 def keep_relevant(
-    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
+    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings, session_id: str = ""
 ) -> Iterator[ScoredMatch]:
-    """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
+    """The matches above the floor: close to the query in meaning, or with enough of its words.
 
-    A query of small talk finds nothing, and an episode whose question is small talk is not found.
+    A query that speaks neither of the asker nor of a speaker is a question about the world: episodes of other
+    conversations than ``session_id`` must come nearer to it, unless they have a name that it mentions, and what the
+    assistant answered to a mere question is none of them. A query of small talk finds nothing, and an episode whose
+    question is small talk is not found.
     """
     if is_small_talk(text):
         return
+    candidates = list(ranking)
     query_words = words.query_words(text)
-    yield from (candidate for candidate in ranking if _passes(candidate.match, query_words, words, settings))
+    names = {word for word in _NAME.findall(text)[1:] if word[0].isupper() and not word.isupper()}
+    is_personal = _ASKER.search(text) is not None or asks_for_words(text) or any(entry.spoke for entry in candidates)
+    for candidate in candidates:
+        match = candidate.match
+        is_near = is_personal or match.session_id == session_id or _mentions(match, names)
+        passes = _passes if is_near else _passes_impersonal
+        if not is_small_talk(match.question) and passes(match, query_words, words, settings):
+            yield candidate
 
 
 def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:
@@ -238,13 +257,33 @@ def _demote(candidate: ScoredMatch, newer: Match | None, settings: MemorySetting
 
 
 def _passes(match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings) -> bool:
-    if is_small_talk(match.question):
-        return False
     if max(match.own, match.similarity) >= settings.relevance_floor:
         return True
-    if len(query_words) < settings.floor_words or match.lexical <= 0.0:
+    return _shares_words(match, query_words, words, settings, least=settings.floor_words)
+
+
+def _mentions(match: Match, names: Set[str]) -> bool:
+    return not names.isdisjoint(_NAME.findall(f"{match.question}\n{match.answer}"))
+
+
+def _passes_impersonal(
+    match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings
+) -> bool:
+    if match.answer and not says_something(match.question):
         return False
-    return coverage(query_words, words.counts(f"{match.question}\n{match.answer}")) >= settings.floor_coverage
+    if match.own >= settings.impersonal_floor:
+        return True
+    return _shares_words(match, query_words, words, settings, least=settings.floor_words + 1)
+
+
+def _shares_words(
+    match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings, *, least: int
+) -> bool:
+    """Whether the episode has ``floor_coverage`` of the query's words, and ``least`` of them."""
+    if match.lexical <= 0.0:
+        return False
+    share = coverage(query_words, words.counts(f"{match.question}\n{match.answer}"))
+    return share >= settings.floor_coverage and round(share * len(query_words)) >= least
 
 
 def _hit(candidate: ScoredMatch) -> RecalledEpisode:

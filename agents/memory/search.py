@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from agents.memory.asks import drop_own_answers
+from agents.memory.answers import drop_own_answers
 from agents.memory.context import unit, unpacked
 from agents.memory.ranking import (
     Match,
@@ -45,10 +45,16 @@ def rank_matches(
 
 
 def choose_hits(
-    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings, measure: Measure = len
+    ranking: Iterable[ScoredMatch],
+    *,
+    text: str,
+    session_id: str,
+    words: WordEncoder,
+    settings: MemorySettings,
+    measure: Measure = len,
 ) -> tuple[RecalledEpisode, ...]:
-    """What a turn that asks ``text`` is shown of the best matches: above the floor, none twice, within the budget, and
-    without the assistant's own answers to the same question."""
-    relevant = keep_relevant(ranking, text=text, words=words, settings=settings)
+    """What a turn of the session that asks ``text`` is shown of the best matches: above the floor, none twice, within
+    the budget, and without the assistant's own answers to the same question."""
+    relevant = keep_relevant(ranking, text=text, words=words, settings=settings, session_id=session_id)
     distinct = drop_duplicates(drop_own_answers(relevant, text=text, words=words, settings=settings))
     return fit_budget(hits(distinct), settings=settings, measure=measure)

@@ -25,8 +25,10 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         language: stop words and stems of the word index.
         relevance_floor: cosine of question and episode below which nothing is recalled. Chosen: with mpnet,
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
+        impersonal_floor: cosine of question and episode alone that other conversations need when the question speaks
+            neither of the asker nor of a speaker, and mentions no name that is in the episode; chosen.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
-        floor_words: words that a query must have at least for ``floor_coverage`` to apply.
+        floor_words: how many words that must be at least; one more below ``impersonal_floor``.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
         speaker_weight: what is added when the query names the speaker. Measured on LoCoMo.
         question_weight: what is subtracted from a question without an answer. Measured on LoCoMo.
@@ -76,6 +78,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     tokenizer: Path | None = None
     language: str = "english"
     relevance_floor: float = 0.4
+    impersonal_floor: float = 0.5
     floor_coverage: float = 0.6
     floor_words: int = 2
     lexical_weight: float = 0.3

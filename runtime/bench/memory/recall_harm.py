@@ -134,7 +134,7 @@ async def _recall(stores: Stores, text: str, vector: Sequence[float]) -> tuple[R
     lookup = Lookup(tenant=TENANT, vector=tuple(vector), text=text, limit=settings.candidates)
     ranking = await find(stores, lookup, now=0.0, settings=settings)
     words = WordEncoder(settings.language)
-    return choose_hits(ranking[: settings.compared], text=text, words=words, settings=settings)
+    return choose_hits(ranking[: settings.compared], text=text, session_id="new", words=words, settings=settings)
 
 
 async def _remember_life(stores: Stores, embed: Embed) -> None:

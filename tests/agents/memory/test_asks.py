@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.memory.asks import asks_for_words, asks_in_words, drop_own_answers, says_something
+from agents.memory.answers import drop_own_answers
+from agents.memory.asks import asks_for_words, asks_in_words, says_something
 from agents.memory.ranking import Match, ScoredMatch
 from agents.memory.settings import MemorySettings
 from agents.memory.words import WordEncoder
@@ -13,17 +14,20 @@ WORDS = WordEncoder()
 SETTINGS = MemorySettings(data_dir=Path("unused"))
 
 
-def match(question: str, *, answer: str = "At 21.2 degrees.", own: float = 0.5) -> ScoredMatch:
+def match(
+    question: str, *, answer: str = "At 21.2 degrees.", own: float = 0.5, at: float = 1.0, speaker: str = ""
+) -> ScoredMatch:
     return ScoredMatch(
         match=Match(
-            episode_id="e",
-            turn_id="t",
+            episode_id=question,
+            turn_id=question,
             session_id="s",
             question=question,
             answer=answer,
-            created_at=1.0,
+            created_at=at,
             similarity=own,
             own=own,
+            speaker=speaker,
         ),
         score=1.0,
     )
@@ -135,6 +139,19 @@ def test_a_statement_that_the_query_repeats_is_not_quoted_beside_it() -> None:
     question = "I have 21 apples. How many apples do I have?"
     assert shown_texts(question, match(question, answer="You have 12.")) == []
     assert shown_texts(f"Again: {question.lower()}", match(question, answer="You have 12.")) == []
+
+
+def test_an_imported_answer_goes_with_the_question_that_it_follows() -> None:
+    lines = [
+        match("It boils at 21.2 degrees.", answer="", at=3.0, speaker="assistant"),
+        match("Water boils when?", answer="", own=0.8, at=2.0, speaker="user"),
+        match("The kettle is new.", answer="", at=1.0, speaker="user"),
+        match("Put the kettle on.", answer="", at=4.0, speaker="assistant"),
+    ]
+    assert shown_texts("At what temperature does water boil?", *lines) == [
+        ("The kettle is new.", ""),
+        ("Put the kettle on.", ""),
+    ]
 
 
 @pytest.mark.parametrize(
