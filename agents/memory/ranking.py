@@ -272,7 +272,8 @@ def _passes_impersonal(
     if match.answer and not says_something(match.question):
         return False
     if match.own >= settings.impersonal_floor:
-        return True
+        share = coverage(query_words, words.counts(f"{match.question}\n{match.answer}"))
+        return len(query_words) < settings.floor_words or share >= settings.impersonal_coverage
     return _shares_words(match, query_words, words, settings, least=settings.floor_words + 1)
 
 

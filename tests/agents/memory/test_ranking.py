@@ -153,9 +153,7 @@ def test_recency_cannot_lift_an_irrelevant_episode() -> None:
     ],
 )
 def test_a_question_about_the_world_needs_more_likeness(text: str, session: str, passes: bool) -> None:
-    candidate = match(
-        similarity=0.45, question="Mia marries in September, so the RAM waits.", answer="", speaker="Nora"
-    )
+    candidate = match(similarity=0.45, question="Mia marries this month, so the RAM waits.", answer="", speaker="Nora")
     ranking = fuse_scores([candidate], text=text, now=NOW, settings=SETTINGS)
     relevant = keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS, session_id=session)
     assert any(relevant) is passes
@@ -165,6 +163,14 @@ def test_a_question_about_the_world_needs_more_likeness(text: str, session: str,
     assert any(relevant) is passes
     near = fuse_scores([msgspec.structs.replace(candidate, own=0.5)], text=text, now=NOW, settings=SETTINGS)
     assert any(keep_relevant(near, text=text, words=WORDS, settings=SETTINGS, session_id=session))
+
+
+def test_a_question_about_the_world_needs_some_of_its_words() -> None:
+    candidate = match(similarity=0.6, question="Grandma keeps bees in the garden.", answer="")
+    for text, count in (("What do bees make?", 1), ("Which insects make honey?", 0), ("蜜蜂？", 1)):
+        ranking = fuse_scores([candidate], text=text, now=NOW, settings=SETTINGS)
+        relevant = list(keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS, session_id="new"))
+        assert len(relevant) == count, text
 
 
 def test_enough_of_the_words_pass_below_the_floor() -> None:
