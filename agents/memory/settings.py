@@ -27,7 +27,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
         impersonal_floor: cosine of question and episode alone that other conversations need when the question speaks
             neither of the asker nor of a speaker, and mentions no name that is in the episode; chosen.
-        impersonal_coverage: share of such a question's words (if it has two) that the episode needs, too; chosen.
+        impersonal_coverage: share of such a question's words (if it has two) that the episode needs, too. Chosen with
+            ``kiki bench recall-harm`` in sight.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen.
         floor_words: how many words that must be at least; one more below ``impersonal_floor``.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
@@ -80,7 +81,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     language: str = "english"
     relevance_floor: float = 0.4
     impersonal_floor: float = 0.5
-    impersonal_coverage: float = 0.3
+    impersonal_coverage: float = 0.5
     floor_coverage: float = 0.6
     floor_words: int = 2
     lexical_weight: float = 0.3
