@@ -161,11 +161,13 @@ class Client:
         session_id: str | None = None,
         level: Level | None = None,
         sampling: Sampling | None = None,
+        history: Literal["none", "session"] = "none",
         timeout: float = 120.0,
     ) -> AsyncIterator[Turn]:
         """Ask a question and follow its turn; leaving the context before the turn's end cancels the turn.
 
         What is recalled is the ``user``'s; without one that of the session alone.
+        ``history`` "session": the memory puts the last turns of ``session_id`` before the question.
 
         Raises:
             Unavailable: the broker did not take the question.
@@ -177,6 +179,7 @@ class Client:
             sampling=sampling or Sampling(seed=random.getrandbits(31)),
             level=level,
             stream=True,
+            history=history,
         )
         envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
         async with follow_turn(self.connection, self.subjects, envelope.turn_id) as events:

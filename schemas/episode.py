@@ -23,12 +23,14 @@ class Episode(WireStruct, frozen=True, kw_only=True):
 
     ``episode_id`` is derived from the turn id, so a turn that is recorded twice has one episode. ``user`` is whose it
     is within the tenant (since version 3 of the contract); empty when nobody was named. ``messages`` is the
-    conversation as the client sent it and ``plan`` says which stages did their work (both since version 2; of an older
-    episode only the question is known). ``embedding`` is the query's unit vector; ``recalled_ids`` are the episodes
-    that were in the prompt. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as the sibling
-    services spell it), 0..1, says how much there is to remember. An imported episode has the name of the speaker in
-    ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it stands for
-    in ``summarises``. ``embedder`` names the model that made ``embedding``; it is empty in older episodes.
+    conversation as the model read it and ``plan`` says which stages did their work (both since version 2; of an older
+    episode only the question is known). ``embedding`` is the query's unit vector, and ``embedder`` names the model that
+    made it (empty in older episodes). ``recalled_ids`` are the episodes that the prompt quoted, ``question_only_ids``
+    those of them without an answer, and ``superseded_by`` names the newer ones of those marked as replaced;
+    ``history_ids`` are those in ``messages``. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as
+    the sibling services spell it), 0..1, says how much there is to remember. An imported episode has the name of the
+    speaker in ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it
+    stands for in ``summarises``.
     """
 
     episode_id: str
@@ -50,6 +52,9 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     plan: Plan | None = None
     recalled_ids: tuple[str, ...] = ()
+    question_only_ids: tuple[str, ...] = ()
+    superseded_by: dict[str, str] = {}
+    history_ids: tuple[str, ...] = ()
     advisories: tuple[Advisory, ...] = ()
     votes: tuple[Vote, ...] = ()
     outcome: str = "passed"

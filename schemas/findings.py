@@ -29,6 +29,8 @@ class Query(WireStruct, frozen=True, kw_only=True):
 
     ``memory`` narrows what is recalled: the conversation's episodes, all of the user's (the default for a user who is
     named), or none. Without ``store`` no episode is recorded.
+    ``history`` "session" asks the memory for the session's last turns: from ``recall.done`` on they stand in
+    ``messages`` as if the client had sent them.
     """
 
     model: str
@@ -40,6 +42,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     tooling: Tooling | None = None
     memory: MemoryScope | None = None
     store: bool = True
+    history: Literal["none", "session"] = "none"
 
     @property
     def text(self) -> str:
@@ -104,6 +107,8 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     """One recalled episode with its fused score and the reasons for which it was recalled (dense, words, recency, ...).
 
     ``speaker`` and ``source_id`` are set on imported episodes: the speaker's name, and the id it was imported with.
+    ``superseded_by`` is the id of a newer episode that replaces this one. In a turn, ``answer`` is empty where the
+    earlier question is asked again: an answer of the assistant is no evidence for itself.
     """
 
     episode_id: str
@@ -116,12 +121,17 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     session_id: str = ""
     speaker: str = ""
     source_id: str = ""
+    superseded_by: str = ""
 
 
 class Recall(WireStruct, frozen=True, kw_only=True):
-    """The memory's finding: hits in descending order of score."""
+    """The memory's finding: hits in descending order of score.
+
+    ``history`` are the ids of the session's episodes, oldest first, that the memory put into the query's messages.
+    """
 
     hits: tuple[RecalledEpisode, ...] = ()
+    history: tuple[str, ...] = ()
 
 
 class LikelyToken(WireStruct, frozen=True, kw_only=True):

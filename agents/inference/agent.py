@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import anyio
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from agents.inference import adapter_events, panel
 from agents.inference.crash_journal import Quarantine
 from agents.inference.engine import Engine
-from agents.inference.prompt import with_recall
+from agents.inference.prompt import shorten_prompt, with_recall
 from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
@@ -39,6 +40,7 @@ class InferenceAgent:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
+        self._zone = ZoneInfo(settings.zone) if settings.zone is not None else None
         self._engine: Engine
         self._quarantine: Quarantine
         self._bus: Bus
@@ -164,7 +166,7 @@ class InferenceAgent:
         outcome = await self._engine.generate(
             Request(
                 lane=job.lane,
-                messages=with_recall(job.messages, job.recall),
+                messages=with_recall(job.messages, job.recall, zone=self._zone),
                 sampling=job.sampling,
                 adapters=job.adapters,
                 n=job.n,
@@ -202,11 +204,11 @@ class InferenceAgent:
         )
 
     async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
-        """Decode the turn's candidates; without the recalled episodes when the prompt is too long with them."""
-        plan, hits = event.route.plan, event.recall.hits
+        """Decode the turn's candidates, with as much of what the memory brought as the model's context holds."""
+        plan = event.route.plan
         request = Request(
             lane="interactive",
-            messages=with_recall(event.query.messages, hits),
+            messages=event.query.messages,
             sampling=event.query.sampling,
             adapters=event.route.adapters,
             n=plan.candidates,
@@ -218,13 +220,15 @@ class InferenceAgent:
         on_piece = _make_signal(event.envelope.turn_id, delivery) if plan.live_tokens else None
         panel_voices = panel.choose_voices(self._engine.filter_registered(request.adapters), plan.candidates)
         voices = panel_voices if plan.negotiate and len(panel_voices) > 1 else ()
-        try:
-            return await self._draw_candidates(request, voices, on_piece)
-        except InvalidInput as error:
-            if not hits or error.code != "context_length_exceeded":
-                raise
-            count_degraded("inference.recall_dropped", error.message)
-            return await self._draw_candidates(replace(request, messages=event.query.messages), voices, on_piece)
+        *longer, shortest = shorten_prompt(event.query.messages, event.recall, zone=self._zone)
+        for messages in longer:
+            try:
+                return await self._draw_candidates(replace(request, messages=messages), voices, on_piece)
+            except InvalidInput as error:
+                if error.code != "context_length_exceeded":
+                    raise
+                count_degraded("inference.recall_dropped", error.message)
+        return await self._draw_candidates(replace(request, messages=shortest), voices, on_piece)
 
     async def _draw_candidates(
         self, request: Request, voices: Sequence[panel.Voice], on_piece: OnPiece | None

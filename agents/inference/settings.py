@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
@@ -104,6 +105,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the running requests, so that one that kills the worker is found; each worker needs its
         own. train_tokens: tokens of one training example at most; other requests wait for the step on it.
+        zone: zone of the dates of recalled episodes, such as "Europe/Paris"; None is the machine's own.
         knowbias: file of bias-knowledge neurons, written by ``kiki knowbias probe``; None leaves the model as it is.
         knowbias_factor: multiplies those neurons in candidates of turns whose plan checks for bias, and in revisions.
         max_concurrent: turns handled at once.
@@ -133,6 +135,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     stall_seconds: float = 120.0
     journal: Path | None = None
     train_tokens: int = 512
+    zone: str | None = None
     knowbias: Path | None = None
     knowbias_factor: float = 2.0
     max_concurrent: int = 32
@@ -141,3 +144,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.max_batch < MAX_CANDIDATES:
             raise ValueError(f"max_batch is {self.max_batch}; one turn may have {MAX_CANDIDATES} candidates.")
+        if self.zone is not None:
+            try:
+                ZoneInfo(self.zone)
+            except (KeyError, ValueError, OSError) as error:
+                raise ValueError(f"zone is '{self.zone}'; expected a time zone such as Europe/Paris.") from error

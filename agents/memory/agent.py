@@ -8,26 +8,28 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
 from agents.memory.forgetting import erase, erase_copies, expire
+from agents.memory.history import drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
     PROJECTION,
-    WRITE,
+    RECORD,
     lag,
     read_progress,
     reset_progress,
-    wait_until_answers_recorded,
     wait_until_projected,
+    wait_until_remembered,
 )
 from agents.memory.projection import Projection
-from agents.memory.ranking import drop_duplicates, fit_budget, hits, keep_relevant, recalled_episode
+from agents.memory.ranking import Match, hits, recalled_episode
 from agents.memory.rebuild import renew_tenant
-from agents.memory.search import find
+from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.smalltalk import is_small_talk
@@ -45,7 +47,7 @@ from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
-from schemas.findings import Recall, StageTiming
+from schemas.findings import Recall, RecalledEpisode, StageTiming
 from schemas.memory import (
     ConversationReply,
     ConversationRequest,
@@ -69,6 +71,9 @@ from schemas.status import StatusReply
 STAGE = "memory"
 EXPIRY_SECONDS = 60.0
 """Seconds between two searches for answers that are old enough to be removed."""
+
+HISTORY_TURNS = 64
+"""Turns of a session that are read for its history at most, whatever the budget is."""
 
 AWAY_SECONDS = 5.0
 """Longest pause, in seconds, between two tries to reach a store's server that does not answer."""
@@ -128,7 +133,7 @@ class MemoryAgent:
         return (
             Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
             Handler(
-                stage=WRITE,
+                stage=RECORD,
                 event=AnswerReady,
                 stream=ANSWERS,
                 handle=self._record,
@@ -174,27 +179,61 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
+        turns = await self._read_history(event)
+        history = tuple(turn.episode_id for turn in turns)
         with self._recall_priority.mark_recall():
             asks = event.route.plan.recall and event.query.memory != "none"
-            recall = await self._find_recall(event) if asks else Recall()
+            recalled = await self._find_recall(event, history) if asks else ()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
         return RecallDone(
             envelope=event.envelope.next(STAGE),
-            query=event.query,
+            query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, turns)),
             route=event.route,
-            recall=recall,
+            recall=Recall(hits=recalled, history=history),
             timings=(*event.timings, timing),
         )
 
-    async def _find_recall(self, event: QueryRouted) -> Recall:
+    async def _read_history(self, event: QueryRouted) -> list[Match]:
+        """Read the session's last turns, oldest first, if the client asks for them and sent none itself; none when the
+        store fails or is slow.
+
+        Raises:
+            InvalidInput: the level is raw, whose turns are not recorded.
+        """
+        settings, envelope, query = self.settings, event.envelope, event.query
+        if query.history == "none":
+            return []
+        if event.route.plan.level == "raw":
+            raise InvalidInput("'history' needs the level fast or full: raw turns are not recorded.", param="history")
+        if sends_history(query.messages):
+            return []
+        try:
+            with anyio.move_on_after(settings.history_timeout) as scope:
+                await wait_until_remembered(self._bus)
+            if scope.cancelled_caught:
+                metrics.count_degraded("history.late", "answers still wait for their record: some may be missing.")
+            with anyio.fail_after(settings.recall_timeout):
+                turns = await self._read_turns(
+                    envelope.session_id, tenant=envelope.tenant, user=envelope.user, last=HISTORY_TURNS
+                )
+        except TimeoutError:
+            metrics.count_degraded("history.failed", f"the store did not answer within {settings.recall_timeout} s.")
+            return []
+        except KikiError as error:
+            metrics.count_degraded("history.failed", error.message)
+            return []
+        earlier_turns = [turn for turn in turns if turn.turn_id != envelope.turn_id]
+        return fit_turns(earlier_turns, budget=settings.history_tokens, measure=self._count_tokens)
+
+    async def _find_recall(self, event: QueryRouted, history: Sequence[str]) -> tuple[RecalledEpisode, ...]:
         """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
         settings, envelope = self.settings, event.envelope
         self._counts["recalls_total"] += 1
         text = event.query.text
         if is_small_talk(text):
-            return Recall()
+            return ()
         try:
             with anyio.fail_after(settings.recall_timeout):
                 vector = await self._find_vector(text, event.route.embedding)
@@ -208,17 +247,27 @@ class MemoryAgent:
                 ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
         except TimeoutError:
             metrics.count_degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
-            return Recall()
+            return ()
         except KikiError as error:
             metrics.count_degraded("recall.failed", error.message)
-            return Recall()
-        candidates = [candidate for candidate in ranking if candidate.match.turn_id != envelope.turn_id]
-        distinct_matches = drop_duplicates(
-            keep_relevant(candidates[: settings.compared], text=text, words=self._words, settings=settings)
+            return ()
+        others = [candidate for candidate in ranking if candidate.match.turn_id != envelope.turn_id]
+        unread = drop_present(
+            others[: settings.compared],
+            messages=event.query.messages,
+            session_id=envelope.session_id,
+            history=history,
         )
-        best_hits = fit_budget(hits(distinct_matches), settings=settings, measure=self._count_tokens)
+        best_hits = choose_hits(
+            unread,
+            text=text,
+            session_id=envelope.session_id,
+            words=self._words,
+            settings=settings,
+            measure=self._count_tokens,
+        )
         self._counts["hits_total"] += len(best_hits)
-        return Recall(hits=best_hits)
+        return best_hits
 
     async def _find_vector(self, text: str, vector: tuple[float, ...]) -> tuple[float, ...]:
         """The question's vector by the embedder in force; ``vector`` is the router's. Empty where there is none."""
@@ -370,13 +419,15 @@ class MemoryAgent:
                 metrics.count_degraded("sleep.failed", error.message)
 
     async def _session(self, request: SessionRequest) -> SessionReply:
-        members = await self._stores.trace.turns(request.session_id, tenant=request.tenant, user=request.user)
-        names = [store_key(request.tenant, "episode", member.episode_id) for member in members]
+        turns = await self._read_turns(request.session_id, tenant=request.tenant, user=request.user)
+        return SessionReply(session_id=request.session_id, episodes=tuple(map(recalled_episode, turns)))
+
+    async def _read_turns(self, session_id: str, *, tenant: str, user: str, last: int = 0) -> list[Match]:
+        """Read a session's episodes in order of time, all or the ``last`` ones."""
+        members = await self._stores.trace.turns(session_id, tenant=tenant, user=user)
+        names = [store_key(tenant, "episode", member.episode_id) for member in members[-last:]]
         matches = await self._stores.atlas.read(names)
-        return SessionReply(
-            session_id=request.session_id,
-            episodes=tuple(recalled_episode(matches[name]) for name in names if name in matches),
-        )
+        return [matches[name] for name in names if name in matches]
 
     async def _conversation(self, request: ConversationRequest) -> ConversationReply:
         """Find the one conversation that ends with a transcript.
@@ -385,8 +436,7 @@ class MemoryAgent:
         same transcript one may still be on its way.
         """
         with anyio.move_on_after(self.settings.conversation_timeout) as waiting:
-            await wait_until_answers_recorded(self._bus)
-            await wait_until_projected(self._bus)
+            await wait_until_remembered(self._bus)
         if waiting.cancelled_caught:
             metrics.count_degraded("memory.conversation", "answers wait to be recorded: a new conversation begins.")
             return ConversationReply(session_id=None)
@@ -411,8 +461,7 @@ class MemoryAgent:
         if not user and request.session_id is None:
             raise InvalidInput("whose memory is to be forgotten? Name a user or a session.", param="user")
         async with self._summary_lock:  # no sleep may sum up the sessions meanwhile
-            await wait_until_answers_recorded(bus)
-            await wait_until_projected(bus)
+            await wait_until_remembered(bus)
             async with self._stores.write_lock:
                 trace = self._stores.trace
                 named = [request.session_id] if request.session_id else await trace.sessions(tenant=tenant, user=user)

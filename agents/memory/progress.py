@@ -7,13 +7,13 @@ from bus.consumers import ConsumerState, delete_consumer, read_consumer
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES
 
+RECORD = "memory-write"
+"""Name of the durable consumer that records answers."""
+
 PROJECTION = "memory-projection"
 """Name of the durable consumer that projects the record into Atlas and Trace."""
 
-WRITE = "memory-write"
-"""Name of the durable consumer that records answers."""
-
-_POLL = 0.05
+_POLL = 0.02
 """Seconds between two readings of the consumer."""
 
 
@@ -41,18 +41,18 @@ async def wait_until_projected(bus: Bus) -> None:
         await anyio.sleep(_POLL)
 
 
-async def wait_until_answers_recorded(bus: Bus) -> None:
-    """Wait until every answer that is ready by now is recorded, or given up.
+async def wait_until_remembered(bus: Bus) -> None:
+    """Wait until every answer that is ready by now is recorded, if it is to be, and projected.
 
     Raises:
         Unavailable: the broker is away.
     """
     last = (await measure_stream(bus, ANSWERS)).last_seq
-    while True:
-        consumer = await read_consumer(bus, ANSWERS, WRITE)
-        if consumer is not None and (consumer.acknowledged >= last or consumer.lag == 0):
-            return
+    while (consumer := await read_consumer(bus, ANSWERS, RECORD)) is not None and consumer.lag:
+        if consumer.acknowledged >= last:
+            break
         await anyio.sleep(_POLL)
+    await wait_until_projected(bus)
 
 
 async def reset_progress(bus: Bus) -> None:

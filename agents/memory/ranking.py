@@ -5,6 +5,7 @@ This was measured (``kiki bench locomo``) to be better than z-scores or reciproc
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agents.memory.asks import asks_for_words, says_something
 from agents.memory.claims import read_claims
 from agents.memory.context import Vector
 from agents.memory.dates import Span, resolve_dates
@@ -36,6 +38,14 @@ Measure = Callable[[str], int]
 
 QUESTION_MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 """What a question ends with: Latin, Chinese and Japanese, Arabic, Greek."""
+_NAME = re.compile(r"\w+")
+_ASKER = re.compile(
+    r"\b(?:i|me|my|mine|myself|we|us|our|ours|je|j|moi|mon|ma|mes|nous|notre|nos|ich|mich|mir|mein\w*|wir|uns|unser\w*"
+    r"|yo|mí|mi|mis|nosotr[oa]s|nuestr\w+|io|mio|miei|mie|noi|nostr\w+|eu|meus?|minhas?|ik|mijn|wij|onze?"
+    r"|я|меня|мне|мо[йяеё]|мои|мы|нас|нам|наш\w*|أنا)\b|[我俺私僕]|(?:저|나|내|제)(?:는|가|의|를)",
+    re.IGNORECASE,
+)
+"""Words by which a query speaks of the asker, in the languages that were thought of."""
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -227,26 +237,34 @@ def put_newer_first(
 
 
 def keep_relevant(
-    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings
+    ranking: Iterable[ScoredMatch], *, text: str, words: WordEncoder, settings: MemorySettings, session_id: str = ""
 ) -> Iterator[ScoredMatch]:
-    """The matches above the floor: close to the query in meaning, or with enough of its words. Checked lazily.
+    """The matches above the floor: close to the query in meaning, or with enough of its words.
 
-    Closeness in a language that the embedder was not trained for counts only together with a word of the query.
-    A query of small talk finds nothing, and an episode whose question is small talk is not found. What corrects a match
-    above the floor comes with it.
+    Closeness in a language that the embedder was not trained for counts only together with a word of the query. A query
+    that speaks neither of the asker nor of a speaker is a question about the world: episodes of other conversations
+    than ``session_id`` must come nearer to it, unless they have a name that it mentions; what the assistant answered
+    to a mere question is none of them. A query of small talk finds nothing, and an episode whose question is small talk
+    is not found. What corrects a match above the floor comes with it.
     """
     if is_small_talk(text):
         return
+    candidates = list(ranking)
     query_words = words.query_words(text)
     needs_word = text_language(split_words(text)) not in settings.floor_languages
-    candidates = list(ranking)
     matches = {candidate.match.episode_id: candidate.match for candidate in candidates}
+    names = {word for word in _NAME.findall(text)[1:] if word[0].isupper() and not word.isupper()}
+    is_personal = _ASKER.search(text) is not None or asks_for_words(text) or any(entry.spoke for entry in candidates)
+
+    def is_relevant(match: Match) -> bool:
+        if is_small_talk(match.question) or (needs_word and match.lexical <= 0.0):
+            return False
+        is_near = is_personal or match.session_id == session_id or _mentions(match, names)
+        return (_passes if is_near else _passes_impersonal)(match, query_words, words, settings)
+
     for candidate in candidates:
         corrected = () if candidate.newer else (matches[name] for name in candidate.corrects if name in matches)
-        if any(
-            (match.lexical > 0.0 or not needs_word) and _passes(match, query_words, words, settings)
-            for match in (candidate.match, *corrected)
-        ):
+        if any(is_relevant(match) for match in (candidate.match, *corrected)):
             yield candidate
 
 
@@ -254,7 +272,7 @@ def drop_duplicates(ranking: Iterable[ScoredMatch]) -> Iterator[ScoredMatch]:
     """The first of the matches that have the same texts; case and white space do not count."""
     seen: set[tuple[str, str]] = set()
     for candidate in ranking:
-        texts = (_normalised(candidate.match.question), _normalised(candidate.match.answer))
+        texts = (normalised(candidate.match.question), normalised(candidate.match.answer))
         if texts not in seen:
             seen.add(texts)
             yield candidate
@@ -265,7 +283,9 @@ def hits(ranking: Iterable[ScoredMatch]) -> Iterator[RecalledEpisode]:
     return (_hit(candidate) for candidate in ranking)
 
 
-def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = ()) -> RecalledEpisode:
+def recalled_episode(
+    match: Match, *, score: float = 0.0, reasons: tuple[str, ...] = (), superseded_by: str = ""
+) -> RecalledEpisode:
     """An episode as the wire carries it."""
     return RecalledEpisode(
         episode_id=match.episode_id,
@@ -278,6 +298,7 @@ def recalled_episode(match: Match, *, score: float = 0.0, reasons: tuple[str, ..
         session_id=match.session_id,
         speaker=match.speaker,
         source_id=match.source_id,
+        superseded_by=superseded_by,
     )
 
 
@@ -346,17 +367,40 @@ def _time_order(candidate: ScoredMatch) -> tuple[float, str]:
 
 
 def _passes(match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings) -> bool:
-    if is_small_talk(match.question):
-        return False
     if max(match.own, match.similarity) >= settings.relevance_floor:
         return True
-    if len(query_words) < settings.floor_words or match.lexical <= 0.0:
+    return _shares_words(match, query_words, words, settings, least=settings.floor_words)
+
+
+def _mentions(match: Match, names: Set[str]) -> bool:
+    return not names.isdisjoint(_NAME.findall(f"{match.question}\n{match.answer}"))
+
+
+def _passes_impersonal(
+    match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings
+) -> bool:
+    if match.answer and not says_something(match.question):
         return False
-    return coverage(query_words, words.counts(f"{match.question}\n{match.answer}")) >= settings.floor_coverage
+    if match.own >= settings.impersonal_floor:
+        share = coverage(query_words, words.counts(f"{match.question}\n{match.answer}"))
+        return len(query_words) < settings.floor_words or share >= settings.impersonal_coverage
+    return _shares_words(match, query_words, words, settings, least=settings.floor_words + 1)
+
+
+def _shares_words(
+    match: Match, query_words: tuple[int, ...], words: WordEncoder, settings: MemorySettings, *, least: int
+) -> bool:
+    """Whether the episode has ``floor_coverage`` of the query's words, and ``least`` of them."""
+    if match.lexical <= 0.0:
+        return False
+    share = coverage(query_words, words.counts(f"{match.question}\n{match.answer}"))
+    return share >= settings.floor_coverage and round(share * len(query_words)) >= least
 
 
 def _hit(candidate: ScoredMatch) -> RecalledEpisode:
-    return recalled_episode(candidate.match, score=candidate.score, reasons=candidate.reasons)
+    return recalled_episode(
+        candidate.match, score=candidate.score, reasons=candidate.reasons, superseded_by=candidate.newer or ""
+    )
 
 
 def _shorten_hit(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
@@ -370,5 +414,5 @@ def _shorten_hit(hit: RecalledEpisode, limit: int) -> RecalledEpisode:
     )
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
     return " ".join(text.casefold().split())

@@ -37,9 +37,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
             questions that depend on an earlier one were read at 0.50 to 0.65, greetings and thanks below 0.2.
         floor_languages: languages whose cosines the embedder was trained for. For a question in another one the floor
             holds nothing back, so an episode must also have a word of it, neighbours included.
+        impersonal_floor: cosine of question and episode alone that other conversations need when the question speaks
+            neither of the asker nor of a speaker, and mentions no name that is in the episode; chosen.
+        impersonal_coverage: share of such a question's words (if it has two) that the episode needs, too. Chosen with
+            ``kiki bench recall-harm`` in sight.
         floor_coverage: share of the query's words in an episode that recalls it below that floor, too; chosen. Above
             1 no share does.
-        floor_words: words that a query must have at least for ``floor_coverage`` to apply.
+        floor_words: how many words that must be at least; one more below ``impersonal_floor``.
         lexical_weight: what the best BM25 score adds to the cosine; others in proportion. Measured on LoCoMo.
         speaker_weight: what is added when the query names the speaker. Measured on LoCoMo.
         question_weight: what is subtracted from a question without an answer. Measured on LoCoMo.
@@ -49,11 +53,15 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         same_fact: cosine of two episodes below which neither replaces the other; None takes what is known of the
             embedder (:data:`agents.memory.superseding.LEAST_COSINES`). At 1 nothing is replaced.
         superseded_weight: what an episode loses that a newer one replaced, beside its place before that one; chosen.
+        same_ask: cosine of a question and an earlier one from which they ask the same. Chosen: with mpnet paraphrases
+            were read at 0.79 to 0.95, questions about another thing of the same kind at 0.66 to 0.78.
         summarised_weight: what is subtracted from an episode that a summary sums up; chosen.
         summarised_share: share of an episode's words that must be in the summary for that; chosen.
         compared: how many of the best episodes are compared with each other, and considered for a turn.
         max_hits: episodes that a turn is shown at most.
         token_budget: tokens of recalled questions and answers together.
+        history_tokens: tokens of a session's last turns, for who asks for its history; whole turns, the newest first.
+        history_timeout: seconds that such a turn waits for the record and projection of what was answered before it.
         hit_characters: characters of one question, and of one answer; longer ones are cut in the middle.
         candidates: episodes that the vector and the words each bring before fusion, at least ``max_hits``.
         sleep_age: seconds after which an episode is old enough to be summed up; chosen.
@@ -91,6 +99,8 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     language: str = ""
     relevance_floor: Cosine = 0.4
     floor_languages: tuple[str, ...] = ("english",)
+    impersonal_floor: Cosine = 0.5
+    impersonal_coverage: Amount = 0.5
     floor_coverage: Amount = 0.6
     floor_words: Limit = 2
     lexical_weight: Amount = 0.3
@@ -101,11 +111,14 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     recency_half_life: Seconds = 7 * 86400.0
     same_fact: Cosine | None = None
     superseded_weight: Amount = 0.1
+    same_ask: Cosine = 0.79
     summarised_weight: Amount = 0.05
     summarised_share: Share = 0.5
     compared: Count = 24
     max_hits: Limit = 4
     token_budget: Limit = 600
+    history_tokens: Limit = 1024
+    history_timeout: Amount = 2.0
     hit_characters: Count = 600
     candidates: Count = 32
     sleep_age: Annotated[float, Meta(ge=-1e9, le=1e9)] = 7 * 86400.0

@@ -9,6 +9,7 @@ from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.memory.multilingual import multilingual
+from runtime.bench.memory.recall_harm import recall_harm
 from runtime.bench.memory.superseding import superseding
 from runtime.bench.overhead import overhead
 from runtime.bench.recall import recall
@@ -29,6 +30,7 @@ for verb in (
     votes,
     bias,
     recall,
+    recall_harm,
     writes,
     replay,
     router,

@@ -45,13 +45,14 @@ def add_verbs(app: typer.Typer) -> None:
 
 UserOption = Annotated[str, typer.Option(help="Whose memory; by default that of this machine's person.")]
 ModelOption = Annotated[str, typer.Option("--model", help="One of the ids of GET /v1/models.")]
+SessionOption = Annotated[str | None, typer.Option("--session", help="Go on with this session, or begin it.")]
 
 
 @command
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     model: ModelOption = "micro-kiki",
-    session: Annotated[str | None, typer.Option(help="Continue this session.")] = None,
+    session: SessionOption = None,
     user: UserOption = PERSON,
     show_trace: Annotated[bool, typer.Option("--trace", help="Show the turn's waterfall, too.")] = False,
 ) -> None:
@@ -69,11 +70,12 @@ def ask(
 
 
 @command
-def chat(model: ModelOption = "micro-kiki-fast", user: UserOption = PERSON) -> None:
-    """Talk; an empty line or Ctrl-D ends it."""
+def chat(model: ModelOption = "micro-kiki-fast", session: SessionOption = None, user: UserOption = PERSON) -> None:
+    """Talk; an empty line or Ctrl-D ends it. With --session the memory brings what was said before."""
     settings = settings_of()
-    session = uuid.uuid4().hex
-    history: list[dict[str, str]] = []
+    history = "none" if session is None else "session"
+    session_id = session or uuid.uuid4().hex
+    messages: list[dict[str, str]] = []
     while True:
         try:
             line = out.input("[bold]> [/bold]").strip()
@@ -81,14 +83,17 @@ def chat(model: ModelOption = "micro-kiki-fast", user: UserOption = PERSON) -> N
             line = ""
         if not line:
             return
-        history.append({"role": "user", "content": line})
+        messages.append({"role": "user", "content": line})
         try:
-            text, _ = run_async(_print_answer, settings, history, model, session, user)
+            text, _ = run_async(_print_answer, settings, messages, model, session_id, history, user)
         except KikiError as error:
             out.print(error.message, style="red", markup=False)
-            history.pop()
+            messages.pop()
             continue
-        history.append({"role": "assistant", "content": text})
+        if history == "session":
+            messages.clear()
+        else:
+            messages.append({"role": "assistant", "content": text})
 
 
 @command
@@ -166,20 +171,22 @@ def _awaits_episode(entries: list[turn_events.StoredEvent]) -> bool:
 async def ask_and_print(
     settings: Settings, question: str, *, model: str = "micro-kiki", session: str | None = None, user: str = PERSON
 ) -> str:
-    """Ask over HTTP, print the answer as it comes, and give the turn id."""
-    _, turn_id = await _print_answer(settings, [{"role": "user", "content": question}], model, session, user)
+    """Ask over HTTP, in a session with its history; print the answer as it comes, and give the turn id."""
+    history = "none" if session is None else "session"
+    messages = [{"role": "user", "content": question}]
+    _, turn_id = await _print_answer(settings, messages, model, session, history, user)
     return turn_id
 
 
 async def _print_answer(
-    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None, user: str
+    settings: Settings, messages: list[dict[str, str]], model: str, session: str | None, history: str, user: str
 ) -> tuple[str, str]:
     """Ask over HTTP and print the answer as it comes. Returns its text and the turn id."""
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
     headers = {"X-User-Id": user} | ({"X-Session-Id": session} if session else {})
     if settings.api_keys:
         headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
-    body = {"model": model, "messages": messages, "stream": True}
+    body = {"model": model, "messages": messages, "stream": True, "kiki": {"history": history}}
     timeout = httpx.Timeout(settings.turn_timeout + 5, connect=5)
     try:
         async with (

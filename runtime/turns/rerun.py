@@ -207,7 +207,8 @@ async def _inputs_of_episode(bus: Bus, episode: Episode) -> TurnInputs:
     if not episode.messages:
         raise InvalidInput(f"episode {episode.episode_id} was imported: it has no turn to repeat.", param="turn_id")
     query = Query(model=episode.model, messages=episode.messages, sampling=episode.sampling, level=episode.level)
-    return TurnInputs(episode.tenant, episode.user, episode.session_id, query, route, Recall(hits=hits), tuple(lacking))
+    recall = Recall(hits=hits, history=episode.history_ids)
+    return TurnInputs(episode.tenant, episode.user, episode.session_id, query, route, recall, tuple(lacking))
 
 
 async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, ...]:
@@ -220,13 +221,14 @@ async def _read_recalled(bus: Bus, episode: Episode) -> tuple[RecalledEpisode, .
             episode_id=past.episode_id,
             turn_id=past.turn_id,
             question=past.question,
-            answer=past.answer,
+            answer="" if past.episode_id in episode.question_only_ids else past.answer,
             score=0.0,
             reasons=("recorded",),
             created_at=past.created_at,
             session_id=past.session_id,
             speaker=past.speaker,
             source_id=past.source_id,
+            superseded_by=episode.superseded_by.get(past.episode_id, ""),
         )
         async for past in record.read_episodes(bus, tenant=episode.tenant, user=episode.user)
         if past.episode_id in ids

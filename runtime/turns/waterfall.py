@@ -99,6 +99,8 @@ def describe_decisions(events: Sequence[Event]) -> dict[str, str]:
                 decisions["router"] = f"{event.route.plan.level}: {domains}"
             case RecallDone():
                 decisions["memory"] = f"{len(event.recall.hits)} recalled" if event.route.plan.recall else "left out"
+                if event.recall.history:
+                    decisions["memory"] += f", {len(event.recall.history)} of history"
             case InferDone():
                 decisions["inference"] = _candidates(event)
             case DissentRaised():

@@ -49,6 +49,14 @@ async def test_a_question_is_stored_and_its_answer_read_along(bus: Bus, client: 
     assert await bus.last(TurnCancelled, turn.id) is None
 
 
+async def test_a_session_is_asked_to_go_on(bus: Bus, client: Client) -> None:
+    async with client.turn("And then?", session_id="s-1", history="session") as turn:
+        received = await wait_for_query(bus, turn.envelope)
+        assert (received.envelope.session_id, received.query.history) == ("s-1", "session")
+    async with client.turn("And then?", session_id="s-1") as turn:
+        assert (await wait_for_query(bus, turn.envelope)).query.history == "none"
+
+
 async def test_every_event_comes_in_order(bus: Bus, client: Client) -> None:
     events: list[Happening] = []
     async with client.turn("Where?") as turn:

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agents.memory.progress import WRITE
+from agents.memory.progress import RECORD
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
@@ -69,7 +69,7 @@ async def wait_for_agreement(bus: Bus, *, least: int = 0) -> VerifyReply:
 
     async def verify_if_settled() -> VerifyReply | None:
         try:
-            write = await bus.js.consumer_info(ANSWERS, WRITE)
+            write = await bus.js.consumer_info(ANSWERS, RECORD)
             if write.num_pending or write.num_ack_pending:
                 return None
             verification = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)

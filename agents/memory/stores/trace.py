@@ -161,7 +161,7 @@ class Trace:
         cause_edges = [
             _edge(episode.tenant, cause, episode.episode_id)
             for episode in episodes
-            for cause in set(episode.recalled_ids)
+            for cause in {*episode.recalled_ids, *episode.history_ids}
         ]
         summary_edges = [
             _edge(episode.tenant, episode.episode_id, part) for episode in episodes for part in set(episode.summarises)

@@ -87,13 +87,15 @@ _FREE = ResponseFormat(type="text")
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The field ``kiki``, which OpenAI does not have: level of cognition, candidates that the panel judges, whether the
-    reply has the turn's account (``trace``), whether it shows reasoning, and what is recalled (``memory``)."""
+    reply has the turn's account (``trace``), whether it shows reasoning, whether the session's last turns stand
+    before the new message (``history``), and what is recalled (``memory``)."""
 
     level: Level | None = None
     candidates: Count | None = None
     trace: bool = False
     thinking: bool | None = None
     memory: MemoryScope | None = None
+    history: Literal["none", "session"] = "none"
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +191,10 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
     tooling = _tooling(body)
     level = _level(body, model, tooling)
+    if body.kiki.history == "session" and level == "raw":
+        raise InvalidInput(
+            "'kiki.history' needs the level fast or full: raw turns are not recorded.", param="kiki.history"
+        )
     # Tools, log-probabilities and formats are checked against this level, so the router must not plan another one.
     level_is_fixed = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
@@ -201,6 +207,7 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         tooling=tooling,
         memory=body.kiki.memory,
         store=body.store is not False,
+        history=body.kiki.history,
     )
     return CheckedRequest(
         query=query,

@@ -125,6 +125,7 @@ def account(answer: AnswerReady) -> dict[str, Any]:
         "domains": [{"name": entry.name, "score": entry.score} for entry in answer.route.domains],
         "adapters": [{"name": entry.name, "weight": entry.weight} for entry in answer.route.adapters],
         "recalled": [hit.episode_id for hit in answer.recall.hits],
+        "history": list(answer.recall.history),
         "outcome": answer.negotiation.outcome,
         "deliberation": deliberation.summarise_deliberation(answer.inference, answer.negotiation),
         "bias": deliberation.summarise_bias_check(answer.bias),

@@ -57,6 +57,10 @@ async def _session_id(request: Request, chat_request: CheckedRequest, parts: Fac
     session, param = (chat_request.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
     if session is not None and not re.fullmatch(SESSION_PATTERN, session):
         raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
+    if session is None and chat_request.query.history == "session":
+        raise InvalidInput(
+            "'kiki.history' needs a session: send its id as X-Session-Id or metadata.session_id.", param="kiki.history"
+        )
     return session or await _find_conversation(chat_request.query.messages, parts, owner)
 
 

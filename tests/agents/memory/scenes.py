@@ -47,6 +47,13 @@ def unit(seed: int, size: int = SIZE) -> tuple[float, ...]:
     return tuple(value / norm for value in raw)
 
 
+def near(seed: int) -> tuple[float, ...]:
+    """A unit vector whose cosine with that of :func:`unit` is about 0.7: another question of the same thing."""
+    blend = [left + right for left, right in zip(unit(seed), unit(seed + 1000), strict=True)]
+    norm = sum(value * value for value in blend) ** 0.5
+    return tuple(value / norm for value in blend)
+
+
 def episode(
     turn: str,
     *,

@@ -23,7 +23,7 @@ from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
 from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
-from tests.agents.memory.scenes import SIZE, USER, answer_ready, owner, query_routed, turn, unit
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, near, owner, query_routed, turn, unit
 from tests.agents.scripted import degraded_count
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ def settings(tmp_path: Path) -> MemorySettings:
 
 async def request_recall(bus: Bus, envelope: Envelope, seed: int, *, recall: bool = True) -> RecallDone:
     """Ask as the router does, and wait for what the memory says."""
-    await bus.publish(query_routed(envelope, unit(seed), recall=recall))
+    await bus.publish(query_routed(envelope, near(seed), text="Who?", recall=recall))
     event = await eventually(lambda: bus.last(RecallDone, envelope.turn_id))
     assert isinstance(event, RecallDone)
     return event
@@ -90,7 +90,7 @@ async def test_a_turn_without_an_embedding_is_recalled_by_words_and_counted(bus:
         later = turn()
         await bus.publish(query_routed(later, (), text="Where does the order XJ-42 ship?"))
         done = await eventually(lambda: bus.last(RecallDone, later.turn_id))
-        assert [hit.answer for hit in done.recall.hits] == ["Noted."]
+        assert [hit.question for hit in done.recall.hits] == ["The order XJ-42 ships to Lyon"]
         assert degraded_count("recall.no_embedding") == count + 1
 
 

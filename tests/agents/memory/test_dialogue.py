@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 EARLIER_TURNS = (
     ("My daughter is called Ilse and she is nine.", "What a lovely age."),
     ("We are planning a trip to Porto in October.", "Porto is mild then."),
-    ("Which voltage does the STM32F4 run at?", "It runs at 3.3 V."),
+    ("The STM32F4 on our board runs at 3.3 V.", "That is usual."),
     ("I am allergic to hazelnuts.", "I will keep that in mind."),
     ("Can you explain what a mutex is?", "A lock that one thread holds at a time."),
     ("My budget for the trip is 1200 euros.", "That is enough for a week."),
@@ -36,7 +36,7 @@ DEPENDENT_QUESTIONS = (
     ("Which nuts must I not eat because of my allergy?", "hazelnuts"),
     ("How much money may the trip cost?", "1200"),
     ("What is the repository of my project called?", "heron"),
-    ("At which voltage does the STM32F4 run, again?", "3.3"),
+    ("At which voltage does our STM32F4 run, again?", "3.3"),
 )
 
 
@@ -79,6 +79,9 @@ async def test_later_turns_have_the_right_episode_in_their_prompt(
             prompt = with_recall((Message(role="user", content=question),), reply.recall.hits)
             assert expected in prompt[0].content, f"{question}: {[hit.question for hit in reply.recall.hits]}"
             assert 1 <= len(reply.recall.hits) <= settings.max_hits
+        again = "Explain to me again what a mutex is."
+        reply = await request_recall(bus, "ann", "talk", again, await embed_text(embedder, again))
+        assert "A lock that one thread holds at a time." not in [hit.answer for hit in reply.recall.hits]
         for small in ("Hello!", "Thanks a lot!", "Good morning, how are you?"):
             assert (
                 await request_recall(bus, "ann", "talk", small, await embed_text(embedder, small))
@@ -92,7 +95,7 @@ async def test_later_turns_have_the_right_episode_in_their_prompt(
 async def test_a_tenant_recalls_only_its_own_text_however_many_write_at_once(bus: Bus, tmp_path: Path) -> None:
     settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE, status_interval=0.05)
     tenants = [f"tenant{n}" for n in range(8)]
-    answers_by_tenant: dict[str, list[str]] = {tenant: [] for tenant in tenants}
+    texts_by_tenant: dict[str, list[str]] = {tenant: [] for tenant in tenants}
 
     async def live(tenant: str) -> None:
         for step in range(6):
@@ -100,12 +103,12 @@ async def test_a_tenant_recalls_only_its_own_text_however_many_write_at_once(bus
                 answer_ready(
                     turn(tenant=tenant, session="same"),
                     unit(step),
-                    text=f"What is secret {step}?",
-                    answer=f"It belongs to {tenant}.",
+                    text=f"Secret {step} belongs to {tenant}.",
+                    answer="Noted.",
                 )
             )
             reply = await request_recall(bus, tenant, "same", f"What is secret {step}?", unit(step))
-            answers_by_tenant[tenant] += [hit.answer for hit in reply.recall.hits]
+            texts_by_tenant[tenant] += [hit.question for hit in reply.recall.hits]
 
     async with run_memory_agent(bus, settings):
         async with anyio.create_task_group() as tasks:
@@ -115,7 +118,6 @@ async def test_a_tenant_recalls_only_its_own_text_however_many_write_at_once(bus
         for tenant in tenants:
             for step in range(6):
                 reply = await request_recall(bus, tenant, "same", f"What is secret {step}?", unit(step))
-                answers_by_tenant[tenant] += [hit.answer for hit in reply.recall.hits]
-    for tenant, answers in answers_by_tenant.items():
-        assert answers
-        assert set(answers) == {f"It belongs to {tenant}."}
+                texts_by_tenant[tenant] += [hit.question for hit in reply.recall.hits]
+    for tenant, texts in texts_by_tenant.items():
+        assert set(texts) == {f"Secret {step} belongs to {tenant}." for step in range(6)}

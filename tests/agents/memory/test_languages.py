@@ -220,7 +220,7 @@ def test_closeness_without_a_word_counts_in_english_only(language: str) -> None:
 
     def passes(text: str, lexical: float, settings: MemorySettings) -> bool:
         ranking = fuse_scores([replace(close, lexical=lexical)], text=text, now=0.0, settings=settings)
-        return any(keep_relevant(ranking, text=text, words=WORDS, settings=settings))
+        return any(keep_relevant(ranking, text=text, words=WORDS, settings=settings, session_id=close.session_id))
 
     assert passes(question, 1.0, SETTINGS)
     assert not passes(question, 0.0, SETTINGS)

@@ -27,6 +27,11 @@ from agents.memory.words import WordEncoder
 
 NOW = 1_000_000.0
 SETTINGS = MemorySettings(router_embedder="all-mpnet-base-v2", data_dir=Path("nowhere"))
+CLOSENESS_COUNTS = msgspec.structs.replace(
+    SETTINGS, floor_languages=("english", "french", "german", "italian", "other")
+)
+"""The embedder is taken to know these languages, so that no word must be shared."""
+
 WORDS = WordEncoder()
 
 
@@ -81,7 +86,11 @@ def test_hits_are_never_below_the_floor_nor_over_the_budget(
     )
     ranking = drop_duplicates(
         keep_relevant(
-            fuse_scores(candidates, text="cat", now=NOW, settings=settings), text="cat", words=WORDS, settings=settings
+            fuse_scores(candidates, text="cat", now=NOW, settings=settings),
+            text="cat",
+            words=WORDS,
+            settings=settings,
+            session_id="s",
         )
     )
     best_hits = fit_budget(hits(ranking), settings=settings)
@@ -139,7 +148,45 @@ def test_the_newer_of_two_equally_similar_episodes_leads() -> None:
 def test_recency_cannot_lift_an_irrelevant_episode() -> None:
     for similarity, count in ((0.39, 0), (0.41, 1)):
         ranking = fuse_scores([match(similarity=similarity)], text="cat", now=NOW, settings=SETTINGS)
-        assert len(list(keep_relevant(ranking, text="cat", words=WORDS, settings=SETTINGS))) == count
+        relevant = keep_relevant(ranking, text="cat", words=WORDS, settings=SETTINGS, session_id="s")
+        assert len(list(relevant)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "session", "passes"),
+    [
+        ("Which month comes next?", "new", False),
+        ("Which month comes next?", "s", True),  # the conversation itself
+        ("Which month is my wedding in?", "new", True),
+        ("Quel mois ai-je dit ? Mon mariage", "new", True),
+        ("Wann ist meine Hochzeit?", "new", True),
+        ("我什么时候结婚？", "new", True),
+        ("What did Nora plan?", "new", True),  # the speaker
+        ("When does Mia marry?", "new", True),  # a name in the episode
+        ("When does Otto marry?", "new", False),
+        ("Mia", "new", False),  # the first word is written so in any case
+        ("What does RAM stand for?", "new", False),
+    ],
+)
+def test_a_question_about_the_world_needs_more_likeness(text: str, session: str, passes: bool) -> None:
+    candidate = match(similarity=0.45, question="Mia marries this month, the RAM is next.", answer="", speaker="Nora")
+    ranking = fuse_scores([candidate], text=text, now=NOW, settings=CLOSENESS_COUNTS)
+    relevant = keep_relevant(ranking, text=text, words=WORDS, settings=CLOSENESS_COUNTS, session_id=session)
+    assert any(relevant) is passes
+    mere_question = msgspec.structs.replace(candidate, question="Does Mia wait for RAM?", answer="Yes.", own=0.9)
+    ranking = fuse_scores([mere_question], text=text, now=NOW, settings=CLOSENESS_COUNTS)
+    relevant = keep_relevant(ranking, text=text, words=WORDS, settings=CLOSENESS_COUNTS, session_id=session)
+    assert any(relevant) is passes
+    near = fuse_scores([msgspec.structs.replace(candidate, own=0.5)], text=text, now=NOW, settings=CLOSENESS_COUNTS)
+    assert any(keep_relevant(near, text=text, words=WORDS, settings=CLOSENESS_COUNTS, session_id=session))
+
+
+def test_a_question_about_the_world_needs_some_of_its_words() -> None:
+    candidate = match(similarity=0.6, question="Grandma keeps bees in the garden.", answer="")
+    for text, count in (("What do bees make?", 1), ("Which insects make honey?", 0)):
+        ranking = fuse_scores([candidate], text=text, now=NOW, settings=SETTINGS)
+        relevant = list(keep_relevant(ranking, text=text, words=WORDS, settings=SETTINGS, session_id="new"))
+        assert len(relevant) == count, text
 
 
 def test_enough_of_the_words_pass_below_the_floor() -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from runtime.cli import turns
+from runtime.cli import out, turns
 from schemas.errors import KikiError
 
 pytestmark = pytest.mark.anyio
@@ -77,3 +77,28 @@ def test_progress_names_the_next_stage_and_what_the_others_took() -> None:
     assert router == "waiting for inference (router 0.1 s, memory 0.0 s)"
     ended = dict.fromkeys(("router", "memory", "inference", "catfish", "negotiator", "antibias"), 1.0)
     assert turns._describe_progress(ended).startswith("waiting for the answer (")
+
+
+@pytest.mark.parametrize("session", [None, "cellar"])
+def test_a_chat_sends_its_own_history_or_names_the_session_whose_history_it_wants(
+    monkeypatch: pytest.MonkeyPatch, session: str | None
+) -> None:
+    lines = iter(["I have 21 apples.", "Double that.", ""])
+    monkeypatch.setattr(out, "input", lambda _: next(lines))
+    requests: list[tuple[list[str], str | None, str]] = []
+
+    async def answer(_: Any, messages: list[dict[str, str]], __: str, session_id: str | None, history: str) -> Any:
+        requests.append(([message["content"] for message in messages], session_id, history))
+        return "Noted.", "turn"
+
+    monkeypatch.setattr(turns, "_print_answer", answer)
+    turns.chat(session=session)
+    prompts = [request[0] for request in requests]
+    (session_id,) = {request[1] for request in requests}
+    if session is None:
+        assert prompts == [["I have 21 apples."], ["I have 21 apples.", "Noted.", "Double that."]]
+        assert session_id
+    else:
+        assert prompts == [["I have 21 apples."], ["Double that."]]
+        assert session_id == "cellar"
+    assert {request[2] for request in requests} == {"session" if session else "none"}

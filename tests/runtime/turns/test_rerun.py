@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from agents.memory.episodes import build_record as episode_of
+from agents.memory.episodes import episode_id
 from bus.connection import Bus
 from bus.handler import Consumer, Delivery, Handler
 from runtime.turns.rerun import RerunOutcome, differences, outcome_of_answer, read_turn, reasons, run_again
-from schemas.chat import Sampling
+from schemas.chat import Message, Sampling
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, Event, QueryReceived, RecallDone
-from schemas.findings import Advisory
+from schemas.findings import Advisory, Recall, RecalledEpisode
 from tests.agents.memory.scenes import answer_ready, turn
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,43 @@ async def test_a_rerun_from_the_episode_names_what_is_lacking(bus: Bus) -> None:
     assert [entry.part for entry in rerun.differences] == ["candidate 0", "answer"]
     assert "1 recalled episodes are forgotten since" in rerun.reasons
     assert any("nearly as likely" in entry for entry in rerun.reasons)
+
+
+async def test_a_rerun_from_the_episode_reads_what_the_model_read(bus: Bus) -> None:
+    """History stands in the messages; of what was recalled the same parts are quoted, with the same marks."""
+    past = [make_answer(key, answer=f"answer of {key}") for key in ("asked", "replaced")]
+    for answer in past:
+        await bus.publish(episode_of(answer))
+    asked, replaced = (
+        RecalledEpisode(
+            episode_id=episode_id(tenant="ann", turn_id=answer.envelope.turn_id),
+            turn_id=answer.envelope.turn_id,
+            question="what?",
+            answer=answer.text,
+            score=0.0,
+            reasons=(),
+            created_at=0.0,
+        )
+        for answer in past
+    )
+    hits = (msgspec.structs.replace(asked, answer=""), msgspec.structs.replace(replaced, superseded_by="newer"))
+    event = make_answer("later")
+    messages = (*event.query.messages, Message(role="assistant", content="that."), *event.query.messages)
+    event = msgspec.structs.replace(
+        event,
+        query=msgspec.structs.replace(event.query, messages=messages, history="session"),
+        recall=Recall(hits=hits, history=("e1",)),
+    )
+    await bus.publish(episode_of(event))
+    async with answering(bus, "that.") as requests:
+        await run_again(bus, event.envelope.turn_id)
+    (again,) = requests
+    assert again.query.messages == messages
+    assert again.recall.history == ("e1",)
+    assert [(hit.answer, hit.superseded_by) for hit in again.recall.hits] == [
+        ("", ""),
+        ("answer of replaced", "newer"),
+    ]
 
 
 async def test_a_turn_without_an_answer_cannot_be_repeated(bus: Bus) -> None:

@@ -38,6 +38,14 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"kiki": {"level": "deep"}}, 400, "invalid_request", "kiki.level"),
     ({"kiki": {"candidates": 9}}, 400, "invalid_request", "kiki.candidates"),
     ({"kiki": {"candidates": 2}}, 400, "invalid_request", "kiki.candidates"),
+    ({"kiki": {"history": "all"}}, 400, "invalid_request", "kiki.history"),
+    ({"model": "micro-kiki-fast", "kiki": {"history": "session"}}, 400, "invalid_request", "kiki.history"),  # of which?
+    (
+        {"kiki": {"history": "session", "level": "raw"}, "metadata": {"session_id": "s-1"}},
+        400,
+        "invalid_request",
+        "kiki.history",
+    ),
     ({"temperature": 2.1}, 400, "invalid_request", "temperature"),
     ({"temperature": "hot"}, 400, "invalid_request", "temperature"),
     ({"top_p": 0}, 400, "invalid_request", "top_p"),

@@ -162,6 +162,20 @@ async def test_the_account_of_a_turn_names_session_domains_and_stages(
     assert "kiki" not in (await http.post("/v1/chat/completions", json=chat_body())).json()
 
 
+@pytest.mark.parametrize("named_by", ["header", "metadata"])
+async def test_a_named_session_may_be_asked_to_go_on(http: httpx.AsyncClient, script: Script, named_by: str) -> None:
+    headers = {"X-Session-Id": "s-1"} if named_by == "header" else {}
+    fields = {} if headers else {"metadata": {"session_id": "s-1"}}
+    body = chat_body(model="micro-kiki-fast", kiki={"history": "session", "trace": True}, **fields)
+    reply = await http.post("/v1/chat/completions", json=body, headers=headers)
+    assert reply.status_code == 200, reply.text
+    (query,) = script.queries
+    assert (query.query.history, query.envelope.session_id) == ("session", "s-1")
+    assert reply.json()["kiki"]["history"] == []
+    await http.post("/v1/chat/completions", json=chat_body())
+    assert script.queries[1].query.history == "none"
+
+
 async def test_the_events_of_a_turn_are_shown_in_order(http: httpx.AsyncClient, script: Script) -> None:
     turn_id = (await http.post("/v1/chat/completions", json=chat_body())).headers["x-turn-id"]
     story = (await http.get(f"/v1/turns/{turn_id}")).json()
