@@ -1,4 +1,4 @@
-"""Makes one tenant's part of both stores again from the record; the other tenants' parts stay."""
+"""Makes both stores again from the record, or one tenant's part of them; the other tenants' parts stay."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -22,18 +22,29 @@ async def renew_tenant(stores: Stores, bus: Bus, *, tenant: str) -> int:
     Raises:
         Unavailable: the broker or a store failed.
     """
-    count = 0
     async with stores.write_lock:
         await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant)), {})
         await stores.trace.remove_tenant(tenant)
-        async with aclosing(read_timed_episodes(bus, tenant=tenant)) as episodes:
-            async for batch in _batches(episodes):
-                await project_episodes(
-                    stores,
-                    [episode for episode, _ in batch],
-                    recorded_at={episode.episode_id: at for episode, at in batch},
-                )
-                count += len(batch)
+        return await project_record(stores, bus, tenant=tenant)
+
+
+async def project_record(stores: Stores, bus: Bus, *, tenant: str | None = None) -> int:
+    """Project the episodes that are recorded by now (of one tenant), and return their number.
+
+    A batch of hundreds costs an embedded graph an eighth of what it costs by messages. The caller holds ``write_lock``.
+
+    Raises:
+        Unavailable: the broker or a store failed.
+    """
+    count = 0
+    async with aclosing(read_timed_episodes(bus, tenant=tenant)) as episodes:
+        async for batch in _batches(episodes):
+            await project_episodes(
+                stores,
+                [episode for episode, _ in batch],
+                recorded_at={episode.episode_id: at for episode, at in batch},
+            )
+            count += len(batch)
     return count
 
 

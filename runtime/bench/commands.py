@@ -9,6 +9,7 @@ from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.overhead import overhead
+from runtime.bench.rebuild import rebuild
 from runtime.bench.recall import recall
 from runtime.bench.replay import replay
 from runtime.bench.router import router
@@ -26,6 +27,7 @@ for verb in (
     votes,
     bias,
     recall,
+    rebuild,
     writes,
     replay,
     router,
