@@ -8,9 +8,9 @@ from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
+from runtime.bench.memory.rebuild import rebuild
+from runtime.bench.memory.recall import recall
 from runtime.bench.overhead import overhead
-from runtime.bench.rebuild import rebuild
-from runtime.bench.recall import recall
 from runtime.bench.replay import replay
 from runtime.bench.router import router
 from runtime.bench.votes import votes

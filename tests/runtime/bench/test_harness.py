@@ -96,7 +96,7 @@ async def test_every_bench_is_a_verb() -> None:
     verbs = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line.strip()]
     assert (
         " ".join(verbs)
-        == "overhead worker fidelity cognition everyday votes bias recall writes replay router exchange locomo"
+        == "overhead worker fidelity cognition everyday votes bias recall rebuild writes replay router exchange locomo"
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.bench import rebuild
+from runtime.bench.memory import rebuild
 from tests.neo4j_server import Neo4jServer
 
 pytestmark = pytest.mark.anyio

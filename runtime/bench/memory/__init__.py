@@ -1,0 +1,1 @@
+"""Benches of the memory that grow or rebuild its stores."""
