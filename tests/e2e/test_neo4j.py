@@ -33,6 +33,7 @@ def on_server(server: Neo4jServer, *, password: str) -> dict[str, str]:
 @pytest.fixture
 def runtime(tmp_path: Path, neo4j_server: Neo4jServer, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
     """A runtime with an empty memory on the server."""
+    neo4j_server.run("MATCH (n) DETACH DELETE n")
     running = start(tmp_path, **on_server(neo4j_server, password=neo4j_server.password))
     yield running
     stop(running)
