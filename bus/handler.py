@@ -60,15 +60,16 @@ _log = structlog.get_logger("bus")
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What a handler may know of its message besides the event: the connection, the try, and two Unix times.
+    """What a handler may know of its message besides the event: the connection, the try, two Unix times, its place.
 
-    It came at ``received_at``; the stream has had it since ``stored_at``.
+    It came at ``received_at``; the stream has had it since ``stored_at``, as its message ``seq``.
     """
 
     bus: Bus
     attempt: int
     received_at: float
     stored_at: float = 0.0
+    seq: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +317,14 @@ class Consumer(Generic[E]):
 
     async def _run_handler(self, message: Msg, event: E, attempt: int) -> None:
         handler, started = self.handler, time.time()
-        stored_at = message.metadata.timestamp.timestamp()
-        delivery = Delivery(bus=self.bus, attempt=attempt, received_at=started, stored_at=stored_at)
+        metadata = message.metadata
+        delivery = Delivery(
+            bus=self.bus,
+            attempt=attempt,
+            received_at=started,
+            stored_at=metadata.timestamp.timestamp(),
+            seq=metadata.sequence.stream,
+        )
         try:
             outcome = await self._handle(event, delivery)
             if isinstance(outcome, Event):

@@ -1,7 +1,7 @@
 """Real parts for the tests: a broker, the small model, the embedder. Started once, stopped at the end."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import structlog
 from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus
 from bus.testing import connect_fresh
+from tests.e2e.conftest import free_port
+from tests.neo4j_server import Neo4jServer, serve_neo4j
 
 SMALL_MODEL = "smollm2-135m-instruct"
 """What tests ask unless they name another model: small and quick."""
@@ -65,3 +67,10 @@ def embedder_path() -> Path:
     from runtime.models import prepare
 
     return prepare("all-mpnet-base-v2")
+
+
+@pytest.fixture(scope="session")
+def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neo4jServer]:
+    """One Neo4j for the session, started at first use; its database is the tests' own."""
+    with serve_neo4j(tmp_path_factory.mktemp("neo4j"), free_port()) as server:
+        yield server

@@ -28,7 +28,7 @@ from agents.memory.progress import (
 )
 from agents.memory.projection import Projection
 from agents.memory.ranking import Match, hits, recalled_episode
-from agents.memory.rebuild import renew_tenant
+from agents.memory.rebuild import project_record, renew_tenant
 from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
@@ -43,6 +43,7 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
+from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
@@ -93,6 +94,7 @@ class MemoryAgent:
         self._words = WordEncoder(settings.language)
         self._count_tokens = token_counter(settings.tokenizer)
         self._rebuilding = False
+        self._rebuilt_until = 0  # sequence in the record; what the consumer brings once more until there is passed over
         self._sleeping = False
         self._summary_lock = anyio.Lock()
         self._recall_priority = RecallPriority()
@@ -300,6 +302,8 @@ class MemoryAgent:
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""
+        if 0 < delivery.seq <= self._rebuilt_until:
+            return
         if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is not None:
             return
         async for attempt in _retry_while_away():
@@ -343,16 +347,27 @@ class MemoryAgent:
             else:
                 async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))
+                    await self._project_record()
                     await Consumer(bus, self._projection_handler()).declare()
                 await wait_until_projected(bus)
                 episodes = await self._stores.trace.count()
         except BrokerUnavailable as error:
             raise Unavailable(f"the rebuild lost the broker ({error.reason}): run it again.") from error
         finally:
-            self._rebuilding = False
+            self._rebuilding, self._rebuilt_until = False, 0
         seconds = time.monotonic() - started
         _log.info("memory rebuilt", episodes=episodes, seconds=round(seconds, 2))
         return RebuildReply(episodes=episodes, seconds=seconds)
+
+    async def _project_record(self) -> None:
+        """Project the record in large batches. Where that fails, the consumer's messages project each episode."""
+        last = (await measure_stream(self._bus, EPISODES)).last_seq
+        try:
+            await project_record(self._stores, self._bus, self._renew_embeddings)
+        except KikiError as error:
+            metrics.count_degraded("rebuild.by_messages", error.message)
+        else:
+            self._rebuilt_until = last
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
         """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""

@@ -1,4 +1,4 @@
-"""Makes a tenant's or a user's part of both stores again from the record; all other parts stay."""
+"""Makes both stores again from the record, or a tenant's or a user's part of them; all other parts stay."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -23,18 +23,31 @@ async def renew_tenant(stores: Stores, bus: Bus, renew: Renew, *, tenant: str, u
     Raises:
         Unavailable: the broker, the embedder or a store failed.
     """
-    count = 0
     async with stores.write_lock:
         await stores.atlas.remove(sorted(await stores.atlas.keys(tenant=tenant, user=user)), {})
         await stores.trace.remove_tenant(tenant, user=user)
-        async with aclosing(read_timed_episodes(bus, tenant=tenant, user=user)) as episodes:
-            async for batch in _batches(episodes):
-                await project_episodes(
-                    stores,
-                    await renew([episode for episode, _ in batch]),
-                    recorded_at={episode.episode_id: at for episode, at in batch},
-                )
-                count += len(batch)
+        return await project_record(stores, bus, renew, tenant=tenant, user=user)
+
+
+async def project_record(
+    stores: Stores, bus: Bus, renew: Renew, *, tenant: str | None = None, user: str | None = None
+) -> int:
+    """Project the episodes that are recorded by now (a tenant's or a user's), and return their number.
+
+    A batch of hundreds costs an embedded graph an eighth of what it costs by messages. The caller holds ``write_lock``.
+
+    Raises:
+        Unavailable: the broker or a store failed.
+    """
+    count = 0
+    async with aclosing(read_timed_episodes(bus, tenant=tenant, user=user)) as episodes:
+        async for batch in _batches(episodes):
+            await project_episodes(
+                stores,
+                await renew([episode for episode, _ in batch]),
+                recorded_at={episode.episode_id: at for episode, at in batch},
+            )
+            count += len(batch)
     return count
 
 

@@ -9,10 +9,11 @@ from runtime.bench.exchange import exchange
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.memory.multilingual import multilingual
+from runtime.bench.memory.rebuild import rebuild
+from runtime.bench.memory.recall import recall
 from runtime.bench.memory.recall_harm import recall_harm
 from runtime.bench.memory.superseding import superseding
 from runtime.bench.overhead import overhead
-from runtime.bench.recall import recall
 from runtime.bench.record.history import import_rate
 from runtime.bench.record.replay import replay
 from runtime.bench.record.writes import writes
@@ -31,6 +32,7 @@ for verb in (
     bias,
     recall,
     recall_harm,
+    rebuild,
     writes,
     replay,
     router,

@@ -21,13 +21,19 @@ from agents.memory.stores.errors import StoreAway, one_line, setting_error
 from agents.memory.stores.protocols import Rows, Run
 from agents.memory.stores.trace import LABELS, VERSION
 from bus import metrics
-from schemas.errors import Unavailable
+from schemas.errors import SetupError, Unavailable
 
 DELETE_BATCH = 5000
 """Nodes that one transaction deletes while a graph is emptied."""
 
 RENEWING = 0
-"""The version that a graph has while it is emptied, so that one left half empty is emptied again."""
+"""The version of a graph that is not whole: one that is being emptied, or one on a server that lost its data. The next
+start makes it again from the record."""
+
+_MARK = "MERGE (t:Trace {id: 'trace'}) ON CREATE SET t.version = $version"
+
+_SECURITY = "Neo.ClientError.Security."
+"""How the server's codes begin that are about the account."""
 
 _setting_error = partial(setting_error, mend='set agents.memory.trace = "ladybug"')
 
@@ -65,10 +71,10 @@ class Neo4jGraph:
                 "neo4j_uri", f"'{settings.neo4j_uri}' is no Bolt address ({one_line(error)})"
             ) from error
         except AuthError as error:
-            raise _setting_error(
-                "neo4j_password", f"{settings.neo4j_uri} refuses user '{settings.neo4j_user}'"
-            ) from error
+            raise self._account_error("its name or password is wrong") from error
         except ClientError as error:
+            if (error.code or "").startswith(_SECURITY):  # a locked account, or a password that must be changed first
+                raise self._account_error(one_line(error)) from error
             raise _setting_error(
                 "neo4j_database", f"'{settings.neo4j_database}' cannot be used ({error.message})"
             ) from error
@@ -114,6 +120,7 @@ class Neo4jGraph:
             async def run(query: str, **values: Any) -> Rows:
                 return [record.values() async for record in await transaction.run(query, values)]
 
+            await run(_MARK, version=RENEWING)
             await work(run)
 
         async with (
@@ -137,6 +144,10 @@ class Neo4jGraph:
                     f"'{self._settings.neo4j_database}' holds {label} nodes that this program did not make; it would "
                     "delete them",
                 )
+
+    def _account_error(self, reason: str) -> SetupError:
+        settings = self._settings
+        return _setting_error("neo4j_password", f"{settings.neo4j_uri} refuses user '{settings.neo4j_user}' ({reason})")
 
     def _require_driver(self) -> neo4j.AsyncDriver:
         if self._driver is None:

@@ -8,21 +8,19 @@ from qdrant_client import AsyncQdrantClient
 
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.qdrant import QdrantAtlas
-from tests.agents.memory.conftest import bolt_settings
+from tests.agents.memory.conftest import neo4j_settings
 from tests.agents.memory.scenes import SIZE
 
 PAIRS = ("embedded", "servers")
 
 
 def pair_settings(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
-    """Settings of the pair that ``request.param`` names: ``servers`` has a live Bolt server and Qdrant's local
-    store."""
+    """Settings of the pair that ``request.param`` names: ``servers`` has a real Neo4j and Qdrant's local store."""
     if request.param == "embedded":
         settings = MemorySettings(data_dir=path / "memory", vector_size=SIZE)
     else:
-        settings = use_local_qdrant(
-            bolt_settings(path / "memory", request.getfixturevalue("bolt"), "agent"), monkeypatch
-        )
+        server = request.getfixturevalue("neo4j_server")
+        settings = use_local_qdrant(neo4j_settings(path / "memory", server), monkeypatch)
     return replace(settings, status_interval=0.05, lock_timeout=0.1)
 
 

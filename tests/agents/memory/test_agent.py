@@ -234,6 +234,84 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
         await wait_for_projection(bus, 10, 10)
 
 
+async def test_a_rebuild_passes_over_what_it_has_projected_and_takes_what_comes_meanwhile(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run_memory_agent(bus, settings) as agent:
+        for seed in range(12):
+            await answer_turn(bus, turn(), seed)
+        await wait_for_projection(bus, 12, 12)
+        projected: list[str] = []
+
+        async def record_another(stores: Any, episodes: Any, **more: Any) -> None:
+            await project_episodes(stores, episodes, **more)
+            await answer_turn(bus, turn(key="meanwhile"), 12, answer="meanwhile")
+
+        async def note(stores: Any, episodes: Any, **more: Any) -> None:
+            projected.extend(episode.answer for episode in episodes)
+            await project_episodes(stores, episodes, **more)
+
+        monkeypatch.setattr("agents.memory.rebuild.project_episodes", record_another)
+        monkeypatch.setattr("agents.memory.projection.project_episodes", note)
+        await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        await wait_for_projection(bus, 13, 13)
+        assert projected.count("meanwhile") == 1
+        assert len(projected) <= settings.projection_batch + 1  # those that were in hand already
+        assert agent._rebuilt_until == 0
+
+
+async def test_a_rebuild_whose_batch_fails_goes_on_by_messages(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise Unavailable("the store cannot hold this batch.")
+
+    async with run_memory_agent(bus, settings):
+        for seed in range(5):
+            await answer_turn(bus, turn(), seed)
+        await wait_for_projection(bus, 5, 5)
+        monkeypatch.setattr("agents.memory.rebuild.project_episodes", refuse)
+        before = degraded_count("rebuild.by_messages")
+        reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        assert reply.episodes == 5
+        assert degraded_count("rebuild.by_messages") == before + 1
+        assert (await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)).agrees
+
+
+async def test_a_rebuild_that_ends_half_way_is_finished_by_the_next_start(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_way = anyio.Event()
+    batches: list[int] = []
+
+    async def project_one_batch(stores: Any, episodes: Any, **more: Any) -> None:
+        batches.append(len(episodes))
+        if len(batches) == 2:
+            half_way.set()
+            await anyio.sleep_forever()
+        await project_episodes(stores, episodes, **more)
+
+    async with run_memory_agent(bus, settings):
+        for seed in range(9):
+            await answer_turn(bus, turn(), seed)
+        await wait_for_projection(bus, 9, 9)
+        with monkeypatch.context() as patch:
+            patch.setattr("agents.memory.rebuild.BATCH", 4)
+            patch.setattr("agents.memory.rebuild.project_episodes", project_one_batch)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(request_rebuild, bus)
+                await half_way.wait()
+                tasks.cancel_scope.cancel()
+    assert batches == [4, 4]
+    async with run_memory_agent(bus, settings):
+        await wait_for_projection(bus, 9, 9)
+
+
+async def request_rebuild(bus: Bus) -> None:
+    """Ask for a rebuild, whose answer may never come."""
+    await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=60.0)
+
+
 async def test_a_second_rebuild_at_the_same_time_is_refused(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings) as agent:
         agent._rebuilding = True

@@ -1,4 +1,4 @@
-"""One contract for the graph, over Ladybug, a live Bolt server, and the Neo4j that ``NEO4J_URI`` names."""
+"""One contract for the graph, over Ladybug and a real Neo4j."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -19,27 +19,24 @@ from agents.memory.stores.protocols import Graph, Run
 from agents.memory.stores.trace import Neighbours, Trace, link_changes
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
-from tests.agents.memory.conftest import bolt_settings, neo4j_settings, skip_without
+from tests.agents.memory.conftest import neo4j_settings
 from tests.agents.memory.scenes import USER, episode
+from tests.neo4j_server import Neo4jServer
 
 pytestmark = pytest.mark.anyio
 
 _fresh = itertools.count()
 
-GRAPHS = ["ladybug", "bolt", pytest.param("neo4j", marks=skip_without("NEO4J_URI"))]
 
-
-@pytest.fixture(scope="module", params=GRAPHS)
+@pytest.fixture(scope="module", params=["ladybug", "neo4j"])
 async def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Graph]:
     """One graph for all tests of the module; each uses sessions of its own."""
     path = tmp_path_factory.mktemp("trace")
     store: Graph
     if request.param == "ladybug":
         store = LadybugGraph(MemorySettings(data_dir=path))
-    elif request.param == "bolt":
-        store = Neo4jGraph(bolt_settings(path, request.getfixturevalue("bolt")))
     else:
-        store = Neo4jGraph(neo4j_settings(path))
+        store = Neo4jGraph(neo4j_settings(path, request.getfixturevalue("neo4j_server")))
     await store.load()
     await store.renew()
     yield store
@@ -198,17 +195,13 @@ def test_damaged_files_are_a_broken_store(tmp_path: Path, content: bytes) -> Non
         Database.open(tmp_path, buffer=2**26)
 
 
-async def test_a_graph_of_another_version_is_made_again(tmp_path: Path, bolt: str) -> None:
-    for store in (LadybugGraph(MemorySettings(data_dir=tmp_path)), Neo4jGraph(bolt_settings(tmp_path, bolt, "twin"))):
-        assert not await store.load()
-        await store.renew()
-        await store.read("MATCH (t:Trace) SET t.version = 1")
-        await store.close()
-        assert not await store.load()
-        await store.renew()
-        await store.close()
-        assert await store.load()
-        await store.close()
+async def test_a_graph_of_another_version_is_made_again(graph: Graph) -> None:
+    await graph.read("MATCH (t:Trace) SET t.version = 1")
+    await graph.close()
+    assert not await graph.load()
+    await graph.renew()
+    await graph.close()
+    assert await graph.load()
 
 
 @pytest.mark.parametrize(
@@ -221,9 +214,21 @@ async def test_a_graph_of_another_version_is_made_again(tmp_path: Path, bolt: st
     ],
 )
 async def test_a_server_that_cannot_be_used_is_one_line(
-    tmp_path: Path, bolt: str, change: dict[str, str], field: str, why: str
+    tmp_path: Path, neo4j_server: Neo4jServer, change: dict[str, str], field: str, why: str
 ) -> None:
-    store = Neo4jGraph(replace(bolt_settings(tmp_path, bolt), store_timeout=1.0, **change))
+    await expect_setting_error(replace(neo4j_settings(tmp_path, neo4j_server), **change), field, why)
+
+
+async def test_an_account_that_the_server_wants_mended_is_one_line(tmp_path: Path, neo4j_server: Neo4jServer) -> None:
+    neo4j_server.run("CREATE USER fresh IF NOT EXISTS SET PASSWORD 'first-password' CHANGE REQUIRED", "system")
+    first = replace(neo4j_settings(tmp_path, neo4j_server), neo4j_user="fresh", neo4j_password="first-password")
+    await expect_setting_error(first, "neo4j_password", "refuses user 'fresh'.*changed")
+    for why in ("wrong", "wrong", "wrong", "AuthenticationRateLimit"):
+        await expect_setting_error(replace(first, neo4j_password="wrong"), "neo4j_password", f"user 'fresh'.*{why}")
+
+
+async def expect_setting_error(settings: MemorySettings, field: str, why: str) -> None:
+    store = Neo4jGraph(replace(settings, store_timeout=1.0))
     with pytest.raises(SetupError, match=why) as error:
         await store.load()
     assert error.value.param == f"agents.memory.{field}"
@@ -231,10 +236,13 @@ async def test_a_server_that_cannot_be_used_is_one_line(
     await store.close()
 
 
-async def test_a_database_of_strangers_is_left_alone(tmp_path: Path, bolt: str) -> None:
-    theirs = Neo4jGraph(bolt_settings(tmp_path, bolt, "strangers"))
-    await theirs.load()
-    await theirs.read("MERGE (:Episode {title: 'Pilot'})")
-    with pytest.raises(SetupError, match="did not make"):
-        await theirs.load()
-    await theirs.close()
+async def test_a_database_of_strangers_is_left_alone(tmp_path: Path, neo4j_server: Neo4jServer) -> None:
+    neo4j_server.run("MATCH (n) DETACH DELETE n")
+    neo4j_server.run("CREATE (:Episode {title: 'Pilot'})")
+    graph = Neo4jGraph(neo4j_settings(tmp_path, neo4j_server))
+    try:
+        with pytest.raises(SetupError, match="did not make"):
+            await graph.load()
+    finally:
+        await graph.close()
+        neo4j_server.run("MATCH (n) DETACH DELETE n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.bench import growth
+from runtime.bench.memory import growth
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from runtime.bench.growth import TENANTS, TOPICS, MemoryLevel, measure, per_million
 from runtime.bench.harness import BenchReport, JsonOption, PictureOption, progress_bar, publish_report
+from runtime.bench.memory.growth import TENANTS, TOPICS, MemoryLevel, measure, per_million
 from runtime.bench.plots import Chart
 from runtime.cli import command, run_async
 from schemas.errors import InvalidInput
