@@ -32,12 +32,12 @@ from agents.memory.rebuild import project_record, renew_tenant
 from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
-from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from agents.memory.text.smalltalk import is_small_talk
+from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
-from agents.memory.words import WordEncoder
 from bus import metrics, record
 from bus.agent import Endpoint
 from bus.connection import Bus

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from agents.memory.asks import asks_for_words, asks_in_words, says_something
 from agents.memory.ranking import Match, ScoredMatch
 from agents.memory.settings import MemorySettings
-from agents.memory.words import WordEncoder
+from agents.memory.text.asks import asks_for_words, asks_in_words, says_something
+from agents.memory.text.words import WordEncoder
 
 
 def drop_own_answers(

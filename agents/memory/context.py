@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from agents.memory.words import Counts, weighted_sum
+from agents.memory.text.words import Counts, weighted_sum
 
 RADIUS = 3
 """Episodes on either side that take part."""

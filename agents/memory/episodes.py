@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 
-from agents.memory.concepts import concepts, salience
+from agents.memory.text.concepts import concepts, salience
 from schemas.episode import Episode
 from schemas.events import AnswerReady, EpisodeRecorded
 

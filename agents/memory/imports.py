@@ -15,9 +15,9 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from agents.memory.concepts import concepts, salience
 from agents.memory.embedding import embedding_text
 from agents.memory.episodes import episode_id
+from agents.memory.text.concepts import concepts, salience
 from agents.shared.times import parse_time
 from schemas.chat import Sampling
 from schemas.codec import field_of

@@ -5,7 +5,6 @@ from functools import cache
 
 from msgspec import Struct
 
-from agents.memory.claims import read_claims
 from agents.memory.context import unit, unpacked, windows
 from agents.memory.embedding import Renew
 from agents.memory.episodes import owner_of, store_key
@@ -14,7 +13,8 @@ from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup, unscored_match
 from agents.memory.superseding import least_cosine
-from agents.memory.words import WordEncoder, coverage
+from agents.memory.text.claims import read_claims
+from agents.memory.text.words import WordEncoder, coverage
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable

@@ -13,14 +13,14 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agents.memory.asks import asks_for_words, says_something
-from agents.memory.claims import read_claims
 from agents.memory.context import Vector
-from agents.memory.dates import Span, resolve_dates
 from agents.memory.settings import MemorySettings
-from agents.memory.smalltalk import is_small_talk
 from agents.memory.superseding import corrects, least_cosine, says_otherwise
-from agents.memory.words import WordEncoder, coverage, name_keys, split_words, text_language
+from agents.memory.text.asks import asks_for_words, says_something
+from agents.memory.text.claims import read_claims
+from agents.memory.text.dates import Span, resolve_dates
+from agents.memory.text.smalltalk import is_small_talk
+from agents.memory.text.words import WordEncoder, coverage, name_keys, split_words, text_language
 from agents.shared.excerpt import shortened
 from schemas.findings import RecalledEpisode
 

@@ -25,7 +25,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
 from agents.memory.superseding import is_replaceable, least_cosine
-from agents.memory.words import WordEncoder
+from agents.memory.text.words import WordEncoder
 from schemas.findings import RecalledEpisode
 
 

@@ -20,11 +20,11 @@ import structlog
 from msgspec import Struct, field
 
 from agents.memory.clusters import OldEpisode, plan_summaries
-from agents.memory.concepts import concepts, salience
 from agents.memory.context import unit
 from agents.memory.embedding import is_stale
 from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
+from agents.memory.text.concepts import concepts, salience
 from bus import metrics
 from bus.connection import Bus
 from bus.errors import translate_errors

@@ -1,13 +1,13 @@
 """Whether a newer text says something new of what an older one speaks of, so that the older no longer holds.
 
-The claims decide (:mod:`agents.memory.claims`): who is spoken of, names, numbers with their units, days and negation.
-A cosine alone cannot: "my daughter is allergic to peanuts" is closer to "my son is allergic to peanuts" than "I moved
+The claims decide (:mod:`agents.memory.text.claims`): who is spoken of, names, numbers with their units, days and
+negation. A cosine alone cannot: "my daughter is allergic to peanuts" is closer to "my son is allergic to peanuts" than "I moved
 to Shanghai" is to "I live in Beijing". It only rules out texts that have nothing to do with each other.
 """
 
 from collections.abc import Iterator, Mapping
 
-from agents.memory.claims import Activity, Attribute, Claim, Words, read_claims
+from agents.memory.text.claims import Activity, Attribute, Claim, Words, read_claims
 
 LEAST_COSINES: Mapping[str, float] = {"all-mpnet-base-v2": 0.25}
 """By the embedder's name: the cosine below which nothing is replaced. Read on ``kiki bench superseding``'s development

@@ -25,7 +25,7 @@ from rich.table import Table
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.pair import Stores
-from agents.memory.words import WordEncoder
+from agents.memory.text.words import WordEncoder
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from runtime.agents import FACADE, turn_agents

@@ -7,7 +7,7 @@ from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas, Lookup, Windows
-from agents.memory.words import WordEncoder
+from agents.memory.text.words import WordEncoder
 from schemas.episode import Episode
 
 

@@ -23,12 +23,12 @@ import qdrant_edge as qdrant
 from msgspec import Struct
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
-from agents.memory.dates import Span
 from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
-from agents.memory.words import WordEncoder, bm25_weights
+from agents.memory.text.dates import Span
+from agents.memory.text.words import WordEncoder, bm25_weights
 from schemas.chat import Message, digest_transcript
 from schemas.episode import Episode
 from schemas.errors import Unavailable

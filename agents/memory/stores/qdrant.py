@@ -15,7 +15,7 @@ from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway, one_line, setting_error
 from agents.memory.stores.points import CONTEXT, MANY, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
-from agents.memory.words import WordEncoder, bm25_weights
+from agents.memory.text.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 

@@ -24,7 +24,7 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.words import LATIN, OTHER, SCRIPT_LANGUAGES, Counts, WordEncoder
+from agents.memory.text.words import LATIN, OTHER, SCRIPT_LANGUAGES, Counts, WordEncoder
 from runtime.bench.harness import (
     BenchReport,
     JsonOption,

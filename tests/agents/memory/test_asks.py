@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from agents.memory.answers import drop_own_answers
-from agents.memory.asks import asks_for_words, asks_in_words, says_something
 from agents.memory.ranking import Match, ScoredMatch
 from agents.memory.settings import MemorySettings
-from agents.memory.words import WordEncoder
+from agents.memory.text.asks import asks_for_words, asks_in_words, says_something
+from agents.memory.text.words import WordEncoder
 
 WORDS = WordEncoder()
 SETTINGS = MemorySettings(data_dir=Path("unused"))

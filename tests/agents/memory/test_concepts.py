@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.concepts import MOST, concepts, salience
 from agents.memory.episodes import build_record
+from agents.memory.text.concepts import MOST, concepts, salience
 from tests.agents.memory.scenes import answer_ready, turn, unit
 
 

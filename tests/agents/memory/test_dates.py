@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.memory.dates import YEARS, resolve_dates
+from agents.memory.text.dates import YEARS, resolve_dates
 
 NOW = datetime(2024, 3, 13, 15).timestamp()
 """A Wednesday."""

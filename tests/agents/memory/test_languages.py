@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.memory.concepts import concepts, salience
 from agents.memory.projection import project_episodes
 from agents.memory.ranking import Match, fuse_scores, keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
-from agents.memory.smalltalk import is_small_talk
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.words import WordEncoder, coverage, detect_language, split_words, text_language
+from agents.memory.text.concepts import concepts, salience
+from agents.memory.text.smalltalk import is_small_talk
+from agents.memory.text.words import WordEncoder, coverage, detect_language, split_words, text_language
 from runtime.bench.memory.multilingual import EnglishWords
 from schemas.errors import SetupError
 from tests.agents.memory.pairs import use_local_qdrant

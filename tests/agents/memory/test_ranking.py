@@ -23,7 +23,7 @@ from agents.memory.ranking import (
     recency,
 )
 from agents.memory.settings import MemorySettings
-from agents.memory.words import WordEncoder
+from agents.memory.text.words import WordEncoder
 
 NOW = 1_000_000.0
 SETTINGS = MemorySettings(router_embedder="all-mpnet-base-v2", data_dir=Path("nowhere"))

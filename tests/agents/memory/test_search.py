@@ -13,7 +13,7 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
-from agents.memory.words import WordEncoder
+from agents.memory.text.words import WordEncoder
 from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 pytestmark = pytest.mark.anyio

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.memory.claims import read_claims
 from agents.memory.context import unit
 from agents.memory.ranking import Match, ScoredMatch, demote_superseded, keep_relevant, put_newer_first, replaces
 from agents.memory.settings import MemorySettings
 from agents.memory.superseding import LEAST_COSINES, corrects, least_cosine, says_otherwise
-from agents.memory.words import WordEncoder
+from agents.memory.text.claims import read_claims
+from agents.memory.text.words import WordEncoder
 
 SETTINGS = MemorySettings(data_dir=Path("nowhere"))
 

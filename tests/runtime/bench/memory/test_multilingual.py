@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from agents.memory.words import LATIN, OTHER
+from agents.memory.text.words import LATIN, OTHER
 from runtime.bench.harness import read_data
 from runtime.bench.memory.multilingual import (
     ALL,
@@ -68,8 +68,9 @@ async def test_words_by_language_find_more_than_english_words() -> None:
         assert all(len(figure.recalls) == len(CUTOFFS) for figure in new.values())
         assert new[ORIGINAL].questions == new["fr"].questions
         assert (TRANSLATED in new) != together
-    rates = await measure_shown(scripts, vectors, relevance_floor=-1.0)
-    alone = await measure_shown(scripts, vectors, relevance_floor=-1.0, floor_languages=(*LATIN, OTHER))
+    no_floor = {"relevance_floor": -1.0, "impersonal_floor": -1.0, "impersonal_coverage": 0.0}
+    rates = await measure_shown(scripts, vectors, **no_floor)
+    alone = await measure_shown(scripts, vectors, **no_floor, floor_languages=(*LATIN, OTHER))
     assert {figure.strangers for figure in alone.values()} == {1.0}
     assert rates["zh"].strangers < 0.5 < rates["zh"].evidence
     assert rates[TRANSLATED] == alone[TRANSLATED]

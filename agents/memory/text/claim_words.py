@@ -1,5 +1,5 @@
 """The closed lists of words by which claims are read, for English and French. Words stand in lower case without
-accents, as :func:`agents.memory.claims.fold` gives them; patterns read the words of a sentence with single spaces."""
+accents, as :func:`agents.memory.text.claims.fold` gives them; patterns read a sentence's words with single spaces."""
 
 import re
 from collections.abc import Callable, Mapping

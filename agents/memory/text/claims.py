@@ -12,8 +12,20 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from agents.memory.claim_words import ENGLISH, FRENCH, GROUPS, KIN, NAME, NAMING, NEUTRAL, ONLY, TITLES, UNITS, Language
-from agents.memory.smalltalk import is_small_talk
+from agents.memory.text.claim_words import (
+    ENGLISH,
+    FRENCH,
+    GROUPS,
+    KIN,
+    NAME,
+    NAMING,
+    NEUTRAL,
+    ONLY,
+    TITLES,
+    UNITS,
+    Language,
+)
+from agents.memory.text.smalltalk import is_small_talk
 
 KEPT_TEXTS = 8192
 """Texts whose claims are remembered."""

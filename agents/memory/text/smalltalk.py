@@ -2,7 +2,7 @@
 
 import re
 
-from agents.memory.words import drop_accents, split_words
+from agents.memory.text.words import drop_accents, split_words
 
 _WORDS = {
     "english": """

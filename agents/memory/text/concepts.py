@@ -8,8 +8,8 @@ from functools import cache
 
 import yake
 
-from agents.memory.smalltalk import is_small_talk
-from agents.memory.words import split_passage, split_words, text_language
+from agents.memory.text.smalltalk import is_small_talk
+from agents.memory.text.words import split_passage, split_words, text_language
 
 MOST = 6
 """Concepts of one episode at most."""

@@ -1,5 +1,5 @@
 """Words that say nothing of what a text is about, where qdrant-edge's lists do not have them: questions begin with most
-of them. Accents are left out, as :func:`agents.memory.words.fold` does."""
+of them. Accents are left out, as :func:`agents.memory.text.words.fold` does."""
 
 STOP_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())

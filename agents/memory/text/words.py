@@ -2,8 +2,8 @@
 
 "Élodie" and "elodie" are one word (NFKC, case folding, accents dropped). Stems and most stop words are qdrant-edge's.
 The language follows from the script, and in the Latin one from the stop words of the text. Chinese, Japanese and Thai
-count as n-grams, the first two after :data:`agents.memory.stopwords.CUTS` are cut out. So do Korean words without their
-particles.
+count as n-grams, the first two after :data:`agents.memory.text.stopwords.CUTS` are cut out. So do Korean words without
+their particles.
 
 The same encoder serves both stores, so that a Qdrant server needs no inference service. The IDF is left to the
 store.
@@ -19,7 +19,7 @@ from itertools import chain, repeat
 
 import qdrant_edge as qdrant
 
-from agents.memory.stopwords import CUTS, PARTICLES, STOP_WORDS
+from agents.memory.text.stopwords import CUTS, PARTICLES, STOP_WORDS
 from schemas.errors import SetupError
 
 SATURATION = 0.9

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import dropwhile
 
-from agents.memory.smalltalk import is_small_talk
+from agents.memory.text.smalltalk import is_small_talk
 
 _SENTENCE = re.compile(r"[^.!?？。！؟\n]+(?:[.](?=\S)[^.!?？。！؟\n]+)*[.!?？。！؟]*")
 _QUESTION_MARKS = ("?", "？", "؟")
