@@ -1,8 +1,8 @@
 """Whether a newer text says something new of what an older one speaks of, so that the older no longer holds.
 
 The claims decide (:mod:`agents.memory.text.claims`): who is spoken of, names, numbers with their units, days and
-negation. A cosine alone cannot: "my daughter is allergic to peanuts" is closer to "my son is allergic to peanuts" than "I moved
-to Shanghai" is to "I live in Beijing". It only rules out texts that have nothing to do with each other.
+negation. A cosine alone cannot: "my daughter is allergic to peanuts" is closer to "my son is allergic to peanuts" than
+"I moved to Shanghai" is to "I live in Beijing". It only rules out texts that have nothing to do with each other.
 """
 
 from collections.abc import Iterator, Mapping
