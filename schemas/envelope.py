@@ -17,8 +17,8 @@ TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
 SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
-USER_PATTERN = r"^[^\x00-\x1f\x7f]*(?![\s\S])"
-"""Any text on one line; the lookahead also refuses a line break at the end, which ``$`` would let pass."""
+USER_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+"""Any text on one line."""
 
 MAX_USER = 256
 User = Annotated[str, Meta(pattern=USER_PATTERN, max_length=MAX_USER)]
@@ -33,6 +33,7 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
 
     Memory belongs to the ``tenant`` and the ``user``; ``session_id`` is a name within the two. Without a user it
     belongs to the session alone.
+
     ``created_at`` and ``deadline`` are Unix times in seconds. ``sequence`` counts the stages from 0. ``causation_id``
     is the id of the event that led to this one.
     """
