@@ -27,15 +27,16 @@ async def run_services(bus: Bus, settings: ServicesSettings = QUICK) -> AsyncIte
 
 
 def make_episode_event(
-    text: str, *, tenant: str = "ann", session: str = "s1", salience: float = 0.5
+    text: str, *, tenant: str = "ann", user: str = "", session: str = "s1", salience: float = 0.5
 ) -> EpisodeRecorded:
     """An answered turn's record."""
-    envelope = new_turn(tenant=tenant, session_id=session, timeout=5)
+    envelope = new_turn(tenant=tenant, user=user, session_id=session, timeout=5)
     episode = Episode(
         episode_id=str(uuid.uuid5(uuid.NAMESPACE_OID, envelope.turn_id)),
         turn_id=envelope.turn_id,
         session_id=session,
         tenant=tenant,
+        user=user,
         created_at=time.time(),
         question=text,
         answer="yes",

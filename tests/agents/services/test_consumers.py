@@ -91,10 +91,11 @@ async def test_a_fetch_waits_for_a_first_record(bus: Bus) -> None:
 
 async def test_a_filter_is_kept_and_the_records_that_it_leaves_out_hold_nobody_up(bus: Bus) -> None:
     async with run_services(bus):
-        await register(bus, filter=EpisodeFilter(tenant="ann", min_saillance=0.4))
-        await record(bus, ["dull"], salience=0.1)
-        await record(bus, ["strange"], tenant="bob")
-        await record(bus, ["mine"])
+        await register(bus, filter=EpisodeFilter(tenant="ann", user="mia", min_saillance=0.4))
+        await record(bus, ["dull"], user="mia", salience=0.1)
+        await record(bus, ["strange"], tenant="bob", user="mia")
+        await record(bus, ["of tom"], user="tom")
+        await record(bus, ["mine"], user="mia")
         await record(bus, ["dull again"], salience=0.1)
         (entry,) = await fetch(bus)
         assert questions_of([entry]) == ["mine"]

@@ -95,9 +95,12 @@ async def test_a_window_of_episodes_with_concepts_and_stacks_in_pages(bus: Bus) 
         assert (entry.concepts, entry.domains) == (("template", "compiler"), {"cpp": 0.9})
         stacks = load_stacks()
         assert entry.stacks == {"1": 0.9, str(stacks.of("rust")): 0.4}
-        rest = await fetch_page(bus, limit=2, tenant="ann", after=last_entry.id)
+        await record(bus, ["of mia"], user="mia")
+        assert [entry.question for entry in (await fetch_page(bus, tenant="ann", user="mia")).episodes] == ["of mia"]
+        assert "of mia" not in [entry.question for entry in (await fetch_page(bus, tenant="ann", user="")).episodes]
+        rest = await fetch_page(bus, limit=2, tenant="ann", user="", after=last_entry.id)
         assert ([entry.question for entry in rest.episodes], rest.more) == (["four"], False)
-        assert len((await fetch_page(bus)).episodes) == 4
+        assert len((await fetch_page(bus)).episodes) == 5
         await anyio.sleep(0.02)
         assert (await fetch_page(bus, window_h=0.01 / 3600)).episodes == ()
 

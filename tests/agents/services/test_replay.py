@@ -1,5 +1,7 @@
 """The record again: selected, paced, on a subject, on request."""
 
+import dataclasses
+import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
@@ -43,6 +45,25 @@ async def test_a_selection_by_place_time_tenant_and_session(bus: Bus) -> None:
     assert await select_questions(bus, since=stamps[1] - 1e-6) == ["two", "three"]
     assert await select_questions(bus, until=stamps[1] + 1e-6) == ["one", "two"]
     assert await select_questions(bus, since=stamps[-1] + 60) == []
+
+
+async def test_a_selection_by_user_knows_whose_older_events_are(bus: Bus) -> None:
+    for user in ("mia", "tom", ""):
+        await record(bus, [f"of {user}"], user=user)
+    (old,) = await record(bus, ["of the person"], tenant="default", user="me")
+    assert await select_questions(bus, tenant="ann", user="mia") == ["of mia"]
+    assert await select_questions(bus, user="") == ["of "]
+    stored = [message async for message in read_selection(bus, Selection(user="me"))]
+    assert [decode(EpisodeRecorded, message.data).envelope.turn_id for message in stored] == [old.envelope.turn_id]
+    body = json.loads(stored[0].data)
+    del body["envelope"]["user"]
+    before_users = dataclasses.replace(stored[0], data=json.dumps(body).encode())
+    assert fits(Selection(user="me"), before_users)
+    assert not fits(Selection(user=""), before_users)
+    body["envelope"]["tenant"] = "ann"
+    with_key = dataclasses.replace(stored[0], data=json.dumps(body).encode())
+    assert fits(Selection(user=""), with_key)
+    assert not fits(Selection(user="me"), with_key)
 
 
 def test_an_unreadable_record_belongs_to_nobody() -> None:

@@ -11,12 +11,15 @@ import pytest
 from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
+from bus.testing import run_agents
 from runtime.facade import FacadeSettings
 from runtime.facade.owner import name_user
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, SetupError
-from tests.agents.memory.memories import run_memory_agent
+from tests.agents.memory.memories import run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE
+from tests.runtime.facade.readers import tell_and_read
+from tests.runtime.facade.routes.test_sessions import EmbeddingAgent
 from tests.runtime.facade.scripted import Script, chat_body
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +181,15 @@ async def test_without_a_memory_a_conversation_begins_anew(http: httpx.AsyncClie
     await asker.say("Hi")
     await asker.say("How are you?")
     assert len({event.envelope.session_id for event in script.queries}) == 2
+
+
+async def test_without_keys_everybody_reads_their_own_alone(
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, script: Script
+) -> None:
+    owners = {user or "nobody": {"X-User-Id": user} if user else {} for user in ("", "mia", "tom", "zoe")}
+    async with run_agents(bus, EmbeddingAgent()):
+        await wait_for_projection(bus, 0, 0)
+        await tell_and_read(bus, memory, http, owners)
 
 
 @pytest.mark.parametrize("header", ["x-user-id", "X-USER-ID"])

@@ -24,6 +24,8 @@ from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
 from schemas.status import StatusReply
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, USER, answer_ready, turn, unit
+from tests.runtime.facade.readers import tell_and_read
+from tests.runtime.facade.scripted import Script
 
 pytestmark = pytest.mark.anyio
 KEYS = {"ann-key": "ann", "bob-key": "bob"}
@@ -190,3 +192,15 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     await wait_for_projection(bus, 2, 2)
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
     assert (await http.delete("/v1/sessions/s/1", headers=ANN)).json()["episodes"] == 0
+
+
+async def test_with_keys_everybody_reads_their_own_alone(
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, script: Script
+) -> None:
+    await wait_for_projection(bus, 4, 4)
+    owners = {
+        f"{user or 'nobody'} of {key}": {"Authorization": f"Bearer {key}"} | ({"X-User-Id": user} if user else {})
+        for key in KEYS
+        for user in ("", "tom", "zoe")
+    }
+    await tell_and_read(bus, memory, http, owners)
