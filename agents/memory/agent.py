@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
-from agents.memory.forgetting import erase, erase_copies, expire
+from agents.memory.forgetting import expire, forget
 from agents.memory.history import drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
@@ -95,6 +95,8 @@ class MemoryAgent:
         self._count_tokens = token_counter(settings.tokenizer)
         self._rebuilding = False
         self._rebuilt_until = 0  # sequence in the record; what the consumer brings once more until there is passed over
+        self._renewed = anyio.Event()  # set unless the stores are emptied and filled at this moment
+        self._renewed.set()
         self._sleeping = False
         self._summary_lock = anyio.Lock()
         self._recall_priority = RecallPriority()
@@ -302,6 +304,7 @@ class MemoryAgent:
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""
+        await self._renewed.wait()
         if 0 < delivery.seq <= self._rebuilt_until:
             return
         if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is not None:
@@ -345,16 +348,19 @@ class MemoryAgent:
                     self._stores, bus, self._renew_embeddings, tenant=request.tenant, user=request.user
                 )
             else:
+                self._renewed = anyio.Event()
                 async with self._stores.write_lock:
                     await self._stores.renew(lambda: reset_progress(bus))
                     await self._project_record()
                     await Consumer(bus, self._projection_handler()).declare()
+                self._renewed.set()
                 await wait_until_projected(bus)
                 episodes = await self._stores.trace.count()
         except BrokerUnavailable as error:
             raise Unavailable(f"the rebuild lost the broker ({error.reason}): run it again.") from error
         finally:
             self._rebuilding, self._rebuilt_until = False, 0
+            self._renewed.set()
         seconds = time.monotonic() - started
         _log.info("memory rebuilt", episodes=episodes, seconds=round(seconds, 2))
         return RebuildReply(episodes=episodes, seconds=seconds)
@@ -466,51 +472,8 @@ class MemoryAgent:
         return ConversationReply(session_id=session_id if is_whole else None)
 
     async def _forget(self, request: ForgetRequest) -> ForgetReply:
-        """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
-
-        Raises:
-            InvalidInput: neither a user nor a session is named.
-            Unavailable: the broker or a store failed; the same request again continues where this one stopped.
-        """
-        bus, tenant, user = self._bus, request.tenant, request.user
-        if not user and request.session_id is None:
-            raise InvalidInput("whose memory is to be forgotten? Name a user or a session.", param="user")
         async with self._summary_lock:  # no sleep may sum up the sessions meanwhile
-            await wait_until_remembered(bus)
-            async with self._stores.write_lock:
-                trace = self._stores.trace
-                named = [request.session_id] if request.session_id else await trace.sessions(tenant=tenant, user=user)
-                sessions = [*await self._find_summaries(named, tenant, user), *named]
-                episodes = [
-                    (session_id, member)
-                    for session_id in sessions
-                    for member in await trace.turns(session_id, tenant=tenant, user=user)
-                ]
-                names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
-                await self._stores.atlas.remove(names, {})  # no later turn recalls them
-                await erase_copies(bus, [member.episode_id for _, member in episodes])
-                for session_id, member in episodes:
-                    await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
-                for session_id in sessions:
-                    await self._remove_session(session_id, tenant, user)
-        count = sum(session_id in named for session_id, _ in episodes)
-        _log.info("memory forgotten", sessions=len(named), episodes=count, summaries=len(sessions) - len(named))
-        return ForgetReply(episodes=count)
-
-    async def _find_summaries(self, sessions: Sequence[str], tenant: str, user: str) -> list[str]:
-        """The sessions of the summaries that tell of these sessions."""
-        trace = self._stores.trace
-        summaries_by_session = [
-            await trace.summaries_of(session_id, tenant=tenant, user=user) for session_id in sessions
-        ]
-        return sorted({summary for summaries in summaries_by_session for summary in summaries} - set(sessions))
-
-    async def _remove_session(self, session_id: str, tenant: str, user: str) -> None:
-        """Remove a session from the graph; what its summaries summed up ranks as before."""
-        trace = self._stores.trace
-        if parts := await trace.parts_of(session_id, tenant=tenant, user=user):
-            await self._stores.atlas.mark_summarised(parts, "")
-        await trace.remove_session(session_id, tenant=tenant, user=user)
+            return await forget(self._bus, self._stores, request)
 
     async def _expire(self, bus: Bus) -> None:
         """Remove answers once they are as old as the other events of their turns may become."""

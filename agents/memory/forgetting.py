@@ -1,4 +1,5 @@
-"""Forgetting in the streams: a tombstone without text replaces the episode, and the broker overwrites its bytes."""
+"""Forgetting: in the streams a tombstone without text replaces the episode, and the broker overwrites its bytes; the
+stores drop it."""
 
 import time
 from collections.abc import Collection
@@ -6,7 +7,11 @@ from contextlib import aclosing
 
 import anyio
 import msgspec
+import structlog
 
+from agents.memory.episodes import store_key
+from agents.memory.progress import wait_until_remembered
+from agents.memory.stores.pair import Stores
 from agents.memory.stores.trace import SessionEpisode
 from bus.connection import Bus
 from bus.dead_letters import read_letters
@@ -15,12 +20,16 @@ from bus.stream import delete_message, purge, read_last, read_stream
 from bus.topology import ANSWERS, DEAD, EPISODES, TURNS
 from bus.turn import ENDS
 from schemas.envelope import Envelope
+from schemas.errors import InvalidInput
 from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, TurnCancelled
+from schemas.memory import ForgetReply, ForgetRequest
 
 RUNNING_SECONDS = 20.0
 """Seconds that a running turn gets to end before what it recalled is deleted."""
 
 POLL_SECONDS = 0.2
+
+_log = structlog.get_logger("memory")
 
 
 class _EventHead(msgspec.Struct, frozen=True):
@@ -30,6 +39,44 @@ class _EventHead(msgspec.Struct, frozen=True):
 
 
 _head_decoder = msgspec.json.Decoder(_EventHead)
+
+
+async def forget(bus: Bus, stores: Stores, request: ForgetRequest) -> ForgetReply:
+    """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
+
+    Summaries that tell of a forgotten session are forgotten with it.
+
+    Raises:
+        InvalidInput: neither a user nor a session is named.
+        Unavailable: the broker or a store failed; the same request again continues where this one stopped.
+    """
+    tenant, user = request.tenant, request.user
+    if not user and request.session_id is None:
+        raise InvalidInput("whose memory is to be forgotten? Name a user or a session.", param="user")
+    await wait_until_remembered(bus)
+    async with stores.write_lock:
+        trace = stores.trace
+        named = [request.session_id] if request.session_id else await trace.sessions(tenant=tenant, user=user)
+        tell_of_them = [await trace.summaries_of(session_id, tenant=tenant, user=user) for session_id in named]
+        summaries = {session_id for session_ids in tell_of_them for session_id in session_ids} - {*named}
+        sessions = [*sorted(summaries), *named]
+        episodes = [
+            (session_id, member)
+            for session_id in sessions
+            for member in await trace.turns(session_id, tenant=tenant, user=user)
+        ]
+        names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
+        await stores.atlas.remove(names, {})  # no later turn recalls them
+        await erase_copies(bus, [member.episode_id for _, member in episodes])
+        for session_id, member in episodes:
+            await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
+        for session_id in sessions:
+            if parts := await trace.parts_of(session_id, tenant=tenant, user=user):
+                await stores.atlas.mark_summarised(parts, "")  # what a summary summed up ranks as before
+            await trace.remove_session(session_id, tenant=tenant, user=user)
+    count = sum(session_id in named for session_id, _ in episodes)
+    _log.info("memory forgotten", sessions=len(named), episodes=count, summaries=len(summaries))
+    return ForgetReply(episodes=count)
 
 
 async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, session_id: str) -> None:

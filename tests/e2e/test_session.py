@@ -1,15 +1,16 @@
 """What the model reads in a whole runtime: a session that goes on, and a question that is asked again."""
 
+import asyncio
 import json
+import time
 import uuid
 from typing import Any
 
-import anyio
 import httpx
 
 from bus.connection import BusSettings, connect
 from schemas.chat import Message, Sampling
-from schemas.envelope import new_turn
+from schemas.envelope import PERSON, new_turn
 from schemas.events import QueryReceived, RecallDone
 from schemas.findings import Query
 from tests.e2e.conftest import Runtime
@@ -59,7 +60,7 @@ def test_a_session_goes_on_for_an_asker_on_the_bus_and_for_the_command_line(runt
     session = uuid.uuid4().hex
     asked = runtime.kiki("ask", FIRST, "--session", session, "--model", "micro-kiki-fast")
     assert asked.returncode == 0, asked.stderr
-    prompts = anyio.run(_ask_on_the_bus, runtime.nats, session, backend="asyncio")
+    prompts = asyncio.run(_ask_on_the_bus(runtime.nats, session))
     assert prompts == [FIRST, asked.stdout.strip(), SECOND]
     again = runtime.kiki("ask", "And once more.", "--session", session, "--model", "micro-kiki-fast", "--trace")
     assert again.returncode == 0, again.stderr
@@ -67,7 +68,7 @@ def test_a_session_goes_on_for_an_asker_on_the_bus_and_for_the_command_line(runt
 
 
 async def _ask_on_the_bus(url: str, session: str) -> list[str]:
-    envelope = new_turn(tenant="default", session_id=session, timeout=60)
+    envelope = new_turn(tenant="default", user=PERSON, session_id=session, timeout=60)
     query = Query(
         model="micro-kiki-fast",
         messages=(Message(role="user", content=SECOND),),
@@ -98,5 +99,5 @@ def _wait_for_episodes(runtime: Runtime, session: str, count: int) -> None:
         found = httpx.get(f"{runtime.http}/v1/sessions/{session}", timeout=30)
         if found.status_code == 200 and len(found.json()["episodes"]) == count:
             return
-        anyio.run(anyio.sleep, 0.1)
+        time.sleep(0.1)
     raise AssertionError(json.dumps(found.json()))

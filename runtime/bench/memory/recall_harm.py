@@ -38,6 +38,7 @@ from runtime.bench.judge import EverydayQuestion
 from runtime.bench.plots import bar_chart
 from runtime.cli import command, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
+from runtime.local_memory import EMBEDDER
 from schemas.envelope import PERSON, new_turn
 from schemas.episode import Episode
 from schemas.events import RecallDone
@@ -46,7 +47,7 @@ from schemas.findings import Plan, Recall, RecalledEpisode, Route
 TENANT = "bench"
 MAX_TOKENS = 48
 TURN_SECONDS = 120.0
-AGENTS = ("embedder", "inference", "catfish", "negotiator", "antibias")
+AGENTS = (EMBEDDER, "inference", "catfish", "negotiator", "antibias")
 MEMORIES = ("none", "life", "life and questions")
 """What the memory holds, in the order in which the questions are asked."""
 

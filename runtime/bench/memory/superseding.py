@@ -177,7 +177,7 @@ def _report(verdicts: Sequence[PairVerdict], threshold: float, embedder: str, *,
     return BenchReport(
         bench="superseding",
         fields={
-            "embedder": embedder,
+            "model": embedder,
             "cosine_threshold": threshold,
             "accuracy": [
                 dict(half=half, language=language, rule=rule, precision=row.precision, recall=row.recall, **asdict(row))

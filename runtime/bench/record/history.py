@@ -26,6 +26,7 @@ from runtime.bench.intervals import PairedRatio, compare
 from runtime.bench.plots import IntervalBar, interval_chart
 from runtime.cli import command, read_text, run_async, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
+from runtime.local_memory import EMBEDDER
 from runtime.records.transfer import import_entries
 from schemas.envelope import PERSON
 
@@ -33,7 +34,7 @@ TENANT = "bench"
 GOAL = 0.7
 """Share of the embedder's rate that an import should reach."""
 
-AGENTS: dict[str, dict[str, Any]] = {"embedder": {"cache_size": 0}}
+AGENTS: dict[str, dict[str, Any]] = {EMBEDDER: {"cache_size": 0}}
 """Without a cache, so that both arms can embed the same texts."""
 
 

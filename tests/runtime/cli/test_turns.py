@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from runtime.cli import out, turns
+from schemas.envelope import PERSON
 from schemas.errors import KikiError
 
 pytestmark = pytest.mark.anyio
@@ -87,12 +90,17 @@ def test_a_chat_sends_its_own_history_or_names_the_session_whose_history_it_want
     monkeypatch.setattr(out, "input", lambda _: next(lines))
     requests: list[tuple[list[str], str | None, str]] = []
 
-    async def answer(_: Any, messages: list[dict[str, str]], __: str, session_id: str | None, history: str) -> Any:
+    async def answer(
+        _: Any, messages: list[dict[str, str]], __: str, session_id: str | None, history: str, user: str
+    ) -> Any:
+        assert user == PERSON
         requests.append(([message["content"] for message in messages], session_id, history))
         return "Noted.", "turn"
 
     monkeypatch.setattr(turns, "_print_answer", answer)
-    turns.chat(session=session)
+    thread = threading.Thread(target=partial(turns.chat, session=session))  # in which no event loop has been begun
+    thread.start()
+    thread.join()
     prompts = [request[0] for request in requests]
     (session_id,) = {request[1] for request in requests}
     if session is None:
