@@ -70,7 +70,7 @@ Verb = Callable[[Bus], Awaitable[None]]
 def search(
     query: Annotated[str | None, typer.Argument(help="What to look for; or give --file.")] = None,
     file: Annotated[Path | None, typer.Option(help='JSONL of {"query": ...} lines; - reads standard input.')] = None,
-    tenant: TenantOption = "default",
+    tenant: TenantOption = KEYLESS_TENANT,
     user: UserOption = PERSON,
     k: Annotated[int, typer.Option("--k", min=1, max=100, help="Hits at most.")] = 10,
     session: Annotated[str | None, typer.Option(help="Only this session.")] = None,
@@ -104,7 +104,7 @@ def search(
 @command
 def import_history(
     file: Annotated[Path, typer.Argument(help='JSONL of {"session", "role" or "speaker", "text", "timestamp", "id"}.')],
-    tenant: TenantOption = "default",
+    tenant: TenantOption = KEYLESS_TENANT,
     user: UserOption = PERSON,
     zone: ZoneOption = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave lines out that are refused; say which.")] = False,
@@ -132,7 +132,7 @@ def import_history(
 
 @app.command()
 @command
-def export(tenant: TenantOption = "default", user: UserOption = PERSON, nats: NatsOption = None) -> None:
+def export(tenant: TenantOption = KEYLESS_TENANT, user: UserOption = PERSON, nats: NatsOption = None) -> None:
     """Print the user's record as JSONL that 'kiki memory import' reads."""
 
     async def print_lines(bus: Bus) -> None:
@@ -232,7 +232,7 @@ def sleep(
 @command
 def forget(
     session: Annotated[str | None, typer.Option(help="Only this session; without it all that is the user's.")] = None,
-    tenant: TenantOption = "default",
+    tenant: TenantOption = KEYLESS_TENANT,
     user: UserOption = PERSON,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     nats: NatsOption = None,

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 from runtime.agents import turn_agents
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
+from schemas.upcast import KEYLESS_TENANT
 
 
 class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_limit: Annotated[int, Meta(ge=1)] = 1024**2
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
     api_keys: dict[str, str] = {}
-    default_tenant: str = "default"
+    default_tenant: str = KEYLESS_TENANT
     one_memory: bool = False
     admin_key: str | None = None
     max_in_flight: Annotated[int, Meta(ge=1)] = 64
