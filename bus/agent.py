@@ -19,6 +19,7 @@ from prometheus_client import generate_latest
 
 from bus import metrics
 from bus.connection import Bus, LiveMessage
+from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Handler
 from bus.local_endpoints import Accept
 from bus.request import gather, no_answer
@@ -29,6 +30,9 @@ from schemas.status import ServiceError, StatusReply
 VERSION = "0.1.0"
 REQUESTS_AT_ONCE = 32
 """Requests that one agent answers at the same time; further ones wait in the subscription."""
+
+QUORUM_SECONDS = 1.0
+"""Seconds between two tries of a starting agent to reach a broker that cannot store yet."""
 
 _log = structlog.get_logger("bus")
 
@@ -72,11 +76,11 @@ async def run_agent(
     Raises:
         SetupError: a consumer differs from its declaration, or the agent cannot open what it needs.
     """
-    await bus.reconcile()
+    await _until_broker_can(bus.reconcile)
     async with agent.open(bus), anyio.create_task_group() as tasks:
         consumers = [Consumer(bus, handler) for handler in agent.handlers()]
         for consumer in consumers:
-            await consumer.declare()
+            await _until_broker_can(consumer.declare)
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         async with _serve(agent, bus, tasks):
@@ -84,6 +88,21 @@ async def run_agent(
             _log.info("agent ready", agent=agent.name)
             task_status.started()
             await anyio.sleep_forever()
+
+
+async def _until_broker_can(step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat ``step`` while the broker is away or its cluster has no quorum; one line says that it waits."""
+    is_logged = False
+    while True:
+        try:
+            await step()
+        except BrokerUnavailable as error:
+            if not is_logged:
+                _log.warning("waiting for the broker", error=error.message)
+                is_logged = True
+            await anyio.sleep(QUORUM_SECONDS)
+        else:
+            return
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +128,7 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
                 EndpointConfig(
                     name=endpoint.verb.replace(".", "-"),
                     subject=bus.subjects.service(endpoint.verb),
-                    handler=_message_handler(endpoint, tasks, limiter),
+                    handler=_message_handler(bus, endpoint, tasks, limiter),
                     metadata={"request": endpoint.request.__name__},
                 )
             )
@@ -125,7 +144,7 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
 
 
 def _message_handler(
-    endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore
+    bus: Bus, endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore
 ) -> Callable[[Request], Awaitable[None]]:
     """Answers requests from the broker: nats-py awaits one callback at a time, so each becomes a task of its own.
 
@@ -134,11 +153,9 @@ def _message_handler(
 
     async def answer(request: Request) -> None:
         try:
-            with _refusals(endpoint.verb):
-                await request.respond(encode(await _answer(endpoint, request.data)))
-        except KikiError as error:
-            body = ServiceError(code=error.code, message=error.message, param=error.param)
-            await request.respond_error(code=str(error.status), description=error.message[:200], data=encode(body))
+            await _respond(endpoint, request, bus.client.max_payload)
+        except Exception as error:  # noqa: BLE001 - a reply that cannot be sent must not end the agent
+            metrics.count_degraded("service.reply", f"{endpoint.verb}: {error!r}")
         finally:
             limiter.release()
 
@@ -147,6 +164,23 @@ def _message_handler(
         tasks.start_soon(answer, request)
 
     return accept
+
+
+async def _respond(endpoint: Endpoint, request: Request, most_bytes: int) -> None:
+    """Answer a request, or refuse it. One without a reply subject is not worked on: nobody would hear of it."""
+    if not request._msg.reply:  # nats-py shows it nowhere else
+        metrics.count_degraded("service.no_reply", f"a request to {endpoint.verb} came without a reply subject.")
+        return
+    try:
+        with _refusals(endpoint.verb):
+            data = encode(await _answer(endpoint, request.data))
+            if len(data) > most_bytes:
+                raise KikiError(f"the reply to {endpoint.verb} has {len(data)} bytes, more than the broker takes.")
+        await request.respond(data)
+    except KikiError as error:
+        body = ServiceError(code=error.code, message=error.message, param=error.param)
+        description = " ".join(error.message[:200].split())  # a header is one line
+        await request.respond_error(code=str(error.status), description=description, data=encode(body))
 
 
 def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore) -> Accept:
@@ -200,6 +234,9 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
     async def send_report(message: LiveMessage) -> None:
+        if not message.reply:
+            metrics.count_degraded("service.no_reply", "a request to status came without a reply subject.")
+            return
         report = Report(
             status=agent.status(),
             pid=os.getpid(),

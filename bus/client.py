@@ -19,12 +19,13 @@ from nats.aio.subscription import Subscription
 from bus.errors import BROKER_ERRORS, translate_errors
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
-from bus.turn import ENDS, Happening, LiveText, TurnEvents, follow_turn, raise_if_failed
+from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, Unavailable
 from schemas.events import (
+    ENDS,
     AnswerReady,
     EpisodeForgotten,
     EpisodeRecorded,
@@ -182,7 +183,7 @@ class Client:
             history=history,
         )
         envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
-        async with follow_turn(self.connection, self.subjects, envelope.turn_id) as events:
+        async with follow_turn(self.connection, self.subjects, envelope) as events:
             turn = Turn(envelope, events)
             await self._publish(QueryReceived(envelope=envelope, query=query))
             try:

@@ -14,23 +14,27 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import RawStreamMsg, StreamConfig
+from nats.js.api import Header, RawStreamMsg, StreamConfig
 
-from bus import reconciliation, topology, tracing
-from bus.cancellation import Cancellations
+from bus import metrics, reconciliation, topology, tracing
 from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
+from bus.turns.cancellation import Cancellations
 from schemas.codec import decode, encode
-from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, StageFailed, Unavailable
+from schemas.envelope import Envelope
+from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, SetupError, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, InferToken, TurnCancelled
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 LATE_SECONDS = 1.0
 """Seconds that a stage has after the deadline to report that it has passed."""
+
+MIN_SERVER = (2, 10)
+"""Oldest version of the NATS server: consumers with several filters came with it."""
 
 _log = structlog.get_logger("bus")
 
@@ -118,7 +122,7 @@ class Bus:
             KikiError: a stage gave the turn up, somebody cancelled it, or the broker is away.
         """
         envelope = event.envelope
-        async with self.follow(envelope.turn_id, kinds=()) as happenings:
+        async with self.follow(envelope, kinds=()) as happenings:
             await self.publish(event)
             with anyio.move_on_after(envelope.remaining + LATE_SECONDS):
                 return await wait_for_answer(happenings)
@@ -147,9 +151,15 @@ class Bus:
         """A subject that nobody else listens to."""
         return str(self.client.new_inbox())
 
-    def follow(self, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS) -> AbstractAsyncContextManager[TurnEvents]:
+    def follow(
+        self, envelope: Envelope, *, kinds: Sequence[Kind] = ALL_KINDS
+    ) -> AbstractAsyncContextManager[TurnEvents]:
         """The turn's events from now on, as :func:`bus.turn.follow_turn` gives them."""
-        return follow_turn(self.client, self.subjects, turn_id, kinds=kinds)
+        return follow_turn(self.client, self.subjects, envelope, kinds=kinds)
+
+    async def announce(self, event: Event) -> None:
+        """Publish an event to those who listen now, without storing it: for who asked in a turn that is not theirs."""
+        await self.send(self.subjects.of(event), encode(event), headers={Header.EXPECTED_STREAM.value: "none"})
 
     async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
         """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
@@ -171,24 +181,17 @@ class Bus:
         message = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
         return decode(kind, message.data) if message and message.data else None
 
-    async def last_of(
-        self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS, direct: bool = False
-    ) -> R | None:
-        """The last stored event of several kinds that share their noun (``dissent.*``), in one question.
-
-        With ``direct`` the answer is quicker and may be a replica's that lags behind: ask again where None is not
-        believed.
-        """
+    async def last_of(self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
+        """The last stored event of several kinds that share their noun (``episode.*``), in one question."""
         by_subject = {self.subjects.stage(kind.subject, turn_id): kind for kind in kinds}  # type: ignore[attr-defined]
         (noun,) = {kind.subject.split(".")[0] for kind in kinds}  # type: ignore[attr-defined]
-        message = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id), direct=direct)
+        message = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id))
         return decode(by_subject[str(message.subject)], message.data) if message and message.data else None
 
-    async def _last_raw(self, stream: str, subject: str, *, direct: bool = False) -> RawStreamMsg | None:
-        """``direct`` is quicker; in a cluster the replica that answers may not have the newest yet."""
+    async def _last_raw(self, stream: str, subject: str) -> RawStreamMsg | None:
         with translate_errors(f"cannot read {subject} from {stream}"):
             try:
-                return await self.js.get_last_msg(stream, subject, direct=direct)
+                return await self.js.get_last_msg(self.subjects.stream(stream), subject)
             except NOT_FOUND:
                 return None
 
@@ -246,7 +249,7 @@ class Bus:
         try:
             self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
         except InvalidEvent as error:
-            _log.warning("cancellation unreadable", subject=message.subject, error=error.message)
+            metrics.count_degraded("bus.unreadable", f"{message.subject}: {error.message}")
 
 
 @contextlib.asynccontextmanager
@@ -283,6 +286,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             "start one with 'kiki up', or give its address with --nats."
         ) from error
     link.starting, link.up = False, True
+    await _refuse_old_server(client)
     bus = Bus(client, settings)
     try:
         await bus.listen(bus.subjects.stage(TurnCancelled.subject), bus._cancel_turn)
@@ -291,6 +295,15 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         link.up = False
         with contextlib.suppress(*BROKER_ERRORS):  # the broker may have gone first
             await asyncio.wait_for(client.close(), 2.0)
+
+
+async def _refuse_old_server(client: Client) -> None:
+    """Raise SetupError when the server is older than what the streams and consumers need."""
+    version = client.connected_server_version
+    if (version.major, version.minor) < MIN_SERVER:
+        await client.close()
+        wanted = ".".join(map(str, MIN_SERVER))
+        raise SetupError(f"the NATS server has version {version}: update it to {wanted} or later.", param="nats")
 
 
 @dataclass

@@ -109,7 +109,7 @@ async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | Non
     """How far the consumer is; None when there is none of that name."""
     with translate_errors(f"consumer {name} of {stream} cannot be read"):
         try:
-            return _state(await bus.js.consumer_info(stream, name))
+            return _state(await bus.js.consumer_info(bus.subjects.stream(stream), name))
         except NOT_FOUND:
             return None
 
@@ -117,7 +117,7 @@ async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | Non
 async def read_consumers(bus: Bus, stream: str) -> list[ConsumerState]:
     """How far each consumer of a stream is."""
     with translate_errors(f"the consumers of {stream} cannot be read"):
-        return [_state(info) for info in await bus.js.consumers_info(stream)]
+        return [_state(info) for info in await bus.js.consumers_info(bus.subjects.stream(stream))]
 
 
 async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration) -> bool:
@@ -128,8 +128,10 @@ async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaratio
     """
     name, config = declaration.name, _config(declaration)
     # A request of its own, because nats-py's add_consumer would update a consumer that exists.
-    body = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
-    subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}"
+    body = json.dumps(
+        {"stream_name": bus.subjects.stream(stream), "config": config.as_dict(), "action": "create"}
+    ).encode()
+    subject = f"$JS.API.CONSUMER.CREATE.{bus.subjects.stream(stream)}.{name}"
     with translate_errors(f"consumer {name} of {stream} was not created"):
         answer = json.loads((await bus.client.request(subject, body, timeout=_CREATE_SECONDS)).data)
     failure = answer.get("error")
@@ -149,20 +151,20 @@ async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaratio
         SetupError: an update would lose or repeat messages; the consumer is left as it is.
     """
     with translate_errors(f"consumer {declaration.name} of {stream} was not updated"):
-        await reconcile_consumer(bus.js, stream, _config(declaration), removal=removal)
+        await reconcile_consumer(bus.js, bus.subjects.stream(stream), _config(declaration), removal=removal)
 
 
 async def delete_consumer(bus: Bus, stream: str, name: str) -> None:
     """Delete the consumer if it exists."""
     with translate_errors(f"consumer {name} of {stream} was not deleted"), suppress(NOT_FOUND):
-        await bus.js.delete_consumer(stream, name)
+        await bus.js.delete_consumer(bus.subjects.stream(stream), name)
 
 
 @asynccontextmanager
 async def pull(bus: Bus, stream: str, name: str) -> AsyncIterator[Puller]:
     """The messages of a durable consumer, as long as the context lasts."""
     with translate_errors(f"consumer {name} of {stream} cannot be read"):
-        subscription = await bus.js.pull_subscribe_bind(durable=name, stream=stream)
+        subscription = await bus.js.pull_subscribe_bind(durable=name, stream=bus.subjects.stream(stream))
     try:
         yield Puller(subscription)
     finally:
@@ -177,7 +179,7 @@ async def acknowledge(bus: Bus, stream: str, name: str, seqs: Sequence[int]) -> 
     reads only the stream's sequence from that subject (ADR-15), so any process can build it, not only the one that
     fetched.
     """
-    *subjects, last_subject = (f"$JS.ACK.{stream}.{name}.1.{seq}.1.0.0" for seq in seqs)
+    *subjects, last_subject = (f"$JS.ACK.{bus.subjects.stream(stream)}.{name}.1.{seq}.1.0.0" for seq in seqs)
     with translate_errors(f"{stream} took no acknowledgement"):
         for subject in subjects:
             await bus.client.publish(subject, b"+ACK")

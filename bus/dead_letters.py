@@ -2,6 +2,7 @@
 
 import base64
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
+from bus import objects
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.stream import delete_message, measure_stream, read_message
 from bus.subjects import MSG_ID
-from bus.topology import DEAD, EPISODES
+from bus.topology import DEAD, EPISODES, JOBS, TURNS
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
 from schemas.status import DeadLetter
+
+HEADER_ROOM = 4096
+"""Bytes of a message that its headers may need."""
 
 REPLAY_TIMEOUT = 120.0
 """Seconds that a replayed turn gets, because its own deadline has passed."""
@@ -44,8 +49,28 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
         failed_at=time.time(),
     )
     msg_id = f"dead:{consumer}:{meta.stream}:{meta.sequence.stream}:{int(meta.timestamp.timestamp() * 1000)}"
-    await bus.js.publish(bus.subjects.dead(consumer), encode(letter), headers={MSG_ID: msg_id})
+    await bus.js.publish(bus.subjects.dead(consumer), await _fit(bus, letter), headers={MSG_ID: msg_id})
     await message.term()
+
+
+async def _fit(bus: Bus, letter: DeadLetter) -> bytes:
+    """The letter as the broker takes it: a payload that is too large for it is stored by its own digest."""
+    data = encode(letter)
+    if len(data) + HEADER_ROOM <= bus.client.max_payload:
+        return data
+    digest = await objects.put(bus, letter.payload)
+    return encode(msgspec.structs.replace(letter, payload=b"", headers={}, payload_sha256=digest))
+
+
+async def read_payload(bus: Bus, letter: DeadLetter) -> bytes:
+    """The letter's payload, from the object store where it was too large for the letter.
+
+    Raises:
+        InvalidInput: it is not stored any more.
+    """
+    if not letter.payload_sha256:
+        return letter.payload
+    return await objects.get(bus, letter.payload_sha256, param="seq")
 
 
 async def read_letters(bus: Bus) -> AsyncGenerator[FiledLetter, None]:
@@ -71,6 +96,8 @@ async def read_letter(bus: Bus, seq: int) -> FiledLetter:
 async def replay(bus: Bus, seq: int) -> str:
     """Publish a dead letter's original message again, with a new deadline, and delete the letter.
 
+    A turn whose message was given up has ended, so the message begins as a turn of its own, which nobody needs to take.
+
     Returns:
         The subject on which it was published.
 
@@ -78,30 +105,39 @@ async def replay(bus: Bus, seq: int) -> str:
         InvalidInput: there is none of that sequence, or it is an episode: publishing that would record it twice.
     """
     entry = await read_letter(bus, seq)
-    if entry.letter.stream == EPISODES:
+    if entry.letter.stream == bus.subjects.stream(EPISODES):
         raise InvalidInput(
             f"dead letter {seq} is a recorded episode, and the record still holds it: "
             "'kiki memory rebuild' projects it again.",
             param="seq",
         )
+    payload = await read_payload(bus, entry.letter)
     headers = {key: value for key, value in entry.letter.headers.items() if key != MSG_ID}
     headers[MSG_ID] = f"replay:{seq}:{int(time.time() * 1000)}"
+    subject, turn_id = entry.letter.subject, None
+    if entry.letter.stream in map(bus.subjects.stream, (TURNS, JOBS)):
+        turn_id = uuid.uuid4().hex
+        subject = f"{subject.rpartition('.')[0]}.{turn_id}"
     with translate_errors(f"dead letter {seq} was not published again"):
-        await bus.js.publish(entry.letter.subject, _refreshed(entry.letter.payload), headers=headers)
+        await bus.js.publish(subject, _refreshed(payload, turn_id), headers=headers)
     await delete_message(bus, DEAD, seq)
-    return entry.letter.subject
+    return subject
 
 
-def _refreshed(payload: bytes) -> bytes:
-    """The payload with a new deadline; unchanged when it is no event."""
+def _refreshed(payload: bytes, turn_id: str | None) -> bytes:
+    """The payload with a new deadline, and of the turn ``turn_id`` if one is given; unchanged when it is no event."""
     try:
         body: Any = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return payload
-    if isinstance(body, dict) and isinstance(body.get("envelope"), dict):
-        body["envelope"]["deadline"] = time.time() + REPLAY_TIMEOUT
-        return msgspec.json.encode(body)
-    return payload
+    if not isinstance(body, dict) or not isinstance(envelope := body.get("envelope"), dict):
+        return payload
+    envelope["deadline"] = time.time() + REPLAY_TIMEOUT
+    if turn_id is not None:
+        envelope["turn_id"] = turn_id
+        if isinstance(query := body.get("query"), dict):
+            query["awaited"] = False
+    return msgspec.json.encode(body)
 
 
 def readable_text(payload: bytes) -> str:

@@ -26,6 +26,9 @@ REJECTED: type[Exception] = APIError
 NOT_FOUND: type[Exception] = NotFoundError
 """The broker has no stream, consumer, message or object of that name."""
 
+NOBODY_LISTENS: type[Exception] = nats.errors.NoRespondersError
+"""Nobody listens to the subject of a request."""
+
 STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""
 

@@ -2,9 +2,9 @@
 
 A :class:`Handler` says what to read and which function handles it; :class:`Consumer` runs it:
 
-1. decode; bytes that are not the promised event go to the dead letters at once;
-2. drop what was cancelled, fail what is past its deadline;
-3. handle inside a cancel scope, sending the broker ``in_progress`` while it lasts;
+1. decode; bytes that are not the promised event go to the dead letters at once, and the asker is told;
+2. drop what has ended, fail what is past its deadline;
+3. handle inside a cancel scope, sending the broker ``in_progress`` while it lasts, and as long as somebody waits;
 4. publish the result (de-duplicated by message id), await the PubAck, then ack;
 5. a transient error is tried again after a jittered delay, until ``max_deliver``; then a dead letter.
 
@@ -23,17 +23,24 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
+import msgspec
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import Header, StatusCode
 
 from bus import dead_letters, metrics, reconciliation, topology, tracing
+from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
+from bus.turns.awaiting import cancel_abandoned
+from bus.turns.events import find_end
+from bus.turns.unreadable import report_malformed
 from schemas.codec import decode
-from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, StageFailed, Unavailable
-from schemas.events import Event, TurnCancelled, TurnFailed
+from schemas.envelope import Envelope
+from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, StageFailed, Unavailable
+from schemas.events import Event, failure
+from schemas.jobs import Job
 
 E = TypeVar("E", bound=Event)
 
@@ -54,6 +61,8 @@ STALL_FACTOR = 2.0
 
 MAX_DELAY = 10.0
 """Upper bound in seconds of the delay before another try."""
+
+AWAY: tuple[type[Exception], ...] = (*BROKER_ERRORS, Unavailable)
 
 _log = structlog.get_logger("bus")
 
@@ -104,6 +113,14 @@ class Handler(Generic[E]):
 
 
 @dataclass
+class _Held:
+    """A message in hand, with its event once it is decoded."""
+
+    message: Msg
+    event: Event | None = None
+
+
+@dataclass
 class _Slot:
     number: int
     pulled_at: float = field(default_factory=time.monotonic)
@@ -134,7 +151,8 @@ class Consumer(Generic[E]):
         )
         self._ack_wait = handler.ack_wait
         self._slots = [_Slot(number) for number in range(handler.concurrency)]
-        self._in_hand: dict[int, Msg] = {}
+        self._in_hand: dict[int, _Held] = {}
+        self._stream = bus.subjects.stream(handler.stream)
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
 
     @property
@@ -149,15 +167,16 @@ class Consumer(Generic[E]):
             SetupError: it exists with other settings, and an update would lose messages.
         """
         with translate_errors(f"consumer {self.handler.stage} was not reconciled"):
-            await reconciliation.reconcile_consumer(self.bus.js, self.handler.stream, self._config)
+            await reconciliation.reconcile_consumer(self.bus.js, self._stream, self._config)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
         async with anyio.create_task_group() as tasks:
             for slot in self._slots:
                 tasks.start_soon(self._keep_pulling, slot)
-            tasks.start_soon(self._watch_slots)
-            tasks.start_soon(self._beat)
+            tasks.start_soon(keep_running, "consumer.watch", self._watch_slots)
+            tasks.start_soon(keep_running, "consumer.beat", self._beat)
+            tasks.start_soon(keep_running, "consumer.askers", cancel_abandoned, self.bus, self._list_awaited)
 
     async def _keep_pulling(self, slot: _Slot) -> None:
         """One slot for ever: whatever ends its pull loop is counted and the loop begins again."""
@@ -228,7 +247,7 @@ class Consumer(Generic[E]):
 
     async def _bind(self) -> Subscription:
         """An inbox of the slot's own; the consumer is there."""
-        await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
+        await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
         return await self.bus.client.subscribe(self.bus.client.new_inbox())
 
     async def _request_message(self, inbox: Subscription) -> Msg:
@@ -240,7 +259,7 @@ class Consumer(Generic[E]):
             TimeoutError: no answer came; the request was lost.
         """
         request = {"batch": 1, "expires": int(self.fetch_seconds * 1e9)}
-        subject = f"{NEXT}.{self.handler.stream}.{self.handler.stage}"
+        subject = f"{NEXT}.{self._stream}.{self.handler.stage}"
         await self.bus.client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
         return await inbox.next_msg(timeout=ANSWER_FACTOR * self.fetch_seconds)
 
@@ -251,10 +270,10 @@ class Consumer(Generic[E]):
         another process may have started since with other settings, and the last one decides.
         """
         try:
-            info = await self.bus.js.consumer_info(self.handler.stream, self.handler.stage)
+            info = await self.bus.js.consumer_info(self._stream, self.handler.stage)
         except NOT_FOUND:
             await self.bus.create_missing_streams()
-            await reconciliation.create_missing_consumer(self.bus.js, self.handler.stream, self._config)
+            await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
             return False
         except BROKER_ERRORS as error:
             _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
@@ -266,30 +285,31 @@ class Consumer(Generic[E]):
         sequence = message.metadata.sequence.stream
         if sequence in self._in_hand:
             return  # delivered again while still in hand: the first delivery will acknowledge it
-        self._in_hand[sequence] = message
+        self._in_hand[sequence] = held = _Held(message)
         self._in_flight.inc()
         try:
-            await self._process(message)
-        except BROKER_ERRORS as error:
+            await self._process(held)
+        except AWAY as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
             _log.warning("message left for redelivery", stage=self.handler.stage, error=repr(error))
         finally:
             self._in_flight.dec()
             del self._in_hand[sequence]
 
-    async def _process(self, message: Msg) -> None:
-        handler = self.handler
+    async def _process(self, held: _Held) -> None:
+        handler, message = self.handler, held.message
         structlog.contextvars.clear_contextvars()
         attempt = message.metadata.num_delivered
         if attempt > 1:
             metrics.REDELIVERED.labels(handler.stage).inc()
         try:
-            event = decode(handler.event, message.data)
-            _refuse_wrong_subject(event, message.subject)
+            event = _cap_deadline(decode(handler.event, message.data), message)
+            _refuse_contradiction(event, message.subject, self.bus.subjects.prefix)
         except InvalidEvent as error:
             await self._bury(message, "malformed", error)
+            await self._firewall(report_malformed(self.bus, message, handler.event, handler.stage, error))
             return
-        envelope = event.envelope
+        held.event, envelope = event, event.envelope
         structlog.contextvars.bind_contextvars(
             turn_id=envelope.turn_id, session_id=envelope.session_id, stage=handler.stage
         )
@@ -299,21 +319,24 @@ class Consumer(Generic[E]):
                     f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error"
                 )
                 await self._give_up(message, event, "max_deliver", last_error)
-            elif await self._is_cancelled(event, attempt):
-                await self._settle(message, "cancelled")
+            elif await self._has_ended(event, attempt):
+                await self._settle(message, "ended")
             elif handler.until_deadline and envelope.remaining <= 0:
                 await self._fail(message, event, DeadlineExceeded(f"the deadline passed before {handler.stage}."))
             else:
                 await self._run_handler(message, event, attempt)
 
-    async def _is_cancelled(self, event: E, attempt: int) -> bool:
+    async def _has_ended(self, event: E, attempt: int) -> bool:
+        """Whether the event's turn has ended. A restarted process did not hear what ended before it was born."""
         if not self.handler.until_deadline:
             return False
         turn_id = event.envelope.turn_id
         if turn_id in self.bus.cancellations:
             return True
-        # A restarted process did not hear what was cancelled before it was born.
-        return attempt > 1 and await self.bus.last(TurnCancelled, turn_id) is not None
+        try:
+            return attempt > 1 and await find_end(self.bus, turn_id) is not None
+        except InvalidStage:
+            return True
 
     async def _run_handler(self, message: Msg, event: E, attempt: int) -> None:
         handler, started = self.handler, time.time()
@@ -364,9 +387,14 @@ class Consumer(Generic[E]):
         """Tell the broker of every message in hand, long before it would deliver it again."""
         while True:
             await anyio.sleep(min(self._ack_wait / 3, self.check_seconds))
-            for message in [message for message in self._in_hand.values() if not message.is_acked]:
+            for message in [held.message for held in self._in_hand.values() if not held.message.is_acked]:
                 with contextlib.suppress(*BROKER_ERRORS):  # the broker is away; redelivery will tell
                     await message.in_progress()
+
+    def _list_awaited(self) -> list[Envelope]:
+        """Envelopes of the events in hand whose askers say for how long they wait."""
+        events = [held.event for held in self._in_hand.values() if held.event is not None]
+        return [event.envelope for event in events if getattr(getattr(event, "query", None), "awaited", False)]
 
     async def _settle(self, message: Msg, outcome: str) -> None:
         metrics.HANDLED.labels(self.handler.stage, outcome).inc()
@@ -395,13 +423,22 @@ class Consumer(Generic[E]):
 
     async def _report_failure(self, event: E, error: KikiError) -> None:
         _log.warning("stage gave up", code=error.code, error=error.message)
+        await self._firewall(self._tell_failure(event, error))
+
+    async def _firewall(self, report: Awaitable[None]) -> None:
+        """Await a report of what went wrong. Its own fault must not bring the message back for ever."""
+        try:
+            await report
+        except Exception as error:  # noqa: BLE001 - who waits for the report sees the deadline pass
+            metrics.count_degraded("consumer.report", repr(error))
+
+    async def _tell_failure(self, event: E, error: KikiError) -> None:
         if self.handler.give_up is not None:
             await self.handler.give_up(event, error)
             return
         if not self.handler.until_deadline:
             return  # the turn was answered; only its record failed, and the dead letter says so
-        with contextlib.suppress(Unavailable):  # the broker is away, and the facade knows by itself
-            await self.bus.publish(failure(event, self.handler.stage, error))
+        await self.bus.publish(failure(event.envelope, self.handler.stage, error))
 
     async def _bury(self, message: Msg, reason: str, error: KikiError) -> None:
         stage = self.handler.stage
@@ -418,25 +455,23 @@ class _Cancelled:
 CANCELLED = _Cancelled()
 
 
-def failure(event: Event, stage: str, error: KikiError) -> TurnFailed:
-    """The event that tells everybody that ``stage`` gave the turn up."""
-    return TurnFailed(
-        envelope=event.envelope.next(f"{stage}.failed"),
-        stage=stage,
-        code=error.code,
-        message=error.message,
-        retryable=error.retryable,
-    )
-
-
 def _is_self_cancelled() -> bool:
     """Whether the CancelledError at hand came out of the handler and not from whoever owns this task."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()
 
 
-def _refuse_wrong_subject(event: Event, subject: str) -> None:
+def _cap_deadline(event: E, message: Msg) -> E:
+    """The event with a deadline that is no further from when it was stored than a turn may last."""
+    envelope = event.envelope.cap_deadline(message.metadata.timestamp.timestamp())
+    return event if envelope is event.envelope else msgspec.structs.replace(event, envelope=envelope)
+
+
+def _refuse_contradiction(event: Event, subject: str, prefix: str) -> None:
+    """Raise InvalidEvent when the event is of another turn than its subject, or a job answers onto our subjects."""
     if subject.rsplit(".", 1)[-1] != event.envelope.turn_id:
         raise InvalidEvent(
             f"the subject {subject} does not end in the turn id {event.envelope.turn_id}.", param="envelope.turn_id"
         )
+    if isinstance(event, Job) and event.reply.split(".", 1)[0] == prefix:
+        raise InvalidEvent(f"the reply subject {event.reply} is the runtime's own: give an inbox.", param="reply")

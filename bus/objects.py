@@ -5,6 +5,7 @@ The broker drops objects after :data:`KEEP_SECONDS` seconds.
 """
 
 import hashlib
+from contextlib import suppress
 
 import anyio
 from nats.js.api import StorageType
@@ -58,6 +59,16 @@ async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
     return data
 
 
+async def delete(bus: Bus, digest: str) -> None:
+    """Delete the object, if it is there.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    with translate_errors(f"object {digest[:12]} was not deleted"), anyio.fail_after(TIMEOUT), suppress(NOT_FOUND):
+        await (await _open_store(bus)).delete(digest)
+
+
 def bucket(bus: Bus) -> str:
     """The name of the object store."""
     return f"{bus.subjects.prefix}-objects"
@@ -69,7 +80,7 @@ async def _open_store(bus: Bus) -> ObjectStore:
     except NOT_FOUND:
         return await bus.js.create_object_store(
             bucket(bus),
-            description="Adapters on their way between services, by sha256",
+            description="Adapters on their way between services, and bodies of dead letters, by sha256",
             ttl=KEEP_SECONDS,
             storage=StorageType.FILE,
             replicas=bus.settings.replicas,

@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, RawStreamMsg
 
+from bus import topology
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, WRONG_LAST_SEQUENCE, SequenceConflict, code_of, translate_errors
 from bus.reconciliation import probe_stream
@@ -100,13 +101,14 @@ async def read_stream(
 async def measure_stream(bus: Bus, stream: str) -> StreamSize:
     """How much the stream holds now."""
     with translate_errors(f"{stream} cannot be read"):
-        return _stream_size((await bus.js.stream_info(stream)).state)
+        return _stream_size((await bus.js.stream_info(bus.subjects.stream(stream))).state)
 
 
 async def measure_streams(bus: Bus) -> dict[str, StreamSize]:
-    """How much each stream of the broker holds now, by its name."""
+    """How much each stream of this runtime holds now, by its name."""
     with translate_errors("the streams cannot be read"):
-        return {str(info.config.name): _stream_size(info.state) for info in await bus.js.streams_info()}
+        sizes = {str(info.config.name): _stream_size(info.state) for info in await bus.js.streams_info()}
+    return {name: sizes[real] for name in topology.STREAMS if (real := bus.subjects.stream(name)) in sizes}
 
 
 async def read_message(bus: Bus, stream: str, seq: int) -> StoredMessage | None:
@@ -114,9 +116,12 @@ async def read_message(bus: Bus, stream: str, seq: int) -> StoredMessage | None:
     return await _read_raw(bus, stream, seq=seq)
 
 
-async def read_next(bus: Bus, stream: str, seq: int, subject: str) -> StoredMessage | None:
-    """The first message on ``subject`` from that sequence on; None when there is none."""
-    return await _read_raw(bus, stream, seq=seq, subject=subject, next=True)
+async def read_next(bus: Bus, stream: str, seq: int, subject: str, *, direct: bool = False) -> StoredMessage | None:
+    """The first message on ``subject`` from that sequence on; None when there is none.
+
+    With ``direct`` the answer is quicker, and may be a replica's that does not have the newest messages yet.
+    """
+    return await _read_raw(bus, stream, seq=seq, subject=subject, next=True, direct=direct)
 
 
 async def read_last(bus: Bus, stream: str, subject: str) -> StoredMessage | None:
@@ -145,27 +150,29 @@ async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = Non
 async def delete_message(bus: Bus, stream: str, seq: int) -> None:
     """Delete one message; the broker overwrites its bytes."""
     with translate_errors(f"message {seq} of {stream} was not deleted"):
-        await bus.js.delete_msg(stream, seq)
+        await bus.js.delete_msg(bus.subjects.stream(stream), seq)
 
 
 async def purge(bus: Bus, stream: str, *, subject: str | None = None, before: int | None = None) -> None:
     """Drop messages: only those on ``subject`` and those before the sequence ``before``, where these are given."""
     with translate_errors(f"{stream} was not purged"):
-        await bus.js.purge_stream(stream, seq=before, subject=subject)
+        await bus.js.purge_stream(bus.subjects.stream(stream), seq=before, subject=subject)
 
 
 async def find_last_before(bus: Bus, stream: str, moment: float) -> int:
     """The sequence of the last message that was stored before a Unix time; 0 when there is none."""
     start = datetime.fromtimestamp(moment, UTC)
     with translate_errors(f"{stream} cannot be read"):
-        info = await probe_stream(bus.js, stream, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=start)
+        info = await probe_stream(
+            bus.js, bus.subjects.stream(stream), deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=start
+        )
     return int(info.delivered.stream_seq) if info.delivered else 0
 
 
 async def _read_raw(bus: Bus, stream: str, **which: Any) -> StoredMessage | None:
     with translate_errors(f"{stream} cannot be read"):
         try:
-            raw: RawStreamMsg = await bus.js.get_msg(stream, **which)
+            raw: RawStreamMsg = await bus.js.get_msg(bus.subjects.stream(stream), **which)
         except NOT_FOUND:
             return None
     return StoredMessage(int(raw.seq), str(raw.subject), raw.time, raw.data or b"")
@@ -202,14 +209,15 @@ class _Reader:
 
 @asynccontextmanager
 async def _open_reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIterator[_Reader]:
-    info = await bus.js.add_consumer(stream, config)
-    subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=stream)
+    name = bus.subjects.stream(stream)
+    info = await bus.js.add_consumer(name, config)
+    subscription = await bus.js.pull_subscribe_bind(consumer=info.name, stream=name)
     try:
         yield _Reader(subscription, info.num_pending or 0)
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS), suppress(NOT_FOUND):
             await subscription.unsubscribe()
-            await bus.js.delete_consumer(stream, info.name)
+            await bus.js.delete_consumer(name, info.name)
 
 
 def stored_message(message: Msg) -> StoredMessage:

@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 
-from schemas.events import Event, InferToken
-from schemas.jobs import Job, Lane
+from schemas.adapters import ADAPTER_EVENTS
+from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, InferToken
+from schemas.jobs import LANES, Job, Lane
 
-TURN_NOUNS = ("query.*", "recall.*", "infer.done", "dissent.*", "negotiate.*", "turn.*")
-"""``<noun>.<verb>`` patterns of the TURNS stream. ``infer.token`` is stored nowhere, ``answer.ready`` in ANSWERS."""
+ANSWER_KINDS: tuple[type[Event], ...] = (*ENDS, AnswerTaken)
+"""The events of ANSWERS: how turns end, and which answers were taken."""
+
+TURN_KINDS = tuple(kind for kind in STAGE_EVENTS if kind not in ANSWER_KINDS)
+"""The events of TURNS. A stream takes no other verbs, so that whoever misspells one is told at once."""
+
+DEFAULT_PREFIX = "kiki"
 
 MSG_ID = "Nats-Msg-Id"
 """The header with a message's id: the broker drops a message with an id that it has stored already."""
@@ -15,19 +21,20 @@ MSG_ID = "Nats-Msg-Id"
 def message_id(event: Event) -> str:
     """``<turn_id>:<stage>``, so that a stage that is run again publishes a duplicate, which the broker drops.
 
-    Catfish publishes one of two events, so the id has only their common noun: a second verdict is a duplicate, too.
+    Catfish publishes one of two events, so the id has only their common noun: a second verdict is a duplicate, too. So
+    is a second end of a turn, whichever it is.
     """
     if isinstance(event, Job):
         return f"{event.envelope.turn_id}:job.{event.job_id}"
-    noun = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
-    return f"{event.envelope.turn_id}:{noun}"
+    name = event.subject.split(".")[0] if event.subject.startswith("dissent.") else event.subject
+    return f"{event.envelope.turn_id}:{'end' if isinstance(event, ENDS) else name}"
 
 
 @dataclass(frozen=True)
 class Subjects:
     """Builds every subject that the runtime uses; ``prefix`` is a setting."""
 
-    prefix: str = "kiki"
+    prefix: str = DEFAULT_PREFIX
 
     def of(self, event: Event | InferToken) -> str:
         """The subject on which ``event`` is published."""
@@ -49,6 +56,14 @@ class Subjects:
         """All jobs of one lane."""
         return self.stage(f"job.{lane}")
 
+    def stream(self, name: str) -> str:
+        """What the broker calls a stream: runtimes of other prefixes on one broker have streams of their own."""
+        return name if self.prefix == DEFAULT_PREFIX else f"{self.prefix}-{name}"
+
+    def awaits(self, turn_id: str) -> str:
+        """The subject on which an asker listens for as long as it waits for its turn."""
+        return self.service(f"awaits.{turn_id}")
+
     def service(self, verb: str) -> str:
         """A request that any instance of the serving agent answers."""
         return f"{self.prefix}.svc.{verb}"
@@ -60,12 +75,12 @@ class Subjects:
     @property
     def turns(self) -> list[str]:
         """Subjects of the TURNS stream."""
-        return [self.stage(noun) for noun in TURN_NOUNS]
+        return [self.stage(kind.subject) for kind in TURN_KINDS]
 
     @property
     def answers(self) -> list[str]:
         """Subjects of the ANSWERS stream."""
-        return [self.stage("answer.*")]
+        return [self.stage(kind.subject) for kind in ANSWER_KINDS]
 
     @property
     def episodes(self) -> list[str]:
@@ -75,7 +90,7 @@ class Subjects:
     @property
     def adapters(self) -> list[str]:
         """Subjects of the ADAPTERS stream."""
-        return [self.stage("adapter.*")]
+        return [self.stage(kind.subject) for kind in ADAPTER_EVENTS]
 
     @property
     def dreams(self) -> list[str]:
@@ -95,7 +110,7 @@ class Subjects:
     @property
     def jobs(self) -> list[str]:
         """Subjects of the JOBS stream."""
-        return [self.stage("job.*")]
+        return [self.lane(lane) for lane in LANES]
 
     @property
     def dead_letters(self) -> list[str]:

@@ -13,9 +13,8 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from bus.subjects import Subjects
+from bus.subjects import ANSWER_KINDS, Subjects
 from schemas.dream import QUEUE, RING
-from schemas.events import AnswerReady
 
 TURNS = "TURNS"
 ANSWERS = "ANSWERS"
@@ -27,6 +26,8 @@ LATENTS = "LATENTS"
 JOBS = "JOBS"
 DEAD = "DEAD"
 SERVICES = "SERVICES"
+STREAMS = (TURNS, ANSWERS, EPISODES, ADAPTERS, DREAMS, DREAMLOG, LATENTS, JOBS, DEAD, SERVICES)
+"""The streams by the names that this program gives them; :meth:`bus.subjects.Subjects.stream` has the broker's."""
 
 TURN_MAX_AGE = 3600.0
 """Seconds that a turn's events are kept."""
@@ -34,8 +35,8 @@ TURN_MAX_AGE = 3600.0
 TURN_MAX_BYTES = 256 * 1024**2
 ANSWER_MAX_BYTES = 2**30
 SMALL_MAX_BYTES = 64 * 1024**2
-DUPLICATE_WINDOW = 600.0
-"""Seconds for which the broker drops a repeated message id; longer than any turn's deadline plus redeliveries."""
+DUPLICATE_WINDOW = 1200.0
+"""Seconds for which the broker drops a repeated message id; longer than a turn of the facade with its redeliveries."""
 
 _COMMON: dict[str, Any] = {
     "storage": StorageType.FILE,
@@ -49,7 +50,7 @@ _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": Di
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
     """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services."""
-    stream = partial(_stream, replicas=replicas)
+    stream = partial(_stream, subjects, replicas=replicas)
     return (
         stream(
             TURNS,
@@ -61,8 +62,9 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
         ),
         stream(
             ANSWERS,
-            "Answers until they are in the record; an hour later the memory overwrites them",
+            "How turns ended; the memory overwrites what is an hour old and in the record",
             subjects.answers,
+            discard=DiscardPolicy.NEW,
             max_bytes=ANSWER_MAX_BYTES,
         ),
         stream(EPISODES, "The record of answered turns; never purged", subjects.episodes, discard=DiscardPolicy.NEW),
@@ -105,15 +107,19 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
     )
 
 
-def _stream(name: str, description: str, subjects: list[str], *, replicas: int, **settings: Any) -> StreamConfig:
+def _stream(
+    grammar: Subjects, name: str, description: str, subjects: list[str], *, replicas: int, **settings: Any
+) -> StreamConfig:
     """A stream on disk that drops its oldest messages when it is full, unless ``settings`` say otherwise."""
     options = {**_COMMON, **settings}
-    return StreamConfig(name=name, description=description, subjects=subjects, num_replicas=replicas, **options)
+    return StreamConfig(
+        name=grammar.stream(name), description=description, subjects=subjects, num_replicas=replicas, **options
+    )
 
 
 def stream_of(kind: type[Any]) -> str:
     """The stream that holds events of that kind."""
-    return ANSWERS if kind is AnswerReady else TURNS
+    return ANSWERS if kind in ANSWER_KINDS else TURNS
 
 
 def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:

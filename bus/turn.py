@@ -15,16 +15,14 @@ from nats.aio.subscription import Subscription
 from bus.errors import BROKER_ERRORS, translate_errors
 from bus.subjects import Subjects
 from schemas.codec import decode
-from schemas.errors import KikiError, Unavailable
-from schemas.events import STAGE_EVENTS, AnswerReady, Event, InferToken, TurnCancelled, TurnFailed
+from schemas.envelope import Envelope
+from schemas.errors import InvalidEvent, InvalidStage, KikiError, Unavailable
+from schemas.events import ENDS, STAGE_EVENTS, AnswerReady, Event, InferToken, TurnCancelled, TurnFailed
 
 Happening = Event | InferToken
 """What is published during a turn: an event, or a piece of live text."""
 
 Kind = type[Event] | type[InferToken]
-
-ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
-"""The events with which a turn ends."""
 
 ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
 
@@ -35,7 +33,8 @@ class TurnEvents:
     Waiting for the next event may be cancelled and repeated; no event is lost by that.
     """
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, envelope: Envelope, kinds: Sequence[Kind]) -> None:
+        self._owner = _owner_of(envelope)
         self._kinds = {kind.subject: kind for kind in kinds}
         self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._ended = False
@@ -48,7 +47,8 @@ class TurnEvents:
 
         Raises:
             Unavailable: the connection was closed before the turn ended.
-            InvalidEvent: a message is not what its subject promises; the iteration can go on with the next one.
+            InvalidStage: a message is not what its subject promises, and a stage published it. If it is the turn's end,
+                the turn has failed with that; otherwise the iteration can go on with the next event.
         """
         if self._ended:
             raise StopAsyncIteration
@@ -56,7 +56,13 @@ class TurnEvents:
             kind = self._kinds.get(".".join(message.subject.split(".")[-3:-1]))
             if kind is None:
                 continue  # a kind that was not asked for, or an event of a newer runtime
-            event = decode(kind, message.data)
+            try:
+                event = decode(kind, message.data)
+            except InvalidEvent as error:
+                self._ended = kind in ENDS
+                raise invalid_stage(kind, error) from error
+            if isinstance(event, ENDS) and _owner_of(event.envelope) != self._owner:
+                continue  # the end of a turn of somebody else, who took the same id
             self._ended = isinstance(event, ENDS)
             return event
         raise Unavailable("the connection was closed before the turn ended.")
@@ -72,16 +78,17 @@ class TurnEvents:
 
 @asynccontextmanager
 async def follow_turn(
-    client: Client, subjects: Subjects, turn_id: str, *, kinds: Sequence[Kind] = ALL_KINDS
+    client: Client, subjects: Subjects, envelope: Envelope, *, kinds: Sequence[Kind] = ALL_KINDS
 ) -> AsyncIterator[TurnEvents]:
-    """The turn's events from now on. Enter the context before the question is published, or events are missed.
+    """The events of the turn of ``envelope``, from now on. Enter the context before the question is published.
 
     ``kinds`` are the kinds of events to read beside the turn's end; without any of them the broker sends only the end.
 
     Raises:
         BrokerUnavailable: the connection is closed.
     """
-    events = TurnEvents((*kinds, *ENDS))
+    turn_id = envelope.turn_id
+    events = TurnEvents(envelope, (*kinds, *ENDS))
     filters = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
     with translate_errors("the turn cannot be followed"):
         subscriptions = [await client.subscribe(subject) for subject in filters]
@@ -115,6 +122,16 @@ def raise_if_failed(event: Happening) -> None:
     """Raise a KikiError when the event says that no answer will come."""
     if (error := error_of(event)) is not None:
         raise error
+
+
+def invalid_stage(kind: Kind, error: InvalidEvent) -> InvalidStage:
+    """The error of a turn in which a stage published an event of ``kind`` that cannot be read."""
+    publisher = getattr(kind, "publisher", "") or "a stage"
+    return InvalidStage(f"{publisher} published a {kind.subject} that is not valid: {error.message}", param=error.param)
+
+
+def _owner_of(envelope: Envelope) -> tuple[str, str, str]:
+    return envelope.tenant, envelope.user, envelope.session_id
 
 
 def error_of(event: Happening) -> KikiError | None:

@@ -13,19 +13,19 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, ValidationError, convert
 
-from schemas.base import WireStruct
+from schemas.base import END, Integer, WireStruct
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import InvalidInput
 from schemas.events import Event
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+NAME_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,127}}{END}"
 AdapterName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 """A registered name: the name of a folder in the adapters folder, never a path."""
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{END}")]
 """Digest of the adapter's weights file."""
 
-MaybeSha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+MaybeSha256 = Annotated[str, Meta(pattern=rf"^([0-9a-f]{{64}})?{END}")]
 """A digest as :data:`Sha256`, or an empty string when it is not known: an upstream server does not report digests."""
 
 
@@ -68,8 +68,8 @@ class AdapterLoaded(Event, frozen=True, kw_only=True):
     subject: ClassVar[str] = "adapter.loaded"
     name: AdapterName
     sha256: MaybeSha256
-    bytes: int = 0
-    modules: int = 0
+    bytes: Integer = 0
+    modules: Integer = 0
     seconds: float = 0.0
 
 
@@ -79,8 +79,8 @@ class AdapterActivated(Event, frozen=True, kw_only=True):
     subject: ClassVar[str] = "adapter.activated"
     name: AdapterName
     sha256: MaybeSha256
-    bytes: int = 0
-    modules: int = 0
+    bytes: Integer = 0
+    modules: Integer = 0
     seconds: float = 0.0
 
 
@@ -159,8 +159,8 @@ class AdapterInfo(WireStruct, frozen=True, kw_only=True):
     seated: bool = False
     active: bool = False
     sha256: str = ""
-    bytes: int = 0
-    modules: int = 0
+    bytes: Integer = 0
+    modules: Integer = 0
     seconds: float = 0.0
     norm: float | None = None
 
@@ -169,4 +169,4 @@ class AdapterListReply(WireStruct, frozen=True, kw_only=True):
     """All registered adapters, sorted by name, and the bytes that resident adapters may take (``budget``)."""
 
     adapters: tuple[AdapterInfo, ...]
-    budget: int = 0
+    budget: Integer = 0

@@ -1,10 +1,22 @@
 """The base class of every struct on the wire."""
 
 import math
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schemas.errors import InvalidInput
+
+END = r"$(?!\n)"
+"""The end of a text in every dialect of regular expressions; ``$`` alone passes over a last line end in Python."""
+
+SUBJECT_PATTERN = rf"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*{END}"
+"""A subject without wildcards that is none of the broker's own."""
+
+LARGEST_INTEGER = 2**63 - 1
+"""The largest integer on the wire: what a signed integer of 64 bits holds, in every language."""
+
+Integer = Annotated[int, Meta(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 
 
 class WireStruct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

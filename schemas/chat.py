@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import END, Integer, WireStruct
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -19,10 +19,10 @@ MAX_CANDIDATES = 8
 """Upper bound of ``n`` and of the candidates of a turn: an unbounded ``n`` is a denial of service."""
 
 
-TokenId = Annotated[str, Meta(pattern=r"^[0-9]{1,7}$")]
+TokenId = Annotated[str, Meta(pattern=rf"^[0-9]{{1,7}}{END}")]
 
 MAX_TOOLS = 128
-ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.-]{{1,64}}{END}")]
 
 
 class Tool(WireStruct, frozen=True, kw_only=True):
@@ -116,8 +116,8 @@ class Sampling(WireStruct, frozen=True, kw_only=True):
 class Usage(WireStruct, frozen=True, kw_only=True):
     """Tokens that were processed, counted by the worker's tokenizer."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Integer = 0
+    completion_tokens: Integer = 0
 
     @property
     def total_tokens(self) -> int:

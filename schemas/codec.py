@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from schemas.envelope import SCHEMA_VERSION, Envelope
-from schemas.errors import InvalidEvent
+from schemas.errors import InvalidEvent, InvalidInput, StageFailed
 from schemas.upcast import upcast
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -26,8 +26,25 @@ def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """The struct as JSON in UTF-8."""
-    return _encoder.encode(value)
+    """The struct as JSON in UTF-8, checked as its readers will check it.
+
+    A struct is not checked when it is made, and NaN would be written as null.
+
+    Raises:
+        StageFailed: a reader would refuse it or read something else; ``param`` names the field.
+    """
+    data = _encoder.encode(value)
+    kind = type(value)
+    try:
+        is_same = _decoder(kind).decode(data) == value
+    except msgspec.ValidationError as error:
+        reason, param = str(error), field_of(str(error))
+    else:
+        if is_same:
+            return data
+        param = find_non_finite(msgspec.to_builtins(value)) or None
+        reason = f"{param or 'a field'} is not what its type says"
+    raise StageFailed(f"{kind.__name__} cannot be published: {reason}.", code="internal_error", param=param)
 
 
 def decode(kind: type[S], data: bytes) -> S:
@@ -38,10 +55,12 @@ def decode(kind: type[S], data: bytes) -> S:
     """
     try:
         value: S = _decoder(kind).decode(data)
+    except InvalidInput as error:
+        raise InvalidEvent(f"{kind.__name__}: {error.message}", param=error.param) from error
     except msgspec.ValidationError as error:
         return _decode_older(kind, data, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if (path := _find_non_finite(data)) is not None:
+        if (path := find_non_finite(_load_any(data))) is not None:
             raise InvalidEvent(f"{kind.__name__}: {path} is not a number that JSON has.", param=path) from error
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error
     envelope = getattr(value, "envelope", None)
@@ -56,6 +75,8 @@ def _decode_older(kind: type[S], data: bytes, error: msgspec.ValidationError | N
         try:
             value: S = _decoder(kind).decode(newer)
             return value
+        except InvalidInput as refusal:
+            raise InvalidEvent(f"{kind.__name__}: {refusal.message}", param=refusal.param) from refusal
         except msgspec.ValidationError as upcast_error:
             error = upcast_error
     raise InvalidEvent(
@@ -63,12 +84,16 @@ def _decode_older(kind: type[S], data: bytes, error: msgspec.ValidationError | N
     ) from error
 
 
-def _find_non_finite(data: bytes) -> str | None:
-    """The path of the first NaN or infinity, which some writers emit though JSON has neither; None if there is none."""
+def _load_any(data: bytes) -> Any:
+    """The JSON text with the NaN and infinities that some writers emit; None when it is no JSON even so."""
     try:
-        value = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def find_non_finite(value: Any) -> str | None:
+    """The path of the first NaN or infinity in built-in types; None if there is none."""
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         path, value = waiting.pop()
@@ -76,7 +101,7 @@ def _find_non_finite(data: bytes) -> str | None:
             return path
         if isinstance(value, dict):
             waiting += [(f"{path}.{name}" if path else name, part) for name, part in reversed(value.items())]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             waiting += [(f"{path}[{index}]", part) for index, part in reversed([*enumerate(value)])]
     return None
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.adapters import AdapterName, Sha256
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 from schemas.dream import Amount, EpisodeId
 
 MAX_EXAMPLES = 256
@@ -59,8 +59,8 @@ class ExportReply(WireStruct, frozen=True, kw_only=True):
     sha256: str
     weights: str
     scale: float
-    modules: int
-    bytes: int
+    modules: Integer
+    bytes: Integer
 
 
 class StageRequest(WireStruct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class StageReply(WireStruct, frozen=True, kw_only=True):
 
     staged: str
     sha256: str
-    bytes: int
+    bytes: Integer
 
 
 class ExchangeRequest(WireStruct, frozen=True, kw_only=True):
@@ -136,8 +136,8 @@ class TrainReply(WireStruct, frozen=True, kw_only=True):
     weights: str
     loss_before: float
     loss_after: float
-    steps: int
-    tokens: int
+    steps: Integer
+    tokens: Integer
     flops: float
     seconds: float
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from schemas.adapters import AdapterName, Sha256
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 from schemas.envelope import TENANT_PATTERN, TURN_ID_PATTERN
 from schemas.events import Event
 from schemas.services import MAX_WAIT, RecordId, ServiceName
@@ -104,7 +104,7 @@ class WeightDelta(WireStruct, frozen=True, kw_only=True):
     adapter: str
     sha256: Sha256
     base_sha256: Sha256
-    bytes: int
+    bytes: Integer
     loss_before: float | None = None
     loss_after: float | None = None
 
@@ -136,7 +136,7 @@ class DreamReport(WireStruct, frozen=True, kw_only=True):
     trigger: Trigger
     adapter: str
     executed: tuple[Operation, ...] = ()
-    record_ids: tuple[int, ...] = ()
+    record_ids: tuple[Integer, ...] = ()
     owners: tuple[MemoryOwner, ...] = ()
     spent: Budget = Budget(flops=0.0, wall_time_s=0.0, energy_j=0.0)
     weight_delta: WeightDelta | None = None
@@ -200,7 +200,7 @@ class DreamAccepted(WireStruct, frozen=True, kw_only=True):
     """The dream episode is queued, now or by an earlier request; ``waiting`` counts all dream episodes that wait."""
 
     episode_id: str
-    waiting: int
+    waiting: Integer
 
 
 class DreamStatusRequest(WireStruct, frozen=True, kw_only=True):
@@ -233,7 +233,7 @@ class SnapshotRequest(WireStruct, frozen=True, kw_only=True):
 class SnapshotReply(WireStruct, frozen=True, kw_only=True):
     """How many snapshots the ring holds."""
 
-    kept: int
+    kept: Integer
 
 
 class Snapshot(Event, frozen=True, kw_only=True):

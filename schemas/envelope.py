@@ -5,20 +5,25 @@ import time
 import uuid
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import END, LARGEST_INTEGER, WireStruct
+from schemas.times import UnixTime
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
 
-TURN_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+TURN_ID_PATTERN = rf"^[A-Za-z0-9_-]{{1,64}}{END}"
 """A turn id is one token of a subject, so that ``kiki.*.*.<turn_id>`` matches every event of the turn."""
 
-TENANT_PATTERN = r"^[A-Za-z0-9_.@-]{1,128}$"
-SESSION_PATTERN = r"^[\x21-\x7e]{1,128}$"
-USER_PATTERN = r"^[^\x00-\x1f\x7f]*$"
+TENANT_PATTERN = rf"^[A-Za-z0-9_.@-]{{1,128}}{END}"
+SESSION_PATTERN = rf"^[\x21-\x7e]{{1,128}}{END}"
+USER_PATTERN = rf"^[^\x00-\x1f\x7f]*{END}"
 """Any text on one line."""
+
+MAX_SECONDS = 3600.0
+"""Seconds that a turn may take, as long as its events are kept; a deadline that is further away counts as this one."""
 
 MAX_USER = 256
 User = Annotated[str, Meta(pattern=USER_PATTERN, max_length=MAX_USER)]
@@ -34,19 +39,20 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
     Memory belongs to the ``tenant`` and the ``user``; ``session_id`` is a name within the two. Without a user it
     belongs to the session alone.
 
-    ``created_at`` and ``deadline`` are Unix times in seconds. ``sequence`` counts the stages from 0. ``causation_id``
-    is the id of the event that led to this one.
+    ``created_at`` and ``deadline`` are Unix times in seconds; a turn has at most :data:`MAX_SECONDS` from when it
+    is stored, whatever its deadline says. ``sequence`` counts the stages from 0. ``causation_id`` is the id of the
+    event that led to this one.
     """
 
     event_id: str
     turn_id: Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)]
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
-    created_at: float
+    created_at: UnixTime
     deadline: float
     user: User = ""
     causation_id: str | None = None
-    sequence: Annotated[int, Meta(ge=0)] = 0
+    sequence: Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)] = 0
     schema_version: Annotated[int, Meta(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
     def next(self, stage: str) -> "Envelope":
@@ -63,8 +69,13 @@ class Envelope(WireStruct, frozen=True, kw_only=True):
             created_at=time.time(),
             deadline=self.deadline,
             causation_id=self.event_id,
-            sequence=self.sequence + 1,
+            sequence=min(self.sequence + 1, LARGEST_INTEGER),
         )
+
+    def cap_deadline(self, began_at: float) -> "Envelope":
+        """The same envelope with a deadline of at most :data:`MAX_SECONDS` after the Unix time ``began_at``."""
+        latest = began_at + MAX_SECONDS
+        return self if self.deadline <= latest else msgspec.structs.replace(self, deadline=latest)
 
     @property
     def remaining(self) -> float:

@@ -8,6 +8,7 @@
     |   +-- DeadlineExceeded    the turn's deadline has passed
     |   +-- Unavailable         a part of the runtime is away
     +-- StageFailed             a stage cannot do its part of this turn
+    |   +-- InvalidStage        a stage published what its subject does not promise
     +-- SetupError              the machine or the configuration must be mended before anything runs
 
 Every error says what was wrong, what was expected and what to do. ``code`` is public and stable; :data:`CODES` maps it
@@ -39,6 +40,7 @@ CODES: dict[str, int] = {
     "inference_failed": 500,
     "adapter_failed": 500,
     "upstream_refused": 502,
+    "stage_invalid": 502,
     "setup_error": 500,
     "queue_full": 429,
     "unavailable": 503,
@@ -116,6 +118,12 @@ class StageFailed(KikiError):
     """A stage cannot do its part of this turn, and a retry of the same message would not help."""
 
     code = "inference_failed"
+
+
+class InvalidStage(StageFailed):
+    """A stage published something that is not the event that its subject promises; the asker is not at fault."""
+
+    code = "stage_invalid"
 
 
 class SetupError(KikiError):

@@ -2,10 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 from schemas.chat import Usage
 from schemas.envelope import Envelope
 from schemas.episode import Episode
+from schemas.errors import InvalidEvent, KikiError
 from schemas.findings import (
     BiasReport,
     Dissent,
@@ -20,9 +21,13 @@ from schemas.findings import (
 
 
 class Event(WireStruct, frozen=True, kw_only=True):
-    """Base of all events. ``subject`` is ``<noun>.<verb>``; the bus adds the prefix and the turn id."""
+    """Base of all events. ``subject`` is ``<noun>.<verb>``; the bus adds the prefix and the turn id.
+
+    ``publisher`` names the stage that it comes from, for errors.
+    """
 
     subject: ClassVar[str]
+    publisher: ClassVar[str] = ""
     envelope: Envelope
 
 
@@ -30,6 +35,7 @@ class QueryReceived(Event, frozen=True, kw_only=True):
     """A client or a service asks a question. Published by the facade or by any service; read by the router."""
 
     subject: ClassVar[str] = "query.received"
+    publisher: ClassVar[str] = "asker"
     query: Query
 
 
@@ -37,6 +43,7 @@ class QueryRouted(Event, frozen=True, kw_only=True):
     """Domains, adapters and the plan are chosen. Read by memory, and by inference, which prefetches the adapter."""
 
     subject: ClassVar[str] = "query.routed"
+    publisher: ClassVar[str] = "router"
     query: Query
     route: Route
     timings: tuple[StageTiming, ...] = ()
@@ -46,6 +53,7 @@ class RecallDone(Event, frozen=True, kw_only=True):
     """Episodes are recalled, or the plan has no recall. Read by inference."""
 
     subject: ClassVar[str] = "recall.done"
+    publisher: ClassVar[str] = "memory"
     query: Query
     route: Route
     recall: Recall
@@ -60,9 +68,9 @@ class InferToken(WireStruct, frozen=True, kw_only=True):
 
     subject: ClassVar[str] = "infer.token"
     turn_id: str
-    index: int
+    index: Integer
     text: str
-    attempt: int = 1
+    attempt: Integer = 1
     kind: Literal["content", "reasoning"] = "content"
 
 
@@ -70,6 +78,7 @@ class InferDone(Event, frozen=True, kw_only=True):
     """All candidates are decoded. Read by the negotiator and by catfish."""
 
     subject: ClassVar[str] = "infer.done"
+    publisher: ClassVar[str] = "inference"
     query: Query
     route: Route
     recall: Recall
@@ -78,6 +87,7 @@ class InferDone(Event, frozen=True, kw_only=True):
 
 
 class _CatfishEvent(Event, frozen=True, kw_only=True):
+    publisher: ClassVar[str] = "catfish"
     dissent: Dissent
     timings: tuple[StageTiming, ...] = ()
 
@@ -98,6 +108,7 @@ class NegotiateDone(Event, frozen=True, kw_only=True):
     """A candidate is chosen. Read by antibias."""
 
     subject: ClassVar[str] = "negotiate.done"
+    publisher: ClassVar[str] = "negotiator"
     query: Query
     route: Route
     recall: Recall
@@ -110,6 +121,7 @@ class AnswerReady(Event, frozen=True, kw_only=True):
     """The final answer. Read by the facade, and by memory, which records the episode off the critical path."""
 
     subject: ClassVar[str] = "answer.ready"
+    publisher: ClassVar[str] = "antibias"
     query: Query
     route: Route
     recall: Recall
@@ -121,12 +133,33 @@ class AnswerReady(Event, frozen=True, kw_only=True):
     usage: Usage
     timings: tuple[StageTiming, ...] = ()
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the record gets the turn. A tool call is no answer yet: the turn with its result is recorded."""
+        return self.route.plan.record and self.query.store and self.finish_reason != "tool_calls"
+
+
+class AnswerTaken(Event, frozen=True, kw_only=True):
+    """The asker of an awaited turn gives its answer on. Published by the asker; the memory records the turn then."""
+
+    subject: ClassVar[str] = "answer.taken"
+    publisher: ClassVar[str] = "asker"
+
 
 class EpisodeRecorded(Event, frozen=True, kw_only=True):
     """The immutable episode. Read by projections, consolidation and any service."""
 
     subject: ClassVar[str] = "episode.recorded"
+    publisher: ClassVar[str] = "memory"
     episode: Episode
+
+    def __post_init__(self) -> None:
+        for name in ("turn_id", "session_id", "tenant", "user"):
+            if getattr(self.episode, name) != getattr(self.envelope, name):
+                raise InvalidEvent(
+                    f"episode.{name} is not that of the envelope: an episode belongs to whom its event names.",
+                    param=f"episode.{name}",
+                )
 
 
 class EpisodeForgotten(Event, frozen=True, kw_only=True):
@@ -153,6 +186,20 @@ class TurnCancelled(Event, frozen=True, kw_only=True):
     reason: str
 
 
+def failure(envelope: Envelope, stage: str, error: KikiError) -> TurnFailed:
+    """The event that tells everybody that ``stage`` gave up on the turn of ``envelope``."""
+    return TurnFailed(
+        envelope=envelope.next(f"{stage}.failed"),
+        stage=stage,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+    )
+
+
+ENDS: tuple[type[Event], ...] = (AnswerReady, TurnFailed, TurnCancelled)
+"""The events with which a turn ends: the first of them that ANSWERS holds."""
+
 STAGE_EVENTS: tuple[type[Event], ...] = (
     QueryReceived,
     QueryRouted,
@@ -161,8 +208,7 @@ STAGE_EVENTS: tuple[type[Event], ...] = (
     DissentRaised,
     DissentWaived,
     NegotiateDone,
-    AnswerReady,
-    TurnFailed,
-    TurnCancelled,
+    *ENDS,
+    AnswerTaken,
 )
-"""The events of the TURNS stream, in the order of a turn."""
+"""The events of a turn, in their order."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage
 
 Level = Literal["raw", "fast", "full"]
@@ -29,6 +29,9 @@ class Query(WireStruct, frozen=True, kw_only=True):
 
     ``memory`` narrows what is recalled: the conversation's episodes, all of the user's (the default for a user who is
     named), or none. Without ``store`` no episode is recorded.
+    ``awaited``: the asker listens on ``svc.awaits.<turn_id>`` for as long as it waits, and publishes ``answer.taken``
+    before it gives the answer on. A turn that nobody awaits any more is cancelled, and an answer that is not taken is
+    not recorded. Without it the turn goes on whoever listens.
     ``history`` "session" asks the memory for the session's last turns: from ``recall.done`` on they stand in
     ``messages`` as if the client had sent them.
     """
@@ -43,6 +46,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     memory: MemoryScope | None = None
     store: bool = True
     history: Literal["none", "session"] = "none"
+    awaited: bool = False
 
     @property
     def text(self) -> str:
@@ -162,7 +166,7 @@ class Candidate(WireStruct, frozen=True, kw_only=True):
     logprob: float = 0.0
     finish_reason: FinishReason = "stop"
     usage: Usage = Usage()
-    seed: int = 0
+    seed: Integer = 0
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tokens: tuple[TokenLogprob, ...] = ()
@@ -176,7 +180,7 @@ class Inference(WireStruct, frozen=True, kw_only=True):
     usage: Usage
     model: str
     model_digest: str = ""
-    parameters: int = 0
+    parameters: Integer = 0
 
 
 class Dissent(WireStruct, frozen=True, kw_only=True):
@@ -197,9 +201,9 @@ class Vote(WireStruct, frozen=True, kw_only=True):
     """
 
     member: str
-    candidate: int
+    candidate: Integer
     choice: VoteChoice
-    round: int = 1
+    round: Integer = 1
     logprobs: dict[str, float] = {}
     argument: str = ""
 
@@ -209,7 +213,7 @@ class Cost(WireStruct, frozen=True, kw_only=True):
 
     step: str
     compute: float
-    tokens: int
+    tokens: Integer
 
 
 Bias = Literal["position", "verbosity", "bandwagon", "sentiment"]
@@ -230,8 +234,8 @@ class Arbitration(WireStruct, frozen=True, kw_only=True):
     the ``findings``; None when there were none.
     """
 
-    first: int
-    second: int
+    first: Integer
+    second: Integer
     lean: float
     swapped: float
     findings: tuple[BiasFinding, ...] = ()
@@ -246,13 +250,13 @@ class Negotiation(WireStruct, frozen=True, kw_only=True):
     first; the panel votes on one candidate of each group. ``costs`` are in the order in which they arose.
     """
 
-    chosen: int
+    chosen: Integer
     text: str
     outcome: Outcome
     panel: tuple[str, ...] = ()
-    groups: tuple[tuple[int, ...], ...] = ()
+    groups: tuple[tuple[Integer, ...], ...] = ()
     votes: tuple[Vote, ...] = ()
-    rounds: int = 0
+    rounds: Integer = 0
     dissent: Dissent | None = None
     arbitration: Arbitration | None = None
     costs: tuple[Cost, ...] = ()
@@ -293,7 +297,7 @@ class StageTiming(WireStruct, frozen=True, kw_only=True):
     finished_at: float
     compute: float = 0.0
     ahead: float = 0.0
-    attempt: int = 1
+    attempt: Integer = 1
 
     @property
     def duration(self) -> float:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import SUBJECT_PATTERN, Integer, WireStruct
 from schemas.chat import Message, Sampling
 from schemas.events import Event
 from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate, RecalledEpisode
@@ -35,7 +35,7 @@ class Job(Event, frozen=True, kw_only=True):
     subject: ClassVar[str] = "job"
     job_id: str
     lane: Lane
-    reply: str
+    reply: Annotated[str, Meta(pattern=SUBJECT_PATTERN, max_length=255)]
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
     adapters: Annotated[tuple[AdapterUse, ...], Meta(max_length=MAX_ADAPTERS)] = ()
     sampling: Sampling = Sampling()
@@ -58,7 +58,7 @@ class JobResult(WireStruct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...] = ()
     scores: tuple[dict[str, float], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
-    prompt_tokens: int = 0
+    prompt_tokens: Integer = 0
     compute: float = 0.0
     exact: bool = True
     code: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Raw
 
-from schemas.base import WireStruct, refuse_non_finite
+from schemas.base import SUBJECT_PATTERN, WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.episode import Episode
 from schemas.times import UnixTime
@@ -161,8 +161,6 @@ class EpisodesConsumed(WireStruct, frozen=True, kw_only=True):
     de_id: RunId
     at: float
 
-
-SUBJECT_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
 REPLAY_ID = "Kiki-Replay"
 """Header of every message of a replay: the replay's id."""

@@ -1,6 +1,6 @@
 """An agent's health, its refusals of requests, and the messages that it gave up on."""
 
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 
 
 class StatusReply(WireStruct, frozen=True, kw_only=True):
@@ -25,13 +25,16 @@ class DeadLetter(WireStruct, frozen=True, kw_only=True):
     """A message that a consumer gave up on, with everything that is needed to inspect and to replay it.
 
     ``payload`` is the original body (base64 on the wire, bytes in Python); ``subject`` is where it was published.
+    A body that is too large for a letter is in the object store by its ``payload_sha256``; the letter has no headers
+    then.
     """
 
     subject: str
     stream: str
     consumer: str
     reason: str
-    deliveries: int
+    deliveries: Integer
     headers: dict[str, str]
     payload: bytes
     failed_at: float
+    payload_sha256: str = ""

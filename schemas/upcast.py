@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from schemas.base import LARGEST_INTEGER
 from schemas.envelope import PERSON, SCHEMA_VERSION
+from schemas.times import LAST_TIME
 
 Body = dict[str, Any]
 
@@ -56,5 +58,15 @@ def _upgrade_from_2(body: Body) -> None:
             owned.setdefault("user", earlier_user(owned.get("tenant")))
 
 
-STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1, _upgrade_from_2)
+def _upgrade_from_3(body: Body) -> None:
+    """Since version 4 integers and times have bounds; a time beyond them was in milliseconds."""
+    envelope = body["envelope"]
+    if isinstance(sequence := envelope.get("sequence"), int):
+        envelope["sequence"] = min(sequence, LARGEST_INTEGER)
+    if isinstance(created_at := envelope.get("created_at"), int | float):
+        seconds = created_at / 1000.0 if created_at > LAST_TIME else float(created_at)
+        envelope["created_at"] = min(max(seconds, 0.0), LAST_TIME)
+
+
+STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1, _upgrade_from_2, _upgrade_from_3)
 """The step at index ``n`` (from 0) brings version ``n + 1`` to version ``n + 2``."""

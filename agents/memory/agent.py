@@ -20,6 +20,7 @@ from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
     PROJECTION,
     RECORD,
+    TAKEN,
     lag,
     read_progress,
     reset_progress,
@@ -40,14 +41,16 @@ from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
 from bus import metrics, record
 from bus.agent import Endpoint
+from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
+from bus.turns.events import find_end
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
-from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
+from schemas.events import AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
 from schemas.findings import Recall, RecalledEpisode, StageTiming
 from schemas.memory import (
     ConversationReply,
@@ -120,11 +123,11 @@ class MemoryAgent:
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)
-            tasks.start_soon(self._update_gauges_at_intervals, bus)
-            tasks.start_soon(self._stores.optimise_whenever_due)
-            tasks.start_soon(self._expire, bus)
+            tasks.start_soon(keep_running, "memory.gauges", self._update_gauges_at_intervals, bus)
+            tasks.start_soon(keep_running, "atlas.optimise", self._stores.optimise_whenever_due)
+            tasks.start_soon(keep_running, "memory.expiry", self._expire, bus)
             if self.settings.sleep_every:
-                tasks.start_soon(self._sleep_at_intervals)
+                tasks.start_soon(keep_running, "sleep.failed", self._sleep_at_intervals)
             self._ready = True
             try:
                 yield
@@ -141,6 +144,14 @@ class MemoryAgent:
                 event=AnswerReady,
                 stream=ANSWERS,
                 handle=self._record,
+                concurrency=self.settings.concurrency,
+                until_deadline=False,
+            ),
+            Handler(
+                stage=TAKEN,
+                event=AnswerTaken,
+                stream=ANSWERS,
+                handle=self._record_taken,
                 concurrency=self.settings.concurrency,
                 until_deadline=False,
             ),
@@ -289,11 +300,25 @@ class MemoryAgent:
         return await self._embedder.renew(episodes)
 
     async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
-        """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
-        if not (event.route.plan.record and event.query.store) or event.finish_reason == "tool_calls":
-            return None  # a tool call is not an answer yet; the turn that brings its result is recorded
+        """Record a turn that nobody needs to take: one that was asked on the bus."""
+        if event.query.awaited:
+            return None
+        return await self._record_end(event.envelope.turn_id, delivery)
+
+    async def _record_taken(self, event: AnswerTaken, delivery: Delivery) -> EpisodeRecorded | None:
+        """Record a turn whose asker gives the answer on."""
+        return await self._record_end(event.envelope.turn_id, delivery)
+
+    async def _record_end(self, turn_id: str, delivery: Delivery) -> EpisodeRecorded | None:
+        """Record the answer with which the turn ended, once.
+
+        The broker forgets message ids after a while, so the stream itself is read.
+        """
+        event = await find_end(delivery.bus, turn_id)
+        if not isinstance(event, AnswerReady) or not event.is_recorded:
+            return None
         kinds = (EpisodeRecorded, EpisodeForgotten)
-        if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
+        if await delivery.bus.last_of(kinds, turn_id, stream=EPISODES) is not None:
             return None
         await self._recall_priority.wait_for_recalls()
         settings, vector = self.settings, None
@@ -476,12 +501,9 @@ class MemoryAgent:
             return await forget(self._bus, self._stores, request)
 
     async def _expire(self, bus: Bus) -> None:
-        """Remove answers once they are as old as the other events of their turns may become."""
+        """Remove answers that are in the record, once they are as old as the other events of their turns may become."""
         while True:
-            try:
-                await expire(bus, age=TURN_MAX_AGE)
-            except KikiError as error:
-                metrics.count_degraded("memory.expiry", error.message)
+            await expire(bus, age=TURN_MAX_AGE)
             await anyio.sleep(EXPIRY_SECONDS)
 
     async def _update_gauges_at_intervals(self, bus: Bus) -> None:

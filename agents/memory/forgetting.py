@@ -4,25 +4,28 @@ stores drop it."""
 import time
 from collections.abc import Collection
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import anyio
 import msgspec
 import structlog
 
 from agents.memory.episodes import store_key
-from agents.memory.progress import wait_until_remembered
+from agents.memory.progress import RECORD, TAKEN, wait_until_remembered
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.trace import SessionEpisode
+from bus import objects
 from bus.connection import Bus
-from bus.dead_letters import read_letters
+from bus.consumers import read_consumer
+from bus.dead_letters import read_letters, read_payload
 from bus.errors import translate_errors
-from bus.stream import delete_message, purge, read_last, read_stream
-from bus.topology import ANSWERS, DEAD, EPISODES, TURNS
-from bus.turn import ENDS
+from bus.stream import delete_message, measure_stream, purge, read_last, read_stream
+from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
-from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, TurnCancelled
+from schemas.events import ENDS, AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, TurnCancelled
 from schemas.memory import ForgetReply, ForgetRequest
+from schemas.status import DeadLetter
 
 RUNNING_SECONDS = 20.0
 """Seconds that a running turn gets to end before what it recalled is deleted."""
@@ -97,8 +100,8 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
     )
     await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id))
     with translate_errors("the record was not erased", advice="ask again"):
-        for kind, stream in ((EpisodeRecorded, EPISODES), (AnswerReady, ANSWERS)):
-            await _overwrite(bus, stream, bus.subjects.stage(kind.subject, member.turn_id))
+        await _overwrite(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, member.turn_id))
+        await _overwrite(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, member.turn_id))
         await purge(bus, TURNS, subject=bus.subjects.turn(member.turn_id))
 
 
@@ -125,8 +128,11 @@ async def erase_copies(bus: Bus, episode_ids: Collection[str]) -> None:
             await purge(bus, TURNS, subject=bus.subjects.turn(turn_id))
         async with aclosing(read_letters(bus)) as letters:
             async for entry in letters:
-                if any(name in entry.letter.payload for name in wanted):
+                body = await _read_body(bus, entry.letter)
+                if any(name in body for name in wanted):
                     await delete_message(bus, DEAD, entry.seq)
+                    if entry.letter.payload_sha256:
+                        await objects.delete(bus, entry.letter.payload_sha256)
 
 
 async def _find_holders(bus: Bus, wanted: Collection[bytes]) -> dict[str, Envelope | None]:
@@ -146,6 +152,13 @@ async def _find_holders(bus: Bus, wanted: Collection[bytes]) -> dict[str, Envelo
     return {turn_id: None if turn_id in ended else envelope for turn_id, envelope in holders.items()}
 
 
+async def _read_body(bus: Bus, letter: DeadLetter) -> bytes:
+    try:
+        return await read_payload(bus, letter)
+    except InvalidInput:
+        return b""  # a body that was too large for the letter, and that is not stored any more
+
+
 def _envelope_of(data: bytes) -> Envelope | None:
     try:
         return _head_decoder.decode(data).envelope
@@ -153,23 +166,50 @@ def _envelope_of(data: bytes) -> Envelope | None:
         return None
 
 
-async def expire(bus: Bus, *, age: float) -> int:
-    """Overwrite the answers that are older than ``age`` seconds; return their number.
+async def expire(bus: Bus, *, age: float, room: int = ANSWER_MAX_BYTES // 2) -> int:
+    """Overwrite what is older than ``age`` seconds and, if it was to be recorded, is in the record; return the number.
 
-    A maximum age on the stream would not do: messages dropped for their age stay readable in the files for a while.
+    When the stream is fuller than ``room`` bytes, younger messages go, too, oldest first. A maximum age on the stream
+    would not do: messages dropped for their age stay readable in the files for a while, recorded or not.
 
     Raises:
         Unavailable: the broker is away.
     """
     before, count = time.time() - age, 0
     with translate_errors("old answers were not removed"):
-        async with aclosing(read_stream(bus, ANSWERS, bus.subjects.answers)) as answers:
+        settled = await _read_settled(bus)
+        excess = (await measure_stream(bus, ANSWERS)).bytes - room
+        async with aclosing(read_stream(bus, ANSWERS, bus.subjects.answers, until=settled.until)) as answers:
             async for answer in answers:
-                if answer.stored_at.timestamp() > before:
+                if answer.stored_at.timestamp() > before and excess <= 0:
                     break
+                if answer.subject.rpartition(".")[2] in settled.waiting:
+                    continue
                 await delete_message(bus, ANSWERS, answer.seq)
+                excess -= len(answer.data)
                 count += 1
     return count
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """What of ANSWERS the record has: the messages up to the sequence ``until``, but those of the turns ``waiting``."""
+
+    until: int
+    waiting: Collection[str]
+
+
+async def _read_settled(bus: Bus) -> _Settled:
+    """How far both consumers that record answers are. An answer may have been taken long after it was ready."""
+    last = (await measure_stream(bus, ANSWERS)).last_seq
+    floors = {}
+    for name in (RECORD, TAKEN):
+        consumer = await read_consumer(bus, ANSWERS, name)
+        floors[name] = 0 if consumer is None else consumer.acknowledged if consumer.lag else last
+    taken = bus.subjects.stage(AnswerTaken.subject)
+    async with aclosing(read_stream(bus, ANSWERS, [taken], after=floors[TAKEN])) as messages:
+        waiting = {message.subject.rpartition(".")[2] async for message in messages}
+    return _Settled(floors[RECORD], waiting)
 
 
 async def _overwrite(bus: Bus, stream: str, subject: str) -> None:

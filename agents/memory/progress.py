@@ -8,7 +8,10 @@ from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES
 
 RECORD = "memory-write"
-"""Name of the durable consumer that records answers."""
+"""Name of the durable consumer that records answers which nobody needs to take."""
+
+TAKEN = "memory-taken"
+"""Name of the durable consumer that records answers which their askers took."""
 
 PROJECTION = "memory-projection"
 """Name of the durable consumer that projects the record into Atlas and Trace."""
@@ -48,10 +51,11 @@ async def wait_until_remembered(bus: Bus) -> None:
         Unavailable: the broker is away.
     """
     last = (await measure_stream(bus, ANSWERS)).last_seq
-    while (consumer := await read_consumer(bus, ANSWERS, RECORD)) is not None and consumer.lag:
-        if consumer.acknowledged >= last:
-            break
-        await anyio.sleep(_POLL)
+    for name in (RECORD, TAKEN):
+        while (consumer := await read_consumer(bus, ANSWERS, name)) is not None and consumer.lag:
+            if consumer.acknowledged >= last:
+                break
+            await anyio.sleep(_POLL)
     await wait_until_projected(bus)
 
 

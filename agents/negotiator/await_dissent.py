@@ -1,6 +1,7 @@
 """Waiting for the catfish: stateless, so that a restarted negotiator waits just as a new one does.
 
-Only the stream counts: when two catfish publish, it keeps the first. The core message only announces that an event may
+Only the stream counts: when several publish a verdict, whatever its message id, the first that is stored is taken. The
+core message only announces that an event may
 have been stored.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bus.connection import Bus, LiveMessage
+from bus.turns.events import find_first
 from schemas.events import DissentRaised, DissentWaived
 from schemas.findings import Dissent, StageTiming
 
@@ -65,7 +67,7 @@ class DissentListener:
             self._announced.clear()
 
     async def _read_stored(self) -> CatfishFinding | None:
-        event = await self._bus.last_of(_KINDS, self._turn_id, direct=True)
+        event = await find_first(self._bus, _KINDS, self._turn_id, direct=True)
         if event is None:
             return None
         catfish_timings = [timing for timing in event.timings if timing.stage == "catfish"]

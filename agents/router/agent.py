@@ -18,14 +18,16 @@ from agents.router.checkpoint import load_checkpoint, load_shipped
 from agents.router.domains import load_taxonomy
 from agents.router.scoring import OutputScores, Scorer
 from agents.router.settings import RouterSettings
+from agents.router.turn_ids import TurnIds, refusal
 from agents.shared.encoder import Floats
 from bus.agent import Endpoint
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
 from schemas.advisors import ADVISORS, AdviseRequest
+from schemas.codec import decode
 from schemas.embedder import EmbedReply, EmbedRequest
-from schemas.errors import KikiError, SetupError, Unavailable
-from schemas.events import QueryReceived, QueryRouted
+from schemas.errors import InvalidEvent, KikiError, SetupError, Unavailable
+from schemas.events import QueryReceived, QueryRouted, failure
 from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
 from schemas.status import StatusReply
@@ -59,6 +61,7 @@ class RouterAgent:
         self._scorer: Scorer | None = None
         self._bus: Bus | None = None
         self._embed: Embed | None = None
+        self._turn_ids = TurnIds()
         self._turns = 0
         self._base_turns = 0
 
@@ -72,7 +75,21 @@ class RouterAgent:
 
         await self.load_weights(embed_on_bus)
         await _wait_for_embedder(embed_on_bus)
-        yield
+        stop_listening = await bus.listen(bus.subjects.stage(QueryReceived.subject), self._refuse_taken)
+        try:
+            yield
+        finally:
+            await stop_listening()
+
+    async def _refuse_taken(self, message: LiveMessage) -> None:
+        """Tell who asked under a turn id that is taken. The broker drops such a question, or no stage works on it."""
+        assert self._bus is not None
+        try:
+            event = decode(QueryReceived, message.data)
+        except InvalidEvent:
+            return  # the handler refuses it
+        if self._turn_ids.is_taken(event):
+            await self._bus.announce(failure(event.envelope, STAGE, refusal(event)))
 
     async def load_weights(self, embed: Embed) -> None:
         """Load the weights, ready for :meth:`route` with the vectors that ``embed`` gives.
@@ -126,8 +143,10 @@ class RouterAgent:
             )
         return RouteReply(results=tuple(results))
 
-    async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted:
+    async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted | None:
         query = event.query
+        if self._turn_ids.is_taken(event):
+            return None  # its asker has been told
         alias = alias_of(query.model)
         if (earlier_event := await self._find_routed_event(event)) is not None:
             return earlier_event

@@ -121,7 +121,7 @@ def worker_contestant(bus: Bus) -> Contestant:
         query_routed = QueryRouted(envelope=envelope, query=query, route=route)
         started, first = time.perf_counter(), 0.0
         kinds = (InferToken, InferDone)
-        async with bus.follow(envelope.turn_id, kinds=kinds) as events:
+        async with bus.follow(envelope, kinds=kinds) as events:
             await bus.publish(
                 RecallDone(envelope=query_routed.envelope.next("recall"), query=query, route=route, recall=Recall())
             )

@@ -44,7 +44,12 @@ def show(seq: SeqArgument, nats: NatsOption = None) -> None:
             out.print(f"{name:12}{getattr(letter, name)}", markup=False, highlight=False, soft_wrap=True)
         for key, value in letter.headers.items():
             out.print(f"header      {key}: {value}", markup=False, highlight=False, soft_wrap=True)
-        out.print(letters.readable_text(letter.payload), markup=False, highlight=False, soft_wrap=True)
+        out.print(
+            letters.readable_text(await letters.read_payload(bus, letter)),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     run_on_bus(print_letter, nats)
 

@@ -12,8 +12,8 @@ import httpx
 import typer
 from rich.text import Text
 
-from bus import turn_events
 from bus.connection import Bus, connect
+from bus.turns.events import StoredEvent, read_turn_events
 from runtime.agents import turn_stages
 from runtime.cli import NatsOption, command, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
@@ -129,7 +129,7 @@ def trace(
             if as_json:
                 from schemas.codec import encode
 
-                for entry in await turn_events.read_turn_events(bus, turn_id):
+                for entry in await read_turn_events(bus, turn_id):
                     line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
                     sys.stdout.write(line)
             else:
@@ -140,12 +140,12 @@ def trace(
 
 async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -> None:
     """Print a turn's waterfall and decisions; ``wait_for_episode`` waits until its episode is written first."""
-    entries = await turn_events.read_turn_events(bus, turn_id)
+    entries = await read_turn_events(bus, turn_id)
     if wait_for_episode:
         with anyio.move_on_after(EPISODE_SECONDS):
             while _awaits_episode(entries):
                 await anyio.sleep(0.05)
-                entries = await turn_events.read_turn_events(bus, turn_id)
+                entries = await read_turn_events(bus, turn_id)
     picture = waterfall(entries)
     out.print(draw_waterfall(picture))
     decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)
@@ -163,7 +163,7 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
         out.print(f"not seen: {', '.join(missing)}", style="dim")
 
 
-def _awaits_episode(entries: list[turn_events.StoredEvent]) -> bool:
+def _awaits_episode(entries: list[StoredEvent]) -> bool:
     is_recorded = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in entries)
     return is_recorded and not any(isinstance(entry.event, EpisodeRecorded) for entry in entries)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from bus import record, turn_events
+from bus import record
 from bus.connection import Bus
+from bus.turns.events import read_turn_events
 from schemas.adapters import AdapterInfo, AdapterRequest
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
@@ -75,7 +76,7 @@ async def read_turn(bus: Bus, turn_id: str) -> tuple[TurnInputs, RerunOutcome]:
     Raises:
         InvalidInput: nothing of the turn is stored, or it has not been answered.
     """
-    events = [entry.event for entry in await turn_events.read_turn_events(bus, turn_id)]
+    events = [entry.event for entry in await read_turn_events(bus, turn_id)]
     recall_done = next((event for event in events if isinstance(event, RecallDone)), None)
     answer_ready = next((event for event in events if isinstance(event, AnswerReady)), None)
     if recall_done is not None and answer_ready is not None:

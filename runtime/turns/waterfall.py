@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bus.turn_events import StoredEvent
+from bus.turns.events import StoredEvent
 from runtime.agents import turn_stages
 from schemas.events import (
     AnswerReady,

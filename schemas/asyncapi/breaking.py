@@ -10,7 +10,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-_INCOMING = ("QueryReceived", "TurnCancelled", "Job")
+_INCOMING = ("QueryReceived", "TurnCancelled", "AnswerTaken", "Job")
 """Events that other services publish, too."""
 
 _UPPER_BOUNDS = ("maximum", "maxLength", "maxItems", "maxProperties", "exclusiveMaximum")

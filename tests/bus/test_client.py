@@ -9,8 +9,8 @@ from bus.turn import Happening
 from schemas.chat import Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
-from schemas.errors import InvalidEvent, KikiError, Unavailable
-from schemas.events import AnswerReady, InferToken, QueryReceived, TurnCancelled, TurnFailed
+from schemas.errors import InvalidStage, KikiError, Unavailable
+from schemas.events import AnswerReady, InferToken, QueryReceived, QueryRouted, TurnCancelled, TurnFailed
 from schemas.services import ReplayReply, ReplayRequest
 from tests.agents.memory.scenes import answer_ready
 from tests.agents.services.scenes import record, run_services
@@ -87,26 +87,34 @@ async def test_a_turn_that_is_cancelled_says_why(bus: Bus, client: Client) -> No
 
 async def test_a_wait_that_is_broken_off_loses_no_event(bus: Bus) -> None:
     envelope = new_turn(tenant="tests", timeout=20)
-    async with bus.follow(envelope.turn_id) as events:
+    async with bus.follow(envelope) as events:
         with anyio.move_on_after(0.05):
             await anext(events)
-        await bus.client.publish(bus.subjects.stage(AnswerReady.subject, envelope.turn_id), b"no answer")
+        await bus.client.publish(bus.subjects.stage(QueryRouted.subject, envelope.turn_id), b"no route")
         await send_tokens(bus, envelope, "Here")
         await bus.publish(answer_ready(envelope, answer="Here"))
         with anyio.fail_after(5):
-            with pytest.raises(InvalidEvent):
+            with pytest.raises(InvalidStage, match=r"router published a query\.routed"):
                 await anext(events)
             assert [type(event) async for event in events] == [InferToken, AnswerReady]
 
 
+async def test_an_answer_that_cannot_be_read_ends_the_turn_and_names_the_stage(bus: Bus, client: Client) -> None:
+    async with client.turn("Where?") as turn:
+        await bus.client.publish(bus.subjects.stage(AnswerReady.subject, turn.id), b"no answer")
+        with pytest.raises(KikiError, match=r"antibias published a answer\.ready") as caught:
+            _ = [piece async for piece in turn.text()]
+    assert (caught.value.code, caught.value.status) == ("stage_invalid", 502)
+
+
 async def test_a_turn_whose_connection_is_closed_is_unavailable(nats_url: str) -> None:
     async with connect(BusSettings(url=nats_url), name="short") as bus:
-        async with bus.follow("t", kinds=()) as events:
+        async with bus.follow(new_turn(tenant="t", timeout=1.0), kinds=()) as events:
             await bus.client.close()
             with anyio.fail_after(5), pytest.raises(Unavailable, match="before the turn ended"):
                 await anext(events)
         with pytest.raises(Unavailable, match="cannot be followed"):
-            async with bus.follow("t"):
+            async with bus.follow(new_turn(tenant="t", timeout=1.0)):
                 pass
 
 

@@ -7,13 +7,13 @@ from bus import dead_letters
 from bus.connection import Bus
 from bus.handler import Delivery
 from schemas.errors import InvalidInput
-from schemas.events import Event, QueryReceived, TurnCancelled
+from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
 from tests.bus.conftest import eventually, query, reply, run_consumer
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> None:
+async def test_a_replayed_letter_is_a_turn_of_its_own_with_a_fresh_deadline(bus: Bus) -> None:
     mended = False
 
     async def handle(event: QueryReceived, delivery: Delivery) -> Event:
@@ -32,12 +32,16 @@ async def test_a_replayed_letter_is_handled_with_a_fresh_deadline(bus: Bus) -> N
         (filed,) = await eventually(list_letters)
         assert (await dead_letters.read_letter(bus, filed.seq)).letter == filed.letter
         mended = True
-        assert await dead_letters.replay(bus, filed.seq) == bus.subjects.of(event)
+        subject = await dead_letters.replay(bus, filed.seq)
+        kind, _, turn_id = subject.rpartition(".")
+        assert kind == bus.subjects.stage("query.received", "").rstrip(".")
+        assert turn_id != event.envelope.turn_id
 
         async def find_reply() -> TurnCancelled | None:
-            return await bus.last(TurnCancelled, event.envelope.turn_id)
+            return await bus.last(TurnCancelled, turn_id)
 
         await eventually(find_reply)
+        assert await bus.last(TurnFailed, event.envelope.turn_id) is not None
         assert await list_letters() == []
 
 

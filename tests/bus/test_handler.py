@@ -10,7 +10,7 @@ import pytest
 from bus import dead_letters, metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS, Consumer, Delivery, Handler
-from bus.topology import DEAD, TURNS
+from bus.topology import ANSWERS, DEAD, TURNS
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
 from tests.bus.conftest import eventually, query, reply, run_consumer
@@ -49,7 +49,7 @@ async def test_the_same_result_twice_is_stored_once(bus: Bus) -> None:
     event = reply(query())
     assert await bus.publish(event)
     assert not await bus.publish(event)
-    assert (await bus.js.stream_info(TURNS)).state.messages == 1
+    assert (await bus.js.stream_info(ANSWERS)).state.messages == 1
 
 
 async def test_a_malformed_event_is_buried_and_stops_no_other_event(bus: Bus) -> None:

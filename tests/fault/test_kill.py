@@ -10,11 +10,11 @@ import anyio
 import msgspec
 import pytest
 
-from bus import turn_events
 from bus.agent import gather_reports
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS
 from bus.topology import ANSWERS, EPISODES, TURNS
+from bus.turns.events import read_turn_events
 from runtime.agents import REGISTRY
 from schemas.chat import Message, Sampling
 from schemas.envelope import Envelope, new_turn
@@ -64,7 +64,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
         answer = await wait_for_answer(bus, envelope)
         assert answer.text
         await wait_until_settled(bus, envelope)
-        events = [entry.event for entry in await turn_events.read_turn_events(bus, envelope.turn_id)]
+        events = [entry.event for entry in await read_turn_events(bus, envelope.turn_id)]
         assert count(events, AnswerReady) == 1
         assert count(events, EpisodeRecorded) == 1
         assert count(events, TurnFailed) == 0
@@ -81,7 +81,7 @@ async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtim
         os.kill(pid, signal.SIGKILL)
         assert (await wait_for_answer(bus, envelope)).text
         await wait_until_settled(bus, envelope)
-        events = [entry.event for entry in await turn_events.read_turn_events(bus, envelope.turn_id)]
+        events = [entry.event for entry in await read_turn_events(bus, envelope.turn_id)]
         assert (count(events, AnswerReady), count(events, EpisodeRecorded)) == (1, 1)
 
 

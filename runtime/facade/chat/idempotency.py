@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from bus.connection import Bus
+from bus.turns.events import find_end
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import InvalidInput, KikiError, Refused
-from schemas.events import AnswerReady, QueryReceived, TurnCancelled, TurnFailed
+from schemas.events import AnswerReady, QueryReceived, TurnFailed
 from schemas.findings import Query
 
 MAX_GENERATIONS = 8
@@ -80,14 +81,12 @@ async def _find_stored_claim(bus: Bus, previous: QueryReceived) -> Claim | None:
         KikiError: the stored turn failed for good.
     """
     turn_id = previous.envelope.turn_id
-    answer = await bus.last(AnswerReady, turn_id)
-    if answer is not None:
-        return Claim(envelope=previous.envelope, query=previous.query, answer=answer)
-    failure = await bus.last(TurnFailed, turn_id)
-    if failure is not None and not failure.retryable:
-        raise KikiError(failure.message, code=failure.code)
-    cancelled = failure is None and await bus.last(TurnCancelled, turn_id) is not None
-    if failure is not None or cancelled or previous.envelope.remaining <= 0:
+    end = await find_end(bus, turn_id)
+    if isinstance(end, AnswerReady):
+        return Claim(envelope=previous.envelope, query=previous.query, answer=end)
+    if isinstance(end, TurnFailed) and not end.retryable:
+        raise KikiError(end.message, code=end.code)
+    if end is not None or previous.envelope.remaining <= 0:
         return None
     return Claim(envelope=previous.envelope, query=previous.query, running=True)
 

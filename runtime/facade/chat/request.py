@@ -208,6 +208,7 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         memory=body.kiki.memory,
         store=body.store is not False,
         history=body.kiki.history,
+        awaited=True,
     )
     return CheckedRequest(
         query=query,

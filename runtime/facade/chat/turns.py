@@ -16,15 +16,17 @@ from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.errors import BrokerUnavailable
 from bus.topology import TURNS
-from bus.turn import ALL_KINDS, ENDS, Happening, TurnEvents, error_of
+from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of
+from bus.turns.awaiting import wait_openly
+from bus.turns.events import find_end
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.owner import Owner
 from runtime.facade.settings import FacadeSettings
 from schemas.envelope import Envelope
-from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, Unavailable
-from schemas.events import AnswerReady, Event, QueryReceived, TurnCancelled, TurnFailed
+from schemas.errors import DeadlineExceeded, InvalidStage, KikiError, Refused, Unavailable
+from schemas.events import ENDS, AnswerReady, AnswerTaken, Event, QueryReceived, TurnCancelled, TurnFailed
 
 STORE_SECONDS = 0.005
 """Seconds before the stream is read again for an answer that was heard and is not stored yet; doubled each time."""
@@ -49,7 +51,7 @@ class FollowedTurn:
         self._answer = turn_claim.answer
         self._read_end_first = turn_claim.running
         self._events = events
-        self._unconfirmed: AnswerReady | None = None
+        self._unconfirmed = False
         self._away_since: float | None = None
         self._started = time.perf_counter()
         self._has_text = False
@@ -65,7 +67,7 @@ class FollowedTurn:
         return time.perf_counter() - self._started
 
     async def answer(self) -> AnswerReady:
-        """Wait for the answer. Raises what :meth:`next` raises."""
+        """Wait for the answer, which is taken then. Raises what :meth:`next` raises."""
         while True:
             event = await self.next()
             if isinstance(event, AnswerReady):
@@ -81,9 +83,24 @@ class FollowedTurn:
         """
         with self._turns.interruptible_scope() as scope:
             event = await self._next()
+            if isinstance(event, AnswerReady):
+                await self._take(event)
         if scope.cancelled_caught:
             raise self._with_outcome("stopped", Unavailable("the facade is stopping: ask again."))
         return self._check_event(event)
+
+    async def _take(self, answer: AnswerReady) -> None:
+        """Say that the client gets the answer: what a client got is recorded, and nothing else.
+
+        Raises:
+            Unavailable: the broker did not store it; the client asks again.
+        """
+        if not (answer.query.awaited and answer.is_recorded):
+            return
+        try:
+            await self._bus.publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))
+        except Unavailable as error:
+            raise self._with_outcome("broker_lost", error) from error
 
     def count_first_text(self, level: str) -> None:
         """Count the time to the first text, once."""
@@ -102,55 +119,55 @@ class FollowedTurn:
         if wait <= 0:
             raise self._with_outcome("deadline", DeadlineExceeded("the turn's deadline passed before its answer."))
         with anyio.move_on_after(wait):
-            if self._unconfirmed is None:
+            if not self._unconfirmed:
                 happening = await self._next_event()
-                if not isinstance(happening, AnswerReady):
+                if not isinstance(happening, ENDS):
                     return happening
-                self._unconfirmed = happening
-            await self._wait_until_stored()
-            return self._unconfirmed
+                self._unconfirmed = True
+            return await self._wait_until_stored()
         return await self._read_end()
 
     async def _next_event(self) -> Happening | None:
         try:
             return await anext(self._events)
-        except InvalidEvent as error:
+        except InvalidStage as error:
             metrics.count_degraded("facade.malformed", error.message)
             return None
 
-    async def _wait_until_stored(self) -> None:
-        """Wait until the stream holds the turn's answer.
+    async def _wait_until_stored(self) -> Event:
+        """Wait until the stream holds the turn's end, and return that one: the first that is stored counts.
 
         The broker delivers a message before it has stored it. One that dies between the two forgets the answer, and a
         client that had it would find no trace of it in the record.
         """
         pause = STORE_SECONDS
-        while not await self._is_stored():
+        while (end := await self._find_end()) is None:
             await anyio.sleep(pause)
             pause = min(2 * pause, self._settings.poll_seconds)
+        return end
 
-    async def _is_stored(self) -> bool:
+    async def _find_end(self) -> Event | None:
         try:
-            return await self._bus.last(AnswerReady, self.id) is not None
+            return await find_end(self._bus, self.id)
+        except InvalidStage as error:
+            raise self._with_outcome("failed", error) from error
         except Unavailable as error:
             metrics.count_degraded("facade.poll", error.message)
-            return False
+            return None
 
     async def _read_end(self) -> Event | None:
         """Read the turn's end from the stream: its message may have been missed while this facade was disconnected."""
         if self._is_broker_away():
             return None
+        if (end := await self._find_end()) is not None:
+            return end
         try:
-            for kind in ENDS:
-                event: Event | None = await self._bus.last(kind, self.id)
-                if event is not None:
-                    return event
-            if await self._bus.last(QueryReceived, self.id) is None:
-                raise self._end_as_lost()
+            is_lost = await self._bus.last(QueryReceived, self.id) is None
         except Unavailable as error:
-            if error.code == "broker_lost":
-                raise
             metrics.count_degraded("facade.poll", error.message)
+            return None
+        if is_lost:
+            raise self._end_as_lost()
         return None
 
     def _is_broker_away(self) -> bool:
@@ -304,8 +321,9 @@ class Turns:
         """The turn's events as they come; without ``tokens`` only those that end it."""
         async with AsyncExitStack() as stack:
             try:
-                following = self.bus.follow(envelope.turn_id, kinds=ALL_KINDS if tokens else ())
+                following = self.bus.follow(envelope, kinds=ALL_KINDS if tokens else ())
                 events = await stack.enter_async_context(following)
+                await stack.enter_async_context(wait_openly(self.bus, envelope.turn_id))
             except BrokerUnavailable as error:
                 raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
             self._followers[envelope.turn_id] += 1

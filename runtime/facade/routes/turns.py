@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from bus.turn_events import StoredEvent, read_turn_events
+from bus.turns.events import StoredEvent, read_turn_events
 from runtime.facade.dependencies import Parts, WhoseMemory
 from runtime.facade.owner import Owner
 from schemas.envelope import is_turn_id

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bus.turn_events import StoredEvent
+from bus.turns.events import StoredEvent
 from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope
