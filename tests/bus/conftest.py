@@ -34,9 +34,16 @@ async def run_consumer(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[
     handler = Handler(stage="echo", event=QueryReceived, handle=handle, **settings)
     consumer = Consumer(bus, handler, fetch_seconds=0.5, check_seconds=0.5)
     await consumer.declare()
+    async with run_beside(consumer):
+        yield consumer
+
+
+@contextlib.asynccontextmanager
+async def run_beside(consumer: Consumer[Any]) -> AsyncIterator[None]:
+    """Run a declared consumer as long as the context lasts."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.run)
-        yield consumer
+        yield
         tasks.cancel_scope.cancel()
 
 

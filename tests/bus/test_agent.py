@@ -8,16 +8,18 @@ from typing import Any
 import anyio
 import pytest
 
-from bus import metrics
+from bus import background, metrics
 from bus.agent import Endpoint, Report, gather_reports
 from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Delivery, Handler
+from bus.request import request
 from bus.testing import run_agents
 from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import Event, QueryReceived
 from schemas.status import StatusReply
+from tests.agents.scripted import degraded_count
 from tests.bus.conftest import reply
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +156,71 @@ async def test_a_call_is_answered_and_refused_as_a_message_is(bus: Bus, way: str
         with anyio.fail_after(5):
             while "slow" not in agent.finished:  # who leaves ends nothing
                 await anyio.sleep(0.01)
+
+
+async def test_a_request_that_nobody_can_be_answered_ends_no_agent(bus: Bus) -> None:
+    """No reply subject, a reply subject that is a service's own, bytes that are no request."""
+    async with serve_echo(bus) as agent:
+        before = degraded_count("service.no_reply")
+        for verb in ("embed", "status.echo", "status"):
+            for body in (b"", b"{}", b'{"texts": ["hello"]}', b"\xff"):
+                await bus.send(bus.subjects.service(verb), body)
+        await bus.client.publish(
+            bus.subjects.service("embed"), b'{"texts": ["x"]}', reply=bus.subjects.service("embed")
+        )
+        await bus.flush()
+        assert (await ask(bus, "still here")).vectors == ((10.0,),)
+        assert degraded_count("service.no_reply") >= before + 12
+        assert "hello" not in agent.finished  # nobody would have heard of it
+
+
+async def test_a_reply_that_the_broker_does_not_take_is_a_refusal(bus: Bus) -> None:
+    class Talkative(Echo):
+        async def embed(self, request: EmbedRequest) -> EmbedReply:
+            return EmbedReply(vectors=((0.125,) * 1_500_000,), compute=0.0)
+
+    async with serve_echo(bus, Talkative):
+        with pytest.raises(KikiError, match="more than the broker takes"):
+            await request_over_the_broker(bus)
+
+
+async def test_a_reply_that_is_not_what_its_type_says_is_a_refusal(bus: Bus) -> None:
+    class Odd(Echo):
+        async def embed(self, request: EmbedRequest) -> EmbedReply:
+            return EmbedReply(vectors=((float("nan"),),), compute=0.0)
+
+    async with serve_echo(bus, Odd):
+        with pytest.raises(KikiError) as caught:
+            await request_over_the_broker(bus)
+        assert (caught.value.code, caught.value.param) == ("internal_error", "vectors[0][0]")
+
+
+async def request_over_the_broker(bus: Bus) -> EmbedReply:
+    subject = bus.subjects.service("embed")
+    return await request(bus.client, subject, EmbedRequest(texts=("x",)), EmbedReply, timeout=10)
+
+
+async def test_work_beside_an_agent_begins_again_after_its_fault(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    faults: list[Exception] = [RuntimeError("a bug"), Unavailable("away"), KeyError("x")]
+    ran = anyio.Event()
+
+    async def work() -> None:
+        if faults:
+            raise faults.pop()
+        ran.set()
+
+    class Busy(Echo):
+        @contextlib.asynccontextmanager
+        async def open(self, bus: Bus) -> AsyncIterator[None]:
+            async with super().open(bus), anyio.create_task_group() as tasks:
+                tasks.start_soon(background.keep_running, "echo.work", work)
+                yield
+
+    async with serve_echo(bus, Busy):
+        with anyio.fail_after(5):
+            await ran.wait()
+        assert (await ask(bus, "here")).vectors == ((4.0,),)
 
 
 async def test_a_call_is_no_message_and_hands_the_reply_over_as_it_is(bus: Bus) -> None:

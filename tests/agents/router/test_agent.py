@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from agents.embedder.agent import EmbedderAgent
 from agents.router.agent import RouterAgent
@@ -14,13 +15,16 @@ from agents.router.settings import RouterSettings
 from bus.agent import gather_reports, run_agent
 from bus.connection import Bus, BusSettings, connect
 from bus.testing import run_agents
+from bus.turns.events import find_end
 from schemas.chat import Message
+from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.envelope import new_turn
 from schemas.errors import KikiError, Unavailable
-from schemas.events import Event, QueryReceived, QueryRouted, TurnFailed
+from schemas.events import AnswerReady, Event, QueryReceived, QueryRouted, TurnFailed
 from schemas.findings import Level, Query
 from schemas.router import RouteReply, RouteRequest
+from tests.agents.memory.scenes import answer_ready
 from tests.agents.running import run_embedder
 
 pytestmark = pytest.mark.anyio
@@ -125,6 +129,32 @@ async def test_an_unknown_model_fails_the_turn(bus: Bus, embedder_path: Path) ->
         await bus.publish(event)
         failure = await wait_for_event(bus, TurnFailed, event.envelope.turn_id)
         assert (failure.code, failure.retryable) == ("model_not_found", False)
+
+
+async def test_a_question_under_a_turn_id_that_is_taken_fails_for_its_own_asker_alone(
+    bus: Bus, embedder_path: Path
+) -> None:
+    """The broker drops it as a duplicate, or no stage works on it: without a word its asker would wait in vain."""
+    async with run_router(bus, embedder_path):
+        first = query_received(RUST)
+        second = replace(
+            query_received("Another question"),
+            envelope=replace(new_turn(tenant="other", timeout=30), turn_id=first.envelope.turn_id),
+        )
+        async with bus.follow(first.envelope) as first_events, bus.follow(second.envelope, kinds=()) as second_events:
+            await bus.publish(first)
+            await wait_for_event(bus, QueryRouted, first.envelope.turn_id)
+            assert not await bus.publish(second)  # as the contract says: the same message id
+            with anyio.fail_after(10):
+                refusal = await anext(second_events)
+            assert isinstance(refusal, TurnFailed)
+            assert "is taken by another question" in refusal.message
+            await bus.js.publish(bus.subjects.of(second), encode(second), headers={"Nats-Msg-Id": "another id"})
+            await bus.publish(answer_ready(first.envelope))
+            kinds = [type(event) async for event in first_events]
+            assert kinds[-1] is AnswerReady
+            assert TurnFailed not in kinds
+        assert isinstance(await find_end(bus, first.envelope.turn_id), AnswerReady)
 
 
 async def test_prompts_are_routed_on_request(bus: Bus, embedder_path: Path) -> None:

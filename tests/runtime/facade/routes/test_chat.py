@@ -184,6 +184,7 @@ async def test_the_events_of_a_turn_are_shown_in_order(http: httpx.AsyncClient, 
         "query.routed",
         "recall.done",
         "answer.ready",
+        "answer.taken",
     ]
     assert "embedding" not in story["events"][1]["event"]["route"]
 
