@@ -39,6 +39,11 @@ class TurnEvents:
         self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the turn's end came, readable or not: nothing follows."""
+        return self._ended
+
     def __aiter__(self) -> AsyncIterator[Happening]:
         return self
 

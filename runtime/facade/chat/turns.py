@@ -99,8 +99,9 @@ class FollowedTurn:
             return
         try:
             await self._bus.publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))
-        except Unavailable as error:
-            raise self._with_outcome("broker_lost", error) from error
+        except Refused as error:
+            reason = f"the answer is there and cannot be recorded now ({error.message}): ask again with the same key."
+            raise self._with_outcome("broker_lost", Unavailable(reason)) from error
 
     def count_first_text(self, level: str) -> None:
         """Count the time to the first text, once."""
@@ -132,6 +133,7 @@ class FollowedTurn:
             return await anext(self._events)
         except InvalidStage as error:
             metrics.count_degraded("facade.malformed", error.message)
+            self._unconfirmed = self._events.ended
             return None
 
     async def _wait_until_stored(self) -> Event:

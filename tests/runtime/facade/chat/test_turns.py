@@ -21,7 +21,7 @@ from schemas.chat import Message
 from schemas.codec import encode
 from schemas.envelope import new_turn
 from schemas.errors import StageFailed, Unavailable
-from schemas.events import AnswerReady, QueryReceived, TurnCancelled
+from schemas.events import AnswerReady, AnswerTaken, QueryReceived, TurnCancelled
 from schemas.findings import Query
 from tests.runtime.facade.scripted import (
     Script,
@@ -304,6 +304,58 @@ def test_a_turn_without_a_seed_draws_it_from_its_id() -> None:
     assert seeded(query, None, first) == seeded(query, None, again)
     assert seeded(query, None, first) != seeded(query, None, new_turn(tenant="t", timeout=1).turn_id)
     assert seeded(query, 7, first).sampling.seed == 7
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"bias": None}])
+async def test_an_answer_that_no_reader_takes_is_a_502_that_names_the_stage(
+    http: httpx.AsyncClient, script: Script, bus: Bus, change: dict[str, Any]
+) -> None:
+    """A stage of somebody else's publishes it; the client who asked is not at fault."""
+    async with unanswered_request(http, script) as replies:
+        event = answer_event(recall_event(routed_event(script.queries[0])), script)
+        body = json.loads(encode(event)) | change
+        await bus.js.publish(bus.subjects.of(event), json.dumps(body).encode())
+    (reply,) = replies
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (502, "stage_invalid")
+    assert error["message"].startswith("antibias published a answer.ready that is not valid")
+    assert next(iter(change)) in error["message"]
+
+
+async def test_an_answer_is_recorded_only_when_its_client_gets_it(
+    http: httpx.AsyncClient, script: Script, bus: Bus
+) -> None:
+    turn_id = (await http.post(CHAT, json=chat_body(model="micro-kiki-fast"))).headers["x-turn-id"]
+    assert await bus.last(AnswerTaken, turn_id) is not None
+    unstored_id = (await http.post(CHAT, json=chat_body(store=False))).headers["x-turn-id"]
+    assert await bus.last(AnswerTaken, unstored_id) is None  # it is not to be recorded anyway
+
+
+async def test_an_answer_that_cannot_be_taken_is_a_503_and_is_taken_by_a_retry(
+    http: httpx.AsyncClient, script: Script, bus: Bus
+) -> None:
+    headers = key()
+    script.before_answer = anyio.Event()
+    replies: list[httpx.Response] = []
+
+    async def post() -> None:
+        replies.append(await http.post(CHAT, json=chat_body(model="micro-kiki-fast"), headers=headers))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(post)
+        await script.query_arrived.wait()
+        await _change_answers(bus, max_msgs=1)
+        script.before_answer.set()
+    assert (replies[0].status_code, replies[0].json()["error"]["code"]) == (503, "unavailable")
+    await _change_answers(bus, max_msgs=-1)
+    again = await http.post(CHAT, json=chat_body(model="micro-kiki-fast"), headers=headers)
+    assert (again.status_code, len(script.queries)) == (200, 1)
+    assert await bus.last(AnswerTaken, again.headers["x-turn-id"]) is not None
+
+
+async def _change_answers(bus: Bus, **changes: Any) -> None:
+    config = (await bus.js.stream_info(ANSWERS)).config
+    await bus.js.update_stream(config.evolve(**changes))
 
 
 async def test_an_answer_is_given_once_its_stream_holds_it(http: httpx.AsyncClient, script: Script, bus: Bus) -> None:
