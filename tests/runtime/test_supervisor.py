@@ -21,7 +21,7 @@ from bus.agent import gather_reports
 from bus.broker.ownership import find_holder
 from bus.connection import BusSettings, connect
 from runtime.composition import bus_settings
-from runtime.heartbeat import Heartbeat
+from runtime.heartbeat import HEARTBEAT, Heartbeat
 from runtime.settings import load_settings
 from runtime.supervisor import STEADY_SECONDS, Deaths, Supervisor
 from schemas.errors import SetupError
@@ -225,3 +225,31 @@ async def wait_for_children(directory: Path) -> tuple[int, ...]:
         holder = find_holder(directory)
     assert holder is not None
     return holder.children
+
+
+BLOCKED = """
+import time, anyio
+from runtime.heartbeat import beat
+
+async def run():
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(beat)
+        await anyio.sleep(1.5)
+        time.sleep(60)
+
+anyio.run(run)
+"""
+
+
+async def test_an_event_loop_that_is_blocked_gives_no_sign_of_life() -> None:
+    heartbeat = Heartbeat()
+    variables = {**os.environ, HEARTBEAT: str(heartbeat.writer)}
+    async with await anyio.open_process(
+        [sys.executable, "-c", BLOCKED], env=variables, pass_fds=(heartbeat.writer,), stdout=None, stderr=None
+    ) as process:
+        heartbeat.give()
+        with anyio.fail_after(30):
+            await heartbeat.wait_for_silence(3)
+        assert process.returncode is None
+        process.kill()
+    heartbeat.close()
