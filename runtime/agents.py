@@ -109,6 +109,10 @@ def read_settings(
     Raises:
         SetupError: a setting does not exist, or its value is wrong.
     """
+    known = (*all_agents(), FACADE)
+    if strangers := sorted(set(settings.agents) - set(known)):
+        path = f"agents.{strangers[0]}"
+        raise SetupError(f"setting '{path}' does not exist: choose from {', '.join(sorted(known))}.", param=path)
     overrides = settings.agents.get(name, {})
     field_names = {field.name for field in msgspec.structs.fields(kind)}
     unknown = sorted(set(overrides) - field_names)

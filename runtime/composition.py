@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bus.agent import Agent
 from bus.broker import monitor_of
+from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
 from runtime.agents import FACADE, all_agents, find_spec, read_settings
 from runtime.settings import Settings
@@ -28,9 +29,17 @@ def group_by_process(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return groups
 
 
+def broker_url(settings: Settings) -> str:
+    """The broker's address: ``nats``, else of the process that holds the data directory, else the default one."""
+    if settings.nats is not None:
+        return settings.nats
+    holder = find_holder(settings.data_dir)
+    return holder.url if holder is not None and holder.url else f"nats://127.0.0.1:{settings.nats_port}"
+
+
 def bus_settings(settings: Settings) -> BusSettings:
     """How to reach the broker."""
-    return BusSettings(url=settings.broker_url(), prefix=settings.prefix, replicas=settings.replicas)
+    return BusSettings(url=broker_url(settings), prefix=settings.prefix, replicas=settings.replicas)
 
 
 def build_agent(name: str, settings: Settings) -> Agent:
@@ -59,6 +68,6 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "one_memory": settings.one_memory,
         "admin_key": settings.admin_key,
         "turn_timeout": settings.turn_timeout,
-        "monitor_url": monitor_of(settings.data_dir / "nats", settings.nats_port) if settings.nats is None else None,
+        "monitor_url": monitor_of(settings.data_dir / "nats", bus.broker_port) if settings.nats is None else None,
     }
     await serve(bus, read_settings(FacadeSettings, FACADE, settings, defaults), load_catalogue())

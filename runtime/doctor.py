@@ -13,9 +13,10 @@ import psutil
 
 from bus import broker
 from bus.agent import gather_reports
+from bus.broker.ownership import find_holder
 from bus.connection import connect
 from runtime.agents import turn_agents
-from runtime.composition import bus_settings
+from runtime.composition import broker_url, bus_settings
 from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
 from schemas.errors import KikiError, Unavailable
 from schemas.status import StatusReply
@@ -53,7 +54,7 @@ async def examine(settings: Settings) -> list[Finding]:
         _check_memory(settings),
     ]
     findings += [_check_chat_model(settings), _check_model(settings.embedder), _check_adapters(settings)]
-    findings += await _check_runtime(settings)
+    findings += [_check_holder(settings), *await _check_runtime(settings)]
     return findings
 
 
@@ -135,6 +136,11 @@ def _check_adapters(settings: Settings) -> Finding:
     return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", mend)
 
 
+def _check_holder(settings: Settings) -> Finding:
+    """Who holds the data directory; it stands before what is said of the broker, which is the holder's."""
+    return Finding("data directory", "ok", f"{settings.data_dir}, held by {find_holder(settings.data_dir) or 'nobody'}")
+
+
 async def _check_runtime(settings: Settings) -> list[Finding]:
     """The state of the broker and the agents when a broker answers, else whether their ports are free."""
     try:
@@ -144,7 +150,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
             missing = [name for name in expected if name not in statuses]
             return [
-                Finding("broker", "ok", f"answers at {settings.broker_url()}"),
+                Finding("broker", "ok", f"answers at {broker_url(settings)}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
@@ -156,7 +162,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             ]
     except KikiError:
         return [
-            Finding("broker", "note", f"none at {settings.broker_url()}", "'kiki up' starts one"),
+            Finding("broker", "note", f"none at {broker_url(settings)}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]

@@ -10,20 +10,31 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 import anyio
 import anyio.abc
 import structlog
 
-from bus.agent import run_agent
-from bus.connection import connect
+from bus import metrics
+from bus.agent import Agent, run_agent
+from bus.connection import Bus, connect
 from runtime import composition, observability
 from runtime.agents import FACADE
+from runtime.exits import FAILED_EXIT
+from runtime.heartbeat import beat
 from runtime.settings import Settings, load_settings
+from schemas.errors import SetupError
 
 SUPERVISED = "KIKI_SUPERVISED"
 """Set in the environment of a process whose standard input is held by a supervisor."""
+
+HANGS = "KIKI_HANGS"
+"""How many processes of the same agents were killed before this one because they gave no sign of life."""
+
+ORPHAN_SECONDS = 10.0
+"""Seconds that a process whose supervisor is gone has to end in good order; a hung event loop has no other end."""
 
 _log = structlog.get_logger("runtime")
 
@@ -32,10 +43,11 @@ def run(names: Sequence[str]) -> None:
     """Run the named agents (or ``facade``) with this process's settings and logs.
 
     Raises:
-        SetupError: an agent cannot start here.
+        SetupError: an agent cannot start here, or the data directory cannot be made.
         Unavailable: no broker answers.
     """
     settings = load_settings()
+    make_data_directory(settings)
     observability.configure(settings, service="+".join(composition.group_by_process(names)))
     anyio.run(serve, names, settings, backend="asyncio")
 
@@ -48,6 +60,8 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         Unavailable: no broker answers.
     """
     agents = [composition.build_agent(name, settings) for name in names if name != FACADE]
+    if hangs := int(os.environ.get(HANGS, "0")):
+        metrics.DEGRADED.labels("process.hung").inc(hangs)  # the supervisor has logged why
     async with (
         connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
         anyio.create_task_group() as tasks,
@@ -55,10 +69,32 @@ async def serve(names: Sequence[str], settings: Settings) -> None:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
         if os.environ.get(SUPERVISED):
             tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
-        for agent in agents:
-            tasks.start_soon(run_agent, agent, bus)
         if FACADE in names:
             tasks.start_soon(composition.serve_facade, bus, settings)
+        await _start_agents(agents, bus, tasks)
+        tasks.start_soon(beat)
+
+
+def make_data_directory(settings: Settings) -> None:
+    """Make the data directory, in which agents keep what must outlive them.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"cannot make the data directory {settings.data_dir} ({error.strerror}): set KIKI_DATA_DIR.",
+            param="data_dir",
+        ) from error
+
+
+async def _start_agents(agents: Sequence[Agent], bus: Bus, tasks: anyio.abc.TaskGroup) -> None:
+    """Start all at once, as one may wait for another; return when every one takes work."""
+    async with anyio.create_task_group() as starting:
+        for agent in agents:
+            starting.start_soon(tasks.start, run_agent, agent, bus)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
@@ -77,6 +113,8 @@ async def _stop_with_supervisor(scope: anyio.CancelScope) -> None:
             while os.read(sys.stdin.fileno(), 1024):
                 pass
             loop.call_soon_threadsafe(supervisor_ended.set)
+            time.sleep(ORPHAN_SECONDS)
+            os._exit(FAILED_EXIT)
 
     # A daemon: one that must be joined would keep a process that has failed from ever ending.
     threading.Thread(target=read_to_end, name="supervisor", daemon=True).start()

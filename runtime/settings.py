@@ -3,6 +3,7 @@
 The agents have settings of their own, documented beside them; ``[agents.<name>]`` in the file overrides them.
 """
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,22 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 LAST_RESORT_MODEL = "smollm2-135m-instruct"
 """Taken in place of the default model where that cannot be had; never in place of a model that somebody named."""
 DEFAULT_EMBEDDER = "all-mpnet-base-v2"
+
+
+OTHER_VARIABLES = {
+    "KIKI_CONFIG": "the settings' file",
+    "KIKI_CACHE_DIR": "where models are kept",
+    "KIKI_SUPERVISED": "set by a supervisor for its children",
+    "KIKI_HEARTBEAT": "set by a supervisor for its children",
+    "KIKI_HANGS": "set by a supervisor for its children",
+}
+"""Variables of this runtime that are no settings."""
+
+OTHER_PREFIXES = {
+    "KIKI_FLOW_": "the advisor kiki-flow's own, read by it and by runtime.advisors",
+    "KIKI_SOAK_": "of the endurance tests",
+}
+"""How variables begin that belong to others."""
 
 
 class Settings(BaseSettings):
@@ -51,6 +68,10 @@ class Settings(BaseSettings):
     admin_key: str | None = Field(default=None, description="Bearer key of the administrator's endpoints.")
     turn_timeout: float = Field(default=120.0, gt=0, le=900, description="Seconds that a turn may take.")
 
+    hang_timeout: float = Field(
+        default=30.0, ge=5, le=3600, description="Seconds without a sign of life after which a process is restarted."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="'auto' is console on a terminal and JSON elsewhere."
@@ -76,9 +97,9 @@ class Settings(BaseSettings):
         """Whether file, environment or command line name the chat model."""
         return "model" in self.model_fields_set
 
-    def broker_url(self) -> str:
-        """The broker's address: ``nats``, or that of the embedded server."""
-        return self.nats or f"nats://127.0.0.1:{self.nats_port}"
+
+_TABLES = {name for name, field in Settings.model_fields.items() if str(field.annotation).startswith("dict")}
+"""Settings that are tables, whose entries have variables of their own."""
 
 
 def config_file() -> Path:
@@ -92,6 +113,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SetupError: a value is wrong or a name is unknown; the message names it.
     """
+    _refuse_unknown_variables()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
@@ -102,6 +124,25 @@ def load_settings(**overrides: Any) -> Settings:
         ) from error
     except ValueError as error:  # a TOML file that is not TOML
         raise SetupError(f"{config_file()} cannot be read: {error}.") from error
+
+
+def is_known_variable(name: str) -> bool:
+    """Whether a ``KIKI_`` variable is a setting, belongs to one that is a table, or is one of the others."""
+    if name in OTHER_VARIABLES or name.startswith(tuple(OTHER_PREFIXES)):
+        return True
+    field, nested, _ = name.removeprefix("KIKI_").lower().partition("__")
+    return field in Settings.model_fields and (not nested or field in _TABLES)
+
+
+def _refuse_unknown_variables() -> None:
+    """Refuse a misspelt variable, which pydantic passes over: it reads only the names that it looks for."""
+    for name in sorted(os.environ):
+        if not name.upper().startswith("KIKI_") or is_known_variable(name.upper()):
+            continue
+        known = [*(f"KIKI_{field.upper()}" for field in Settings.model_fields), *OTHER_VARIABLES]
+        close = difflib.get_close_matches(name.upper().partition("__")[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "runtime/settings.py lists those that are."
+        raise SetupError(f"variable '{name}' is no setting: {hint}", param=name)
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Children get a session of their own, so a Ctrl-C in the terminal reaches only the supervisor, which then stops the
 children first and the broker last. A child that exits with :data:`runtime.exits.SETUP_EXIT` is not restarted: its last
-line becomes the error that the whole runtime ends with.
+line becomes the error that the whole runtime ends with. One that gives no sign of life (:mod:`runtime.heartbeat`) is
+killed and started again. The supervisor holds the data directory (:mod:`bus.broker.ownership`) for as long as it lives.
 """
 
 import contextlib
@@ -10,20 +11,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import structlog
 from tenacity import wait_exponential_jitter
 
 from bus import broker as server
+from bus.broker import ownership
 from runtime import composition
 from runtime.agents import FACADE, default_agents
 from runtime.exits import SETUP_EXIT
-from runtime.process import SUPERVISED
+from runtime.heartbeat import HEARTBEAT, Heartbeat
+from runtime.process import HANGS, SUPERVISED
 from runtime.settings import Settings, environment
 from schemas.errors import SetupError
 
@@ -31,7 +36,10 @@ STOP_SECONDS = 3.0
 """Seconds that children have to end by themselves; with the broker's second, stopping takes less than five."""
 
 STEADY_SECONDS = 30.0
-"""A child that lived this long is restarted at once; after quick deaths in a row it waits longer each time."""
+"""What lived this long is restarted at once; after quick deaths in a row it waits longer each time."""
+
+LEFTOVER_SECONDS = 10.0
+"""Seconds that the processes of a killed supervisor have to end by themselves."""
 
 CHILD_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 """OpenMP's spinning barriers starve the other processes of a busy machine: one prefill took 12.4 s with them and
@@ -42,17 +50,28 @@ _wait = wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.3)
 
 
 @dataclass
-class Child:
-    """One supervised process and the agents that run in it.
+class Deaths:
+    """The deaths of one supervised process: all of them, and the last ones in a row within :data:`STEADY_SECONDS`."""
 
-    ``restarts`` counts its deaths, ``quick_deaths`` the last ones in a row that came within :data:`STEADY_SECONDS`.
-    """
+    count: int = 0
+    quick: int = 0
+
+    def add(self, lived: float) -> float:
+        """Count one after so many seconds of life; the seconds to wait before the next start."""
+        self.count += 1
+        self.quick = 0 if lived > STEADY_SECONDS else self.quick + 1
+        return _wait(_Attempt(self.quick)) if self.quick > 1 else 0.0  # type: ignore[arg-type]
+
+
+@dataclass
+class Child:
+    """One supervised process and the agents that run in it. ``hangs`` counts how often it gave no sign of life."""
 
     name: str
     agents: tuple[str, ...]
     process: anyio.abc.Process | None = None
-    restarts: int = 0
-    quick_deaths: int = 0
+    deaths: Deaths = field(default_factory=Deaths)
+    hangs: int = 0
 
 
 @dataclass
@@ -60,24 +79,31 @@ class Supervisor:
     """Owns the processes of one runtime.
 
     ``names`` are its agents and the facade; :func:`runtime.composition.group_by_process` says which share a process.
+    ``title`` is what others are told that holds the data directory.
     """
 
     settings: Settings
     names: tuple[str, ...] = field(default_factory=lambda: (*default_agents(), FACADE))
+    title: str = "a runtime"
     children: dict[str, Child] = field(default_factory=dict)
     broker: server.EmbeddedBroker | None = None
     failure: SetupError | None = None
     stopping: bool = False
+    _held: ownership.Hold = field(init=False)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Supervisor"]:
         """Start everything; stop everything at the end, also after an error or a cancellation.
 
         Raises:
-            SetupError: the broker cannot start, or a child ended with :data:`runtime.exits.SETUP_EXIT`.
+            SetupError: another process holds the data directory, the broker cannot start, or a child ended with
+                :data:`runtime.exits.SETUP_EXIT`.
         """
-        async with anyio.create_task_group() as tasks:
+        directory = self.settings.data_dir
+        async with ownership.hold(directory, title=self.title) as self._held, anyio.create_task_group() as tasks:
             try:
+                if self._held.previous is not None:
+                    await end_leftovers(self._held.previous.children, directory)
                 await self._start_broker(tasks)
                 for name, agents in composition.group_by_process(self.names).items():
                     self.children[name] = Child(name, agents)
@@ -96,21 +122,28 @@ class Supervisor:
         return self.settings.data_dir / "logs" / f"{next(holders, name)}.log"
 
     async def _start_broker(self, tasks: anyio.abc.TaskGroup) -> None:
-        if self.settings.nats is None:
-            self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
-            self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
-            tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
+        if self.settings.nats is not None:
+            self._held.note(is_elsewhere=True)
+            return
+        self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
+        self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
+        self._held.note(url=self.broker.url)
+        tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
 
     @property
     def _broker_directory(self) -> Path:
         return self.settings.data_dir / "nats"
 
     async def _keep_broker_running(self, scope: anyio.CancelScope) -> None:
+        deaths = Deaths()
         while self.broker is not None:
+            started = anyio.current_time()
             await self.broker.process.wait()
             if self._is_stopping():
                 return
-            _log.error("broker died", pid=self.broker.process.pid)
+            delay = deaths.add(anyio.current_time() - started)
+            _log.error("broker died", pid=self.broker.pid, delay=round(delay, 1))
+            await anyio.sleep(delay)
             try:
                 self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
             except SetupError as error:
@@ -120,18 +153,36 @@ class Supervisor:
     async def _keep_running(self, child: Child, scope: anyio.CancelScope) -> None:
         while not self._is_stopping():
             started = anyio.current_time()
-            process = child.process = await self._spawn(child)
-            code = await process.wait()
+            heartbeat = Heartbeat()
+            try:
+                process = child.process = await self._spawn(child, heartbeat)
+                self._note_children()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._kill_when_hung, child, process, heartbeat)
+                    code = await process.wait()
+                    tasks.cancel_scope.cancel()
+            finally:
+                heartbeat.close()
             if self._is_stopping():
                 return
             if code == SETUP_EXIT:
                 self._give_up(SetupError(self._last_line(child.name)), scope)
                 return
-            child.restarts += 1
-            child.quick_deaths = 0 if anyio.current_time() - started > STEADY_SECONDS else child.quick_deaths + 1
-            delay = _wait(_Attempt(child.quick_deaths)) if child.quick_deaths > 1 else 0.0  # type: ignore[arg-type]
+            delay = child.deaths.add(anyio.current_time() - started)
             _log.error("process died", name=child.name, code=code, delay=round(delay, 1))
             await anyio.sleep(delay)
+
+    async def _kill_when_hung(self, child: Child, process: anyio.abc.Process, heartbeat: Heartbeat) -> None:
+        await heartbeat.wait_for_silence(self.settings.hang_timeout)
+        child.hangs += 1
+        _log.error("process hung", name=child.name, pid=process.pid, silent_seconds=self.settings.hang_timeout)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+    def _note_children(self) -> None:
+        """Leave a note of the children to the next holder of the directory, should this process be killed."""
+        processes = [child.process for child in self.children.values()]
+        self._held.note(children=tuple(process.pid for process in processes if process is not None))
 
     def _is_stopping(self) -> bool:
         # A method: of the attribute mypy would believe that it still is False after an await.
@@ -141,18 +192,28 @@ class Supervisor:
         self.failure = self.failure or error
         scope.cancel()
 
-    async def _spawn(self, child: Child) -> anyio.abc.Process:
+    async def _spawn(self, child: Child, heartbeat: Heartbeat) -> anyio.abc.Process:
         log = self.log_path(child.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as sink:
-            return await anyio.open_process(
-                [sys.executable, "-m", "runtime.child", *child.agents],
-                stdin=subprocess.PIPE,
-                stdout=sink,
-                stderr=sink,
-                env={**CHILD_ENVIRONMENT, **os.environ, **environment(self.settings), SUPERVISED: "1"},
-                start_new_session=True,
-            )
+        variables = {
+            **environment(self.settings),
+            SUPERVISED: "1",
+            HEARTBEAT: str(heartbeat.writer),
+            HANGS: str(child.hangs),
+        }
+        try:
+            with log.open("ab") as sink:
+                return await anyio.open_process(
+                    [sys.executable, "-m", "runtime.child", *child.agents],
+                    stdin=subprocess.PIPE,
+                    stdout=sink,
+                    stderr=sink,
+                    env={**CHILD_ENVIRONMENT, **os.environ, **variables},
+                    pass_fds=(heartbeat.writer,),
+                    start_new_session=True,
+                )
+        finally:
+            heartbeat.give()
 
     def _last_line(self, name: str) -> str:
         lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
@@ -177,6 +238,27 @@ class _Attempt:
     """The one field of tenacity's state that its wait strategies read."""
 
     attempt_number: int
+
+
+async def end_leftovers(pids: Sequence[int], directory: Path) -> None:
+    """Wait until the processes of a killed supervisor have ended, which they do by themselves; kill those that hang."""
+    if not pids:
+        return
+    import psutil
+
+    left = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):  # it is gone, or its id is another user's by now
+            process = psutil.Process(pid)
+            variables = process.environ()
+            if SUPERVISED in variables and variables.get("KIKI_DATA_DIR") == str(directory):
+                left.append(process)
+    _, hung = await anyio.to_thread.run_sync(partial(psutil.wait_procs, left, timeout=LEFTOVER_SECONDS))
+    for process in hung:
+        _log.warning("leftover process is killed", pid=process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    await anyio.to_thread.run_sync(partial(psutil.wait_procs, hung, timeout=LEFTOVER_SECONDS))
 
 
 def _apply_to_running(processes: list[anyio.abc.Process], act: Callable[[anyio.abc.Process], None]) -> None:

@@ -29,6 +29,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print one line for a person, on standard error: what a command prints for programs stays as it is."""
+    err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
 def fail(error: KikiError) -> NoReturn:
     """Print the error as one line and exit with its code."""
     err.print(f"kiki: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True)

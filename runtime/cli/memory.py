@@ -18,7 +18,7 @@ from agents.shared.times import find_zone, format_time, parse_end, parse_time
 from bus.agent import gather_reports
 from bus.connection import Bus
 from runtime.agents import own_memory_embedder
-from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
+from runtime.cli import NatsOption, command, err, out, read_text, run_async, say, settings_of
 from runtime.local_embedder import BATCH, Embed, open_embedder
 from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
@@ -117,7 +117,7 @@ def import_history(
         imports.refuse(history.bad, source=str(file))
 
     async def import_file() -> None:
-        async with open_memory(settings) as bus:
+        async with open_memory(settings, say=say) as bus:
             plan = await transfer.plan_import(bus, history.entries, tenant=tenant, user=user)
             if not skip_bad:
                 imports.refuse(plan.bad, source=str(file))
@@ -317,14 +317,14 @@ def _run_on_memory(verb: Verb, nats: str | None, *extra_agents: str) -> None:
     settings = settings_of(nats=nats, log_level="warning")
 
     async def connect_and_run() -> None:
-        async with open_memory(settings, *extra_agents) as bus:
+        async with open_memory(settings, *extra_agents, say=say) as bus:
             await verb(bus)
 
     run_async(connect_and_run)
 
 
 async def _run_with_embedder(settings: Settings, verb: Callable[[Bus, Embed], Awaitable[None]]) -> None:
-    async with open_memory(settings) as bus, open_embedder(settings, bus) as embed:
+    async with open_memory(settings, say=say) as bus, open_embedder(settings, bus) as embed:
         await verb(bus, embed)
 
 

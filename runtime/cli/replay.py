@@ -19,7 +19,7 @@ from agents.shared.times import parse_end, parse_time
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
 from bus.topology import EPISODES
-from runtime.cli import NatsOption, command, err, out, read_text, run_async, settings_of
+from runtime.cli import NatsOption, command, err, out, read_text, run_async, say, settings_of
 from runtime.composition import bus_settings
 from runtime.local_memory import open_memory
 from runtime.records import restore
@@ -103,7 +103,7 @@ async def _run_on_bus(settings: Settings, verb: Callable[[Bus], Awaitable[None]]
 
 
 async def _run_on_memory(settings: Settings, verb: Callable[[Bus], Awaitable[None]]) -> None:
-    async with open_memory(settings) as bus:
+    async with open_memory(settings, say=say) as bus:
         await verb(bus)
 
 

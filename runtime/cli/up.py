@@ -50,7 +50,7 @@ def up(
 
 @command
 def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), FACADE)))]) -> None:
-    """Run some agents in this process, against a broker that is there already."""
+    """Run some agents in this process, against a broker that is there already: KIKI_NATS, or the data directory's."""
     os.execv(sys.executable, [sys.executable, "-m", "runtime.child", *agents])
 
 
@@ -103,6 +103,7 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
         settings,
         names=(*default_agents(), *advisors.find_runnable(settings), FACADE),
+        title="kiki up",
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)

@@ -78,7 +78,7 @@ async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Sup
         letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
         assert [letter.subject.rsplit(".", 1)[-1] for letter in letters] == [guilty]
         assert "it is not run again" in letters[0].reason
-        assert 1 <= running.children["inference"].restarts <= 3
+        assert 1 <= running.children["inference"].deaths.count <= 3
         await wait_until_ready(bus)
         assert isinstance(await wait_for_outcome(bus, await ask(bus, "Say hello.")), InferDone)
 
@@ -89,4 +89,4 @@ async def test_a_hang_is_noticed_and_the_request_itself_finishes(running: Superv
         await wait_until_ready(bus)
         turn_id = await ask(bus, f"{HANG_ONCE}, please.")
         assert isinstance(await wait_for_outcome(bus, turn_id), InferDone)
-        assert running.children["inference"].restarts == 1
+        assert running.children["inference"].deaths.count == 1

@@ -119,9 +119,8 @@ async def count_questions(bus: Bus) -> Counter[str]:
 
 
 async def check_survival(directory: Path, model: Path, turns: int) -> None:
-    agents = {"memory": REDELIVERY}
-    room = {"KIKI_FACADE__MAX_IN_FLIGHT": str(turns), "KIKI_FACADE__MAX_QUEUE": str(turns)}
-    first = start(directory, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(agents), **room)
+    agents = {"memory": REDELIVERY, "facade": {"max_in_flight": turns, "max_queue": turns}}
+    first = start(directory, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(agents))
     clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
 
     async def kill_everything() -> None:

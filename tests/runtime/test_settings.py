@@ -1,5 +1,6 @@
 """Settings: file under environment under options; a typo is an error that names itself."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,18 @@ import pytest
 from agents.inference.agent import InferenceAgent
 from runtime import composition
 from runtime.models import CATALOG
-from runtime.settings import DEFAULT_EMBEDDER, DEFAULT_MODEL, LAST_RESORT_MODEL, environment, load_settings
+from runtime.settings import (
+    DEFAULT_EMBEDDER,
+    DEFAULT_MODEL,
+    LAST_RESORT_MODEL,
+    OTHER_PREFIXES,
+    environment,
+    is_known_variable,
+    load_settings,
+)
 from schemas.errors import SetupError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +136,38 @@ def test_a_model_is_chosen_by_file_environment_or_option(config: Path, monkeypat
 
 def test_the_defaults_are_in_the_catalog() -> None:
     assert {DEFAULT_MODEL, LAST_RESORT_MODEL, DEFAULT_EMBEDDER} <= set(CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("KIKI_NATSS", "did you mean KIKI_NATS?"),
+        ("KIKI_NATS__URL", "did you mean KIKI_NATS?"),
+        ("KIKI_DATADIR", "did you mean KIKI_DATA_DIR?"),
+        ("kiki_prot", "did you mean KIKI_PORT?"),
+        ("KIKI_XYZZY", "runtime/settings.py lists those that are."),
+    ],
+)
+def test_a_misspelt_variable_is_named(config: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
+    monkeypatch.setenv(name, "nats://127.0.0.1:4255")
+    with pytest.raises(SetupError, match=f"variable '{name}' is no setting: {re.escape(hint)}") as error:
+        load_settings()
+    assert error.value.param == name
+
+
+def test_every_variable_that_the_code_names_is_known() -> None:
+    named = {
+        name: path
+        for room in ("schemas", "bus", "agents", "runtime", "deploy")
+        for path in (ROOT / room).rglob("*.py")
+        for name in re.findall(r"\bKIKI_[A-Z_]*[A-Z]\b(?!_)", path.read_text(encoding="utf-8"))
+    }
+    assert named
+    unknown = {name: path for name, path in named.items() if not is_known_variable(name)}
+    assert {name: path for name, path in unknown.items() if f"{name}_" not in OTHER_PREFIXES} == {}
+
+
+def test_a_table_of_an_agent_that_does_not_exist_is_named(config: Path) -> None:
+    config.write_text("[agents.memroy]\nmax_hits = 3\n")
+    with pytest.raises(SetupError, match=r"'agents.memroy' does not exist: choose from .*memory"):
+        composition.build_agent("catfish", load_settings())

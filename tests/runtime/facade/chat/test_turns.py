@@ -1,6 +1,8 @@
 """Turns from the client's side: retries, clients that leave, limits, and a broker that dies."""
 
 import json
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -251,7 +253,7 @@ async def _check_dead_broker(broker: server.EmbeddedBroker, settings: FacadeSett
             tasks.start_soon(post, False)
             tasks.start_soon(post, True)
             await wait_until(lambda: len(script.queries) == 2)
-            broker.process.kill()
+            os.kill(broker.pid, signal.SIGKILL)
             await broker.process.wait()
             if again is not None:
                 second_broker = await server.start(again, port=int(broker.url.rsplit(":", 1)[1]))

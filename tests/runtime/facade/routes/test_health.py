@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 
@@ -102,7 +103,7 @@ async def test_health_without_a_broker_is_degraded(tmp_path_factory: pytest.Temp
         serve_facade(bus, FacadeSettings(port=0)) as url,
         httpx.AsyncClient(base_url=url) as http,
     ):
-        own.process.kill()
+        os.kill(own.pid, signal.SIGKILL)
         await own.process.wait()
         while (health := (await http.get("/health")).json())["status"] == "ok":
             await anyio.sleep(0.02)

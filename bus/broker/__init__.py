@@ -1,4 +1,8 @@
-"""The embedded broker: the ``nats-server`` of the PyPI wheel; it listens on loopback and syncs every write to disk."""
+"""The embedded broker: the ``nats-server`` of the PyPI wheel; it listens on loopback and syncs every write to disk.
+
+A broker belongs to the process that holds its data directory (:mod:`bus.broker.ownership`), and ends with it
+(:mod:`bus.broker.watcher`).
+"""
 
 import contextlib
 import json
@@ -9,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -18,6 +23,7 @@ import anyio.abc
 import anyio.to_thread
 import structlog
 
+from bus.broker import ownership
 from schemas.errors import SetupError, Unavailable
 
 MAX_PAYLOAD = 8 * 1024**2
@@ -25,6 +31,14 @@ MAX_PAYLOAD = 8 * 1024**2
 
 MONITOR_SECONDS = 1.0
 """Seconds that a server's monitoring address may take to answer."""
+
+STOP_SECONDS = 3.0
+"""Seconds that a broker has to end by itself when it is asked to."""
+
+LEFTOVER_SECONDS = 5.0
+"""Seconds that the broker of a killed supervisor has to end by itself."""
+
+WATCHER = Path(__file__).with_name("watcher.py")
 
 _CONFIG = Template(
     """\
@@ -48,10 +62,14 @@ _log = structlog.get_logger("bus.broker")
 
 @dataclass(frozen=True)
 class EmbeddedBroker:
-    """A running broker: its client address, its monitoring address, and its process."""
+    """A running broker: its client address, its monitoring address, its process id, and the process that watches it.
+
+    ``process`` runs until the server has ended.
+    """
 
     url: str
     monitor: str
+    pid: int
     process: anyio.abc.Process
 
 
@@ -98,24 +116,27 @@ def find_executable() -> str:
 
 @contextlib.asynccontextmanager
 async def run_broker(directory: Path, *, port: int = 4222) -> AsyncIterator[EmbeddedBroker]:
-    """Start the broker with its store under ``directory``; stop it cleanly on the way out.
+    """Hold ``directory`` and run the broker with its store there; stop it cleanly on the way out.
 
     ``port`` 0 takes a free one. The server runs in a session of its own, so that a Ctrl-C in the terminal
     reaches the supervisor first and the broker stops last.
 
     Raises:
-        SetupError: the port is busy, the store cannot be written, or the server does not start.
+        SetupError: another process holds the directory, the port is busy, the store cannot be written, or the server
+            does not start.
     """
-    server = await start(directory, port=port)
-    try:
-        yield server
-    finally:
-        with anyio.CancelScope(shield=True):
-            await stop(server.process)
+    async with ownership.hold(directory, title="a broker") as held:
+        server = await start(directory, port=port)
+        held.note(url=server.url)
+        try:
+            yield server
+        finally:
+            with anyio.CancelScope(shield=True):
+                await stop(server.process)
 
 
 async def start(directory: Path, *, port: int = 4222) -> EmbeddedBroker:
-    """Start the broker and wait until it answers. See :func:`run_broker`."""
+    """Start the broker and wait until it answers. See :func:`run_broker`; here the caller holds the directory."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         await _stop_leftover(directory / "nats.pid")
@@ -124,27 +145,30 @@ async def start(directory: Path, *, port: int = 4222) -> EmbeddedBroker:
         config = directory / "nats.conf"
         config.write_text(_CONFIG.substitute(port=port or -1, monitor=-1, directory=directory, max_payload=MAX_PAYLOAD))
     except OSError as error:
-        raise SetupError(f"cannot write {directory} ({error.strerror}): free the disk or set KIKI_DATA_DIR.") from error
+        raise ownership.unwritable(directory, error) from error
     log = directory / "nats.log"
     with log.open("wb") as sink:
         process = await anyio.open_process(
-            [find_executable(), "-c", str(config)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", str(WATCHER), find_executable(), "-c", str(config)],
+            stdin=subprocess.PIPE,
             stdout=sink,
             stderr=sink,
             start_new_session=True,
         )
     try:
         with anyio.fail_after(10):
-            ports = await _wait_for_ports(directory, process, log)
+            pid, ports = await _wait_for_ports(directory, process, log)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await stop(process)
         raise
     server = EmbeddedBroker(
-        url=_address(ports["nats"][0], "nats"), monitor=_address(ports["monitoring"][0], "http"), process=process
+        url=_address(ports["nats"][0], "nats"),
+        monitor=_address(ports["monitoring"][0], "http"),
+        pid=pid,
+        process=process,
     )
-    _log.info("nats-server ready", url=server.url, pid=process.pid)
+    _log.info("nats-server ready", url=server.url, pid=server.pid)
     return server
 
 
@@ -158,8 +182,8 @@ def monitor_of(directory: Path, port: int | None) -> str | None:
     return None
 
 
-async def stop(process: anyio.abc.Process, *, grace: float = 3.0) -> None:
-    """Ask the process to end, and kill it after ``grace`` seconds."""
+async def stop(process: anyio.abc.Process, *, grace: float = STOP_SECONDS) -> None:
+    """Ask the process to end, and kill it after ``grace`` seconds, with the processes of a group that it leads."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -167,20 +191,21 @@ async def stop(process: anyio.abc.Process, *, grace: float = 3.0) -> None:
             await process.wait()
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            is_leader = os.getpgid(process.pid) == process.pid
+            (os.killpg if is_leader else os.kill)(process.pid, signal.SIGKILL)
         await process.wait()
 
 
-async def _wait_for_ports(directory: Path, process: anyio.abc.Process, log: Path) -> dict[str, list[str]]:
-    path = directory / f"nats-server_{process.pid}.ports"
-    while not path.exists():
+async def _wait_for_ports(directory: Path, process: anyio.abc.Process, log: Path) -> tuple[int, dict[str, list[str]]]:
+    """The server's process id and its ports, which it writes into a file once it listens."""
+    while (path := next(directory.glob("nats-server_*.ports"), None)) is None:
         if process.returncode is not None:
             raise SetupError(_explain_failure(log.read_text(errors="replace")))
         await anyio.sleep(0.02)
     while True:
         try:
             ports: dict[str, list[str]] = json.loads(path.read_text())
-            return ports
+            return int(path.stem.partition("_")[2]), ports
         except json.JSONDecodeError:  # half written
             await anyio.sleep(0.01)
 
@@ -202,7 +227,7 @@ def _address(text: str, scheme: str) -> str:
 
 
 async def _stop_leftover(pid_file: Path) -> None:
-    """End the embedded broker that an earlier supervisor left running on the same store when it was killed."""
+    """End the broker that a supervisor left on the same store when it was killed; the caller holds the directory."""
     if not pid_file.exists():
         return
     import psutil
@@ -212,8 +237,11 @@ async def _stop_leftover(pid_file: Path) -> None:
         # The process id may belong to another process by now: the name and the configuration file must match, too.
         is_broker = process.name().startswith("nats-server")
         is_same_store = str(pid_file.with_name("nats.conf")) in process.cmdline()
-        if is_broker and is_same_store and process.pid != os.getpid():
+        if is_broker and is_same_store:
             _log.warning("leftover broker is stopped", pid=process.pid)
             process.terminate()
-            await anyio.to_thread.run_sync(lambda: process.wait(timeout=5))
+            _, alive = await anyio.to_thread.run_sync(partial(psutil.wait_procs, [process], timeout=LEFTOVER_SECONDS))
+            for left in alive:
+                left.kill()
+            await anyio.to_thread.run_sync(partial(psutil.wait_procs, alive, timeout=LEFTOVER_SECONDS))
     pid_file.unlink(missing_ok=True)
