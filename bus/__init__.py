@@ -1,7 +1,7 @@
 """NATS: subjects and bytes, no cognition. Imports :mod:`schemas` only, and is the only package that knows nats-py.
 
 - Agents: :mod:`bus.connection` (connect, publish, listen), :mod:`bus.agent` (an agent as a discoverable service),
-  :mod:`bus.handler` (how every stage consumes events), :mod:`bus.turns.cancellation` (cancelled turns),
+  :mod:`bus.handler` (how every stage consumes events), :mod:`bus.cancellation` (cancelled turns),
   :mod:`bus.turns.awaiting` (whether anybody waits), :mod:`bus.turns.unreadable` (telling who asked),
   :mod:`bus.background` (work that its faults do not end),
   :mod:`bus.local_endpoints` (requests inside one process), :mod:`bus.jobs` (ask the model), :mod:`bus.metrics`,

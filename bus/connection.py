@@ -17,12 +17,12 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
+from bus.cancellation import Cancellations
 from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
-from bus.turns.cancellation import Cancellations
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, SetupError, StageFailed, Unavailable

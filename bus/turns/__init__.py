@@ -1,1 +1,1 @@
-"""One turn: what is stored of it, whether it was cancelled, whether anybody waits for it."""
+"""One turn: what is stored of it, what cannot be read of it, whether anybody waits for it."""

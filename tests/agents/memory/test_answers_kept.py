@@ -76,7 +76,9 @@ async def test_a_turn_that_was_cancelled_first_is_not_recorded(bus: Bus, setting
         assert await recorded_turns(bus) == set()
 
 
-async def test_what_waits_for_its_record_is_not_removed_for_its_age(bus: Bus, settings: MemorySettings) -> None:
+async def test_an_answer_that_waits_for_its_record_is_not_removed_for_its_age(
+    bus: Bus, settings: MemorySettings
+) -> None:
     """Twelve questions are answered while the memory is stopped, and it comes back when they are old."""
     await declare_consumers(bus, settings)
     asked_on_the_bus, asked_over_http, not_taken = [[turn() for _ in range(4)] for _ in range(3)]

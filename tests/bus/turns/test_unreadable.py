@@ -178,7 +178,7 @@ async def test_no_stream_takes_a_verb_that_nobody_reads(bus: Bus, name: str) -> 
         await bus.js.publish(bus.subjects.stage(name, uuid.uuid4().hex), b"{}")
 
 
-async def test_what_is_announced_is_heard_and_not_stored(bus: Bus) -> None:
+async def test_an_announcement_is_heard_and_not_stored(bus: Bus) -> None:
     event = query()
     heard = await bus.client.subscribe(bus.subjects.of(event))
     await bus.announce(event)
