@@ -96,7 +96,12 @@ async def test_a_projection_that_dies_is_made_once(victim: Runtime) -> None:
         os.kill(pid, signal.SIGSTOP)
         try:
             turn = new_turn(tenant="fault", timeout=TURN_SECONDS)
-            episode = msgspec.structs.replace(original.episode, turn_id=turn.turn_id, episode_id=f"copy-{turn.turn_id}")
+            episode = msgspec.structs.replace(
+                original.episode,
+                turn_id=turn.turn_id,
+                session_id=turn.session_id,
+                episode_id=f"copy-{turn.turn_id}",
+            )
             await bus.publish(EpisodeRecorded(envelope=turn, episode=episode))
             with anyio.fail_after(TURN_SECONDS):
                 while not await has_unacknowledged(bus, EPISODES, "memory-projection"):

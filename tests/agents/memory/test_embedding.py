@@ -80,7 +80,8 @@ def settings(tmp_path: Path) -> MemorySettings:
 
 async def record_episode(bus: Bus, stored: Episode) -> None:
     """Put an episode into the record as an earlier runtime did."""
-    envelope = replace(turn(key=stored.turn_id), turn_id=stored.turn_id, event_id=f"{stored.turn_id}:memory-write")
+    owner = {name: getattr(stored, name) for name in ("turn_id", "session_id", "tenant", "user")}
+    envelope = replace(turn(key=stored.turn_id), event_id=f"{stored.turn_id}:memory-write", **owner)
     await bus.publish(EpisodeRecorded(envelope=envelope, episode=stored))
 
 
