@@ -219,12 +219,14 @@ class Client:
         self,
         name: str,
         *,
-        subjects: tuple[str, ...] = (EpisodeRecorded.subject,),
+        subjects: tuple[str, ...] = (EpisodeRecorded.subject, EpisodeForgotten.subject),
         filter: EpisodeFilter | None = None,
         ack_wait: float = 30.0,
         begin: Literal["first", "new"] = "first",
     ) -> ServiceInfo:
         """Register a service under a name; it gets a place in the record.
+
+        Tombstones (a record without an episode) come by default: they say which records were forgotten.
 
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
@@ -245,6 +247,8 @@ class Client:
 
     async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
         """Mark the next records in order as consumed by the run ``de_id``; repeating it with that run changes nothing.
+
+        Records that were forgotten meanwhile are passed over; the reply names them.
 
         Raises:
             KikiError: ``not_delivered``, ``out_of_order`` or ``already_consumed``.

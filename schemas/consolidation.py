@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from schemas.adapters import AdapterName, Sha256
 from schemas.base import WireStruct
-from schemas.dream import Amount, EpisodeId
+from schemas.dream import EpisodeId
+from schemas.numbers import Amount
 
 MAX_EXAMPLES = 256
 

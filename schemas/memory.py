@@ -7,6 +7,7 @@ from msgspec import Meta
 from schemas.base import WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.findings import RecalledEpisode
+from schemas.numbers import Component
 from schemas.times import UnixTime
 
 
@@ -19,7 +20,7 @@ class SearchRequest(WireStruct, frozen=True, kw_only=True):
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     user: User = ""
-    vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+    vector: Annotated[tuple[Component, ...], Meta(min_length=1, max_length=8192)]
     text: str = ""
     as_of: UnixTime | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 10

@@ -68,7 +68,7 @@ def register(
     request = _parse_request(
         {
             "name": name,
-            "subjects": subject or ["episode.recorded"],
+            "subjects": subject or RegisterRequest(name=name).subjects,
             "filter": {"tenant": tenant, "user": user, "session_id": session, "min_saillance": min_saillance},
             "ack_wait": ack_wait,
             "begin": begin,
