@@ -4,6 +4,7 @@ Needs nats-py and msgspec only. The distribution ``micro-kiki-client`` is made o
 """
 
 import asyncio
+import logging
 import random
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -23,7 +24,7 @@ from bus.turn import ENDS, Happening, LiveText, TurnEvents, follow_turn, raise_i
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import (
     AnswerReady,
     EpisodeForgotten,
@@ -57,6 +58,8 @@ from schemas.services import (
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=msgspec.Struct)
+
+_log = logging.getLogger("micro_kiki_client")
 
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
@@ -201,12 +204,20 @@ class Client:
 
     @asynccontextmanager
     async def stage(self, kind: type[E], *, turn_id: str = "*") -> AsyncIterator[AsyncGenerator[E, None]]:
-        """The events of one stage as they are published, of all turns or of one; over core NATS, at most once each."""
+        """The events of one stage as they are published, of all turns or of one; over core NATS, at most once each.
+
+        A message that cannot be read is passed over, with a line in the log.
+        """
         subscription = await self._subscribe(self.subjects.stage(kind.subject, turn_id))
 
         async def events() -> AsyncGenerator[E, None]:
             async for message in subscription.messages:
-                yield decode(kind, message.data)
+                try:
+                    event = decode(kind, message.data)
+                except InvalidEvent as error:
+                    _log.warning("a message on %s is passed over: %s", message.subject, error.message)
+                else:
+                    yield event
 
         stage_events = events()
         try:
@@ -283,7 +294,12 @@ class Client:
                         raise Unavailable(f"{count} of {headers[REPLAY_END]} messages came; register to miss nothing.")
                     return
                 count += 1
-                yield int(headers[REPLAY_SEQ]), _EPISODE_DECODERS[headers[REPLAY_SUBJECT]](message.data)
+                try:
+                    event = _EPISODE_DECODERS[headers[REPLAY_SUBJECT]](message.data)
+                except InvalidEvent as error:
+                    _log.warning("record %s is passed over: %s", headers[REPLAY_SEQ], error.message)
+                else:
+                    yield int(headers[REPLAY_SEQ]), event
         finally:
             await subscription.unsubscribe()
 

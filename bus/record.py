@@ -145,8 +145,8 @@ async def read_service(bus: Bus, name: str) -> ServiceStanding | int:
 async def read_services(bus: Bus) -> list[ServiceStanding]:
     """How far each registered service is, sorted by name."""
     subjects = await list_subjects(bus, SERVICES, bus.subjects.stage(ServiceRegistered.subject))
-    found = [await read_service(bus, subject.rsplit(".", 1)[1]) for subject in subjects]
-    return [standing for standing in found if isinstance(standing, ServiceStanding) and not standing.entry.ended]
+    standings = [await read_service(bus, subject.rsplit(".", 1)[1]) for subject in subjects]
+    return [standing for standing in standings if isinstance(standing, ServiceStanding) and not standing.entry.ended]
 
 
 async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:

@@ -46,9 +46,11 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
     events = []
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
-            noun, verb = message.subject.split(".")[-3:-1]
+            kind = _KINDS.get(".".join(message.subject.split(".")[-3:-1]))
             try:
-                event = decode(_KINDS[f"{noun}.{verb}"], message.data)
+                if kind is None:
+                    raise InvalidEvent("no stage publishes that.")
+                event = decode(kind, message.data)
             except InvalidEvent as error:
                 _log.warning("event unreadable", seq=message.seq, subject=message.subject, error=error.message)
                 continue

@@ -288,7 +288,7 @@ class ReplayStopReply(WireStruct, frozen=True, kw_only=True):
 class Replayed(WireStruct, frozen=True, kw_only=True):
     """A line of a replay written as JSONL: one stored event, its ``noun.verb``, its sequence and when it was stored."""
 
-    seq: int
-    stored_at: float
+    seq: RecordPlace
+    stored_at: UnixTime
     subject: str
     event: Raw

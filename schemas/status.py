@@ -1,6 +1,7 @@
 """An agent's health, its refusals of requests, and the messages that it gave up on."""
 
 from schemas.base import WireStruct
+from schemas.times import UnixTime
 
 
 class StatusReply(WireStruct, frozen=True, kw_only=True):
@@ -34,4 +35,4 @@ class DeadLetter(WireStruct, frozen=True, kw_only=True):
     deliveries: int
     headers: dict[str, str]
     payload: bytes
-    failed_at: float
+    failed_at: UnixTime

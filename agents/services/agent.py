@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import Gauge
 
 from agents.services import flow
-from agents.services.cursor import Batch, Cursors
+from agents.services.cursor import Cursors, FetchBatch
 from agents.services.registration import make_registration, read_entry
 from agents.services.registry import find_service, list_strangers, reconcile_consumers, register
 from agents.services.retention import trim
@@ -204,7 +204,7 @@ class ServicesAgent:
             param="holder",
         )
 
-    def _hold(self, request: FetchRequest, batch: Batch) -> None:
+    def _hold(self, request: FetchRequest, batch: FetchBatch) -> None:
         self._holders[request.name] = _Holder(request.holder, anyio.current_time() + batch.ack_wait)
 
     async def _watch(self, bus: Bus) -> None:

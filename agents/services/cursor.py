@@ -29,7 +29,7 @@ _UNREACHABLE = "the record cannot be reached"
 
 
 @dataclass
-class Batch:
+class FetchBatch:
     """Records of one reply, bounded in number and bytes; ``ack_wait`` is the service's."""
 
     limit: int
@@ -59,7 +59,7 @@ class Cursors:
         self._bus = bus
         self._passed: dict[str, int] = {}
 
-    def passed(self, standing: ServiceStanding) -> int:
+    def find_passed(self, standing: ServiceStanding) -> int:
         """The record up to which there is nothing that the service wants and has not consumed."""
         return max(standing.passed, self._passed.get(standing.entry.registration, 0))
 
@@ -71,7 +71,9 @@ class Cursors:
         """
         entry, service = standing.entry, read_entry(standing.entry)
         with translate_errors(_UNREACHABLE, advice="ask again"):
-            lag = await count_after(self._bus, EPISODES, service.filters(self._bus.subjects), self.passed(standing))
+            lag = await count_after(
+                self._bus, EPISODES, service.filters(self._bus.subjects), self.find_passed(standing)
+            )
         return ServiceInfo(
             name=entry.name,
             subjects=entry.subjects,
@@ -84,7 +86,7 @@ class Cursors:
             registration=entry.registration,
         )
 
-    async def fetch_oldest(self, name: str, *, limit: int, most_bytes: int) -> Batch:
+    async def fetch_oldest(self, name: str, *, limit: int, most_bytes: int) -> FetchBatch:
         """The oldest records that are not consumed, in order: those delivered before, then new ones.
 
         Raises:
@@ -94,7 +96,7 @@ class Cursors:
         """
         standing = await find_service(self._bus, name)
         service = read_entry(standing.entry)
-        batch = Batch(limit=limit, bytes_left=most_bytes, ack_wait=service.ack_wait)
+        batch = FetchBatch(limit=limit, bytes_left=most_bytes, ack_wait=service.ack_wait)
         with translate_errors(_UNREACHABLE, advice="ask again"):
             passed = await self._collect(standing, service, batch)
             if batch.records and batch.records[-1].id > standing.delivered:
@@ -146,19 +148,19 @@ class Cursors:
             Refused: another request for the service came between, and has done it.
             Unavailable: the broker is away.
         """
-        passed = self.passed(standing)
+        passed = self.find_passed(standing)
         if passed <= standing.passed and not is_old:
             return standing
         return await write_standing(self._bus, standing, passed=passed)
 
     async def read_age(self, standing: ServiceStanding) -> float:
         """The age in seconds of the oldest record that the service has not consumed; 0 when there is none."""
-        oldest = await self._find_next(read_entry(standing.entry), self.passed(standing))
+        oldest = await self._find_next(read_entry(standing.entry), self.find_passed(standing))
         return 0.0 if oldest is None else max(0.0, time.time() - oldest.stored_at.timestamp())
 
-    async def _collect(self, standing: ServiceStanding, service: Registration, batch: Batch) -> int:
+    async def _collect(self, standing: ServiceStanding, service: Registration, batch: FetchBatch) -> int:
         """Add records to the batch; returns up to where there is nothing before them that the service wants."""
-        passed = self.passed(standing)
+        passed = self.find_passed(standing)
         if await self._find_next(service, passed) is None:
             return passed
         size = min(BATCH, batch.limit) if service.reads_everything else BATCH
@@ -176,10 +178,12 @@ class Cursors:
 
     async def _find_next(self, service: Registration, seq: int) -> StoredMessage | None:
         """The first message after ``seq`` on the service's subjects; None when there is none."""
-        found = [
+        messages = [
             await read_next(self._bus, EPISODES, seq + 1, subject) for subject in service.filters(self._bus.subjects)
         ]
-        return min((message for message in found if message is not None), key=lambda stored: stored.seq, default=None)
+        return min(
+            (message for message in messages if message is not None), key=lambda stored: stored.seq, default=None
+        )
 
     async def _repeat(self, standing: ServiceStanding, ids: Sequence[int], de_id: str) -> MarkReply:
         """The reply to a mark of what is consumed: a retry of the latest mark by its run, or a refusal."""

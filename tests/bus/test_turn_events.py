@@ -26,6 +26,7 @@ async def test_an_unreadable_event_hides_none_of_the_others(bus: Bus) -> None:
     event = query()
     await bus.publish(event)
     await append(bus, bus.subjects.stage("episode.recorded", event.envelope.turn_id), b"{}")
+    await append(bus, bus.subjects.stage("query.invented", event.envelope.turn_id), b"{}")
     (entry,) = await turn_events.read_turn_events(bus, event.envelope.turn_id)
     assert entry.event == event
 

@@ -309,7 +309,7 @@ async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> Non
         assert (await bus.js.stream_info(EPISODES)).state.messages == 0
 
 
-async def test_what_a_stock_client_acknowledges_moves_no_place(bus: Bus, nats_url: str) -> None:
+async def test_an_acknowledgement_of_a_stock_client_moves_no_place(bus: Bus, nats_url: str) -> None:
     """``nats consumer next`` acknowledges by default: the log does not have the record as consumed, so it comes."""
     async with run_services(bus), connect(BusSettings(url=nats_url), name="stranger") as stranger:
         await register(bus)

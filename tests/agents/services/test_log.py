@@ -103,7 +103,7 @@ async def test_a_service_with_a_filter_has_no_consumer_that_gives_out_what_is_no
         assert await list_durables(bus) == []
 
 
-async def test_what_a_filter_leaves_out_keeps_neither_trim_nor_sleep_waiting(bus: Bus) -> None:
+async def test_records_that_a_filter_leaves_out_keep_neither_trim_nor_sleep_waiting(bus: Bus) -> None:
     async with run_services(bus):
         await register(bus, filter=EpisodeFilter(tenant="ann"))
         await record(bus, ["of bob"] * 3, tenant="bob")
