@@ -26,7 +26,7 @@ from bus.handler import Handler
 from bus.record import ServiceStanding, read_services
 from bus.stream import StreamSize, measure_stream
 from bus.topology import SERVICES, SMALL_MAX_BYTES
-from schemas.errors import Refused
+from schemas.errors import InvalidInput, Refused
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -170,9 +170,7 @@ class ServicesAgent:
     async def _trim(self, request: TrimRequest) -> TrimReply:
         with translate_errors("the record was not trimmed", advice="ask again"):
             for standing in await read_services(self._bus):
-                # A request that comes between writes what it knows; then the trim drops a little less.
-                with suppress(Refused):
-                    await self._cursors.settle(standing)
+                await self._settle(standing)
             reply = await trim(self._bus, before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
@@ -191,6 +189,16 @@ class ServicesAgent:
 
     async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
         return await flow.publish(self._bus, request, self._stacks)
+
+    async def _settle(self, standing: ServiceStanding, *, is_old: bool = False) -> ServiceStanding:
+        """Bring to the log what only this agent knows of a service; ``is_old``: whether the log may soon drop it."""
+        if not is_old and self._cursors.find_passed(standing) <= standing.passed:
+            return standing
+        name = standing.entry.name
+        async with self._locks[name]:
+            with suppress(Refused, InvalidInput):  # another agent came between, or the registration has ended
+                return await self._cursors.settle(await find_service(self._bus, name))
+        return standing
 
     def _refuse_others(self, request: FetchRequest) -> None:
         """Raise Refused while another holder's time is not over."""
@@ -231,8 +239,7 @@ class ServicesAgent:
         LAG.labels(name).set(info.lag)
         OLDEST.labels(name).set(await self._cursors.read_age(standing))
         self._gauge_names.add(name)
-        with suppress(Refused):  # a request came between: the next look settles it
-            standing = await self._cursors.settle(standing, is_old=_is_old(standing, size))
+        standing = await self._settle(standing, is_old=_is_old(standing, size))
         await follow_log(bus, read_entry(standing.entry), passed=standing.passed)
 
     def _forget_gauges(self, names: set[str]) -> None:

@@ -141,17 +141,14 @@ class Cursors:
         self._passed.pop(standing.entry.registration, None)
         return info
 
-    async def settle(self, standing: ServiceStanding, *, is_old: bool = False) -> ServiceStanding:
-        """Bring to the log what is only in memory; with ``is_old`` write the registration anew in any case.
+    async def settle(self, standing: ServiceStanding) -> ServiceStanding:
+        """Write the registration to the log anew, with what is only in memory.
 
         Raises:
             Refused: another request for the service came between, and has done it.
             Unavailable: the broker is away.
         """
-        passed = self.find_passed(standing)
-        if passed <= standing.passed and not is_old:
-            return standing
-        return await write_standing(self._bus, standing, passed=passed)
+        return await write_standing(self._bus, standing, passed=self.find_passed(standing))
 
     async def read_age(self, standing: ServiceStanding) -> float:
         """The age in seconds of the oldest record that the service has not consumed; 0 when there is none."""
