@@ -32,7 +32,7 @@ WEIGHTS = {
 }
 
 
-class Scene:
+class Interleaving:
     """Services, their record, and what is known of both."""
 
     def __init__(self, bus: Bus, seed: int) -> None:
@@ -155,7 +155,7 @@ class Scene:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_each_record_is_marked_once_in_order_and_none_is_lost(bus: Bus, seed: int) -> None:
-    scene = Scene(bus, seed)
+    scene = Interleaving(bus, seed)
     await scene.start()
     try:
         for name, criteria in scene.filters.items():
