@@ -1,9 +1,9 @@
 """The record for other services, as an agent: register, fetch, mark, replay, and how far behind each service is."""
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import structlog
@@ -76,7 +76,7 @@ class ServicesAgent:
         self._replays: Replays
         self._cursors: Cursors
         self._ready = False
-        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._holders: dict[str, _Holder] = {}
         self._gauge_names: set[str] = set()
         self._service_count = 0
@@ -124,13 +124,13 @@ class ServicesAgent:
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
         service = make_registration(request)
-        async with self._locks[service.name]:
+        async with self._lock(service.name):
             await register(self._bus, service, new_only=request.begin == "new")
         _log.info("service registered", service=service.name, subjects=service.subjects)
         return await self._cursors.describe(await find_service(self._bus, service.name))
 
     async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
-        async with self._locks[request.name]:
+        async with self._lock(request.name):
             info = await self._cursors.end(request.name)
             self._holders.pop(request.name, None)
             self._forget_gauges({request.name})
@@ -149,7 +149,7 @@ class ServicesAgent:
         # Short looks, each under the lock: a mark or another fetch of the same service need not wait for the whole
         # wait.
         while True:
-            async with self._locks[request.name]:
+            async with self._lock(request.name):
                 self._refuse_others(request)
                 batch = await self._cursors.fetch_oldest(
                     request.name, limit=request.limit, most_bytes=self.settings.reply_bytes
@@ -162,7 +162,7 @@ class ServicesAgent:
             await anyio.sleep(min(self.settings.poll, seconds_left))
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
-        async with self._locks[request.name]:
+        async with self._lock(request.name):
             reply = await self._cursors.mark(request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
@@ -195,10 +195,14 @@ class ServicesAgent:
         if not is_old and self._cursors.find_passed(standing) <= standing.passed:
             return standing
         name = standing.entry.name
-        async with self._locks[name]:
+        async with self._lock(name):
             with suppress(Refused, InvalidInput):  # another agent came between, or the registration has ended
                 return await self._cursors.settle(await find_service(self._bus, name))
         return standing
+
+    def _lock(self, name: str) -> anyio.Lock:
+        """The lock of a service; it lasts as long as somebody holds it or waits for it."""
+        return self._locks.setdefault(name, anyio.Lock())
 
     def _refuse_others(self, request: FetchRequest) -> None:
         """Raise Refused while another holder's time is not over."""
