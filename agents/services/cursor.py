@@ -205,7 +205,7 @@ class Cursors:
         """
         service, given_ids = read_entry(standing.entry), set(ids)
         wanted_by_seq: dict[int, bool] = {}
-        async with aclosing(self._read_between(service, standing.place, ids[-1])) as messages:
+        async with aclosing(self._read_between(service, standing.passed, ids[-1])) as messages:
             async for stored in messages:
                 wanted_by_seq[stored.seq] = parse_record(service, stored) is not None
         forgotten = []
