@@ -4,6 +4,7 @@ Needs nats-py and msgspec only. The distribution ``micro-kiki-client`` is made o
 """
 
 import asyncio
+import logging
 import random
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -23,7 +24,7 @@ from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_fail
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import (
     ENDS,
     AnswerReady,
@@ -58,6 +59,8 @@ from schemas.services import (
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=msgspec.Struct)
+
+_log = logging.getLogger("micro_kiki_client")
 
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
@@ -202,12 +205,20 @@ class Client:
 
     @asynccontextmanager
     async def stage(self, kind: type[E], *, turn_id: str = "*") -> AsyncIterator[AsyncGenerator[E, None]]:
-        """The events of one stage as they are published, of all turns or of one; over core NATS, at most once each."""
+        """The events of one stage as they are published, of all turns or of one; over core NATS, at most once each.
+
+        A message that cannot be read is passed over, with a line in the log.
+        """
         subscription = await self._subscribe(self.subjects.stage(kind.subject, turn_id))
 
         async def events() -> AsyncGenerator[E, None]:
             async for message in subscription.messages:
-                yield decode(kind, message.data)
+                try:
+                    event = decode(kind, message.data)
+                except InvalidEvent as error:
+                    _log.warning("a message on %s is passed over: %s", message.subject, error.message)
+                else:
+                    yield event
 
         stage_events = events()
         try:
@@ -220,12 +231,14 @@ class Client:
         self,
         name: str,
         *,
-        subjects: tuple[str, ...] = (EpisodeRecorded.subject,),
+        subjects: tuple[str, ...] = (EpisodeRecorded.subject, EpisodeForgotten.subject),
         filter: EpisodeFilter | None = None,
         ack_wait: float = 30.0,
         begin: Literal["first", "new"] = "first",
     ) -> ServiceInfo:
         """Register a service under a name; it gets a place in the record.
+
+        Tombstones (a record without an episode) come by default: they say which records were forgotten.
 
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
@@ -246,6 +259,8 @@ class Client:
 
     async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
         """Mark the next records in order as consumed by the run ``de_id``; repeating it with that run changes nothing.
+
+        Records that were forgotten meanwhile are passed over; the reply names them.
 
         Raises:
             KikiError: ``not_delivered``, ``out_of_order`` or ``already_consumed``.
@@ -280,7 +295,12 @@ class Client:
                         raise Unavailable(f"{count} of {headers[REPLAY_END]} messages came; register to miss nothing.")
                     return
                 count += 1
-                yield int(headers[REPLAY_SEQ]), _EPISODE_DECODERS[headers[REPLAY_SUBJECT]](message.data)
+                try:
+                    event = _EPISODE_DECODERS[headers[REPLAY_SUBJECT]](message.data)
+                except InvalidEvent as error:
+                    _log.warning("record %s is passed over: %s", headers[REPLAY_SEQ], error.message)
+                else:
+                    yield int(headers[REPLAY_SEQ]), event
         finally:
             await subscription.unsubscribe()
 

@@ -4,7 +4,6 @@ The handlers' own consumers are declared in :mod:`bus.topology` and run by :mod:
 :class:`bus.errors.BrokerUnavailable` when the broker is away.
 """
 
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,15 +13,15 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from bus.connection import Bus
-from bus.errors import BROKER_ERRORS, CONSUMER_EXISTS, NOT_FOUND, translate_errors
+from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
 from bus.reconciliation import reconcile_consumer
 from bus.stream import stored_message
-from schemas.errors import KikiError
 
 CONFIRM_SECONDS = 2.0
 """Seconds that the broker may take to confirm an acknowledgement."""
 
-_CREATE_SECONDS = 5.0
+_PAGE = 256
+"""Consumers of one page of the broker's list; those of readers, which come and go, count, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,6 @@ class ConsumerState:
         delivered: the sequence of the message that was delivered last.
         pending: how many messages are not delivered yet.
         awaiting_ack: how many messages are delivered and not acknowledged.
-        new_only: whether it began with the messages that came after its creation.
         metadata: what it was created with.
     """
 
@@ -44,7 +42,6 @@ class ConsumerState:
     delivered: int
     pending: int
     awaiting_ack: int
-    new_only: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -63,7 +60,7 @@ class ConsumerDeclaration:
         description: for people.
         ack_wait: seconds after which a message that was not acknowledged is delivered again.
         window: the most messages that may be delivered and not acknowledged.
-        new_only: whether it begins with the messages that come after its creation, instead of the first message.
+        after: the sequence after which a new one begins; one that exists stays where it is.
         metadata: stored with the consumer, see :class:`ConsumerState`.
     """
 
@@ -72,7 +69,7 @@ class ConsumerDeclaration:
     description: str
     ack_wait: float
     window: int
-    new_only: bool
+    after: int
     metadata: Mapping[str, str]
 
 
@@ -87,6 +84,11 @@ class PulledMessage:
         """Tell the broker that the message is done."""
         with translate_errors(f"message {self.stored.seq} was not acknowledged"):
             await self._message.ack()
+
+    async def give_back(self) -> None:
+        """Have the broker deliver the message again, to whoever asks next."""
+        with translate_errors(f"message {self.stored.seq} was not given back"):
+            await self._message.nak()
 
 
 class Puller:
@@ -116,34 +118,18 @@ async def read_consumer(bus: Bus, stream: str, name: str) -> ConsumerState | Non
 
 async def read_consumers(bus: Bus, stream: str) -> list[ConsumerState]:
     """How far each consumer of a stream is."""
+    states: list[ConsumerState] = []
     with translate_errors(f"the consumers of {stream} cannot be read"):
-        return [_state(info) for info in await bus.js.consumers_info(bus.subjects.stream(stream))]
+        while len(states) % _PAGE == 0:
+            page = await bus.js.consumers_info(bus.subjects.stream(stream), offset=len(states))
+            states += [_state(info) for info in page]
+            if not page:
+                break
+    return states
 
 
-async def create_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration) -> bool:
-    """Create a durable consumer; False when the name is taken.
-
-    Raises:
-        KikiError: the broker refuses the consumer.
-    """
-    name, config = declaration.name, _config(declaration)
-    # A request of its own, because nats-py's add_consumer would update a consumer that exists.
-    body = json.dumps(
-        {"stream_name": bus.subjects.stream(stream), "config": config.as_dict(), "action": "create"}
-    ).encode()
-    subject = f"$JS.API.CONSUMER.CREATE.{bus.subjects.stream(stream)}.{name}"
-    with translate_errors(f"consumer {name} of {stream} was not created"):
-        answer = json.loads((await bus.client.request(subject, body, timeout=_CREATE_SECONDS)).data)
-    failure = answer.get("error")
-    if failure is None:
-        return True
-    if failure.get("err_code") in CONSUMER_EXISTS:
-        return False
-    raise KikiError(f"consumer {name} of {stream} was not created: {failure.get('description')}.")
-
-
-async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration, *, removal: str) -> None:
-    """Bring a durable consumer to its declaration; it keeps its position.
+async def declare_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaration, *, removal: str) -> None:
+    """Bring a durable consumer to its declaration, or make it when it is missing; one that exists keeps its position.
 
     ``removal`` is the command that removes the consumer; the error message names it.
 
@@ -151,7 +137,11 @@ async def update_consumer(bus: Bus, stream: str, declaration: ConsumerDeclaratio
         SetupError: an update would lose or repeat messages; the consumer is left as it is.
     """
     with translate_errors(f"consumer {declaration.name} of {stream} was not updated"):
-        await reconcile_consumer(bus.js, bus.subjects.stream(stream), _config(declaration), removal=removal)
+        config = _config(declaration)
+        with suppress(NOT_FOUND):
+            existing = (await bus.js.consumer_info(bus.subjects.stream(stream), declaration.name)).config
+            config = config.evolve(deliver_policy=existing.deliver_policy, opt_start_seq=existing.opt_start_seq)
+        await reconcile_consumer(bus.js, bus.subjects.stream(stream), config, removal=removal)
 
 
 async def delete_consumer(bus: Bus, stream: str, name: str) -> None:
@@ -194,7 +184,6 @@ def _state(info: ConsumerInfo) -> ConsumerState:
         delivered=info.delivered.stream_seq if info.delivered else 0,
         pending=info.num_pending or 0,
         awaiting_ack=info.num_ack_pending or 0,
-        new_only=bool(info.config and info.config.deliver_policy == DeliverPolicy.NEW),
         metadata=(info.config.metadata if info.config else None) or {},
     )
 
@@ -207,7 +196,8 @@ def _config(declaration: ConsumerDeclaration) -> ConsumerConfig:
         filter_subjects=list(declaration.filters),
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=declaration.ack_wait,
-        deliver_policy=DeliverPolicy.NEW if declaration.new_only else DeliverPolicy.ALL,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE if declaration.after else DeliverPolicy.ALL,
+        opt_start_seq=declaration.after + 1 if declaration.after else None,
         max_deliver=-1,
         max_ack_pending=declaration.window,
         metadata=dict(declaration.metadata),

@@ -13,11 +13,12 @@ from nats.aio.msg import Msg
 from bus import objects
 from bus.connection import Bus
 from bus.errors import translate_errors
-from bus.stream import delete_message, measure_stream, read_message
+from bus.metrics import count_degraded
+from bus.stream import StoredMessage, delete_message, measure_stream, read_message
 from bus.subjects import MSG_ID
 from bus.topology import DEAD, EPISODES, JOBS, TURNS
 from schemas.codec import decode, encode
-from schemas.errors import InvalidInput
+from schemas.errors import InvalidEvent, InvalidInput
 from schemas.status import DeadLetter
 
 HEADER_ROOM = 4096
@@ -29,10 +30,14 @@ REPLAY_TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class FiledLetter:
-    """A dead letter and its sequence in the DEAD stream."""
+    """A dead letter and its sequence in the DEAD stream.
+
+    ``is_readable``: whether it is what the runtime files. Of anything else ``letter`` holds the bytes and why not.
+    """
 
     seq: int
     letter: DeadLetter
+    is_readable: bool = True
 
 
 async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
@@ -74,11 +79,11 @@ async def read_payload(bus: Bus, letter: DeadLetter) -> bytes:
 
 
 async def read_letters(bus: Bus) -> AsyncGenerator[FiledLetter, None]:
-    """All dead letters, oldest first."""
+    """All dead letters, oldest first, also those that cannot be read."""
     size = await measure_stream(bus, DEAD)
     for seq in range(max(1, size.first_seq), size.last_seq + 1):
         if (stored := await read_message(bus, DEAD, seq)) is not None:
-            yield FiledLetter(seq, decode(DeadLetter, stored.data))
+            yield _open_letter(stored)
 
 
 async def read_letter(bus: Bus, seq: int) -> FiledLetter:
@@ -90,7 +95,7 @@ async def read_letter(bus: Bus, seq: int) -> FiledLetter:
     stored = await read_message(bus, DEAD, seq)
     if stored is None:
         raise InvalidInput(f"no dead letter {seq}: 'kiki dead ls' lists them.", param="seq")
-    return FiledLetter(seq, decode(DeadLetter, stored.data))
+    return _open_letter(stored)
 
 
 async def replay(bus: Bus, seq: int) -> str:
@@ -102,9 +107,16 @@ async def replay(bus: Bus, seq: int) -> str:
         The subject on which it was published.
 
     Raises:
-        InvalidInput: there is none of that sequence, or it is an episode: publishing that would record it twice.
+        InvalidInput: there is none of that sequence, it cannot be read, or it is an episode: publishing that would
+            record it twice.
     """
     entry = await read_letter(bus, seq)
+    if not entry.is_readable:
+        raise InvalidInput(
+            f"dead letter {seq} cannot be read, so nothing can be published: "
+            f"'nats stream rmm {bus.subjects.stream(DEAD)} {seq} -f' deletes it.",
+            param="seq",
+        )
     if entry.letter.stream == bus.subjects.stream(EPISODES):
         raise InvalidInput(
             f"dead letter {seq} is a recorded episode, and the record still holds it: "
@@ -122,6 +134,25 @@ async def replay(bus: Bus, seq: int) -> str:
         await bus.js.publish(subject, _refreshed(payload, turn_id), headers=headers)
     await delete_message(bus, DEAD, seq)
     return subject
+
+
+def _open_letter(stored: StoredMessage) -> FiledLetter:
+    """The letter; one that cannot be read is counted, and stands for itself."""
+    try:
+        return FiledLetter(stored.seq, decode(DeadLetter, stored.data))
+    except InvalidEvent as error:
+        count_degraded("dead.unreadable", f"dead letter {stored.seq} on {stored.subject}: {error.message}")
+        letter = DeadLetter(
+            subject=stored.subject,
+            stream=DEAD,
+            consumer=stored.subject.rsplit(".", 1)[-1],
+            reason=f"unreadable: {error.message}",
+            deliveries=0,
+            headers={},
+            payload=stored.data,
+            failed_at=stored.stored_at.timestamp(),
+        )
+        return FiledLetter(stored.seq, letter, is_readable=False)
 
 
 def _refreshed(payload: bytes, turn_id: str | None) -> bytes:

@@ -35,9 +35,6 @@ STREAM_FULL = 10077
 WRONG_LAST_SEQUENCE = 10071
 """The broker's code for a message that was expected to follow one that is not the last any more."""
 
-CONSUMER_EXISTS = (10013, 10148)
-"""The broker's codes for a consumer whose name is taken."""
-
 
 class BrokerUnavailable(Unavailable):
     """The broker is away, slow, or refuses the operation; ``reason`` is nats-py's description."""

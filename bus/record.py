@@ -1,20 +1,70 @@
-"""The record's episodes from the first to the last: for exports, checks and rebuilding the memory's stores."""
+"""The record's episodes from the first to the last, and how far its readers are: registered services and consumers.
+
+How far a service is, the log SERVICES says: its registration, and its marks. A message of the log that nobody can read,
+or that is a stranger's, is passed over and counted.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
+from bus import metrics
 from bus.connection import Bus
 from bus.consumers import read_consumers
-from bus.stream import StoredMessage, read_stream
-from bus.topology import EPISODES
+from bus.stream import StoredMessage, list_subjects, read_last, read_latest, read_next, read_stream, search_back
+from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent
 from schemas.events import EpisodeForgotten, EpisodeRecorded
+from schemas.services import EpisodesConsumed, ServiceRegistered
+
+DURABLE = "svc-"
+"""The prefix of the names of registered services' durable consumers."""
+
+_KINDS = {EpisodeRecorded.subject, EpisodeForgotten.subject}
 
 _log = structlog.get_logger("bus")
+
+
+@dataclass(frozen=True)
+class ServiceStanding:
+    """How far a registered service is, as the log has it.
+
+    Attributes:
+        entry: the registration.
+        entry_seq: the log's sequence of the last message on the registration's subject.
+        last: the latest mark of this registration; None when there is none.
+        last_seq: the log's sequence of the last message on the subject of its marks, 0 without one.
+    """
+
+    entry: ServiceRegistered
+    entry_seq: int
+    last: EpisodesConsumed | None
+    last_seq: int
+
+    @property
+    def durable(self) -> str:
+        """The name of the durable consumer for the stock tools."""
+        return f"{DURABLE}{self.entry.name}"
+
+    @property
+    def place(self) -> int:
+        """The record up to which everything is consumed."""
+        return max(self.entry.place, self.last.ids[-1] if self.last else 0)
+
+    @property
+    def passed(self) -> int:
+        """The record up to which there is nothing that the service wants and has not consumed."""
+        return max(self.entry.passed, self.place)
+
+    @property
+    def delivered(self) -> int:
+        """The record up to which everything was given to the service."""
+        return max(self.entry.delivered, self.place)
 
 
 async def read_episodes(
@@ -63,29 +113,108 @@ async def read_entries(bus: Bus) -> AsyncGenerator[tuple[StoredMessage, Episode 
 
 
 async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:
-    """A turn's episode, or its tombstone when it was forgotten; None without either, or when it cannot be read.
+    """A turn's episode, or its tombstone when it was forgotten; None without either, or when none can be read.
 
     Raises:
         Unavailable: the broker is away.
     """
-    try:
-        entry = await bus.last_of((EpisodeRecorded, EpisodeForgotten), turn_id, stream=EPISODES)
-    except InvalidEvent as error:
-        _log.warning("episode unreadable", turn_id=turn_id, error=error.message)
-        return None
-    assert entry is None or isinstance(entry, EpisodeRecorded | EpisodeForgotten)
+    entry: EpisodeRecorded | EpisodeForgotten | None
+    entry, _ = await read_latest(bus, EPISODES, bus.subjects.stage("episode.*", turn_id), _parse_entry)
     return entry
 
 
-async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:
-    """The sequence up to which every durable consumer has acknowledged the record, and the slowest consumer's name.
+async def read_service(bus: Bus, name: str) -> ServiceStanding | int:
+    """How far a service is, also one whose registration has ended.
 
-    ``last_seq`` is the record's last sequence; a consumer that has nothing left to read counts as being there. Without
-    durable consumers it is the result, with an empty name.
+    Without a registration in the log the sequence of the last message on its subject (0 without one).
     """
-    floors = [
+    # The marks first: each was written after the registration that says what was delivered until then.
+    marks = bus.subjects.stage(EpisodesConsumed.subject, name)
+    newest = await read_last(bus, SERVICES, marks)
+    subject = bus.subjects.stage(ServiceRegistered.subject, name)
+    entry, entry_seq = await read_latest(bus, SERVICES, subject, partial(_parse_registration, name))
+    if entry is None:
+        return entry_seq
+    last = None
+    if newest is not None:
+        parse = partial(parse_mark, entry)
+        last = await search_back(bus, SERVICES, marks, newest, parse, after=entry.marks_after)
+    return ServiceStanding(entry=entry, entry_seq=entry_seq, last=last, last_seq=newest.seq if newest else 0)
+
+
+async def read_services(bus: Bus) -> list[ServiceStanding]:
+    """How far each registered service is, sorted by name."""
+    subjects = await list_subjects(bus, SERVICES, bus.subjects.stage(ServiceRegistered.subject))
+    standings = [await read_service(bus, subject.rsplit(".", 1)[1]) for subject in subjects]
+    return [standing for standing in standings if isinstance(standing, ServiceStanding) and not standing.entry.ended]
+
+
+async def find_acknowledged_floor(bus: Bus, last_seq: int) -> tuple[int, str]:
+    """The sequence up to which all have read the record, and the name of the slowest one's durable consumer.
+
+    A registered service has read what the log says, whatever its durable consumer was told; any other durable consumer
+    what it has acknowledged. ``last_seq`` is the record's last sequence; who has nothing left to read counts as being
+    there. Without readers it is the result, with an empty name.
+    """
+    services = await read_services(bus)
+    floors = [(await _find_service_floor(bus, standing, last_seq), standing.durable) for standing in services]
+    registered_names = {standing.durable for standing in services}
+    floors += [
         (consumer.acknowledged if consumer.lag else last_seq, consumer.name)
         for consumer in await read_consumers(bus, EPISODES)
-        if consumer.durable
+        if consumer.durable and consumer.name not in registered_names
     ]
     return min([(last_seq, ""), *floors])
+
+
+def parse_mark(
+    entry: ServiceRegistered, message: StoredMessage, *, delivered: int | None = None
+) -> EpisodesConsumed | None:
+    """The mark that a message of the log is; None when it marks nothing of this registration.
+
+    Records that were never delivered cannot be marked; ``delivered`` stands for what ``entry`` says of that.
+    """
+    try:
+        mark = decode(EpisodesConsumed, message.data)
+    except InvalidEvent as error:
+        _pass_over(message, error.message)
+        return None
+    if mark.registration != entry.registration or mark.name != entry.name:
+        return None
+    if not mark.ids or mark.ids[-1] > (entry.delivered if delivered is None else delivered):
+        _pass_over(message, "it marks records that were not delivered")
+        return None
+    return mark
+
+
+def _parse_registration(name: str, message: StoredMessage) -> ServiceRegistered | None:
+    try:
+        entry = decode(ServiceRegistered, message.data)
+    except InvalidEvent as error:
+        _pass_over(message, error.message)
+        return None
+    if entry.name != name or not entry.subjects or not set(entry.subjects) <= _KINDS:
+        _pass_over(message, "it registers another service, or reads nothing of the record")
+        return None
+    return entry
+
+
+def _pass_over(message: StoredMessage, why: str) -> None:
+    metrics.count_degraded("services.log", f"message {message.seq} on {message.subject} is passed over: {why}")
+
+
+def _parse_entry(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten | None:
+    try:
+        if message.subject.split(".")[-2] == EpisodeForgotten.subject.split(".")[1]:
+            return decode(EpisodeForgotten, message.data)
+        return decode(EpisodeRecorded, message.data)
+    except InvalidEvent as error:
+        _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
+        return None
+
+
+async def _find_service_floor(bus: Bus, standing: ServiceStanding, last_seq: int) -> int:
+    """The record before the first one that the service has not consumed."""
+    subjects = [bus.subjects.stage(kind) for kind in standing.entry.subjects]
+    waiting = [await read_next(bus, EPISODES, standing.passed + 1, subject) for subject in subjects]
+    return min([last_seq, *(message.seq - 1 for message in waiting if message is not None)])

@@ -5,11 +5,11 @@ Every function raises :class:`bus.errors.BrokerUnavailable` when the broker is a
 
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from nats.aio.msg import Msg
@@ -20,6 +20,8 @@ from bus import topology
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, WRONG_LAST_SEQUENCE, SequenceConflict, code_of, translate_errors
 from bus.reconciliation import probe_stream
+
+T = TypeVar("T")
 
 BATCH = 256
 """Messages of one pull."""
@@ -65,6 +67,7 @@ async def read_stream(
     after: int = 0,
     until: int | None = None,
     since: float | None = None,
+    batch: int = BATCH,
 ) -> AsyncGenerator[StoredMessage, None]:
     """The messages that are stored by now on ``subjects``, oldest first, each once.
 
@@ -75,6 +78,7 @@ async def read_stream(
         after: the sequence before the first one to read.
         until: the last sequence to read; None reads to the end.
         since: Unix time of the first one to read, instead of ``after``.
+        batch: messages of one pull; fewer where the reader may leave after a few of them.
 
     Raises:
         Unavailable: the broker is away, or stops in the middle.
@@ -86,13 +90,13 @@ async def read_stream(
                 stale = False
                 while not stale:
                     pulled_at = time.monotonic()
-                    batch = await reader.next_batch(end - after)
-                    for message in batch:
+                    messages = await reader.next_batch(min(batch, end - after))
+                    for message in messages:
                         if message.seq > end:
                             return
                         after = message.seq
                         yield message
-                    if not batch:
+                    if not messages:
                         return
                     stale = time.monotonic() - pulled_at >= STALE
             since = None  # the reader was slow: go on with a new consumer after the last message that was read
@@ -127,6 +131,69 @@ async def read_next(bus: Bus, stream: str, seq: int, subject: str, *, direct: bo
 async def read_last(bus: Bus, stream: str, subject: str) -> StoredMessage | None:
     """The last message on ``subject``; None when there is none."""
     return await _read_raw(bus, stream, subject=subject)
+
+
+async def read_latest(
+    bus: Bus, stream: str, subject: str, parse: Callable[[StoredMessage], T | None]
+) -> tuple[T | None, int]:
+    """The latest message on ``subject`` that ``parse`` makes something of, and the sequence of the subject's last one.
+
+    (None, 0) when there is no message.
+    """
+    newest = await read_last(bus, stream, subject)
+    return (None, 0) if newest is None else (await search_back(bus, stream, subject, newest, parse), newest.seq)
+
+
+async def search_back(
+    bus: Bus,
+    stream: str,
+    subject: str,
+    newest: StoredMessage,
+    parse: Callable[[StoredMessage], T | None],
+    *,
+    after: int = 0,
+) -> T | None:
+    """What ``parse`` makes of the message, or else of the latest one before it on ``subject``; None without any.
+
+    A message that nobody can read, or that is a stranger's, must not hide the one before it. The stream is read in
+    parts, each longer than the one after it, and not up to the sequence ``after``.
+    """
+    if newest.seq <= after:
+        return None
+    if (value := parse(newest)) is not None:
+        return value
+    reach, until = BATCH, newest.seq - 1
+    while until > after:
+        start, latest = max(after, until - reach), None
+        async with aclosing(read_stream(bus, stream, [subject], after=start, until=until)) as messages:
+            async for message in messages:
+                value = parse(message)
+                latest = latest if value is None else value
+        if latest is not None:
+            return latest
+        until, reach = start, reach * 4
+    return None
+
+
+async def list_subjects(bus: Bus, stream: str, pattern: str) -> list[str]:
+    """The subjects that match ``pattern`` and on which the stream holds messages, sorted."""
+    with translate_errors(f"{stream} cannot be read"):
+        return sorted(
+            (await bus.js.stream_info(bus.subjects.stream(stream), subjects_filter=pattern)).state.subjects or {}
+        )
+
+
+async def count_after(bus: Bus, stream: str, subjects: Sequence[str], seq: int) -> int:
+    """How many messages on ``subjects`` the stream holds after that sequence."""
+    with translate_errors(f"{stream} cannot be read"):
+        info = await probe_stream(
+            bus.js,
+            bus.subjects.stream(stream),
+            filter_subjects=list(subjects),
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=seq + 1,
+        )
+    return info.num_pending or 0
 
 
 async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = None) -> int:

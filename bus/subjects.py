@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 from schemas.adapters import ADAPTER_EVENTS
 from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, InferToken
+from schemas.flow import AdvicePublished
 from schemas.jobs import LANES, Job, Lane
+from schemas.services import EpisodesConsumed, ServiceRegistered
 
 ANSWER_KINDS: tuple[type[Event], ...] = (*ENDS, AnswerTaken)
 """The events of ANSWERS: how turns end, and which answers were taken."""
+
+SERVICE_KINDS = (ServiceRegistered, EpisodesConsumed, AdvicePublished)
+"""What SERVICES holds."""
 
 TURN_KINDS = tuple(kind for kind in STAGE_EVENTS if kind not in ANSWER_KINDS)
 """The events of TURNS. A stream takes no other verbs, so that whoever misspells one is told at once."""
@@ -120,7 +125,7 @@ class Subjects:
     @property
     def services(self) -> list[str]:
         """Subjects of the SERVICES stream: ``<prefix>.service.<verb>.<name>``."""
-        return [self.stage("service.*")]
+        return [self.stage(kind.subject) for kind in SERVICE_KINDS]
 
 
 def covers(wide: str, narrow: str) -> bool:

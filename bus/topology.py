@@ -103,7 +103,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             **_QUEUE,
         ),
         stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
-        stream(SERVICES, "What other services consumed of the record", subjects.services, max_bytes=SMALL_MAX_BYTES),
+        stream(SERVICES, "Who is registered, what other services consumed of the record, what they advised", subjects.services, max_bytes=SMALL_MAX_BYTES),
     )
 
 

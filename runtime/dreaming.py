@@ -72,8 +72,14 @@ async def swap_weights(bus: Bus, status: DreamStatus, *, other_adapters: tuple[s
     return await bus.request("dream.swap", request, SwapReply, timeout=SWAP_TIMEOUT)
 
 
-async def mark_records(bus: Bus, service: str, status: DreamStatus) -> MarkReply:
-    """Mark the records that an episode learned as consumed by it."""
-    ids = status.report.record_ids if status.report is not None else ()
-    request = MarkRequest(name=service, ids=ids, de_id=status.episode_id)
+async def mark_tombstones(bus: Bus, service: str, ids: tuple[int, ...]) -> MarkReply:
+    """Mark tombstones before which no record waits: there is nothing to learn from them."""
+    request = MarkRequest(name=service, ids=ids, de_id=f"tombstones-{ids[0]}")
+    return await bus.request("services.mark", request, MarkReply, timeout=TIMEOUT)
+
+
+async def mark_records(bus: Bus, service: str, status: DreamStatus, *, tombstones: tuple[int, ...] = ()) -> MarkReply:
+    """Mark the records that an episode learned as consumed by it, and the tombstones that came with them."""
+    learned_ids = status.report.record_ids if status.report is not None else ()
+    request = MarkRequest(name=service, ids=tuple(sorted({*learned_ids, *tombstones})), de_id=status.episode_id)
     return await bus.request("services.mark", request, MarkReply, timeout=TIMEOUT)

@@ -5,6 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.base import WireStruct
+from schemas.numbers import Component, Number
 
 ADVISORS = ("nerve-wml", "kiki-flow")
 """The services that may advise the router; each answers at ``svc.advise.<name>``."""
@@ -19,8 +20,8 @@ class AdviseRequest(WireStruct, frozen=True, kw_only=True):
 
     turn_id: str
     text: str
-    embedding: tuple[float, ...]
-    scores: dict[str, float]
+    embedding: tuple[Component, ...]
+    scores: dict[str, Number]
 
 
 class AdviseReply(WireStruct, frozen=True, kw_only=True):

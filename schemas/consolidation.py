@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from schemas.adapters import AdapterName, Sha256
 from schemas.base import Integer, WireStruct
-from schemas.dream import Amount, EpisodeId
+from schemas.dream import EpisodeId
+from schemas.numbers import Amount, Number
 
 MAX_EXAMPLES = 256
 
@@ -27,7 +28,7 @@ class SwapRequest(WireStruct, frozen=True, kw_only=True):
     sha256: Sha256
     base_sha256: Sha256
     others: Annotated[tuple[AdapterName, ...], Meta(max_length=8)] = ()
-    attention_prior: Annotated[dict[str, float], Meta(max_length=64)] = {}
+    attention_prior: Annotated[dict[str, Number], Meta(max_length=64)] = {}
 
 
 class SwapReply(WireStruct, frozen=True, kw_only=True):

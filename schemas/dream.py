@@ -13,6 +13,7 @@ from schemas.adapters import AdapterName, Sha256
 from schemas.base import Integer, WireStruct
 from schemas.envelope import TENANT_PATTERN, TURN_ID_PATTERN
 from schemas.events import Event
+from schemas.numbers import Amount, Component, Number
 from schemas.services import MAX_WAIT, RecordId, ServiceName
 
 Trigger = Literal["scheduled", "saturation", "external"]
@@ -30,8 +31,7 @@ MAX_RECORDS = 256
 MAX_OTHERS = 8
 
 EpisodeId = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
-Vector = Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
-Amount = Annotated[float, Meta(ge=0.0, le=1e30)]
+Vector = Annotated[tuple[Component, ...], Meta(min_length=1, max_length=8192)]
 
 
 class MemoryOwner(WireStruct, frozen=True, kw_only=True, order=True):
@@ -53,7 +53,7 @@ class BetaRecord(WireStruct, frozen=True, kw_only=True):
     context: str
     outcome: str
     saillance_score: Annotated[float, Meta(ge=0.0, le=1.0)]
-    timestamp: float
+    timestamp: Number
     consumed_by: str | None = None
     consumed_by_DE_id: str | None = None
     x: Vector | None = None
@@ -257,9 +257,14 @@ class BetaRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class BetaReply(WireStruct, frozen=True, kw_only=True):
-    """Beta records in the order of the record. ``services.mark`` takes their ids once a dream episode learned them."""
+    """Beta records in the order of the record. ``services.mark`` takes their ids once a dream episode learned them.
+
+    ``tombstones`` are ids of tombstones among them, when the service reads those, too: there is nothing to learn from
+    them, and they are marked in their order with the others.
+    """
 
     records: tuple[BetaRecord, ...]
+    tombstones: tuple[Integer, ...] = ()
 
 
 DREAM_LOG: tuple[type[Event], ...] = (DreamDone, DreamAborted, DreamSwapped)

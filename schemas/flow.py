@@ -4,8 +4,10 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import END, Integer, WireStruct
 from schemas.envelope import TENANT_PATTERN, User
+from schemas.numbers import Amount, Number
+from schemas.services import RecordPlace
 
 STACKS = 32
 """Stacks of kiki-flow's state; ``configs/stacks.yaml`` says which domains each of them stands for."""
@@ -13,9 +15,8 @@ STACKS = 32
 MAX_EPISODES = 1000
 """Episodes in one reply."""
 
-SourceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Weight = Annotated[float, Meta(ge=0.0)]
-Quantity = float | tuple[float, ...]
+SourceName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}{END}")]
+Quantity = Number | tuple[Number, ...]
 
 
 class FlowFetchRequest(WireStruct, frozen=True, kw_only=True):
@@ -24,14 +25,14 @@ class FlowFetchRequest(WireStruct, frozen=True, kw_only=True):
     window_h: Annotated[float, Meta(gt=0.0, le=8784.0)]
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     user: User | None = None
-    after: Annotated[int, Meta(ge=0)] = 0
+    after: RecordPlace = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_EPISODES)] = 200
 
 
 class FlowEpisode(WireStruct, frozen=True, kw_only=True):
     """An episode as kiki-flow reads it. ``stacks`` maps the index of each stack (0..31) of its domains to a score."""
 
-    id: int
+    id: Integer
     episode_id: str
     timestamp: float
     tenant: str
@@ -65,7 +66,7 @@ class AdapterNorm(WireStruct, frozen=True, kw_only=True):
     """
 
     name: str
-    stack: int | None
+    stack: Integer | None
     norm: float | None
     sha256: str = ""
 
@@ -81,10 +82,10 @@ class FlowSnapshotReply(WireStruct, frozen=True, kw_only=True):
 class FlowPublishRequest(WireStruct, frozen=True, kw_only=True):
     """Advice at the flow's time ``tau``: either a ``state_summary`` (numbers by name) or a weight for each stack."""
 
-    tau: Annotated[float, Meta(ge=0.0)]
+    tau: Amount
     source: SourceName = "kiki-flow"
     state_summary: Annotated[dict[str, Quantity], Meta(min_length=1, max_length=256)] | None = None
-    stack_weights: Annotated[tuple[Weight, ...], Meta(min_length=STACKS, max_length=STACKS)] | None = None
+    stack_weights: Annotated[tuple[Amount, ...], Meta(min_length=STACKS, max_length=STACKS)] | None = None
 
 
 class FlowPublishReply(WireStruct, frozen=True, kw_only=True):
@@ -93,7 +94,7 @@ class FlowPublishReply(WireStruct, frozen=True, kw_only=True):
     The probabilities sum to 1; there are none without weights.
     """
 
-    seq: int
+    seq: Integer
     domains: dict[str, float]
 
 
@@ -104,6 +105,6 @@ class AdvicePublished(WireStruct, frozen=True, kw_only=True):
     source: SourceName
     tau: float
     at: float
-    state_summary: dict[str, Quantity] = {}
+    state_summary: dict[str, float | tuple[float, ...]] = {}
     stack_weights: tuple[float, ...] = ()
     domains: dict[str, float] = {}

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct, refuse_non_finite
+from schemas.base import END, Integer, WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.findings import RecalledEpisode
+from schemas.numbers import Component
 from schemas.times import UnixTime
 
 
@@ -19,7 +20,7 @@ class SearchRequest(WireStruct, frozen=True, kw_only=True):
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     user: User = ""
-    vector: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+    vector: Annotated[tuple[Component, ...], Meta(min_length=1, max_length=8192)]
     text: str = ""
     as_of: UnixTime | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 10
@@ -45,7 +46,7 @@ class RebuildRequest(WireStruct, frozen=True, kw_only=True):
 class RebuildReply(WireStruct, frozen=True, kw_only=True):
     """How many episodes are in the stores now, and how many seconds the rebuild took."""
 
-    episodes: int
+    episodes: Integer
     seconds: float
 
 
@@ -65,13 +66,13 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
     entries of the record that nobody can read, whose ever they are: no store has them.
     """
 
-    recorded: int
-    waiting: int
+    recorded: Integer
+    waiting: Integer
     missing_in_atlas: tuple[str, ...]
     missing_in_trace: tuple[str, ...]
-    unknown_in_atlas: int
-    unknown_in_trace: int
-    unreadable: tuple[int, ...] = ()
+    unknown_in_atlas: Integer
+    unknown_in_trace: Integer
+    unreadable: tuple[Integer, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -94,9 +95,9 @@ class StatsRequest(WireStruct, frozen=True, kw_only=True):
 class StatsReply(WireStruct, frozen=True, kw_only=True):
     """Episodes in each store, and edges between episodes by kind."""
 
-    atlas_episodes: int
-    trace_episodes: int
-    edges: dict[str, int]
+    atlas_episodes: Integer
+    trace_episodes: Integer
+    edges: dict[str, Integer]
 
 
 class SleepRequest(WireStruct, frozen=True, kw_only=True):
@@ -140,9 +141,9 @@ class SleepReply(WireStruct, frozen=True, kw_only=True):
     """
 
     merged: tuple[Merged, ...]
-    known: int
-    left: int
-    held: int
+    known: Integer
+    left: Integer
+    held: Integer
     held_by: str
     before: float
 
@@ -167,7 +168,7 @@ class ConversationRequest(WireStruct, frozen=True, kw_only=True):
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     user: User = ""
-    transcript: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    transcript: Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{END}")]
 
 
 class ConversationReply(WireStruct, frozen=True, kw_only=True):
@@ -189,4 +190,4 @@ class ForgetRequest(WireStruct, frozen=True, kw_only=True):
 class ForgetReply(WireStruct, frozen=True, kw_only=True):
     """How many episodes were deleted."""
 
-    episodes: int
+    episodes: Integer

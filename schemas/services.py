@@ -1,14 +1,15 @@
 """Services that read the record at their own pace: register by name, fetch in order, mark as consumed.
 
-A service's place in the record is a durable consumer. The records that it consumed are marked in order and without
-gaps, under the id of the run that consumed them (``de_id``, the name that dream-of-kiki gives it).
+The stream SERVICES is the log: it has every registration, and every mark. The records that a service consumed are
+marked in order and without gaps, under the id of the run that consumed them (``de_id``, the name that dream-of-kiki
+gives it).
 """
 
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Raw
 
-from schemas.base import SUBJECT_PATTERN, WireStruct, refuse_non_finite
+from schemas.base import END, SUBJECT_PATTERN, Integer, WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.episode import Episode
 from schemas.times import UnixTime
@@ -19,9 +20,15 @@ MAX_FETCH = 256
 MAX_WAIT = 30.0
 """The most seconds that a fetch may wait for a first record."""
 
-ServiceName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-RunId = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}$")]
-RecordId = Annotated[int, Meta(ge=1)]
+ServiceName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}{END}")]
+RunId = Annotated[str, Meta(pattern=rf"^[\x21-\x7e]{{1,128}}{END}")]
+MAX_ID = 2**53 - 1
+"""The largest id of a record: the largest integer that every reader of JSON keeps exactly."""
+
+RecordId = Annotated[int, Meta(ge=1, le=MAX_ID)]
+RecordPlace = Annotated[int, Meta(ge=0, le=MAX_ID)]
+RegistrationId = Annotated[str, Meta(min_length=1, max_length=64)]
+Seconds = Annotated[float, Meta(ge=1.0, le=86400.0)]
 
 
 class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
@@ -39,23 +46,25 @@ class EpisodeFilter(WireStruct, frozen=True, kw_only=True):
 class RegisterRequest(WireStruct, frozen=True, kw_only=True):
     """Register a service under a name; it gets a durable place in the record.
 
-    ``subjects`` are ``noun.verb`` of the record's events, ``*`` stands for any word. ``ack_wait`` is for how many
+    ``subjects`` are ``noun.verb`` of the record's events, ``*`` stands for any word. By default tombstones come, too:
+    ``episode.forgotten`` says that a record which the service may hold was forgotten. ``ack_wait`` is for how many
     seconds fetched records are reserved for their holder. ``begin``: "first" starts with the oldest stored record,
     "new" with the first one that is stored from now on.
     """
 
     name: ServiceName
-    subjects: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = ("episode.recorded",)
+    subjects: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = ("episode.recorded", "episode.forgotten")
     filter: EpisodeFilter = EpisodeFilter()
-    ack_wait: Annotated[float, Meta(ge=1.0, le=86400.0)] = 30.0
+    ack_wait: Seconds = 30.0
     begin: Literal["first", "new"] = "first"
 
 
 class ServiceInfo(WireStruct, frozen=True, kw_only=True):
     """A registered service. All records up to id ``place`` are consumed; those up to ``delivered`` were delivered.
 
-    ``lag`` counts the records after ``place`` that the service has not consumed, including those that its filter leaves
-    out.
+    ``lag`` counts the records after ``place`` that the service has not consumed; those that its filter leaves out
+    count until a fetch has passed over them. ``registration`` is the id of the registration, which is new each time
+    that the name is registered; the marks in the log carry it.
     """
 
     name: ServiceName
@@ -63,9 +72,10 @@ class ServiceInfo(WireStruct, frozen=True, kw_only=True):
     filter: EpisodeFilter
     ack_wait: float
     registered_at: float
-    place: int
-    delivered: int
-    lag: int
+    place: Integer
+    delivered: Integer
+    lag: Integer
+    registration: str = ""
 
 
 class ServiceListRequest(WireStruct, frozen=True, kw_only=True):
@@ -73,9 +83,14 @@ class ServiceListRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ServiceListReply(WireStruct, frozen=True, kw_only=True):
-    """All registered services, sorted by name."""
+    """All registered services, sorted by name.
+
+    ``others`` are the record's durable consumers that are named like a service's and that no registration made: they
+    keep ``trim`` and ``sleep`` waiting until 'nats consumer rm' removes them.
+    """
 
     services: tuple[ServiceInfo, ...]
+    others: tuple[str, ...] = ()
 
 
 class UnregisterRequest(WireStruct, frozen=True, kw_only=True):
@@ -126,14 +141,19 @@ class MarkRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class MarkReply(WireStruct, frozen=True, kw_only=True):
-    """How many records this request marked (0 when the same run had marked them before), and the new place."""
+    """How many records this request marked (0 when the same run had marked them before), and the new place.
 
-    marked: int
-    place: int
+    ``forgotten`` are ids of the request that the record does not hold any more; they are passed over.
+    """
+
+    marked: Integer
+    place: Integer
+    forgotten: tuple[Integer, ...] = ()
 
 
 class TrimRequest(WireStruct, frozen=True, kw_only=True):
-    """Drop records that are older than ``before`` (Unix time) and that every durable consumer has acknowledged."""
+    """Drop records that are older than ``before`` (Unix time), that every registered service has consumed and every
+    other durable consumer has acknowledged."""
 
     before: UnixTime
 
@@ -144,14 +164,46 @@ class TrimRequest(WireStruct, frozen=True, kw_only=True):
 class TrimReply(WireStruct, frozen=True, kw_only=True):
     """How many messages were dropped, and which consumer still needs the oldest that is left (empty: none)."""
 
-    dropped: int
+    dropped: Integer
     held_by: str = ""
+
+
+class ServiceRegistered(WireStruct, frozen=True, kw_only=True):
+    """A registration as the log has it. Published on ``service.registered.<name>``; the last one on it holds.
+
+    Written anew each time that a service gets records or that much was written to the log since.
+
+    Attributes:
+        registration: the id of the registration, which is new each time that the name is registered.
+        place: up to this record everything was consumed, or the registration begins after it. A later mark counts more.
+        passed: up to this record there is nothing that the service wants and has not consumed.
+        delivered: up to this record everything was given to the service.
+        marks_after: the sequence of the log after which this registration's marks lie.
+        ended: whether this ends the registration.
+        at: when this was written (Unix time).
+    """
+
+    subject: ClassVar[str] = "service.registered"
+    name: ServiceName
+    registration: RegistrationId
+    subjects: tuple[str, ...]
+    filter: EpisodeFilter
+    ack_wait: Seconds
+    registered_at: UnixTime
+    place: RecordPlace
+    passed: RecordPlace
+    delivered: RecordPlace
+    marks_after: RecordPlace = 0
+    ended: bool = False
+    at: UnixTime
 
 
 class EpisodesConsumed(WireStruct, frozen=True, kw_only=True):
     """A service marked records. Published on ``service.consumed.<name>``: the log of which run consumed what, and when.
 
-    ``registration`` is the id of the registration, which is new each time that the name is registered.
+    ``registration`` is the id of the registration, which is new each time that the name is registered: ``ServiceInfo``
+    and ``service.registered.<name>`` tell it. Records are marked by the request ``services.mark``, which writes this. A
+    message under another id, or of records that were never given out, marks nothing.
     """
 
     subject: ClassVar[str] = "service.consumed"
@@ -188,7 +240,7 @@ class Selection(WireStruct, frozen=True, kw_only=True):
 
     since: UnixTime | None = None
     until: UnixTime | None = None
-    from_seq: Annotated[int, Meta(ge=1)] | None = None
+    from_seq: RecordId | None = None
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] | None = None
     user: User | None = None
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
@@ -213,7 +265,7 @@ class ReplayReply(WireStruct, frozen=True, kw_only=True):
     """The replay has begun.
 
     Its messages carry the headers Kiki-Replay, Kiki-Seq, Kiki-Subject and Kiki-Stored-At. The last message is empty and
-    carries Kiki-Replay-End, and Kiki-Replay-Error when the replay broke off.
+    carries Kiki-Replay-End, and Kiki-Replay-Error with the public error code when the replay broke off.
     """
 
     replay_id: str
@@ -228,13 +280,13 @@ class ReplayStopRequest(WireStruct, frozen=True, kw_only=True):
 class ReplayStopReply(WireStruct, frozen=True, kw_only=True):
     """How many messages the replay had sent."""
 
-    sent: int
+    sent: Integer
 
 
 class Replayed(WireStruct, frozen=True, kw_only=True):
     """A line of a replay written as JSONL: one stored event, its ``noun.verb``, its sequence and when it was stored."""
 
-    seq: int
-    stored_at: float
+    seq: RecordPlace
+    stored_at: UnixTime
     subject: str
     event: Raw

@@ -1,6 +1,7 @@
 """An agent's health, its refusals of requests, and the messages that it gave up on."""
 
 from schemas.base import Integer, WireStruct
+from schemas.times import UnixTime
 
 
 class StatusReply(WireStruct, frozen=True, kw_only=True):
@@ -36,5 +37,5 @@ class DeadLetter(WireStruct, frozen=True, kw_only=True):
     deliveries: Integer
     headers: dict[str, str]
     payload: bytes
-    failed_at: float
+    failed_at: UnixTime
     payload_sha256: str = ""

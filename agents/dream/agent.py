@@ -123,7 +123,8 @@ class DreamAgent:
             beta.beta_record(number, episode, answer=vector)
             for (number, episode), vector in zip(episodes, vectors, strict=True)
         ]
-        return BetaReply(records=tuple(records))
+        tombstones = tuple(record.id for record in reply.records if record.episode is None)
+        return BetaReply(records=tuple(records), tombstones=tombstones)
 
     async def _request(self, request: DreamRequest) -> DreamAccepted:
         bus, episode = self._bus, request.episode

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from bus import metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.stream import measure_stream, read_message
 from bus.topology import LATENTS
 from schemas.codec import decode
 from schemas.dream import Snapshot
+from schemas.errors import InvalidEvent
 
 _PROBLEM = "the latent ring cannot be read"
 
@@ -33,6 +35,10 @@ async def read_latest(bus: Bus, count: int) -> list[Mapping[str, tuple[float, ..
         size = await measure_stream(bus, LATENTS)
         for sequence in range(size.last_seq, max(size.first_seq, size.last_seq - count + 1) - 1, -1):
             message = await read_message(bus, LATENTS, sequence)
-            if message is not None:  # the stream may have dropped it since it was measured
+            if message is None:  # the stream has dropped it since it was measured
+                continue
+            try:
                 snapshots.append(decode(Snapshot, message.data).species)
+            except InvalidEvent as error:
+                metrics.count_degraded("dream.unreadable", f"snapshot {sequence} is passed over: {error.message}")
     return snapshots

@@ -31,6 +31,7 @@ from schemas.consolidation import (
 )
 from schemas.dream import BetaReply, BetaRequest, DreamAccepted, DreamRequest, DreamStatus, DreamStatusRequest
 from schemas.errors import InvalidInput, KikiError
+from schemas.events import EpisodeRecorded
 from schemas.services import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
 
 TIMEOUT = 60.0
@@ -194,8 +195,10 @@ class KikiSubstrate:
         return reply
 
     def _register(self) -> None:
+        # There is nothing to learn from a tombstone.
+        request = RegisterRequest(name=self._service, subjects=(EpisodeRecorded.subject,), filter=self._filter)
         try:
-            self._ask("services.register", RegisterRequest(name=self._service, filter=self._filter), ServiceInfo)
+            self._ask("services.register", request, ServiceInfo)
         except KikiError as error:
             if error.code != "name_taken":
                 raise

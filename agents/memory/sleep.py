@@ -29,7 +29,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.jobs import ask_model
-from bus.record import find_acknowledged_floor
+from bus.record import find_acknowledged_floor, find_entry
 from bus.stream import measure_stream, read_stream
 from bus.topology import EPISODES
 from schemas.chat import Message, Sampling
@@ -185,10 +185,7 @@ def _old_episode(episode: Episode, seq: int, settings: MemorySettings) -> OldEpi
 
 async def _is_recorded(bus: Bus, turn_id: str) -> bool:
     """Whether the summary is recorded, or was recorded and is forgotten."""
-    for kind in (EpisodeRecorded, EpisodeForgotten):
-        if await bus.last(kind, turn_id, stream=EPISODES) is not None:
-            return True
-    return False
+    return await find_entry(bus, turn_id) is not None
 
 
 async def _sum_up(
@@ -205,7 +202,7 @@ async def _sum_up(
         event = _summary_event(owner, part, text, before, settings.embedder_in_force)
         async with summary_lock:
             for episode in part:
-                if await bus.last(EpisodeForgotten, episode.turn_id, stream=EPISODES) is not None:
+                if isinstance(await find_entry(bus, episode.turn_id), EpisodeForgotten):
                     raise Unavailable("an episode was forgotten while its summary was written.")
             await bus.publish(event)
     except KikiError as error:

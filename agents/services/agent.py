@@ -1,37 +1,32 @@
 """The record for other services, as an agent: register, fetch, mark, replay, and how far behind each service is."""
 
-import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import structlog
 from prometheus_client import Gauge
 
-from agents.services import cursor, flow
-from agents.services.registration import (
-    Registration,
-    make_registration,
-    register,
-    registration_of,
-    service_info,
-    update_registration,
-)
+from agents.services import flow
+from agents.services.cursor import Cursors, FetchBatch
+from agents.services.registration import make_registration, read_entry
+from agents.services.registry import find_service, list_strangers, reconcile_consumers, register
 from agents.services.retention import trim
 from agents.services.running_replays import Replays
 from agents.services.settings import ServicesSettings
 from agents.services.stacks import load_stacks
+from agents.services.stock import follow_log
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
-from bus.consumers import ConsumerState, delete_consumer, read_consumers
 from bus.errors import translate_errors
 from bus.handler import Handler
-from bus.stream import read_next
-from bus.topology import EPISODES
-from schemas.errors import InvalidInput, KikiError, Refused, SetupError
+from bus.record import ServiceStanding, read_services
+from bus.stream import StreamSize, measure_stream
+from bus.topology import SERVICES, SMALL_MAX_BYTES
+from schemas.errors import InvalidInput, Refused
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -79,8 +74,9 @@ class ServicesAgent:
         self.settings = settings
         self._bus: Bus
         self._replays: Replays
+        self._cursors: Cursors
         self._ready = False
-        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._holders: dict[str, _Holder] = {}
         self._gauge_names: set[str] = set()
         self._service_count = 0
@@ -88,9 +84,10 @@ class ServicesAgent:
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
-        """Bring the registered consumers to their declarations, and watch the lags for as long as the agent runs."""
-        await self._reconcile_consumers(bus)
-        self._bus = bus
+        """Adopt registrations of an earlier version, and watch the lags for as long as the agent runs."""
+        with translate_errors("the registered services cannot be read"):
+            await reconcile_consumers(bus)
+        self._bus, self._cursors = bus, Cursors(bus)
         async with anyio.create_task_group() as tasks:
             self._replays = Replays(bus, tasks)
             tasks.start_soon(self._watch, bus)
@@ -126,60 +123,55 @@ class ServicesAgent:
         return StatusReply(agent=self.name, ready=self._ready, gauges={"registered": float(self._service_count)})
 
     async def _register(self, request: RegisterRequest) -> ServiceInfo:
-        bus, service = self._bus, make_registration(request)
-        if not await register(bus, service, new_only=request.begin == "new"):
-            raise InvalidInput(
-                f"the name '{service.name}' is taken: choose another, or unregister it first.",
-                code="name_taken",
-                param="name",
-            )
+        service = make_registration(request)
+        async with self._lock(service.name):
+            await register(self._bus, service, new_only=request.begin == "new")
         _log.info("service registered", service=service.name, subjects=service.subjects)
-        return await self._read_info(service.name)
+        return await self._cursors.describe(await find_service(self._bus, service.name))
 
     async def _unregister(self, request: UnregisterRequest) -> ServiceInfo:
-        bus = self._bus
-        async with self._locks[request.name]:
-            info = await self._read_info(request.name)
-            with translate_errors(f"'{request.name}' was not unregistered"):
-                await delete_consumer(bus, EPISODES, (await cursor.find_service(bus, request.name))[0].durable)
+        async with self._lock(request.name):
+            info = await self._cursors.end(request.name)
             self._holders.pop(request.name, None)
             self._forget_gauges({request.name})
         _log.info("service unregistered", service=request.name, place=info.place)
         return info
 
     async def _list_services(self, _: ServiceListRequest) -> ServiceListReply:
-        names = [service.name for service, _ in await self._read_registrations(self._bus)]
-        return ServiceListReply(services=tuple([await self._read_info(name) for name in sorted(names)]))
+        with translate_errors("the registered services cannot be read", advice="ask again"):
+            services = await read_services(self._bus)
+            others = await list_strangers(self._bus, services)
+        infos = [await self._cursors.describe(standing) for standing in services]
+        return ServiceListReply(services=tuple(infos), others=tuple(others))
 
     async def _fetch(self, request: FetchRequest) -> FetchReply:
-        bus, settings = self._bus, self.settings
         until = anyio.current_time() + request.wait
-        # Short pulls, each under the lock: a mark or another fetch of the same service need not wait for the whole
+        # Short looks, each under the lock: a mark or another fetch of the same service need not wait for the whole
         # wait.
         while True:
-            async with self._locks[request.name]:
+            async with self._lock(request.name):
                 self._refuse_others(request)
-                seconds_left = until - anyio.current_time()
-                records = await cursor.fetch_oldest(
-                    bus,
-                    request.name,
-                    limit=request.limit,
-                    seconds=min(settings.poll, max(0.0, seconds_left)),
-                    most_bytes=settings.reply_bytes,
+                batch = await self._cursors.fetch_oldest(
+                    request.name, limit=request.limit, most_bytes=self.settings.reply_bytes
                 )
-                if records:
-                    await self._hold(request)
-            if records or seconds_left <= 0:
-                return FetchReply(records=tuple(records))
+                if batch.records:
+                    self._hold(request, batch)
+            seconds_left = until - anyio.current_time()
+            if batch.records or seconds_left <= 0:
+                return FetchReply(records=tuple(batch.records))
+            await anyio.sleep(min(self.settings.poll, seconds_left))
 
     async def _mark(self, request: MarkRequest) -> MarkReply:
-        async with self._locks[request.name]:
-            reply = await cursor.mark(self._bus, request.name, request.ids, request.de_id)
+        async with self._lock(request.name):
+            reply = await self._cursors.mark(request.name, request.ids, request.de_id)
             self._holders.pop(request.name, None)
         return reply
 
     async def _trim(self, request: TrimRequest) -> TrimReply:
-        reply = await trim(self._bus, before=request.before)
+        with translate_errors("the record was not trimmed", advice="ask again"):
+            for standing in await read_services(self._bus):
+                await self._settle(standing)
+            reply = await trim(self._bus, before=request.before)
         _log.info("record trimmed", dropped=reply.dropped, held_by=reply.held_by)
         return reply
 
@@ -198,6 +190,20 @@ class ServicesAgent:
     async def _flow_publish(self, request: FlowPublishRequest) -> FlowPublishReply:
         return await flow.publish(self._bus, request, self._stacks)
 
+    async def _settle(self, standing: ServiceStanding, *, is_old: bool = False) -> ServiceStanding:
+        """Bring to the log what only this agent knows of a service; ``is_old``: whether the log may soon drop it."""
+        if not is_old and self._cursors.find_passed(standing) <= standing.passed:
+            return standing
+        name = standing.entry.name
+        async with self._lock(name):
+            with suppress(Refused, InvalidInput):  # another agent came between, or the registration has ended
+                return await self._cursors.settle(await find_service(self._bus, name))
+        return standing
+
+    def _lock(self, name: str) -> anyio.Lock:
+        """The lock of a service; it lasts as long as somebody holds it or waits for it."""
+        return self._locks.setdefault(name, anyio.Lock())
+
     def _refuse_others(self, request: FetchRequest) -> None:
         """Raise Refused while another holder's time is not over."""
         holder = self._holders.get(request.name)
@@ -210,47 +216,35 @@ class ServicesAgent:
             param="holder",
         )
 
-    async def _hold(self, request: FetchRequest) -> None:
-        service, _ = await cursor.find_service(self._bus, request.name)
-        self._holders[request.name] = _Holder(request.holder, anyio.current_time() + service.ack_wait)
-
-    async def _read_info(self, name: str) -> ServiceInfo:
-        standing = await cursor.read_standing(self._bus, name)
-        return service_info(standing.registration, place=standing.place, delivered=standing.delivered, lag=standing.lag)
-
-    async def _read_registrations(self, bus: Bus) -> list[tuple[Registration, ConsumerState]]:
-        with cursor.translate_record_errors():
-            consumers = await read_consumers(bus, EPISODES)
-        return [(service, consumer) for consumer in consumers if (service := registration_of(consumer)) is not None]
-
-    async def _reconcile_consumers(self, bus: Bus) -> None:
-        """Bring registered consumers to their declarations; one that refuses is counted and serves as it is.
-
-        It belongs to another service, so it must not keep the agent from starting.
-        """
-        for service, consumer in await self._read_registrations(bus):
-            try:
-                await update_registration(bus, service, consumer)
-            except SetupError as error:
-                metrics.count_degraded("services.consumer", error.message)
+    def _hold(self, request: FetchRequest, batch: FetchBatch) -> None:
+        self._holders[request.name] = _Holder(request.holder, anyio.current_time() + batch.ack_wait)
 
     async def _watch(self, bus: Bus) -> None:
         while True:
-            try:
+            with _count_faults():
                 await self._measure(bus)
-            except KikiError as error:
-                metrics.count_degraded("services.gauges", error.message)
             await anyio.sleep(self.settings.watch_interval)
 
     async def _measure(self, bus: Bus) -> None:
-        services = await self._read_registrations(bus)
-        names = {service.name for service, _ in services}
+        with translate_errors("the registered services cannot be read"):
+            services = await read_services(bus)
+            size = await measure_stream(bus, SERVICES)
+        names = {standing.entry.name for standing in services}
         self._forget_gauges(self._gauge_names - names)
         self._service_count = len(names)
-        for service, consumer in services:
-            LAG.labels(service.name).set(consumer.lag)
-            OLDEST.labels(service.name).set(await _read_age(bus, service, consumer))
-            self._gauge_names.add(service.name)
+        for standing in services:
+            with _count_faults():
+                await self._measure_service(bus, standing, size)
+
+    async def _measure_service(self, bus: Bus, standing: ServiceStanding, size: StreamSize) -> None:
+        """Show how far a service is, and bring what is only in memory to the log, and the log to its consumer."""
+        name = standing.entry.name
+        info = await self._cursors.describe(standing)
+        LAG.labels(name).set(info.lag)
+        OLDEST.labels(name).set(await self._cursors.read_age(standing))
+        self._gauge_names.add(name)
+        standing = await self._settle(standing, is_old=_is_old(standing, size))
+        await follow_log(bus, read_entry(standing.entry), passed=standing.passed)
 
     def _forget_gauges(self, names: set[str]) -> None:
         for name in names & self._gauge_names:
@@ -267,11 +261,15 @@ class _Holder:
         self.until = until
 
 
-async def _read_age(bus: Bus, service: Registration, consumer: ConsumerState) -> float:
-    """The age in seconds of the oldest record that the service has not consumed; 0 when there is none."""
-    times = []
-    for subject in service.filters(bus.subjects):
-        message = await read_next(bus, EPISODES, consumer.acknowledged + 1, subject)
-        if message is not None:
-            times.append(message.stored_at.timestamp())
-    return max(0.0, time.time() - min(times)) if times else 0.0
+@contextmanager
+def _count_faults() -> Iterator[None]:
+    """Count whatever goes wrong while the lags are watched: it ends neither the watch nor the agent."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        metrics.count_degraded("services.gauges", str(error) or type(error).__name__)
+
+
+def _is_old(standing: ServiceStanding, size: StreamSize) -> bool:
+    """Whether the log may soon drop the registration: it is half full, and has that in its older half."""
+    return size.bytes > SMALL_MAX_BYTES // 2 and standing.entry_seq < (size.first_seq + size.last_seq) // 2

@@ -1,201 +1,248 @@
 """One service's place in the record: what comes next, and marking it as consumed.
 
-The log of marks decides what is consumed: a mark is synced to disk before the reply is sent, and then acknowledged at
-the service's durable consumer. A process that dies between the two leaves a consumer that is behind the log; the next
-call brings it up to the log (:func:`_catch_up`).
+The log SERVICES is the only truth. A fetch reads the record after the service's place, and writes to the log up to
+where it gave records out; a mark is synced to disk before the reply is sent. What a durable consumer was told moves
+nothing.
 """
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agents.services.registration import DURABLE, Registration, registration_of
+from agents.services.registration import Registration, read_entry
+from agents.services.registry import find_service, unregister, write_standing
 from bus import metrics
 from bus.connection import Bus
-from bus.consumers import CONFIRM_SECONDS, ConsumerState, Puller, acknowledge, pull, read_consumer
 from bus.errors import SequenceConflict, translate_errors
-from bus.stream import StoredMessage, append, read_last, read_message, read_stream
-from bus.topology import EPISODES, SERVICES
+from bus.record import ServiceStanding
+from bus.stream import BATCH, StoredMessage, append, count_after, read_message, read_next, read_stream
+from bus.topology import EPISODES
 from schemas.codec import decode, encode
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent, InvalidInput, Refused
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.services import EpisodesConsumed, MarkReply, Record
+from schemas.services import EpisodesConsumed, MarkReply, Record, ServiceInfo
 
-_CATCH_UP = 256
-"""Messages of one pull while a consumer is brought up to the log of marks."""
+_UNREACHABLE = "the record cannot be reached"
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How far a service is.
+@dataclass
+class FetchBatch:
+    """Records of one reply, bounded in number and bytes; ``ack_wait`` is the service's."""
 
-    Attributes:
-        registration: the service.
-        place: the record up to which everything is consumed.
-        delivered: the record up to which everything was delivered.
-        awaiting_ack: how many delivered records are not acknowledged.
-        lag: how many records after ``place`` are not acknowledged.
-        last: the latest mark of this registration; None when there is none.
-        last_seq: the log's sequence of the latest mark under this name, 0 without one.
+    limit: int
+    bytes_left: int
+    ack_wait: float
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the reply may hold no further record; the first one has room whatever its size."""
+        return len(self.records) >= self.limit or self.bytes_left <= 0
+
+    def add(self, record: Record, stored: StoredMessage) -> None:
+        """Add a record."""
+        self.records.append(record)
+        self.bytes_left -= len(stored.data)
+
+
+class Cursors:
+    """The places of all services in the record.
+
+    In memory is only, by registration, up to where nobody needs to read again: there is nothing that the service wants.
+    :meth:`settle` brings that to the log now and then.
     """
 
-    registration: Registration
-    place: int
-    delivered: int
-    awaiting_ack: int
-    lag: int
-    last: EpisodesConsumed | None
-    last_seq: int
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._passed: dict[str, int] = {}
 
+    def find_passed(self, standing: ServiceStanding) -> int:
+        """The record up to which there is nothing that the service wants and has not consumed."""
+        return max(standing.passed, self._passed.get(standing.entry.registration, 0))
 
-def translate_record_errors() -> AbstractContextManager[None]:
-    """Raise the broker's errors in the context as "the record cannot be reached"."""
-    return translate_errors("the record cannot be reached", advice="ask again")
+    async def describe(self, standing: ServiceStanding) -> ServiceInfo:
+        """The public description of a service.
 
-
-async def find_service(bus: Bus, name: str) -> tuple[Registration, ConsumerState]:
-    """The service of that name, and how far its consumer is.
-
-    Raises:
-        InvalidInput: no service is registered under that name.
-        Unavailable: the broker is away.
-    """
-    with translate_record_errors():
-        consumer = await read_consumer(bus, EPISODES, f"{DURABLE}{name}")
-    service = registration_of(consumer) if consumer else None
-    if consumer is None or service is None:
-        raise InvalidInput(
-            f"no service '{name}' is registered: 'services.register' takes a name.",
-            code="service_not_found",
-            param="name",
-        )
-    return service, consumer
-
-
-async def read_standing(bus: Bus, name: str) -> Standing:
-    """How far the service is now; its consumer is brought up to the log of marks first.
-
-    Raises:
-        InvalidInput: nobody is registered under that name.
-        Unavailable: the broker is away.
-    """
-    with translate_record_errors():
-        service, consumer = await find_service(bus, name)
-        last, last_seq = await _read_last_mark(bus, service)
-        if last is not None and consumer.acknowledged < last.ids[-1]:
-            await _catch_up(bus, service, consumer, last.ids[-1])
-            _, consumer = await find_service(bus, name)
-        return Standing(
-            registration=service,
-            place=max(consumer.acknowledged, last.ids[-1] if last else 0),
-            delivered=consumer.delivered,
-            awaiting_ack=consumer.awaiting_ack,
-            lag=consumer.lag,
-            last=last,
-            last_seq=last_seq,
+        Raises:
+            Unavailable: the broker is away.
+        """
+        entry, service = standing.entry, read_entry(standing.entry)
+        with translate_errors(_UNREACHABLE, advice="ask again"):
+            lag = await count_after(
+                self._bus, EPISODES, service.filters(self._bus.subjects), self.find_passed(standing)
+            )
+        return ServiceInfo(
+            name=entry.name,
+            subjects=entry.subjects,
+            filter=entry.filter,
+            ack_wait=entry.ack_wait,
+            registered_at=entry.registered_at,
+            place=standing.place,
+            delivered=standing.delivered,
+            lag=lag,
+            registration=entry.registration,
         )
 
+    async def fetch_oldest(self, name: str, *, limit: int, most_bytes: int) -> FetchBatch:
+        """The oldest records that are not consumed, in order: those delivered before, then new ones.
 
-async def fetch_oldest(bus: Bus, name: str, *, limit: int, seconds: float, most_bytes: int) -> list[Record]:
-    """The oldest records that are not consumed, in order: those delivered before, then new ones.
+        Raises:
+            InvalidInput: nobody is registered under that name.
+            Refused: another request for the service came between.
+            Unavailable: the broker is away.
+        """
+        standing = await find_service(self._bus, name)
+        service = read_entry(standing.entry)
+        batch = FetchBatch(limit=limit, bytes_left=most_bytes, ack_wait=service.ack_wait)
+        with translate_errors(_UNREACHABLE, advice="ask again"):
+            passed = await self._collect(standing, service, batch)
+            if batch.records and batch.records[-1].id > standing.delivered:
+                await write_standing(self._bus, standing, passed=passed, delivered=batch.records[-1].id)
+        return batch
 
-    Waits at most ``seconds`` for a first one.
+    async def mark(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
+        """Mark the next records as consumed by the run ``de_id``. Marking the same again changes nothing.
 
-    Raises:
-        InvalidInput: nobody is registered under that name.
-        Unavailable: the broker is away.
-    """
-    standing = await read_standing(bus, name)
-    service = standing.registration
-    batch = _Batch(limit=limit, most_bytes=most_bytes)
-    # The broker would deliver these again only after ack_wait; they are read from the stream instead.
-    if standing.awaiting_ack:
-        delivered_messages = _read_between(bus, service, standing.place, standing.delivered)
-        async with aclosing(delivered_messages):
-            async for stored in delivered_messages:
-                if record := _parse_record(service, stored):
+        Records that are not in the record any more, because they were forgotten, are passed over and named.
+
+        Raises:
+            InvalidInput: an id was not delivered, is out of order, or was consumed by another run.
+            Refused: another mark of this service came between; ask again.
+            Unavailable: the broker is away.
+        """
+        standing = await find_service(self._bus, name)
+        _refuse_disorder(ids)
+        with translate_errors(_UNREACHABLE, advice="ask again"):
+            if ids[0] <= standing.place:
+                return await self._repeat(standing, ids, de_id)
+            if ids[-1] > standing.delivered:
+                raise _delivery_error(next(record_id for record_id in ids if record_id > standing.delivered))
+            forgotten = await self._find_forgotten(standing, ids)
+            left_ids = tuple(record_id for record_id in ids if record_id not in forgotten)
+            if left_ids:
+                await self._log_mark(standing, left_ids, de_id)
+        place = left_ids[-1] if left_ids else standing.place
+        return MarkReply(marked=len(left_ids), place=place, forgotten=forgotten)
+
+    async def end(self, name: str) -> ServiceInfo:
+        """End a service's registration; returns how far it was.
+
+        Raises:
+            InvalidInput: nobody is registered under that name.
+            Refused: another request for the service came between.
+            Unavailable: the broker is away.
+        """
+        standing = await find_service(self._bus, name)
+        info = await self.describe(standing)
+        await unregister(self._bus, standing)
+        self._passed.pop(standing.entry.registration, None)
+        return info
+
+    async def settle(self, standing: ServiceStanding) -> ServiceStanding:
+        """Write the registration to the log anew, with what is only in memory.
+
+        Raises:
+            Refused: another request for the service came between, and has done it.
+            Unavailable: the broker is away.
+        """
+        return await write_standing(self._bus, standing, passed=self.find_passed(standing))
+
+    async def read_age(self, standing: ServiceStanding) -> float:
+        """The age in seconds of the oldest record that the service has not consumed; 0 when there is none."""
+        oldest = await self._find_next(read_entry(standing.entry), self.find_passed(standing))
+        return 0.0 if oldest is None else max(0.0, time.time() - oldest.stored_at.timestamp())
+
+    async def _collect(self, standing: ServiceStanding, service: Registration, batch: FetchBatch) -> int:
+        """Add records to the batch; returns up to where there is nothing before them that the service wants."""
+        passed = self.find_passed(standing)
+        if await self._find_next(service, passed) is None:
+            return passed
+        size = min(BATCH, batch.limit) if service.reads_everything else BATCH
+        messages = read_stream(self._bus, EPISODES, service.filters(self._bus.subjects), after=passed, batch=size)
+        async with aclosing(messages):
+            async for stored in messages:
+                if (record := parse_record(service, stored)) is not None:
                     batch.add(record, stored)
-                if not batch.room:
-                    return batch.records
-    with translate_record_errors():
-        async with pull(bus, EPISODES, service.durable) as puller:
-            await _pull(puller, standing, batch, seconds)
-    return batch.records
+                elif not batch.records:
+                    passed = stored.seq
+                if batch.is_full:
+                    break
+        self._passed[service.id] = passed
+        return passed
 
+    async def _find_next(self, service: Registration, seq: int) -> StoredMessage | None:
+        """The first message after ``seq`` on the service's subjects; None when there is none."""
+        messages = [
+            await read_next(self._bus, EPISODES, seq + 1, subject) for subject in service.filters(self._bus.subjects)
+        ]
+        return min(
+            (message for message in messages if message is not None), key=lambda stored: stored.seq, default=None
+        )
 
-async def mark(bus: Bus, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
-    """Mark the next records as consumed by the run ``de_id``. Marking the same again changes nothing.
-
-    Raises:
-        InvalidInput: an id was not delivered, is out of order, or was consumed by another run.
-        Refused: another mark of this service came between; ask again.
-        Unavailable: the broker is away.
-    """
-    standing = await read_standing(bus, name)
-    last = standing.last
-    _refuse_disorder(ids)
-    if ids[-1] > standing.delivered:
-        raise _delivery_error(next(record_id for record_id in ids if record_id > standing.delivered))
-    if ids[0] <= standing.place:
-        # A retry of the latest mark by the same run succeeds; anything else would consume a record twice.
-        if last is not None and last.de_id == de_id and set(ids) <= set(last.ids):
-            return MarkReply(marked=0, place=standing.place)
+    async def _repeat(self, standing: ServiceStanding, ids: Sequence[int], de_id: str) -> MarkReply:
+        """The reply to a mark of what is consumed: a retry of the latest mark by its run, or a refusal."""
+        last = standing.last
+        if last is not None and last.de_id == de_id:
+            missing = [record_id for record_id in ids if record_id not in last.ids]
+            forgotten = tuple([record_id for record_id in missing if not await self._is_recorded(record_id)])
+            if len(forgotten) == len(missing) and ids[-1] <= standing.delivered:
+                return MarkReply(marked=0, place=standing.place, forgotten=forgotten)
         raise InvalidInput(
             f"record {ids[0]} was consumed before{f' by {last.de_id}' if last else ''}: "
-            f"the place of '{name}' is {standing.place}.",
+            f"the place of '{standing.entry.name}' is {standing.place}.",
             code="already_consumed",
             param="ids",
         )
-    await _refuse_gap(bus, standing, ids)
-    with translate_record_errors():
-        await _log_mark(bus, standing, ids, de_id)
-        await acknowledge(bus, EPISODES, standing.registration.durable, ids)
-    return MarkReply(marked=len(ids), place=ids[-1])
+
+    async def _find_forgotten(self, standing: ServiceStanding, ids: Sequence[int]) -> tuple[int, ...]:
+        """Those of ``ids`` that the record does not hold any more; the others must be the next ones.
+
+        Raises:
+            InvalidInput: one of them is none that the service gets, or one between them is left out.
+        """
+        service, given_ids = read_entry(standing.entry), set(ids)
+        wanted_by_seq: dict[int, bool] = {}
+        async with aclosing(self._read_between(service, standing.passed, ids[-1])) as messages:
+            async for stored in messages:
+                wanted_by_seq[stored.seq] = parse_record(service, stored) is not None
+        forgotten = []
+        for record_id in ids:
+            if record_id not in wanted_by_seq and not await self._is_recorded(record_id):
+                forgotten.append(record_id)
+            elif not wanted_by_seq.get(record_id):
+                raise _delivery_error(record_id)
+        for seq, is_wanted in wanted_by_seq.items():
+            if is_wanted and seq not in given_ids:
+                raise InvalidInput(
+                    f"record {seq} comes before {ids[-1]} and is not marked: no record may be skipped.",
+                    code="out_of_order",
+                    param="ids",
+                )
+        return tuple(forgotten)
+
+    def _read_between(self, service: Registration, after: int, until: int) -> AsyncGenerator[StoredMessage, None]:
+        return read_stream(self._bus, EPISODES, service.filters(self._bus.subjects), after=after, until=until)
+
+    async def _is_recorded(self, seq: int) -> bool:
+        return await read_message(self._bus, EPISODES, seq) is not None
+
+    async def _log_mark(self, standing: ServiceStanding, ids: tuple[int, ...], de_id: str) -> None:
+        """Write the mark to the log; raises Refused when another mark came since ``standing`` was read."""
+        name = standing.entry.name
+        mark = EpisodesConsumed(
+            name=name, registration=standing.entry.registration, ids=ids, de_id=de_id, at=time.time()
+        )
+        subject = self._bus.subjects.stage(EpisodesConsumed.subject, name)
+        try:
+            await append(self._bus, subject, encode(mark), after=standing.last_seq)
+        except SequenceConflict as error:
+            raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
 
 
-class _Batch:
-    """Records of one reply, bounded in number and bytes."""
-
-    def __init__(self, *, limit: int, most_bytes: int) -> None:
-        self.records: list[Record] = []
-        self._limit = limit
-        self._bytes = most_bytes
-
-    @property
-    def room(self) -> int:
-        """How many more records the reply may hold."""
-        return self._limit - len(self.records) if self._bytes > 0 else 0
-
-    def add(self, record: Record, stored: StoredMessage) -> None:
-        """Add a record while there is room; one that is left out stays delivered and comes first in the next fetch."""
-        if self.room:
-            self.records.append(record)
-            self._bytes -= len(stored.data)
-
-
-async def _pull(puller: Puller, standing: Standing, batch: _Batch, seconds: float) -> None:
-    """Pull new messages into the batch; those that the service does not want are acknowledged at once."""
-    remaining = standing.lag - standing.awaiting_ack
-    # The broker counts a message a moment after it has stored it: there may be more than the lag says.
-    while batch.room and (remaining > 0 or not batch.records):
-        messages = await puller.fetch(batch.room, seconds=CONFIRM_SECONDS if remaining > 0 else max(seconds, 0.01))
-        if not messages:
-            return
-        for message in messages:
-            record = _parse_record(standing.registration, message.stored)
-            # The broker may also deliver again what was read from the stream above: that is in the batch already.
-            is_new = message.stored.seq > standing.delivered
-            remaining -= is_new
-            if record is None:
-                await message.acknowledge()
-            elif is_new:
-                batch.add(record, message.stored)
-
-
-def _parse_record(service: Registration, stored: StoredMessage) -> Record | None:
+def parse_record(service: Registration, stored: StoredMessage) -> Record | None:
     """The message as a record; None when the service does not want it, or it cannot be decoded."""
     episode: Episode | None = None
     try:
@@ -227,10 +274,6 @@ def _parse_record(service: Registration, stored: StoredMessage) -> Record | None
     return record if service.wants(record) else None
 
 
-def _read_between(bus: Bus, service: Registration, after: int, until: int) -> AsyncGenerator[StoredMessage, None]:
-    return read_stream(bus, EPISODES, service.filters(bus.subjects), after=after, until=until)
-
-
 def _refuse_disorder(ids: Sequence[int]) -> None:
     for earlier, following in pairwise(ids):
         if following <= earlier:
@@ -241,72 +284,7 @@ def _refuse_disorder(ids: Sequence[int]) -> None:
             )
 
 
-async def _refuse_gap(bus: Bus, standing: Standing, ids: Sequence[int]) -> None:
-    """Raise unless ``ids`` are the next records; one that was deleted after its delivery may be marked or left out."""
-    service = standing.registration
-    async with aclosing(_read_between(bus, service, standing.place, ids[-1])) as messages:
-        wanted_by_seq = {stored.seq: _parse_record(service, stored) is not None async for stored in messages}
-    marked_ids = set(ids)
-    for record_id in ids:
-        if wanted_by_seq.get(record_id) is False or (
-            record_id not in wanted_by_seq and await _record_exists(bus, record_id)
-        ):
-            raise _delivery_error(record_id)
-    for seq, is_wanted in wanted_by_seq.items():
-        if is_wanted and seq not in marked_ids:
-            raise InvalidInput(
-                f"record {seq} comes before {ids[-1]} and is not marked: no record may be skipped.",
-                code="out_of_order",
-                param="ids",
-            )
-
-
 def _delivery_error(record_id: int) -> InvalidInput:
     return InvalidInput(
         f"record {record_id} was not delivered to this service: fetch it first.", code="not_delivered", param="ids"
     )
-
-
-async def _record_exists(bus: Bus, seq: int) -> bool:
-    with translate_record_errors():
-        return await read_message(bus, EPISODES, seq) is not None
-
-
-async def _read_last_mark(bus: Bus, service: Registration) -> tuple[EpisodesConsumed | None, int]:
-    """The latest mark of this registration, and the log's sequence of the latest mark under its name."""
-    subject = bus.subjects.stage(EpisodesConsumed.subject, service.name)
-    message = await read_last(bus, SERVICES, subject)
-    if message is None:
-        return None, 0
-    entry = decode(EpisodesConsumed, message.data)
-    return (entry if entry.registration == service.id else None), message.seq
-
-
-async def _log_mark(bus: Bus, standing: Standing, ids: Sequence[int], de_id: str) -> None:
-    """Write the mark to the log; raises Refused when another mark came since ``standing`` was read."""
-    service = standing.registration
-    name = service.name
-    entry = EpisodesConsumed(name=name, registration=service.id, ids=tuple(ids), de_id=de_id, at=time.time())
-    try:
-        await append(bus, bus.subjects.stage(EpisodesConsumed.subject, name), encode(entry), after=standing.last_seq)
-    except SequenceConflict as error:
-        raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
-
-
-async def _catch_up(bus: Bus, service: Registration, consumer: ConsumerState, place: int) -> None:
-    """Acknowledge what the log says is consumed; what the broker does not know as delivered is fetched first."""
-    delivered = consumer.delivered
-    async with aclosing(_read_between(bus, service, consumer.acknowledged, min(place, delivered))) as messages:
-        ids = [stored.seq async for stored in messages]
-    if ids:
-        await acknowledge(bus, EPISODES, service.durable, ids)
-    if delivered >= place:
-        return
-    async with pull(bus, EPISODES, service.durable) as puller:
-        # An empty batch before ``place`` means that the rest was deleted, so nothing is left to acknowledge.
-        while delivered < place and (batch := await puller.fetch(_CATCH_UP, seconds=CONFIRM_SECONDS)):
-            for message in batch:
-                delivered = message.stored.seq
-                if delivered <= place:
-                    await message.acknowledge()
-    await bus.flush()

@@ -1,4 +1,4 @@
-"""A registration is a durable consumer of the record: its configuration says who it is and what it wants."""
+"""A registration: who the service is and what it wants, as the log has it and as its durable consumer carries it."""
 
 import time
 import uuid
@@ -7,27 +7,22 @@ from fnmatch import fnmatchcase
 import msgspec
 from msgspec import Struct
 
-from bus.connection import Bus
-from bus.consumers import ConsumerDeclaration, ConsumerState, create_consumer, update_consumer
-from bus.errors import translate_errors
+from bus import metrics
+from bus.consumers import ConsumerState
+from bus.record import DURABLE
 from bus.subjects import Subjects
-from bus.topology import EPISODES
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.services import EpisodeFilter, Record, RegisterRequest, ServiceInfo
+from schemas.services import EpisodeFilter, Record, RegisterRequest, ServiceRegistered
 
-DURABLE = "svc-"
-"""The prefix of the names of registered services' durable consumers."""
+METADATA = "kiki-service"
+"""The key of a durable consumer's metadata under which its registration stands."""
 
-WINDOW = 1024
-"""The most records that may be delivered and not consumed; more than one fetch can ask for."""
-
-_KEY = "kiki-service"
 _KINDS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
 
 
 class Registration(Struct, frozen=True, kw_only=True):
-    """A service's request, stored in its consumer's metadata. ``id`` is new each time that a name is registered."""
+    """A service's request. ``id`` is new each time that a name is registered."""
 
     id: str
     name: str
@@ -38,24 +33,17 @@ class Registration(Struct, frozen=True, kw_only=True):
 
     @property
     def durable(self) -> str:
-        """The consumer's name."""
+        """The name of the durable consumer for the stock tools."""
         return f"{DURABLE}{self.name}"
 
-    def filters(self, subjects: Subjects) -> list[str]:
-        """The subjects that the consumer reads."""
-        return [subjects.stage(kind) for kind in self.subjects]
+    @property
+    def reads_everything(self) -> bool:
+        """Whether the filter leaves nothing out. Only then a consumer, which has no filter, may give records out."""
+        return self.filter == EpisodeFilter()
 
-    def consumer(self, subjects: Subjects, *, new_only: bool) -> ConsumerDeclaration:
-        """The declaration of the durable consumer that stands for the registration."""
-        return ConsumerDeclaration(
-            name=self.durable,
-            filters=self.filters(subjects),
-            description=f"The place of '{self.name}' in the record",
-            ack_wait=self.ack_wait,
-            window=WINDOW,
-            new_only=new_only,
-            metadata={_KEY: msgspec.json.encode(self).decode()},
-        )
+    def filters(self, subjects: Subjects) -> list[str]:
+        """The subjects that the service reads."""
+        return [subjects.stage(kind) for kind in self.subjects]
 
     def wants(self, record: Record) -> bool:
         """Whether the filter lets the record pass."""
@@ -65,6 +53,10 @@ class Registration(Struct, frozen=True, kw_only=True):
         if wanted.session_id not in (None, record.session_id):
             return False
         return record.episode is None or record.episode.saillance_score >= self.filter.min_saillance
+
+    def asks_the_same(self, other: "Registration") -> bool:
+        """Whether both ask for the same records in the same way."""
+        return (self.subjects, self.filter, self.ack_wait) == (other.subjects, other.filter, other.ack_wait)
 
 
 def make_registration(request: RegisterRequest) -> Registration:
@@ -83,44 +75,46 @@ def make_registration(request: RegisterRequest) -> Registration:
     )
 
 
-async def register(bus: Bus, service: Registration, *, new_only: bool) -> bool:
-    """Create the durable consumer that stands for the registration; False when the name is taken.
-
-    Raises:
-        KikiError: the broker refuses the consumer, or is away.
-    """
-    with translate_errors(f"'{service.name}' was not registered"):
-        return await create_consumer(bus, EPISODES, service.consumer(bus.subjects, new_only=new_only))
-
-
-async def update_registration(bus: Bus, service: Registration, consumer: ConsumerState) -> None:
-    """Bring the durable consumer of a registration to what this version declares; its place stays.
-
-    Raises:
-        SetupError: that would lose or repeat records; the consumer is left as it is.
-    """
-    declaration = service.consumer(bus.subjects, new_only=consumer.new_only)
-    await update_consumer(bus, EPISODES, declaration, removal=f"kiki services unregister {service.name}")
-
-
-def registration_of(consumer: ConsumerState) -> Registration | None:
-    """The registration that a consumer stands for; None when the consumer is no registered service's."""
-    encoded = consumer.metadata.get(_KEY)
-    return msgspec.json.decode(encoded, type=Registration) if encoded else None
-
-
-def service_info(service: Registration, *, place: int, delivered: int, lag: int) -> ServiceInfo:
-    """The public description of a service."""
-    return ServiceInfo(
+def make_entry(service: Registration, *, place: int, delivered: int, marks_after: int) -> ServiceRegistered:
+    """The log's entry with which a registration begins after the record ``place``."""
+    return ServiceRegistered(
         name=service.name,
+        registration=service.id,
         subjects=service.subjects,
         filter=service.filter,
         ack_wait=service.ack_wait,
         registered_at=service.registered_at,
         place=place,
+        passed=place,
         delivered=delivered,
-        lag=lag,
+        marks_after=marks_after,
+        at=time.time(),
     )
+
+
+def read_entry(entry: ServiceRegistered) -> Registration:
+    """The registration of an entry of the log."""
+    return Registration(
+        id=entry.registration,
+        name=entry.name,
+        subjects=entry.subjects,
+        filter=entry.filter,
+        ack_wait=entry.ack_wait,
+        registered_at=entry.registered_at,
+    )
+
+
+def registration_of(consumer: ConsumerState) -> Registration | None:
+    """The registration that a consumer stands for; None when no registration made it."""
+    encoded = consumer.metadata.get(METADATA)
+    if not encoded:
+        return None
+    try:
+        service = msgspec.json.decode(encoded, type=Registration)
+    except msgspec.DecodeError as error:
+        metrics.count_degraded("services.consumer", f"the metadata of {consumer.name} cannot be read: {error}")
+        return None
+    return service if service.durable == consumer.name else None
 
 
 def _match_kinds(patterns: tuple[str, ...]) -> tuple[str, ...]:

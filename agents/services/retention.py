@@ -1,4 +1,4 @@
-"""Dropping old messages from the record: only those that every durable consumer has acknowledged."""
+"""Dropping old messages from the record: only those that every registered service and every consumer has read."""
 
 from bus.connection import Bus
 from bus.errors import translate_errors
@@ -9,7 +9,8 @@ from schemas.services import TrimReply
 
 
 async def trim(bus: Bus, *, before: float) -> TrimReply:
-    """Drop the messages stored before a Unix time that every durable consumer, the memory's included, acknowledged.
+    """Drop the messages stored before a Unix time that every registered service has consumed and every other durable
+    consumer, the memory's included, has acknowledged.
 
     Raises:
         Unavailable: the broker is away.

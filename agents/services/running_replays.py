@@ -9,6 +9,7 @@ import anyio.abc
 import structlog
 
 from agents.services.replay import pace, read_selection, replay_headers
+from bus import metrics
 from bus.connection import Bus
 from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.services import REPLAY_END, REPLAY_ERROR, REPLAY_ID, ReplayRequest
@@ -75,6 +76,10 @@ class Replays:
         except KikiError as error:
             code = error.code
             _log.warning("replay broke off", replay=replay_id, error=error.message)
+        except Exception as error:  # noqa: BLE001 - it ends this replay, and neither the others nor the agent
+            code = KikiError.code
+            metrics.count_degraded("services.replay", str(error) or type(error).__name__)
+            _log.exception("replay failed", replay=replay_id)
         finally:
             del self._running[replay_id]
         await self._send_end(replay_id, request.to, running.sent, code)

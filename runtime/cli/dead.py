@@ -4,6 +4,7 @@ import time
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bus import dead_letters as letters
@@ -25,9 +26,8 @@ def list_letters(nats: NatsOption = None) -> None:
         async for entry in letters.read_letters(bus):
             letter = entry.letter
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.failed_at))
-            table.add_row(
-                str(entry.seq), when, letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100]
-            )
+            cells = (letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100])
+            table.add_row(str(entry.seq), when, *map(escape, cells))
         out.print(table if table.row_count else "no dead letters")
 
     run_on_bus(print_list, nats)

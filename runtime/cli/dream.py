@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from agents.dream.beta import beta_record, jsonl
@@ -25,6 +26,7 @@ from schemas.dream import (
     DreamSwapped,
     InputSlice,
 )
+from schemas.errors import InvalidEvent
 
 app = typer.Typer(help="Dream episodes: an adapter learns from recorded turns.", no_args_is_help=True)
 TIMEOUT = 30.0
@@ -37,8 +39,9 @@ def list_dreams(nats: NatsOption = None) -> None:
 
     async def print_list(bus: Bus) -> None:
         table = Table("episode", "state", "adapter", "what", box=None)
-        async for message in stream.read_stream(bus, DREAMLOG, bus.subjects.dream_log):
-            table.add_row(*_row(message.subject.split(".")[-2], message.data))
+        async with aclosing(stream.read_stream(bus, DREAMLOG, bus.subjects.dream_log)) as messages:
+            async for message in messages:
+                table.add_row(*map(escape, _row(message)))
         out.print(table if table.row_count else "the dream log is empty")
 
     run_on_bus(print_list, nats)
@@ -71,13 +74,16 @@ def run(
 
     async def dream_once(bus: Bus) -> None:
         batch = await dreaming.fetch_records(bus, service, limit)
+        while batch.tombstones and not batch.records:
+            await dreaming.mark_tombstones(bus, service, batch.tombstones)
+            batch = await dreaming.fetch_records(bus, service, limit)
         if not batch.records:
             out.print("no records wait")
             return
         episode = _episode(adapter, batch.records, minutes * 60.0)
         dream_status = await dreaming.run_episode(bus, "P_min", episode)
         swap_reply = await dreaming.swap_weights(bus, dream_status)
-        await dreaming.mark_records(bus, service, dream_status)
+        await dreaming.mark_records(bus, service, dream_status, tombstones=batch.tombstones)
         accuracy = f"retained {swap_reply.retained_before:.2f} -> {swap_reply.retained_after:.2f}"
         out.print(
             f"{adapter} is {swap_reply.sha256[:12]} now: {len(batch.records)} records, {accuracy}", highlight=False
@@ -125,7 +131,16 @@ def _episode(adapter: str, records: tuple[BetaRecord, ...], seconds: float) -> D
     )
 
 
-def _row(verb: str, data: bytes) -> tuple[str, str, str, str]:
+def _row(message: stream.StoredMessage) -> tuple[str, str, str, str]:
+    """A line of the dream log; a message that nobody can read is named by its sequence."""
+    verb, episode_id = message.subject.split(".")[-2:]
+    try:
+        return _entry_row(verb, message.data)
+    except InvalidEvent as error:
+        return episode_id, "unreadable", "-", f"message {message.seq} of {DREAMLOG}: {error.message}"
+
+
+def _entry_row(verb: str, data: bytes) -> tuple[str, str, str, str]:
     if verb == "swapped":
         swap = decode(DreamSwapped, data)
         accuracy = f"retained {swap.retained_before:.2f} -> {swap.retained_after:.2f}, pause {swap.pause_ms:.0f} ms"

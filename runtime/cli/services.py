@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from agents.shared.times import parse_time
@@ -39,14 +40,22 @@ def list_services(nats: NatsOption = None) -> None:
         for service in reply.services:
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(service.registered_at))
             table.add_row(
-                service.name,
+                escape(service.name),
                 str(service.place),
                 str(service.lag),
                 ", ".join(service.subjects),
-                _filter_text(service),
+                escape(_filter_text(service)),
                 since,
             )
         out.print(table if reply.services else "no services are registered")
+        for name in reply.others:
+            out.print(
+                f"{name} is a consumer that no registration made; trim and sleep wait for it: "
+                f"'nats consumer rm EPISODES {name} -f' removes it",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     run_on_bus(print_list, nats)
 
@@ -68,7 +77,7 @@ def register(
     request = _parse_request(
         {
             "name": name,
-            "subjects": subject or ["episode.recorded"],
+            "subjects": subject or RegisterRequest(name=name).subjects,
             "filter": {"tenant": tenant, "user": user, "session_id": session, "min_saillance": min_saillance},
             "ack_wait": ack_wait,
             "begin": begin,

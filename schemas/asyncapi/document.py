@@ -80,6 +80,7 @@ from schemas.services import (
     ServiceInfo,
     ServiceListReply,
     ServiceListRequest,
+    ServiceRegistered,
     TrimReply,
     TrimRequest,
     UnregisterRequest,
@@ -179,6 +180,9 @@ def channels(prefix: str) -> tuple[Channel, ...]:
         *stages,
         Channel("Job", f"{prefix}.job.{{lane}}.{{turn_id}}", Job, ("lane", "turn_id")),
         Channel("DeadLetter", f"{prefix}.dead.{{consumer}}", DeadLetter, ("consumer",)),
+        Channel(
+            "ServiceRegistered", f"{prefix}.{ServiceRegistered.subject}.{{service}}", ServiceRegistered, ("service",)
+        ),
         Channel("EpisodesConsumed", f"{prefix}.{EpisodesConsumed.subject}.{{service}}", EpisodesConsumed, ("service",)),
     )
 

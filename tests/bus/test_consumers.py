@@ -8,7 +8,7 @@ from bus.connection import Bus
 from bus.consumers import (
     ConsumerDeclaration,
     acknowledge,
-    create_consumer,
+    declare_consumer,
     delete_consumer,
     pull,
     read_consumer,
@@ -21,16 +21,16 @@ from tests.bus.conftest import eventually
 pytestmark = pytest.mark.anyio
 
 
-async def create(bus: Bus, **changes: Any) -> bool:
+async def create(bus: Bus, **changes: Any) -> None:
     settings: dict[str, Any] = {
         "description": "A reader",
         "ack_wait": 5.0,
         "window": 8,
-        "new_only": False,
+        "after": 0,
         "metadata": {"kind": "reader"},
     }
     declaration = ConsumerDeclaration(name="reader", filters=[subject_of(bus, "*")], **(settings | changes))
-    return await create_consumer(bus, SERVICES, declaration)
+    await declare_consumer(bus, SERVICES, declaration, removal="remove it")
 
 
 def subject_of(bus: Bus, name: str) -> str:
@@ -38,7 +38,7 @@ def subject_of(bus: Bus, name: str) -> str:
 
 
 async def test_a_consumer_gives_out_and_is_acknowledged_by_anybody(bus: Bus) -> None:
-    assert await create(bus)
+    await create(bus)
     for number in range(3):
         await append(bus, subject_of(bus, "a"), b"%d" % number)
     async with pull(bus, SERVICES, "reader") as puller:
@@ -59,13 +59,27 @@ async def test_a_consumer_gives_out_and_is_acknowledged_by_anybody(bus: Bus) -> 
     assert state.metadata["kind"] == "reader"
 
 
-async def test_a_name_is_given_once(bus: Bus) -> None:
-    assert await create(bus)
-    assert not await create(bus, ack_wait=6.0)
+async def test_a_consumer_begins_where_it_is_told_and_stays_where_it_is(bus: Bus) -> None:
+    for number in range(4):
+        await append(bus, subject_of(bus, "a"), b"%d" % number)
+    await create(bus, after=2)
+    await create(bus, after=3, ack_wait=6.0)
+    assert (await bus.js.consumer_info(SERVICES, "reader")).config.ack_wait == 6.0
+    async with pull(bus, SERVICES, "reader") as puller:
+        (message,) = await puller.fetch(1, seconds=2.0)
+        assert message.stored.data == b"2"
+        await message.give_back()
+        data = [(await puller.fetch(1, seconds=2.0))[0].stored.data for _ in range(2)]
+        assert sorted(data) == [b"2", b"3"]
     await delete_consumer(bus, SERVICES, "reader")
     await delete_consumer(bus, SERVICES, "reader")
     assert await read_consumer(bus, SERVICES, "reader") is None
-    assert await create(bus, new_only=True)
+
+
+async def test_a_long_list_of_consumers_is_read_to_its_end(bus: Bus) -> None:
+    for number in range(257):
+        await bus.js.add_consumer(SERVICES, durable_name=f"c{number}", ack_policy="explicit", mem_storage=True)
+    assert len(await read_consumers(bus, SERVICES)) == 257
 
 
 async def test_nothing_to_give_out_is_an_empty_batch(bus: Bus) -> None:

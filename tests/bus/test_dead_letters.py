@@ -3,11 +3,14 @@
 import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from bus import dead_letters
+from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.handler import Delivery
+from bus.stream import append
+from schemas.codec import encode
 from schemas.errors import InvalidInput
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
+from schemas.status import DeadLetter
 from tests.bus.conftest import eventually, query, reply, run_consumer
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +52,25 @@ async def test_a_missing_letter_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidInput, match="no dead letter 999") as caught:
         await dead_letters.read_letter(bus, 999)
     assert caught.value.param == "seq"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{}", b"\xff\x00"])
+async def test_a_letter_that_nobody_can_read_hides_none_and_stands_for_itself(bus: Bus, data: bytes) -> None:
+    await append(bus, bus.subjects.dead("router"), data)
+    letter = DeadLetter(
+        subject="a", stream="TURNS", consumer="b", reason="c", deliveries=1, headers={}, payload=b"d", failed_at=1.0
+    )
+    await append(bus, bus.subjects.dead("router"), encode(letter))
+    before = metrics.DEGRADED.labels("dead.unreadable")._value.get()
+    first, second = [entry async for entry in dead_letters.read_letters(bus)]
+    assert metrics.DEGRADED.labels("dead.unreadable")._value.get() == before + 1
+    assert (first.seq, first.is_readable, first.letter.consumer, first.letter.payload) == (1, False, "router", data)
+    assert first.letter.reason.startswith("unreadable: ")
+    assert (second.seq, second.is_readable, second.letter) == (2, True, letter)
+    assert await dead_letters.read_letter(bus, 1) == first
+    with pytest.raises(InvalidInput, match="nats stream rmm DEAD 1 -f") as refusal:
+        await dead_letters.replay(bus, 1)
+    assert refusal.value.param == "seq"
 
 
 def test_a_payload_that_is_no_text_is_shown_as_base64() -> None:

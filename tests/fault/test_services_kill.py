@@ -14,6 +14,7 @@ import pytest
 
 from bus.client import Client
 from bus.connection import Bus
+from bus.stream import read_last, read_stream
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode
 from schemas.errors import KikiError, Unavailable
@@ -69,16 +70,13 @@ async def consume_patiently(client: Client, step: int) -> int:
 
 async def read_place(bus: Bus) -> int:
     """The last record that the log has as consumed by the service; 0 while the log is empty."""
-    if not (await bus.js.stream_info(SERVICES)).state.messages:
-        return 0
-    message = await bus.js.get_last_msg(SERVICES, bus.subjects.stage(EpisodesConsumed.subject, "dream"))
-    return decode(EpisodesConsumed, message.data or b"").ids[-1]
+    message = await read_last(bus, SERVICES, bus.subjects.stage(EpisodesConsumed.subject, "dream"))
+    return decode(EpisodesConsumed, message.data).ids[-1] if message else 0
 
 
 async def read_log(bus: Bus) -> list[EpisodesConsumed]:
-    last = (await bus.js.stream_info(SERVICES)).state.last_seq
-    raw = [await bus.js.get_msg(SERVICES, seq) for seq in range(1, last + 1)]
-    return [decode(EpisodesConsumed, message.data or b"") for message in raw]
+    subject = bus.subjects.stage(EpisodesConsumed.subject, "dream")
+    return [decode(EpisodesConsumed, message.data) async for message in read_stream(bus, SERVICES, [subject])]
 
 
 async def test_every_record_is_consumed_once_and_in_order(bus: Bus, nats_url: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from agents.dream import journal
 from agents.dream.agent import DreamAgent
 from agents.dream.beta import jsonl
 from agents.dream.ring import read_latest
@@ -34,7 +35,7 @@ from schemas.dream import (
 )
 from schemas.errors import InvalidInput, KikiError, SetupError
 from tests.agents.dream.test_profiles import episode
-from tests.agents.services.scenes import make_episode_event, register, run_services
+from tests.agents.services.scenes import forget, make_episode_event, record, register, run_services
 
 pytestmark = pytest.mark.anyio
 
@@ -182,3 +183,27 @@ def test_a_retained_set_that_is_wrong_is_a_setup_error(tmp_path: Any) -> None:
             load_retained_set(path)
     with pytest.raises(SetupError, match="cannot be read"):
         load_retained_set(tmp_path / "none")
+
+
+async def test_an_unreadable_message_hides_no_entry_of_the_dream_log_and_no_snapshot(bus: Bus) -> None:
+    async with dreaming(bus):
+        await request(bus, "one")
+        ended = await wait_for_end(bus, "one")
+        for kind in ("done", "aborted", "swapped"):
+            await stream.append(bus, bus.subjects.stage(f"dream.{kind}", "one"), b"{")
+        assert await status(bus, "one") == ended
+        assert await journal.find_swap(bus, "one") is None
+        body = SnapshotRequest(snapshot_id="s1", species={"sem": (1.0,)})
+        await bus.request("dream.snapshot", body, SnapshotReply, timeout=5)
+        await stream.append(bus, bus.subjects.stage("dream.snapshot", "s2"), b"{")
+        assert await read_latest(bus, 2) == [{"sem": (1.0,)}]
+
+
+async def test_tombstones_are_named_beside_the_records(bus: Bus) -> None:
+    async with dreaming(bus), run_services(bus):
+        await register(bus, "dreamer")
+        (event,) = await record(bus, ["one"])
+        await record(bus, ["two"])
+        await forget(bus, event)
+        reply = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
+        assert ([entry.id for entry in reply.records], reply.tombstones) == ([2], (3,))

@@ -8,6 +8,7 @@ import pytest
 from agents.services import cursor
 from bus import metrics
 from bus.connection import Bus, BusSettings, connect
+from bus.stream import append, read_stream
 from bus.topology import EPISODES, SERVICES
 from schemas.codec import decode
 from schemas.errors import KikiError
@@ -37,10 +38,14 @@ async def expect_refusal(code: str, param: str, verb: str, call: Any) -> None:
     assert counter._value.get() == before + 1
 
 
-async def read_log(bus: Bus) -> list[EpisodesConsumed]:
-    state = (await bus.js.stream_info(SERVICES)).state
-    messages = [await bus.js.get_msg(SERVICES, seq) for seq in range(1, state.last_seq + 1)]
-    return [decode(EpisodesConsumed, message.data or b"") for message in messages]
+async def read_log(bus: Bus, name: str = "*") -> list[EpisodesConsumed]:
+    """The marks in the log."""
+    subject = bus.subjects.stage(EpisodesConsumed.subject, name)
+    return [decode(EpisodesConsumed, message.data) async for message in read_stream(bus, SERVICES, [subject])]
+
+
+async def trim(bus: Bus) -> TrimReply:
+    return await bus.request("services.trim", TrimRequest(before=2e9), TrimReply, timeout=5)
 
 
 async def list_services(bus: Bus) -> tuple[ServiceInfo, ...]:
@@ -50,7 +55,7 @@ async def list_services(bus: Bus) -> tuple[ServiceInfo, ...]:
 async def test_records_come_in_order_again_until_they_are_marked(bus: Bus) -> None:
     async with run_services(bus):
         info = await register(bus)
-        assert (info.place, info.lag, info.subjects) == (0, 0, ("episode.recorded",))
+        assert (info.place, info.lag, info.subjects) == (0, 0, ("episode.recorded", "episode.forgotten"))
         await record(bus, ["one", "two", "three", "four"])
         first = await fetch(bus, limit=2)
         assert questions_of(first) == ["one", "two"]
@@ -172,19 +177,18 @@ async def test_a_new_agent_knows_every_place(bus: Bus) -> None:
         assert await fetch(bus) == ()
 
 
-async def test_a_mark_whose_writer_died_before_its_acknowledgement_stands(
-    bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_mark_whose_writer_died_before_its_reply_stands(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two", "three"])
         ids = [one.id for one in await fetch(bus, limit=2)]
 
-        async def die(*_: Any) -> None:
+        async def write_and_die(*arguments: Any, **options: Any) -> None:
+            await append(*arguments, **options)
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(cursor, "acknowledge", die)
+            patch.setattr(cursor, "append", write_and_die)
             with pytest.raises(KikiError):
                 await mark(bus, ids)
         assert (await mark(bus, ids)).marked == 0
@@ -194,6 +198,11 @@ async def test_a_mark_whose_writer_died_before_its_acknowledgement_stands(
 
 async def test_a_consumer_that_the_broker_set_back_is_brought_up_to_its_log(bus: Bus) -> None:
     """After a crash of the operating system the record and the log are on disk, a consumer's state may be older."""
+
+    async def is_brought_up() -> bool:
+        info = await bus.js.consumer_info(EPISODES, "svc-dream")
+        return bool(info.ack_floor and info.ack_floor.stream_seq == ids[-1])
+
     async with run_services(bus):
         await register(bus)
         await record(bus, ["one", "two", "three"])
@@ -203,6 +212,10 @@ async def test_a_consumer_that_the_broker_set_back_is_brought_up_to_its_log(bus:
         await bus.js.delete_consumer(EPISODES, "svc-dream")
         await bus.js.add_consumer(EPISODES, durable)
         assert questions_of(await fetch(bus)) == ["three"]
+        await eventually(is_brought_up)
+        subscription = await bus.js.pull_subscribe_bind(durable="svc-dream", stream=EPISODES)
+        (message,) = await subscription.fetch(1, timeout=2)
+        assert message.metadata.sequence.stream == ids[-1] + 1
 
 
 async def test_a_forgotten_record_leaves_no_gap_and_its_tombstone_comes(bus: Bus) -> None:
@@ -281,9 +294,6 @@ async def test_a_name_registered_again_begins_at_the_first_record(bus: Bus) -> N
 
 
 async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> None:
-    async def trim() -> TrimReply:
-        return await bus.request("services.trim", TrimRequest(before=2e9), TrimReply, timeout=5)
-
     async with run_services(bus):
         await register(bus, "slow")
         await register(bus, "quick")
@@ -291,23 +301,26 @@ async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> Non
         for name, count in (("quick", 3), ("slow", 1)):
             records = await fetch(bus, name, limit=count)
             await mark(bus, [entry.id for entry in records], name=name)
-        assert await trim() == TrimReply(dropped=1, held_by="svc-slow")
+        assert await trim(bus) == TrimReply(dropped=1, held_by="svc-slow")
         assert questions_of(await fetch(bus, "slow")) == ["two", "three"]
-        assert await trim() == TrimReply(dropped=0, held_by="svc-slow")
+        assert await trim(bus) == TrimReply(dropped=0, held_by="svc-slow")
         await bus.request("services.unregister", UnregisterRequest(name="slow"), ServiceInfo, timeout=5)
-        assert await trim() == TrimReply(dropped=2)
+        assert await trim(bus) == TrimReply(dropped=2)
         assert (await bus.js.stream_info(EPISODES)).state.messages == 0
 
 
-async def test_the_stock_api_reads_the_same_consumer(bus: Bus, nats_url: str) -> None:
-    """A client without our code pulls from the durable consumer and acknowledges as JetStream does."""
+async def test_an_acknowledgement_of_a_stock_client_moves_no_place(bus: Bus, nats_url: str) -> None:
+    """``nats consumer next`` acknowledges by default: the log does not have the record as consumed, so it comes."""
     async with run_services(bus), connect(BusSettings(url=nats_url), name="stranger") as stranger:
         await register(bus)
         await record(bus, ["one", "two"])
         subscription = await stranger.js.pull_subscribe_bind(durable="svc-dream", stream=EPISODES)
         (message,) = await subscription.fetch(1, timeout=2)
         await message.ack_sync()
-        assert questions_of(await fetch(bus)) == ["two"]
+        assert await trim(bus) == TrimReply(dropped=0, held_by="svc-dream")
+        records = await fetch(bus)
+        assert questions_of(records) == ["one", "two"]
+        assert (await mark(bus, [entry.id for entry in records])).marked == 2
 
 
 async def test_a_start_brings_a_registration_to_its_declaration_and_keeps_its_place(
@@ -318,7 +331,7 @@ async def test_a_start_brings_a_registration_to_its_declaration_and_keeps_its_pl
         await record(bus, ["one", "two", "three"])
         records = await fetch(bus, limit=2)
         await mark(bus, [records[0].id])
-    monkeypatch.setattr("agents.services.registration.WINDOW", 2048)
+    monkeypatch.setattr("agents.services.stock.WINDOW", 2048)
     async with run_services(bus):
         assert (await bus.js.consumer_info(EPISODES, "svc-dream")).config.max_ack_pending == 2048
         (info,) = await list_services(bus)
@@ -336,6 +349,9 @@ async def test_a_registration_that_somebody_narrowed_is_counted_and_serves_as_it
         narrow = config.evolve(filter_subjects=[bus.subjects.stage("episode.forgotten")])
         await bus.js.add_consumer(EPISODES, narrow)
         await forget(bus, event)
+        subscription = await bus.js.pull_subscribe_bind(durable="svc-dream", stream=EPISODES)
+        (tombstone,) = await subscription.fetch(1, timeout=2)
+        await tombstone.ack_sync()
         assert (await fetch(bus))[-1].subject == "episode.forgotten"
         before = degraded._value.get()
     async with run_services(bus):

@@ -197,6 +197,8 @@ async def test_advice_is_recorded_as_an_event(bus: Bus) -> None:
         ({"tau": 1.0, "stack_weights": [0.0] * STACKS}, "stack_weights"),
         ({"tau": 1.0, "stack_weights": [1.0] * 31}, "stack_weights"),
         ({"tau": 1.0, "stack_weights": [-1.0] * STACKS}, "stack_weights[0]"),
+        ({"tau": 1.0, "stack_weights": [1e308] * STACKS}, "stack_weights[0]"),
+        ({"tau": 1e308, "state_summary": {"a": 1.0}}, "tau"),
         ({"tau": -1.0, "state_summary": {"a": 1.0}}, "tau"),
         ({"tau": None, "state_summary": {"a": 1.0}}, "tau"),
         ({"tau": 1.0, "state_summary": {}}, "state_summary"),

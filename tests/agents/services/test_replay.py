@@ -131,6 +131,35 @@ async def test_a_replay_on_request_and_its_end(bus: Bus) -> None:
         assert end.data == b""
 
 
+async def test_a_fault_of_a_replay_ends_that_replay_and_tells_its_subject(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: StoredMessage) -> dict[str, str]:
+        raise RuntimeError("broken")
+
+    async with run_services(bus):
+        await record_three(bus)
+        with monkeypatch.context() as patch:
+            patch.setattr("agents.services.running_replays.replay_headers", fail)
+            replay_id, (end,) = await collect_replay(bus)
+        assert end.headers == {
+            "Kiki-Replay": replay_id,
+            "Kiki-Replay-End": "0",
+            "Kiki-Replay-Error": "internal_error",
+        }
+        assert len((await collect_replay(bus))[1]) == 4
+
+
+@pytest.mark.parametrize("since", [1795915387000, 1e300, -1e18])
+async def test_a_time_that_is_none_is_refused_and_nothing_is_replayed(bus: Bus, since: float) -> None:
+    async with run_services(bus):
+        body = {"to": "copies.here", "selection": {"since": since}}
+        answer = await bus.client.request("kiki.svc.replay.start", msgspec.json.encode(body), timeout=5)
+        assert (answer.headers or {})["Nats-Service-Error"]
+        assert msgspec.json.decode(answer.data)["param"] == "selection.since"
+        assert len((await collect_replay(bus))[1]) == 1
+
+
 async def test_a_replay_can_be_stopped_and_there_is_a_bound(bus: Bus) -> None:
     async with run_services(bus):
         await record(bus, ["one"])

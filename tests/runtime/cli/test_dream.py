@@ -13,7 +13,7 @@ import pytest
 from bus.connection import Bus
 from bus.stream import append
 from tests.agents.dream.test_swap import dreaming, export_mine
-from tests.agents.services.scenes import record, register, run_services
+from tests.agents.services.scenes import fetch, forget, record, register, run_services
 
 pytestmark = pytest.mark.anyio
 
@@ -29,15 +29,19 @@ async def kiki(nats_url: str, *arguments: str) -> "subprocess.CompletedProcess[s
 async def test_a_dream_is_run_listed_and_looked_at(bus: Bus, nats_url: str, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path), run_services(bus):
         await register(bus, "sleeper")
+        (event,) = await record(bus, ["forgotten"])
+        await fetch(bus, "sleeper")
+        await forget(bus, event)
         await record(bus, ["first", "second"])
         result = await kiki(nats_url, "run", "mine", "--service", "sleeper")
         assert result.returncode == 0, result.stderr
         assert f"mine is {(await export_mine(bus)).sha256[:12]} now: 2 records" in result.stdout
         listing = " ".join((await kiki(nats_url, "ls")).stdout.split())
-        assert "de-mine-1 done mine replay, downscale; 2 records of ann/" in listing
-        assert "de-mine-1 swapped mine" in listing
-        status = json.loads((await kiki(nats_url, "status", "de-mine-1")).stdout)
-        assert (status["state"], status["report"]["record_ids"]) == ("done", [1, 2])
+        assert "de-mine-3 done mine replay, downscale; 2 records of ann/" in listing
+        assert "de-mine-3 swapped mine" in listing
+        assert await fetch(bus, "sleeper") == ()
+        status = json.loads((await kiki(nats_url, "status", "de-mine-3")).stdout)
+        assert (status["state"], status["report"]["record_ids"]) == ("done", [3, 4])
 
 
 async def test_an_export_has_the_form_of_load_beta_jsonl(bus: Bus, nats_url: str, tmp_path: Path) -> None:
