@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nats.errors
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from schemas.errors import Refused, Unavailable
 
@@ -25,6 +25,9 @@ REJECTED: type[Exception] = APIError
 
 NOT_FOUND: type[Exception] = NotFoundError
 """The broker has no stream, consumer, message or object of that name."""
+
+NO_STREAM: type[Exception] = NoStreamResponseError
+"""No stream takes the subject."""
 
 STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""

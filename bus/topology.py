@@ -27,6 +27,7 @@ LATENTS = "LATENTS"
 JOBS = "JOBS"
 DEAD = "DEAD"
 SERVICES = "SERVICES"
+STORAGE = "STORAGE"
 
 TURN_MAX_AGE = 3600.0
 """Seconds that a turn's events are kept."""
@@ -48,7 +49,7 @@ _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": Di
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services."""
+    """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services, probe."""
     stream = partial(_stream, replicas=replicas)
     return (
         stream(
@@ -101,6 +102,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             **_QUEUE,
         ),
         stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
+        stream(STORAGE, "One small message, to see whether the broker stores", [subjects.storage_probe], max_msgs=1),
         stream(SERVICES, "What other services consumed of the record", subjects.services, max_bytes=SMALL_MAX_BYTES),
     )
 

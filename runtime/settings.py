@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bus.storage.disk import RESERVE
 from schemas.errors import SetupError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
@@ -32,6 +33,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("micro-kiki", appauthor=False)),
         description="Broker store, vectors, graph and logs of this runtime.",
+    )
+    disk_reserve: int = Field(
+        default=RESERVE,
+        ge=0,
+        description="Bytes of the data directory's disk that stay free (at most a tenth of it), or turns are refused.",
     )
     nats: str | None = Field(default=None, description="URL of a NATS server; none starts the embedded one.")
     nats_port: int = Field(default=4222, ge=0, le=65535, description="Port of the embedded server; 0 takes a free one.")
@@ -75,6 +81,11 @@ class Settings(BaseSettings):
     def is_model_chosen(self) -> bool:
         """Whether file, environment or command line name the chat model."""
         return "model" in self.model_fields_set
+
+    @property
+    def broker_dir(self) -> Path | None:
+        """Where the embedded server stores; None with a server of somebody else."""
+        return self.data_dir / "nats" if self.nats is None else None
 
     def broker_url(self) -> str:
         """The broker's address: ``nats``, or that of the embedded server."""

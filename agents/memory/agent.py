@@ -29,6 +29,7 @@ from agents.memory.progress import (
 from agents.memory.projection import Projection
 from agents.memory.ranking import Match, hits, recalled_episode
 from agents.memory.rebuild import project_record, renew_tenant
+from agents.memory.recording import RecordWriter
 from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
@@ -97,6 +98,7 @@ class MemoryAgent:
         self._rebuilt_until = 0  # sequence in the record; what the consumer brings once more until there is passed over
         self._renewed = anyio.Event()  # set unless the stores are emptied and filled at this moment
         self._renewed.set()
+        self._record_writer = RecordWriter()
         self._sleeping = False
         self._summary_lock = anyio.Lock()
         self._recall_priority = RecallPriority()
@@ -162,10 +164,11 @@ class MemoryAgent:
 
     def status(self) -> StatusReply:
         """Episodes in each store, the projection's lag in episodes, recalls and hits."""
+        problem = self._record_writer.problem or self._projection.problem
         return StatusReply(
             agent=self.name,
-            ready=self._ready,
-            detail="rebuilding from the record" if self._rebuilding else "",
+            ready=self._ready and not problem,
+            detail=problem or ("rebuilding from the record" if self._rebuilding else ""),
             gauges=self._counts | self._gauges,
             info={"data_dir": str(self.settings.data_dir)},
         )
@@ -288,19 +291,20 @@ class MemoryAgent:
     async def _renew_embeddings(self, episodes: Sequence[Episode]) -> list[Episode]:
         return await self._embedder.renew(episodes)
 
-    async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
+    async def _record(self, event: AnswerReady, delivery: Delivery) -> None:
         """Record the episode once. The broker forgets message ids after a while, so the stream itself is read."""
         if not (event.route.plan.record and event.query.store) or event.finish_reason == "tool_calls":
-            return None  # a tool call is not an answer yet; the turn that brings its result is recorded
+            return  # a tool call is not an answer yet; the turn that brings its result is recorded
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, event.envelope.turn_id, stream=EPISODES) is not None:
-            return None
+            return
         await self._recall_priority.wait_for_recalls()
         settings, vector = self.settings, None
         if settings.has_own_embedder:
             vector = await self._find_vector(event.query.text, ())
         embedder = settings.router_embedder if not vector else settings.embedder_in_force
-        return await anyio.to_thread.run_sync(partial(build_record, embedder=embedder, vector=vector or None), event)
+        build = partial(build_record, embedder=embedder, vector=vector or None)
+        await self._record_writer.write(delivery.bus, await anyio.to_thread.run_sync(build, event))
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""
