@@ -49,7 +49,7 @@ _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": Di
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services, probe."""
+    """All streams, declared: turns, answers, the record, adapters, dreams, jobs, dead letters, services, probe."""
     stream = partial(_stream, replicas=replicas)
     return (
         stream(

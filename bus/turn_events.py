@@ -31,6 +31,8 @@ class StoredEvent:
 async def read_turn_events(bus: Bus, turn_id: str) -> list[StoredEvent]:
     """The turn's events in the order of time, then its recorded episode; unreadable ones are only logged.
 
+    Kinds that this version does not know are passed over.
+
     Raises:
         InvalidInput: nothing of that turn is stored (its events are kept for an hour only).
     """
@@ -46,9 +48,11 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
     events = []
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
-            noun, verb = message.subject.split(".")[-3:-1]
+            kind = _KINDS.get(".".join(message.subject.split(".")[-3:-1]))
+            if kind is None:
+                continue  # an event of a newer runtime, or of somebody else
             try:
-                event = decode(_KINDS[f"{noun}.{verb}"], message.data)
+                event = decode(kind, message.data)
             except InvalidEvent as error:
                 _log.warning("event unreadable", seq=message.seq, subject=message.subject, error=error.message)
                 continue

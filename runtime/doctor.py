@@ -12,12 +12,13 @@ from typing import Literal
 import psutil
 
 from bus import broker
+from bus.address import without_login
 from bus.agent import gather_reports
 from bus.connection import connect
 from runtime.agents import turn_agents
 from runtime.composition import bus_settings
 from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.status import StatusReply
 
 State = Literal["ok", "note", "wrong"]
@@ -144,7 +145,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
             missing = [name for name in expected if name not in statuses]
             return [
-                Finding("broker", "ok", f"answers at {settings.broker_url()}"),
+                Finding("broker", "ok", f"answers at {without_login(settings.broker_url())}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
@@ -154,9 +155,11 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
                 ),
                 *_describe_worker(statuses),
             ]
+    except SetupError as error:
+        return [Finding("broker", "wrong", error.message)]
     except KikiError:
         return [
-            Finding("broker", "note", f"none at {settings.broker_url()}", "'kiki up' starts one"),
+            Finding("broker", "note", f"none at {without_login(settings.broker_url())}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]

@@ -39,7 +39,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Bytes of the data directory's disk that stay free (at most a tenth of it), or turns are refused.",
     )
-    nats: str | None = Field(default=None, description="URL of a NATS server; none starts the embedded one.")
+    nats: str | None = Field(
+        default=None, repr=False, description="URL of a NATS server; none starts the embedded one."
+    )
     nats_port: int = Field(default=4222, ge=0, le=65535, description="Port of the embedded server; 0 takes a free one.")
     prefix: str = Field(default="kiki", pattern=r"^[a-z0-9_-]+$", description="First token of every subject.")
     replicas: int = Field(default=1, ge=1, le=5, description="Replicas of the streams on a NATS cluster.")

@@ -30,6 +30,14 @@ async def test_an_unreadable_event_hides_none_of_the_others(bus: Bus) -> None:
     assert entry.event == event
 
 
+async def test_a_kind_of_event_that_nobody_knows_is_passed_over(bus: Bus) -> None:
+    event = query()
+    await bus.publish(event)
+    await append(bus, bus.subjects.stage("query.surprised", event.envelope.turn_id), b"\x00")
+    (entry,) = await turn_events.read_turn_events(bus, event.envelope.turn_id)
+    assert entry.event == event
+
+
 async def test_an_unknown_turn_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidInput, match="no event of turn 'nope'"):
         await turn_events.read_turn_events(bus, "nope")
