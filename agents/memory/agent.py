@@ -36,6 +36,7 @@ from agents.memory.sleep import sleep
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from agents.memory.stores.room import wait_for_room
 from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
@@ -119,6 +120,7 @@ class MemoryAgent:
         async def restart_projection() -> None:
             await reset_progress(bus)
 
+        await wait_for_room(self.settings)
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)

@@ -12,6 +12,7 @@ from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway, StoreFull
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup, unscored_match
+from agents.memory.stores.room import require_room
 from agents.memory.superseding import least_cosine
 from agents.memory.text.claims import read_claims
 from agents.memory.text.words import WordEncoder, coverage
@@ -152,7 +153,7 @@ class Projection:
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
             episodes = await self._renew([entry.episode for entry in batch])
-            self._stores.require_room()
+            require_room(self._stores.settings)
             await project_episodes(self._stores, episodes, recorded_at=times)
         except KikiError as failed:
             error = self._find_cause(failed)
@@ -163,7 +164,7 @@ class Projection:
     def _find_cause(self, error: KikiError) -> KikiError:
         """The lack of room, if there is one by now: a store says only that it failed."""
         try:
-            self._stores.require_room()
+            require_room(self._stores.settings)
         except StoreFull as lack:
             return lack
         return error

@@ -10,7 +10,7 @@ RESERVE_SHARE = 0.1
 """Of a small disk no more than this share stays free."""
 
 
-def describe_lack(directory: Path, *, reserve: int = RESERVE, share: float = 1.0) -> str:
+def describe_lack(directory: Path, *, reserve: int = RESERVE, share: float = 1.0, need: int = 0) -> str:
     """Why nothing should be written in ``directory`` now; empty when there is room.
 
     Args:
@@ -18,6 +18,7 @@ def describe_lack(directory: Path, *, reserve: int = RESERVE, share: float = 1.0
         reserve: bytes of the disk that stay free, of a small disk at most :data:`RESERVE_SHARE`.
         share: the part of the reserve that this writer leaves free. What must still be written when others already
             stopped leaves less.
+        need: bytes that are about to be written.
     """
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
@@ -30,10 +31,10 @@ def describe_lack(directory: Path, *, reserve: int = RESERVE, share: float = 1.0
     if disk.f_files and not disk.f_favail:
         return f"the disk of {directory} is full: it takes no more files; delete some"
     free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    least = share * min(reserve, RESERVE_SHARE * total)
+    least = share * min(reserve, RESERVE_SHARE * total) + need
     if free >= least:
         return ""
     return (
-        f"the disk of {directory} is full: {free / 1024**2:.0f} MB are free, {least / 1024**2:.0f} MB must stay free; "
+        f"the disk of {directory} is full: {free / 1024**2:.0f} MB are free, {least / 1024**2:.0f} MB are needed; "
         "free some space"
     )

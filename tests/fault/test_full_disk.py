@@ -3,9 +3,6 @@
 The worker is scripted; facade, router, memory, broker and supervisor are the real ones, on a small disk in memory.
 """
 
-import contextlib
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from bus.errors import BROKER_ERRORS
 from bus.stream import measure_stream
 from bus.topology import TURNS
 from tests.e2e.conftest import Runtime, start, stop
+from tests.small_disk import fill, mount_small_disk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -28,29 +26,9 @@ SECONDS = 60.0
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 150 MB; skipped where none may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no 'mount' here")
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
+    """A file system of 150 MB."""
+    with mount_small_disk(tmp_path / "disk", 150) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Take every byte that is free; returns the file to delete."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(2**16))
-    return filler
 
 
 async def ask(http: httpx.AsyncClient, question: str) -> httpx.Response:
@@ -126,12 +104,11 @@ async def test_a_full_disk_refuses_turns_and_loses_none(
             connect(BusSettings(url=runtime.nats), name="test") as bus,
         ):
             answered = set(await ask_all(http, [f"first question {number}" for number in range(8)]))
-            filler = fill(small_disk)
-            assert len(answered) == 8
-            if breaks:
-                await break_streams(bus)
-            await check_refusals(http, bus, small_disk)
-            os.unlink(filler)
+            with fill(small_disk):
+                assert len(answered) == 8
+                if breaks:
+                    await break_streams(bus)
+                await check_refusals(http, bus, small_disk)
             await wait_for_answer(http, "last question")
             counts = await count_answers(bus, answered | {"last question"})
             assert {counts[question] for question in (*answered, "last question")} == {1}

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -10,16 +11,12 @@ import filelock
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import optimise
 from agents.memory.stores.edge import EdgeAtlas
-from agents.memory.stores.errors import StoreFull
 from agents.memory.stores.protocols import AtlasStore, Graph, Store
+from agents.memory.stores.room import require_room
 from agents.memory.stores.trace import Trace
-from bus.storage.disk import describe_lack
 from schemas.errors import SetupError
 
 LOCK = "memory.lock"
-
-ROOM_SHARE = 0.25
-"""Part of the disk's reserve that the stores leave free: what was answered is kept when turns are refused already."""
 
 RestartProjection = Callable[[], Awaitable[None]]
 """Makes the projection begin again at the first episode."""
@@ -64,23 +61,17 @@ class Stores:
                     for store in self.both:
                         await store.close()
 
-    def require_room(self) -> None:
-        """Return when the embedded stores' disk has room.
-
-        Raises:
-            StoreFull: it has none, and why.
-        """
-        if (self.settings.atlas, self.settings.trace) == ("qdrant", "neo4j"):
-            return
-        lack = describe_lack(self.settings.data_dir, reserve=self.settings.disk_reserve, share=ROOM_SHARE)
-        if lack:
-            raise StoreFull(f"episodes wait for the stores: {lack}.")
-
     async def optimise_whenever_due(self) -> None:
         """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
-            await optimise.optimise_whenever_due(self.atlas.store, self.write_lock, after=after, interval=interval)
+            await optimise.optimise_whenever_due(
+                self.atlas.store,
+                self.write_lock,
+                after=after,
+                interval=interval,
+                require_room=partial(require_room, self.settings),
+            )
 
     async def renew(self, restart_projection: RestartProjection) -> None:
         """Empty both and have everything projected again. The caller holds ``write_lock``."""
