@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import nats
 from nats.aio.client import Client as Connection
 from nats.aio.subscription import Subscription
 
-from bus.errors import BROKER_ERRORS, translate_errors
+from bus.address import read_address, without_login
+from bus.errors import BROKER_ERRORS, is_login_refused, login_refused, translate_errors
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed
@@ -77,15 +77,30 @@ async def connect(
 ) -> AsyncIterator["Client"]:
     """A client for the runtime whose broker is at ``url``; ``options`` go to :func:`nats.connect`.
 
+    ``url`` may hold a login, percent-encoded, and be several with commas between.
+
     Raises:
         Unavailable: no broker answers at ``url``.
+        SetupError: it refuses the login, or ``url`` is none.
     """
+    address, refusals = read_address(url), list[Exception]()
+    report = options.pop("error_cb", None)
+
+    async def note_error(error: Exception) -> None:
+        if is_login_refused(error):
+            refusals.append(error)
+        if report is not None:
+            await report(error)
+
+    options = {"connect_timeout": 5, "max_reconnect_attempts": 5, **address.login, **options}
+    connection = Connection()
     try:
-        connection = await nats.connect(
-            url, name=name, **{"connect_timeout": 5, "max_reconnect_attempts": 5, **options}
-        )
+        await connection.connect(list(address.servers), name=name, error_cb=note_error, **options)
     except BROKER_ERRORS as error:
-        raise Unavailable(f"no NATS server answers at {url} ({type(error).__name__}).") from error
+        await connection.close()
+        if refusals:
+            raise login_refused(url) from error
+        raise Unavailable(f"no NATS server answers at {without_login(url)} ({type(error).__name__}).") from error
     try:
         yield Client(connection, prefix=prefix)
     finally:

@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
 import msgspec
-import nats
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -17,8 +16,17 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
+from bus.address import read_address, without_login
 from bus.cancellation import Cancellations
-from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
+from bus.errors import (
+    BROKER_ERRORS,
+    NOT_FOUND,
+    STREAM_FULL,
+    code_of,
+    is_login_refused,
+    login_refused,
+    translate_errors,
+)
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
@@ -43,7 +51,7 @@ _log = structlog.get_logger("bus")
 class BusSettings:
     """Where the broker is: one address, or several with commas between. The timeouts are seconds."""
 
-    url: str = "nats://127.0.0.1:4222"
+    url: str = field(default="nats://127.0.0.1:4222", repr=False)
     prefix: str = "kiki"
     connect_timeout: float = 5.0
     publish_timeout: float = 5.0
@@ -258,14 +266,16 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
 
     Raises:
         Unavailable: the broker does not answer at start.
+        SetupError: it refuses the login, or its URL is none.
     """
-
-    servers = [server.strip() for server in settings.url.split(",")]
-    link = _Link(url=settings.url, patience=len(servers))
+    address, public_url = read_address(settings.url), without_login(settings.url)
+    link = _Link(url=public_url, patience=len(address.servers))
+    client = Client()
     try:
-        client = await asyncio.wait_for(
-            nats.connect(
-                servers,
+        await asyncio.wait_for(
+            client.connect(
+                list(address.servers),
+                **address.login,
                 name=name,
                 connect_timeout=max(1, int(settings.connect_timeout)),
                 allow_reconnect=True,
@@ -281,8 +291,11 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             settings.connect_timeout,
         )
     except BROKER_ERRORS as error:
+        await _close(client)
+        if link.is_login_refused:
+            raise login_refused(settings.url) from error
         raise Unavailable(
-            f"no NATS server answers at {settings.url} ({type(error).__name__}): "
+            f"no NATS server answers at {public_url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
         ) from error
     link.starting, link.up = False, True
@@ -293,8 +306,12 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         yield bus
     finally:
         link.up = False
-        with contextlib.suppress(*BROKER_ERRORS):  # the broker may have gone first
-            await asyncio.wait_for(client.close(), 2.0)
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(*BROKER_ERRORS):  # the broker may have gone first
+        await asyncio.wait_for(client.close(), 2.0)
 
 
 async def _refuse_old_server(client: Client) -> None:
@@ -318,11 +335,13 @@ class _Link:
     patience: int
     starting: bool = True
     up: bool = False
+    is_login_refused: bool = False
 
     async def report_failure(self, error: Exception) -> None:
         if self.up:
             _log.warning("bus error received", error=repr(error))
         if self.starting:
+            self.is_login_refused |= is_login_refused(error)
             self.patience -= 1
             if self.patience <= 0:
                 raise error

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nats.errors
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from schemas.errors import Refused, Unavailable
+from bus.address import without_login
+from schemas.errors import Refused, SetupError, Unavailable
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (nats.errors.Error, OSError)
 """Everything that a call to the broker may raise: nats-py's errors, timeouts, and socket errors."""
@@ -28,6 +29,8 @@ NOT_FOUND: type[Exception] = NotFoundError
 
 NOBODY_LISTENS: type[Exception] = nats.errors.NoRespondersError
 """Nobody listens to the subject of a request."""
+NO_STREAM: type[Exception] = NoStreamResponseError
+"""No stream takes the subject."""
 
 STREAM_FULL = 10077
 """The broker's code for a stream that takes no more messages."""
@@ -70,6 +73,20 @@ def translate_errors(problem: str, *, advice: str = "") -> Iterator[None]:
 def describe(error: BaseException) -> str:
     """The error's message, or the name of its class when it has none."""
     return str(error).rstrip(".") or type(error).__name__
+
+
+def is_login_refused(error: BaseException) -> bool:
+    """Whether a server answered and refused the user, the password or the token."""
+    return isinstance(error, nats.errors.Error) and "authorization" in str(error).lower()
+
+
+def login_refused(url: str) -> SetupError:
+    """The error of a refused login at ``url``, which is named without it."""
+    return SetupError(
+        f"the NATS server at {without_login(url)} refused the login: mend user and password (percent-encoded) or token "
+        "in its URL.",
+        param="nats",
+    )
 
 
 def code_of(error: BaseException) -> int | None:

@@ -123,6 +123,11 @@ class Subjects:
         return [f"{self.prefix}.dead.*"]
 
     @property
+    def storage_probe(self) -> str:
+        """The subject of the STORAGE stream."""
+        return f"{self.prefix}.storage.probe"
+
+    @property
     def services(self) -> list[str]:
         """Subjects of the SERVICES stream: ``<prefix>.service.<verb>.<name>``."""
         return [self.stage(kind.subject) for kind in SERVICE_KINDS]

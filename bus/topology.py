@@ -26,7 +26,8 @@ LATENTS = "LATENTS"
 JOBS = "JOBS"
 DEAD = "DEAD"
 SERVICES = "SERVICES"
-STREAMS = (TURNS, ANSWERS, EPISODES, ADAPTERS, DREAMS, DREAMLOG, LATENTS, JOBS, DEAD, SERVICES)
+STORAGE = "STORAGE"
+STREAMS = (TURNS, ANSWERS, EPISODES, ADAPTERS, DREAMS, DREAMLOG, LATENTS, JOBS, DEAD, SERVICES, STORAGE)
 """The streams by the names that this program gives them; :meth:`bus.subjects.Subjects.stream` has the broker's."""
 
 TURN_MAX_AGE = 3600.0
@@ -49,7 +50,7 @@ _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": Di
 
 
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
-    """Declarations of all streams: turns, answers, the record, adapters, dreams, jobs, dead letters, services."""
+    """All streams, declared: turns, answers, the record, adapters, dreams, jobs, dead letters, services, probe."""
     stream = partial(_stream, subjects, replicas=replicas)
     return (
         stream(
@@ -103,7 +104,13 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             **_QUEUE,
         ),
         stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
-        stream(SERVICES, "Who is registered, what other services consumed of the record, what they advised", subjects.services, max_bytes=SMALL_MAX_BYTES),
+        stream(
+            SERVICES,
+            "Registrations, and what other services consumed and advised",
+            subjects.services,
+            max_bytes=SMALL_MAX_BYTES,
+        ),
+        stream(STORAGE, "One small message, to see whether the broker stores", [subjects.storage_probe], max_msgs=1),
     )
 
 

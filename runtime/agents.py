@@ -174,6 +174,7 @@ def _build_memory(settings: "Settings") -> "Agent":
         "data_dir": settings.data_dir / "memory",
         "tokenizer": prepare(settings.model) / "tokenizer.json",
         "router_embedder": settings.embedder,
+        "disk_reserve": settings.disk_reserve,
     }
     if (own := own_memory_embedder(settings)) is not None and (size := vector_size(prepare(own))) is not None:
         defaults["vector_size"] = size

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bus.agent import Agent
-from bus.broker import monitor_of
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
 from runtime.agents import FACADE, all_agents, find_spec, read_settings
@@ -68,6 +67,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "one_memory": settings.one_memory,
         "admin_key": settings.admin_key,
         "turn_timeout": settings.turn_timeout,
-        "monitor_url": monitor_of(settings.data_dir / "nats", bus.broker_port) if settings.nats is None else None,
+        "broker_dir": settings.broker_dir,
+        "disk_reserve": settings.disk_reserve,
     }
     await serve(bus, read_settings(FacadeSettings, FACADE, settings, defaults), load_catalogue())

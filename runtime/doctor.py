@@ -12,13 +12,14 @@ from typing import Literal
 import psutil
 
 from bus import broker
+from bus.address import without_login
 from bus.agent import gather_reports
 from bus.broker.ownership import find_holder
 from bus.connection import connect
 from runtime.agents import turn_agents
 from runtime.composition import broker_url, bus_settings
 from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.status import StatusReply
 
 State = Literal["ok", "note", "wrong"]
@@ -150,7 +151,7 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
             running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
             missing = [name for name in expected if name not in statuses]
             return [
-                Finding("broker", "ok", f"answers at {broker_url(settings)}"),
+                Finding("broker", "ok", f"answers at {without_login(broker_url(settings))}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
                     "agents",
@@ -160,9 +161,11 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
                 ),
                 *_describe_worker(statuses),
             ]
+    except SetupError as error:
+        return [Finding("broker", "wrong", error.message)]
     except KikiError:
         return [
-            Finding("broker", "note", f"none at {broker_url(settings)}", "'kiki up' starts one"),
+            Finding("broker", "note", f"none at {without_login(broker_url(settings))}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
         ]

@@ -1,5 +1,6 @@
 """Logs for people or machines, and one OpenTelemetry trace a turn when an exporter is configured."""
 
+import contextlib
 import logging
 import sys
 from typing import Any, TextIO, cast
@@ -11,13 +12,19 @@ from runtime.settings import Settings
 
 
 class _Stderr:
-    """Writes to whatever ``sys.stderr`` is now: a test's capture may have replaced and closed the first one."""
+    """Writes to whatever ``sys.stderr`` is now: a test's capture may have replaced and closed the first one.
+
+    A line that cannot be written, because the log's disk is full, is dropped: it must not end what wanted to log it,
+    and there is nowhere else to tell of it.
+    """
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(settings: Settings, *, service: str) -> None:

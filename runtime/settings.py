@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bus.storage.disk import RESERVE
 from schemas.errors import SetupError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
@@ -50,7 +51,14 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(platformdirs.user_data_dir("micro-kiki", appauthor=False)),
         description="Broker store, vectors, graph and logs of this runtime.",
     )
-    nats: str | None = Field(default=None, description="URL of a NATS server; none starts the embedded one.")
+    disk_reserve: int = Field(
+        default=RESERVE,
+        ge=0,
+        description="Bytes of the data directory's disk that stay free (at most a tenth of it), or turns are refused.",
+    )
+    nats: str | None = Field(
+        default=None, repr=False, description="URL of a NATS server; none starts the embedded one."
+    )
     nats_port: int = Field(default=4222, ge=0, le=65535, description="Port of the embedded server; 0 takes a free one.")
     prefix: str = Field(default="kiki", pattern=r"^[a-z0-9_-]+$", description="First token of every subject.")
     replicas: int = Field(default=1, ge=1, le=5, description="Replicas of the streams on a NATS cluster.")
@@ -96,6 +104,11 @@ class Settings(BaseSettings):
     def is_model_chosen(self) -> bool:
         """Whether file, environment or command line name the chat model."""
         return "model" in self.model_fields_set
+
+    @property
+    def broker_dir(self) -> Path | None:
+        """Where the embedded server stores; None with a server of somebody else."""
+        return self.data_dir / "nats" if self.nats is None else None
 
 
 _TABLES = {name for name, field in Settings.model_fields.items() if str(field.annotation).startswith("dict")}

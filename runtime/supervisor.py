@@ -24,16 +24,20 @@ from tenacity import wait_exponential_jitter
 
 from bus import broker as server
 from bus.broker import ownership
+from bus.storage.disk import describe_lack
 from runtime import composition
 from runtime.agents import FACADE, default_agents
 from runtime.exits import SETUP_EXIT
 from runtime.heartbeat import HEARTBEAT, Heartbeat
 from runtime.process import HANGS, SUPERVISED
 from runtime.settings import Settings, environment
-from schemas.errors import SetupError
+from schemas.errors import SetupError, Unavailable
 
 STOP_SECONDS = 3.0
 """Seconds that children have to end by themselves; with the broker's second, stopping takes less than five."""
+
+STORAGE_SECONDS = 2.0
+"""Seconds between two looks at whether the broker stores, and whether there is room to start it."""
 
 STEADY_SECONDS = 30.0
 """What lived this long is restarted at once; after quick deaths in a row it waits longer each time."""
@@ -129,6 +133,7 @@ class Supervisor:
         self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
         self._held.note(url=self.broker.url)
         tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
+        tasks.start_soon(self._keep_broker_storing)
 
     @property
     def _broker_directory(self) -> Path:
@@ -144,11 +149,41 @@ class Supervisor:
             delay = deaths.add(anyio.current_time() - started)
             _log.error("broker died", pid=self.broker.pid, delay=round(delay, 1))
             await anyio.sleep(delay)
+            await self._wait_for_room()
             try:
                 self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
             except SetupError as error:
                 self._give_up(error, scope)
                 return
+
+    async def _keep_broker_storing(self) -> None:
+        """End the broker, to be started again, when it refuses writes though there is room.
+
+        A stream of nats-server takes nothing more once a write of it has failed, until the server is started again.
+        """
+        while True:
+            await anyio.sleep(STORAGE_SECONDS)
+            await self._wait_for_room()
+            if self.broker is not None and (error := await self._read_write_error(self.broker)):
+                _log.error("broker refuses to store", pid=self.broker.pid, error=error)
+                await server.stop(self.broker.process)
+
+    async def _read_write_error(self, broker: server.EmbeddedBroker) -> str:
+        try:
+            return await server.read_write_error(broker.monitor)
+        except Unavailable:  # it is being started again, or too busy to answer; the next look tells
+            return ""
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the broker's disk has room; a broker that starts on a full one fails at its next write."""
+        lack, reserve = "", self.settings.disk_reserve
+        while problem := describe_lack(self._broker_directory, reserve=reserve):
+            if not lack:
+                lack = problem
+                _log.error("disk full", error=lack)
+            await anyio.sleep(STORAGE_SECONDS)
+        if lack:
+            _log.info("disk has room")
 
     async def _keep_running(self, child: Child, scope: anyio.CancelScope) -> None:
         while not self._is_stopping():

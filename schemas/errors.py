@@ -23,6 +23,7 @@ CODES: dict[str, int] = {
     "turn_not_found": 404,
     "session_not_found": 404,
     "service_not_found": 404,
+    "adapter_not_found": 404,
     "request_timeout": 408,
     "name_taken": 409,
     "not_delivered": 409,

@@ -23,7 +23,7 @@ DEATHS = 2
 
 PATIENCE = 20.0
 """Seconds that other requests wait for suspects, which may never be delivered here again (cancelled, or given to
-another worker)."""
+another worker). After that those that did not come are suspects no more."""
 
 
 class Quarantine:
@@ -59,9 +59,13 @@ class Quarantine:
                 f"this request has ended the worker {self._alone[name]} times; it is not run again.", retryable=True
             )
         if name in self.suspects:
-            async with self._suspect_lock, self._track(name):
-                yield
-            self._clear(name)
+            async with self._suspect_lock:
+                try:
+                    async with self._track(name):
+                        yield
+                finally:
+                    if self._is_well():  # it ran, however it ended, and the worker lives
+                        self._clear({name})
             return
         await self._wait()
         async with self._track(name):
@@ -82,10 +86,13 @@ class Quarantine:
         while self.suspects and (seconds_left := self._until - time.monotonic()) > 0:
             with anyio.move_on_after(seconds_left):
                 await self._changed.wait()
+        if self.suspects:  # they did not come again, so that no later worker need wait for them
+            self._clear(set(self.suspects) - self._in_hand)
 
-    def _clear(self, name: str) -> None:
-        self.suspects.discard(name)
-        self._alone.pop(name, None)
+    def _clear(self, names: set[str]) -> None:
+        self.suspects -= names
+        for name in names:
+            self._alone.pop(name, None)
         self._write_journal()
         self._changed.set()
         self._changed = anyio.Event()

@@ -30,12 +30,14 @@ from agents.memory.progress import (
 from agents.memory.projection import Projection
 from agents.memory.ranking import Match, hits, recalled_episode
 from agents.memory.rebuild import project_record, renew_tenant
+from agents.memory.recording import RecordWriter
 from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup
+from agents.memory.stores.room import wait_for_room
 from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
@@ -100,6 +102,7 @@ class MemoryAgent:
         self._rebuilt_until = 0  # sequence in the record; what the consumer brings once more until there is passed over
         self._renewed = anyio.Event()  # set unless the stores are emptied and filled at this moment
         self._renewed.set()
+        self._record_writer = RecordWriter()
         self._sleeping = False
         self._summary_lock = anyio.Lock()
         self._recall_priority = RecallPriority()
@@ -120,6 +123,7 @@ class MemoryAgent:
         async def restart_projection() -> None:
             await reset_progress(bus)
 
+        await wait_for_room(self.settings)
         async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
             self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)
@@ -173,10 +177,11 @@ class MemoryAgent:
 
     def status(self) -> StatusReply:
         """Episodes in each store, the projection's lag in episodes, recalls and hits."""
+        problem = self._record_writer.problem or self._projection.problem
         return StatusReply(
             agent=self.name,
-            ready=self._ready,
-            detail="rebuilding from the record" if self._rebuilding else "",
+            ready=self._ready and not problem,
+            detail=problem or ("rebuilding from the record" if self._rebuilding else ""),
             gauges=self._counts | self._gauges,
             info={"data_dir": str(self.settings.data_dir)},
         )
@@ -299,33 +304,33 @@ class MemoryAgent:
     async def _renew_embeddings(self, episodes: Sequence[Episode]) -> list[Episode]:
         return await self._embedder.renew(episodes)
 
-    async def _record(self, event: AnswerReady, delivery: Delivery) -> EpisodeRecorded | None:
+    async def _record(self, event: AnswerReady, delivery: Delivery) -> None:
         """Record a turn that nobody needs to take: one that was asked on the bus."""
-        if event.query.awaited:
-            return None
-        return await self._record_end(event.envelope.turn_id, delivery)
+        if not event.query.awaited:
+            await self._record_end(event.envelope.turn_id, delivery)
 
-    async def _record_taken(self, event: AnswerTaken, delivery: Delivery) -> EpisodeRecorded | None:
+    async def _record_taken(self, event: AnswerTaken, delivery: Delivery) -> None:
         """Record a turn whose asker gives the answer on."""
-        return await self._record_end(event.envelope.turn_id, delivery)
+        await self._record_end(event.envelope.turn_id, delivery)
 
-    async def _record_end(self, turn_id: str, delivery: Delivery) -> EpisodeRecorded | None:
+    async def _record_end(self, turn_id: str, delivery: Delivery) -> None:
         """Record the answer with which the turn ended, once.
 
         The broker forgets message ids after a while, so the stream itself is read.
         """
         event = await find_end(delivery.bus, turn_id)
         if not isinstance(event, AnswerReady) or not event.is_recorded:
-            return None
+            return
         kinds = (EpisodeRecorded, EpisodeForgotten)
         if await delivery.bus.last_of(kinds, turn_id, stream=EPISODES) is not None:
-            return None
+            return
         await self._recall_priority.wait_for_recalls()
         settings, vector = self.settings, None
         if settings.has_own_embedder:
             vector = await self._find_vector(event.query.text, ())
         embedder = settings.router_embedder if not vector else settings.embedder_in_force
-        return await anyio.to_thread.run_sync(partial(build_record, embedder=embedder, vector=vector or None), event)
+        build = partial(build_record, embedder=embedder, vector=vector or None)
+        await self._record_writer.write(delivery.bus, await anyio.to_thread.run_sync(build, event))
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""

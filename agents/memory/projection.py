@@ -9,9 +9,10 @@ from agents.memory.context import unit, unpacked, windows
 from agents.memory.embedding import Renew
 from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
-from agents.memory.stores.errors import StoreAway
+from agents.memory.stores.errors import StoreAway, StoreFull
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Lookup, unscored_match
+from agents.memory.stores.room import require_room
 from agents.memory.superseding import least_cosine
 from agents.memory.text.claims import read_claims
 from agents.memory.text.words import WordEncoder, coverage
@@ -100,12 +101,16 @@ class _QueuedEpisode(Struct, eq=False):
 
 
 class Projection:
-    """Gathers the episodes that wait: the caller that gets the lock first applies all of them."""
+    """Gathers the episodes that wait: the caller that gets the lock first applies all of them.
+
+    ``problem`` says what the stores' disk lacks; empty while it has room.
+    """
 
     def __init__(self, stores: Stores, renew: Renew) -> None:
         self._stores = stores
         self._renew = renew
         self._waiting: list[_QueuedEpisode] = []
+        self.problem = ""
 
     async def add(self, episode: Episode, *, recorded_at: float) -> None:
         """Apply the episode, together with the others that wait by then; returns when it is on disk.
@@ -148,8 +153,18 @@ class Projection:
         try:
             times = {entry.episode.episode_id: entry.recorded_at for entry in batch}
             episodes = await self._renew([entry.episode for entry in batch])
+            require_room(self._stores.settings)
             await project_episodes(self._stores, episodes, recorded_at=times)
         except KikiError as failed:
-            error = failed
+            error = self._find_cause(failed)
+        self.problem = error.message if isinstance(error, StoreFull) else ""
         for entry in batch:
             entry.done, entry.error = True, error
+
+    def _find_cause(self, error: KikiError) -> KikiError:
+        """The lack of room, if there is one by now: a store says only that it failed."""
+        try:
+            require_room(self._stores.settings)
+        except StoreFull as lack:
+            return lack
+        return error

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from bus.storage.disk import RESERVE
+
 Cosine = Annotated[float, Meta(ge=-1.0, le=1.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Amount = Annotated[float, Meta(ge=0.0, le=1e9)]
@@ -76,6 +78,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         projection_batch: episodes that are projected together at most, with one sync to disk.
         projection_ack_wait: seconds after which episodes that a dead memory was projecting are given to the next one.
         optimise_after: new episodes after which Atlas is optimised; or a quarter of those it had, if that is more.
+        disk_reserve: bytes of the disk of ``data_dir`` below which turns are refused; set by the composition.
         lock_timeout: seconds to wait for a process that is just ending and still holds ``data_dir``.
         status_interval: seconds between two readings of the gauges.
         graph_buffer: bytes that the graph store may keep in memory.
@@ -134,6 +137,7 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     projection_batch: Count = 16
     projection_ack_wait: Seconds = 30.0
     optimise_after: Count = 20_000
+    disk_reserve: Limit = RESERVE
     lock_timeout: Amount = 3.0
     status_interval: Seconds = 2.0
     graph_buffer: Count = 128 * 1024**2

@@ -37,6 +37,8 @@ class StoredEvent:
 async def read_turn_events(bus: Bus, turn_id: str) -> list[StoredEvent]:
     """The turn's events in the order of time, then its recorded episode; unreadable ones are only logged.
 
+    Kinds that this version does not know are passed over.
+
     Raises:
         InvalidInput: nothing of that turn is stored (its events are kept for an hour only).
     """
@@ -56,7 +58,7 @@ async def find_end(bus: Bus, turn_id: str) -> AnswerReady | TurnFailed | TurnCan
         Unavailable: the broker is away.
     """
     stored = await read_next(bus, ANSWERS, 1, bus.subjects.turn(turn_id))
-    kind = None if stored is None else _KINDS[kind_of(stored.subject)]
+    kind = None if stored is None else _KINDS.get(kind_of(stored.subject))
     if stored is None or kind not in ENDS:
         return None
     try:
@@ -84,8 +86,8 @@ async def find_first(
     while (stored := await read_next(bus, stream, seq, subject, direct=direct)) is not None:
         try:
             return decode(by_name[kind_of(stored.subject)], stored.data)
-        except InvalidEvent as error:
-            metrics.count_degraded("bus.unreadable", f"{stream} {stored.seq} is passed over: {error.message}")
+        except (InvalidEvent, KeyError) as error:
+            metrics.count_degraded("bus.unreadable", f"{stream} {stored.seq} is passed over: {error}")
         seq = stored.seq + 1
     return None
 
@@ -99,8 +101,11 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
     events = []
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
+            kind = _KINDS.get(kind_of(message.subject))
+            if kind is None:
+                continue  # an event of a newer runtime, or of somebody else
             try:
-                event = decode(_KINDS[kind_of(message.subject)], message.data)
+                event = decode(kind, message.data)
             except InvalidEvent as error:
                 _log.warning("event unreadable", seq=message.seq, subject=message.subject, error=error.message)
                 continue

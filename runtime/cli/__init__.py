@@ -12,12 +12,12 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import anyio
 import typer
-from rich.console import Console
 
 from bus.connection import Bus, connect
 from runtime.composition import bus_settings
 from runtime.exits import exit_code, first_error
 from runtime.settings import Settings, load_settings
+from runtime.terminal import TerminalConsole
 from schemas.base import refuse_non_finite
 from schemas.errors import InvalidInput, KikiError
 
@@ -25,8 +25,9 @@ T = TypeVar("T")
 
 NatsOption = Annotated[str | None, typer.Option("--nats", help="URL of a NATS server; none: the embedded one.")]
 
-out = Console()
-err = Console(stderr=True)
+# What is printed is mostly text of others: brackets and colons in it are no markup.
+out = TerminalConsole(markup=False, emoji=False)
+err = TerminalConsole(stderr=True, markup=False, emoji=False)
 
 
 def say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import tzinfo
 from pathlib import Path
@@ -23,6 +22,7 @@ from runtime.local_embedder import BATCH, Embed, open_embedder
 from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
+from runtime.terminal import write_json_line
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.findings import RecalledEpisode
@@ -139,7 +139,7 @@ def export(tenant: TenantOption = KEYLESS_TENANT, user: UserOption = PERSON, nat
         async with contextlib.aclosing(transfer.export_lines(bus, tenant=tenant, user=user)) as lines:
             with contextlib.suppress(BrokenPipeError):  # the reader closed the pipe
                 async for line in lines:
-                    sys.stdout.write(line + "\n")
+                    write_json_line(line)
 
     _run_on_memory(print_lines, nats)
 
@@ -331,7 +331,7 @@ async def _run_with_embedder(settings: Settings, verb: Callable[[Bus, Embed], Aw
 def _print_hits(query: str, hits: tuple[RecalledEpisode, ...], as_json: bool, zone: tzinfo | None) -> None:
     if as_json:
         line = {"query": query, "hits": [_hit_fields(hit) for hit in hits]}
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        write_json_line(json.dumps(line, ensure_ascii=False))
         return
     for hit in hits:
         when = format_time(hit.created_at, zone=zone)

@@ -24,6 +24,7 @@ from runtime.composition import bus_settings
 from runtime.local_memory import open_memory
 from runtime.records import restore
 from runtime.settings import Settings
+from runtime.terminal import escape_controls
 from runtime.turns.rerun import read_turn, run_again
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
@@ -127,11 +128,13 @@ async def _read_source(bus: Bus, file: Path | None, selection: Selection) -> Sou
 
 
 async def _write(source: Source, output: Path | None, tick: Tick) -> None:
+    on_terminal = output is None and sys.stdout.isatty()  # elsewhere every event stays as it was recorded
     with _open_sink(output) as sink:
         async with aclosing(source):
             async for message in source:
                 if _is_json(message.data):
-                    sink.write(encode_line(message))
+                    line = encode_line(message)
+                    sink.write(escape_controls(line.decode()).encode() if on_terminal else line)
                 else:
                     err.print(f"record {message.seq} left out: it is no JSON", highlight=False)
                 tick(message)

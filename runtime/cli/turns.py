@@ -1,7 +1,6 @@
 """``kiki ask | chat | route | trace``: a turn, a conversation, a classification, and what happened in a turn."""
 
 import json
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from runtime.agents import turn_stages
 from runtime.cli import NatsOption, command, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
 from runtime.settings import Settings
+from runtime.terminal import write_json_line
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import draw_waterfall, waterfall
 from schemas.embedder import MAX_EMBED_TEXTS
@@ -109,7 +109,7 @@ def route(
     for text, result in zip(prompts, run_async(_route_prompts, settings, prompts), strict=True):
         if as_json:
             fields = [{"name": domain.name, "niche": domain.niche, "score": domain.score} for domain in result.domains]
-            sys.stdout.write(json.dumps({"prompt": text, "domains": fields}, ensure_ascii=False) + "\n")
+            write_json_line(json.dumps({"prompt": text, "domains": fields}, ensure_ascii=False))
         else:
             names = ", ".join(f"{domain.name} {domain.score:.2f}" for domain in result.domains) or "base"
             out.print(Text.assemble((names, "bold"), f"  {text}"))
@@ -130,8 +130,7 @@ def trace(
                 from schemas.codec import encode
 
                 for entry in await read_turn_events(bus, turn_id):
-                    line = f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}\n'
-                    sys.stdout.write(line)
+                    write_json_line(f'{{"subject":"{entry.event.subject}","event":{encode(entry.event).decode()}}}')
             else:
                 await show_turn(bus, turn_id)
 

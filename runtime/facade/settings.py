@@ -1,10 +1,12 @@
 """The facade's settings: where it listens, whom it lets in, and its limits."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
+from bus.storage.disk import RESERVE
 from runtime.agents import turn_agents
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
@@ -41,7 +43,9 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         memory_timeout: time that the memory has for a search or a session.
         forget_timeout: time that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
-        monitor_url: the broker's monitoring address, for ``/health``.
+        monitor_url: the monitoring address of a broker that is not embedded, for ``/health`` and ``/ready``.
+        broker_dir: where the embedded broker stores; None where the broker is somebody else's.
+        disk_reserve: bytes of that disk that stay free; of a small disk at most a tenth. Below, turns are refused.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +73,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
     monitor_url: str | None = None
+    broker_dir: Path | None = None
+    disk_reserve: Annotated[int, Meta(ge=0)] = RESERVE
 
     def __post_init__(self) -> None:
         for tenant in (self.default_tenant, *self.api_keys.values()):

@@ -20,6 +20,7 @@ async def test_every_stream_is_declared(bus: Bus) -> None:
         "DREAMS",
         "DREAMLOG",
         "LATENTS",
+        "STORAGE",
     }
 
 

@@ -5,9 +5,8 @@ from collections.abc import Collection
 
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import Adapter
-from agents.inference.failures import adapter_error
+from agents.inference.failures import adapter_error, missing_adapter_error
 from schemas.adapters import AdapterInfo, AdapterListReply
-from schemas.errors import StageFailed
 from schemas.findings import AdapterUse
 
 VERBS = ("check", "load", "unload", "activate")
@@ -29,7 +28,7 @@ def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[i
     it.
 
     Raises:
-        StageFailed: code ``adapter_failed``: not registered, not healthy, in use, or of another digest.
+        StageFailed: code ``adapter_not_found``, or ``adapter_failed``: not healthy, in use, or of another digest.
     """
     started = time.perf_counter()
     adapter: Adapter | None = None
@@ -42,7 +41,7 @@ def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[i
         adapter = bank.find_resident(name)
     elif verb == "unload":
         if not bank.is_registered(name) and bank.find_resident(name) is None:
-            raise StageFailed(f"adapter '{name}' is not registered.", code="adapter_failed", param="name")
+            raise missing_adapter_error(name)
         adapter = bank.find_resident(name)
         bank.unload(name, busy_slots=busy_slots)
     if sha256 and adapter is not None and adapter.sha256 != sha256:

@@ -27,7 +27,7 @@ from agents.inference.adapters import mixed as mixing
 from agents.inference.adapters.files import Adapter, combine, digest, find_weights, read_adapter
 from agents.inference.adapters.modules import ModulePlaces
 from agents.inference.adapters.pairs import LowRankPair
-from agents.inference.failures import adapter_error
+from agents.inference.failures import adapter_error, missing_adapter_error
 from schemas.errors import KikiError, SetupError
 from schemas.findings import AdapterUse
 
@@ -155,7 +155,7 @@ class AdapterBank:
             StageFailed: code ``adapter_failed``.
         """
         if self._folder is None or not self.is_registered(name):
-            raise adapter_error(name, "it is not registered")
+            raise missing_adapter_error(name)
         return read_adapter(self._folder / name, self._base, dtype=self._dtype)
 
     def unload(self, name: str, *, busy_slots: Collection[int] = ()) -> bool:
@@ -180,7 +180,7 @@ class AdapterBank:
             StageFailed: code ``adapter_failed``.
         """
         if self._folder is None or not self.is_registered(name):
-            raise adapter_error(name, "it is not registered")
+            raise missing_adapter_error(name)
         folder = self._folder / name
         stamp = self._stamp(name)
         resident = self._resident.get(name)

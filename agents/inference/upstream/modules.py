@@ -8,7 +8,7 @@ import anyio
 import openai
 from openai import AsyncOpenAI
 
-from agents.inference.failures import adapter_error
+from agents.inference.failures import adapter_error, missing_adapter_error
 from agents.inference.settings import UpstreamAdapter, UpstreamSettings
 from agents.inference.upstream.failures import translate_error
 from bus.metrics import count_degraded
@@ -135,7 +135,7 @@ class LoraModules:
 
     def _find_adapter(self, name: str) -> UpstreamAdapter:
         if name not in self._settings.adapters:
-            raise adapter_error(name, "it is not registered")
+            raise missing_adapter_error(name)
         return self._settings.adapters[name]
 
     def _info(

@@ -7,6 +7,7 @@ from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.points import Atlas, Lookup, Windows
+from agents.memory.stores.room import require_room
 from agents.memory.text.words import WordEncoder
 from schemas.episode import Episode
 
@@ -17,6 +18,7 @@ class EdgeAtlas:
     name = "atlas"
 
     def __init__(self, settings: MemorySettings, words: WordEncoder | None = None) -> None:
+        self._settings = settings
         words = words or WordEncoder(settings.language)
         opener = partial(Atlas.open, size=settings.vector_size, words=words)
         self.store = EmbeddedStore(self.name, settings.data_dir / "atlas", opener)
@@ -26,6 +28,7 @@ class EdgeAtlas:
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """See :meth:`.points.Atlas.place`."""
+        require_room(self._settings)
         await self.store.run(lambda atlas: atlas.place(episodes, windows))
 
     async def search(self, lookup: Lookup) -> list[Match]:
@@ -38,10 +41,12 @@ class EdgeAtlas:
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """See :meth:`.points.Atlas.mark_summarised`."""
+        require_room(self._settings)
         await self.store.run(lambda atlas: atlas.mark_summarised(names, summary))
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """See :meth:`.points.Atlas.remove`."""
+        require_room(self._settings)
         await self.store.run(lambda atlas: atlas.remove(names, windows))
 
     async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:

@@ -11,7 +11,11 @@ class BrokenStore(SetupError):
 
 
 class StoreAway(Unavailable):
-    """A store's server does not answer. No episode is at fault, so the projection waits and gives none up."""
+    """A store takes nothing now. No episode is at fault, so the projection waits and gives none up."""
+
+
+class StoreFull(StoreAway):
+    """The disk of an embedded store has no room."""
 
 
 @contextmanager

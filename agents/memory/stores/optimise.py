@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,9 @@ CHUNK = 32
 
 MORE = 4
 """A shard is optimised again when it has grown by 1 / MORE."""
+
+COPIES = 2
+"""How often the files of the shard lie on the disk beside it while a run lasts, at most."""
 
 RETRY = 600.0
 """Seconds until another try after one that failed."""
@@ -92,15 +95,24 @@ async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) ->
 
 
 async def optimise_whenever_due(
-    store: EmbeddedStore[Atlas], write_lock: anyio.Lock, *, after: int, interval: float
+    store: EmbeddedStore[Atlas],
+    write_lock: anyio.Lock,
+    *,
+    after: int,
+    interval: float,
+    require_room: Callable[..., None],
 ) -> None:
-    """Optimise whenever it is :func:`is_due`, for ever. The pause after a run keeps it to a fifth of the time."""
+    """Optimise whenever it is :func:`is_due`, for ever. The pause after a run keeps it to a fifth of the time.
+
+    ``require_room`` raises an Unavailable unless the disk has room for ``need`` bytes.
+    """
     while True:
         await anyio.sleep(interval)
         try:
             WAITING.set(await store.run(lambda atlas: atlas.count_unoptimised()))
             if not await store.run(partial(is_due, after=after)):
                 continue
+            require_room(need=COPIES * measure_files(store.directory))
             run = await optimise_shard(store, write_lock)
         except KikiError as error:
             RUNS.labels("failed").inc()
@@ -159,6 +171,11 @@ def _copy_data(source: str, target: str) -> None:
             end = os.lseek(source_file.fileno(), start, os.SEEK_HOLE)
             for at in range(start, end, _PIECE):
                 os.pwrite(target_file.fileno(), os.pread(source_file.fileno(), min(_PIECE, end - at), at), at)
+
+
+def measure_files(directory: Path) -> int:
+    """Bytes that the files take on the disk, without the holes of sparse ones."""
+    return sum(512 * path.stat().st_blocks for path in directory.rglob("*"))
 
 
 def _load_copy(atlas: Atlas, directory: Path) -> Atlas:

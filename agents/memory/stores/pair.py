@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -11,6 +12,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores import optimise
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.protocols import AtlasStore, Graph, Store
+from agents.memory.stores.room import require_room
 from agents.memory.stores.trace import Trace
 from schemas.errors import SetupError
 
@@ -63,7 +65,13 @@ class Stores:
         """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""
         if isinstance(self.atlas, EdgeAtlas):
             after, interval = self.settings.optimise_after, self.settings.status_interval
-            await optimise.optimise_whenever_due(self.atlas.store, self.write_lock, after=after, interval=interval)
+            await optimise.optimise_whenever_due(
+                self.atlas.store,
+                self.write_lock,
+                after=after,
+                interval=interval,
+                require_room=partial(require_room, self.settings),
+            )
 
     async def renew(self, restart_projection: RestartProjection) -> None:
         """Empty both and have everything projected again. The caller holds ``write_lock``."""

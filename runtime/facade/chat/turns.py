@@ -15,6 +15,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.errors import BrokerUnavailable
+from bus.storage.guard import StorageGuard
 from bus.topology import TURNS
 from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of
 from bus.turns.awaiting import wait_openly
@@ -144,6 +145,7 @@ class FollowedTurn:
         """
         pause = STORE_SECONDS
         while (end := await self._find_end()) is None:
+            await self._turns.storage.require()
             await anyio.sleep(pause)
             pause = min(2 * pause, self._settings.poll_seconds)
         return end
@@ -207,6 +209,9 @@ class Turns:
     def __init__(self, bus: Bus, settings: FacadeSettings) -> None:
         self.bus = bus
         self.settings = settings
+        self.storage = StorageGuard(
+            bus, directory=settings.broker_dir, monitor=settings.monitor_url, reserve=settings.disk_reserve
+        )
         self.stopping = False
         self.in_flight = 0
         self._followers: Counter[str] = Counter()
@@ -289,9 +294,10 @@ class Turns:
             telemetry.TURNS_IN_FLIGHT.dec()
 
     async def _refuse_backlog(self) -> None:
-        """Raise when the broker is away, or when too many turns wait for the worker."""
+        """Raise when the broker is away or cannot store, or when too many turns wait for the worker."""
         if not self.bus.is_connected:
             raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost")
+        await self.storage.require()
         waiting = await self._count_waiting()
         if waiting > self.settings.max_queue:
             telemetry.TURNS.labels("none", "refused").inc()

@@ -48,7 +48,7 @@ async def apply_verb(parts: Parts, name: str, verb: str) -> JSONResponse:
 
     Raises:
         InvalidInput: no such verb, or not a name.
-        KikiError: the worker's refusal (``adapter_failed``).
+        KikiError: the worker's refusal (``adapter_not_found``, ``adapter_failed``).
     """
     if verb not in VERBS:
         raise InvalidInput(f"'{verb}' is not one of {', '.join(VERBS)}.", param="verb")

@@ -40,6 +40,8 @@ async def report_readiness(parts: Parts) -> JSONResponse:
         raise Unavailable("not ready: the broker is away.")
     if parts.turns.stopping:
         raise Unavailable("not ready: the facade is stopping.")
+    if problem := await parts.turns.storage.describe_problem():
+        raise Unavailable(f"not ready: the broker cannot store: {problem}.")
     all_reports = await collect_agent_reports(parts)
     expected = parts.settings.expected_agents
     missing = [reason for name in expected if (reason := _describe_missing(name, all_reports))]
@@ -91,10 +93,10 @@ def _agent_body(report: Report) -> dict[str, Any]:
 
 async def _read_sync_interval(parts: Facade) -> str | None:
     """How often the broker says that it syncs to disk; None when it cannot be asked."""
-    if parts.settings.monitor_url is None:
+    if (monitor := parts.turns.storage.monitor) is None:
         return None
     try:
-        return await read_sync_interval(parts.settings.monitor_url)
+        return await read_sync_interval(monitor)
     except Unavailable as error:
         metrics.count_degraded("facade.varz", error.message)
         return None

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
@@ -13,6 +14,7 @@ from bus import metrics
 from bus.agent import Report
 from bus.consumers import read_consumers
 from bus.stream import measure_streams
+from runtime.agents import FACADE
 from runtime.facade import metrics as telemetry
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from runtime.facade.routes.health import collect_agent_reports
@@ -26,9 +28,8 @@ _NAME = re.compile(r"[^A-Za-z0-9_]")
 async def expose_metrics(parts: Parts) -> Response:
     """Everything that is counted."""
     families = MetricFamilies()
-    _add_own_metrics(families)
-    for report in await collect_agent_reports(parts):
-        families.add_report(report)
+    families.add_text(generate_latest(telemetry.REGISTRY).decode(), {"agent": FACADE, "pid": str(os.getpid())})
+    _add_processes(families, await collect_agent_reports(parts))
     await _add_queue_metrics(families, parts)
     registry = CollectorRegistry()
     registry.register(families)
@@ -41,20 +42,15 @@ class MetricFamilies:
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
         self._seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-        self._processes: set[tuple[str, int]] = set()
 
     def collect(self) -> Iterator[Metric]:
         """All families, by name."""
         yield from (self._families[name] for name in sorted(self._families))
 
-    def add_report(self, report: Report) -> None:
-        """Add one agent's counters and gauges. Agents that share a process share its counters, which are added once."""
+    def add_status(self, report: Report) -> None:
+        """Add whether the agent takes work, and its own gauges."""
         status = report.status
         labels = {"agent": status.agent, "pid": str(report.pid), "host": report.host}
-        process = (report.host, report.pid)
-        if process not in self._processes:
-            self._processes.add(process)
-            self.add_text(report.metrics, labels)
         self.add_gauge("kiki_agent_ready", "Whether the agent takes work", float(status.ready), labels)
         for name, value in status.gauges.items():
             self.add_gauge(f"kiki_{status.agent}_{name}", f"{name} of {status.agent}", value, labels)
@@ -82,10 +78,18 @@ class MetricFamilies:
         metric.add_sample(name, labels, value)
 
 
-def _add_own_metrics(families: MetricFamilies) -> None:
-    labels = {"agent": "facade", "pid": str(os.getpid())}
-    for registry in (telemetry.REGISTRY, metrics.REGISTRY):
-        families.add_text(generate_latest(registry).decode(), labels)
+def _add_processes(families: MetricFamilies, all_reports: Sequence[Report]) -> None:
+    """Add the counters of each process once, under the names of all agents in it: it counts for them together."""
+    own = (socket.gethostname(), os.getpid())
+    members: dict[tuple[str, int], list[Report]] = {own: []}
+    for report in all_reports:
+        families.add_status(report)
+        members.setdefault((report.host, report.pid), []).append(report)
+    for process, reports in members.items():
+        host, pid = process
+        names = [report.status.agent for report in reports] + ([FACADE] if process == own else [])
+        counters = generate_latest(metrics.REGISTRY).decode() if process == own else reports[0].metrics
+        families.add_text(counters, {"agent": "+".join(dict.fromkeys(names)), "pid": str(pid), "host": host})
 
 
 async def _add_queue_metrics(families: MetricFamilies, parts: Facade) -> None:

@@ -63,8 +63,26 @@ async def test_requests_of_a_failing_worker_stay_in_the_journal(tmp_path: Path) 
 
 async def test_requests_wait_for_suspects_no_longer_than_the_patience(tmp_path: Path) -> None:
     quarantine = reopen_after_death(tmp_path / "j", "a")
+    with anyio.fail_after(5):
+        async with quarantine.hold("a"), quarantine.hold("x"):
+            assert quarantine.suspects == {"a"}
+
+
+async def test_a_suspect_that_ran_is_cleared_though_it_failed(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    quarantine = reopen_after_death(path, "a")
+    with pytest.raises(RuntimeError):
+        async with quarantine.hold("a"):
+            raise RuntimeError("refused, and the worker lives")
+    assert (quarantine.suspects, Quarantine(path).suspects) == (set(), set())
+
+
+async def test_a_suspect_that_does_not_come_again_delays_one_worker_only(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    quarantine = reopen_after_death(path, "a")
     async with quarantine.hold("x"):
-        assert quarantine.suspects == {"a"}
+        pass
+    assert (quarantine.suspects, Quarantine(path).suspects) == (set(), set())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"in_hand": 3, "alone": {}}'])

@@ -142,7 +142,7 @@ async def test_an_adapter_that_nobody_registered_is_left_out_and_counted(engines
     assert counter._value.get() == before + 1
     with pytest.raises(StageFailed, match="not registered") as caught:
         await engines[name].administer("load", "../one")
-    assert caught.value.code == "adapter_failed"
+    assert caught.value.code == "adapter_not_found"
     assert {"one", "two"} <= {info.name for info in (await engines[name].adapters()).adapters}
 
 

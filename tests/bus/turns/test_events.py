@@ -4,6 +4,7 @@ import pytest
 
 from bus.connection import Bus
 from bus.stream import append
+from bus.topology import TURNS
 from bus.turns.events import read_turn_events
 from schemas.errors import InvalidInput
 from tests.bus.conftest import query, reply
@@ -26,6 +27,16 @@ async def test_an_unreadable_event_hides_none_of_the_others(bus: Bus) -> None:
     event = query()
     await bus.publish(event)
     await append(bus, bus.subjects.stage("episode.recorded", event.envelope.turn_id), b"{}")
+    (entry,) = await read_turn_events(bus, event.envelope.turn_id)
+    assert entry.event == event
+
+
+async def test_a_kind_of_event_that_nobody_knows_is_passed_over(bus: Bus) -> None:
+    event = query()
+    await bus.publish(event)
+    config = (await bus.js.stream_info(TURNS)).config
+    await bus.js.update_stream(config.evolve(subjects=[*(config.subjects or []), "kiki.query.surprised.*"]))
+    await append(bus, bus.subjects.stage("query.surprised", event.envelope.turn_id), b"\x00")
     (entry,) = await read_turn_events(bus, event.envelope.turn_id)
     assert entry.event == event
 

@@ -57,5 +57,6 @@ def test_an_adapter_in_use_is_not_unloaded(bank: AdapterBank) -> None:
 @pytest.mark.parametrize("verb", ["check", "load", "unload", "activate"])
 @pytest.mark.parametrize("name", ["nobody", "../a", "no-adapter"])
 def test_unregistered_names_are_refused(bank: AdapterBank, verb: str, name: str) -> None:
-    with pytest.raises(StageFailed, match="not registered"):
+    with pytest.raises(StageFailed, match="not registered") as refusal:
         perform(bank, verb, name, busy_slots=())
+    assert (refusal.value.code, refusal.value.status) == ("adapter_not_found", 404)

@@ -222,10 +222,14 @@ async def test_the_life_of_an_adapter(engine: OpenAIEngine, server: StandIn) -> 
     assert not (await engine.administer("unload", "rust")).resident
     assert not (await engine.administer("unload", "rust")).resident
     assert server.loras == {}
-    for verb, name in (("load", "nobody"), ("load", "../rust"), ("activate", "gone")):
+    for verb, name, code in (
+        ("load", "nobody", "adapter_not_found"),
+        ("load", "../rust", "adapter_not_found"),
+        ("activate", "gone", "adapter_failed"),
+    ):
         with pytest.raises(StageFailed) as caught:
             await engine.administer(verb, name)
-        assert caught.value.code == "adapter_failed"
+        assert caught.value.code == code
     with pytest.raises(StageFailed, match="was asked for"):
         await engine.administer("load", "rust", "b" * 64)
 

@@ -4,10 +4,12 @@ import httpx
 import pytest
 from nats.aio.msg import Msg
 
+from agents.inference.failures import missing_adapter_error
 from bus.connection import Bus
 from runtime.facade import FacadeSettings
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterRequest
 from schemas.codec import decode, encode
+from schemas.status import ServiceError
 from tests.runtime.facade.scripted import serve_facade
 
 pytestmark = pytest.mark.anyio
@@ -70,3 +72,18 @@ async def test_paths_and_other_verbs_are_refused(
     assert refusal.status_code in (400, 404)
     assert param is None or refusal.json()["error"]["param"] == param
     assert names == []
+
+
+async def test_an_adapter_that_nobody_registered_is_not_found_by_name(http: httpx.AsyncClient, bus: Bus) -> None:
+    async def refuse(message: Msg) -> None:
+        error = missing_adapter_error(decode(AdapterRequest, message.data).name)
+        body = ServiceError(code=error.code, message=error.message, param=error.param)
+        headers = {"Nats-Service-Error-Code": "404", "Nats-Service-Error": error.message}
+        await bus.client.publish(message.reply, encode(body), headers=headers)
+
+    await bus.client.subscribe(bus.subjects.service("adapters.check"), cb=refuse)
+    await bus.flush()
+    refusal = await http.post("/v1/adapters/nobody/check", headers=KEY)
+    error = refusal.json()["error"]
+    assert (refusal.status_code, error["code"], error["param"]) == (404, "adapter_not_found", "name")
+    assert "'nobody'" in error["message"]

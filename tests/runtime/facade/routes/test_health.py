@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator, Sequence
 
 import anyio
 import httpx
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bus import broker as server
-from bus.agent import Endpoint
-from bus.connection import Bus, BusSettings, connect
+from bus import metrics
+from bus.agent import Endpoint, Report
+from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Handler
 from bus.testing import run_agents
 from bus.topology import TURNS, consumer
 from runtime.agents import turn_agents
 from runtime.facade import FacadeSettings, serve
 from runtime.facade.routes import models
+from schemas.codec import encode
 from schemas.errors import SetupError
 from schemas.events import Event
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
@@ -149,6 +152,34 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
     identities = [(s.name, tuple(sorted(s.labels.items()))) for f in families.values() for s in f.samples]
     assert len(identities) == len(set(identities))
     assert [name for name in families if name.endswith("_created")] == []
+
+
+async def test_each_degradation_is_exposed_once_for_all_agents_of_a_process(http: httpx.AsyncClient, bus: Bus) -> None:
+    metrics.count_degraded("test.shared_process", "the agents and the facade are one process here")
+    other = Report(
+        status=StatusReply(agent="embedder", ready=True),
+        pid=1,
+        host="elsewhere",
+        metrics='# TYPE kiki_degraded_total counter\nkiki_degraded_total{path="test.shared_process"} 7.0\n',
+    )
+
+    async def report(message: LiveMessage) -> None:
+        for name in ("embedder", "router"):
+            status = msgspec.structs.replace(other.status, agent=name)
+            await bus.send(message.reply, encode(msgspec.structs.replace(other, status=status)))
+
+    stop = await bus.listen(bus.subjects.service("status"), report)
+    async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
+        text = (await http.get("/metrics")).text
+    await stop()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    degraded = [
+        (sample.labels["agent"], sample.labels["pid"], sample.value)
+        for sample in families["kiki_degraded"].samples
+        if sample.labels["path"] == "test.shared_process"
+    ]
+    own = "+".join((*sorted(AGENTS), "facade"))
+    assert sorted(degraded) == sorted([(own, str(os.getpid()), 1.0), ("embedder+router", "1", 7.0)])
 
 
 async def test_queue_depth_is_exposed(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
