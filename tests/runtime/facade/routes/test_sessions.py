@@ -4,26 +4,34 @@ import contextlib
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from agents.memory.agent import MemoryAgent
 from agents.memory.imports import HistoryLine, date_lines
 from agents.memory.settings import MemorySettings
+from bus import objects
 from bus.agent import Agent, Endpoint
 from bus.connection import Bus
+from bus.dead_letters import read_letters
+from bus.stream import append
 from bus.testing import run_agents
-from bus.topology import EPISODES
+from bus.topology import EPISODES, TURNS
 from runtime.facade import FacadeSettings
 from runtime.records.transfer import import_entries
+from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
-from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded
-from schemas.status import StatusReply
+from schemas.errors import InvalidInput
+from schemas.events import AnswerReady, EpisodeForgotten, EpisodeRecorded, RecallDone
+from schemas.findings import Recall
+from schemas.status import DeadLetter, StatusReply
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
-from tests.agents.memory.scenes import SIZE, USER, answer_ready, turn, unit
+from tests.agents.memory.scenes import SIZE, USER, answer_ready, query_routed, turn, unit
 from tests.runtime.facade.readers import tell_and_read
 from tests.runtime.facade.scripted import Script
 
@@ -192,6 +200,50 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     await wait_for_projection(bus, 2, 2)
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
     assert (await http.delete("/v1/sessions/s/1", headers=ANN)).json()["episodes"] == 0
+
+
+async def test_a_deleted_session_is_gone_from_other_turns_and_from_dead_letters(
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Another session's turn recalled it: its events and its answer quote it, and so does what was given up of it."""
+    secret = secrets.token_hex(32)
+    told = answer_ready(turn(tenant="ann", session="told"), unit(5), text=f"Remember {secret}.", answer="I will.")
+    await bus.publish(told)
+    await wait_for_projection(bus, 5, 5)
+    episode = await bus.last(EpisodeRecorded, told.envelope.turn_id, stream=EPISODES)
+    assert episode is not None
+    other = turn(tenant="ann", session="other")
+    hit = replace(told.recall.hits[0], episode_id=episode.episode.episode_id, question=f"Remember {secret}.")
+    routed = query_routed(other, unit(6))
+    recalled = RecallDone(
+        envelope=other.next("memory"), query=routed.query, route=routed.route, recall=Recall(hits=(hit,))
+    )
+    await bus.publish(recalled)
+    await bus.publish(replace(answer_ready(other, unit(6)), recall=Recall(hits=(hit,))))
+    letter = DeadLetter(
+        subject=bus.subjects.of(recalled),
+        stream=TURNS,
+        consumer="inference",
+        reason="test",
+        deliveries=1,
+        headers={},
+        payload=encode(recalled),
+        failed_at=time.time(),
+    )
+    await append(bus, bus.subjects.dead("inference"), encode(letter))
+    digest = await objects.put(bus, encode(recalled) + b" " * 100)
+    by_reference = replace(letter, payload=b"", payload_sha256=digest)
+    await append(bus, bus.subjects.dead("inference"), encode(by_reference))
+    shown = (await http.get(f"/v1/turns/{other.turn_id}", headers=ANN)).text
+    assert secret in shown
+
+    assert (await http.delete("/v1/sessions/told", headers=ANN)).json()["deleted"] is True
+    after = await http.get(f"/v1/turns/{other.turn_id}", headers=ANN)
+    assert secret not in after.text
+    assert [entry async for entry in read_letters(bus)] == []
+    with pytest.raises(InvalidInput, match="no object"):
+        await objects.get(bus, digest)
+    assert find_files_with(secret, *tmp_path_factory.getbasetemp().glob("nats*")) == []
 
 
 async def test_with_keys_everybody_reads_their_own_alone(
