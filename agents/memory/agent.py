@@ -321,8 +321,7 @@ class MemoryAgent:
         event = await find_end(delivery.bus, turn_id)
         if not isinstance(event, AnswerReady) or not event.is_recorded:
             return
-        kinds = (EpisodeRecorded, EpisodeForgotten)
-        if await delivery.bus.last_of(kinds, turn_id, stream=EPISODES) is not None:
+        if await record.find_entry(delivery.bus, turn_id) is not None:
             return
         await self._recall_priority.wait_for_recalls()
         settings, vector = self.settings, None
