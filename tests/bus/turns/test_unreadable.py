@@ -62,6 +62,17 @@ async def test_an_asker_hears_which_field_of_its_question_is_wrong(
     assert field in end.message
 
 
+async def test_an_asker_hears_which_field_is_missing(bus: Bus) -> None:
+    event = query()
+    body = json.loads(encode(event))
+    del body["envelope"]["deadline"]
+    async with run_consumer(bus, answer_nothing):
+        await bus.js.publish(bus.subjects.of(event), json.dumps(body).encode())
+        end = await eventually(lambda: find_end(bus, event.envelope.turn_id))
+    assert isinstance(end, TurnFailed)
+    assert "deadline" in end.message
+
+
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"\xff\x00", b"[1]", b'{"envelope": 1}', b"[" * 20000])
 async def test_an_asker_hears_that_its_question_is_no_event_at_all(bus: Bus, body: bytes) -> None:
     turn_id = uuid.uuid4().hex
