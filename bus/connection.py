@@ -320,7 +320,10 @@ async def _refuse_old_server(client: Client) -> None:
     if (version.major, version.minor) < MIN_SERVER:
         await client.close()
         wanted = ".".join(map(str, MIN_SERVER))
-        raise SetupError(f"the NATS server has version {version}: update it to {wanted} or later.", param="nats")
+        raise SetupError(
+            f"the NATS server has version {version.major}.{version.minor}: update it to {wanted} or later.",
+            param="nats",
+        )
 
 
 @dataclass
