@@ -319,11 +319,8 @@ async def _refuse_old_server(client: Client) -> None:
     version = client.connected_server_version
     if (version.major, version.minor) < MIN_SERVER:
         await client.close()
-        wanted = ".".join(map(str, MIN_SERVER))
-        raise SetupError(
-            f"the NATS server has version {version.major}.{version.minor}: update it to {wanted} or later.",
-            param="nats",
-        )
+        wanted, found = ".".join(map(str, MIN_SERVER)), f"{version.major}.{version.minor}"
+        raise SetupError(f"the NATS server has version {found}: update it to {wanted} or later.", param="nats")
 
 
 @dataclass
