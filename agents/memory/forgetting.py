@@ -16,7 +16,7 @@ from agents.memory.stores.trace import SessionEpisode
 from bus.connection import Bus
 from bus.dead_letters import read_letters
 from bus.errors import translate_errors
-from bus.stream import delete_message, purge, read_last, read_stream
+from bus.stream import delete_message, find_sequences, purge, read_last, read_stream
 from bus.topology import ANSWERS, DEAD, EPISODES, TURNS
 from bus.turn import ENDS
 from schemas.envelope import Envelope
@@ -95,7 +95,9 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
         created_at=now,
         deadline=now,
     )
-    await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id))
+    entries = bus.subjects.stage(EpisodeRecorded.subject, member.turn_id)
+    erased = [seq async for seq in find_sequences(bus, EPISODES, entries)]
+    await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id, erased=tuple(erased)))
     with translate_errors("the record was not erased", advice="ask again"):
         for kind, stream in ((EpisodeRecorded, EPISODES), (AnswerReady, ANSWERS)):
             await _overwrite(bus, stream, bus.subjects.stage(kind.subject, member.turn_id))
