@@ -281,7 +281,8 @@ class _Verification:
     async def _name_unrecorded(self, unknown: Mapping[StoreName, set[str]]) -> tuple[str, ...]:
         """The ids of episodes that a store holds and of which the record has neither entry nor tombstone."""
         keys = sorted(set().union(*unknown.values()) - self._forgotten)[:NAMED]
-        ids = {key: match.episode_id for key, match in (await self._stores.atlas.read(keys)).items()}
+        points = await _read_each(self._stores.atlas.contents, keys)
+        ids = {key: str(point.payload.get("episode_id", key)) for key, point in points.items()}
         nodes = await _read_each(self._stores.trace.nodes, [key for key in keys if key not in ids])
         ids |= {key: str(node["episode_id"]) for key, node in nodes.items()}
         return tuple(sorted(ids.get(key, key) for key in keys))

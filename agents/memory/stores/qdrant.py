@@ -117,7 +117,7 @@ class QdrantAtlas:
             if error.status_code in (401, 403):
                 raise _setting_error("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
             raise _setting_error("qdrant_url", f"{settings.qdrant_url} answers {error.status_code}") from error
-        except (ApiException, OSError) as error:
+        except (ApiException, ResourceExhaustedResponse, OSError) as error:
             raise _setting_error(
                 "qdrant_url", f"no Qdrant server answers at {settings.qdrant_url} ({one_line(error)})"
             ) from error
