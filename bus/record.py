@@ -112,6 +112,29 @@ async def read_entries(bus: Bus) -> AsyncGenerator[tuple[StoredMessage, Episode 
             yield message, episode
 
 
+async def read_entries_and_tombstones(
+    bus: Bus, *, until: int
+) -> AsyncGenerator[tuple[StoredMessage, EpisodeRecorded | EpisodeForgotten | None], None]:
+    """All messages of the record up to the sequence ``until``, oldest first; with None when one is unreadable.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    tombstones = bus.subjects.stage(EpisodeForgotten.subject, "")
+    async with aclosing(read_stream(bus, EPISODES, bus.subjects.episodes, until=until)) as messages:
+        async for message in messages:
+            entry: EpisodeRecorded | EpisodeForgotten | None
+            try:
+                if message.subject.startswith(tombstones):
+                    entry = decode(EpisodeForgotten, message.data)
+                else:
+                    entry = decode(EpisodeRecorded, message.data)
+            except InvalidEvent as error:
+                _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
+                entry = None
+            yield message, entry
+
+
 async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:
     """A turn's episode, or its tombstone when it was forgotten; None without either, or when none can be read.
 

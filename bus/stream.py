@@ -196,6 +196,14 @@ async def count_after(bus: Bus, stream: str, subjects: Sequence[str], seq: int) 
     return info.num_pending or 0
 
 
+async def find_sequences(bus: Bus, stream: str, subject: str) -> AsyncIterator[int]:
+    """The sequences of the messages on ``subject``, of which there are few, oldest first."""
+    seq = 1
+    while (message := await read_next(bus, stream, seq, subject)) is not None:
+        yield message.seq
+        seq = message.seq + 1
+
+
 async def append(bus: Bus, subject: str, data: bytes, *, after: int | None = None) -> int:
     """Store bytes that are no event of a turn in the stream of ``subject``; returns their sequence.
 

@@ -163,10 +163,14 @@ class EpisodeRecorded(Event, frozen=True, kw_only=True):
 
 
 class EpisodeForgotten(Event, frozen=True, kw_only=True):
-    """A tombstone: the episode's owner had it deleted. Every service that keeps a copy must delete it."""
+    """A tombstone: the episode's owner had it deleted. Every service that keeps a copy must delete it.
+
+    ``erased`` holds the sequences in ``EPISODES`` whose messages were deleted with it; earlier versions named none.
+    """
 
     subject: ClassVar[str] = "episode.forgotten"
     episode_id: str
+    erased: tuple[Integer, ...] = ()
 
 
 class TurnFailed(Event, frozen=True, kw_only=True):

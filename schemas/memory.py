@@ -1,6 +1,6 @@
 """Requests to the memory: search, sessions, forgetting, and the maintenance of its stores."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -57,6 +57,15 @@ class VerifyRequest(WireStruct, frozen=True, kw_only=True):
     user: User | None = None
 
 
+class EpisodeDifference(WireStruct, frozen=True, kw_only=True):
+    """What a store (``atlas`` or ``trace``) holds of a recorded episode otherwise than the record: fields of the
+    episode, ``vectors`` (what Atlas searches), ``next`` (the episode after it), or all where it is ``unreadable``."""
+
+    store: Literal["atlas", "trace"]
+    episode_id: str
+    fields: tuple[str, ...]
+
+
 class VerifyReply(WireStruct, frozen=True, kw_only=True):
     """How the stores differ from the record.
 
@@ -64,6 +73,15 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
     and ``missing_in_trace`` are ids of recorded episodes that a store lacks; ``unknown_in_atlas`` and
     ``unknown_in_trace`` count episodes that a store has and the record does not. ``unreadable`` holds the sequences of
     entries of the record that nobody can read, whose ever they are: no store has them.
+
+    Attributes:
+        different: number of episodes that a store holds otherwise than the record, counted in each store.
+        differences: the first of them.
+        unrecorded: ids of episodes that a store holds and of which the record has neither entry nor tombstone; the
+            record lost them, or was trimmed.
+        lost: ranges of sequences, from ``first_seq`` on, that are missing or cannot be read, and that no tombstone
+            explains; whose ever they were.
+        first_seq: the sequence at which the record begins. What was before it was trimmed, or its file is gone.
     """
 
     recorded: Integer
@@ -73,16 +91,22 @@ class VerifyReply(WireStruct, frozen=True, kw_only=True):
     unknown_in_atlas: Integer
     unknown_in_trace: Integer
     unreadable: tuple[Integer, ...] = ()
+    different: Integer = 0
+    differences: tuple[EpisodeDifference, ...] = ()
+    unrecorded: tuple[str, ...] = ()
+    lost: tuple[tuple[Integer, Integer], ...] = ()
+    first_seq: Integer = 0
 
     @property
     def agrees(self) -> bool:
-        """Whether the stores hold what the record holds, and all of the record can be read."""
-        return not (self.differs or self.unreadable)
+        """Whether the stores hold what the record holds, and all of the record is there and can be read."""
+        return not (self.differs or self.unreadable or self.lost)
 
     @property
     def differs(self) -> bool:
-        """Whether anything is missing in a store or unknown to the record."""
-        return bool(self.missing_in_atlas or self.missing_in_trace or self.unknown_in_atlas or self.unknown_in_trace)
+        """Whether anything is missing in a store, otherwise than in the record or unknown to it."""
+        missing = self.missing_in_atlas or self.missing_in_trace
+        return bool(missing or self.unknown_in_atlas or self.unknown_in_trace or self.different)
 
 
 class StatsRequest(WireStruct, frozen=True, kw_only=True):

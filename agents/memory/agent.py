@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from agents.memory.progress import (
     lag,
     read_progress,
     reset_progress,
+    reset_progress_beyond_record,
     wait_until_projected,
     wait_until_remembered,
 )
@@ -41,6 +42,7 @@ from agents.memory.stores.room import wait_for_room
 from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
+from agents.memory.verification import verify
 from bus import metrics, record
 from bus.agent import Endpoint
 from bus.background import keep_running
@@ -123,8 +125,12 @@ class MemoryAgent:
         async def restart_projection() -> None:
             await reset_progress(bus)
 
+        async def count_waiting() -> int:
+            return int(lag(await read_progress(bus)))
+
         await wait_for_room(self.settings)
-        async with self._stores.open(restart_projection), anyio.create_task_group() as tasks:
+        await reset_progress_beyond_record(bus)
+        async with self._stores.open(restart_projection, count_waiting), anyio.create_task_group() as tasks:
             self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)
             tasks.start_soon(keep_running, "memory.gauges", self._update_gauges_at_intervals, bus)
@@ -181,7 +187,7 @@ class MemoryAgent:
         return StatusReply(
             agent=self.name,
             ready=self._ready and not problem,
-            detail=problem or ("rebuilding from the record" if self._rebuilding else ""),
+            detail=problem or ("rebuilding from the record" if self._rebuilding else self._stores.away),
             gauges=self._counts | self._gauges,
             info={"data_dir": str(self.settings.data_dir)},
         )
@@ -405,30 +411,7 @@ class MemoryAgent:
             self._rebuilt_until = last
 
     async def _verify(self, request: VerifyRequest) -> VerifyReply:
-        """Compare the stores with the record (of one tenant); ``waiting`` counts the episodes not yet projected."""
-        bus = self._bus
-        unreadable: list[int] = []
-        ids_by_key: dict[str, str] = {}
-        async with self._stores.write_lock:
-            async with aclosing(record.read_entries(bus)) as entries:
-                async for message, episode in entries:
-                    if episode is None:
-                        unreadable.append(message.seq)
-                    elif request.tenant in (None, episode.tenant) and request.user in (None, episode.user):
-                        ids_by_key[store_key(episode.tenant, "episode", episode.episode_id)] = episode.episode_id
-            atlas = await self._stores.atlas.keys(tenant=request.tenant, user=request.user)
-            trace = await self._stores.trace.keys(tenant=request.tenant, user=request.user)
-            waiting = int(lag(await read_progress(bus)))
-        expected = set(ids_by_key)
-        return VerifyReply(
-            recorded=len(expected),
-            waiting=waiting,
-            missing_in_atlas=_episode_ids(expected - atlas, ids_by_key),
-            missing_in_trace=_episode_ids(expected - trace, ids_by_key),
-            unknown_in_atlas=len(atlas - expected),
-            unknown_in_trace=len(trace - expected),
-            unreadable=tuple(unreadable),
-        )
+        return await verify(self._bus, self._stores, request)
 
     async def _stats(self, request: StatsRequest) -> StatsReply:
         """Count a tenant's or a user's episodes in both stores, and its edges by kind."""
@@ -537,7 +520,3 @@ def _retry_while_away() -> AsyncRetrying:
 
 def _count_away(state: RetryCallState) -> None:
     metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
-
-
-def _episode_ids(missing: set[str], ids: dict[str, str]) -> tuple[str, ...]:
-    return tuple(sorted(ids[name] for name in missing))

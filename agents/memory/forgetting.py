@@ -19,7 +19,7 @@ from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.dead_letters import read_letters, read_payload
 from bus.errors import translate_errors
-from bus.stream import delete_message, measure_stream, purge, read_last, read_stream
+from bus.stream import delete_message, find_sequences, measure_stream, purge, read_last, read_stream
 from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
@@ -98,7 +98,9 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
         created_at=now,
         deadline=now,
     )
-    await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id))
+    entries = bus.subjects.stage(EpisodeRecorded.subject, member.turn_id)
+    erased = [seq async for seq in find_sequences(bus, EPISODES, entries)]
+    await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id, erased=tuple(erased)))
     with translate_errors("the record was not erased", advice="ask again"):
         await _overwrite(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, member.turn_id))
         await _overwrite(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, member.turn_id))

@@ -4,6 +4,7 @@ import anyio
 
 from bus.connection import Bus
 from bus.consumers import ConsumerState, delete_consumer, read_consumer
+from bus.metrics import count_degraded
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES
 
@@ -57,6 +58,19 @@ async def wait_until_remembered(bus: Bus) -> None:
                 break
             await anyio.sleep(_POLL)
     await wait_until_projected(bus)
+
+
+async def reset_progress_beyond_record(bus: Bus) -> None:
+    """Begin again if the projection is further than the record, which has lost its end: the broker gives the lost
+    sequences to new episodes, and the consumer would pass over them.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    consumer, last = await read_progress(bus), (await measure_stream(bus, EPISODES)).last_seq
+    if consumer is not None and consumer.delivered > last:
+        count_degraded("record.cut", f"it ends at sequence {last}, and {consumer.delivered} was projected already.")
+        await reset_progress(bus)
 
 
 async def reset_progress(bus: Bus) -> None:

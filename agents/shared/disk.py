@@ -19,6 +19,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(directory: Path) -> None:
+    """Sync a directory with all files and directories in it. See :func:`sync`.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for path in (*directory.rglob("*"), directory):
+        sync(path)
+
+
 @contextlib.contextmanager
 def replace_file(file: Path) -> Iterator[Path]:
     """A path beside ``file`` to write to; at the end what is there takes the place of ``file`` in one step.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from string import Template
+from struct import Struct
 from typing import Any
 
 import anyio
@@ -56,6 +57,9 @@ jetstream {
 }
 """
 )
+
+_RECORD_HEAD = Struct("<IQ")
+_SEQUENCE_BITS = (1 << 62) - 1
 
 _log = structlog.get_logger("bus.broker")
 
@@ -196,6 +200,22 @@ def monitor_of(directory: Path, port: int | None) -> str | None:
             if port is None or ports["nats"][0].endswith(f":{port}"):
                 return _address(ports["monitoring"][0], "http")
     return None
+
+
+def find_block(directory: Path, stream: str, seq: int) -> Path | None:
+    """The file of the broker on ``directory`` that holds the stream's message ``seq``, or held it; None if no file is
+    left that begins so early.
+
+    A file is a row of records, each with its length (4 bytes) and its sequence (8 bytes, two bits of them marks) at its
+    beginning: https://github.com/nats-io/nats-server/blob/main/server/filestore.go.
+    """
+    first_by_file: list[tuple[int, Path]] = []
+    for path in directory.glob(f"jetstream/**/streams/{stream}/msgs/*.blk"):
+        with path.open("rb") as file:
+            head = file.read(_RECORD_HEAD.size)
+        if len(head) == _RECORD_HEAD.size:
+            first_by_file.append((_RECORD_HEAD.unpack(head)[1] & _SEQUENCE_BITS, path))
+    return max(((first, path) for first, path in first_by_file if first <= seq), default=(0, None))[1]
 
 
 async def stop(process: anyio.abc.Process, *, grace: float = STOP_SECONDS) -> None:

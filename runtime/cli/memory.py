@@ -18,13 +18,14 @@ from bus.agent import gather_reports
 from bus.connection import Bus
 from runtime.agents import own_memory_embedder
 from runtime.cli import NatsOption, command, err, out, read_text, run_async, say, settings_of
+from runtime.cli.verification import print_verification, refuse_disagreement
 from runtime.local_embedder import BATCH, Embed, open_embedder
 from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
 from runtime.terminal import write_json_line
 from schemas.envelope import PERSON
-from schemas.errors import InvalidInput, KikiError, Unavailable
+from schemas.errors import InvalidInput, Unavailable
 from schemas.findings import RecalledEpisode
 from schemas.memory import (
     ForgetReply,
@@ -161,7 +162,7 @@ def rebuild(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Na
 @app.command()
 @command
 def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: NatsOption = None) -> None:
-    """Compare record, Atlas and Trace; exit 1 when they differ, or when an entry of the record cannot be read."""
+    """Compare record, Atlas and Trace, texts and vectors too; exit 1 when they differ or the record lost entries."""
 
     async def verify_stores(bus: Bus) -> None:
         reply = await bus.request(
@@ -170,21 +171,8 @@ def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Nat
             VerifyReply,
             timeout=LONG_SECONDS,
         )
-        table = Table("store", "missing", "unknown", box=None)
-        table.add_row("atlas", str(len(reply.missing_in_atlas)), str(reply.unknown_in_atlas))
-        table.add_row("trace", str(len(reply.missing_in_trace)), str(reply.unknown_in_trace))
-        out.print(f"{reply.recorded} episodes recorded, {reply.waiting} of them on their way", highlight=False)
-        out.print(table)
-        if reply.unreadable:
-            names = ", ".join(str(seq) for seq in reply.unreadable)
-            out.print(f"{len(reply.unreadable)} entries of the record cannot be read: {names}", highlight=False)
-        if reply.differs:
-            raise KikiError("the stores differ from the record: 'kiki memory rebuild' makes them again from it.")
-        if reply.unreadable:
-            raise KikiError(
-                "the stores agree with what can be read of the record; what the other entries hold is in no store, and "
-                "'kiki replay --from SEQUENCE' shows them."
-            )
+        print_verification(reply, settings_of(nats=nats, log_level="warning"))
+        refuse_disagreement(reply)
 
     _run_on_memory(verify_stores, nats)
 

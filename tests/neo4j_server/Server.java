@@ -1,6 +1,7 @@
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
+import java.util.Set;
 import org.neo4j.configuration.GraphDatabaseSettings;
 import org.neo4j.configuration.connectors.BoltConnector;
 import org.neo4j.configuration.helpers.SocketAddress;
@@ -11,7 +12,7 @@ import org.neo4j.dbms.api.DatabaseManagementServiceBuilder;
 public class Server {
     public static void main(String[] arguments) {
         try {
-            serve(Path.of(arguments[0]), Integer.parseInt(arguments[1]), arguments[2]);
+            serve(Path.of(arguments[0]), Integer.parseInt(arguments[1]), arguments[2], arguments.length > 3);
             System.exit(0);
         } catch (Exception error) {
             error.printStackTrace();
@@ -19,12 +20,13 @@ public class Server {
         }
     }
 
-    private static void serve(Path home, int port, String password) throws Exception {
+    private static void serve(Path home, int port, String password, boolean readOnly) throws Exception {
         boolean isNew = !Files.exists(home.resolve("data"));
         DatabaseManagementService service = new DatabaseManagementServiceBuilder(home)
             .setConfig(BoltConnector.enabled, true)
             .setConfig(BoltConnector.listen_address, new SocketAddress("127.0.0.1", port))
             .setConfig(GraphDatabaseSettings.auth_enabled, true)
+            .setConfig(GraphDatabaseSettings.read_only_databases, readOnly ? Set.of("neo4j") : Set.of())
             .build();
         if (isNew) {  // the password is neo4j, and must be changed before it is good for anything
             service.database(GraphDatabaseSettings.SYSTEM_DATABASE_NAME).executeTransactionally(

@@ -49,7 +49,7 @@ class Neo4jServer:
         server.home, server._classpath = home, classpath
         return server
 
-    def start(self) -> None:
+    def start(self, *, read_only: bool = False) -> None:
         """Start the server over its home folder, where it finds what it stored before; return when it answers."""
         assert self.home is not None
         assert self._process is None
@@ -57,6 +57,8 @@ class Neo4jServer:
         log = self.home.with_name(f"{self.home.name}.log")
         port = self.uri.rpartition(":")[2]
         command = [*_JAVA, "-cp", self._classpath, str(_FOLDER / "Server.java"), str(self.home), port, self.password]
+        if read_only:
+            command.append("read-only")
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True

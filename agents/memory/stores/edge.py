@@ -6,7 +6,7 @@ from functools import partial
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
-from agents.memory.stores.points import Atlas, Lookup, Windows
+from agents.memory.stores.points import Atlas, Lookup, StoredPoint, Windows
 from agents.memory.stores.room import require_room
 from agents.memory.text.words import WordEncoder
 from schemas.episode import Episode
@@ -16,12 +16,17 @@ class EdgeAtlas:
     """The shard in ``data_dir/atlas``; see :class:`agents.memory.stores.protocols.AtlasStore`."""
 
     name = "atlas"
+    away = ""
 
     def __init__(self, settings: MemorySettings, words: WordEncoder | None = None) -> None:
         self._settings = settings
         words = words or WordEncoder(settings.language)
-        opener = partial(Atlas.open, size=settings.vector_size, words=words)
-        self.store = EmbeddedStore(self.name, settings.data_dir / "atlas", opener)
+        self.store = EmbeddedStore(
+            self.name,
+            settings.data_dir / "atlas",
+            opener=partial(Atlas.open, size=settings.vector_size, words=words),
+            creator=partial(Atlas.create, size=settings.vector_size, words=words),
+        )
         self.load = self.store.load
         self.renew = self.store.renew
         self.close = self.store.close
@@ -38,6 +43,10 @@ class EdgeAtlas:
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """See :meth:`.points.Atlas.read`."""
         return await self.store.run(lambda atlas: atlas.read(names))
+
+    async def contents(self, names: Sequence[str]) -> dict[str, StoredPoint]:
+        """See :meth:`.points.Atlas.contents`."""
+        return await self.store.run(lambda atlas: atlas.contents(names))
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """See :meth:`.points.Atlas.mark_summarised`."""

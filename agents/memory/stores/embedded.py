@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -12,7 +13,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agents.memory.stores.errors import BrokenStore
+from agents.memory.stores.errors import BrokenStore, refuse_forbidden_files
 from bus import metrics
 from schemas.errors import Unavailable
 
@@ -35,12 +36,19 @@ _log = structlog.get_logger("memory")
 
 
 class EmbeddedStore(Generic[S]):
-    """A store whose calls run on a thread, one at a time, never on the event loop."""
+    """A store whose calls run on a thread, one at a time, never on the event loop.
 
-    def __init__(self, name: str, directory: Path, opener: Callable[[Path], S]) -> None:
+    ``opener`` opens what is in the directory and raises :class:`BrokenStore` when that is no whole store; ``creator``
+    makes an empty store in a directory that is not there.
+    """
+
+    def __init__(
+        self, name: str, directory: Path, *, opener: Callable[[Path], S], creator: Callable[[Path], S]
+    ) -> None:
         self.name = name
         self.directory = directory
         self._opener = opener
+        self._creator = creator
         self._limiter = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # an abandoned call gives its limiter back and runs on
         self._store: S | None = None
@@ -57,16 +65,13 @@ class EmbeddedStore(Generic[S]):
         """Open the store in the directory; return False when there is none, or none that can be read.
 
         Raises:
-            SetupError: the store was made with other settings.
+            SetupError: this user may not read and write the files.
         """
-        if not self.directory.is_dir() or not any(self.directory.iterdir()):
-            return False
         try:
-            await self._on_thread(self._open)
+            return await self._on_thread(self._load)
         except BrokenStore as error:
             metrics.count_degraded(f"{self.name}.broken", error.message)
             return False
-        return True
 
     async def renew(self) -> None:
         """Begin with an empty store. An open one is removed; files that could not be opened are renamed and kept."""
@@ -101,18 +106,28 @@ class EmbeddedStore(Generic[S]):
         finally:
             self._in_use.release()
 
-    def _open(self) -> None:
+    def _load(self) -> bool:
+        if not self.directory.is_dir():
+            return False
+        refuse_forbidden_files(self.directory)
+        if not self._holds_files():
+            return False
         self._store = self._opener(self.directory)
+        return True
 
     def _renew(self) -> None:
         if self._store is not None:
-            self._close()
+            with suppress(Unavailable):  # damaged files may not even close; they are removed
+                self._close()
             shutil.rmtree(self.directory)
-        elif self.directory.is_dir() and any(self.directory.iterdir()):
+        elif self._holds_files():
             aside = self.directory.with_name(f"{self.name}.broken-{time.time_ns()}")
             self.directory.rename(aside)
             _log.warning("broken store set aside", store=self.name, path=str(aside))
-        self._open()
+        self._store = self._creator(self.directory)
+
+    def _holds_files(self) -> bool:
+        return self.directory.is_dir() and any(self.directory.iterdir())
 
     def _close(self) -> None:
         with self._in_use:

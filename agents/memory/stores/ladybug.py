@@ -13,7 +13,7 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.stores.protocols import Rows, Run
-from agents.memory.stores.trace import VERSION
+from agents.memory.stores.trace import LABELS, RELATIONS, VERSION
 from schemas.errors import Unavailable
 
 FILE = "trace.lbug"
@@ -36,6 +36,9 @@ _SCHEMA = (
 )
 
 
+_TABLES = {"Trace", *LABELS, *RELATIONS}
+
+
 class Database:
     """One database file. Calls block, and must not overlap."""
 
@@ -45,26 +48,49 @@ class Database:
 
     @classmethod
     def open(cls, directory: Path, *, buffer: int) -> "Database":
-        """Open the graph in ``directory``, or create it; ``buffer`` bytes may be held in memory.
+        """Open the graph in ``directory``; ``buffer`` bytes may be held in memory.
 
         Raises:
-            BrokenStore: the files cannot be read, or another version made them.
+            BrokenStore: the files cannot be read, another version made them, or whoever made them died over it.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        new = not (directory / FILE).exists()
+        if not (directory / FILE).is_file():
+            raise BrokenStore(f"the trace in {directory} has no file {FILE}.")
         with translate_opening_errors("trace"):
             database = cls(directory / FILE, buffer=buffer)
             try:
-                for statement in _SCHEMA if new else ():
-                    database.rows(statement)
-                version = database.rows("MATCH (t:Trace) RETURN t.version")
+                database._refuse_half_made()
             except BaseException:
-                database.close()
+                with suppress(Unavailable):  # why it is not used is said already
+                    database.close()
                 raise
-        if version != [[VERSION]]:
-            database.close()
-            raise BrokenStore(f"the trace has schema version {version}, this program has {VERSION}.")
         return database
+
+    @classmethod
+    def create(cls, directory: Path, *, buffer: int) -> "Database":
+        """Make ``directory`` with an empty graph in it, which counts once its version is written: that is done last.
+
+        Raises:
+            BrokenStore: that failed.
+        """
+        with translate_opening_errors("trace"):
+            directory.mkdir(parents=True, exist_ok=True)
+            database = cls(directory / FILE, buffer=buffer)
+            try:
+                for statement in _SCHEMA:
+                    database.rows(statement)
+            except BaseException:
+                with suppress(Unavailable):  # why it failed is said already
+                    database.close()
+                raise
+        return database
+
+    def _refuse_half_made(self) -> None:
+        lacking = _TABLES - {str(row[0]) for row in self.rows("CALL show_tables() RETURN name")}
+        if lacking:
+            raise BrokenStore(f"the trace is not whole: it has no table {', '.join(sorted(lacking))}.")
+        version = self.rows("MATCH (t:Trace) RETURN t.version")
+        if version != [[VERSION]]:
+            raise BrokenStore(f"the trace has schema version {version}, this program has {VERSION}.")
 
     def rows(self, query: str, **values: Any) -> Rows:
         """Run one statement; return its rows.
@@ -90,10 +116,14 @@ class LadybugGraph:
     """The graph in ``data_dir/trace``; see :class:`agents.memory.stores.protocols.Graph`."""
 
     name = "trace"
+    away = ""
 
     def __init__(self, settings: MemorySettings) -> None:
         self.store = EmbeddedStore(
-            self.name, settings.data_dir / "trace", partial(Database.open, buffer=settings.graph_buffer)
+            self.name,
+            settings.data_dir / "trace",
+            opener=partial(Database.open, buffer=settings.graph_buffer),
+            creator=partial(Database.create, buffer=settings.graph_buffer),
         )
         self.load = self.store.load
         self.renew = self.store.renew

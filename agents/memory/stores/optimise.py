@@ -170,7 +170,9 @@ def _copy_data(source: str, target: str) -> None:
                 return  # only a hole is left
             end = os.lseek(source_file.fileno(), start, os.SEEK_HOLE)
             for at in range(start, end, _PIECE):
-                os.pwrite(target_file.fileno(), os.pread(source_file.fileno(), min(_PIECE, end - at), at), at)
+                piece = os.pread(source_file.fileno(), min(_PIECE, end - at), at)
+                if os.pwrite(target_file.fileno(), piece, at) < len(piece):
+                    raise OSError(errno.ENOSPC, "the disk took only a part of a file", target)
 
 
 def measure_files(directory: Path) -> int:

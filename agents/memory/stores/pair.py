@@ -14,12 +14,16 @@ from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.protocols import AtlasStore, Graph, Store
 from agents.memory.stores.room import require_room
 from agents.memory.stores.trace import Trace
+from bus import metrics
 from schemas.errors import SetupError
 
 LOCK = "memory.lock"
 
 RestartProjection = Callable[[], Awaitable[None]]
 """Makes the projection begin again at the first episode."""
+
+CountWaiting = Callable[[], Awaitable[int]]
+"""Counts the episodes of the record that are not projected yet."""
 
 
 class Stores:
@@ -33,16 +37,24 @@ class Stores:
         self.write_lock = anyio.Lock()
 
     @property
+    def away(self) -> str:
+        """Why a store's server cannot be used at the moment; empty when both answer, or are on this machine."""
+        return " ".join(store.away for store in self.both if store.away)
+
+    @property
     def both(self) -> tuple[Store, ...]:
         """Atlas, and the graph under Trace."""
         return (self.atlas, self._graph)
 
     @asynccontextmanager
-    async def open(self, restart_projection: RestartProjection) -> AsyncIterator[None]:
-        """Open for as long as the context lasts; a store that is missing or broken begins empty.
+    async def open(
+        self, restart_projection: RestartProjection, count_waiting: CountWaiting | None = None
+    ) -> AsyncIterator[None]:
+        """Open for as long as the context lasts; a store that is missing or broken begins empty, and one that lost
+        episodes gets them again from the record.
 
         ``restart_projection`` is awaited before a store is emptied: after a crash in between, episodes are projected
-        twice, and none is missing.
+        twice, and none is missing. ``count_waiting`` gives the number of episodes that are still to be projected.
 
         Raises:
             SetupError: another process has them open, the directory cannot be written, other settings made them, or a
@@ -55,11 +67,27 @@ class Stores:
                     await restart_projection()
                 for store in empty:
                     await store.renew()
+                if not empty and await self._lacks_episodes(count_waiting):
+                    await restart_projection()
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
                     for store in self.both:
                         await store.close()
+
+    async def _lacks_episodes(self, count_waiting: CountWaiting | None) -> bool:
+        """Whether a store is empty or holds fewer episodes than the other: files that open may have lost some.
+
+        What the projection had in hand when it was killed may be in one of them alone; it is delivered again.
+        """
+        atlas, trace = await self.atlas.count(), await self.trace.count()
+        in_hand = self.settings.projection_batch if count_waiting is None else await count_waiting()
+        if abs(atlas - trace) <= in_hand and min(atlas, trace) > 0:
+            return False
+        if atlas != trace:
+            name = "atlas" if atlas < trace else "trace"
+            metrics.count_degraded(f"{name}.incomplete", f"{atlas} episodes in the atlas, {trace} in the trace.")
+        return True
 
     async def optimise_whenever_due(self) -> None:
         """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""

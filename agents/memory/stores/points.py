@@ -29,6 +29,7 @@ from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
 from agents.memory.text.dates import Span
 from agents.memory.text.words import WordEncoder, bm25_weights
+from agents.shared.disk import sync_tree
 from schemas.chat import Message, digest_transcript
 from schemas.episode import Episode
 from schemas.errors import Unavailable
@@ -98,6 +99,14 @@ class Lookup(Struct, frozen=True, kw_only=True):
     within: tuple[Span, ...] = ()
 
 
+class StoredPoint(Struct, frozen=True, eq=False):
+    """A point as a store keeps it: its payload, its blended vector (None without one) and the weights of its words."""
+
+    payload: dict[str, Any]
+    context: Sequence[float] | None
+    words: dict[int, float]
+
+
 class Atlas:
     """One shard. Calls block, and must not overlap."""
 
@@ -111,24 +120,32 @@ class Atlas:
 
     @classmethod
     def open(cls, directory: Path, *, size: int, words: WordEncoder | None = None) -> "Atlas":
-        """Load the shard in force in ``directory``, or create the first one in an empty directory.
+        """Load the shard in force in ``directory``.
 
         Raises:
             BrokenStore: the files cannot be read, an earlier version made them, or the vectors are of another size.
         """
-        words = words or WordEncoder()
-        directory.mkdir(parents=True, exist_ok=True)
         with translate_opening_errors("atlas"):
-            if any(directory.iterdir()):
-                generations.tidy(directory)
-                return cls.load(generations.current_shard(directory), size=size, words=words)
+            atlas = cls.load(generations.current_shard(directory), size=size, words=words or WordEncoder())
+            generations.tidy(directory)
+        return atlas
+
+    @classmethod
+    def create(cls, directory: Path, *, size: int, words: WordEncoder | None = None) -> "Atlas":
+        """Make ``directory`` with an empty shard in it, which counts from the moment at which it is put in force.
+
+        Raises:
+            BrokenStore: that failed.
+        """
+        with translate_opening_errors("atlas"):
+            directory.mkdir(parents=True, exist_ok=True)
             path = generations.first_shard(directory)
             shard = qdrant.EdgeShard.create(str(path), _config(size))
             for field, schema in _INDEXED.items():
                 shard.update(qdrant.UpdateOperation.create_field_index(field, schema))
             shard.flush()
             generations.put_in_force(path)
-        return cls(shard, path, size=size, words=words)
+        return cls(shard, path, size=size, words=words or WordEncoder())
 
     @classmethod
     def load(cls, path: Path, *, size: int, words: WordEncoder) -> "Atlas":
@@ -139,7 +156,12 @@ class Atlas:
         """
         with translate_opening_errors("atlas"):
             _refuse_other_size(path, size)
-            return cls(qdrant.EdgeShard.load(str(path), _config(size)), path, size=size, words=words)
+            shard = qdrant.EdgeShard.load(str(path), _config(size))
+            lacking = _INDEXED.keys() - shard.info().payload_schema.keys()
+            if lacking:  # the library takes a shard whose segments are gone for an empty one
+                shard.close()
+                raise BrokenStore(f"the atlas in {path} is not whole: it has no index of {', '.join(sorted(lacking))}.")
+            return cls(shard, path, size=size, words=words)
 
     def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """Store the episodes, blend the vectors of the other points in ``windows`` again, and sync to disk.
@@ -208,6 +230,16 @@ class Atlas:
                 str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {}))
                 for record in records
             }
+
+    def contents(self, names: Sequence[str]) -> dict[str, StoredPoint]:
+        """All that is kept of these points, by key; keys without a point are left out.
+
+        Raises:
+            Unavailable: the store failed.
+        """
+        with translate_store_errors("atlas"):
+            records = self._shard.retrieve([*names], with_payload=True, with_vector=True)
+            return {str(record.id): point_of(record.payload, record.vector) for record in records}
 
     def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored.
@@ -313,6 +345,8 @@ class Atlas:
         """
         while self.transfer_changes(copy, most=256):
             pass
+        if copy.count() != self.count():
+            raise Unavailable(f"the atlas's copy holds {copy.count()} episodes of {self.count()}: it is not used.")
         with translate_store_errors("atlas"):
             copy._shard.flush()
             generations.put_in_force(copy.path)
@@ -430,6 +464,15 @@ def optimise(path: Path) -> None:
         shard.flush()
         (path / OPTIMISED).write_text(str(shard.count(qdrant.CountRequest(exact=True))))
         shard.close()
+        sync_tree(path)  # the shard that it replaces is removed as soon as this one is in force
+
+
+def point_of(fields: Mapping[str, Any] | None, vectors: Any) -> StoredPoint:
+    """A point as either client gives it."""
+    by_name = vectors if isinstance(vectors, dict) else {}
+    words = by_name.get(WORDS)
+    weights = {} if words is None else dict(zip(words.indices, words.values, strict=True))
+    return StoredPoint(dict(fields or {}), by_name.get(CONTEXT), weights)
 
 
 def unscored_match(episode: Episode) -> Match:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from agents.memory.ranking import Match
-from agents.memory.stores.points import Lookup, Windows
+from agents.memory.stores.points import Lookup, StoredPoint, Windows
 from schemas.episode import Episode
 
 Rows = list[list[Any]]
@@ -21,6 +21,11 @@ class Store(Protocol):
     @property
     def name(self) -> str:
         """``atlas`` or ``trace``: in metrics, logs and errors."""
+        ...
+
+    @property
+    def away(self) -> str:
+        """Why its server could not be used at the last call, with the setting to look at; empty when it could."""
         ...
 
     async def load(self) -> bool:
@@ -57,6 +62,10 @@ class AtlasStore(Store, Protocol):
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """The episodes of these points, by key, without scores; keys without a point are left out."""
+        ...
+
+    async def contents(self, names: Sequence[str]) -> dict[str, StoredPoint]:
+        """All that is kept of these points, by key; keys without a point are left out."""
         ...
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:

@@ -4,17 +4,31 @@ and gives the same scores."""
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, rounded, unit, unpacked
 from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.errors import StoreAway, one_line, setting_error
-from agents.memory.stores.points import CONTEXT, MANY, OWN, PAYLOAD_FIELDS, SUMMARY, WORDS, Lookup, Windows, payload
+from agents.memory.stores.errors import Reach, StoreAway, away_error, one_line, setting_error
+from agents.memory.stores.points import (
+    CONTEXT,
+    MANY,
+    OWN,
+    PAYLOAD_FIELDS,
+    SUMMARY,
+    WORDS,
+    Lookup,
+    StoredPoint,
+    Windows,
+    payload,
+    point_of,
+)
 from agents.memory.text.words import WordEncoder, bm25_weights
 from schemas.episode import Episode
 from schemas.errors import Unavailable
@@ -34,6 +48,20 @@ _INDEXED: dict[str, models.PayloadSchemaType | models.KeywordIndexParams] = {
     "created_at": models.PayloadSchemaType.FLOAT,
 }
 
+_KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_NOT_NOW = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
+"""Answers of a server that takes no request of this kind at the moment, whatever is in it."""
+
+_DISK_REFUSES = ("no space left", "disk space", "read-only")
+"""What a server says that cannot write, with the status of any other fault of its own."""
+
 _setting_error = partial(setting_error, mend='set agents.memory.atlas = "edge"')
 
 
@@ -47,6 +75,12 @@ class QdrantAtlas:
         self._settings = settings
         self._collection = settings.qdrant_collection
         self._words = WordEncoder(settings.language)
+        self._reach = Reach(self.name)
+
+    @property
+    def away(self) -> str:
+        """See :class:`agents.memory.stores.protocols.Store`."""
+        return self._reach.away
 
     @classmethod
     def of(cls, settings: MemorySettings) -> "QdrantAtlas":
@@ -69,6 +103,8 @@ class QdrantAtlas:
     async def load(self) -> bool:
         """Connect to the server; return whether the collection exists, with words as they are counted now.
 
+        Indexes that whoever made it did not come to are made.
+
         Raises:
             SetupError: no server answers, it refuses the key, or the collection holds vectors of another size.
         """
@@ -76,15 +112,16 @@ class QdrantAtlas:
         try:
             if not await self._client.collection_exists(self._collection):
                 return False
-            params = (await self._client.get_collection(self._collection)).config.params
+            collection = await self._client.get_collection(self._collection)
         except UnexpectedResponse as error:
             if error.status_code in (401, 403):
                 raise _setting_error("qdrant_key", f"{settings.qdrant_url} refuses this key") from error
             raise _setting_error("qdrant_url", f"{settings.qdrant_url} answers {error.status_code}") from error
-        except (ApiException, OSError) as error:
+        except (ApiException, ResourceExhaustedResponse, OSError) as error:
             raise _setting_error(
                 "qdrant_url", f"no Qdrant server answers at {settings.qdrant_url} ({one_line(error)})"
             ) from error
+        params = collection.config.params
         context = params.vectors.get(CONTEXT) if isinstance(params.vectors, dict) else None
         if context is None or context.size != settings.vector_size:
             size = "no context vectors" if context is None else f"vectors of {context.size} floats"
@@ -93,20 +130,24 @@ class QdrantAtlas:
                 f"'{self._collection}' holds {size}, the embedder gives {settings.vector_size}: set the embedder back "
                 "or name another collection, which is made from the record",
             )
-        return WORDS in (params.sparse_vectors or {})
+        words = (params.sparse_vectors or {}).get(WORDS)
+        if words is None or words.modifier != models.Modifier.IDF:
+            return False
+        async with self._translate_errors():
+            await self._index(_INDEXED.keys() - (collection.payload_schema or {}).keys())
+        return True
 
     async def renew(self) -> None:
         """Begin with an empty collection."""
         size = self._settings.vector_size
-        async with _translate_errors():
+        async with self._translate_errors():
             await self._client.delete_collection(self._collection)
             await self._client.create_collection(
                 self._collection,
                 vectors_config={CONTEXT: models.VectorParams(size=size, distance=models.Distance.DOT)},
                 sparse_vectors_config={WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)},
             )
-            for field, schema in _INDEXED.items():
-                await self._client.create_payload_index(self._collection, field, field_schema=schema)
+            await self._index(_INDEXED.keys())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -116,7 +157,7 @@ class QdrantAtlas:
         """Store the episodes, and blend the vectors of the other points in ``windows`` again; applied on return."""
         new = {store_key(episode.tenant, "episode", episode.episode_id): episode for episode in episodes}
         own = {name: self._own_features(episode) for name, episode in new.items()}
-        async with _translate_errors():
+        async with self._translate_errors():
             own |= await self._read_own_features(
                 {name for window in windows.values() for name in window.values()} - set(new)
             )
@@ -138,7 +179,7 @@ class QdrantAtlas:
             return []
         texts: dict[PointId, dict[str, Any]] = {}
         scores: dict[str, dict[PointId, float]] = {}
-        async with _translate_errors():
+        async with self._translate_errors():
             first = await self._batch([_request(queries[name], name, _where(lookup), lookup) for name in queries])
             for name, points in zip(queries, first, strict=True):
                 scores[name] = {point.id: point.score for point in points}
@@ -152,23 +193,29 @@ class QdrantAtlas:
 
     async def read(self, names: Sequence[str]) -> dict[str, Match]:
         """The episodes of these points, by key, without scores; keys without a point are left out."""
-        async with _translate_errors():
+        async with self._translate_errors():
             records = await self._client.retrieve(self._collection, list(names), with_payload=PAYLOAD_FIELDS)
         return {
             str(record.id): Match(key=str(record.id), similarity=0.0, **(record.payload or {})) for record in records
         }
+
+    async def contents(self, names: Sequence[str]) -> dict[str, StoredPoint]:
+        """All that is kept of these points, by key; keys without a point are left out."""
+        async with self._translate_errors():
+            records = await self._client.retrieve(self._collection, list(names), with_payload=True, with_vectors=True)
+        return {str(record.id): point_of(record.payload, record.vector) for record in records}
 
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """Mark these points as summed up in the episode ``summary``; keys without a point are ignored."""
         if not names:
             return
         where = models.Filter(must=[models.HasIdCondition(has_id=list(names))])
-        async with _translate_errors():
+        async with self._translate_errors():
             await self._client.set_payload(self._collection, {SUMMARY: summary}, points=where, wait=True)
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """Delete the points, and blend the vectors of those in ``windows`` again."""
-        async with _translate_errors():
+        async with self._translate_errors():
             if names:
                 await self._client.delete(self._collection, models.PointIdsList(points=list(names)), wait=True)
             own = await self._read_own_features({name for window in windows.values() for name in window.values()})
@@ -177,7 +224,7 @@ class QdrantAtlas:
     async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
         """The user's episodes with which a conversation had this transcript: the ids of session and episode."""
         where = models.Filter(must=[_is("transcript", transcript), _is("tenant", tenant), _is("user", user)])
-        async with _translate_errors():
+        async with self._translate_errors():
             records, _ = await self._client.scroll(
                 self._collection, scroll_filter=where, limit=MANY, with_payload=["session_id", "episode_id"]
             )
@@ -190,7 +237,7 @@ class QdrantAtlas:
         where = models.Filter(must=[*conditions]) if conditions else None
         names: set[str] = set()
         offset = None
-        async with _translate_errors():
+        async with self._translate_errors():
             while True:
                 records, offset = await self._client.scroll(
                     self._collection, scroll_filter=where, limit=PAGE, offset=offset, with_payload=False
@@ -201,8 +248,12 @@ class QdrantAtlas:
 
     async def count(self) -> int:
         """Episodes stored."""
-        async with _translate_errors():
+        async with self._translate_errors():
             return (await self._client.count(self._collection, exact=True)).count
+
+    async def _index(self, fields: Set[str]) -> None:
+        for field in sorted(fields):
+            await self._client.create_payload_index(self._collection, field, field_schema=_INDEXED[field])
 
     def _own_features(self, episode: Episode) -> OwnFeatures:
         fits = len(episode.embedding) == self._settings.vector_size
@@ -256,6 +307,24 @@ class QdrantAtlas:
     async def _batch(self, requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
         return [answer.points for answer in await self._client.query_batch_points(self._collection, requests)]
 
+    @asynccontextmanager
+    async def _translate_errors(self) -> AsyncIterator[None]:
+        """Turn the client's errors into this program's own.
+
+        Raises:
+            StoreAway: the server does not answer, or refuses whatever is asked; the error names the setting.
+            Unavailable: it answers with an error.
+        """
+        with self._reach.watch():
+            try:
+                yield
+            except (ResponseHandlingException, ResourceExhaustedResponse) as error:
+                raise away_error("qdrant_url", f"the atlas's server does not answer ({one_line(error)})") from error
+            except UnexpectedResponse as error:
+                raise _response_error(error) from error
+            except (ApiException, ValueError, OSError) as error:  # the client refuses a malformed request: ValueError
+                raise Unavailable(f"the atlas failed: {one_line(error)}") from error
+
 
 def _request(
     query: Query, name: str, where: models.Filter, lookup: Lookup, *, among: bool = False
@@ -301,20 +370,17 @@ def _vectors(near: ContextFeatures) -> dict[str, Any]:
     return vectors
 
 
-@asynccontextmanager
-async def _translate_errors() -> AsyncIterator[None]:
-    """Turn the client's errors into this program's own.
-
-    Raises:
-        StoreAway: the server does not answer, or answers that it is not available now.
-        Unavailable: it answers with an error.
-    """
-    try:
-        yield
-    except ResponseHandlingException as error:
-        raise StoreAway(f"the atlas's server does not answer: {one_line(error)}") from error
-    except UnexpectedResponse as error:
-        kind = StoreAway if error.status_code in (502, 503, 504) else Unavailable
-        raise kind(f"the atlas failed: {error.status_code} {error.reason_phrase}") from error
-    except (ApiException, ValueError, OSError) as error:  # the client refuses a malformed request with ValueError
-        raise Unavailable(f"the atlas failed: {one_line(error)}") from error
+def _response_error(error: UnexpectedResponse) -> StoreAway | Unavailable:
+    text = f"{error.status_code} {error.reason_phrase}"
+    if error.status_code in _KEY_REFUSED:
+        return away_error("qdrant_key", f"the atlas's server refuses this key ({text})")
+    if error.status_code in _NOT_NOW:
+        return away_error("qdrant_url", f"the atlas's server takes no requests ({text})")
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return away_error(
+            "qdrant_collection", f"the atlas's collection is gone ({text}; 'kiki memory rebuild' makes it)"
+        )
+    body = error.content.decode(errors="replace").lower()
+    if error.status_code is not None and error.status_code >= 500 and any(sign in body for sign in _DISK_REFUSES):
+        return away_error("qdrant_url", f"the atlas's server cannot write ({text})")
+    return Unavailable(f"the atlas failed: {text}")

@@ -117,8 +117,21 @@ _SUMMARIES_OF_SESSION = """
 _PARTS_OF_SESSION = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(:Episode)-[:SUMMARISES]->(b:Episode) RETURN DISTINCT b.id
 """
+_NODES = """
+    UNWIND $names AS name MATCH (s:Session)-[:CONTAINS]->(e:Episode {id: name})
+    RETURN e.id, s.id, s.session_id, e.episode_id, e.turn_id, e.tenant, e.user, e.created_at, e.recorded_at
+"""
+_ENDS_OF = {
+    "concepts": "UNWIND $names AS name MATCH (:Episode {id: name})-[:MENTIONS]->(c:Concept) RETURN name, c.name",
+    "causes": "UNWIND $names AS name MATCH (a:Episode)-[:CAUSED]->(:Episode {id: name}) RETURN name, a.id",
+    "parts": "UNWIND $names AS name MATCH (:Episode {id: name})-[:SUMMARISES]->(b:Episode) RETURN name, b.id",
+}
+_NEXT_OF = "UNWIND $names AS name MATCH (:Episode {id: name})-[:NEXT]->(f:Episode) RETURN name, f.id"
 KINDS = ("NEXT", "CAUSED", "SUPERSEDES", "SUMMARISES")
 """Edges between episodes."""
+
+RELATIONS = ("CONTAINS", "MENTIONS", *KINDS)
+"""All edges."""
 
 
 class Neighbours(Struct, frozen=True, kw_only=True):
@@ -280,6 +293,28 @@ class Trace:
             edges[kind] = [(str(left), str(right)) for left, right in rows]
         return edges
 
+    async def nodes(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What is kept of these episodes, by key, in the form of :func:`node_fields`; those of no session are left
+        out."""
+        fields = ("episode", "session", "session_id", "episode_id", "turn_id", "tenant", "user")
+        times = ("created_at", "recorded_at")
+        rows = await self._graph.read(_NODES, names=[*names])
+        nodes: dict[str, dict[str, Any]] = {
+            str(row[0]): dict(zip((*fields, *times), row, strict=True)) | {kind: set() for kind in _ENDS_OF}
+            for row in rows
+        }
+        for kind, query in _ENDS_OF.items():
+            for name, end in await self._graph.read(query, names=[*nodes]) if nodes else ():
+                nodes[str(name)][kind].add(str(end))
+        return nodes
+
+    async def following(self, names: Sequence[str]) -> dict[str, set[str]]:
+        """The keys of the episodes to which NEXT leads from these, by key; those without such an edge are left out."""
+        following: dict[str, set[str]] = {}
+        for name, end in await self._graph.read(_NEXT_OF, names=[*names]):
+            following.setdefault(str(name), set()).add(str(end))
+        return following
+
     async def keys(self, *, tenant: str | None = None, user: str | None = None) -> set[str]:
         """The keys of all episodes, of one tenant's, or of one of its users'."""
         if tenant is None:
@@ -329,6 +364,17 @@ def _node(episode: Episode, recorded_at: float) -> dict[str, Any]:
         "user": episode.user,
         "created_at": episode.created_at,
         "recorded_at": recorded_at,
+    }
+
+
+def node_fields(episode: Episode, recorded_at: float) -> dict[str, Any]:
+    """What Trace keeps of an episode: of its node and session, its concepts' names, and the keys of the episodes that
+    it was caused by and that it sums up."""
+    causes = {*episode.recalled_ids, *episode.history_ids}
+    return _node(episode, recorded_at) | {
+        "concepts": frozenset(episode.concepts),
+        "causes": frozenset(store_key(episode.tenant, "episode", name) for name in causes),
+        "parts": frozenset(store_key(episode.tenant, "episode", name) for name in episode.summarises),
     }
 
 

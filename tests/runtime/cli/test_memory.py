@@ -8,16 +8,22 @@ from pathlib import Path
 import anyio.to_thread
 import msgspec
 import pytest
+import qdrant_edge as qdrant
 from typer.testing import CliRunner, Result
 
+from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
-from bus.connection import Bus
+from bus.broker import run_broker
+from bus.connection import Bus, BusSettings, connect
 from bus.stream import append, measure_stream
 from bus.testing import run_agents
 from bus.topology import EPISODES
 from runtime.cli.__main__ import app
+from runtime.cli.verification import describe_loss
+from runtime.settings import Settings
 from tests.agents.memory.memories import run_memory_agent
 from tests.agents.memory.scenes import SIZE
+from tests.agents.memory.stores.optimiser import shard
 from tests.runtime.facade.routes.test_sessions import EmbeddingAgent
 
 pytestmark = pytest.mark.anyio
@@ -35,10 +41,15 @@ BAD_LINES = """{"session": "m", "text": "A good line."}
 
 
 @pytest.fixture
-async def served_bus(bus: Bus, tmp_path: Path) -> AsyncIterator[Bus]:
+async def served_memory(bus: Bus, tmp_path: Path) -> AsyncIterator[MemoryAgent]:
     settings = MemorySettings(data_dir=tmp_path / "memory", vector_size=SIZE, lock_timeout=0.1, status_interval=0.05)
-    async with run_memory_agent(bus, settings), run_agents(bus, EmbeddingAgent()):
-        yield bus
+    async with run_memory_agent(bus, settings) as agent, run_agents(bus, EmbeddingAgent()):
+        yield agent
+
+
+@pytest.fixture
+def served_bus(served_memory: MemoryAgent, bus: Bus) -> Bus:
+    return bus
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +153,44 @@ async def test_verification_names_entries_that_cannot_be_read_and_fails(served_b
     exported = await memory(nats_url, "export")
     assert (exported.exit_code, exported.stdout.count("\n")) == (0, 2)
     assert (await memory(nats_url, "search", "snow")).exit_code == 0
+
+
+async def test_verify_names_what_differs_and_a_rebuild_mends_it(
+    served_memory: MemoryAgent, bus: Bus, nats_url: str
+) -> None:
+    await memory(nats_url, "import", "-", text=TIMES)
+    assert (await memory(nats_url, "verify")).exit_code == 0
+    keys = await served_memory._stores.atlas.keys()
+    where = qdrant.Filter(must=[qdrant.HasIdCondition({*keys})])
+    wipe = qdrant.UpdateOperation.set_payload_by_filter(where, {"question": ""})
+    await shard(served_memory._stores).run(lambda atlas: atlas._shard.update(wipe))
+    damaged = await memory(nats_url, "verify")
+    assert damaged.exit_code == 1
+    for match in (await served_memory._stores.atlas.read([*keys])).values():
+        assert f"atlas: episode {match.episode_id} differs in question" in damaged.output
+    assert "'kiki memory rebuild' makes them again" in damaged.output
+    assert (await memory(nats_url, "rebuild")).exit_code == 0
+    assert (await memory(nats_url, "verify")).exit_code == 0
+
+
+async def test_verify_names_what_the_record_lost(served_bus: Bus, nats_url: str) -> None:
+    await memory(nats_url, "import", "-", text=TIMES)
+    await served_bus.js.delete_msg(EPISODES, 2)
+    result = await memory(nats_url, "verify")
+    assert result.exit_code == 1
+    assert "EPISODES: sequence 2 missing or unreadable" in result.output
+    assert "1 episodes are in the stores and not in the record" in result.output
+    assert "put its files back from a copy" in " ".join(result.output.split())
+
+
+async def test_a_loss_is_told_by_the_embedded_brokers_file(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    async with run_broker(tmp_path / "nats", port=0) as broker, connect(BusSettings(url=broker.url), name="t") as bus:
+        await bus.reconcile()
+        for number in range(90):
+            await append(bus, bus.subjects.stage("episode.recorded", f"t{number}"), bytes(100_000))
+    (first, second, *_) = sorted((tmp_path / "nats").glob(f"jetstream/**/{EPISODES}/msgs/*.blk"))
+    assert describe_loss((3, 3), settings) == f"EPISODES: sequence 3 missing or unreadable in {first}"
+    assert describe_loss((3, 90), settings).endswith(f"sequences 3 to 90 missing or unreadable in {first} and {second}")
+    first.unlink()
+    assert describe_loss((3, 3), settings) == "EPISODES: sequence 3 missing or unreadable"

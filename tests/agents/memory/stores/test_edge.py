@@ -13,7 +13,7 @@ from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 
 def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
-    first = Atlas.open(tmp_path / "atlas", size=SIZE)
+    first = Atlas.create(tmp_path / "atlas", size=SIZE)
     first.place([episode("t1", vector=unit(1))], {})
     first.close()
     again = Atlas.open(tmp_path / "atlas", size=SIZE)
@@ -22,14 +22,14 @@ def test_a_stored_episode_is_there_after_reopening(tmp_path: Path) -> None:
 
 
 def test_a_shard_of_another_size_is_made_again(tmp_path: Path) -> None:
-    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    Atlas.create(tmp_path / "atlas", size=SIZE).close()
     with pytest.raises(BrokenStore, match="64 floats") as error:
         Atlas.open(tmp_path / "atlas", size=32)
     assert error.value.param == "vector_size"
 
 
 def test_a_shard_of_words_that_were_counted_otherwise_is_made_again(tmp_path: Path) -> None:
-    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    Atlas.create(tmp_path / "atlas", size=SIZE).close()
     config = tmp_path / "atlas" / "1" / CONFIG
     config.write_text(config.read_text().replace(WORDS, "words"))
     with pytest.raises(BrokenStore, match="earlier version"):
@@ -37,7 +37,7 @@ def test_a_shard_of_words_that_were_counted_otherwise_is_made_again(tmp_path: Pa
 
 
 def test_a_shard_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
-    Atlas.open(tmp_path / "atlas", size=SIZE).close()
+    Atlas.create(tmp_path / "atlas", size=SIZE).close()
     config = tmp_path / "atlas" / "1" / CONFIG
     content = json.loads(config.read_text())
     content["vectors"]["own"] = content["vectors"]["context"]
@@ -65,7 +65,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("where", "damage"), DAMAGE)
 def test_damaged_files_are_a_broken_store(tmp_path: Path, where: str, damage: Callable[[Path], None]) -> None:
-    atlas = Atlas.open(tmp_path / "atlas", size=SIZE)
+    atlas = Atlas.create(tmp_path / "atlas", size=SIZE)
     atlas.place([episode("t1", vector=unit(1))], {})
     atlas.close()
     files = [path for path in (tmp_path / "atlas").glob(where) if path.is_file() and path.stat().st_size]

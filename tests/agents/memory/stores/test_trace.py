@@ -189,7 +189,7 @@ def test_new_episodes_part_their_neighbours() -> None:
 
 @pytest.mark.parametrize("content", [b"\xff" * 8192, b"x"])
 def test_damaged_files_are_a_broken_store(tmp_path: Path, content: bytes) -> None:
-    Database.open(tmp_path, buffer=2**26).close()
+    Database.create(tmp_path, buffer=2**26).close()
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(BrokenStore, match="trace"):
         Database.open(tmp_path, buffer=2**26)
