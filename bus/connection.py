@@ -319,8 +319,8 @@ async def _refuse_old_server(client: Client) -> None:
     version = client.connected_server_version
     if (version.major, version.minor) < MIN_SERVER:
         await client.close()
-        wanted, found = ".".join(map(str, MIN_SERVER)), f"{version.major}.{version.minor}"
-        raise SetupError(f"the NATS server has version {found}: update it to {wanted} or later.", param="nats")
+        wanted, running = ".".join(map(str, MIN_SERVER)), f"{version.major}.{version.minor}"
+        raise SetupError(f"the NATS server has version {running}: update it to {wanted} or later.", param="nats")
 
 
 @dataclass

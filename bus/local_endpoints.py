@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from bus.request import no_answer
+from bus.request import encode_request, no_answer
 from schemas.codec import decode, encode
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -49,6 +49,6 @@ class LocalEndpoints:
             KikiError: the agent's refusal.
         """
         with anyio.move_on_after(timeout):
-            outcome = await self._accepts[verb][-1](encode(body))
+            outcome = await self._accepts[verb][-1](encode_request(body))
             return outcome if isinstance(outcome, reply) else decode(reply, encode(outcome))
         raise no_answer(verb, "TimeoutError")

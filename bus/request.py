@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from bus.errors import BROKER_ERRORS, translate_errors
 from schemas.codec import decode, encode
-from schemas.errors import RETRYABLE_CODES, KikiError, Unavailable
+from schemas.errors import RETRYABLE_CODES, InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.status import ServiceError
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -35,7 +35,9 @@ async def request(
         KikiError: the service's refusal, with its code and field.
     """
     try:
-        message = await client.request(subject, encode(body), timeout=timeout, headers=dict(headers or {}) or None)
+        message = await client.request(
+            subject, encode_request(body), timeout=timeout, headers=dict(headers or {}) or None
+        )
     except BROKER_ERRORS as error:
         raise no_answer(subject.split(".svc.", 1)[-1], type(error).__name__) from error
     if (message.headers or {}).get("Nats-Service-Error"):
@@ -44,6 +46,18 @@ async def request(
             refusal.message, code=refusal.code, param=refusal.param, retryable=refusal.code in RETRYABLE_CODES
         )
     return decode(reply, message.data)
+
+
+def encode_request(body: msgspec.Struct) -> bytes:
+    """A request as it is sent.
+
+    Raises:
+        InvalidEvent: the service would refuse it, as it would say itself.
+    """
+    try:
+        return encode(body)
+    except StageFailed as error:
+        raise InvalidEvent(error.message, param=error.param) from error
 
 
 def no_answer(verb: str, reason: str) -> Unavailable:

@@ -183,8 +183,6 @@ def _table(judged_replies: Sequence[JudgedReply], model: str) -> Table:
 
 
 def _first_line(text: str) -> str:
-    """The first lines of a text in one, cut at :data:`FIRST_LINE`, with rich's markup taken literally."""
-    from rich.markup import escape
-
+    """The first lines of a text in one, cut at :data:`FIRST_LINE`."""
     line = " ".join(text.split())
-    return escape(line if len(line) <= FIRST_LINE else f"{line[: FIRST_LINE - 1]}…")
+    return line if len(line) <= FIRST_LINE else f"{line[: FIRST_LINE - 1]}…"

@@ -4,7 +4,6 @@ import time
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from bus import dead_letters as letters
@@ -27,7 +26,7 @@ def list_letters(nats: NatsOption = None) -> None:
             letter = entry.letter
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.failed_at))
             cells = (letter.consumer, letter.subject, str(letter.deliveries), letter.reason[:100])
-            table.add_row(str(entry.seq), when, *map(escape, cells))
+            table.add_row(str(entry.seq), when, *cells)
         out.print(table if table.row_count else "no dead letters")
 
     run_on_bus(print_list, nats)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from agents.dream.beta import beta_record, jsonl
@@ -41,7 +40,7 @@ def list_dreams(nats: NatsOption = None) -> None:
         table = Table("episode", "state", "adapter", "what", box=None)
         async with aclosing(stream.read_stream(bus, DREAMLOG, bus.subjects.dream_log)) as messages:
             async for message in messages:
-                table.add_row(*map(escape, _row(message)))
+                table.add_row(*_row(message))
         out.print(table if table.row_count else "the dream log is empty")
 
     run_on_bus(print_list, nats)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from agents.shared.times import parse_time
@@ -40,11 +39,11 @@ def list_services(nats: NatsOption = None) -> None:
         for service in reply.services:
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(service.registered_at))
             table.add_row(
-                escape(service.name),
+                service.name,
                 str(service.place),
                 str(service.lag),
                 ", ".join(service.subjects),
-                escape(_filter_text(service)),
+                _filter_text(service),
                 since,
             )
         out.print(table if reply.services else "no services are registered")

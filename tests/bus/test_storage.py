@@ -27,7 +27,7 @@ def read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 async def break_stream(bus: Bus) -> None:
     """Let a write of a stream fail; the broker tells nobody who published."""
     with pytest.raises(BROKER_ERRORS):
-        await bus.js.publish(bus.subjects.stage("adapter.other", "x"), bytes(2**17), timeout=0.5)
+        await bus.js.publish(bus.subjects.stage("adapter.unloaded", "x"), bytes(2**17), timeout=0.5)
 
 
 async def test_a_full_disk_is_refused_and_counted_until_there_is_room(tmp_path: Path) -> None:

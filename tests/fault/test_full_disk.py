@@ -53,7 +53,7 @@ async def ask_all(http: httpx.AsyncClient, questions: list[str]) -> list[str]:
 
 async def break_streams(bus: Bus) -> None:
     """Write into a full disk past the facade, after which the streams take nothing until the broker is restarted."""
-    for subject in (bus.subjects.stage("answer.other", "x"), bus.subjects.stage("episode.forgotten", "x")):
+    for subject in (bus.subjects.stage("answer.taken", "x"), bus.subjects.stage("episode.forgotten", "x")):
         with pytest.raises(BROKER_ERRORS):
             await bus.js.publish(subject, bytes(2**17), timeout=1.0)
 

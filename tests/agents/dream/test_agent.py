@@ -34,6 +34,7 @@ from schemas.dream import (
     SnapshotRequest,
 )
 from schemas.errors import InvalidInput, KikiError, SetupError
+from schemas.services import EpisodeFilter
 from tests.agents.dream.test_profiles import episode
 from tests.agents.services.scenes import forget, make_episode_event, record, register, run_services
 
@@ -144,7 +145,7 @@ async def test_the_ring_keeps_the_latest(bus: Bus) -> None:
 
 async def test_records_come_in_order_in_the_siblings_shape(bus: Bus) -> None:
     async with dreaming(bus), run_services(bus):
-        await register(bus, "dreamer", filter={"min_saillance": 0.5})
+        await register(bus, "dreamer", filter=EpisodeFilter(min_saillance=0.5))
         for number, salience in enumerate((0.9, 0.1, 0.5)):
             event = make_episode_event(f"question {number}", salience=salience)
             embedded_episode = msgspec.structs.replace(event.episode, embedding=(0.6, 0.8))

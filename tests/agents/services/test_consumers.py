@@ -15,6 +15,7 @@ from schemas.errors import KikiError
 from schemas.services import (
     EpisodeFilter,
     EpisodesConsumed,
+    RegisterRequest,
     ServiceInfo,
     ServiceListReply,
     ServiceListRequest,
@@ -36,6 +37,17 @@ async def expect_refusal(code: str, param: str, verb: str, call: Any) -> None:
         await call
     assert (refusal.value.code, refusal.value.param) == (code, param)
     assert counter._value.get() == before + 1
+
+
+class LooseRegistration(RegisterRequest, frozen=True, kw_only=True):
+    """What a client of another language may send."""
+
+    name: str
+
+
+async def register_unchecked(bus: Bus, name: str) -> ServiceInfo:
+    """Register over the broker, without the checks of our own client."""
+    return await bus.request("services.register", LooseRegistration(name=name), ServiceInfo, timeout=5)
 
 
 async def read_log(bus: Bus, name: str = "*") -> list[EpisodesConsumed]:
@@ -118,7 +130,10 @@ async def test_bad_requests_are_refused_by_name_counted_and_change_nothing(bus: 
         await expect_refusal(
             "matches_nothing", "subjects[0]", "services.register", register(bus, "x", subjects=("query.*",))
         )
-        await expect_refusal("invalid_event", "name", "services.register", register(bus, "no.dots"))
+        await expect_refusal("invalid_event", "name", "services.register", register_unchecked(bus, "no.dots"))
+        with pytest.raises(KikiError, match="name") as refusal:
+            await register(bus, "no.dots")
+        assert refusal.value.code == "invalid_event"
         await expect_refusal("service_not_found", "name", "services.fetch", fetch(bus, "nobody"))
         await expect_refusal("service_not_found", "name", "services.mark", mark(bus, [1], name="nobody"))
         ids = [entry.id for entry in await fetch(bus, limit=3)]

@@ -31,7 +31,7 @@ async def test_dead_letters_are_listed_and_shown_past_one_that_nobody_can_read(b
         subject="a", stream="TURNS", consumer="b", reason="[/b]", deliveries=1, headers={}, payload=b"d", failed_at=1.0
     )
     await append(bus, bus.subjects.dead("router"), encode(letter))
-    lines = (await kiki(nats_url, "dead", "ls")).output.splitlines()
+    lines = (await kiki(nats_url, "dead", "ls")).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
     assert "unreadable" in lines[1]
     assert "[/b]" in lines[2]
@@ -43,7 +43,7 @@ async def test_dead_letters_are_listed_and_shown_past_one_that_nobody_can_read(b
 async def test_dreams_are_listed_past_one_that_nobody_can_read(bus: Bus, nats_url: str) -> None:
     for kind in ("swapped", "done", "aborted"):
         await append(bus, bus.subjects.stage(f"dream.{kind}", "x"), b"{")
-    lines = (await kiki(nats_url, "dream", "ls")).output.splitlines()
+    lines = (await kiki(nats_url, "dream", "ls")).stdout.splitlines()
     assert len(lines) == 4
     for number, line in enumerate(lines[1:], 1):
         assert "unreadable" in line
@@ -57,6 +57,6 @@ async def test_services_are_listed_past_what_nobody_can_read_in_their_log(bus: B
             for name in ("dream", "nobody"):
                 await append(bus, bus.subjects.stage(f"service.{verb}", name), b"{")
         await bus.js.add_consumer("EPISODES", durable_name="svc-own", ack_policy="explicit")
-        output = (await kiki(nats_url, "services", "ls")).output
+        output = (await kiki(nats_url, "services", "ls")).stdout
         assert [line.split()[0] for line in output.splitlines()[1:]] == ["dream", "svc-own"]
         assert "nats consumer rm EPISODES svc-own -f" in output
