@@ -88,12 +88,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             subjects.dream_log,
             max_bytes=SMALL_MAX_BYTES,
         ),
-        stream(
-            LATENTS,
-            "The latest latent snapshots, in a ring that the broker keeps to its size",
-            subjects.latents,
-            max_msgs=RING,
-        ),
+        stream(LATENTS, "The latest latent snapshots, in a ring of the broker's", subjects.latents, max_msgs=RING),
         stream(
             JOBS,
             "Calls to the model; a work queue",

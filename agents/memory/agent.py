@@ -37,8 +37,8 @@ from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
 from agents.memory.stores.room import wait_for_room
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter

@@ -11,8 +11,8 @@ from agents.memory.episodes import owner_of, store_key
 from agents.memory.ranking import replaces
 from agents.memory.stores.errors import StoreAway, StoreFull
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup, unscored_match
 from agents.memory.stores.room import require_room
+from agents.memory.stores.stored import Lookup, unscored_match
 from agents.memory.superseding import least_cosine
 from agents.memory.text.claims import read_claims
 from agents.memory.text.words import WordEncoder, coverage

@@ -23,7 +23,7 @@ from agents.memory.ranking import (
 )
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.superseding import is_replaceable, least_cosine
 from agents.memory.text.words import WordEncoder
 from schemas.findings import RecalledEpisode

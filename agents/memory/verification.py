@@ -20,7 +20,7 @@ from agents.memory.episodes import session_key, store_key
 from agents.memory.progress import lag, read_progress
 from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import OWN, StoredPoint, Windows, payload
+from agents.memory.stores.stored import OWN, StoredPoint, Windows, payload
 from agents.memory.stores.trace import node_fields
 from agents.memory.text.words import WordEncoder, bm25_weights
 from bus.connection import Bus

@@ -23,7 +23,7 @@ from agents.memory.ranking import Match, ScoredMatch, drop_duplicates, keep_rele
 from agents.memory.search import rank_matches, search_atlas
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.words import WordEncoder
 from runtime.bench.dialogues import Dialogue, DialogueQuestion, read_dialogues
 from runtime.bench.harness import BenchReport, JsonOption, PictureOption, fresh_stores, progress_bar, publish_report

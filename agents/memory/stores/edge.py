@@ -6,8 +6,9 @@ from functools import partial
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.embedded import EmbeddedStore
-from agents.memory.stores.points import Atlas, Lookup, StoredPoint, Windows
+from agents.memory.stores.points import Atlas
 from agents.memory.stores.room import require_room
+from agents.memory.stores.stored import Lookup, StoredPoint, Windows
 from agents.memory.text.words import WordEncoder
 from schemas.episode import Episode
 

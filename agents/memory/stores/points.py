@@ -20,28 +20,32 @@ from typing import Any
 from uuid import UUID
 
 import qdrant_edge as qdrant
-from msgspec import Struct
 
-from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, packed, rounded, unit, unpacked
-from agents.memory.episodes import owner_of, store_key
+from agents.memory.context import ContextFeatures, OwnFeatures, blend_neighbours, rounded, unit, unpacked
+from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore, translate_opening_errors, translate_store_errors
-from agents.memory.text.dates import Span
+from agents.memory.stores.stored import (
+    CONTEXT,
+    MANY,
+    OWN,
+    PAYLOAD_FIELDS,
+    SUMMARY,
+    WORDS,
+    Lookup,
+    StoredPoint,
+    Windows,
+    payload,
+    point_of,
+)
 from agents.memory.text.words import WordEncoder, bm25_weights
 from agents.shared.disk import sync_tree
-from schemas.chat import Message, digest_transcript
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 
 CONFIG = "edge_config.json"
 """File in which qdrant-edge keeps a shard's configuration."""
-
-CONTEXT, WORDS = "context", "words-2"
-"""The vectors' names. Another name for the words when they are counted in another way has them all made again."""
-
-OWN = "vector"
-"""The payload field of an episode's own embedding."""
 
 OPTIMISED, FORGOT = "optimised", "forgot"
 """Files added to a shard's own: the number of episodes when it was optimised; a mark that some were deleted since."""
@@ -54,57 +58,12 @@ _INDEXED: dict[str, qdrant.KeywordIndexParams | qdrant.FloatIndexParams] = {
     "session_id": qdrant.KeywordIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
     "created_at": qdrant.FloatIndexParams(enable_hnsw=False, memory=qdrant.Memory.Cached),
 }
-SUMMARY = "summary"
-"""The payload field of the episode that sums a point up; empty for most."""
-
-EPISODE_FIELDS = ("episode_id", "turn_id", "session_id", "speaker", "source_id", "question", "answer", "created_at")
-"""Payload fields that are fields of the episode."""
-
-PAYLOAD_FIELDS = [*EPISODE_FIELDS, OWN, SUMMARY]
-"""Payload fields that are read of a point."""
-
-MANY = 1000
-"""Sessions with one transcript that are looked at; two are too many already."""
-
 SEARCH_THREADS = 1
 """qdrant-edge's default is eight, even on two cores; threads without work spin for a while, which delays the turn."""
 
 _RESCORING = qdrant.QuantizationSearchParams(rescore=True, oversampling=3.0)
 
 PointId = int | UUID | str
-
-Windows = Mapping[str, Mapping[int, str]]
-"""For each point (by key): its neighbours' keys by distance, its own at 0."""
-
-
-class Lookup(Struct, frozen=True, kw_only=True):
-    """A query: a vector, words, or both; never outside ``owner``.
-
-    Attributes:
-        owner: the key of whose episodes they are (:func:`agents.memory.episodes.owner_key`).
-        vector: the query's embedding; empty searches the words only.
-        text: the query's text; empty searches the vector only.
-        limit: episodes that each of the two searches may return.
-        session_id: only this session.
-        as_of: Unix time; only episodes whose ``created_at`` is not later.
-        within: spans of Unix time; only episodes whose ``created_at`` is in one of them. Empty asks for all.
-    """
-
-    owner: str
-    vector: tuple[float, ...] = ()
-    text: str = ""
-    limit: int = 64
-    session_id: str | None = None
-    as_of: float | None = None
-    within: tuple[Span, ...] = ()
-
-
-class StoredPoint(Struct, frozen=True, eq=False):
-    """A point as a store keeps it: its payload, its blended vector (None without one) and the weights of its words."""
-
-    payload: dict[str, Any]
-    context: Sequence[float] | None
-    words: dict[int, float]
 
 
 class Atlas:
@@ -465,36 +424,6 @@ def optimise(path: Path) -> None:
         (path / OPTIMISED).write_text(str(shard.count(qdrant.CountRequest(exact=True))))
         shard.close()
         sync_tree(path)  # the shard that it replaces is removed as soon as this one is in force
-
-
-def point_of(fields: Mapping[str, Any] | None, vectors: Any) -> StoredPoint:
-    """A point as either client gives it."""
-    by_name = vectors if isinstance(vectors, dict) else {}
-    words = by_name.get(WORDS)
-    weights = {} if words is None else dict(zip(words.indices, words.values, strict=True))
-    return StoredPoint(dict(fields or {}), by_name.get(CONTEXT), weights)
-
-
-def unscored_match(episode: Episode) -> Match:
-    """The episode as a search would find it, without scores and vector."""
-    return Match(similarity=0.0, **_episode_fields(episode))
-
-
-def payload(episode: Episode, own: OwnFeatures) -> dict[str, Any]:
-    """A point's payload: what is kept beside the vectors."""
-    transcript = (*episode.messages, Message(role="assistant", content=episode.answer))
-    return {
-        "owner": owner_of(episode),
-        "tenant": episode.tenant,
-        "user": episode.user,
-        "transcript": digest_transcript(transcript) if episode.messages else "",
-        **_episode_fields(episode),
-        OWN: packed(own.vector),
-    }
-
-
-def _episode_fields(episode: Episode) -> dict[str, Any]:
-    return {field: getattr(episode, field) for field in EPISODE_FIELDS}
 
 
 def _vectors(near: ContextFeatures) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from agents.memory.ranking import Match
-from agents.memory.stores.points import Lookup, StoredPoint, Windows
+from agents.memory.stores.stored import Lookup, StoredPoint, Windows
 from schemas.episode import Episode
 
 Rows = list[list[Any]]

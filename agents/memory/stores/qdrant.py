@@ -16,7 +16,7 @@ from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import Reach, StoreAway, away_error, one_line, setting_error
-from agents.memory.stores.points import (
+from agents.memory.stores.stored import (
     CONTEXT,
     MANY,
     OWN,

@@ -23,7 +23,7 @@ from agents.memory.search import find
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.optimise import OptimisationRun, optimise_shard
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from runtime.bench.harness import fresh_stores
 from schemas.episode import Episode
 

@@ -23,7 +23,7 @@ from agents.memory.ranking import drop_duplicates, keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.words import LATIN, OTHER, SCRIPT_LANGUAGES, Counts, WordEncoder
 from runtime.bench.harness import (
     BenchReport,

@@ -19,7 +19,7 @@ from agents.memory.episodes import owner_key
 from agents.memory.projection import project_episodes
 from agents.memory.search import choose_hits, find
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.words import WordEncoder
 from agents.shared.excerpt import shortened
 from bus.connection import Bus

@@ -14,7 +14,8 @@ from agents.memory.episodes import build_record, episode_id
 from agents.memory.progress import PROJECTION
 from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.points import Atlas, Lookup
+from agents.memory.stores.points import Atlas
+from agents.memory.stores.stored import Lookup
 from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES

@@ -14,7 +14,7 @@ from agents.memory.ranking import Match, fuse_scores, keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.concepts import concepts, salience
 from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder, coverage, detect_language, split_words, text_language

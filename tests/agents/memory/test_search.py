@@ -12,7 +12,7 @@ from agents.memory.ranking import keep_relevant
 from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from agents.memory.text.words import WordEncoder
 from tests.agents.memory.scenes import SIZE, episode, owner, unit
 

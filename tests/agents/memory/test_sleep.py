@@ -14,7 +14,7 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import midnight
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Lookup
+from agents.memory.stores.stored import Lookup
 from bus.connection import Bus
 from bus.topology import EPISODES
 from schemas.errors import StageFailed

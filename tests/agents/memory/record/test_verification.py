@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from agents.memory.agent import MemoryAgent
 from agents.memory.episodes import store_key
 from agents.memory.settings import MemorySettings
-from agents.memory.stores.points import CONTEXT, OWN, WORDS, Atlas
+from agents.memory.stores.points import Atlas
+from agents.memory.stores.stored import CONTEXT, OWN, WORDS
 from agents.memory.verification import Gaps
 from bus.broker import run_broker
 from bus.connection import Bus, BusSettings, connect

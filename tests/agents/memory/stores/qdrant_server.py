@@ -8,7 +8,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from agents.memory.stores.points import CONTEXT, WORDS
+from agents.memory.stores.stored import CONTEXT, WORDS
 from tests.agents.memory.scenes import SIZE
 
 COLLECTION = {

@@ -22,8 +22,8 @@ from agents.memory.stores import generations, optimise
 from agents.memory.stores.ladybug import FILE
 from agents.memory.stores.neo4j import Neo4jGraph
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import CONTEXT, WORDS
 from agents.memory.stores.qdrant import QdrantAtlas
+from agents.memory.stores.stored import CONTEXT, WORDS
 from agents.memory.stores.trace import LABELS
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable

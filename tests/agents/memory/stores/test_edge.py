@@ -8,7 +8,8 @@ import pytest
 
 from agents.memory.stores import generations
 from agents.memory.stores.errors import BrokenStore
-from agents.memory.stores.points import CONFIG, WORDS, Atlas, Lookup
+from agents.memory.stores.points import CONFIG, Atlas
+from agents.memory.stores.stored import WORDS, Lookup
 from tests.agents.memory.scenes import SIZE, episode, owner, unit
 
 

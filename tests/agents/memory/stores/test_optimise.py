@@ -18,7 +18,8 @@ from agents.memory.settings import MemorySettings
 from agents.memory.stores import generations, optimise_child
 from agents.memory.stores.optimise import is_due, optimise_shard
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Atlas, Lookup
+from agents.memory.stores.points import Atlas
+from agents.memory.stores.stored import Lookup
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 from tests.agents.memory.memories import eventually

@@ -17,7 +17,8 @@ from agents.memory.search import find
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
 from agents.memory.stores.pair import Stores
-from agents.memory.stores.points import Atlas, Lookup
+from agents.memory.stores.points import Atlas
+from agents.memory.stores.stored import Lookup
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable

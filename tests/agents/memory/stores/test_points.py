@@ -19,9 +19,10 @@ from agents.memory.episodes import store_key
 from agents.memory.ranking import Match
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.edge import EdgeAtlas
-from agents.memory.stores.points import CONFIG, SEARCH_THREADS, Lookup
+from agents.memory.stores.points import CONFIG, SEARCH_THREADS
 from agents.memory.stores.protocols import AtlasStore
 from agents.memory.stores.qdrant import QdrantAtlas
+from agents.memory.stores.stored import Lookup
 from schemas.episode import Episode
 from schemas.errors import SetupError, Unavailable
 from tests.agents.memory.conftest import qdrant_settings, skip_without
