@@ -10,7 +10,6 @@ import anyio
 import anyio.to_thread
 import msgspec
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
@@ -35,7 +34,6 @@ from agents.memory.recording import RecordWriter
 from agents.memory.search import choose_hits, find
 from agents.memory.settings import MemorySettings
 from agents.memory.sleep import sleep
-from agents.memory.stores.errors import StoreAway
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.room import wait_for_room
 from agents.memory.stores.stored import Lookup
@@ -82,9 +80,6 @@ EXPIRY_SECONDS = 60.0
 
 HISTORY_TURNS = 64
 """Turns of a session that are read for its history at most, whatever the budget is."""
-
-AWAY_SECONDS = 5.0
-"""Longest pause, in seconds, between two tries to reach a store's server that does not answer."""
 
 _log = structlog.get_logger("memory")
 
@@ -344,9 +339,7 @@ class MemoryAgent:
             return
         if await delivery.bus.last(EpisodeForgotten, event.envelope.turn_id, stream=EPISODES) is not None:
             return
-        async for attempt in _retry_while_away():
-            with attempt:
-                await self._projection.add(event.episode, recorded_at=delivery.stored_at)
+        await self._projection.add_once_there(event.episode, recorded_at=delivery.stored_at)
 
     async def _search(self, request: SearchRequest) -> SearchReply:
         if not request.user and request.session_id is None:
@@ -507,16 +500,3 @@ class MemoryAgent:
             metrics.count_degraded("memory.gauges", error.message)
             return
         self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(consumer)}
-
-
-def _retry_while_away() -> AsyncRetrying:
-    """Retry for as long as a store's server does not answer; the message stays unacknowledged and is not given up."""
-    return AsyncRetrying(
-        retry=retry_if_exception_type(StoreAway),
-        wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),
-        before_sleep=_count_away,
-    )
-
-
-def _count_away(state: RetryCallState) -> None:
-    metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")

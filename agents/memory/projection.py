@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from msgspec import Struct
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from agents.memory.context import unit, unpacked, windows
 from agents.memory.embedding import Renew
@@ -19,6 +20,9 @@ from agents.memory.text.words import WordEncoder, coverage
 from bus import metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
+
+AWAY_SECONDS = 5.0
+"""Longest pause, in seconds, between two tries while a store takes nothing."""
 
 NEAR = 16
 """Episodes that a new one is compared with, in case one of the two replaces the other."""
@@ -100,6 +104,10 @@ class _QueuedEpisode(Struct, eq=False):
     error: KikiError | None = None
 
 
+def _count_away(state: RetryCallState) -> None:
+    metrics.count_degraded("projection.away", str(state.outcome.exception()) if state.outcome else "")
+
+
 class Projection:
     """Gathers the episodes that wait: the caller that gets the lock first applies all of them.
 
@@ -111,6 +119,22 @@ class Projection:
         self._renew = renew
         self._waiting: list[_QueuedEpisode] = []
         self.problem = ""
+
+    async def add_once_there(self, episode: Episode, *, recorded_at: float) -> None:
+        """Apply the episode as :meth:`add` does, again and again while a store takes nothing.
+
+        Its message stays unacknowledged meanwhile, and is not given up.
+
+        Raises:
+            Unavailable: a store failed on this episode.
+        """
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(StoreAway),
+            wait=wait_random_exponential(multiplier=0.2, max=AWAY_SECONDS),
+            before_sleep=_count_away,
+        ):
+            with attempt:
+                await self.add(episode, recorded_at=recorded_at)
 
     async def add(self, episode: Episode, *, recorded_at: float) -> None:
         """Apply the episode, together with the others that wait by then; returns when it is on disk.
