@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import anyio
 import msgspec
-import nats
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -17,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
+from bus.deliveries import DeliveryClient
 from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
@@ -200,6 +200,8 @@ class Bus:
     ) -> Callable[[], Awaitable[None]]:
         """A core subscription behind a firewall: whatever escapes ``handle`` is logged and ends nothing.
 
+        A message that cannot be read (``InvalidEvent``) is counted.
+
         With a ``queue`` each message goes to one of those who listen under that name. Returns what ends it.
         nats-py ends a subscription without a word when its callback lets a CancelledError out.
         """
@@ -212,6 +214,8 @@ class Bus:
                 if task is not None and task.cancelling():
                     raise
                 _log.error("callback cancelled itself", subject=message.subject)
+            except InvalidEvent as error:
+                metrics.count_degraded("bus.unreadable", f"{message.subject}: {error.message}")
             except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
@@ -246,10 +250,7 @@ class Bus:
         return topology.streams(self.subjects, replicas=self.settings.replicas)
 
     async def _cancel_turn(self, message: LiveMessage) -> None:
-        try:
-            self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
-        except InvalidEvent as error:
-            metrics.count_degraded("bus.unreadable", f"{message.subject}: {error.message}")
+        self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
 
 
 @contextlib.asynccontextmanager
@@ -262,9 +263,10 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
 
     servers = [server.strip() for server in settings.url.split(",")]
     link = _Link(url=settings.url, patience=len(servers))
+    client = DeliveryClient()
     try:
-        client = await asyncio.wait_for(
-            nats.connect(
+        await asyncio.wait_for(
+            client.connect(
                 servers,
                 name=name,
                 connect_timeout=max(1, int(settings.connect_timeout)),
