@@ -16,6 +16,7 @@ from bus.errors import translate_errors
 from bus.stream import delete_message, measure_stream, read_message
 from bus.subjects import MSG_ID
 from bus.topology import DEAD, EPISODES, JOBS, TURNS
+from schemas.base import UNREADABLE
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
 from schemas.status import DeadLetter
@@ -128,7 +129,7 @@ def _refreshed(payload: bytes, turn_id: str | None) -> bytes:
     """The payload with a new deadline, and of the turn ``turn_id`` if one is given; unchanged when it is no event."""
     try:
         body: Any = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return payload
     if not isinstance(body, dict) or not isinstance(envelope := body.get("envelope"), dict):
         return payload

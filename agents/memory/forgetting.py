@@ -21,6 +21,7 @@ from bus.dead_letters import read_letters, read_payload
 from bus.errors import translate_errors
 from bus.stream import delete_message, measure_stream, purge, read_last, read_stream
 from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
+from schemas.base import UNREADABLE
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
 from schemas.events import ENDS, AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, TurnCancelled
@@ -162,7 +163,7 @@ async def _read_body(bus: Bus, letter: DeadLetter) -> bytes:
 def _envelope_of(data: bytes) -> Envelope | None:
     try:
         return _head_decoder.decode(data).envelope
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

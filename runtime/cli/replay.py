@@ -25,6 +25,7 @@ from runtime.local_memory import open_memory
 from runtime.records import restore
 from runtime.settings import Settings
 from runtime.turns.rerun import read_turn, run_again
+from schemas.base import UNREADABLE
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
@@ -138,7 +139,7 @@ async def _write(source: Source, output: Path | None, tick: Tick) -> None:
 
 
 def _is_json(data: bytes) -> bool:
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(*UNREADABLE):
         msgspec.json.decode(data, type=msgspec.Raw)
         return True
     return False
