@@ -176,7 +176,7 @@ async def count_waiting(bus: Bus) -> Counter[tuple[str, str]]:
     return waiting
 
 
-class Asker:
+class GoodAsker:
     """Good turns and good requests, one after another, for as long as the storm lasts."""
 
     def __init__(self, weather: Weather) -> None:
@@ -286,7 +286,7 @@ async def blow_over(runtime: Runtime, count: int) -> None:
         processes = find_processes(runtime)
         weather = Weather(runtime, bus, storm, processes)
         await bus.client.subscribe(f"{inbox}.*", cb=weather.note_answer)
-        asker = Asker(weather)
+        asker = GoodAsker(weather)
         measured: list[dict[int, int]] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(asker.run)
