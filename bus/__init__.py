@@ -9,7 +9,7 @@
 - What the broker stores: :mod:`bus.topology` (streams and consumers as they should be), :mod:`bus.reconciliation`
   (bring the broker's to that), :mod:`bus.stream` (read and write stored messages), :mod:`bus.consumers` (who has read
   how much), :mod:`bus.record` (recorded episodes), :mod:`bus.turns.events` (a turn read back),
-  :mod:`bus.dead_letters`, :mod:`bus.objects` (large bytes), :mod:`bus.broker` (the embedded one),
+  :mod:`bus.dead_letters`, :mod:`bus.storage.objects` (large bytes), :mod:`bus.broker` (the embedded one),
   :mod:`bus.storage` (whether it can store).
 - The client for other services, which needs nats-py and :mod:`schemas` only: :mod:`bus.client`, over
   :mod:`bus.address`, :mod:`bus.errors`, :mod:`bus.subjects`, :mod:`bus.request` and :mod:`bus.turn` (a turn as it

@@ -18,6 +18,7 @@ from nats.js.api import Header, RawStreamMsg, StreamConfig
 from bus import metrics, reconciliation, topology, tracing
 from bus.address import read_address, without_login
 from bus.cancellation import Cancellations
+from bus.deliveries import DeliveryClient
 from bus.errors import (
     BROKER_ERRORS,
     NOT_FOUND,
@@ -208,6 +209,8 @@ class Bus:
     ) -> Callable[[], Awaitable[None]]:
         """A core subscription behind a firewall: whatever escapes ``handle`` is logged and ends nothing.
 
+        A message that cannot be read (``InvalidEvent``) is counted.
+
         With a ``queue`` each message goes to one of those who listen under that name. Returns what ends it.
         nats-py ends a subscription without a word when its callback lets a CancelledError out.
         """
@@ -220,6 +223,8 @@ class Bus:
                 if task is not None and task.cancelling():
                     raise
                 _log.error("callback cancelled itself", subject=message.subject)
+            except InvalidEvent as error:
+                metrics.count_degraded("bus.unreadable", f"{message.subject}: {error.message}")
             except Exception:  # noqa: BLE001 - the firewall
                 _log.exception("callback failed", subject=message.subject)
 
@@ -254,10 +259,7 @@ class Bus:
         return topology.streams(self.subjects, replicas=self.settings.replicas)
 
     async def _cancel_turn(self, message: LiveMessage) -> None:
-        try:
-            self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
-        except InvalidEvent as error:
-            metrics.count_degraded("bus.unreadable", f"{message.subject}: {error.message}")
+        self.cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
 
 
 @contextlib.asynccontextmanager
@@ -270,7 +272,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
     """
     address, public_url = read_address(settings.url), without_login(settings.url)
     link = _Link(url=public_url, patience=len(address.servers))
-    client = Client()
+    client = DeliveryClient()
     try:
         await asyncio.wait_for(
             client.connect(

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
-from bus import objects
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.metrics import count_degraded
+from bus.storage import objects
 from bus.stream import StoredMessage, delete_message, measure_stream, read_message
 from bus.subjects import MSG_ID
 from bus.topology import DEAD, EPISODES, JOBS, TURNS
+from schemas.base import UNREADABLE
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput
 from schemas.status import DeadLetter
@@ -159,7 +160,7 @@ def _refreshed(payload: bytes, turn_id: str | None) -> bytes:
     """The payload with a new deadline, and of the turn ``turn_id`` if one is given; unchanged when it is no event."""
     try:
         body: Any = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return payload
     if not isinstance(body, dict) or not isinstance(envelope := body.get("envelope"), dict):
         return payload

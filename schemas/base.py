@@ -3,7 +3,7 @@
 import math
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import DecodeError, Meta, Struct
 
 from schemas.errors import InvalidInput
 
@@ -15,6 +15,9 @@ SUBJECT_PATTERN = rf"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*{END}"
 
 LARGEST_INTEGER = 2**63 - 1
 """The largest integer on the wire: what a signed integer of 64 bits holds, in every language."""
+
+UNREADABLE: tuple[type[Exception], ...] = (DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes raises that somebody else wrote: no JSON, another type, no UTF-8, too many brackets."""
 
 Integer = Annotated[int, Meta(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from schemas.base import UNREADABLE
 from schemas.envelope import SCHEMA_VERSION, Envelope
 from schemas.errors import InvalidEvent, InvalidInput, StageFailed
 from schemas.upcast import upcast
@@ -61,7 +62,7 @@ def decode(kind: type[S], data: bytes) -> S:
         raise InvalidEvent(f"{kind.__name__}: {error.message}", param=error.param) from error
     except msgspec.ValidationError as error:
         return _decode_older(kind, data, error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         if (path := find_non_finite(_load_any(data))) is not None:
             raise InvalidEvent(f"{kind.__name__}: {path} is not a number that JSON has.", param=path) from error
         raise InvalidEvent(f"{kind.__name__}: the body is not valid JSON ({error}).") from error

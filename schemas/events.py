@@ -116,6 +116,14 @@ class NegotiateDone(Event, frozen=True, kw_only=True):
     negotiation: Negotiation
     timings: tuple[StageTiming, ...] = ()
 
+    def __post_init__(self) -> None:
+        count = len(self.inference.candidates)
+        if not 0 <= self.negotiation.chosen < count:
+            raise InvalidEvent(
+                f"negotiation.chosen is {self.negotiation.chosen}: there are {count} candidates.",
+                param="negotiation.chosen",
+            )
+
 
 class AnswerReady(Event, frozen=True, kw_only=True):
     """The final answer. Read by the facade, and by memory, which records the episode off the critical path."""

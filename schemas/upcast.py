@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.base import LARGEST_INTEGER
+from schemas.base import LARGEST_INTEGER, UNREADABLE
 from schemas.envelope import PERSON, SCHEMA_VERSION
 from schemas.times import LAST_TIME
 
@@ -23,7 +23,7 @@ def upcast(data: bytes) -> bytes | None:
     """An event of an older version as this version writes it; None when ``data`` is no older event."""
     try:
         body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if not isinstance(body, dict) or not isinstance(envelope := body.get("envelope"), dict):
         return None

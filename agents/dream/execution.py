@@ -18,8 +18,8 @@ from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
 from agents.dream.training import train_with_watchdog
 from agents.dream.weights import ExportedAdapter, export_adapter, fetch_directions
-from bus import objects
 from bus.connection import Bus
+from bus.storage import objects
 from schemas.consolidation import Example, TrainRequest
 from schemas.dream import DreamReport, DreamRequested, LatentSample, Operation, TopologyChange, WeightDelta
 from schemas.errors import KikiError, StageFailed

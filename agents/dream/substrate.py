@@ -18,8 +18,8 @@ from safetensors.numpy import load, save
 from agents.dream.factors import Array
 from agents.dream.merging import merge_by_ties
 from agents.dream.projection import span
-from bus import objects
 from bus.connection import Bus, BusSettings, connect
+from bus.storage import objects
 from schemas.consolidation import (
     Example,
     ExportReply,

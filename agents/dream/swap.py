@@ -14,8 +14,9 @@ from agents.dream import factors, invariants, journal
 from agents.dream.retained import RetainedJudgement, RetainedSet, judge
 from agents.dream.settings import DreamSettings
 from agents.dream.weights import ExportedAdapter, export_adapter
-from bus import metrics, objects
+from bus import metrics
 from bus.connection import Bus
+from bus.storage import objects
 from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate
 from schemas.consolidation import (
     DiscardReply,

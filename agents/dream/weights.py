@@ -9,8 +9,8 @@ from safetensors.numpy import load as parse
 from agents.dream import factors
 from agents.dream.factors import Factors
 from agents.dream.projection import ProtectedDirections
-from bus import objects
 from bus.connection import Bus
+from bus.storage import objects
 from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, ProtectRequest
 
 

@@ -135,7 +135,7 @@ def arguments_of(call: ToolCall) -> Any:
     """The arguments as templates want them: an object, or the plain text when the client sent back something else."""
     try:
         return json.loads(call.arguments)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return call.arguments
 
 

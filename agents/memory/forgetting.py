@@ -14,13 +14,14 @@ from agents.memory.episodes import store_key
 from agents.memory.progress import RECORD, TAKEN, wait_until_remembered
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.trace import SessionEpisode
-from bus import objects
 from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.dead_letters import read_letters, read_payload
 from bus.errors import translate_errors
+from bus.storage import objects
 from bus.stream import delete_message, find_sequences, measure_stream, purge, read_last, read_stream
 from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
+from schemas.base import UNREADABLE
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
 from schemas.events import ENDS, AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, TurnCancelled
@@ -70,7 +71,7 @@ async def forget(bus: Bus, stores: Stores, request: ForgetRequest) -> ForgetRepl
         ]
         names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
         await stores.atlas.remove(names, {})  # no later turn recalls them
-        await erase_copies(bus, [member.episode_id for _, member in episodes])
+        await erase_copies(bus, [member.episode_id for _, member in episodes], tenant=tenant)
         for session_id, member in episodes:
             await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
         for session_id in sessions:
@@ -107,21 +108,24 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
         await purge(bus, TURNS, subject=bus.subjects.turn(member.turn_id))
 
 
-async def erase_copies(bus: Bus, episode_ids: Collection[str]) -> None:
-    """Delete what turns and dead letters hold of forgotten episodes.
+async def erase_copies(bus: Bus, episode_ids: Collection[str], *, tenant: str) -> None:
+    """Delete what turns and dead letters hold of a tenant's forgotten episodes.
 
-    A turn that runs with recalled text of them is waited for, at most :data:`RUNNING_SECONDS`, and then cancelled.
+    A turn that runs with recalled text of them is waited for, at most :data:`RUNNING_SECONDS`, and then cancelled. A
+    turn of another tenant recalls none of them, whatever stands in it.
 
     Raises:
         Unavailable: the broker is away; calling it again continues.
     """
-    wanted = [name.encode() for name in episode_ids]
+    if not episode_ids:
+        return
+    wanted = [msgspec.json.encode(name) for name in episode_ids]
     with translate_errors("copies of the record were not erased", advice="ask again"):
-        holders = await _find_holders(bus, wanted)
+        holders = await _find_holders(bus, wanted, tenant)
         with anyio.move_on_after(RUNNING_SECONDS):
             while any(envelope is not None for envelope in holders.values()):
                 await anyio.sleep(POLL_SECONDS)
-                holders = await _find_holders(bus, wanted)
+                holders = await _find_holders(bus, wanted, tenant)
         for turn_id, running in holders.items():
             if running is not None:
                 reason = "what this turn recalled was forgotten"
@@ -137,9 +141,9 @@ async def erase_copies(bus: Bus, episode_ids: Collection[str]) -> None:
                         await objects.delete(bus, entry.letter.payload_sha256)
 
 
-async def _find_holders(bus: Bus, wanted: Collection[bytes]) -> dict[str, Envelope | None]:
-    """The turns whose events hold one of the wanted names: the envelope of one that still runs, None of one that has
-    ended."""
+async def _find_holders(bus: Bus, wanted: Collection[bytes], tenant: str) -> dict[str, Envelope | None]:
+    """The tenant's turns whose events hold one of the wanted names: the envelope of one that still runs, None of one
+    that has ended or that nobody can read."""
     holders: dict[str, Envelope | None] = {}
     ended: set[str] = set()
     ends = tuple(f".{kind.subject}." for kind in ENDS)
@@ -150,7 +154,9 @@ async def _find_holders(bus: Bus, wanted: Collection[bytes]) -> dict[str, Envelo
                 if any(end in message.subject for end in ends):
                     ended.add(turn_id)
                 if any(name in message.data for name in wanted):
-                    holders[turn_id] = _envelope_of(message.data)
+                    envelope = _envelope_of(message.data)
+                    if envelope is None or envelope.tenant == tenant:
+                        holders[turn_id] = envelope
     return {turn_id: None if turn_id in ended else envelope for turn_id, envelope in holders.items()}
 
 
@@ -164,7 +170,7 @@ async def _read_body(bus: Bus, letter: DeadLetter) -> bytes:
 def _envelope_of(data: bytes) -> Envelope | None:
     try:
         return _head_decoder.decode(data).envelope
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

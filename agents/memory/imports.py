@@ -19,6 +19,7 @@ from agents.memory.embedding import embedding_text
 from agents.memory.episodes import episode_id
 from agents.memory.text.concepts import concepts, salience
 from agents.shared.times import parse_time
+from schemas.base import UNREADABLE
 from schemas.chat import Sampling
 from schemas.codec import field_of
 from schemas.envelope import Envelope
@@ -167,7 +168,7 @@ def refuse(bad: Sequence[BadLine], *, source: str) -> None:
 def _decode_line(raw: str) -> HistoryLine:
     try:
         line = msgspec.json.decode(raw, type=HistoryLine)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(
             f'{error}; expected {{"session", "role" or "speaker", "text", "timestamp", "id"}}, of which only "text" is '
             "required",

@@ -12,6 +12,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.stream import StoredMessage, read_stream
 from bus.topology import EPISODES
+from schemas.base import UNREADABLE
 from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
 from schemas.upcast import earlier_user
 
@@ -91,7 +92,7 @@ def fits(selection: Selection, stored: StoredMessage) -> bool:
         return True
     try:
         owner = _head_decoder.decode(stored.data).envelope
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         metrics.count_degraded("replay.unreadable", f"record {stored.seq} is passed over: {error}")
         return False
     user = earlier_user(owner.tenant) if owner.user is None else owner.user

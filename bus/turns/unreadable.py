@@ -9,6 +9,7 @@ from bus.connection import Bus
 from bus.stream import read_next
 from bus.topology import ANSWERS, JOBS, TURNS
 from bus.turn import invalid_stage
+from schemas.base import UNREADABLE
 from schemas.envelope import Envelope, is_turn_id
 from schemas.errors import InvalidEvent
 from schemas.events import Event, QueryReceived, failure
@@ -51,7 +52,7 @@ def read_envelope(data: bytes, turn_id: str) -> Envelope:
     """The envelope of an event that cannot be read as a whole; one that names nobody where that is unreadable, too."""
     try:
         envelope = _head_decoder.decode(data).envelope
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         pass
     else:
         if envelope.turn_id == turn_id:

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 from safetensors.numpy import load, save
 
-from bus import objects
 from bus.connection import Bus
+from bus.storage import objects
 from runtime.bench.contest import prompts, worker_contestant
 from runtime.bench.harness import (
     BenchReport,

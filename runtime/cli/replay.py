@@ -26,6 +26,7 @@ from runtime.records import restore
 from runtime.settings import Settings
 from runtime.terminal import escape_controls
 from runtime.turns.rerun import read_turn, run_again
+from schemas.base import UNREADABLE
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import ReplayRequest, Selection
@@ -141,7 +142,7 @@ async def _write(source: Source, output: Path | None, tick: Tick) -> None:
 
 
 def _is_json(data: bytes) -> bool:
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(*UNREADABLE):
         msgspec.json.decode(data, type=msgspec.Raw)
         return True
     return False

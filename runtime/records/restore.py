@@ -8,6 +8,7 @@ import msgspec
 from bus import record
 from bus.connection import Bus
 from bus.stream import StoredMessage
+from schemas.base import UNREADABLE
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput
 from schemas.events import EpisodeForgotten, EpisodeRecorded
@@ -47,7 +48,7 @@ async def restore(bus: Bus, message: StoredMessage) -> bool:
 def _parse_line(bus: Bus, text: str) -> StoredMessage:
     try:
         replayed = msgspec.json.decode(text, type=Replayed)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(
             f'{error}; expected {{"seq", "stored_at", "subject", "event"}}, as \'kiki replay\' writes it.',
             param=field_of(str(error)) or "line",

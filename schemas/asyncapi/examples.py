@@ -22,6 +22,7 @@ _BY_NAME: dict[str, Any] = {
     "content": "What is the capital of France?",
     "created_at": _MOMENT,
     "causation_id": f"{TURN}:query.received",
+    "chosen": 0,
     "de_id": "de-2026-11-23-01",
     "deadline": _MOMENT + 120.0,
     "embedding": [0.6, 0.8],

@@ -11,6 +11,7 @@ from bus import dead_letters, metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import FETCH_SECONDS, Consumer, Delivery, Handler
 from bus.topology import ANSWERS, DEAD, TURNS
+from schemas.codec import encode
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
 from tests.bus.conftest import eventually, query, reply, run_consumer
@@ -73,11 +74,21 @@ async def test_a_malformed_event_is_buried_and_stops_no_other_event(bus: Bus) ->
         assert letters[1].letter.subject.endswith(".binary")
 
 
+@pytest.mark.parametrize("status", ["503", "408", "404", "100"])
+async def test_a_publisher_cannot_speak_as_the_broker(bus: Bus, status: str) -> None:
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        return reply(event)
+
+    event = query()
+    async with run_consumer(bus, handle):
+        await bus.js.publish(bus.subjects.of(event), encode(event), headers={"Status": status})
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
+        await eventually(lambda: _equals(count_unsettled(bus), 0))
+
+
 async def test_an_event_on_another_turns_subject_is_malformed(bus: Bus) -> None:
     async def handle(event: QueryReceived, delivery: Delivery) -> None:
         pytest.fail("must not be handled")
-
-    from schemas.codec import encode
 
     async with run_consumer(bus, handle):
         await bus.js.publish(bus.subjects.stage("query.received", "other"), encode(query()))

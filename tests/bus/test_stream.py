@@ -36,6 +36,14 @@ async def test_reading_gives_the_whole_stream_or_a_part(bus: Bus, monkeypatch: p
     assert await bus.js.consumers_info(TURNS) == []
 
 
+@pytest.mark.parametrize("status", ["503", "408", "404", "100"])
+async def test_a_message_with_the_brokers_own_header_is_read_like_any_other(bus: Bus, status: str) -> None:
+    for headers in (None, {"Status": status, "Description": "No Messages"}, None):
+        await bus.js.publish(bus.subjects.stage("query.received", "any"), b"{}", headers=headers)
+    assert [message.seq for message in await read_all(bus)] == [1, 2, 3]
+    assert [message.seq for message in await read_all(bus, after=1)] == [2, 3]
+
+
 async def test_a_message_deleted_during_reading_is_not_waited_for(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BATCH", 2)
     monkeypatch.setattr(stream, "PATIENCE", 0.2)

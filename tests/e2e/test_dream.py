@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from bus import objects
 from bus import stream as reading
 from bus.connection import Bus, BusSettings, connect
+from bus.storage import objects
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
 from runtime.dreaming import run_episode
 from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected

@@ -20,13 +20,13 @@ def build(settings: Settings) -> ScriptedWorker:
     return ScriptedWorker(on_turn=lambda event: f"You asked: {event.query.text}", concurrency=32)
 
 
-def up() -> None:
-    """Run ``kiki up``; its supervisor starts this module instead of the real worker."""
+def up(module: str = "tests.fault.scripted") -> None:
+    """Run ``kiki up``; its supervisor starts ``module`` instead of the real worker."""
     open_process = anyio.open_process
 
     async def open_scripted(command: list[str], **options: Any) -> anyio.abc.Process:
         if command == [*REAL_COMMAND, "inference"]:
-            command = [sys.executable, "-m", "tests.fault.scripted", "run", "inference"]
+            command = [sys.executable, "-m", module, "run", "inference"]
         return await open_process(command, **options)
 
     anyio.open_process = open_scripted  # type: ignore[assignment]

@@ -19,9 +19,9 @@ from agents.inference.training import exchange
 from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
 from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
 from agents.shared.disk import sync
-from bus import objects
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.storage import objects
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,

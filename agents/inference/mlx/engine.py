@@ -243,7 +243,7 @@ class MlxEngine:
                 schema = schema_of(tooling)
                 self.grammars.check(schema)
                 return replace(request, sampling=structs.replace(request.sampling, json_schema=schema))
-        except (InvalidInput, json.JSONDecodeError) as error:
+        except (InvalidInput, json.JSONDecodeError, RecursionError) as error:
             raise InvalidInput(f"a tool's parameters cannot be served: {error}", param="tools") from error
         if request.sampling.json_schema is not None:
             self.grammars.check(request.sampling.json_schema)

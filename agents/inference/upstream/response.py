@@ -7,6 +7,7 @@ import msgspec
 
 from agents.inference.text import Piece, TextFilter
 from bus.metrics import count_degraded
+from schemas.base import UNREADABLE
 from schemas.chat import ToolCall, Usage
 from schemas.errors import StageFailed, Unavailable
 from schemas.findings import AdapterUse, Candidate, FinishReason, LikelyToken, TokenLogprob
@@ -124,7 +125,7 @@ class Answer:
             try:
                 msgspec.json.decode(call["arguments"], type=dict)
                 calls.append(msgspec.convert(call, ToolCall))
-            except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            except UNREADABLE as error:
                 count_degraded("tools.malformed", f"the upstream sent a call that cannot be read: {error}")
         return tuple(calls)
 

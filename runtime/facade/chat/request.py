@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from runtime.catalogue import Catalogue, ServedModel
 from runtime.facade.chat import tools
 from runtime.facade.settings import FacadeSettings
+from schemas.base import UNREADABLE
 from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
 from schemas.codec import field_of
 from schemas.errors import InvalidInput, UnknownModel
@@ -173,7 +174,7 @@ def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") ->
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the body is refused: {error}.", code=code, param=field_of(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(f"the body is not valid JSON: {error}.") from error
 
 

@@ -7,8 +7,9 @@ from agents.antibias.settings import AntibiasSettings
 from bus.connection import Bus
 from bus.testing import JobScript, Scores
 from schemas.chat import Usage
+from schemas.codec import encode
 from schemas.errors import StageFailed
-from schemas.events import AnswerReady, NegotiateDone
+from schemas.events import AnswerReady, NegotiateDone, TurnFailed
 from schemas.findings import Dissent, Negotiation, Plan
 from schemas.jobs import Job
 from tests.agents.scripted import (
@@ -89,6 +90,18 @@ async def test_a_plan_without_the_check_passes_at_once(bus: Bus) -> None:
         answer = await wait_for_answer(bus, negotiate_done(BIASED, plan=plan_with(antibias=False)))
     assert (answer.text, answer.bias.checked, answer.bias.reason) == (BIASED, False, "the plan leaves it out")
     assert worker.jobs == []
+
+
+@pytest.mark.parametrize("chosen", [-1, 2])
+async def test_a_choice_that_is_no_candidate_ends_its_turn_at_once(bus: Bus, chosen: int) -> None:
+    event = negotiate_done(BIASED, plan=plan_with(antibias=False))
+    data = encode(event).replace(b'"chosen":1', f'"chosen":{chosen}'.encode())
+    async with scripted_worker(bus, judging_script(), AntibiasAgent(SETTINGS)):
+        await bus.js.publish(bus.subjects.of(event), data)
+        failed = await wait_for_first(bus, event.envelope.turn_id, TurnFailed)
+    assert isinstance(failed, TurnFailed)
+    assert failed.code == "stage_invalid"
+    assert "negotiation.chosen" in failed.message
 
 
 async def test_a_technical_turn_is_left_alone_without_a_call(bus: Bus) -> None:

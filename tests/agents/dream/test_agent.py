@@ -14,8 +14,9 @@ from agents.dream.agent import DreamAgent
 from agents.dream.beta import jsonl
 from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
-from bus import objects, stream
+from bus import stream
 from bus.connection import Bus
+from bus.storage import objects
 from bus.testing import run_agents
 from bus.topology import DREAMLOG, DREAMS, LATENTS
 from schemas.codec import decode, encode

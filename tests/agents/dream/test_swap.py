@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 from agents.dream.agent import DreamAgent
 from agents.dream.settings import DreamSettings
 from agents.dream.training import train_with_watchdog
-from bus import objects
 from bus.connection import Bus, LiveMessage
+from bus.storage import objects
 from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from runtime.dreaming import run_episode, swap_weights

@@ -18,6 +18,7 @@ from agents.inference.tools import (
     CallCollector,
     MalformedCall,
     ToolSyntax,
+    arguments_of,
     describe_tools,
     read_calls,
     schema_of,
@@ -311,3 +312,8 @@ async def test_parameters_that_are_no_schema_are_refused(engine: Any, parameters
     with pytest.raises(InvalidInput) as caught:
         await engine.generate(ask(tooling=Tooling(tools=(tool,), required=True)))
     assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("arguments", ["", "{", "[" * 50_000])
+async def test_arguments_that_are_no_json_are_told_as_text(arguments: str) -> None:
+    assert arguments_of(ToolCall(id="1", name="add", arguments=arguments)) == arguments

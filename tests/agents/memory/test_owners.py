@@ -378,6 +378,29 @@ async def test_a_turn_that_runs_on_what_is_forgotten_is_cancelled(
 
 
 @here
+async def test_a_short_episode_id_ends_no_turn_of_others_when_it_is_forgotten(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.memory.forgetting.RUNNING_SECONDS", 0.5)
+    async with run_memory_agent(bus, settings):
+        said = answer_ready(turn_of(("ann", "mia", "s1")), near(1), text="The cellar has code-1.", answer="Noted.")
+        await bus.publish(said)
+        await wait_until_stored(bus, 1)
+        recorded = await bus.last(EpisodeRecorded, said.envelope.turn_id, stream=EPISODES)
+        assert recorded is not None
+        for episode_id in ("", "user"):  # any service may write such a record
+            envelope = turn_of(("ann", "mia", "s1"))
+            episode = msgspec.structs.replace(recorded.episode, episode_id=episode_id, turn_id=envelope.turn_id)
+            await bus.publish(EpisodeRecorded(envelope=envelope, episode=episode))
+        await wait_until_stored(bus, 3)
+        running = turn_of(("bob", "tom", "s2"))
+        await bus.publish(query_routed(running, near(0), text="What is the code of the cellar?"))
+        await eventually(lambda: bus.last(RecallDone, running.turn_id))
+        await bus.request("memory.forget", ForgetRequest(tenant="ann", user="mia"), ForgetReply, timeout=60.0)
+        assert await bus.last(QueryRouted, running.turn_id) is not None
+
+
+@here
 async def test_a_turn_that_asks_for_no_record_has_none(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings):
         event = answer_ready(turn_of(("ann", "mia", "s1")), near(1), text="code-1", answer="Noted.")

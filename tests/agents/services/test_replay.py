@@ -35,6 +35,13 @@ async def select_questions(bus: Bus, **fields: object) -> list[str]:
     return [decode(EpisodeRecorded, stored.data).episode.question for stored in messages]
 
 
+@pytest.mark.parametrize("data", [b"\xff", b"{", b"null", b'{"envelope": {"tenant": 1}}', b'{"x": ' + b"[" * 50_000])
+async def test_a_record_that_nobody_can_read_is_of_no_tenant_and_stops_no_replay(data: bytes) -> None:
+    stored = StoredMessage(1, "kiki.episode.recorded.any", datetime.now(UTC), data)
+    assert fits(Selection(), stored)
+    assert not fits(Selection(tenant="alice"), stored)
+
+
 async def test_a_selection_by_place_time_tenant_and_session(bus: Bus) -> None:
     await record_three(bus)
     assert await select_questions(bus) == ["one", "two", "three"]

@@ -17,8 +17,8 @@ from agents.inference.knowbias.gates import gates
 from agents.inference.knowbias.neurons import Neurons
 from agents.inference.probing.attribution import Attribution
 from agents.inference.settings import InferenceSettings
-from bus import objects
 from bus.connection import Bus
+from bus.storage import objects
 from schemas.consolidation import Example, ExportRequest, ProtectRequest, TrainRequest
 from tests.agents.inference.mlx.test_engine import SETS, ask, ask_set, generate_in_one_batch
 

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from agents.memory.agent import MemoryAgent
 from agents.memory.imports import HistoryLine, date_lines
 from agents.memory.settings import MemorySettings
-from bus import objects
 from bus.agent import Agent, Endpoint
 from bus.connection import Bus
 from bus.dead_letters import read_letters
+from bus.storage import objects
 from bus.stream import append
 from bus.testing import run_agents
 from bus.topology import EPISODES, TURNS
