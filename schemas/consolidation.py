@@ -1,6 +1,6 @@
 """Requests of consolidation: the swap of an adapter, and the steps that the worker carries out for it.
 
-Weights travel as safetensors files in mlx-lm's layout, by their sha256 in the object store (:mod:`bus.storage.objects`).
+Weights travel as safetensors files in mlx-lm's layout, by their sha256 in the store of :mod:`bus.storage.objects`.
 The outcome of a swap is published as ``adapter.*`` events (:mod:`schemas.adapters`).
 """
 
