@@ -19,6 +19,7 @@ from nats.js.api import Header, RawStreamMsg, StreamConfig
 from bus import metrics, reconciliation, topology, tracing
 from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
+from bus.outage import Outage
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
@@ -73,6 +74,7 @@ class Bus:
         self.subjects = Subjects(settings.prefix)
         self.cancellations = Cancellations()
         self.local_endpoints = LocalEndpoints()
+        self.outage = Outage()
 
     @property
     def is_connected(self) -> bool:
@@ -318,9 +320,10 @@ class _Link:
     patience: int
     starting: bool = True
     up: bool = False
+    lost: bool = False
 
     async def report_failure(self, error: Exception) -> None:
-        if self.up:
+        if self.up and not self.lost:  # each try to connect again fails as long as all servers are away
             _log.warning("bus error received", error=repr(error))
         if self.starting:
             self.patience -= 1
@@ -330,6 +333,8 @@ class _Link:
     async def report_loss(self) -> None:
         if self.up:
             _log.warning("broker lost", url=self.url)
+        self.lost = True
 
     async def report_return(self) -> None:
+        self.lost = False
         _log.info("broker returned", url=self.url)

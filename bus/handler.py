@@ -154,6 +154,7 @@ class Consumer(Generic[E]):
         self._in_hand: dict[int, _Held] = {}
         self._stream = bus.subjects.stream(handler.stream)
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
+        self._binding = anyio.Lock()
 
     @property
     def in_hand(self) -> int:
@@ -246,8 +247,11 @@ class Consumer(Generic[E]):
                 await subscription.unsubscribe()
 
     async def _bind(self) -> Subscription:
-        """An inbox of the slot's own; the consumer is there."""
-        await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+        """An inbox of the slot's own, once the broker has the consumer. One slot at a time asks the broker for it."""
+        async with self._binding:
+            await self.bus.outage.wait(
+                lambda: reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+            )
         return await self.bus.client.subscribe(self.bus.client.new_inbox())
 
     async def _request_message(self, inbox: Subscription) -> Msg:
@@ -276,8 +280,11 @@ class Consumer(Generic[E]):
             await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
             return False
         except BROKER_ERRORS as error:
-            _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
+            self.bus.outage.note_failure(error)
+            for slot in self._slots:
+                slot.pulled_at = time.monotonic()  # none stalls as long as there is nothing to pull from
         else:
+            self.bus.outage.note_success()
             self._ack_wait = info.config.ack_wait or self.handler.ack_wait
         return True
 
@@ -295,6 +302,7 @@ class Consumer(Generic[E]):
         finally:
             self._in_flight.dec()
             del self._in_hand[sequence]
+            structlog.contextvars.clear_contextvars()  # what the slot logs next is not of this turn
 
     async def _process(self, held: _Held) -> None:
         handler, message = self.handler, held.message
