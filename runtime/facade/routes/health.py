@@ -8,6 +8,9 @@ from fastapi.responses import JSONResponse
 from bus import metrics
 from bus.agent import Report, gather_reports
 from bus.broker import read_sync_interval
+from bus.errors import BrokerUnavailable
+from bus.stream import measure_stream
+from bus.topology import TURNS
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
 
@@ -40,6 +43,10 @@ async def report_readiness(parts: Parts) -> JSONResponse:
         raise Unavailable("not ready: the broker is away.")
     if parts.turns.stopping:
         raise Unavailable("not ready: the facade is stopping.")
+    try:
+        await measure_stream(parts.bus, TURNS)
+    except BrokerUnavailable as error:  # a cluster without quorum: the servers are there, and store nothing
+        raise Unavailable(f"not ready: {error.message}") from error
     all_reports = await collect_agent_reports(parts)
     expected = parts.settings.expected_agents
     missing = [reason for name in expected if (reason := _describe_missing(name, all_reports))]
