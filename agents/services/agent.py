@@ -25,7 +25,6 @@ from agents.services.settings import ServicesSettings
 from agents.services.stacks import load_stacks
 from bus import metrics
 from bus.agent import Endpoint
-from bus.background import keep_running
 from bus.connection import Bus
 from bus.consumers import ConsumerState, delete_consumer, read_consumers
 from bus.errors import translate_errors
@@ -94,7 +93,7 @@ class ServicesAgent:
         self._bus = bus
         async with anyio.create_task_group() as tasks:
             self._replays = Replays(bus, tasks)
-            tasks.start_soon(keep_running, "services.gauges", self._watch, bus)
+            tasks.start_soon(self._watch, bus)
             self._ready = True
             try:
                 yield
