@@ -17,9 +17,9 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
+from bus.background import Outage
 from bus.errors import BROKER_ERRORS, NOT_FOUND, STREAM_FULL, code_of, translate_errors
 from bus.local_endpoints import LocalEndpoints
-from bus.outage import Outage
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer

@@ -10,13 +10,13 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from bus import outage
+from bus import background
 from bus.agent import Agent, Endpoint, run_agent
+from bus.background import Outage
 from bus.broker import run_broker, start, stop
 from bus.connection import Bus, BusSettings, connect
 from bus.errors import BrokerUnavailable
 from bus.handler import Delivery, Handler
-from bus.outage import Outage
 from bus.stream import measure_stream
 from bus.topology import TURNS
 from schemas.events import Event, QueryReceived, TurnCancelled
@@ -62,7 +62,7 @@ class Reader:
 async def test_an_agent_that_asks_the_broker_when_it_opens_waits_for_it(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.01)
     agent = Reader(failures=3)
     with capture_logs() as lines:
         async with anyio.create_task_group() as tasks:
@@ -134,10 +134,10 @@ def test_an_outage_is_told_once_and_its_end_when_it_is_steady(monkeypatch: pytes
             now += seconds
             state.note_failure(error)
             state.note_success()  # a cluster that elects leaders comes and goes
-        now += outage.STEADY_SECONDS + 1.0
+        now += background.STEADY_SECONDS + 1.0
         state.note_success()
         state.note_success()
         state.note_failure(error)
     events = [line["event"] for line in lines]
     assert events == [WAITING, "broker serves again", WAITING]
-    assert lines[1]["seconds"] == 21.0 + outage.STEADY_SECONDS + 1.0
+    assert lines[1]["seconds"] == 21.0 + background.STEADY_SECONDS + 1.0
