@@ -8,7 +8,7 @@ import anyio
 import structlog
 
 from bus import metrics
-from bus.errors import BROKER_ERRORS, BrokerUnavailable, describe
+from bus.errors import BrokerUnavailable, describe
 from schemas.errors import KikiError
 
 T = TypeVar("T")
@@ -25,8 +25,6 @@ what was asked before may still fail for as long as a request waits."""
 
 QUIET_SECONDS = 60.0
 """Seconds without a failure after which the next one is told in any case."""
-
-_AWAY: tuple[type[Exception], ...] = (*BROKER_ERRORS, BrokerUnavailable)
 
 _log = structlog.get_logger("bus")
 
@@ -62,7 +60,7 @@ class Outage:
         while True:
             try:
                 outcome = await step()
-            except _AWAY as error:
+            except BrokerUnavailable as error:
                 self.note_failure(error)
             else:
                 self.note_success()

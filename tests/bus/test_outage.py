@@ -18,7 +18,7 @@ from bus.connection import Bus, BusSettings, connect
 from bus.errors import BrokerUnavailable
 from bus.handler import Delivery, Handler
 from bus.stream import measure_stream
-from bus.topology import TURNS
+from bus.topology import ANSWERS, DEAD, TURNS
 from schemas.events import Event, QueryReceived, TurnCancelled
 from schemas.status import StatusReply
 from tests.bus.conftest import eventually, query, reply, run_consumer
@@ -122,6 +122,30 @@ async def test_a_consumer_waits_for_a_broker_that_is_away_without_a_word_from_ea
     assert events.count(WAITING) == 1
     assert events.count("subscription ended") == 0
     assert events.count("bus error received") <= 2  # the loss itself, and not each try to connect again
+
+
+async def test_a_message_of_the_record_outlasts_a_broker_that_is_away(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.01)
+    calls = 0
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        nonlocal calls
+        calls += 1
+        if calls < 10:
+            raise BrokerUnavailable("the stream cannot be read")
+        return reply(event)
+
+    event = query()
+    async with run_consumer(bus, handle, max_deliver=2, until_deadline=False, outlasts=True):
+        await bus.publish(event)
+
+        async def is_answered() -> bool:
+            return await bus.last(TurnCancelled, event.envelope.turn_id, stream=ANSWERS) is not None
+
+        await eventually(is_answered)
+    assert (calls, (await measure_stream(bus, DEAD)).messages) == (10, 0)
 
 
 def test_an_outage_is_told_once_and_its_end_when_it_is_steady(monkeypatch: pytest.MonkeyPatch) -> None:

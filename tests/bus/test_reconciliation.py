@@ -30,6 +30,7 @@ from structlog.testing import capture_logs
 
 from bus import topology
 from bus.connection import Bus, BusSettings, connect
+from bus.errors import translate_errors
 from bus.handler import Consumer, Delivery, Handler
 from bus.reconciliation import create_missing_consumer, create_missing_streams, reconcile_consumer, reconcile_streams
 from bus.subjects import covers
@@ -537,8 +538,9 @@ async def cluster_bus(cluster: Cluster) -> AsyncIterator[Bus]:
     async with connect(BusSettings(url=cluster.url, publish_timeout=2.0), name="test") as connection:
 
         async def replicate() -> None:
-            await connection.js.add_stream(name="PROBE", subjects=["probe"], num_replicas=3)
-            await connection.js.delete_stream("PROBE")
+            with translate_errors("the cluster is not whole"):
+                await connection.js.add_stream(name="PROBE", subjects=["probe"], num_replicas=3)
+                await connection.js.delete_stream("PROBE")
 
         await connection.outage.wait(replicate)
         yield connection
@@ -548,7 +550,12 @@ async def cluster_bus(cluster: Cluster) -> AsyncIterator[Bus]:
 async def test_copies_are_added_in_place_and_none_is_dropped(cluster_bus: Bus) -> None:
     three, js = dataclasses.replace(NOTES, num_replicas=3), cluster_bus.js
     await prepare_reader(cluster_bus)
-    await cluster_bus.outage.wait(lambda: reconcile_streams(js, [three]))
+
+    async def widen() -> None:
+        with translate_errors("the cluster is not whole"):
+            await reconcile_streams(js, [three])
+
+    await cluster_bus.outage.wait(widen)
     await reconcile_streams(js, [three])
 
     async def holds_all() -> bool:
