@@ -12,14 +12,13 @@ import anyio
 import anyio.abc
 import msgspec
 import structlog
-from nats.micro import add_service
 from nats.micro.request import Request
-from nats.micro.service import EndpointConfig, ServiceConfig
+from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from prometheus_client import generate_latest
 
 from bus import metrics
 from bus.connection import Bus, LiveMessage
-from bus.errors import BrokerUnavailable
+from bus.errors import BROKER_ERRORS
 from bus.handler import Consumer, Handler
 from bus.local_endpoints import Accept
 from bus.request import gather, no_answer
@@ -30,9 +29,6 @@ from schemas.status import ServiceError, StatusReply
 VERSION = "0.1.0"
 REQUESTS_AT_ONCE = 32
 """Requests that one agent answers at the same time; further ones wait in the subscription."""
-
-QUORUM_SECONDS = 1.0
-"""Seconds between two tries of a starting agent to reach a broker that cannot store yet."""
 
 _log = structlog.get_logger("bus")
 
@@ -52,7 +48,7 @@ class Agent(Protocol):
     name: str
 
     def open(self, bus: Bus) -> contextlib.AbstractAsyncContextManager[None]:
-        """Acquire what the agent needs; released when the context ends."""
+        """Acquire what the agent needs; released when the context ends. Entered again after a BrokerUnavailable."""
         ...
 
     def handlers(self) -> Sequence[Handler[Any]]:
@@ -73,42 +69,32 @@ async def run_agent(
 ) -> None:
     """Serve ``agent`` until cancelled. ``task_status.started()`` is called once the agent takes work.
 
+    While the broker is away or its cluster has no quorum, each step of the start is repeated.
+
     Raises:
         SetupError: a consumer differs from its declaration, or the agent cannot open what it needs.
     """
-    await _until_broker_can(bus.reconcile)
-    async with agent.open(bus), anyio.create_task_group() as tasks:
+    wait = bus.outage.wait
+    await wait(bus.reconcile)
+    async with contextlib.AsyncExitStack() as stack:
+        await wait(lambda: stack.enter_async_context(agent.open(bus)))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         consumers = [Consumer(bus, handler) for handler in agent.handlers()]
         for consumer in consumers:
-            await _until_broker_can(consumer.declare)
+            await wait(consumer.declare)
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         async with _serve(agent, bus, tasks):
-            await bus.flush()  # the broker has the subscriptions before the agent reports that it is ready
+            await wait(bus.flush)  # the broker has the subscriptions before the agent reports that it is ready
             _log.info("agent ready", agent=agent.name)
             task_status.started()
             await anyio.sleep_forever()
 
 
-async def _until_broker_can(step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat ``step`` while the broker is away or its cluster has no quorum; one line says that it waits."""
-    is_logged = False
-    while True:
-        try:
-            await step()
-        except BrokerUnavailable as error:
-            if not is_logged:
-                _log.warning("waiting for the broker", error=error.message)
-                is_logged = True
-            await anyio.sleep(QUORUM_SECONDS)
-        else:
-            return
-
-
 @contextlib.asynccontextmanager
 async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
     """Answer the agent's endpoints and ``status``, over the broker and to callers of this process."""
-    service = await add_service(
+    service = Service(
         bus.client,
         ServiceConfig(
             name=f"kiki-{agent.name}",
@@ -117,6 +103,8 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
             metadata={"pid": str(os.getpid()), "prefix": bus.subjects.prefix},
         ),
     )
+    with contextlib.suppress(*BROKER_ERRORS):  # of its flush: the subscriptions are made, and run_agent flushes, too
+        await service.start()
 
     async def status(_: None) -> StatusReply:
         return agent.status()

@@ -17,6 +17,7 @@ from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
 from bus.address import read_address, without_login
+from bus.background import Outage
 from bus.cancellation import Cancellations
 from bus.deliveries import DeliveryClient
 from bus.errors import (
@@ -82,6 +83,7 @@ class Bus:
         self.subjects = Subjects(settings.prefix)
         self.cancellations = Cancellations()
         self.local_endpoints = LocalEndpoints()
+        self.outage = Outage()
 
     @property
     def is_connected(self) -> bool:
@@ -338,9 +340,10 @@ class _Link:
     starting: bool = True
     up: bool = False
     is_login_refused: bool = False
+    lost: bool = False
 
     async def report_failure(self, error: Exception) -> None:
-        if self.up:
+        if self.up and not self.lost:  # each try to connect again fails as long as all servers are away
             _log.warning("bus error received", error=repr(error))
         if self.starting:
             self.is_login_refused |= is_login_refused(error)
@@ -351,6 +354,8 @@ class _Link:
     async def report_loss(self) -> None:
         if self.up:
             _log.warning("broker lost", url=self.url)
+        self.lost = True
 
     async def report_return(self) -> None:
+        self.lost = False
         _log.info("broker returned", url=self.url)

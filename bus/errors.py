@@ -38,6 +38,12 @@ STREAM_FULL = 10077
 WRONG_LAST_SEQUENCE = 10071
 """The broker's code for a message that was expected to follow one that is not the last any more."""
 
+_UNAVAILABLE = 503
+"""The status of what a broker cannot do now: its cluster has no leader, or too few servers."""
+
+_AWAY_CODES = frozenset({10005, 10009, 10041})
+"""JetStream's codes for the same under another status: no peers to place a copy on, not the leader, a fault of Raft."""
+
 
 class BrokerUnavailable(Unavailable):
     """The broker is away, slow, or refuses the operation; ``reason`` is nats-py's description."""
@@ -93,3 +99,8 @@ def code_of(error: BaseException) -> int | None:
     """JetStream's number for an error; None for an error that did not come from JetStream."""
     code: int | None = getattr(error, "err_code", None)
     return code
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether JetStream says that it cannot do the operation now: the same is not refused once the cluster is whole."""
+    return getattr(error, "code", None) == _UNAVAILABLE or code_of(error) in _AWAY_CODES

@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
@@ -43,6 +44,7 @@ from schemas.events import Event, failure
 from schemas.jobs import Job
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 NEXT = "$JS.API.CONSUMER.MSG.NEXT"
 """Where a pull request for a consumer's next message goes, followed by the stream and the consumer."""
@@ -95,6 +97,7 @@ class Handler(Generic[E]):
         ack_wait: seconds after which a silent handler's message is delivered again.
         max_deliver: tries before the dead letter.
         until_deadline: whether the turn's deadline and cancellation end the work (not so for the record).
+        outlasts: whether a message stays in hand while the broker is away, instead of using up its tries.
         give_up: tells who waits that no result will come; publishes ``turn.failed`` when None.
     """
 
@@ -109,6 +112,7 @@ class Handler(Generic[E]):
     max_deliver: int = 5
     retry_delay: float = 0.25
     until_deadline: bool = True
+    outlasts: bool = False
     give_up: Callable[[E, KikiError], Awaitable[None]] | None = None
 
 
@@ -154,6 +158,7 @@ class Consumer(Generic[E]):
         self._in_hand: dict[int, _Held] = {}
         self._stream = bus.subjects.stream(handler.stream)
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
+        self._binding = anyio.Lock()
 
     @property
     def in_hand(self) -> int:
@@ -246,8 +251,14 @@ class Consumer(Generic[E]):
                 await subscription.unsubscribe()
 
     async def _bind(self) -> Subscription:
-        """An inbox of the slot's own; the consumer is there."""
-        await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+        """An inbox of the slot's own, once the broker has the consumer. One slot at a time asks the broker for it."""
+
+        async def create_missing() -> None:
+            with translate_errors(f"consumer {self.handler.stage} cannot be read"):
+                await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+
+        async with self._binding:
+            await self.bus.outage.wait(create_missing)
         return await self.bus.client.subscribe(self.bus.client.new_inbox())
 
     async def _request_message(self, inbox: Subscription) -> Msg:
@@ -276,8 +287,11 @@ class Consumer(Generic[E]):
             await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
             return False
         except BROKER_ERRORS as error:
-            _log.warning("broker unreachable", stage=self.handler.stage, error=repr(error))
+            self.bus.outage.note_failure(error)
+            for slot in self._slots:
+                slot.pulled_at = time.monotonic()  # none stalls as long as there is nothing to pull from
         else:
+            self.bus.outage.note_success()
             self._ack_wait = info.config.ack_wait or self.handler.ack_wait
         return True
 
@@ -295,6 +309,7 @@ class Consumer(Generic[E]):
         finally:
             self._in_flight.dec()
             del self._in_hand[sequence]
+            structlog.contextvars.clear_contextvars()  # what the slot logs next is not of this turn
 
     async def _process(self, held: _Held) -> None:
         handler, message = self.handler, held.message
@@ -351,7 +366,7 @@ class Consumer(Generic[E]):
         try:
             outcome = await self._handle(event, delivery)
             if isinstance(outcome, Event):
-                await self.bus.publish(outcome)
+                await self._outlast(partial(self.bus.publish, outcome))
         except asyncio.CancelledError as cancellation:
             if not _is_self_cancelled():
                 raise
@@ -372,7 +387,7 @@ class Consumer(Generic[E]):
         """The handler's result, or CANCELLED when the turn ended first."""
         handler = self.handler
         if not handler.until_deadline:
-            return await handler.handle(event, delivery)
+            return await self._outlast(partial(handler.handle, event, delivery))
         finished, outcome = False, None
         limit = anyio.current_time() + event.envelope.remaining
         with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
@@ -382,6 +397,10 @@ class Consumer(Generic[E]):
         if event.envelope.turn_id in self.bus.cancellations:
             return CANCELLED
         raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
+
+    async def _outlast(self, step: Callable[[], Awaitable[T]]) -> T:
+        """What ``step`` gives; repeated while the broker is away, where the handler outlasts that."""
+        return await (self.bus.outage.wait(step) if self.handler.outlasts else step())
 
     async def _beat(self) -> None:
         """Tell the broker of every message in hand, long before it would deliver it again."""

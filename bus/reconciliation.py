@@ -25,7 +25,7 @@ from nats.js.api import (
     StreamInfo,
 )
 
-from bus.errors import NOT_FOUND, REJECTED, code_of, describe
+from bus.errors import NOT_FOUND, REJECTED, code_of, describe, is_away
 from bus.subjects import covers
 from schemas.errors import SetupError
 
@@ -105,6 +105,8 @@ async def reconcile_consumer(
     try:
         await js.add_consumer(stream, info.config.evolve(**changes))
     except REJECTED as error:
+        if is_away(error):
+            raise
         raise _explain_rejection(name, drifts, error) from error
     _log.info("consumer updated", stream=stream, consumer=info.name, **_describe_changes(drifts))
 
@@ -234,6 +236,8 @@ async def _update_stream(js: JetStreamContext, config: StreamConfig) -> None:
     try:
         await js.update_stream(info.config.evolve(**changes))
     except REJECTED as error:
+        if is_away(error):
+            raise
         raise _explain_rejection(name, drifts, error) from error
     _log.info("stream updated", stream=config.name, **_describe_changes(drifts))
 

@@ -290,7 +290,7 @@ async def _open_reader(bus: Bus, stream: str, config: ConsumerConfig) -> AsyncIt
     try:
         yield _Reader(subscription, info.num_pending or 0)
     finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS), suppress(NOT_FOUND):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLEANUP_SECONDS), suppress(*BROKER_ERRORS):
             await subscription.unsubscribe()
             await bus.js.delete_consumer(name, info.name)
 

@@ -78,6 +78,9 @@ STAGE = "memory"
 EXPIRY_SECONDS = 60.0
 """Seconds between two searches for answers that are old enough to be removed."""
 
+RECORD_TRIES = 32
+"""Deliveries of an answer before its record is given up: a cluster that elects leaders loses some of them."""
+
 HISTORY_TURNS = 64
 """Turns of a session that are read for its history at most, whatever the budget is."""
 
@@ -150,7 +153,9 @@ class MemoryAgent:
                 stream=ANSWERS,
                 handle=self._record,
                 concurrency=self.settings.concurrency,
+                max_deliver=RECORD_TRIES,
                 until_deadline=False,
+                outlasts=True,
             ),
             Handler(
                 stage=TAKEN,
@@ -158,7 +163,9 @@ class MemoryAgent:
                 stream=ANSWERS,
                 handle=self._record_taken,
                 concurrency=self.settings.concurrency,
+                max_deliver=RECORD_TRIES,
                 until_deadline=False,
+                outlasts=True,
             ),
             self._projection_handler(),
         )
@@ -197,6 +204,7 @@ class MemoryAgent:
             ack_wait=self.settings.projection_ack_wait,
             max_deliver=8,
             until_deadline=False,
+            outlasts=True,
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:

@@ -1,19 +1,16 @@
 """What a start changes at the broker, what it keeps, and what it refuses; on a real nats-server."""
 
-import contextlib
 import dataclasses
 import os
 import random
 import re
 import shlex
 import shutil
-import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
-import nats.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,19 +25,19 @@ from nats.js.api import (
     StreamConfig,
     StreamInfo,
 )
-from nats.js.errors import APIError
+from nats.js.errors import APIError, BadRequestError, ServerError, ServiceUnavailableError
 from structlog.testing import capture_logs
 
 from bus import topology
-from bus.broker import find_executable, stop
 from bus.connection import Bus, BusSettings, connect
+from bus.errors import translate_errors
 from bus.handler import Consumer, Delivery, Handler
 from bus.reconciliation import create_missing_consumer, create_missing_streams, reconcile_consumer, reconcile_streams
 from bus.subjects import covers
-from schemas.errors import KikiError, SetupError
+from schemas.errors import SetupError
 from schemas.events import Event, QueryReceived
 from tests.bus.conftest import eventually, query, reply, run_consumer
-from tests.e2e.conftest import free_port
+from tests.fault.cluster import Cluster, make_cluster
 
 NOTES = StreamConfig(
     name="NOTES",
@@ -528,35 +525,25 @@ async def test_a_queue_gives_no_subject_up_that_somebody_waits_on(bus: Bus) -> N
 
 
 @pytest.fixture
-async def cluster_bus(tmp_path: Path) -> AsyncIterator[Bus]:
-    """A bus on a cluster of three servers."""
-    ports = [(free_port(), free_port()) for _ in range(3)]
-    routes = ", ".join(f"nats://127.0.0.1:{route}" for _, route in ports)
-    async with contextlib.AsyncExitStack() as servers:
-        for number, (port, route) in enumerate(ports):
-            config = tmp_path / f"{number}.conf"
-            config.write_text(
-                f'server_name: "s{number}"\nlisten: "127.0.0.1:{port}"\n'
-                f'jetstream {{ store_dir: "{tmp_path / str(number)}" }}\n'
-                f'cluster {{ name: "three", listen: "127.0.0.1:{route}", routes: [{routes}] }}\n'
-            )
-            process = await anyio.open_process(
-                [find_executable(), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            servers.push_async_callback(stop, process)
-        url = ",".join(f"nats://127.0.0.1:{port}" for port, _ in ports)
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of three servers."""
+    with make_cluster(tmp_path) as servers:
+        servers.start(0, 1, 2)
+        yield servers
 
-        async def can_replicate() -> bool:
-            try:
-                async with connect(BusSettings(url=url, publish_timeout=1.0), name="wait") as probe:
-                    await probe.js.add_stream(name="PROBE", subjects=["probe"], num_replicas=3)
-                    return bool(await probe.js.delete_stream("PROBE"))
-            except (TimeoutError, nats.errors.Error, APIError, KikiError):
-                return False
 
-        await eventually(can_replicate)
-        async with connect(BusSettings(url=url), name="test") as connection:
-            yield connection
+@pytest.fixture
+async def cluster_bus(cluster: Cluster) -> AsyncIterator[Bus]:
+    """A bus on the cluster, once that can store."""
+    async with connect(BusSettings(url=cluster.url, publish_timeout=2.0), name="test") as connection:
+
+        async def replicate() -> None:
+            with translate_errors("the cluster is not whole"):
+                await connection.js.add_stream(name="PROBE", subjects=["probe"], num_replicas=3)
+                await connection.js.delete_stream("PROBE")
+
+        await connection.outage.wait(replicate)
+        yield connection
 
 
 @pytest.mark.anyio
@@ -564,16 +551,11 @@ async def test_copies_are_added_in_place_and_none_is_dropped(cluster_bus: Bus) -
     three, js = dataclasses.replace(NOTES, num_replicas=3), cluster_bus.js
     await prepare_reader(cluster_bus)
 
-    async def is_widened() -> bool:
-        try:
+    async def widen() -> None:
+        with translate_errors("the cluster is not whole"):
             await reconcile_streams(js, [three])
-        except SetupError as error:  # a cluster that has just come up takes a member for offline now and then
-            if "peer offline" not in str(error):
-                raise
-            return False
-        return True
 
-    await eventually(is_widened)
+    await cluster_bus.outage.wait(widen)
     await reconcile_streams(js, [three])
 
     async def holds_all() -> bool:
@@ -586,6 +568,32 @@ async def test_copies_are_added_in_place_and_none_is_dropped(cluster_bus: Bus) -
     ):
         await reconcile_streams(js, [NOTES])
     await expect_place(cluster_bus, (4, 2, 2, 6))
+
+
+AWAY = {
+    "no leader": ServiceUnavailableError(code=503, err_code=10008, description="JetStream system unavailable"),
+    "no servers": BadRequestError(code=400, err_code=10005, description="no suitable peers for placement"),
+    "another leader": ServerError(code=500, err_code=10009, description="JetStream cluster can not handle request"),
+}
+"""What a cluster says that loses its quorum between a reading and the update."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", AWAY.values(), ids=AWAY.keys())
+async def test_a_cluster_without_quorum_is_away_and_no_fault_of_the_setup(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, error: APIError
+) -> None:
+    await prepare_reader(bus)
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    for verb in ("update_stream", "add_consumer"):
+        monkeypatch.setattr(bus.js, verb, fail)
+    with pytest.raises(type(error)):
+        await reconcile_streams(bus.js, [dataclasses.replace(NOTES, description="other notes")])
+    with pytest.raises(type(error)):
+        await reconcile_consumer(bus.js, "NOTES", dataclasses.replace(READER, ack_wait=7.0))
 
 
 # The commands ---------------------------------------------------------------------------------------------------------
