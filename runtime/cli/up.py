@@ -109,6 +109,7 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
         tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
         began = time.monotonic()
         async with connect(composition.bus_settings(supervisor.settings), name="kiki-up") as bus:
+            await bus.outage.wait(bus.create_missing_streams)  # a cluster may have no quorum yet
             await wait_ready(bus, supervisor)
             out.print(f"ready in {time.monotonic() - began:.1f} s", style="bold green", highlight=False)
         if ask is not None:
