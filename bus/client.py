@@ -17,6 +17,7 @@ from nats.aio.client import Client as Connection
 from nats.aio.subscription import Subscription
 
 from bus.address import read_address, without_login
+from bus.deliveries import DeliveryClient
 from bus.errors import BROKER_ERRORS, is_login_refused, login_refused, translate_errors
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
@@ -93,7 +94,7 @@ async def connect(
             await report(error)
 
     options = {"connect_timeout": 5, "max_reconnect_attempts": 5, **address.login, **options}
-    connection = Connection()
+    connection = DeliveryClient()
     try:
         await connection.connect(list(address.servers), name=name, error_cb=note_error, **options)
     except BROKER_ERRORS as error:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -274,7 +275,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
     """
     address, public_url = read_address(settings.url), without_login(settings.url)
     link = _Link(url=public_url, patience=len(address.servers))
-    client = DeliveryClient()
+    client = DeliveryClient(partial(metrics.count_degraded, "bus.headers"))
     try:
         await asyncio.wait_for(
             client.connect(

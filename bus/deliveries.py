@@ -1,4 +1,4 @@
-"""A NATS client that no message and no cancellation makes deaf. Needs nats-py and the metrics only.
+"""A NATS client that no message and no cancellation makes deaf. Needs nats-py only.
 
 nats-py ends the task that reads the connection, with a line in the log and no other word, when it cannot make sense of
 a header or a subject, or when the PONG comes that a cancelled ``flush`` waited for. And it takes every message with a
@@ -7,12 +7,14 @@ such a message was passed over, delivered again for ever, or ended a reading.
 """
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
-from bus.metrics import count_degraded
+_log = logging.getLogger("bus")
 
 _DELIVERED = b"$JS.ACK."
 """How the reply subject of every message begins that a consumer delivers; what the broker says itself has none."""
@@ -21,7 +23,14 @@ _BROKERS_OWN = (Header.STATUS.value, Header.DESCRIPTION.value)
 
 
 class DeliveryClient(Client):  # type: ignore[misc]  # nats-py is not typed
-    """Goes on reading whatever comes; delivered messages are without the headers with which the broker speaks."""
+    """Goes on reading whatever comes; delivered messages are without the headers with which the broker speaks.
+
+    ``note`` is told of headers that nobody can read.
+    """
+
+    def __init__(self, note: Callable[[str], None] = _log.warning) -> None:
+        super().__init__()
+        self._note = note
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -34,7 +43,7 @@ class DeliveryClient(Client):  # type: ignore[misc]  # nats-py is not typed
         try:
             parsed: dict[str, str] | None = await super()._process_headers(headers)
         except (ValueError, IndexError) as error:
-            count_degraded("bus.headers", f"headers that nobody can read are left out: {error}")
+            self._note(f"headers that nobody can read are left out: {error}")
             return None
         return parsed
 

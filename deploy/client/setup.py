@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 TREE = HERE.parents[1]
 TARGET = HERE / "src" / "micro_kiki_client"
 
-BUS = ("address", "client", "errors", "request", "subjects", "turn")
+BUS = ("address", "client", "deliveries", "errors", "request", "subjects", "turn")
 _IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
 _STRICT = "forbid_unknown_fields=True"
 """The runtime refuses fields that it does not know; a client ignores those that a newer runtime adds."""
