@@ -48,7 +48,8 @@ def _strip_login(server: str) -> str:
 def _split(server: str) -> SplitResult:
     try:
         part = urlsplit(server if "://" in server else f"nats://{server}")
-        if part.hostname and (part.port is None or part.port):
+        host, _ = part.hostname, part.port  # reading the port checks it
+        if host:
             return part
         problem = "it names no host"
     except ValueError:

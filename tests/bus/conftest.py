@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
-import pytest
 
 from bus.connection import Bus
 from bus.handler import Consumer, Handler
@@ -55,4 +54,4 @@ async def eventually(check: Callable[[], Any], *, seconds: float = 30.0) -> Any:
             if value:
                 return value
             await anyio.sleep(0.03)
-    pytest.fail(f"did not happen within {seconds} s")
+    raise AssertionError(f"did not happen within {seconds} s")

@@ -122,7 +122,7 @@ async def until(check: Callable[[], Awaitable[bool]], *, seconds: float) -> None
         while not await check():
             await anyio.sleep(0.1)
         return
-    pytest.fail(f"did not happen within {seconds} s")
+    raise AssertionError(f"did not happen within {seconds} s")
 
 
 async def _says(answer: bool) -> bool:

@@ -58,7 +58,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
                 if await wait_until_held(bus, pid, consumer, envelope):
                     break
             else:
-                pytest.fail(f"{consumer} was too quick to be caught {TRIES} times")
+                raise AssertionError(f"{consumer} was too quick to be caught {TRIES} times")
         finally:
             os.kill(pid, signal.SIGKILL)
         answer = await wait_for_answer(bus, envelope)

@@ -115,14 +115,14 @@ class Weather:
         """Fail when a process has ended: the supervisor starts it again under another id."""
         for process in self.processes:
             if not process.is_running():
-                pytest.fail(f"{process.pid} ended; the last messages were:\n" + "\n".join(self.latest))
+                raise AssertionError(f"{process.pid} ended; the last messages were:\n" + "\n".join(self.latest))
 
     def check_answers(self) -> None:
         """Fail when a request has been without an answer for too long."""
         now = time.monotonic()
         if any(now - asked_at > patience_for(shot) for asked_at, shot in self.unanswered.values()):
             waiting = [f"{now - asked_at:.1f} s: {shot}" for asked_at, shot in self.unanswered.values()]
-            pytest.fail("no answer:\n" + "\n".join(waiting))
+            raise AssertionError("no answer:\n" + "\n".join(waiting))
 
     async def blow(self, count: int) -> None:
         """Publish so many messages, in batches; after each one everything still stands."""
@@ -143,7 +143,7 @@ class Weather:
             if sum(waiting.values()) + len(self.unanswered) <= backlog:
                 return
             if time.monotonic() > end:
-                pytest.fail(
+                raise AssertionError(
                     f"{waiting} still wait; the first of each:\n" + "\n".join(await self.describe_stuck(waiting))
                 )
             await anyio.sleep(0.1)
@@ -197,8 +197,9 @@ class GoodAsker:
                 try:
                     with anyio.fail_after(PATIENCE):
                         await question()
-                except TimeoutError:
-                    pytest.fail(f"{question.__name__} {self.count} hangs:\n" + "\n".join(self._weather.latest))
+                except TimeoutError as error:
+                    latest = "\n".join(self._weather.latest)
+                    raise AssertionError(f"{question.__name__} {self.count} hangs:\n{latest}") from error
                 self.slowest = max(self.slowest, time.monotonic() - began)
                 self.count += 1
             await anyio.sleep(0.3)

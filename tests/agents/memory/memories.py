@@ -6,7 +6,6 @@ from typing import Any
 
 import anyio
 import msgspec
-import pytest
 
 from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
@@ -30,7 +29,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 45
             if result := await check():
                 return result
             await anyio.sleep(0.02)
-    pytest.fail(f"did not happen within {seconds} s")
+    raise AssertionError(f"did not happen within {seconds} s")
 
 
 async def wait_for_projection(bus: Bus, atlas: int, trace: int) -> StatusReply:
