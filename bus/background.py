@@ -55,6 +55,11 @@ class Outage:
         self._failed_at = float("-inf")
         self._is_told = False
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the broker was away of late, so that deliveries that came to nothing are nobody's fault."""
+        return self._is_told
+
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat ``step`` until the broker can do it; returns what it gives."""
         while True:

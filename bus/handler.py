@@ -95,7 +95,7 @@ class Handler(Generic[E]):
         concurrency: messages in hand at once.
         in_order: whether the next message waits until this one is settled, tries included; for a concurrency of 1.
         ack_wait: seconds after which a silent handler's message is delivered again.
-        max_deliver: tries before the dead letter.
+        max_deliver: tries before the dead letter; those while the broker comes and goes do not count.
         until_deadline: whether the turn's deadline and cancellation end the work (not so for the record).
         outlasts: whether a message stays in hand while the broker is away, instead of using up its tries.
         give_up: tells who waits that no result will come; publishes ``turn.failed`` when None.
@@ -329,7 +329,7 @@ class Consumer(Generic[E]):
             turn_id=envelope.turn_id, session_id=envelope.session_id, stage=handler.stage
         )
         with tracing.trace_handling(handler.stage, message.headers, turn_id=envelope.turn_id, attempt=attempt):
-            if attempt > handler.max_deliver:
+            if attempt > handler.max_deliver and not self.bus.outage.lasts:
                 last_error = StageFailed(
                     f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error"
                 )
@@ -421,13 +421,13 @@ class Consumer(Generic[E]):
 
     async def _retry(self, message: Msg, event: E, attempt: int, error: BaseException) -> None:
         handler = self.handler
-        if attempt >= handler.max_deliver:
+        if attempt >= handler.max_deliver and not self.bus.outage.lasts:
             if not isinstance(error, KikiError):
                 error = StageFailed(f"{handler.stage} failed: {type(error).__name__}.", code="internal_error")
             await self._give_up(message, event, "max_deliver", error)
             return
         metrics.HANDLED.labels(handler.stage, "retried").inc()
-        delay = min(MAX_DELAY, handler.retry_delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+        delay = min(MAX_DELAY, handler.retry_delay * 2 ** min(attempt - 1, 16)) * random.uniform(0.5, 1.5)
         _log.warning("message will be retried", attempt=attempt, delay=round(delay, 2), error=str(error) or repr(error))
         await message.nak(delay=delay)
 

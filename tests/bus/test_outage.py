@@ -148,6 +148,28 @@ async def test_a_message_of_the_record_outlasts_a_broker_that_is_away(
     assert (calls, (await measure_stream(bus, DEAD)).messages) == (10, 0)
 
 
+async def test_deliveries_while_the_broker_comes_and_goes_are_no_tries(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        attempts.append(delivery.attempt)
+        if len(attempts) < 5:
+            raise BrokerUnavailable("the stream cannot be read")
+        return reply(event)
+
+    event = query()
+    bus.outage.note_failure(BrokerUnavailable("nothing was stored"))
+    async with run_consumer(bus, handle, max_deliver=2, retry_delay=0.01):
+        await bus.publish(event)
+
+        async def is_answered() -> bool:
+            return await bus.last(TurnCancelled, event.envelope.turn_id) is not None
+
+        await eventually(is_answered)
+    assert attempts == [1, 2, 3, 4, 5]
+    assert (await measure_stream(bus, DEAD)).messages == 0
+
+
 def test_an_outage_is_told_once_and_its_end_when_it_is_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -5,10 +5,11 @@ scripted, so that the turns are many; facade, router, embedder, memory and all o
 """
 
 import contextlib
+import gc
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,9 @@ import httpx
 import pytest
 
 from bus.connection import Bus, BusSettings, connect
-from bus.errors import BrokerUnavailable
+from bus.errors import BROKER_ERRORS, BrokerUnavailable
 from bus.stream import measure_stream
-from bus.topology import EPISODES, STREAMS
+from bus.topology import STREAMS
 from runtime.agents import default_agents
 from schemas.envelope import new_turn
 from schemas.errors import RETRYABLE_CODES
@@ -32,7 +33,20 @@ from tests.fault.cluster import SIZE, Cluster, Processes, make_cluster
 from tests.fault.test_memory_kill import REDELIVERY, wait_for_agreement
 from tests.fault.test_runtime_kill import count_questions
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(300),
+    # nats-py drops the connection to a server that accepts it and does not answer yet.
+    pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Find what nats-py dropped while its warning is expected."""
+    yield
+    gc.collect()
+
 
 CLIENTS = 4
 TURN_SECONDS = 12
@@ -142,13 +156,13 @@ async def can_store(bus: Bus) -> bool:
 
 
 async def lose_quorum(scene: ClusterScene, *numbers: int) -> None:
-    """kill -9 of these servers, and wait until those that are left know it."""
+    """kill -9 of these servers, and wait until those that are left store nothing any more."""
     await anyio.to_thread.run_sync(scene.cluster.kill, *numbers)
 
     async def is_lost() -> bool:
         try:
-            await measure_stream(scene.bus, EPISODES)
-        except BrokerUnavailable:
+            await scene.bus.js.publish(scene.bus.subjects.storage_probe, b"")
+        except BROKER_ERRORS:
             return True
         return False
 
