@@ -108,8 +108,9 @@ async def run_again(bus: Bus, turn_id: str, *, timeout: float = 120.0) -> Rerun:
     plan = msgspec.structs.replace(inputs.route.plan, record=False)
     route = msgspec.structs.replace(inputs.route, adapters=adapters, plan=plan)
     envelope = new_turn(tenant=inputs.tenant, user=inputs.user, session_id=inputs.session_id, timeout=timeout)
+    query = msgspec.structs.replace(inputs.query, awaited=False)  # nobody takes the repetition's answer
     ready = await bus.publish_and_wait(
-        RecallDone(envelope=envelope.next("memory"), query=inputs.query, route=route, recall=inputs.recall)
+        RecallDone(envelope=envelope.next("memory"), query=query, route=route, recall=inputs.recall)
     )
     after = outcome_of_answer(ready)
     deviations = differences(before, after)

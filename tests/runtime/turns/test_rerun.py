@@ -49,7 +49,10 @@ def make_answer(key: str, *, answer: str = "that.") -> AnswerReady:
 
 async def test_a_rerun_from_stored_events_equals_the_turn(bus: Bus) -> None:
     event = make_answer("kept")
-    await bus.publish(RecallDone(envelope=event.envelope, query=event.query, route=event.route, recall=event.recall))
+    asked_over_http = msgspec.structs.replace(event.query, awaited=True)
+    await bus.publish(
+        RecallDone(envelope=event.envelope, query=asked_over_http, route=event.route, recall=event.recall)
+    )
     await bus.publish(event)
     async with answering(bus, "that.") as requests:
         rerun = await run_again(bus, event.envelope.turn_id)
