@@ -193,13 +193,6 @@ class Bus:
         message = await self._last_raw(stream or topology.stream_of(kind), self.subjects.stage(subject, turn_id))
         return decode(kind, message.data) if message and message.data else None
 
-    async def last_of(self, kinds: Sequence[type[R]], turn_id: str, *, stream: str = topology.TURNS) -> R | None:
-        """The last stored event of several kinds that share their noun (``episode.*``), in one question."""
-        by_subject = {self.subjects.stage(kind.subject, turn_id): kind for kind in kinds}  # type: ignore[attr-defined]
-        (noun,) = {kind.subject.split(".")[0] for kind in kinds}  # type: ignore[attr-defined]
-        message = await self._last_raw(stream, self.subjects.stage(f"{noun}.*", turn_id))
-        return decode(by_subject[str(message.subject)], message.data) if message and message.data else None
-
     async def _last_raw(self, stream: str, subject: str) -> RawStreamMsg | None:
         with translate_errors(f"cannot read {subject} from {stream}"):
             try:

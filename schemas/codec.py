@@ -21,6 +21,12 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]+)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
 
 
+class _EventHead(msgspec.Struct, frozen=True):
+    """The part of an event that says whose it is; the rest is skipped."""
+
+    envelope: Envelope
+
+
 @cache
 def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
     return msgspec.json.Decoder(kind)
@@ -70,6 +76,15 @@ def decode(kind: type[S], data: bytes) -> S:
     if isinstance(envelope, Envelope) and envelope.schema_version < SCHEMA_VERSION:
         return _decode_older(kind, data, None)
     return value
+
+
+def decode_envelope(data: bytes) -> Envelope | None:
+    """The envelope of an event of this version, whatever the rest of the event is; None when it cannot be read."""
+    try:
+        head: _EventHead = _decoder(_EventHead).decode(data)
+    except UNREADABLE:
+        return None
+    return head.envelope
 
 
 def _decode_older(kind: type[S], data: bytes, error: msgspec.ValidationError | None) -> S:

@@ -1,10 +1,10 @@
 """The memory agent: recalls before the answer, records the answer, and projects the record into the stores."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -52,7 +52,15 @@ from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from bus.turns.events import find_end
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
-from schemas.events import AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, QueryRouted, RecallDone
+from schemas.events import (
+    AnswerReady,
+    AnswerTaken,
+    EpisodeForgotten,
+    EpisodeRecorded,
+    Event,
+    QueryRouted,
+    RecallDone,
+)
 from schemas.findings import Recall, RecalledEpisode, StageTiming
 from schemas.memory import (
     ConversationReply,
@@ -73,6 +81,8 @@ from schemas.memory import (
     VerifyRequest,
 )
 from schemas.status import StatusReply
+
+E = TypeVar("E", bound=Event)
 
 STAGE = "memory"
 EXPIRY_SECONDS = 60.0
@@ -147,26 +157,8 @@ class MemoryAgent:
         """Recall, which the turn waits for; the record and its projection, which it does not wait for."""
         return (
             Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
-            Handler(
-                stage=RECORD,
-                event=AnswerReady,
-                stream=ANSWERS,
-                handle=self._record,
-                concurrency=self.settings.concurrency,
-                max_deliver=RECORD_TRIES,
-                until_deadline=False,
-                outlasts=True,
-            ),
-            Handler(
-                stage=TAKEN,
-                event=AnswerTaken,
-                stream=ANSWERS,
-                handle=self._record_taken,
-                concurrency=self.settings.concurrency,
-                max_deliver=RECORD_TRIES,
-                until_deadline=False,
-                outlasts=True,
-            ),
+            self._record_handler(RECORD, AnswerReady, self._record),
+            self._record_handler(TAKEN, AnswerTaken, self._record_taken),
             self._projection_handler(),
         )
 
@@ -192,6 +184,20 @@ class MemoryAgent:
             detail=problem or ("rebuilding from the record" if self._rebuilding else self._stores.away),
             gauges=self._counts | self._gauges,
             info={"data_dir": str(self.settings.data_dir)},
+        )
+
+    def _record_handler(
+        self, stage: str, event: type[E], handle: Callable[[E, Delivery], Awaitable[None]]
+    ) -> Handler[E]:
+        return Handler(
+            stage=stage,
+            event=event,
+            stream=ANSWERS,
+            handle=handle,
+            concurrency=self.settings.concurrency,
+            max_deliver=RECORD_TRIES,
+            until_deadline=False,
+            outlasts=True,
         )
 
     def _projection_handler(self) -> Handler[EpisodeRecorded]:

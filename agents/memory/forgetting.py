@@ -21,7 +21,7 @@ from bus.errors import translate_errors
 from bus.storage import objects
 from bus.stream import delete_message, find_sequences, measure_stream, purge, read_last, read_stream
 from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
-from schemas.base import UNREADABLE
+from schemas.codec import decode_envelope
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
 from schemas.events import ENDS, AnswerReady, AnswerTaken, EpisodeForgotten, EpisodeRecorded, TurnCancelled
@@ -34,15 +34,6 @@ RUNNING_SECONDS = 20.0
 POLL_SECONDS = 0.2
 
 _log = structlog.get_logger("memory")
-
-
-class _EventHead(msgspec.Struct, frozen=True):
-    """The part of an event that is read here; the rest is skipped."""
-
-    envelope: Envelope
-
-
-_head_decoder = msgspec.json.Decoder(_EventHead)
 
 
 async def forget(bus: Bus, stores: Stores, request: ForgetRequest) -> ForgetReply:
@@ -154,7 +145,7 @@ async def _find_holders(bus: Bus, wanted: Collection[bytes], tenant: str) -> dic
                 if any(end in message.subject for end in ends):
                     ended.add(turn_id)
                 if any(name in message.data for name in wanted):
-                    envelope = _envelope_of(message.data)
+                    envelope = decode_envelope(message.data)
                     if envelope is None or envelope.tenant == tenant:
                         holders[turn_id] = envelope
     return {turn_id: None if turn_id in ended else envelope for turn_id, envelope in holders.items()}
@@ -165,13 +156,6 @@ async def _read_body(bus: Bus, letter: DeadLetter) -> bytes:
         return await read_payload(bus, letter)
     except InvalidInput:
         return b""  # a body that was too large for the letter, and that is not stored any more
-
-
-def _envelope_of(data: bytes) -> Envelope | None:
-    try:
-        return _head_decoder.decode(data).envelope
-    except UNREADABLE:
-        return None
 
 
 async def expire(bus: Bus, *, age: float, room: int = ANSWER_MAX_BYTES // 2) -> int:

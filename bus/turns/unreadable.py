@@ -2,29 +2,19 @@
 
 import time
 
-import msgspec
 from nats.aio.msg import Msg
 
 from bus.connection import Bus
 from bus.stream import read_next
 from bus.topology import ANSWERS, JOBS, TURNS
 from bus.turn import invalid_stage
-from schemas.base import UNREADABLE
+from schemas.codec import decode_envelope
 from schemas.envelope import Envelope, is_turn_id
 from schemas.errors import InvalidEvent
 from schemas.events import Event, QueryReceived, failure
 
 NOBODY = "unknown"
 """The tenant of a failure whose message does not say whose it was."""
-
-
-class _UnreadableHead(msgspec.Struct):
-    """The part of an event that is read here; the rest is skipped."""
-
-    envelope: Envelope
-
-
-_head_decoder = msgspec.json.Decoder(_UnreadableHead)
 
 
 async def report_malformed(bus: Bus, message: Msg, kind: type[Event], stage: str, error: InvalidEvent) -> None:
@@ -50,13 +40,8 @@ async def report_malformed(bus: Bus, message: Msg, kind: type[Event], stage: str
 
 def read_envelope(data: bytes, turn_id: str) -> Envelope:
     """The envelope of an event that cannot be read as a whole; one that names nobody where that is unreadable, too."""
-    try:
-        envelope = _head_decoder.decode(data).envelope
-    except UNREADABLE:
-        pass
-    else:
-        if envelope.turn_id == turn_id:
-            return envelope
+    if (envelope := decode_envelope(data)) is not None and envelope.turn_id == turn_id:
+        return envelope
     now = time.time()
     return Envelope(
         event_id=f"{turn_id}:unreadable",
