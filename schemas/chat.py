@@ -19,6 +19,9 @@ MAX_CANDIDATES = 8
 """Upper bound of ``n`` and of the candidates of a turn: an unbounded ``n`` is a denial of service."""
 
 
+MAX_TOKENS = 2**20
+"""Upper bound of the tokens of one answer; the worker ends it at the model's context."""
+
 TokenId = Annotated[str, Meta(pattern=rf"^[0-9]{{1,7}}{END}")]
 
 MAX_TOOLS = 128
@@ -97,7 +100,7 @@ class Sampling(WireStruct, frozen=True, kw_only=True):
     ``logprobs`` asks for each token's log-probability, ``top_logprobs`` for so many likeliest ones beside it.
     """
 
-    max_tokens: Annotated[int, Meta(ge=1, le=32768)] = 256
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 256
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1000)] = 0

@@ -95,7 +95,7 @@ class _TurnWriter:
                 break
             if isinstance(event, InferToken):
                 await self._write_token(event)
-            elif event is not None:
+            elif isinstance(event, Event):
                 await self._write_stages(event)
             await self._keep_alive()
         await self._write_answer(event)
