@@ -43,7 +43,6 @@ NEUTRAL = frozenset(
         "reasoning_content",
         "reasoning_details",
         "return_progress",
-        "safety_identifier",
         "service_tier",
         "skip_special_tokens",
         "signature",

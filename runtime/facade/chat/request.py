@@ -111,7 +111,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     n: Count | None = None
     stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
-    seed: Annotated[int, Meta(ge=-SEEDS, le=2 * SEEDS - 1)] | None = None
+    seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
