@@ -1,5 +1,7 @@
 """Fields of a body that its structs do not have: passed over and counted, or refused by name."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,7 +9,7 @@ import pytest
 
 from bus import metrics
 from runtime.facade.chat.fields import NEUTRAL, decode_body
-from runtime.facade.chat.request import ChatRequest
+from runtime.facade.chat.request import ChatRequest, Extension
 from schemas.errors import InvalidInput
 from tests.runtime.facade.scripted import chat_body
 
@@ -64,3 +66,11 @@ def test_the_field_of_this_project_is_checked_by_name() -> None:
     with pytest.raises(InvalidInput) as refusal:
         read({"kiki": {"levle": "raw"}}, strict=False)
     assert refusal.value.param == "kiki.levle"
+
+
+def test_the_page_names_every_field() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "http.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)`", page))
+    assert named >= NEUTRAL
+    assert set(ChatRequest.__struct_fields__) <= named
+    assert set(Extension.__struct_fields__) <= named
