@@ -153,7 +153,7 @@ async def test_a_turn_that_runs_is_not_forgotten(bus: Bus, agent: MemoryAgent) -
 
 
 @here
-async def test_what_is_to_be_forgotten_must_be_named(bus: Bus, agent: MemoryAgent) -> None:
+async def test_a_request_names_whom_it_forgets(bus: Bus, agent: MemoryAgent) -> None:
     with pytest.raises(InvalidInput, match="a turn") as refusal:
         await bus.request("memory.forget", ForgetRequest(tenant="ann"), ForgetReply, timeout=10.0)
     assert refusal.value.param == "user"

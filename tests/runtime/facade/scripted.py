@@ -29,6 +29,7 @@ from schemas.findings import (
     BiasReport,
     Candidate,
     DomainScore,
+    FinishReason,
     Inference,
     Level,
     Negotiation,
@@ -58,6 +59,7 @@ class Script:
         before_begin: the worker accepts the turn after this event; None: at once.
         usage: the tokens of each candidate, and ``spent`` those of the whole turn.
         adapters: the adapters that take part.
+        finish_reason: why the answer ended; None: it calls tools, or stopped.
         queries: the queries so far; the first one sets ``query_arrived``.
         cancellations: the cancellations so far; the first one sets ``cancel_arrived``.
     """
@@ -76,6 +78,7 @@ class Script:
     spent: Usage = SPENT
     adapters: tuple[AdapterUse, ...] = (AdapterUse(name="python", weight=1.0),)
     logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
     queries: list[QueryReceived] = field(default_factory=list)
     cancellations: list[TurnCancelled] = field(default_factory=list)
     cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -171,6 +174,7 @@ def recall_event(event: QueryRouted) -> RecallDone:
 
 def answer_event(event: RecallDone, script: Script) -> AnswerReady:
     texts = script.candidates or (script.text,)
+    finish_reason: FinishReason = script.finish_reason or ("tool_calls" if script.tool_calls else "stop")
     return AnswerReady(
         envelope=event.envelope.next("antibias"),
         query=event.query,
@@ -185,6 +189,7 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
                     usage=script.usage,
                     adapters=script.adapters,
                     tokens=script.logprobs,
+                    finish_reason=finish_reason,
                 )
                 for text in texts
             ),
@@ -196,7 +201,7 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
         text=script.text,
-        finish_reason="tool_calls" if script.tool_calls else "stop",
+        finish_reason=finish_reason,
         usage=script.spent,
         timings=(*event.timings, timing("inference")),
     )
