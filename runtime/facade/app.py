@@ -12,7 +12,7 @@ from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade, parts_of
 from runtime.facade.errors import error_object, refuse
 from runtime.facade.middleware import AccessLog
-from runtime.facade.routes import adapters, chat, completions, health, metrics, route, sessions, turns
+from runtime.facade.routes import adapters, chat, completions, health, messages, metrics, route, sessions, turns
 from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput, KikiError
@@ -26,7 +26,7 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI
     """The HTTP facade over a connected bus. FastAPI's schema is not served, as it does not know the bodies."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, models=models, turns=Turns(bus, settings))
-    for module in (chat, completions, model_routes, route, sessions, turns, health, metrics, adapters):
+    for module in (chat, completions, messages, model_routes, route, sessions, turns, health, metrics, adapters):
         app.include_router(module.router)
     app.add_exception_handler(KikiError, _refuse_kiki_error)
     app.add_exception_handler(HTTPException, _refuse_http_exception)
