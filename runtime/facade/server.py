@@ -14,6 +14,7 @@ import uvicorn
 from bus.connection import Bus
 from runtime.catalogue import Catalogue
 from runtime.facade.app import create_app
+from runtime.facade.protocol import JsonProtocol
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import SetupError
 
@@ -36,14 +37,14 @@ async def serve(
     """Serve until cancelled. ``task_status`` starts with the port once requests are taken.
 
     Raises:
-        SetupError: the address cannot be listened on.
+        SetupError: the address cannot be listened on, or a setting names a model that does not exist.
     """
-    listener = listen(settings)
     app = create_app(bus, settings, models)
+    listener = listen(settings)
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=JsonProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
