@@ -1,5 +1,6 @@
 """The application: routes, error handlers and middleware put together."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import structlog
@@ -9,28 +10,42 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bus.connection import Bus
-from runtime.catalogue import Catalogue
+from runtime.catalogue import Catalogue, ServedModel
+from runtime.facade.abilities import Abilities
 from runtime.facade.browsers import Cors, HostCheck
 from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade, parts_of
+from runtime.facade.embeddings import Embeddings
 from runtime.facade.errors import HttpRefusal, refuse
 from runtime.facade.middleware import AccessLog
 from runtime.facade.paths import Paths
-from runtime.facade.routes import adapters, chat, health, metrics, route, sessions, turns
+from runtime.facade.routes import adapters, chat, embeddings, health, metrics, route, sessions, turns
 from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput, KikiError
 
-ROUTES = (chat, model_routes, route, sessions, turns, health, metrics, adapters)
+ROUTES = (chat, embeddings, model_routes, route, sessions, turns, health, metrics, adapters)
 """The modules of the routes; each has its own as ``router``."""
 
 _log = structlog.get_logger("facade")
 
 
-def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI:
-    """The HTTP facade over a connected bus. FastAPI's schema is not served, as it does not know the bodies."""
+def create_app(bus: Bus, settings: FacadeSettings, models: Mapping[str, ServedModel]) -> FastAPI:
+    """The HTTP facade over a connected bus. FastAPI's schema is not served, as it does not know the bodies.
+
+    Raises:
+        SetupError: a setting names a model that does not exist.
+    """
+    catalogue = Catalogue(models, names=settings.models, default=settings.default_model)
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.facade = Facade(bus=bus, settings=settings, models=models, turns=Turns(bus, settings))
+    app.state.facade = Facade(
+        bus=bus,
+        settings=settings,
+        models=catalogue,
+        turns=Turns(bus, settings),
+        abilities=Abilities(bus),
+        embeddings=Embeddings(bus, timeout=settings.embed_timeout),
+    )
     for module in ROUTES:
         app.include_router(module.router)
     app.add_exception_handler(KikiError, _refuse_kiki_error)

@@ -8,7 +8,9 @@ from fastapi import Depends, Request
 
 from bus.connection import Bus
 from runtime.catalogue import Catalogue
+from runtime.facade.abilities import Abilities
 from runtime.facade.chat.turns import Turns
+from runtime.facade.embeddings import Embeddings
 from runtime.facade.owner import Owner, name_user
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
@@ -22,6 +24,8 @@ class Facade:
     settings: FacadeSettings
     models: Catalogue
     turns: Turns
+    abilities: Abilities
+    embeddings: Embeddings
 
 
 def parts_of(request: Request) -> Facade:

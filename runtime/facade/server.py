@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import anyio
 import anyio.abc
@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 
 from bus.connection import Bus
-from runtime.catalogue import Catalogue
+from runtime.catalogue import ServedModel
 from runtime.facade.app import create_app
 from runtime.facade.protocol import JsonProtocol
 from runtime.facade.settings import FacadeSettings
@@ -30,7 +30,7 @@ _log = structlog.get_logger("facade")
 async def serve(
     bus: Bus,
     settings: FacadeSettings,
-    models: Catalogue,
+    models: Mapping[str, ServedModel],
     *,
     task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:

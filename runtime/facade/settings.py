@@ -26,6 +26,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cors_origins: origins of pages elsewhere that may ask and read, as "https://chat.example.com"; "*" is all.
         allowed_hosts: names under which this server is reached, besides loopback and its own address; patterns as
             "*.example.com". Checked without API keys only.
+        models: other names for models, each with the id of the model that answers to it ("gpt-4o" = "micro-kiki").
+        default_model: the model of a request that names none.
         body_limit: bytes of a request body, counted while it is read.
         body_timeout: time that a client has for sending its whole body.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
@@ -48,6 +50,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
         memory_timeout: time that the memory has for a search or a session.
+        embed_timeout: time that the embedder has for one part of a request to ``/v1/embeddings``.
         forget_timeout: time that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
         monitor_url: the monitoring address of a broker that is not embedded, for ``/health`` and ``/ready``.
@@ -59,6 +62,8 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
+    models: dict[str, str] = {}
+    default_model: str = "micro-kiki"
     body_limit: Annotated[int, Meta(ge=1)] = 1024**2
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
     api_keys: dict[str, str] = {}
@@ -79,6 +84,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_seconds: float = 0.5
     route_timeout: Annotated[float, Meta(gt=0, le=86400)] = 2.0
     memory_timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    embed_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
     monitor_url: str | None = None

@@ -123,15 +123,6 @@ async def test_status_as_life_core_reads_it(http: httpx.AsyncClient, bus: Bus) -
     assert status["models"] == [{"alias": name, "status": "ready"} for name in MODELS]
 
 
-async def test_models_are_listed_and_shown(http: httpx.AsyncClient) -> None:
-    listing = (await http.get("/v1/models")).json()
-    assert listing["object"] == "list"
-    assert [model["id"] for model in listing["data"]] == list(MODELS)
-    assert len(MODELS) == 45
-    single = (await http.get("/v1/models/micro-kiki")).json()
-    assert (single["id"], single["object"], single["owned_by"]) == ("micro-kiki", "model", "micro-kiki")
-
-
 async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script: Script) -> None:
     await http.post("/v1/chat/completions", json=chat_body())
     async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
