@@ -15,7 +15,7 @@ from runtime.facade.abilities import Abilities
 from runtime.facade.browsers import Cors, HostCheck
 from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade, parts_of
-from runtime.facade.embeddings import Embeddings
+from runtime.facade.embeddings import EmbedderClient
 from runtime.facade.errors import HttpRefusal, refuse
 from runtime.facade.middleware import AccessLog
 from runtime.facade.paths import Paths
@@ -44,7 +44,7 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Mapping[str, ServedMo
         models=catalogue,
         turns=Turns(bus, settings),
         abilities=Abilities(bus),
-        embeddings=Embeddings(bus, timeout=settings.embed_timeout),
+        embedder=EmbedderClient(bus, timeout=settings.embed_timeout),
     )
     for module in ROUTES:
         app.include_router(module.router)

@@ -10,7 +10,7 @@ from bus.connection import Bus
 from runtime.catalogue import Catalogue
 from runtime.facade.abilities import Abilities
 from runtime.facade.chat.turns import Turns
-from runtime.facade.embeddings import Embeddings
+from runtime.facade.embeddings import EmbedderClient
 from runtime.facade.owner import Owner, name_user
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
@@ -25,7 +25,7 @@ class Facade:
     models: Catalogue
     turns: Turns
     abilities: Abilities
-    embeddings: Embeddings
+    embedder: EmbedderClient
 
 
 def parts_of(request: Request) -> Facade:

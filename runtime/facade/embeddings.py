@@ -27,7 +27,7 @@ class EmbeddedTexts:
     tokens: int
 
 
-class Embeddings:
+class EmbedderClient:
     """The embedder behind ``/v1/embeddings``; ``timeout`` are the seconds that it has for one part of a request."""
 
     def __init__(self, bus: Bus, *, timeout: float) -> None:

@@ -39,7 +39,7 @@ async def create_embeddings(request: Request, parts: Parts, _: Tenant) -> Respon
         raise InvalidInput(f"'encoding_format' is not one of {', '.join(FORMATS)}.", param="encoding_format")
     model = await _find_model(body.model, parts)
     embedded = await run_while_connected(
-        request.receive, lambda: parts.embeddings.embed(texts, dimensions=body.dimensions)
+        request.receive, lambda: parts.embedder.embed(texts, dimensions=body.dimensions)
     )
     entries = [
         {"object": "embedding", "index": index, "embedding": _encode(vector, encoding)}
@@ -50,13 +50,13 @@ async def create_embeddings(request: Request, parts: Parts, _: Tenant) -> Respon
     return Response(msgspec.json.encode(reply), media_type="application/json")
 
 
-def _read_input(given: Any) -> tuple[str, ...]:
+def _read_input(sent_input: Any) -> tuple[str, ...]:
     """The texts.
 
     Raises:
         InvalidInput: there are none or too many, one is empty, or they are tokens or something else.
     """
-    texts = given if isinstance(given, list) else [given]
+    texts = sent_input if isinstance(sent_input, list) else [sent_input]
     if not texts:
         raise InvalidInput("'input' is empty: send a text or a list of texts.", param="input")
     if len(texts) > MAX_INPUTS and not _is_token(texts[0]):

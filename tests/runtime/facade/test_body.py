@@ -72,7 +72,7 @@ async def test_a_body_of_exactly_the_limit_is_served(http: httpx.AsyncClient, sc
         "nonsense",
     ],
 )
-async def test_what_is_not_declared_as_json_is_refused(
+async def test_a_body_that_is_not_declared_as_json_is_refused(
     http: httpx.AsyncClient, script: Script, path: str, kind: str
 ) -> None:
     """A page may send a form or plain text to any server without asking it first."""
@@ -94,7 +94,7 @@ async def test_what_is_not_declared_as_json_is_refused(
         None,
     ],
 )
-async def test_what_is_declared_as_json_or_not_at_all_is_read(
+async def test_a_body_declared_as_json_or_not_at_all_is_read(
     http: httpx.AsyncClient, script: Script, kind: str | None
 ) -> None:
     headers = {} if kind is None else {"content-type": kind}

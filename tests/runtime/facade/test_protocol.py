@@ -51,7 +51,7 @@ async def exchange(http: httpx.AsyncClient, *pieces: bytes) -> tuple[int, dict[s
         ([b"GET / HTTP/1.1\r\n" + HOST, *[b"X: " + b"a" * 9_000 + b"\r\n"] * 4], 431, "headers_too_large"),
     ],
 )
-async def test_what_is_no_http_is_refused_as_everything_else(
+async def test_a_message_that_is_no_http_is_refused_as_everything_else(
     http: httpx.AsyncClient, script: Script, pieces: list[bytes], status: int, code: str
 ) -> None:
     sent_status, headers, body = await exchange(http, *pieces)
@@ -91,7 +91,7 @@ async def test_a_connection_may_break_after_a_good_request(http: httpx.AsyncClie
     assert b"malformed_request" in rest
 
 
-async def test_what_is_cut_off_by_the_facades_end_may_be_tried_again(bus: Bus) -> None:
+async def test_a_request_that_the_facades_end_cuts_off_may_be_tried_again(bus: Bus) -> None:
     """A body that does not come holds its request up until the facade stops."""
     settings = FacadeSettings(port=0, drain_seconds=0)
     async with serve_facade(bus, settings) as url:

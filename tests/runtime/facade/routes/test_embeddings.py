@@ -176,7 +176,7 @@ async def test_there_is_one_embedder_behind_each_name(
         ({"input": "a", "model": "text-embedding-3-small"}, 404, "model", "/v1/models lists them"),
     ],
 )
-async def test_what_cannot_be_embedded_is_refused_by_its_field(
+async def test_a_body_that_cannot_be_embedded_is_refused_by_its_field(
     http: httpx.AsyncClient, counting: CountingEmbedder, body: dict[str, Any], status: int, param: str, words: str
 ) -> None:
     reply = await http.post("/v1/embeddings", json=body)
@@ -195,7 +195,7 @@ async def test_what_cannot_be_embedded_is_refused_by_its_field(
         {"input": "\x00\u2028😊"},
     ],
 )
-async def test_what_changes_no_vector_is_passed_over(
+async def test_fields_that_change_no_vector_are_passed_over(
     http: httpx.AsyncClient, counting: CountingEmbedder, body: dict[str, Any]
 ) -> None:
     assert (await http.post("/embeddings/", json=body)).status_code == 200

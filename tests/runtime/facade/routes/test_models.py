@@ -96,7 +96,7 @@ async def test_an_agent_that_hangs_holds_the_list_up_once_alone(
     assert len(calls) == 1
 
 
-async def test_what_an_agent_said_last_holds_while_it_is_away(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_report_of_an_agent_holds_while_it_is_away(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abilities_module, "KEPT_SECONDS", 0.0)
     abilities = Abilities(bus)
     assert await abilities.read_context_tokens() is None
