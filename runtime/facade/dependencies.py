@@ -1,7 +1,8 @@
 """The endpoints' dependencies: the parts that they share, whose request it is, and the admin key."""
 
 import hmac
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -18,7 +19,7 @@ from schemas.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class Facade:
-    """The parts that every endpoint shares."""
+    """The parts that every endpoint shares; ``started_at`` is on the monotonic clock."""
 
     bus: Bus
     settings: FacadeSettings
@@ -26,6 +27,7 @@ class Facade:
     turns: Turns
     abilities: Abilities
     embedder: EmbedderClient
+    started_at: float = field(default_factory=time.monotonic)
 
 
 def parts_of(request: Request) -> Facade:
