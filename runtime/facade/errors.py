@@ -32,6 +32,13 @@ class ClientGone(KikiError):
     code = "cancelled"
 
 
+class InternalError(KikiError):
+    """A fault of the facade itself; the log has the traceback, the client does not."""
+
+    def __init__(self) -> None:
+        super().__init__("the facade failed; its log says why.", code="internal_error")
+
+
 class HttpRefusal(InvalidInput):
     """What HTTP itself refuses: a status that no code of the contract has, and the headers that belong to it."""
 
@@ -98,13 +105,3 @@ def refuse(scope: Scope, error: KikiError, *, retry_after: int) -> JSONResponse:
     request_id = scope.get("state", {}).get("request_id", "")
     body = describe_error_for(scope["path"], error, request_id=request_id)
     return JSONResponse(body, status_code=error.status, headers=headers)
-
-
-def internal_error() -> KikiError:
-    """A fault of the facade itself; the log has the traceback, the client does not."""
-    return KikiError("the facade failed; its log says why.")
-
-
-def describe_internal_error() -> dict[str, Any]:
-    """OpenAI's error object of :func:`internal_error`."""
-    return describe_error(internal_error())

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.facade import metrics
-from runtime.facade.errors import internal_error, refuse, speaks_anthropic
+from runtime.facade.errors import InternalError, refuse, speaks_anthropic
 from schemas.errors import KikiError, Unavailable
 
 _log = structlog.get_logger("facade")
@@ -37,7 +37,7 @@ class AccessLog:
                 await self.app(scope, receive, exchange.send)
             except Exception:  # noqa: BLE001 - the last resort; logged with its traceback
                 _log.exception("endpoint failed", path=scope["path"])
-                await self._end(exchange, receive, internal_error())
+                await self._end(exchange, receive, InternalError())
             except anyio.get_cancelled_exc_class():  # the server stops, and this request did not end in time
                 with anyio.CancelScope(shield=True):
                     await self._end(exchange, receive, Unavailable("the facade is stopping: ask again."))

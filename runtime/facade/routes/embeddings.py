@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from msgspec import Struct
 
 from runtime.facade.body import read_body
-from runtime.facade.chat.request import decode_body
+from runtime.facade.chat.fields import decode_body
 from runtime.facade.dependencies import Facade, Parts, Tenant
 from runtime.facade.disconnect import run_while_connected
 from runtime.facade.embeddings import name_input
@@ -22,18 +22,19 @@ FORMATS = ("float", "base64")
 
 
 class EmbeddingsBody(Struct, frozen=True, kw_only=True):
-    """The body as clients send it; further fields change no vector."""
+    """The body as clients send it; who the ``user`` is changes no vector."""
 
     input: Any
     model: str | None = None
     encoding_format: str | None = None
     dimensions: float | None = None
+    user: Any = None
 
 
 @router.post("/v1/embeddings")
 async def create_embeddings(request: Request, parts: Parts, _: Tenant) -> Response:
     """Embed a text, or a list of them."""
-    body = decode_body(EmbeddingsBody, await read_body(request, parts.settings))
+    body = decode_body(EmbeddingsBody, await read_body(request, parts.settings), strict=parts.settings.strict_fields)
     texts, encoding = _read_input(body.input), body.encoding_format or FORMATS[0]
     if encoding not in FORMATS:
         raise InvalidInput(f"'encoding_format' is not one of {', '.join(FORMATS)}.", param="encoding_format")

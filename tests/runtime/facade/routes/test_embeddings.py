@@ -172,7 +172,7 @@ async def test_there_is_one_embedder_behind_each_name(
         ({"input": "a", "encoding_format": 3}, 400, "encoding_format", "str"),
         ({"input": "a", "dimensions": 256}, 400, "dimensions", "256, and this model's vectors have 2"),
         ({"input": "a", "dimensions": 0}, 400, "dimensions", "0, and this model's vectors have 2"),
-        ({"input": "a", "dimensions": "2"}, 400, "dimensions", "float"),
+        ({"input": "a", "dimensions": "wide"}, 400, "dimensions", "float"),
         ({"input": "a", "model": "text-embedding-3-small"}, 404, "model", "/v1/models lists them"),
     ],
 )

@@ -15,7 +15,7 @@ from schemas.codec import encode
 from schemas.errors import SetupError
 from schemas.status import StatusReply
 from tests.runtime.facade.reporters import Reporter
-from tests.runtime.facade.scripted import MODELS, serve_facade
+from tests.runtime.facade.scripted import MODELS, Script, chat_body, serve_facade
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +67,25 @@ async def test_a_model_tells_what_fits_into_it_and_who_it_is(http: httpx.AsyncCl
 )
 async def test_a_model_is_shown_under_each_of_its_names(http: httpx.AsyncClient, path: str, model_id: str) -> None:
     assert (await http.get(path)).json()["id"] == model_id
+
+
+@pytest.mark.parametrize(
+    ("fields", "model_id"),
+    [
+        ({"model": "gpt-4o"}, "micro-kiki-fast"),
+        ({"model": "openai/GPT-4o"}, "micro-kiki-fast"),
+        ({"model": "OPENAI/MICRO-KIKI-FAST"}, "micro-kiki-fast"),
+        ({"model": ""}, "micro-kiki-base"),
+        ({"model": None}, "micro-kiki-base"),
+        ({}, "micro-kiki-base"),
+    ],
+)
+async def test_a_turn_is_answered_by_the_model_that_its_name_means(
+    http: httpx.AsyncClient, script: Script, fields: dict[str, str | None], model_id: str
+) -> None:
+    body = {name: value for name, value in chat_body().items() if name != "model"} | fields
+    assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert [event.query.model for event in script.queries] == [model_id]
 
 
 async def test_an_unknown_model_is_a_404(http: httpx.AsyncClient) -> None:
