@@ -35,8 +35,8 @@ class ClientGone(KikiError):
 class InternalError(KikiError):
     """A fault of the facade itself; the log has the traceback, the client does not."""
 
-    def __init__(self) -> None:
-        super().__init__("the facade failed; its log says why.", code="internal_error")
+    def __init__(self, message: str = "the facade failed; its log says why.") -> None:
+        super().__init__(message)
 
 
 class HttpRefusal(InvalidInput):
@@ -46,8 +46,8 @@ class HttpRefusal(InvalidInput):
         self,
         message: str,
         *,
-        status: int,
-        code: str,
+        status: int = 400,
+        code: str = InvalidInput.code,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
