@@ -269,7 +269,7 @@ STEPS_DOWN: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "field"), STEPS_DOWN)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_no_panel_can_serve_steps_down_and_says_so(
+async def test_a_field_that_no_panel_can_serve_steps_down_and_says_so(
     http: httpx.AsyncClient, script: Script, fields: dict[str, Any], field: str, stream: bool
 ) -> None:
     script.candidates = ("Paris.", "Lyon.") if "n" in fields else None
