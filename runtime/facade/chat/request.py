@@ -244,7 +244,7 @@ def check_request(
         continuation=continuation,
         thinking=_wants_thinking(body),
     )
-    shown = model.thinking if query.thinking is None else query.thinking
+    reasons = model.thinking if query.thinking is None else query.thinking
     session = (body.metadata or {}).get("session_id")
     return CheckedRequest(
         query=query,
@@ -254,7 +254,7 @@ def check_request(
         n=body.n or 1,
         trace=body.kiki.trace,
         progress=body.kiki.progress,
-        thinking=shown if body.kiki.thinking is None else body.kiki.thinking,
+        thinking=reasons if body.kiki.thinking is None else body.kiki.thinking,
         session=None if session is None else str(session),
         users=(("user", body.user), ("safety_identifier", body.safety_identifier)),
         niche=model.niche,
