@@ -98,7 +98,7 @@ async def take_answers(request: Request, follows: Sequence[Follow]) -> list[Answ
 def describe_answer(chat_request: CheckedRequest, answer: AnswerReady) -> dict[str, str]:
     """The headers that say how a turn was served that has been answered."""
     adapters = [use for candidate in answer.inference.candidates for use in candidate.adapters]
-    return describe_turn(chat_request, adapters)
+    return describe_turn(chat_request, adapters, is_cut=answer.inference.cut)
 
 
 async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:

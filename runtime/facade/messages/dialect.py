@@ -9,6 +9,7 @@ from runtime.facade.chat import response
 from runtime.facade.chat.dialect import Beginning, TextKind, write_event
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.chat.response import Choice
+from runtime.facade.errors import describe_anthropic_error
 from schemas.base import UNREADABLE
 from schemas.chat import ToolCall, Usage
 from schemas.envelope import Envelope
@@ -18,17 +19,6 @@ from schemas.findings import FinishReason, TokenLogprob
 
 STOP_REASONS: dict[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 """A stop string ends an answer as its own end does: the worker does not say which it was."""
-
-ERROR_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-"""The type of an error by its HTTP status, where it is not that of all 4xx or all 5xx."""
 
 _BLOCK_NAMES: dict[TextKind, str] = {"content": "text", "reasoning": "thinking"}
 _EMPTY_BLOCKS: dict[str, dict[str, Any]] = {
@@ -82,7 +72,7 @@ class MessagesDialect:
 
     def fail(self, error: KikiError) -> bytes:
         """The error; nothing follows it."""
-        return write_event("error", describe_anthropic_error(error, self._request_id))
+        return write_event("error", describe_anthropic_error(error, request_id=self._request_id))
 
     def _open_block(self, name: str) -> bytes:
         data = self._close_block()
@@ -123,13 +113,6 @@ def describe_usage(counts: Usage) -> dict[str, int]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
     }
-
-
-def describe_anthropic_error(error: KikiError, request_id: str) -> dict[str, Any]:
-    """The error object of a :class:`KikiError`."""
-    status = error.status
-    kind = ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
 
 
 def _describe_message(

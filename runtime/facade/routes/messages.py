@@ -21,7 +21,7 @@ async def create_message(request: Request, parts: Parts, tenant: Tenant) -> Resp
     data = await read_body(request, parts.settings)
     body = decode_body(MessagesRequest, data, strict=parts.settings.strict_fields)
     chat_request = check_chat(translate_request(body), models=parts.models, settings=parts.settings)
-    dialect = MessagesDialect(chat_request, request_id=getattr(request.state, "request_id", ""))
+    dialect = MessagesDialect(chat_request, request_id=request.state.request_id)
     return await serve_turn(request, chat_request, dialect, parts=parts, tenant=tenant)
 
 

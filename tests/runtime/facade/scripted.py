@@ -86,6 +86,7 @@ class Script:
     logprobs: tuple[TokenLogprob, ...] = ()
     echo: Echo | None = None
     finish_reason: FinishReason | None = None
+    is_cut: bool = False
     queries: list[QueryReceived] = field(default_factory=list)
     cancellations: list[TurnCancelled] = field(default_factory=list)
     cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -206,6 +207,7 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
             model_digest="abcdef0123456789",
             prompt_tokens=script.usage.prompt_tokens,
             echo=find_echo(event.query, script),
+            cut=script.is_cut,
         ),
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
