@@ -32,6 +32,7 @@ from schemas.events import (
     EpisodeForgotten,
     EpisodeRecorded,
     Event,
+    InferToken,
     QueryReceived,
     TurnCancelled,
 )
@@ -155,10 +156,10 @@ class Turn:
         async for event in self.events():
             if isinstance(event, AnswerReady):
                 rest = live.finish(event.text)
-            elif isinstance(event, Event):
-                continue
+            elif isinstance(event, InferToken) and event.kind == "content":
+                rest = live.add(event)
             else:
-                rest = live.add(event) if event.kind == "content" else ""
+                continue
             if rest:
                 yield rest
 

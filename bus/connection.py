@@ -37,7 +37,7 @@ from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, SetupError, StageFailed, Unavailable
-from schemas.events import AnswerReady, Event, InferToken, TurnCancelled
+from schemas.events import AnswerReady, Event, Signal, TurnCancelled
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -140,9 +140,9 @@ class Bus:
                 return await wait_for_answer(happenings)
         raise DeadlineExceeded("the turn's deadline passed without a word.")
 
-    async def signal(self, token: InferToken) -> None:
-        """Publish a text delta on core NATS: delivered to who listens now, never stored."""
-        await self.send(self.subjects.of(token), encode(token))
+    async def signal(self, signal: Signal) -> None:
+        """Publish a signal on core NATS: delivered to who listens now, never stored."""
+        await self.send(self.subjects.of(signal), encode(signal))
 
     async def send(self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None) -> None:
         """Publish bytes on core NATS; :meth:`flush` waits until the broker has them."""

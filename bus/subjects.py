@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.adapters import ADAPTER_EVENTS
-from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, InferToken
+from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, Signal
 from schemas.flow import AdvicePublished
 from schemas.jobs import LANES, Job, Lane
 from schemas.services import EpisodesConsumed, ServiceRegistered
@@ -41,9 +41,9 @@ class Subjects:
 
     prefix: str = DEFAULT_PREFIX
 
-    def of(self, event: Event | InferToken) -> str:
+    def of(self, event: Event | Signal) -> str:
         """The subject on which ``event`` is published."""
-        if isinstance(event, InferToken):
+        if isinstance(event, Signal):
             return self.stage(event.subject, event.turn_id)
         if isinstance(event, Job):
             return self.stage(f"job.{event.lane}", event.envelope.turn_id)

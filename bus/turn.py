@@ -17,14 +17,24 @@ from bus.subjects import Subjects
 from schemas.codec import decode
 from schemas.envelope import Envelope
 from schemas.errors import InvalidEvent, InvalidStage, KikiError, Unavailable
-from schemas.events import ENDS, STAGE_EVENTS, AnswerReady, Event, InferToken, TurnCancelled, TurnFailed
+from schemas.events import (
+    ENDS,
+    STAGE_EVENTS,
+    AnswerReady,
+    Event,
+    InferBegun,
+    InferToken,
+    Signal,
+    TurnCancelled,
+    TurnFailed,
+)
 
-Happening = Event | InferToken
-"""What is published during a turn: an event, or a piece of live text."""
+Happening = Event | Signal
+"""What is published during a turn: an event, or what the worker signals while it works."""
 
-Kind = type[Event] | type[InferToken]
+Kind = type[Event] | type[InferBegun] | type[InferToken]
 
-ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferToken)
+ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferBegun, InferToken)
 
 
 class TurnEvents:
@@ -142,7 +152,7 @@ def _owner_of(envelope: Envelope) -> tuple[str, str, str]:
 def error_of(event: Happening) -> KikiError | None:
     """The error for a turn that failed or was cancelled; None for any other event."""
     if isinstance(event, TurnFailed):
-        return KikiError(event.message, code=event.code, retryable=event.retryable)
+        return KikiError(event.message, code=event.code, param=event.param, retryable=event.retryable)
     if isinstance(event, TurnCancelled):
         return KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled")
     return None

@@ -11,7 +11,7 @@ from msgspec import Meta
 from schemas.base import END, LARGEST_INTEGER, WireStruct
 from schemas.times import UnixTime
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""
 
 TURN_ID_PATTERN = rf"^[A-Za-z0-9_-]{{1,64}}{END}"

@@ -30,7 +30,7 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     ``history_ids`` are those in ``messages``. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as
     the sibling services spell it), 0..1, says how much there is to remember. An imported episode has the name of the
     speaker in ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it
-    stands for in ``summarises``.
+    stands for in ``summarises``. ``cut``: the turn's time was over before its answer had ended (since version 5).
     """
 
     episode_id: str
@@ -61,6 +61,7 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     dissent: Dissent | None = None
     arbitration: Arbitration | None = None
     bias: BiasReport = BiasReport(checked=False)
+    cut: bool = False
     usage: Usage = Usage()
     timings: tuple[StageTiming, ...] = ()
     embedding: tuple[float, ...] = ()

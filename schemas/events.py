@@ -8,6 +8,7 @@ from schemas.envelope import Envelope
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent, KikiError
 from schemas.findings import (
+    AdapterUse,
     BiasReport,
     Dissent,
     FinishReason,
@@ -17,6 +18,7 @@ from schemas.findings import (
     Recall,
     Route,
     StageTiming,
+    TokenLogprob,
 )
 
 
@@ -64,6 +66,8 @@ class InferToken(WireStruct, frozen=True, kw_only=True):
     """A piece of candidate 0's text. Core NATS only, never stored.
 
     ``index`` counts from 0 without gaps within an ``attempt``; a redelivered turn decodes again with a higher attempt.
+    ``tokens`` are present when the sampling asks for log-probabilities: those of all tokens that were decoded since the
+    piece before. They may run ahead of the text, which is held back while it could become a mark or half a character.
     """
 
     subject: ClassVar[str] = "infer.token"
@@ -72,6 +76,25 @@ class InferToken(WireStruct, frozen=True, kw_only=True):
     text: str
     attempt: Integer = 1
     kind: Literal["content", "reasoning"] = "content"
+    tokens: tuple[TokenLogprob, ...] = ()
+
+
+class InferBegun(WireStruct, frozen=True, kw_only=True):
+    """The worker has accepted a turn that is streamed: its prompt fits and its schemas compile. Core NATS only, never
+    stored. ``prompt_tokens`` counts the query's own messages; ``adapters`` are those that will take part.
+    ``model_digest`` is that of the model's files.
+    """
+
+    subject: ClassVar[str] = "infer.begun"
+    turn_id: str
+    attempt: Integer = 1
+    prompt_tokens: Integer = 0
+    adapters: tuple[AdapterUse, ...] = ()
+    model_digest: str = ""
+
+
+Signal = InferBegun | InferToken
+"""What is published while a turn is at work and is in no stream."""
 
 
 class InferDone(Event, frozen=True, kw_only=True):
@@ -182,13 +205,15 @@ class EpisodeForgotten(Event, frozen=True, kw_only=True):
 
 
 class TurnFailed(Event, frozen=True, kw_only=True):
-    """A stage gave up on the turn. ``code`` is one of :data:`schemas.errors.CODES`."""
+    """A stage gave up on the turn. ``code`` is one of :data:`schemas.errors.CODES`; ``param`` names the query's field
+    at fault."""
 
     subject: ClassVar[str] = "turn.failed"
     stage: str
     code: str
     message: str
     retryable: bool
+    param: str | None = None
 
 
 class TurnCancelled(Event, frozen=True, kw_only=True):
@@ -206,6 +231,7 @@ def failure(envelope: Envelope, stage: str, error: KikiError) -> TurnFailed:
         code=error.code,
         message=error.message,
         retryable=error.retryable,
+        param=error.param,
     )
 
 

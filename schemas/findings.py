@@ -24,6 +24,17 @@ MAX_ADAPTERS = 4
 MemoryScope = Literal["conversation", "user", "none"]
 
 
+class Continuation(WireStruct, frozen=True, kw_only=True):
+    """Asks for a text to be continued as it is, without the chat template.
+
+    The text is the query's last message, or the ``tokens`` where there are any: ids of the worker's tokenizer.
+    ``echo``: the inference says what the text's tokens are.
+    """
+
+    tokens: tuple[Integer, ...] = ()
+    echo: bool = False
+
+
 class Query(WireStruct, frozen=True, kw_only=True):
     """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias.
 
@@ -34,6 +45,8 @@ class Query(WireStruct, frozen=True, kw_only=True):
     not recorded. Without it the turn goes on whoever listens.
     ``history`` "session" asks the memory for the session's last turns: from ``recall.done`` on they stand in
     ``messages`` as if the client had sent them.
+    An assistant's message at the end is continued. ``continuation`` continues a text outside of any conversation.
+    ``thinking`` says whether the model reasons before it answers, when it can; None leaves it to the alias.
     """
 
     model: str
@@ -47,6 +60,8 @@ class Query(WireStruct, frozen=True, kw_only=True):
     store: bool = True
     history: Literal["none", "session"] = "none"
     awaited: bool = False
+    continuation: Continuation | None = None
+    thinking: bool | None = None
 
     @property
     def text(self) -> str:
@@ -138,11 +153,19 @@ class Recall(WireStruct, frozen=True, kw_only=True):
     history: tuple[str, ...] = ()
 
 
+Byte = Annotated[int, Meta(ge=0, le=255)]
+
+
 class LikelyToken(WireStruct, frozen=True, kw_only=True):
-    """A token's text, and its natural-log probability at its position."""
+    """A token's text, and its natural-log probability at its position.
+
+    ``bytes`` are the token's own where they are no text by themselves, such as half of a character; else it is empty,
+    and they are those of ``token``.
+    """
 
     token: str
     logprob: float
+    bytes: tuple[Byte, ...] = ()
 
 
 class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
@@ -173,14 +196,30 @@ class Candidate(WireStruct, frozen=True, kw_only=True):
     factor: float = 1.0
 
 
+class Echo(WireStruct, frozen=True, kw_only=True):
+    """A text that was continued. ``tokens`` are present when the sampling asks for log-probabilities; nothing stands
+    before the first token, so its probability is 0.0 and means nothing."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
+
+
 class Inference(WireStruct, frozen=True, kw_only=True):
-    """The worker's finding: every candidate, the total usage, the model that answered and how many weights it has."""
+    """The worker's finding: every candidate, the total usage, the model that answered and how many weights it has.
+
+    ``prompt_tokens`` counts the query's own messages, without what the memory brought; 0 when it is not known.
+    ``cut``: the turn's time was over before every candidate had ended; the candidates hold what there was by then.
+    ``echo`` is the text of a continuation, when the query asks for it.
+    """
 
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
     usage: Usage
     model: str
     model_digest: str = ""
     parameters: Integer = 0
+    prompt_tokens: Integer = 0
+    cut: bool = False
+    echo: Echo | None = None
 
 
 class Dissent(WireStruct, frozen=True, kw_only=True):
@@ -269,7 +308,7 @@ class BiasReport(WireStruct, frozen=True, kw_only=True):
 
     ``undecided``: the model contradicted itself about the text that was passed on. ``unfair`` and ``unfair_revised``
     are the probabilities that the answer and its revision are unfair. ``framing`` and ``guideline`` are what the
-    revision was given (DeFrame).
+    revision was given (DeFrame). ``tokens`` counts those of the revision that became the answer.
     """
 
     checked: bool
@@ -282,6 +321,7 @@ class BiasReport(WireStruct, frozen=True, kw_only=True):
     framing: str = ""
     guideline: str = ""
     reason: str = ""
+    tokens: Integer = 0
     usage: Usage = Usage()
     costs: tuple[Cost, ...] = ()
 

@@ -68,5 +68,9 @@ def _upgrade_from_3(body: Body) -> None:
         envelope["created_at"] = min(max(seconds, 0.0), LAST_TIME)
 
 
-STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1, _upgrade_from_2, _upgrade_from_3)
+def _upgrade_from_4(_: Body) -> None:
+    """Version 5 adds fields with defaults that say what an older event could only mean."""
+
+
+STEPS: tuple[Callable[[Body], None], ...] = (_upgrade_from_1, _upgrade_from_2, _upgrade_from_3, _upgrade_from_4)
 """The step at index ``n`` (from 0) brings version ``n + 1`` to version ``n + 2``."""

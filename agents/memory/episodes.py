@@ -50,6 +50,7 @@ def build_episode(event: AnswerReady, *, embedder: str = "", vector: Sequence[fl
         dissent=event.negotiation.dissent,
         arbitration=event.negotiation.arbitration,
         bias=event.bias,
+        cut=inference.cut,
         usage=event.usage,
         timings=event.timings,
         embedding=route.embedding if vector is None else tuple(vector),

@@ -39,7 +39,7 @@ from schemas.dream import (
 )
 from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.envelope import SCHEMA_VERSION
-from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferToken
+from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferBegun, InferToken, Signal
 from schemas.flow import (
     FlowFetchReply,
     FlowFetchRequest,
@@ -164,8 +164,9 @@ _PARAMETERS = {
 
 def channels(prefix: str) -> tuple[Channel, ...]:
     """Every subject that carries events: those of a turn in the turn's order, then all others."""
-    kinds: tuple[type[Event | InferToken], ...] = (
+    kinds: tuple[type[Event | Signal], ...] = (
         *STAGE_EVENTS[:3],
+        InferBegun,
         InferToken,
         *STAGE_EVENTS[3:],
         EpisodeRecorded,

@@ -8,7 +8,7 @@ now=$(date +%s)
 
 body=$(jq -nc --arg turn "$turn" --arg question "$question" --argjson now "$now" '{
   envelope: {event_id: "\($turn):query.received", turn_id: $turn, session_id: $turn, tenant: "default",
-             created_at: $now, deadline: ($now + 120), schema_version: 4},
+             created_at: $now, deadline: ($now + 120), schema_version: 5},
   query: {model: "micro-kiki-fast", messages: [{role: "user", content: $question}], sampling: {seed: $now}, stream: true}}')
 
 # Listen first: to the live text, and for the end. A slow machine may need a longer $WAIT until both are heard of.

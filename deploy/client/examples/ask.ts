@@ -18,7 +18,7 @@ const now = Date.now() / 1000;
 const asked = {
   envelope: {
     event_id: `${turn}:query.received`, turn_id: turn, session_id: turn, tenant: "default",
-    created_at: now, deadline: now + 120, schema_version: 4,
+    created_at: now, deadline: now + 120, schema_version: 5,
   },
   query: {
     model: "micro-kiki-fast", messages: [{ role: "user", content: question }],
