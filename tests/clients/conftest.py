@@ -60,6 +60,7 @@ class Reports:
             RUNTIME_KEY=KEY,
             CANCEL_URL=self.cancel_url,
         )
+        print(outcome.log)
         if outcome.status == 0:
             self._reports[client.name] = json.loads(outcome.output.splitlines()[-1])
         else:

@@ -1,5 +1,6 @@
 """LangChain over ``langchain-openai``."""
 
+import asyncio
 import json
 from contextlib import aclosing
 
@@ -78,12 +79,6 @@ def by_function():
     assert isinstance(asked.invoke("A forecast for Paris"), Forecast)
 
 
-@check("structured output in JSON mode")
-def by_json_mode():
-    asked = chat(DEFAULT, max_tokens=40).with_structured_output(Forecast, method="json_mode", include_raw=True)
-    assert asked.invoke("Answer in JSON: a forecast for Paris")["raw"].content.lstrip().startswith("{")
-
-
 @check("forced call")
 def forced():
     reply = chat(FAST, max_tokens=40).bind_tools([get_weather], tool_choice="any").invoke("The weather of Paris?")
@@ -157,7 +152,7 @@ async def left():
         async for piece in pieces:
             if piece.content:
                 break
-    wait_until_idle()
+    await asyncio.to_thread(wait_until_idle)
 
 
 @check("arguments of a call as JSON")

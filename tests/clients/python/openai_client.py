@@ -268,7 +268,7 @@ def shapes():
 def neutral_fields():
     completion = client.chat.completions.create(
         model=FAST, messages=USER, max_tokens=8, reasoning_effort="low", service_tier="auto", metadata={"run": "1"},
-        parallel_tool_calls=True, user="ada", verbosity="low", prompt_cache_key="k", safety_identifier="s",
+        parallel_tool_calls=True, user="ada", verbosity="low", prompt_cache_key="k", safety_identifier="ada",
         extra_body={"chat_template_kwargs": {"enable_thinking": False}, "top_k": -1, "a_field_of_tomorrow": 1},
     )  # fmt: skip
     assert completion.choices[0].message.content
