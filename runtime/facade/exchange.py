@@ -59,7 +59,9 @@ async def serve_turn(
             raise
         turn.count_first_text(answer.route.plan.level)
     adapters = [use for candidate in answer.inference.candidates for use in candidate.adapters]
-    return JSONResponse(dialect.whole(answer), headers=describe_turn(chat_request, adapters))
+    return JSONResponse(
+        dialect.whole(answer), headers=describe_turn(chat_request, adapters, is_cut=answer.inference.cut)
+    )
 
 
 async def _find_session(request: Request, chat_request: CheckedRequest, parts: Facade, owner: Owner) -> str | None:

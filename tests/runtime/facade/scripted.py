@@ -76,6 +76,7 @@ class Script:
     spent: Usage = SPENT
     adapters: tuple[AdapterUse, ...] = (AdapterUse(name="python", weight=1.0),)
     logprobs: tuple[TokenLogprob, ...] = ()
+    is_cut: bool = False
     queries: list[QueryReceived] = field(default_factory=list)
     cancellations: list[TurnCancelled] = field(default_factory=list)
     cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -192,6 +193,7 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
             model="small",
             model_digest="abcdef0123456789",
             prompt_tokens=script.usage.prompt_tokens,
+            cut=script.is_cut,
         ),
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
