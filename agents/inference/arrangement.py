@@ -16,27 +16,31 @@ from schemas.chat import Message
 
 Entry = dict[str, Any]
 """A message as templates take it."""
-Render = Callable[[list[Entry]], str]
-"""Renders a conversation; raises what the template raises."""
+Render = Callable[[list[Entry], list[Entry] | None], str]
+"""Renders a conversation and the tools offered in it; raises what the template raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manners:
     """What a chat template takes.
 
-    ``system``: where a system message may stand. ``alternates``: user and assistant must take turns, the user first.
-    ``needs_user``: there must be a message of the user. ``one_call``: an assistant makes one call at a time.
-    ``short_ids``: ids of calls are nine letters and digits.
+    ``system``: where a system message may stand. ``user_first``: the user must begin. ``alternates``: user and
+    assistant must take turns. ``needs_user``: there must be a message of the user. ``one_call``: an assistant makes one
+    call at a time. ``short_ids``: ids of calls are nine letters and digits.
     """
 
     system: Literal["anywhere", "first", "never"] = "anywhere"
+    user_first: bool = False
     alternates: bool = False
     needs_user: bool = False
     one_call: bool = False
     short_ids: bool = False
 
 
-STRICTEST = Manners(system="never", alternates=True, needs_user=True, one_call=True, short_ids=True)
+_TOOLS: list[Entry] = [
+    {"type": "function", "function": {"name": "probe", "description": "", "parameters": {"type": "object"}}}
+]
+STRICTEST = Manners(system="never", user_first=True, alternates=True, needs_user=True, one_call=True, short_ids=True)
 """What every template takes."""
 
 
@@ -55,7 +59,8 @@ def find_manners(render: Render, *, native_tools: bool) -> Manners:
     in_a_row = [user, other_user, answer, other_answer, {"role": "user", "content": "probe-7"}]
     return Manners(
         system=place,
-        alternates=not (_shows(render, in_a_row) and _shows(render, [answer, user])),
+        user_first=not (_shows(render, [answer, user]) and (not native_tools or _shows_call_first(render, user))),
+        alternates=not _shows(render, in_a_row),
         needs_user=place == "never" or not _shows(render, [system]),
         **(_find_manners_of_calls(render, user) if native_tools else {}),
     )
@@ -79,9 +84,10 @@ def arrange(messages: Sequence[Message], manners: Manners) -> list[Message]:
         conversation = give_system_to_user(conversation)
     if manners.alternates:
         conversation = take_turns(conversation)
+    if manners.user_first:
+        conversation = let_user_begin(conversation)
     if manners.needs_user and not any(message.role == "user" for message in conversation):
-        start = len(_leading_system(conversation))
-        conversation = [*conversation[:start], Message(role="user", content=""), *conversation[start:]]
+        conversation = _with_empty_question(conversation)
     return conversation
 
 
@@ -125,8 +131,8 @@ def give_system_to_user(messages: Sequence[Message]) -> list[Message]:
 
 
 def take_turns(messages: Sequence[Message]) -> list[Message]:
-    """The user and the assistant by turns, the user first: neighbours of one role are joined, and a turn that is
-    missing is an empty message."""
+    """The user and the assistant by turns: neighbours of one role are joined, and between what came back of a call and
+    the user's next message there is an empty answer."""
     conversation: list[Message] = []
     for message in messages:
         last = conversation[-1] if conversation else None
@@ -136,10 +142,15 @@ def take_turns(messages: Sequence[Message]) -> list[Message]:
             continue
         if message.role == "user" and last is not None and last.role == "tool":
             conversation.append(Message(role="assistant", content=""))
-        elif message.role in ("assistant", "tool") and (last is None or last.role == "system"):
-            conversation.append(Message(role="user", content=""))
         conversation.append(message)
     return conversation
+
+
+def let_user_begin(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with an empty message of the user where another begins it."""
+    start = len(_leading_system(messages))
+    begins = messages[start].role if start < len(messages) else "user"
+    return list(messages) if begins == "user" else _with_empty_question(messages)
 
 
 def split_calls(messages: Sequence[Message]) -> list[Message]:
@@ -172,12 +183,22 @@ def shorten_ids(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
+def _with_empty_question(messages: Sequence[Message]) -> list[Message]:
+    start = len(_leading_system(messages))
+    return [*messages[:start], Message(role="user", content=""), *messages[start:]]
+
+
 def _find_manners_of_calls(render: Render, user: Entry) -> dict[str, bool]:
     for one_call in (False, True):
         for short_ids in (False, True):
-            if _shows(render, [user, *_make_loop(calls=1 if one_call else 2, short_ids=short_ids)]):
+            if _shows(render, [user, *_make_loop(calls=1 if one_call else 2, short_ids=short_ids)], _TOOLS):
                 return {"one_call": one_call, "short_ids": short_ids}
     return {}
+
+
+def _shows_call_first(render: Render, user: Entry) -> bool:
+    """Whether a call may begin the conversation; some templates take its place for the tools."""
+    return any(_shows(render, [*_make_loop(calls=1, short_ids=short_ids), user], _TOOLS) for short_ids in (False, True))
 
 
 def _make_loop(*, calls: int, short_ids: bool) -> list[Entry]:
@@ -197,13 +218,15 @@ def _make_loop(*, calls: int, short_ids: bool) -> list[Entry]:
     ]
 
 
-def _shows(render: Render, entries: list[Entry]) -> bool:
+def _shows(render: Render, entries: list[Entry], tools: list[Entry] | None = None) -> bool:
     """Whether the template takes the conversation and every text of it is there."""
     try:
-        text = render(entries)
+        text = render(entries, tools)
     except Exception:  # noqa: BLE001 - a template may raise anything, and then it does not take it
         return False
-    return all(entry["content"] in text for entry in entries)
+    calls = [call for entry in entries for call in entry.get("tool_calls", ())]
+    said = [entry["content"] for entry in entries] + [call["function"]["arguments"]["text"] for call in calls]
+    return all(part in text for part in said)
 
 
 def _leading_system(messages: Sequence[Message]) -> Sequence[Message]:

@@ -128,7 +128,7 @@ class PromptEncoder:
         special_tokens = {str(token) for token in tokenizer.all_special_tokens}
         special_tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or r"(?!)")
-        self._manners = find_manners(lambda entries: self._render(entries, {}), native_tools=native_tools)
+        self._manners = find_manners(self._render_question, native_tools=native_tools)
 
     @property
     def end(self) -> int:
@@ -233,6 +233,9 @@ class PromptEncoder:
         name = f"[[{secrets.token_hex(12)}]]"
         stand_ins[name] = value
         return name
+
+    def _render_question(self, entries: list[Entry], tools: list[Entry] | None) -> str:
+        return self._render(entries, {"add_generation_prompt": True, **({"tools": tools} if tools else {})})
 
     def _render(self, entries: list[Entry], options: dict[str, Any]) -> str:
         return str(self._tokenizer.apply_chat_template(entries, tokenize=False, **options))
