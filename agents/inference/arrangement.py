@@ -225,8 +225,8 @@ def _shows(render: Render, entries: list[Entry], tools: list[Entry] | None = Non
     except Exception:  # noqa: BLE001 - a template may raise anything, and then it does not take it
         return False
     calls = [call for entry in entries for call in entry.get("tool_calls", ())]
-    said = [entry["content"] for entry in entries] + [call["function"]["arguments"]["text"] for call in calls]
-    return all(part in text for part in said)
+    parts = [entry["content"] for entry in entries] + [call["function"]["arguments"]["text"] for call in calls]
+    return all(part in text for part in parts)
 
 
 def _leading_system(messages: Sequence[Message]) -> Sequence[Message]:

@@ -157,8 +157,8 @@ class PromptEncoder:
                 param="messages",
             )
         if is_continued(messages):
-            said = messages[-1].content
-            return Prompt(tokens=tuple(tokens), thinking=said.rfind(self._think_open) > said.rfind(self._think_close))
+            begun = messages[-1].content
+            return Prompt(tokens=tuple(tokens), thinking=begun.rfind(self._think_open) > begun.rfind(self._think_close))
         return Prompt(tokens=tuple(tokens), thinking=text.rstrip().endswith(self._think_open))
 
     def encode_plain(self, text: str) -> list[int]:

@@ -128,7 +128,7 @@ def check_tools(tools: Sequence[Tool]) -> None:
 def may_begin_call(text: str, tooling: Tooling) -> bool:
     """Whether an answer that begins with ``text`` may be a call without its marks."""
     compact = "".join(text.split())
-    return any(compact[: len(opening)] == opening[: len(compact)] for opening in _unmarked_openings(tooling))
+    return any(compact[: len(opening)] == opening[: len(compact)] for opening in _openings_without_marks(tooling))
 
 
 def read_unmarked_calls(text: str, tooling: Tooling) -> tuple[list[ToolCall], str]:
@@ -285,7 +285,7 @@ def _as_plain_message(message: Message) -> Message:
     )
 
 
-def _unmarked_openings(tooling: Tooling) -> Iterator[str]:
+def _openings_without_marks(tooling: Tooling) -> Iterator[str]:
     """How an answer begins that is a call without its marks; blanks are left out."""
     for fence, bracket, tool in itertools.product(_FENCES, ("", "["), tooling.tools):
         yield f'{fence}{bracket}{{"name":"{tool.name}"'

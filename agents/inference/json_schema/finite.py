@@ -15,8 +15,8 @@ def keep_finite(root: Any, definitions: Mapping[str, Any]) -> dict[str, Any] | N
     if not _can_end(root, finite):
         return None
     schema = _prune(root, finite)
-    kept = {name: _prune(definitions[name], finite) for name in definitions if name in finite}
-    return {**(schema if isinstance(schema, dict) else {}), **({"$defs": kept} if kept else {})}
+    definitions_left = {name: _prune(definitions[name], finite) for name in definitions if name in finite}
+    return {**(schema if isinstance(schema, dict) else {}), **({"$defs": definitions_left} if definitions_left else {})}
 
 
 def _can_end(schema: Any, finite: set[str]) -> bool:
@@ -28,10 +28,13 @@ def _can_end(schema: Any, finite: set[str]) -> bool:
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema:
             return any(_can_end(alternative, finite) for alternative in schema[keyword])
-    kind = schema.get("type")
-    if kind == "object" and not {"enum", "const"} & schema.keys():
-        return _object_can_end(schema, finite)
-    return kind != "array" or _array_can_end(schema, finite)
+    if {"enum", "const"} & schema.keys():
+        return True
+    kinds = schema.get("type", "null")
+    checks = {"object": _object_can_end, "array": _array_can_end}
+    return any(
+        kind not in checks or checks[kind](schema, finite) for kind in (kinds if isinstance(kinds, list) else [kinds])
+    )
 
 
 def _object_can_end(schema: Mapping[str, Any], finite: set[str]) -> bool:

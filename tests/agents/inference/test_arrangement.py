@@ -177,7 +177,7 @@ def test_an_answer_with_calls_at_the_end_is_not_continued(encoders: Any, tokeniz
         assert prompt[-2:] == opened[-2:], "a new answer is opened"
 
 
-def test_what_a_template_takes_stays_as_it_is_sent(tokenizer: Any) -> None:
+def test_a_conversation_that_the_template_takes_stays_as_it_is_sent(tokenizer: Any) -> None:
     """The small model's own template takes everything, so its prompts are the client's messages."""
     encoder = PromptEncoder(tokenizer, context_tokens=4096)
     for name in ("system in the middle", "several systems", "users in a row", "assistant first", "system at the end"):

@@ -84,7 +84,7 @@ class Leaf(BaseModel):
     children: list["Leaf"] = []
 
 
-class Owner(BaseModel):
+class PetOwner(BaseModel):
     name: str = Field(title="Name", examples=["Ada"])
     colour: Colour = Colour.RED
     favourite: Colour | None = Field(default=None, description="If any.")
@@ -92,10 +92,10 @@ class Owner(BaseModel):
     tree: Leaf | None = None
     scores: dict[Colour, int] = {}
     notes: dict[str, Any] = {}
-    spouse: "Owner | None" = None
+    spouse: "PetOwner | None" = None
 
 
-OWNER = {
+PET_OWNER = {
     "name": "Ada",
     "colour": "blue",
     "favourite": None,
@@ -108,16 +108,16 @@ OWNER = {
 
 
 def test_nested_models_of_pydantic_are_called(writer: Writer) -> None:
-    schema = Owner.model_json_schema()
-    jsonschema.validate(OWNER, schema)
-    assert accepts_arguments(writer, schema, OWNER)
+    schema = PetOwner.model_json_schema()
+    jsonschema.validate(PET_OWNER, schema)
+    assert accepts_arguments(writer, schema, PET_OWNER)
     for wrong in (
-        {**OWNER, "extra": 1},
-        {**OWNER, "colour": "green"},
-        {**OWNER, "pet": {"kind": "cat", "tricks": []}},
-        {**OWNER, "tree": {"label": "a", "children": [{"label": "b", "more": 1}]}},
-        {**OWNER, "scores": {"green": 1}},
-        {**OWNER, "spouse": {"name": "Bob"}},
+        {**PET_OWNER, "extra": 1},
+        {**PET_OWNER, "colour": "green"},
+        {**PET_OWNER, "pet": {"kind": "cat", "tricks": []}},
+        {**PET_OWNER, "tree": {"label": "a", "children": [{"label": "b", "more": 1}]}},
+        {**PET_OWNER, "scores": {"green": 1}},
+        {**PET_OWNER, "spouse": {"name": "Bob"}},
     ):
         assert not accepts_arguments(writer, schema, wrong), wrong
 
@@ -165,7 +165,7 @@ def test_a_tool_that_cannot_be_called_is_named(writer: Writer, parameters: Any, 
     writer.grammars.of_calls(Tooling(tools=tools, forced="good"))
 
 
-def test_what_no_grammar_holds_is_passed_over_in_a_tool_and_counted(writer: Writer) -> None:
+def test_a_tool_loses_what_no_grammar_holds_and_that_is_counted(writer: Writer) -> None:
     counter = DEGRADED.labels("grammar.passed_over")._value
     before = counter.get()
     parameters = {"properties": {"x": {"type": "array", "uniqueItems": True, "items": {"type": "integer"}}}}

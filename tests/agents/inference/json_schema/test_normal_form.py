@@ -199,7 +199,7 @@ def test_two_schemas_of_one_tree_are_merged_to_its_leaves() -> None:
         ({"type": "string", "format": "password", "x-mine": 1, "discriminator": {}}, []),
     ],
 )
-def test_what_no_grammar_holds_is_named(schema: Any, words: list[str]) -> None:
+def test_keywords_that_no_grammar_holds_are_named(schema: Any, words: list[str]) -> None:
     assert normalize_schema(schema).passed_over == tuple(words)
 
 
@@ -214,7 +214,7 @@ def test_what_no_grammar_holds_is_named(schema: Any, words: list[str]) -> None:
         ({"allOf": [{"anyOf": [{"const": number} for number in range(7)]} for _ in range(3)]}, "alternatives"),
     ],
 )
-def test_what_is_no_schema_is_refused(schema: Any, reason: str) -> None:
+def test_a_fault_of_the_schema_is_named(schema: Any, reason: str) -> None:
     assert MAX_ALTERNATIVES < 7**3
     with pytest.raises(SchemaFault, match=reason):
         normalize_schema(schema)
