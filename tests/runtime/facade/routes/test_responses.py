@@ -174,7 +174,9 @@ async def test_a_nested_model_is_parsed(url: str, script: Script) -> None:
     assert query.level == "fast"
 
 
-async def test_what_no_panel_can_serve_is_named_as_the_client_sent_it(http: httpx.AsyncClient, script: Script) -> None:
+async def test_a_field_that_no_panel_can_serve_is_named_as_the_client_sent_it(
+    http: httpx.AsyncClient, script: Script
+) -> None:
     body = body_of(model="micro-kiki", text={"format": {"type": "json_object"}})
     reply = await http.post("/v1/responses", json=body)
     assert reply.headers["x-kiki-degraded"] == "level=fast; field=text.format"
