@@ -1,5 +1,7 @@
 """The application: routes, error handlers and middleware put together."""
 
+from functools import cache
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,10 +14,15 @@ from runtime.facade.chat.turns import Turns
 from runtime.facade.dependencies import Facade, parts_of
 from runtime.facade.errors import error_object, refuse
 from runtime.facade.middleware import AccessLog
+from runtime.facade.openapi import serving
+from runtime.facade.openapi.document import encode_document
 from runtime.facade.routes import adapters, chat, health, metrics, route, sessions, turns
 from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput, KikiError
+
+ROUTES = (chat, model_routes, route, sessions, turns, health, metrics, adapters, serving)
+"""The modules of the routes; each has its own as ``router``."""
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -26,13 +33,19 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Catalogue) -> FastAPI
     """The HTTP facade over a connected bus. FastAPI's schema is not served, as it does not know the bodies."""
     app = FastAPI(title="micro-kiki", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.facade = Facade(bus=bus, settings=settings, models=models, turns=Turns(bus, settings))
-    for module in (chat, model_routes, route, sessions, turns, health, metrics, adapters):
+    for module in ROUTES:
         app.include_router(module.router)
+    app.state.read_document = cache(encode_interface)
     app.add_exception_handler(KikiError, _refuse_kiki_error)
     app.add_exception_handler(HTTPException, _refuse_http_exception)
     app.add_exception_handler(RequestValidationError, _refuse_parameter)
     app.add_middleware(AccessLog)
     return app
+
+
+def encode_interface() -> bytes:
+    """The OpenAPI document of all routes."""
+    return encode_document(each for module in ROUTES for each in module.router.routes)
 
 
 async def _refuse_kiki_error(request: Request, error: Exception) -> JSONResponse:

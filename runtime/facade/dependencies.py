@@ -44,7 +44,12 @@ def _is_same_key(key: str, expected: str) -> bool:
     return hmac.compare_digest(key.encode(), expected.encode())
 
 
-async def _find_tenant(request: Request) -> str:
+async def find_tenant(request: Request) -> str:
+    """Dependency: the tenant of the request's key.
+
+    Raises:
+        InvalidInput: the settings have keys, and the request sends none of them.
+    """
     settings = parts_of(request).settings
     if not settings.api_keys:
         return settings.default_tenant
@@ -59,7 +64,8 @@ async def _find_tenant(request: Request) -> str:
     return tenants[0]
 
 
-async def _find_owner(request: Request, tenant: Annotated[str, Depends(_find_tenant)]) -> Owner:
+async def find_owner(request: Request, tenant: Annotated[str, Depends(find_tenant)]) -> Owner:
+    """Dependency of requests that have no body: the tenant, and the user whom a header or the query names."""
     settings = parts_of(request).settings
     user = name_user(request.headers, ("user", request.query_params.get("user")), one_memory=settings.one_memory)
     return Owner(tenant, user)
@@ -81,6 +87,5 @@ async def require_admin_key(request: Request) -> None:
 
 
 Parts = Annotated[Facade, Depends(_get_parts)]
-Tenant = Annotated[str, Depends(_find_tenant)]
-WhoseMemory = Annotated[Owner, Depends(_find_owner)]
-"""Of requests that have no body: the user stands in a header or in the query."""
+Tenant = Annotated[str, Depends(find_tenant)]
+WhoseMemory = Annotated[Owner, Depends(find_owner)]
