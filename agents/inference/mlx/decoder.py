@@ -42,7 +42,7 @@ class Decoder:
     def __init__(self, settings: InferenceSettings) -> None:
         bundle = loading.load(settings)
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
-        self.parameters, self.weights = bundle.parameters, bundle.weights
+        self.parameters, self.weights, self._model_bytes = bundle.parameters, bundle.weights, bundle.model_bytes
         self.bank = AdapterBank(
             bundle.model,
             settings.adapters,
@@ -139,6 +139,9 @@ class Decoder:
             "adapter_swaps_total": float(bank.swaps),
             "last_swap_ms": bank.last_swap_ms,
             "adapter_resident_bytes": float(bank.resident_bytes),
+            "adapters_registered": float(len(bank.registered_names)),
+            "adapters_resident": float(len(bank.resident)),
+            "model_bytes": float(self._model_bytes),
         }
 
     def _admit(self) -> None:

@@ -26,8 +26,8 @@ THINK = ("<think>", "</think>")
 class ModelBundle:
     """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
 
-    ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere. ``memory``: bytes that MLX may
-    allocate, by the settings or else by the device.
+    ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere; they are ``model_bytes`` long.
+    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
     """
 
     model: Any
@@ -38,6 +38,7 @@ class ModelBundle:
     device: str
     weights: str
     parameters: int
+    model_bytes: int
     dtype: Any | None
     memory: int
 
@@ -54,7 +55,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
     if not settings.model.is_dir():
         raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    memory = _set_limits(settings, on_cpu=on_cpu)
+    memory, bytes_before = _set_limits(settings, on_cpu=on_cpu), int(mx.get_active_memory())
     try:
         model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True, lazy=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -68,6 +69,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         swiglu.lighten(model)
     mx.eval(model.parameters())
     mx.clear_cache()  # frees the buffers of the weights as they were stored
+    model_bytes = int(mx.get_active_memory()) - bytes_before
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
@@ -84,6 +86,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         device="cpu" if on_cpu else "gpu",
         weights=weights,
         parameters=parameters,
+        model_bytes=model_bytes,
         dtype=mx.float32 if on_cpu else None,
         memory=memory,
     )

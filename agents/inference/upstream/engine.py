@@ -65,7 +65,7 @@ class OpenAIEngine:
     @property
     def gauges(self) -> dict[str, float]:
         """Counts."""
-        return self.connection.gauges
+        return {**self.connection.gauges, "adapters_registered": float(len(self._upstream.adapters))}
 
     @property
     def info(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, TokenId, Tooling
-from schemas.errors import InvalidInput, UnknownModel
+from schemas.errors import InvalidInput
 from schemas.findings import Continuation, Level, MemoryScope, Query
 
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
@@ -223,7 +223,7 @@ def check_request(
         InvalidInput: a field is wrong or not served; ``param`` names it.
         UnknownModel: there is no model of that name.
     """
-    model_id, model = find_model(models, body.model)
+    model_id, model = models.resolve(body.model)
     level, stepped_down = _choose_level(body, model, limits)
     if body.kiki.history == "session" and level == "raw":
         raise InvalidInput(
@@ -260,18 +260,6 @@ def check_request(
         niche=model.niche,
         custom_tools=custom_tools,
     )
-
-
-def find_model(models: Catalogue, name: str | None) -> tuple[str, ServedModel]:
-    """The model that a request names.
-
-    Raises:
-        UnknownModel: there is none of that name.
-    """
-    model = models.get(name or "")
-    if name is None or model is None:
-        raise UnknownModel(f"there is no model '{name}': GET /v1/models lists them.", param="model")
-    return name, model
 
 
 def refuse_unserved(body: ChatRequest) -> None:

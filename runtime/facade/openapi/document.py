@@ -144,7 +144,7 @@ def _describe_structs() -> Json:
     fields = dict(zip(FIELDS, types[: len(FIELDS)], strict=True))
     fields |= {field: {"enum": list(values), "description": "Not served."} for field, values in UNSERVED.items()}
     for (struct, name), schema in fields.items():
-        schemas[struct.__name__]["properties"][name] |= schema
+        schemas[struct.__name__]["properties"][name] = schema
     return dict(sorted(schemas.items()))
 
 

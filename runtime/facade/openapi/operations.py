@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runtime.facade.chat.messages import SentMessage
 from runtime.facade.chat.request import REFUSED, ChatRequest
 from runtime.facade.chat.tools import EchoedCall, OfferedTool, ToolChoice
 from runtime.facade.openapi import replies, serving
 from runtime.facade.openapi.refusals import OF_AGENTS, OF_TURNS
-from runtime.facade.routes import adapters, chat, health, metrics, models, route, sessions, turns
+from runtime.facade.routes import adapters, chat, embeddings, health, metrics, models, route, sessions, turns
+from runtime.facade.routes.embeddings import MAX_INPUTS, EmbeddingsBody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,14 @@ class Operation:
         return bool(self.events)
 
 
+class ContentPart(Struct, frozen=True, kw_only=True):
+    """A part of a message's content: a text, or what a client echoes of an earlier answer's reasoning."""
+
+    type: Literal["text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "reasoning"] = "text"
+    text: str | UnsetType = UNSET
+    refusal: str | UnsetType = UNSET
+
+
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     chat.chat_completions: Operation(
         body=ChatRequest,
@@ -45,6 +54,11 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
         events="Each `data` is a `chat.completion.chunk`, the last one is `[DONE]`. An error after the beginning is a "
         "`data` with `error`, and nothing follows it. Lines that begin with a colon are comments.",
         errors=OF_TURNS,
+    ),
+    embeddings.create_embeddings: Operation(
+        body=EmbeddingsBody,
+        reply=(replies.EmbeddingList,),
+        errors=("model_not_found", "context_length_exceeded", *OF_AGENTS),
     ),
     models.list_models: Operation(reply=(replies.ModelList,)),
     models.show_model: Operation(reply=(replies.ModelEntry,), errors=("model_not_found",)),
@@ -73,11 +87,15 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
 FIELDS: dict[tuple[type[Struct], str], Any] = {
     (ChatRequest, "tools"): list[OfferedTool] | None,
     (ChatRequest, "tool_choice"): Literal["none", "auto", "required"] | ToolChoice | None,
+    (EmbeddingsBody, "input"): str | Annotated[list[str], Meta(min_length=1, max_length=MAX_INPUTS)],
+    (EmbeddingsBody, "user"): str | None,
+    (SentMessage, "role"): Literal["system", "developer", "user", "assistant", "tool"],
+    (SentMessage, "content"): str | list[ContentPart] | None,
     (SentMessage, "tool_calls"): list[EchoedCall] | None,
     (SentMessage, "audio"): None,
     (SentMessage, "function_call"): None,
 }
-"""The types of fields that a route decodes later than the body, so that its errors can name their place."""
+"""The types of fields that a route reads later than the body, so that its errors can name their place."""
 
 UNSERVED = {(ChatRequest, name): values for name, values in REFUSED.items()}
 """Fields that are refused unless they have one of these values."""

@@ -61,8 +61,7 @@ KEYS = {
 DESCRIPTIONS = {
     "as_of": "What was known at this time: a date, which means the end of that day, or a time.",
     "limit": "How many at most.",
-    "model_id": "A model's id.",
-    "name": "The adapter's name.",
+    "name": "The name of the model or of the adapter.",
     "query": "What to look for.",
     "session_id": "The session's id.",
     "turn_id": "The turn's id.",

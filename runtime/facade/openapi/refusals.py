@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from runtime.facade.errors import RETRYABLE
 from schemas.errors import CODES
 
 REASONS = {
@@ -23,9 +24,6 @@ REASONS = {
     504: "The time was over before there was an answer.",
 }
 """What each status means."""
-
-RETRYABLE = (429, 503)
-"""Statuses after which the same request may be sent again: the header Retry-After says when."""
 
 OF_HTTP = {"forbidden": 403, "unsupported_media_type": 415}
 """Codes that only HTTP has, with their statuses."""

@@ -105,14 +105,21 @@ class ChatReply(Struct, frozen=True, kw_only=True):
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True):
-    """A model id, the level of its answers, and what it is for."""
+    """A name that a request may give, the id behind it (`root`), and the tokens of its context; null when not known.
+
+    A chat model has a level, an embedder the number of its vectors' dimensions.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
     description: str
+    context_length: int | None
+    max_model_len: int | None
     level: Level | UnsetType = UNSET
+    dimensions: int | UnsetType | None = UNSET
 
 
 class ModelList(Struct, frozen=True, kw_only=True):
@@ -120,6 +127,30 @@ class ModelList(Struct, frozen=True, kw_only=True):
 
     object: Literal["list"]
     data: list[ModelEntry]
+
+
+class EmbeddingEntry(Struct, frozen=True, kw_only=True):
+    """A vector: numbers, or with `encoding_format` base64 the bytes of little-endian 32-bit floats."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Struct, frozen=True, kw_only=True):
+    """The tokens of all texts together."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, frozen=True, kw_only=True):
+    """The vectors of the texts, in their order."""
+
+    object: Literal["list"]
+    data: list[EmbeddingEntry]
+    model: str
+    usage: EmbeddingUsage
 
 
 class DomainEntry(Struct, frozen=True, kw_only=True):
@@ -257,6 +288,7 @@ class AgentEntry(Struct, frozen=True, kw_only=True):
     pid: int
     ready: bool
     detail: str
+    resident_bytes: int | None
 
 
 class BrokerState(Struct, frozen=True, kw_only=True):
@@ -266,13 +298,32 @@ class BrokerState(Struct, frozen=True, kw_only=True):
     sync_interval: str | None
 
 
+class MemoryState(Struct, frozen=True, kw_only=True):
+    """Bytes in memory: of the facade's process, and of all agents' processes, each counted once."""
+
+    resident_bytes: int
+    agents_resident_bytes: int
+
+
+class AdaptersState(Struct, frozen=True, kw_only=True):
+    """How many adapters the worker with most of them has, and which are in a model now; null where none reports."""
+
+    registered: int | None
+    resident: int | None
+    resident_bytes: int | None
+    active: list[str]
+
+
 class Health(Struct, frozen=True, kw_only=True):
-    """The state of broker, agents and turns; `degraded` while the broker is away."""
+    """The state of broker, agents, turns, memory and adapters; `degraded` while the broker is away."""
 
     status: Literal["ok", "degraded"]
     broker: BrokerState
     agents: list[AgentEntry]
     turns_in_flight: int
+    uptime_seconds: float
+    memory: MemoryState
+    adapters: AdaptersState | None
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
