@@ -73,6 +73,9 @@ def check_reply(method: str, path: str, status: int, headers: Mapping[str, str],
     assert kind in contents, f"{kind} is no type of {where}"
     if kind == "application/json":
         _check_body(contents[kind]["schema"], json.loads(body), where)
+    for line in body.splitlines() if kind == "text/event-stream" else ():
+        if line.startswith(b"data: ") and line != b"data: [DONE]":
+            json.loads(line.removeprefix(b"data: "))
 
 
 def _check_body(schema: dict[str, Any], value: Any, where: str) -> None:
