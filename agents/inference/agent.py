@@ -31,6 +31,7 @@ from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, Query
 from schemas.findings import Inference, StageTiming
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.status import StatusReply
+from schemas.tokens import CountReply, CountRequest
 
 
 class InferenceAgent:
@@ -84,7 +85,7 @@ class InferenceAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The administrator's verbs for the adapters."""
+        """Counting the tokens of a prompt, and the administrator's verbs for the adapters."""
 
         def make_endpoint(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
@@ -95,8 +96,13 @@ class InferenceAgent:
         async def list_adapters(_: AdapterListRequest) -> AdapterListReply:
             return await self._engine.adapters()
 
+        async def count(request: CountRequest) -> CountReply:
+            tokens = await self._engine.count_tokens(request.messages, request.tooling, thinking=request.thinking)
+            return CountReply(tokens=tokens)
+
         verbs = ("check", "load", "unload", "activate")
         return (
+            Endpoint(verb="count", request=CountRequest, handle=count),
             Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
             *(make_endpoint(name) for name in verbs),
             *self._engine.consolidation(self._bus),

@@ -131,13 +131,7 @@ class PromptEncoder:
         Raises:
             InvalidInput: the template refuses the messages, or the prompt leaves no room in the context.
         """
-        stand_ins: dict[str, str] = {}
-        if not self._native_tools:
-            messages, tooling = spell_out_tools(messages, tooling), None
-        entries = [self._template_entry(message, stand_ins) for message in messages]
-        tools = self._replace_special(describe_tools(tooling.tools), stand_ins) if tooling is not None else None
-        text = self._render(entries, tools, thinking=thinking)
-        tokens = self._tokenize(text, stand_ins)
+        text, tokens = self._encode_messages(messages, tooling, thinking=thinking)
         if len(tokens) >= self.context_tokens:
             raise InvalidInput(
                 f"the prompt has {len(tokens)} tokens and the model's context {self.context_tokens}: "
@@ -146,6 +140,26 @@ class PromptEncoder:
                 param="messages",
             )
         return Prompt(tokens=tuple(tokens), thinking=text.rstrip().endswith(self._think_open))
+
+    def count(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = False) -> int:
+        """How many tokens :meth:`encode` makes, also of a conversation that is too long.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+        """
+        return len(self._encode_messages(messages, tooling, thinking=thinking)[1])
+
+    def _encode_messages(
+        self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool
+    ) -> tuple[str, list[int]]:
+        """What the template makes of a conversation, as text and as tokens."""
+        stand_ins: dict[str, str] = {}
+        if not self._native_tools:
+            messages, tooling = spell_out_tools(messages, tooling), None
+        entries = [self._template_entry(message, stand_ins) for message in messages]
+        tools = self._replace_special(describe_tools(tooling.tools), stand_ins) if tooling is not None else None
+        text = self._render(entries, tools, thinking=thinking)
+        return text, self._tokenize(text, stand_ins)
 
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of ``text`` in which no special token is recognised."""

@@ -23,12 +23,36 @@ from runtime.facade.middleware import AccessLog
 from runtime.facade.openapi import serving
 from runtime.facade.openapi.document import encode_document
 from runtime.facade.paths import Paths
-from runtime.facade.routes import adapters, chat, embeddings, health, metrics, route, sessions, turns
+from runtime.facade.routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    health,
+    messages,
+    metrics,
+    route,
+    sessions,
+    turns,
+)
 from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput, KikiError
 
-ROUTES = (chat, embeddings, model_routes, route, sessions, turns, health, metrics, adapters, serving)
+ROUTES = (
+    chat,
+    completions,
+    messages,
+    embeddings,
+    model_routes,
+    route,
+    sessions,
+    turns,
+    health,
+    metrics,
+    adapters,
+    serving,
+)
 """The modules of the routes; each has its own as ``router``."""
 
 _log = structlog.get_logger("facade")

@@ -35,8 +35,8 @@ class ClientGone(KikiError):
 class InternalError(KikiError):
     """A fault of the facade itself; the log has the traceback, the client does not."""
 
-    def __init__(self) -> None:
-        super().__init__("the facade failed; its log says why.", code="internal_error")
+    def __init__(self, message: str = "the facade failed; its log says why.") -> None:
+        super().__init__(message)
 
 
 class HttpRefusal(InvalidInput):
@@ -46,8 +46,8 @@ class HttpRefusal(InvalidInput):
         self,
         message: str,
         *,
-        status: int,
-        code: str,
+        status: int = 400,
+        code: str = InvalidInput.code,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -68,16 +68,22 @@ def speaks_anthropic(path: str) -> bool:
 
 def describe_error_for(path: str, error: KikiError, *, request_id: str = "") -> dict[str, Any]:
     """The body of a refusal in the shape that the clients of ``path`` expect."""
-    if speaks_anthropic(path):
-        fault = {"type": _anthropic_type(error.status), "message": error.message}
-        return {"type": "error", "error": fault, "request_id": request_id}
-    return describe_error(error)
+    return describe_anthropic_error(error, request_id=request_id) if speaks_anthropic(path) else describe_error(error)
 
 
 def describe_error(error: KikiError) -> dict[str, Any]:
     """OpenAI's error object of an error."""
     kind = kind_of(error.status)
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def describe_anthropic_error(error: KikiError, *, request_id: str) -> dict[str, Any]:
+    """Anthropic's error object of an error, which has no place for the field at fault: the message names it."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    message = error.message
+    if error.param and error.param not in message:
+        message = f"{error.param}: {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
 
 
 def kind_of(status: int) -> str:
@@ -87,10 +93,6 @@ def kind_of(status: int) -> str:
     if status == 429:
         return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"
-
-
-def _anthropic_type(status: int) -> str:
-    return _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
 
 
 def refuse(scope: Scope, error: KikiError, *, retry_after: int) -> JSONResponse:

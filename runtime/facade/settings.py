@@ -54,6 +54,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             says so in a header, "refuse" answers 404.
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
+        count_timeout: time that the worker has for counting the tokens of a prompt.
         memory_timeout: time that the memory has for a search or a session.
         embed_timeout: time that the embedder has for one part of a request to ``/v1/embeddings``.
         forget_timeout: time that the memory has for forgetting a session.
@@ -90,6 +91,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     missing_adapter: Literal["base", "refuse"] = "base"
     drain_seconds: float = 0.5
     route_timeout: Annotated[float, Meta(gt=0, le=86400)] = 2.0
+    count_timeout: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     memory_timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0
     embed_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0

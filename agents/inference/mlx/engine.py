@@ -26,7 +26,7 @@ from agents.inference.training.steps import TrainingExample, make_training_examp
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
-from schemas.chat import Message
+from schemas.chat import Message, Tooling
 from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.findings import AdapterUse
@@ -120,6 +120,18 @@ class MlxEngine:
                     await on_piece(update)
         finally:
             work.unwanted = True
+
+    async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
+        """Tokens of the prompt that a conversation makes, however many there are.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+            Unavailable: the thread has ended.
+        """
+        self.thread.check()
+        return await anyio.to_thread.run_sync(
+            lambda: self.encoder.count(messages, tooling, thinking=thinking), limiter=self._encoding
+        )
 
     @property
     def parameters(self) -> int:

@@ -19,7 +19,7 @@ from agents.inference.upstream.failures import is_outage, translate_error
 from agents.inference.upstream.modules import LoraModules
 from agents.inference.upstream.queue import CallQueue
 from agents.inference.upstream.request import request_body
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.findings import AdapterUse
 from schemas.jobs import LANES, Lane
 
@@ -102,6 +102,24 @@ class UpstreamConnection:
                 reply = await self._completions.create(**body)
         answer: dict[str, Any] = reply.model_dump(warnings=False)
         return answer
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """What vLLM's ``/tokenize`` counts, which lies beside ``/v1``.
+
+        Raises:
+            StageFailed: the upstream does not have it.
+        """
+        url = f"{self.upstream.base_url.rstrip('/').removesuffix('/v1')}/tokenize"
+        reply: object = None
+        with self.translate_errors(), contextlib.suppress(openai.NotFoundError):
+            reply = await self._client.post(url, cast_to=object, body={"model": self.upstream.model, **body})
+        count = reply.get("count") if isinstance(reply, dict) else None
+        if not isinstance(count, int):
+            raise StageFailed(
+                "the upstream cannot count the tokens of a conversation: it has no /tokenize that takes messages.",
+                code="upstream_refused",
+            )
+        return count
 
     @contextlib.asynccontextmanager
     async def open_stream(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.inference.candidates import seed_of, temperature_of
@@ -40,6 +40,19 @@ def request_body(
             sampling, candidate
         )  # a greedy answer needs none, and some servers batch only without
     return arguments
+
+
+def count_body(messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> dict[str, Any]:
+    """The body of vLLM's call that counts the tokens of a conversation; its model is added by the connection."""
+    is_continued = messages[-1].role == "assistant"
+    tools = {"tools": describe_tools(tooling.tools)} if tooling is not None else {}
+    return {
+        "messages": [encode_message(message) for message in messages],
+        "add_generation_prompt": not is_continued,
+        "continue_final_message": is_continued,
+        "chat_template_kwargs": {"enable_thinking": thinking},
+        **tools,
+    }
 
 
 def encode_message(message: Message) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from msgspec import Struct
 from starlette.routing import BaseRoute
 
 from runtime.facade.dependencies import find_owner, find_tenant, require_admin_key
+from runtime.facade.errors import speaks_anthropic
 from runtime.facade.openapi import parts, refusals
-from runtime.facade.openapi.operations import FIELDS, OPERATIONS, UNSERVED, Operation
+from runtime.facade.openapi.bodies import FIELDS, UNSERVED
+from runtime.facade.openapi.operations import OPERATIONS, Operation
 from runtime.facade.openapi.parts import Json, refer
 from runtime.facade.routes.adapters import require_administrator
 
@@ -22,7 +24,8 @@ DESCRIPTION = """\
 OpenAI's and Anthropic's interfaces over turns on the bus, and what belongs to them.
 
 Every path is served without `/v1`, too, and with a slash behind it; OPTIONS is served everywhere. Fields that a body's
-schema does not have are passed over and counted, and numbers may be written as texts.
+schema does not have are passed over and counted, and numbers may be written as texts. What is refused before it comes
+to a route (no HTTP, another path or method, headers that are too long) has the shape of all errors.
 """
 
 _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
@@ -67,13 +70,14 @@ def _describe_route(route: APIRoute, known_parameters: list[Json]) -> Json:
     codes |= set(refusals.OF_PARAMETERS) if len(parameters) > len(parts.OF_ALL) else set()
     codes |= set(refusals.OF_KEYS) if security else set()
     codes |= set(refusals.OF_BODIES) if body else set()
+    shape = "anthropic" if speaks_anthropic(route.path) else "openai"
     return {
         "operationId": route.name,
         "summary": summary,
         "description": rest.partition("Raises:")[0].strip(),
         "parameters": parameters,
         **body,
-        "responses": {"200": _describe_reply(operation), **refusals.name_refusals(codes)},
+        "responses": {"200": _describe_reply(operation), **refusals.name_refusals(codes, shape=shape)},
         "security": security,
     }
 
@@ -136,7 +140,7 @@ def _describe_head(operation: Json) -> Json:
 
 def _describe_structs() -> Json:
     """The schemas of all bodies and replies."""
-    structs: set[type[Struct]] = {refusals.ErrorReply}
+    structs: set[type[Struct]] = set(refusals.SHAPES.values())
     for operation in OPERATIONS.values():
         structs.update(operation.reply, () if operation.body is None else (operation.body,))
     kinds = [*FIELDS.values(), *sorted(structs, key=lambda struct: struct.__name__)]

@@ -1,18 +1,31 @@
-"""What each route takes and gives, beside the parameters that FastAPI knows. A route that is not here fails a test."""
+"""What each route takes and gives, beside the parameters that FastAPI knows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Struct
 
-from runtime.facade.chat.messages import SentMessage
-from runtime.facade.chat.request import REFUSED, ChatRequest
-from runtime.facade.chat.tools import EchoedCall, OfferedTool, ToolChoice
+from runtime.facade.chat.request import ChatRequest
+from runtime.facade.completions.request import CompletionRequest
+from runtime.facade.messages.request import CountedMessages, MessagesRequest
 from runtime.facade.openapi import replies, serving
 from runtime.facade.openapi.refusals import OF_AGENTS, OF_TURNS
-from runtime.facade.routes import adapters, chat, embeddings, health, metrics, models, route, sessions, turns
-from runtime.facade.routes.embeddings import MAX_INPUTS, EmbeddingsBody
+from runtime.facade.routes import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    health,
+    messages,
+    metrics,
+    models,
+    route,
+    sessions,
+    turns,
+)
+from runtime.facade.routes.embeddings import EmbeddingsBody
+from runtime.facade.routes.route import RouteBody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +35,7 @@ class Operation:
     Attributes:
         body: the struct of its JSON body.
         reply: the struct of its JSON reply, or several of which it is one.
-        text: the media type of a reply that is no JSON.
+        text: the media type of a reply that is no JSON of a struct.
         events: what the events of a stream are, where the client may ask for one.
         errors: codes of its refusals beside those that all routes, all bodies and all keys have.
     """
@@ -39,21 +52,26 @@ class Operation:
         return bool(self.events)
 
 
-class ContentPart(Struct, frozen=True, kw_only=True):
-    """A part of a message's content: a text, or what a client echoes of an earlier answer's reasoning."""
-
-    type: Literal["text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking", "reasoning"] = "text"
-    text: str | UnsetType = UNSET
-    refusal: str | UnsetType = UNSET
-
+COMMENTS = "Lines that begin with a colon are comments. An error after the beginning is the last event."
+CHUNKS = f"Each `data` is a chunk, a `%s`; the last one is `[DONE]`. {COMMENTS}"
+EVENTS = f"Each event has its name, as the `type` in its `data`: %s. {COMMENTS}"
 
 OPERATIONS: dict[Callable[..., Any], Operation] = {
     chat.chat_completions: Operation(
-        body=ChatRequest,
-        reply=(replies.ChatReply,),
-        events="Each `data` is a `chat.completion.chunk`, the last one is `[DONE]`. An error after the beginning is a "
-        "`data` with `error`, and nothing follows it. Lines that begin with a colon are comments.",
+        body=ChatRequest, reply=(replies.ChatReply,), events=CHUNKS % "chat.completion.chunk", errors=OF_TURNS
+    ),
+    completions.create_completion: Operation(
+        body=CompletionRequest, reply=(replies.CompletionReply,), events=CHUNKS % "text_completion", errors=OF_TURNS
+    ),
+    messages.create_message: Operation(
+        body=MessagesRequest,
+        reply=(replies.MessageReply,),
+        events=EVENTS % "message_start, then for each block content_block_start, content_block_delta and "
+        "content_block_stop, at the end message_delta and message_stop",
         errors=OF_TURNS,
+    ),
+    messages.count_message_tokens: Operation(
+        body=CountedMessages, reply=(replies.CountedTokens,), errors=("model_not_found", *OF_AGENTS)
     ),
     embeddings.create_embeddings: Operation(
         body=EmbeddingsBody,
@@ -63,9 +81,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     models.list_models: Operation(reply=(replies.ModelList,)),
     models.show_model: Operation(reply=(replies.ModelEntry,), errors=("model_not_found",)),
     route.classify_prompt: Operation(
-        body=route.RouteBody,
-        reply=(replies.QueriedDomains, replies.PromptedDomains),
-        errors=("unprocessable", *OF_AGENTS),
+        body=RouteBody, reply=(replies.QueriedDomains, replies.PromptedDomains), errors=("unprocessable", *OF_AGENTS)
     ),
     sessions.show_session: Operation(reply=(replies.RememberedSession,), errors=("session_not_found", *OF_AGENTS)),
     sessions.forget_session: Operation(reply=(replies.ForgottenSession,), errors=OF_AGENTS),
@@ -82,20 +98,4 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     metrics.expose_metrics: Operation(text="text/plain"),
     serving.show_document: Operation(text="application/json"),
 }
-"""By the routes' functions, whose docstrings are the summaries."""
-
-FIELDS: dict[tuple[type[Struct], str], Any] = {
-    (ChatRequest, "tools"): list[OfferedTool] | None,
-    (ChatRequest, "tool_choice"): Literal["none", "auto", "required"] | ToolChoice | None,
-    (EmbeddingsBody, "input"): str | Annotated[list[str], Meta(min_length=1, max_length=MAX_INPUTS)],
-    (EmbeddingsBody, "user"): str | None,
-    (SentMessage, "role"): Literal["system", "developer", "user", "assistant", "tool"],
-    (SentMessage, "content"): str | list[ContentPart] | None,
-    (SentMessage, "tool_calls"): list[EchoedCall] | None,
-    (SentMessage, "audio"): None,
-    (SentMessage, "function_call"): None,
-}
-"""The types of fields that a route reads later than the body, so that its errors can name their place."""
-
-UNSERVED = {(ChatRequest, name): values for name, values in REFUSED.items()}
-"""Fields that are refused unless they have one of these values."""
+"""By the routes' functions, whose docstrings are the summaries. One that is missing here fails a test."""

@@ -62,27 +62,48 @@ class ErrorReply(Struct, frozen=True, kw_only=True):
     error: ErrorDetail
 
 
+class AnthropicErrorDetail(Struct, frozen=True, kw_only=True):
+    """What is wrong and how to mend it."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorReply(Struct, frozen=True, kw_only=True):
+    """An error in Anthropic's shape."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+    request_id: str
+
+
+SHAPES: dict[str, type[Struct]] = {"openai": ErrorReply, "anthropic": AnthropicErrorReply}
+
+
 def status_of(code: str) -> int:
     """The HTTP status of an error's code."""
     return OF_HTTP.get(code) or CODES[code]
 
 
-def name_refusals(codes: Iterable[str]) -> dict[str, Any]:
-    """A route's responses for errors of these codes, by their statuses."""
+def name_refusals(codes: Iterable[str], *, shape: str) -> dict[str, Any]:
+    """A route's responses for errors of these codes, by their statuses; ``shape`` is one of :data:`SHAPES`."""
     by_status: dict[int, list[str]] = {}
     for code in sorted(set(codes)):
         by_status.setdefault(status_of(code), []).append(code)
     return {
-        str(status): {"$ref": f"#/components/responses/{status}", "description": ", ".join(names)}
+        str(status): {"$ref": f"#/components/responses/{shape}-{status}", "description": ", ".join(names)}
         for status, names in sorted(by_status.items())
     }
 
 
 def describe_refusals() -> dict[str, Any]:
-    """The responses that routes name."""
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
-    headers = {"headers": {"retry-after": {"$ref": "#/components/headers/retry-after"}}}
+    """The responses that routes name: each status in each shape."""
     return {
-        str(status): {"description": reason, **(headers if status in RETRYABLE else {}), "content": content}
-        for status, reason in REASONS.items()
+        f"{shape}-{status}": _describe_refusal(status, struct) for shape, struct in SHAPES.items() for status in REASONS
     }
+
+
+def _describe_refusal(status: int, struct: type[Struct]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{struct.__name__}"}}}
+    headers = {"headers": {"retry-after": {"$ref": "#/components/headers/retry-after"}}}
+    return {"description": REASONS[status], **(headers if status in RETRYABLE else {}), "content": content}

@@ -104,6 +104,84 @@ class ChatReply(Struct, frozen=True, kw_only=True):
     kiki: TurnAccount
 
 
+class TokenLists(Struct, frozen=True, kw_only=True):
+    """The tokens of a text in lists side by side; the first token of a prompt has no probability."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Struct, frozen=True, kw_only=True):
+    """One text, with the prompt before it where `echo` asks for that."""
+
+    index: int
+    text: str
+    logprobs: TokenLists | None
+    finish_reason: Literal["stop", "length"]
+
+
+class CompletionAccount(TurnAccount, frozen=True, kw_only=True):
+    """What all turns of a request took and, where there are several prompts, each of them."""
+
+    turns: list[TurnAccount] | UnsetType = UNSET
+
+
+class CompletionReply(Struct, frozen=True, kw_only=True):
+    """The texts that continue the prompts."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str | None
+    choices: list[CompletionChoice]
+    usage: TokenCounts
+    kiki: CompletionAccount
+
+
+class AnswerBlock(Struct, frozen=True, kw_only=True):
+    """A block of an answer: its reasoning, its text, or a call that it asks for."""
+
+    type: Literal["thinking", "text", "tool_use"]
+    thinking: str | UnsetType = UNSET
+    signature: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    input: dict[str, Any] | UnsetType = UNSET
+
+
+class MessageUsage(Struct, frozen=True, kw_only=True):
+    """Numbers of tokens; how many of the prompt's were kept from earlier turns is not told."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+
+
+class MessageReply(Struct, frozen=True, kw_only=True):
+    """An answer as Anthropic's message."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[AnswerBlock]
+    stop_reason: Literal["end_turn", "max_tokens", "tool_use"]
+    stop_sequence: str | None
+    usage: MessageUsage
+    kiki: TurnAccount
+
+
+class CountedTokens(Struct, frozen=True, kw_only=True):
+    """The tokens of the prompt that a conversation makes."""
+
+    input_tokens: int
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True):
     """A name that a request may give, the id behind it (`root`), and the tokens of its context; null when not known.
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from runtime.facade.errors import RETRYABLE
+from runtime.facade.errors import RETRYABLE, speaks_anthropic
 from runtime.facade.paths import PREFIX
 
 GOLDEN = Path(__file__).parents[3] / "docs" / "openapi.json"
@@ -58,9 +58,10 @@ def check_reply(method: str, path: str, status: int, headers: Mapping[str, str],
     operation = find_operation(method, path)
     if status == 204 and method == "OPTIONS":
         return
+    shape = "anthropic" if speaks_anthropic(path) else "openai"
     if operation is None or str(status) not in operation["responses"]:
         assert status in NOT_ROUTED, f"the document has no such reply: {where}"
-        contents = look_up({"$ref": "#/components/responses/400"})["content"]
+        contents = look_up({"$ref": f"#/components/responses/{shape}-400"})["content"]
     else:
         reply = look_up(operation["responses"][str(status)])
         contents = reply.get("content", {})

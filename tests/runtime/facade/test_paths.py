@@ -95,6 +95,6 @@ async def test_metrics_name_the_route_of_each_spelling(http: httpx.AsyncClient) 
         return sum(float(line.split()[-1]) for line in text.splitlines() if all(part in line for part in wanted))
 
     before: Any = (await http.get("/metrics")).text
-    await http.get("/models/")
-    await http.head("/v1/models")
+    await http.get("/models")
+    await http.head(f"{http.base_url}/v1/models")
     assert count((await http.get("/metrics")).text, "/v1/models") == count(before, "/v1/models") + 2

@@ -40,6 +40,9 @@ EXAMPLES = {"post": 20, "get": 5, "delete": 5, "head": 2}
 KEYS: tuple[dict[str, str], ...] = ({}, {"Authorization": "Bearer secret"}, {"X-Api-Key": "secret"})
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat_body(),
+    "/v1/completions": {"prompt": "hello"},
+    "/v1/messages": chat_body(),
+    "/v1/messages/count_tokens": chat_body(),
     "/v1/embeddings": {"input": "hello"},
     "/v1/route": {"prompt": "hello"},
 }

@@ -33,6 +33,7 @@ class StandIn:
         abandoned: streams that their reader left.
         status: while it is set, chat requests and the list of models are answered with this status.
         lists_nothing: the list of models is an empty reply.
+        counts: it has vLLM's ``/tokenize``.
         endless: streams do not end by themselves.
         port: the port; 0 takes a free one.
         breaks_after: streams break off after so many tokens.
@@ -44,6 +45,7 @@ class StandIn:
     abandoned: int = 0
     status: int | None = None
     lists_nothing: bool = False
+    counts: bool = True
     endless: bool = False
     port: int = 0
     breaks_after: int | None = None
@@ -53,6 +55,7 @@ class StandIn:
         self.loras.clear()
         self.bodies.clear()
         self.abandoned, self.status, self.endless, self.breaks_after, self.lists_nothing = 0, None, False, None, False
+        self.counts = True
 
     @property
     def url(self) -> str:
@@ -137,6 +140,14 @@ def _app(state: StandIn) -> FastAPI:
         if state.loras.pop(name, None) is None:
             return _error(404, f"The lora adapter '{name}' cannot be found.")
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await request.json()
+        state.bodies.append(body)
+        if not state.counts:
+            return _error(404, "Not Found")
+        return JSONResponse({"count": _length(body), "max_model_len": CONTEXT, "tokens": [1] * _length(body)})
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:

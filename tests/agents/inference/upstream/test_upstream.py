@@ -117,6 +117,22 @@ async def test_usage_and_log_probabilities_are_the_servers(engine: OpenAIEngine)
     assert [top.logprob for top in candidate.tokens[0].top] == [-0.5, -1.5]
 
 
+async def test_tokens_are_counted_where_the_server_can(engine: OpenAIEngine, server: StandIn) -> None:
+    messages = (Message(role="user", content="word " * 100), Message(role="assistant", content="I"))
+    assert await engine.count_tokens(messages[:1], None, thinking=False) == 101
+    assert await engine.count_tokens(messages[:1], Tooling(tools=(WEATHER,)), thinking=True) == 111
+    body = server.bodies[-1]
+    assert (body["model"], body["tools"][0]["function"]["name"]) == (BASE, "weather")
+    assert (body["add_generation_prompt"], body["chat_template_kwargs"]) == (True, {"enable_thinking": True})
+    await engine.count_tokens(messages, None, thinking=False)
+    assert (server.bodies[-1]["add_generation_prompt"], server.bodies[-1]["continue_final_message"]) == (False, True)
+    server.counts = False
+    with pytest.raises(StageFailed, match="cannot count") as refusal:
+        await engine.count_tokens(messages, None, thinking=False)
+    assert refusal.value.code == "upstream_refused"
+    assert engine.healthy
+
+
 async def test_candidates_are_calls_of_their_own_with_their_own_seeds(engine: OpenAIEngine, server: StandIn) -> None:
     before = len(server.bodies)
     outcome = await engine.generate(ask(n=3, sampling={"seed": 5}))

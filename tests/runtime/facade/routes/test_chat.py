@@ -296,6 +296,14 @@ async def test_a_missing_adapter_is_named(http: httpx.AsyncClient, script: Scrip
     assert "x-kiki-degraded" not in (await http.post("/v1/chat/completions", json=body)).headers
 
 
+async def test_a_cut_answer_says_so(http: httpx.AsyncClient, script: Script) -> None:
+    script.is_cut = True
+    body = chat_body(model="micro-kiki", kiki={"trace": True})
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert reply.headers["x-kiki-degraded"] == "deadline; cut"
+    assert reply.json()["kiki"]["cut"] is True
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_log_probabilities_have_each_tokens_own_bytes(
     http: httpx.AsyncClient, script: Script, stream: bool
