@@ -10,7 +10,7 @@ from starlette.types import Scope
 from runtime.facade.responses.words import translate
 from schemas.errors import InvalidInput, KikiError
 
-_BUSY = (429, 503)
+RETRYABLE = (429, 503, 504)
 """Statuses after which a client may try again: the reply says when."""
 
 _UNREAD = (408, 413)
@@ -106,7 +106,7 @@ def kind_of(status: int) -> str:
 def refuse(scope: Scope, error: KikiError, *, retry_after: int) -> JSONResponse:
     """The reply to the request of ``scope``, which ends in ``error``."""
     headers = dict(error.headers) if isinstance(error, HttpRefusal) else {}
-    if error.status in _BUSY:
+    if error.status in RETRYABLE:
         headers["retry-after"] = str(retry_after)
     if error.status in _UNREAD:
         headers["connection"] = "close"
