@@ -12,7 +12,7 @@ from runtime.facade.errors import describe_error
 from runtime.facade.responses import output
 from runtime.facade.responses.output import Status
 from runtime.facade.responses.terms import Terms
-from runtime.facade.responses.words import translate
+from runtime.facade.words import translate
 from schemas.envelope import Envelope
 from schemas.errors import KikiError
 from schemas.events import AnswerReady

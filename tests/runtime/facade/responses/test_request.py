@@ -10,7 +10,7 @@ from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.responses.request import ResponseRequest, check_response, refuse_unserved
 from runtime.facade.responses.terms import Terms, read_terms
-from runtime.facade.responses.words import translate
+from runtime.facade.words import translate
 from schemas.chat import Message, ToolCall
 from schemas.errors import InvalidInput, KikiError
 from tests.runtime.facade.scripted import MODELS
