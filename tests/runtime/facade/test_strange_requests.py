@@ -41,6 +41,7 @@ KEYS: tuple[dict[str, str], ...] = ({}, {"Authorization": "Bearer secret"}, {"X-
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat_body(),
     "/v1/completions": {"prompt": "hello"},
+    "/v1/responses": {"input": "hello"},
     "/v1/messages": chat_body(),
     "/v1/messages/count_tokens": chat_body(),
     "/v1/embeddings": {"input": "hello"},
