@@ -19,6 +19,7 @@ class Request:
     ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
     Unix time; adapters that are not registered are left out and counted. ``enhance``: apply the engine's
     factor to its bias-knowledge neurons, if it has any. ``thinking``: a model that can reason does so first.
+    ``grammar`` is set by an engine that compiles one: what the answer must follow.
     """
 
     lane: Lane
@@ -32,6 +33,7 @@ class Request:
     deadline: float = float("inf")
     enhance: bool = False
     thinking: bool = False
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

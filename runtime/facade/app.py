@@ -31,6 +31,7 @@ from runtime.facade.routes import (
     health,
     messages,
     metrics,
+    responses,
     route,
     sessions,
     turns,
@@ -42,6 +43,7 @@ from schemas.errors import InvalidInput, KikiError
 ROUTES = (
     chat,
     completions,
+    responses,
     messages,
     embeddings,
     model_routes,

@@ -1,4 +1,5 @@
-"""Every refusal in the shape of the API that it answers: OpenAI's error object, under ``/v1/messages`` Anthropic's."""
+"""Every refusal in the shape and words of the API that it answers: OpenAI's error object, under ``/v1/messages``
+Anthropic's; under ``/v1/responses`` its fields have the names that they have there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
+from runtime.facade.words import translate
 from schemas.errors import InvalidInput, KikiError
 
 RETRYABLE = (429, 503, 504)
@@ -63,12 +65,18 @@ class HttpRefusal(InvalidInput):
 
 def speaks_anthropic(path: str) -> bool:
     """Whether the clients of a path are Anthropic's, which expect its shapes."""
-    return path.strip("/").removeprefix("v1/").split("/")[0] == "messages"
+    return _interface_of(path) == "messages"
 
 
 def describe_error_for(path: str, error: KikiError, *, request_id: str = "") -> dict[str, Any]:
     """The body of a refusal in the shape that the clients of ``path`` expect."""
-    return describe_anthropic_error(error, request_id=request_id) if speaks_anthropic(path) else describe_error(error)
+    if speaks_anthropic(path):
+        return describe_anthropic_error(error, request_id=request_id)
+    return describe_error(translate(error) if _interface_of(path) == "responses" else error)
+
+
+def _interface_of(path: str) -> str:
+    return path.strip("/").removeprefix("v1/").split("/")[0]
 
 
 def describe_error(error: KikiError) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +8,6 @@ from itertools import chain
 from typing import NoReturn
 
 import anyio
-from msgspec import structs
 
 from agents.inference.adapters import administration
 from agents.inference.mlx.consolidation import Consolidation
@@ -20,7 +18,7 @@ from agents.inference.mlx.work import Work
 from agents.inference.prompt import Prompt, PromptEncoder, common_start
 from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.settings import InferenceSettings
-from agents.inference.tools import describe_tools, schema_of
+from agents.inference.tools import check_tools
 from agents.inference.training.exchange import sweep
 from agents.inference.training.steps import TrainingExample, make_training_example
 from bus.agent import Endpoint
@@ -231,7 +229,7 @@ class MlxEngine:
 
     def _encode_prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
         """The prompt that all rows begin with, and each ballot's tail behind it; no tails when there are no choices."""
-        tooling, thinking = request.tooling, request.thinking and request.sampling.json_schema is None
+        tooling, thinking = request.tooling, request.thinking and request.grammar is None
         prompts = [
             self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
             for ballot in request.ballots or ((),)
@@ -242,21 +240,14 @@ class MlxEngine:
         return Prompt(tokens=start), tuple(prompt.tokens[len(start) :] for prompt in prompts)
 
     def _prepare_request(self, request: Request) -> Request:
-        """The request, with the call's JSON Schema in its sampling when a call is required.
+        """The request, with the grammar that its answer must follow. It is compiled here and not on the model's thread.
 
         Raises:
-            InvalidInput: a JSON schema cannot be served. It is checked here and not on the model's thread.
+            InvalidInput: a JSON schema or a tool cannot be served.
         """
-        tooling = request.tooling
-        try:
-            if tooling is not None:
-                describe_tools(tooling.tools)
-            if tooling is not None and tooling.must_call:
-                schema = schema_of(tooling)
-                self.grammars.check(schema)
-                return replace(request, sampling=structs.replace(request.sampling, json_schema=schema))
-        except (InvalidInput, json.JSONDecodeError, RecursionError) as error:
-            raise InvalidInput(f"a tool's parameters cannot be served: {error}", param="tools") from error
-        if request.sampling.json_schema is not None:
-            self.grammars.check(request.sampling.json_schema)
-        return request
+        tooling, schema = request.tooling, request.sampling.json_schema
+        if tooling is not None:
+            check_tools(tooling.tools)
+        if tooling is not None and tooling.must_call:
+            return replace(request, grammar=self.grammars.of_calls(tooling))
+        return request if schema is None else replace(request, grammar=self.grammars.of_answer(schema))

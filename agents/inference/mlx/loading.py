@@ -74,7 +74,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
         context_tokens=settings.context_tokens or context_of(config),
-        think_open=think_markers(tokenizer)[0],
+        think_marks=think_markers(tokenizer),
         native_tools=syntax.native,
     )
     return ModelBundle(

@@ -34,6 +34,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         schemas: answers follow a JSON schema.
         tools: the template tells the model the tools.
         forced_tools: a required tool call is made.
+        continues: an assistant's message at the end is gone on with, where the request asks for it (vLLM).
     """
 
     stream_logprobs: bool = False
@@ -45,6 +46,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schemas: bool = False
     tools: bool = False
     forced_tools: bool = False
+    continues: bool = False
 
     @property
     def names(self) -> str:
@@ -80,6 +82,7 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
         schemas=await prober.check_schema(),
         tools=_prompt_tokens(call_reply) > _prompt_tokens(plain),
         forced_tools=bool(call_reply) and '"tool_calls": [{' in json.dumps(call_reply),
+        continues=await prober.check_continuation(),
     )
 
 
@@ -133,6 +136,14 @@ class _Prober:
         form = {"type": "json_schema", "json_schema": {"name": "probe", "schema": schema, "strict": True}}
         reply = await self.ask_with(response_format=form, max_tokens=16)
         return _WORD in _content(reply)
+
+    async def check_continuation(self) -> bool:
+        """Whether the prompt gets shorter when the answer is to go on within the assistant's message."""
+        messages = [*_MESSAGES, {"role": "assistant", "content": "Hello, I"}]
+        fields = {"add_generation_prompt": False, "continue_final_message": True}
+        closed = await self.ask_with(messages=messages)
+        opened = await self.ask_with(messages=messages, extra_body=fields)
+        return 0 < _prompt_tokens(opened) < _prompt_tokens(closed)
 
     async def request_call(self) -> dict[str, Any] | None:
         """The reply to a request with a forced tool, which shows whether the prompt grew by the tool and a call

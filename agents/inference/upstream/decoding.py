@@ -4,10 +4,14 @@ import time
 from collections.abc import Awaitable, Callable
 
 from agents.inference.candidates import seed_of
+from agents.inference.json_schema.grammar import check_schema
+from agents.inference.json_schema.references import SchemaFault
 from agents.inference.requests import DecodingOutcome, OnPiece, Request
 from agents.inference.text import Piece
+from agents.inference.tools import callable_tools, check_tools
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.connection import UpstreamConnection
+from agents.inference.upstream.request import continuation_fields
 from agents.inference.upstream.response import Answer
 from agents.inference.upstream.together import run_together
 from schemas.chat import Sampling
@@ -44,22 +48,36 @@ async def decode_candidates(
 
 
 def refuse_unsupported(request: Request, can: Capabilities) -> None:
-    """Refuse what this upstream would silently ignore.
+    """Refuse what this upstream would silently ignore, and schemas that nobody can follow.
 
     Raises:
         InvalidInput: ``param`` names it.
     """
     sampling, tooling = request.sampling, request.tooling
+    if tooling is not None:
+        check_tools(tooling.tools)
     if tooling is not None and not can.tools:
         raise InvalidInput("this upstream does not pass tools to its model.", param="tools")
     if tooling is not None and tooling.must_call and not can.forced_tools:
         raise InvalidInput("this upstream cannot force a tool call: use tool_choice 'auto'.", param="tool_choice")
     if sampling.json_schema is not None and not can.schemas:
         raise InvalidInput("this upstream does not follow JSON schemas.", param="response_format")
+    if tooling is not None and tooling.must_call:
+        for tool in callable_tools(tooling):
+            _check_schema(tool.parameters, f"the parameters of '{tool.name}'", param="tools")
+    if sampling.json_schema is not None:
+        _check_schema(sampling.json_schema, "the JSON schema", param="response_format")
     if sampling.logprobs and not can.token_texts:
         raise InvalidInput("this upstream does not send tokens with their log-probabilities.", param="logprobs")
     if sampling.top_logprobs > can.top_logprobs:
         raise InvalidInput(f"this upstream sends {can.top_logprobs} likeliest tokens at most.", param="top_logprobs")
+
+
+def _check_schema(schema: str, what: str, *, param: str) -> None:
+    try:
+        check_schema(schema)
+    except SchemaFault as fault:
+        raise InvalidInput(f"{what} cannot be served: {fault}.", param=param) from fault
 
 
 async def _decode_candidate(
@@ -75,6 +93,8 @@ async def _decode_candidate(
         index=index, seed=seed_of(sampling, index), stops=sampling.stop, thinking=connection.upstream.thinking
     )
     body = await connection.build_body(request, uses, candidate=index) | _supported_fields(sampling, can)
+    if can.continues:
+        body["extra_body"] = {**body["extra_body"], **continuation_fields(request.messages)}
     if can.stream_logprobs or not can.whole_logprobs or (on_piece is not None and not sampling.logprobs):
         async with connection.open_stream(body, lane=request.lane) as chunks:
             async for chunk in chunks:

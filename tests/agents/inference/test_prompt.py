@@ -152,6 +152,21 @@ def test_a_tools_answer_stays_after_the_question_that_the_quotes_precede() -> No
     assert (question.content.endswith("What time is it?"), last) == (True, result)
 
 
+def test_quotes_stand_before_an_answer_that_is_continued() -> None:
+    system, begun = Message(role="system", content="Be brief."), said("Your cat is")
+    episode = recalled_episode("My cat is Otto.")
+    rules, quotes, last = with_recall([system, begun], [episode])
+    assert (rules, last, quotes.role) == (system, begun, "user")
+    assert with_recall([system], [episode])[1].role == "user"
+
+
+def test_all_instructions_stay_when_a_conversation_is_shortened() -> None:
+    rules = [Message(role="system", content=text) for text in ("Be brief.", "Be kind.")]
+    recall = Recall(history=("e0",))
+    prompts = shorten_prompt([*rules, user_message("q"), said("a"), user_message("And?")], recall)
+    assert prompts[-1] == (*rules, user_message("And?"))
+
+
 def test_too_long_a_conversation_loses_the_quotes_first_then_its_oldest_history() -> None:
     history = [message for number in range(2) for message in (user_message(f"q{number}"), said(f"a{number}"))]
     system, question = Message(role="system", content="Be brief."), user_message("And?")

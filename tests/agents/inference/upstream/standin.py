@@ -185,8 +185,10 @@ def _cut_tokens(tokens: list[str], stops: list[str]) -> list[str]:
 
 
 def _length(body: dict[str, Any]) -> int:
-    """Tokens of the prompt: its words, its tools, and one that opens the answer."""
-    return sum(len(message["content"].split()) for message in body["messages"]) + 10 * len(body.get("tools") or ()) + 1
+    """Tokens of the prompt: its words, its tools, and one that opens the answer unless one goes on."""
+    opening = 0 if body.get("continue_final_message") else 1
+    words = sum(len(message["content"].split()) for message in body["messages"])
+    return words + 10 * len(body.get("tools") or ()) + opening
 
 
 def _call(body: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,9 +15,9 @@ from agents.inference.settings import InferenceSettings, UpstreamAdapter, Upstre
 from agents.inference.text import Piece
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.engine import OpenAIEngine
-from agents.inference.upstream.response import UNKNOWN_LOGPROB
+from agents.inference.upstream.response import UNKNOWN_LOGPROB, Answer
 from bus.metrics import DEGRADED
-from schemas.chat import Message, Sampling, Tool, Tooling
+from schemas.chat import Message, Sampling, Tool, ToolCall, Tooling
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, Refused, SetupError, StageFailed, Unavailable
 from schemas.findings import AdapterUse
 from tests.agents.inference.upstream.standin import BASE, StandIn
@@ -86,7 +86,7 @@ async def test_probes_find_what_the_server_does(engine: OpenAIEngine) -> None:
     capabilities = set(engine.info["capabilities"].split())
     assert capabilities == {
         *("stream_logprobs", "whole_logprobs", "token_texts", "top_logprobs", "prompt_logprobs"),
-        *("stops", "schemas", "tools", "forced_tools"),
+        *("stops", "schemas", "tools", "forced_tools", "continues"),
     }
 
 
@@ -123,7 +123,8 @@ async def test_tokens_are_counted_where_the_server_can(engine: OpenAIEngine, ser
     assert await engine.count_tokens(messages[:1], Tooling(tools=(WEATHER,)), thinking=True) == 111
     body = server.bodies[-1]
     assert (body["model"], body["tools"][0]["function"]["name"]) == (BASE, "weather")
-    assert (body["add_generation_prompt"], body["chat_template_kwargs"]) == (True, {"enable_thinking": True})
+    assert body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert "add_generation_prompt" not in body
     await engine.count_tokens(messages, None, thinking=False)
     assert (server.bodies[-1]["add_generation_prompt"], server.bodies[-1]["continue_final_message"]) == (False, True)
     server.counts = False
@@ -448,6 +449,66 @@ async def test_a_schema_is_followed(engine: OpenAIEngine) -> None:
     schema = '{"type": "object", "properties": {"city": {"type": "null"}}, "required": ["city"]}'
     (candidate,) = (await engine.generate(ask(sampling={"json_schema": schema}))).candidates
     assert msgspec.json.decode(candidate.text) == {"city": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"sampling": {"json_schema": '{"$ref": "#"}'}}, "response_format"),
+        ({"sampling": {"json_schema": "{"}}, "response_format"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters="{"),))}, "tools"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters='{"$ref": "#"}'),), required=True)}, "tools"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters='{"$ref": "http://y"}'),), forced="x")}, "tools"),
+    ],
+)
+async def test_schemas_that_nobody_can_follow_are_refused_here(
+    engine: OpenAIEngine, server: StandIn, options: dict[str, Any], param: str
+) -> None:
+    before = len(server.bodies)
+    with pytest.raises(InvalidInput) as caught:
+        await engine.generate(ask(**options))
+    assert (caught.value.param, len(server.bodies)) == (param, before)
+
+
+async def test_an_answer_at_the_end_is_continued_where_the_server_can(engine: OpenAIEngine, server: StandIn) -> None:
+    messages = (Message(role="user", content="Who?"), Message(role="assistant", content="I am"))
+    fields = {"add_generation_prompt", "continue_final_message"}
+    await engine.generate(replace(ask(), messages=messages))
+    assert {name: server.bodies[-1][name] for name in fields} == {
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+    await engine.generate(ask())
+    assert not fields & server.bodies[-1].keys()
+    engine.connection.capabilities = Capabilities(stream_logprobs=True)
+    await engine.generate(replace(ask(), messages=messages))
+    assert not fields & server.bodies[-1].keys()
+
+
+@pytest.mark.parametrize(("sent", "told"), [("", "{}"), ("null", "{}"), ('["ls"]', '["ls"]'), ('{"a": ', '{"a": ')])
+async def test_a_call_without_arguments_is_told_as_an_empty_object(
+    engine: OpenAIEngine, server: StandIn, sent: str, told: str
+) -> None:
+    call = ToolCall(id="c", name="weather", arguments=sent)
+    messages = (
+        Message(role="user", content="Weather?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="", tool_call_id="c"),
+    )
+    await engine.generate(replace(ask(), messages=messages))
+    assert server.bodies[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == told
+
+
+def test_a_call_that_the_budget_cut_off_is_left_out_and_not_counted() -> None:
+    before = read_counter("tools.malformed")
+    for reason, count in (("length", 0), ("tool_calls", 1)):
+        answer = Answer(index=0, seed=0, stops=())
+        call = {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"city": "Pa'}}
+        answer.take({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": reason}]})
+        answer.end()
+        candidate = answer.candidate(adapters=(), with_tokens=False)
+        assert (candidate.tool_calls, candidate.text, candidate.finish_reason) == ((), "", reason)
+        assert read_counter("tools.malformed") == before + count
 
 
 def test_a_process_that_asks_an_upstream_needs_no_mlx() -> None:
