@@ -29,13 +29,7 @@ BAD_BODIES = (
     msgspec.json.encode(chat_body()).decode().encode("utf-16"),
 )
 
-BAD_TYPES = (
-    "text/plain",
-    "multipart/form-data; boundary=x",
-    "application/x-www-form-urlencoded",
-    "application/xml",
-    "é",
-)
+BAD_TYPES = (b"text/plain", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded", b"\xff")
 
 STRANGE_VALUES = (
     *("1e308", "-1e308", "1e999", "9" * 400, "-" + "9" * 400, "4.5", "-1", "null", "true", '"4"', "[]", "{}"),
@@ -86,7 +80,7 @@ async def test_a_bad_body_is_refused(
         reply = await http.post(path, content=body, headers=JSON)
         assert 400 <= reply.status_code < 500, body[:80]
     for kind in BAD_TYPES:
-        reply = await http.post(path, json=BODIES[path], headers={"content-type": kind.encode()})  # type: ignore[dict-item]
+        reply = await http.post(path, content=msgspec.json.encode(BODIES[path]), headers={b"content-type": kind})
         assert reply.status_code == 415, kind
     assert (await http.post(path, json=BODIES[path])).status_code == 200
 
