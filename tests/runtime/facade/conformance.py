@@ -38,7 +38,8 @@ def patterns() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
 
 def find_operation(method: str, path: str) -> dict[str, Any] | None:
     """What the document says of a request; None: nothing."""
-    for spelling in (path, path.rstrip("/"), PREFIX + path, PREFIX + path.rstrip("/")):
+    bare = "/" + path.strip("/")
+    for spelling in (path, bare, PREFIX + path, PREFIX + bare):
         for pattern, item in patterns():
             if pattern.fullmatch(spelling):
                 operation: dict[str, Any] | None = item.get(method.lower())
