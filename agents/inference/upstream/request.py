@@ -45,13 +45,11 @@ def request_body(
 
 def count_body(messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> dict[str, Any]:
     """The body of vLLM's call that counts the tokens of a conversation; its model is added by the connection."""
-    is_continued = messages[-1].role == "assistant"
     tools = {"tools": describe_tools(tooling.tools)} if tooling is not None else {}
     return {
         "messages": [encode_message(message) for message in messages],
-        "add_generation_prompt": not is_continued,
-        "continue_final_message": is_continued,
         "chat_template_kwargs": {"enable_thinking": thinking},
+        **continuation_fields(messages),
         **tools,
     }
 

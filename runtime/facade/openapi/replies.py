@@ -246,7 +246,7 @@ class QueriedDomains(Struct, frozen=True, kw_only=True):
     fallback: bool
 
 
-class Selection(Struct, frozen=True, kw_only=True):
+class ChosenDomain(Struct, frozen=True, kw_only=True):
     """A domain that was chosen, and its score, 0 to 1."""
 
     domain: str
@@ -257,7 +257,7 @@ class PromptedDomains(Struct, frozen=True, kw_only=True):
     """The domains of a `prompt`; `base` is chosen when none fits."""
 
     chosen_domain: str
-    selections: list[Selection]
+    selections: list[ChosenDomain]
 
 
 class EpisodeEntry(Struct, frozen=True, kw_only=True):

@@ -58,10 +58,10 @@ class EarlierResponse:
         if self.answer is not None:
             return dialect.whole(self.answer)
         if self.error is None:
-            return dialect.unfinished(self.envelope, "in_progress")
+            return dialect.describe_state(self.envelope, "in_progress")
         if self.is_cancelled:
-            return dialect.unfinished(self.envelope, "cancelled")
-        return dialect.unfinished(self.envelope, "failed", self.error)
+            return dialect.describe_state(self.envelope, "cancelled")
+        return dialect.describe_state(self.envelope, "failed", self.error)
 
     def describe_input(self) -> list[dict[str, Any]]:
         """The items that it was made from, those of the responses that it continued included."""
