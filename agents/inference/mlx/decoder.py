@@ -42,7 +42,8 @@ class Decoder:
     def __init__(self, settings: InferenceSettings) -> None:
         bundle = loading.load(settings)
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
-        self.parameters, self.weights = bundle.parameters, bundle.weights
+        self.parameters, self.weights, self.vocabulary = bundle.parameters, bundle.weights, bundle.vocabulary
+        self._model_bytes = bundle.model_bytes
         self.bank = AdapterBank(
             bundle.model,
             settings.adapters,
@@ -138,6 +139,9 @@ class Decoder:
             **batch.gauges,
             "adapter_swaps_total": float(bank.swaps),
             "last_swap_ms": bank.last_swap_ms,
+            "context_tokens": float(self.encoder.context_tokens),
+            "parameters": float(self.parameters),
+            "model_bytes": float(self._model_bytes),
             "adapter_resident_bytes": float(bank.resident_bytes),
         }
 
@@ -153,8 +157,9 @@ class Decoder:
         now, scheduler = time.time(), self.admission.scheduler
         for work in [*self.batch.active, *scheduler.items()]:
             if not work.unwanted and work.request.deadline <= now:
+                with work.lock:
+                    work.unwanted = True
                 work.send(DeadlineExceeded("the deadline passed while the model was working on the request."))
-                work.unwanted = True
         scheduler.discard(work for work in scheduler.items() if work.unwanted)
         for work in [work for work in self.batch.active if work.unwanted]:
             self.batch.leave(work)

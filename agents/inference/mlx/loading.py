@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 import psutil
+from mlx.utils import tree_reduce
 from mlx_lm.utils import get_total_parameters
 
 from agents.inference.int8.conversion import convert
@@ -16,6 +17,7 @@ from agents.inference.mlx.processors import Grammars
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import ToolSyntax, syntax_of
+from agents.inference.vocabulary import Vocabulary
 from schemas.errors import SetupError
 
 THINK = ("<think>", "</think>")
@@ -26,18 +28,20 @@ THINK = ("<think>", "</think>")
 class ModelBundle:
     """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
 
-    ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere. ``memory``: bytes that MLX may
-    allocate, by the settings or else by the device.
+    ``weights`` says how they are held, in ``model_bytes``: "int8" or "float32" on a CPU, "stored" elsewhere.
+    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
     """
 
     model: Any
     tokenizer: Any
     encoder: PromptEncoder
     grammars: Grammars
+    vocabulary: Vocabulary
     syntax: ToolSyntax
     device: str
     weights: str
     parameters: int
+    model_bytes: int
     dtype: Any | None
     memory: int
 
@@ -80,10 +84,12 @@ def load(settings: InferenceSettings) -> ModelBundle:
         tokenizer=tokenizer,
         encoder=encoder,
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
+        vocabulary=Vocabulary(tokenizer._tokenizer, size=vocabulary_of(config) or len(tokenizer._tokenizer)),
         syntax=syntax,
         device="cpu" if on_cpu else "gpu",
         weights=weights,
         parameters=parameters,
+        model_bytes=tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0),
         dtype=mx.float32 if on_cpu else None,
         memory=memory,
     )
@@ -122,6 +128,11 @@ def context_of(config: dict[str, Any]) -> int:
     if not length:
         raise SetupError("config.json has no max_position_embeddings: set context_tokens.", param="context_tokens")
     return int(length)
+
+
+def vocabulary_of(config: dict[str, Any]) -> int:
+    """Token ids of the model, from ``config.json``; 0 when it does not say."""
+    return int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0)
 
 
 def think_markers(tokenizer: Any) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import openai
 from openai import AsyncOpenAI
 
 from agents.inference.upstream.failures import is_outage, translate_error
-from agents.inference.upstream.response import token_entries
+from agents.inference.upstream.response import chat_form, token_entries
 from schemas.errors import KikiError
 
 TOP_LOGPROBS = (20, 10, 5)
@@ -34,6 +34,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         schemas: answers follow a JSON schema.
         tools: the template tells the model the tools.
         forced_tools: a required tool call is made.
+        completions: a text is continued without a chat template.
+        echo: with its tokens' log-probabilities, where that is asked for.
     """
 
     stream_logprobs: bool = False
@@ -45,6 +47,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schemas: bool = False
     tools: bool = False
     forced_tools: bool = False
+    completions: bool = False
+    echo: bool = False
 
     @property
     def names(self) -> str:
@@ -70,6 +74,7 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
             break
     prompt_reply = await prober.ask_with(extra_body={"prompt_logprobs": 0})
     call_reply = await prober.request_call()
+    echo_reply = await prober.continue_text(echo=True, logprobs=1)
     return Capabilities(
         stream_logprobs=await prober.check_stream(),
         whole_logprobs=bool(entries),
@@ -80,12 +85,16 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
         schemas=await prober.check_schema(),
         tools=_prompt_tokens(call_reply) > _prompt_tokens(plain),
         forced_tools=bool(call_reply) and '"tool_calls": [{' in json.dumps(call_reply),
+        completions=bool(echo_reply or await prober.continue_text()),
+        echo=len(token_entries(echo_reply)) > 1,
     )
 
 
 class _Prober:
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
-        self._completions: Any = client.chat.completions  # bodies are put together, which its overloads cannot follow
+        # bodies are put together, which the overloads of the two cannot follow
+        self._completions: Any = client.chat.completions
+        self._continuations: Any = client.completions
         self._plain_request: dict[str, Any] = {
             "model": model,
             "messages": _MESSAGES,
@@ -141,6 +150,18 @@ class _Prober:
         tool_choice = {"type": "function", "function": {"name": "greet"}}
         tools = [{"type": "function", "function": function}]
         return await self.ask_with(tools=tools, tool_choice=tool_choice, max_tokens=16)
+
+    async def continue_text(self, **more: Any) -> dict[str, Any] | None:
+        """The reply to a text that is to be continued by one token; None if the server refuses that."""
+        plain = {name: value for name, value in self._plain_request.items() if name != "messages"}
+        try:
+            reply = await self._continuations.create(**plain, prompt="Hello.", **more)
+        except openai.OpenAIError as error:
+            failure = translate_error(error)
+            if is_outage(failure):
+                raise failure from error
+            return None
+        return chat_form(reply.model_dump(warnings=False))
 
     async def _complete(self, **body: Any) -> dict[str, Any]:
         try:

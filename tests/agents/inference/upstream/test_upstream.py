@@ -86,7 +86,7 @@ async def test_probes_find_what_the_server_does(engine: OpenAIEngine) -> None:
     capabilities = set(engine.info["capabilities"].split())
     assert capabilities == {
         *("stream_logprobs", "whole_logprobs", "token_texts", "top_logprobs", "prompt_logprobs"),
-        *("stops", "schemas", "tools", "forced_tools"),
+        *("stops", "schemas", "tools", "forced_tools", "completions", "echo"),
     }
 
 
