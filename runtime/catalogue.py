@@ -17,6 +17,7 @@ class ServedModel:
         thinking: whether the model reasons before it answers, when it can, and shows it.
         max_tokens: length of an answer; the facade's default when None.
         temperature: of an answer; the facade's default when None.
+        niche: the domain whose adapter the model id names.
     """
 
     description: str
@@ -24,6 +25,7 @@ class ServedModel:
     thinking: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
+    niche: str | None = None
 
 
 Catalogue = Mapping[str, ServedModel]
@@ -43,6 +45,7 @@ def load_catalogue() -> Catalogue:
             thinking=alias.thinking,
             max_tokens=alias.max_tokens,
             temperature=alias.temperature,
+            niche=alias.niche,
         )
         for model_id, alias in load_aliases().items()
     }

@@ -24,8 +24,9 @@ MAX_TOKENS = 2**20
 
 TokenId = Annotated[str, Meta(pattern=rf"^[0-9]{{1,7}}{END}")]
 
+MAX_STOPS = 16
 MAX_TOOLS = 128
-ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.-]{{1,64}}{END}")]
+ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.-]{{1,128}}{END}")]
 
 
 class Tool(WireStruct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class Tool(WireStruct, frozen=True, kw_only=True):
 class ToolCall(WireStruct, frozen=True, kw_only=True):
     """A call that the model asks the client to make; ``arguments`` is the text of a JSON object."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    id: Annotated[str, Meta(min_length=1, max_length=16384)]
     name: ToolName
     arguments: str
 
@@ -86,6 +87,14 @@ def digest_transcript(messages: Sequence[Message]) -> str:
     return digest.hexdigest()
 
 
+def with_answer(messages: Sequence[Message], answer: str) -> tuple[Message, ...]:
+    """The conversation with its answer; one that continues the assistant's last message is one with it."""
+    last = messages[-1]
+    if last.role == "assistant" and not last.tool_calls:
+        return (*messages[:-1], msgspec.structs.replace(last, content=last.content + answer))
+    return (*messages, Message(role="assistant", content=answer))
+
+
 def transcript_so_far(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The messages up to the last answer, which is the last message of the assistant that is no tool call; none before
     the first answer."""
@@ -105,7 +114,7 @@ class Sampling(WireStruct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1000)] = 0
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    stop: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    stop: Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] = ()
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0

@@ -82,6 +82,7 @@ class InferToken(WireStruct, frozen=True, kw_only=True):
 class InferBegun(WireStruct, frozen=True, kw_only=True):
     """The worker has accepted a turn that is streamed: its prompt fits and its schemas compile. Core NATS only, never
     stored. ``prompt_tokens`` counts the query's own messages; ``adapters`` are those that will take part.
+    ``model_digest`` is that of the model's files.
     """
 
     subject: ClassVar[str] = "infer.begun"
@@ -89,6 +90,7 @@ class InferBegun(WireStruct, frozen=True, kw_only=True):
     attempt: Integer = 1
     prompt_tokens: Integer = 0
     adapters: tuple[AdapterUse, ...] = ()
+    model_digest: str = ""
 
 
 Signal = InferBegun | InferToken

@@ -46,6 +46,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     ``history`` "session" asks the memory for the session's last turns: from ``recall.done`` on they stand in
     ``messages`` as if the client had sent them.
     An assistant's message at the end is continued. ``continuation`` continues a text outside of any conversation.
+    ``thinking`` says whether the model reasons before it answers, when it can; None leaves it to the alias.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     history: Literal["none", "session"] = "none"
     awaited: bool = False
     continuation: Continuation | None = None
+    thinking: bool | None = None
 
     @property
     def text(self) -> str:

@@ -88,5 +88,5 @@ def plan_of(alias: Alias, query: Query, *, level: Level, costly: bool = False) -
         negotiate=full,
         antibias=full,
         record=level != "raw",
-        thinking=alias.thinking,
+        thinking=alias.thinking if query.thinking is None else query.thinking,
     )

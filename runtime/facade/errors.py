@@ -19,6 +19,13 @@ class ClientGone(KikiError):
     code = "cancelled"
 
 
+class InternalError(KikiError):
+    """A fault of the facade itself; the log has the traceback, the client does not."""
+
+    def __init__(self) -> None:
+        super().__init__("the facade failed; its log says why.", code="internal_error")
+
+
 def error_object(*, message: str, status: int, code: str, param: str | None = None) -> dict[str, Any]:
     """The body of a refusal."""
     return {"error": {"message": message, "type": kind_of(status), "param": param, "code": code}}
@@ -46,11 +53,6 @@ def refuse(error: KikiError, *, retry_after: int) -> JSONResponse:
     return JSONResponse(describe_error(error), status_code=error.status, headers=headers)
 
 
-def describe_internal_error() -> dict[str, Any]:
-    """The error object of a fault of the facade itself; the log has the traceback, the client does not."""
-    return error_object(message="the facade failed; its log says why.", status=500, code="internal_error")
-
-
 def internal_error_reply() -> JSONResponse:
     """The reply to a request that the facade itself failed at."""
-    return JSONResponse(describe_internal_error(), status_code=500)
+    return JSONResponse(describe_error(InternalError()), status_code=500)

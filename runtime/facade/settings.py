@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
 from bus.storage.disk import RESERVE
 from runtime.agents import turn_agents
+from schemas.chat import MAX_TOKENS
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
 from schemas.upcast import KEYLESS_TENANT
@@ -34,10 +35,14 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         retry_after: what the ``Retry-After`` header of a refusal says.
         turn_timeout: a turn's deadline.
         default_max_tokens: length of an answer when neither request nor alias names one.
-        max_tokens_cap: largest ``max_tokens`` that a request may name.
+        max_tokens_cap: tokens of an answer at most; a request that asks for more gets so many. The worker also ends an
+            answer at the model's context.
         poll_seconds: silence after which TURNS is read, in case a message was missed.
         broker_grace: time that the broker may be away before the turn is given up as lost.
-        keepalive_seconds: silence after which a stream gets a comment, so that proxies keep it open.
+        keepalive_seconds: silence after which a stream begins, and gets a comment, so that proxies keep it open.
+        strict_fields: whether a field that nobody knows is refused; else it is passed over and counted.
+        missing_adapter: what a model id gets that names one adapter which is not there: "base" answers without it and
+            says so in a header, "refuse" answers 404.
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
         memory_timeout: time that the memory has for a search or a session.
@@ -63,10 +68,12 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retry_after: Annotated[int, Meta(ge=1)] = 1
     turn_timeout: Annotated[float, Meta(gt=0)] = 120.0
     default_max_tokens: Annotated[int, Meta(ge=1)] = 256
-    max_tokens_cap: Annotated[int, Meta(ge=1, le=32768)] = 4096
+    max_tokens_cap: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 32768
     poll_seconds: Annotated[float, Meta(gt=0)] = 2.0
     broker_grace: float = 3.0
-    keepalive_seconds: float = 15.0
+    keepalive_seconds: Annotated[float, Meta(gt=0)] = 5.0
+    strict_fields: bool = False
+    missing_adapter: Literal["base", "refuse"] = "base"
     drain_seconds: float = 0.5
     route_timeout: Annotated[float, Meta(gt=0, le=86400)] = 2.0
     memory_timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0

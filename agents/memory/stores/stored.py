@@ -9,7 +9,7 @@ from agents.memory.context import OwnFeatures, packed
 from agents.memory.episodes import owner_of
 from agents.memory.ranking import Match
 from agents.memory.text.dates import Span
-from schemas.chat import Message, digest_transcript
+from schemas.chat import digest_transcript, with_answer
 from schemas.episode import Episode
 
 CONTEXT, WORDS = "context", "words-2"
@@ -79,12 +79,11 @@ def unscored_match(episode: Episode) -> Match:
 
 def payload(episode: Episode, own: OwnFeatures) -> dict[str, Any]:
     """A point's payload: what is kept beside the vectors."""
-    transcript = (*episode.messages, Message(role="assistant", content=episode.answer))
     return {
         "owner": owner_of(episode),
         "tenant": episode.tenant,
         "user": episode.user,
-        "transcript": digest_transcript(transcript) if episode.messages else "",
+        "transcript": digest_transcript(with_answer(episode.messages, episode.answer)) if episode.messages else "",
         **_episode_fields(episode),
         OWN: packed(own.vector),
     }

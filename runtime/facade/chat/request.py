@@ -1,145 +1,136 @@
-"""What a client asks of ``POST /v1/chat/completions``: OpenAI's body decoded, checked and made a query.
+"""What a client asks of ``POST /v1/chat/completions``: OpenAI's body checked and made a query.
 
-Every field is served, or accepted with its neutral value, or refused by name.
+Every field is served, or passed over because it cannot change an answer for the worse, or refused by name. The other
+dialects are translated into this body's struct and checked here, too.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from runtime.catalogue import Catalogue, ServedModel
 from runtime.facade.chat import tools
+from runtime.facade.chat.fields import decode_body
+from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.settings import FacadeSettings
-from schemas.base import UNREADABLE
-from schemas.chat import MAX_CANDIDATES, Message, Role, Sampling, TokenId, Tooling
-from schemas.codec import field_of
+from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, TokenId, Tooling
 from schemas.errors import InvalidInput, UnknownModel
-from schemas.findings import Level, MemoryScope, Query
+from schemas.findings import Continuation, Level, MemoryScope, Query
 
-S = TypeVar("S", bound=Struct)
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
+Tokens = Annotated[int, Meta(ge=-1)]
+"""A number of tokens; -1 asks for as many as there may be."""
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "function_call": (None, "none", "auto"),
     "functions": (None, []),
     "modalities": (None, ["text"]),
-    "prediction": (None,),
-    "reasoning_effort": (None,),
-    "service_tier": (None, "auto", "default"),
-    "verbosity": (None,),
     "web_search_options": (None,),
 }
-"""OpenAI's fields that are not served, each with the values that ask for nothing and are accepted."""
+"""OpenAI's fields that would change the answer and are not served, each with the values that ask for nothing."""
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
-_ECHOED = ("annotations", "audio", "function_call", "refusal")
-"""Fields of a message that clients echo from an answer; they must be empty."""
+EFFORTS: dict[str, Level] = {"none": "fast", "minimal": "fast", "low": "fast", "high": "full", "xhigh": "full"}
+"""The level for an effort that is asked for; with any other it is the model's."""
+
+SEEDS = 2**63
 
 
-class SentMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One message as clients send it, with what they echo of an earlier answer."""
+class StreamOptions(Struct, frozen=True, kw_only=True):
+    """``include_usage``: a last chunk without choices has the usage."""
 
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-    name: str | None = None
-    reasoning: str | None = None
-    annotations: Any = None
-    audio: Any = None
-    function_call: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    tool_call_id: str | None = None
+    include_usage: bool | None = None
 
 
-class StreamOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``include_obfuscation`` is accepted without effect: nothing is padded."""
-
-    include_usage: bool = False
-    include_obfuscation: bool = False
-
-
-class SchemaFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SchemaFormat(Struct, frozen=True, kw_only=True):
     """A named JSON Schema; the answer always follows it, so ``strict`` changes nothing."""
 
     name: str = ""
     description: str | None = None
     schema: dict[str, Any]
-    strict: bool | None = None
 
 
-class ResponseFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Free text, any JSON object, or JSON that follows a schema."""
+class ResponseFormat(Struct, frozen=True, kw_only=True):
+    """Free text, any JSON object, or JSON that follows a schema; some clients send ``schema`` beside ``type``."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: SchemaFormat | None = None
+    schema: dict[str, Any] | None = None
 
 
-_FREE = ResponseFormat(type="text")
+class TemplateOptions(Struct, frozen=True, kw_only=True):
+    """The switches of chat templates that turn reasoning on and off, by the names that models give them."""
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
+
+
+class ThinkingSwitch(Struct, frozen=True, kw_only=True):
+    """The same switch as some clients send it beside the messages."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
 
 
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The field ``kiki``, which OpenAI does not have: level of cognition, candidates that the panel judges, whether the
-    reply has the turn's account (``trace``), whether it shows reasoning, whether the session's last turns stand
-    before the new message (``history``), and what is recalled (``memory``)."""
+    reply has the turn's account (``trace``), whether a stream says in comments what is being done (``progress``),
+    whether the reply shows reasoning, whether the session's last turns stand before the new message (``history``), and
+    what is recalled (``memory``)."""
 
     level: Level | None = None
     candidates: Count | None = None
     trace: bool = False
+    progress: bool = False
     thinking: bool | None = None
     memory: MemoryScope | None = None
     history: Literal["none", "session"] = "none"
 
 
-class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body. Ranges are those of OpenAI's reference; ``top_k``, ``min_p``, ``system``, ``kiki`` are beside it."""
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    """The body. Ranges are those of OpenAI's reference, and what peers take beyond it; ``top_k``, ``min_p``,
+    ``system``, ``kiki`` are beside it."""
 
-    model: str
+    model: str | None = None
     messages: list[SentMessage]
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] | None = (
+        None
+    )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     n: Count | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None = None
+    seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
     system: str | None = None
     kiki: Extension = Extension()
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | None = None
+    store: bool | None = None
+    tool_choice: Any = None
+    tools: Any = None
     audio: Any = None
     function_call: Any = None
     functions: Any = None
     modalities: Any = None
-    parallel_tool_calls: bool | None = None
-    prediction: Any = None
-    reasoning_effort: Any = None
-    service_tier: Any = None
-    store: bool | None = None
-    tool_choice: Any = None
-    tools: Any = None
-    verbosity: Any = None
     web_search_options: Any = None
 
 
@@ -147,35 +138,30 @@ class ChatRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class CheckedRequest:
     """A checked request.
 
-    ``seed`` is None when the request has none; ``level`` holds unless the router plans another; ``thinking`` is whether
-    the model's reasoning is shown; ``session`` is the body's ``metadata.session_id``; ``users`` are the fields that
-    name the user, with their values; ``n`` is the number of choices in the reply.
+    ``seed`` is None when the request has none; ``level`` holds unless the router plans another, and ``stepped_down``
+    names the field for which it is lower than that of the model; ``thinking`` is whether the model's reasoning is
+    shown; ``session`` is the body's ``metadata.session_id``; ``users`` are the fields that name the user, with their
+    values; ``n`` is the number of choices in the reply; ``niche`` is the adapter that the model id names;
+    ``custom_tools`` are the tools whose calls carry a text.
     """
 
     query: Query
     seed: int | None
     level: Level
+    stepped_down: str | None
     n: int
-    stream: bool
-    include_usage: bool
     trace: bool
+    progress: bool
     thinking: bool
     session: str | None
     users: tuple[tuple[str, str | None], ...]
+    niche: str | None
+    custom_tools: frozenset[str] = frozenset()
 
-
-def decode_body(kind: type[S], data: bytes, *, code: str = "invalid_request") -> S:
-    """A request's JSON as a struct.
-
-    Raises:
-        InvalidInput: it is not JSON, or a field is wrong (then with ``code``); ``param`` names the field.
-    """
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the body is refused: {error}.", code=code, param=field_of(str(error))) from error
-    except UNREADABLE as error:
-        raise InvalidInput(f"the body is not valid JSON: {error}.") from error
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is streamed."""
+        return self.query.stream
 
 
 def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> CheckedRequest:
@@ -185,225 +171,211 @@ def read_chat(data: bytes, *, models: Catalogue, settings: FacadeSettings) -> Ch
         InvalidInput: a field is wrong or not served; ``param`` names it.
         UnknownModel: there is no model of that name.
     """
-    body = decode_body(ChatRequest, data)
+    return check_chat(decode_body(ChatRequest, data, strict=settings.strict_fields), models=models, settings=settings)
+
+
+def check_chat(body: ChatRequest, *, models: Catalogue, settings: FacadeSettings) -> CheckedRequest:
+    """Check the body and make it a query.
+
+    Raises:
+        InvalidInput: a field is wrong or not served; ``param`` names it.
+        UnknownModel: there is no model of that name.
+    """
     refuse_unserved(body)
-    model = models.get(body.model)
-    if model is None:
-        raise UnknownModel(f"there is no model '{body.model}': GET /v1/models lists them.", param="model")
-    tooling = _tooling(body)
-    level = _level(body, model, tooling)
+    messages = parse_messages(body.messages, system=body.system)
+    offered = tools.parse_tools(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
+    if offered.tooling is not None and offered.tooling.must_call and is_structured(body.response_format):
+        raise InvalidInput(
+            "'tool_choice' asks for a call and 'response_format' for text: send one of them.", param="tool_choice"
+        )
+    limits = {
+        "tools": offered.tooling is not None,
+        "response_format": is_structured(body.response_format),
+        "logprobs": bool(body.logprobs),
+        "n": (body.n or 1) > 1,
+        "messages": messages[-1].role == "assistant",
+    }
+    return check_request(
+        body,
+        messages=messages,
+        tooling=offered.tooling,
+        custom_tools=offered.custom,
+        limits=[name for name, holds in limits.items() if holds],
+        models=models,
+        settings=settings,
+    )
+
+
+def check_request(
+    body: ChatRequest,
+    *,
+    messages: tuple[Message, ...],
+    models: Catalogue,
+    settings: FacadeSettings,
+    tooling: Tooling | None = None,
+    custom_tools: frozenset[str] = frozenset(),
+    limits: list[str],
+    continuation: Continuation | None = None,
+) -> CheckedRequest:
+    """Make a query of messages and the other fields of a body. ``limits`` are the fields that no panel can serve.
+
+    Raises:
+        InvalidInput: a field is wrong or not served; ``param`` names it.
+        UnknownModel: there is no model of that name.
+    """
+    model_id, model = find_model(models, body.model)
+    level, stepped_down = _choose_level(body, model, limits)
     if body.kiki.history == "session" and level == "raw":
         raise InvalidInput(
             "'kiki.history' needs the level fast or full: raw turns are not recorded.", param="kiki.history"
         )
-    # Tools, log-probabilities and formats are checked against this level, so the router must not plan another one.
-    level_is_fixed = tooling is not None or body.logprobs or (body.response_format or _FREE) != _FREE
     query = Query(
-        model=body.model,
-        messages=conversation(body),
-        sampling=_sampling(body, model, settings, level),
-        level=level if level_is_fixed else body.kiki.level,
-        candidates=_candidates(body, level),
+        model=model_id,
+        messages=messages,
+        sampling=_sampling(body, model, settings),
+        level=level if limits or body.kiki.level or body.reasoning_effort in EFFORTS else None,
+        candidates=_count_candidates(body, level),
         stream=bool(body.stream),
         tooling=tooling,
         memory=body.kiki.memory,
         store=body.store is not False,
         history=body.kiki.history,
         awaited=True,
+        continuation=continuation,
+        thinking=_wants_thinking(body),
     )
+    shown = model.thinking if query.thinking is None else query.thinking
+    session = (body.metadata or {}).get("session_id")
     return CheckedRequest(
         query=query,
-        seed=body.seed,
+        seed=None if body.seed in (None, -1) else body.seed % SEEDS,
         level=level,
+        stepped_down=stepped_down,
         n=body.n or 1,
-        stream=query.stream,
-        include_usage=_include_usage(body),
         trace=body.kiki.trace,
-        thinking=model.thinking if body.kiki.thinking is None else body.kiki.thinking,
-        session=(body.metadata or {}).get("session_id"),
+        progress=body.kiki.progress,
+        thinking=shown if body.kiki.thinking is None else body.kiki.thinking,
+        session=None if session is None else str(session),
         users=(("user", body.user), ("safety_identifier", body.safety_identifier)),
+        niche=model.niche,
+        custom_tools=custom_tools,
     )
+
+
+def find_model(models: Catalogue, name: str | None) -> tuple[str, ServedModel]:
+    """The model that a request names.
+
+    Raises:
+        UnknownModel: there is none of that name.
+    """
+    model = models.get(name or "")
+    if name is None or model is None:
+        raise UnknownModel(f"there is no model '{name}': GET /v1/models lists them.", param="model")
+    return name, model
 
 
 def refuse_unserved(body: ChatRequest) -> None:
     """Raise on the first field that is not served and asks for something."""
-    for name, neutral in NEUTRAL.items():
+    for name, neutral in REFUSED.items():
         if getattr(body, name) not in neutral:
+            instead = "send 'tools' and 'tool_choice' instead" if name.startswith("function") else "leave it out"
             raise InvalidInput(
-                f"'{name}' is not supported: leave it out. Neutral values that pass: {list(neutral)}.", param=name
+                f"'{name}' is not supported: {instead}. Neutral values that pass: {list(neutral)}.", param=name
             )
 
 
-def conversation(body: ChatRequest) -> tuple[Message, ...]:
-    """The messages, with all system text at the start in one message (chat templates want it so)."""
-    messages = [_message(sent_message, f"messages[{index}]") for index, sent_message in enumerate(body.messages)]
-    if not messages:
-        raise InvalidInput("'messages' is empty: send at least one user message.", param="messages")
-    messages = _name_tool_answers(messages)
-    last = len(messages) - 1
-    if messages[last].role not in ("user", "tool") or not any(message.role == "user" for message in messages):
-        raise InvalidInput("the last message must be the user's, or a tool's answer.", param=f"messages[{last}].role")
-    if messages[last].role == "user" and not messages[last].content.strip():
-        raise InvalidInput("the last message is empty: ask something.", param=f"messages[{last}].content")
-    system = [body.system] if body.system else []
-    while messages[0].role == "system":
-        system.append(messages.pop(0).content)
-    head = [Message(role="system", content="\n\n".join(system))] if system else []
-    return (*head, *messages)
+def is_structured(response_format: ResponseFormat | None) -> bool:
+    """Whether the answer must be JSON."""
+    return response_format is not None and response_format.type != "text"
 
 
-def _message(message: SentMessage, where: str) -> Message:
-    role = _ROLES.get(message.role)
-    if role is None:
-        raise InvalidInput(f"the role '{message.role}' is not one of {', '.join(_ROLES)}.", param=f"{where}.role")
-    for name in _ECHOED:
-        if getattr(message, name):
-            raise InvalidInput(f"'{name}' in a message is not supported: leave it out.", param=f"{where}.{name}")
-    calls = tools.parse_echoed_calls(message.tool_calls, f"{where}.tool_calls")
-    if calls and role != "assistant":
-        raise InvalidInput("only an assistant's message calls tools.", param=f"{where}.tool_calls")
-    if message.tool_call_id is not None and role != "tool":
-        raise InvalidInput("only a tool's message answers a call.", param=f"{where}.tool_call_id")
-    content = "" if calls and message.content is None else _text(message.content, f"{where}.content")
-    return Message(role=role, content=content, name=message.name, tool_calls=calls, tool_call_id=message.tool_call_id)
+def _choose_level(body: ChatRequest, model: ServedModel, limits: list[str]) -> tuple[Level, str | None]:
+    """The request's level, or that of its effort, or the model's; and the field for which it is lower.
 
-
-def _name_tool_answers(messages: list[Message]) -> list[Message]:
-    """The messages with each tool's answer named as its call, which must stand before it."""
-    names: dict[str, str] = {}
-    named_messages: list[Message] = []
-    for index, message in enumerate(messages):
-        names |= {call.id: call.name for call in message.tool_calls}
-        if message.role == "tool":
-            if message.tool_call_id not in names:
-                raise InvalidInput(
-                    "a tool's message answers a call of an assistant's message before it.",
-                    param=f"messages[{index}].tool_call_id",
-                )
-            message = msgspec.structs.replace(message, name=names[message.tool_call_id])
-        named_messages.append(message)
-    return named_messages
-
-
-def _tooling(body: ChatRequest) -> Tooling | None:
-    tooling = tools.parse_tooling(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
-    if tooling is not None and body.kiki.level == "full":
-        raise InvalidInput("'tools' need the level raw or fast: at level full an answer may be revised.", param="tools")
-    if tooling is not None and tooling.must_call and body.response_format not in (None, _FREE):
-        raise InvalidInput(
-            "'tool_choice' asks for a call and 'response_format' for text: send one of them.", param="tool_choice"
-        )
-    return tooling
-
-
-def _level(body: ChatRequest, model: ServedModel, tooling: Tooling | None) -> Level:
-    """The request's level, or the model's. With tools it is at most fast: a panel does not argue over calls."""
+    A panel argues over one text that it may revise, so what it cannot serve steps down to fast, unless the request
+    insists on full.
+    """
     level = body.kiki.level or model.level
-    return "fast" if tooling is not None and level == "full" else level
+    if body.kiki.level is None and model.level != "raw":
+        level = EFFORTS.get(body.reasoning_effort or "", level)
+    if level != "full" or not limits:
+        return level, None
+    if body.kiki.level == "full":
+        raise InvalidInput(
+            f"'{limits[0]}' needs the level raw or fast, whose answers are not revised: leave 'kiki.level' out.",
+            param=limits[0],
+        )
+    return "fast", limits[0]
 
 
-def _text(content: str | list[dict[str, Any]] | None, where: str) -> str:
-    if content is None:
-        raise InvalidInput("a message has no content: send text.", param=where)
-    if isinstance(content, str):
-        return content
-    if not content:
-        raise InvalidInput("a message has no content: send text.", param=where)
-    return "\n".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+def _wants_thinking(body: ChatRequest) -> bool | None:
+    """Whether the model is to reason before it answers; None when the request does not say."""
+    options = body.chat_template_kwargs or TemplateOptions()
+    switches = (options.enable_thinking, options.thinking, body.enable_thinking)
+    if (switch := next((switch for switch in switches if switch is not None), None)) is not None:
+        return switch
+    if body.thinking is not None:
+        return body.thinking.type != "disabled"
+    return False if body.reasoning_effort == "none" else None
 
 
-def _part(part: dict[str, Any], where: str) -> str:
-    kind = part.get("type")
-    if kind != "text":
-        raise InvalidInput(f"content of type {kind!r} is not supported: send text parts only.", param=f"{where}.type")
-    if not isinstance(part.get("text"), str):
-        raise InvalidInput("a text part needs a string 'text'.", param=f"{where}.text")
-    if unknown := set(part) - {"type", "text"}:
-        raise InvalidInput("a text part has only 'type' and 'text'.", param=f"{where}.{min(unknown)}")
-    return str(part["text"])
-
-
-def _sampling(body: ChatRequest, model: ServedModel, settings: FacadeSettings, level: Level) -> Sampling:
+def _sampling(body: ChatRequest, model: ServedModel, settings: FacadeSettings) -> Sampling:
     default = model.temperature if model.temperature is not None else Sampling().temperature
+    temperature = default if body.temperature is None else body.temperature
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidInput("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
     return Sampling(
         max_tokens=_max_tokens(body, model, settings),
-        temperature=default if body.temperature is None else body.temperature,
-        top_p=body.top_p or Sampling().top_p,
-        top_k=body.top_k or 0,
+        temperature=0.0 if body.top_p == 0.0 else temperature,  # of the whole mass, none: the likeliest token alone
+        top_p=body.top_p or 1.0,
+        top_k=min(max(body.top_k or 0, 0), 1000),
         min_p=body.min_p or 0.0,
-        stop=_stop(body.stop),
+        stop=_parse_stops(body.stop),
         repetition_penalty=body.repetition_penalty or 1.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=body.logit_bias or {},
-        logprobs=_logprobs(body, level),
+        logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
-        json_schema=_json_schema(body.response_format, level),
+        json_schema=_json_schema(body.response_format),
     )
 
 
-def _logprobs(body: ChatRequest, level: Level) -> bool:
-    """Whether the reply has log-probabilities: only at levels raw and fast, and only when it is not streamed."""
-    if not body.logprobs:
-        if body.top_logprobs:
-            raise InvalidInput("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-        return False
-    if level == "full" or body.stream:
-        raise InvalidInput(
-            "'logprobs' need the level raw or fast and no stream: set kiki.level and leave 'stream' out.",
-            param="logprobs",
-        )
-    return True
-
-
-def _json_schema(response_format: ResponseFormat | None, level: Level) -> str | None:
+def _json_schema(response_format: ResponseFormat | None) -> str | None:
     if response_format is None or response_format.type == "text":
         return None
-    if level == "full":
-        raise InvalidInput(
-            f"'response_format' {response_format.type} needs the level raw or fast, whose answers are not revised: "
-            "set kiki.level.",
-            param="response_format",
-        )
-    if response_format.type == "json_object":
-        return '{"type": "object"}'
-    if response_format.json_schema is None:
+    schema = response_format.schema
+    if response_format.json_schema is not None:
+        schema = response_format.json_schema.schema
+    if schema is None:
+        if response_format.type == "json_object":
+            return '{"type": "object"}'
         raise InvalidInput("'response_format' needs its 'json_schema'.", param="response_format.json_schema")
-    return msgspec.json.encode(response_format.json_schema.schema).decode()
+    return msgspec.json.encode(schema).decode()
 
 
 def _max_tokens(body: ChatRequest, model: ServedModel, settings: FacadeSettings) -> int:
-    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
-        raise InvalidInput("'max_tokens' and 'max_completion_tokens' differ: send one.", param="max_tokens")
-    name = "max_completion_tokens" if body.max_tokens is None else "max_tokens"
+    """The answer's length; the newer of the two fields counts, and the worker ends it at the model's context."""
+    name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     limit: int | None = getattr(body, name)
-    if limit is not None and limit > settings.max_tokens_cap:
-        raise InvalidInput(f"'{name}' is {limit}, at most {settings.max_tokens_cap} are served.", param=name)
-    return limit or min(model.max_tokens or settings.default_max_tokens, settings.max_tokens_cap)
+    if limit == 0:
+        raise InvalidInput(f"'{name}' is 0: ask for one token at least.", param=name)
+    if limit is None:
+        limit = model.max_tokens or settings.default_max_tokens
+    return min(limit if limit > 0 else settings.max_tokens_cap, settings.max_tokens_cap)
 
 
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(strings):
-        raise InvalidInput("a stop string is empty: leave it out.", param="stop")
-    return strings
+def _parse_stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    """The stop strings; an empty one would stop nothing and is left out."""
+    strings = [stop] if isinstance(stop, str) else stop or []
+    return tuple(string for string in strings if string)
 
 
-def _candidates(body: ChatRequest, level: Level) -> int | None:
-    """How many candidates to decode. At level raw each is a choice of the reply; at the others they make one answer."""
+def _count_candidates(body: ChatRequest, level: Level) -> int | None:
+    """How many candidates to decode: the choices of the reply, or those of which a panel makes one answer."""
     n, candidates = body.n or 1, body.kiki.candidates
-    if level != "raw":
-        if n > 1:
-            raise InvalidInput(f"'n' is {n}: the level '{level}' gives one answer; use level raw for more.", param="n")
+    if level == "full":
         return candidates
-    if candidates not in (None, n):
-        raise InvalidInput("in level raw the candidates are the choices: set 'n'.", param="kiki.candidates")
-    return n
-
-
-def _include_usage(body: ChatRequest) -> bool:
-    if body.stream_options is None:
-        return False
-    if not body.stream:
-        raise InvalidInput("'stream_options' needs 'stream': true.", param="stream_options")
-    return body.stream_options.include_usage
+    if candidates not in (None, n) and (n > 1 or level == "raw"):
+        raise InvalidInput(f"at level {level} the candidates are the choices: set 'n' alone.", param="kiki.candidates")
+    return n if n > 1 or level == "raw" else candidates

@@ -1,32 +1,32 @@
-"""A streamed answer: server-sent events as OpenAI's clients read them.
+"""A streamed answer: server-sent events in the shape of a dialect.
 
-``raw`` and ``fast`` show the text while it is decoded. ``full`` writes a comment for each stage that ended, which
-clients skip, and then the judged answer. A failure in the middle is a ``data: {"error": ...}`` event, and nothing
-follows it.
+The response begins when the worker has accepted the turn, so that a request which cannot be served is refused with an
+HTTP status; in a long silence it begins without. ``raw`` and ``fast`` show the text while it is decoded, ``full`` shows
+the judged answer. A comment is written in silence, so that proxies keep the connection; with ``kiki.progress`` comments
+say what is being done. A failure after the beginning is an event, and nothing follows it.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from functools import partial
-from typing import Any
 
 import anyio
-import msgspec
 import structlog
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from bus.turn import Diverged, LiveText
-from runtime.facade.chat import response, tools
+from bus.turn import Diverged, Happening, LiveText
+from runtime.facade.chat import response
+from runtime.facade.chat.dialect import Beginning, Dialect, TextKind
+from runtime.facade.chat.headers import describe_turn
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.chat.turns import FollowedTurn
 from runtime.facade.disconnect import run_while_connected
-from runtime.facade.errors import ClientGone, describe_error, describe_internal_error
+from runtime.facade.errors import ClientGone, InternalError
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import KikiError
-from schemas.events import AnswerReady, Event, InferToken, QueryRouted
-from schemas.findings import FinishReason, StageTiming
+from schemas.events import AnswerReady, Event, InferBegun, InferToken, QueryRouted
+from schemas.findings import StageTiming, TokenLogprob
 
 Following = AbstractAsyncContextManager[FollowedTurn]
 """What :meth:`runtime.facade.chat.turns.Turns.follow` returns."""
@@ -37,82 +37,127 @@ WRITE_SECONDS = 5.0
 _log = structlog.get_logger("facade")
 
 
-class ChatStream(Response):
-    """The response to a streamed request. A refusal by ``follow`` is still a plain HTTP reply."""
+class TurnStream(Response):
+    """The response to a streamed request. A refusal before the stream begins is a plain HTTP reply."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, follow: Callable[[], Following], request: CheckedRequest, settings: FacadeSettings) -> None:
+    def __init__(
+        self, follow: Callable[[], Following], request: CheckedRequest, dialect: Dialect, settings: FacadeSettings
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._follow = follow
         self._request = request
+        self._dialect = dialect
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Follow the turn and write it to the client."""
         async with self._follow() as turn:
             scope["state"]["turn_id"] = turn.id
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            writer = _TurnWriter(turn, self._request, self._settings, send)
+            writer = _TurnWriter(turn, self._request, self._dialect, self._settings, self, send)
             try:
                 with anyio.fail_after(max(0.0, turn.envelope.remaining) + WRITE_SECONDS):
-                    await run_while_connected(receive, partial(_write_or_report_failure, writer))
+                    await run_while_connected(receive, writer.write)
             except (ClientGone, TimeoutError):
                 scope["state"]["client_gone"] = True
-
-
-async def _write_or_report_failure(writer: "_TurnWriter") -> None:
-    try:
-        await writer.write_turn()
-    except KikiError as error:
-        await writer.write_event(describe_error(error))
-    except Exception:  # noqa: BLE001 - the status is sent already; logged with its traceback
-        _log.exception("stream failed")
-        await writer.write_event(describe_internal_error())
-    await writer.end()
 
 
 class _TurnWriter:
     """Writes one turn to one client."""
 
-    def __init__(self, turn: FollowedTurn, request: CheckedRequest, settings: FacadeSettings, send: Send) -> None:
+    def __init__(
+        self,
+        turn: FollowedTurn,
+        request: CheckedRequest,
+        dialect: Dialect,
+        settings: FacadeSettings,
+        reply: Response,
+        send: Send,
+    ) -> None:
         self._turn = turn
         self._request = request
+        self._dialect = dialect
         self._settings = settings
+        self._reply = reply
         self._send = send
         self._live = LiveText()
+        self._tokens = _LiveTokens()
+        self._prompt_tokens = 0
         self._shows_tokens = request.level != "full"
         self._stages: set[str] = set()
         self._wrote_at = time.monotonic()
 
-    async def write_turn(self) -> None:
-        """Write the whole turn, to its last chunk."""
-        await self._write_delta({"role": "assistant", "content": ""})
-        while True:
-            event = await self._turn.next()
-            if isinstance(event, AnswerReady):
-                break
-            if isinstance(event, InferToken):
-                await self._write_token(event)
-            elif isinstance(event, Event):
-                await self._write_stages(event)
-            await self._keep_alive()
-        await self._write_answer(event)
+    async def write(self) -> None:
+        """Write the whole stream.
 
-    async def write_event(self, body: dict[str, Any]) -> None:
-        """Write one server-sent event."""
-        await self._write(b"data: " + msgspec.json.encode(body) + b"\n\n")
-
-    async def end(self) -> None:
-        """Close the response."""
+        Raises:
+            KikiError: the turn failed before the stream began.
+        """
+        event = await self._begin()
+        try:
+            await self._write_turn(event)
+        except KikiError as error:
+            await self._write(self._dialect.fail(error))
+        except Exception:  # noqa: BLE001 - the status is sent already; logged with its traceback
+            _log.exception("stream failed")
+            await self._write(self._dialect.fail(InternalError()))
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _begin(self) -> Happening | None:
+        """Send the status once the worker has accepted the turn, or shows that it has, or in a long silence.
+
+        Returns:
+            The event that showed it.
+        """
+        started, stages = time.monotonic(), []
+        while True:
+            event = await self._turn.next()
+            if isinstance(event, InferBegun | InferToken | AnswerReady):
+                break
+            if event is not None:
+                stages.append(event)
+            if time.monotonic() - started >= self._settings.keepalive_seconds:
+                break
+        begun = event if isinstance(event, InferBegun) else None
+        self._reply.headers.update(describe_turn(self._request, None if begun is None else begun.adapters))
+        await self._send(
+            {"type": "http.response.start", "status": self._reply.status_code, "headers": self._reply.raw_headers}
+        )
+        beginning = Beginning(envelope=self._turn.envelope)
+        if begun is not None:
+            self._prompt_tokens = begun.prompt_tokens
+            beginning = Beginning(
+                envelope=self._turn.envelope, prompt_tokens=begun.prompt_tokens, model_digest=begun.model_digest
+            )
+        await self._write(self._dialect.begin(beginning))
+        for stage in stages:
+            if isinstance(stage, Event):
+                await self._write_stages(stage)
+        return event if isinstance(event, InferToken | AnswerReady) else None
+
+    async def _write_turn(self, event: Happening | None) -> None:
+        while not isinstance(event, AnswerReady):
+            if isinstance(event, InferToken):
+                await self._write_token(event)
+            elif isinstance(event, InferBegun):
+                self._prompt_tokens = event.prompt_tokens
+            elif event is not None:
+                await self._write_stages(event)
+            await self._keep_alive()
+            event = await self._turn.next()
+        await self._write_answer(event)
+
     async def _write_token(self, token: InferToken) -> None:
-        text = self._live.add(token) if self._shows_tokens else ""
+        if not self._shows_tokens:
+            return
+        text, tokens = self._live.add(token), self._tokens.add(token)
         if text and (self._request.thinking or token.kind == "content"):
             self._turn.count_first_text(self._request.level)
-            await self._write_delta({token.kind: text})
+            await self._write(self._dialect.text(token.kind, text, tokens, 0))
+        else:
+            self._tokens.put_back(tokens)
 
     async def _write_stages(self, event: Event) -> None:
         if isinstance(event, QueryRouted):
@@ -121,25 +166,26 @@ class _TurnWriter:
         for timing in timings:
             if timing.stage not in self._stages:
                 self._stages.add(timing.stage)
-                if not self._shows_tokens:
-                    await self._write_comment(f"stage {timing.stage} {timing.duration * 1000:.0f} ms")
+                if self._request.progress:
+                    await self._write_comment(f" stage {timing.stage} {timing.duration * 1000:.0f} ms")
 
     async def _write_answer(self, answer: AnswerReady) -> None:
         await self._write_stages(answer)
         self._turn.count_first_text(answer.route.plan.level)
-        for index, (text, reasoning, finish) in enumerate(response.choices(answer, self._request)):
-            if index == 0:
+        for choice in response.choices(answer, self._request):
+            text, reasoning, tokens = choice.text, choice.reasoning, choice.tokens
+            if choice.index == 0:
                 text, reasoning = self._live.finish(text), self._rest_of_reasoning(reasoning)
-            for kind, rest in (("reasoning", reasoning), ("content", text)):
-                for piece in response.pieces(rest):
-                    await self._write_delta({kind: piece}, index=index)
-            if tool_calls := response.calls(answer, self._request, index):
-                await self._write_delta({"tool_calls": tools.wire_calls(tool_calls, streamed=True)}, index=index)
-            await self._write_finish(answer, index, finish)
-        if self._request.include_usage:
-            last = response.chunk(self._turn.envelope, self._request, delta=None)
-            await self.write_event(last | {"usage": response.usage(answer.usage)})
-        await self._write(b"data: [DONE]\n\n")
+                tokens = self._tokens.finish(tokens)
+            rest: list[tuple[TextKind, str]] = [("reasoning", piece) for piece in response.pieces(reasoning)]
+            rest += [("content", piece) for piece in response.pieces(text)]
+            if tokens and not rest:
+                rest = [("content", "")]
+            for kind, piece in rest:
+                await self._write(self._dialect.text(kind, piece, tokens, choice.index))
+                tokens = ()
+            await self._write(self._dialect.finish(choice, answer))
+        await self._write(self._dialect.end(answer))
 
     def _rest_of_reasoning(self, reasoning: str) -> str:
         try:
@@ -147,21 +193,54 @@ class _TurnWriter:
         except Diverged:
             return ""  # the reasoning is not the answer: the part that was sent may differ from the final one
 
-    async def _write_finish(self, answer: AnswerReady, index: int, reason: FinishReason) -> None:
-        last = response.chunk(self._turn.envelope, self._request, delta={}, index=index, finish_reason=reason)
-        with_account = self._request.trace and index == 0
-        await self.write_event(last | ({"kiki": response.account(answer)} if with_account else {}))
-
-    async def _write_delta(self, delta: dict[str, Any], *, index: int = 0) -> None:
-        await self.write_event(response.chunk(self._turn.envelope, self._request, delta=delta, index=index))
+    async def _keep_alive(self) -> None:
+        if time.monotonic() - self._wrote_at < self._settings.keepalive_seconds:
+            return
+        if not self._request.progress:
+            await self._write_comment("")
+        elif self._prompt_tokens and "inference" not in self._stages:
+            await self._write_comment(f" reading the prompt of {self._prompt_tokens} tokens")
+        else:
+            await self._write_comment(" working")
 
     async def _write_comment(self, text: str) -> None:
-        await self._write(f": {text}\n\n".encode())
-
-    async def _keep_alive(self) -> None:
-        if time.monotonic() - self._wrote_at >= self._settings.keepalive_seconds:
-            await self._write_comment("working")
+        await self._write(f":{text}\n\n".encode())
 
     async def _write(self, data: bytes) -> None:
-        self._wrote_at = time.monotonic()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if data:
+            self._wrote_at = time.monotonic()
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class _LiveTokens:
+    """The log-probabilities that a stream has shown. A turn that is decoded again repeats those first."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._seen = 0
+        self._shown = 0
+        self._held: tuple[TokenLogprob, ...] = ()
+
+    def add(self, token: InferToken) -> tuple[TokenLogprob, ...]:
+        """Take a token; returns those entries that are to be shown now, with those that were put back."""
+        if token.attempt > self._attempt:
+            self._attempt, self._seen = token.attempt, 0
+        if token.attempt < self._attempt:
+            return self._take_held()
+        start = max(0, self._shown - self._seen)
+        self._seen += len(token.tokens)
+        entries = token.tokens[start:]
+        self._shown = max(self._shown, self._seen)
+        return self._take_held() + entries
+
+    def put_back(self, entries: tuple[TokenLogprob, ...]) -> None:
+        """Keep entries for the next piece."""
+        self._held = entries
+
+    def finish(self, entries: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
+        """Those of all the answer's entries that were not shown."""
+        return self._take_held() + entries[self._shown :]
+
+    def _take_held(self) -> tuple[TokenLogprob, ...]:
+        held, self._held = self._held, ()
+        return held

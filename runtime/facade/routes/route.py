@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from msgspec import Meta, Struct
 
 from runtime.facade.body import read_body
-from runtime.facade.chat.request import decode_body
+from runtime.facade.chat.fields import decode_body
 from runtime.facade.dependencies import Parts, Tenant
 from schemas.errors import InvalidInput
 from schemas.router import RoutedPrompt, RouteReply, RouteRequest
@@ -17,7 +17,7 @@ BASE = "base"
 """The domain's name when none fits: the base model answers."""
 
 
-class RouteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RouteBody(Struct, frozen=True, kw_only=True):
     """``query`` with its options (life-core), or ``prompt`` (kiki-cockpit)."""
 
     query: str | None = None
@@ -29,7 +29,9 @@ class RouteBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 @router.post("/v1/route")
 async def classify_prompt(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
     """Classify one prompt; a bad value is a 422."""
-    body = decode_body(RouteBody, await read_body(request, parts.settings), code="unprocessable")
+    body = decode_body(
+        RouteBody, await read_body(request, parts.settings), strict=parts.settings.strict_fields, code="unprocessable"
+    )
     text, param = (body.prompt, "prompt") if body.query is None else (body.query, "query")
     if text is None or (body.query is not None and body.prompt is not None):
         raise InvalidInput("send either 'query' or 'prompt'.", code="unprocessable", param=param)

@@ -16,6 +16,7 @@ from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import (
     AnswerReady,
+    InferBegun,
     InferToken,
     QueryReceived,
     QueryRouted,
@@ -35,9 +36,11 @@ from schemas.findings import (
     Recall,
     Route,
     StageTiming,
+    TokenLogprob,
 )
 
 MODELS = load_catalogue()
+OWN, SPENT = Usage(prompt_tokens=7, completion_tokens=5), Usage(prompt_tokens=70, completion_tokens=50)
 LEVELS: dict[str, Level] = {name: alias.level for name, alias in MODELS.items()}
 
 
@@ -48,9 +51,13 @@ class Script:
     Attributes:
         tokens: live tokens, published before the answer when the plan has them.
         candidates: texts of the candidates; ``text`` alone when None.
-        fail: the turn fails with this error.
+        fail: the turn fails with this error, before the worker has accepted it.
+        fail_late: the turn fails with this error after its live tokens.
         silent: the turn is not answered.
         before_answer: the answer waits for this event.
+        before_begin: the worker accepts the turn after this event; None: at once.
+        usage: the tokens of each candidate, and ``spent`` those of the whole turn.
+        adapters: the adapters that take part.
         queries: the queries so far; the first one sets ``query_arrived``.
         cancellations: the cancellations so far; the first one sets ``cancel_arrived``.
     """
@@ -61,8 +68,14 @@ class Script:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     fail: KikiError | None = None
+    fail_late: KikiError | None = None
     silent: bool = False
     before_answer: anyio.Event | None = None
+    before_begin: anyio.Event | None = None
+    usage: Usage = OWN
+    spent: Usage = SPENT
+    adapters: tuple[AdapterUse, ...] = (AdapterUse(name="python", weight=1.0),)
+    logprobs: tuple[TokenLogprob, ...] = ()
     queries: list[QueryReceived] = field(default_factory=list)
     cancellations: list[TurnCancelled] = field(default_factory=list)
     cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -103,6 +116,17 @@ class ScriptedAgents:
         await self.bus.publish(routing)
         recall = recall_event(routing)
         await self.bus.publish(recall)
+        if script.before_begin is not None:
+            await script.before_begin.wait()
+        if event.query.stream:
+            await self.bus.signal(
+                InferBegun(
+                    turn_id=event.envelope.turn_id,
+                    prompt_tokens=script.usage.prompt_tokens,
+                    adapters=script.adapters,
+                    model_digest="abcdef0123456789",
+                )
+            )
         if routing.route.plan.live_tokens:
             for index, token in enumerate(script.tokens):
                 if isinstance(token, str):
@@ -110,6 +134,9 @@ class ScriptedAgents:
                 await self.bus.signal(msgspec.structs.replace(token, turn_id=event.envelope.turn_id))
         if script.before_answer is not None:
             await script.before_answer.wait()
+        if script.fail_late is not None:
+            await self.bus.publish(failure_event(event, script.fail_late))
+            return
         await self.bus.publish(answer_event(recall, script))
 
 
@@ -144,7 +171,6 @@ def recall_event(event: QueryRouted) -> RecallDone:
 
 def answer_event(event: RecallDone, script: Script) -> AnswerReady:
     texts = script.candidates or (script.text,)
-    usage = Usage(prompt_tokens=7, completion_tokens=5)
     return AnswerReady(
         envelope=event.envelope.next("antibias"),
         query=event.query,
@@ -152,17 +178,26 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
         recall=event.recall,
         inference=Inference(
             candidates=tuple(
-                Candidate(text=text, reasoning=script.reasoning, tool_calls=script.tool_calls) for text in texts
+                Candidate(
+                    text=text,
+                    reasoning=script.reasoning,
+                    tool_calls=script.tool_calls,
+                    usage=script.usage,
+                    adapters=script.adapters,
+                    tokens=script.logprobs,
+                )
+                for text in texts
             ),
-            usage=usage,
+            usage=script.spent,
             model="small",
             model_digest="abcdef0123456789",
+            prompt_tokens=script.usage.prompt_tokens,
         ),
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
         text=script.text,
         finish_reason="tool_calls" if script.tool_calls else "stop",
-        usage=usage,
+        usage=script.spent,
         timings=(*event.timings, timing("inference")),
     )
 
@@ -174,6 +209,7 @@ def failure_event(event: QueryReceived, error: KikiError) -> TurnFailed:
         code=error.code,
         message=error.message,
         retryable=error.retryable,
+        param=error.param,
     )
 
 

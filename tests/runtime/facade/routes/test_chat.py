@@ -1,6 +1,7 @@
 """The official client against a served facade: plain, streamed, refused."""
 
 import json
+from typing import Any
 
 import anyio
 import httpx
@@ -10,8 +11,9 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from bus.connection import Bus, LiveMessage
-from schemas.errors import StageFailed
+from schemas.errors import InvalidInput, KikiError, StageFailed, Unavailable
 from schemas.events import InferToken, QueryReceived
+from schemas.findings import AdapterUse, TokenLogprob
 from tests.runtime.facade.scripted import Script, chat_body, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +71,7 @@ async def test_a_failed_turn_has_its_code(url: str, script: Script) -> None:
 
 
 async def test_a_turn_that_fails_while_it_streams(url: str, script: Script) -> None:
-    script.fail = StageFailed("the model broke.")
+    script.fail_late = StageFailed("the model broke.")
     async with client_of(url) as client:
         stream = await client.chat.completions.create(model="micro-kiki-fast", messages=ASK, stream=True)
         with pytest.raises(openai.APIError, match="the model broke") as refusal:
@@ -88,10 +90,10 @@ async def test_tokens_arrive_before_the_answer(http: httpx.AsyncClient, script: 
     assert text.endswith("data: [DONE]")
 
 
-async def test_the_full_level_writes_its_stages_as_comments(http: httpx.AsyncClient, script: Script) -> None:
-    reply = await http.post("/v1/chat/completions", json=chat_body(model="micro-kiki", stream=True))
-    comments = [line for line in reply.text.splitlines() if line.startswith(":")]
-    assert comments == [": stage router 41 ms", ": stage memory 41 ms", ": stage inference 41 ms"]
+async def test_the_stages_are_comments_where_a_client_asks_for_them(http: httpx.AsyncClient, script: Script) -> None:
+    body = chat_body(model="micro-kiki", stream=True, kiki={"progress": True})
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert comments_in(reply.text) == [": stage router 41 ms", ": stage memory 41 ms", ": stage inference 41 ms"]
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert reply.headers["x-turn-id"] == script.queries[0].envelope.turn_id
 
@@ -159,7 +161,8 @@ async def test_the_account_of_a_turn_names_session_domains_and_stages(
     assert account["stages"][0] == {"stage": "router", "ms": 41.0, "compute_ms": 30.0, "attempt": 1}
     assert reply.headers["x-request-id"] == "r-1"
     assert script.queries[0].query.candidates == 3
-    assert "kiki" not in (await http.post("/v1/chat/completions", json=chat_body())).json()
+    plain = (await http.post("/v1/chat/completions", json=chat_body())).json()["kiki"]
+    assert set(plain) == {"usage"}
 
 
 @pytest.mark.parametrize("named_by", ["header", "metadata"])
@@ -189,11 +192,166 @@ async def test_the_events_of_a_turn_are_shown_in_order(http: httpx.AsyncClient, 
     assert "embedding" not in story["events"][1]["event"]["route"]
 
 
+async def test_a_stream_has_no_comments_unless_asked(http: httpx.AsyncClient, script: Script) -> None:
+    script.fail_late = StageFailed("the model broke.")
+    reply = await http.post("/v1/chat/completions", json=chat_body(model="micro-kiki", stream=True))
+    assert comments_in(reply.text) == []
+    assert reply.text.rstrip().splitlines()[-1].startswith('data: {"error"')
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidInput("it is too long.", code="context_length_exceeded", param="messages"), 400),
+        (InvalidInput("the schema has no end.", param="response_format"), 400),
+        (Unavailable("the worker is away."), 503),
+    ],
+)
+async def test_a_refusal_of_a_stage_comes_before_the_stream(
+    http: httpx.AsyncClient, script: Script, error: KikiError, status: int
+) -> None:
+    script.fail = error
+    reply = await http.post("/v1/chat/completions", json=chat_body(stream=True))
+    assert reply.status_code == status
+    body = reply.json()["error"]
+    assert (body["message"], body["code"], body["param"]) == (error.message, error.code, error.param)
+
+
+async def test_a_stream_waits_until_the_worker_has_accepted_the_turn(url: str, script: Script) -> None:
+    script.before_begin, script.before_answer = anyio.Event(), anyio.Event()
+    started = anyio.Event()
+
+    async def read() -> None:
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=20) as client,
+            client.stream("POST", "/v1/chat/completions", json=chat_body(stream=True)),
+        ):
+            started.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await script.query_arrived.wait()
+        await anyio.sleep(0.3)
+        assert not started.is_set()
+        script.before_begin.set()
+        with anyio.fail_after(10):
+            await started.wait()
+        script.before_answer.set()
+
+
+async def test_usage_is_the_answers_own_and_the_turns_stands_beside_it(http: httpx.AsyncClient, script: Script) -> None:
+    plain = (await http.post("/v1/chat/completions", json=chat_body(model="micro-kiki"))).json()
+    assert plain["usage"] == {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    assert plain["kiki"]["usage"] == {"prompt_tokens": 70, "completion_tokens": 50, "total_tokens": 120}
+    body = chat_body(stream=True, stream_options={"include_usage": True})
+    last = events_in((await http.post("/v1/chat/completions", json=body)).text)[-1]
+    assert (last["usage"], last["kiki"]["usage"]) == (plain["usage"], plain["kiki"]["usage"])
+
+
+async def test_every_chunk_has_the_fingerprint_and_the_message_a_refusal(
+    http: httpx.AsyncClient, script: Script
+) -> None:
+    plain = (await http.post("/v1/chat/completions", json=chat_body())).json()
+    assert plain["choices"][0]["message"]["refusal"] is None
+    chunks = events_in((await http.post("/v1/chat/completions", json=chat_body(stream=True))).text)
+    assert {chunk["system_fingerprint"] for chunk in chunks} == {plain["system_fingerprint"]}
+
+
+STEPS_DOWN: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logprobs": True}, "logprobs"),
+    ({"n": 2}, "n"),
+    ({"tools": [{"type": "function", "function": {"name": "now"}}]}, "tools"),
+    ({"messages": [*ASK, {"role": "assistant", "content": "It is"}]}, "messages"),
+    ({"reasoning_effort": "high", "n": 2, "model": "micro-kiki-fast"}, "n"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field"), STEPS_DOWN)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_no_panel_can_serve_steps_down_and_says_so(
+    http: httpx.AsyncClient, script: Script, fields: dict[str, Any], field: str, stream: bool
+) -> None:
+    script.candidates = ("Paris.", "Lyon.") if "n" in fields else None
+    body = chat_body(model="micro-kiki", stream=stream) | fields
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    assert script.queries[0].query.level == "fast"
+    assert reply.headers["x-kiki-level"] == "fast"
+    assert reply.headers["x-kiki-degraded"] == f"level=fast; field={field}"
+
+
+async def test_the_level_of_the_alias_is_no_degradation(http: httpx.AsyncClient, script: Script) -> None:
+    for fields in ({"model": "micro-kiki"}, {"model": "micro-kiki-fast", "n": 2}, {"model": "micro-kiki-base"}):
+        script.candidates = ("Paris.", "Lyon.")
+        reply = await http.post("/v1/chat/completions", json=chat_body(**fields))
+        assert "x-kiki-degraded" not in reply.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_missing_adapter_is_named(http: httpx.AsyncClient, script: Script, stream: bool) -> None:
+    body = chat_body(model="kiki-niche-power", stream=stream)
+    assert (await http.post("/v1/chat/completions", json=body)).headers["x-kiki-degraded"] == "adapter=power; missing"
+    script.adapters = (AdapterUse(name="power"),)
+    assert "x-kiki-degraded" not in (await http.post("/v1/chat/completions", json=body)).headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_have_each_tokens_own_bytes(
+    http: httpx.AsyncClient, script: Script, stream: bool
+) -> None:
+    """Half a character is no text: its bytes come beside the replacement character."""
+    first, second = "é".encode()[:1], "é".encode()[1:]
+    entries = (
+        TokenLogprob(token="\ufffd", logprob=-0.5, bytes=tuple(first)),
+        TokenLogprob(token="\ufffd", logprob=-0.25, bytes=tuple(second)),
+        TokenLogprob(token="t", logprob=-0.125),
+    )
+    script.text, script.logprobs = "ét", entries
+    script.tokens = (InferToken(turn_id="", index=0, text="é", tokens=entries[:2]),)
+    reply = await http.post("/v1/chat/completions", json=chat_body(logprobs=True, stream=stream))
+    if stream:
+        choices = [choice for event in events_in(reply.text) for choice in event["choices"]]
+        content = [entry for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    else:
+        content = reply.json()["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for entry in content for byte in entry["bytes"]).decode() == "ét"
+    assert [entry["logprob"] for entry in content] == [-0.5, -0.25, -0.125]
+
+
+async def test_a_turn_that_is_decoded_again_shows_each_log_probability_once(
+    http: httpx.AsyncClient, script: Script
+) -> None:
+    entries = tuple(TokenLogprob(token=text, logprob=-1.0) for text in ("a", "b", "c"))
+    script.text, script.logprobs = "abc", entries
+    script.tokens = (
+        InferToken(turn_id="", index=0, text="a", tokens=entries[:1]),
+        InferToken(turn_id="", index=0, text="ab", tokens=entries[:2], attempt=2),
+        InferToken(turn_id="", index=1, text="", tokens=entries[2:], attempt=2),
+        InferToken(turn_id="", index=2, text="c", attempt=2),
+    )
+    reply = await http.post("/v1/chat/completions", json=chat_body(logprobs=True, stream=True))
+    choices = [choice for event in events_in(reply.text) for choice in event["choices"]]
+    shown = [entry["token"] for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    assert shown == ["a", "b", "c"]
+    assert "".join(deltas(reply.text)) == "abc"
+
+
+def comments_in(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(":")]
+
+
+def events_in(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
 def deltas(text: str, kind: str = "content", *, index: int = 0) -> list[str]:
     """The text of one choice in a stream."""
-    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     return [
-        choice["delta"].get(kind, "") for event in events for choice in event["choices"] if choice["index"] == index
+        choice["delta"].get(kind, "")
+        for event in events_in(text)
+        for choice in event["choices"]
+        if choice["index"] == index
     ]
 
 

@@ -1,0 +1,99 @@
+"""One request and its reply: whose turn it is, which session it continues, and its answer in the request's dialect."""
+
+import re
+from collections.abc import Sequence
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from opentelemetry import propagate
+
+from bus import metrics
+from runtime.facade.chat.dialect import Dialect
+from runtime.facade.chat.headers import describe_turn
+from runtime.facade.chat.request import CheckedRequest
+from runtime.facade.chat.stream import Following, TurnStream
+from runtime.facade.dependencies import Facade
+from runtime.facade.disconnect import run_while_connected
+from runtime.facade.errors import ClientGone
+from runtime.facade.owner import Owner, name_user
+from schemas.chat import Message, digest_transcript, transcript_so_far
+from schemas.envelope import SESSION_PATTERN
+from schemas.errors import InvalidInput, KikiError
+from schemas.memory import ConversationReply, ConversationRequest
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def serve_turn(
+    request: Request,
+    chat_request: CheckedRequest,
+    dialect: Dialect,
+    *,
+    parts: Facade,
+    tenant: str,
+    session_id: str | None = None,
+) -> Response:
+    """Answer a checked request. ``session_id`` is a session that the dialect names by its own means.
+
+    Raises:
+        KikiError: what the turn ends with instead of an answer, or a header is wrong.
+    """
+    owner = Owner(tenant, name_user(request.headers, *chat_request.users, one_memory=parts.settings.one_memory))
+    if chat_request.query.memory == "user" and not owner.user:
+        raise InvalidInput("the memory of a user needs one: send 'user'.", param="kiki.memory")
+    session = session_id or await _find_session(request, chat_request, parts, owner)
+    key = _idempotency_key(request)
+    context = propagate.extract(dict(request.headers))
+
+    def follow() -> Following:
+        return parts.turns.follow(chat_request, owner=owner, session_id=session, key=key, context=context)
+
+    if chat_request.stream:
+        return TurnStream(follow, chat_request, dialect, parts.settings)
+    async with follow() as turn:
+        request.state.turn_id = turn.id
+        try:
+            answer = await run_while_connected(request.receive, turn.answer)
+        except ClientGone:
+            request.state.client_gone = True
+            raise
+        turn.count_first_text(answer.route.plan.level)
+    adapters = [use for candidate in answer.inference.candidates for use in candidate.adapters]
+    return JSONResponse(dialect.whole(answer), headers=describe_turn(chat_request, adapters))
+
+
+async def _find_session(request: Request, chat_request: CheckedRequest, parts: Facade, owner: Owner) -> str | None:
+    """The session that the request names, or that of the conversation which it continues; None begins a new one."""
+    header = request.headers.get("x-session-id")
+    session, param = (chat_request.session, "metadata.session_id") if header is None else (header, "X-Session-Id")
+    if session is not None and not re.fullmatch(SESSION_PATTERN, session):
+        raise InvalidInput("a session id is 1 to 128 printable ASCII characters without spaces.", param=param)
+    if session is None and chat_request.query.history == "session":
+        raise InvalidInput(
+            "'kiki.history' needs a session: send its id as X-Session-Id or metadata.session_id.", param="kiki.history"
+        )
+    return session or await _find_conversation(chat_request.query.messages, parts, owner)
+
+
+async def _find_conversation(messages: Sequence[Message], parts: Facade, owner: Owner) -> str | None:
+    transcript = transcript_so_far(messages)
+    if not transcript:
+        return None
+    request = ConversationRequest(tenant=owner.tenant, user=owner.user, transcript=digest_transcript(transcript))
+    try:
+        reply = await parts.bus.request(
+            "memory.conversation", request, ConversationReply, timeout=parts.settings.memory_timeout
+        )
+    except KikiError as error:
+        metrics.count_degraded("facade.conversation", f"a new conversation begins: {error.message}")
+        return None
+    return reply.session_id
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidInput(
+            "an Idempotency-Key is 1 to 255 printable ASCII characters without spaces.", param="Idempotency-Key"
+        )
+    return key
