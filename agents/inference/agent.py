@@ -231,7 +231,7 @@ class InferenceAgent:
             own=own_messages(query.messages, event.recall),
             continuation=query.continuation,
         )
-        signals = _TurnSignals(event, delivery)
+        signals = _TurnSignals(event, delivery, model_digest=self.settings.model_digest)
         panel_voices = panel.choose_voices(self._engine.filter_registered(request.adapters), plan.candidates)
         voices = panel_voices if plan.negotiate and len(panel_voices) > 1 else ()
         if query.continuation is not None:
@@ -316,8 +316,9 @@ class _TurnSignals:
     """Signals what the bus may hear of a turn while it is at the model: that it is accepted, if the query is streamed,
     and each piece of its text, if the plan says so, with an index without gaps."""
 
-    def __init__(self, event: RecallDone, delivery: Delivery) -> None:
+    def __init__(self, event: RecallDone, delivery: Delivery, *, model_digest: str) -> None:
         self._turn_id, self._delivery, self._index = event.envelope.turn_id, delivery, 0
+        self._model_digest = model_digest
         self._awaits_acceptance = event.query.stream
         self.on_piece: OnPiece | None = self._signal_piece if event.route.plan.live_tokens else None
 
@@ -343,6 +344,7 @@ class _TurnSignals:
             attempt=self._delivery.attempt,
             prompt_tokens=acceptance.prompt_tokens,
             adapters=acceptance.adapters,
+            model_digest=self._model_digest,
         )
         await self._delivery.bus.signal(begun)
 
