@@ -94,8 +94,7 @@ class Batch:
         work = next((work for work in self.active if work.prefill is not None or work.scoring is not None), None)
         if work is None:
             return
-        self.active.remove(work)
-        self.active.append(work)
+        self.active = [*(other for other in self.active if other is not work), work]
         if work.scoring is not None:
             if work.scoring.advance():
                 self._finish(work, scores=work.scoring.scores)

@@ -148,8 +148,12 @@ class Work:
             return DeadlineExceeded(
                 "the turn's time was over while it waited for the model, which was busy with others: try again later."
             )
-        done = self.prefill.done if self.prefill is not None else 0
+        if (prefill := self.prefill) is None:
+            return DeadlineExceeded(
+                "the turn's time was over before the model's first token: give it more time, or try again later."
+            )
+        read = f"{prefill.done} of {self.prompt_tokens} tokens"
         return DeadlineExceeded(
-            f"the turn's time was over while the model read the prompt ({done} of {self.prompt_tokens} tokens): "
-            "try again, it goes on from there if the worker's cache holds that much; or shorten the conversation."
+            f"the turn's time was over while the model read the prompt ({read}): try again, it goes on from there if "
+            "the worker's cache holds that much; or shorten the conversation."
         )
