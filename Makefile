@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ASK    ?= What is the capital of France?
-RUNTIME_TESTS := tests/runtime tests/e2e tests/fault
+RUNTIME_TESTS := tests/runtime tests/e2e tests/fault tests/clients
+NODE_MODULES := $(addsuffix /node_modules,tests/contract tests/clients/node deploy/client/examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev run test test-rooms test-runtime soak lint types format bench contract page client models test-models clean
@@ -39,7 +40,7 @@ models: install ## Fetch and prepare the default models
 test-models: models
 	$(BIN)/kiki models pull smollm2-135m-instruct
 
-test: dev test-models tests/contract/node_modules deploy/client/examples/node_modules ## Run all tests, in two processes side by side
+test: dev test-models $(NODE_MODULES) ## Run all tests, in two processes side by side
 	$(MAKE) -j2 test-rooms test-runtime
 
 # Both take about as long: agents with models in one, runtimes that start and die in the other.
@@ -49,7 +50,7 @@ test-rooms:
 test-runtime:
 	$(BIN)/python -m pytest -m "not soak" $(RUNTIME_TESTS)
 
-soak: dev test-models ## The long fault and endurance runs
+soak: dev test-models $(NODE_MODULES) ## The long fault and endurance runs, and all checks of the stock clients
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
 lint: dev ## ruff and import-linter
@@ -67,26 +68,23 @@ format: dev ## Let ruff format and mend
 bench: install ## The budgets of the architecture, measured
 	$(BIN)/kiki bench overhead
 
-contract: install ## Write docs/asyncapi.json again
+contract: install ## Write docs/asyncapi.json and docs/openapi.json again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
+	$(BIN)/kiki openapi --output docs/openapi.json
 
 page: install tests/contract/node_modules ## The contract as one HTML page, into dist/
 	@mkdir -p dist
 	$(BIN)/kiki asyncapi --html --output dist/asyncapi.html
 
-# The official AsyncAPI parser; without npm its test is skipped and says so.
-tests/contract/node_modules: tests/contract/package.json tests/contract/package-lock.json
-	@if command -v npm >/dev/null; then cd tests/contract && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
-	else echo "npm is not here: the AsyncAPI parser test will be skipped"; fi
-
-# What the TypeScript example needs; without npm its test is skipped, too.
-deploy/client/examples/node_modules: deploy/client/examples/package.json deploy/client/examples/package-lock.json
-	@if command -v npm >/dev/null; then cd deploy/client/examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
-	else echo "npm is not here: the TypeScript example will not be run"; fi
+# What npm brings: the official AsyncAPI parser, the stock clients, what the TypeScript example needs. Without npm the
+# tests of these are skipped and say so.
+$(NODE_MODULES): %/node_modules: %/package.json %/package-lock.json
+	@if command -v npm >/dev/null; then cd $* && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules; \
+	else echo "npm is not here: the tests that need $@ will be skipped"; fi
 
 client: dev ## The client's wheel, into dist/
 	$(BIN)/python -m pip wheel --no-deps --disable-pip-version-check -w dist deploy/client
 
 clean: ## Remove the virtual environment and caches of tools
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info dist deploy/client/src \
-		tests/contract/node_modules deploy/client/examples/node_modules
+		$(NODE_MODULES)

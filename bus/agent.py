@@ -230,6 +230,7 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
             pid=os.getpid(),
             metrics=generate_latest(metrics.REGISTRY).decode(),
             host=socket.gethostname(),
+            resident_bytes=metrics.read_resident_bytes(),
         )
         await bus.send(message.reply, encode(report))
 
@@ -237,12 +238,16 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance's answer to ``svc.status``: its status and its metrics in Prometheus text format."""
+    """One instance's answer to ``svc.status``: its status and its metrics in Prometheus text format.
+
+    ``resident_bytes`` are those of its process, other agents in it included; 0 when it does not say.
+    """
 
     status: StatusReply
     pid: int
     metrics: str
     host: str = ""
+    resident_bytes: int = 0
 
 
 async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:

@@ -21,6 +21,8 @@ RESTARTED = Counter("kiki_subscription_restarts", "Subscriptions brought back", 
 REFUSED = Counter("kiki_refused", "Requests answered with an error", ["verb", "code"], registry=REGISTRY)
 IN_FLIGHT = Gauge("kiki_in_flight", "Messages being handled", ["stage"], registry=REGISTRY)
 
+RESIDENT = Gauge("kiki_process_resident_bytes", "Bytes of the process that are in memory", registry=REGISTRY)
+
 _log = structlog.get_logger("bus")
 _logged_paths: set[str] = set()
 
@@ -31,3 +33,13 @@ def count_degraded(path: str, why: str) -> None:
     if path not in _logged_paths:
         _logged_paths.add(path)
         _log.warning("path degraded", path=path, error=why)
+
+
+def read_resident_bytes() -> int:
+    """Bytes of this process that are in memory."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+RESIDENT.set_function(read_resident_bytes)

@@ -153,7 +153,11 @@ def _build_embedder(settings: "Settings") -> "Agent":
     from agents.embedder.settings import EmbedderSettings
     from runtime.models import prepare
 
-    defaults = {"model": prepare(settings.embedder)}
+    path = Path(settings.embedder)
+    defaults: dict[str, Any] = {
+        "model": prepare(settings.embedder),
+        "model_name": path.name if path.is_dir() else settings.embedder,
+    }
     if (own := own_memory_embedder(settings)) is not None:
         defaults["memory_model"] = prepare(own)
     return EmbedderAgent(read_settings(EmbedderSettings, "embedder", settings, defaults))

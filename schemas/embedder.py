@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 
 MAX_EMBED_TEXTS = 256
 """Texts in one embedding request."""
@@ -17,10 +17,15 @@ class EmbedRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class EmbedReply(WireStruct, frozen=True, kw_only=True):
-    """One unit vector for each text, in order; ``compute`` are the seconds of the passes that they waited for."""
+    """One unit vector for each text, in order; ``compute`` are the seconds of the passes that they waited for.
+
+    ``tokens`` are those of each text. One with more than ``max_tokens`` was cut: its vector stands for its beginning.
+    """
 
     vectors: tuple[tuple[float, ...], ...]
     compute: float
+    tokens: tuple[Integer, ...] = ()
+    max_tokens: Integer = 0
 
 
 class CompareRequest(WireStruct, frozen=True, kw_only=True):

@@ -15,6 +15,9 @@ STACKS = 32
 MAX_EPISODES = 1000
 """Episodes in one reply."""
 
+StackName = Annotated[str, Meta(min_length=1, max_length=128)]
+"""A stack as kiki-flow names it: ``stack_05`` by its index, one of its domains, or both (``stack-06-power``)."""
+
 SourceName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}{END}")]
 Quantity = Number | tuple[Number, ...]
 
@@ -80,26 +83,38 @@ class FlowSnapshotReply(WireStruct, frozen=True, kw_only=True):
 
 
 class FlowPublishRequest(WireStruct, frozen=True, kw_only=True):
-    """Advice at the flow's time ``tau``: either a ``state_summary`` (numbers by name) or a weight for each stack."""
+    """Advice at the flow's time ``tau``: either a ``state_summary`` (numbers by name) or weights of the stacks.
 
-    tau: Amount
+    The weights are one for each stack in their order, or by name; a stack that is not named weighs nothing.
+    """
+
+    tau: Amount = 0.0
     source: SourceName = "kiki-flow"
     state_summary: Annotated[dict[str, Quantity], Meta(min_length=1, max_length=256)] | None = None
-    stack_weights: Annotated[tuple[Amount, ...], Meta(min_length=STACKS, max_length=STACKS)] | None = None
+    stack_weights: (
+        Annotated[tuple[Amount, ...], Meta(min_length=STACKS, max_length=STACKS)]
+        | Annotated[dict[StackName, Amount], Meta(min_length=1, max_length=256)]
+        | None
+    ) = None
 
 
 class FlowPublishReply(WireStruct, frozen=True, kw_only=True):
     """The sequence at which the advice is recorded, and the probabilities by domain that the weights stand for.
 
-    The probabilities sum to 1; there are none without weights.
+    The probabilities sum to 1; there are none without weights of known stacks. ``unknown`` are the names that stand for
+    no stack: their weights are recorded, and say nothing of the domains.
     """
 
     seq: Integer
     domains: dict[str, float]
+    unknown: tuple[str, ...] = ()
 
 
 class AdvicePublished(WireStruct, frozen=True, kw_only=True):
-    """Advice of another service, as it is recorded. Published on ``service.advised.<source>``."""
+    """Advice of another service, as it is recorded. Published on ``service.advised.<source>``.
+
+    Weights that came by name are in ``named_weights`` as they came, and in ``stack_weights`` in the stacks' order.
+    """
 
     subject: ClassVar[str] = "service.advised"
     source: SourceName
@@ -107,4 +122,5 @@ class AdvicePublished(WireStruct, frozen=True, kw_only=True):
     at: float
     state_summary: dict[str, float | tuple[float, ...]] = {}
     stack_weights: tuple[float, ...] = ()
+    named_weights: dict[str, float] = {}
     domains: dict[str, float] = {}

@@ -81,6 +81,8 @@ class EmbedderAgent:
         """Ready while the model's thread lives."""
         embedder = self._embedder
         gauges = {
+            "dimensions": embedder.width,
+            "max_tokens": embedder.max_tokens,
             "embed_batches": embedder.batches,
             "embedded_texts": embedder.embedded_texts,
             "embed_cache_hits": embedder.hits,
@@ -88,7 +90,10 @@ class EmbedderAgent:
             "embed_seconds": embedder.compute,
         }
         return StatusReply(
-            agent=self.name, ready=embedder.alive, gauges={name: float(value) for name, value in gauges.items()}
+            agent=self.name,
+            ready=embedder.alive,
+            gauges={name: float(value) for name, value in gauges.items()},
+            info={"model": self._settings.model_name or self._settings.model.name},
         )
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
@@ -127,7 +132,12 @@ def _make_embedder(model: Path, settings: EmbedderSettings) -> Embedder:
 
 async def _embed(embedder: Embedder, request: EmbedRequest) -> EmbedReply:
     embeddings = await embedder.embed(request.texts)
-    return EmbedReply(vectors=_wire_rows(embeddings.vectors), compute=embeddings.compute)
+    return EmbedReply(
+        vectors=_wire_rows(embeddings.vectors),
+        compute=embeddings.compute,
+        tokens=embeddings.tokens,
+        max_tokens=embedder.max_tokens,
+    )
 
 
 def _wire_rows(rows: Floats) -> tuple[tuple[float, ...], ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.shared.encoder import Floats, encode, load_model
+from agents.shared.encoder import Floats, count_tokens, encode, load_model
 from schemas.errors import Unavailable
 
 
@@ -32,12 +32,13 @@ class Embeddings:
     """Unit vectors ``[n, width]``, and ``compute``: the seconds of the forward passes that the caller waited for.
 
     ``began_at`` is when the first of those passes began (Unix time), which may be before the call. Both are 0 when all
-    vectors were cached.
+    vectors were cached. ``tokens`` are those of each text; one with more than the model reads was cut.
     """
 
     vectors: Floats
     compute: float
     began_at: float = 0.0
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,13 @@ class _ForwardPass:
     seconds: float
 
 
-_PassResult = tuple[Floats, _ForwardPass]
-"""A text's vector, and the pass that made it."""
+@dataclass(frozen=True)
+class _PassResult:
+    """A text's vector and its tokens, and the pass that made the vector."""
+
+    vector: Floats
+    tokens: int
+    forward_pass: _ForwardPass
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Embedder:
         self._cache: OrderedDict[str, _PassResult] = OrderedDict()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.width = 0
+        self.max_tokens = 0
         self.batches = 0
         self.embedded_texts = 0
         self.hits = 0
@@ -128,16 +136,16 @@ class Embedder:
         Raises:
             Unavailable: the embedder is not running.
         """
-        vectors: dict[str, Floats] = {}
+        results: dict[str, _PassResult] = {}
         requests = []
         for text in dict.fromkeys(texts):
             if (cached := self._look_up(text)) is None:
                 requests.append(_Request(text, Future()))
             else:
                 self.hits += 1
-                vectors[text] = cached[0]
+                results[text] = cached
         self._submit(requests)
-        return self._await_vectors(texts, requests, vectors)
+        return self._await_results(texts, requests, results)
 
     def embed_ahead(self, texts: Iterable[str]) -> None:
         """Embed texts that a later call will ask for, into the cache. If that fails, the later call tries again.
@@ -154,17 +162,19 @@ class Embedder:
             raise Unavailable("the embedder is not running; restart it.")
         self._queue.put(requests)
 
-    async def _await_vectors(
-        self, texts: Sequence[str], requests: list[_Request], vectors: dict[str, Floats]
+    async def _await_results(
+        self, texts: Sequence[str], requests: list[_Request], results: dict[str, _PassResult]
     ) -> Embeddings:
+        """The embeddings of ``texts``: those of ``requests`` once they are there, the others of ``results``."""
         passes: set[_ForwardPass] = set()
         for item in requests:
-            vectors[item.text], forward_pass = await asyncio.wrap_future(item.future)
-            passes.add(forward_pass)
+            result = results[item.text] = await asyncio.wrap_future(item.future)
+            passes.add(result.forward_pass)
         return Embeddings(
-            np.stack([vectors[text] for text in texts]),
+            np.stack([results[text].vector for text in texts]),
             sum(item.seconds for item in passes),
             began_at=min((item.began_at for item in passes), default=0.0),
+            tokens=tuple(results[text].tokens for text in texts),
         )
 
     def _look_up(self, text: str) -> _PassResult | None:
@@ -185,7 +195,8 @@ class Embedder:
         try:
             torch.set_num_threads(self._threads)
             model = load_model(self._path, max_tokens=self._max_tokens)
-            encode(model, ["ready"])
+            self.width, self.max_tokens = encode(model, ["ready"]).shape[1], int(model.max_seq_length)
+            count_tokens(model, ["ready"])
         except Exception as error:  # noqa: BLE001 - whatever it was, start() must raise it
             ready.set_exception(error)
             return
@@ -229,7 +240,7 @@ class Embedder:
         texts = list(dict.fromkeys(request.text for request in batch))
         began_at, began = time.time(), time.perf_counter()
         try:
-            vectors = dict(zip(texts, encode(model, texts), strict=True))
+            vectors, tokens = encode(model, texts), count_tokens(model, texts)
         except Exception as error:  # noqa: BLE001 - the callers must get it, and the thread must live on
             for request in batch:
                 request.future.set_exception(error)
@@ -238,7 +249,11 @@ class Embedder:
         self.batches += 1
         self.embedded_texts += len(texts)
         self.compute += forward_pass.seconds
-        for text, vector in vectors.items():
-            self._keep(text, (vector, forward_pass))
+        results = {
+            text: _PassResult(vector, count, forward_pass)
+            for text, vector, count in zip(texts, vectors, tokens, strict=True)
+        }
+        for text, result in results.items():
+            self._keep(text, result)
         for request in batch:
-            request.future.set_result((vectors[request.text], forward_pass))
+            request.future.set_result(results[request.text])

@@ -10,6 +10,7 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: folder of the sentence-transformers model.
+        model_name: what clients call it; the folder's name when empty.
         memory_model: folder of the model that the memory uses in its place; None without such a one.
         batch_wait: seconds that a text waits for other callers' texts, while there are several; 0 never waits.
         batch_size: texts that are embedded together at most, in forward passes of 8 by length.
@@ -21,6 +22,7 @@ class EmbedderSettings(Struct, frozen=True, kw_only=True):
     """
 
     model: Path
+    model_name: str = ""
     memory_model: Path | None = None
     batch_wait: float = 0.002
     batch_size: int = 32

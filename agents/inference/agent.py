@@ -32,6 +32,7 @@ from schemas.events import EpisodeForgotten, Event, InferBegun, InferDone, Infer
 from schemas.findings import AdapterUse, Inference, Level, StageTiming
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.status import StatusReply
+from schemas.tokens import CountReply, CountRequest
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
@@ -90,7 +91,7 @@ class InferenceAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """The administrator's verbs for the adapters."""
+        """Counting the tokens of a prompt, and the administrator's verbs for the adapters."""
 
         def make_endpoint(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
@@ -101,8 +102,13 @@ class InferenceAgent:
         async def list_adapters(_: AdapterListRequest) -> AdapterListReply:
             return await self._engine.adapters()
 
+        async def count(request: CountRequest) -> CountReply:
+            tokens = await self._engine.count_tokens(request.messages, request.tooling, thinking=request.thinking)
+            return CountReply(tokens=tokens)
+
         verbs = ("check", "load", "unload", "activate")
         return (
+            Endpoint(verb="count", request=CountRequest, handle=count),
             Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
             *(make_endpoint(name) for name in verbs),
             *self._engine.consolidation(self._bus),

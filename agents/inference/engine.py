@@ -7,6 +7,7 @@ from agents.inference.requests import DecodingOutcome, OnAcceptance, OnPiece, Re
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
+from schemas.chat import Message, Tooling
 from schemas.findings import AdapterUse
 
 
@@ -48,6 +49,15 @@ class Engine(Protocol):
             InvalidInput: the request cannot be served as it is; ``context_length_exceeded`` if it is too long.
             DeadlineExceeded: the time was over before there was any text.
             KikiError: adapter_failed, or unavailable when the engine is away.
+        """
+
+    async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
+        """Tokens of the prompt that a conversation makes, however many there are.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+            StageFailed: code ``upstream_refused``: the engine cannot count.
+            Unavailable: the engine is away.
         """
 
     @property

@@ -2,8 +2,11 @@
 
 No text of a person or of an earlier turn becomes a special token. Content that spells one is replaced by a random
 stand-in before the template is rendered; in the rendered text the stand-in's place gets the content's plain tokens.
+
+A conversation that ends with the assistant's message goes on within it.
 """
 
+import itertools
 import re
 import secrets
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from agents.inference.arrangement import Entry, arrange, arrange_strictly, find_manners, is_continued
 from agents.inference.tools import arguments_of, describe_tools, spell_out_tools
 from schemas.chat import Message, Tooling
 from schemas.errors import InvalidInput
@@ -50,7 +54,8 @@ def with_recall(
     block = f"{FENCE}\n<recall>\n{quotes}\n</recall>"
     at = max((at for at, message in enumerate(messages) if message.role == "user"), default=-1)
     if at < 0:
-        return (*messages, Message(role="user", content=block))
+        end = len(messages) - is_continued(messages)
+        return (*messages[:end], Message(role="user", content=block), *messages[end:])
     question = replace(messages[at], content=f"{block}\n\n{messages[at].content}")
     return (*messages[:at], question, *messages[at + 1 :])
 
@@ -65,7 +70,7 @@ def shorten_prompt(
     prompts = [with_recall(messages, recall.hits, zone=zone)] if recall.hits else []
     prompts.append(tuple(messages))
     if recall.history:
-        head = [message for message in messages[:1] if message.role == "system"]
+        head = list(itertools.takewhile(lambda message: message.role == "system", messages))
         users = [at for at, message in enumerate(messages) if message.role == "user"]
         prompts += [(*head, *messages[at:]) for at in users[1:]]
     return prompts
@@ -131,18 +136,25 @@ def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 class PromptEncoder:
     """Encodes conversations with one tokenizer (of transformers, or mlx-lm's wrapper of it). Not thread-safe.
 
-    ``native_tools``: the chat template writes tools and their calls itself.
+    ``native_tools``: the chat template writes tools and their calls itself. What else it takes of a conversation is
+    found out here (:mod:`agents.inference.arrangement`).
     """
 
     def __init__(
-        self, tokenizer: Any, *, context_tokens: int, think_open: str = "<think>", native_tools: bool = False
+        self,
+        tokenizer: Any,
+        *,
+        context_tokens: int,
+        think_marks: tuple[str, str] = ("<think>", "</think>"),
+        native_tools: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self.context_tokens = context_tokens
-        self._think_open, self._native_tools = think_open, native_tools
+        (self._think_open, self._think_close), self._native_tools = think_marks, native_tools
         special_tokens = {str(token) for token in tokenizer.all_special_tokens}
         special_tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or r"(?!)")
+        self._manners = find_manners(self._render_question, native_tools=native_tools)
 
     @property
     def end(self) -> int:
@@ -150,22 +162,21 @@ class PromptEncoder:
         return int(self._tokenizer.eos_token_id)
 
     def encode(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = False) -> Prompt:
-        """Tokens of the conversation and of the opening of the assistant's answer.
+        """Tokens of the conversation and of the opening of the assistant's answer, or up to the end of the assistant's
+        message that is last.
 
         ``thinking`` asks the template for an answer with reasoning or without, if it offers the choice.
 
         Raises:
             InvalidInput: the template refuses the messages, or the prompt leaves no room in the context.
         """
-        stand_ins: dict[str, str] = {}
-        if not self._native_tools:
-            messages, tooling = spell_out_tools(messages, tooling), None
-        entries = [self._template_entry(message, stand_ins) for message in messages]
-        tools = self._replace_special(describe_tools(tooling.tools), stand_ins) if tooling is not None else None
-        text = self._render(entries, tools, thinking=thinking)
-        tokens = self._tokenize(text, stand_ins)
+        messages = _without_empty_beginning(messages)
+        text, tokens = self._encode_messages(messages, tooling, thinking=thinking)
         if len(tokens) >= self.context_tokens:
             raise context_error(len(tokens), self.context_tokens, param="messages")
+        if is_continued(messages):
+            begun = messages[-1].content
+            return Prompt(tokens=tuple(tokens), thinking=begun.rfind(self._think_open) > begun.rfind(self._think_close))
         return Prompt(tokens=tuple(tokens), thinking=text.rstrip().endswith(self._think_open))
 
     def encode_text(self, text: str) -> Prompt:
@@ -200,12 +211,64 @@ class PromptEncoder:
         starts = [at for at in range(len(whole)) if whole[at : at + len(letter)] == letter]
         return whole[: starts[0]] if starts else []
 
+    def count(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = False) -> int:
+        """How many tokens :meth:`encode` makes, also of a conversation that is too long.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+        """
+        return len(self._encode_messages(_without_empty_beginning(messages), tooling, thinking=thinking)[1])
+
+    def _encode_messages(
+        self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool
+    ) -> tuple[str, list[int]]:
+        """What the template makes of a conversation, as text and as tokens."""
+        stand_ins: dict[str, str] = {}
+        text = self._render_conversation(messages, tooling, stand_ins, thinking=thinking)
+        return text, self._tokenize(text, stand_ins)
+
     def encode_plain(self, text: str) -> list[int]:
         """Tokens of ``text`` in which no special token is recognised."""
         return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
-    def _template_entry(self, message: Message, stand_ins: dict[str, str]) -> dict[str, Any]:
-        entry: dict[str, Any] = {"role": message.role, "content": self._replace_special(message.content, stand_ins)}
+    def _render_conversation(
+        self, messages: Sequence[Message], tooling: Tooling | None, stand_ins: dict[str, str], *, thinking: bool
+    ) -> str:
+        """The text of the conversation, arranged as the template takes it.
+
+        Raises:
+            InvalidInput: it takes it in no arrangement.
+        """
+        spoken, options = messages, {"enable_thinking": thinking, "add_generation_prompt": True}
+        if not self._native_tools:
+            spoken = spell_out_tools(messages, tooling)
+        elif tooling is not None:
+            options["tools"] = self._replace_special(describe_tools(tooling.tools), stand_ins)
+        refusals: list[Exception] = []
+        for arrangement in (arrange(spoken, self._manners), arrange_strictly(spoken)):
+            entries = [self._template_entry(message, stand_ins) for message in arrangement]
+            try:
+                if is_continued(messages):
+                    return self._render_to_end(entries, options)
+                return self._render(entries, options)
+            except Exception as error:  # noqa: BLE001 - a template may raise anything
+                refusals.append(error)
+        raise _refusal(messages, refusals[0]) from refusals[0]
+
+    def _render_to_end(self, entries: list[Entry], options: dict[str, Any]) -> str:
+        """The text up to the end of the last message, whatever the template puts behind it or strips."""
+        mark = f"[[{secrets.token_hex(12)}]]"
+        *others, last = entries
+        marked_text = self._render(
+            [*others, {**last, "content": last["content"] + mark}], {**options, "add_generation_prompt": False}
+        )
+        text, found_mark, _ = marked_text.partition(mark)
+        if not found_mark:
+            raise ValueError("it does not show the assistant's message at the end, so that cannot be continued")
+        return text
+
+    def _template_entry(self, message: Message, stand_ins: dict[str, str]) -> Entry:
+        entry: Entry = {"role": message.role, "content": self._replace_special(message.content, stand_ins)}
         if message.tool_calls:
             entry["tool_calls"] = [
                 {
@@ -228,23 +291,20 @@ class PromptEncoder:
             }
         if isinstance(value, list):
             return [self._replace_special(item, stand_ins) for item in value]
-        if not isinstance(value, str) or not self._special.search(value):
+        if not isinstance(value, str):
+            return value
+        value = _without_half_characters(value)
+        if not self._special.search(value):
             return value
         name = f"[[{secrets.token_hex(12)}]]"
         stand_ins[name] = value
         return name
 
-    def _render(self, messages: list[dict[str, Any]], tools: Any, *, thinking: bool) -> str:
-        from jinja2 import TemplateError
+    def _render_question(self, entries: list[Entry], tools: list[Entry] | None) -> str:
+        return self._render(entries, {"add_generation_prompt": True, **({"tools": tools} if tools else {})})
 
-        options: dict[str, Any] = {"enable_thinking": thinking}
-        if tools is not None:
-            options["tools"] = tools
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-        except (TemplateError, ValueError) as error:
-            raise InvalidInput(f"the model's chat template refuses the messages: {error}", param="messages") from error
-        return str(text)
+    def _render(self, entries: list[Entry], options: dict[str, Any]) -> str:
+        return str(self._tokenizer.apply_chat_template(entries, tokenize=False, **options))
 
     def _tokenize(self, text: str, stand_ins: dict[str, str]) -> list[int]:
         if not stand_ins:
@@ -256,3 +316,30 @@ class PromptEncoder:
             elif part:
                 tokens += self._tokenizer.encode(part, add_special_tokens=False)
         return tokens
+
+
+def _without_empty_beginning(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages without an answer that was begun and has no text."""
+    return messages[:-1] if is_continued(messages) and not messages[-1].content.strip() else messages
+
+
+def _refusal(messages: Sequence[Message], reason: Exception) -> InvalidInput:
+    """The error of a conversation that the template refuses; it names arguments of a call that are no object, of which
+    many templates are not aware."""
+    for at, message in enumerate(messages):
+        for number, call in enumerate(message.tool_calls):
+            if isinstance(arguments_of(call), str):
+                return InvalidInput(
+                    "the model's chat template takes only the text of a JSON object as arguments of a call.",
+                    param=f"messages[{at}].tool_calls[{number}].function.arguments",
+                )
+    return InvalidInput(f"the model's chat template refuses the messages: {reason}", param="messages")
+
+
+def _without_half_characters(text: str) -> str:
+    """The text with halves of surrogate pairs joined, or replaced; no tokenizer takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from agents.inference.arrangement import is_continued
 from agents.inference.text import Piece
 from schemas.chat import Message, Sampling, Tooling
 from schemas.findings import AdapterUse, Candidate, Continuation, Echo
@@ -32,6 +33,7 @@ class Request:
     ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
     Unix time; adapters that are not registered are left out and counted. ``enhance``: apply the engine's
     factor to its bias-knowledge neurons, if it has any. ``thinking``: a model that can reason does so first.
+    ``grammar`` is set by an engine that compiles one: what the answer must follow.
 
     ``finish`` is the Unix time at which the candidates end with what they have by then. ``own`` are the messages of the
     client where others were added to them; empty: all are. ``continuation``: the last message is continued as it is,
@@ -52,11 +54,12 @@ class Request:
     continuation: Continuation | None = None
     enhance: bool = False
     thinking: bool = False
+    grammar: str | None = None
 
     @property
     def continues_text(self) -> bool:
         """Whether what is decoded goes on from a text, so that a space at its beginning belongs to it."""
-        return self.continuation is not None or self.messages[-1].role == "assistant"
+        return self.continuation is not None or is_continued(self.messages)
 
     @property
     def wants_scored_prompt(self) -> bool:

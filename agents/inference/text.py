@@ -35,9 +35,9 @@ class TextFilter:
     """One candidate's text. Stop strings count in content only; they and all markers are never emitted.
 
     ``markers`` open and close the reasoning; None: it is not told from the rest.
-    ``calls`` are the marks of a tool call; with an empty end mark a call goes on to the end of the answer. ``begins``
-    is the kind of the first text: "reasoning" where the prompt already opened it. ``stopped`` turns true at a stop
-    string, and nothing is emitted after it.
+    ``calls`` are the marks of a tool call; with an empty end mark a call goes on to the end of the answer, and with an
+    empty one at its beginning the next call follows at once. ``begins`` is the kind of the first text: "reasoning"
+    where the prompt already opened it. ``stopped`` turns true at a stop string, and nothing is emitted after it.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class TextFilter:
             self._pass_marker(marker)
         return pieces
 
-    def finish(self) -> list[Piece]:
+    def finish(self, *, cut: bool = False) -> list[Piece]:
         """The text ended without a stop string: return what was held back, unless it is the beginning of a reasoning
-        marker."""
+        marker, or of a call's mark where the text was ``cut`` off."""
         pieces: list[Piece] = []
-        markers = [marker for marker in (self._open, self._close) if marker]
+        marks = filter(None, (self._open, self._close, self._call_open if cut else ""))
         if self._kind == "tool" and self._buffer and not self.stopped:
-            pieces.append(Piece("tool", self._buffer, closed=not self._call_close))
-        elif self._buffer and not self.stopped and not any(marker.startswith(self._buffer) for marker in markers):
+            pieces.append(Piece("tool", self._buffer, closed=False))
+        elif self._buffer and not self.stopped and not any(mark.startswith(self._buffer) for mark in marks):
             self._emit(pieces, self._buffer)
         self._buffer = ""
         return pieces
@@ -122,6 +122,8 @@ class TextFilter:
         return 0
 
     def _pass_marker(self, marker: str) -> None:
+        if self._kind == "tool" and not self._call_open:
+            return
         if self._kind != "content":
             self._kind, self._skip_blanks = "content", True
         elif marker == self._open:

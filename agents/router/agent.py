@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 import structlog
+from prometheus_client import Counter
 
 from agents.router import selection
 from agents.router.advice import ask_advisors
@@ -20,6 +21,7 @@ from agents.router.scoring import OutputScores, Scorer
 from agents.router.settings import RouterSettings
 from agents.router.turn_ids import TurnIds, refusal
 from agents.shared.encoder import Floats
+from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
@@ -35,6 +37,13 @@ from schemas.status import StatusReply
 STAGE = "router"
 POLL_SECONDS = 0.1
 """Seconds between two attempts of a starting router to reach an embedder."""
+
+BASE = "base"
+"""What is counted for a turn that no domain fits."""
+
+ROUTED = Counter(
+    "kiki_routed_domains", "Turns by each domain that they were routed to", ["domain"], registry=metrics.REGISTRY
+)
 
 Embed = Callable[[EmbedRequest], Awaitable[EmbedReply]]
 """Gives the unit vectors of texts."""
@@ -154,6 +163,8 @@ class RouterAgent:
         route = self._bare_route(query, alias) if embedded is None else await self._choose_route(event, alias, embedded)
         self._turns += 1
         self._base_turns += not route.adapters
+        for name in [domain.name for domain in route.domains] or [BASE]:
+            ROUTED.labels(name).inc()
         timing = StageTiming(
             stage=STAGE,
             started_at=delivery.received_at,

@@ -1,6 +1,5 @@
 """The requests of kiki-flow: episodes of a window of time, norms of the adapters, and recording its advice."""
 
-import math
 import time
 from contextlib import aclosing
 
@@ -83,23 +82,30 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
         InvalidInput: it holds neither a summary nor weights, or both, or weights that are all zero.
         Unavailable: the broker did not store it.
     """
-    weights, summary = request.stack_weights, request.state_summary
-    if (weights is None) == (summary is None):
+    sent_weights = request.stack_weights
+    if (sent_weights is None) == (request.state_summary is None):
         raise InvalidInput("give either 'state_summary' or 'stack_weights'.", param="stack_weights")
-    if weights is not None and not (math.isfinite(total := math.fsum(weights)) and total > 0.0):
+    named_weights = sent_weights if isinstance(sent_weights, dict) else {}
+    weights = stacks.collect(sent_weights) if isinstance(sent_weights, dict) else sent_weights or ()
+    if sent_weights is not None and not any((*named_weights.values(), *weights)):
         raise InvalidInput("the weights sum to nothing: at least one stack needs a weight.", param="stack_weights")
+    unknown = tuple(name for name in named_weights if stacks.find(name) is None)
+    if unknown:
+        metrics.count_degraded("flow.stack", f"'{unknown[0]}' of {request.source} is none of the stacks")
+    is_known = any(weights)
     advice = AdvicePublished(
         source=request.source,
         tau=request.tau,
         at=time.time(),
-        state_summary=summary or {},
-        stack_weights=weights or (),
-        domains=stacks.spread(weights) if weights else {},
+        state_summary=request.state_summary or {},
+        stack_weights=weights if is_known else (),
+        named_weights=named_weights,
+        domains=stacks.spread(weights) if is_known else {},
     )
     subject = bus.subjects.stage(AdvicePublished.subject, request.source)
     with translate_errors("the advice was not recorded"):
         seq = await append(bus, subject, encode(advice))
-    return FlowPublishReply(seq=seq, domains=advice.domains)
+    return FlowPublishReply(seq=seq, domains=advice.domains, unknown=unknown)
 
 
 async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:

@@ -1,6 +1,7 @@
 """kiki-flow's 32 stacks and the 35 niche domains in them, from ``configs/stacks.yaml``."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,8 @@ import msgspec
 
 from schemas.errors import SetupError
 from schemas.flow import STACKS
+
+_NUMBERED = re.compile(r"stack[-_ ]?(?P<number>[0-9]{1,2})(?:[-_](?P<domain>.+))?")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,26 @@ class Stacks:
     def of(self, domain: str) -> int | None:
         """The index of a domain's stack; None when it has none."""
         return next((place for place, names in enumerate(self.domains) if domain in names), None)
+
+    def find(self, name: str) -> int | None:
+        """The index of the stack that a name means; None when it means none.
+
+        It is a domain of the stack, ``stack_05`` with the index, or both: a domain behind a number counts, as others
+        number the stacks in another order.
+        """
+        match = _NUMBERED.fullmatch(name.lower())
+        if match is None or match["domain"]:
+            return self.of((match["domain"] if match else name.lower()).replace("_", "-"))
+        place = int(match["number"])
+        return place if place < len(self.domains) else None
+
+    def collect(self, weights: Mapping[str, float]) -> tuple[float, ...]:
+        """Weights by stack, from weights by name; those of one stack add up, and names that mean none are left out."""
+        totals = [0.0] * len(self.domains)
+        for name, weight in weights.items():
+            if (place := self.find(name)) is not None:
+                totals[place] += weight
+        return tuple(totals)
 
     def scores(self, domains: Mapping[str, float]) -> dict[str, float]:
         """Scores by stack index, from scores by domain or router output: the highest of a stack's domains counts."""

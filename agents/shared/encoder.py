@@ -42,6 +42,14 @@ def load_model(path: Path, *, max_tokens: int = 384) -> Any:
     return model
 
 
+def count_tokens(model: Any, texts: Sequence[str]) -> list[int]:
+    """The tokens of each text. One that :func:`encode` cuts has more than the model's ``max_seq_length``."""
+    most = int(model.max_seq_length)
+    limit = CHARS_A_TOKEN * most
+    rows = model.tokenizer([text[:limit] for text in texts], truncation=False, verbose=False)["input_ids"]
+    return [max(len(row), most + 1 if len(text) > limit else 0) for row, text in zip(rows, texts, strict=True)]
+
+
 def encode(model: Any, texts: Sequence[str]) -> Floats:
     """``[n, width]`` unit vectors, in order."""
     limit = CHARS_A_TOKEN * int(model.max_seq_length)

@@ -1,13 +1,14 @@
-"""A request's body, counted and timed while it is read."""
+"""A request's body: JSON, counted and timed while it is read."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from runtime.facade.errors import ClientGone
+from runtime.facade.errors import ClientGone, HttpRefusal
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput
 
@@ -17,14 +18,18 @@ DRAIN_FACTOR = 4
 DRAIN_SECONDS = 1.0
 """Seconds for which it is read and dropped."""
 
+_JSON = re.compile(r"application/json|application/[\w.+-]+\+json|text/json")
+
 
 async def read_body(request: Request, settings: FacadeSettings) -> bytes:
     """The whole body.
 
     Raises:
+        HttpRefusal: the body is compressed, or of another type than JSON (415).
         InvalidInput: the body is over ``body_limit`` (413), or did not come within ``body_timeout`` (408).
         ClientGone: the client left before it had sent the body.
     """
+    _require_plain_json(request)
     try:
         async with contextlib.aclosing(request.stream()) as chunks:
             with anyio.fail_after(settings.body_timeout):
@@ -35,6 +40,30 @@ async def read_body(request: Request, settings: FacadeSettings) -> bytes:
         ) from error
     except ClientDisconnect as error:
         raise ClientGone("the client left while it was sending its request.") from error
+
+
+def _require_plain_json(request: Request) -> None:
+    """Refuse what is not declared as JSON: a page may send other types to any server without asking it first.
+
+    A body without a type is read: scripts leave it out, and a page that does so is known by its origin.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and not _JSON.fullmatch(kind):
+        raise HttpRefusal(
+            f"the body is {kind[:100]}: send JSON, with the header 'Content-Type: application/json'.",
+            status=415,
+            code="unsupported_media_type",
+            param="Content-Type",
+        )
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HttpRefusal(
+            f"the body is compressed ({encoding[:100]}): send it plain, without Content-Encoding.",
+            status=415,
+            code="unsupported_media_type",
+            param="Content-Encoding",
+            headers={"accept-encoding": "identity"},
+        )
 
 
 async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, limit: int) -> bytes:

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 
+import anyio
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from opentelemetry import propagate
@@ -11,7 +14,8 @@ from bus import metrics
 from runtime.facade.chat.dialect import Dialect
 from runtime.facade.chat.headers import describe_turn
 from runtime.facade.chat.request import CheckedRequest
-from runtime.facade.chat.stream import Following, TurnStream
+from runtime.facade.chat.stream import Follow, StreamPart, TurnStream
+from runtime.facade.chat.turns import FollowedTurn
 from runtime.facade.dependencies import Facade
 from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
@@ -19,6 +23,7 @@ from runtime.facade.owner import Owner, name_user
 from schemas.chat import Message, digest_transcript, transcript_so_far
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput, KikiError
+from schemas.events import AnswerReady
 from schemas.memory import ConversationReply, ConversationRequest
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -38,28 +43,80 @@ async def serve_turn(
     Raises:
         KikiError: what the turn ends with instead of an answer, or a header is wrong.
     """
+    follow = await prepare_turn(request, chat_request, parts=parts, tenant=tenant, session_id=session_id)
+    if chat_request.stream:
+        return TurnStream([StreamPart(follow=follow, request=chat_request, dialect=dialect)], parts.settings)
+    answers = await take_answers(request, [follow])
+    return JSONResponse(dialect.whole(answers[0]), headers=describe_answers(chat_request, answers))
+
+
+async def prepare_turn(
+    request: Request,
+    chat_request: CheckedRequest,
+    *,
+    parts: Facade,
+    tenant: str,
+    session_id: str | None = None,
+    number: int = 0,
+) -> Follow:
+    """What begins the turn of a checked request. ``number`` counts the turns of a request that has several.
+
+    Raises:
+        InvalidInput: a header is wrong, or the request's memory needs a user or a session that it does not name.
+    """
     owner = Owner(tenant, name_user(request.headers, *chat_request.users, one_memory=parts.settings.one_memory))
     if chat_request.query.memory == "user" and not owner.user:
         raise InvalidInput("the memory of a user needs one: send 'user'.", param="kiki.memory")
     session = session_id or await _find_session(request, chat_request, parts, owner)
     key = _idempotency_key(request)
+    if key is not None and number:
+        key = f"{key}\nturn {number}"  # a header holds no newline: this is no client's key
     context = propagate.extract(dict(request.headers))
+    return partial(parts.turns.follow, chat_request, owner=owner, session_id=session, key=key, context=context)
 
-    def follow() -> Following:
-        return parts.turns.follow(chat_request, owner=owner, session_id=session, key=key, context=context)
 
-    if chat_request.stream:
-        return TurnStream(follow, chat_request, dialect, parts.settings)
-    async with follow() as turn:
-        request.state.turn_id = turn.id
+async def take_answers(request: Request, follows: Sequence[Follow]) -> list[AnswerReady]:
+    """Run the turns of a request at once, and wait for their answers.
+
+    Raises:
+        KikiError: what one of them ends with instead; the others are cancelled.
+        ClientGone: the client left; all are cancelled.
+    """
+    async with AsyncExitStack() as stack:
+        turns = [await stack.enter_async_context(follow()) for follow in follows]
+        request.state.turn_id = turns[0].id
         try:
-            answer = await run_while_connected(request.receive, turn.answer)
+            return await run_while_connected(request.receive, lambda: _gather_answers(turns))
         except ClientGone:
             request.state.client_gone = True
             raise
-        turn.count_first_text(answer.route.plan.level)
-    adapters = [use for candidate in answer.inference.candidates for use in candidate.adapters]
-    return JSONResponse(dialect.whole(answer), headers=describe_turn(chat_request, adapters))
+
+
+def describe_answers(chat_request: CheckedRequest, answers: Sequence[AnswerReady]) -> dict[str, str]:
+    """The headers that say how the turns of a request were served."""
+    inferences = [answer.inference for answer in answers]
+    adapters = [use for inference in inferences for candidate in inference.candidates for use in candidate.adapters]
+    return describe_turn(chat_request, adapters, is_cut=any(inference.cut for inference in inferences))
+
+
+async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:
+    answers: dict[str, AnswerReady] = {}
+    errors: list[KikiError] = []
+
+    async def wait_for(turn: FollowedTurn) -> None:
+        try:
+            answers[turn.id] = answer = await turn.answer()
+            turn.count_first_text(answer.route.plan.level)
+        except KikiError as error:
+            errors.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for turn in turns:
+            tasks.start_soon(wait_for, turn)
+    if errors:
+        raise errors[0]
+    return [answers[turn.id] for turn in turns]
 
 
 async def _find_session(request: Request, chat_request: CheckedRequest, parts: Facade, owner: Owner) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import anyio
 import anyio.abc
@@ -12,8 +12,9 @@ import structlog
 import uvicorn
 
 from bus.connection import Bus
-from runtime.catalogue import Catalogue
+from runtime.catalogue import ServedModel
 from runtime.facade.app import create_app
+from runtime.facade.protocol import JsonProtocol
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import SetupError
 
@@ -29,21 +30,21 @@ _log = structlog.get_logger("facade")
 async def serve(
     bus: Bus,
     settings: FacadeSettings,
-    models: Catalogue,
+    models: Mapping[str, ServedModel],
     *,
     task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. ``task_status`` starts with the port once requests are taken.
 
     Raises:
-        SetupError: the address cannot be listened on.
+        SetupError: the address cannot be listened on, or a setting names a model that does not exist.
     """
-    listener = listen(settings)
     app = create_app(bus, settings, models)
+    listener = listen(settings)
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=JsonProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

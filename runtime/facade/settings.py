@@ -13,6 +13,10 @@ from schemas.envelope import TENANT_PATTERN
 from schemas.errors import SetupError
 from schemas.upcast import KEYLESS_TENANT
 
+ORIGIN_PATTERN = r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+"
+HOST_PATTERN = r"[A-Za-z0-9*._-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
+"""A name, a pattern of names, or an address of either version."""
+
 
 class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the HTTP facade; all times are seconds.
@@ -20,6 +24,11 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         host: address to listen on; loopback unless the operator opens it.
         port: 0 takes a free one.
+        cors_origins: origins of pages elsewhere that may ask and read, as "https://chat.example.com"; "*" is all.
+        allowed_hosts: names under which this server is reached, besides loopback and its own address; patterns as
+            "*.example.com". Checked without API keys only.
+        models: other names for models, each with the id of the model that answers to it ("gpt-4o" = "micro-kiki").
+        default_model: the model of a request that names none.
         body_limit: bytes of a request body, counted while it is read.
         body_timeout: time that a client has for sending its whole body.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
@@ -45,7 +54,9 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             says so in a header, "refuse" answers 404.
         drain_seconds: time that running turns have for ending once the facade is told to stop.
         route_timeout: time that the router has for ``/v1/route``.
+        count_timeout: time that the worker has for counting the tokens of a prompt.
         memory_timeout: time that the memory has for a search or a session.
+        embed_timeout: time that the embedder has for one part of a request to ``/v1/embeddings``.
         forget_timeout: time that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
         monitor_url: the monitoring address of a broker that is not embedded, for ``/health`` and ``/ready``.
@@ -55,6 +66,10 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    models: dict[str, str] = {}
+    default_model: str = "micro-kiki"
     body_limit: Annotated[int, Meta(ge=1)] = 1024**2
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
     api_keys: dict[str, str] = {}
@@ -76,7 +91,9 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     missing_adapter: Literal["base", "refuse"] = "base"
     drain_seconds: float = 0.5
     route_timeout: Annotated[float, Meta(gt=0, le=86400)] = 2.0
+    count_timeout: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     memory_timeout: Annotated[float, Meta(gt=0, le=86400)] = 5.0
+    embed_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
     monitor_url: str | None = None
@@ -94,5 +111,14 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "one_memory gives everybody the memory of one person, and there are API keys: leave one of them out.",
                 param="one_memory",
             )
+        for origin in self.cors_origins:
+            if not re.fullmatch(ORIGIN_PATTERN, origin):
+                raise SetupError(
+                    f"the origin {origin!r} is none: write it as browsers do, scheme://host:port and nothing behind.",
+                    param="cors_origins",
+                )
+        for host in self.allowed_hosts:
+            if not re.fullmatch(HOST_PATTERN, host):
+                raise SetupError(f"the host {host!r} is no name: leave out scheme and port.", param="allowed_hosts")
         if not all(self.api_keys):
             raise SetupError("an API key is empty: give every tenant a key, or leave api_keys out.", param="api_keys")

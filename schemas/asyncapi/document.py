@@ -86,6 +86,7 @@ from schemas.services import (
     UnregisterRequest,
 )
 from schemas.status import DeadLetter, ServiceError, StatusReply
+from schemas.tokens import CountReply, CountRequest
 
 _DEFS = "#/components/schemas/{name}"
 
@@ -118,6 +119,7 @@ SERVICES = (
     Service("embed", EmbedRequest, EmbedReply),
     Service("compare", CompareRequest, CompareReply),
     Service("route", RouteRequest, RouteReply),
+    Service("count", CountRequest, CountReply),
     *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
     Service("memory.search", SearchRequest, SearchReply),
     Service("memory.embed", EmbedRequest, EmbedReply),

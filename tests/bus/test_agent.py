@@ -25,7 +25,7 @@ from tests.bus.conftest import reply
 pytestmark = pytest.mark.anyio
 
 
-class Echo:
+class EchoAgent:
     """An agent for the tests."""
 
     name = "echo"
@@ -67,7 +67,7 @@ class Echo:
 
 
 @contextlib.asynccontextmanager
-async def serve_echo(bus: Bus, kind: type[Echo] = Echo) -> AsyncIterator[Echo]:
+async def serve_echo(bus: Bus, kind: type[EchoAgent] = EchoAgent) -> AsyncIterator[EchoAgent]:
     agent = kind()
     async with run_agents(bus, agent):
         yield agent
@@ -175,7 +175,7 @@ async def test_a_request_that_nobody_can_be_answered_ends_no_agent(bus: Bus) -> 
 
 
 async def test_a_reply_that_the_broker_does_not_take_is_a_refusal(bus: Bus) -> None:
-    class Talkative(Echo):
+    class Talkative(EchoAgent):
         async def embed(self, request: EmbedRequest) -> EmbedReply:
             return EmbedReply(vectors=((0.125,) * 1_500_000,), compute=0.0)
 
@@ -185,7 +185,7 @@ async def test_a_reply_that_the_broker_does_not_take_is_a_refusal(bus: Bus) -> N
 
 
 async def test_a_reply_that_is_not_what_its_type_says_is_a_refusal(bus: Bus) -> None:
-    class Odd(Echo):
+    class Odd(EchoAgent):
         async def embed(self, request: EmbedRequest) -> EmbedReply:
             return EmbedReply(vectors=((float("nan"),),), compute=0.0)
 
@@ -210,7 +210,7 @@ async def test_work_beside_an_agent_begins_again_after_its_fault(bus: Bus, monke
             raise faults.pop()
         ran.set()
 
-    class Busy(Echo):
+    class Busy(EchoAgent):
         @contextlib.asynccontextmanager
         async def open(self, bus: Bus) -> AsyncIterator[None]:
             async with super().open(bus), anyio.create_task_group() as tasks:
@@ -226,7 +226,7 @@ async def test_work_beside_an_agent_begins_again_after_its_fault(bus: Bus, monke
 async def test_a_call_is_no_message_and_hands_the_reply_over_as_it_is(bus: Bus) -> None:
     kept = EmbedReply(vectors=((1.0,),), compute=0.0)
 
-    class Keeper(Echo):
+    class Keeper(EchoAgent):
         async def embed(self, request: EmbedRequest) -> EmbedReply:
             return kept
 

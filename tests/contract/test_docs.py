@@ -59,8 +59,9 @@ def module_exists(name: str) -> bool:
 
 
 def settings_of(agent: str) -> set[str]:
-    """The names of an agent's settings."""
-    source = ROOT / "agents" / ADVISORS.get(agent, agent) / "settings.py"
+    """The names of an agent's settings, or of the facade's."""
+    room = "runtime" if agent == "facade" else "agents"
+    source = ROOT / room / ADVISORS.get(agent, agent) / "settings.py"
     if not source.exists():
         return set()
     return {

@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 import neo4j
 import pytest
+
+from tests.maven import build_classpath
 
 PASSWORD = "only-for-tests"
 
@@ -117,21 +117,10 @@ def find_classpath(folder: Path) -> str:
 
     Skips the test when that fails, but for CI, where it is an error.
     """
-    output = folder / "classpath"
-    command = ["mvn", "-B", "-q", "-f", str(_FOLDER / "pom.xml"), "dependency:build-classpath"]
-    with filelock.FileLock(Path(tempfile.gettempdir()) / f"kiki-maven-{os.getuid()}.lock"):  # its repository has none
-        try:
-            subprocess.run(
-                [*command, f"-Dmdep.outputFile={output}"],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=_MAVEN_SECONDS,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            lines = str(error.stdout or error).splitlines()
-            reason = f"Maven cannot fetch Neo4j: {next((line for line in lines if 'ERROR' in line), lines[-1])}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-    return output.read_text().strip()
+    try:
+        return build_classpath(_FOLDER / "pom.xml", folder / "classpath", timeout=_MAVEN_SECONDS)
+    except OSError as error:
+        reason = f"Maven cannot fetch Neo4j: {error}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)

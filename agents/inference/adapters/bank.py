@@ -22,16 +22,24 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from prometheus_client import Histogram
 
 from agents.inference.adapters import mixed as mixing
 from agents.inference.adapters.files import Adapter, combine, digest, find_weights, read_adapter
 from agents.inference.adapters.modules import ModulePlaces
 from agents.inference.adapters.pairs import LowRankPair
 from agents.inference.failures import adapter_error, missing_adapter_error
+from bus import metrics
 from schemas.errors import KikiError, SetupError
 from schemas.findings import AdapterUse
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
+SWAP_SECONDS = Histogram(
+    "kiki_adapter_swap_seconds",
+    "Seconds that it takes to put other adapters into the model",
+    registry=metrics.REGISTRY,
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
 PROBE = (1, 2, 3, 5, 8)
 """Token ids whose logits show whether a fresh adapter changes anything."""
 
@@ -304,7 +312,9 @@ class AdapterBank:
         started, swaps_before = time.perf_counter(), self.swaps
         self._mount(seats)
         if self.swaps != swaps_before:
-            self.last_swap_ms = (time.perf_counter() - started) * 1000
+            seconds = time.perf_counter() - started
+            self.last_swap_ms = seconds * 1000
+            SWAP_SECONDS.observe(seconds)
 
     def _mount(self, seats: Collection[Seat]) -> None:
         if len(seats) <= 1:

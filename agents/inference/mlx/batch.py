@@ -170,7 +170,7 @@ class Batch:
             max_tokens=[work.budget] * len(caches),
             caches=list(caches),
             all_tokens=[tokens[:known_tokens] for _ in caches],
-            logits_processors=[make_processors(sampling, tokens, self._grammars) for _ in caches],
+            logits_processors=[make_processors(sampling, tokens, self._grammars, work.request.grammar) for _ in caches],
             samplers=[
                 make_sampler(
                     sampling, temperature=temperature_of(sampling, row.index, candidate_temperature=warm), seed=row.seed
@@ -250,4 +250,4 @@ def _first_kind(work: Work) -> Kind:
     """The kind of text that the answer begins with; under a schema there is no reasoning before it."""
     if work.request.tooling is not None and work.request.tooling.must_call:
         return "tool"
-    return "reasoning" if work.prompt.thinking and work.request.sampling.json_schema is None else "content"
+    return "reasoning" if work.prompt.thinking and work.request.grammar is None else "content"

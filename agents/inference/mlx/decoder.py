@@ -42,8 +42,8 @@ class Decoder:
     def __init__(self, settings: InferenceSettings) -> None:
         bundle = loading.load(settings)
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
-        self.parameters, self.weights, self.vocabulary = bundle.parameters, bundle.weights, bundle.vocabulary
-        self._model_bytes = bundle.model_bytes
+        self.parameters, self.weights, self._model_bytes = bundle.parameters, bundle.weights, bundle.model_bytes
+        self.vocabulary = bundle.vocabulary
         self.bank = AdapterBank(
             bundle.model,
             settings.adapters,
@@ -141,8 +141,10 @@ class Decoder:
             "last_swap_ms": bank.last_swap_ms,
             "context_tokens": float(self.encoder.context_tokens),
             "parameters": float(self.parameters),
-            "model_bytes": float(self._model_bytes),
             "adapter_resident_bytes": float(bank.resident_bytes),
+            "adapters_registered": float(len(bank.registered_names)),
+            "adapters_resident": float(len(bank.resident)),
+            "model_bytes": float(self._model_bytes),
         }
 
     def _admit(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from itertools import chain
 from typing import NoReturn
 
 import anyio
-from msgspec import structs
 
 from agents.inference.adapters import administration
 from agents.inference.mlx.consolidation import Consolidation
@@ -21,13 +19,13 @@ from agents.inference.mlx.work import Work
 from agents.inference.prompt import Prompt, PromptEncoder, common_start
 from agents.inference.requests import Acceptance, DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.settings import InferenceSettings
-from agents.inference.tools import describe_tools, schema_of
+from agents.inference.tools import check_tools
 from agents.inference.training.exchange import sweep
 from agents.inference.training.steps import TrainingExample, make_training_example
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
-from schemas.chat import Message, Sampling
+from schemas.chat import Message, Sampling, Tooling
 from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
 from schemas.findings import AdapterUse, Continuation, Echo
@@ -143,6 +141,18 @@ class MlxEngine:
             await self._warm([use.name for use in missing])
             await self.thread.ask(lambda: bank.load_all(missing))
 
+    async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
+        """Tokens of the prompt that a conversation makes, however many there are.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+            Unavailable: the thread has ended.
+        """
+        self.thread.check()
+        return await anyio.to_thread.run_sync(
+            lambda: self.encoder.count(messages, tooling, thinking=thinking), limiter=self._encoding
+        )
+
     @property
     def parameters(self) -> int:
         """Weights of the model."""
@@ -247,7 +257,7 @@ class MlxEngine:
         """The prompt that all rows begin with, and each ballot's tail behind it; no tails when there are no choices."""
         if request.continuation is not None:
             return self._encode_continuation(request.continuation, request.messages[-1].content), ()
-        tooling, thinking = request.tooling, request.thinking and request.sampling.json_schema is None
+        tooling, thinking = request.tooling, request.thinking and request.grammar is None
         prompts = [
             self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
             for ballot in request.ballots or ((),)
@@ -281,8 +291,8 @@ class MlxEngine:
         """Tokens of the client's own messages, through the template."""
         if not request.own or request.own == request.messages:
             return len(prompt.tokens)
-        thinking = request.thinking and request.sampling.json_schema is None
-        return len(self.encoder.encode(request.own, request.tooling, thinking=thinking).tokens)
+        thinking = request.thinking and request.grammar is None
+        return self.encoder.count(request.own, request.tooling, thinking=thinking)
 
     def _check_biases(self, sampling: Sampling) -> None:
         size = self.thread.decoder.vocabulary.size
@@ -293,24 +303,17 @@ class MlxEngine:
             )
 
     def _prepare_request(self, request: Request) -> Request:
-        """The request, with the call's JSON Schema in its sampling when a call is required.
+        """The request, with the grammar that its answer must follow. It is compiled here and not on the model's thread.
 
         Raises:
-            InvalidInput: a JSON schema cannot be served. It is checked here and not on the model's thread.
+            InvalidInput: a JSON schema or a tool cannot be served.
         """
-        tooling = request.tooling
-        try:
-            if tooling is not None:
-                describe_tools(tooling.tools)
-            if tooling is not None and tooling.must_call:
-                schema = schema_of(tooling)
-                self.grammars.check(schema)
-                return replace(request, sampling=structs.replace(request.sampling, json_schema=schema))
-        except (InvalidInput, json.JSONDecodeError, RecursionError) as error:
-            raise InvalidInput(f"a tool's parameters cannot be served: {error}", param="tools") from error
-        if request.sampling.json_schema is not None:
-            self.grammars.check(request.sampling.json_schema)
-        return request
+        tooling, schema = request.tooling, request.sampling.json_schema
+        if tooling is not None:
+            check_tools(tooling.tools)
+        if tooling is not None and tooling.must_call:
+            return replace(request, grammar=self.grammars.of_calls(tooling))
+        return request if schema is None else replace(request, grammar=self.grammars.of_answer(schema))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 import mlx.core as mx
 import mlx_lm
 import psutil
-from mlx.utils import tree_reduce
 from mlx_lm.utils import get_total_parameters
 
 from agents.inference.int8.conversion import convert
@@ -28,7 +27,7 @@ THINK = ("<think>", "</think>")
 class ModelBundle:
     """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
 
-    ``weights`` says how they are held, in ``model_bytes``: "int8" or "float32" on a CPU, "stored" elsewhere.
+    ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere; they are ``model_bytes`` long.
     ``memory``: bytes that MLX may allocate, by the settings or else by the device.
     """
 
@@ -58,7 +57,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
     if not settings.model.is_dir():
         raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    memory = _set_limits(settings, on_cpu=on_cpu)
+    memory, bytes_before = _set_limits(settings, on_cpu=on_cpu), int(mx.get_active_memory())
     try:
         model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True, lazy=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -72,11 +71,12 @@ def load(settings: InferenceSettings) -> ModelBundle:
         swiglu.lighten(model)
     mx.eval(model.parameters())
     mx.clear_cache()  # frees the buffers of the weights as they were stored
+    model_bytes = int(mx.get_active_memory()) - bytes_before
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
         context_tokens=settings.context_tokens or context_of(config),
-        think_open=think_markers(tokenizer)[0],
+        think_marks=think_markers(tokenizer),
         native_tools=syntax.native,
     )
     return ModelBundle(
@@ -89,7 +89,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         device="cpu" if on_cpu else "gpu",
         weights=weights,
         parameters=parameters,
-        model_bytes=tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0),
+        model_bytes=model_bytes,
         dtype=mx.float32 if on_cpu else None,
         memory=memory,
     )

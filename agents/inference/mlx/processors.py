@@ -1,19 +1,28 @@
-"""Changes a row's logits before its token is drawn: penalties, biases, a JSON schema.
+"""Changes a row's logits before its token is drawn: penalties, biases, a grammar.
 
 Each is a processor in mlx-lm's sense, ``(context, logits) -> logits`` with token ids (tokens,) and logits
 (1, vocabulary), with state of its own for one row. The first call's context ends with the prompt's last token.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from schemas.chat import Sampling
+from agents.inference.json_schema.grammar import answer_grammar, arguments_grammar, calls_grammar
+from agents.inference.json_schema.keys import JsonPlace, QuotedTokens
+from agents.inference.json_schema.references import SchemaFault
+from agents.inference.tools import callable_tools
+from bus.metrics import count_degraded
+from schemas.chat import Sampling, Tool, Tooling
 from schemas.errors import InvalidInput
 
 Processor = Callable[[mx.array, mx.array], mx.array]
+
+_WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+"""What llguidance puts before its reason: the place in the grammar, which the client never saw."""
 
 
 class Penalties:
@@ -55,72 +64,124 @@ class Penalties:
 
 
 class Grammars:
-    """JSON Schemas compiled for one tokenizer by llguidance; its tables are built at the first use. Safe on any
-    thread."""
+    """Grammars compiled for one tokenizer by llguidance; its tables are built at the first use. Safe on any thread."""
 
     def __init__(self, tokenizer: Any, *, eos: Sequence[int]) -> None:
         self._tokenizer, self._eos = tokenizer, sorted(eos)
-        self._tokenizers: dict[int, Any] = {}
+        self._tokenizers: dict[int, tuple[Any, QuotedTokens]] = {}
 
-    def check(self, schema: str) -> None:
-        """Refuse a schema that cannot be compiled.
+    def of_answer(self, schema: str) -> str:
+        """The grammar of an answer that follows a JSON Schema.
 
         Raises:
-            InvalidInput: llguidance's reason.
+            InvalidInput: the schema cannot be served.
         """
-        import llguidance
-
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
-            reason = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer_for(None))
-        except (ValueError, TypeError) as error:
-            reason = str(error)
-        if reason:
-            raise InvalidInput(f"the JSON schema cannot be served: {reason.splitlines()[0]}", param="response_format")
+            grammar = answer_grammar(schema)
+            self._compile(grammar)
+        except SchemaFault as fault:
+            raise InvalidInput(f"the JSON schema cannot be served: {fault}.", param="response_format") from fault
+        return grammar
 
-    def constraint(self, schema: str) -> Processor:
-        """A processor that lets only tokens through that can still become JSON of this schema."""
-        return _Constraint(schema, self._tokenizer_for)
+    def of_calls(self, tooling: Tooling) -> str:
+        """The grammar of the calls that an answer must consist of: of one, or with ``parallel`` of more where any tool
+        may be called.
 
-    def _tokenizer_for(self, vocabulary: int | None) -> Any:
+        Raises:
+            InvalidInput: a tool's parameters cannot be served; the text names the tool.
+        """
+        tools = callable_tools(tooling)
+        try:
+            for tool in tools:
+                self._compile_arguments(tool)
+            grammar = calls_grammar(tools, several=tooling.parallel and tooling.forced is None)
+            self._compile(grammar)
+        except SchemaFault as fault:
+            raise InvalidInput(f"a tool cannot be called: {fault}.", param="tools") from fault
+        return grammar
+
+    def constraint(self, grammar: str) -> Processor:
+        """A processor that lets only tokens through that can still become a text of this grammar, in which no JSON
+        object has a key twice."""
+        return _Constraint(grammar, self._tables)
+
+    def _compile_arguments(self, tool: Tool) -> None:
+        grammar = arguments_grammar(tool)
+        try:
+            self._compile(grammar)
+        except SchemaFault as fault:
+            raise SchemaFault(f"the parameters of '{tool.name}': {fault}") from fault
+
+    def _compile(self, grammar: str) -> None:
+        from llguidance import LLMatcher
+
+        tokenizer, _ = self._tables(None)
+        if reason := LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar), tokenizer):
+            raise SchemaFault(_WHERE.sub("", reason.splitlines()[0]))
+
+    def _tables(self, vocabulary: int | None) -> tuple[Any, QuotedTokens]:
+        """llguidance's tokenizer for logits of so many entries, and the tokens with a quotation mark."""
         from llguidance.hf import from_tokenizer
 
-        size = max(vocabulary or 0, len(self._tokenizer))
+        known = len(self._tokenizer)
+        size = max(vocabulary or 0, known)
         if size not in self._tokenizers:
-            self._tokenizers[size] = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=list(self._eos))
+            tokenizer = from_tokenizer(self._tokenizer, n_vocab=size, eos_token=list(self._eos))
+            self._tokenizers[size] = tokenizer, QuotedTokens(tokenizer.decode_bytes([token]) for token in range(known))
         return self._tokenizers[size]
 
 
 class _Constraint:
-    def __init__(self, schema: str, tokenizer_for: Callable[[int | None], Any]) -> None:
-        self._schema, self._tokenizer_for = schema, tokenizer_for
+    def __init__(self, grammar: str, tables: Callable[[int | None], tuple[Any, QuotedTokens]]) -> None:
+        self._grammar, self._tables = grammar, tables
         self._matcher: Any = None
+        self._tokenizer: Any = None
+        self._quoted: QuotedTokens
+        self._place = JsonPlace()
 
     def __call__(self, context: mx.array, logits: mx.array) -> mx.array:
-        from llguidance import LLMatcher
-        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+        from llguidance.numpy import fill_next_token_bitmask
 
         if self._matcher is None:
-            self._matcher = LLMatcher(
-                self._tokenizer_for(logits.shape[-1]), LLMatcher.grammar_from_json_schema(self._schema)
-            )
-            self._mask = allocate_token_bitmask(1, logits.shape[-1])
+            self._begin(logits.shape[-1])
         elif not self._matcher.is_stopped():
-            self._matcher.consume_token(int(context[-1]))
+            self._take(int(context[-1]))
         fill_next_token_bitmask(self._matcher, self._mask, 0)
         is_allowed = np.unpackbits(self._mask[0].view(np.uint8), bitorder="little")[: logits.shape[-1]].astype(bool)
+        self._forbid_repeated_keys(is_allowed)
         masked_logits: mx.array = mx.where(mx.array(is_allowed), logits, -float("inf"))
         return masked_logits
 
+    def _begin(self, vocabulary: int) -> None:
+        from llguidance import LLMatcher
+        from llguidance.numpy import allocate_token_bitmask
 
-def make_processors(sampling: Sampling, prompt: Sequence[int], grammars: Grammars) -> list[Processor]:
-    """One row's processors; none when the sampling needs none."""
+        self._tokenizer, self._quoted = self._tables(vocabulary)
+        self._matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(self._grammar))
+        self._mask = allocate_token_bitmask(1, vocabulary)
+
+    def _take(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._place = self._place.after(self._tokenizer.decode_bytes([token])) or self._place
+
+    def _forbid_repeated_keys(self, is_allowed: np.ndarray) -> None:
+        repeating = [token for token in self._quoted.repeat_key(self._place) if is_allowed[token]]
+        is_allowed[repeating] = False
+        if repeating and not is_allowed.any():
+            count_degraded("grammar.repeated_key", "a schema's pattern allows no further key: one is repeated")
+            is_allowed[repeating] = True
+
+
+def make_processors(
+    sampling: Sampling, prompt: Sequence[int], grammars: Grammars, grammar: str | None
+) -> list[Processor]:
+    """One row's processors, with the ``grammar`` that its answer follows; none when the sampling needs none."""
     row_processors: list[Processor] = []
     plain = sampling.repetition_penalty == 1.0 and not sampling.presence_penalty and not sampling.frequency_penalty
     if not plain or sampling.logit_bias:
         row_processors.append(Penalties(sampling, prompt))
-    if sampling.json_schema is not None:
-        row_processors.append(grammars.constraint(sampling.json_schema))
+    if grammar is not None:
+        row_processors.append(grammars.constraint(grammar))
     return row_processors
 
 

@@ -50,18 +50,19 @@ class DecodingRow:
 
     def _pass_on(self, pieces: list[Piece], *, is_end: bool, last: bool) -> list[Piece]:
         """The pieces without tool calls, and at the end of the answer what was held back."""
-        if is_end or (last and not self.filter.stopped):
+        cut = last and not is_end and not self.filter.stopped
+        if is_end or cut:
             self.detokenizer.finalize()
             pieces += self.filter.feed(self.detokenizer.last_segment)
-            pieces += self.filter.finish()
-        pieces = self._take_out_calls(pieces)
+            pieces += self.filter.finish(cut=cut)
+        pieces = self._take_out_calls(pieces, cut=cut)
         ended = is_end or last or self.filter.stopped
-        if ended and self.calls is not None and (rest := self.calls.finish()):
+        if ended and self.calls is not None and (rest := self.calls.finish(cut=cut)):
             pieces.append(Piece("content", rest))
         if is_end or self.filter.stopped:
             self.finish_reason = "tool_calls" if self.calls is not None and self.calls.tool_calls else "stop"
         elif last:
-            self.finish_reason = "length"
+            self.finish_reason = "tool_calls" if self.calls is not None and self.calls.is_whole else "length"
         for piece in pieces:
             self._texts[piece.kind].append(piece.text)
         return self._attach_tokens(pieces)
@@ -86,15 +87,15 @@ class DecodingRow:
             tokens=tuple(self.tokens),
         )
 
-    def _take_out_calls(self, pieces: list[Piece]) -> list[Piece]:
-        """Read the tool calls among ``pieces``; return the other pieces."""
+    def _take_out_calls(self, pieces: list[Piece], *, cut: bool) -> list[Piece]:
+        """Read the tool calls among ``pieces``, of which the last may be ``cut`` off; return the other pieces."""
         if self.calls is None:
             return pieces
         rest: list[Piece] = []
         for piece in pieces:
             other: Piece | None = piece
             if piece.kind == "tool":
-                other = None if self.calls.is_complete else self.calls.take(piece)
+                other = None if self.calls.is_complete else self.calls.take(piece, cut=cut)
             if other is not None and other.kind == "content":
                 text = self.calls.take_content(other.text)
                 other = Piece("content", text) if text else None

@@ -34,6 +34,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         schemas: answers follow a JSON schema.
         tools: the template tells the model the tools.
         forced_tools: a required tool call is made.
+        continues: an assistant's message at the end is gone on with, where the request asks for it (vLLM).
         completions: a text is continued without a chat template.
         echo: with its tokens' log-probabilities, where that is asked for.
     """
@@ -47,6 +48,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schemas: bool = False
     tools: bool = False
     forced_tools: bool = False
+    continues: bool = False
     completions: bool = False
     echo: bool = False
 
@@ -85,6 +87,7 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
         schemas=await prober.check_schema(),
         tools=_prompt_tokens(call_reply) > _prompt_tokens(plain),
         forced_tools=bool(call_reply) and '"tool_calls": [{' in json.dumps(call_reply),
+        continues=await prober.check_continuation(),
         completions=bool(echo_reply or await prober.continue_text()),
         echo=len(token_entries(echo_reply)) > 1,
     )
@@ -142,6 +145,14 @@ class _Prober:
         form = {"type": "json_schema", "json_schema": {"name": "probe", "schema": schema, "strict": True}}
         reply = await self.ask_with(response_format=form, max_tokens=16)
         return _WORD in _content(reply)
+
+    async def check_continuation(self) -> bool:
+        """Whether the prompt gets shorter when the answer is to go on within the assistant's message."""
+        messages = [*_MESSAGES, {"role": "assistant", "content": "Hello, I"}]
+        fields = {"add_generation_prompt": False, "continue_final_message": True}
+        closed = await self.ask_with(messages=messages)
+        opened = await self.ask_with(messages=messages, extra_body=fields)
+        return 0 < _prompt_tokens(opened) < _prompt_tokens(closed)
 
     async def request_call(self) -> dict[str, Any] | None:
         """The reply to a request with a forced tool, which shows whether the prompt grew by the tool and a call

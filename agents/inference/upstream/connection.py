@@ -20,7 +20,7 @@ from agents.inference.upstream.modules import LoraModules
 from agents.inference.upstream.queue import CallQueue
 from agents.inference.upstream.request import request_body
 from agents.inference.upstream.response import chat_form
-from schemas.errors import KikiError, Unavailable
+from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.findings import AdapterUse
 from schemas.jobs import LANES, Lane
 
@@ -110,6 +110,24 @@ class UpstreamConnection:
             with self.translate_errors():
                 reply = await self._api_for(body).create(**body)
         return _read_reply(reply, body)
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """What vLLM's ``/tokenize`` counts, which lies beside ``/v1``.
+
+        Raises:
+            StageFailed: the upstream does not have it.
+        """
+        url = f"{self.upstream.base_url.rstrip('/').removesuffix('/v1')}/tokenize"
+        reply: object = None
+        with self.translate_errors(), contextlib.suppress(openai.NotFoundError):
+            reply = await self._client.post(url, cast_to=object, body={"model": self.upstream.model, **body})
+        count = reply.get("count") if isinstance(reply, dict) else None
+        if not isinstance(count, int):
+            raise StageFailed(
+                "the upstream cannot count the tokens of a conversation: it has no /tokenize that takes messages.",
+                code="upstream_refused",
+            )
+        return count
 
     @contextlib.asynccontextmanager
     async def open_stream(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:

@@ -8,14 +8,17 @@ from typing import Any
 import anyio
 
 from agents.inference.candidates import seed_of, select_usable
+from agents.inference.json_schema.grammar import check_schema
+from agents.inference.json_schema.references import SchemaFault
 from agents.inference.requests import Acceptance, DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.text import Kind, Piece, TextFilter
+from agents.inference.tools import callable_tools, check_tools
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.connection import UpstreamConnection
-from agents.inference.upstream.request import prompt_of
+from agents.inference.upstream.request import continuation_fields, count_body, prompt_of
 from agents.inference.upstream.response import Answer, read_tokens
 from agents.inference.upstream.together import run_together
-from schemas.errors import DeadlineExceeded, InvalidInput
+from schemas.errors import DeadlineExceeded, InvalidInput, KikiError
 from schemas.findings import AdapterUse, Echo
 
 
@@ -37,6 +40,8 @@ class Decoding:
     ) -> None:
         self._connection, self._request, self._uses = connection, request, uses
         self._on_piece, self._on_acceptance = on_piece, on_acceptance
+        self._is_own = not request.own or request.own == request.messages
+        self._own_tokens = 0
         self._echo: Echo | None = None
         self._answers = [self._make_answer(index) for index in range(request.n)]
 
@@ -52,7 +57,7 @@ class Decoding:
         refuse_unsupported(request, connection.require_capabilities())
         with anyio.move_on_after(request.finish - time.time()) as scope, _name_input(request):
             self._echo = await self._read_echo()
-            await run_together([self._prepare_call(answer) for answer in self._answers])
+            await run_together([self._count_own_tokens, *(self._prepare_call(answer) for answer in self._answers)])
         if scope.cancelled_caught:
             await self._cut()
         candidates = tuple(answer.candidate(adapters=self._uses) for answer in self._answers)
@@ -63,7 +68,7 @@ class Decoding:
             candidates=select_usable(candidates) if scope.cancelled_caught else candidates,
             adapters=self._uses,
             prompt_tokens=prompt_tokens,
-            own_tokens=prompt_tokens if not request.own or request.own == request.messages else 0,
+            own_tokens=prompt_tokens if self._is_own else self._own_tokens,
             cut=scope.cancelled_caught,
             echo=self._echo,
             compute=time.monotonic() - started,
@@ -79,6 +84,15 @@ class Decoding:
             index=index, seed=seed_of(sampling, index), text_filter=text_filter, with_tokens=sampling.logprobs
         )
 
+    async def _count_own_tokens(self) -> None:
+        """Have the upstream count the client's own messages where others were added to them, if it can."""
+        request = self._request
+        if self._is_own:
+            return
+        with contextlib.suppress(KikiError):  # few can
+            body = count_body(request.own, request.tooling, thinking=request.thinking)
+            self._own_tokens = await self._connection.count_tokens(body)
+
     def _prepare_call(self, answer: Answer) -> Callable[[], Awaitable[None]]:
         return lambda: self._decode(answer)
 
@@ -87,7 +101,9 @@ class Decoding:
         answers without a budget there."""
         request, connection = self._request, self._connection
         body = await connection.build_body(request, self._uses, candidate=answer.index)
-        body |= _supported_fields(request, connection.require_capabilities())
+        body |= _supported_fields(request, can := connection.require_capabilities())
+        if can.continues and request.continuation is None:
+            body["extra_body"] = {**body["extra_body"], **continuation_fields(request.messages)}
         try:
             await self._receive(answer, body)
         except InvalidInput as error:
@@ -161,7 +177,7 @@ def _name_input(request: Request) -> Iterator[None]:
 
 
 def refuse_unsupported(request: Request, can: Capabilities) -> None:
-    """Refuse what this upstream would silently ignore.
+    """Refuse what this upstream would silently ignore, and schemas that nobody can follow.
 
     Raises:
         InvalidInput: ``param`` names it.
@@ -172,16 +188,30 @@ def refuse_unsupported(request: Request, can: Capabilities) -> None:
             raise InvalidInput("this upstream continues no texts: it has no /v1/completions.", param="prompt")
         if continuation.echo and (continuation.tokens or sampling.logprobs) and not can.echo:
             raise InvalidInput("this upstream does not say the tokens of a prompt.", param="echo")
+    if tooling is not None:
+        check_tools(tooling.tools)
     if tooling is not None and not can.tools:
         raise InvalidInput("this upstream does not pass tools to its model.", param="tools")
     if tooling is not None and tooling.must_call and not can.forced_tools:
         raise InvalidInput("this upstream cannot force a tool call: use tool_choice 'auto'.", param="tool_choice")
     if sampling.json_schema is not None and not can.schemas:
         raise InvalidInput("this upstream does not follow JSON schemas.", param="response_format")
+    if tooling is not None and tooling.must_call:
+        for tool in callable_tools(tooling):
+            _check_schema(tool.parameters, f"the parameters of '{tool.name}'", param="tools")
+    if sampling.json_schema is not None:
+        _check_schema(sampling.json_schema, "the JSON schema", param="response_format")
     if sampling.logprobs and not can.token_texts:
         raise InvalidInput("this upstream does not send tokens with their log-probabilities.", param="logprobs")
     if sampling.top_logprobs > can.top_logprobs:
         raise InvalidInput(f"this upstream sends {can.top_logprobs} likeliest tokens at most.", param="top_logprobs")
+
+
+def _check_schema(schema: str, what: str, *, param: str) -> None:
+    try:
+        check_schema(schema)
+    except SchemaFault as fault:
+        raise InvalidInput(f"{what} cannot be served: {fault}.", param=param) from fault
 
 
 def _supported_fields(request: Request, can: Capabilities) -> dict[str, object]:

@@ -14,10 +14,12 @@ from agents.inference.upstream.ballots import score_choices
 from agents.inference.upstream.connection import UpstreamConnection
 from agents.inference.upstream.decoding import Decoding
 from agents.inference.upstream.failures import is_outage
+from agents.inference.upstream.request import count_body
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo, AdapterListReply
+from schemas.chat import Message, Tooling
 from schemas.errors import DeadlineExceeded, KikiError, SetupError
 from schemas.findings import AdapterUse
 
@@ -65,7 +67,7 @@ class OpenAIEngine:
     @property
     def gauges(self) -> dict[str, float]:
         """Counts."""
-        return self.connection.gauges
+        return {**self.connection.gauges, "adapters_registered": float(len(self._upstream.adapters))}
 
     @property
     def info(self) -> dict[str, str]:
@@ -104,6 +106,17 @@ class OpenAIEngine:
             decoding = Decoding(self.connection, request, uses, on_piece=on_piece, on_acceptance=on_acceptance)
             return await decoding.run()
         raise DeadlineExceeded("the deadline passed while the upstream was working on the request.")
+
+    async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
+        """Tokens of the prompt that a conversation makes, by the upstream's own tokenizer.
+
+        Raises:
+            InvalidInput: the template refuses the messages.
+            StageFailed: code ``upstream_refused``: the upstream has no way to count them.
+            Unavailable: it is away.
+        """
+        self.connection.require_capabilities()
+        return await self.connection.count_tokens(count_body(messages, tooling, thinking=thinking))
 
     def forget(self) -> None:
         """Count that the upstream may still hold forgotten text: its prompt cache cannot be dropped from here."""

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agents.inference.arrangement import is_continued
 from agents.inference.candidates import seed_of, temperature_of
 from agents.inference.requests import Request
-from agents.inference.tools import describe_tools
+from agents.inference.tools import arguments_of, describe_tools
 from bus.metrics import count_degraded
-from schemas.chat import Message, Sampling, Tooling
+from schemas.chat import Message, Sampling, ToolCall, Tooling
 
 SPECIAL = re.compile(r"<(?=\|[^|<>\s]{1,40}\|>|/?s>|/?think>|(?:start|end)_of_turn>|/?tool_call>)|\[(?=/?INST\])")
 """Where a special token of a usual chat template begins."""
@@ -47,6 +48,19 @@ def prompt_of(request: Request) -> str:
     return request.messages[-1].content
 
 
+def count_body(messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> dict[str, Any]:
+    """The body of vLLM's call that counts the tokens of a conversation; its model is added by the connection."""
+    is_continued = messages[-1].role == "assistant"
+    tools = {"tools": describe_tools(tooling.tools)} if tooling is not None else {}
+    return {
+        "messages": [encode_message(message) for message in messages],
+        "add_generation_prompt": not is_continued,
+        "continue_final_message": is_continued,
+        "chat_template_kwargs": {"enable_thinking": thinking},
+        **tools,
+    }
+
+
 def encode_message(message: Message) -> dict[str, Any]:
     """A message for the upstream. A special token spelt in its text is broken up, or the server would treat it as
     one."""
@@ -58,7 +72,7 @@ def encode_message(message: Message) -> dict[str, Any]:
         fields["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         fields["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _spell_arguments(call)}}
             for call in message.tool_calls
         ]
     return fields
@@ -76,6 +90,16 @@ def _break_special(text: str) -> str:
     if broken != text:
         count_degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
     return broken
+
+
+def continuation_fields(messages: Sequence[Message]) -> dict[str, Any]:
+    """Fields by which vLLM goes on within the assistant's message that is last."""
+    return {"add_generation_prompt": False, "continue_final_message": True} if is_continued(messages) else {}
+
+
+def _spell_arguments(call: ToolCall) -> str:
+    """The arguments as servers can read them: an empty object where the client sent nothing or null."""
+    return "{}" if arguments_of(call) == {} else call.arguments
 
 
 def _standard_fields(sampling: Sampling) -> dict[str, Any]:

@@ -143,13 +143,15 @@ class Answer:
         entry["arguments"] += str(function.get("arguments") or "")
 
     def _convert_calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls; one that cannot be read is left out and counted."""
+        """The tool calls; one that cannot be read is left out, and counted unless the token budget cut it off."""
         calls = []
         for _, call in sorted(self._calls.items()):
             try:
                 msgspec.json.decode(call["arguments"], type=dict)
                 calls.append(msgspec.convert(call, ToolCall))
             except UNREADABLE as error:
+                if self._finish == "length":
+                    continue
                 count_degraded("tools.malformed", f"the upstream sent a call that cannot be read: {error}")
         return tuple(calls)
 

@@ -1,6 +1,6 @@
 """What a dialect is: how an answer is written for the clients of one interface, whole or while it comes.
 
-A dialect is made for one request. In a stream its methods are called in this order: ``begin`` once, ``text`` for every
+A dialect is made for one turn. In a stream its methods are called in this order: ``begin`` once, ``text`` for every
 piece, and for each choice ``finish`` with its calls; then ``end``. ``fail`` ends a stream that has begun. Each returns
 the bytes to send.
 """
@@ -30,11 +30,8 @@ class Beginning:
     model_digest: str = ""
 
 
-class Dialect(Protocol):
-    """One interface's shapes of an answer."""
-
-    def whole(self, answer: AnswerReady) -> dict[str, Any]:
-        """The body of a plain reply."""
+class StreamDialect(Protocol):
+    """One interface's shapes of an answer while it comes."""
 
     def begin(self, beginning: Beginning) -> bytes:
         """The stream's first events."""
@@ -50,6 +47,13 @@ class Dialect(Protocol):
 
     def fail(self, error: KikiError) -> bytes:
         """The end of a stream whose answer will not come."""
+
+
+class Dialect(StreamDialect, Protocol):
+    """One interface's shapes of an answer."""
+
+    def whole(self, answer: AnswerReady) -> dict[str, Any]:
+        """The body of a plain reply."""
 
 
 def write_data(body: Any) -> bytes:

@@ -16,7 +16,7 @@ from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.settings import FacadeSettings
 from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, TokenId, Tooling
-from schemas.errors import InvalidInput, UnknownModel
+from schemas.errors import InvalidInput
 from schemas.findings import Continuation, Level, MemoryScope, Query
 
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
@@ -223,7 +223,7 @@ def check_request(
         InvalidInput: a field is wrong or not served; ``param`` names it.
         UnknownModel: there is no model of that name.
     """
-    model_id, model = find_model(models, body.model)
+    model_id, model = models.resolve(body.model)
     level, stepped_down = _choose_level(body, model, limits)
     if body.kiki.history == "session" and level == "raw":
         raise InvalidInput(
@@ -244,7 +244,7 @@ def check_request(
         continuation=continuation,
         thinking=_wants_thinking(body),
     )
-    shown = model.thinking if query.thinking is None else query.thinking
+    reasons = model.thinking if query.thinking is None else query.thinking
     session = (body.metadata or {}).get("session_id")
     return CheckedRequest(
         query=query,
@@ -254,24 +254,12 @@ def check_request(
         n=body.n or 1,
         trace=body.kiki.trace,
         progress=body.kiki.progress,
-        thinking=shown if body.kiki.thinking is None else body.kiki.thinking,
+        thinking=reasons if body.kiki.thinking is None else body.kiki.thinking,
         session=None if session is None else str(session),
         users=(("user", body.user), ("safety_identifier", body.safety_identifier)),
         niche=model.niche,
         custom_tools=custom_tools,
     )
-
-
-def find_model(models: Catalogue, name: str | None) -> tuple[str, ServedModel]:
-    """The model that a request names.
-
-    Raises:
-        UnknownModel: there is none of that name.
-    """
-    model = models.get(name or "")
-    if name is None or model is None:
-        raise UnknownModel(f"there is no model '{name}': GET /v1/models lists them.", param="model")
-    return name, model
 
 
 def refuse_unserved(body: ChatRequest) -> None:

@@ -7,8 +7,9 @@ say what is being done. A failure after the beginning is an event, and nothing f
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 
 import anyio
 import structlog
@@ -17,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from bus.turn import Diverged, Happening, LiveText
 from runtime.facade.chat import response
-from runtime.facade.chat.dialect import Beginning, Dialect, TextKind
+from runtime.facade.chat.dialect import Beginning, StreamDialect, TextKind
 from runtime.facade.chat.headers import describe_turn
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.chat.turns import FollowedTurn
@@ -31,100 +32,124 @@ from schemas.findings import StageTiming, TokenLogprob
 Following = AbstractAsyncContextManager[FollowedTurn]
 """What :meth:`runtime.facade.chat.turns.Turns.follow` returns."""
 
+Follow = Callable[[], Following]
+"""Begins a turn and follows it."""
+
 WRITE_SECONDS = 5.0
 """How long past the deadline a client may take to read what it was sent."""
 
 _log = structlog.get_logger("facade")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamPart:
+    """One of the turns of which a stream shows the answers."""
+
+    follow: Follow
+    request: CheckedRequest
+    dialect: StreamDialect
+
+
 class TurnStream(Response):
-    """The response to a streamed request. A refusal before the stream begins is a plain HTTP reply."""
+    """The response to a streamed request. A refusal before the stream begins is a plain HTTP reply.
+
+    Several turns run at once, and their answers are written one after the other.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, follow: Callable[[], Following], request: CheckedRequest, dialect: Dialect, settings: FacadeSettings
-    ) -> None:
+    def __init__(self, parts: Sequence[StreamPart], settings: FacadeSettings) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._follow = follow
-        self._request = request
-        self._dialect = dialect
+        self._parts = parts
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Follow the turn and write it to the client."""
-        async with self._follow() as turn:
-            scope["state"]["turn_id"] = turn.id
-            writer = _TurnWriter(turn, self._request, self._dialect, self._settings, self, send)
+        """Follow the turns and write them to the client."""
+        async with AsyncExitStack() as stack:
+            turns = [await stack.enter_async_context(part.follow()) for part in self._parts]
+            scope["state"]["turn_id"] = turns[0].id
+            writers = [
+                _TurnWriter(turn, part, self._settings, send) for turn, part in zip(turns, self._parts, strict=True)
+            ]
             try:
-                with anyio.fail_after(max(0.0, turn.envelope.remaining) + WRITE_SECONDS):
-                    await run_while_connected(receive, writer.write)
+                with anyio.fail_after(max(0.0, turns[-1].envelope.remaining) + WRITE_SECONDS):
+                    await run_while_connected(receive, lambda: self._write(writers, send))
             except (ClientGone, TimeoutError):
                 scope["state"]["client_gone"] = True
+
+    async def _write(self, writers: "Sequence[_TurnWriter]", send: Send) -> None:
+        """Write the whole stream.
+
+        Raises:
+            KikiError: a turn failed before the stream began.
+        """
+        until = time.monotonic() + self._settings.keepalive_seconds
+        for writer in writers:
+            await writer.wait_for_beginning(until)
+        self.headers.update(writers[0].headers)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for writer in writers:
+            if not await writer.write():
+                break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _TurnWriter:
     """Writes one turn to one client."""
 
-    def __init__(
-        self,
-        turn: FollowedTurn,
-        request: CheckedRequest,
-        dialect: Dialect,
-        settings: FacadeSettings,
-        reply: Response,
-        send: Send,
-    ) -> None:
+    def __init__(self, turn: FollowedTurn, part: StreamPart, settings: FacadeSettings, send: Send) -> None:
         self._turn = turn
-        self._request = request
-        self._dialect = dialect
+        self._request = part.request
+        self._dialect = part.dialect
         self._settings = settings
-        self._reply = reply
         self._send = send
         self._live = LiveText()
         self._tokens = _LiveTokens()
+        self._begun: InferBegun | None = None
+        self._early_events: list[Happening] = []
         self._prompt_tokens = 0
-        self._shows_tokens = request.level != "full"
+        self._shows_tokens = part.request.level != "full"
         self._stages: set[str] = set()
         self._wrote_at = time.monotonic()
 
-    async def write(self) -> None:
-        """Write the whole stream.
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that say how the turn is served, as far as that is known."""
+        return describe_turn(self._request, None if self._begun is None else self._begun.adapters)
+
+    async def wait_for_beginning(self, until: float) -> None:
+        """Wait until the worker has accepted the turn, or shows that it has, or until a moment of the monotonic clock.
 
         Raises:
-            KikiError: the turn failed before the stream began.
+            KikiError: the turn failed.
         """
-        event = await self._begin()
+        while True:
+            event = await self._turn.next()
+            if isinstance(event, InferBegun):
+                self._begun = event
+                return
+            if event is not None:
+                self._early_events.append(event)
+            if isinstance(event, InferToken | AnswerReady) or time.monotonic() >= until:
+                return
+
+    async def write(self) -> bool:
+        """Write the turn; returns whether it was answered."""
         try:
-            await self._write_turn(event)
+            await self._write_beginning()
+            await self._write_turn()
         except KikiError as error:
             await self._write(self._dialect.fail(error))
+            return False
         except Exception:  # noqa: BLE001 - the status is sent already; logged with its traceback
             _log.exception("stream failed")
             await self._write(self._dialect.fail(InternalError()))
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            return False
+        return True
 
-    async def _begin(self) -> Happening | None:
-        """Send the status once the worker has accepted the turn, or shows that it has, or in a long silence.
-
-        Returns:
-            The event that showed it.
-        """
-        started, stages = time.monotonic(), []
-        while True:
-            event = await self._turn.next()
-            if isinstance(event, InferBegun | InferToken | AnswerReady):
-                break
-            if event is not None:
-                stages.append(event)
-            if time.monotonic() - started >= self._settings.keepalive_seconds:
-                break
-        begun = event if isinstance(event, InferBegun) else None
-        self._reply.headers.update(describe_turn(self._request, None if begun is None else begun.adapters))
-        await self._send(
-            {"type": "http.response.start", "status": self._reply.status_code, "headers": self._reply.raw_headers}
-        )
+    async def _write_beginning(self) -> None:
+        begun = self._begun
         beginning = Beginning(envelope=self._turn.envelope)
         if begun is not None:
             self._prompt_tokens = begun.prompt_tokens
@@ -132,13 +157,12 @@ class _TurnWriter:
                 envelope=self._turn.envelope, prompt_tokens=begun.prompt_tokens, model_digest=begun.model_digest
             )
         await self._write(self._dialect.begin(beginning))
-        for stage in stages:
-            if isinstance(stage, Event):
-                await self._write_stages(stage)
-        return event if isinstance(event, InferToken | AnswerReady) else None
 
-    async def _write_turn(self, event: Happening | None) -> None:
-        while not isinstance(event, AnswerReady):
+    async def _next_event(self) -> Happening | None:
+        return self._early_events.pop(0) if self._early_events else await self._turn.next()
+
+    async def _write_turn(self) -> None:
+        while not isinstance(event := await self._next_event(), AnswerReady):
             if isinstance(event, InferToken):
                 await self._write_token(event)
             elif isinstance(event, InferBegun):
@@ -146,7 +170,6 @@ class _TurnWriter:
             elif event is not None:
                 await self._write_stages(event)
             await self._keep_alive()
-            event = await self._turn.next()
         await self._write_answer(event)
 
     async def _write_token(self, token: InferToken) -> None:

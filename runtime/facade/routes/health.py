@@ -1,5 +1,6 @@
 """``/health`` (is the process well), ``/ready`` (can a turn be answered) and ``/status`` (for life-core)."""
 
+import time
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -10,13 +11,14 @@ from bus.agent import Report, gather_reports
 from bus.broker import read_sync_interval
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
+from schemas.status import StatusReply
 
 router = APIRouter()
 
 
 @router.get("/health")
 async def report_health(parts: Parts) -> JSONResponse:
-    """The state of broker, agents and turns. Always 200: restarting a facade that answers would mend nothing."""
+    """Broker, agents, turns, memory and adapters. Always 200: restarting a facade that answers would mend nothing."""
     connected = parts.bus.is_connected
     agents = await collect_agent_reports(parts)
     return JSONResponse(
@@ -25,6 +27,9 @@ async def report_health(parts: Parts) -> JSONResponse:
             "broker": {"connected": connected, "sync_interval": await _read_sync_interval(parts)},
             "agents": [_agent_body(report) for report in agents],
             "turns_in_flight": parts.turns.in_flight,
+            "uptime_seconds": round(time.monotonic() - parts.started_at, 1),
+            "memory": _memory_body(agents),
+            "adapters": _adapters_body([report.status for report in agents if report.status.agent == "inference"]),
         }
     )
 
@@ -88,7 +93,38 @@ def _describe_missing(name: str, all_reports: list[Report]) -> str:
 
 def _agent_body(report: Report) -> dict[str, Any]:
     status = report.status
-    return {"agent": status.agent, "pid": report.pid, "ready": status.ready, "detail": status.detail}
+    return {
+        "agent": status.agent,
+        "pid": report.pid,
+        "ready": status.ready,
+        "detail": status.detail,
+        "resident_bytes": report.resident_bytes or None,
+    }
+
+
+def _memory_body(all_reports: list[Report]) -> dict[str, int]:
+    """Bytes in memory: of this process, and of the processes of all agents, each counted once."""
+    processes = {(report.host, report.pid): report.resident_bytes for report in all_reports}
+    return {"resident_bytes": metrics.read_resident_bytes(), "agents_resident_bytes": sum(processes.values())}
+
+
+def _adapters_body(workers: list[StatusReply]) -> dict[str, Any] | None:
+    """The adapters of the workers: how many the one with most has, and which are in a model now; None without workers.
+
+    A count that no worker reports is None.
+    """
+    if not workers:
+        return None
+
+    def count_most(gauge: str) -> int | None:
+        return max((int(worker.gauges[gauge]) for worker in workers if gauge in worker.gauges), default=None)
+
+    return {
+        "registered": count_most("adapters_registered"),
+        "resident": count_most("adapters_resident"),
+        "resident_bytes": count_most("adapter_resident_bytes"),
+        "active": sorted({name for worker in workers for name in worker.info.get("adapters", "").split()}),
+    }
 
 
 async def _read_sync_interval(parts: Facade) -> str | None:

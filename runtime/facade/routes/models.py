@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from runtime.catalogue import ServedModel
+from runtime.facade.abilities import EmbedderModel
 from runtime.facade.dependencies import Parts, Tenant
-from schemas.errors import UnknownModel
 
 router = APIRouter()
 CREATED = 1767225600
@@ -15,26 +15,52 @@ CREATED = 1767225600
 
 
 @router.get("/v1/models")
+@router.get("/v1/models/", include_in_schema=False)
 async def list_models(parts: Parts, _: Tenant) -> JSONResponse:
-    """All model ids with their descriptions."""
-    return JSONResponse({"object": "list", "data": [_model(name, served) for name, served in parts.models.items()]})
+    """All model ids with their descriptions, the other names for them, and the embedder."""
+    models, context = parts.models, await parts.abilities.read_context_tokens()
+    entries = [_model(name, name, served, context) for name, served in models.items()]
+    entries += [_model(name, model_id, models[model_id], context) for name, model_id in models.names.items()]
+    if (embedder := await parts.abilities.read_embedder()) is not None:
+        entries.append(_embedder(embedder))
+    return JSONResponse({"object": "list", "data": entries})
 
 
-@router.get("/v1/models/{model_id}")
-async def show_model(model_id: str, parts: Parts, _: Tenant) -> JSONResponse:
-    """One model id; 404 when there is no alias of that name."""
-    served = parts.models.get(model_id)
-    if served is None:
-        raise UnknownModel(f"there is no model '{model_id}': GET /v1/models lists them.", param="model")
-    return JSONResponse(_model(model_id, served))
+@router.get("/v1/models/{name:path}")
+async def show_model(name: str, parts: Parts, _: Tenant) -> JSONResponse:
+    """One model, under any name that a request may give it; 404 when there is none."""
+    name = name.strip("/")
+    if (embedder := await parts.abilities.read_embedder()) is not None and embedder.answers_to(name):
+        return JSONResponse(_embedder(embedder))
+    model_id, served = parts.models.resolve(name)
+    return JSONResponse(_model(model_id, model_id, served, await parts.abilities.read_context_tokens()))
 
 
-def _model(name: str, served: ServedModel) -> dict[str, Any]:
+def _model(name: str, model_id: str, served: ServedModel, context: int | None) -> dict[str, Any]:
+    """An entry; ``model_id`` is the model that answers to ``name``, ``context`` the tokens that it takes."""
+    return {
+        **_entry(name, context),
+        "root": model_id,
+        "description": served.description,
+        "level": served.level,
+    }
+
+
+def _embedder(embedder: EmbedderModel) -> dict[str, Any]:
+    return {
+        **_entry(embedder.name, embedder.max_tokens),
+        "root": embedder.name,
+        "description": "The embedder behind /v1/embeddings.",
+        "dimensions": embedder.dimensions,
+    }
+
+
+def _entry(name: str, context: int | None) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
         "created": CREATED,
         "owned_by": "micro-kiki",
-        "description": served.description,
-        "level": served.level,
+        "context_length": context,
+        "max_model_len": context,
     }

@@ -23,13 +23,14 @@ from schemas.adapters import (
     AdapterRequest,
     new_life,
 )
-from schemas.chat import Message, Sampling
+from schemas.chat import Message, Sampling, Tool, Tooling
 from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import EpisodeForgotten, InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
 from schemas.findings import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
 from schemas.status import StatusReply
+from schemas.tokens import CountReply, CountRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +77,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await check_a_turn_streams_candidate_0_and_carries_all(bus)
     await check_a_job_is_decoded(bus)
     await check_a_job_is_scored(bus)
+    await check_tokens_are_counted_as_a_turn_reads_them(bus)
     await check_ballots_share_their_conversation(bus)
     await check_a_panel_answers_with_every_member(bus)
     await check_a_failing_member_does_not_fail_the_turn(bus)
@@ -159,6 +161,17 @@ async def check_a_job_is_scored(bus: Bus) -> None:
     (scores,) = result.scores
     assert set(scores) == set(choices)
     assert scores[choices[0]] > scores[choices[1]]
+
+
+async def check_tokens_are_counted_as_a_turn_reads_them(bus: Bus) -> None:
+    event = new_recall_done(new_query_routed("What is the capital of France?"))
+    await bus.publish(event)
+    done = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
+    reply = await bus.request("count", CountRequest(messages=event.query.messages), CountReply, timeout=PATIENCE)
+    assert reply.tokens == done.inference.usage.prompt_tokens
+    tooling = Tooling(tools=(Tool(name="weather", description="Tells the weather."),))
+    with_tools = CountRequest(messages=event.query.messages, tooling=tooling)
+    assert (await bus.request("count", with_tools, CountReply, timeout=PATIENCE)).tokens > reply.tokens + 20
 
 
 async def check_ballots_share_their_conversation(bus: Bus) -> None:

@@ -21,7 +21,6 @@ from agents.inference.tools import (
     arguments_of,
     describe_tools,
     read_calls,
-    schema_of,
     spell_out_tools,
     syntax_of,
 )
@@ -72,7 +71,7 @@ def decode(
     text: str, calls: CallCollector, *, truncate: bool = False, stops: tuple[str, ...] = ()
 ) -> tuple[DecodingRow, str]:
     """A row that decoded ``text`` and its end (with ``truncate``, the end of its budget), and the text it streamed."""
-    begins = "tool" if calls.marks is None else "content"
+    begins = "content" if calls.marks[0] else "tool"
     row = DecodingRow(
         index=0,
         budget=len(text) + 1,
@@ -189,12 +188,116 @@ def test_prose_is_streamed_while_it_is_decoded() -> None:
     assert [held.take_content(text) for text in ("{", '"na', '"x"', "!")] == ["", "", '{"na"x"', "!"]
 
 
-def test_a_call_that_was_cut_off_is_plain_content() -> None:
-    row, content = decode('<tool_call>{"name": "add"', CallCollector(GENERIC, TOOLS), truncate=True)
-    assert (row.finish_reason, content) == ("length", '<tool_call>{"name": "add"')
-    calls = CallCollector(GENERIC, Tooling(tools=(ADD,), forced="add"))
-    row, content = decode('{"name": "add", "argu', calls, truncate=True)
-    assert (row.finish_reason, content, calls.tool_calls) == ("length", '{"name": "add", "argu', [])
+MARKED = f"<tool_call>\n{BARE}\n</tool_call>"
+REQUIRED = Tooling(tools=(WEATHER, ADD), required=True)
+FORCED = Tooling(tools=(WEATHER,), forced="get_weather")
+
+
+@pytest.mark.parametrize(
+    ("before", "written", "collector"),
+    [
+        ("", MARKED, lambda: CallCollector(GENERIC, TOOLS)),
+        ("Let me look.\n", MARKED, lambda: CallCollector(GENERIC, TOOLS)),
+        ("", f"```json\n[{BARE}]\n```", lambda: CallCollector(GENERIC, TOOLS)),
+        ("", BARE, lambda: CallCollector(GENERIC, FORCED)),
+        ("", BARE, lambda: CallCollector(GENERIC, REQUIRED)),
+        *(
+            ("Let me look.\n", written, lambda name=name: CallCollector(syntax(name), TOOLS))
+            for name, written in WRITTEN
+        ),
+    ],
+)
+def test_a_call_that_is_cut_off_anywhere_is_no_text(before: str, written: str, collector: Any) -> None:
+    malformed = read_counter()
+    for end in range(1, len(written) + 1):
+        row, content = decode(before + written[:end], collector(), truncate=True)
+        candidate = row.candidate(adapters=(), prompt_tokens=1)
+        assert (candidate.text, content) == (before, before), written[:end]
+        for call in candidate.tool_calls:
+            assert json.loads(call.arguments) == {"city": "Paris"}, "only a whole call is one"
+        assert candidate.finish_reason == "length" or candidate.tool_calls
+    assert read_counter() == malformed
+
+
+def test_calls_that_are_whole_before_the_cut_are_kept() -> None:
+    row, content = decode(f"{MARKED}\n{MARKED[:40]}", CallCollector(GENERIC, TOOLS), truncate=True)
+    assert (len(row.candidate(adapters=(), prompt_tokens=1).tool_calls), row.finish_reason, content) == (
+        1,
+        "length",
+        "",
+    )
+    row, content = decode(f"{BARE}\n{BARE[:-3]}R", CallCollector(GENERIC, REQUIRED), truncate=True)
+    assert (len(row.candidate(adapters=(), prompt_tokens=1).tool_calls), row.finish_reason, content) == (
+        1,
+        "length",
+        "",
+    )
+
+
+@pytest.mark.parametrize("tooling", [FORCED, REQUIRED])
+def test_a_required_call_that_ends_with_the_budget_is_whole(tooling: Tooling) -> None:
+    row, content = decode(BARE, CallCollector(GENERIC, tooling), truncate=True)
+    assert (row.finish_reason, content) == ("tool_calls", "")
+
+
+def test_prose_that_is_cut_off_is_kept() -> None:
+    for text in ("The sum is 3 <", 'So: {"name": "get_wea', '{"name": "Ada", "born": 18', "```python\nprint("):
+        row, content = decode(text, CallCollector(GENERIC, TOOLS), truncate=True)
+        assert (row.finish_reason, content) == ("length", text.removesuffix("<"))
+    row, content = decode("The sum is 3 [", CallCollector(syntax("mistral"), TOOLS))
+    assert (row.finish_reason, content) == ("stop", "The sum is 3 [")
+
+
+def test_an_object_with_another_name_is_streamed_before_it_ends() -> None:
+    calls = CallCollector(GENERIC, TOOLS)
+    assert [calls.take_content(text) for text in ('{"name": "', "A", "da")] == ["", '{"name": "A', "da"]
+
+
+ROME = BARE.replace("Paris", "Rome")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"{BARE}\n{ROME}",
+        f"[{BARE}, {ROME}]",
+        f"```json\n[{BARE},\n{ROME}]\n```",
+        f"<tool_call>{BARE}</tool_call>\n<tool_call>{ROME}</tool_call>",
+        f"<tool_call>{BARE}\n{ROME}</tool_call>",
+        f"<tool_call>[{BARE}, {ROME}]</tool_call>",
+    ],
+)
+def test_several_calls_of_one_answer_are_read_in_every_form(written: str) -> None:
+    row, content = decode(written, CallCollector(GENERIC, TOOLS))
+    calls = row.candidate(adapters=(), prompt_tokens=1).tool_calls
+    assert [json.loads(call.arguments)["city"] for call in calls] == ["Paris", "Rome"]
+    assert len({call.id for call in calls}) == 2
+    assert (row.finish_reason, content) == ("tool_calls", "")
+    single = CallCollector(GENERIC, Tooling(tools=(WEATHER,), parallel=False))
+    decode(written, single)
+    assert [json.loads(call.arguments)["city"] for call in single.tool_calls] == ["Paris"]
+
+
+def test_required_calls_stand_on_lines_and_end_when_one_comes_again() -> None:
+    calls = CallCollector(GENERIC, REQUIRED)
+    row, content = decode(f"{BARE}\n{ROME}\n{BARE}\n{ROME}", calls)
+    assert [json.loads(call.arguments)["city"] for call in calls.tool_calls] == ["Paris", "Rome"]
+    assert (row.finish_reason, content) == ("tool_calls", "")
+    assert row.decoded <= len(f"{BARE}\n{ROME}\n{BARE}\n")
+    row, _ = decode(f"{BARE}\n{BARE[:-5]}", CallCollector(GENERIC, REQUIRED), truncate=True)
+    assert row.finish_reason == "tool_calls", "what is cut off has been made before"
+
+
+def test_a_required_call_may_be_spread_over_lines() -> None:
+    calls = CallCollector(GENERIC, REQUIRED)
+    row, content = decode(BARE.replace("{", "{\n"), calls)
+    assert (len(calls.tool_calls), row.finish_reason, content) == (1, "tool_calls", "")
+
+
+def test_a_required_call_that_no_grammar_held_is_counted_and_shown() -> None:
+    before = read_counter()
+    row, content = decode("I cannot.", CallCollector(GENERIC, REQUIRED))
+    assert (row.finish_reason, content, read_counter()) == ("stop", "I cannot.", before + 1)
 
 
 def test_stop_strings_do_not_count_inside_a_call() -> None:
@@ -211,14 +314,6 @@ def test_parsers_survive_any_text(text: str) -> None:
         except MalformedCall:
             continue
         assert {call.name for call in calls} <= {"get_weather", "add"}
-
-
-def test_the_schema_of_a_forced_call_allows_that_call_only() -> None:
-    good = {"name": "get_weather", "arguments": {"city": "Rome"}}
-    jsonschema.validate(good, json.loads(schema_of(TOOLS)))
-    for wrong in ({"name": "add", "arguments": {}}, {"name": "get_weather", "arguments": {}}, {**good, "x": 1}):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, json.loads(schema_of(Tooling(tools=(WEATHER, ADD), forced="get_weather"))))
 
 
 CALL = ToolCall(id="call_1", name="get_weather", arguments='{"city": "Paris"}')
@@ -306,14 +401,76 @@ async def test_tools_beside_plain_requests_and_their_answers_back(engine: Any) -
     assert after.candidates[0].usage.completion_tokens > 0
 
 
-@pytest.mark.parametrize("parameters", ["{", '{"type": "nothing"}'])
-async def test_parameters_that_are_no_schema_are_refused(engine: Any, parameters: str) -> None:
+async def test_a_required_call_of_a_small_model_ends(engine: Any) -> None:
+    for tooling in (
+        Tooling(tools=(FORECAST,), required=True),
+        Tooling(tools=(FORECAST,), required=True, parallel=False),
+    ):
+        (candidate,) = (
+            await engine.generate(ask("Forecast for Paris?", tooling=tooling, sampling={"max_tokens": 200}))
+        ).candidates
+        assert (candidate.finish_reason, candidate.text) == ("tool_calls", "")
+        cities = [json.loads(call.arguments)["city"] for call in candidate.tool_calls]
+        assert len(cities) == len(set(cities)) <= (2 if tooling.parallel else 1)
+
+
+async def test_a_forced_call_that_the_budget_cuts_off_is_no_text(engine: Any) -> None:
+    pieces: list[Any] = []
+
+    async def hear(piece: Any) -> None:
+        pieces.append(piece)
+
+    request = ask("Forecast?", tooling=Tooling(tools=(FORECAST,), forced="forecast"), sampling={"max_tokens": 5})
+    (candidate,) = (await engine.generate(request, hear)).candidates
+    assert (candidate.finish_reason, candidate.text, candidate.tool_calls) == ("length", "", ())
+    assert "".join(piece.text for piece in pieces) == ""
+
+
+async def test_arguments_name_nothing_that_was_not_asked_for(engine: Any) -> None:
+    city = Tool(
+        name="get_weather", parameters='{"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}}'
+    )
+    now = Tool(name="now", parameters="{}")
+    for tool, keys in ((city, {"city"}), (now, set())):
+        request = ask("Go.", tooling=Tooling(tools=(tool,), forced=tool.name), sampling={"max_tokens": 60})
+        (call,) = (await engine.generate(request)).candidates[0].tool_calls
+        assert set(json.loads(call.arguments)) <= keys
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tooling"),
+    [
+        ("{", {}),
+        ("[" * 5000, {}),
+        ('{"items":' * 200 + "{}" + "}" * 200, {}),
+        ('{"type": "nothing"}', {"required": True}),
+        ('{"$ref": "https://example.org/x"}', {"forced": "x"}),
+    ],
+)
+async def test_parameters_that_are_no_schema_are_refused(engine: Any, parameters: str, tooling: Any) -> None:
     tool = Tool(name="x", parameters=parameters)
-    with pytest.raises(InvalidInput) as caught:
-        await engine.generate(ask(tooling=Tooling(tools=(tool,), required=True)))
+    with pytest.raises(InvalidInput, match="'x'") as caught:
+        await engine.generate(ask(tooling=Tooling(tools=(tool,), **tooling)))
     assert caught.value.param == "tools"
 
 
-@pytest.mark.parametrize("arguments", ["", "{", "[" * 50_000])
-async def test_arguments_that_are_no_json_are_told_as_text(arguments: str) -> None:
-    assert arguments_of(ToolCall(id="1", name="add", arguments=arguments)) == arguments
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("", {}),
+        (" null\n", {}),
+        ("{}", {}),
+        ('{"a": [1]}', {"a": [1]}),
+        ('{"cmd": ', '{"cmd": '),
+        ('["ls"]', '["ls"]'),
+        ("5", "5"),
+        ('"x"', '"x"'),
+        ("{", "{"),
+        ("[" * 50_000, "[" * 50_000),
+        ('{"a":' * 200 + "1" + "}" * 200, '{"a":' * 200 + "1" + "}" * 200),
+        ("9" * 5000, "9" * 5000),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_arguments_that_are_no_object_are_told_as_the_client_sent_them(sent: str, shown: Any) -> None:
+    assert arguments_of(ToolCall(id="1", name="add", arguments=sent)) == shown

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.embedder.agent import EmbedderAgent
-from agents.router.agent import RouterAgent
+from agents.router.agent import BASE, ROUTED, RouterAgent
 from agents.router.settings import RouterSettings
 from bus.agent import gather_reports, run_agent
 from bus.connection import Bus, BusSettings, connect
@@ -66,6 +66,7 @@ async def route_text(
 
 
 async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
+    counts_before = {name: ROUTED.labels(name)._value.get() for name in ("rust", BASE, "docker")}
     async with run_router(bus, embedder_path) as (router, embedder):
         first = await route_text(bus, RUST)
         route = first.route
@@ -95,6 +96,8 @@ async def test_turns_are_routed(bus: Bus, embedder_path: Path) -> None:
         assert (raw.route.plan.level, raw.route.plan.candidates, raw.route.plan.record) == ("raw", 2, False)
         assert router.status().ready
         assert router.status().gauges["turns"] == 6.0
+        counts = {name: ROUTED.labels(name)._value.get() - before for name, before in counts_before.items()}
+        assert counts == {"rust": 3.0, BASE: 1.0, "docker": 1.0}
         assert embedder.status().gauges["embed_cache_hits"] >= 2.0
 
 

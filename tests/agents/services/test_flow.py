@@ -189,9 +189,73 @@ async def test_advice_is_recorded_as_an_event(bus: Bus) -> None:
         assert (advice.stack_weights, advice.domains) == (tuple(weights), second.domains)
 
 
+async def test_weights_by_name_are_taken_as_kiki_flow_publishes_them(bus: Bus) -> None:
+    """Its offline step gives each stack of its configuration the same weight; the names are whatever it was told."""
+    async with run_services(bus):
+        body = {"tau": 7, "stack_weights": {"cpp": 0.25, "electronics": 0.5, "stack_01": 0.25}}
+        reply = await bus.client.request("kiki.svc.flow.publish", msgspec.json.encode(body), timeout=5)
+        answer = decode(FlowPublishReply, reply.data)
+        assert answer.domains == {"cpp": 0.5, "electronics": 0.25, "components": 0.25}
+        assert answer.unknown == ()
+        advice = await read_advice(bus, answer.seq)
+        assert (advice.tau, advice.domains, advice.named_weights) == (7.0, answer.domains, body["stack_weights"])
+        assert (len(advice.stack_weights), advice.stack_weights[1]) == (STACKS, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "domains", "unknown"),
+    [
+        ({"code": 0.5, "math": 0.5}, {"math": 0.5, "ml-training": 0.5}, ("code",)),
+        ({"code": 1.0, "stack_32": 2.0}, {}, ("code", "stack_32")),
+        ({"rust": 0.0, "cpp": 1e30}, {"cpp": 1.0}, ()),
+    ],
+)
+async def test_names_of_no_stack_are_recorded_and_say_nothing_of_the_domains(
+    bus: Bus, weights: dict[str, float], domains: dict[str, float], unknown: tuple[str, ...]
+) -> None:
+    async with run_services(bus):
+        reply = await bus.client.request(
+            "kiki.svc.flow.publish", msgspec.json.encode({"stack_weights": weights}), timeout=5
+        )
+        answer = decode(FlowPublishReply, reply.data)
+        assert (answer.domains, answer.unknown) == (domains, unknown)
+        advice = await read_advice(bus, answer.seq)
+        assert (advice.tau, advice.named_weights, advice.domains) == (0.0, weights, domains)
+        assert bool(advice.stack_weights) is bool(domains)
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("rust", "rust"),
+        ("Chat_FR", "chat-fr"),
+        ("stack_00", "chat-fr"),
+        ("stack-31", "yaml-json"),
+        ("stack-01-chat-fr", "chat-fr"),
+        ("stack-32-security", "security"),
+        ("stack_32", None),
+        ("stack_05-nothing", None),
+        ("5", None),
+        ("stack", None),
+    ],
+)
+def test_a_stack_is_named_by_a_domain_or_by_its_number(name: str, domain: str | None) -> None:
+    stacks = load_stacks()
+    assert stacks.find(name) == (None if domain is None else stacks.of(domain))
+
+
 @pytest.mark.parametrize(
     ("advice", "param"),
     [
+        ({"stack_weights": {}}, "stack_weights"),
+        ({"stack_weights": {"cpp": 0.0, "code": 0.0}}, "stack_weights"),
+        ({"stack_weights": {"cpp": -1.0}}, "stack_weights[...]"),
+        ({"stack_weights": {"cpp": 1e308}}, "stack_weights[...]"),
+        ({"stack_weights": {"cpp": "much"}}, "stack_weights[...]"),
+        ({"stack_weights": {"": 1.0}}, "stack_weights"),
+        ({"stack_weights": {"x" * 129: 1.0}}, "stack_weights"),
+        ({"stack_weights": {f"s{index}": 1.0 for index in range(257)}}, "stack_weights"),
+        ({"stack_weights": "cpp"}, "stack_weights"),
         ({"tau": 1.0}, "stack_weights"),
         ({"tau": 1.0, "state_summary": {"a": 1.0}, "stack_weights": [1.0] * STACKS}, "stack_weights"),
         ({"tau": 1.0, "stack_weights": [0.0] * STACKS}, "stack_weights"),

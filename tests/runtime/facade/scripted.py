@@ -1,5 +1,6 @@
 """Scripted agents behind a real broker, and the facade in front of it."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,10 +30,13 @@ from schemas.findings import (
     BiasReport,
     Candidate,
     DomainScore,
+    Echo,
+    FinishReason,
     Inference,
     Level,
     Negotiation,
     Plan,
+    Query,
     Recall,
     Route,
     StageTiming,
@@ -51,6 +55,7 @@ class Script:
     Attributes:
         tokens: live tokens, published before the answer when the plan has them.
         candidates: texts of the candidates; ``text`` alone when None.
+        answers: texts by the question, instead of ``text``, each of one live token.
         fail: the turn fails with this error, before the worker has accepted it.
         fail_late: the turn fails with this error after its live tokens.
         silent: the turn is not answered.
@@ -58,6 +63,8 @@ class Script:
         before_begin: the worker accepts the turn after this event; None: at once.
         usage: the tokens of each candidate, and ``spent`` those of the whole turn.
         adapters: the adapters that take part.
+        echo: what was continued, where the query asks for it; its text when None.
+        finish_reason: why the answer ended; None: as its calls say.
         queries: the queries so far; the first one sets ``query_arrived``.
         cancellations: the cancellations so far; the first one sets ``cancel_arrived``.
     """
@@ -65,6 +72,7 @@ class Script:
     tokens: tuple[InferToken | str, ...] = ("The capital ", "is Paris.")
     text: str = "The capital is Paris."
     candidates: tuple[str, ...] | None = None
+    answers: dict[str, str] = field(default_factory=dict)
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     fail: KikiError | None = None
@@ -76,6 +84,9 @@ class Script:
     spent: Usage = SPENT
     adapters: tuple[AdapterUse, ...] = (AdapterUse(name="python", weight=1.0),)
     logprobs: tuple[TokenLogprob, ...] = ()
+    echo: Echo | None = None
+    finish_reason: FinishReason | None = None
+    is_cut: bool = False
     queries: list[QueryReceived] = field(default_factory=list)
     cancellations: list[TurnCancelled] = field(default_factory=list)
     cancel_arrived: anyio.Event = field(default_factory=anyio.Event)
@@ -107,6 +118,8 @@ class ScriptedAgents:
 
     async def _play_turn(self, event: QueryReceived) -> None:
         script = self.script
+        if (text := script.answers.get(event.query.text)) is not None:
+            script = dataclasses.replace(script, text=text, tokens=(text,))
         if script.silent:
             return
         if script.fail is not None:
@@ -185,6 +198,7 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
                     usage=script.usage,
                     adapters=script.adapters,
                     tokens=script.logprobs,
+                    finish_reason=script.finish_reason or "stop",
                 )
                 for text in texts
             ),
@@ -192,14 +206,23 @@ def answer_event(event: RecallDone, script: Script) -> AnswerReady:
             model="small",
             model_digest="abcdef0123456789",
             prompt_tokens=script.usage.prompt_tokens,
+            echo=find_echo(event.query, script),
+            cut=script.is_cut,
         ),
         negotiation=Negotiation(chosen=0, text=script.text, outcome="passed"),
         bias=BiasReport(checked=False),
         text=script.text,
-        finish_reason="tool_calls" if script.tool_calls else "stop",
+        finish_reason=script.finish_reason or ("tool_calls" if script.tool_calls else "stop"),
         usage=script.spent,
         timings=(*event.timings, timing("inference")),
     )
+
+
+def find_echo(query: Query, script: Script) -> Echo | None:
+    """What the worker says that it continued, if the query asks for it."""
+    if query.continuation is None or not query.continuation.echo:
+        return None
+    return script.echo or Echo(text=query.text)
 
 
 def failure_event(event: QueryReceived, error: KikiError) -> TurnFailed:

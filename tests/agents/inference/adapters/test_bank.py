@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from agents.inference.adapters.bank import AdapterBank
+from agents.inference.adapters.bank import BASE, SWAP_SECONDS, AdapterBank
 from agents.inference.mlx.loading import limits
 from schemas.errors import SetupError, StageFailed
 from schemas.findings import AdapterUse
@@ -46,6 +46,18 @@ def test_deactivation_restores_the_base_bit_for_bit(bank: AdapterBank, model: An
     assert not np.allclose(with_one, base)
     assert not np.allclose(with_one, with_two)
     assert bank.active == ()
+
+
+def test_the_seconds_of_each_swap_are_counted(bank: AdapterBank) -> None:
+    def count() -> float:
+        (family,) = SWAP_SECONDS.collect()
+        return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
+
+    seat, before = bank.seat((ONE,)), count()
+    for seats in ((seat,), (seat,), (BASE,), (BASE, seat), (BASE, seat)):
+        bank.mount(seats)
+    assert count() - before == 3, "one in place, the base again, and both side by side"
+    assert bank.last_swap_ms > 0
 
 
 def test_an_adapter_is_the_same_after_another(bank: AdapterBank, model: Any) -> None:

@@ -306,7 +306,10 @@ async def test_unregistered_adapter_runs_on_base_and_says_so(engine: Any) -> Non
 async def test_prefetch_makes_adapters_resident(engine: Any) -> None:
     await engine.prefetch((AdapterUse(name="one"), AdapterUse(name="dead"), AdapterUse(name="nobody")))
     await engine.generate(ask(sampling={"max_tokens": 1}))
-    assert engine.gauges["adapter_resident_bytes"] > 0
+    gauges = engine.gauges
+    assert gauges["adapter_resident_bytes"] > 0
+    assert 1 <= gauges["adapters_resident"] < gauges["adapters_registered"]
+    assert engine.parameters <= gauges["model_bytes"] <= 4.1 * engine.parameters
 
 
 async def test_answer_is_cut_at_the_end_of_the_context(settings: InferenceSettings, engine: Any) -> None:

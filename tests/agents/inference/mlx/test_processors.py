@@ -105,9 +105,24 @@ async def test_constrained_answers_follow_their_schema(engine: Any, sampling: di
     assert plain.candidates[0].text == PARIS
 
 
-@pytest.mark.parametrize("schema", ["{", '{"type": "nothing"}', '{"$ref": "#/nowhere"}'])
+FLAG = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer"}}, "required": ["ok", "n"]}
+PROMPTS = ("hello", "hi", "What is 2+2?", "Is the sky blue?", "Tell me a joke.", "Name a colour.", "Bonjour",
+           "Who are you?", "List three fruits.", "Write a poem about the sea.")  # fmt: skip
+
+
+async def test_small_answers_of_a_schema_end_within_their_tokens(engine: Any) -> None:
+    sampling = {"max_tokens": 64, "json_schema": json.dumps(FLAG)}
+    outcomes = await generate_together(engine, *(ask(prompt, sampling=sampling) for prompt in PROMPTS))
+    for outcome in outcomes:
+        (candidate,) = outcome.candidates
+        assert candidate.finish_reason == "stop"
+        jsonschema.validate(json.loads(candidate.text), {**FLAG, "additionalProperties": False})
+        assert not set(" \n") & set(candidate.text)
+
+
+@pytest.mark.parametrize("schema", ["{", '{"type": "nothing"}', '{"$ref": "#/nowhere"}', '{"$ref": "#"}'])
 async def test_a_schema_that_cannot_constrain_is_refused(engine: Any, schema: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        engine.grammars.check(schema)
+        await engine.generate(ask(sampling={"json_schema": schema}))
     assert caught.value.param == "response_format"
     assert "\n" not in caught.value.message

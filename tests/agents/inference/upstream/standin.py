@@ -33,6 +33,7 @@ class StandIn:
         abandoned: streams that their reader left.
         status: while it is set, chat requests and the list of models are answered with this status.
         lists_nothing: the list of models is an empty reply.
+        counts: it has vLLM's ``/tokenize``.
         endless: streams do not end by themselves.
         silent: nothing is answered.
         context: the length of the context that the list of models tells; None tells none.
@@ -46,6 +47,7 @@ class StandIn:
     abandoned: int = 0
     status: int | None = None
     lists_nothing: bool = False
+    counts: bool = True
     endless: bool = False
     silent: bool = False
     context: int | None = None
@@ -57,7 +59,7 @@ class StandIn:
         self.loras.clear()
         self.bodies.clear()
         self.abandoned, self.status, self.endless, self.breaks_after, self.lists_nothing = 0, None, False, None, False
-        self.silent, self.context = False, None
+        self.silent, self.context, self.counts = False, None, True
 
     @property
     def url(self) -> str:
@@ -145,6 +147,14 @@ def _app(state: StandIn) -> FastAPI:
             return _error(404, f"The lora adapter '{name}' cannot be found.")
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await request.json()
+        state.bodies.append(body)
+        if not state.counts:
+            return _error(404, "Not Found")
+        return JSONResponse({"count": _length(body), "max_model_len": CONTEXT, "tokens": [1] * _length(body)})
+
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         body = await request.json()
@@ -216,10 +226,12 @@ def _cut_tokens(tokens: list[str], stops: list[str]) -> list[str]:
 
 
 def _length(body: dict[str, Any]) -> int:
-    """Tokens of the prompt: its words, its tools, and one that opens the answer."""
+    """Tokens of the prompt: its words, its tools, and one that opens the answer unless one goes on."""
     if "prompt" in body:
         return len(_words(body))
-    return sum(len(message["content"].split()) for message in body["messages"]) + 10 * len(body.get("tools") or ()) + 1
+    opening = 0 if body.get("continue_final_message") else 1
+    words = sum(len(message["content"].split()) for message in body["messages"])
+    return words + 10 * len(body.get("tools") or ()) + opening
 
 
 def _call(body: dict[str, Any]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.response import UNKNOWN_LOGPROB, Answer
 from bus.metrics import DEGRADED
-from schemas.chat import Message, Sampling, Tool, Tooling
+from schemas.chat import Message, Sampling, Tool, ToolCall, Tooling
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, Refused, SetupError, StageFailed, Unavailable
 from schemas.findings import AdapterUse, Continuation, Echo
 from tests.agents.inference.upstream.standin import BASE, CONTEXT, StandIn
@@ -102,7 +102,7 @@ async def test_probes_find_what_the_server_does(engine: OpenAIEngine) -> None:
     capabilities = set(engine.info["capabilities"].split())
     assert capabilities == {
         *("stream_logprobs", "whole_logprobs", "token_texts", "top_logprobs", "prompt_logprobs"),
-        *("stops", "schemas", "tools", "forced_tools", "completions", "echo"),
+        *("stops", "schemas", "tools", "forced_tools", "continues", "completions", "echo"),
     }
 
 
@@ -131,6 +131,22 @@ async def test_usage_and_log_probabilities_are_the_servers(engine: OpenAIEngine)
     assert candidate.logprob == pytest.approx(-0.25)
     assert [token.token for token in candidate.tokens] == ["I", " am", f" {BASE}", "."]
     assert [top.logprob for top in candidate.tokens[0].top] == [-0.5, -1.5]
+
+
+async def test_tokens_are_counted_where_the_server_can(engine: OpenAIEngine, server: StandIn) -> None:
+    messages = (Message(role="user", content="word " * 100), Message(role="assistant", content="I"))
+    assert await engine.count_tokens(messages[:1], None, thinking=False) == 101
+    assert await engine.count_tokens(messages[:1], Tooling(tools=(WEATHER,)), thinking=True) == 111
+    body = server.bodies[-1]
+    assert (body["model"], body["tools"][0]["function"]["name"]) == (BASE, "weather")
+    assert (body["add_generation_prompt"], body["chat_template_kwargs"]) == (True, {"enable_thinking": True})
+    await engine.count_tokens(messages, None, thinking=False)
+    assert (server.bodies[-1]["add_generation_prompt"], server.bodies[-1]["continue_final_message"]) == (False, True)
+    server.counts = False
+    with pytest.raises(StageFailed, match="cannot count") as refusal:
+        await engine.count_tokens(messages, None, thinking=False)
+    assert refusal.value.code == "upstream_refused"
+    assert engine.healthy
 
 
 async def test_candidates_are_calls_of_their_own_with_their_own_seeds(engine: OpenAIEngine, server: StandIn) -> None:
@@ -489,10 +505,12 @@ async def test_a_request_is_accepted_with_its_first_part_and_never_when_it_is_re
     assert len(accepted) == 1
 
 
-async def test_only_the_clients_messages_count_as_its_prompt(engine: OpenAIEngine) -> None:
+async def test_only_the_clients_messages_count_as_its_prompt(engine: OpenAIEngine, server: StandIn) -> None:
     assert (await engine.generate(ask())).own_tokens == 4
     longer = replace(ask("Recalled. Who are you?"), own=ask().messages)
-    assert (await engine.generate(longer)).own_tokens == 0, "this server counts only what it is sent"
+    assert (await engine.generate(longer)).own_tokens == 4
+    server.counts = False
+    assert (await engine.generate(longer)).own_tokens == 0, "such a server counts only what it is sent"
 
 
 # Texts without a chat template.
@@ -588,6 +606,66 @@ async def test_a_schema_is_followed(engine: OpenAIEngine) -> None:
     schema = '{"type": "object", "properties": {"city": {"type": "null"}}, "required": ["city"]}'
     (candidate,) = (await engine.generate(ask(sampling={"json_schema": schema}))).candidates
     assert msgspec.json.decode(candidate.text) == {"city": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"sampling": {"json_schema": '{"$ref": "#"}'}}, "response_format"),
+        ({"sampling": {"json_schema": "{"}}, "response_format"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters="{"),))}, "tools"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters='{"$ref": "#"}'),), required=True)}, "tools"),
+        ({"tooling": Tooling(tools=(Tool(name="x", parameters='{"$ref": "http://y"}'),), forced="x")}, "tools"),
+    ],
+)
+async def test_schemas_that_nobody_can_follow_are_refused_here(
+    engine: OpenAIEngine, server: StandIn, options: dict[str, Any], param: str
+) -> None:
+    before = len(server.bodies)
+    with pytest.raises(InvalidInput) as caught:
+        await engine.generate(ask(**options))
+    assert (caught.value.param, len(server.bodies)) == (param, before)
+
+
+async def test_an_answer_at_the_end_is_continued_where_the_server_can(engine: OpenAIEngine, server: StandIn) -> None:
+    messages = (Message(role="user", content="Who?"), Message(role="assistant", content="I am"))
+    fields = {"add_generation_prompt", "continue_final_message"}
+    await engine.generate(replace(ask(), messages=messages))
+    assert {name: server.bodies[-1][name] for name in fields} == {
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+    await engine.generate(ask())
+    assert not fields & server.bodies[-1].keys()
+    engine.connection.capabilities = Capabilities(stream_logprobs=True)
+    await engine.generate(replace(ask(), messages=messages))
+    assert not fields & server.bodies[-1].keys()
+
+
+@pytest.mark.parametrize(("sent", "told"), [("", "{}"), ("null", "{}"), ('["ls"]', '["ls"]'), ('{"a": ', '{"a": ')])
+async def test_a_call_without_arguments_is_told_as_an_empty_object(
+    engine: OpenAIEngine, server: StandIn, sent: str, told: str
+) -> None:
+    call = ToolCall(id="c", name="weather", arguments=sent)
+    messages = (
+        Message(role="user", content="Weather?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="", tool_call_id="c"),
+    )
+    await engine.generate(replace(ask(), messages=messages))
+    assert server.bodies[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == told
+
+
+def test_a_call_that_the_budget_cut_off_is_left_out_and_not_counted() -> None:
+    before = read_counter("tools.malformed")
+    for reason, count in (("length", 0), ("tool_calls", 1)):
+        answer = Answer(index=0, seed=0, text_filter=TextFilter())
+        call = {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"city": "Pa'}}
+        answer.take({"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": reason}]})
+        answer.end()
+        candidate = answer.candidate(adapters=())
+        assert (candidate.tool_calls, candidate.text, candidate.finish_reason) == ((), "", reason)
+        assert read_counter("tools.malformed") == before + count
 
 
 def test_a_process_that_asks_an_upstream_needs_no_mlx() -> None:

@@ -6,7 +6,7 @@ import httpx
 import msgspec
 import pytest
 
-from runtime.catalogue import ServedModel
+from runtime.catalogue import Catalogue, ServedModel
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import REFUSED as UNSERVED
 from runtime.facade.chat.request import ChatRequest, read_chat
@@ -308,7 +308,7 @@ def test_system_text_alone_and_no_text_at_all_are_served(messages: list[dict[str
 
 
 def test_an_alias_over_the_cap_is_capped() -> None:
-    models = {"long": ServedModel(description="y", level="raw", max_tokens=9999)}
+    models = Catalogue({"long": ServedModel(description="y", level="raw", max_tokens=9999)})
     body = msgspec.json.encode(chat_body(model="long"))
     request = read_chat(body, models=models, settings=FacadeSettings(max_tokens_cap=100))
     assert request.query.sampling.max_tokens == 100

@@ -269,7 +269,7 @@ STEPS_DOWN: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "field"), STEPS_DOWN)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_no_panel_can_serve_steps_down_and_says_so(
+async def test_a_field_that_no_panel_can_serve_steps_down_and_says_so(
     http: httpx.AsyncClient, script: Script, fields: dict[str, Any], field: str, stream: bool
 ) -> None:
     script.candidates = ("Paris.", "Lyon.") if "n" in fields else None
@@ -294,6 +294,14 @@ async def test_a_missing_adapter_is_named(http: httpx.AsyncClient, script: Scrip
     assert (await http.post("/v1/chat/completions", json=body)).headers["x-kiki-degraded"] == "adapter=power; missing"
     script.adapters = (AdapterUse(name="power"),)
     assert "x-kiki-degraded" not in (await http.post("/v1/chat/completions", json=body)).headers
+
+
+async def test_a_cut_answer_says_so(http: httpx.AsyncClient, script: Script) -> None:
+    script.is_cut = True
+    body = chat_body(model="micro-kiki", kiki={"trace": True})
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert reply.headers["x-kiki-degraded"] == "deadline; cut"
+    assert reply.json()["kiki"]["cut"] is True
 
 
 @pytest.mark.parametrize("stream", [False, True])
