@@ -68,8 +68,9 @@ format: dev ## Let ruff format and mend
 bench: install ## The budgets of the architecture, measured
 	$(BIN)/kiki bench overhead
 
-contract: install ## Write docs/asyncapi.json again
+contract: install ## Write docs/asyncapi.json and docs/openapi.json again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
+	$(BIN)/kiki openapi --output docs/openapi.json
 
 page: install tests/contract/node_modules ## The contract as one HTML page, into dist/
 	@mkdir -p dist

@@ -1,6 +1,6 @@
 """The immutable record of an answered turn: what dream-of-kiki replays and memory projects."""
 
-from schemas.base import WireStruct
+from schemas.base import Integer, WireStruct
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import User
 from schemas.findings import (
@@ -30,7 +30,8 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     ``history_ids`` are those in ``messages``. ``concepts`` are key phrases of the text. ``saillance_score`` (spelled as
     the sibling services spell it), 0..1, says how much there is to remember. An imported episode has the name of the
     speaker in ``speaker`` and the id that it was imported with in ``source_id``. A summary names the episodes that it
-    stands for in ``summarises``. ``cut``: the turn's time was over before its answer had ended (since version 5).
+    stands for in ``summarises``. Since version 5: ``cut`` (the turn's time was over before its answer had ended),
+    ``request`` (the query's), and ``prompt_tokens`` of the query's own messages, 0 when they are not known.
     """
 
     episode_id: str
@@ -63,6 +64,8 @@ class Episode(WireStruct, frozen=True, kw_only=True):
     bias: BiasReport = BiasReport(checked=False)
     cut: bool = False
     usage: Usage = Usage()
+    prompt_tokens: Integer = 0
+    request: str = ""
     timings: tuple[StageTiming, ...] = ()
     embedding: tuple[float, ...] = ()
     concepts: tuple[str, ...] = ()

@@ -22,6 +22,8 @@ CODES: dict[str, int] = {
     "model_not_found": 404,
     "turn_not_found": 404,
     "session_not_found": 404,
+    "response_not_found": 404,
+    "previous_response_not_found": 404,
     "service_not_found": 404,
     "adapter_not_found": 404,
     "request_timeout": 408,

@@ -47,6 +47,8 @@ class Query(WireStruct, frozen=True, kw_only=True):
     ``messages`` as if the client had sent them.
     An assistant's message at the end is continued. ``continuation`` continues a text outside of any conversation.
     ``thinking`` says whether the model reasons before it answers, when it can; None leaves it to the alias.
+    ``request`` is what the asker must know of its client's request to write the answer again later. It is the asker's
+    own text, which every stage passes on; empty where nobody asks for the answer again.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     awaited: bool = False
     continuation: Continuation | None = None
     thinking: bool | None = None
+    request: str = ""
 
     @property
     def text(self) -> str:

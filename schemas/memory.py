@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from schemas.base import END, Integer, WireStruct, refuse_non_finite
-from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
+from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, TURN_ID_PATTERN, User
 from schemas.findings import RecalledEpisode
 from schemas.numbers import Component
 from schemas.times import UnixTime
@@ -203,12 +203,16 @@ class ConversationReply(WireStruct, frozen=True, kw_only=True):
 
 
 class ForgetRequest(WireStruct, frozen=True, kw_only=True):
-    """Delete one session of a user from the record and from the memory's stores, or without ``session_id`` all that is
-    the user's."""
+    """Delete one turn of a user from the record, the streams and the memory's stores, or one session; without both all
+    that is the user's.
+
+    A turn goes alone: what was said in it stays in the messages of the turns that continued it.
+    """
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     user: User = ""
     session_id: Annotated[str, Meta(pattern=SESSION_PATTERN)] | None = None
+    turn_id: Annotated[str, Meta(pattern=TURN_ID_PATTERN)] | None = None
 
 
 class ForgetReply(WireStruct, frozen=True, kw_only=True):

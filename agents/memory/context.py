@@ -51,6 +51,15 @@ def windows(order: Sequence[str], changed: Iterable[str]) -> dict[str, dict[int,
     return {order[place]: _window(order, place) for place in sorted(near_places)}
 
 
+def windows_without(name: str, order: Sequence[str]) -> dict[str, dict[int, str]]:
+    """The windows that change when a key leaves a session's ``order``; none where it is not in it."""
+    if name not in order:
+        return {}
+    place = order.index(name)
+    left = [*order[:place], *order[place + 1 :]]
+    return windows(left, left[max(0, place - 1) : place + 1])
+
+
 def blend_neighbours(window: Mapping[int, str], own: Mapping[str, OwnFeatures]) -> ContextFeatures:
     """The episode at distance 0 with its neighbours' shares. A neighbour that is not in ``own`` is left out."""
     present = [(distance, own[name]) for distance, name in sorted(window.items()) if name in own]

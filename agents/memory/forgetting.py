@@ -2,7 +2,7 @@
 stores drop it."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import anyio
 import msgspec
 import structlog
 
-from agents.memory.episodes import store_key
+from agents.memory.context import windows_without
+from agents.memory.episodes import episode_id, store_key
 from agents.memory.progress import RECORD, TAKEN, wait_until_remembered
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.trace import SessionEpisode
@@ -18,9 +19,11 @@ from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.dead_letters import read_letters, read_payload
 from bus.errors import translate_errors
+from bus.record import find_entry
 from bus.storage import objects
 from bus.stream import delete_message, find_sequences, measure_stream, purge, read_last, read_stream
 from bus.topology import ANSWER_MAX_BYTES, ANSWERS, DEAD, EPISODES, TURNS
+from bus.turns.events import read_turn_events
 from schemas.codec import decode_envelope
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput
@@ -39,39 +42,91 @@ _log = structlog.get_logger("memory")
 async def forget(bus: Bus, stores: Stores, request: ForgetRequest) -> ForgetReply:
     """Publish a tombstone for each episode, then remove its text from the record, the turns and the stores.
 
-    Summaries that tell of a forgotten session are forgotten with it.
+    Summaries that tell of what is forgotten are forgotten with it.
 
     Raises:
-        InvalidInput: neither a user nor a session is named.
+        InvalidInput: neither a user, a session nor a turn is named, or the turn still runs.
         Unavailable: the broker or a store failed; the same request again continues where this one stopped.
     """
     tenant, user = request.tenant, request.user
-    if not user and request.session_id is None:
-        raise InvalidInput("whose memory is to be forgotten? Name a user or a session.", param="user")
+    if not user and request.session_id is None and request.turn_id is None:
+        raise InvalidInput("whose memory is to be forgotten? Name a user, a session or a turn.", param="user")
     await wait_until_remembered(bus)
     async with stores.write_lock:
+        if request.turn_id is not None:
+            return await _forget_turn(bus, stores, request.turn_id, tenant=tenant, user=user)
         trace = stores.trace
         named = [request.session_id] if request.session_id else await trace.sessions(tenant=tenant, user=user)
         tell_of_them = [await trace.summaries_of(session_id, tenant=tenant, user=user) for session_id in named]
         summaries = {session_id for session_ids in tell_of_them for session_id in session_ids} - {*named}
-        sessions = [*sorted(summaries), *named]
-        episodes = [
-            (session_id, member)
-            for session_id in sessions
-            for member in await trace.turns(session_id, tenant=tenant, user=user)
-        ]
-        names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
-        await stores.atlas.remove(names, {})  # no later turn recalls them
-        await erase_copies(bus, [member.episode_id for _, member in episodes], tenant=tenant)
-        for session_id, member in episodes:
-            await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
-        for session_id in sessions:
-            if parts := await trace.parts_of(session_id, tenant=tenant, user=user):
-                await stores.atlas.mark_summarised(parts, "")  # what a summary summed up ranks as before
-            await trace.remove_session(session_id, tenant=tenant, user=user)
-    count = sum(session_id in named for session_id, _ in episodes)
+        sessions = await _forget_sessions(bus, stores, [*sorted(summaries), *named], tenant=tenant, user=user)
+    count = sum(session_id in named for session_id in sessions)
     _log.info("memory forgotten", sessions=len(named), episodes=count, summaries=len(summaries))
     return ForgetReply(episodes=count)
+
+
+async def _forget_sessions(bus: Bus, stores: Stores, sessions: Sequence[str], *, tenant: str, user: str) -> list[str]:
+    """Forget whole sessions; return the session of each episode that they had."""
+    trace = stores.trace
+    episodes = [
+        (session_id, member)
+        for session_id in sessions
+        for member in await trace.turns(session_id, tenant=tenant, user=user)
+    ]
+    names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
+    await stores.atlas.remove(names, {})  # no later turn recalls them
+    await erase_copies(bus, [member.episode_id for _, member in episodes], tenant=tenant)
+    for session_id, member in episodes:
+        await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
+    for session_id in sessions:
+        if parts := await trace.parts_of(session_id, tenant=tenant, user=user):
+            await stores.atlas.mark_summarised(parts, "")  # what a summary summed up ranks as before
+        await trace.remove_session(session_id, tenant=tenant, user=user)
+    return [session_id for session_id, _ in episodes]
+
+
+async def _forget_turn(bus: Bus, stores: Stores, turn_id: str, *, tenant: str, user: str) -> ForgetReply:
+    """Forget a turn's episode, if it has one, and its events; nothing where the turn is somebody else's or unknown."""
+    entry = await find_entry(bus, turn_id)
+    if entry is None:
+        await _erase_unrecorded(bus, turn_id, tenant=tenant, user=user)
+    if entry is None or (entry.envelope.tenant, entry.envelope.user) != (tenant, user):
+        return ForgetReply(episodes=0)
+    session_id, trace = entry.envelope.session_id, stores.trace
+    member = SessionEpisode(episode_id=episode_id(tenant=tenant, turn_id=turn_id), turn_id=turn_id)
+    key = store_key(tenant, "episode", member.episode_id)
+    summaries = await trace.nodes([node for _, node in await trace.summaries([key])])
+    await _forget_sessions(bus, stores, [node["session_id"] for node in summaries.values()], tenant=tenant, user=user)
+    order = [
+        store_key(tenant, "episode", other.episode_id)
+        for other in await trace.turns(session_id, tenant=tenant, user=user)
+    ]
+    await stores.atlas.remove([key], windows_without(key, order))
+    if node := (await trace.nodes([key])).get(key):
+        await stores.atlas.mark_summarised(sorted(node["parts"]), "")
+    await erase_copies(bus, [member.episode_id], tenant=tenant)
+    await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
+    await trace.remove_episode(member.episode_id, session_id, tenant=tenant, user=user)
+    _log.info("turn forgotten", turn_id=turn_id)
+    return ForgetReply(episodes=int(isinstance(entry, EpisodeRecorded)))
+
+
+async def _erase_unrecorded(bus: Bus, turn_id: str, *, tenant: str, user: str) -> None:
+    """Delete what the streams hold of a turn that the record does not have.
+
+    Raises:
+        InvalidInput: it still runs.
+    """
+    try:
+        events = [entry.event for entry in await read_turn_events(bus, turn_id)]
+    except InvalidInput:
+        return  # nothing is stored of it
+    if not any((event.envelope.tenant, event.envelope.user) == (tenant, user) for event in events):
+        return
+    if not any(isinstance(event, ENDS) or event.envelope.remaining <= 0 for event in events):
+        raise InvalidInput(f"turn '{turn_id}' still runs: cancel it first.", param="turn_id")
+    with translate_errors("the turn was not erased", advice="ask again"):
+        await _erase_events(bus, turn_id)
 
 
 async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, session_id: str) -> None:
@@ -95,8 +150,7 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
     await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id, erased=tuple(erased)))
     with translate_errors("the record was not erased", advice="ask again"):
         await _overwrite(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, member.turn_id))
-        await _overwrite(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, member.turn_id))
-        await purge(bus, TURNS, subject=bus.subjects.turn(member.turn_id))
+        await _erase_events(bus, member.turn_id)
 
 
 async def erase_copies(bus: Bus, episode_ids: Collection[str], *, tenant: str) -> None:
@@ -121,8 +175,7 @@ async def erase_copies(bus: Bus, episode_ids: Collection[str], *, tenant: str) -
             if running is not None:
                 reason = "what this turn recalled was forgotten"
                 await bus.publish(TurnCancelled(envelope=running.next(TurnCancelled.subject), reason=reason))
-            await _overwrite(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))
-            await purge(bus, TURNS, subject=bus.subjects.turn(turn_id))
+            await _erase_events(bus, turn_id)
         async with aclosing(read_letters(bus)) as letters:
             async for entry in letters:
                 body = await _read_body(bus, entry.letter)
@@ -202,6 +255,12 @@ async def _read_settled(bus: Bus) -> _Settled:
     async with aclosing(read_stream(bus, ANSWERS, [taken], after=floors[TAKEN])) as messages:
         waiting = {message.subject.rpartition(".")[2] async for message in messages}
     return _Settled(floors[RECORD], waiting)
+
+
+async def _erase_events(bus: Bus, turn_id: str) -> None:
+    """Delete a turn's events; of its end only an answer has text."""
+    await _overwrite(bus, ANSWERS, bus.subjects.stage(AnswerReady.subject, turn_id))
+    await purge(bus, TURNS, subject=bus.subjects.turn(turn_id))
 
 
 async def _overwrite(bus: Bus, stream: str, subject: str) -> None:

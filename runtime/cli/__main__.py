@@ -15,6 +15,7 @@ MODULES = {
     "trace": "runtime.cli.turns",
     "replay": "runtime.cli.replay",
     "asyncapi": "runtime.cli.asyncapi",
+    "openapi": "runtime.cli.openapi",
     "doctor": "runtime.cli.doctor",
     "models": "runtime.cli.models",
     "dead": "runtime.cli.dead",

@@ -1,6 +1,7 @@
 """The application: routes, error handlers and middleware put together."""
 
 from collections.abc import Mapping
+from functools import cache
 from http import HTTPStatus
 
 import structlog
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from bus.connection import Bus
 from runtime.catalogue import Catalogue, ServedModel
@@ -18,6 +20,8 @@ from runtime.facade.dependencies import Facade, parts_of
 from runtime.facade.embeddings import EmbedderClient
 from runtime.facade.errors import HttpRefusal, refuse
 from runtime.facade.middleware import AccessLog
+from runtime.facade.openapi import serving
+from runtime.facade.openapi.document import encode_document
 from runtime.facade.paths import Paths
 from runtime.facade.routes import (
     adapters,
@@ -27,6 +31,7 @@ from runtime.facade.routes import (
     health,
     messages,
     metrics,
+    responses,
     route,
     sessions,
     turns,
@@ -35,7 +40,21 @@ from runtime.facade.routes import models as model_routes
 from runtime.facade.settings import FacadeSettings
 from schemas.errors import InvalidInput, KikiError
 
-ROUTES = (chat, completions, messages, embeddings, model_routes, route, sessions, turns, health, metrics, adapters)
+ROUTES = (
+    chat,
+    completions,
+    responses,
+    messages,
+    embeddings,
+    model_routes,
+    route,
+    sessions,
+    turns,
+    health,
+    metrics,
+    adapters,
+    serving,
+)
 """The modules of the routes; each has its own as ``router``."""
 
 _log = structlog.get_logger("facade")
@@ -59,6 +78,7 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Mapping[str, ServedMo
     )
     for module in ROUTES:
         app.include_router(module.router)
+    app.state.read_document = cache(encode_interface)
     app.add_exception_handler(KikiError, _refuse_kiki_error)
     app.add_exception_handler(HTTPException, _refuse_http_exception)
     app.add_exception_handler(RequestValidationError, _refuse_parameter)
@@ -66,11 +86,19 @@ def create_app(bus: Bus, settings: FacadeSettings, models: Mapping[str, ServedMo
     return app
 
 
+def encode_interface() -> bytes:
+    """The OpenAPI document of all routes."""
+    return encode_document(_all_routes())
+
+
+def _all_routes() -> list[BaseRoute]:
+    return [each for module in ROUTES for each in module.router.routes]
+
+
 def _add_middleware(app: FastAPI, settings: FacadeSettings) -> None:
     """What stands around the routes; the one that is added last stands outside."""
     retry_after = settings.retry_after
-    all_routes = [each for module in ROUTES for each in module.router.routes]
-    app.add_middleware(Paths, routes=all_routes, retry_after=retry_after)
+    app.add_middleware(Paths, routes=_all_routes(), retry_after=retry_after)
     if not settings.api_keys:
         app.add_middleware(
             HostCheck,

@@ -53,7 +53,12 @@ def _sends_key(request: Request, expected: str) -> bool:
     return any(hmac.compare_digest(key.encode(), expected.encode()) for key in keys)
 
 
-async def _find_tenant(request: Request) -> str:
+async def find_tenant(request: Request) -> str:
+    """Dependency: the tenant of the request's key.
+
+    Raises:
+        InvalidInput: the settings have keys, and the request sends none of them.
+    """
     settings = parts_of(request).settings
     if not settings.api_keys:
         return settings.default_tenant
@@ -67,7 +72,8 @@ async def _find_tenant(request: Request) -> str:
     return tenants[0]
 
 
-async def _find_owner(request: Request, tenant: Annotated[str, Depends(_find_tenant)]) -> Owner:
+async def find_owner(request: Request, tenant: Annotated[str, Depends(find_tenant)]) -> Owner:
+    """Dependency of requests that have no body: the tenant, and the user whom a header or the query names."""
     settings = parts_of(request).settings
     user = name_user(request.headers, ("user", request.query_params.get("user")), one_memory=settings.one_memory)
     return Owner(tenant, user)
@@ -89,6 +95,5 @@ async def require_admin_key(request: Request) -> None:
 
 
 Parts = Annotated[Facade, Depends(_get_parts)]
-Tenant = Annotated[str, Depends(_find_tenant)]
-WhoseMemory = Annotated[Owner, Depends(_find_owner)]
-"""Of requests that have no body: the user stands in a header or in the query."""
+Tenant = Annotated[str, Depends(find_tenant)]
+WhoseMemory = Annotated[Owner, Depends(find_owner)]

@@ -1,4 +1,5 @@
-"""Every refusal in the shape of the API that it answers: OpenAI's error object, under ``/v1/messages`` Anthropic's."""
+"""Every refusal in the shape and words of the API that it answers: OpenAI's error object, under ``/v1/messages``
+Anthropic's; under ``/v1/responses`` its fields have the names that they have there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +7,10 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
+from runtime.facade.responses.words import translate
 from schemas.errors import InvalidInput, KikiError
 
-_BUSY = (429, 503)
+RETRYABLE = (429, 503, 504)
 """Statuses after which a client may try again: the reply says when."""
 
 _UNREAD = (408, 413)
@@ -63,12 +65,18 @@ class HttpRefusal(InvalidInput):
 
 def speaks_anthropic(path: str) -> bool:
     """Whether the clients of a path are Anthropic's, which expect its shapes."""
-    return path.strip("/").removeprefix("v1/").split("/")[0] == "messages"
+    return _interface_of(path) == "messages"
 
 
 def describe_error_for(path: str, error: KikiError, *, request_id: str = "") -> dict[str, Any]:
     """The body of a refusal in the shape that the clients of ``path`` expect."""
-    return describe_anthropic_error(error, request_id=request_id) if speaks_anthropic(path) else describe_error(error)
+    if speaks_anthropic(path):
+        return describe_anthropic_error(error, request_id=request_id)
+    return describe_error(translate(error) if _interface_of(path) == "responses" else error)
+
+
+def _interface_of(path: str) -> str:
+    return path.strip("/").removeprefix("v1/").split("/")[0]
 
 
 def describe_error(error: KikiError) -> dict[str, Any]:
@@ -98,7 +106,7 @@ def kind_of(status: int) -> str:
 def refuse(scope: Scope, error: KikiError, *, retry_after: int) -> JSONResponse:
     """The reply to the request of ``scope``, which ends in ``error``."""
     headers = dict(error.headers) if isinstance(error, HttpRefusal) else {}
-    if error.status in _BUSY:
+    if error.status in RETRYABLE:
         headers["retry-after"] = str(retry_after)
     if error.status in _UNREAD:
         headers["connection"] = "close"

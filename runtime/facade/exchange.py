@@ -46,8 +46,8 @@ async def serve_turn(
     follow = await prepare_turn(request, chat_request, parts=parts, tenant=tenant, session_id=session_id)
     if chat_request.stream:
         return TurnStream([StreamPart(follow=follow, request=chat_request, dialect=dialect)], parts.settings)
-    (answer,) = await take_answers(request, [follow])
-    return JSONResponse(dialect.whole(answer), headers=describe_answer(chat_request, answer))
+    answers = await take_answers(request, [follow])
+    return JSONResponse(dialect.whole(answers[0]), headers=describe_answers(chat_request, answers))
 
 
 async def prepare_turn(
@@ -86,19 +86,17 @@ async def take_answers(request: Request, follows: Sequence[Follow]) -> list[Answ
         turns = [await stack.enter_async_context(follow()) for follow in follows]
         request.state.turn_id = turns[0].id
         try:
-            answers = await run_while_connected(request.receive, lambda: _gather_answers(turns))
+            return await run_while_connected(request.receive, lambda: _gather_answers(turns))
         except ClientGone:
             request.state.client_gone = True
             raise
-        for turn, answer in zip(turns, answers, strict=True):
-            turn.count_first_text(answer.route.plan.level)
-    return answers
 
 
-def describe_answer(chat_request: CheckedRequest, answer: AnswerReady) -> dict[str, str]:
-    """The headers that say how a turn was served that has been answered."""
-    adapters = [use for candidate in answer.inference.candidates for use in candidate.adapters]
-    return describe_turn(chat_request, adapters, is_cut=answer.inference.cut)
+def describe_answers(chat_request: CheckedRequest, answers: Sequence[AnswerReady]) -> dict[str, str]:
+    """The headers that say how the turns of a request were served."""
+    inferences = [answer.inference for answer in answers]
+    adapters = [use for inference in inferences for candidate in inference.candidates for use in candidate.adapters]
+    return describe_turn(chat_request, adapters, is_cut=any(inference.cut for inference in inferences))
 
 
 async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:
@@ -107,7 +105,8 @@ async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:
 
     async def wait_for(turn: FollowedTurn) -> None:
         try:
-            answers[turn.id] = await turn.answer()
+            answers[turn.id] = answer = await turn.answer()
+            turn.count_first_text(answer.route.plan.level)
         except KikiError as error:
             errors.append(error)
             tasks.cancel_scope.cancel()

@@ -72,6 +72,8 @@ _TURNS = """
 _MENTIONED = """
     MATCH (:Session {id: $session})-[:CONTAINS]->(:Episode)-[:MENTIONS]->(c:Concept) RETURN DISTINCT c.id
 """
+_MENTIONED_BY = "MATCH (:Episode {id: $episode})-[:MENTIONS]->(c:Concept) RETURN DISTINCT c.id"
+_REMOVE_EPISODE = "MATCH (e:Episode {id: $episode}) DETACH DELETE e"
 _REMOVE_EPISODES = "MATCH (:Session {id: $session})-[:CONTAINS]->(e:Episode) DETACH DELETE e"
 _REMOVE_SESSION = "MATCH (s:Session {id: $session}) DETACH DELETE s"
 _REMOVE_TENANT = "MATCH (n:{label} {{tenant: $tenant}}) WHERE $everybody OR n.user = $user DETACH DELETE n"
@@ -227,6 +229,24 @@ class Trace:
             concepts = [row[0] for row in await run(_MENTIONED, session=session)]
             await run(_REMOVE_EPISODES, session=session)
             await run(_REMOVE_SESSION, session=session)
+            if concepts:
+                await run(_UNMENTIONED, names=concepts)
+
+        await self._graph.write(work)
+
+    async def remove_episode(self, episode_id: str, session_id: str, *, tenant: str, user: str = "") -> None:
+        """Delete an episode with its edges, and link the two that stood around it; a session without any other goes,
+        too, and so do the concepts that no episode mentions any more."""
+        session, episode = session_key(tenant, user, session_id), store_key(tenant, "episode", episode_id)
+
+        async def work(run: "Run") -> None:
+            orders = await _read_orders(run, [session])
+            concepts = [row[0] for row in await run(_MENTIONED_BY, episode=episode)]
+            await run(_REMOVE_EPISODE, episode=episode)
+            across, _ = link_changes(orders, {episode})  # what adding it took apart
+            await _run_for_rows(run, _LINK.format(kind="NEXT"), across)
+            if not any(name != episode for order in orders for name in order):
+                await run(_REMOVE_SESSION, session=session)
             if concepts:
                 await run(_UNMENTIONED, names=concepts)
 

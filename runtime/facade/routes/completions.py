@@ -9,7 +9,7 @@ from runtime.facade.chat.stream import StreamPart, TurnStream
 from runtime.facade.completions.dialect import CompletionDialect, CompletionStream, describe_completion
 from runtime.facade.completions.request import CompletionRequest, check_completion
 from runtime.facade.dependencies import Parts, Tenant
-from runtime.facade.exchange import describe_answer, prepare_turn, take_answers
+from runtime.facade.exchange import describe_answers, prepare_turn, take_answers
 
 router = APIRouter()
 
@@ -31,4 +31,4 @@ async def create_completion(request: Request, parts: Parts, tenant: Tenant) -> R
         stream_parts = [StreamPart(follow=follow, request=turn, dialect=dialect) for follow, turn, dialect in turns]
         return TurnStream(stream_parts, parts.settings)
     answers = await take_answers(request, follows)
-    return JSONResponse(describe_completion(completion, answers), headers=describe_answer(completion.first, answers[0]))
+    return JSONResponse(describe_completion(completion, answers), headers=describe_answers(completion.first, answers))

@@ -15,7 +15,7 @@ CREATED = 1767225600
 
 
 @router.get("/v1/models")
-@router.get("/v1/models/")
+@router.get("/v1/models/", include_in_schema=False)
 async def list_models(parts: Parts, _: Tenant) -> JSONResponse:
     """All model ids with their descriptions, the other names for them, and the embedder."""
     models, context = parts.models, await parts.abilities.read_context_tokens()

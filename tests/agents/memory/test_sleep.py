@@ -152,13 +152,16 @@ async def test_related_episodes_are_summed_up_once_and_nothing_is_lost(bus: Bus,
 
 
 @both
-async def test_forgetting_a_session_forgets_the_summaries_of_it(bus: Bus, settings: MemorySettings) -> None:
+@pytest.mark.parametrize("named", [{"session_id": "ann-2"}, {"turn_id": turn(tenant="ann", key="ann2").turn_id}])
+async def test_forgetting_a_session_or_turn_forgets_the_summaries_of_it(
+    bus: Bus, settings: MemorySettings, named: dict[str, str]
+) -> None:
     async with run_memory_agent(bus, settings) as agent, scripted_worker(bus, sum_up):
         await tell(bus, "ann", 1, 1, 1, 1)
         await wait_for_agreement(bus, 4)
         (summary,) = (await request_sleep(bus)).merged
         assert len(summary.episodes) == 4
-        forget = ForgetRequest(user=USER, tenant="ann", session_id="ann-2")
+        forget = ForgetRequest(user=USER, tenant="ann", **named)
         assert (await bus.request("memory.forget", forget, ForgetReply, timeout=10.0)).episodes == 1
         await wait_for_agreement(bus, 3)
         atlas = agent._stores.atlas

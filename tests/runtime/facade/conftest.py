@@ -11,6 +11,7 @@ import pytest
 from bus.broker import EmbeddedBroker
 from bus.connection import Bus, BusSettings, connect
 from runtime.facade import FacadeSettings
+from tests.runtime.facade.conformance import check_response
 from tests.runtime.facade.scripted import Script, run_scripted_agents, serve_facade
 
 
@@ -37,5 +38,7 @@ async def url(broker: EmbeddedBroker, settings: FacadeSettings) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+    """A client whose every reply must be one of those that the OpenAPI document has."""
+    hooks = {"response": [check_response]}
+    async with httpx.AsyncClient(base_url=url, timeout=20, event_hooks=hooks) as client:
         yield client

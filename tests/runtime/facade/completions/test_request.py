@@ -1,5 +1,7 @@
 """Bodies of text completions: their prompts, what is the same as in a chat, and what is refused by name."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -110,3 +112,8 @@ def test_a_small_facade_takes_fewer_prompts() -> None:
 @pytest.mark.parametrize("neutral", [{"suffix": ""}, {"best_of": 1}, {"prompt_embeds": []}, {"kiki": {"level": "raw"}}])
 def test_a_neutral_value_passes(neutral: dict[str, Any]) -> None:
     assert query(**neutral).level == "raw"
+
+
+def test_the_page_on_http_names_every_field() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "http.md").read_text(encoding="utf-8")
+    assert {*CompletionRequest.__struct_fields__} <= set(re.findall(r"`([a-z_]+)`", page))

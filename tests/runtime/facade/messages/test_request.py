@@ -1,5 +1,7 @@
 """Anthropic's bodies as chat requests: roles, blocks, tools, and what is refused by name."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -207,3 +209,8 @@ def test_an_unserved_field_is_refused_by_name(fields: dict[str, Any], param: str
 @pytest.mark.parametrize("neutral", [{"mcp_servers": []}, {"container": None}, {"system": None}, {"tools": []}])
 def test_a_neutral_value_passes(neutral: dict[str, Any]) -> None:
     assert check(**neutral).query.tooling is None
+
+
+def test_the_page_on_http_names_every_field() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "http.md").read_text(encoding="utf-8")
+    assert {*MessagesRequest.__struct_fields__} <= set(re.findall(r"`([a-z_]+)`", page))
