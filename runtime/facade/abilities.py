@@ -46,6 +46,12 @@ class Abilities:
         """Tokens of the worker's context: prompt and answer together. None as long as no worker has said."""
         return _read_count(await self._read_report("inference"), "context_tokens")
 
+    async def read_adapters(self) -> frozenset[str] | None:
+        """The adapters that the worker has. None as long as no worker has said."""
+        report = await self._read_report("inference")
+        names = report.info.get("registered") if report is not None else None
+        return None if names is None else frozenset(names.split())
+
     async def read_embedder(self) -> EmbedderModel | None:
         """The embedder's model; None as long as no embedder has said."""
         report = await self._read_report("embedder")

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from runtime.facade.responses.words import translate
+from runtime.facade.words import translate
 from schemas.errors import InvalidInput, KikiError
 
 RETRYABLE = (429, 503, 504)

@@ -67,6 +67,8 @@ async def prepare_turn(
     owner = Owner(tenant, name_user(request.headers, *chat_request.users, one_memory=parts.settings.one_memory))
     if chat_request.query.memory == "user" and not owner.user:
         raise InvalidInput("the memory of a user needs one: send 'user'.", param="kiki.memory")
+    if parts.settings.missing_adapter == "refuse":
+        await _require_adapter(chat_request, parts)
     session = session_id or await _find_session(request, chat_request, parts, owner)
     key = _idempotency_key(request)
     if key is not None and number:
@@ -117,6 +119,20 @@ async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:
     if errors:
         raise errors[0]
     return [answers[turn.id] for turn in turns]
+
+
+async def _require_adapter(chat_request: CheckedRequest, parts: Facade) -> None:
+    """Raise when the model id names an adapter that the worker does not have."""
+    if chat_request.niche is None:
+        return
+    names = await parts.abilities.read_adapters()
+    if names is not None and chat_request.niche not in names:
+        raise InvalidInput(
+            f"the model '{chat_request.query.model}' names the adapter '{chat_request.niche}', which is not there: ask "
+            "another model, or have it installed.",
+            code="adapter_not_found",
+            param="model",
+        )
 
 
 async def _find_session(request: Request, chat_request: CheckedRequest, parts: Facade, owner: Owner) -> str | None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.clients import environments
-from tests.clients.catalogue import CLIENTS
+from tests.clients.catalogue import CLIENTS, Language
 from tests.clients.environments import BuildFailed, ToolchainMissing, prepare, run
 
 BY_LANGUAGE = {client.language: client for client in CLIENTS}
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("language", ["Node", "Go", "Java", "Rust"])
 def test_without_its_toolchain_a_client_says_what_is_missing(
-    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    language: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainMissing, match="not here"):

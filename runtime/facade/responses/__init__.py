@@ -2,5 +2,5 @@
 
 :mod:`.request` translates the body (:mod:`.items`, :mod:`.tools`) into a chat request, :mod:`.terms` is what a response
 says of its request, :mod:`.dialect` writes the answer (:mod:`.output`), and :mod:`.earlier` finds the turn of an
-earlier response. :mod:`.words` names the fields in refusals.
+earlier response.
 """

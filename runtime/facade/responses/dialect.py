@@ -12,7 +12,7 @@ from runtime.facade.errors import describe_error
 from runtime.facade.responses import output
 from runtime.facade.responses.output import Status
 from runtime.facade.responses.terms import Terms
-from runtime.facade.responses.words import translate
+from runtime.facade.words import translate
 from schemas.envelope import Envelope
 from schemas.errors import KikiError
 from schemas.events import AnswerReady
@@ -39,7 +39,7 @@ class ResponseDialect:
         turn_id, custom = answer.envelope.turn_id, self._terms.custom_tools
         return self._describe_answer(answer, output.describe_output(choice, turn_id=turn_id, custom=custom))
 
-    def unfinished(self, envelope: Envelope, status: Status, error: KikiError | None = None) -> dict[str, Any]:
+    def describe_state(self, envelope: Envelope, status: Status, error: KikiError | None = None) -> dict[str, Any]:
         """A ``response`` without an answer: it still runs, failed with ``error``, or was cancelled."""
         return {
             **self._describe_head(envelope.turn_id, envelope.created_at),
@@ -54,7 +54,7 @@ class ResponseDialect:
     def begin(self, beginning: Beginning) -> bytes:
         """The response, which runs."""
         self._turn_id = beginning.envelope.turn_id
-        self._running = self.unfinished(beginning.envelope, "in_progress")
+        self._running = self.describe_state(beginning.envelope, "in_progress")
         return b"".join(self._write(f"response.{name}", response=self._running) for name in ("created", "in_progress"))
 
     def text(self, kind: TextKind, text: str, tokens: Sequence[TokenLogprob], index: int) -> bytes:  # noqa: ARG002

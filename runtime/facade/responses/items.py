@@ -44,7 +44,7 @@ class InputItem(Struct, frozen=True, kw_only=True):
 class Transcript:
     """The chat messages of earlier turns, then those of an input.
 
-    ``places`` says where each message and call (by its place among them) was sent.
+    ``places`` says where each message of the input, or a part of it, was sent.
     """
 
     messages: list[SentMessage]
@@ -58,9 +58,11 @@ class Transcript:
         """Whether a message of the input is there."""
         return len(self.messages) > self._earlier
 
-    def add(self, message: SentMessage, place: str) -> None:
-        """Append a message of the input."""
-        self.places[f"messages[{len(self.messages)}]"] = place
+    def add(self, message: SentMessage, place: str, **fields: str) -> None:
+        """Append a message of the input; ``fields`` are those that have another name there."""
+        own_place = f"messages[{len(self.messages)}]"
+        self.places[own_place] = place
+        self.places |= {f"{own_place}.{field}": f"{place}.{name}" for field, name in fields.items()}
         self.messages.append(message)
 
     def add_call(self, call: dict[str, Any], place: str) -> None:
@@ -120,7 +122,8 @@ def _add_item(transcript: Transcript, item: InputItem, place: str) -> None:
             transcript.add_call(call, place)
         case "function_call_output" | "custom_tool_call_output":
             call_id, output = _require(item, "call_id", place), _require(item, "output", place)
-            transcript.add(SentMessage(role="tool", content=output, tool_call_id=call_id), place)
+            answer = SentMessage(role="tool", content=output, tool_call_id=call_id)
+            transcript.add(answer, place, content="output", tool_call_id="call_id")
         case "reasoning":
             pass  # it is not read again
         case kind:

@@ -13,8 +13,8 @@ from runtime.facade.chat.request import ChatRequest, CheckedRequest, Extension, 
 from runtime.facade.responses.items import InputItem, parse_items
 from runtime.facade.responses.terms import Terms, keep_terms
 from runtime.facade.responses.tools import FlatTool, describe_tools, nest_choice, nest_tools
-from runtime.facade.responses.words import NAMES, translate
 from runtime.facade.settings import FacadeSettings
+from runtime.facade.words import NAMES, translate
 from schemas.chat import Message
 from schemas.errors import InvalidInput
 

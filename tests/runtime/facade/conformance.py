@@ -29,16 +29,17 @@ def look_up(part: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def patterns() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
-    """The paths; those that say more come first."""
+    """The paths; those that say more come first, the longer ones of those that say as much."""
     return [
         (re.compile(re.sub(r"\{\w+\}", "(.+)", path)), item)
-        for path, item in sorted(DOCUMENT["paths"].items(), key=lambda entry: entry[0].count("{"))
+        for path, item in sorted(DOCUMENT["paths"].items(), key=lambda entry: (entry[0].count("{"), -len(entry[0])))
     ]
 
 
 def find_operation(method: str, path: str) -> dict[str, Any] | None:
     """What the document says of a request; None: nothing."""
-    for spelling in (path, path.rstrip("/"), PREFIX + path, PREFIX + path.rstrip("/")):
+    bare = "/" + path.strip("/")
+    for spelling in (path, bare, PREFIX + path, PREFIX + bare):
         for pattern, item in patterns():
             if pattern.fullmatch(spelling):
                 operation: dict[str, Any] | None = item.get(method.lower())

@@ -12,6 +12,7 @@ from bus.broker import EmbeddedBroker
 from bus.connection import Bus, BusSettings, connect
 from runtime.facade import FacadeSettings
 from tests.runtime.facade.conformance import check_response
+from tests.runtime.facade.example_services import run_example_services
 from tests.runtime.facade.scripted import Script, run_scripted_agents, serve_facade
 
 
@@ -26,6 +27,12 @@ async def script(bus: Bus, nats_url: str) -> AsyncIterator[Script]:
     script = Script()
     async with run_scripted_agents(nats_url, script):
         yield script
+
+
+@pytest.fixture
+async def example_services(bus: Bus) -> AsyncIterator[None]:
+    async with run_example_services(bus):
+        yield
 
 
 @pytest.fixture(scope="module")

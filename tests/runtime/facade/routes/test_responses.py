@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import FunctionToolParam, Response, ResponseStreamEvent
 from pydantic import BaseModel
 
 from schemas.chat import Message, ToolCall
@@ -20,7 +20,7 @@ from tests.runtime.facade.scripted import Script, wait_until
 pytestmark = pytest.mark.anyio
 ASK = "What is the capital of France?"
 FAST = "micro-kiki-fast"
-WEATHER: dict[str, Any] = {
+WEATHER: FunctionToolParam = {
     "type": "function",
     "name": "get_weather",
     "description": "The weather of a city.",
@@ -174,7 +174,9 @@ async def test_a_nested_model_is_parsed(url: str, script: Script) -> None:
     assert query.level == "fast"
 
 
-async def test_what_no_panel_can_serve_is_named_as_the_client_sent_it(http: httpx.AsyncClient, script: Script) -> None:
+async def test_a_field_that_no_panel_can_serve_is_named_as_the_client_sent_it(
+    http: httpx.AsyncClient, script: Script
+) -> None:
     body = body_of(model="micro-kiki", text={"format": {"type": "json_object"}})
     reply = await http.post("/v1/responses", json=body)
     assert reply.headers["x-kiki-degraded"] == "level=fast; field=text.format"
@@ -222,7 +224,7 @@ async def test_system_text_of_the_input_goes_on_where_instructions_do_not(
 async def test_calls_are_answered_through_the_id(url: str, script: Script) -> None:
     script.tool_calls, script.text, script.tokens = (CALL,), "", ()
     async with client_of(url) as client:
-        first = await client.responses.create(model="micro-kiki", input="Weather in Paris?", tools=[WEATHER])  # type: ignore[list-item]
+        first = await client.responses.create(model="micro-kiki", input="Weather in Paris?", tools=[WEATHER])
         (call,) = first.output
         assert call.type == "function_call"
         assert (call.call_id, call.name, call.arguments, call.status) == (
@@ -236,7 +238,7 @@ async def test_calls_are_answered_through_the_id(url: str, script: Script) -> No
             model="micro-kiki",
             previous_response_id=first.id,
             input=[{"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}],
-            tools=[WEATHER],  # type: ignore[list-item]
+            tools=[WEATHER],
         )
         items = await client.responses.input_items.list(second.id, order="asc")
     assert second.output_text == "Sunny."
@@ -497,7 +499,7 @@ async def test_every_event_and_item_follows_the_official_types(url: str, script:
             model=FAST,
             input=ASK,
             stream=True,
-            tools=[WEATHER],  # type: ignore[list-item]
+            tools=[WEATHER],
             reasoning={"effort": "low", "summary": "auto"},
             extra_body={"kiki": {"thinking": True}},
         )

@@ -19,27 +19,27 @@ NAMES = {
 }
 """The fields of a chat request that are called otherwise here."""
 
-_MESSAGE = re.compile(r"messages\[\d+\](\.tool_calls\[\d+\])?")
 _HEAD = re.compile(r"^\w+")
 _TOOL = re.compile(r"^(tools\[\d+\])\.(function|custom)\b")
+_QUOTED = re.compile(r"'([a-z_]+[\w.\[\]]*)'")
 
 
 def translate(error: E, places: Mapping[str, str] | None = None) -> E:
     """The error, whose ``param`` and message now name the fields of this interface.
 
-    ``places`` says of which input each message of the chat request was made.
+    ``places`` says of which input the messages of the chat request, and parts of them, were made.
     """
+    known = places or {}
     if error.param is not None:
-        error.param = _translate_param(error.param, places or {})
-    for name, own in NAMES.items():
-        error.message = error.message.replace(f"'{name}'", f"'{own}'")
+        error.param = _translate_path(error.param, known)
+    error.message = _QUOTED.sub(lambda name: f"'{_translate_path(name[1], known)}'", error.message)
     return error
 
 
-def _translate_param(param: str, places: Mapping[str, str]) -> str:
-    if (message := _MESSAGE.match(param)) is not None:
-        place = places.get(message[0], "input")
-        rest = param[message.end() :]
-        return place + rest if place.startswith("input[") else place
-    param = _TOOL.sub(r"\1", param)
-    return _HEAD.sub(lambda head: NAMES.get(head[0], head[0]), param)
+def _translate_path(path: str, places: Mapping[str, str]) -> str:
+    for place in sorted(places, key=len, reverse=True):
+        if path == place or path.startswith((f"{place}.", f"{place}[")):
+            return places[place] + path.removeprefix(place)
+    if path.startswith("messages["):
+        return NAMES["messages"]
+    return _HEAD.sub(lambda head: NAMES.get(head[0], head[0]), _TOOL.sub(r"\1", path))
