@@ -60,6 +60,10 @@ class FairnessCheck:
         if (weights := self._event.inference.parameters) < self._settings.judge_from:
             why = f"the model's {weights / 1e6:.0f}M weights are fewer than judge_from"
             return self._keep_original(_mark_undecided(BiasReport(checked=False, reason=f"{topic}; undecided: {why}")))
+        if self._event.inference.cut or self.model.seconds_left <= 0:
+            reason = f"{topic}; not checked: the turn's time was over"
+            metrics.count_degraded("antibias.cut_short", reason)
+            return self._keep_original(BiasReport(checked=False, reason=reason))
         try:
             with self.model.step("check"):
                 judgement = await self._judge.judge(self._text)
@@ -87,7 +91,7 @@ class FairnessCheck:
 
     async def _recheck(self, report: BiasReport, revision: Candidate, touch: Touch) -> CheckedAnswer:
         text, finish = revision.text.strip(), revision.finish_reason
-        report = msgspec.structs.replace(report, revised=True)
+        report = msgspec.structs.replace(report, revised=True, tokens=revision.usage.completion_tokens)
         try:
             with self.model.step("check again"):
                 judgement = await self._judge.judge(text)
@@ -102,7 +106,7 @@ class FairnessCheck:
         if judgement.verdict == "fair":
             return self._result(text, finish, report)
         refusal = self._settings.refusal_fr if touch.language == "fr" else self._settings.refusal_en
-        return self._result(refusal, "stop", msgspec.structs.replace(report, revised=False, refused=True))
+        return self._result(refusal, "stop", msgspec.structs.replace(report, revised=False, refused=True, tokens=0))
 
     async def _write(self, step: str, messages: tuple[Message, ...], max_tokens: int) -> str:
         """Write a text that prepares the revision; empty when that fails, because the revision can do without it."""

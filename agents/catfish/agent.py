@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import anyio
+
 from agents.catfish import engagement, prompts
 from agents.catfish.settings import CatfishSettings
 from agents.shared import agreement, excerpt
@@ -14,12 +16,15 @@ from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
+from schemas.chat import Usage
 from schemas.errors import KikiError, Unavailable
 from schemas.events import DissentRaised, DissentWaived, InferDone
 from schemas.findings import Dissent, StageTiming
 from schemas.status import StatusReply
 
 STAGE = "catfish"
+
+_NO_USAGE = Usage()
 
 
 class CatfishAgent:
@@ -66,7 +71,10 @@ class CatfishAgent:
         model = Consultation(delivery.bus, event.envelope, timeout=settings.timeout, reserve=settings.reserve)
         likeness = Likeness(delivery.bus, event.envelope.turn_id, timeout=settings.embed_timeout)
         try:
-            dissent = await self._consider(event, model, likeness)
+            with anyio.fail_after(max(0.0, model.seconds_left)):
+                dissent = await self._consider(event, model, likeness)
+        except TimeoutError:
+            dissent = self._waive_for_time("the turn's time is nearly over", usage=model.usage)
         except KikiError as error:
             metrics.count_degraded("catfish.failed", error.message)
             dissent = Dissent(engaged=False, reason=f"could not: {error.message}", usage=model.usage)
@@ -90,6 +98,8 @@ class CatfishAgent:
         settings, route = self._settings, event.route
         if not route.plan.dissent:
             return Dissent(engaged=False, reason="the plan leaves dissent out")
+        if event.inference.cut:
+            return self._waive_for_time("the turn's time was over before its candidates had ended")
         candidates = event.inference.candidates
         logprobs = [candidate.logprob for candidate in candidates]
         score = engagement.complexity(event.query.text, domains=len(route.domains), logprobs=logprobs)
@@ -114,6 +124,10 @@ class CatfishAgent:
             agreement=mean_agreement,
             usage=model.usage,
         )
+
+    def _waive_for_time(self, reason: str, *, usage: Usage = _NO_USAGE) -> Dissent:
+        metrics.count_degraded("catfish.cut_short", reason)
+        return Dissent(engaged=False, reason=reason, usage=usage)
 
     async def _publish_waiver(self, event: InferDone, error: KikiError) -> None:
         """Tell the negotiator that no objection comes: a failing catfish must not end the turn."""

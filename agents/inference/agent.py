@@ -4,17 +4,18 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
 import anyio
 import msgspec
 
 from agents.inference import adapter_events, panel
+from agents.inference.candidates import select_usable
 from agents.inference.crash_journal import Quarantine
 from agents.inference.engine import Engine
-from agents.inference.prompt import shorten_prompt, with_recall
-from agents.inference.requests import DecodingOutcome, OnPiece, Request
+from agents.inference.prompt import own_messages, shorten_prompt, with_recall
+from agents.inference.requests import Acceptance, DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from bus.agent import Endpoint
@@ -26,12 +27,17 @@ from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
 from schemas.chat import Usage
 from schemas.codec import decode
-from schemas.errors import InvalidInput, KikiError, SetupError
-from schemas.events import EpisodeForgotten, Event, InferDone, InferToken, QueryRouted, RecallDone
-from schemas.findings import Inference, StageTiming
+from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, SetupError
+from schemas.events import EpisodeForgotten, Event, InferBegun, InferDone, InferToken, QueryRouted, RecallDone
+from schemas.findings import AdapterUse, Inference, Level, StageTiming
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.status import StatusReply
 from schemas.tokens import CountReply, CountRequest
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+FINISH_SHARE = 0.2
+"""Share of the time that the worker has for a turn that it leaves at most to the stages behind it."""
 
 
 class InferenceAgent:
@@ -127,6 +133,8 @@ class InferenceAgent:
 
     async def _infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
         outcome = await self._decode_candidates(event, delivery)
+        if outcome.cut:
+            count_degraded("inference.cut", "the turn's time was over before its answer had ended")
         completion = sum(candidate.usage.completion_tokens for candidate in outcome.candidates)
         timing = StageTiming(
             stage="inference",
@@ -146,6 +154,9 @@ class InferenceAgent:
                 model=self.settings.model_name,
                 model_digest=self.settings.model_digest,
                 parameters=self._engine.parameters,
+                prompt_tokens=outcome.own_tokens,
+                cut=outcome.cut,
+                echo=outcome.echo,
             ),
             timings=(*event.timings, timing),
         )
@@ -211,45 +222,58 @@ class InferenceAgent:
 
     async def _decode_candidates(self, event: RecallDone, delivery: Delivery) -> DecodingOutcome:
         """Decode the turn's candidates, with as much of what the memory brought as the model's context holds."""
-        plan = event.route.plan
+        plan, query = event.route.plan, event.query
         request = Request(
             lane="interactive",
-            messages=event.query.messages,
-            sampling=event.query.sampling,
+            messages=query.messages,
+            sampling=query.sampling,
             adapters=event.route.adapters,
             n=plan.candidates,
-            tooling=event.query.tooling,
+            tooling=query.tooling,
             enhance=plan.antibias,
             thinking=plan.thinking,
             deadline=event.envelope.deadline,
+            finish=self._find_finish(event),
+            own=own_messages(query.messages, event.recall),
+            continuation=query.continuation,
         )
-        on_piece = _make_signal(event.envelope.turn_id, delivery) if plan.live_tokens else None
+        signals = _TurnSignals(event, delivery, model_digest=self.settings.model_digest)
         panel_voices = panel.choose_voices(self._engine.filter_registered(request.adapters), plan.candidates)
         voices = panel_voices if plan.negotiate and len(panel_voices) > 1 else ()
-        *longer, shortest = shorten_prompt(event.query.messages, event.recall, zone=self._zone)
+        if query.continuation is not None:
+            return await self._draw_candidates(request, voices, signals)
+        *longer, shortest = shorten_prompt(query.messages, event.recall, zone=self._zone)
         for messages in longer:
             try:
-                return await self._draw_candidates(replace(request, messages=messages), voices, on_piece)
+                return await self._draw_candidates(replace(request, messages=messages), voices, signals)
             except InvalidInput as error:
                 if error.code != "context_length_exceeded":
                     raise
                 count_degraded("inference.recall_dropped", error.message)
-        return await self._draw_candidates(replace(request, messages=shortest), voices, on_piece)
+        return await self._draw_candidates(replace(request, messages=shortest), voices, signals)
+
+    def _find_finish(self, event: RecallDone) -> float:
+        """When the decoding ends, so that the stages behind can still pass the answer on."""
+        envelope, level = event.envelope, event.route.plan.level
+        seconds = self.settings.finish_seconds[LEVELS.index(level)]
+        return envelope.deadline - min(seconds, FINISH_SHARE * max(0.0, envelope.remaining))
 
     async def _draw_candidates(
-        self, request: Request, voices: Sequence[panel.Voice], on_piece: OnPiece | None
+        self, request: Request, voices: Sequence[panel.Voice], signals: "_TurnSignals"
     ) -> DecodingOutcome:
         """Decode the request, or each voice's candidates at once; a voice that fails is left out and counted."""
         if not voices:
-            return await self._engine.generate(request, on_piece)
+            return await self._engine.generate(request, signals.on_piece, signals.on_acceptance)
         by_number: dict[int, DecodingOutcome] = {}
         errors: list[KikiError] = []
+        uses = tuple(use for voice in voices for use in voice.adapters)
+        hear_voice = signals.on_acceptance_of(uses)
 
         async def ask(voice: panel.Voice) -> None:
             sampling = msgspec.structs.replace(request.sampling, seed=voice.seed(request.sampling.seed))
             voice_request = replace(request, sampling=sampling, adapters=voice.adapters, n=voice.candidates)
             try:
-                by_number[voice.number] = await self._engine.generate(voice_request)
+                by_number[voice.number] = await self._engine.generate(voice_request, None, hear_voice)
             except KikiError as error:
                 errors.append(error)
 
@@ -261,9 +285,13 @@ class InferenceAgent:
         for error in errors:
             count_degraded("inference.member_lost", error.message)
         outcomes = [by_number[number] for number in sorted(by_number)]
+        cut = any(outcome.cut for outcome in outcomes) or any(isinstance(error, DeadlineExceeded) for error in errors)
+        candidates = panel.interleave([outcome.candidates for outcome in outcomes])
         return DecodingOutcome(
-            candidates=panel.interleave([outcome.candidates for outcome in outcomes]),
+            candidates=select_usable(candidates) if cut else candidates,
             prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+            own_tokens=outcomes[0].own_tokens,
+            cut=cut,
             compute=max(outcome.compute for outcome in outcomes),
         )
 
@@ -290,15 +318,51 @@ def _make_engine(settings: InferenceSettings) -> Engine:
     return MlxEngine(settings)
 
 
-def _make_signal(turn_id: str, delivery: Delivery) -> OnPiece:
-    """Make the callback that publishes each piece of text, with an index without gaps."""
-    index = 0
+class _TurnSignals:
+    """Signals what the bus may hear of a turn while it is at the model: that it is accepted, if the query is streamed,
+    and each piece of its text, if the plan says so, with an index without gaps."""
 
-    async def signal(piece: Piece) -> None:
-        nonlocal index
+    def __init__(self, event: RecallDone, delivery: Delivery, *, model_digest: str) -> None:
+        self._turn_id, self._delivery, self._index = event.envelope.turn_id, delivery, 0
+        self._model_digest = model_digest
+        self._awaits_acceptance = event.query.stream
+        self.on_piece: OnPiece | None = self._signal_piece if event.route.plan.live_tokens else None
+
+    @property
+    def on_acceptance(self) -> OnAcceptance | None:
+        """Signals the acceptance; None when nobody waits for it."""
+        return self._signal_acceptance if self._awaits_acceptance else None
+
+    def on_acceptance_of(self, adapters: tuple[AdapterUse, ...]) -> OnAcceptance | None:
+        """Signals the first acceptance of several requests, in which ``adapters`` take part together."""
+
+        async def signal(acceptance: Acceptance) -> None:
+            await self._signal_acceptance(replace(acceptance, adapters=adapters))
+
+        return signal if self._awaits_acceptance else None
+
+    async def _signal_acceptance(self, acceptance: Acceptance) -> None:
+        if not self._awaits_acceptance:
+            return
+        self._awaits_acceptance = False
+        begun = InferBegun(
+            turn_id=self._turn_id,
+            attempt=self._delivery.attempt,
+            prompt_tokens=acceptance.prompt_tokens,
+            adapters=acceptance.adapters,
+            model_digest=self._model_digest,
+        )
+        await self._delivery.bus.signal(begun)
+
+    async def _signal_piece(self, piece: Piece) -> None:
         assert piece.kind != "tool"  # a tool call comes whole, in the outcome
-        token = InferToken(turn_id=turn_id, index=index, text=piece.text, attempt=delivery.attempt, kind=piece.kind)
-        index += 1
-        await delivery.bus.signal(token)
-
-    return signal
+        token = InferToken(
+            turn_id=self._turn_id,
+            index=self._index,
+            text=piece.text,
+            attempt=self._delivery.attempt,
+            kind=piece.kind,
+            tokens=piece.tokens,
+        )
+        self._index += 1
+        await self._delivery.bus.signal(token)

@@ -166,8 +166,8 @@ def split_calls(messages: Sequence[Message]) -> list[Message]:
         for number, call in enumerate(message.tool_calls):
             conversation.append(replace(message, content="" if number else message.content, tool_calls=(call,)))
             conversation += [result for result in results if result.tool_call_id == call.id]
-        known = {call.id for call in message.tool_calls}
-        conversation += [result for result in results if result.tool_call_id not in known]
+            results = [result for result in results if result.tool_call_id != call.id]
+        conversation += results
     return conversation
 
 

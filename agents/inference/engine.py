@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from agents.inference.requests import DecodingOutcome, OnPiece, Request
+from agents.inference.requests import DecodingOutcome, OnAcceptance, OnPiece, Request
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -37,14 +37,18 @@ class Engine(Protocol):
 
     @property
     def info(self) -> dict[str, str]:
-        """Texts for the status: ``device``, and ``adapters``, the names of those in the model now."""
+        """Texts for the status: ``device``; ``adapters``, the names of those in the model now; ``registered``, those of
+        all that can be served."""
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
-        """Run a request.
+    async def generate(
+        self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
+    ) -> DecodingOutcome:
+        """Run a request. At its ``finish`` time it ends with what there is by then.
 
         Raises:
             InvalidInput: the request cannot be served as it is; ``context_length_exceeded`` if it is too long.
-            KikiError: adapter_failed, deadline_exceeded, or unavailable when the engine is away.
+            DeadlineExceeded: the time was over before there was any text.
+            KikiError: adapter_failed, or unavailable when the engine is away.
         """
 
     async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:

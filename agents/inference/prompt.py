@@ -30,10 +30,14 @@ FENCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Tokens of a conversation up to the answer. ``thinking``: they end within the opened reasoning."""
+    """Tokens of a conversation up to the answer. ``thinking``: they end within the opened reasoning.
+
+    ``added`` counts the tokens at the beginning of a text without a template that the tokenizer puts there.
+    """
 
     tokens: tuple[int, ...]
     thinking: bool = False
+    added: int = 0
 
 
 def with_recall(
@@ -72,6 +76,18 @@ def shorten_prompt(
     return prompts
 
 
+def own_messages(messages: Sequence[Message], recall: Recall) -> tuple[Message, ...]:
+    """The client's messages among those of a turn; none when nothing was added to them.
+
+    The session's history stands between its instructions and its last message, which is of the user.
+    """
+    if not recall.history:
+        return tuple(messages) if recall.hits else ()
+    end = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+    start = max((at for at, message in enumerate(messages) if message.role == "user"), default=end)
+    return (*messages[:end], *messages[start:])
+
+
 def quote_episode(hit: RecalledEpisode, zone: tzinfo | None) -> str:
     """One recalled episode: its date, who spoke, whether a newer one replaced it, and what was said.
 
@@ -96,6 +112,16 @@ def format_date(moment: float, zone: tzinfo | None) -> str:
 
 def _indent(text: str) -> str:
     return "\n    ".join(line for line in text.splitlines() if line.strip())
+
+
+def context_error(tokens: int, context_tokens: int, *, param: str) -> InvalidInput:
+    """The error of a prompt that is too long, in the words by which clients know it."""
+    return InvalidInput(
+        f"This model's maximum context length is {context_tokens} tokens. However, your {param} resulted in {tokens} "
+        f"tokens. Shorten the {'conversation' if param == 'messages' else param}.",
+        code="context_length_exceeded",
+        param=param,
+    )
 
 
 def common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -147,16 +173,43 @@ class PromptEncoder:
         messages = _without_empty_beginning(messages)
         text, tokens = self._encode_messages(messages, tooling, thinking=thinking)
         if len(tokens) >= self.context_tokens:
-            raise InvalidInput(
-                f"the prompt has {len(tokens)} tokens and the model's context {self.context_tokens}: "
-                "shorten the conversation.",
-                code="context_length_exceeded",
-                param="messages",
-            )
+            raise context_error(len(tokens), self.context_tokens, param="messages")
         if is_continued(messages):
             begun = messages[-1].content
             return Prompt(tokens=tuple(tokens), thinking=begun.rfind(self._think_open) > begun.rfind(self._think_close))
         return Prompt(tokens=tuple(tokens), thinking=text.rstrip().endswith(self._think_open))
+
+    def encode_text(self, text: str) -> Prompt:
+        """Tokens of a text without the template, behind those that the tokenizer begins every text with. An empty one
+        needs a token to go on from.
+
+        Raises:
+            InvalidInput: the text leaves no room in the context.
+        """
+        added = self._find_first_tokens()
+        tokens = [*added, *self.encode_plain(text)]
+        if not tokens:
+            start = self._tokenizer.bos_token_id
+            added = [self.end if start is None else int(start)]
+            tokens = added
+        return self.check_tokens(tokens, added=len(added))
+
+    def check_tokens(self, tokens: Sequence[int], *, added: int = 0) -> Prompt:
+        """The prompt of a text's tokens.
+
+        Raises:
+            InvalidInput: they leave no room in the context.
+        """
+        if len(tokens) >= self.context_tokens:
+            raise context_error(len(tokens), self.context_tokens, param="prompt")
+        return Prompt(tokens=tuple(tokens), added=added)
+
+    def _find_first_tokens(self) -> list[int]:
+        """The special tokens that the tokenizer puts before every text."""
+        letter = self.encode_plain("a")
+        whole = list(self._tokenizer.encode("a"))
+        starts = [at for at in range(len(whole)) if whole[at : at + len(letter)] == letter]
+        return whole[: starts[0]] if starts else []
 
     def count(self, messages: Sequence[Message], tooling: Tooling | None = None, *, thinking: bool = False) -> int:
         """How many tokens :meth:`encode` makes, also of a conversation that is too long.

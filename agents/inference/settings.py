@@ -1,12 +1,14 @@
 """Settings of the inference worker, and of the upstream server that may decode in its place."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from schemas.chat import MAX_CANDIDATES
+
+Seconds = Annotated[float, Meta(ge=0.0)]
 
 
 class UpstreamAdapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +104,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
             make all candidates equal; chosen.
         patience: seconds that work of each lane (interactive, auxiliary, background) waits behind work for the
             loaded adapters before the batch is drained for it; chosen.
+        finish_seconds: seconds before a turn's deadline at which its decoding ends, for the stages behind, by level
+            (raw, fast, full); at most a fifth of the time that the worker has for the turn.
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the running requests, so that one that kills the worker is found; each worker needs its
         own. train_tokens: tokens of one training example at most; other requests wait for the step on it.
@@ -132,13 +136,14 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
     candidate_temperature: float = 0.8
     patience: tuple[float, float, float] = (0.5, 1.0, 5.0)
+    finish_seconds: tuple[Seconds, Seconds, Seconds] = (1.0, 1.0, 4.0)
     stall_seconds: float = 120.0
     journal: Path | None = None
     train_tokens: int = 512
     zone: str | None = None
     knowbias: Path | None = None
     knowbias_factor: float = 2.0
-    max_concurrent: int = 32
+    max_concurrent: int = 64
     job_concurrency: int = 8
 
     def __post_init__(self) -> None:

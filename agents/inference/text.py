@@ -3,8 +3,10 @@
 Text arrives in pieces that may cut a marker anywhere, so whatever could still become a marker is held back.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
+
+from schemas.findings import TokenLogprob
 
 Kind = Literal["content", "reasoning", "tool"]
 
@@ -16,11 +18,23 @@ class Piece(NamedTuple):
     text: str
     closed: bool = True
     """Of a tool call: whether its end mark was found."""
+    tokens: tuple[TokenLogprob, ...] = ()
+    """All tokens since the piece before, where their log-probabilities are asked for."""
+
+
+def attach_tokens(pieces: list[Piece], tokens: Sequence[TokenLogprob], *, ended: bool) -> list[Piece]:
+    """The pieces, of which the first carries the tokens. Where there is none, the tokens wait for the next piece; at
+    the end of the answer an empty one carries them."""
+    if not tokens or not (pieces or ended):
+        return pieces
+    first, *others = pieces or [Piece("content", "")]
+    return [first._replace(tokens=tuple(tokens)), *others]
 
 
 class TextFilter:
     """One candidate's text. Stop strings count in content only; they and all markers are never emitted.
 
+    ``markers`` open and close the reasoning; None: it is not told from the rest.
     ``calls`` are the marks of a tool call; with an empty end mark a call goes on to the end of the answer, and with an
     empty one at its beginning the next call follows at once. ``begins`` is the kind of the first text: "reasoning"
     where the prompt already opened it. ``stopped`` turns true at a stop string, and nothing is emitted after it.
@@ -30,11 +44,11 @@ class TextFilter:
         self,
         *,
         stops: Iterable[str] = (),
-        markers: tuple[str, str] = ("<think>", "</think>"),
+        markers: tuple[str, str] | None = ("<think>", "</think>"),
         calls: tuple[str, str] | None = None,
         begins: Kind = "content",
     ) -> None:
-        self._open, self._close = markers
+        self._open, self._close = markers or ("", "")
         self._call_open, self._call_close = calls or ("", "")
         self._stops = tuple(stop for stop in stops if stop)
         self._kind: Kind = begins
@@ -65,10 +79,10 @@ class TextFilter:
         """The text ended without a stop string: return what was held back, unless it is the beginning of a reasoning
         marker, or of a call's mark where the text was ``cut`` off."""
         pieces: list[Piece] = []
-        markers = (self._open, self._close, *((self._call_open,) if cut else ()))
+        marks = filter(None, (self._open, self._close, self._call_open if cut else ""))
         if self._kind == "tool" and self._buffer and not self.stopped:
             pieces.append(Piece("tool", self._buffer, closed=False))
-        elif self._buffer and not self.stopped and not any(marker.startswith(self._buffer) for marker in markers):
+        elif self._buffer and not self.stopped and not any(mark.startswith(self._buffer) for mark in marks):
             self._emit(pieces, self._buffer)
         self._buffer = ""
         return pieces
@@ -87,7 +101,7 @@ class TextFilter:
             return (self._close,)
         if self._kind == "tool":
             return (self._call_close,) if self._call_close else ()
-        return (self._open, *((self._call_open,) if self._call_open else ()), *self._stops)
+        return (*filter(None, (self._open, self._call_open)), *self._stops)
 
     def _first_marker(self) -> tuple[str | None, int]:
         """The marker that begins first, and its place; of several in one place, the longest. None and -1 without
@@ -101,7 +115,7 @@ class TextFilter:
 
     def _pending_length(self) -> int:
         """Length of the longest tail that could still become a marker."""
-        longest = max(map(len, self._markers)) - 1
+        longest = max(map(len, self._markers), default=1) - 1
         for size in range(min(longest, len(self._buffer)), 0, -1):
             if any(marker.startswith(self._buffer[-size:]) for marker in self._markers):
                 return size

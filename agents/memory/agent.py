@@ -50,6 +50,7 @@ from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from bus.turns.events import find_end
+from schemas.envelope import Envelope
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
 from schemas.events import (
@@ -90,6 +91,9 @@ EXPIRY_SECONDS = 60.0
 
 RECORD_TRIES = 32
 """Deliveries of an answer before its record is given up: a cluster that elects leaders loses some of them."""
+
+TIME_SHARE = 0.2
+"""Share of the time that is left to a turn that one step of recall may take: a short turn is left time to answer."""
 
 HISTORY_TURNS = 64
 """Turns of a session that are read for its history at most, whatever the budget is."""
@@ -245,16 +249,16 @@ class MemoryAgent:
         if sends_history(query.messages):
             return []
         try:
-            with anyio.move_on_after(settings.history_timeout) as scope:
+            with anyio.move_on_after(_limit(settings.history_timeout, envelope)) as scope:
                 await wait_until_remembered(self._bus)
             if scope.cancelled_caught:
                 metrics.count_degraded("history.late", "answers still wait for their record: some may be missing.")
-            with anyio.fail_after(settings.recall_timeout):
+            with anyio.fail_after(_limit(settings.recall_timeout, envelope)):
                 turns = await self._read_turns(
                     envelope.session_id, tenant=envelope.tenant, user=envelope.user, last=HISTORY_TURNS
                 )
         except TimeoutError:
-            metrics.count_degraded("history.failed", f"the store did not answer within {settings.recall_timeout} s.")
+            metrics.count_degraded("history.failed", "the store did not answer in time.")
             return []
         except KikiError as error:
             metrics.count_degraded("history.failed", error.message)
@@ -270,7 +274,7 @@ class MemoryAgent:
         if is_small_talk(text):
             return ()
         try:
-            with anyio.fail_after(settings.recall_timeout):
+            with anyio.fail_after(_limit(settings.recall_timeout, envelope)):
                 vector = await self._find_vector(text, event.route.embedding)
                 lookup = Lookup(
                     owner=owner_key(envelope.tenant, envelope.user, envelope.session_id),
@@ -281,7 +285,7 @@ class MemoryAgent:
                 )
                 ranking = await find(self._stores, lookup, now=time.time(), settings=settings)
         except TimeoutError:
-            metrics.count_degraded("recall.failed", f"the store did not answer within {settings.recall_timeout} s.")
+            metrics.count_degraded("recall.failed", "the store did not answer in time.")
             return ()
         except KikiError as error:
             metrics.count_degraded("recall.failed", error.message)
@@ -514,3 +518,8 @@ class MemoryAgent:
             metrics.count_degraded("memory.gauges", error.message)
             return
         self._gauges = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": lag(consumer)}
+
+
+def _limit(seconds: float, envelope: Envelope) -> float:
+    """``seconds``, or less in a turn that has little time left."""
+    return min(seconds, TIME_SHARE * max(0.0, envelope.remaining))

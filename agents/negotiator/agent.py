@@ -11,6 +11,7 @@ from agents.negotiator.settings import NegotiatorSettings
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Delivery, Handler
+from bus.metrics import count_degraded
 from schemas.events import InferDone, NegotiateDone
 from schemas.findings import Negotiation, StageTiming
 from schemas.status import StatusReply
@@ -47,7 +48,8 @@ class NegotiatorAgent:
 
     async def _handle(self, event: InferDone, delivery: Delivery) -> NegotiateDone:
         timings, compute, ahead = event.timings, 0.0, 0.0
-        if event.route.plan.negotiate:
+        notes = self._note_lack_of_time(event)
+        if event.route.plan.negotiate and not notes:
             turn = TurnNegotiation(delivery.bus, event, self._settings)
             negotiation = await turn.run()
             ahead = turn.likeness.seconds_before(delivery.received_at)
@@ -55,7 +57,8 @@ class NegotiatorAgent:
             if turn.catfish is not None and turn.catfish.timing is not None:
                 timings = (*timings, turn.catfish.timing)
         else:
-            negotiation = Negotiation(chosen=0, text=event.inference.candidates[0].text, outcome="passed")
+            text = event.inference.candidates[0].text
+            negotiation = Negotiation(chosen=0, text=text, outcome="passed", notes=notes)
         self._outcomes[negotiation.outcome] += 1
         timing = StageTiming(
             stage=STAGE,
@@ -74,3 +77,16 @@ class NegotiatorAgent:
             negotiation=negotiation,
             timings=(*timings, timing),
         )
+
+    def _note_lack_of_time(self, event: InferDone) -> tuple[str, ...]:
+        """Why the first candidate goes on without a negotiation that the plan asks for; empty when there is time."""
+        if not event.route.plan.negotiate:
+            return ()
+        if event.inference.cut:
+            reason = "the turn's time was over before its candidates had ended"
+        elif event.envelope.remaining <= self._settings.reserve:
+            reason = "the turn's time is nearly over"
+        else:
+            return ()
+        count_degraded("negotiator.cut_short", reason)
+        return (f"{reason}: candidate 0 goes on, nobody compared it with others",)

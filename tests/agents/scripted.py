@@ -99,11 +99,12 @@ def infer_done(
     by: tuple[str, ...] = (),
     parameters: int = BIG,
     sha256: str = "ab",
+    cut: bool = False,
 ) -> InferDone:
     """A turn whose candidates are ``texts``.
 
     ``loaded`` says whether the worker holds the routed adapters; ``by`` names each candidate's member, else all of the
-    adapters took part in every candidate.
+    adapters took part in every candidate. ``cut``: the turn's time was over before they had ended.
     """
     scores = logprobs or tuple(-0.5 for _ in texts)
     uses = tuple(AdapterUse(name=name, weight=0.5, sha256=sha256) for name in adapters)
@@ -125,7 +126,9 @@ def infer_done(
             plan=plan,
         ),
         recall=Recall(),
-        inference=Inference(candidates=candidates, usage=usage, model="test", model_digest="d", parameters=parameters),
+        inference=Inference(
+            candidates=candidates, usage=usage, model="test", model_digest="d", parameters=parameters, cut=cut
+        ),
     )
 
 

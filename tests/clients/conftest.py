@@ -16,7 +16,7 @@ from tests.clients.environments import BuildFailed, ToolchainMissing, prepare, r
 from tests.e2e.conftest import Runtime, start, stop
 
 KEY = "sk-clients"
-PROGRAM_SECONDS = 400.0
+PROGRAM_SECONDS = 1200.0
 IDLE_SECONDS = 10.0
 
 

@@ -14,7 +14,7 @@ def parameters() -> Iterator[object]:
         for check in client.checks:
             marks = [] if check in client.core else [pytest.mark.soak]
             # The first check of a client waits for its environment and its whole program.
-            marks.append(pytest.mark.timeout(900 if check in client.core else 3000))
+            marks.append(pytest.mark.timeout(1500 if check in client.core else 3300))
             yield pytest.param(
                 client, check, id=f"{client.language}-{client.name}-{check}".replace(" ", "-"), marks=marks
             )

@@ -204,6 +204,18 @@ class AdapterBank:
             self._resident.popitem(last=False)
         return adapter
 
+    def load_all(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
+        """Make the adapters of a set resident and return them.
+
+        Raises:
+            StageFailed: code ``adapter_failed``, also when a file has another digest than the one asked for.
+        """
+        adapters = [self.load(use.name) for use in uses]
+        for use, adapter in zip(uses, adapters, strict=True):
+            if use.sha256 and use.sha256 != adapter.sha256:
+                raise adapter_error(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
+        return adapters
+
     def renew(self, name: str, adapter: Adapter) -> None:
         """Replace the resident adapter of ``name`` by ``adapter``, whose weights its file now holds. Running rows keep
         their pairs."""
@@ -217,7 +229,7 @@ class AdapterBank:
             StageFailed: code ``adapter_failed``.
         """
         uses = (AdapterUse(name=name),)
-        adapters = self._load_all(uses)
+        adapters = self.load_all(uses)
         self._prove_alone(_pin_digests(uses, adapters), self._combine(uses, adapters), adapters)
         return adapters[0]
 
@@ -259,7 +271,7 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``; the model is as it was before.
         """
-        adapters = self._load_all(uses)
+        adapters = self.load_all(uses)
         pinned_uses = _pin_digests(uses, adapters)
         self._activate(pinned_uses, self._combine(uses, adapters), adapters)
         return self.active
@@ -272,7 +284,7 @@ class AdapterBank:
         """
         if not uses:
             return BASE
-        adapters = self._load_all(uses)
+        adapters = self.load_all(uses)
         pinned_uses = _pin_digests(uses, adapters)
         if pinned_uses not in self._seats:
             pairs = self._combine(uses, adapters)
@@ -333,13 +345,6 @@ class AdapterBank:
             path.rpartition(".")[0] for path, module in self._base.items() if isinstance(module, mixing.SWITCHES)
         }
         return switches <= set(self._experts)
-
-    def _load_all(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
-        adapters = [self.load(use.name) for use in uses]
-        for use, adapter in zip(uses, adapters, strict=True):
-            if use.sha256 and use.sha256 != adapter.sha256:
-                raise adapter_error(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
-        return adapters
 
     def _combine(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, LowRankPair]:
         return combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
+import msgspec
 import numpy as np
 import structlog
 from mlx_lm.generate import BatchGenerator
@@ -11,7 +12,7 @@ from mlx_lm.generate import BatchGenerator
 from agents.inference.adapters.mixed import RoutedModel
 from agents.inference.candidates import seed_of, temperature_of
 from agents.inference.mlx.loading import ModelBundle, think_markers
-from agents.inference.mlx.prefill import SharedPrefill
+from agents.inference.mlx.prefill import ScoredPrefill, ScoredToken, SharedPrefill
 from agents.inference.mlx.processors import make_processors, top_tokens
 from agents.inference.mlx.prompt_cache import PrefixCache
 from agents.inference.mlx.rows import DecodingRow
@@ -21,7 +22,8 @@ from agents.inference.mlx.work import Work
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Kind, TextFilter
 from agents.inference.tools import CallCollector
-from schemas.findings import LikelyToken, TokenLogprob
+from agents.inference.vocabulary import ByteDetokenizer
+from schemas.findings import Echo
 
 _log = structlog.get_logger("inference")
 
@@ -44,7 +46,7 @@ class Batch:
     ) -> None:
         self._settings, self._model = settings, model
         self._tokenizer, self._encoder, self._grammars = bundle.tokenizer, bundle.encoder, bundle.grammars
-        self._syntax = bundle.syntax
+        self._syntax, self._vocabulary = bundle.syntax, bundle.vocabulary
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
         self.active: list[Work] = []
         self._rows: dict[int, tuple[Work, DecodingRow]] = {}
@@ -68,14 +70,19 @@ class Batch:
         self._prefixes.forget()
 
     def begin(self, work: Work) -> None:
-        """Start the work, which is in :attr:`active`. Several candidates, or choices, first share one pass over the
-        prompt."""
-        layers, known_tokens = self._prefixes.find(work.context, work.shared_tokens)
+        """Start the work, which is in :attr:`active`. Prompts of several candidates or choices, of more than one step,
+        and those whose tokens are scored are processed first, step by step."""
+        scored = work.request.wants_scored_prompt
+        layers, known_tokens = (None, 0) if scored else self._prefixes.find(work.context, work.shared_tokens)
         self._prompt_tokens += work.prompt_tokens - known_tokens
         self._prefix_tokens += known_tokens
-        cache = self._model.make_cache(work.seat.slot if work.seat is not None else 0, layers, factor=work.factor)
-        if work.choices or (work.shared_tokens and work.request.n > 1):
-            step = self._settings.prefill_step
+        slot, step = work.seat.slot if work.seat is not None else 0, self._settings.prefill_step
+        cache = self._model.make_cache(slot, layers, factor=work.factor)
+        unknown = len(work.shared_tokens) - known_tokens
+        if scored:
+            top = work.request.sampling.top_logprobs
+            work.prefill = ScoredPrefill(self._model, work.prompt.tokens, cache=cache, step=step, top=top)
+        elif work.choices or (work.shared_tokens and work.request.n > 1) or unknown > step:
             work.prefill = SharedPrefill(
                 self._model, work.shared_tokens, cache=cache, known_tokens=known_tokens, step=step
             )
@@ -83,16 +90,17 @@ class Batch:
             self._insert(work, known_tokens=known_tokens, caches=[cache])
 
     def prefill(self) -> None:
-        """Process one step of the first shared prompt, or of the first ballots, that are not done."""
+        """Process one step of a prompt, or of ballots, that are not done; each has its turn."""
         work = next((work for work in self.active if work.prefill is not None or work.scoring is not None), None)
         if work is None:
             return
+        self.active = [*(other for other in self.active if other is not work), work]
         if work.scoring is not None:
             if work.scoring.advance():
                 self._finish(work, scores=work.scoring.scores)
-        elif (shared_prefill := work.prefill) is not None and shared_prefill.advance():
+        elif (prefill := work.prefill) is not None and prefill.advance():
+            self._finish_prefill(work, prefill)
             work.prefill = None
-            self._finish_prefill(work, shared_prefill.cache)
 
     def decode(self) -> None:
         """Decode one token for every row."""
@@ -112,7 +120,7 @@ class Batch:
         stopped_uids = [
             response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
         ]
-        for work in [work for work in self.active if work.done]:
+        for work in [work for work in self.active if work.done and not work.unwanted]:
             self._finish(work)
         # Last, because keeping a cache waits for the step that mlx-lm has begun: no request shall wait for that.
         for response in responses:
@@ -123,8 +131,10 @@ class Batch:
             self._remove(stopped_uids, owners)
 
     def leave(self, work: Work) -> None:
-        """Take out a request that nobody waits for any more."""
+        """Take out a request that nobody waits for any more. What was read of its prompt is kept: it may come again."""
         self.active.remove(work)
+        if (prefill := work.prefill) is not None and prefill.done > prefill.known_tokens:
+            self._prefixes.keep(work.context, work.prompt.tokens[: prefill.done], prefill.cache[:-1])
         uids = [uid for uid, (owner, _) in self._rows.items() if owner is work]
         if uids:
             self.generator.remove(uids)
@@ -132,23 +142,32 @@ class Batch:
             del self._rows[uid]
         _log.info("request left the batch", decoded=sum(row.decoded for row in work.rows))
 
-    def _finish_prefill(self, work: Work, cache: list[Any]) -> None:
-        self._prefixes.keep(work.context, work.shared_tokens, cache[:-1])
+    def _finish_prefill(self, work: Work, prefill: SharedPrefill) -> None:
+        cache = prefill.cache
+        if work.choices or work.request.n > 1 or self._whole_only:
+            self._prefixes.keep(work.context, work.shared_tokens, cache[:-1])
+        if isinstance(prefill, ScoredPrefill) and work.echo is not None:
+            work.echo = self._score_echo(work.echo, work, prefill)
         if work.choices:
             step = self._settings.prefill_step
             work.scoring = Ballots(self._model, cache, work.tails, work.choices, step=step)
         else:
             self._insert(work, known_tokens=len(work.shared_tokens), caches=[cache] * work.request.n)
 
+    def _score_echo(self, echo: Echo, work: Work, prefill: ScoredPrefill) -> Echo:
+        """The echo with its tokens; the prompt may have a token before them that begins every text."""
+        first: ScoredToken = (work.prompt.tokens[0], 0.0, [])
+        tokens = [first, *prefill.scored_tokens][work.prompt.added :]
+        return msgspec.structs.replace(echo, tokens=tuple(self._vocabulary.make_entry(*token) for token in tokens))
+
     def _insert(self, work: Work, *, known_tokens: int, caches: Sequence[Any]) -> None:
         """Give the rows to the generator; ``caches`` hold the first ``known_tokens`` tokens of the prompt."""
         tokens, sampling = list(work.prompt.tokens), work.request.sampling
-        budget = max(1, min(sampling.max_tokens, self._encoder.context_tokens - len(tokens)))
-        work.rows = [self._row(work, index, budget=budget) for index in range(work.request.n)]
+        rows = [self._row(work, index) for index in range(work.request.n)]
         warm = self._settings.candidate_temperature
         uids = self.generator.insert(
             [tokens[known_tokens:] for _ in caches],
-            max_tokens=[budget] * len(caches),
+            max_tokens=[work.budget] * len(caches),
             caches=list(caches),
             all_tokens=[tokens[:known_tokens] for _ in caches],
             logits_processors=[make_processors(sampling, tokens, self._grammars, work.request.grammar) for _ in caches],
@@ -156,24 +175,25 @@ class Batch:
                 make_sampler(
                     sampling, temperature=temperature_of(sampling, row.index, candidate_temperature=warm), seed=row.seed
                 )
-                for row in work.rows
+                for row in rows
             ],
         )
-        work.uids = tuple(uids)
-        self._rows.update({uid: (work, row) for uid, row in zip(uids, work.rows, strict=True)})
+        work.uids, work.rows = tuple(uids), rows
+        self._rows.update({uid: (work, row) for uid, row in zip(uids, rows, strict=True)})
 
-    def _row(self, work: Work, index: int, *, budget: int) -> DecodingRow:
+    def _row(self, work: Work, index: int) -> DecodingRow:
         sampling, tooling = work.request.sampling, work.request.tooling
         calls = CallCollector(self._syntax, tooling) if tooling is not None else None
+        continues_text = work.request.continues_text and self._vocabulary.knows_bytes
         return DecodingRow(
             index=index,
-            budget=budget,
+            budget=work.budget,
             seed=seed_of(sampling, index),
-            detokenizer=self._tokenizer.detokenizer,
+            detokenizer=ByteDetokenizer(self._vocabulary) if continues_text else self._tokenizer.detokenizer,
             calls=calls,
             filter=TextFilter(
                 stops=sampling.stop,
-                markers=think_markers(self._tokenizer),
+                markers=think_markers(self._tokenizer) if work.request.continuation is None else None,
                 calls=calls.marks if calls is not None else None,
                 begins=_first_kind(work),
             ),
@@ -183,16 +203,19 @@ class Batch:
     def _take(self, response: Any, logprob: float) -> bool:
         """Give a row its token. Returns whether the row ended although the generator would go on with it."""
         work, row = self._rows[response.uid]
-        if work.request.sampling.logprobs and response.token not in row.eos:
-            row.tokens.append(self._logprob_entry(response, logprob, work.request.sampling.top_logprobs))
-        pieces = row.take(response.token, logprob, last=response.finish_reason is not None)
-        if row.index == 0 and work.live:
-            for piece in pieces:
-                work.send(piece)
-        if row.finish_reason is None:
-            return False
-        del self._rows[response.uid]
-        return response.finish_reason is None
+        sampling, ended, stopped = work.request.sampling, response.finish_reason is not None, False
+        with work.lock:
+            if not work.unwanted:
+                if sampling.logprobs and response.token not in row.eos:
+                    best = top_tokens(response.logprobs, sampling.top_logprobs) if sampling.top_logprobs else []
+                    row.tokens.append(self._vocabulary.make_entry(response.token, logprob, best))
+                pieces = row.take(response.token, logprob, last=ended)
+                stopped = row.finish_reason is not None and not ended
+                for piece in pieces if row.index == 0 and work.live else ():
+                    work.send(piece)
+        if ended or stopped:
+            del self._rows[response.uid]
+        return stopped
 
     def _remove(self, uids: list[int], owners: Mapping[int, Work]) -> None:
         """Take rows that ended at a stop string out of the generator."""
@@ -206,17 +229,6 @@ class Batch:
             return
         for uid, (cache, tokens) in self.generator.extract_cache(uids).items():
             self._prefixes.keep(self._rows[uid][0].context, tokens, cache[:-1])
-
-    def _logprob_entry(self, response: Any, logprob: float, top: int) -> TokenLogprob:
-        def decode_token(token: int) -> str:
-            return str(self._tokenizer.decode([token]))
-
-        best = top_tokens(response.logprobs, top) if top else []
-        return TokenLogprob(
-            token=decode_token(response.token),
-            logprob=logprob,
-            top=tuple(LikelyToken(token=decode_token(token), logprob=value) for token, value in best if value > -1e30),
-        )
 
     def _finish(self, work: Work, *, scores: tuple[tuple[float, ...], ...] = ()) -> None:
         self.active.remove(work)

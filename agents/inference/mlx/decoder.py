@@ -43,6 +43,7 @@ class Decoder:
         bundle = loading.load(settings)
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
         self.parameters, self.weights, self._model_bytes = bundle.parameters, bundle.weights, bundle.model_bytes
+        self.vocabulary = bundle.vocabulary
         self.bank = AdapterBank(
             bundle.model,
             settings.adapters,
@@ -138,6 +139,8 @@ class Decoder:
             **batch.gauges,
             "adapter_swaps_total": float(bank.swaps),
             "last_swap_ms": bank.last_swap_ms,
+            "context_tokens": float(self.encoder.context_tokens),
+            "parameters": float(self.parameters),
             "adapter_resident_bytes": float(bank.resident_bytes),
             "adapters_registered": float(len(bank.registered_names)),
             "adapters_resident": float(len(bank.resident)),
@@ -156,8 +159,9 @@ class Decoder:
         now, scheduler = time.time(), self.admission.scheduler
         for work in [*self.batch.active, *scheduler.items()]:
             if not work.unwanted and work.request.deadline <= now:
+                with work.lock:
+                    work.unwanted = True
                 work.send(DeadlineExceeded("the deadline passed while the model was working on the request."))
-                work.unwanted = True
         scheduler.discard(work for work in scheduler.items() if work.unwanted)
         for work in [work for work in self.batch.active if work.unwanted]:
             self.batch.leave(work)

@@ -1,8 +1,9 @@
 """The engine of this process: MLX on Metal, CUDA or a CPU, behind one thread."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NoReturn
@@ -16,7 +17,7 @@ from agents.inference.mlx.processors import Grammars
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.mlx.work import Work
 from agents.inference.prompt import Prompt, PromptEncoder, common_start
-from agents.inference.requests import DecodingOutcome, OnPiece, Request
+from agents.inference.requests import Acceptance, DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import check_tools
 from agents.inference.training.exchange import sweep
@@ -24,10 +25,10 @@ from agents.inference.training.steps import TrainingExample, make_training_examp
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
-from schemas.chat import Message, Tooling
+from schemas.chat import Message, Sampling, Tooling
 from schemas.consolidation import Example
 from schemas.errors import InvalidInput, KikiError, SetupError
-from schemas.findings import AdapterUse
+from schemas.findings import AdapterUse, Continuation, Echo
 
 SHORT = 4000
 """Prompts of at most so many characters are encoded on the event loop, in about a millisecond; handing one to a thread
@@ -78,12 +79,13 @@ class MlxEngine:
 
     @property
     def info(self) -> dict[str, str]:
-        """The device, how it holds the weights, and the adapters in the model now."""
+        """The device, how it holds the weights, the adapters in the model now, and all that are registered."""
         decoder = self.thread.decoder
         return {
             "device": decoder.device,
             "weights": decoder.weights,
             "adapters": " ".join(use.name for use in decoder.bank.active),
+            "registered": " ".join(decoder.bank.registered_names),
         }
 
     @property
@@ -96,28 +98,48 @@ class MlxEngine:
         """Compiles JSON schemas."""
         return self.thread.decoder.grammars
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
+    async def generate(
+        self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
+    ) -> DecodingOutcome:
         """Run a request; cancelling the caller stops the decoding before the next step.
 
         Raises:
-            InvalidInput: the JSON schema, a tool, a choice, or the length of the messages.
+            InvalidInput: the JSON schema, a tool, a choice, a biased token, or the length of the messages.
             KikiError: adapter_failed, deadline_exceeded, or unavailable when the thread has ended.
         """
         self.thread.check()
         work = await self._make_work(request, live=on_piece is not None)
+        if on_acceptance is not None:
+            uses = self.filter_registered(request.adapters)
+            await self._require_adapters(uses)
+            await on_acceptance(Acceptance(prompt_tokens=work.own_tokens, adapters=uses))
         self.thread.check()
         self.thread.call(lambda: self.thread.decoder.enqueue(work))
         try:
-            while True:
-                update = await work.inbox.get()
-                if isinstance(update, DecodingOutcome):
-                    return update
-                if isinstance(update, KikiError):
-                    raise update
-                if on_piece is not None:
-                    await on_piece(update)
+            with _cut_at(request.finish, work):
+                while True:
+                    update = await work.inbox.get()
+                    if isinstance(update, DecodingOutcome):
+                        return update
+                    if isinstance(update, KikiError):
+                        raise update
+                    if on_piece is not None:
+                        await on_piece(update)
         finally:
             work.unwanted = True
+
+    async def _require_adapters(self, uses: Sequence[AdapterUse]) -> None:
+        """Have the adapters read, unless they are resident.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        bank = self.thread.decoder.bank
+        digests = {use.name: adapter.sha256 for use in uses if (adapter := bank.find_resident(use.name)) is not None}
+        missing = [use for use in uses if use.name not in digests or use.sha256 not in ("", digests[use.name])]
+        if missing:
+            await self._warm([use.name for use in missing])
+            await self.thread.ask(lambda: bank.load_all(missing))
 
     async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
         """Tokens of the prompt that a conversation makes, however many there are.
@@ -208,12 +230,16 @@ class MlxEngine:
             raise InvalidInput("ballots need choices.", param="choices")
 
         def encode_work() -> Work:
+            self._check_biases(request.sampling)
             final_request = self._prepare_request(request)
             prompt, tails = self._encode_prompt(final_request)
             return Work(
                 request=final_request,
                 prompt=prompt,
                 tails=tails,
+                own_tokens=self._count_own_tokens(final_request, prompt),
+                budget=max(1, min(request.sampling.max_tokens, self.encoder.context_tokens - len(prompt.tokens))),
+                echo=self._make_echo(request, prompt),
                 choices=tuple(tuple(self.encoder.encode_plain(text)) for text in request.choices),
                 loop=loop,
                 inbox=asyncio.Queue(),
@@ -229,6 +255,8 @@ class MlxEngine:
 
     def _encode_prompt(self, request: Request) -> tuple[Prompt, tuple[tuple[int, ...], ...]]:
         """The prompt that all rows begin with, and each ballot's tail behind it; no tails when there are no choices."""
+        if request.continuation is not None:
+            return self._encode_continuation(request.continuation, request.messages[-1].content), ()
         tooling, thinking = request.tooling, request.thinking and request.grammar is None
         prompts = [
             self.encoder.encode((*request.messages, *ballot), tooling, thinking=thinking)
@@ -238,6 +266,41 @@ class MlxEngine:
             return prompts[0], ()
         start = common_start([prompt.tokens for prompt in prompts])
         return Prompt(tokens=start), tuple(prompt.tokens[len(start) :] for prompt in prompts)
+
+    def _encode_continuation(self, continuation: Continuation, text: str) -> Prompt:
+        if not continuation.tokens:
+            return self.encoder.encode_text(text)
+        size = self.thread.decoder.vocabulary.size
+        if unknown := [token for token in continuation.tokens if token >= size]:
+            raise InvalidInput(
+                f"the prompt has the token {unknown[0]}, and the vocabulary has {size}: give ids below that.",
+                param="prompt",
+            )
+        return self.encoder.check_tokens(continuation.tokens)
+
+    def _make_echo(self, request: Request, prompt: Prompt) -> Echo | None:
+        """What is continued, if the request asks for it; its log-probabilities come from the model."""
+        continuation = request.continuation
+        if continuation is None or not continuation.echo:
+            return None
+        if not continuation.tokens:
+            return Echo(text=request.messages[-1].content)
+        return Echo(text=self.thread.decoder.vocabulary.decode(prompt.tokens))
+
+    def _count_own_tokens(self, request: Request, prompt: Prompt) -> int:
+        """Tokens of the client's own messages, through the template."""
+        if not request.own or request.own == request.messages:
+            return len(prompt.tokens)
+        thinking = request.thinking and request.grammar is None
+        return self.encoder.count(request.own, request.tooling, thinking=thinking)
+
+    def _check_biases(self, sampling: Sampling) -> None:
+        size = self.thread.decoder.vocabulary.size
+        if unknown := [token for token in sampling.logit_bias if int(token) >= size]:
+            raise InvalidInput(
+                f"logit_bias has the token '{unknown[0]}', and the vocabulary has {size}: give ids below that.",
+                param="logit_bias",
+            )
 
     def _prepare_request(self, request: Request) -> Request:
         """The request, with the grammar that its answer must follow. It is compiled here and not on the model's thread.
@@ -251,3 +314,16 @@ class MlxEngine:
         if tooling is not None and tooling.must_call:
             return replace(request, grammar=self.grammars.of_calls(tooling))
         return request if schema is None else replace(request, grammar=self.grammars.of_answer(schema))
+
+
+@contextlib.contextmanager
+def _cut_at(finish: float, work: Work) -> Iterator[None]:
+    """Cut the work at the Unix time ``finish``, if it comes within this context."""
+    if finish == float("inf"):
+        yield
+        return
+    timer = work.loop.call_later(max(0.0, finish - time.time()), work.cut)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -16,6 +16,7 @@ from agents.inference.mlx.processors import Grammars
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import ToolSyntax, syntax_of
+from agents.inference.vocabulary import Vocabulary
 from schemas.errors import SetupError
 
 THINK = ("<think>", "</think>")
@@ -34,6 +35,7 @@ class ModelBundle:
     tokenizer: Any
     encoder: PromptEncoder
     grammars: Grammars
+    vocabulary: Vocabulary
     syntax: ToolSyntax
     device: str
     weights: str
@@ -82,6 +84,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
         tokenizer=tokenizer,
         encoder=encoder,
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
+        vocabulary=Vocabulary(tokenizer._tokenizer, size=vocabulary_of(config) or len(tokenizer._tokenizer)),
         syntax=syntax,
         device="cpu" if on_cpu else "gpu",
         weights=weights,
@@ -125,6 +128,11 @@ def context_of(config: dict[str, Any]) -> int:
     if not length:
         raise SetupError("config.json has no max_position_embeddings: set context_tokens.", param="context_tokens")
     return int(length)
+
+
+def vocabulary_of(config: dict[str, Any]) -> int:
+    """Token ids of the model, from ``config.json``; 0 when it does not say."""
+    return int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 0)
 
 
 def think_markers(tokenizer: Any) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.inference.text import Piece, TextFilter
+from agents.inference.text import Piece, TextFilter, attach_tokens
 from agents.inference.tools import CallCollector
 from schemas.chat import Usage
 from schemas.findings import AdapterUse, Candidate, FinishReason, TokenLogprob
@@ -30,6 +30,7 @@ class DecodingRow:
     logprob: float = 0.0
     tokens: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    _told: int = 0
     _texts: dict[str, list[str]] = field(default_factory=lambda: {"content": [], "reasoning": []})
 
     def take(self, token: int, logprob: float, *, last: bool) -> list[Piece]:
@@ -41,6 +42,14 @@ class DecodingRow:
         if not is_end:
             self.detokenizer.add_token(token)
             pieces += self.filter.feed(self.detokenizer.last_segment)
+        return self._pass_on(pieces, is_end=is_end, last=last)
+
+    def cut(self) -> list[Piece]:
+        """End here, because the time is over, and return the text that was held back; nothing if it has ended."""
+        return [] if self.finish_reason is not None else self._pass_on([], is_end=False, last=True)
+
+    def _pass_on(self, pieces: list[Piece], *, is_end: bool, last: bool) -> list[Piece]:
+        """The pieces without tool calls, and at the end of the answer what was held back."""
         cut = last and not is_end and not self.filter.stopped
         if is_end or cut:
             self.detokenizer.finalize()
@@ -56,6 +65,11 @@ class DecodingRow:
             self.finish_reason = "tool_calls" if self.calls is not None and self.calls.is_whole else "length"
         for piece in pieces:
             self._texts[piece.kind].append(piece.text)
+        return self._attach_tokens(pieces)
+
+    def _attach_tokens(self, pieces: list[Piece]) -> list[Piece]:
+        pieces = attach_tokens(pieces, self.tokens[self._told :], ended=self.finish_reason is not None)
+        self._told += sum(len(piece.tokens) for piece in pieces)
         return pieces
 
     def candidate(self, *, adapters: tuple[AdapterUse, ...], prompt_tokens: int, factor: float = 1.0) -> Candidate:

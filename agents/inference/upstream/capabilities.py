@@ -11,7 +11,7 @@ import openai
 from openai import AsyncOpenAI
 
 from agents.inference.upstream.failures import is_outage, translate_error
-from agents.inference.upstream.response import token_entries
+from agents.inference.upstream.response import chat_form, token_entries
 from schemas.errors import KikiError
 
 TOP_LOGPROBS = (20, 10, 5)
@@ -35,6 +35,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         tools: the template tells the model the tools.
         forced_tools: a required tool call is made.
         continues: an assistant's message at the end is gone on with, where the request asks for it (vLLM).
+        completions: a text is continued without a chat template.
+        echo: with its tokens' log-probabilities, where that is asked for.
     """
 
     stream_logprobs: bool = False
@@ -47,6 +49,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     tools: bool = False
     forced_tools: bool = False
     continues: bool = False
+    completions: bool = False
+    echo: bool = False
 
     @property
     def names(self) -> str:
@@ -72,6 +76,7 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
             break
     prompt_reply = await prober.ask_with(extra_body={"prompt_logprobs": 0})
     call_reply = await prober.request_call()
+    echo_reply = await prober.continue_text(echo=True, logprobs=1)
     return Capabilities(
         stream_logprobs=await prober.check_stream(),
         whole_logprobs=bool(entries),
@@ -83,12 +88,16 @@ async def probe(client: AsyncOpenAI, model: str) -> Capabilities:
         tools=_prompt_tokens(call_reply) > _prompt_tokens(plain),
         forced_tools=bool(call_reply) and '"tool_calls": [{' in json.dumps(call_reply),
         continues=await prober.check_continuation(),
+        completions=bool(echo_reply or await prober.continue_text()),
+        echo=len(token_entries(echo_reply)) > 1,
     )
 
 
 class _Prober:
     def __init__(self, client: AsyncOpenAI, model: str) -> None:
-        self._completions: Any = client.chat.completions  # bodies are put together, which its overloads cannot follow
+        # bodies are put together, which the overloads of the two cannot follow
+        self._completions: Any = client.chat.completions
+        self._continuations: Any = client.completions
         self._plain_request: dict[str, Any] = {
             "model": model,
             "messages": _MESSAGES,
@@ -152,6 +161,18 @@ class _Prober:
         tool_choice = {"type": "function", "function": {"name": "greet"}}
         tools = [{"type": "function", "function": function}]
         return await self.ask_with(tools=tools, tool_choice=tool_choice, max_tokens=16)
+
+    async def continue_text(self, **more: Any) -> dict[str, Any] | None:
+        """The reply to a text that is to be continued by one token; None if the server refuses that."""
+        plain = {name: value for name, value in self._plain_request.items() if name != "messages"}
+        try:
+            reply = await self._continuations.create(**plain, prompt="Hello.", **more)
+        except openai.OpenAIError as error:
+            failure = translate_error(error)
+            if is_outage(failure):
+                raise failure from error
+            return None
+        return chat_form(reply.model_dump(warnings=False))
 
     async def _complete(self, **body: Any) -> dict[str, Any]:
         try:

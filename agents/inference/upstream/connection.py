@@ -4,7 +4,7 @@ The client does not retry: the broker delivers the message again, and counts the
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -19,6 +19,7 @@ from agents.inference.upstream.failures import is_outage, translate_error
 from agents.inference.upstream.modules import LoraModules
 from agents.inference.upstream.queue import CallQueue
 from agents.inference.upstream.request import request_body
+from agents.inference.upstream.response import chat_form
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.findings import AdapterUse
 from schemas.jobs import LANES, Lane
@@ -42,7 +43,6 @@ class UpstreamConnection:
             max_retries=0,
             timeout=openai.Timeout(upstream.read_timeout, connect=upstream.connect_timeout),
         )
-        self._completions: Any = self._client.chat.completions  # bodies are put together: no overload fits
         self._calls = CallQueue(upstream.max_concurrent, patience=settings.patience)
         self.modules = LoraModules(self._client, upstream)
         self.capabilities: Capabilities | None = None
@@ -51,9 +51,16 @@ class UpstreamConnection:
 
     @property
     def gauges(self) -> dict[str, float]:
-        """Calls that wait by lane, calls in flight, tokens and errors so far."""
+        """Calls that wait by lane, calls in flight, tokens and errors so far; the context, 0 when it is not known."""
         queues = {f"queue_{lane}": float(self._calls.depth(lane)) for lane in LANES}
-        return {**queues, "active_requests": float(self._calls.inside), **self.counts}
+        context_tokens = float(self.modules.context_tokens)
+        return {
+            **queues,
+            "active_requests": float(self._calls.inside),
+            "context_tokens": context_tokens,
+            "parameters": 0.0,
+            **self.counts,
+        }
 
     async def close(self) -> None:
         """Close all connections."""
@@ -68,6 +75,8 @@ class UpstreamConnection:
         try:
             if self.capabilities is None or self.outage:
                 self.capabilities = await probe(self._client, self.upstream.model)
+                with contextlib.suppress(KikiError):  # some servers list nothing
+                    await self.modules.list_adapters()
                 _log.info("upstream answers", url=self.upstream.base_url, capabilities=self.capabilities.names)
             else:
                 await self.modules.list_adapters()
@@ -99,9 +108,8 @@ class UpstreamConnection:
         """The whole reply."""
         async with self._calls.hold_slot(lane):
             with self.translate_errors():
-                reply = await self._completions.create(**body)
-        answer: dict[str, Any] = reply.model_dump(warnings=False)
-        return answer
+                reply = await self._api_for(body).create(**body)
+        return _read_reply(reply, body)
 
     async def count_tokens(self, body: dict[str, Any]) -> int:
         """What vLLM's ``/tokenize`` counts, which lies beside ``/v1``.
@@ -126,14 +134,19 @@ class UpstreamConnection:
         """The chunks of a stream; it is closed at the end, after an error or a cancellation too."""
         async with self._calls.hold_slot(lane):
             with self.translate_errors():
-                stream = await self._completions.create(**body, stream=True, stream_options={"include_usage": True})
-                chunks = _read_chunks(stream)
+                options = {"stream": True, "stream_options": {"include_usage": True}}
+                stream = await self._api_for(body).create(**body, **options)
+                chunks = _read_chunks(stream, body)
                 try:
                     yield chunks
                 finally:
                     with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
                         await chunks.aclose()
                         await stream.close()
+
+    def _api_for(self, body: Mapping[str, Any]) -> Any:
+        """Where a body is sent; bodies are put together, which the overloads of the client cannot follow."""
+        return self._client.completions if "prompt" in body else self._client.chat.completions
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -163,6 +176,12 @@ class UpstreamConnection:
             self.modules.forget()
 
 
-async def _read_chunks(stream: Any) -> AsyncGenerator[dict[str, Any], None]:
+async def _read_chunks(stream: Any, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     async for chunk in stream:
-        yield chunk.model_dump(warnings=False)
+        yield _read_reply(chunk, body)
+
+
+def _read_reply(reply: Any, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A reply or a chunk, in the form of a chat's."""
+    fields: dict[str, Any] = reply.model_dump(warnings=False)
+    return chat_form(fields) if "prompt" in body else fields

@@ -8,11 +8,11 @@ from typing import NoReturn
 import anyio
 import structlog
 
-from agents.inference.requests import DecodingOutcome, OnPiece, Request
+from agents.inference.requests import DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.settings import InferenceSettings, UpstreamSettings
 from agents.inference.upstream.ballots import score_choices
 from agents.inference.upstream.connection import UpstreamConnection
-from agents.inference.upstream.decoding import decode_candidates
+from agents.inference.upstream.decoding import Decoding
 from agents.inference.upstream.failures import is_outage
 from agents.inference.upstream.request import count_body
 from bus.agent import Endpoint
@@ -71,8 +71,13 @@ class OpenAIEngine:
 
     @property
     def info(self) -> dict[str, str]:
-        """The server, its capabilities, and why it is not healthy."""
-        fields = {"device": "upstream", "adapters": "", "upstream": self._upstream.base_url}
+        """The server, its adapters and capabilities, and why it is not healthy."""
+        fields = {
+            "device": "upstream",
+            "adapters": "",
+            "registered": " ".join(sorted(self._upstream.adapters)),
+            "upstream": self._upstream.base_url,
+        }
         if self.connection.capabilities is not None:
             fields["capabilities"] = self.connection.capabilities.names
         return {**fields, "upstream_error": self.connection.outage} if self.connection.outage else fields
@@ -82,7 +87,9 @@ class OpenAIEngine:
         """Always 0: an upstream does not report its size."""
         return 0
 
-    async def generate(self, request: Request, on_piece: OnPiece | None = None) -> DecodingOutcome:
+    async def generate(
+        self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
+    ) -> DecodingOutcome:
         """Run a request; cancelling the caller closes its streams, which ends the upstream's work.
 
         Raises:
@@ -96,7 +103,8 @@ class OpenAIEngine:
         with anyio.move_on_after(request.deadline - time.time()):
             if request.choices or request.ballots:
                 return await score_choices(self.connection, request, uses)
-            return await decode_candidates(self.connection, request, uses, on_piece)
+            decoding = Decoding(self.connection, request, uses, on_piece=on_piece, on_acceptance=on_acceptance)
+            return await decoding.run()
         raise DeadlineExceeded("the deadline passed while the upstream was working on the request.")
 
     async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:

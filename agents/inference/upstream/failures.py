@@ -6,7 +6,9 @@ from schemas.errors import InvalidInput, KikiError, Refused, StageFailed, Unavai
 
 BUSY = frozenset({408, 409, 425, 429})
 """Status codes of refusals that pass: the same request may succeed later."""
-_TOO_LONG = ("context_length_exceeded", "maximum context length", "longer than the maximum", "context window")
+_TOO_LONG = (
+    "context_length_exceeded", "maximum context length", "longer than the maximum", "context window", "context size"
+)  # fmt: skip
 
 
 def translate_error(error: openai.OpenAIError) -> KikiError:
@@ -23,7 +25,11 @@ def translate_error(error: openai.OpenAIError) -> KikiError:
     if error.status_code >= 500:
         return Unavailable(f"the upstream answered {error.status_code}: {text}")
     if error.status_code in (400, 413, 422) and any(mark in text for mark in _TOO_LONG):
-        return InvalidInput(f"the upstream says: {text}", code="context_length_exceeded", param="messages")
+        return InvalidInput(
+            f"This model's maximum context length is less than your messages resulted in; the upstream says: {text}",
+            code="context_length_exceeded",
+            param="messages",
+        )
     return StageFailed(f"the upstream refused with {error.status_code}: {text}", code="upstream_refused")
 
 

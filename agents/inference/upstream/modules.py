@@ -16,6 +16,9 @@ from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.errors import KikiError, Unavailable
 from schemas.findings import AdapterUse
 
+CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""How servers call a model's context in their lists of models."""
+
 Fields = tuple[str, dict[str, Any]]
 """The model name of a call, and what goes into its body besides."""
 
@@ -27,6 +30,8 @@ class LoraModules:
         self._client, self._settings = client, settings
         self._loaded: set[str] = set()
         self._loading = anyio.Lock()
+        self.context_tokens = 0
+        """Tokens of the base model's context, as the upstream lists it; 0 when it does not."""
 
     def select_usable(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """The adapter of a request that the upstream can serve: one, at weight 1. The others are left out and counted.
@@ -148,8 +153,7 @@ class LoraModules:
         """Models that the upstream lists; none when its list is not JSON (mlx_lm.server without a Hugging Face
         cache)."""
         try:
-            models = self._client.models.list(timeout=self._settings.connect_timeout)
-            return frozenset([model.id async for model in models])
+            models = [model async for model in self._client.models.list(timeout=self._settings.connect_timeout)]
         except openai.OpenAIError as error:
             raise translate_error(error) from error
         except ValueError as error:
@@ -157,6 +161,9 @@ class LoraModules:
                 "upstream.models", f"its list of models cannot be read ({error}): no adapter counts as resident"
             )
             return frozenset()
+        lengths = [_read_context(model) for model in models if model.id == self._settings.model]
+        self.context_tokens = max(lengths, default=0)
+        return frozenset(model.id for model in models)
 
     async def _post(self, path: str, name: str, body: dict[str, Any], *, unless: str) -> None:
         """Make one of vLLM's calls; a refusal whose message contains ``unless`` is fine."""
@@ -168,3 +175,9 @@ class LoraModules:
                 raise failure from error
             if unless not in failure.message:
                 raise adapter_error(name, failure.message) from error
+
+
+def _read_context(model: Any) -> int:
+    """Tokens of a listed model's context; 0 when the list does not say."""
+    values = [(model.model_extra or {}).get(name) for name in CONTEXT_FIELDS]
+    return next((value for value in values if isinstance(value, int) and value > 0), 0)

@@ -29,7 +29,7 @@ def request_body(
     temperature = temperature_of(sampling, candidate, candidate_temperature=candidate_temperature)
     arguments: dict[str, Any] = {
         "model": model,
-        "messages": [encode_message(message) for message in request.messages],
+        **_input_fields(request),
         "max_tokens": sampling.max_tokens,
         "temperature": temperature,
         **_standard_fields(sampling),
@@ -41,6 +41,11 @@ def request_body(
             sampling, candidate
         )  # a greedy answer needs none, and some servers batch only without
     return arguments
+
+
+def prompt_of(request: Request) -> str:
+    """The text that is to be continued, without a chat template."""
+    return request.messages[-1].content
 
 
 def count_body(messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> dict[str, Any]:
@@ -57,9 +62,7 @@ def count_body(messages: Sequence[Message], tooling: Tooling | None, *, thinking
 def encode_message(message: Message) -> dict[str, Any]:
     """A message for the upstream. A special token spelt in its text is broken up, or the server would treat it as
     one."""
-    content = SPECIAL.sub(lambda match: match[0] + _BREAK, message.content)
-    if content != message.content:
-        count_degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
+    content = _break_special(message.content)
     fields: dict[str, Any] = {"role": message.role, "content": content}
     if message.name:
         fields["name"] = message.name
@@ -71,6 +74,20 @@ def encode_message(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return fields
+
+
+def _input_fields(request: Request) -> dict[str, Any]:
+    """The conversation, or what ``/v1/completions`` continues."""
+    if (continuation := request.continuation) is None:
+        return {"messages": [encode_message(message) for message in request.messages]}
+    return {"prompt": list(continuation.tokens) or _break_special(prompt_of(request))}
+
+
+def _break_special(text: str) -> str:
+    broken = SPECIAL.sub(lambda match: match[0] + _BREAK, text)
+    if broken != text:
+        count_degraded("upstream.special_tokens", "a message spells a special token; a zero width space breaks it")
+    return broken
 
 
 def continuation_fields(messages: Sequence[Message]) -> dict[str, Any]:

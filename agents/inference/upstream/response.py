@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from agents.inference.text import Piece, TextFilter
+from agents.inference.text import Piece, TextFilter, attach_tokens
+from agents.inference.vocabulary import LEAST_LOGPROB, make_token
 from bus.metrics import count_degraded
 from schemas.base import UNREADABLE
 from schemas.chat import ToolCall, Usage
@@ -20,13 +21,14 @@ FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "tool_
 class Answer:
     """The answer to one call, which is one candidate; ``index`` is its number.
 
-    ``stops`` and reasoning are filtered here too, whatever the server does. ``thinking``: the content begins within the
-    reasoning.
+    ``stops`` and reasoning are filtered here too, whatever the server does. ``with_tokens``: the tokens with their
+    log-probabilities are asked for.
     """
 
-    def __init__(self, *, index: int, seed: int, stops: Sequence[str], thinking: bool = False) -> None:
+    def __init__(self, *, index: int, seed: int, text_filter: TextFilter, with_tokens: bool = False) -> None:
         self.index, self._seed = index, seed
-        self._filter = TextFilter(stops=stops, begins="reasoning" if thinking else "content")
+        self._filter, self._with_tokens = text_filter, with_tokens
+        self._parts, self._told, self._is_cut, self._has_ended = 0, 0, False, False
         self._texts: dict[str, list[str]] = {"content": [], "reasoning": []}
         self._tokens: list[TokenLogprob] = []
         self._logprobs: list[float] = []
@@ -46,9 +48,7 @@ class Answer:
             pieces += self._read_message(message)
             self._count_tokens(((choice.get("logprobs") or {}).get("content")) or ())
             self._finish = choice.get("finish_reason") or self._finish
-        for piece in pieces:
-            self._texts[piece.kind].append(piece.text)
-        return pieces
+        return self._pass_on(pieces)
 
     @property
     def stopped(self) -> bool:
@@ -68,13 +68,28 @@ class Answer:
             raise Unavailable("the upstream ended in the middle of an answer.")
         if self._finish not in FINISH:
             raise StageFailed(f"the upstream ended with '{self._finish}'.", code="upstream_refused")
-        pieces = self._filter.finish()
-        for piece in pieces:
-            self._texts[piece.kind].append(piece.text)
-        return pieces
+        self._has_ended = True
+        return self._pass_on(self._filter.finish())
 
-    def candidate(self, *, adapters: tuple[AdapterUse, ...], with_tokens: bool) -> Candidate:
-        """The finished candidate; usage or log-probabilities that the upstream did not send are counted."""
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the answer has come."""
+        return self._parts > 0
+
+    def cut(self) -> list[Piece]:
+        """End here, because the time is over, and return the text that was held back; nothing if it has ended."""
+        if self._has_ended:
+            return []
+        self._finish, self._is_cut, self._has_ended = "length", True, True
+        return self._pass_on(self._filter.finish())
+
+    def candidate(self, *, adapters: tuple[AdapterUse, ...]) -> Candidate:
+        """The finished candidate; usage or log-probabilities that the upstream did not send are counted.
+
+        Of an answer that was cut the usage never came: then the parts of the stream count as tokens.
+        """
+        if self._is_cut and self._usage is None:
+            self._usage = Usage(completion_tokens=max(self._parts, len(self._logprobs)))
         if self._usage is None:
             count_degraded("upstream.usage", "the upstream sends no usage; its tokens are counted as none")
         if not self._logprobs:
@@ -93,8 +108,16 @@ class Answer:
             usage=self._usage or Usage(),
             seed=self._seed,
             tool_calls=calls,
-            tokens=tuple(self._tokens) if with_tokens else (),
+            tokens=tuple(self._tokens) if self._with_tokens else (),
         )
+
+    def _pass_on(self, pieces: list[Piece]) -> list[Piece]:
+        for piece in pieces:
+            self._texts[piece.kind].append(piece.text)
+        if self._with_tokens:
+            pieces = attach_tokens(pieces, self._tokens[self._told :], ended=self._has_ended)
+            self._told += sum(len(piece.tokens) for piece in pieces)
+        return pieces
 
     def _read_message(self, message: Mapping[str, Any]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -103,6 +126,7 @@ class Answer:
             pieces.append(Piece("reasoning", str(reasoning)))
         for position, call in enumerate(message.get("tool_calls") or ()):
             self._join_call(call, position)
+        self._parts += bool(reasoning or message.get("content") or message.get("tool_calls"))
         if message.get("content"):
             pieces += self._filter.feed(str(message["content"]))
         return pieces
@@ -136,18 +160,59 @@ class Answer:
             if entry.get("logprob") is None:
                 continue
             self._logprobs.append(float(entry["logprob"]))
-            token = str(entry.get("token") or "")
-            self._tokens.append(TokenLogprob(token=token, logprob=float(entry["logprob"]), top=likeliest(entry)))
+            token = _read_token(entry)
+            self._tokens.append(
+                TokenLogprob(token=token.token, logprob=token.logprob, bytes=token.bytes, top=likeliest(entry))
+            )
 
 
 def likeliest(entry: Mapping[str, Any]) -> tuple[LikelyToken, ...]:
     """The likeliest tokens at a drawn token's place, sorted, because some servers send them unsorted."""
-    pairs = [
-        (str(alternative.get("token") or ""), float(alternative["logprob"]))
-        for alternative in entry.get("top_logprobs") or ()
-    ]
-    possible = [LikelyToken(token=token, logprob=logprob) for token, logprob in pairs if logprob > -1e30]
+    alternatives = [_read_token(alternative) for alternative in entry.get("top_logprobs") or ()]
+    possible = [token for token in alternatives if token.logprob > LEAST_LOGPROB]
     return tuple(sorted(possible, key=lambda alternative: -alternative.logprob))
+
+
+def read_tokens(reply: Mapping[str, Any]) -> list[TokenLogprob]:
+    """The tokens of a whole reply; one without a log-probability has nothing before it."""
+    entries = [{**entry, "logprob": entry.get("logprob") or 0.0} for entry in token_entries(reply)]
+    tokens = [(_read_token(entry), likeliest(entry)) for entry in entries]
+    return [TokenLogprob(token=token.token, logprob=token.logprob, bytes=token.bytes, top=top) for token, top in tokens]
+
+
+def chat_form(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """A reply or a chunk of ``/v1/completions`` in the form that a chat's has."""
+    choices = [
+        {
+            "finish_reason": choice.get("finish_reason"),
+            "message": {"content": choice.get("text")},
+            "logprobs": {"content": _chat_entries(choice.get("logprobs") or {})},
+        }
+        for choice in reply.get("choices") or ()
+    ]
+    return {**reply, "choices": choices}
+
+
+def _chat_entries(logprobs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tokens, values = logprobs.get("tokens") or (), logprobs.get("token_logprobs") or ()
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    return [
+        {
+            "token": token,
+            "logprob": value,
+            "top_logprobs": [{"token": other, "logprob": logprob} for other, logprob in (top or {}).items()],
+        }
+        for token, value, top in zip(tokens, values, tops, strict=False)
+    ]
+
+
+def _read_token(entry: Mapping[str, Any]) -> LikelyToken:
+    """A token as the server says it, with its bytes where they are no text."""
+    own = entry.get("bytes")
+    is_readable = isinstance(own, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in own)
+    return make_token(
+        str(entry.get("token") or ""), float(entry["logprob"]), bytes(own) if own and is_readable else None
+    )
 
 
 def token_entries(reply: Mapping[str, Any] | None) -> list[dict[str, Any]]:

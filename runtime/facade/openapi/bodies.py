@@ -13,6 +13,9 @@ from runtime.facade.completions.request import CompletionRequest
 from runtime.facade.messages import request as messages
 from runtime.facade.messages.blocks import BlockMessage, TextBlock
 from runtime.facade.messages.request import ClientTool, CountedMessages, MessagesRequest
+from runtime.facade.responses import request as responses
+from runtime.facade.responses.items import InputItem
+from runtime.facade.responses.request import ResponseRequest
 from runtime.facade.routes.embeddings import MAX_INPUTS, EmbeddingsBody
 
 
@@ -45,6 +48,11 @@ FIELDS: dict[tuple[type[Struct], str], Any] = {
     (SentMessage, "tool_calls"): list[EchoedCall] | None,
     (SentMessage, "audio"): None,
     (SentMessage, "function_call"): None,
+    (ResponseRequest, "tool_choice"): Literal["none", "auto", "required"] | dict[str, Any] | None,
+    (InputItem, "status"): str | None,
+    (InputItem, "phase"): str | None,
+    (InputItem, "summary"): list[dict[str, Any]] | None,
+    (InputItem, "encrypted_content"): str | None,
     (CompletionRequest, "prompt"): str | Annotated[list[str | int | list[int]], Meta(min_length=1)],
     (EmbeddingsBody, "input"): str | Annotated[list[str], Meta(min_length=1, max_length=MAX_INPUTS)],
     (EmbeddingsBody, "user"): str | None,
@@ -59,6 +67,7 @@ UNSERVED: dict[tuple[type[Struct], str], tuple[Any, ...]] = {
     (struct, name): values
     for struct, table in (
         (ChatRequest, REFUSED),
+        (ResponseRequest, responses.REFUSED),
         (CompletionRequest, completions.UNSERVED),
         (CountedMessages, messages.UNSERVED),
         (MessagesRequest, messages.UNSERVED),

@@ -60,11 +60,11 @@ def document(routes: Iterable[BaseRoute]) -> Json:
 
 def _describe_route(route: APIRoute, known_parameters: list[Json]) -> Json:
     """One operation; ``known_parameters`` are those that FastAPI knows."""
-    operation, asked = OPERATIONS[route.endpoint], set(_find_dependencies(route.dependant))
+    operation, dependencies = OPERATIONS[route.endpoint], set(_find_dependencies(route.dependant))
     summary, _, rest = (inspect.getdoc(route.endpoint) or "").partition("\n")
     parameters = [_describe_parameter(parameter) for parameter in known_parameters]
-    parameters += refer("parameters", *_name_parameters(operation, asked))
-    security = _name_keys(asked)
+    parameters += refer("parameters", *_name_parameters(operation, dependencies))
+    security = _name_keys(dependencies)
     body = {"requestBody": {"required": True, "content": _json(operation.body)}} if operation.body else {}
     codes = {*refusals.OF_ROUTES, *operation.errors}
     codes |= set(refusals.OF_PARAMETERS) if len(parameters) > len(parts.OF_ALL) else set()
@@ -95,21 +95,21 @@ def _describe_parameter(parameter: Json) -> Json:
     return {**parameter, "description": parts.DESCRIPTIONS[parameter["name"]], "schema": schema}
 
 
-def _name_parameters(operation: Operation, asked: set[Callable[..., Any]]) -> Iterator[str]:
+def _name_parameters(operation: Operation, dependencies: set[Callable[..., Any]]) -> Iterator[str]:
     """The parameters that a route reads by itself."""
-    if find_owner in asked:
+    if find_owner in dependencies:
         yield from parts.OF_BODILESS_USERS
     if operation.is_turn:
         yield from (*parts.OF_USERS, *parts.OF_TURNS)
     yield from parts.OF_ALL
 
 
-def _name_keys(asked: set[Callable[..., Any]]) -> list[Json]:
+def _name_keys(dependencies: set[Callable[..., Any]]) -> list[Json]:
     """The keys that a route asks for; only the administrator's is asked for on every server."""
-    if not asked & {find_tenant, require_admin_key, require_administrator}:
+    if not dependencies & {find_tenant, require_admin_key, require_administrator}:
         return []
     keys: list[Json] = [{name: []} for name in parts.KEYS]
-    return keys if require_administrator in asked else [*keys, {}]
+    return keys if require_administrator in dependencies else [*keys, {}]
 
 
 def _describe_reply(operation: Operation) -> Json:

@@ -10,7 +10,8 @@ from runtime.facade.chat.request import ChatRequest
 from runtime.facade.completions.request import CompletionRequest
 from runtime.facade.messages.request import CountedMessages, MessagesRequest
 from runtime.facade.openapi import replies, serving
-from runtime.facade.openapi.refusals import OF_AGENTS, OF_TURNS
+from runtime.facade.openapi.refusals import OF_AGENTS, OF_RESPONSES, OF_TURNS
+from runtime.facade.responses.request import ResponseRequest
 from runtime.facade.routes import (
     adapters,
     chat,
@@ -20,6 +21,7 @@ from runtime.facade.routes import (
     messages,
     metrics,
     models,
+    responses,
     route,
     sessions,
     turns,
@@ -63,6 +65,18 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
     completions.create_completion: Operation(
         body=CompletionRequest, reply=(replies.CompletionReply,), events=CHUNKS % "text_completion", errors=OF_TURNS
     ),
+    responses.create_response: Operation(
+        body=ResponseRequest,
+        reply=(replies.ResponseReply,),
+        events=EVENTS % "response.created, response.in_progress, for each item response.output_item.added, the events "
+        "of its content and response.output_item.done, at the end response.completed or response.incomplete, or an "
+        "error and response.failed",
+        errors=("previous_response_not_found", *OF_RESPONSES, *OF_TURNS),
+    ),
+    responses.show_response: Operation(reply=(replies.ResponseReply,), errors=OF_RESPONSES),
+    responses.list_input_items: Operation(reply=(replies.ItemList,), errors=OF_RESPONSES),
+    responses.delete_response: Operation(reply=(replies.DeletedResponse,), errors=OF_RESPONSES),
+    responses.cancel_response: Operation(reply=(replies.ResponseReply,), errors=("queue_full", *OF_RESPONSES)),
     messages.create_message: Operation(
         body=MessagesRequest,
         reply=(replies.MessageReply,),

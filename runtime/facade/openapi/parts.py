@@ -59,11 +59,15 @@ KEYS = {
 """The headers in which a key may stand."""
 
 DESCRIPTIONS = {
+    "after": "The id of the item behind which to begin.",
     "as_of": "What was known at this time: a date, which means the end of that day, or a time.",
     "limit": "How many at most.",
     "name": "The name of the model or of the adapter.",
+    "order": "Newest first, or oldest first.",
     "query": "What to look for.",
+    "response_id": "The response's id.",
     "session_id": "The session's id.",
+    "stream": "Not served: a response is not streamed again.",
     "turn_id": "The turn's id.",
     "verb": "What to do with it.",
 }

@@ -18,6 +18,7 @@ REASONS = {
     415: "The body is not plain JSON.",
     422: "The values cannot be served, or do not go together.",
     429: "Too much is asked at once.",
+    499: "The turn was cancelled: who asked for it, or forgot what it had recalled, did that.",
     500: "The runtime failed at this request.",
     502: "Another server, or a stage of the turn, answered what it may not.",
     503: "A part of the runtime is away, or cannot take more.",
@@ -33,6 +34,7 @@ OF_KEYS = ("unauthorized",)
 OF_PARAMETERS = ("invalid_request",)
 OF_BODIES = ("invalid_request", "request_timeout", "body_too_large", "unsupported_media_type")
 OF_AGENTS = ("unavailable",)
+OF_RESPONSES = ("response_not_found", *OF_AGENTS)
 OF_TURNS = (
     "model_not_found",
     "context_length_exceeded",
@@ -44,6 +46,7 @@ OF_TURNS = (
     "unavailable",
     "broker_lost",
     "deadline_exceeded",
+    "cancelled",
 )
 
 

@@ -176,6 +176,129 @@ class MessageReply(Struct, frozen=True, kw_only=True):
     kiki: TurnAccount
 
 
+class ItemPart(Struct, frozen=True, kw_only=True):
+    """A text within an item."""
+
+    type: Literal["input_text", "output_text", "reasoning_text"]
+    text: str
+    annotations: list[dict[str, Any]] | UnsetType = UNSET
+    logprobs: list[AnsweredToken] | UnsetType = UNSET
+
+
+class ResponseItem(Struct, frozen=True, kw_only=True):
+    """A message, the reasoning before it, a call that is asked for, or the answer to one."""
+
+    id: str
+    type: Literal[
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+    ]
+    status: Literal["in_progress", "completed", "incomplete"]
+    role: Literal["system", "user", "assistant"] | UnsetType = UNSET
+    content: list[ItemPart] | UnsetType = UNSET
+    summary: list[dict[str, Any]] | UnsetType = UNSET
+    call_id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
+    output: str | UnsetType = UNSET
+
+
+class CachedTokens(Struct, frozen=True, kw_only=True):
+    """Tokens of the input that were kept; not counted, so 0."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class ReasoningTokens(Struct, frozen=True, kw_only=True):
+    """Tokens of the output that were reasoning; not counted, so 0."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(Struct, frozen=True, kw_only=True):
+    """Numbers of tokens."""
+
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
+class ResponseFault(Struct, frozen=True, kw_only=True):
+    """Why a response failed."""
+
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"]
+    message: str
+    param: str | None
+
+
+class IncompleteDetails(Struct, frozen=True, kw_only=True):
+    """Why a response ended early."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseReply(Struct, frozen=True, kw_only=True):
+    """A response: what it says of its request, and its output; `usage` and `kiki` are there once it has one."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+    error: ResponseFault | None
+    incomplete_details: IncompleteDetails | None
+    output: list[ResponseItem]
+    usage: ResponseUsage | None
+    model: str
+    instructions: str | None
+    previous_response_id: str | None
+    tools: list[dict[str, Any]]
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
+    max_tool_calls: int | None
+    text: dict[str, Any]
+    reasoning: dict[str, str | None]
+    max_output_tokens: int | None
+    temperature: float
+    top_p: float
+    top_logprobs: int
+    truncation: Literal["disabled"]
+    background: bool
+    store: bool
+    metadata: dict[str, str]
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    service_tier: Literal["default"]
+    kiki: TurnAccount | UnsetType = UNSET
+
+
+class ItemList(Struct, frozen=True, kw_only=True):
+    """The items that a response was made from."""
+
+    object: Literal["list"]
+    data: list[ResponseItem]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class DeletedResponse(Struct, frozen=True, kw_only=True):
+    """A response that is gone."""
+
+    id: str
+    object: Literal["response"]
+    deleted: bool
+
+
 class CountedTokens(Struct, frozen=True, kw_only=True):
     """The tokens of the prompt that a conversation makes."""
 
@@ -246,7 +369,7 @@ class QueriedDomains(Struct, frozen=True, kw_only=True):
     fallback: bool
 
 
-class Selection(Struct, frozen=True, kw_only=True):
+class ChosenDomain(Struct, frozen=True, kw_only=True):
     """A domain that was chosen, and its score, 0 to 1."""
 
     domain: str
@@ -257,7 +380,7 @@ class PromptedDomains(Struct, frozen=True, kw_only=True):
     """The domains of a `prompt`; `base` is chosen when none fits."""
 
     chosen_domain: str
-    selections: list[Selection]
+    selections: list[ChosenDomain]
 
 
 class EpisodeEntry(Struct, frozen=True, kw_only=True):

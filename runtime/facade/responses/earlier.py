@@ -119,19 +119,25 @@ class EarlierResponses:
         """
         if isinstance(items, str):
             return items
-        return [
-            await self._resolve_item(item, f"input[{index}]") if item.kind == "item_reference" else item
-            for index, item in enumerate(items)
-        ]
+        known: dict[str, InputItem] = {}
+        resolved = []
+        for index, item in enumerate(items):
+            if item.kind == "item_reference":
+                if item.id not in known:
+                    known |= await self._read_items(turn_of(item.id or ""))
+                if item.id not in known:
+                    raise InvalidInput(
+                        f"Item with id '{item.id}' not found.", code="response_not_found", param=f"input[{index}].id"
+                    )
+                item = known[item.id]
+            resolved.append(item)
+        return resolved
 
-    async def _resolve_item(self, reference: InputItem, place: str) -> InputItem:
-        name = reference.id or ""
-        earlier = await self._find(turn_of(name), PREFIX + turn_of(name))
-        if earlier is not None:
-            for item in (*earlier.describe_input(), *earlier.describe()["output"]):
-                if item["id"] == name:
-                    return msgspec.convert(item, InputItem)
-        raise InvalidInput(f"Item with id '{name}' not found.", code="response_not_found", param=f"{place}.id")
+    async def _read_items(self, turn_id: str) -> dict[str, InputItem]:
+        """The items of a turn, by their ids: what it was made from, and its output."""
+        earlier = await self._find(turn_id, PREFIX + turn_id)
+        items = [] if earlier is None else [*earlier.describe_input(), *earlier.describe()["output"]]
+        return {item["id"]: msgspec.convert(item, InputItem) for item in items}
 
     async def _find(self, turn_id: str, response_id: str) -> EarlierResponse | None:
         if response_id != PREFIX + turn_id or not is_turn_id(turn_id):

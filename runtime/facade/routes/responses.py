@@ -74,8 +74,10 @@ async def list_input_items(
 
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(response_id: str, parts: Parts, owner: WhoseMemory) -> JSONResponse:
-    """Forget a response's turn: it is not shown, continued or recalled any more. Later responses that continued it keep
-    what they were made from."""
+    """Forget a response's turn: it is not shown, continued or recalled any more.
+
+    Later responses that continued it keep what they were made from.
+    """
     earlier = await EarlierResponses(parts.bus, owner).read(response_id)
     if earlier.runs:
         raise InvalidInput(f"'{response_id}' still runs: cancel it first.", param="id")

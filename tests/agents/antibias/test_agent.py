@@ -5,8 +5,8 @@ from agents.antibias import prompts
 from agents.antibias.agent import AntibiasAgent
 from agents.antibias.settings import AntibiasSettings
 from bus.connection import Bus
-from bus.testing import JobScript, Scores
-from schemas.chat import Usage
+from bus.testing import JobScript, Scores, run_agents
+from schemas.chat import Sampling, Usage
 from schemas.codec import encode
 from schemas.errors import StageFailed
 from schemas.events import AnswerReady, NegotiateDone, TurnFailed
@@ -60,8 +60,10 @@ def write_text(job: Job, revision: str) -> str:
     return RULE if "Which rule" in prompt else revision
 
 
-def negotiate_done(text: str, *, question: str = QUESTION, plan: Plan = FULL) -> NegotiateDone:
-    event = infer_done("not chosen", text, question=question, plan=plan)
+def negotiate_done(
+    text: str, *, question: str = QUESTION, plan: Plan = FULL, cut: bool = False, timeout: float = 30.0
+) -> NegotiateDone:
+    event = infer_done("not chosen", text, question=question, plan=plan, cut=cut, timeout=timeout)
     return NegotiateDone(
         envelope=event.envelope.next("negotiator"),
         query=event.query,
@@ -142,10 +144,44 @@ async def test_a_biased_answer_is_revised_and_all_tokens_are_counted(bus: Bus) -
     *_, revision = (job for job in worker.jobs if not job.choices)
     assert all(text in user_text(revision) for text in (BIASED, QUESTION, FRAMING, RULE))
     assert revision.enhance
+    assert revision.sampling.max_tokens == SETTINGS.max_tokens
     assert [job.enhance for job in worker.jobs].count(True) == 1
+    assert answer.bias.tokens == 5
     assert answer.bias.usage == Usage(prompt_tokens=50, completion_tokens=15)
     assert [cost.step for cost in answer.bias.costs] == ["check", "framing", "guideline", "revision", "check again"]
     assert answer.usage == Usage(prompt_tokens=14 + 100 + 50 + 1000, completion_tokens=6 + 15 + 1000)
+
+
+async def test_a_revision_is_no_longer_than_the_client_asks_for(bus: Bus) -> None:
+    event = negotiate_done(BIASED)
+    event = msgspec.structs.replace(event, query=msgspec.structs.replace(event.query, sampling=Sampling(max_tokens=7)))
+    async with scripted_worker(bus, judging_script(BIASED), AntibiasAgent(SETTINGS)) as worker:
+        await wait_for_answer(bus, event)
+    *_, revision = (job for job in worker.jobs if not job.choices)
+    assert revision.sampling.max_tokens == 7
+
+
+async def test_an_answer_whose_time_was_over_goes_on_unchecked(bus: Bus) -> None:
+    before = degraded_count("antibias.cut_short")
+    async with scripted_worker(bus, judging_script(BIASED), AntibiasAgent(SETTINGS)) as worker:
+        answer = await wait_for_answer(bus, negotiate_done(BIASED, cut=True))
+        nobody = await wait_for_answer(bus, negotiate_done("Use a mutex.", question="How do I lock?", cut=True))
+    assert (answer.text, answer.bias.checked, answer.bias.biased) == (BIASED, False, False)
+    assert "the turn's time was over" in answer.bias.reason
+    assert "men" in answer.bias.reason
+    assert (nobody.bias.checked, nobody.bias.reason) == (True, "touches nobody")
+    assert worker.jobs == []
+    assert degraded_count("antibias.cut_short") == before + 1
+
+
+async def test_a_model_that_is_slow_is_left_when_the_reserve_begins(bus: Bus) -> None:
+    """Nobody answers the jobs."""
+    event = negotiate_done(BIASED, timeout=2.5)
+    async with run_agents(bus, AntibiasAgent(AntibiasSettings(reserve=1.5))):
+        answer = await wait_for_answer(bus, event)
+    assert (answer.text, answer.bias.checked) == (BIASED, False)
+    assert answer.bias.reason
+    assert answer.timings[-1].finished_at < event.envelope.deadline - 0.5
 
 
 async def test_the_written_framing_and_guideline_can_be_left_out(bus: Bus) -> None:
@@ -211,7 +247,7 @@ async def test_a_revision_that_stays_unfair_becomes_a_neutral_refusal(bus: Bus, 
         answer = await wait_for_answer(bus, negotiate_done("Oui.", question=question))
     assert answer.text == refusal
     assert (answer.bias.biased, answer.bias.revised, answer.bias.refused) == (True, False, True)
-    assert answer.finish_reason == "stop"
+    assert (answer.finish_reason, answer.bias.tokens) == ("stop", 0)
 
 
 async def test_a_model_that_says_yes_to_everything_finds_nothing(bus: Bus) -> None:

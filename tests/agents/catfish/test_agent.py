@@ -5,6 +5,7 @@ from agents.catfish.settings import CatfishSettings
 from agents.shared.agreement import probability
 from bus.connection import Bus
 from bus.handler import Handler
+from bus.testing import run_agents
 from schemas.errors import StageFailed
 from schemas.events import DissentRaised, DissentWaived, Event, TurnFailed
 from schemas.jobs import Job
@@ -123,6 +124,28 @@ async def test_an_embedder_that_is_away_is_named_as_the_reason(bus: Bus) -> None
     async with scripted_worker(bus, write_objection, CatfishAgent(CatfishSettings(embed_timeout=0.2))):
         outcome = await wait_for_dissent(bus, infer_done("Yes.", "No.", question=HARD))
     assert outcome.dissent.reason.startswith("could not: no answer from service 'compare'")
+
+
+async def test_a_turn_whose_time_is_over_is_waived_without_a_call(bus: Bus) -> None:
+    before = degraded_count("catfish.cut_short")
+    async with scripted_worker(bus, write_objection, CatfishAgent(CatfishSettings())) as worker:
+        outcome = await wait_for_dissent(bus, infer_done("Yes.", "No.", question=HARD, cut=True))
+    assert isinstance(outcome, DissentWaived)
+    assert "over before its candidates had ended" in outcome.dissent.reason
+    assert worker.jobs == []
+    assert degraded_count("catfish.cut_short") == before + 1
+
+
+@pytest.mark.parametrize("texts", [("Yes.", "Yes."), ("It is so.", "It is not.")])
+async def test_a_model_or_an_embedder_that_is_slow_is_left_when_the_reserve_begins(
+    bus: Bus, texts: tuple[str, str]
+) -> None:
+    """Nobody answers: neither jobs nor comparisons."""
+    event = infer_done(*texts, question=HARD, timeout=2.5)
+    async with run_agents(bus, CatfishAgent(CatfishSettings(reserve=1.5))):
+        outcome = await wait_for_dissent(bus, event)
+    assert isinstance(outcome, DissentWaived)
+    assert outcome.timings[-1].finished_at < event.envelope.deadline - 0.5
 
 
 async def test_a_catfish_that_gives_up_does_not_fail_the_turn(bus: Bus) -> None:

@@ -193,4 +193,4 @@ async def test_the_deadline_ends_the_request(engines: dict[str, Engine], name: s
 
 async def test_probes_of_the_live_server_find_its_capabilities(engines: dict[str, Engine]) -> None:
     capabilities = set(engines["openai"].info["capabilities"].split())
-    assert capabilities == {"whole_logprobs", "top_logprobs"}
+    assert capabilities == {"whole_logprobs", "top_logprobs", "completions"}

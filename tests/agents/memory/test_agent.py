@@ -164,6 +164,27 @@ async def test_a_slow_store_does_not_hold_the_turn_up(
         await wait_for_projection(bus, 1, 1)
 
 
+async def test_recall_takes_only_a_share_of_a_short_turn(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = threading.Event()
+
+    def search_slowly(*_: Any, **__: Any) -> list[Any]:
+        assert finish.wait(60)
+        return []
+
+    async with run_memory_agent(bus, msgspec.structs.replace(settings, recall_timeout=60.0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Atlas, "search", search_slowly)
+            envelope = turn(timeout=8.0)
+            try:
+                event = await request_recall(bus, envelope, 1)
+            finally:
+                finish.set()
+    assert event.recall.hits == ()
+    assert event.timings[-1].finished_at < envelope.deadline - 4.0
+
+
 async def test_an_answer_is_recorded_when_the_recall_in_hand_ends(
     bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -458,6 +458,32 @@ async def test_ballots_that_do_not_finish_in_time_are_left_out(bus: Bus) -> None
     assert done.negotiation.notes
 
 
+@pytest.mark.parametrize(
+    ("cut", "seconds", "note"),
+    [(True, 30.0, "over before its candidates had ended"), (False, 2.0, "time is nearly over")],
+)
+async def test_a_turn_without_time_passes_with_its_first_candidate(
+    bus: Bus, cut: bool, seconds: float, note: str
+) -> None:
+    before = degraded_count("negotiator.cut_short")
+    event = infer_done("90", "100", "100", adapters=("power",), timeout=seconds, cut=cut)
+    async with scripted_worker(bus, even_scores, agent()) as worker:
+        done = await negotiate(bus, event)
+    assert (done.negotiation.outcome, done.negotiation.chosen, done.negotiation.text) == ("passed", 0, "90")
+    assert note in done.negotiation.notes[0]
+    assert worker.jobs == []
+    assert done.timings[-1].finished_at < event.envelope.deadline - 1.0
+    assert degraded_count("negotiator.cut_short") == before + 1
+
+
+async def test_a_cut_turn_that_is_not_negotiated_passes_without_a_word(bus: Bus) -> None:
+    before = degraded_count("negotiator.cut_short")
+    async with scripted_worker(bus, even_scores, agent()):
+        done = await negotiate(bus, infer_done("90", plan=plan_with(negotiate=False), cut=True))
+    assert (done.negotiation.outcome, done.negotiation.notes) == ("passed", ())
+    assert degraded_count("negotiator.cut_short") == before
+
+
 async def test_a_failed_arbitration_is_undecided(bus: Bus) -> None:
     def script(job: Job) -> Scores:
         if job.choices == ("A", "B"):

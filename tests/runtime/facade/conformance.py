@@ -29,10 +29,10 @@ def look_up(part: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def patterns() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
-    """The paths; those that say more come first."""
+    """The paths; those that say more come first, the longer ones of those that say as much."""
     return [
         (re.compile(re.sub(r"\{\w+\}", "(.+)", path)), item)
-        for path, item in sorted(DOCUMENT["paths"].items(), key=lambda entry: entry[0].count("{"))
+        for path, item in sorted(DOCUMENT["paths"].items(), key=lambda entry: (entry[0].count("{"), -len(entry[0])))
     ]
 
 

@@ -55,7 +55,7 @@ class Script:
     Attributes:
         tokens: live tokens, published before the answer when the plan has them.
         candidates: texts of the candidates; ``text`` alone when None.
-        answers: texts by the question, instead of ``text``, each of one live token.
+        answers: by the question a text instead of ``text``, of one live token, or the error with which the turn fails.
         fail: the turn fails with this error, before the worker has accepted it.
         fail_late: the turn fails with this error after its live tokens.
         silent: the turn is not answered.
@@ -72,7 +72,7 @@ class Script:
     tokens: tuple[InferToken | str, ...] = ("The capital ", "is Paris.")
     text: str = "The capital is Paris."
     candidates: tuple[str, ...] | None = None
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str | KikiError] = field(default_factory=dict)
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     fail: KikiError | None = None
@@ -118,8 +118,11 @@ class ScriptedAgents:
 
     async def _play_turn(self, event: QueryReceived) -> None:
         script = self.script
-        if (text := script.answers.get(event.query.text)) is not None:
-            script = dataclasses.replace(script, text=text, tokens=(text,))
+        answer = script.answers.get(event.query.text)
+        if isinstance(answer, KikiError):
+            script = dataclasses.replace(script, fail=answer)
+        elif answer is not None:
+            script = dataclasses.replace(script, text=answer, tokens=(answer,))
         if script.silent:
             return
         if script.fail is not None:

@@ -29,12 +29,14 @@ class StandIn:
     Attributes:
         loras: paths of the loaded LoRA modules, by name.
         paths: the paths from which a module can be loaded.
-        bodies: bodies of the chat requests so far.
+        bodies: bodies of the requests for text so far.
         abandoned: streams that their reader left.
         status: while it is set, chat requests and the list of models are answered with this status.
         lists_nothing: the list of models is an empty reply.
         counts: it has vLLM's ``/tokenize``.
         endless: streams do not end by themselves.
+        silent: nothing is answered.
+        context: the length of the context that the list of models tells; None tells none.
         port: the port; 0 takes a free one.
         breaks_after: streams break off after so many tokens.
     """
@@ -47,6 +49,8 @@ class StandIn:
     lists_nothing: bool = False
     counts: bool = True
     endless: bool = False
+    silent: bool = False
+    context: int | None = None
     port: int = 0
     breaks_after: int | None = None
 
@@ -55,7 +59,7 @@ class StandIn:
         self.loras.clear()
         self.bodies.clear()
         self.abandoned, self.status, self.endless, self.breaks_after, self.lists_nothing = 0, None, False, None, False
-        self.counts = True
+        self.silent, self.context, self.counts = False, None, True
 
     @property
     def url(self) -> str:
@@ -83,6 +87,8 @@ class StandIn:
 
     def text(self, body: dict[str, Any]) -> list[str]:
         """The tokens of the answer to ``body``."""
+        if "prompt" in body:
+            return [" is", " text", "."]
         form = (body.get("response_format") or {}).get("json_schema")
         if form:
             return [json.dumps(dict.fromkeys(form["schema"]["required"]))]
@@ -95,8 +101,7 @@ class StandIn:
             return _error(self.status, "not now")
         if body["model"] not in (BASE, *self.loras):
             return _error(404, f"The model `{body['model']}` does not exist.")
-        words = sum(len(message["content"].split()) for message in body["messages"])
-        if words + body["max_tokens"] > CONTEXT:
+        if _length(body) + body.get("max_tokens", 1) > CONTEXT:
             return _error(400, f"This model's maximum context length is {CONTEXT} tokens.")
         return None
 
@@ -119,8 +124,9 @@ def _app(state: StandIn) -> FastAPI:
             return _error(state.status, "not now")
         if state.lists_nothing:
             return Response(media_type="application/json")
+        length = {} if state.context is None else {"max_model_len": state.context}
         return JSONResponse(
-            {"object": "list", "data": [{"id": name, "object": "model"} for name in (BASE, *state.loras)]}
+            {"object": "list", "data": [{"id": name, "object": "model", **length} for name in (BASE, *state.loras)]}
         )
 
     @app.post("/v1/load_lora_adapter")
@@ -155,9 +161,11 @@ def _app(state: StandIn) -> FastAPI:
         state.bodies.append(body)
         if (refusal := state.refusal(body)) is not None:
             return refusal
+        while state.silent:
+            await asyncio.sleep(0.01)
         tokens = _cut_tokens(state.text(body), body.get("stop") or [])
-        reason = "stop" if len(tokens) <= body["max_tokens"] else "length"
-        tokens = tokens[: body["max_tokens"]]
+        most = body.get("max_tokens", CONTEXT)
+        reason, tokens = "stop" if len(tokens) <= most else "length", tokens[:most]
         usage = {"prompt_tokens": _length(body), "completion_tokens": len(tokens)}
         if body.get("stream"):
             return StreamingResponse(_stream(state, body, tokens, reason, usage), media_type="text/event-stream")
@@ -171,7 +179,40 @@ def _app(state: StandIn) -> FastAPI:
         more = {"prompt_logprobs": _prompt_logprobs(body)} if "prompt_logprobs" in body else {}
         return JSONResponse({**reply, "choices": [choice], "usage": usage, **more})
 
+    @app.post("/v1/completions")
+    async def continue_text(request: Request) -> Response:
+        body = await request.json()
+        state.bodies.append(body)
+        if (refusal := state.refusal(body)) is not None:
+            return refusal
+        drawn = _cut_tokens(state.text(body), body.get("stop") or [])[: body["max_tokens"]]
+        tokens = [*(_words(body) if body.get("echo") else []), *drawn]
+        usage = {"prompt_tokens": _length(body), "completion_tokens": len(drawn)}
+        head = {"id": "1", "object": "text_completion", "created": 1, "model": body["model"], "usage": usage}
+        if not body.get("stream"):
+            return JSONResponse({**head, "choices": [_text_choice(body, tokens, "stop")]})
+        choices = [*(_text_choice(body, [token], None) for token in tokens), _text_choice(body, [], "stop")]
+        chunks = [f"data: {json.dumps({**head, 'choices': [choice]})}\n\n" for choice in choices]
+        return PlainTextResponse("".join([*chunks, "data: [DONE]\n\n"]), media_type="text/event-stream")
+
     return app
+
+
+def _text_choice(body: dict[str, Any], tokens: list[str], reason: str | None) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": 0, "text": "".join(tokens), "finish_reason": reason}
+    if body.get("logprobs") is None:
+        return choice
+    tops = [{token: -0.25, "x": -2.0} for token in tokens]
+    values = [None if body.get("echo") and not at else -0.25 for at in range(len(tokens))]
+    return {**choice, "logprobs": {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops}}
+
+
+def _words(body: dict[str, Any]) -> list[str]:
+    """The tokens of a text that is to be continued: its words, or one letter for each id."""
+    if isinstance(body["prompt"], str):
+        first, *others = body["prompt"].split(" ")
+        return [first, *(f" {word}" for word in others)]
+    return [chr(ord("a") + token) for token in body["prompt"]]
 
 
 def _cut_tokens(tokens: list[str], stops: list[str]) -> list[str]:
@@ -186,6 +227,8 @@ def _cut_tokens(tokens: list[str], stops: list[str]) -> list[str]:
 
 def _length(body: dict[str, Any]) -> int:
     """Tokens of the prompt: its words, its tools, and one that opens the answer unless one goes on."""
+    if "prompt" in body:
+        return len(_words(body))
     opening = 0 if body.get("continue_final_message") else 1
     words = sum(len(message["content"].split()) for message in body["messages"])
     return words + 10 * len(body.get("tools") or ()) + opening

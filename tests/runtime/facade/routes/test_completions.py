@@ -206,9 +206,14 @@ async def test_no_tokens_at_all_give_the_prompt_alone(http: httpx.AsyncClient, s
 async def test_a_prompt_that_cannot_be_served_refuses_the_request(
     http: httpx.AsyncClient, script: Script, streams: bool
 ) -> None:
-    script.fail = InvalidInput("the vocabulary has 9 tokens.", param="prompt")
-    reply = await http.post("/v1/completions", json=completion_body(prompt=[[10], [11]], stream=streams))
+    script.answers = {"A": "one", "B": InvalidInput("the prompt is too long.", param="prompt")}
+    script.before_answer = anyio.Event()  # of the first prompt, which is cancelled
+    reply = await http.post("/v1/completions", json=completion_body(prompt=["A", "B"], stream=streams))
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "prompt")
+    await wait_until(lambda: bool(script.cancellations))
+    assert [event.envelope.turn_id for event in script.cancellations] == [
+        event.envelope.turn_id for event in script.queries if event.query.text == "A"
+    ]
 
 
 async def test_an_error_ends_the_stream_of_all_prompts(http: httpx.AsyncClient, script: Script) -> None:
@@ -231,12 +236,14 @@ async def test_a_client_that_leaves_cancels_every_prompt(http: httpx.AsyncClient
 
 
 async def test_a_retry_with_its_key_gets_the_same_turns(http: httpx.AsyncClient, script: Script) -> None:
+    script.answers = {"A": "one", "B": "two"}
     headers = {"Idempotency-Key": "key-1"}
     bodies = [
         (await http.post("/v1/completions", json=completion_body(prompt=["A", "B"]), headers=headers)).json()
         for _ in range(2)
     ]
     assert bodies[0] == bodies[1]
+    assert [choice["text"] for choice in bodies[0]["choices"]] == ["one", "two"]
     assert len(script.queries) == 2
 
 
