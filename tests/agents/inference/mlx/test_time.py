@@ -90,7 +90,7 @@ async def test_an_answer_that_ends_in_time_is_not_cut(engine: Any) -> None:
     assert (outcome.cut, outcome.candidates[0].text) == (False, PARIS)
 
 
-async def test_what_was_held_back_comes_with_the_end_of_the_time(engine: Any) -> None:
+async def test_text_that_was_held_back_comes_with_the_end_of_the_time(engine: Any) -> None:
     whole = (await engine.generate(ask(sampling={"max_tokens": 12}))).candidates[0].text
     stop = f"{whole[:20]}never"
     request = ask(sampling={"stop": (stop, "is Rome"), "max_tokens": 12})
