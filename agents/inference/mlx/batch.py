@@ -131,8 +131,8 @@ class Batch:
             self._remove(stopped_uids, owners)
 
     def leave(self, work: Work) -> None:
-        """Take out a request that nobody waits for any more. What was read of its prompt, or decoded of its first row, is
-        kept: it may come again, or go on."""
+        """Take out a request that nobody waits for any more. What was read of its prompt, and decoded of its first row,
+        is kept: it may come again, or go on."""
         self.active.remove(work)
         if (prefill := work.prefill) is not None and prefill.done > prefill.known_tokens:
             self._prefixes.keep(work.context, work.prompt.tokens[: prefill.done], prefill.cache[:-1])
