@@ -115,10 +115,13 @@ def _indent(text: str) -> str:
 
 
 def context_error(tokens: int, context_tokens: int, *, param: str) -> InvalidInput:
-    """The error of a prompt that is too long, in the words by which clients know it."""
+    """The error of a prompt that is too long, in the words by which clients know it.
+
+    LiteLLM looks for the first sentence, LangChain and Anthropic's clients for "prompt is too long".
+    """
     return InvalidInput(
         f"This model's maximum context length is {context_tokens} tokens. However, your {param} resulted in {tokens} "
-        f"tokens. Shorten the {'conversation' if param == 'messages' else param}.",
+        f"tokens: the prompt is too long. Shorten the {'conversation' if param == 'messages' else param}.",
         code="context_length_exceeded",
         param=param,
     )

@@ -16,13 +16,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from runtime.facade.chat.headers import DEGRADED, LEVEL
 from runtime.facade.errors import HttpRefusal, describe_error, refuse
 
 ANY = "*"
 """In a list of origins or hosts: all of them."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-EXPOSED = (ANY, "x-request-id", "x-turn-id", "retry-after")
+EXPOSED = (ANY, "x-request-id", "x-turn-id", LEVEL, DEGRADED, "retry-after")
 """Headers of a reply that a page may read: all, and by name for browsers that do not know what all is."""
 
 

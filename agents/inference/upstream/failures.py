@@ -26,7 +26,8 @@ def translate_error(error: openai.OpenAIError) -> KikiError:
         return Unavailable(f"the upstream answered {error.status_code}: {text}")
     if error.status_code in (400, 413, 422) and any(mark in text for mark in _TOO_LONG):
         return InvalidInput(
-            f"This model's maximum context length is less than your messages resulted in; the upstream says: {text}",
+            "This model's maximum context length is less than your messages resulted in: the prompt is too long. "
+            f"The upstream says: {text}",
             code="context_length_exceeded",
             param="messages",
         )

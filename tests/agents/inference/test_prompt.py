@@ -183,7 +183,7 @@ def test_too_long_a_conversation_loses_the_quotes_first_then_its_oldest_history(
 
 
 def test_too_long_a_prompt_names_both_numbers(encoder: PromptEncoder) -> None:
-    with pytest.raises(InvalidInput, match=r"maximum context length is 256 tokens\. .* resulted in \d+") as caught:
+    with pytest.raises(InvalidInput, match=r"length is 256 tokens\. .* resulted in \d+ .*prompt is too long") as caught:
         encoder.encode([user_message("word " * 400)])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 

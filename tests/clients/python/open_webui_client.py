@@ -13,7 +13,9 @@ HEADERS = {
     "X-OpenWebUI-User-Role": "admin",
     "X-OpenWebUI-Chat-Id": "0f3f0e0e-6a0d-4c32-9d8d-4d6b3f3c0001",
 }
-client = httpx.Client(base_url=URL, headers=HEADERS, timeout=60)
+client = httpx.Client(base_url=URL, headers=HEADERS, timeout=120)
+nameless = httpx.Client(base_url=URL, headers={"Authorization": HEADERS["Authorization"]}, timeout=120)
+"""As it is by default: who asks is not passed on."""
 HISTORY = f"USER: {QUESTION}\nASSISTANT: The capital of France is Paris."
 
 
@@ -27,10 +29,10 @@ def read_events(response):
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1] if line.startswith("data: ")]
 
 
-def run_task(prompt, **more):
+def run_task(prompt, sender=client, **more):
     """The text that a task behind the chat gets."""
     body = {"model": FAST, "messages": [{"role": "user", "content": prompt}], "stream": False, **more}
-    reply = client.post("/chat/completions", json=body)
+    reply = sender.post("/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     return reply.json()["choices"][0]["message"]["content"]
 
@@ -69,7 +71,7 @@ def parameters():
         "temperature": 0.8, "top_p": 0.9, "top_k": 40, "min_p": 0, "frequency_penalty": 0.1, "presence_penalty": 0.1,
         "repeat_penalty": 1.1, "repeat_last_n": 64, "mirostat": 0, "mirostat_eta": 0.1, "mirostat_tau": 5, "tfs_z": 1,
         "seed": 0, "stop": ["<end>"], "logit_bias": {}, "reasoning_effort": "low", "num_ctx": 2048, "num_keep": 24,
-        "keep_alive": "5m", "user": "ada", "stream_options": {"include_usage": True},
+        "keep_alive": "5m", "stream_options": {"include_usage": True},
     }  # fmt: skip
     with client.stream("POST", "/chat/completions", json=body) as response:
         assert read_events(response)[-1]["usage"]["completion_tokens"] <= 16
@@ -100,8 +102,8 @@ def title():
 @check("title of a chat, not repeated in another")
 def title_stays():
     code = "GREY-HERON-77"
-    run_task(f"Write a title of four words for this chat: the code is {code}.", max_completion_tokens=16)
-    said = run_task("What is the code?", max_completion_tokens=24, temperature=0)
+    run_task(f"Write a title of four words for this chat: the code is {code}.", nameless, max_completion_tokens=16)
+    said = run_task("What is the code?", nameless, max_completion_tokens=24, temperature=0)
     assert code not in said, said
 
 

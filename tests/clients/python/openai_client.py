@@ -50,7 +50,9 @@ def weather(**more):
 def models():
     names = [model.id for model in client.models.list()]
     assert DEFAULT in names, names
-    assert client.models.retrieve(FAST).id == FAST
+    model = client.models.retrieve(FAST)
+    assert model.id == FAST
+    assert model.model_extra["context_length"] == 8192, model
 
 
 @check("chat")

@@ -20,6 +20,7 @@ from tests.runtime.facade.scripted import chat_body
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat_body(),
     "/v1/completions": {"prompt": "hello"},
+    "/v1/responses": {"input": "hello"},
     "/v1/messages": chat_body(),
     "/v1/messages/count_tokens": chat_body(),
     "/v1/embeddings": {"input": "hello"},

@@ -126,7 +126,9 @@ async def test_a_page_of_the_list_is_answered_before_it_asks(listing: httpx.Asyn
 async def test_a_page_of_the_list_asks_and_reads(listing: httpx.AsyncClient, script: Script, stream: bool) -> None:
     reply = await listing.post(CHAT, json=chat_body(stream=stream), headers={"origin": LISTED})
     assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (200, LISTED)
-    assert {"*", "x-turn-id", "x-request-id"} <= set(reply.headers["access-control-expose-headers"].split(", "))
+    assert {"*", "x-turn-id", "x-request-id", "x-kiki-level", "x-kiki-degraded"} <= set(
+        reply.headers["access-control-expose-headers"].split(", ")
+    )
     refusal = await listing.post(CHAT, json={}, headers={"origin": LISTED})
     assert (refusal.status_code, refusal.headers["access-control-allow-origin"]) == (400, LISTED)
 

@@ -3,6 +3,7 @@
 The worker is scripted: it decodes until its own time is over, or answers and then never answers a job.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,7 +31,6 @@ from schemas.chat import Usage
 from schemas.events import EpisodeRecorded, InferDone, QueryReceived, QueryRouted, RecallDone
 from schemas.findings import Candidate, Inference, Route
 from tests.agents.scripted import FULL, degraded_count
-from tests.runtime.facade.readers import read_events
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +110,8 @@ async def ask(http: httpx.AsyncClient, *, stream: bool) -> tuple[str, str, str]:
         return choice["message"]["content"], choice["finish_reason"], reply.headers["x-turn-id"]
     async with http.stream("POST", "/v1/chat/completions", json=body(stream=True)) as response:
         assert response.status_code == 200
-        chunks = [event async for event in read_events(response)]
+        lines = [line async for line in response.aiter_lines()]
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         text = "".join(choice["delta"].get("content") or "" for choice in choices)
         return text, choices[-1]["finish_reason"], response.headers["x-turn-id"]
