@@ -57,8 +57,11 @@ class Paths:
             scope["route"] = get_scope.get("route")
 
     def _find_methods(self, path: str) -> set[str]:
-        """The methods that routes have at a path; none where there is no route."""
-        return {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
+        """The methods that routes have at a path; none where there is no route.
+
+        The whole path counts: the router alone would take a line end at its end for nothing, and ``s%0A`` for ``s``.
+        """
+        return {method for route in self._routes if route.path_regex.fullmatch(path) for method in route.methods or ()}
 
 
 def _spellings(path: str) -> Iterator[str]:

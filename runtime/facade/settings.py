@@ -48,7 +48,9 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             answer at the model's context.
         poll_seconds: silence after which TURNS is read, in case a message was missed.
         broker_grace: time that the broker may be away before the turn is given up as lost.
-        keepalive_seconds: silence after which a stream begins, and gets a comment, so that proxies keep it open.
+        keepalive_seconds: silence after which a stream gets a comment, so that proxies keep it open.
+        accept_seconds: time after which a stream begins though the worker has not accepted the turn; a refusal is an
+            event of the stream then.
         strict_fields: whether a field that nobody knows is refused; else it is passed over and counted.
         missing_adapter: what a model id gets that names one adapter which is not there: "base" answers without it and
             says so in a header, "refuse" answers 404.
@@ -87,6 +89,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     poll_seconds: Annotated[float, Meta(gt=0)] = 2.0
     broker_grace: float = 3.0
     keepalive_seconds: Annotated[float, Meta(gt=0)] = 5.0
+    accept_seconds: Annotated[float, Meta(gt=0)] = 20.0
     strict_fields: bool = False
     missing_adapter: Literal["base", "refuse"] = "base"
     drain_seconds: float = 0.5

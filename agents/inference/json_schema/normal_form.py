@@ -215,6 +215,7 @@ class _Normalizer:
 
     def _merge_objects(self, owns: Sequence[dict[str, Any]], *, fixed: bool) -> dict[str, Any]:
         """The keywords of one object that follows all of ``owns``; ``fixed``: its values are listed."""
+        owns = _close_together(owns)
         names = list(dict.fromkeys(name for own in owns for name in own.get("properties", ())))
         patterns = list(dict.fromkeys(name for own in owns for name in own.get("patternProperties", ())))
         required = list(dict.fromkeys(name for own in owns for name in own.get("required", ())))
@@ -240,6 +241,27 @@ class _Normalizer:
             if bounds := [own[keyword] for own in owns if keyword in own]:
                 merged[keyword] = choose(bounds)
         return merged
+
+
+def _close_together(owns: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The schemas without ``additionalProperties: false``, where one of them forbids by it what another requires.
+
+    Nothing could follow them; what is meant is that the object takes no more than all of them name.
+    """
+    required = {name for own in owns for name in own.get("required", ()) if name in own.get("properties", ())}
+    if not any(own.get("additionalProperties") is False and not _allows(own, required) for own in owns):
+        return owns
+    return [
+        {keyword: value for keyword, value in own.items() if (keyword, value) != ("additionalProperties", False)}
+        for own in owns
+    ]
+
+
+def _allows(own: dict[str, Any], names: Iterable[str]) -> bool:
+    patterns = own.get("patternProperties", ())
+    return all(
+        name in own.get("properties", ()) or any(_matches(pattern, name) for pattern in patterns) for name in names
+    )
 
 
 def _schemas_of_property(name: str, owns: Sequence[dict[str, Any]]) -> list[Any]:

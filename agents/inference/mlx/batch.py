@@ -131,13 +131,14 @@ class Batch:
             self._remove(stopped_uids, owners)
 
     def leave(self, work: Work) -> None:
-        """Take out a request that nobody waits for any more. What was read of its prompt is kept: it may come again."""
+        """Take out a request that nobody waits for any more. What was read of its prompt, and decoded of its first row,
+        is kept: it may come again, or go on."""
         self.active.remove(work)
         if (prefill := work.prefill) is not None and prefill.done > prefill.known_tokens:
             self._prefixes.keep(work.context, work.prompt.tokens[: prefill.done], prefill.cache[:-1])
         uids = [uid for uid, (owner, _) in self._rows.items() if owner is work]
         if uids:
-            self.generator.remove(uids)
+            self._remove(uids, dict.fromkeys(uids[:1], work))
         for uid in uids:
             del self._rows[uid]
         _log.info("request left the batch", decoded=sum(row.decoded for row in work.rows))
@@ -218,9 +219,10 @@ class Batch:
         return stopped
 
     def _remove(self, uids: list[int], owners: Mapping[int, Work]) -> None:
-        """Take rows that ended at a stop string out of the generator."""
+        """Take rows out of the generator that would go on with them, and keep the caches of those in ``owners``."""
         for uid, (cache, tokens) in self.generator.remove(uids, return_prompt_caches=True).items():
-            self._prefixes.keep(owners[uid].context, tokens, cache[:-1])
+            if uid in owners:
+                self._prefixes.keep(owners[uid].context, tokens, cache[:-1])
 
     def _keep_prompts(self, prompts: Sequence[Any]) -> None:
         """Keep caches that cannot be cut at the end of the prompt, which the next turn's prompt begins with."""

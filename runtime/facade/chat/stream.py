@@ -84,7 +84,7 @@ class TurnStream(Response):
         Raises:
             KikiError: a turn failed before the stream began.
         """
-        until = time.monotonic() + self._settings.keepalive_seconds
+        until = time.monotonic() + self._settings.accept_seconds
         for writer in writers:
             await writer.wait_for_beginning(until)
         self.headers.update(writers[0].headers)

@@ -130,7 +130,8 @@ def parse_tools(raw_tools: Any, choice: Any, *, parallel: bool | None) -> Offere
         "tools": allowed,
         "required": mode == "required",
         "forced": chosen[0] if mode == "forced" else None,
-        "parallel": parallel is not False,
+        # An answer that must call goes on calling where it may, so there it may only for who asks for that.
+        "parallel": bool(parallel) if mode in ("required", "forced") else parallel is not False,
     }
     custom = frozenset(tool.name for tool, offer in zip(tools, offers, strict=True) if offer.type == "custom")
     return OfferedTools(tooling=_convert_wire(fields, Tooling, "tools"), custom=custom)

@@ -133,7 +133,7 @@ def translate_prompt(body: CountedMessages) -> ChatRequest:
         system=join_system(body.system),
         tools=[_translate_tool(tool, f"tools[{index}]") for index, tool in enumerate(body.tools or ())],
         tool_choice=None if choice is None else _translate_choice(choice),
-        parallel_tool_calls=None if choice is None else not choice.disable_parallel_tool_use,
+        parallel_tool_calls=False if choice is not None and choice.disable_parallel_tool_use else None,
         thinking=_translate_thinking(body.thinking),
         reasoning_effort="xhigh" if output.effort == "max" else output.effort,
         response_format=_translate_format(output.format or body.output_format),

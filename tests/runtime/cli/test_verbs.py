@@ -15,6 +15,7 @@ VERBS = {
     "trace",
     "replay",
     "asyncapi",
+    "openapi",
     "doctor",
     "models",
     "dead",

@@ -78,6 +78,16 @@ async def test_where_nothing_is_a_404_says_so(http: httpx.AsyncClient, path: str
         assert (reply.status_code, error["code"], error["param"]) == (404, "not_found", None)
 
 
+@pytest.mark.parametrize(
+    "path", ["/health%0A", "/v1/models%0A", "/v1/models/%0A", "/v1/sessions/s%0A", "/v1/sessions%0A"]
+)
+async def test_a_line_end_is_a_part_of_the_path(http: httpx.AsyncClient, path: str) -> None:
+    """What is forgotten at ``s%0A`` is not the session ``s``."""
+    for method in ("GET", "DELETE"):
+        reply = await http.request(method, path)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+
+
 async def test_an_id_may_end_in_a_slash(http: httpx.AsyncClient) -> None:
     """A path is taken as it is where a route has it: nobody forgets all of a user for a slash behind nothing."""
     reply = await http.delete("/v1/sessions/")

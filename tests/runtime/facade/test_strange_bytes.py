@@ -32,8 +32,8 @@ BAD_BODIES = (
 BAD_TYPES = (b"text/plain", b"multipart/form-data; boundary=x", b"application/x-www-form-urlencoded", b"\xff")
 
 STRANGE_VALUES = (
-    *("1e308", "-1e308", "1e999", "9" * 400, "-" + "9" * 400, "4.5", "-1", "null", "true", '"4"', "[]", "{}"),
-    *('""', r'"\u0000"', r'"\ud800"', r'"\udfff\ud800"', '"\U0010ffff"', "[null]", "[[[]]]", '{"": null}'),
+    *("1e308", "1e999", "9" * 400, "-" + "9" * 400, "4.5", "-1", "null", "true", "[]"),
+    *('""', r'"\u0000"', r'"\ud800"', '"\U0010ffff"', "[null]", '{"": null}'),
     *("[" * 400 + "]" * 400, '{"type":' * 400 + "1" + "}" * 400),
 )
 

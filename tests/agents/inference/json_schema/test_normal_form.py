@@ -116,6 +116,23 @@ BASE = {"$defs": {"base": {"type": OBJECT, "properties": {"id": {"type": "intege
             [{"p": {"a": 1, "b": 2}}],
             [{"p": {"a": 1}}, {"p": {"b": 1, "c": 1}}],
         ),
+        (
+            {
+                "allOf": [
+                    {"properties": {name: True}, "required": [name], "additionalProperties": False}
+                    for name in ("a", "b")
+                ]
+            },
+            [{"a": 1, "b": 2}],
+            [{"a": 1}, {"a": 1, "b": 2, "c": 3}],
+        ),
+        (
+            {"properties": {"k": True}, "additionalProperties": False}
+            | {"oneOf": [{"properties": {"a": True}, "required": ["a"]}, {"required": ["k"]}]},
+            [{"k": 1, "a": 2}, {"k": 1}],
+            [{"k": 1, "b": 1}],
+        ),
+        ({"allOf": [{**NAMED, "additionalProperties": False}, {"properties": {"b": True}}]}, [{"a": 1}], [{"b": 1}]),
         ({"anyOf": [NAMED, {"type": "null"}]}, [None, {"a": 1}], [{"b": 1}, "x"]),
         ({"oneOf": [NAMED, {"type": "string"}]}, ["x", {"a": 1}], [{"b": 1}]),
         ({"type": "integer", "minimum": 1, "allOf": [{"minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6]),

@@ -75,10 +75,10 @@ async def test_an_assistants_message_is_continued_with_the_space_that_belongs_to
 
 async def test_a_token_outside_the_vocabulary_is_refused_by_its_field(engine: Any) -> None:
     size = engine.thread.decoder.vocabulary.size
-    with pytest.raises(InvalidInput, match=rf"the token {size}, and the vocabulary has {size}") as caught:
+    with pytest.raises(InvalidInput, match=rf"the token {size}, which is out of vocabulary: it has {size}") as caught:
         await engine.generate(continue_text(tokens=(1, size)))
     assert caught.value.param == "prompt"
-    with pytest.raises(InvalidInput, match=rf"the token '{size}', and the vocabulary has {size}") as caught:
+    with pytest.raises(InvalidInput, match=rf"the token '{size}', which is out of vocabulary: it has {size}") as caught:
         await engine.generate(ask(sampling={"logit_bias": {"5": 1.0, str(size): -1.0}}))
     assert caught.value.param == "logit_bias"
     await engine.generate(ask(sampling={"max_tokens": 1, "logit_bias": {str(size - 1): -1.0}}))

@@ -38,7 +38,7 @@ def test_a_text_of_one_token_is_done_at_once(model: Any) -> None:
     assert prefill.scored_tokens == []
 
 
-def test_what_is_known_is_not_read_again(model: Any) -> None:
+def test_known_tokens_are_not_read_again(model: Any) -> None:
     cache = make_prompt_cache(model)
     first = SharedPrefill(model, TOKENS[:4], cache=cache, step=4)
     assert first.advance()

@@ -75,7 +75,10 @@ def test_the_choice_of_tools_is_read() -> None:
     assert read_query(tools=[TOOL], tool_choice="required").tooling.required
     assert read_query(tools=[TOOL], tool_choice="none").tooling is None
     assert read_query(tools=[], tool_choice="auto").tooling is None
+    assert read_query(tools=[TOOL]).tooling.parallel
     assert not read_query(tools=[TOOL], parallel_tool_calls=False).tooling.parallel
+    assert not read_query(tools=[TOOL], tool_choice="required").tooling.parallel
+    assert read_query(tools=[TOOL], tool_choice="required", parallel_tool_calls=True).tooling.parallel
     assert read_query(tools=[TOOL], kiki={"level": "raw"}).level == "raw"
     assert read_query(tools=[{"type": "function", "function": {"name": "now"}}]).tooling.tools[0].parameters
 

@@ -118,7 +118,7 @@ def test_sampling_fields_have_their_own_names() -> None:
         (None, False, None, True),
         ({"type": "auto"}, False, None, True),
         ({"type": "any", "disable_parallel_tool_use": True}, True, None, False),
-        ({"type": "tool", "name": "weather"}, False, "weather", True),
+        ({"type": "tool", "name": "weather"}, False, "weather", False),
     ],
 )
 def test_tools_are_offered_as_the_choice_says(choice: Any, required: bool, forced: str | None, parallel: bool) -> None:

@@ -16,6 +16,7 @@ from bus.stream import purge
 from bus.topology import ANSWERS, TURNS
 from bus.turns.events import find_end
 from schemas.chat import ToolCall, Usage
+from schemas.errors import StageFailed
 from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.memory import SessionReply, SessionRequest, VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
@@ -154,6 +155,18 @@ async def test_a_response_that_is_not_recorded_can_be_deleted(
     assert (await http.delete(path, headers=ANN)).json()["deleted"]
     assert (await http.get(path, headers=ANN)).status_code == 404
     assert await find_end(bus, turn_of(created)) is None
+
+
+async def test_a_failed_response_can_be_deleted(
+    bus: Bus, memory: MemoryAgent, http: httpx.AsyncClient, script: Script
+) -> None:
+    script.fail = StageFailed("it broke.")
+    body = {"model": FAST, "input": "What?"}
+    turn_id = (await http.post("/v1/responses", json=body, headers=ANN)).headers["x-turn-id"]
+    path = f"/v1/responses/resp_{turn_id}"
+    assert (await http.get(path, headers=ANN)).json()["status"] == "failed"
+    assert (await http.delete(path, headers=ANN)).json()["deleted"]
+    assert (await http.get(path, headers=ANN)).status_code == 404
 
 
 async def test_a_deleted_response_is_not_recorded_afterwards(
