@@ -85,7 +85,7 @@ def live_runtime(tmp_path_factory: pytest.TempPathFactory, small_model: Path, em
     running = start(
         tmp_path_factory.mktemp("runtime"),
         KIKI_API_KEYS=json.dumps({KEY: "clients"}),
-        KIKI_AGENTS__FACADE__KEEPALIVE_SECONDS="60",
+        KIKI_AGENTS__FACADE__ACCEPT_SECONDS="60",
     )
     yield running
     stop(running)
@@ -97,7 +97,7 @@ def reports(live_runtime: Runtime, request: pytest.FixtureRequest) -> Iterator[R
     wanted: dict[str, list[str]] = {}
     for item in request.session.items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if isinstance(client := parameters.get("client"), StockClient):
+        if isinstance(client := parameters.get("client"), StockClient) and "check" in parameters:
             wanted.setdefault(client.name, []).append(parameters["check"])
     with serve_cancelling(live_runtime.nats) as cancel_url:
         yield Reports(live_runtime, cancel_url, wanted)

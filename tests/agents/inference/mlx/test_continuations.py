@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from agents.inference.mlx.loading import load
 from agents.inference.requests import DecodingOutcome, Request
+from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from schemas.chat import Message, Sampling
 from schemas.errors import InvalidInput
@@ -136,11 +138,12 @@ async def test_stop_strings_and_penalties_count_in_texts(engine: Any) -> None:
     assert not biased.candidates[0].text.startswith(" Paris")
 
 
-async def test_the_echo_tells_each_tokens_log_probability(engine: Any, loaded: Any) -> None:
+async def test_the_echo_tells_each_tokens_log_probability(engine: Any, settings: InferenceSettings) -> None:
     """They are the model's own, in one pass over all of them or in several, after a kept prompt or not."""
+    model = load(settings).model  # of its own: other tests put adapters into the one that they share
     text = f"{FRANCE} Paris, and 漢 is a character."
     tokens = engine.encoder.encode_plain(text)
-    logits = loaded.model(mx.array([tokens]))[0].astype(mx.float32)
+    logits = model(mx.array([tokens]))[0].astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     expected = [float(logprobs[at, token]) for at, token in enumerate(tokens[1:])]
     best = [float(mx.max(row)) for row in logprobs[:-1]]
