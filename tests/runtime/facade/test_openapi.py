@@ -14,7 +14,8 @@ from runtime.facade.app import ROUTES, encode_interface
 from runtime.facade.errors import RETRYABLE
 from runtime.facade.openapi.bodies import FIELDS, UNSERVED
 from runtime.facade.openapi.operations import OPERATIONS
-from runtime.facade.openapi.refusals import REASONS
+from runtime.facade.openapi.refusals import REASONS, status_of
+from schemas.errors import RETRYABLE_CODES
 from tests.runtime.facade.conformance import DOCUMENT, GOLDEN, look_up
 
 METHODS = ("get", "post", "put", "patch", "delete", "head")
@@ -75,6 +76,7 @@ def test_every_operation_has_its_words_and_errors() -> None:
 def test_a_refusal_that_may_be_tried_again_says_when() -> None:
     for status, reply in DOCUMENT["components"]["responses"].items():
         assert ("retry-after" in reply.get("headers", {})) == (int(status[-3:]) in RETRYABLE)
+    assert {status_of(code) for code in RETRYABLE_CODES} <= set(RETRYABLE)
     assert {status[-3:] for status in DOCUMENT["components"]["responses"]} == set(map(str, REASONS))
 
 
