@@ -185,7 +185,7 @@ async def _print_answer(
     headers = {"X-User-Id": user} | ({"X-Session-Id": session} if session else {})
     if settings.api_keys:
         headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
-    body = {"model": model, "messages": messages, "stream": True, "kiki": {"history": history}}
+    body = {"model": model, "messages": messages, "stream": True, "kiki": {"history": history, "progress": True}}
     timeout = httpx.Timeout(settings.turn_timeout + 5, connect=5)
     try:
         async with (

@@ -78,8 +78,15 @@ class Reports:
 
 @pytest.fixture(scope="session")
 def live_runtime(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_path: Path) -> Iterator[Runtime]:
-    """One runtime for all clients; it asks for a key."""
-    running = start(tmp_path_factory.mktemp("runtime"), KIKI_API_KEYS=json.dumps({KEY: "clients"}))
+    """One runtime for all clients; it asks for a key.
+
+    A stream waits for the worker's word however busy the machine is: what is checked is the status of a refusal.
+    """
+    running = start(
+        tmp_path_factory.mktemp("runtime"),
+        KIKI_API_KEYS=json.dumps({KEY: "clients"}),
+        KIKI_AGENTS__FACADE__ACCEPT_SECONDS="60",
+    )
     yield running
     stop(running)
 
@@ -90,7 +97,7 @@ def reports(live_runtime: Runtime, request: pytest.FixtureRequest) -> Iterator[R
     wanted: dict[str, list[str]] = {}
     for item in request.session.items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if isinstance(client := parameters.get("client"), StockClient):
+        if isinstance(client := parameters.get("client"), StockClient) and "check" in parameters:
             wanted.setdefault(client.name, []).append(parameters["check"])
     with serve_cancelling(live_runtime.nats) as cancel_url:
         yield Reports(live_runtime, cancel_url, wanted)

@@ -115,9 +115,10 @@ def test_the_official_client_gets_an_error_it_understands(client: openai.OpenAI)
     assert refusal.value.param == "temperature"
 
 
-def test_all_45_models_are_listed(client: openai.OpenAI) -> None:
+def test_all_45_models_and_the_embedder_are_listed(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    assert len(names) == len(set(names)) == 45
+    assert len(names) == len(set(names)) == 46
+    assert names[-1] == "all-mpnet-base-v2"
 
 
 def test_a_statement_is_recalled_by_the_same_user_only(runtime: Runtime, client: openai.OpenAI) -> None:

@@ -273,7 +273,7 @@ class MlxEngine:
         size = self.thread.decoder.vocabulary.size
         if unknown := [token for token in continuation.tokens if token >= size]:
             raise InvalidInput(
-                f"the prompt has the token {unknown[0]}, and the vocabulary has {size}: give ids below that.",
+                f"the prompt has the token {unknown[0]}, which is out of vocabulary: it has {size}; give lower ids.",
                 param="prompt",
             )
         return self.encoder.check_tokens(continuation.tokens)
@@ -298,7 +298,7 @@ class MlxEngine:
         size = self.thread.decoder.vocabulary.size
         if unknown := [token for token in sampling.logit_bias if int(token) >= size]:
             raise InvalidInput(
-                f"logit_bias has the token '{unknown[0]}', and the vocabulary has {size}: give ids below that.",
+                f"logit_bias has the token '{unknown[0]}', which is out of vocabulary: it has {size}; give lower ids.",
                 param="logit_bias",
             )
 

@@ -38,12 +38,12 @@ class ChatDialect:
     def begin(self, beginning: Beginning) -> bytes:
         """The first chunk of each choice, which has its role."""
         self._head = _head(beginning.envelope, self._request, "chat.completion.chunk", beginning.model_digest)
-        role = {"role": "assistant", "content": "", "refusal": None}
+        role = {"role": "assistant", "refusal": None}
         return b"".join(self._write_chunk(role, index=index) for index in range(self._request.n))
 
     def text(self, kind: TextKind, text: str, tokens: Sequence[TokenLogprob], index: int) -> bytes:
         """A chunk with a piece of text."""
-        return self._write_chunk({kind: text}, index=index, tokens=tokens)
+        return self._write_chunk({kind: text} if text else {}, index=index, tokens=tokens)
 
     def finish(self, choice: Choice, answer: AnswerReady) -> bytes:
         """The choice's calls and its last chunk."""

@@ -15,7 +15,7 @@ from runtime.facade.chat import tools
 from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.settings import FacadeSettings
-from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, TokenId, Tooling
+from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, Tooling
 from schemas.errors import InvalidInput
 from schemas.findings import Continuation, Level, MemoryScope, Query
 
@@ -36,6 +36,8 @@ EFFORTS: dict[str, Level] = {"none": "fast", "minimal": "fast", "low": "fast", "
 """The level for an effort that is asked for; with any other it is the model's."""
 
 SEEDS = 2**63
+MAX_DIGITS = 7
+"""Digits of a token id."""
 
 
 class StreamOptions(Struct, frozen=True, kw_only=True):
@@ -103,9 +105,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -124,6 +124,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     chat_template_kwargs: TemplateOptions | None = None
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     store: bool | None = None
     tool_choice: Any = None
     tools: Any = None
@@ -182,6 +184,12 @@ def check_chat(body: ChatRequest, *, models: Catalogue, settings: FacadeSettings
         UnknownModel: there is no model of that name.
     """
     refuse_unserved(body)
+    if body.add_generation_prompt and body.continue_final_message:
+        raise InvalidInput(
+            "the last message is continued or a new one begun: send one of 'continue_final_message' and "
+            "'add_generation_prompt'.",
+            param="continue_final_message",
+        )
     messages = parse_messages(body.messages, system=body.system)
     offered = tools.parse_tools(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     if offered.tooling is not None and offered.tooling.must_call and is_structured(body.response_format):
@@ -248,7 +256,7 @@ def check_request(
     session = (body.metadata or {}).get("session_id")
     return CheckedRequest(
         query=query,
-        seed=None if body.seed in (None, -1) else body.seed % SEEDS,
+        seed=_parse_seed(body.seed),
         level=level,
         stepped_down=stepped_down,
         n=body.n or 1,
@@ -322,7 +330,7 @@ def _sampling(body: ChatRequest, model: ServedModel, settings: FacadeSettings) -
         repetition_penalty=body.repetition_penalty or 1.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=body.logit_bias or {},
+        logit_bias=_parse_biases(body.logit_bias or {}),
         logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
         json_schema=_json_schema(body.response_format),
@@ -351,6 +359,33 @@ def _max_tokens(body: ChatRequest, model: ServedModel, settings: FacadeSettings)
     if limit is None:
         limit = model.max_tokens or settings.default_max_tokens
     return min(limit if limit > 0 else settings.max_tokens_cap, settings.max_tokens_cap)
+
+
+def _parse_seed(seed: int | None) -> int | None:
+    """The seed as one that is not negative; -1 is none.
+
+    Raises:
+        InvalidInput: it has more than 64 bits.
+    """
+    if seed is None or seed == -1:
+        return None
+    if not -SEEDS <= seed < SEEDS:
+        raise InvalidInput(f"'seed' is {seed}; it may be from -2^63 to 2^63 - 1.", param="seed")
+    return seed % SEEDS
+
+
+def _parse_biases(biases: dict[str, float]) -> dict[str, float]:
+    """The biases by token.
+
+    Raises:
+        InvalidInput: a key is no token id.
+    """
+    if wrong := [token for token in biases if not (token.isascii() and token.isdigit() and len(token) <= MAX_DIGITS)]:
+        raise InvalidInput(
+            f"'logit_bias' has keys that are no token ids: {', '.join(wrong)[:200]}. An id is an integer, as text.",
+            param="logit_bias",
+        )
+    return biases
 
 
 def _parse_stops(stop: str | list[str] | None) -> tuple[str, ...]:

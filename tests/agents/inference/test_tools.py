@@ -219,6 +219,18 @@ def test_a_call_that_is_cut_off_anywhere_is_no_text(before: str, written: str, c
     assert read_counter() == malformed
 
 
+@pytest.mark.parametrize("written", [MARKED, BARE])
+def test_a_call_that_the_time_cuts_off_is_no_text(written: str) -> None:
+    calls = CallCollector(GENERIC, TOOLS)
+    text = TextFilter(calls=calls.marks)
+    row = DecodingRow(
+        index=0, budget=999, seed=0, detokenizer=LetterDetokenizer(), filter=text, eos=frozenset({0}), calls=calls
+    )
+    pieces = [piece for letter in written[:30] for piece in row.take(ord(letter), -1.0, last=False)]
+    assert [*pieces, *row.cut()] == []
+    assert (row.finish_reason, calls.tool_calls) == ("length", [])
+
+
 def test_calls_that_are_whole_before_the_cut_are_kept() -> None:
     row, content = decode(f"{MARKED}\n{MARKED[:40]}", CallCollector(GENERIC, TOOLS), truncate=True)
     assert (len(row.candidate(adapters=(), prompt_tokens=1).tool_calls), row.finish_reason, content) == (

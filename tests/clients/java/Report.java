@@ -21,7 +21,7 @@ final class Report {
     static final String EMBEDDER = "all-mpnet-base-v2";
     static final String QUESTION = "What is the capital of France?";
     static final String STORY = "Write a long story about a village by a river.";
-    static final String TOO_LONG = "north south east west ".repeat(9000);
+    static final String TOO_LONG = "north south east west ".repeat(2500);
 
     private static final HttpClient HTTP = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
 

@@ -21,8 +21,8 @@ DEFAULT, FAST, BASE = "micro-kiki", "micro-kiki-fast", "micro-kiki-base"
 EMBEDDER = "all-mpnet-base-v2"
 QUESTION = "What is the capital of France?"
 STORY = "Write a long story about a village by a river."
-TOO_LONG = "north south east west " * 9000
-"""Some 36,000 tokens, of which the small model reads 8,192."""
+TOO_LONG = "north south east west " * 2500
+"""Some 10,000 tokens, of which the small model reads 8,192."""
 
 _report: dict[str, str | None] = {}
 

@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from agents.inference.mlx.loading import load
 from agents.inference.requests import DecodingOutcome, Request
+from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
 from schemas.chat import Message, Sampling
 from schemas.errors import InvalidInput
@@ -75,10 +77,10 @@ async def test_an_assistants_message_is_continued_with_the_space_that_belongs_to
 
 async def test_a_token_outside_the_vocabulary_is_refused_by_its_field(engine: Any) -> None:
     size = engine.thread.decoder.vocabulary.size
-    with pytest.raises(InvalidInput, match=rf"the token {size}, and the vocabulary has {size}") as caught:
+    with pytest.raises(InvalidInput, match=rf"the token {size}, which is out of vocabulary: it has {size}") as caught:
         await engine.generate(continue_text(tokens=(1, size)))
     assert caught.value.param == "prompt"
-    with pytest.raises(InvalidInput, match=rf"the token '{size}', and the vocabulary has {size}") as caught:
+    with pytest.raises(InvalidInput, match=rf"the token '{size}', which is out of vocabulary: it has {size}") as caught:
         await engine.generate(ask(sampling={"logit_bias": {"5": 1.0, str(size): -1.0}}))
     assert caught.value.param == "logit_bias"
     await engine.generate(ask(sampling={"max_tokens": 1, "logit_bias": {str(size - 1): -1.0}}))
@@ -136,11 +138,12 @@ async def test_stop_strings_and_penalties_count_in_texts(engine: Any) -> None:
     assert not biased.candidates[0].text.startswith(" Paris")
 
 
-async def test_the_echo_tells_each_tokens_log_probability(engine: Any, loaded: Any) -> None:
+async def test_the_echo_tells_each_tokens_log_probability(engine: Any, settings: InferenceSettings) -> None:
     """They are the model's own, in one pass over all of them or in several, after a kept prompt or not."""
+    model = load(settings).model  # of its own: other tests put adapters into the one that they share
     text = f"{FRANCE} Paris, and 漢 is a character."
     tokens = engine.encoder.encode_plain(text)
-    logits = loaded.model(mx.array([tokens]))[0].astype(mx.float32)
+    logits = model(mx.array([tokens]))[0].astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     expected = [float(logprobs[at, token]) for at, token in enumerate(tokens[1:])]
     best = [float(mx.max(row)) for row in logprobs[:-1]]

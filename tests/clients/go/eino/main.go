@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/cloudwego/eino-ext/components/model/openai"
 	"github.com/cloudwego/eino/schema"
@@ -59,17 +60,23 @@ func main() {
 		That(strings.Contains(err.Error(), "context"), "%v", err)
 	})
 	Check("error late in a stream", func() {
-		stream, err := model(Default, 500).Stream(ctx, human(Story))
-		Must(err)
-		defer stream.Close()
-		_, err = stream.Recv()
-		Must(err)
-		CancelTurn()
-		for err == nil {
-			_, err = stream.Recv()
+		for _, name := range []string{Fast, Default} {
+			stream, err := model(name, 500).Stream(ctx, human(Story))
+			Must(err)
+			cancelled := make(chan bool)
+			go func() { // a full turn says nothing before it is judged, so this cannot wait for its first piece
+				time.Sleep(2 * time.Second)
+				CancelTurn()
+				close(cancelled)
+			}()
+			for err == nil {
+				_, err = stream.Recv()
+			}
+			stream.Close()
+			<-cancelled
+			That(!errors.Is(err, io.EOF), "%s: no error", name)
+			That(!strings.Contains(err.Error(), "unexpected end"), "%s: %v", name, err)
 		}
-		That(!errors.Is(err, io.EOF), "no error")
-		That(!strings.Contains(err.Error(), "unexpected end"), "%v", err)
 		Idle()
 	})
 	Finish()

@@ -28,7 +28,7 @@ var (
 	Host    = os.Getenv("RUNTIME_URL")
 	URL     = Host + "/v1"
 	Key     = os.Getenv("RUNTIME_KEY")
-	TooLong = strings.Repeat("north south east west ", 9000)
+	TooLong = strings.Repeat("north south east west ", 2500)
 	report  = map[string]*string{}
 )
 

@@ -149,7 +149,7 @@ async fn errors() -> Checked {
 }
 
 async fn context() -> Checked {
-    let long = "north south east west ".repeat(9000);
+    let long = "north south east west ".repeat(2500);
     let (status, code) = refusal(client().chat().create(typed(ask(DEFAULT, &long, 4, json!({})))?).await.err().ok_or("no error")?)?;
     ensure(status == 400 && code == "context_length_exceeded", || format!("{status} {code}"))?;
     match client().chat().create_stream(typed(ask(DEFAULT, &long, 4, json!({"stream": true})))?).await {

@@ -70,7 +70,16 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ),
     ({"presence_penalty": 2.5}, 400, "invalid_request", "presence_penalty"),
     ({"repetition_penalty": 0}, 400, "invalid_request", "repetition_penalty"),
-    ({"logit_bias": {"ten": 1}}, 400, "invalid_request", "logit_bias"),
+    ({"logit_bias": {"ten": 1, "-1": 1}}, 400, "invalid_request", "logit_bias"),
+    ({"logit_bias": {"\u0663": 1}}, 400, "invalid_request", "logit_bias"),
+    ({"seed": 2**63}, 400, "invalid_request", "seed"),
+    ({"seed": -(2**63) - 1}, 400, "invalid_request", "seed"),
+    (
+        {"add_generation_prompt": True, "continue_final_message": True},
+        400,
+        "invalid_request",
+        "continue_final_message",
+    ),
     ({"logit_bias": {"10": 101}}, 400, "invalid_request", "logit_bias[...]"),
 ]
 
@@ -233,7 +242,7 @@ def test_numbers_are_read_as_peers_read_them(fields: dict[str, Any], expected: d
 
 
 @pytest.mark.parametrize(
-    ("seed", "expected"), [(-1, None), (None, None), (7, 7), (7.0, 7), (-5, 2**63 - 5), (2**63 + 3, 3)]
+    ("seed", "expected"), [(-1, None), (None, None), (7, 7), (7.0, 7), (-5, 2**63 - 5), (2**63 - 1, 2**63 - 1)]
 )
 def test_a_seed_is_any_integer_and_minus_one_is_none(seed: Any, expected: int | None) -> None:
     assert read_request(seed=seed).seed == expected

@@ -248,6 +248,16 @@ async def test_usage_is_the_answers_own_and_the_turns_stands_beside_it(http: htt
     assert (last["usage"], last["kiki"]["usage"]) == (plain["usage"], plain["kiki"]["usage"])
 
 
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"n": 2}], ids=str)
+async def test_no_chunk_has_an_empty_text(http: httpx.AsyncClient, script: Script, fields: dict[str, Any]) -> None:
+    script.candidates = ("The capital is Paris.", "Paris.") if "n" in fields else None
+    script.logprobs = (TokenLogprob(token="The", logprob=-1.0),)
+    chunks = events_in((await http.post("/v1/chat/completions", json=chat_body(stream=True, **fields))).text)
+    deltas_sent = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert all(delta["content"] for delta in deltas_sent if "content" in delta)
+    assert any("content" in delta for delta in deltas_sent)
+
+
 async def test_every_chunk_has_the_fingerprint_and_the_message_a_refusal(
     http: httpx.AsyncClient, script: Script
 ) -> None:
