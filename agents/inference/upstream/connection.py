@@ -47,6 +47,8 @@ class UpstreamConnection:
         self.modules = LoraModules(self._client, upstream)
         self.capabilities: Capabilities | None = None
         self.outage = "the upstream has not answered yet"
+        self.can_count = True
+        """Whether it counted tokens when it was last asked to; true before."""
         self.counts = dict.fromkeys(("tokens_decoded_total", "prompt_tokens_total", "upstream_errors_total"), 0.0)
 
     @property
@@ -122,6 +124,7 @@ class UpstreamConnection:
         with self.translate_errors(), contextlib.suppress(openai.NotFoundError):
             reply = await self._client.post(url, cast_to=object, body={"model": self.upstream.model, **body})
         count = reply.get("count") if isinstance(reply, dict) else None
+        self.can_count = isinstance(count, int)
         if not isinstance(count, int):
             raise StageFailed(
                 "the upstream cannot count the tokens of a conversation: it has no /tokenize that takes messages.",

@@ -21,6 +21,9 @@ from agents.inference.upstream.together import run_together
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError
 from schemas.findings import AdapterUse, Echo
 
+COUNT_SECONDS = 2.0
+"""Longest wait for an upstream to count the tokens of a conversation."""
+
 
 class Decoding:
     """The candidates of one request while the upstream decodes them.
@@ -87,9 +90,9 @@ class Decoding:
     async def _count_own_tokens(self) -> None:
         """Have the upstream count the client's own messages where others were added to them, if it can."""
         request = self._request
-        if self._is_own:
+        if self._is_own or not self._connection.can_count:
             return
-        with contextlib.suppress(KikiError):  # few can
+        with contextlib.suppress(KikiError), anyio.move_on_after(COUNT_SECONDS):
             body = count_body(request.own, request.tooling, thinking=request.thinking)
             self._own_tokens = await self._connection.count_tokens(body)
 

@@ -511,7 +511,9 @@ async def test_only_the_clients_messages_count_as_its_prompt(engine: OpenAIEngin
     longer = replace(ask("Recalled. Who are you?"), own=ask().messages)
     assert (await engine.generate(longer)).own_tokens == 4
     server.counts = False
-    assert (await engine.generate(longer)).own_tokens == 0, "such a server counts only what it is sent"
+    for _ in range(2):
+        assert (await engine.generate(longer)).own_tokens == 0, "such a server counts only what it is sent"
+        assert not engine.connection.can_count, "and is not asked again"
 
 
 # Texts without a chat template.
