@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+SBOM   ?= dist/sbom.json
 ASK    ?= What is the capital of France?
 RUNTIME_TESTS := tests/runtime tests/e2e tests/fault tests/clients
 NODE_MODULES := $(addsuffix /node_modules,tests/contract tests/clients/node deploy/client/examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev run test test-rooms test-runtime soak lint types format bench contract page client models test-models clean
+.PHONY: help install dev lock run test test-rooms test-runtime soak lint audit sbom types format bench contract recipes page client models adapters test-models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,26 +16,43 @@ help: ## List the targets
 install: $(VENV)/.installed ## Build .venv with what the runtime needs
 dev: $(VENV)/.dev ## ... and with what tests need
 
-# torch goes first and alone: pip takes the pinned build, and nothing later may replace it.
-$(VENV)/.installed: pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
+BUILT := $(PIP) --no-deps --no-build-isolation
+LOCKS := $(addprefix deploy/requirements/,runtime.txt source.txt torch.txt)
+
+# Every file is compared with its hash, torch and its CUDA packages aside; the project itself brings nothing more.
+$(VENV)/.installed: pyproject.toml $(LOCKS)
 	@case "$$(uname -s)" in \
 	Linux) echo "Installing: about 3 GB of packages are fetched (2.7 GB of them CUDA, which torch from PyPI brings), 5.6 GB on disk; two and a half minutes on a fast line";; \
 	*) echo "Installing: packages are fetched, much less than the 3 GB that they are on Linux";; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "micro-kiki needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e .
+	$(LOCKED) -r deploy/requirements/runtime.txt
+	$(BUILT) --require-hashes -r deploy/requirements/source.txt
+	$(PIP) -c deploy/requirements/torch.txt torch
+	$(BUILT) -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.installed deploy/requirements/dev.txt
+	$(LOCKED) -r deploy/requirements/dev.txt
 	@touch $@
+
+lock: dev ## Renew deploy/requirements/ after a change of pyproject.toml; UPGRADE=1 takes the newest versions
+	$(BIN)/python -m tests.supply.locking $(if $(UPGRADE),--upgrade)
 
 run: install ## Start everything, ask one question, keep serving on :8000
 	$(BIN)/kiki up --ask "$(ASK)"
 
 models: install ## Fetch and prepare the default models
 	$(BIN)/kiki models pull
+
+# They go where "kiki up" finds them with the default model; ADAPTERS=FOLDER puts them elsewhere.
+SMALL_FLEET := $(notdir $(basename $(wildcard configs/lora/small/*.yaml)))
+
+adapters: models ## Train the small experts for the default model, on any CPU
+	@set -e; for domain in $(SMALL_FLEET); do \
+	$(BIN)/kiki train $$domain --recipe configs/lora/small/$$domain.yaml $(if $(ADAPTERS),--output $(ADAPTERS)); done
 
 # Most tests ask the small model; the default one is converted and loaded by a few.
 test-models: models
@@ -53,10 +71,20 @@ test-runtime:
 soak: dev test-models $(NODE_MODULES) ## The long fault and endurance runs, and all checks of the stock clients
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
-lint: dev ## ruff and import-linter
+lint: dev ## ruff, import-linter, deptry, licences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/deptry tests --exclude '^$$' --ignore DEP002,DEP004
+	$(BIN)/python -m tests.supply.licences
+
+audit: dev ## Known vulnerabilities of what is locked; asks an advisory service
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r deploy/requirements/dev.txt -r deploy/requirements/source.txt -r deploy/requirements/torch.txt
+
+sbom: dev ## What the runtime consists of, as CycloneDX, into dist/
+	@mkdir -p $(dir $(SBOM))
+	cat $(LOCKS) | $(BIN)/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible --output-file $(SBOM)
 
 types: dev ## mypy, strict, code and tests
 	$(BIN)/mypy
@@ -71,6 +99,9 @@ bench: install ## The budgets of the architecture, measured
 contract: install ## Write docs/asyncapi.json and docs/openapi.json again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
 	$(BIN)/kiki openapi --output docs/openapi.json
+
+recipes: install ## Write configs/lora again from configs/domains.yaml
+	$(BIN)/python -m runtime.training.generation
 
 page: install tests/contract/node_modules ## The contract as one HTML page, into dist/
 	@mkdir -p dist

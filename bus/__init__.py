@@ -11,8 +11,8 @@
   how much), :mod:`bus.record` (recorded episodes), :mod:`bus.turns.events` (a turn read back),
   :mod:`bus.dead_letters`, :mod:`bus.storage.objects` (large bytes), :mod:`bus.broker` (the embedded one),
   :mod:`bus.storage` (whether it can store).
-- The client for other services, which needs nats-py and :mod:`schemas` only: :mod:`bus.client`, over
-  :mod:`bus.address`, :mod:`bus.errors`, :mod:`bus.subjects`, :mod:`bus.request` and :mod:`bus.turn` (a turn as it
-  happens, and its text).
+- The client for other services, which needs nats-py and :mod:`schemas` only: :mod:`bus.client`, for a tenant's
+  :mod:`bus.tenant_client`, over :mod:`bus.access` (address and login), :mod:`bus.errors`, :mod:`bus.subjects`,
+  :mod:`bus.request` and :mod:`bus.turn` (a turn as it happens, and its text).
 - :mod:`bus.testing`: real parts for tests.
 """

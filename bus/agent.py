@@ -141,7 +141,7 @@ def _message_handler(
 
     async def answer(request: Request) -> None:
         try:
-            await _respond(endpoint, request, bus.client.max_payload)
+            await _respond(endpoint, request, bus)
         except Exception as error:  # noqa: BLE001 - a reply that cannot be sent must not end the agent
             metrics.count_degraded("service.reply", f"{endpoint.verb}: {error!r}")
         finally:
@@ -154,21 +154,31 @@ def _message_handler(
     return accept
 
 
-async def _respond(endpoint: Endpoint, request: Request, most_bytes: int) -> None:
-    """Answer a request, or refuse it. One without a reply subject is not worked on: nobody would hear of it."""
-    if not request._msg.reply:  # nats-py shows it nowhere else
-        metrics.count_degraded("service.no_reply", f"a request to {endpoint.verb} came without a reply subject.")
+async def _respond(endpoint: Endpoint, request: Request, bus: Bus) -> None:
+    """Answer a request, or refuse it. One that nobody could be answered on is not worked on."""
+    if not _is_answerable(bus, request._msg.reply, endpoint.verb):  # nats-py shows it nowhere else
         return
     try:
         with _refusals(endpoint.verb):
             data = encode(await _answer(endpoint, request.data))
-            if len(data) > most_bytes:
+            if len(data) > bus.client.max_payload:
                 raise KikiError(f"the reply to {endpoint.verb} has {len(data)} bytes, more than the broker takes.")
         await request.respond(data)
     except KikiError as error:
         body = ServiceError(code=error.code, message=error.message, param=error.param)
         description = " ".join(error.message[:200].split())  # a header is one line
         await request.respond_error(code=str(error.status), description=description, data=encode(body))
+
+
+def _is_answerable(bus: Bus, reply: str, verb: str) -> bool:
+    """Whether an answer may go to ``reply``: an agent must not publish on the runtime's or the broker's own subjects
+    what somebody asks it to, who may not do so themselves. Anything else is counted."""
+    root = reply.split(".", 1)[0]
+    is_answerable = bool(reply) and root != bus.subjects.prefix and not root.startswith("$")
+    if not is_answerable:
+        problem = f"with the reply subject {reply}" if reply else "without a reply subject"
+        metrics.count_degraded("service.no_reply", f"a request to {verb} came {problem}.")
+    return is_answerable
 
 
 def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore) -> Accept:
@@ -222,8 +232,7 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
     async def send_report(message: LiveMessage) -> None:
-        if not message.reply:
-            metrics.count_degraded("service.no_reply", "a request to status came without a reply subject.")
+        if not _is_answerable(bus, message.reply, "status"):
             return
         report = Report(
             status=agent.status(),

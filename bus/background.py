@@ -45,7 +45,7 @@ async def keep_running(name: str, work: Callable[..., Awaitable[None]], *argumen
 
 
 class Outage:
-    """What a connection knows of its broker's absence, however many parts of the process wait for it.
+    """What a process knows of its broker's absence, however many of its connections and agents wait for it.
 
     Each failure is counted (``kiki_degraded``, path ``broker.away``); the first and the end of all are logged.
     """

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -16,12 +16,13 @@ import msgspec
 from nats.aio.client import Client as Connection
 from nats.aio.subscription import Subscription
 
-from bus.address import read_address, without_login
+from bus.access.address import read_address, without_login
+from bus.access.login import Login, find_login
 from bus.deliveries import DeliveryClient
-from bus.errors import BROKER_ERRORS, is_login_refused, login_refused, translate_errors
+from bus.errors import BROKER_ERRORS, explain_refusal, is_refusal, translate_errors
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
-from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed
+from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed, wait_openly
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
@@ -29,6 +30,7 @@ from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import (
     ENDS,
     AnswerReady,
+    AnswerTaken,
     EpisodeForgotten,
     EpisodeRecorded,
     Event,
@@ -75,33 +77,40 @@ _EPISODE_DECODERS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotte
 
 @asynccontextmanager
 async def connect(
-    url: str = "nats://127.0.0.1:4222", *, prefix: str = "kiki", name: str = "micro-kiki-client", **options: Any
+    url: str = "nats://127.0.0.1:4222",
+    *,
+    prefix: str = "kiki",
+    name: str = "micro-kiki-client",
+    login: Login | None = None,
+    **options: Any,
 ) -> AsyncIterator["Client"]:
     """A client for the runtime whose broker is at ``url``; ``options`` go to :func:`nats.connect`.
 
-    ``url`` may hold a login, percent-encoded, and be several with commas between.
+    ``url`` may hold a login, percent-encoded, and be several with commas between; ``login`` are files instead.
+    Without either the broker of this machine's own runtime is asked as its owner (:func:`bus.access.login.find_login`).
 
     Raises:
         Unavailable: no broker answers at ``url``.
-        SetupError: it refuses the login, or ``url`` is none.
+        SetupError: it refuses the login, or ``url`` is none, or a file of ``login``.
     """
     address, refusals = read_address(url), list[Exception]()
+    login = login or find_login(url)
     report = options.pop("error_cb", None)
 
     async def note_error(error: Exception) -> None:
-        if is_login_refused(error):
+        if is_refusal(error):
             refusals.append(error)
         if report is not None:
             await report(error)
 
-    options = {"connect_timeout": 5, "max_reconnect_attempts": 5, **address.login, **options}
+    options = {"connect_timeout": 5, "max_reconnect_attempts": 5, **address.login, **login.options(), **options}
     connection = DeliveryClient()
     try:
         await connection.connect(list(address.servers), name=name, error_cb=note_error, **options)
     except BROKER_ERRORS as error:
         await connection.close()
         if refusals:
-            raise login_refused(url) from error
+            raise explain_refusal(refusals[-1], url) from error
         raise Unavailable(f"no NATS server answers at {without_login(url)} ({type(error).__name__}).") from error
     try:
         yield Client(connection, prefix=prefix)
@@ -112,11 +121,12 @@ async def connect(
 class Turn:
     """A turn that the client asked for. ``answer`` is set once the turn ended with an answer."""
 
-    def __init__(self, envelope: Envelope, events: TurnEvents) -> None:
+    def __init__(self, envelope: Envelope, events: TurnEvents, take: Callable[[AnswerReady], Awaitable[None]]) -> None:
         self.envelope = envelope
         self.answer: AnswerReady | None = None
         self.ended = False
         self._events = events
+        self._take = take
 
     @property
     def id(self) -> str:
@@ -128,7 +138,8 @@ class Turn:
 
         Raises:
             KikiError: the turn failed or was cancelled; ``code`` is public.
-            Unavailable: the turn did not end before its deadline, or the connection was closed.
+            Unavailable: the turn did not end before its deadline, the connection was closed, or the answer is there and
+                cannot be recorded.
         """
         while not self.ended:
             event = await self._next()
@@ -141,9 +152,10 @@ class Turn:
                 event = await anext(self._events)
         except TimeoutError as error:
             raise Unavailable("the turn did not end before its deadline.") from error
-        if isinstance(event, AnswerReady):
-            self.answer = event
         self.ended = isinstance(event, ENDS)
+        if isinstance(event, AnswerReady):
+            await self._take(event)
+            self.answer = event
         return event
 
     async def text(self) -> AsyncGenerator[str, None]:
@@ -185,7 +197,8 @@ class Client:
         history: Literal["none", "session"] = "none",
         timeout: float = 120.0,
     ) -> AsyncIterator[Turn]:
-        """Ask a question and follow its turn; leaving the context before the turn's end cancels the turn.
+        """Ask a question and follow its turn; leaving the context before the turn's end cancels the turn, and so does
+        the death of this process. An answer is given out once the broker has stored that it is, so that it is recorded.
 
         What is recalled is the ``user``'s; without one that of the session alone.
         ``history`` "session": the memory puts the last turns of ``session_id`` before the question.
@@ -201,10 +214,14 @@ class Client:
             level=level,
             stream=True,
             history=history,
+            awaited=True,
         )
         envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
-        async with follow_turn(self.connection, self.subjects, envelope) as events:
-            turn = Turn(envelope, events)
+        async with (
+            wait_openly(self.connection, self.subjects, envelope.turn_id),
+            follow_turn(self.connection, self.subjects, envelope) as events,
+        ):
+            turn = Turn(envelope, events, self._take)
             await self._publish(QueryReceived(envelope=envelope, query=query))
             try:
                 yield turn
@@ -328,6 +345,11 @@ class Client:
     async def _subscribe(self, subject: str) -> Subscription:
         with translate_errors(f"cannot listen to {subject}"):
             return await self.connection.subscribe(subject)
+
+    async def _take(self, answer: AnswerReady) -> None:
+        """Have the answer recorded, before anybody gets it."""
+        if answer.is_recorded:
+            await self._publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))
 
     async def _publish(self, event: Event) -> None:
         headers = {MSG_ID: message_id(event)}

@@ -17,7 +17,8 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, RawStreamMsg, StreamConfig
 
 from bus import metrics, reconciliation, topology, tracing
-from bus.address import read_address, without_login
+from bus.access.address import read_address, without_login
+from bus.access.login import NO_LOGIN, Login
 from bus.background import Outage
 from bus.cancellation import Cancellations
 from bus.deliveries import DeliveryClient
@@ -26,8 +27,8 @@ from bus.errors import (
     NOT_FOUND,
     STREAM_FULL,
     code_of,
-    is_login_refused,
-    login_refused,
+    explain_refusal,
+    is_refusal,
     translate_errors,
 )
 from bus.local_endpoints import LocalEndpoints
@@ -52,13 +53,21 @@ _log = structlog.get_logger("bus")
 
 @dataclass(frozen=True, kw_only=True)
 class BusSettings:
-    """Where the broker is: one address, or several with commas between. The timeouts are seconds."""
+    """Where the broker is: one address, or several with commas between; and who connects. The timeouts are seconds.
+
+    Of one tenant alone an agent holds ``tenant_turns`` turns of ``tenant_bytes`` bytes at once, of several each has
+    less (:mod:`bus.tenants.shares`); ``tenant_letters`` dead letters of each are kept by consumer.
+    """
 
     url: str = field(default="nats://127.0.0.1:4222", repr=False)
+    login: Login = NO_LOGIN
     prefix: str = "kiki"
     connect_timeout: float = 5.0
     publish_timeout: float = 5.0
     replicas: int = 1
+    tenant_turns: int = 192
+    tenant_bytes: int = 32 * 1024**2
+    tenant_letters: int = 128
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,14 @@ class Bus:
     Verbs that say nothing of errors raise :class:`bus.errors.BrokerUnavailable` when the broker is away.
     """
 
-    def __init__(self, client: Client, settings: BusSettings) -> None:
+    def __init__(self, client: Client, settings: BusSettings, outage: Outage) -> None:
         self.client = client
         self.js: JetStreamContext = client.jetstream(timeout=settings.publish_timeout)
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.cancellations = Cancellations()
         self.local_endpoints = LocalEndpoints()
-        self.outage = Outage()
+        self.outage = outage
 
     @property
     def is_connected(self) -> bool:
@@ -112,7 +121,7 @@ class Bus:
         if len(data) > self.client.max_payload:
             raise StageFailed(
                 f"{event.subject} has {len(data)} bytes, the broker takes {self.client.max_payload}: "
-                "shorten the conversation or raise max_payload.",
+                "shorten the conversation; 'kiki doctor' says which limit is smaller than the model's context.",
                 code="context_length_exceeded",
             )
         headers = tracing.headers()
@@ -259,14 +268,14 @@ class Bus:
 
 
 @contextlib.asynccontextmanager
-async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
-    """Connect, keep reconnecting for ever, and drain on the way out.
+async def connect(settings: BusSettings, *, name: str, outage: Outage | None = None) -> AsyncIterator[Bus]:
+    """Connect, keep reconnecting for ever, and drain on the way out. ``outage`` is shared by a process's connections.
 
     Raises:
         Unavailable: the broker does not answer at start.
-        SetupError: it refuses the login, or its URL is none.
+        SetupError: it refuses the login, or this process its certificate; its URL is none, or a file of the login.
     """
-    address, public_url = read_address(settings.url), without_login(settings.url)
+    address, public_url, login = read_address(settings.url), without_login(settings.url), settings.login.options()
     link = _Link(url=public_url, patience=len(address.servers))
     client = DeliveryClient(partial(metrics.count_degraded, "bus.headers"))
     try:
@@ -274,6 +283,7 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
             client.connect(
                 list(address.servers),
                 **address.login,
+                **login,
                 name=name,
                 connect_timeout=max(1, int(settings.connect_timeout)),
                 allow_reconnect=True,
@@ -290,15 +300,15 @@ async def connect(settings: BusSettings, *, name: str) -> AsyncIterator[Bus]:
         )
     except BROKER_ERRORS as error:
         await _close(client)
-        if link.is_login_refused:
-            raise login_refused(settings.url) from error
+        if link.refusal is not None:
+            raise explain_refusal(link.refusal, settings.url) from error
         raise Unavailable(
             f"no NATS server answers at {public_url} ({type(error).__name__}): "
             "start one with 'kiki up', or give its address with --nats."
         ) from error
     link.starting, link.up = False, True
     await _refuse_old_server(client)
-    bus = Bus(client, settings)
+    bus = Bus(client, settings, outage or Outage())
     try:
         await bus.listen(bus.subjects.stage(TurnCancelled.subject), bus._cancel_turn)
         yield bus
@@ -333,14 +343,14 @@ class _Link:
     patience: int
     starting: bool = True
     up: bool = False
-    is_login_refused: bool = False
+    refusal: Exception | None = None
     lost: bool = False
 
     async def report_failure(self, error: Exception) -> None:
         if self.up and not self.lost:  # each try to connect again fails as long as all servers are away
             _log.warning("bus error received", error=repr(error))
         if self.starting:
-            self.is_login_refused |= is_login_refused(error)
+            self.refusal = error if is_refusal(error) else self.refusal
             self.patience -= 1
             if self.patience <= 0:
                 raise error

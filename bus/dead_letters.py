@@ -1,4 +1,7 @@
-"""Dead letters: messages that a handler gave up on. They are filed, listed, shown and replayed."""
+"""Dead letters: messages that a handler gave up on. They are filed, listed, shown and replayed.
+
+Each tenant has room for its own: the oldest of a tenant that has more go first, and no other one's.
+"""
 
 import base64
 import time
@@ -10,16 +13,18 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
+from bus import failpoints
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.metrics import count_degraded
 from bus.storage import objects
-from bus.stream import StoredMessage, delete_message, measure_stream, read_message
+from bus.stream import StoredMessage, delete_message, list_subjects, measure_stream, purge, read_message, read_next
 from bus.subjects import MSG_ID
-from bus.topology import DEAD, EPISODES, JOBS, TURNS
+from bus.topology import DEAD, DEAD_MAX_BYTES, EPISODES, JOBS, TURNS
+from bus.turns.unreadable import NOBODY
 from schemas.base import UNREADABLE
-from schemas.codec import decode, encode
-from schemas.errors import InvalidEvent, InvalidInput
+from schemas.codec import decode, decode_envelope, encode
+from schemas.errors import InvalidEvent, InvalidInput, Unavailable
 from schemas.status import DeadLetter
 
 HEADER_ROOM = 4096
@@ -27,6 +32,10 @@ HEADER_ROOM = 4096
 
 REPLAY_TIMEOUT = 120.0
 """Seconds that a replayed turn gets, because its own deadline has passed."""
+
+
+TENANT_SHARE = 8
+"""A tenant's letters have at most so small a part of the stream's bytes: 1/8."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,36 @@ async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
         failed_at=time.time(),
     )
     msg_id = f"dead:{consumer}:{meta.stream}:{meta.sequence.stream}:{int(meta.timestamp.timestamp() * 1000)}"
-    await bus.js.publish(bus.subjects.dead(consumer), await _fit(bus, letter), headers={MSG_ID: msg_id})
+    envelope = decode_envelope(message.data)
+    tenant = NOBODY if envelope is None else envelope.tenant
+    subject = bus.subjects.dead(consumer, tenant)
+    await bus.js.publish(subject, await _fit(bus, letter), headers={MSG_ID: msg_id})
+    await failpoints.pass_window("letter.written")
     await message.term()
+    try:
+        await purge(bus, DEAD, subject=subject, keep=bus.settings.tenant_letters)
+        await _purge_bytes(bus, tenant)
+    except Unavailable as error:
+        count_degraded("dead.purge", f"letters of '{tenant}' beyond its share stay: {error.message}")
+
+
+async def _purge_bytes(bus: Bus, tenant: str) -> None:
+    """Delete the tenant's oldest letters until it has no more than its share of the stream's bytes."""
+    limit = DEAD_MAX_BYTES // TENANT_SHARE
+    if (await measure_stream(bus, DEAD)).bytes <= limit:
+        return
+    own_end = bus.subjects.dead("", tenant).rpartition(".")[2]
+    sizes: dict[int, int] = {}
+    for subject in await list_subjects(bus, DEAD, ">"):
+        seq = 1
+        while subject.endswith(own_end) and (stored := await read_next(bus, DEAD, seq, subject)) is not None:
+            sizes[stored.seq], seq = len(stored.data), stored.seq + 1
+    excess = sum(sizes.values()) - limit
+    for seq in sorted(sizes):
+        if excess <= 0:
+            return
+        await delete_message(bus, DEAD, seq)
+        excess -= sizes[seq]
 
 
 async def _fit(bus: Bus, letter: DeadLetter) -> bytes:
@@ -146,7 +183,7 @@ def _open_letter(stored: StoredMessage) -> FiledLetter:
         letter = DeadLetter(
             subject=stored.subject,
             stream=DEAD,
-            consumer=stored.subject.rsplit(".", 1)[-1],
+            consumer=stored.subject.rsplit(".", 1)[-1].partition("~")[0],
             reason=f"unreadable: {error.message}",
             deliveries=0,
             headers={},

@@ -9,13 +9,14 @@
 :class:`OSError`, and what JetStream refuses is a ``nats.errors.Error`` like the rest.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nats.errors
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from bus.address import without_login
+from bus.access.address import without_login
 from schemas.errors import Refused, SetupError, Unavailable
 
 BROKER_ERRORS: tuple[type[Exception], ...] = (nats.errors.Error, OSError)
@@ -81,16 +82,23 @@ def describe(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def is_login_refused(error: BaseException) -> bool:
-    """Whether a server answered and refused the user, the password or the token."""
-    return isinstance(error, nats.errors.Error) and "authorization" in str(error).lower()
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server answered and refused the login, or its certificate was refused here."""
+    is_of_login = isinstance(error, nats.errors.Error) and "authorization" in str(error).lower()
+    return is_of_login or isinstance(error, ssl.SSLError)
 
 
-def login_refused(url: str) -> SetupError:
-    """The error of a refused login at ``url``, which is named without it."""
+def explain_refusal(error: BaseException, url: str) -> SetupError:
+    """The error of a connection to ``url`` that was refused (:func:`is_refusal`); the URL's login is left out."""
+    server = f"the NATS server at {without_login(url)}"
+    if isinstance(error, ssl.SSLError):
+        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+        return SetupError(
+            f"TLS with {server} failed ({reason}): mend nats_ca, nats_cert and nats_key.", param="nats_ca"
+        )
     return SetupError(
-        f"the NATS server at {without_login(url)} refused the login: mend user and password (percent-encoded) or token "
-        "in its URL.",
+        f"{server} refused the login: mend user and password (percent-encoded) or token in its URL, or nats_nkey or "
+        "nats_creds.",
         param="nats",
     )
 

@@ -10,6 +10,9 @@ A :class:`Handler` says what to read and which function handles it; :class:`Cons
 
 Concurrency is a number of slots. Each slot is one task with its own pull subscription that takes one message
 at a time, so the bound needs no bookkeeping and back-pressure stays in the broker.
+
+A fair handler has more slots than messages that it handles at once: a message waits in its slot until it is its
+tenant's turn (:mod:`bus.tenants.queue`), and another slot pulls meanwhile: no tenant stands in another one's way.
 """
 
 import asyncio
@@ -18,9 +21,10 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.abc
@@ -30,16 +34,18 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.api import Header, StatusCode
 
-from bus import dead_letters, metrics, reconciliation, topology, tracing
+from bus import dead_letters, failpoints, metrics, reconciliation, sharing, topology, tracing
 from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
+from bus.tenants.queue import TenantQueue
+from bus.tenants.shares import find_most
 from bus.turns.awaiting import cancel_abandoned
 from bus.turns.events import find_end
 from bus.turns.unreadable import report_malformed
 from schemas.codec import decode
 from schemas.envelope import Envelope
-from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, StageFailed, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, Refused, StageFailed, Unavailable
 from schemas.events import Event, failure
 from schemas.jobs import Job
 
@@ -93,6 +99,8 @@ class Handler(Generic[E]):
         handle: returns the event to publish, or None when there is nothing to publish.
         filters: subjects; the event's own stage subject when empty.
         concurrency: messages in hand at once.
+        fair: whether tenants share the slots; what a tenant sends beyond its share is refused with ``queue_full``.
+        shared: whether processes share the messages by what each has in hand (:mod:`bus.sharing`).
         in_order: whether the next message waits until this one is settled, tries included; for a concurrency of 1.
         ack_wait: seconds after which a silent handler's message is delivered again.
         max_deliver: tries before the dead letter; those while the broker comes and goes do not count.
@@ -107,6 +115,8 @@ class Handler(Generic[E]):
     stream: str = topology.TURNS
     filters: tuple[str, ...] = ()
     concurrency: int = 8
+    fair: bool = False
+    shared: bool = False
     in_order: bool = False
     ack_wait: float = 4.0
     max_deliver: int = 5
@@ -121,14 +131,19 @@ class _Held:
     """A message in hand, with its event once it is decoded."""
 
     message: Msg
+    slot: "_Slot"
     event: Event | None = None
 
 
 @dataclass
 class _Slot:
+    """One of the tasks that take messages. ``active``: it pulls or handles one; else it waits for its turn."""
+
     number: int
+    rank: int = -1
     pulled_at: float = field(default_factory=time.monotonic)
-    busy: bool = False
+    busy: bool = True
+    active: bool = False
     scope: anyio.CancelScope | None = None
 
 
@@ -151,14 +166,22 @@ class Consumer(Generic[E]):
             handler.stage,
             list(handler.filters) or [bus.subjects.stage(handler.event.subject)],
             ack_wait=handler.ack_wait,
-            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency),
+            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency, 2 * self._count_slots()),
         )
         self._ack_wait = handler.ack_wait
-        self._slots = [_Slot(number) for number in range(handler.concurrency)]
+        self._slots = [_Slot(number) for number in range(self._count_slots())]
+        self._active = anyio.Semaphore(find_most(handler.concurrency) + 1 if handler.fair else handler.concurrency)
+        self._tenants = TenantQueue(
+            places=handler.concurrency, messages=bus.settings.tenant_turns, size=bus.settings.tenant_bytes
+        )
         self._in_hand: dict[int, _Held] = {}
         self._stream = bus.subjects.stream(handler.stream)
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
         self._binding = anyio.Lock()
+
+    def _count_slots(self) -> int:
+        most = find_most(self.bus.settings.tenant_turns) if self.handler.fair else 0
+        return max(self.handler.concurrency, most)
 
     @property
     def in_hand(self) -> int:
@@ -173,6 +196,11 @@ class Consumer(Generic[E]):
         """
         with translate_errors(f"consumer {self.handler.stage} was not reconciled"):
             await reconciliation.reconcile_consumer(self.bus.js, self._stream, self._config)
+            await self._share()
+
+    async def _share(self) -> None:
+        if self.handler.shared:
+            await sharing.prioritize(self.bus.client, self._stream, self.handler.stage)
 
     async def run(self) -> None:
         """Serve all slots, with a watchdog over them and a heartbeat for what is in hand."""
@@ -229,39 +257,55 @@ class Consumer(Generic[E]):
         A consumer that is deleted ends its requests, and one that is declared again does not know the old ones:
         whoever kept waiting would miss its first messages.
         """
-        subscription = await self._bind()
+        inbox: Subscription | None = None
         try:
             while True:
-                slot.pulled_at = time.monotonic()
+                await self._activate(slot)
+                slot.pulled_at, slot.busy = time.monotonic(), False
+                inbox = inbox or await self._bind()
+                slot.rank = sharing.find_rank({other.rank for other in self._slots if other is not slot})
                 try:
-                    message = await self._request_message(subscription)
+                    message = await self._request_message(inbox, slot.rank)
                 except TimeoutError:
                     return
+                finally:
+                    slot.busy = True
                 status = (message.headers or {}).get(Header.STATUS)
                 if status is None:
-                    slot.busy = True
-                    try:
-                        await self._receive(message)
-                    finally:
-                        slot.busy = False
+                    await self._receive(message, slot)
                 elif status != StatusCode.REQUEST_TIMEOUT:
                     return
         finally:
-            with contextlib.suppress(*BROKER_ERRORS):
-                await subscription.unsubscribe()
+            slot.rank = -1
+            self._deactivate(slot)
+            if inbox is not None:
+                with contextlib.suppress(*BROKER_ERRORS):
+                    await inbox.unsubscribe()
+
+    async def _activate(self, slot: _Slot) -> None:
+        if not slot.active:
+            await self._active.acquire()
+            slot.active = True
+
+    def _deactivate(self, slot: _Slot) -> None:
+        """Let another slot pull in this one's place."""
+        if slot.active:
+            slot.active = False
+            self._active.release()
 
     async def _bind(self) -> Subscription:
         """An inbox of the slot's own, once the broker has the consumer. One slot at a time asks the broker for it."""
 
         async def create_missing() -> None:
             with translate_errors(f"consumer {self.handler.stage} cannot be read"):
-                await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+                if await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config):
+                    await self._share()
 
         async with self._binding:
             await self.bus.outage.wait(create_missing)
         return await self.bus.client.subscribe(self.bus.client.new_inbox())
 
-    async def _request_message(self, inbox: Subscription) -> Msg:
+    async def _request_message(self, inbox: Subscription, rank: int) -> Msg:
         """The answer to one pull request: a message, or the status with which the broker ends the request.
 
         nats-py's ``fetch`` waits its full time though the broker has ended the request.
@@ -269,7 +313,9 @@ class Consumer(Generic[E]):
         Raises:
             TimeoutError: no answer came; the request was lost.
         """
-        request = {"batch": 1, "expires": int(self.fetch_seconds * 1e9)}
+        request: dict[str, Any] = {"batch": 1, "expires": int(self.fetch_seconds * 1e9)}
+        if self.handler.shared:  # a consumer without priorities passes the two over
+            request |= {"group": sharing.GROUP, "priority": sharing.priority_of(rank)}
         subject = f"{NEXT}.{self._stream}.{self.handler.stage}"
         await self.bus.client.publish(subject, json.dumps(request).encode(), reply=inbox.subject)
         return await inbox.next_msg(timeout=ANSWER_FACTOR * self.fetch_seconds)
@@ -285,6 +331,7 @@ class Consumer(Generic[E]):
         except NOT_FOUND:
             await self.bus.create_missing_streams()
             await reconciliation.create_missing_consumer(self.bus.js, self._stream, self._config)
+            await self._share()
             return False
         except BROKER_ERRORS as error:
             self.bus.outage.note_failure(error)
@@ -295,13 +342,14 @@ class Consumer(Generic[E]):
             self._ack_wait = info.config.ack_wait or self.handler.ack_wait
         return True
 
-    async def _receive(self, message: Msg) -> None:
+    async def _receive(self, message: Msg, slot: _Slot) -> None:
         sequence = message.metadata.sequence.stream
         if sequence in self._in_hand:
             return  # delivered again while still in hand: the first delivery will acknowledge it
-        self._in_hand[sequence] = held = _Held(message)
+        self._in_hand[sequence] = held = _Held(message, slot)
         self._in_flight.inc()
         try:
+            await failpoints.pass_window("delivery.taken")
             await self._process(held)
         except AWAY as error:
             metrics.HANDLED.labels(self.handler.stage, "bus_error").inc()
@@ -338,8 +386,24 @@ class Consumer(Generic[E]):
                 await self._settle(message, "ended")
             elif handler.until_deadline and envelope.remaining <= 0:
                 await self._fail(message, event, DeadlineExceeded(f"the deadline passed before {handler.stage}."))
+            elif handler.fair:
+                await self._run_in_turn(message, event, attempt)
             else:
                 await self._run_handler(message, event, attempt)
+
+    async def _run_in_turn(self, message: Msg, event: E, attempt: int) -> None:
+        """Handle the message when it is its tenant's turn; refuse it when the tenant has its share in hand. What was
+        taken once is not refused when it comes again."""
+        tenant, size = event.envelope.tenant, len(message.data)
+        if attempt == 1:
+            try:
+                self._tenants.require_room(tenant, size)
+            except Refused as refusal:
+                await self._report_failure(event, refusal)
+                await self._settle(message, "refused")
+                return
+        with self._tenants.hold(tenant, size):
+            await self._run_handler(message, event, attempt)
 
     async def _has_ended(self, event: E, attempt: int) -> bool:
         """Whether the event's turn has ended. A restarted process did not hear what ended before it was born."""
@@ -381,6 +445,7 @@ class Consumer(Generic[E]):
             await self._retry(message, event, attempt, error)
         else:
             metrics.STAGE_SECONDS.labels(handler.stage).observe(time.time() - started)
+            await failpoints.pass_window("delivery.published")
             await self._settle(message, "cancelled" if outcome is CANCELLED else "done")
 
     async def _handle(self, event: E, delivery: Delivery) -> "Event | _Cancelled | None":
@@ -391,12 +456,17 @@ class Consumer(Generic[E]):
         finished, outcome = False, None
         limit = anyio.current_time() + event.envelope.remaining
         with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
-            outcome, finished = await handler.handle(event, delivery), True
+            async with self._take_place(event, delivery) if handler.fair else contextlib.nullcontext():
+                outcome, finished = await handler.handle(event, delivery), True
         if finished:
             return outcome
         if event.envelope.turn_id in self.bus.cancellations:
             return CANCELLED
         raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
+
+    def _take_place(self, event: E, delivery: Delivery) -> AbstractAsyncContextManager[None]:
+        slot = self._in_hand[delivery.seq].slot
+        return self._tenants.take_place(event.envelope.tenant, on_wait=partial(self._deactivate, slot))
 
     async def _outlast(self, step: Callable[[], Awaitable[T]]) -> T:
         """What ``step`` gives; repeated while the broker is away, where the handler outlasts that."""

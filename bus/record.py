@@ -16,11 +16,12 @@ from bus.connection import Bus
 from bus.consumers import read_consumers
 from bus.stream import StoredMessage, list_subjects, read_last, read_latest, read_next, read_stream, search_back
 from bus.topology import EPISODES, SERVICES
+from bus.turns.events import kind_of
 from schemas.codec import decode
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.services import EpisodesConsumed, ServiceRegistered
+from schemas.services import EpisodesConsumed, Record, ServiceRegistered
 
 DURABLE = "svc-"
 """The prefix of the names of registered services' durable consumers."""
@@ -120,19 +121,40 @@ async def read_entries_and_tombstones(
     Raises:
         Unavailable: the broker is away, or stops in the middle.
     """
-    tombstones = bus.subjects.stage(EpisodeForgotten.subject, "")
     async with aclosing(read_stream(bus, EPISODES, bus.subjects.episodes, until=until)) as messages:
         async for message in messages:
-            entry: EpisodeRecorded | EpisodeForgotten | None
-            try:
-                if message.subject.startswith(tombstones):
-                    entry = decode(EpisodeForgotten, message.data)
-                else:
-                    entry = decode(EpisodeRecorded, message.data)
-            except InvalidEvent as error:
-                _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
-                entry = None
-            yield message, entry
+            yield message, _parse_entry(message)
+
+
+async def list_forgotten(bus: Bus) -> set[str]:
+    """The ids of all episodes that have a tombstone by now; the record still has some of them, while one is forgotten.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    async with aclosing(read_stream(bus, EPISODES, [bus.subjects.stage(EpisodeForgotten.subject)])) as messages:
+        entries = [_parse_entry(message) async for message in messages]
+    return {entry.episode_id for entry in entries if isinstance(entry, EpisodeForgotten)}
+
+
+def record_of(message: StoredMessage) -> Record:
+    """A message of the record as readers from outside get it.
+
+    Raises:
+        InvalidEvent: it cannot be decoded.
+    """
+    entry = _decode_entry(message)
+    return Record(
+        id=message.seq,
+        subject=entry.subject,
+        stored_at=message.stored_at.timestamp(),
+        turn_id=entry.envelope.turn_id,
+        session_id=entry.envelope.session_id,
+        tenant=entry.envelope.tenant,
+        user=entry.envelope.user,
+        episode_id=entry.episode.episode_id if isinstance(entry, EpisodeRecorded) else entry.episode_id,
+        episode=entry.episode if isinstance(entry, EpisodeRecorded) else None,
+    )
 
 
 async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgotten | None:
@@ -228,12 +250,16 @@ def _pass_over(message: StoredMessage, why: str) -> None:
 
 def _parse_entry(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten | None:
     try:
-        if message.subject.split(".")[-2] == EpisodeForgotten.subject.split(".")[1]:
-            return decode(EpisodeForgotten, message.data)
-        return decode(EpisodeRecorded, message.data)
+        return _decode_entry(message)
     except InvalidEvent as error:
         _log.warning("episode unreadable", seq=message.seq, subject=message.subject, error=error.message)
         return None
+
+
+def _decode_entry(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten:
+    if kind_of(message.subject) == EpisodeForgotten.subject:
+        return decode(EpisodeForgotten, message.data)
+    return decode(EpisodeRecorded, message.data)
 
 
 async def _find_service_floor(bus: Bus, standing: ServiceStanding, last_seq: int) -> int:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from bus.errors import BROKER_ERRORS, translate_errors
 from schemas.codec import decode, encode
@@ -40,6 +41,15 @@ async def request(
         )
     except BROKER_ERRORS as error:
         raise no_answer(subject.split(".svc.", 1)[-1], type(error).__name__) from error
+    return read_reply(message, reply)
+
+
+def read_reply(message: Msg, reply: type[R]) -> R:
+    """A service's reply.
+
+    Raises:
+        KikiError: it is the service's refusal, with its code and field.
+    """
     if (message.headers or {}).get("Nats-Service-Error"):
         refusal = decode(ServiceError, message.data)
         raise KikiError(

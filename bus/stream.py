@@ -228,10 +228,13 @@ async def delete_message(bus: Bus, stream: str, seq: int) -> None:
         await bus.js.delete_msg(bus.subjects.stream(stream), seq)
 
 
-async def purge(bus: Bus, stream: str, *, subject: str | None = None, before: int | None = None) -> None:
-    """Drop messages: only those on ``subject`` and those before the sequence ``before``, where these are given."""
+async def purge(
+    bus: Bus, stream: str, *, subject: str | None = None, before: int | None = None, keep: int | None = None
+) -> None:
+    """Drop messages: only those on ``subject``, those before the sequence ``before`` and all but the newest ``keep``,
+    where these are given."""
     with translate_errors(f"{stream} was not purged"):
-        await bus.js.purge_stream(bus.subjects.stream(stream), seq=before, subject=subject)
+        await bus.js.purge_stream(bus.subjects.stream(stream), seq=before, subject=subject, keep=keep)
 
 
 async def find_last_before(bus: Bus, stream: str, moment: float) -> int:

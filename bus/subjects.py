@@ -73,9 +73,9 @@ class Subjects:
         """A request that any instance of the serving agent answers."""
         return f"{self.prefix}.svc.{verb}"
 
-    def dead(self, consumer: str) -> str:
-        """Dead letters of one consumer."""
-        return f"{self.prefix}.dead.{consumer}"
+    def dead(self, consumer: str, tenant: str) -> str:
+        """Dead letters of one consumer, of one tenant. No tenant's name has ``~`` or ``%``."""
+        return f"{self.prefix}.dead.{consumer}~{tenant.replace('.', '%')}"
 
     @property
     def turns(self) -> list[str]:

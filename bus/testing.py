@@ -114,7 +114,14 @@ class ScriptedWorker:
         handlers: list[Handler[Any]] = []
         if self._on_turn is not None:
             handlers.append(
-                Handler(stage="inference", event=RecallDone, handle=self._infer, concurrency=self._concurrency)
+                Handler(
+                    stage="inference",
+                    event=RecallDone,
+                    handle=self._infer,
+                    concurrency=self._concurrency,
+                    fair=True,
+                    shared=True,
+                )
             )
         if self._on_job is not None:
             handlers.append(
@@ -125,6 +132,7 @@ class ScriptedWorker:
                     stream=JOBS,
                     filters=tuple(self._bus.subjects.jobs),
                     concurrency=self._concurrency,
+                    fair=True,
                 )
             )
         return handlers
@@ -167,6 +175,10 @@ class ScriptedWorker:
 def _job_result(job: Job, outputs: Sequence[Scores | str]) -> JobResult:
     scores = tuple(output for output in outputs if not isinstance(output, str))
     if scores:
-        return JobResult(job_id=job.job_id, scores=scores, prompt_tokens=JOB_TOKENS, compute=0.001)
+        return JobResult(
+            job_id=job.job_id, scores=scores, adapters=job.adapters, prompt_tokens=JOB_TOKENS, compute=0.001
+        )
     candidate = Candidate(text=str(outputs[0]), usage=Usage(prompt_tokens=JOB_TOKENS, completion_tokens=5))
-    return JobResult(job_id=job.job_id, candidates=(candidate,), prompt_tokens=JOB_TOKENS, compute=0.001)
+    return JobResult(
+        job_id=job.job_id, candidates=(candidate,), adapters=job.adapters, prompt_tokens=JOB_TOKENS, compute=0.001
+    )

@@ -36,6 +36,7 @@ TURN_MAX_AGE = 3600.0
 TURN_MAX_BYTES = 256 * 1024**2
 ANSWER_MAX_BYTES = 2**30
 SMALL_MAX_BYTES = 64 * 1024**2
+DEAD_MAX_BYTES = 256 * 1024**2
 DUPLICATE_WINDOW = 1200.0
 """Seconds for which the broker drops a repeated message id; longer than a turn of the facade with its redeliveries."""
 
@@ -98,7 +99,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             max_bytes=SMALL_MAX_BYTES,
             **_QUEUE,
         ),
-        stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=SMALL_MAX_BYTES),
+        stream(DEAD, "Messages that were given up, with the reason", subjects.dead_letters, max_bytes=DEAD_MAX_BYTES),
         stream(
             SERVICES,
             "Registrations, and what other services consumed and advised",

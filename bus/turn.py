@@ -119,6 +119,27 @@ async def follow_turn(
         await asyncio.gather(*collectors, return_exceptions=True)
 
 
+@asynccontextmanager
+async def wait_openly(client: Client, subjects: Subjects, turn_id: str) -> AsyncIterator[None]:
+    """Say to whoever asks, as long as the context lasts, that the turn is waited for (:mod:`bus.turns.awaiting`).
+
+    Raises:
+        BrokerUnavailable: the connection is closed.
+    """
+
+    async def confirm(message: Msg) -> None:
+        if message.reply:
+            await client.publish(message.reply)
+
+    with translate_errors("the turn cannot be waited for"):
+        subscription = await client.subscribe(subjects.awaits(turn_id), cb=confirm)
+    try:
+        yield
+    finally:
+        with suppress(*BROKER_ERRORS):  # the connection is closed, and the subscription with it
+            await subscription.unsubscribe()
+
+
 async def wait_for_answer(events: TurnEvents) -> AnswerReady:
     """Wait for the turn's answer.
 

@@ -5,7 +5,7 @@ waterfall, what ``kiki run`` takes, and the tests that go through all agents.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -245,6 +245,13 @@ def _build_services(settings: "Settings") -> "Agent":
     return ServicesAgent(read_settings(ServicesSettings, "services", settings, {}))
 
 
+def _build_tenants(settings: "Settings") -> "Agent":
+    from agents.tenants.agent import TenantsAgent
+    from agents.tenants.settings import TenantsSettings
+
+    return TenantsAgent(read_settings(TenantsSettings, "tenants", settings, {}))
+
+
 def _build_dream(settings: "Settings") -> "Agent":
     from agents.dream.agent import DreamAgent
     from agents.dream.settings import DreamSettings
@@ -252,11 +259,18 @@ def _build_dream(settings: "Settings") -> "Agent":
     return DreamAgent(read_settings(DreamSettings, "dream", settings, {}))
 
 
+def _build_gates(settings: "Settings") -> "Agent":
+    from agents.gates.agent import GatesAgent
+    from agents.gates.settings import GatesSettings
+
+    return GatesAgent(read_settings(GatesSettings, "gates", settings, {}))
+
+
 def _build_nerve_wml(settings: "Settings") -> "Agent":
     from agents.advisors import nerve
     from agents.advisors.agent import AdvisorAgent
     from agents.advisors.settings import NerveWmlSettings
-    from agents.router.domains import load_taxonomy
+    from agents.shared.domains import load_taxonomy
     from runtime import advisors
 
     defaults = advisors.read_environment(nerve.NAME, domains=load_taxonomy().niches)
@@ -303,9 +317,17 @@ REGISTRY: tuple[AgentSpec, ...] = (
         name="negotiator", build=_build_negotiator, stages=(Stage("negotiator"),), process="cognition", unused=RICH
     ),
     AgentSpec(name="antibias", build=_build_antibias, stages=(Stage("antibias"),), process="cognition", unused=RICH),
-    AgentSpec(name="services", build=_build_services, need="runtime", unused=RICH),
-    AgentSpec(name="dream", build=_build_dream, need="runtime", unused=RICH),
+    AgentSpec(name="services", build=_build_services, process="services", need="runtime", unused=RICH),
+    AgentSpec(name="tenants", build=_build_tenants, process="services", need="runtime", unused=RICH),
+    AgentSpec(name="dream", build=_build_dream, process="dream", need="runtime", unused=RICH),
+    AgentSpec(name="gates", build=_build_gates, process="dream", need="runtime", unused=RICH),
     AgentSpec(name="nerve-wml", build=_build_nerve_wml, need="choice"),
     AgentSpec(name="kiki-flow", build=_build_kiki_flow, need="choice"),
 )
 """All agents. Those with stages stand in the order of a turn."""
+
+
+def replace_agent(name: str, build: "Callable[[Settings], Agent]") -> None:
+    """From now on this process builds the agent ``name`` with ``build``, such as a scripted worker."""
+    global REGISTRY
+    REGISTRY = tuple(replace(spec, build=build) if spec.name == name else spec for spec in REGISTRY)

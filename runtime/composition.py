@@ -1,12 +1,18 @@
 """Puts the parts of a process together from the settings: the bus, its agents, the facade."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from agents.inference.model_config import find_context
+from bus.access.login import NO_LOGIN, OWNER, Login
 from bus.agent import Agent
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
+from runtime import access
 from runtime.agents import FACADE, all_agents, find_spec, read_settings
+from runtime.limits import derive_limits
 from runtime.settings import Settings
 from schemas.errors import SetupError
 
@@ -36,9 +42,76 @@ def broker_url(settings: Settings) -> str:
     return holder.url if holder is not None and holder.url else f"nats://127.0.0.1:{settings.nats_port}"
 
 
-def bus_settings(settings: Settings) -> BusSettings:
-    """How to reach the broker."""
-    return BusSettings(url=broker_url(settings), prefix=settings.prefix, replicas=settings.replicas)
+def bus_settings(settings: Settings, *, user: str = OWNER) -> BusSettings:
+    """How to reach the broker: the embedded one as its ``user``, another one as the settings say.
+
+    Raises:
+        SetupError: the settings have a login for a broker that they do not name.
+    """
+    url, login = broker_url(settings), _read_login(settings)
+    if settings.nats is None and login != NO_LOGIN:
+        raise SetupError(
+            "nats_nkey, nats_creds, nats_ca, nats_cert and nats_key belong to a broker of your own: name it with nats.",
+            param="nats",
+        )
+    if login == NO_LOGIN and _is_embedded(settings, url):
+        login = access.login_of(settings.data_dir / "nats", user)
+    return BusSettings(
+        url=url,
+        login=login,
+        prefix=settings.prefix,
+        replicas=settings.replicas,
+        tenant_turns=settings.tenant_turns,
+        tenant_bytes=settings.tenant_bytes,
+        tenant_letters=settings.tenant_letters,
+    )
+
+
+def _read_login(settings: Settings) -> Login:
+    return Login(
+        nkey=settings.nats_nkey,
+        creds=settings.nats_creds,
+        ca=settings.nats_ca,
+        cert=settings.nats_cert,
+        key=settings.nats_key,
+    )
+
+
+def _is_embedded(settings: Settings, url: str) -> bool:
+    """Whether the broker at ``url`` is that of the data directory, though it may have been named."""
+    if settings.nats is None:
+        return True
+    holder = find_holder(settings.data_dir)
+    return holder is not None and holder.url == url
+
+
+def choose_payload(settings: Settings) -> int:
+    """Bytes of a message that the embedded broker is to take: as the model's context needs, if the model is here."""
+    return derive_limits(find_context_tokens(settings)).payload
+
+
+def find_context_tokens(settings: Settings) -> int | None:
+    """Tokens of the model's context, by the worker's settings or the model's files; None when neither says."""
+    overrides = settings.agents.get("inference", {})
+    if overrides.get("context_tokens") is not None:
+        return int(overrides["context_tokens"])
+    if overrides.get("engine") == "openai":
+        return None
+    path = find_model(settings)
+    try:
+        return find_context(json.loads((path / "config.json").read_bytes())) if path is not None else None
+    except (OSError, ValueError):
+        return None  # loading the model says what is wrong with it
+
+
+def find_model(settings: Settings) -> Path | None:
+    """The chat model's directory, if the model is here; nothing is fetched."""
+    from runtime import models
+
+    try:
+        return models.find_ready(settings.model)
+    except SetupError:
+        return None  # a path that is no model: the worker says so
 
 
 def build_agent(name: str, settings: Settings) -> Agent:

@@ -1,6 +1,7 @@
 """Checks of this machine. Each finding that is wrong says how to mend it."""
 
 import importlib.metadata
+import json
 import shutil
 import socket
 import subprocess
@@ -11,13 +12,20 @@ from typing import Literal
 
 import psutil
 
+from agents.inference.model_config import find_narrow
+from agents.shared import workers
+from agents.shared.adapters.folders import find_weights, survey_adapters
+from agents.shared.adapters.verdicts import VerdictFolder, read_digest
 from bus import broker
-from bus.address import without_login
+from bus.access.address import without_login
 from bus.agent import gather_reports
 from bus.broker.ownership import find_holder
-from bus.connection import connect
-from runtime.agents import turn_agents
-from runtime.composition import broker_url, bus_settings
+from bus.connection import Bus, connect
+from runtime.agents import FACADE, read_settings, turn_agents
+from runtime.composition import broker_url, bus_settings, find_context_tokens, find_model
+from runtime.facade.settings import FacadeSettings
+from runtime.fleet import plan_device, survey_fleet
+from runtime.limits import find_short
 from runtime.settings import DEFAULT_MODEL, LAST_RESORT_MODEL, Settings
 from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.status import StatusReply
@@ -25,8 +33,8 @@ from schemas.status import StatusReply
 State = Literal["ok", "note", "wrong"]
 
 PACKAGES = ("nats-py", "msgspec", "mlx", "mlx-lm", "torch", "sentence-transformers", "qdrant-edge-py", "ladybug")
-ADAPTER_FILES = ("adapters.safetensors", "adapter_model.safetensors")
-"""Weights as mlx-lm and as PEFT name them."""
+LIST_SECONDS = 10.0
+"""Seconds that a worker may take to list its adapters."""
 
 FREE_BYTES = 2 * 1024**3
 """Disk that models, broker and stores need to start with."""
@@ -54,9 +62,10 @@ async def examine(settings: Settings) -> list[Finding]:
         _check_disk(settings),
         _check_memory(settings),
     ]
-    findings += [_check_chat_model(settings), _check_model(settings.embedder), _check_adapters(settings)]
-    findings += [_check_holder(settings), *await _check_runtime(settings)]
-    return findings
+    findings += [_check_chat_model(settings), *_check_bits(settings), _check_model(settings.embedder)]
+    findings += [_check_adapters(settings), *_check_strangers(settings), *_check_verdicts(settings)]
+    runtime_findings, status = await _check_runtime(settings)
+    return [*findings, *_check_budget(settings, status), _check_holder(settings), *runtime_findings]
 
 
 def _check_python() -> Finding:
@@ -129,12 +138,81 @@ def _check_model(name: str) -> Finding:
 def _check_adapters(settings: Settings) -> Finding:
     folder = settings.adapters
     if folder is None:
-        return Finding("adapters", "note", "none configured: the base model answers", "give --adapters FOLDER")
+        mend = "'make adapters' trains some, or give --adapters FOLDER"
+        return Finding("adapters", "note", "none: the base model answers", mend)
     if not folder.is_dir():
         return Finding("adapters", "wrong", f"{folder} is not there", "make it, or leave --adapters out")
-    count = sum(1 for path in folder.iterdir() if any((path / name).exists() for name in ADAPTER_FILES))
-    mend = f"each is a subfolder with {' or '.join(ADAPTER_FILES)}"
-    return Finding("adapters", "ok" if count else "wrong", f"{count} in {folder}", mend)
+    fleet = survey_fleet(folder)
+    mend = "an adapter is a folder <domain> or stack-NN-<domain> with adapter_config.json and its weights"
+    return Finding("adapters", "ok" if fleet.sizes else "wrong", f"{fleet.describe()}, in {folder}", mend)
+
+
+def _check_strangers(settings: Settings) -> list[Finding]:
+    """A note for each adapter folder that means nothing to the router."""
+    folder = settings.adapters
+    if folder is None or not folder.is_dir():
+        return []
+    return [
+        Finding(f"folder {stranger.path.name}", "note", stranger.reason) for stranger in survey_fleet(folder).strangers
+    ]
+
+
+def _check_verdicts(settings: Settings) -> list[Finding]:
+    """What the gates say of the folder's weights. It is read from beside them, so that it needs no runtime."""
+    folder = settings.adapters
+    if folder is None or not folder.is_dir():
+        return []
+    verdicts = VerdictFolder(folder)
+    if not verdicts.has_begun:
+        detail = "not asked: what lies in the folder at the first start is served ungated"
+        return [Finding("gates", "note", detail, "judge it first: kiki adapters sweep FOLDER")]
+    verdicts.begin({})
+    by_state: dict[str, list[str]] = {"passed": [], "ungated": [], "waiting": []}
+    refusals = []
+    for name, path in survey_adapters(folder).paths.items():
+        verdict = verdicts.judge_unread(name, path)
+        if verdict is None and (weights := find_weights(path)) is not None:
+            verdict = verdicts.find(read_digest(weights))
+        if verdict is not None and verdict.state == "refused":
+            refusals.append(Finding(f"adapter {name}", "wrong", f"refused: {verdict.message}", "train it again"))
+        else:
+            by_state["waiting" if verdict is None else verdict.state].append(name)
+    words = [f"{len(by_state['passed'])} passed"]
+    words += [f"{state}: {', '.join(names)}" for state, names in by_state.items() if names and state != "passed"]
+    state: State = "note" if by_state["ungated"] or by_state["waiting"] else "ok"
+    mend = "waiting weights are judged by a running runtime; ungated ones are the operator's own responsibility"
+    return [Finding("gates", state, "; ".join(words), mend), *refusals]
+
+
+def _check_budget(settings: Settings, status: StatusReply | None) -> list[Finding]:
+    """How many adapters fit in memory at the same time: by the worker's report, else computed for this device."""
+    folder = settings.adapters
+    overrides = settings.agents.get("inference", {})
+    if folder is None or not folder.is_dir() or overrides.get("engine") == "openai":
+        return []
+    fleet = survey_fleet(folder)
+    if status is not None and "adapter_bytes_limit" in status.gauges:
+        budget, origin = int(status.gauges["adapter_bytes_limit"]), "as the worker says"
+    elif (path := find_model(settings)) is not None:
+        device, plan = plan_device(overrides, sorted(path.glob("*.safetensors")))
+        budget, origin = plan.adapters, f"computed for {device}"
+    else:
+        return [Finding("adapter budget", "note", "not known before the model is here", "run 'kiki models pull'")]
+    is_enough = all(size <= budget for size in fleet.sizes.values())
+    mend = "free memory, or set agents.inference.adapter_bytes; smaller are adapters of a lower rank, or in bfloat16"
+    return [Finding("adapter budget", "ok" if is_enough else "wrong", f"{fleet.describe_fit(budget)}, {origin}", mend)]
+
+
+def _check_bits(settings: Settings) -> list[Finding]:
+    """Whether the chat model's weights are narrower than its adapters can bear."""
+    path = find_model(settings)
+    if path is None:
+        return []
+    try:
+        reason = find_narrow(json.loads((path / "config.json").read_bytes()))
+    except (OSError, ValueError):
+        return []  # the check of the model says what is wrong with it
+    return [Finding("bits", "note", reason)] if reason is not None else []
 
 
 def _check_holder(settings: Settings) -> Finding:
@@ -142,15 +220,16 @@ def _check_holder(settings: Settings) -> Finding:
     return Finding("data directory", "ok", f"{settings.data_dir}, held by {find_holder(settings.data_dir) or 'nobody'}")
 
 
-async def _check_runtime(settings: Settings) -> list[Finding]:
-    """The state of the broker and the agents when a broker answers, else whether their ports are free."""
+async def _check_runtime(settings: Settings) -> tuple[list[Finding], StatusReply | None]:
+    """The state of the broker and the agents when a broker answers, else whether their ports are free; and the worker's
+    status."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
             expected = turn_agents()
             statuses = {report.status.agent: report.status for report in await gather_reports(bus, expected=expected)}
             running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
             missing = [name for name in expected if name not in statuses]
-            return [
+            findings = [
                 Finding("broker", "ok", f"answers at {without_login(broker_url(settings))}"),
                 await _check_sync(settings, bus.broker_port),
                 Finding(
@@ -160,15 +239,20 @@ async def _check_runtime(settings: Settings) -> list[Finding]:
                     f"'kiki run {missing[0]}' or 'kiki up'" if missing else "",
                 ),
                 *_describe_worker(statuses),
+                *_check_limits(settings, statuses.get("inference"), bus.client.max_payload),
+                *(await _check_agreement(bus) if settings.adapters is not None and "inference" in statuses else ()),
             ]
+            return findings, statuses.get("inference")
     except SetupError as error:
-        return [Finding("broker", "wrong", error.message)]
+        return [Finding("broker", "wrong", error.message)], None
     except KikiError:
-        return [
+        findings = [
             Finding("broker", "note", f"none at {without_login(broker_url(settings))}", "'kiki up' starts one"),
             _check_port(settings.nats_port, "KIKI_NATS_PORT"),
             _check_port(settings.port, "KIKI_PORT"),
+            *_check_limits(settings, None, None),
         ]
+        return findings, None
 
 
 def _describe_worker(statuses: Mapping[str, StatusReply]) -> list[Finding]:
@@ -176,6 +260,45 @@ def _describe_worker(statuses: Mapping[str, StatusReply]) -> list[Finding]:
     info = statuses["inference"].info if "inference" in statuses else {}
     names = [f"{name} {info[name]}" for name in ("model", "device", "weights") if name in info]
     return [Finding("worker", "ok", ", ".join(names))] if names else []
+
+
+async def _check_agreement(bus: Bus) -> list[Finding]:
+    """Whether all workers that have read an adapter have the same file of it."""
+    try:
+        listings = await workers.list_adapters(bus, timeout=LIST_SECONDS)
+    except KikiError as error:
+        return [Finding("workers", "note", error.message)]
+    names = ", ".join(listing.worker for listing in listings if listing.worker)
+    findings = [Finding("workers", "ok", names)] if names else []
+    return findings + [
+        Finding("workers", "wrong", workers.describe_disagreement(name, digests), "copy one file to all, or swap again")
+        for name, digests in workers.find_disagreements(listings).items()
+    ]
+
+
+def _check_limits(settings: Settings, status: StatusReply | None, max_payload: int | None) -> list[Finding]:
+    """Which limit is smaller than the model's context needs; the context is the worker's own, else the model's."""
+    context = int(status.gauges.get("context_tokens", 0)) if status is not None else find_context_tokens(settings)
+    if not context:
+        return []
+    facade = read_settings(FacadeSettings, FACADE, settings, {})
+    short = find_short(
+        context,
+        max_payload=max_payload,
+        body_limit=facade.body_limit,
+        max_tokens_cap=facade.max_tokens_cap,
+    )
+    if not short:
+        return [Finding("context", "ok", f"{context} tokens, and every limit holds them")]
+    return [
+        Finding(
+            "context",
+            "wrong",
+            f"{context} tokens need {limit.name} {limit.needed:.0f}, and it is {limit.value:.0f}",
+            limit.mend,
+        )
+        for limit in short
+    ]
 
 
 async def _check_sync(settings: Settings, port: int | None) -> Finding:

@@ -5,6 +5,8 @@ from schemas.errors import KikiError, SetupError
 FAILED_EXIT = 1
 SETUP_EXIT = 2
 """Exit code of a process that a restart does not help: a person must mend its set-up."""
+USAGE_EXIT = 64
+"""Exit code of a command whose small codes are verdicts (sysexits' EX_USAGE): it could not do what was asked."""
 
 
 def exit_code(error: KikiError) -> int:

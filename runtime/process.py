@@ -11,16 +11,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 import anyio.abc
 import structlog
 
-from bus import metrics
+from bus import failpoints, metrics
+from bus.access.users import make_private
 from bus.agent import Agent, run_agent
+from bus.background import Outage
 from bus.connection import Bus, connect
-from runtime import composition, observability
+from runtime import access, composition, observability
 from runtime.agents import FACADE
 from runtime.exits import FAILED_EXIT
 from runtime.heartbeat import beat
@@ -53,26 +56,36 @@ def run(names: Sequence[str]) -> None:
 
 
 async def serve(names: Sequence[str], settings: Settings) -> None:
-    """Run the named agents (or ``facade``) on one connection until SIGTERM, SIGINT or the supervisor's end.
+    """Run the named agents (or ``facade``) on a connection for each role until SIGTERM, SIGINT or the supervisor's end.
 
     Raises:
         SetupError: an agent cannot start here.
         Unavailable: no broker answers.
     """
-    agents = [composition.build_agent(name, settings) for name in names if name != FACADE]
+    failpoints.install_clock("+".join(composition.group_by_process(names)))
+    agents = [(access.role_of(name), composition.build_agent(name, settings)) for name in names if name != FACADE]
     if hangs := int(os.environ.get(HANGS, "0")):
         metrics.DEGRADED.labels("process.hung").inc(hangs)  # the supervisor has logged why
-    async with (
-        connect(composition.bus_settings(settings), name=f"kiki-{'-'.join(names)}") as bus,
-        anyio.create_task_group() as tasks,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        outage = Outage()
+        buses = {
+            role: await stack.enter_async_context(_connect(settings, role, names, outage))
+            for role in dict.fromkeys(map(access.role_of, names))
+        }
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
         if os.environ.get(SUPERVISED):
             tasks.start_soon(_stop_with_supervisor, tasks.cancel_scope)
         if FACADE in names:
-            tasks.start_soon(composition.serve_facade, bus, settings)
-        await _start_agents(agents, bus, tasks)
+            tasks.start_soon(composition.serve_facade, buses[FACADE], settings)
+        await _start_agents(agents, buses, tasks)
         tasks.start_soon(beat)
+
+
+def _connect(settings: Settings, role: str, names: Sequence[str], outage: Outage) -> AbstractAsyncContextManager[Bus]:
+    """A connection of the role's user, named after those of its agents that run here."""
+    own = [name for name in names if access.role_of(name) == role]
+    return connect(composition.bus_settings(settings, user=role), name=f"kiki-{'-'.join(own)}", outage=outage)
 
 
 def make_data_directory(settings: Settings) -> None:
@@ -82,7 +95,7 @@ def make_data_directory(settings: Settings) -> None:
         SetupError: it cannot be made.
     """
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(settings.data_dir)
     except OSError as error:
         raise SetupError(
             f"cannot make the data directory {settings.data_dir} ({error.strerror}): set KIKI_DATA_DIR.",
@@ -90,11 +103,13 @@ def make_data_directory(settings: Settings) -> None:
         ) from error
 
 
-async def _start_agents(agents: Sequence[Agent], bus: Bus, tasks: anyio.abc.TaskGroup) -> None:
-    """Start all at once, as one may wait for another; return when every one takes work."""
+async def _start_agents(
+    agents: Sequence[tuple[str, Agent]], buses: Mapping[str, Bus], tasks: anyio.abc.TaskGroup
+) -> None:
+    """Start all at once, each on its role's bus, as one may wait for another; return when every one takes work."""
     async with anyio.create_task_group() as starting:
-        for agent in agents:
-            starting.start_soon(tasks.start, run_agent, agent, bus)
+        for role, agent in agents:
+            starting.start_soon(tasks.start, run_agent, agent, buses[role])
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

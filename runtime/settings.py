@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -17,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from bus.access.login import default_data_dir
 from bus.storage.disk import RESERVE
 from schemas.errors import SetupError
 
@@ -32,6 +32,7 @@ OTHER_VARIABLES = {
     "KIKI_SUPERVISED": "set by a supervisor for its children",
     "KIKI_HEARTBEAT": "set by a supervisor for its children",
     "KIKI_HANGS": "set by a supervisor for its children",
+    "KIKI_FAILPOINTS": "the folder of a test that makes processes fail (bus.failpoints)",
 }
 """Variables of this runtime that are no settings."""
 
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KIKI_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     data_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("micro-kiki", appauthor=False)),
+        default_factory=default_data_dir,
         description="Broker store, vectors, graph and logs of this runtime.",
     )
     disk_reserve: int = Field(
@@ -59,13 +60,21 @@ class Settings(BaseSettings):
     nats: str | None = Field(
         default=None, repr=False, description="URL of a NATS server; none starts the embedded one."
     )
+    nats_nkey: Path | None = Field(default=None, description="File with the seed of the nkey to show to that server.")
+    nats_creds: Path | None = Field(default=None, description="Credentials file (JWT and seed) for that server.")
+    nats_ca: Path | None = Field(default=None, description="Certificates (PEM) by which that server's is checked.")
+    nats_cert: Path | None = Field(default=None, description="Certificate (PEM) to show to that server.")
+    nats_key: Path | None = Field(default=None, description="Key of nats_cert; none: it is in the same file.")
     nats_port: int = Field(default=4222, ge=0, le=65535, description="Port of the embedded server; 0 takes a free one.")
     prefix: str = Field(default="kiki", pattern=r"^[a-z0-9_-]+$", description="First token of every subject.")
     replicas: int = Field(default=1, ge=1, le=5, description="Replicas of the streams on a NATS cluster.")
 
     model: str = Field(default=DEFAULT_MODEL, description="Name, Hugging Face id, directory or GGUF file.")
     embedder: str = Field(default=DEFAULT_EMBEDDER, description="Name, Hugging Face id or path of the embedder.")
-    adapters: Path | None = Field(default=None, description="Folder of LoRA adapters, one subfolder each.")
+    adapters: Path | None = Field(
+        default=None,
+        description="Folder of LoRA adapters, one subfolder each; with the default model <data_dir>/adapters if there.",
+    )
 
     host: str = Field(default="127.0.0.1", description="Address that the HTTP facade listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the HTTP facade.")
@@ -74,6 +83,13 @@ class Settings(BaseSettings):
         default=False, description="Requests over HTTP that name no user share one person's memory; only without keys."
     )
     admin_key: str | None = Field(default=None, description="Bearer key of the administrator's endpoints.")
+    tenant_turns: int = Field(
+        default=192, ge=1, description="Turns that an agent holds of one tenant alone; of several each has less."
+    )
+    tenant_bytes: int = Field(
+        default=32 * 1024**2, ge=1, description="Bytes of the turns that one tenant alone has in flight."
+    )
+    tenant_letters: int = Field(default=128, ge=1, description="Dead letters of a tenant that a consumer keeps.")
     turn_timeout: float = Field(default=120.0, gt=0, le=900, description="Seconds that a turn may take.")
 
     hang_timeout: float = Field(
@@ -106,6 +122,11 @@ class Settings(BaseSettings):
         return "model" in self.model_fields_set
 
     @property
+    def default_adapters(self) -> Path:
+        """Where 'make adapters' puts the small fleet. The default model uses it where no other folder is named."""
+        return self.data_dir / "adapters"
+
+    @property
     def broker_dir(self) -> Path | None:
         """Where the embedded server stores; None with a server of somebody else."""
         return self.data_dir / "nats" if self.nats is None else None
@@ -123,12 +144,15 @@ def config_file() -> Path:
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; ``overrides`` that are not None win.
 
+    Without an adapters folder the default model gets :attr:`Settings.default_adapters`, where that is there: what lies
+    there was trained for it, and another model could not load it.
+
     Raises:
         SetupError: a value is wrong or a name is unknown; the message names it.
     """
     _refuse_unknown_variables()
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -137,6 +161,9 @@ def load_settings(**overrides: Any) -> Settings:
         ) from error
     except ValueError as error:  # a TOML file that is not TOML
         raise SetupError(f"{config_file()} cannot be read: {error}.") from error
+    if settings.adapters is None and settings.model == DEFAULT_MODEL and settings.default_adapters.is_dir():
+        return settings.model_copy(update={"adapters": settings.default_adapters})
+    return settings
 
 
 def is_known_variable(name: str) -> bool:

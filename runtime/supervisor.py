@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tenacity import wait_exponential_jitter
 from bus import broker as server
 from bus.broker import ownership
 from bus.storage.disk import describe_lack
-from runtime import composition
+from runtime import access, composition
 from runtime.agents import FACADE, default_agents
 from runtime.exits import SETUP_EXIT
 from runtime.heartbeat import HEARTBEAT, Heartbeat
@@ -83,12 +83,14 @@ class Supervisor:
     """Owns the processes of one runtime.
 
     ``names`` are its agents and the facade; :func:`runtime.composition.group_by_process` says which share a process.
-    ``title`` is what others are told that holds the data directory.
+    ``title`` is what others are told that holds the data directory. ``commands`` are run, by the name of the process,
+    instead of ``python -m runtime.child AGENT...``.
     """
 
     settings: Settings
     names: tuple[str, ...] = field(default_factory=lambda: (*default_agents(), FACADE))
     title: str = "a runtime"
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
     broker: server.EmbeddedBroker | None = None
     failure: SetupError | None = None
@@ -129,11 +131,32 @@ class Supervisor:
         if self.settings.nats is not None:
             self._held.note(is_elsewhere=True)
             return
-        self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
+        self.broker = await self._start_server()
         self.settings = self.settings.model_copy(update={"nats_port": int(self.broker.url.rsplit(":", 1)[1])})
         self._held.note(url=self.broker.url)
         tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
         tasks.start_soon(self._keep_broker_storing)
+
+    async def _start_server(self) -> server.EmbeddedBroker:
+        payload = composition.choose_payload(self.settings)
+        users = access.list_users(self._broker_directory, self.settings.prefix)
+        return await server.start(
+            self._broker_directory, port=self.settings.nats_port, max_payload=payload, users=users
+        )
+
+    async def _start_server_with_room(self) -> server.EmbeddedBroker:
+        """Start the broker once its disk has room, and again when that was taken meanwhile."""
+        while True:
+            await self._wait_for_room()
+            try:
+                return await self._start_server()
+            except SetupError as error:
+                if not self._describe_lack():
+                    raise
+                _log.warning("broker not started", error=error.message)
+
+    def _describe_lack(self) -> str:
+        return describe_lack(self._broker_directory, reserve=self.settings.disk_reserve)
 
     @property
     def _broker_directory(self) -> Path:
@@ -149,9 +172,8 @@ class Supervisor:
             delay = deaths.add(anyio.current_time() - started)
             _log.error("broker died", pid=self.broker.pid, delay=round(delay, 1))
             await anyio.sleep(delay)
-            await self._wait_for_room()
             try:
-                self.broker = await server.start(self._broker_directory, port=self.settings.nats_port)
+                self.broker = await self._start_server_with_room()
             except SetupError as error:
                 self._give_up(error, scope)
                 return
@@ -176,8 +198,8 @@ class Supervisor:
 
     async def _wait_for_room(self) -> None:
         """Wait until the broker's disk has room; a broker that starts on a full one fails at its next write."""
-        lack, reserve = "", self.settings.disk_reserve
-        while problem := describe_lack(self._broker_directory, reserve=reserve):
+        lack = ""
+        while problem := self._describe_lack():
             if not lack:
                 lack = problem
                 _log.error("disk full", error=lack)
@@ -236,10 +258,11 @@ class Supervisor:
             HEARTBEAT: str(heartbeat.writer),
             HANGS: str(child.hangs),
         }
+        command = self.commands.get(child.name, (sys.executable, "-m", "runtime.child", *child.agents))
         try:
             with log.open("ab") as sink:
                 return await anyio.open_process(
-                    [sys.executable, "-m", "runtime.child", *child.agents],
+                    command,
                     stdin=subprocess.PIPE,
                     stdout=sink,
                     stderr=sink,

@@ -1,12 +1,13 @@
 """The life of an adapter: proposed, judged, published, then active in a worker, or rejected with a reason.
 
-    adapter.proposed -> gates -> adapter.published -> hot load -> adapter.activated
-                          |                               |
-                          +------> adapter.rejected <-----+         adapter.unloaded ends it
+    adapter.proposed -> gates -> adapter.judged -> adapter.published -> hot load -> adapter.activated
+                                       |                                   |
+                                       +---------> adapter.rejected <------+       adapter.unloaded ends it
 
 The last token of the subject and ``envelope.turn_id`` are the id of one such life; ``envelope.session_id`` is the
-adapter's name. These events carry no weights: the weights lie in the workers' adapters folder under the adapter's name,
-and their sha256 identifies them.
+adapter's name. The life of ``adapter.judged`` is a function of the digest (:func:`judgement_of`), so that the verdict
+on any weights can be looked up. These events carry no weights: the weights lie in the workers' adapters folder under
+the adapter's name, and their sha256 identifies them.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -25,8 +26,16 @@ AdapterName = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{END}")]
 """Digest of the adapter's weights file."""
 
+MaybeName = Annotated[str, Meta(pattern=rf"^([A-Za-z0-9][A-Za-z0-9_.-]{{0,127}})?{END}")]
+"""A name as :data:`AdapterName`, or an empty string for none."""
+
 MaybeSha256 = Annotated[str, Meta(pattern=rf"^([0-9a-f]{{64}})?{END}")]
 """A digest as :data:`Sha256`, or an empty string when it is not known: an upstream server does not report digests."""
+
+
+VerdictState = Literal["ungated", "waiting", "passed", "refused"]
+"""What the gates say of weights: "ungated" lay in the folder when the runtime first started with it and are the
+operator's own responsibility; "waiting" are not judged yet. Only ungated and passed weights are served."""
 
 
 class Gate(WireStruct, frozen=True, kw_only=True):
@@ -40,7 +49,10 @@ class Gate(WireStruct, frozen=True, kw_only=True):
 
 
 class AdapterProposed(Event, frozen=True, kw_only=True):
-    """An adapter was trained and waits to be judged. Read by the service that runs the gates."""
+    """Weights wait to be judged: somebody trained them, or a worker saw them in its folder for the first time.
+
+    Read by the gates. ``origin`` says who proposes. A dream judges its proposal itself, and asks the gates on its way.
+    """
 
     subject: ClassVar[str] = "adapter.proposed"
     name: AdapterName
@@ -49,8 +61,22 @@ class AdapterProposed(Event, frozen=True, kw_only=True):
     base_model: str = ""
 
 
+class AdapterJudged(Event, frozen=True, kw_only=True):
+    """The gates' verdict on weights, whatever they are called. It is final for this digest."""
+
+    subject: ClassVar[str] = "adapter.judged"
+    name: AdapterName
+    sha256: Sha256
+    passed: bool
+    gates: tuple[Gate, ...] = ()
+    message: str = ""
+
+
 class AdapterPublished(Event, frozen=True, kw_only=True):
-    """The adapter passed all gates. Read by the worker, which loads it and checks that it changes the logits."""
+    """The adapter passed all gates. Read by the worker, which loads it and checks that it changes the logits.
+
+    The worker takes it only if the gates' own verdict on this digest (:class:`AdapterJudged`) says the same.
+    """
 
     subject: ClassVar[str] = "adapter.published"
     name: AdapterName
@@ -106,6 +132,7 @@ class AdapterUnloaded(Event, frozen=True, kw_only=True):
 
 ADAPTER_EVENTS: tuple[type[Event], ...] = (
     AdapterProposed,
+    AdapterJudged,
     AdapterPublished,
     AdapterLoaded,
     AdapterActivated,
@@ -122,6 +149,58 @@ def new_life(name: str, *, tenant: str, timeout: float = 3600.0, key: str | None
     life.
     """
     return new_turn(tenant=tenant, session_id=name, timeout=timeout, key=f"adapter {name} {key}" if key else None)
+
+
+GATES = "gates"
+"""The agent that judges, and the tenant in the events of its verdicts."""
+
+
+def judgement_of(sha256: str, *, name: str) -> Envelope:
+    """The envelope of the verdict on weights. Its id depends on the digest alone."""
+    return new_turn(tenant=GATES, session_id=name, timeout=3600.0, key=f"judged {sha256}")
+
+
+class JudgeRequest(WireStruct, frozen=True, kw_only=True):
+    """Judge weights that a worker has under ``name`` or, if given, under the name ``staged``."""
+
+    name: AdapterName
+    sha256: Sha256
+    staged: MaybeName = ""
+
+
+class JudgeReply(WireStruct, frozen=True, kw_only=True):
+    """The verdict on weights; the same for a digest that was judged before."""
+
+    passed: bool
+    gates: tuple[Gate, ...] = ()
+    message: str = ""
+
+
+class AnglesRequest(WireStruct, frozen=True, kw_only=True):
+    """Check an adapter's health, and read the angles between it and every other one that is served.
+
+    ``apart`` names one that it does not stand beside: the adapter whose weights it is to replace.
+    """
+
+    name: AdapterName
+    apart: MaybeName = ""
+
+
+class AdapterAngle(WireStruct, frozen=True, kw_only=True):
+    """The smallest angle, in degrees, between two adapters' changes, and the module where it is."""
+
+    name: str
+    sha256: str
+    angle: float
+    module: str = ""
+
+
+class AnglesReply(WireStruct, frozen=True, kw_only=True):
+    """An adapter's digest, why it is not healthy (empty when it is), and the others that it was compared with."""
+
+    sha256: str
+    fault: str = ""
+    others: tuple[AdapterAngle, ...] = ()
 
 
 class AdapterRequest(WireStruct, frozen=True, kw_only=True):
@@ -151,10 +230,13 @@ class AdapterInfo(WireStruct, frozen=True, kw_only=True):
     """An adapter as the worker has it: ``resident`` in memory, ``seated`` beside others, ``active`` in the model.
 
     ``sha256``, ``bytes``, ``modules`` and ``norm`` (the Frobenius norm of the adapter's whole change of the weights)
-    are known once the adapter was read; ``seconds`` is how long the request took.
+    are known once the adapter was read; ``seconds`` is how long the request took. ``verdict`` is what the gates say of
+    its weights, with the reason of a refusal in ``refusal``; None for adapters of an upstream server. ``worker`` is
+    who says so.
     """
 
     name: str
+    worker: str = ""
     resident: bool = False
     seated: bool = False
     active: bool = False
@@ -163,10 +245,13 @@ class AdapterInfo(WireStruct, frozen=True, kw_only=True):
     modules: Integer = 0
     seconds: float = 0.0
     norm: float | None = None
+    verdict: VerdictState | None = None
+    refusal: str = ""
 
 
 class AdapterListReply(WireStruct, frozen=True, kw_only=True):
-    """All registered adapters, sorted by name, and the bytes that resident adapters may take (``budget``)."""
+    """All registered adapters of one ``worker``, sorted by name; they may take ``budget`` bytes in memory."""
 
     adapters: tuple[AdapterInfo, ...]
     budget: Integer = 0
+    worker: str = ""

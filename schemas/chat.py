@@ -25,6 +25,14 @@ MAX_TOKENS = 2**20
 TokenId = Annotated[str, Meta(pattern=rf"^[0-9]{{1,7}}{END}")]
 
 MAX_STOPS = 16
+
+RepetitionPenalty = Annotated[float, Meta(ge=0.01, le=2.0)]
+"""What a logit is divided by, or multiplied with: divided by less, it is no number in 16 bits any more."""
+
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+LogitBias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+"""What is added to a token's logit."""
+
 MAX_TOOLS = 128
 ToolName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_.-]{{1,128}}{END}")]
 
@@ -77,6 +85,11 @@ class Message(WireStruct, frozen=True, kw_only=True):
     tool_call_id: str | None = None
 
 
+def last_user_text(messages: Sequence[Message]) -> str:
+    """The text of the last user message; empty without any."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
 def digest_transcript(messages: Sequence[Message]) -> str:
     """A digest of a conversation: who said what and which tools were called, without white space around the texts,
     names and ids."""
@@ -116,10 +129,10 @@ class Sampling(WireStruct, frozen=True, kw_only=True):
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     stop: Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] = ()
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
-    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
-    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] = {}
+    repetition_penalty: RepetitionPenalty = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: Annotated[dict[TokenId, LogitBias], Meta(max_length=300)] = {}
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] = 0
     json_schema: Annotated[str, Meta(max_length=65536)] | None = None

@@ -19,8 +19,8 @@ MAX_EXAMPLES = 256
 class SwapRequest(WireStruct, frozen=True, kw_only=True):
     """Replace the adapter's weights ``base_sha256`` by ``sha256``, if all invariants hold.
 
-    A repeated request is the same swap. ``others`` are adapters whose knowledge the new weights must not overwrite (the
-    gate on forgetting).
+    A repeated request is the same swap. The gates judge the new weights against every adapter that is served;
+    ``others`` are those whose modules they may change, beside the adapter's own.
     """
 
     episode_id: EpisodeId
@@ -65,18 +65,23 @@ class ExportReply(WireStruct, frozen=True, kw_only=True):
 
 
 class StageRequest(WireStruct, frozen=True, kw_only=True):
-    """Register new weights of an adapter under a name of their own, so that they can be judged before they answer."""
+    """Register weights of an adapter under a name of their own, so that they can be judged before they answer.
+
+    They come from the object store, or with ``present`` from the adapter's own folder, if they have that digest.
+    """
 
     name: AdapterName
     weights: Sha256
+    present: bool = False
 
 
 class StageReply(WireStruct, frozen=True, kw_only=True):
-    """The name under which the staged weights can be asked for."""
+    """The name under which the staged weights can be asked for, and the digest of those in use (``base_sha256``)."""
 
     staged: str
     sha256: str
     bytes: Integer
+    base_sha256: str = ""
 
 
 class ExchangeRequest(WireStruct, frozen=True, kw_only=True):
@@ -93,6 +98,21 @@ class ExchangeReply(WireStruct, frozen=True, kw_only=True):
     name: str
     sha256: str
     pause_ms: float
+
+
+class RestoreRequest(WireStruct, frozen=True, kw_only=True):
+    """Put back the weights ``base_sha256`` that staged ones have replaced. As often as one likes, before a discard."""
+
+    name: AdapterName
+    staged: AdapterName
+    base_sha256: Sha256
+
+
+class RestoreReply(WireStruct, frozen=True, kw_only=True):
+    """The weights that answer now."""
+
+    name: str
+    sha256: str
 
 
 class DiscardRequest(WireStruct, frozen=True, kw_only=True):

@@ -37,6 +37,8 @@ CODES: dict[str, int] = {
     "unprocessable": 422,
     "matches_nothing": 422,
     "invariant_broken": 409,
+    "adapter_not_judged": 409,
+    "adapter_refused": 409,
     "budget_exceeded": 422,
     "cancelled": 499,
     "internal_error": 500,

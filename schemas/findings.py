@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from schemas.base import Integer, WireStruct
-from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage
+from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage, last_user_text
+from schemas.numbers import Number
+from schemas.times import UnixTime
 
 Level = Literal["raw", "fast", "full"]
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -35,6 +37,10 @@ class Continuation(WireStruct, frozen=True, kw_only=True):
     echo: bool = False
 
 
+AdapterScale = Annotated[float, Meta(ge=0.0, le=4.0)]
+"""A factor on what adapters change: 1 as they were trained, 0 the base model alone."""
+
+
 class Query(WireStruct, frozen=True, kw_only=True):
     """The question as the client sent it; the envelope has the deadline. ``level`` None leaves it to the alias.
 
@@ -47,6 +53,7 @@ class Query(WireStruct, frozen=True, kw_only=True):
     ``messages`` as if the client had sent them.
     An assistant's message at the end is continued. ``continuation`` continues a text outside of any conversation.
     ``thinking`` says whether the model reasons before it answers, when it can; None leaves it to the alias.
+    ``adapter_scale`` multiplies what the turn's adapters change; None leaves it to the alias.
     ``request`` is what the asker must know of its client's request to write the answer again later. It is the asker's
     own text, which every stage passes on; empty where nobody asks for the answer again.
     """
@@ -64,27 +71,35 @@ class Query(WireStruct, frozen=True, kw_only=True):
     awaited: bool = False
     continuation: Continuation | None = None
     thinking: bool | None = None
+    adapter_scale: AdapterScale | None = None
     request: str = ""
 
     @property
     def text(self) -> str:
-        """The last user message: the text by which the turn is routed, recalled for and judged."""
-        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+        """The last user message: the text that the turn is routed, recalled for and judged by."""
+        return last_user_text(self.messages)
 
 
 class DomainScore(WireStruct, frozen=True, kw_only=True):
-    """A router output above the threshold; ``name`` is one of the 31 merged labels."""
+    """A domain and its score; ``name`` is a router output, one of the 31 merged labels, where nothing else is said."""
 
     name: str
     score: Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class AdapterUse(WireStruct, frozen=True, kw_only=True):
-    """A LoRA adapter taking part: its registered name, weight in 0..1, and the digest of its file."""
+    """A LoRA adapter taking part: its registered name, its weight among those that take part (0..1), the digest of its
+    file, and the scale that the request or the alias gives all adapters. Its change is multiplied by ``factor``."""
 
     name: str
     weight: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
     sha256: str = ""
+    scale: AdapterScale = 1.0
+
+    @property
+    def factor(self) -> float:
+        """The factor on the adapter's change: weight times scale."""
+        return self.weight * self.scale
 
 
 class Advisory(WireStruct, frozen=True, kw_only=True):
@@ -115,7 +130,11 @@ class Plan(WireStruct, frozen=True, kw_only=True):
 
 
 class Route(WireStruct, frozen=True, kw_only=True):
-    """The router's finding. ``embedding`` is the query's unit vector (768 floats for mpnet)."""
+    """The router's finding. ``embedding`` is the query's unit vector (768 floats for mpnet).
+
+    ``running`` are the niche domains that the conversation is about after this message, best first: what a later
+    message that leans on the conversation is routed by. It outlives a message that says nothing, such as thanks.
+    """
 
     domains: tuple[DomainScore, ...]
     adapters: Annotated[tuple[AdapterUse, ...], Meta(max_length=MAX_ADAPTERS)]
@@ -123,6 +142,7 @@ class Route(WireStruct, frozen=True, kw_only=True):
     plan: Plan
     embedding: tuple[float, ...] = ()
     advisories: tuple[Advisory, ...] = ()
+    running: tuple[DomainScore, ...] = ()
 
 
 class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
@@ -137,9 +157,9 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
     turn_id: str
     question: str
     answer: str
-    score: float
+    score: Number
     reasons: tuple[str, ...]
-    created_at: float
+    created_at: UnixTime
     session_id: str = ""
     speaker: str = ""
     source_id: str = ""
@@ -167,7 +187,7 @@ class LikelyToken(WireStruct, frozen=True, kw_only=True):
     """
 
     token: str
-    logprob: float
+    logprob: Number
     bytes: tuple[Byte, ...] = ()
 
 
@@ -189,7 +209,7 @@ class Candidate(WireStruct, frozen=True, kw_only=True):
 
     text: str
     adapters: tuple[AdapterUse, ...] = ()
-    logprob: float = 0.0
+    logprob: Number = 0.0
     finish_reason: FinishReason = "stop"
     usage: Usage = Usage()
     seed: Integer = 0

@@ -8,6 +8,7 @@ from schemas.base import SUBJECT_PATTERN, Integer, WireStruct
 from schemas.chat import Message, Sampling
 from schemas.events import Event
 from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate, RecalledEpisode
+from schemas.numbers import Number
 
 Lane = Literal["interactive", "auxiliary", "background"]
 """Priority of a job: a person waits, a stage of a turn waits, nobody waits."""
@@ -56,7 +57,7 @@ class JobResult(WireStruct, frozen=True, kw_only=True):
 
     job_id: str
     candidates: tuple[Candidate, ...] = ()
-    scores: tuple[dict[str, float], ...] = ()
+    scores: tuple[dict[str, Number], ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
     prompt_tokens: Integer = 0
     compute: float = 0.0

@@ -1,4 +1,4 @@
-"""A small file system in memory, which a test may fill up."""
+"""A small file system in memory."""
 
 import contextlib
 import subprocess
@@ -23,16 +23,3 @@ def mount_small_disk(place: Path, megabytes: int, *options: str) -> Iterator[Pat
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@contextlib.contextmanager
-def fill(disk: Path) -> Iterator[None]:
-    """Take every byte that is free, for as long as the context lasts."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(2**16))
-    try:
-        yield
-    finally:
-        filler.unlink()

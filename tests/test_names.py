@@ -1,6 +1,7 @@
 """The rules for names: functions do or are something, variables say what they hold, no two classes share a name."""
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -103,7 +104,13 @@ def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "node_modules" not in path.parts:
-                yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+                yield path.relative_to(ROOT).as_posix(), parse(path)
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a module, which most of these tests read."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def functions(*folders: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:

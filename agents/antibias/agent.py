@@ -35,7 +35,11 @@ class AntibiasAgent:
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads ``negotiate.done``."""
-        return [Handler(stage=STAGE, event=NegotiateDone, handle=self._handle, concurrency=self._settings.concurrency)]
+        return [
+            Handler(
+                stage=STAGE, event=NegotiateDone, handle=self._handle, concurrency=self._settings.concurrency, fair=True
+            )
+        ]
 
     def endpoints(self) -> Sequence[Endpoint]:
         """None of its own."""

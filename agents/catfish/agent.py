@@ -52,6 +52,7 @@ class CatfishAgent:
                 event=InferDone,
                 handle=self._handle,
                 concurrency=self._settings.concurrency,
+                fair=True,
                 give_up=self._publish_waiver,
             )
         ]

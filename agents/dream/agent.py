@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from agents.dream import beta, journal, profiles, ring
-from agents.dream.retained import RetainedSet, load_retained_set
 from agents.dream.settings import DreamSettings
+from agents.shared.retained import RetainedSet, load_retained_set
 from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus

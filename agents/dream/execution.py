@@ -8,9 +8,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from agents.dream import factors, merging, projection
+from agents.dream import merging, projection
 from agents.dream.budget import Meter, budget_error
-from agents.dream.factors import Factors, Weights
 from agents.dream.invariants import check_finite, check_hierarchy
 from agents.dream.latents import draw_samples
 from agents.dream.projection import ProtectedDirections
@@ -18,6 +17,8 @@ from agents.dream.ring import read_latest
 from agents.dream.settings import DreamSettings
 from agents.dream.training import train_with_watchdog
 from agents.dream.weights import ExportedAdapter, export_adapter, fetch_directions
+from agents.shared.adapters import low_rank
+from agents.shared.adapters.low_rank import Factors, Weights
 from bus.connection import Bus
 from bus.storage import objects
 from schemas.consolidation import Example, TrainRequest
@@ -88,7 +89,7 @@ class Execution:
 
     async def _replay(self) -> None:
         meter, settings, input_slice = self._meter, self._settings, self._slice
-        weights = await objects.put(self._bus, factors.dump(self._weights, scale=self._base.scale))
+        weights = await objects.put(self._bus, low_rank.dump(self._weights, scale=self._base.scale))
         beat = self._bus.new_inbox()
         request = TrainRequest(
             name=input_slice.adapter,
@@ -111,11 +112,11 @@ class Execution:
         meter.charge(reply.flops)
         self._losses = reply.loss_before, reply.loss_after
         data = await objects.get(self._bus, reply.weights)
-        self._weights = factors.load(input_slice.adapter, data, scale=self._base.scale)
+        self._weights = low_rank.load(input_slice.adapter, data, scale=self._base.scale)
 
     async def _downscale(self) -> None:
-        self._meter.charge(float(factors.size(self._weights)))
-        self._weights = factors.downscaled(self._weights, self._settings.shrink)
+        self._meter.charge(float(low_rank.size(self._weights)))
+        self._weights = low_rank.downscaled(self._weights, self._settings.shrink)
 
     async def _restructure(self) -> None:
         settings = self._settings
@@ -161,7 +162,7 @@ class Execution:
         return msgspec.structs.replace(self.report, **changes)
 
     async def _store_delta(self) -> WeightDelta:
-        data = factors.dump(self._weights, scale=self._base.scale)
+        data = low_rank.dump(self._weights, scale=self._base.scale)
         return WeightDelta(
             adapter=self._slice.adapter,
             sha256=await objects.put(self._bus, data),

@@ -1,11 +1,11 @@
-"""What must hold before a consolidated adapter is put into use: S1 to S4 of dream-of-kiki's framework C, and a gate.
+"""What must hold before a consolidated adapter is put into use: S1 to S4 of dream-of-kiki's framework C.
 
 S1  retained accuracy is not below that of the adapter before it by more than 0.02
 S2  every number is finite and at most 1e6 in magnitude
 S3  the modules are known to the model, and lie in at most 64 layers
 S4  priors lie in 0..1 and sum to at most 1.5
 
-The gate refuses an update that overwrites another adapter: one that points along it and wins too rarely.
+Whether it overwrites another adapter is for the gates to say (:mod:`agents.gates`).
 """
 
 import re
@@ -13,19 +13,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from agents.dream.factors import Weights
+from agents.shared.adapters.low_rank import Weights
 from schemas.errors import StageFailed
 
 MAX_WEIGHT = 1e6
 MAX_REGRESSION = 0.02
 MAX_LAYERS = 64
 MAX_PRIORS = 1.5
-
-MIN_ANGLE = 30.0
-"""Degrees between an update and another adapter under which it counts as overwriting it."""
-
-MAX_WIN_DROP = 0.03
-"""How far below one half the win rate over the adapter in use may be, when the angle is too small."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)(?:\.|$)")
 
@@ -82,21 +76,6 @@ def check_priors(prior_values: Mapping[str, float]) -> None:
             raise invariant_error("S4", f"the prior of {name} is {prior}, outside 0..1")
     if sum(prior_values.values()) > MAX_PRIORS:
         raise invariant_error("S4", f"the priors sum to {sum(prior_values.values()):.3f}, more than {MAX_PRIORS}")
-
-
-def check_forgetting(angle: float, win_rate: float) -> None:
-    """The gate on forgetting: refuse an update that points along another adapter and wins too rarely.
-
-    ``angle`` is in degrees between the update and the other adapter, ``win_rate`` is in 0..1.
-
-
-    Raises:
-        StageFailed: code ``invariant_broken``, ``param`` forgetting.
-    """
-    if angle < MIN_ANGLE and 0.5 - win_rate > MAX_WIN_DROP:
-        raise invariant_error(
-            "forgetting", f"the update is {angle:.0f} degrees from another adapter and wins {win_rate:.2f}"
-        )
 
 
 def invariant_error(name: str, why: str) -> StageFailed:

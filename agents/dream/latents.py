@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from agents.dream.factors import Array
+from agents.shared.adapters.low_rank import Array
 from schemas.dream import LatentSample
 
 NEARLY_PARALLEL = 1e-6

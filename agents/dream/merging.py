@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.dream.factors import Array, Factors, Weights
+from agents.shared.adapters.low_rank import Array, Factors, Weights
 
 
 def trimmed(change: Array, density: float) -> Array:

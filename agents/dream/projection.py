@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.dream.factors import Array, Factors, Weights
+from agents.shared.adapters.low_rank import Array, Factors, Weights
 
 GONE = 1e-5
 """Share of a module's norm under which what is left of its change is only rounding."""

@@ -22,7 +22,9 @@ class DreamSettings(Struct, frozen=True, kw_only=True):
         judges: questions of the retained set that the worker is asked at once.
         silence: seconds without a beat of a training after which the worker counts as dead; must be longer than a step.
         tries: times that an episode is begun while the worker or the broker is away, with growing pauses of at most 10
-        s. worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
+            s.
+        worker_timeout: seconds that the worker may take to export, stage or exchange an adapter.
+        gates_timeout: seconds that the gates may take to compare the new weights with every other adapter; chosen.
     """
 
     retained: Path | None = None
@@ -38,3 +40,4 @@ class DreamSettings(Struct, frozen=True, kw_only=True):
     silence: Annotated[float, Meta(gt=0.0)] = 60.0
     tries: Annotated[int, Meta(ge=1, le=100)] = 15
     worker_timeout: Annotated[float, Meta(gt=0.0)] = 120.0
+    gates_timeout: Annotated[float, Meta(gt=0.0)] = 900.0

@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 from safetensors.numpy import load, save
 
-from agents.dream.factors import Array
 from agents.dream.merging import merge_by_ties
 from agents.dream.projection import span
+from agents.shared.adapters.low_rank import Array
+from bus.access.login import Login, find_login
 from bus.connection import Bus, BusSettings, connect
 from bus.storage import objects
 from schemas.consolidation import (
@@ -48,7 +49,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 class KikiSubstrate:
     """One adapter of one runtime, for as long as the ``with`` lasts. ``service`` is the name of
-    the service whose place in the record is kept.
+    the service whose place in the record is kept, ``login`` that of the client without one (:mod:`bus.access.login`).
 
     Raises:
         Unavailable: no broker answers, or a part of the runtime is away.
@@ -64,8 +65,10 @@ class KikiSubstrate:
         min_saillance: float = 0.0,
         learning_rate: float = 1e-4,
         prefix: str = "kiki",
+        login: Login | None = None,
     ) -> None:
-        self._settings, self._name, self._service = BusSettings(url=url, prefix=prefix), adapter, service
+        self._settings = BusSettings(url=url, login=login or find_login(url), prefix=prefix)
+        self._name, self._service = adapter, service
         self._filter, self._learning_rate = EpisodeFilter(min_saillance=min_saillance), learning_rate
         self._stack: ExitStack
         self._bus: Bus

@@ -3,26 +3,36 @@
 As framework C demands, nothing is exchanged that has not passed S2, S1, S3 and S4. The checks run before the pause and
 not in it, because S1 alone takes seconds of model time; they read the very bytes (by digest) that the worker then
 exchanges. The exchange compares the base's digest again, so nothing that changed meanwhile is overwritten.
+
+Of several workers all stage the weights first, and confirm which they would replace; then all exchange. When one fails,
+the others put back what they had. A worker that was away reads of the swap when it is back, and takes it over.
 """
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
+import msgspec
 import structlog
 
-from agents.dream import factors, invariants, journal
-from agents.dream.retained import RetainedJudgement, RetainedSet, judge
+from agents.dream import invariants, journal
 from agents.dream.settings import DreamSettings
 from agents.dream.weights import ExportedAdapter, export_adapter
+from agents.shared.adapters import low_rank
+from agents.shared.examination import examine
+from agents.shared.retained import RetainedJudgement, RetainedSet
+from agents.shared.workers import ask_worker, find_workers
 from bus import metrics
 from bus.connection import Bus
 from bus.storage import objects
-from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate
+from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate, JudgeReply, JudgeRequest
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,
     ExchangeReply,
     ExchangeRequest,
+    RestoreReply,
+    RestoreRequest,
     StageReply,
     StageRequest,
     SwapReply,
@@ -32,6 +42,8 @@ from schemas.dream import DreamSwapped
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, Refused
 from schemas.findings import AdapterUse
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 ORIGIN = "dream"
 _log = structlog.get_logger("dream")
@@ -44,6 +56,7 @@ class _PendingSwap:
     request: SwapRequest
     envelope: Envelope
     gates: list[Gate] = field(default_factory=list)
+    workers: tuple[str, ...] = ("",)
     staged: str | None = None
     before: float = 0.0
     after: float = 0.0
@@ -100,14 +113,14 @@ class Swaps:
                 envelope=case.envelope.next("proposed"), name=request.adapter, sha256=request.sha256, origin=ORIGIN
             )
         )
-        proposed_weights = factors.load(request.adapter, data, scale=current.scale)
+        proposed_weights = low_rank.load(request.adapter, data, scale=current.scale)
         await self._judge_weights(case, current, proposed_weights)
         return await self._exchange(case)
 
     async def _judge_weights(
-        self, case: _PendingSwap, current: ExportedAdapter, proposed_weights: factors.Weights
+        self, case: _PendingSwap, current: ExportedAdapter, proposed_weights: low_rank.Weights
     ) -> None:
-        """Check S2 and S3 on the numbers, then S1 and the gate on forgetting on the model's answers with them."""
+        """Check S2 and S3 on the numbers, then S1 on the model's answers with them, and ask the gates."""
         request, settings = case.request, self._settings
         invariants.check_finite(proposed_weights)
         case.note_pass("S2", bound=invariants.MAX_WEIGHT)
@@ -117,28 +130,56 @@ class Swaps:
         known_paths = {path for adapter in (current, *other_adapters) for path in adapter.weights}
         invariants.check_hierarchy(tuple(proposed_weights), known_paths)
         case.note_pass("S3", len(proposed_weights))
-        stage_request = StageRequest(name=request.adapter, weights=request.sha256)
-        stage_reply = await self._bus.request(
-            "adapters.stage", stage_request, StageReply, timeout=settings.worker_timeout
-        )
-        case.staged = stage_reply.staged
+        case.staged = staged = await self._stage(case)
         before = await self._judge(AdapterUse(name=request.adapter, sha256=current.sha256))
-        after = await self._judge(AdapterUse(name=stage_reply.staged, sha256=request.sha256))
+        after = await self._judge(AdapterUse(name=staged, sha256=request.sha256))
         case.before, case.after = before.accuracy, after.accuracy
         invariants.check_retained(before.accuracy, after.accuracy)
         case.note_pass("S1", after.accuracy, before.accuracy - invariants.MAX_REGRESSION)
-        update = factors.difference(proposed_weights, current.weights)
-        angle = min((factors.angle(update, other.weights) for other in other_adapters), default=90.0)
-        invariants.check_forgetting(angle, after.win_rate_over(before))
-        case.note_pass("forgetting", after.win_rate_over(before), 0.5 - invariants.MAX_WIN_DROP)
+        await self._ask_gates(case, staged)
+
+    async def _ask_gates(self, case: _PendingSwap, staged: str) -> None:
+        """Have the gates judge the staged weights against every other adapter that is served."""
+        request = JudgeRequest(name=case.request.adapter, sha256=case.request.sha256, staged=staged)
+        verdict = await self._bus.request("gates.judge", request, JudgeReply, timeout=self._settings.gates_timeout)
+        if not verdict.passed:
+            raise invariants.invariant_error("gates", verdict.message)
+        case.gates += verdict.gates
+
+    async def _stage(self, case: _PendingSwap) -> str:
+        """Stage the weights at every worker. Returns the name under which they are staged, the same everywhere.
+
+        Raises:
+            StageFailed: code ``invariant_broken``: a worker has other weights in use than the swap replaces.
+            KikiError: a worker refuses, or is away; what others have staged is discarded.
+        """
+        request, names = case.request, set()
+        stage_request = StageRequest(name=request.adapter, weights=request.sha256)
+        case.workers = await find_workers(self._bus)
+        for worker in case.workers:
+            reply = await self._ask(worker, "adapters.stage", stage_request, StageReply)
+            case.staged = reply.staged
+            names.add(reply.staged)
+            if reply.base_sha256 not in ("", request.base_sha256, request.sha256):
+                raise invariants.invariant_error(
+                    "base_sha256",
+                    f"worker {worker} has '{request.adapter}' with digest {reply.base_sha256[:12]}, and the swap "
+                    f"replaces {request.base_sha256[:12]}: give all workers the same file",
+                )
+        (name,) = names
+        return name
+
+    async def _ask(self, worker: str, verb: str, request: msgspec.Struct, reply: type[R]) -> R:
+        return await ask_worker(self._bus, worker, verb, request, reply, timeout=self._settings.worker_timeout)
 
     async def _judge(self, use: AdapterUse) -> RetainedJudgement:
         """Judgements are kept by digest, so that the adapter in use is judged once for any number of swaps."""
         if use.sha256 not in self._judgements:
-            judgement = await judge(
+            judgement = await examine(
                 self._bus,
                 self._retained.questions,
-                use,
+                (use,),
+                tenant=ORIGIN,
                 timeout=self._settings.judge_timeout,
                 at_once=self._settings.judges,
             )
@@ -148,10 +189,7 @@ class Swaps:
     async def _exchange(self, case: _PendingSwap) -> SwapReply:
         request, bus = case.request, self._bus
         assert case.staged is not None, "judged, so staged"
-        exchange = ExchangeRequest(name=request.adapter, staged=case.staged, base_sha256=request.base_sha256)
-        exchange_reply = await bus.request(
-            "adapters.exchange", exchange, ExchangeReply, timeout=self._settings.worker_timeout
-        )
+        pause_ms = await self._exchange_everywhere(case, case.staged)
         publication = AdapterPublished(
             envelope=case.envelope.next("published"),
             name=request.adapter,
@@ -164,7 +202,7 @@ class Swaps:
             adapter=request.adapter,
             sha256=request.sha256,
             base_sha256=request.base_sha256,
-            pause_ms=exchange_reply.pause_ms,
+            pause_ms=pause_ms,
             retained_set=self._retained.sha256,
             retained_before=case.before,
             retained_after=case.after,
@@ -173,9 +211,44 @@ class Swaps:
         await bus.publish(publication)
         await bus.publish(swap_event)
         _log.info(
-            "adapter swapped", adapter=request.adapter, sha256=request.sha256[:12], pause_ms=exchange_reply.pause_ms
+            "adapter swapped",
+            adapter=request.adapter,
+            sha256=request.sha256[:12],
+            pause_ms=pause_ms,
+            workers=len(case.workers),
         )
         return _reply(swap_event)
+
+    async def _exchange_everywhere(self, case: _PendingSwap, staged: str) -> float:
+        """Exchange at every worker, or at none: when one fails, the others put back what they had.
+
+        Returns:
+            The longest pause in milliseconds.
+
+        Raises:
+            KikiError: what the one worker failed with.
+        """
+        request, pauses = case.request, []
+        exchange = ExchangeRequest(name=request.adapter, staged=staged, base_sha256=request.base_sha256)
+        try:
+            for worker in case.workers:
+                reply = await self._ask(worker, "adapters.exchange", exchange, ExchangeReply)
+                pauses.append(reply.pause_ms)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._put_back(case, staged)
+            raise
+        return max(pauses)
+
+    async def _put_back(self, case: _PendingSwap, staged: str) -> None:
+        """Undo the exchange wherever it was made, also where its reply was lost."""
+        request = case.request
+        restore = RestoreRequest(name=request.adapter, staged=staged, base_sha256=request.base_sha256)
+        for worker in case.workers:
+            try:
+                await self._ask(worker, "adapters.restore", restore, RestoreReply)
+            except KikiError as error:
+                metrics.count_degraded("dream.restore", f"worker {worker or 'any'}: {error.message}")
 
     async def _reject(self, case: _PendingSwap, error: KikiError) -> None:
         """Publish the refusal with its reason. The requester gets the error even if the broker does not take it."""
@@ -200,10 +273,11 @@ class Swaps:
         if case.staged is None:
             return
         discard = DiscardRequest(staged=case.staged)
-        try:
-            await self._bus.request("adapters.discard", discard, DiscardReply, timeout=self._settings.worker_timeout)
-        except KikiError as error:
-            metrics.count_degraded("dream.staged", error.message)
+        for worker in case.workers:
+            try:
+                await self._ask(worker, "adapters.discard", discard, DiscardReply)
+            except KikiError as error:
+                metrics.count_degraded("dream.staged", error.message)
 
 
 def _envelope(request: SwapRequest) -> Envelope:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import load as parse
 
-from agents.dream import factors
-from agents.dream.factors import Factors
 from agents.dream.projection import ProtectedDirections
+from agents.shared.adapters import low_rank
+from agents.shared.adapters.low_rank import Factors
 from bus.connection import Bus
 from bus.storage import objects
 from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, ProtectRequest
@@ -33,7 +33,7 @@ async def export_adapter(bus: Bus, name: str, *, timeout: float) -> ExportedAdap
     reply = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=timeout)
     data = await objects.get(bus, reply.weights)
     return ExportedAdapter(
-        name=name, sha256=reply.sha256, scale=reply.scale, weights=factors.load(name, data, scale=reply.scale)
+        name=name, sha256=reply.sha256, scale=reply.scale, weights=low_rank.load(name, data, scale=reply.scale)
     )
 
 
@@ -44,7 +44,7 @@ async def fetch_directions(bus: Bus, name: str, k: int, *, timeout: float) -> di
         KikiError: it is not registered, or the worker is away.
     """
     reply = await bus.request("adapters.protect", ProtectRequest(name=name, k=k), ProtectReply, timeout=timeout)
-    tensors: Mapping[str, factors.Array] = parse(await objects.get(bus, reply.directions))
+    tensors: Mapping[str, low_rank.Array] = parse(await objects.get(bus, reply.directions))
     paths = {key.rpartition(".")[0] for key in tensors}
     return {
         path: ProtectedDirections(

@@ -1,5 +1,6 @@
 """Carries out an administrator's verbs and loads published adapters; makes the ``adapter.*`` events that tell so."""
 
+from agents.inference.adapter_watch import require_passed
 from agents.inference.engine import Engine
 from bus.connection import Bus
 from schemas.adapters import (
@@ -30,7 +31,7 @@ async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: Adapt
     try:
         info = await engine.administer(verb, request.name, request.sha256)
     except StageFailed as error:
-        if verb != "unload":  # refusing to unload says nothing against the adapter
+        if verb != "unload" and error.code != "adapter_not_judged":  # these say nothing against the adapter
             await bus.publish(_rejected_event(envelope, request.name, request.sha256, error))
         raise
     event = _verb_event(envelope, verb, info)
@@ -39,18 +40,19 @@ async def administer_adapter(bus: Bus, engine: Engine, verb: str, request: Adapt
     return info
 
 
-async def adopt_adapter(engine: Engine, event: AdapterPublished) -> Event:
-    """Load a published adapter and prove that it changes the model.
+async def adopt_adapter(bus: Bus, engine: Engine, event: AdapterPublished) -> Event:
+    """Load a published adapter and prove that it changes the model. The gates must have passed these very weights.
 
     Returns:
         ``adapter.activated``, or ``adapter.rejected`` with the reason.
-
 
     Raises:
         KikiError: the engine is away; try again.
     """
     envelope = event.envelope.next("inference")
     try:
+        if engine.verdicts is not None:  # whoever runs an upstream server answers for its adapters
+            await require_passed(bus, engine.verdicts, event.name, event.sha256)
         info = await engine.administer("activate", event.name, event.sha256)
     except StageFailed as error:
         return _rejected_event(envelope, event.name, event.sha256, error)

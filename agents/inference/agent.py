@@ -13,11 +13,12 @@ import msgspec
 from agents.inference import adapter_events, panel
 from agents.inference.candidates import select_usable
 from agents.inference.crash_journal import Quarantine
-from agents.inference.engine import Engine
+from agents.inference.engine import AdapterVerbs, Engine
 from agents.inference.prompt import own_messages, shorten_prompt, with_recall
 from agents.inference.requests import Acceptance, DecodingOutcome, OnAcceptance, OnPiece, Request
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Piece
+from agents.shared.workers import name_worker
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
@@ -27,6 +28,7 @@ from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
 from schemas.chat import Usage
 from schemas.codec import decode
+from schemas.dream import DreamSwapped
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, SetupError
 from schemas.events import EpisodeForgotten, Event, InferBegun, InferDone, InferToken, QueryRouted, RecallDone
 from schemas.findings import AdapterUse, Inference, Level, StageTiming
@@ -48,7 +50,9 @@ class InferenceAgent:
     def __init__(self, settings: InferenceSettings) -> None:
         self.settings = settings
         self._zone = ZoneInfo(settings.zone) if settings.zone is not None else None
+        self.worker = name_worker()
         self._engine: Engine
+        self._verbs: AdapterVerbs | None
         self._quarantine: Quarantine
         self._bus: Bus
 
@@ -63,12 +67,18 @@ class InferenceAgent:
         self._quarantine = Quarantine(journal, is_well=lambda: self._engine.healthy)
         self._bus, self._engine = bus, _make_engine(self.settings)
         await self._engine.start()
+        self._verbs = self._engine.consolidation(bus, self.worker)
         await bus.listen(bus.subjects.stage(EpisodeForgotten.subject), self._forget)
+        if self._verbs is not None and self.settings.adapters is not None:
+            await bus.listen(bus.subjects.stage(DreamSwapped.subject), self._follow_swaps)
+            await self._follow_swaps()
         if self._engine.prefetches:
             await bus.listen(bus.subjects.stage(QueryRouted.subject), self._prefetch, queue="inference-prefetch")
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._engine.watch)
+                if (adapter_watch := self._engine.make_watch(bus)) is not None:
+                    tasks.start_soon(adapter_watch.run)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
@@ -78,7 +88,14 @@ class InferenceAgent:
     def handlers(self) -> Sequence[Handler[Any]]:
         """Turns, published adapters, and one consumer a lane of jobs."""
         return (
-            Handler(stage="inference", event=RecallDone, handle=self.infer, concurrency=self.settings.max_concurrent),
+            Handler(
+                stage="inference",
+                event=RecallDone,
+                handle=self.infer,
+                concurrency=self.settings.max_concurrent,
+                fair=True,
+                shared=True,
+            ),
             Handler(
                 stage="inference-adapters",
                 event=AdapterPublished,
@@ -91,27 +108,34 @@ class InferenceAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """Counting the tokens of a prompt, and the administrator's verbs for the adapters."""
+        """Counting the tokens of a prompt, and the administrator's verbs for the adapters; each of these also under the
+        name of this worker, where no other one answers."""
 
         def make_endpoint(name: str) -> Endpoint:
             async def perform(request: AdapterRequest) -> AdapterInfo:
-                return await adapter_events.administer_adapter(self._bus, self._engine, name, request)
+                info = await adapter_events.administer_adapter(self._bus, self._engine, name, request)
+                return msgspec.structs.replace(info, worker=self.worker)
 
             return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
 
         async def list_adapters(_: AdapterListRequest) -> AdapterListReply:
-            return await self._engine.adapters()
+            reply = await self._engine.adapters()
+            infos = tuple(msgspec.structs.replace(info, worker=self.worker) for info in reply.adapters)
+            return msgspec.structs.replace(reply, adapters=infos, worker=self.worker)
 
         async def count(request: CountRequest) -> CountReply:
             tokens = await self._engine.count_tokens(request.messages, request.tooling, thinking=request.thinking)
             return CountReply(tokens=tokens)
 
-        verbs = ("check", "load", "unload", "activate")
+        verbs = [
+            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
+            *(make_endpoint(name) for name in ("check", "load", "unload", "activate")),
+        ]
         return (
             Endpoint(verb="count", request=CountRequest, handle=count),
-            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
-            *(make_endpoint(name) for name in verbs),
-            *self._engine.consolidation(self._bus),
+            *verbs,
+            *(replace(endpoint, verb=f"{endpoint.verb}.{self.worker}") for endpoint in verbs),
+            *(self._verbs.endpoints() if self._verbs is not None else ()),
         )
 
     def status(self) -> StatusReply:
@@ -123,7 +147,12 @@ class InferenceAgent:
             ready=engine.healthy,
             detail="" if engine.healthy else reason,
             gauges=engine.gauges,
-            info={"model": self.settings.model_name, "model_digest": self.settings.model_digest, **engine.info},
+            info={
+                "worker": self.worker,
+                "model": self.settings.model_name,
+                "model_digest": self.settings.model_digest,
+                **engine.info,
+            },
         )
 
     async def infer(self, event: RecallDone, delivery: Delivery) -> InferDone:
@@ -170,9 +199,17 @@ class InferenceAgent:
         """Drop every cached prompt: any of them may contain the forgotten text, as a recalled episode."""
         self._engine.forget()
 
+    async def _follow_swaps(self, _: LiveMessage | None = None) -> None:
+        """Take over the swaps that this worker was not asked for."""
+        assert self._verbs is not None
+        try:
+            await self._verbs.follow_swaps()
+        except KikiError as error:
+            count_degraded("adapter.behind", f"the swaps of other workers cannot be read: {error.message}")
+
     async def adopt(self, event: AdapterPublished, _: Delivery) -> Event:
         """Load an adapter that passed the gates, and prove that it changes the model."""
-        return await adapter_events.adopt_adapter(self._engine, event)
+        return await adapter_events.adopt_adapter(self._bus, self._engine, event)
 
     async def job(self, job: Job, delivery: Delivery) -> None:
         """Decode or score for another agent, and answer on its reply subject."""
@@ -180,9 +217,10 @@ class InferenceAgent:
             await self._job(job, delivery)
 
     async def _job(self, job: Job, delivery: Delivery) -> None:
-        outcome = await self._engine.generate(
+        outcome = await self._generate(
             Request(
                 lane=job.lane,
+                tenant=job.envelope.tenant,
                 messages=with_recall(job.messages, job.recall, zone=self._zone),
                 sampling=job.sampling,
                 adapters=job.adapters,
@@ -204,6 +242,13 @@ class InferenceAgent:
         )
         await answer_job(delivery.bus, job, result)
 
+    async def _generate(
+        self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
+    ) -> DecodingOutcome:
+        """Run a request on the engine, whichever it is; numbers that are none are an error here, and go no further."""
+        outcome = await self._engine.generate(request, on_piece, on_acceptance)
+        return outcome.require_finite()
+
     async def refuse(self, job: Job, error: KikiError) -> None:
         """Answer the job with the error, because no result will come."""
         result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
@@ -217,6 +262,8 @@ class InferenceAgent:
             stream=JOBS,
             filters=(self._bus.subjects.lane(lane),),
             concurrency=self.settings.job_concurrency,
+            fair=True,
+            shared=True,
             give_up=self.refuse,
         )
 
@@ -225,6 +272,7 @@ class InferenceAgent:
         plan, query = event.route.plan, event.query
         request = Request(
             lane="interactive",
+            tenant=event.envelope.tenant,
             messages=query.messages,
             sampling=query.sampling,
             adapters=event.route.adapters,
@@ -238,7 +286,7 @@ class InferenceAgent:
             continuation=query.continuation,
         )
         signals = _TurnSignals(event, delivery, model_digest=self.settings.model_digest)
-        panel_voices = panel.choose_voices(self._engine.filter_registered(request.adapters), plan.candidates)
+        panel_voices = panel.choose_voices(self._engine.filter_served(request.adapters), plan.candidates)
         voices = panel_voices if plan.negotiate and len(panel_voices) > 1 else ()
         if query.continuation is not None:
             return await self._draw_candidates(request, voices, signals)
@@ -263,7 +311,7 @@ class InferenceAgent:
     ) -> DecodingOutcome:
         """Decode the request, or each voice's candidates at once; a voice that fails is left out and counted."""
         if not voices:
-            return await self._engine.generate(request, signals.on_piece, signals.on_acceptance)
+            return await self._generate(request, signals.on_piece, signals.on_acceptance)
         by_number: dict[int, DecodingOutcome] = {}
         errors: list[KikiError] = []
         uses = tuple(use for voice in voices for use in voice.adapters)
@@ -273,7 +321,7 @@ class InferenceAgent:
             sampling = msgspec.structs.replace(request.sampling, seed=voice.seed(request.sampling.seed))
             voice_request = replace(request, sampling=sampling, adapters=voice.adapters, n=voice.candidates)
             try:
-                by_number[voice.number] = await self._engine.generate(voice_request, None, hear_voice)
+                by_number[voice.number] = await self._generate(voice_request, None, hear_voice)
             except KikiError as error:
                 errors.append(error)
 

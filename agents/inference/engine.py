@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
+from agents.inference.adapter_watch import AdapterWatch
 from agents.inference.requests import DecodingOutcome, OnAcceptance, OnPiece, Request
+from agents.shared.adapters.verdicts import VerdictFolder
 from bus.agent import Endpoint
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -38,7 +40,7 @@ class Engine(Protocol):
     @property
     def info(self) -> dict[str, str]:
         """Texts for the status: ``device``; ``adapters``, the names of those in the model now; ``registered``, those of
-        all that can be served."""
+        all that can be served; ``ungated``, ``waiting`` and ``refused``, what the gates say of them."""
 
     async def generate(
         self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
@@ -61,10 +63,17 @@ class Engine(Protocol):
         """
 
     @property
+    def verdicts(self) -> VerdictFolder | None:
+        """What the gates say of the adapters; None for an engine without a folder of adapters."""
+
+    def make_watch(self, bus: Bus) -> AdapterWatch | None:
+        """What sees new weights in the folder of adapters; None for an engine without one."""
+
+    @property
     def parameters(self) -> int:
         """Weights of the model; 0 when it is not known."""
 
-    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+    def filter_served(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """The adapters among ``uses`` that the engine can serve, in the same order."""
 
     @property
@@ -87,6 +96,20 @@ class Engine(Protocol):
             StageFailed: code ``adapter_failed``.
         """
 
-    def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
-        """Endpoints for ``adapters.{export,train,protect,stage,exchange,discard}``; none for an engine without
-        weights."""
+    def consolidation(self, bus: Bus, worker: str) -> "AdapterVerbs | None":
+        """The verbs ``adapters.{export,train,protect,stage,angles,exchange,restore,discard}``; None for an engine
+        without weights. ``worker`` is the identity of this worker."""
+
+
+class AdapterVerbs(Protocol):
+    """What changes the files of adapters (:class:`agents.inference.mlx.consolidation.Consolidation`)."""
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """One endpoint for each verb."""
+
+    async def follow_swaps(self) -> None:
+        """Take over the swaps that other workers made while this one was away.
+
+        Raises:
+            Unavailable: the broker is away.
+        """

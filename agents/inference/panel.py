@@ -6,6 +6,8 @@ Candidates of different voices differ in what the voices know; several draws of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from agents.inference.candidates import SEEDS
 from schemas.chat import MAX_CANDIDATES
 from schemas.findings import AdapterUse, Candidate
@@ -26,12 +28,12 @@ class Voice:
 
 
 def choose_voices(adapters: Sequence[AdapterUse], candidates: int) -> tuple[Voice, ...]:
-    """The voices for so many candidates: the best adapters, each alone at full weight, and always the base, last.
+    """The voices for so many candidates: the best adapters, each alone at full weight, then the base if there is room.
 
     Every voice gives one candidate before any gives a second.
     """
-    alone = [(AdapterUse(name=use.name, sha256=use.sha256),) for use in adapters[: candidates - 1]]
-    adapter_sets: list[tuple[AdapterUse, ...]] = [*alone, ()]
+    alone = [(structs.replace(use, weight=1.0),) for use in adapters[:candidates]]
+    adapter_sets: list[tuple[AdapterUse, ...]] = [*alone, ()][:candidates]
     shares = [len(range(number, candidates, len(adapter_sets))) for number in range(len(adapter_sets))]
     return tuple(
         Voice(number=number, adapters=adapter_set, candidates=share)

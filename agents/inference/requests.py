@@ -1,11 +1,15 @@
 """A request to an engine, and its outcome."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from agents.inference.arrangement import is_continued
 from agents.inference.text import Piece
+from bus.metrics import count_degraded
 from schemas.chat import Message, Sampling, Tooling
+from schemas.errors import StageFailed
 from schemas.findings import AdapterUse, Candidate, Continuation, Echo
 from schemas.jobs import Lane
 
@@ -33,7 +37,8 @@ class Request:
     ``ballots`` are continuations of ``messages``: the choices are scored after each of them. ``deadline`` is a
     Unix time; adapters that are not registered are left out and counted. ``enhance``: apply the engine's
     factor to its bias-knowledge neurons, if it has any. ``thinking``: a model that can reason does so first.
-    ``grammar`` is set by an engine that compiles one: what the answer must follow.
+    ``grammar`` is set by an engine that compiles one: what the answer must follow. Requests of different tenants share
+    no kept prompt, and have their turn by what each tenant runs.
 
     ``finish`` is the Unix time at which the candidates end with what they have by then. ``own`` are the messages of the
     client where others were added to them; empty: all are. ``continuation``: the last message is continued as it is,
@@ -41,6 +46,7 @@ class Request:
     """
 
     lane: Lane
+    tenant: str = ""
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     adapters: tuple[AdapterUse, ...] = ()
@@ -87,3 +93,25 @@ class DecodingOutcome:
     echo: Echo | None = None
     compute: float = 0.0
     exact: bool = True
+
+    def require_finite(self) -> "DecodingOutcome":
+        """The outcome itself.
+
+        Raises:
+            StageFailed: a log-probability is not finite: the model's numbers ran over.
+        """
+        numbers = [candidate.logprob for candidate in self.candidates]
+        for token in chain((self.echo.tokens if self.echo else ()), *(each.tokens for each in self.candidates)):
+            numbers += [token.logprob, *(likely.logprob for likely in token.top)]
+        if not all(map(math.isfinite, chain(numbers, *self.scores))):
+            raise make_overflow()
+        return self
+
+
+def make_overflow() -> StageFailed:
+    """The error of a request whose log-probabilities are no numbers; it is counted here."""
+    count_degraded("inference.not_finite", "the model's numbers ran over")
+    return StageFailed(
+        "the model's log-probabilities are not finite, so there is no answer: ask with milder penalties, or without "
+        "the adapters."
+    )

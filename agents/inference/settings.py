@@ -80,19 +80,23 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
         model: directory with config.json, safetensors and tokenizer.
         model_name: what results call the model.
         model_digest: digest of the model's files, recorded in results and episodes.
-        adapters: folder whose subfolders are adapters in mlx-lm's format, named by the subfolder; None: no adapters.
-        adapter_bytes: bytes for resident adapters; the least recently used are dropped first.
-        prefix_bytes: bytes for processed prompts that are cached for later turns; 0 caches none.
-        prefix_bits: 8 stores their keys and values quantised, at half or a quarter of the bytes; None keeps them as
-        they are. max_mixed: sets of adapters, besides the base, that decode in one batch; with 0 a set waits until the
-        rows of
-            the one before it have left. A set whose files are larger than its equal share of ``adapter_bytes`` never
-            mixes.
-        max_batch: rows decoded together at most; at least the candidates of one turn.
-        prefill_step: prompt tokens in one forward pass, between two decode steps.
+        adapters: folder whose subfolders are adapters in mlx-lm's or PEFT's layout, named ``<domain>`` or
+            ``stack-NN-<domain>``, or by a key ``domain`` of their configuration; None: no adapters.
+        adapter_bytes: bytes for adapters in memory; those that were not used for longest are dropped first. None takes
+            5/8 of the device's memory that the model's weights leave (:mod:`agents.inference.device_memory`).
+        prefix_bytes: bytes for processed prompts that are cached for later turns; 0 caches none. None takes 1/8 of what
+            the weights leave, on a CPU 512 MiB at most.
+        prefix_bits: 8 stores their keys and values quantised, at half or a quarter of the bytes; 0 keeps them as they
+            are. None is 8 on Metal and CUDA, 0 on a CPU.
+        max_mixed: sets of adapters, besides the base, that decode in one batch if they fit in ``adapter_bytes``
+            together; with 0 a set waits until the rows of the one before it have left.
+        max_batch: rows that one tenant may have decoded together, at least the candidates of one turn; with the rows of
+            others a third more (:mod:`bus.tenants.shares`).
+        prefill_step: prompt tokens in one forward pass, between two decode steps, at most.
+        prefill_seconds: seconds that such a pass may take beside other work, by the rate that is measured, if it has 32
+            tokens at least; twice as long while there is none. Chosen.
         kv_bytes: bytes of keys, values and states that all rows together may need; work that does not fit waits for
-        rows to
-            leave. None takes the memory that weights, adapters and cached prompts leave.
+            rows to leave. None takes the memory that weights, adapters and cached prompts leave.
         cpu_weights: how a CPU holds the weights: "int8" takes a quarter of the memory and is several times faster where
             torch has a kernel for the processor, "float32" is exact; "auto" measures both at the first start and keeps
             the reading. Metal and CUDA take the weights as stored.
@@ -108,7 +112,8 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
             (raw, fast, full); at most a fifth of the time that the worker has for the turn.
         stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the running requests, so that one that kills the worker is found; each worker needs its
-        own. train_tokens: tokens of one training example at most; other requests wait for the step on it.
+            own.
+        train_tokens: tokens of one training example at most; other requests wait for the step on it.
         zone: zone of the dates of recalled episodes, such as "Europe/Paris"; None is the machine's own.
         knowbias: file of bias-knowledge neurons, written by ``kiki knowbias probe``; None leaves the model as it is.
         knowbias_factor: multiplies those neurons in candidates of turns whose plan checks for bias, and in revisions.
@@ -122,12 +127,13 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
     model_name: str
     model_digest: str = ""
     adapters: Path | None = None
-    adapter_bytes: int = 2 * 1024**3
-    prefix_bytes: int = 512 * 1024**2
-    prefix_bits: Literal[8] | None = None
+    adapter_bytes: int | None = None
+    prefix_bytes: int | None = None
+    prefix_bits: Literal[0, 8] | None = None
     max_mixed: int = 8
     max_batch: int = 32
     prefill_step: int = 512
+    prefill_seconds: Annotated[float, Meta(gt=0.0)] = 0.1
     kv_bytes: int | None = None
     cpu_weights: Literal["auto", "int8", "float32"] = "auto"
     int8_folder: Path | None = None

@@ -13,7 +13,7 @@ import structlog
 
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
-from agents.memory.forgetting import expire, forget
+from agents.memory.forgetting import expire, finish_forgetting, forget
 from agents.memory.history import drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
@@ -41,11 +41,11 @@ from agents.memory.text.smalltalk import is_small_talk
 from agents.memory.text.words import WordEncoder
 from agents.memory.tokens import token_counter
 from agents.memory.verification import verify
-from bus import metrics, record
+from bus import failpoints, metrics, record
 from bus.agent import Endpoint
 from bus.background import keep_running
 from bus.connection import Bus
-from bus.errors import BrokerUnavailable
+from bus.errors import BrokerUnavailable, describe
 from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
@@ -148,6 +148,7 @@ class MemoryAgent:
             tasks.start_soon(keep_running, "memory.gauges", self._update_gauges_at_intervals, bus)
             tasks.start_soon(keep_running, "atlas.optimise", self._stores.optimise_whenever_due)
             tasks.start_soon(keep_running, "memory.expiry", self._expire, bus)
+            tasks.start_soon(keep_running, "memory.forgetting", finish_forgetting, bus, self._stores)
             if self.settings.sleep_every:
                 tasks.start_soon(keep_running, "sleep.failed", self._sleep_at_intervals)
             self._ready = True
@@ -160,7 +161,9 @@ class MemoryAgent:
     def handlers(self) -> Sequence[Handler[Any]]:
         """Recall, which the turn waits for; the record and its projection, which it does not wait for."""
         return (
-            Handler(stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency),
+            Handler(
+                stage=STAGE, event=QueryRouted, handle=self._recall, concurrency=self.settings.concurrency, fair=True
+            ),
             self._record_handler(RECORD, AnswerReady, self._record),
             self._record_handler(TAKEN, AnswerTaken, self._record_taken),
             self._projection_handler(),
@@ -347,8 +350,21 @@ class MemoryAgent:
         if settings.has_own_embedder:
             vector = await self._find_vector(event.query.text, ())
         embedder = settings.router_embedder if not vector else settings.embedder_in_force
-        build = partial(build_record, embedder=embedder, vector=vector or None)
+        build = partial(build_record, embedder=embedder, vector=vector or None, after=await self._find_last_time(event))
         await self._record_writer.write(delivery.bus, await anyio.to_thread.run_sync(build, event))
+        await failpoints.pass_window("memory.recorded")
+
+    async def _find_last_time(self, event: AnswerReady) -> float:
+        """The time of the newest turn that stood before the question; 0 without any, or when the store does not say."""
+        tenant = event.envelope.tenant
+        names = [store_key(tenant, "episode", episode) for episode in event.recall.history]
+        try:
+            with anyio.fail_after(self.settings.recall_timeout):
+                nodes = await self._stores.trace.nodes(names) if names else {}
+        except (TimeoutError, KikiError) as error:
+            metrics.count_degraded("history.times", describe(error))
+            return 0.0
+        return max((float(node["created_at"]) for node in nodes.values()), default=0.0)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""

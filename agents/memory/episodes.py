@@ -1,11 +1,16 @@
-"""Makes an episode of an answer, from the event alone, so that a redelivered event makes the same episode."""
+"""Makes an episode of an answer, from the event alone but for a clock that was set back (:func:`build_record`)."""
 
 import uuid
 from collections.abc import Sequence
 
+import msgspec
+
 from agents.memory.text.concepts import concepts, salience
 from schemas.episode import Episode
 from schemas.events import AnswerReady, EpisodeRecorded
+
+TICK = 0.001
+"""Seconds by which a turn is later than those that it follows, at least."""
 
 
 def episode_id(*, tenant: str, turn_id: str) -> str:
@@ -62,9 +67,17 @@ def build_episode(event: AnswerReady, *, embedder: str = "", vector: Sequence[fl
     )
 
 
-def build_record(event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None) -> EpisodeRecorded:
-    """The event that stores the episode; see :func:`build_episode`."""
+def build_record(
+    event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None, after: float = 0.0
+) -> EpisodeRecorded:
+    """The event that stores the episode; see :func:`build_episode`.
+
+    A session is read in the order of its times. So one that is not later than ``after``, the time of the turns that the
+    question follows, is made so: the clock was set back between them.
+    """
     episode = build_episode(event, embedder=embedder, vector=vector)
+    if episode.created_at <= after:
+        episode = msgspec.structs.replace(episode, created_at=after + TICK)
     return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode)
 
 

@@ -15,6 +15,7 @@ from agents.memory.episodes import episode_id, store_key
 from agents.memory.progress import RECORD, TAKEN, wait_until_remembered
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.trace import SessionEpisode
+from bus import failpoints
 from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.dead_letters import read_letters, read_payload
@@ -65,6 +66,28 @@ async def forget(bus: Bus, stores: Stores, request: ForgetRequest) -> ForgetRepl
     return ForgetReply(episodes=count)
 
 
+async def finish_forgetting(bus: Bus, stores: Stores) -> None:
+    """Go on with what a process was forgetting when it died: all that has a tombstone in the last tombstone's session.
+
+    What has none stays, as whoever wanted it forgotten got no reply and asks again.
+
+    Raises:
+        Unavailable: the broker or a store failed; calling it again continues.
+    """
+    tombstone = await bus.last(EpisodeForgotten, "*", stream=EPISODES)
+    if tombstone is None:
+        return
+    envelope = tombstone.envelope
+    tenant, user, session_id = envelope.tenant, envelope.user, envelope.session_id
+    async with stores.write_lock:
+        turns = {member.turn_id for member in await stores.trace.turns(session_id, tenant=tenant, user=user)}
+        if await read_last(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, envelope.turn_id)) is not None:
+            turns.add(envelope.turn_id)  # a store that was emptied since does not know it
+        for turn_id in sorted(turns):
+            if isinstance(await find_entry(bus, turn_id), EpisodeForgotten):
+                await _forget_turn(bus, stores, turn_id, tenant=tenant, user=user)
+
+
 async def _forget_sessions(bus: Bus, stores: Stores, sessions: Sequence[str], *, tenant: str, user: str) -> list[str]:
     """Forget whole sessions; return the session of each episode that they had."""
     trace = stores.trace
@@ -75,6 +98,7 @@ async def _forget_sessions(bus: Bus, stores: Stores, sessions: Sequence[str], *,
     ]
     names = [store_key(tenant, "episode", member.episode_id) for _, member in episodes]
     await stores.atlas.remove(names, {})  # no later turn recalls them
+    await failpoints.pass_window("forget.removed")
     await erase_copies(bus, [member.episode_id for _, member in episodes], tenant=tenant)
     for session_id, member in episodes:
         await erase(bus, member, tenant=tenant, user=user, session_id=session_id)
@@ -102,6 +126,7 @@ async def _forget_turn(bus: Bus, stores: Stores, turn_id: str, *, tenant: str, u
         for other in await trace.turns(session_id, tenant=tenant, user=user)
     ]
     await stores.atlas.remove([key], windows_without(key, order))
+    await failpoints.pass_window("forget.removed")
     if node := (await trace.nodes([key])).get(key):
         await stores.atlas.mark_summarised(sorted(node["parts"]), "")
     await erase_copies(bus, [member.episode_id], tenant=tenant)
@@ -148,9 +173,11 @@ async def erase(bus: Bus, member: SessionEpisode, *, tenant: str, user: str, ses
     entries = bus.subjects.stage(EpisodeRecorded.subject, member.turn_id)
     erased = [seq async for seq in find_sequences(bus, EPISODES, entries)]
     await bus.publish(EpisodeForgotten(envelope=envelope, episode_id=member.episode_id, erased=tuple(erased)))
+    await failpoints.pass_window("forget.published")
     with translate_errors("the record was not erased", advice="ask again"):
         await _overwrite(bus, EPISODES, bus.subjects.stage(EpisodeRecorded.subject, member.turn_id))
         await _erase_events(bus, member.turn_id)
+    await failpoints.pass_window("forget.erased")
 
 
 async def erase_copies(bus: Bus, episode_ids: Collection[str], *, tenant: str) -> None:

@@ -17,7 +17,7 @@ from agents.memory.stores.stored import Lookup, unscored_match
 from agents.memory.superseding import least_cosine
 from agents.memory.text.claims import read_claims
 from agents.memory.text.words import WordEncoder, coverage
-from bus import metrics
+from bus import failpoints, metrics
 from schemas.episode import Episode
 from schemas.errors import KikiError, Unavailable
 
@@ -46,14 +46,18 @@ async def project_episodes(
                 f"an episode's embedding has {len(episode.embedding)} floats, expected "
                 f"{stores.settings.vector_size}: it is found by its words alone.",
             )
+    await failpoints.pass_window("projection.begun")
     orders = await stores.trace.upsert(episodes, recorded_at=recorded_at)
+    await failpoints.pass_window("projection.traced")
     new_keys = {store_key(episode.tenant, "episode", episode.episode_id) for episode in episodes}
     near = {name: window for order in orders for name, window in windows(order, new_keys).items()}
     await stores.atlas.place(episodes, near)
+    await failpoints.pass_window("projection.placed")
     part_keys = {store_key(episode.tenant, "episode", part) for episode in episodes for part in episode.summarises}
     for (summary, node), names in (await stores.trace.summaries(new_keys | part_keys)).items():
         await stores.atlas.mark_summarised(await find_covered_parts(stores, node, names), summary)
     await stores.trace.supersede({pair for episode in episodes for pair in await find_replacements(stores, episode)})
+    await failpoints.pass_window("projection.done")
 
 
 async def find_covered_parts(stores: Stores, summary: str, parts: Sequence[str]) -> list[str]:

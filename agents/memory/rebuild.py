@@ -6,8 +6,9 @@ from contextlib import aclosing
 from agents.memory.embedding import Renew
 from agents.memory.projection import project_episodes
 from agents.memory.stores.pair import Stores
+from bus import failpoints
 from bus.connection import Bus
-from bus.record import read_timed_episodes
+from bus.record import list_forgotten, read_timed_episodes
 from bus.stream import BATCH
 from schemas.episode import Episode
 
@@ -32,22 +33,25 @@ async def renew_tenant(stores: Stores, bus: Bus, renew: Renew, *, tenant: str, u
 async def project_record(
     stores: Stores, bus: Bus, renew: Renew, *, tenant: str | None = None, user: str | None = None
 ) -> int:
-    """Project the episodes that are recorded by now (a tenant's or a user's), and return their number.
+    """Project the episodes that are recorded by now (a tenant's or a user's) and not forgotten; return their number.
 
     A batch of hundreds costs an embedded graph an eighth of what it costs by messages. The caller holds ``write_lock``.
 
     Raises:
         Unavailable: the broker or a store failed.
     """
-    count = 0
+    await failpoints.pass_window("rebuild.emptied")
+    count, forgotten = 0, await list_forgotten(bus)
     async with aclosing(read_timed_episodes(bus, tenant=tenant, user=user)) as episodes:
-        async for batch in _batches(episodes):
+        remembered = (stamped async for stamped in episodes if stamped[0].episode_id not in forgotten)
+        async for batch in _batches(remembered):
             await project_episodes(
                 stores,
                 await renew([episode for episode, _ in batch]),
                 recorded_at={episode.episode_id: at for episode, at in batch},
             )
             count += len(batch)
+            await failpoints.pass_window("rebuild.projected")
     return count
 
 

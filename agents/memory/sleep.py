@@ -25,7 +25,7 @@ from agents.memory.embedding import is_stale
 from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from agents.memory.text.concepts import concepts, salience
-from bus import metrics
+from bus import failpoints, metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.jobs import ask_model
@@ -205,6 +205,7 @@ async def _sum_up(
                 if isinstance(await find_entry(bus, episode.turn_id), EpisodeForgotten):
                     raise Unavailable("an episode was forgotten while its summary was written.")
             await bus.publish(event)
+        await failpoints.pass_window("sleep.recorded")
     except KikiError as error:
         metrics.count_degraded("sleep.failed", error.message)
         return None

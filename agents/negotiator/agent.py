@@ -35,7 +35,11 @@ class NegotiatorAgent:
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads ``infer.done`` beside the catfish."""
-        return [Handler(stage=STAGE, event=InferDone, handle=self._handle, concurrency=self._settings.concurrency)]
+        return [
+            Handler(
+                stage=STAGE, event=InferDone, handle=self._handle, concurrency=self._settings.concurrency, fair=True
+            )
+        ]
 
     def endpoints(self) -> Sequence[Endpoint]:
         """None of its own."""

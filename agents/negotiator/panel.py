@@ -31,7 +31,7 @@ def members(route: Route, candidates: Sequence[Candidate]) -> tuple[PanelMember,
     """
     present = {use.name for candidate in candidates for use in candidate.adapters}
     specialists = {
-        use.name: PanelMember(name=use.name, adapters=(AdapterUse(name=use.name, sha256=use.sha256),))
+        use.name: PanelMember(name=use.name, adapters=(replace(use, weight=1.0),))
         for use in route.adapters
         if use.name in present
     }

@@ -18,7 +18,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from agents.router.domains import Taxonomy
+from agents.shared.domains import Taxonomy
 from bus import metrics
 from bus.connection import Bus
 from schemas.advisors import AdviseReply, AdviseRequest

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -16,10 +16,14 @@ from agents.router import selection
 from agents.router.advice import ask_advisors
 from agents.router.aliases import Alias, AliasConfig, alias_of, load_config
 from agents.router.checkpoint import load_checkpoint, load_shipped
-from agents.router.domains import load_taxonomy
+from agents.router.conversations import ConversationReader, Reading, user_texts
+from agents.router.dialogue import Conversation, load_head
+from agents.router.passages import LONG
 from agents.router.scoring import OutputScores, Scorer
+from agents.router.sessions import Sessions
 from agents.router.settings import RouterSettings
 from agents.router.turn_ids import TurnIds, refusal
+from agents.shared.domains import load_taxonomy
 from agents.shared.encoder import Floats
 from bus import metrics
 from bus.agent import Endpoint
@@ -27,7 +31,7 @@ from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
 from schemas.advisors import ADVISORS, AdviseRequest
 from schemas.codec import decode
-from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.embedder import MAX_EMBED_TEXTS, EmbedReply, EmbedRequest
 from schemas.errors import InvalidEvent, KikiError, SetupError, Unavailable
 from schemas.events import QueryReceived, QueryRouted, failure
 from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
@@ -67,10 +71,11 @@ class RouterAgent:
         self._settings = settings
         self._taxonomy = load_taxonomy()
         self._aliases: AliasConfig = load_config()
-        self._scorer: Scorer | None = None
+        self._reader: ConversationReader | None = None
         self._bus: Bus | None = None
         self._embed: Embed | None = None
         self._turn_ids = TurnIds()
+        self._sessions = Sessions()
         self._turns = 0
         self._base_turns = 0
 
@@ -84,11 +89,15 @@ class RouterAgent:
 
         await self.load_weights(embed_on_bus)
         await _wait_for_embedder(embed_on_bus)
-        stop_listening = await bus.listen(bus.subjects.stage(QueryReceived.subject), self._refuse_taken)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(await bus.listen(bus.subjects.stage(QueryReceived.subject), self._refuse_taken))
+            stack.push_async_callback(await bus.listen(bus.subjects.stage(QueryRouted.subject), self._note_routed))
+            await self._sessions.read_back(bus)
             yield
-        finally:
-            await stop_listening()
+
+    async def _note_routed(self, message: LiveMessage) -> None:
+        """Other routers of this bus route turns of the same sessions, and each of them must know what runs there."""
+        self._sessions.note_event(message.data)
 
     async def _refuse_taken(self, message: LiveMessage) -> None:
         """Tell who asked under a turn id that is taken. The broker drops such a question, or no stage works on it."""
@@ -106,19 +115,29 @@ class RouterAgent:
         Raises:
             SetupError: the checkpoint cannot be loaded.
         """
-        self._scorer = await anyio.to_thread.run_sync(self._load_scorer)
+        self._reader = await anyio.to_thread.run_sync(self._load_reader)
         self._embed = embed
 
-    def _load_scorer(self) -> Scorer:
+    def _load_reader(self) -> ConversationReader:
         folder = self._settings.checkpoint
         scorer = Scorer(load_shipped() if folder is None else load_checkpoint(folder), self._taxonomy)
         # Scoring builds the word model's tables at its first text: do that now, not in the first turn.
         scorer.score(["ready"], np.zeros((1, scorer.checkpoint.classifier.width), dtype=np.float32))
-        return scorer
+        threshold = self._settings.threshold
+        return ConversationReader(
+            scorer,
+            load_head(),
+            self._taxonomy,
+            threshold=scorer.checkpoint.meta.threshold if threshold is None else threshold,
+        )
 
     def handlers(self) -> Sequence[Handler[Any]]:
         """Reads ``query.received``."""
-        return [Handler(stage=STAGE, event=QueryReceived, handle=self._handle, concurrency=self._settings.concurrency)]
+        return [
+            Handler(
+                stage=STAGE, event=QueryReceived, handle=self._handle, concurrency=self._settings.concurrency, fair=True
+            )
+        ]
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers ``route``."""
@@ -126,7 +145,7 @@ class RouterAgent:
 
     def status(self) -> StatusReply:
         """Ready once the weights are loaded. The embedder reports its own readiness."""
-        meta = None if self._scorer is None else self._scorer.checkpoint.meta
+        meta = None if self._reader is None else self._reader.scorer.checkpoint.meta
         return StatusReply(
             agent=STAGE,
             ready=meta is not None,
@@ -135,12 +154,14 @@ class RouterAgent:
         )
 
     async def route(self, request: RouteRequest) -> RouteReply:
-        """The domains of prompts by the router's own scores: advisors are only asked about turns."""
-        scorer = self._require_scorer()
-        embedded = await self._embed_texts(request.prompts)
+        """The domains of prompts, or of a conversation's last message, by the router's own scores without advice."""
+        if request.messages:
+            readings = [(await self._read(user_texts(request.messages), Conversation()))[0]]
+        else:
+            readings = await self._read_each(request.prompts)
         threshold = self._threshold if request.threshold is None else request.threshold
         results = []
-        for scores in scorer.score(request.prompts, _matrix(embedded)):
+        for scores in (reading.scores for reading in readings):
             domains = selection.select_outputs(scores.outputs, threshold=threshold, top_k=request.top_k)
             results.append(
                 RoutedPrompt(
@@ -152,6 +173,21 @@ class RouterAgent:
             )
         return RouteReply(results=tuple(results))
 
+    async def _read_each(self, prompts: Sequence[str]) -> list[Reading]:
+        """Each prompt by itself; all are embedded together."""
+        reader = self._require_reader()
+        vectors, _ = await self._embed_texts(reader.texts_to_embed(prompts))
+        return [reader.read((prompt,), vectors, Conversation()) for prompt in prompts]
+
+    async def _read(self, texts: Sequence[str], earlier: Conversation) -> tuple[Reading, float]:
+        """Read a user's messages, the last of which is routed; also the seconds of the embedder.
+
+        ``earlier`` is what is known of the conversation before the first of them.
+        """
+        reader = self._require_reader()
+        vectors, compute = await self._embed_texts(reader.texts_to_embed(texts))
+        return reader.read(texts, vectors, earlier), compute
+
     async def _handle(self, event: QueryReceived, delivery: Delivery) -> QueryRouted | None:
         query = event.query
         if self._turn_ids.is_taken(event):
@@ -159,8 +195,13 @@ class RouterAgent:
         alias = alias_of(query.model)
         if (earlier_event := await self._find_routed_event(event)) is not None:
             return earlier_event
-        embedded = await self._embed_texts((query.text,)) if alias.adapters else None
-        route = self._bare_route(query, alias) if embedded is None else await self._choose_route(event, alias, embedded)
+        compute = 0.0
+        if alias.adapters:
+            reading, compute = await self._read(*self._conversation_of(event))
+            self._sessions.note(event.envelope, reading.conversation)
+            route = await self._choose_route(event, alias, reading)
+        else:
+            route = self._bare_route(query, alias)
         self._turns += 1
         self._base_turns += not route.adapters
         for name in [domain.name for domain in route.domains] or [BASE]:
@@ -169,10 +210,19 @@ class RouterAgent:
             stage=STAGE,
             started_at=delivery.received_at,
             finished_at=time.time(),
-            compute=0.0 if embedded is None else embedded.compute,
+            compute=compute,
             attempt=delivery.attempt,
         )
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
+
+    def _conversation_of(self, event: QueryReceived) -> tuple[tuple[str, ...], Conversation]:
+        """The user's messages that are read, and what is known of the conversation before the first of them.
+
+        A client that sends its new message alone, in a session, has its earlier messages here as what they led to.
+        """
+        texts = user_texts(event.query.messages)
+        sends_history = any(message.role == "assistant" for message in event.query.messages) or len(texts) > 1
+        return texts, Conversation() if sends_history else self._sessions.find(event.envelope)
 
     async def _find_routed_event(self, event: QueryReceived) -> QueryRouted | None:
         """The event that this turn has already, if any: advisors keep a state, so each is asked once for a turn."""
@@ -180,8 +230,8 @@ class RouterAgent:
             return None
         return await self._bus.last(QueryRouted, event.envelope.turn_id)
 
-    async def _embed_texts(self, texts: tuple[str, ...]) -> EmbedReply:
-        """The texts' vectors; their words are counted while the embedder computes."""
+    async def _embed_texts(self, texts: tuple[str, ...]) -> tuple[dict[str, Floats], float]:
+        """The texts' unit vectors, and the embedder's seconds; their words are counted while it computes."""
         scorer, embed = self._require_scorer(), self._embed
         assert embed is not None, "load_weights sets it"
 
@@ -189,8 +239,17 @@ class RouterAgent:
             await asyncio.sleep(0)  # let the request to the embedder leave first
             scorer.count_words(texts)
 
-        reply, _ = await asyncio.gather(embed(EmbedRequest(texts=texts)), count_words())
-        return reply
+        async def embed_in_parts() -> tuple[dict[str, Floats], float]:
+            vectors: dict[str, Floats] = {}
+            compute = 0.0
+            for part in _parts(texts):
+                reply = await embed(EmbedRequest(texts=part))
+                vectors |= zip(part, np.array(reply.vectors, dtype=np.float32), strict=True)
+                compute += reply.compute
+            return vectors, compute
+
+        embedded, _ = await asyncio.gather(embed_in_parts(), count_words())
+        return embedded
 
     def _bare_route(self, query: Query, alias: Alias) -> Route:
         """The route of an alias without adapters: no domains are scored."""
@@ -198,9 +257,8 @@ class RouterAgent:
         plan = selection.plan_of(alias, query, level=level)
         return Route(domains=(), adapters=(), intent=alias.intent, plan=plan)
 
-    async def _choose_route(self, event: QueryReceived, alias: Alias, embedded: EmbedReply) -> Route:
-        query, config, embedding = event.query, self._aliases, embedded.vectors[0]
-        scores = self._require_scorer().score([query.text], _matrix(embedded))[0]
+    async def _choose_route(self, event: QueryReceived, alias: Alias, reading: Reading) -> Route:
+        query, config, scores, embedding = event.query, self._aliases, reading.scores, reading.embedding
         advisories: tuple[Advisory, ...] = ()
         if self._settings.advisors and not alias.niche:
             scores, advisories = await self._apply_advice(event, scores, embedding)
@@ -213,6 +271,7 @@ class RouterAgent:
             base_domains=() if alias.niche else config.base_domains,
             min_share=self._settings.min_share,
             limit=self._settings.max_adapters,
+            scale=alias.adapter_scale if query.adapter_scale is None else query.adapter_scale,
         )
         return Route(
             domains=tuple(domain for domain, _ in choices),
@@ -221,6 +280,7 @@ class RouterAgent:
             plan=selection.plan_of(alias, query, level=level, costly=first in config.cognition_domains),
             embedding=embedding,
             advisories=advisories,
+            running=_running_domains(reading.conversation),
         )
 
     async def _apply_advice(
@@ -252,18 +312,28 @@ class RouterAgent:
 
     @property
     def _threshold(self) -> float:
-        threshold = self._settings.threshold
-        return self._require_scorer().checkpoint.meta.threshold if threshold is None else threshold
+        return self._require_reader().threshold
 
     def _require_scorer(self) -> Scorer:
-        if self._scorer is None:
+        return self._require_reader().scorer
+
+    def _require_reader(self) -> ConversationReader:
+        if self._reader is None:
             raise Unavailable("the router has not loaded its weights yet.")
-        return self._scorer
+        return self._reader
 
 
-def _matrix(embedded: EmbedReply) -> Floats:
-    """The vectors as ``[n, width]``."""
-    return np.array(embedded.vectors, dtype=np.float32)
+def _parts(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The texts for one request each: short ones apart from long ones, because a pass is padded to its longest text."""
+    for group in ([text for text in texts if len(text) <= LONG], [text for text in texts if len(text) > LONG]):
+        for at in range(0, len(group), MAX_EMBED_TEXTS):
+            yield tuple(group[at : at + MAX_EMBED_TEXTS])
+
+
+def _running_domains(conversation: Conversation) -> tuple[DomainScore, ...]:
+    """The niche domains of the conversation with their weights, best first."""
+    ranked = sorted(conversation.running.items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(DomainScore(name=name, score=round(weight, selection.DIGITS)) for name, weight in ranked)
 
 
 async def _wait_for_embedder(embed: Embed) -> None:

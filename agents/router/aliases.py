@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from agents.router.domains import load_taxonomy
+from agents.shared.domains import load_taxonomy
 from schemas.chat import MAX_CANDIDATES
 from schemas.errors import SetupError, UnknownModel
-from schemas.findings import Level
+from schemas.findings import AdapterScale, Level
 
 NICHE_PREFIX = "kiki-niche-"
 
@@ -31,6 +31,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         thinking: whether the model reasons before it answers, when it can, and shows it.
         max_tokens: length of an answer when the request names none; the facade's default when None.
         temperature: of the sampling when the request names none; the facade's default when None.
+        adapter_scale: factor on what the adapters change when the request names none.
     """
 
     intent: str
@@ -45,6 +46,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     thinking: bool = False
     max_tokens: Annotated[int, Meta(ge=1, le=32768)] | None = None
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    adapter_scale: AdapterScale = 1.0
 
 
 class _NicheAlias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +54,7 @@ class _NicheAlias(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     level: Level
     deepen: bool = False
     candidates: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)] = 3
+    adapter_scale: AdapterScale = 1.0
 
 
 class AliasConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +105,7 @@ def load_aliases() -> dict[str, Alias]:
             level=config.niche.level,
             deepen=config.niche.deepen,
             candidates=config.niche.candidates,
+            adapter_scale=config.niche.adapter_scale,
             niche=domain,
         )
         for domain in load_taxonomy().niches

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agents.router.checkpoint import Checkpoint, load_shipped
-from agents.router.domains import Taxonomy
 from agents.router.niche import NicheHead, shares
 from agents.router.selection import niche_of
+from agents.shared.domains import Taxonomy
 from agents.shared.encoder import Floats
 from bus import metrics
 

@@ -39,21 +39,24 @@ def adapters_of(
     base_domains: Collection[str],
     min_share: float,
     limit: int = MAX_ADAPTERS,
+    scale: float = 1.0,
 ) -> tuple[AdapterUse, ...]:
     """The adapters of the chosen niche domains, which are given as ``(name, calibrated score)``, best first.
 
     A domain takes part when its score is at least ``min_share`` of the best score. Its weight is its score over the sum
     of the scores that take part. A domain of ``base_domains`` gives no adapter: its weight stays with the base model,
-    and the other weights do not grow.
+    and the other weights do not grow. ``scale`` is the scale of all; with 0 there are none.
     """
-    if not niches:
+    if not niches or not scale:
         return ()
     parts = [niche for niche in niches if niche[1] >= min_share * niches[0][1]][:limit]
     total = sum(score for _, score in parts)
     if total <= 0.0:
         return ()
     return tuple(
-        AdapterUse(name=name, weight=round(score / total, DIGITS)) for name, score in parts if name not in base_domains
+        AdapterUse(name=name, weight=round(score / total, DIGITS), scale=scale)
+        for name, score in parts
+        if name not in base_domains
     )
 
 

@@ -13,16 +13,14 @@ from itertools import pairwise
 
 from agents.services.registration import Registration, read_entry
 from agents.services.registry import find_service, unregister, write_standing
-from bus import metrics
+from bus import failpoints, metrics
 from bus.connection import Bus
 from bus.errors import SequenceConflict, translate_errors
-from bus.record import ServiceStanding
+from bus.record import ServiceStanding, record_of
 from bus.stream import BATCH, StoredMessage, append, count_after, read_message, read_next, read_stream
 from bus.topology import EPISODES
-from schemas.codec import decode, encode
-from schemas.episode import Episode
+from schemas.codec import encode
 from schemas.errors import InvalidEvent, InvalidInput, Refused
-from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.services import EpisodesConsumed, MarkReply, Record, ServiceInfo
 
 _UNREACHABLE = "the record cannot be reached"
@@ -124,6 +122,7 @@ class Cursors:
             left_ids = tuple(record_id for record_id in ids if record_id not in forgotten)
             if left_ids:
                 await self._log_mark(standing, left_ids, de_id)
+                await failpoints.pass_window("mark.logged")
         place = left_ids[-1] if left_ids else standing.place
         return MarkReply(marked=len(left_ids), place=place, forgotten=forgotten)
 
@@ -244,33 +243,11 @@ class Cursors:
 
 def parse_record(service: Registration, stored: StoredMessage) -> Record | None:
     """The message as a record; None when the service does not want it, or it cannot be decoded."""
-    episode: Episode | None = None
     try:
-        if stored.subject.split(".")[-2] == "recorded":
-            recorded_event = decode(EpisodeRecorded, stored.data)
-            subject, envelope, episode = recorded_event.subject, recorded_event.envelope, recorded_event.episode
-            episode_id = recorded_event.episode.episode_id
-        else:
-            forgotten_event = decode(EpisodeForgotten, stored.data)
-            subject, envelope, episode_id = (
-                forgotten_event.subject,
-                forgotten_event.envelope,
-                forgotten_event.episode_id,
-            )
+        record = record_of(stored)
     except InvalidEvent as error:
         metrics.count_degraded("services.unreadable", f"record {stored.seq} is passed over: {error.message}")
         return None
-    record = Record(
-        id=stored.seq,
-        subject=subject,
-        stored_at=stored.stored_at.timestamp(),
-        turn_id=envelope.turn_id,
-        session_id=envelope.session_id,
-        tenant=envelope.tenant,
-        user=envelope.user,
-        episode_id=episode_id,
-        episode=episode,
-    )
     return record if service.wants(record) else None
 
 

@@ -11,21 +11,30 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from string import Template
 from struct import Struct
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 import structlog
 
+from bus.access.permissions import Permissions
+from bus.access.users import LIST, make_private, write_users
 from bus.broker import ownership
 from schemas.errors import SetupError, Unavailable
+
+if TYPE_CHECKING:
+    import psutil
+
+Users = Mapping[str, Permissions]
+"""The users of a broker, by name."""
 
 MAX_PAYLOAD = 8 * 1024**2
 """The most bytes of one message. Large, because an event carries all earlier findings and every candidate."""
@@ -55,6 +64,7 @@ jetstream {
   max_file_store: 20GB
   sync_interval: always
 }
+$users
 """
 )
 
@@ -135,18 +145,21 @@ def find_executable() -> str:
 
 
 @contextlib.asynccontextmanager
-async def run_broker(directory: Path, *, port: int = 4222) -> AsyncIterator[EmbeddedBroker]:
+async def run_broker(
+    directory: Path, *, port: int = 4222, max_payload: int = MAX_PAYLOAD, users: Users = MappingProxyType({})
+) -> AsyncIterator[EmbeddedBroker]:
     """Hold ``directory`` and run the broker with its store there; stop it cleanly on the way out.
 
-    ``port`` 0 takes a free one. The server runs in a session of its own, so that a Ctrl-C in the terminal
-    reaches the supervisor first and the broker stops last.
+    ``port`` 0 takes a free one; ``max_payload`` are the most bytes of one message. The broker knows ``users`` alone,
+    whose seeds are made here (:mod:`bus.access.users`); without any it is open, for tests. The server runs in a session
+    of its own, so that a Ctrl-C in the terminal reaches the supervisor first and the broker stops last.
 
     Raises:
         SetupError: another process holds the directory, the port is busy, the store cannot be written, or the server
             does not start.
     """
     async with ownership.hold(directory, title="a broker") as held:
-        server = await start(directory, port=port)
+        server = await start(directory, port=port, max_payload=max_payload, users=users)
         held.note(url=server.url)
         try:
             yield server
@@ -155,15 +168,28 @@ async def run_broker(directory: Path, *, port: int = 4222) -> AsyncIterator[Embe
                 await stop(server.process)
 
 
-async def start(directory: Path, *, port: int = 4222) -> EmbeddedBroker:
+def reload(directory: Path) -> bool:
+    """Have the broker on ``directory`` read its users again; those who stay users stay connected. Whether one runs."""
+    process = _find_server(directory / "nats.pid")
+    if process is not None:
+        process.send_signal(signal.SIGHUP)
+    return process is not None
+
+
+async def start(
+    directory: Path, *, port: int = 4222, max_payload: int = MAX_PAYLOAD, users: Users = MappingProxyType({})
+) -> EmbeddedBroker:
     """Start the broker and wait until it answers. See :func:`run_broker`; here the caller holds the directory."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         await _stop_leftover(directory / "nats.pid")
         for stale in directory.glob("nats-server_*.ports"):
             stale.unlink()
         config = directory / "nats.conf"
-        config.write_text(_CONFIG.substitute(port=port or -1, monitor=-1, directory=directory, max_payload=MAX_PAYLOAD))
+        options = {"port": port or -1, "monitor": -1, "directory": directory, "max_payload": max_payload}
+        config.write_text(_CONFIG.substitute(options, users=f'include "{LIST}"' if users else ""))
+        if users:
+            write_users(directory, users)
     except OSError as error:
         raise ownership.unwritable(directory, error) from error
     log = directory / "nats.log"
@@ -268,12 +294,9 @@ async def _stop_leftover(pid_file: Path) -> None:
         return
     import psutil
 
-    with contextlib.suppress(ValueError, psutil.Error):
-        process = psutil.Process(int(pid_file.read_text()))
-        # The process id may belong to another process by now: the name and the configuration file must match, too.
-        is_broker = process.name().startswith("nats-server")
-        is_same_store = str(pid_file.with_name("nats.conf")) in process.cmdline()
-        if is_broker and is_same_store:
+    with contextlib.suppress(psutil.Error):
+        process = _find_server(pid_file)
+        if process is not None:
             _log.warning("leftover broker is stopped", pid=process.pid)
             process.terminate()
             _, alive = await anyio.to_thread.run_sync(partial(psutil.wait_procs, [process], timeout=LEFTOVER_SECONDS))
@@ -281,3 +304,15 @@ async def _stop_leftover(pid_file: Path) -> None:
                 left.kill()
             await anyio.to_thread.run_sync(partial(psutil.wait_procs, alive, timeout=LEFTOVER_SECONDS))
     pid_file.unlink(missing_ok=True)
+
+
+def _find_server(pid_file: Path) -> "psutil.Process | None":
+    """The running server that wrote the file; its process id may belong to another process by now, so the name and the
+    configuration file must match, too."""
+    import psutil
+
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(pid_file.read_text()))
+        is_same_store = str(pid_file.with_name("nats.conf")) in process.cmdline()
+        return process if process.name().startswith("nats-server") and is_same_store else None
+    return None

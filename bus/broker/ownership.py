@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from bus.access.users import make_private
 from bus.metrics import count_degraded
 from schemas.errors import SetupError
 
@@ -77,7 +78,7 @@ async def hold(directory: Path, *, title: str) -> AsyncIterator[Hold]:
         SetupError: another process holds it, or it cannot be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise unwritable(directory, error) from error

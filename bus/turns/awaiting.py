@@ -5,15 +5,13 @@ process is killed, and goes on when the asker is only slow.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 
 import anyio
 import structlog
-from nats.aio.msg import Msg
 
 from bus.connection import Bus
-from bus.errors import BROKER_ERRORS, NOBODY_LISTENS, translate_errors
+from bus.errors import BROKER_ERRORS, NOBODY_LISTENS
 from schemas.envelope import Envelope
 from schemas.events import TurnCancelled
 
@@ -27,27 +25,6 @@ GONE_SECONDS = 5.0
 """Seconds for which nobody must listen before a turn is given up: an asker whose connection broke comes back sooner."""
 
 _log = structlog.get_logger("bus")
-
-
-@asynccontextmanager
-async def wait_openly(bus: Bus, turn_id: str) -> AsyncIterator[None]:
-    """Say to whoever asks, as long as the context lasts, that the turn is waited for.
-
-    Raises:
-        BrokerUnavailable: the connection is closed.
-    """
-
-    async def confirm(message: Msg) -> None:
-        if message.reply:
-            await bus.client.publish(message.reply)
-
-    with translate_errors("the turn cannot be waited for"):
-        subscription = await bus.client.subscribe(bus.subjects.awaits(turn_id), cb=confirm)
-    try:
-        yield
-    finally:
-        if not bus.client.is_closed:
-            await subscription.unsubscribe()
 
 
 async def is_awaited(bus: Bus, turn_id: str) -> bool:

@@ -5,7 +5,9 @@ async with connect("nats://127.0.0.1:4222") as kiki:
         print(piece, end="", flush=True)
 """
 
+from micro_kiki_client.bus.access.login import Login
 from micro_kiki_client.bus.client import Client, Turn, connect
+from micro_kiki_client.bus.tenant_client import TenantClient, connect_tenant
 from micro_kiki_client.bus.turn import Happening
 from micro_kiki_client.schemas.chat import Message, Sampling
 from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
@@ -27,7 +29,9 @@ from micro_kiki_client.schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
+from micro_kiki_client.schemas.findings import Query
 from micro_kiki_client.schemas.services import EpisodeFilter, MarkReply, Record, Selection, ServiceInfo
+from micro_kiki_client.schemas.tenants import TenantTurn
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -44,9 +48,11 @@ __all__ = [
     "InferDone",
     "InferToken",
     "KikiError",
+    "Login",
     "MarkReply",
     "Message",
     "NegotiateDone",
+    "Query",
     "QueryReceived",
     "QueryRouted",
     "RecallDone",
@@ -54,9 +60,12 @@ __all__ = [
     "Sampling",
     "Selection",
     "ServiceInfo",
+    "TenantClient",
+    "TenantTurn",
     "Turn",
     "TurnCancelled",
     "TurnFailed",
     "Unavailable",
     "connect",
+    "connect_tenant",
 ]

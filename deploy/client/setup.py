@@ -13,7 +13,17 @@ HERE = Path(__file__).parent
 TREE = HERE.parents[1]
 TARGET = HERE / "src" / "micro_kiki_client"
 
-BUS = ("address", "client", "deliveries", "errors", "request", "subjects", "turn")
+BUS = (
+    "access/address",
+    "access/login",
+    "client",
+    "deliveries",
+    "errors",
+    "request",
+    "subjects",
+    "tenant_client",
+    "turn",
+)
 _IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
 _STRICT = "forbid_unknown_fields=True"
 """The runtime refuses fields that it does not know; a client ignores those that a newer runtime adds."""
@@ -31,10 +41,10 @@ def copy_modules() -> None:
     modules = [TREE / "bus" / f"{name}.py" for name in BUS]
     modules += [path for path in (TREE / "schemas").glob("*.py") if path.stem != "__init__"]
     for source in modules:
-        target = TARGET / source.parent.name / source.name
+        target = TARGET / source.relative_to(TREE)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(read_module(source), encoding="utf-8")
-    for package in ("bus", "schemas"):
+    for package in ("bus", "bus/access", "schemas"):
         (TARGET / package / "__init__.py").write_text(f'"""From micro-kiki\'s ``{package}``."""\n', encoding="utf-8")
     shutil.copy(HERE / "package.py", TARGET / "__init__.py")
     (TARGET / "py.typed").touch()

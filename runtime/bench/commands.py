@@ -6,6 +6,7 @@ from runtime.bench.bias import bias
 from runtime.bench.cognition import cognition
 from runtime.bench.everyday import everyday
 from runtime.bench.exchange import exchange
+from runtime.bench.experts.experts import experts
 from runtime.bench.fidelity import fidelity
 from runtime.bench.locomo import locomo
 from runtime.bench.memory.multilingual import multilingual
@@ -26,6 +27,7 @@ for verb in (
     overhead,
     worker,
     fidelity,
+    experts,
     cognition,
     everyday,
     votes,

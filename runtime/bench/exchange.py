@@ -27,6 +27,7 @@ from runtime.bench.plots import box_chart
 from runtime.bench.weights import write_random_adapters
 from runtime.cli import command, run_async, settings_of
 from runtime.models import prepare
+from schemas.adapters import JudgeReply, JudgeRequest
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,
@@ -113,6 +114,8 @@ async def _exchange(bus: Bus, name: str, weights: str, base: str) -> Pause:
     stage_reply = await bus.request(
         "adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT
     )
+    judge = JudgeRequest(name=name, sha256=weights, staged=stage_reply.staged)
+    await bus.request("gates.judge", judge, JudgeReply, timeout=TIMEOUT)
     worker = await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=TIMEOUT)
     request = ExchangeRequest(name=name, staged=stage_reply.staged, base_sha256=base)
     started = time.perf_counter()
@@ -135,7 +138,7 @@ async def _measure_fresh(times: int, tokens: int, rank: int) -> list[Pause]:
     with fresh_folder() as adapters:
         model = prepare(settings_of(log_level="warning").model)
         (name,) = write_random_adapters(model, adapters, count=1, rank=rank)
-        async with fresh_runtime("inference", adapters=adapters) as bus:
+        async with fresh_runtime("inference", "gates", adapters=adapters) as bus:
             ask, number = worker_contestant(bus), iter(range(10**9))
 
             async def ask_next() -> None:

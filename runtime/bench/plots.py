@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.cli.pictures import canvas
+from runtime.canvas import canvas
 
 GROUP = 0.8
 """Width of all bars over one label; labels are 1 apart."""

@@ -2,17 +2,21 @@
 
 Prompts are the router's own corpus in a seeded order. Each goes once to every contestant, so that no cache helps and
 all have the same work; the contestant that begins changes from prompt to prompt.
+
+Then the shipped dialogues are routed: how often each kind of turn has its right domain, each dialogue read by a head
+that the others trained.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
+import msgspec
 import numpy as np
 import typer
 from rich.table import Table
@@ -26,6 +30,7 @@ from schemas.router import RouteRequest
 
 if TYPE_CHECKING:
     from agents.router.agent import RouterAgent  # it imports torch, which no other bench should wait for
+    from agents.router.training.dialogues import TurnFigures
 
 Call = Callable[[str], Awaitable[None]]
 ROUTER, BARE = "router", "bare mpnet"
@@ -44,8 +49,9 @@ def router(
     as_json: JsonOption = False,
 ) -> None:
     """Milliseconds to route a prompt, alone and 16 at once, beside a bare forward pass of the embedder."""
-    latencies = run_async(_measure_router, settings_of(log_level="warning"), singles, rounds, width)
-    publish_report(_report(latencies, width), as_json=as_json, picture=picture)
+    settings = settings_of(log_level="warning")
+    latencies = run_async(_measure_router, settings, singles, rounds, width)
+    publish_report(_report(latencies, width, _judge_dialogues(settings)), as_json=as_json, picture=picture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +167,21 @@ async def _measure_router(settings: Settings, singles: int, rounds: int, width: 
     return latencies
 
 
-def _report(latencies: Sequence[Latency], width: int) -> BenchReport:
+def _judge_dialogues(settings: Settings) -> "dict[str, TurnFigures]":
+    from agents.router.training.dialogues import judge
+    from runtime.models import prepare
+
+    return judge(embedder=prepare(settings.embedder))
+
+
+def _dialogue_table(figures: "Mapping[str, TurnFigures]") -> Table:
+    table = Table("turns", "count", "right", "niche right", "right alone", title="dialogues, cross-validated", box=None)
+    for name, row in figures.items():
+        table.add_row(name, str(row.turns), f"{row.right:.1%}", f"{row.niche:.1%}", f"{row.alone:.1%}")
+    return table
+
+
+def _report(latencies: Sequence[Latency], width: int, dialogues: "Mapping[str, TurnFigures]") -> BenchReport:
     table = Table("what", "at once", "p50 ms", "p95 ms", "prompts/s", title="kiki bench router", box=None)
     for row in latencies:
         table.add_row(row.what, str(row.at_once), f"{row.p50:.1f}", f"{row.p95:.1f}", f"{row.rate:.1f}")
@@ -177,8 +197,13 @@ def _report(latencies: Sequence[Latency], width: int) -> BenchReport:
     )
     return BenchReport(
         bench="router",
-        fields={"unit": "ms", "rows": [asdict(row) for row in latencies], **ratios},
-        tables=[table],
+        fields={
+            "unit": "ms",
+            "rows": [asdict(row) for row in latencies],
+            **ratios,
+            "dialogues": msgspec.to_builtins(dict(dialogues)),
+        },
+        tables=[table, _dialogue_table(dialogues)],
         notes=[note],
         chart=bar_chart(
             [f"{row.what}\n{row.at_once} at once" for row in latencies],

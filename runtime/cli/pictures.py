@@ -1,37 +1,13 @@
-"""Pictures of figures, written as PNG; matplotlib is the extra ``bench``."""
+"""Pictures of the router's and the adapters' figures, written as PNG."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.errors import SetupError
+from runtime.canvas import canvas
 
 if TYPE_CHECKING:
     from agents.router.training.evaluation import RouterFigures  # it imports torch, which no other verb should wait for
-
-
-@contextlib.contextmanager
-def canvas(path: Path, *, width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
-    """A matplotlib figure and its axes, written to ``path`` at the end. Sizes are inches.
-
-    With several ``columns`` the axes are an array.
-
-    Raises:
-        SetupError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise SetupError("a picture needs matplotlib: install micro-kiki[bench].", param="picture") from error
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
-    yield figure, axes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 def draw_reliability(figures: "RouterFigures", path: Path) -> None:
@@ -75,3 +51,34 @@ def _percent(figures: "RouterFigures", right: str, first: str) -> float:
     wrong = sum(domain.confused.values())
     count = domain.prompts - wrong if first == right else domain.confused.get(first, 0)
     return 100.0 * count / domain.prompts
+
+
+def draw_angles(names: Sequence[str], angles: Mapping[tuple[int, int], float], path: Path, *, limit: float) -> None:
+    """Draw the smallest angle between each two adapters; ``angles`` by two places in ``names``, the smaller first.
+
+    Those under ``limit`` have a red frame.
+    """
+    count, side = len(names), max(4.0, 0.35 * len(names) + 2.5)
+    degrees = [[90.0 if i == j else angles[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
+    with canvas(path, width=side + 1, height=side) as (figure, axes):
+        image = axes.imshow(degrees, cmap="viridis", vmin=0, vmax=90)
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+        for row, cells in enumerate(degrees):
+            for column, value in enumerate(cells):
+                if row == column:
+                    axes.text(column, row, "-", ha="center", va="center", fontsize=7)
+                    continue
+                shade = "white" if value < 60 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=shade)
+                if value < limit:
+                    corner = column - 0.5, row - 0.5
+                    axes.add_patch(_rectangle(corner))
+        figure.colorbar(image, ax=axes, shrink=0.7, label="degrees")
+        axes.set_title(f"smallest angle of any module; framed: under {limit:.0f}")
+
+
+def _rectangle(corner: tuple[float, float]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 1, 1, fill=False, edgecolor="tab:red", linewidth=2)

@@ -1,4 +1,4 @@
-"""``kiki router train | eval | export``: train the classifier from the corpus, score it, write it for others."""
+"""``kiki router train | dialogues | eval | export``: train, score, write for others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +40,17 @@ def train(
     figures = training.train(embedder=_prepare_embedder(), out=output, corpus=corpus)
     _draw(figures, pictures)
     out.print(evaluation.report(figures), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+@command
+def dialogues(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the head's file.")] = SHIPPED,
+) -> None:
+    """Train the head that reads conversations, from the shipped dialogues; print its cross-validated figures."""
+    from agents.router.training import dialogues as training
+
+    out.print(training.report(training.train_head(embedder=_prepare_embedder(), out=output)), markup=False)
 
 
 @app.command(name="eval")

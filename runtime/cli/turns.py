@@ -16,10 +16,12 @@ from bus.turns.events import StoredEvent, read_turn_events
 from runtime.agents import turn_stages
 from runtime.cli import NatsOption, command, out, read_text, run_async, settings_of
 from runtime.composition import bus_settings
+from runtime.limits import MOST_SECONDS
 from runtime.settings import Settings
 from runtime.terminal import write_json_line
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import draw_waterfall, waterfall
+from schemas.chat import last_user_text
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -99,14 +101,18 @@ def chat(model: ModelOption = "micro-kiki-fast", session: SessionOption = None, 
 @command
 def route(
     prompt: Annotated[str | None, typer.Argument(help="One prompt; or give --file.")] = None,
-    file: Annotated[Path | None, typer.Option(help='JSONL of {"prompt": ...} lines; - reads standard input.')] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"prompt": ...} or {"messages": [...]} lines; - reads standard input.'),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a prompt, in order.")] = False,
     nats: NatsOption = None,
 ) -> None:
-    """Say which domains prompts belong to. No domains: the base model answers."""
+    """Say which domains prompts, or conversations' last messages, belong to. No domains: the base model answers."""
     settings = settings_of(nats=nats)
-    prompts = [prompt] if prompt is not None else _read_prompts(file)
-    for text, result in zip(prompts, run_async(_route_prompts, settings, prompts), strict=True):
+    lines = [RouteRequest(prompts=(prompt,))] if prompt is not None else _read_prompts(file)
+    texts = [last_user_text(line.messages) if line.messages else line.prompts[0] for line in lines]
+    for text, result in zip(texts, run_async(_route_lines, settings, lines), strict=True):
         if as_json:
             fields = [{"name": domain.name, "niche": domain.niche, "score": domain.score} for domain in result.domains]
             write_json_line(json.dumps({"prompt": text, "domains": fields}, ensure_ascii=False))
@@ -186,7 +192,7 @@ async def _print_answer(
     if settings.api_keys:
         headers["Authorization"] = f"Bearer {next(iter(settings.api_keys))}"
     body = {"model": model, "messages": messages, "stream": True, "kiki": {"history": history, "progress": True}}
-    timeout = httpx.Timeout(settings.turn_timeout + 5, connect=5)
+    timeout = httpx.Timeout(max(settings.turn_timeout, MOST_SECONDS) + 5, connect=5)
     try:
         async with (
             httpx.AsyncClient(timeout=timeout) as client,
@@ -249,42 +255,63 @@ def _refusal(body: dict[str, Any]) -> KikiError:
     return KikiError(error.get("message", "the facade refused"), code=error.get("code") or "internal_error")
 
 
-def _read_prompts(file: Path | None) -> list[str]:
+def _read_prompts(file: Path | None) -> list[RouteRequest]:
+    """The prompts and conversations of a file, each as a request of its own."""
     if file is None:
         raise InvalidInput("give a prompt, or --file with JSONL lines.", param="file")
-    prompts = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InvalidInput(f'{file}, line {number}: expected {{"prompt": "..."}}.', param="prompt") from error
-        if not isinstance(prompt, str):
-            raise InvalidInput(f"{file}, line {number}: 'prompt' must be a string.", param="prompt")
-        prompts.append(prompt)
-    return prompts
+    numbered_lines = [(number, line) for number, line in enumerate(read_text(file).splitlines(), 1) if line.strip()]
+    return [_read_line(line, f"{file}, line {number}") for number, line in numbered_lines]
 
 
-async def _route_prompts(settings: Settings, prompts: list[str]) -> list[RoutedPrompt]:
+def _read_line(line: str, where: str) -> RouteRequest:
+    import msgspec
+
+    from runtime.facade.chat.messages import parse_messages
+    from runtime.facade.routes.route import RouteBody
+
+    try:
+        body = msgspec.json.decode(line, type=RouteBody)
+        text = body.prompt if body.query is None else body.query
+        if (text is None) == (body.messages is None):
+            raise InvalidInput('expected either {"prompt": "..."} or {"messages": [...]}', param="prompt")
+        if text is not None:
+            return RouteRequest(prompts=(text,))
+        return RouteRequest(messages=parse_messages(body.messages or []))
+    except (msgspec.DecodeError, KikiError) as error:
+        message = str(error).rstrip(".")
+        raise InvalidInput(f"{where}: {message}.", param=getattr(error, "param", None) or "prompt") from error
+
+
+def _join_prompts(lines: list[RouteRequest]) -> list[RouteRequest]:
+    """The same in order, with up to :data:`ROUTE_BATCH` prompts in a row as one request."""
+    requests: list[RouteRequest] = []
+    for line in lines:
+        if line.prompts and requests and requests[-1].prompts and len(requests[-1].prompts) < ROUTE_BATCH:
+            requests[-1] = RouteRequest(prompts=(*requests[-1].prompts, *line.prompts))
+        else:
+            requests.append(line)
+    return requests
+
+
+async def _route_lines(settings: Settings, lines: list[RouteRequest]) -> list[RoutedPrompt]:
     """Route with the running router, or with one that is loaded in this process when none answers."""
-    batches = [tuple(prompts[at : at + ROUTE_BATCH]) for at in range(0, len(prompts), ROUTE_BATCH)]
+    requests = _join_prompts(lines)
     results: list[RoutedPrompt] = []
     try:
         async with connect(bus_settings(settings), name="kiki-route") as bus:
-            for batch in batches:
-                reply = await bus.request("route", RouteRequest(prompts=batch), RouteReply, timeout=60.0)
+            for request in requests:
+                reply = await bus.request("route", request, RouteReply, timeout=60.0)
                 results.extend(reply.results)
             return results
     except Unavailable:
-        return await _route_here(settings, batches)
+        return await _route_here(settings, requests)
 
 
-async def _route_here(settings: Settings, batches: list[tuple[str, ...]]) -> list[RoutedPrompt]:
+async def _route_here(settings: Settings, requests: list[RouteRequest]) -> list[RoutedPrompt]:
     from runtime.local_router import load_router
 
     results: list[RoutedPrompt] = []
     async with load_router(settings) as router:
-        for batch in batches:
-            results.extend((await router.route(RouteRequest(prompts=batch))).results)
+        for request in requests:
+            results.extend((await router.route(request)).results)
     return results

@@ -67,7 +67,8 @@ def _fetch_models(settings: Settings) -> Settings:
     reason = None if settings.is_model_chosen else models.find_failure(settings.model)
     if code and reason is not None:
         _warn_of_last_resort(settings.model, reason)
-        settings = settings.model_copy(update={"model": LAST_RESORT_MODEL})
+        adapters = None if settings.adapters == settings.default_adapters else settings.adapters
+        settings = settings.model_copy(update={"model": LAST_RESORT_MODEL, "adapters": adapters})
         code = _pull_missing(settings)
     if code:
         raise typer.Exit(code)  # the child has printed the reason

@@ -8,8 +8,9 @@ import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from runtime.facade.dependencies import Facade
 from runtime.facade.errors import ClientGone, HttpRefusal
-from runtime.facade.settings import FacadeSettings
+from runtime.limits import PLAIN_BODY, derive_limits, limit_body
 from schemas.errors import InvalidInput
 
 DRAIN_FACTOR = 4
@@ -21,19 +22,20 @@ DRAIN_SECONDS = 1.0
 _JSON = re.compile(r"application/json|application/[\w.+-]+\+json|text/json")
 
 
-async def read_body(request: Request, settings: FacadeSettings) -> bytes:
+async def read_body(request: Request, parts: Facade) -> bytes:
     """The whole body.
 
     Raises:
         HttpRefusal: the body is compressed, or of another type than JSON (415).
-        InvalidInput: the body is over ``body_limit`` (413), or did not come within ``body_timeout`` (408).
+        InvalidInput: the body is over the limit (413), or did not come within ``body_timeout`` (408).
         ClientGone: the client left before it had sent the body.
     """
     _require_plain_json(request)
+    settings = parts.settings
     try:
         async with contextlib.aclosing(request.stream()) as chunks:
             with anyio.fail_after(settings.body_timeout):
-                return await _read_within_limit(chunks, request, settings.body_limit)
+                return await _read_within_limit(chunks, request, parts)
     except TimeoutError as error:
         raise InvalidInput(
             f"the body did not come within {settings.body_timeout:g} s: send it faster.", code="request_timeout"
@@ -66,21 +68,32 @@ def _require_plain_json(request: Request) -> None:
         )
 
 
-async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, limit: int) -> bytes:
-    content_length = request.headers.get("content-length", "")
+async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, parts: Facade) -> bytes:
+    """The body. The model's context is asked for only where a body is longer than one that any model takes."""
+    header = request.headers.get("content-length", "")
+    content_length = int(header) if header.isdecimal() else 0
+    limit = parts.settings.body_limit or PLAIN_BODY
+    if content_length > limit:
+        limit = await _find_limit(parts)
     body = bytearray()
-    if not (content_length.isdecimal() and int(content_length) > limit):
+    if content_length <= limit:
         async for chunk in chunks:
             body += chunk
-            if len(body) > limit:
+            if len(body) > limit and len(body) > (limit := await _find_limit(parts)):
                 break
         else:
             return bytes(body)
     await _drain(chunks, DRAIN_FACTOR * limit)
     raise InvalidInput(
-        f"the body is over {limit} bytes: shorten the conversation, or raise the facade's body_limit.",
+        f"the body is over {limit} bytes, which follow the model's context: shorten the conversation; 'kiki doctor' "
+        "says which limit is smaller than the context.",
         code="body_too_large",
     )
+
+
+async def _find_limit(parts: Facade) -> int:
+    limits = derive_limits(await parts.abilities.read_context_tokens())
+    return limit_body(limits, body_limit=parts.settings.body_limit, max_payload=parts.bus.client.max_payload)
 
 
 async def _drain(chunks: AsyncIterator[bytes], remaining: int) -> None:

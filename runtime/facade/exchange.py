@@ -3,9 +3,11 @@
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 import anyio
+import msgspec
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from opentelemetry import propagate
@@ -20,6 +22,7 @@ from runtime.facade.dependencies import Facade
 from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
 from runtime.facade.owner import Owner, name_user
+from runtime.limits import PLAIN_ANSWER, derive_limits
 from schemas.chat import Message, digest_transcript, transcript_so_far
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput, KikiError
@@ -67,6 +70,7 @@ async def prepare_turn(
     owner = Owner(tenant, name_user(request.headers, *chat_request.users, one_memory=parts.settings.one_memory))
     if chat_request.query.memory == "user" and not owner.user:
         raise InvalidInput("the memory of a user needs one: send 'user'.", param="kiki.memory")
+    chat_request = await _limit_answer(chat_request, parts)
     if parts.settings.missing_adapter == "refuse":
         await _require_adapter(chat_request, parts)
     session = session_id or await _find_session(request, chat_request, parts, owner)
@@ -119,6 +123,16 @@ async def _gather_answers(turns: Sequence[FollowedTurn]) -> list[AnswerReady]:
     if errors:
         raise errors[0]
     return [answers[turn.id] for turn in turns]
+
+
+async def _limit_answer(chat_request: CheckedRequest, parts: Facade) -> CheckedRequest:
+    """The request with an answer that the model's context can hold; it is asked for only where an answer is long."""
+    query = chat_request.query
+    if query.sampling.max_tokens <= PLAIN_ANSWER or parts.settings.max_tokens_cap is not None:
+        return chat_request
+    most = derive_limits(await parts.abilities.read_context_tokens()).answer
+    sampling = msgspec.structs.replace(query.sampling, max_tokens=min(query.sampling.max_tokens, most))
+    return replace(chat_request, query=msgspec.structs.replace(query, sampling=sampling))
 
 
 async def _require_adapter(chat_request: CheckedRequest, parts: Facade) -> None:

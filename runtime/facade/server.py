@@ -5,6 +5,8 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import cast
 
 import anyio
 import anyio.abc
@@ -44,12 +46,13 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
-            http=JsonProtocol,
+            http=cast("type[asyncio.Protocol]", partial(JsonProtocol, settings=settings)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=settings.idle_timeout,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
     )

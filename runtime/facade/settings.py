@@ -29,23 +29,29 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "*.example.com". Checked without API keys only.
         models: other names for models, each with the id of the model that answers to it ("gpt-4o" = "micro-kiki").
         default_model: the model of a request that names none.
-        body_limit: bytes of a request body, counted while it is read.
+        body_limit: bytes of a request body, counted while it is read; None follows the model's context.
+        header_timeout: time that a client has for the head of a request, from its connection or the head's first byte.
         body_timeout: time that a client has for sending its whole body.
+        reply_timeout: time for which a client may leave its reply unread.
+        idle_timeout: silence between two requests after which their connection is closed.
+        max_connections: connections at once; one more takes the place of the one that has been idle the longest, and
+            is a 503 where none is idle.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
         default_tenant: the tenant of every request when there are no keys.
         one_memory: requests that name no user are those of the machine's person, so that all conversations share one
             memory; only without keys.
         admin_key: bearer key for ``/metrics``, ``/status`` and ``/v1/adapters``; None leaves the first two open and
             closes the third.
-        max_in_flight: turns that this facade follows at once; one more is a 429.
+        max_in_flight: turns of one tenant alone that this facade follows at once; one more is a 429. Of several tenants
+            each has fewer, and all together a third more (:mod:`bus.tenants.shares`).
         max_queue: turns that may wait at ``queue_consumer``; more is a 503.
         queue_consumer: durable consumer of TURNS whose backlog is the queue.
         queue_age: how long a reading of the backlog is used before it is read again.
         retry_after: what the ``Retry-After`` header of a refusal says.
-        turn_timeout: a turn's deadline.
+        turn_timeout: a turn's deadline; a long prompt has more (:mod:`runtime.limits`).
         default_max_tokens: length of an answer when neither request nor alias names one.
-        max_tokens_cap: tokens of an answer at most; a request that asks for more gets so many. The worker also ends an
-            answer at the model's context.
+        max_tokens_cap: tokens of an answer at most; a request that asks for more gets so many. None follows the model's
+            context, at whose end the worker ends an answer, too.
         poll_seconds: silence after which TURNS is read, in case a message was missed.
         broker_grace: time that the broker may be away before the turn is given up as lost.
         keepalive_seconds: silence after which a stream gets a comment, so that proxies keep it open.
@@ -72,8 +78,12 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allowed_hosts: tuple[str, ...] = ()
     models: dict[str, str] = {}
     default_model: str = "micro-kiki"
-    body_limit: Annotated[int, Meta(ge=1)] = 1024**2
+    body_limit: Annotated[int, Meta(ge=1)] | None = None
+    header_timeout: Annotated[float, Meta(gt=0, le=86400)] = 10.0
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
+    reply_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
+    idle_timeout: Annotated[int, Meta(ge=1, le=86400)] = 60
+    max_connections: Annotated[int, Meta(ge=1)] = 512
     api_keys: dict[str, str] = {}
     default_tenant: str = KEYLESS_TENANT
     one_memory: bool = False
@@ -85,7 +95,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retry_after: Annotated[int, Meta(ge=1)] = 1
     turn_timeout: Annotated[float, Meta(gt=0)] = 120.0
     default_max_tokens: Annotated[int, Meta(ge=1)] = 256
-    max_tokens_cap: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 32768
+    max_tokens_cap: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     poll_seconds: Annotated[float, Meta(gt=0)] = 2.0
     broker_grace: float = 3.0
     keepalive_seconds: Annotated[float, Meta(gt=0)] = 5.0

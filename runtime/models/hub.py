@@ -6,7 +6,8 @@ so files are fetched here, with its token.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -133,41 +134,85 @@ class _RepositoryInfo(msgspec.Struct):
     siblings: list[_Sibling]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedFile:
+    """A file of a repository; ``size`` in bytes, ``sha256`` where the hub knows it: of large files."""
+
+    name: str
+    size: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files of a repository at one commit."""
+
+    repository: Repository
+    commit: str
+    files: tuple[ListedFile, ...]
+
+
 def fetch(repository: Repository, into: Path, *, report: ProgressReport) -> None:
     """Download the repository's files into ``into``; what an interrupted try left there is used.
 
     Raises:
         SetupError: no such repository or revision, no access, or the hub cannot be reached.
     """
+    listing = list_files(repository)
+    wanted = [file for file in listing.files if any(fnmatch(file.name, name) for name in PATTERNS)]
+    fetch_files(listing, wanted, into, report=report)
+
+
+def list_files(repository: Repository) -> Listing:
+    """The repository's files at the commit that its revision has now.
+
+    Raises:
+        SetupError: no such repository or revision, no access, or the hub cannot be reached.
+    """
+    with _explain(repository), _connect() as client:
+        info = _read_info(client, repository)
+    files = tuple(
+        ListedFile(name=file.rfilename, size=file.size, sha256=file.lfs.sha256 if file.lfs else None)
+        for file in info.siblings
+    )
+    return Listing(repository=repository, commit=info.sha, files=files)
+
+
+def fetch_files(listing: Listing, files: Sequence[ListedFile], into: Path, *, report: ProgressReport) -> None:
+    """Download files of a listing into ``into``, under their own names; what an interrupted try left there is used.
+
+    Raises:
+        SetupError: no access, other bytes than the listing says, or the hub cannot be reached.
+    """
+    total, done = sum(file.size or 0 for file in files), 0
+    with _explain(listing.repository), _connect() as client:
+        for file in files:
+            _fetch_file(client, listing, file, into, shift_report(report, "from the hub", done, total))
+            done += file.size or 0
+
+
+@contextmanager
+def _explain(repository: Repository) -> Iterator[None]:
+    """Say which repository could not be had."""
     try:
-        with _connect() as client:
-            info = _read_info(client, repository)
-            wanted = [file for file in info.siblings if any(fnmatch(file.rfilename, name) for name in PATTERNS)]
-            total, done = sum(file.size or 0 for file in wanted), 0
-            for file in wanted:
-                _fetch_sibling(
-                    client, repository.repo, info.sha, file, into, shift_report(report, "from the hub", done, total)
-                )
-                done += file.size or 0
+        yield
     except SourceError as error:
         raise SetupError(
             f"cannot fetch {repository.name} from the hub: {error.message}. Or give a local directory.", param="model"
         ) from error
 
 
-def _fetch_sibling(
-    client: "httpx.Client", repo: str, commit: str, file: _Sibling, into: Path, report: ByteReport
-) -> None:
-    name = PurePosixPath(file.rfilename)
+def _fetch_file(client: "httpx.Client", listing: Listing, file: ListedFile, into: Path, report: ByteReport) -> None:
+    name = PurePosixPath(file.name)
     if name.is_absolute() or ".." in name.parts:
         raise WrongBytes(f"{_title()} names a file outside the repository: {name}")
     target = into / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    expected = file.lfs.sha256 if file.lfs else None
+    expected = file.sha256
     if target.exists() and expected is not None and store.sha256_of(target) == expected:
         return
     target.unlink(missing_ok=True)
-    url = _resolve_url(repo, commit, file.rfilename)
+    url = _resolve_url(listing.repository.repo, listing.commit, file.name)
     used_leftovers = True
     while used_leftovers:  # they may be damaged, or of another commit: then the file is fetched once more
         used_leftovers = _download(client, url, target, size=file.size, report=report)

@@ -5,7 +5,17 @@ from typing import Any
 
 import msgspec
 
-from schemas.adapters import ADAPTER_EVENTS, AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.adapters import (
+    ADAPTER_EVENTS,
+    AdapterInfo,
+    AdapterListReply,
+    AdapterListRequest,
+    AdapterRequest,
+    AnglesReply,
+    AnglesRequest,
+    JudgeReply,
+    JudgeRequest,
+)
 from schemas.advisors import ADVISORS, AdviseReply, AdviseRequest
 from schemas.asyncapi.examples import example
 from schemas.consolidation import (
@@ -17,6 +27,8 @@ from schemas.consolidation import (
     ExportRequest,
     ProtectReply,
     ProtectRequest,
+    RestoreReply,
+    RestoreRequest,
     StageReply,
     StageRequest,
     SwapReply,
@@ -130,8 +142,11 @@ SERVICES = (
     Service("adapters.train", TrainRequest, TrainReply),
     Service("adapters.protect", ProtectRequest, ProtectReply),
     Service("adapters.stage", StageRequest, StageReply),
+    Service("adapters.angles", AnglesRequest, AnglesReply),
     Service("adapters.exchange", ExchangeRequest, ExchangeReply),
+    Service("adapters.restore", RestoreRequest, RestoreReply),
     Service("adapters.discard", DiscardRequest, DiscardReply),
+    Service("gates.judge", JudgeRequest, JudgeReply),
     Service("dream.fetch", BetaRequest, BetaReply),
     Service("dream.request", DreamRequest, DreamAccepted),
     Service("dream.status", DreamStatusRequest, DreamStatus),

@@ -14,9 +14,11 @@ from schemas.events import QueryReceived, TurnCancelled
 from schemas.findings import Query
 
 
-def query(*, timeout: float = 20.0, text: str = "hello", turn: str | None = None) -> QueryReceived:
+def query(
+    *, timeout: float = 20.0, text: str = "hello", turn: str | None = None, tenant: str = "tests"
+) -> QueryReceived:
     """A turn that asks ``text``."""
-    envelope = new_turn(tenant="tests", timeout=timeout, key=turn)
+    envelope = new_turn(tenant=tenant, timeout=timeout, key=turn)
     return QueryReceived(
         envelope=envelope, query=Query(model="micro-kiki", messages=(Message(role="user", content=text),))
     )

@@ -165,12 +165,15 @@ async def test_a_request_that_nobody_can_be_answered_ends_no_agent(bus: Bus) -> 
         for verb in ("embed", "status.echo", "status"):
             for body in (b"", b"{}", b'{"texts": ["hello"]}', b"\xff"):
                 await bus.send(bus.subjects.service(verb), body)
-        await bus.client.publish(
-            bus.subjects.service("embed"), b'{"texts": ["x"]}', reply=bus.subjects.service("embed")
-        )
+        forbidden = ("kiki.svc.embed", "kiki.episode.forgotten.t", "$JS.API.STREAM.PURGE.EPISODES")
+        subscriptions = [await bus.client.subscribe(subject) for subject in forbidden[1:]]
+        for reply in forbidden:
+            await bus.client.publish(bus.subjects.service("embed"), b'{"texts": ["x"]}', reply=reply)
+            await bus.client.publish(bus.subjects.service("status"), b"", reply=reply)
         await bus.flush()
         assert (await ask(bus, "still here")).vectors == ((10.0,),)
-        assert degraded_count("service.no_reply") >= before + 12
+        assert degraded_count("service.no_reply") >= before + 12 + 6
+        assert [subscription.pending_msgs for subscription in subscriptions] == [0, 0]
         assert "hello" not in agent.finished  # nobody would have heard of it
 
 
@@ -230,10 +233,19 @@ async def test_a_call_is_no_message_and_hands_the_reply_over_as_it_is(bus: Bus) 
         async def embed(self, request: EmbedRequest) -> EmbedReply:
             return kept
 
+    heard: list[LiveMessage] = []
+
+    async def note(message: LiveMessage) -> None:
+        heard.append(message)
+
     async with serve_echo(bus, Keeper):
-        sent = bus.client.stats["out_msgs"]
+        stop = await bus.listen(bus.subjects.service("embed"), note)
         assert await ask(bus, "x") is kept
-        assert bus.client.stats["out_msgs"] == sent
+        await bus.flush()
+        assert heard == []
+        await bus.client.request(bus.subjects.service("embed"), encode(EmbedRequest(texts=("x",))), timeout=5.0)
+        assert len(heard) == 1
+        await stop()
 
 
 async def test_calls_of_an_agent_are_bounded_as_messages_are(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.abc
 import nats.errors
 import psutil
 import pytest
@@ -95,10 +99,21 @@ async def test_a_second_run_on_a_store_is_refused_and_the_first_goes_on(tmp_path
         assert (await server.read_varz(first.monitor))["port"] == int(first.url.rsplit(":", 1)[1])
 
 
+@asynccontextmanager
+async def run_process(command: list[str], **options: Any) -> AsyncIterator[anyio.abc.Process]:
+    """A process that ends with the context, also when what is expected of it does not come."""
+    async with await anyio.open_process(command, **options) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 async def test_a_broker_ends_with_the_process_that_started_it(tmp_path: Path, number: signal.Signals) -> None:
-    async with await anyio.open_process([sys.executable, "-c", RUN, str(tmp_path)], stderr=None) as supervisor:
-        await eventually(lambda: find_url(tmp_path), seconds=20)
+    async with run_process([sys.executable, "-c", RUN, str(tmp_path)], stderr=None) as supervisor:
+        await eventually(lambda: find_url(tmp_path), seconds=60)
         (broker,) = await find_brokers(tmp_path)
         supervisor.send_signal(number)
         await supervisor.wait()
@@ -119,7 +134,7 @@ async def test_a_broker_that_does_not_end_when_it_is_asked_to_is_killed(tmp_path
         "-c",
         "trap '' TERM; echo up; while :; do sleep 0.1; done",
     ]
-    async with await anyio.open_process(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
+    async with run_process(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
         assert watcher.stdin is not None
         assert watcher.stdout is not None
         assert await watcher.stdout.receive() == b"up\n"

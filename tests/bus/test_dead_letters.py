@@ -56,11 +56,11 @@ async def test_a_missing_letter_is_refused(bus: Bus) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b"\xff\x00"])
 async def test_a_letter_that_nobody_can_read_hides_none_and_stands_for_itself(bus: Bus, data: bytes) -> None:
-    await append(bus, bus.subjects.dead("router"), data)
+    await append(bus, bus.subjects.dead("router", "tests"), data)
     letter = DeadLetter(
         subject="a", stream="TURNS", consumer="b", reason="c", deliveries=1, headers={}, payload=b"d", failed_at=1.0
     )
-    await append(bus, bus.subjects.dead("router"), encode(letter))
+    await append(bus, bus.subjects.dead("router", "tests"), encode(letter))
     before = metrics.DEGRADED.labels("dead.unreadable")._value.get()
     first, second = [entry async for entry in dead_letters.read_letters(bus)]
     assert metrics.DEGRADED.labels("dead.unreadable")._value.get() == before + 1

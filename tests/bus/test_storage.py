@@ -13,8 +13,9 @@ from bus.storage import guard
 from bus.storage.disk import RESERVE, describe_lack
 from bus.storage.guard import StorageGuard
 from bus.topology import STORAGE
+from runtime.soak.isolation import fill_disk
 from schemas.errors import Unavailable
-from tests.small_disk import fill, mount_small_disk
+from tests.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -40,7 +41,10 @@ async def test_a_full_disk_is_refused_and_counted_until_there_is_room(tmp_path: 
             storage = StorageGuard(bus, directory=disk / "nats")
             await storage.require()
             count = DEGRADED.labels("storage.refused")._value.get()
-            with fill(disk), pytest.raises(Unavailable, match=f"the disk of {disk}/nats is full: 0 MB are") as refusal:
+            with (
+                fill_disk(disk),
+                pytest.raises(Unavailable, match=f"the disk of {disk}/nats is full: 0 MB are") as refusal,
+            ):
                 await storage.require()
             error = refusal.value
             assert (error.status, error.code, error.retryable) == (503, "unavailable", True)
@@ -55,7 +59,7 @@ async def test_a_stream_whose_write_failed_is_refused_until_the_broker_is_starte
         async with connect(BusSettings(url=broker.url), name="test") as bus:
             await bus.reconcile()
             storage = StorageGuard(bus, directory=disk / "nats")
-            with fill(disk):
+            with fill_disk(disk):
                 await break_stream(bus)
             assert "ADAPTERS' write error" in await storage.describe_problem()
             await server.stop(broker.process)
@@ -76,7 +80,7 @@ async def test_a_full_disk_of_somebody_elses_broker_is_found_by_storing_a_messag
             assert await storage.describe_problem() == ""  # makes the streams
             assert await storage.describe_problem() == ""
             assert (await bus.js.stream_info(STORAGE)).state.messages == 1
-            with fill(disk):
+            with fill_disk(disk):
                 while not (problem := await storage.describe_problem()):
                     pass  # a page of the disk that was begun takes some more
             assert "a small message was not stored" in problem

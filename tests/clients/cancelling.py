@@ -12,9 +12,9 @@ from schemas.codec import decode
 from schemas.events import QueryReceived, TurnCancelled
 
 
-async def cancel_newest_turn(nats_url: str) -> None:
+async def cancel_newest_turn(settings: BusSettings) -> None:
     """Publish that the turn which was received last is cancelled."""
-    async with connect(BusSettings(url=nats_url), name="canceller") as bus:
+    async with connect(settings, name="canceller") as bus:
         subject = bus.subjects.stage(QueryReceived.subject, "*")
         message = await bus.js.get_last_msg(bus.subjects.stream("TURNS"), subject)
         assert message.data is not None
@@ -23,12 +23,12 @@ async def cancel_newest_turn(nats_url: str) -> None:
 
 
 @contextmanager
-def serve_cancelling(nats_url: str) -> Iterator[str]:
+def serve_cancelling(settings: BusSettings) -> Iterator[str]:
     """Serve until the end of the block; yields the address, where each POST cancels the newest turn."""
 
     class Cancelling(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            anyio.run(cancel_newest_turn, nats_url)
+            anyio.run(cancel_newest_turn, settings)
             self.send_response(204)
             self.end_headers()
 

@@ -99,5 +99,5 @@ def reports(live_runtime: Runtime, request: pytest.FixtureRequest) -> Iterator[R
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if isinstance(client := parameters.get("client"), StockClient) and "check" in parameters:
             wanted.setdefault(client.name, []).append(parameters["check"])
-    with serve_cancelling(live_runtime.nats) as cancel_url:
+    with serve_cancelling(live_runtime.bus) as cancel_url:
         yield Reports(live_runtime, cancel_url, wanted)

@@ -15,7 +15,10 @@ from runtime.settings import is_known_variable
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "deploy/client/README.md", *(ROOT / "docs").glob("**/*.md")]
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/client/README.md")),
+        *(ROOT / "docs").glob("**/*.md"),
+    ]
 )
 ROOMS = ("schemas", "bus", "agents", "runtime", "configs", "tests", "deploy", "docs")
 ADVISORS = {"nerve-wml": "advisors", "kiki-flow": "advisors"}

@@ -19,13 +19,14 @@ QUESTIONS = (
 def write_consolidation_inputs(folder: Path, model: Path) -> dict[str, str]:
     """Write adapters and retained questions; returns the environment variables that name them."""
     for seed, name in enumerate((ADAPTER, OTHER)):
-        _write(folder / "adapters", name, model, seed=seed)
+        write_small_adapter(folder / "adapters", name, model, seed=seed)
     questions_path = folder / "retained.jsonl"
     questions_path.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     return {"KIKI_ADAPTERS": str(folder / "adapters"), "KIKI_AGENTS__DREAM__RETAINED": str(questions_path)}
 
 
-def _write(folder: Path, name: str, model: Path, *, seed: int) -> None:
+def write_small_adapter(folder: Path, name: str, model: Path, *, seed: int) -> None:
+    """Write a random adapter of two layers into ``folder / name``."""
     config = json.loads((model / "config.json").read_text())
     width, heads, kv = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
     random, tensors = np.random.default_rng(seed), {}

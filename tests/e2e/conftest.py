@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bus.access.login import OWNER
+from bus.connection import BusSettings
+from runtime.access import login_of
 from tests.e2e.adapters import write_consolidation_inputs
 from tests.e2e.collector import Collector, collect_spans
 
@@ -35,6 +38,11 @@ class Runtime:
     nats: str
     data_dir: Path
     environment: dict[str, str]
+
+    @property
+    def bus(self) -> BusSettings:
+        """How the person of the machine reaches the broker."""
+        return BusSettings(url=self.nats, login=login_of(self.data_dir / "nats", OWNER))
 
     def kiki(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a ``kiki`` command against this runtime."""
@@ -100,6 +108,12 @@ def stop(runtime: Runtime) -> None:
             runtime.process.wait(5)
 
 
+def list_violations(runtime: Runtime) -> list[str]:
+    """What the broker refused to its users: nothing, as long as each does what its role says."""
+    lines = (runtime.data_dir / "nats" / "nats.log").read_text(errors="replace").splitlines()
+    return [line for line in lines if "Violation" in line]
+
+
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     """Collects the traces of the session's runtime."""
@@ -117,3 +131,4 @@ def runtime(
     running = start(folder, **tracing, **write_consolidation_inputs(folder, small_model))
     yield running
     stop(running)
+    assert list_violations(running) == []

@@ -100,7 +100,7 @@ async def consolidate(
 
 
 async def main(url: str, adapter: str, session: str, last_step: str | None = None) -> None:
-    client = await nats.connect(url)
+    client = await nats.connect(url, nkeys_seed=os.environ.get("NATS_NKEY"))
     service = service_name(session)
     request = {"name": service, "filter": {"session_id": session}}
     registration = await ask(client, "services.register", request)

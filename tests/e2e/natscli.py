@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 async def main(options: argparse.Namespace) -> None:
-    client = await nats.connect(os.environ["NATS_URL"])
+    client = await nats.connect(os.environ["NATS_URL"], nkeys_seed=os.environ.get("NATS_NKEY"))
     if options.verb == "req":
         headers = dict(header.split(":", 1) for header in options.header)
         reply = await client.request(options.subject, options.body.encode(), timeout=5, headers=headers)

@@ -5,7 +5,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from bus.connection import BusSettings, connect
+from bus.connection import connect
 from bus.turns.events import kind_of
 from schemas.events import InferToken, TurnCancelled
 from tests.e2e.conftest import Runtime
@@ -28,7 +28,7 @@ async def test_the_disconnect_reaches_the_decode_step(runtime: Runtime) -> None:
         "max_tokens": 1000,
         "stream": True,
     }
-    async with connect(BusSettings(url=runtime.nats), name="watcher") as bus:
+    async with connect(runtime.bus, name="watcher") as bus:
         heard = await bus.client.subscribe(bus.subjects.turn("*"))
         await bus.flush()
         async with (

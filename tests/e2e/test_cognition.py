@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from schemas.events import AnswerReady, DissentRaised, DissentWaived, InferDone, NegotiateDone
 from schemas.findings import Dissent, Negotiation, Plan
 from tests.adapters import write_adapter
@@ -53,7 +53,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder_
 @pytest.fixture
 async def live(panel: Runtime) -> AsyncIterator[Bus]:
     """A connection to the bus of ``panel``."""
-    async with connect(BusSettings(url=panel.nats), name="test") as live_bus:
+    async with connect(panel.bus, name="test") as live_bus:
         yield live_bus
 
 

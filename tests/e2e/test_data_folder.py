@@ -14,7 +14,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from bus.stream import read_stream
 from bus.topology import ANSWERS, EPISODES
 from schemas.codec import decode
@@ -75,7 +75,7 @@ def test_the_recorded_sessions_are_recalled_and_the_forgotten_one_is_not(runtime
 
 @pytest.mark.anyio
 async def test_a_consumer_has_the_settings_of_today_and_its_former_place(runtime: Runtime) -> None:
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         info = await bus.js.consumer_info(ANSWERS, "memory-write")
     assert info.config.max_ack_pending == 128
     assert info.ack_floor
@@ -86,7 +86,7 @@ async def test_a_consumer_has_the_settings_of_today_and_its_former_place(runtime
 @pytest.mark.anyio
 async def test_a_service_goes_on_at_its_place_and_a_new_turn_comes_after_the_old_ones(runtime: Runtime) -> None:
     question = "When does the watering of the tomatoes happen?"
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         (service,) = (await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=10)).services
         assert (service.name, service.place, service.delivered, service.lag) == ("dream", 2, 4, 3)
         assert await fetch_questions(bus) == [GARDEN[2], *BOAT]

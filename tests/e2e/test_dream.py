@@ -1,5 +1,6 @@
 """Consolidation as dream-of-kiki meets it: turns, a dream over the bus only, an answer with the new adapter."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import pytest
 from safetensors.numpy import load, save
 
 from bus import stream as reading
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from bus.storage import objects
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
 from runtime.dreaming import run_episode
-from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected
+from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected, JudgeReply, JudgeRequest
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.consolidation import (
@@ -78,7 +79,8 @@ async def run_dreamer(runtime: Runtime, session: str, step: str | None = None) -
     command = [sys.executable, dreamer.__file__, runtime.nats, ADAPTER, session, *([step] if step else [])]
 
     def run() -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        variables = {**os.environ, "NATS_NKEY": str(runtime.bus.login.nkey)}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
 
     return await anyio.to_thread.run_sync(run)
 
@@ -110,7 +112,7 @@ async def read_events(bus: Bus, stream: str, subject: str, kind: Any) -> list[An
 @pytest.mark.parametrize("turns", [4, pytest.param(14, marks=pytest.mark.soak)])
 async def test_a_dialogue_is_dreamt_though_the_dreamer_dies_at_every_step(runtime: Runtime, turns: int) -> None:
     session = f"dialogue-{turns}"
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         prompts = [f"Name one part of circuit {number}." for number in range(turns)]
         answers = [await run_turn(bus, text, envelope=session_envelope(session)) for text in prompts]
         old = adapter_digest(answers[0])
@@ -168,7 +170,7 @@ BREAKS: dict[str, tuple[Callable[[Any], Any], dict[str, float]]] = {
 @pytest.mark.parametrize("invariant", BREAKS)
 async def test_a_delta_that_breaks_an_invariant_changes_nothing(runtime: Runtime, invariant: str) -> None:
     change, priors = BREAKS[invariant]
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         base, wrong = await store_changed_weights(bus, change)
         request = SwapRequest(
             episode_id=f"breaks-{invariant}", adapter=ADAPTER, sha256=wrong, base_sha256=base, attention_prior=priors
@@ -186,7 +188,7 @@ async def test_a_delta_that_breaks_an_invariant_changes_nothing(runtime: Runtime
 
 
 async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: Runtime) -> None:
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         base, weights = await store_changed_weights(bus, lambda value: value * 0.999)
         stage = StageRequest(name=ADAPTER, weights=weights)
         stage_reply = await bus.request("adapters.stage", stage, StageReply, timeout=30)
@@ -197,6 +199,10 @@ async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: 
             tasks.start_soon(long_answer.run, bus, envelope)
             await tokens.next_msg(timeout=60)
             request = ExchangeRequest(name=ADAPTER, staged=stage_reply.staged, base_sha256=base)
+            with pytest.raises(KikiError, match="waits for the verdict"):
+                await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
+            judge = JudgeRequest(name=ADAPTER, sha256=weights, staged=stage_reply.staged)
+            assert (await bus.request("gates.judge", judge, JudgeReply, timeout=60)).passed
             reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
         assert (reply.sha256, adapter_digest(long_answer.answer)) == (weights, base)
         assert adapter_digest(await run_turn(bus, "And now?")) == weights
@@ -213,7 +219,7 @@ class LongAnswer:
 
 @pytest.mark.soak
 async def test_all_four_operations_yield_all_four_outputs(runtime: Runtime) -> None:
-    async with connect(BusSettings(url=runtime.nats), name="test") as bus:
+    async with connect(runtime.bus, name="test") as bus:
         for number in range(2):
             ring = SnapshotRequest(snapshot_id=f"snap{number}", species={"sem": (1.0, float(number))})
             await bus.request("dream.snapshot", ring, SnapshotReply, timeout=30)

@@ -60,14 +60,14 @@ def test_a_session_goes_on_for_an_asker_on_the_bus_and_for_the_command_line(runt
     session = uuid.uuid4().hex
     asked = runtime.kiki("ask", FIRST, "--session", session, "--model", "micro-kiki-fast")
     assert asked.returncode == 0, asked.stderr
-    prompts = asyncio.run(_ask_on_the_bus(runtime.nats, session))
+    prompts = asyncio.run(_ask_on_the_bus(runtime.bus, session))
     assert prompts == [FIRST, asked.stdout.strip(), SECOND]
     again = runtime.kiki("ask", "And once more.", "--session", session, "--model", "micro-kiki-fast", "--trace")
     assert again.returncode == 0, again.stderr
     assert "2 of history" in again.stdout
 
 
-async def _ask_on_the_bus(url: str, session: str) -> list[str]:
+async def _ask_on_the_bus(settings: BusSettings, session: str) -> list[str]:
     envelope = new_turn(tenant="default", user=PERSON, session_id=session, timeout=60)
     query = Query(
         model="micro-kiki-fast",
@@ -75,7 +75,7 @@ async def _ask_on_the_bus(url: str, session: str) -> list[str]:
         sampling=Sampling(max_tokens=8),
         history="session",
     )
-    async with connect(BusSettings(url=url), name="test") as bus:
+    async with connect(settings, name="test") as bus:
         await bus.publish_and_wait(QueryReceived(envelope=envelope, query=query))
         done = await bus.last(RecallDone, envelope.turn_id)
     assert done is not None

@@ -143,7 +143,7 @@ def test_no_conversation_is_told_what_another_was_unless_both_name_the_same_user
     def ask(text: str, **named: Any) -> str:
         """The turn's events after its answer, as text."""
         reply = client.chat.completions.with_raw_response.create(
-            model="micro-kiki-fast", messages=user_messages(text), max_tokens=16, **named
+            model="micro-kiki-fast", messages=user_messages(text), max_tokens=4, **named
         )
         headers = {"X-User-Id": named["user"]} if "user" in named else {}
         return httpx.get(f"{runtime.http}/v1/turns/{reply.headers['x-turn-id']}", headers=headers, timeout=30).text

@@ -9,14 +9,13 @@ from agents.inference.requests import DecodingOutcome
 from bus.handler import Delivery
 from bus.jobs import answer_job
 from runtime import process
-from runtime.agents import find_spec
+from runtime.agents import find_spec, replace_agent
 from runtime.settings import Settings, load_settings
 from schemas.chat import Usage
 from schemas.events import RecallDone
 from schemas.findings import Candidate
 from schemas.jobs import Job, JobResult
 from tests.fault import scripted
-from tests.fault.registry import replace_agent
 
 REAL_SPEC = find_spec("inference")
 USAGE = Usage(prompt_tokens=1, completion_tokens=1)

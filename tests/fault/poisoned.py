@@ -13,10 +13,9 @@ from agents.inference.requests import DecodingOutcome
 from agents.inference.settings import InferenceSettings
 from bus.handler import Delivery
 from runtime import process
-from runtime.agents import find_spec
+from runtime.agents import find_spec, replace_agent
 from runtime.settings import Settings, load_settings
 from schemas.events import RecallDone
-from tests.fault.registry import replace_agent
 
 REAL_SPEC = find_spec("inference")
 KILL, HANG, HANG_ONCE = "kill-the-worker", "hang-the-worker", "hang-once"

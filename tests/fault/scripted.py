@@ -1,18 +1,17 @@
 """``kiki up`` with a worker that answers at once without a model; all other parts are the real ones."""
 
 import sys
-from typing import Any
+from functools import partial
 
 import anyio
-import anyio.abc
 
 from bus.testing import ScriptedWorker
 from runtime import process
+from runtime.agents import replace_agent
+from runtime.cli import up as cli_up
 from runtime.cli.__main__ import app
 from runtime.settings import Settings, load_settings
-from tests.fault.registry import replace_agent
-
-REAL_COMMAND = [sys.executable, "-m", "runtime.child"]
+from runtime.supervisor import Supervisor
 
 
 def build(settings: Settings) -> ScriptedWorker:
@@ -22,14 +21,8 @@ def build(settings: Settings) -> ScriptedWorker:
 
 def up(module: str = "tests.fault.scripted") -> None:
     """Run ``kiki up``; its supervisor starts ``module`` instead of the real worker."""
-    open_process = anyio.open_process
-
-    async def open_scripted(command: list[str], **options: Any) -> anyio.abc.Process:
-        if command == [*REAL_COMMAND, "inference"]:
-            command = [sys.executable, "-m", module, "run", "inference"]
-        return await open_process(command, **options)
-
-    anyio.open_process = open_scripted  # type: ignore[assignment]
+    commands = {"inference": (sys.executable, "-m", module, "run", "inference")}
+    cli_up.Supervisor = partial(Supervisor, commands=commands)  # type: ignore[attr-defined, assignment]
     app()
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from bus import record
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from bus.stream import read_stream
 from bus.topology import TURNS
 from bus.turns.events import find_end
@@ -110,7 +110,7 @@ async def test_a_turn_whose_facade_is_killed_is_cancelled_and_a_retry_is_recorde
     runtime: Runtime, stream: bool
 ) -> None:
     question = f"Write a long story about a village. {stream=}"
-    async with connect(BusSettings(url=runtime.nats), name="watcher") as bus:
+    async with connect(runtime.bus, name="watcher") as bus:
         before = await newest_turn(bus)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(post_and_lose, runtime, body(question, stream=stream))
@@ -134,7 +134,7 @@ async def test_a_client_that_leaves_while_the_broker_is_frozen_is_not_recorded(r
     """Its facade cannot say that it left. Once the broker is back, nobody awaits the turn."""
     question = "Write a long story about a frozen river."
     broker = find_process(runtime, "nats-server")
-    async with connect(BusSettings(url=runtime.nats), name="watcher") as bus:
+    async with connect(runtime.bus, name="watcher") as bus:
         before = await newest_turn(bus)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(post_and_lose, runtime, body(question), patience=5.0))
@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_while_the_broker_is_frozen_is_not_recorded(r
 
 async def test_equal_requests_without_a_key_are_two_turns(runtime: Runtime) -> None:
     question = "Name one colour, please."
-    async with connect(BusSettings(url=runtime.nats), name="watcher") as bus:
+    async with connect(runtime.bus, name="watcher") as bus:
         async with anyio.create_task_group() as tasks:
             for _ in range(2):
                 tasks.start_soon(ask_until_answered, runtime, question)
@@ -161,9 +161,9 @@ async def test_equal_requests_without_a_key_are_two_turns(runtime: Runtime) -> N
 
 
 async def test_a_turn_asked_on_the_bus_goes_on_though_nobody_listens(runtime: Runtime) -> None:
-    async with connect(BusSettings(url=runtime.nats), name="asker") as bus:
+    async with connect(runtime.bus, name="asker") as bus:
         envelope = new_turn(tenant="fault", timeout=SECONDS)
         await publish(bus, envelope, level="fast", question="Is anybody there?")
-    async with connect(BusSettings(url=runtime.nats), name="watcher") as bus:
+    async with connect(runtime.bus, name="watcher") as bus:
         await check_one_record(bus, "Is anybody there?")
         assert isinstance(await find_end(bus, envelope.turn_id), AnswerReady)

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
+from nats.errors import NoRespondersError
 
 from bus.connection import Bus, BusSettings, connect
 from bus.errors import BROKER_ERRORS, BrokerUnavailable
@@ -122,12 +123,19 @@ class ClusterScene:
         return 0
 
     async def wait_until_ready(self) -> None:
-        """Wait until the facade says that a turn can be answered, and every agent has said that it is ready."""
+        """Wait until the facade says that a turn can be answered, and the stock tools find every agent."""
 
         async def is_ready() -> bool:
-            return await self.readiness() == 200
+            return await self.readiness() == 200 and all([await self._is_found(agent) for agent in default_agents()])
 
         await until(is_ready, seconds=READY_SECONDS)
+
+    async def _is_found(self, agent: str) -> bool:
+        try:
+            await self.bus.client.request(f"$SRV.PING.kiki-{agent}", b"", timeout=5.0)
+        except NoRespondersError:
+            return False
+        return True
 
 
 async def until(check: Callable[[], Awaitable[bool]], *, seconds: float) -> None:
@@ -209,8 +217,7 @@ async def check_record(scene: ClusterScene, load: Load) -> VerifyReply:
 
 async def check_services(scene: ClusterScene) -> None:
     """Each agent is still found by the stock tools, and answers requests."""
-    for agent in default_agents():
-        await scene.bus.client.request(f"$SRV.PING.kiki-{agent}", b"", timeout=5.0)
+    await scene.wait_until_ready()
     assert (await scene.bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=10.0)).services == ()
 
 
@@ -243,7 +250,6 @@ async def check_survival(directory: Path, rounds: Sequence[tuple[int, ...]], *, 
                 scene.processes.start(name)
                 await load.wait_for_more(most)
         assert set(scene.processes.alive) == set(pids)
-        await scene.wait_until_ready()
         await check_record(scene, load)
         await check_services(scene)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from tests.e2e.adapters import write_consolidation_inputs
 from tests.e2e.conftest import Runtime, start, stop
 from tests.e2e.test_dream import (
@@ -54,7 +54,7 @@ async def test_every_record_is_learned_once_and_the_adapter_is_old_or_new(
     dreaming: Runtime, monkeypatch: pytest.MonkeyPatch, agent: str, after: str, delay: float
 ) -> None:
     monkeypatch.setenv("DREAMER_TIMEOUT", "60")
-    async with connect(BusSettings(url=dreaming.nats), name="killer") as bus:
+    async with connect(dreaming.bus, name="killer") as bus:
         answers = [
             await run_turn(bus, f"Name part {number} of a radio.", envelope=session_envelope(SESSION))
             for number in range(3)

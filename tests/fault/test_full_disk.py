@@ -11,13 +11,19 @@ import anyio
 import httpx
 import pytest
 
-from bus import record
-from bus.connection import Bus, BusSettings, connect
+from bus import client, record
+from bus.connection import Bus, connect
 from bus.errors import BROKER_ERRORS
 from bus.stream import measure_stream
+from bus.tenant_client import connect_tenant
 from bus.topology import TURNS
+from runtime.soak.isolation import fill_disk
+from schemas.chat import Message
+from schemas.errors import KikiError, Unavailable
+from schemas.findings import Query
+from schemas.tenants import TenantTurn
 from tests.e2e.conftest import Runtime, start, stop
-from tests.small_disk import fill, mount_small_disk
+from tests.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -75,6 +81,18 @@ async def check_refusals(http: httpx.AsyncClient, bus: Bus, disk: Path) -> None:
     assert (await measure_stream(bus, TURNS)).last_seq == before
 
 
+async def check_siblings(runtime: Runtime, nkey: Path) -> None:
+    """Nobody who asks on the bus gets an answer that is recorded nowhere: neither a trusted service nor a tenant's."""
+    query = Query(model="micro-kiki-fast", messages=(Message(role="user", content="asked by a tenant"),))
+    with anyio.fail_after(SECONDS):
+        async with client.connect(runtime.nats, login=runtime.bus.login) as sibling:
+            with pytest.raises(Unavailable, match=r"answer\.taken was not stored"):
+                _ = [piece async for piece in sibling.ask("asked on the bus", model="micro-kiki-fast")]
+        async with connect_tenant(runtime.nats, nkey) as guest:
+            with pytest.raises(KikiError, match="does not store it: ask again"):
+                await guest.ask(TenantTurn(query=query))
+
+
 async def wait_for_answer(http: httpx.AsyncClient, question: str) -> None:
     """Ask until it is answered; each refusal must be one after which a client tries again."""
     with anyio.fail_after(SECONDS):
@@ -101,14 +119,17 @@ async def test_a_full_disk_refuses_turns_and_loses_none(
     try:
         async with (
             httpx.AsyncClient(base_url=runtime.http, timeout=SECONDS) as http,
-            connect(BusSettings(url=runtime.nats), name="test") as bus,
+            connect(runtime.bus, name="test") as bus,
         ):
+            nkey = Path(runtime.kiki("broker", "creds", "bot", "--tenant", "default").stdout.strip())
             answered = set(await ask_all(http, [f"first question {number}" for number in range(8)]))
-            with fill(small_disk):
+            with fill_disk(small_disk):
                 assert len(answered) == 8
                 if breaks:
                     await break_streams(bus)
                 await check_refusals(http, bus, small_disk)
+                if not breaks:
+                    await check_siblings(runtime, nkey)
             await wait_for_answer(http, "last question")
             counts = await count_answers(bus, answered | {"last question"})
             assert {counts[question] for question in (*answered, "last question")} == {1}

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bus.agent import gather_reports
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from bus.handler import FETCH_SECONDS
 from bus.topology import ANSWERS, EPISODES, TURNS
 from bus.turns.events import read_turn_events
@@ -49,7 +49,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory, small_model: Path, embedder
 
 @pytest.mark.parametrize(("agent", "consumer"), KILLS, ids=[kill[1] for kill in KILLS])
 async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: str) -> None:
-    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+    async with connect(victim.bus, name="killer") as bus:
         pid = await wait_for_pid(bus, agent)
         try:
             for _ in range(TRIES):
@@ -72,7 +72,7 @@ async def test_the_turn_completes_once(victim: Runtime, agent: str, consumer: st
 
 
 async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtime) -> None:
-    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+    async with connect(victim.bus, name="killer") as bus:
         pid = await wait_for_pid(bus, "inference")
         envelope = new_turn(tenant="fault", timeout=TURN_SECONDS)
         tokens = await bus.client.subscribe(bus.subjects.stage("infer.token", envelope.turn_id))
@@ -86,7 +86,7 @@ async def test_a_worker_killed_while_it_streams_finishes_the_turn(victim: Runtim
 
 
 async def test_a_projection_that_dies_is_made_once(victim: Runtime) -> None:
-    async with connect(BusSettings(url=victim.nats), name="killer") as bus:
+    async with connect(victim.bus, name="killer") as bus:
         first = new_turn(tenant="fault", timeout=TURN_SECONDS)
         await publish(bus, first, level="fast")
         await wait_until_settled(bus, first)

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agents.memory.progress import RECORD
+from agents.memory.progress import RECORD, TAKEN
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
@@ -69,9 +69,10 @@ async def wait_for_agreement(bus: Bus, *, least: int = 0) -> VerifyReply:
 
     async def verify_if_settled() -> VerifyReply | None:
         try:
-            write = await bus.js.consumer_info(ANSWERS, RECORD)
-            if write.num_pending or write.num_ack_pending:
-                return None
+            for name in (RECORD, TAKEN):
+                write = await bus.js.consumer_info(ANSWERS, name)
+                if write.num_pending or write.num_ack_pending:
+                    return None
             verification = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
         except Exception:  # the agent is just starting
             return None

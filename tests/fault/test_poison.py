@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
-import anyio.abc
 import pytest
 
 from bus import dead_letters
@@ -26,17 +25,10 @@ SECONDS = 240.0
 
 
 @pytest.fixture
-async def running(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
-    real = anyio.open_process
-
-    async def open_poisoned(command: list[str], **options: object) -> anyio.abc.Process:
-        if command[:3] == [sys.executable, "-m", "runtime.child"]:
-            command = [sys.executable, "-m", "tests.fault.poisoned", *command[3:]]
-        return await real(command, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(anyio, "open_process", open_poisoned)
+async def running(tmp_path: Path, small_model: Path) -> AsyncIterator[Supervisor]:
     settings = load_settings(data_dir=tmp_path, nats_port=0, log_level="warning", model=str(small_model))
-    supervisor = Supervisor(settings, names=("inference",))
+    command = (sys.executable, "-m", "tests.fault.poisoned", "inference")
+    supervisor = Supervisor(settings, names=("inference",), commands={"inference": command})
     async with supervisor.running():
         yield supervisor
 
@@ -64,7 +56,7 @@ async def wait_for_outcome(bus: Bus, turn_id: str) -> InferDone | TurnFailed:
             await anyio.sleep(0.2)
 
 
-@pytest.mark.parametrize("poison", [KILL, HANG])
+@pytest.mark.parametrize("poison", [KILL, pytest.param(HANG, marks=pytest.mark.soak)])
 async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Supervisor, poison: str) -> None:
     async with connect(bus_settings(running.settings), name="test") as bus:
         await bus.reconcile()

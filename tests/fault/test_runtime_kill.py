@@ -20,7 +20,7 @@ import pytest
 
 from bus import record
 from bus.agent import gather_reports
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from runtime.local_memory import open_memory
 from runtime.settings import load_settings
 from tests.e2e.conftest import Runtime, free_port, start
@@ -91,7 +91,7 @@ def kill(processes: list[psutil.Process]) -> None:
 
 async def kill_memory(runtime: Runtime) -> None:
     """Kill the agent with the stores."""
-    async with connect(BusSettings(url=runtime.nats), name="killer") as bus:
+    async with connect(runtime.bus, name="killer") as bus:
         pids: set[int] = set()
         with anyio.fail_after(SECONDS):
             while not pids:  # a memory that works through hundreds of records may be slow to report
@@ -120,7 +120,9 @@ async def count_questions(bus: Bus) -> Counter[str]:
 
 async def check_survival(directory: Path, model: Path, turns: int) -> None:
     agents = {"memory": REDELIVERY, "facade": {"max_in_flight": turns, "max_queue": turns}}
-    first = start(directory, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(agents))
+    first = start(
+        directory, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(agents), KIKI_TENANT_TURNS=str(max(192, turns))
+    )
     clients = Clients(first.http, [f"question number {number}" for number in range(turns)])
 
     async def kill_everything() -> None:

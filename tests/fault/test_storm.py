@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from bus import dead_letters
 from bus.client import Client
-from bus.connection import Bus, BusSettings, connect
+from bus.connection import Bus, connect
 from bus.consumers import read_consumers
 from bus.record import DURABLE
 from bus.topology import ANSWERS, STREAMS, TURNS
@@ -284,7 +284,7 @@ async def blow_over(runtime: Runtime, count: int, *, seed: int) -> None:
     seed = int(os.environ.get("KIKI_STORM_SEED", seed))
     print(f"storm of {count} messages, KIKI_STORM_SEED={seed}")
     began = time.monotonic()
-    async with connect(BusSettings(url=runtime.nats), name="storm") as bus:
+    async with connect(runtime.bus, name="storm") as bus:
         inbox = bus.new_inbox()
         storm = Storm(seed, agents=default_agents(), inbox=inbox, most_bytes=bus.client.max_payload)
         processes = find_processes(runtime)

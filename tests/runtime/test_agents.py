@@ -165,7 +165,7 @@ def test_a_stage_has_its_place_in_the_waterfall(
 
 def test_the_registry_holds_the_agents_of_a_turn_in_its_order() -> None:
     assert turn_agents() == ("router", "embedder", "memory", "inference", "catfish", "negotiator", "antibias")
-    assert default_agents() == (*turn_agents(), "services", "dream")
+    assert default_agents() == (*turn_agents(), "services", "tenants", "dream", "gates")
     assert all_agents() == (*default_agents(), "nerve-wml", "kiki-flow")
 
 

@@ -77,8 +77,8 @@ def measure_small(directory: Path, probe: str, *arguments: str) -> dict[str, Any
     ("agents", "modules"),
     [
         (group_by_process(default_agents())["cognition"], MODULES),
-        (("services",), MODULES),
-        (("dream",), MODULES),
+        (("services", "tenants"), MODULES),
+        (group_by_process(default_agents())["dream"], MODULES),
         ((FACADE,), FACADE_MODULES),
     ],
     ids=["cognition", "services", "dream", "facade"],

@@ -171,3 +171,12 @@ def test_a_table_of_an_agent_that_does_not_exist_is_named(config: Path) -> None:
     config.write_text("[agents.memroy]\nmax_hits = 3\n")
     with pytest.raises(SetupError, match=r"'agents.memroy' does not exist: choose from .*memory"):
         composition.build_agent("catfish", load_settings())
+
+
+def test_the_default_model_takes_the_adapters_of_the_data_directory(config: Path, tmp_path: Path) -> None:
+    assert load_settings(data_dir=tmp_path).adapters is None
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    assert load_settings(data_dir=tmp_path).adapters == folder
+    assert load_settings(data_dir=tmp_path, adapters=config.parent).adapters == config.parent
+    assert load_settings(data_dir=tmp_path, model="smollm2-135m-instruct").adapters is None

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from bus import broker
 from bus.agent import gather_reports
 from bus.broker.ownership import find_holder
-from bus.connection import BusSettings, connect
+from bus.connection import connect
 from runtime.composition import bus_settings
 from runtime.heartbeat import HEARTBEAT, Heartbeat
 from runtime.settings import load_settings
+from runtime.soak.isolation import fill_disk
 from runtime.supervisor import STEADY_SECONDS, Deaths, Supervisor
 from schemas.errors import SetupError
+from tests.small_disk import mount_small_disk
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +69,35 @@ async def test_a_dead_agent_is_started_again_and_no_process_is_left_at_the_end(t
         began = time.monotonic()
     assert time.monotonic() - began < 10
     assert [pid for pid in everything if psutil.pid_exists(pid)] == []
+
+
+async def test_a_disk_that_fills_up_under_a_starting_broker_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mount_small_disk(tmp_path / "disk", 60) as disk, ExitStack() as full:
+        async with run_supervisor(disk / "data", ("services",)) as supervisor:
+            await read_pids(supervisor)
+            assert supervisor.broker is not None
+            dead, start = supervisor.broker, broker.start
+
+            async def start_without_room(*args: Any, **options: Any) -> broker.EmbeddedBroker:
+                """The room that was looked for is taken before the first file is written; the next look finds none."""
+                monkeypatch.setattr(broker, "start", start)
+                full.enter_context(fill_disk(disk))
+                return await start(*args, **options)
+
+            monkeypatch.setattr(broker, "start", start_without_room)
+            with capture_logs() as logs:
+                os.kill(dead.pid, signal.SIGKILL)
+                with anyio.fail_after(30):
+                    while not any(log["event"] == "disk full" for log in logs):
+                        await anyio.sleep(0.05)
+                full.close()
+                with anyio.fail_after(30):
+                    while supervisor.broker.pid == dead.pid:
+                        await anyio.sleep(0.05)
+            await read_pids(supervisor)
+        assert supervisor.failure is None
 
 
 async def test_a_dead_broker_is_started_again_on_its_port_later_when_it_keeps_dying(tmp_path: Path) -> None:
@@ -156,8 +188,11 @@ async def test_a_machine_that_slept_kills_nobody(tmp_path: Path) -> None:
         assert all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
 
 
-async def test_a_killed_supervisor_takes_everything_along_and_the_next_one_starts(tmp_path: Path) -> None:
+async def test_a_killed_supervisor_takes_everything_along_and_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One agent hangs as the supervisor is killed: it cannot end by itself, so the next supervisor ends it."""
+    monkeypatch.setattr("runtime.supervisor.LEFTOVER_SECONDS", 2.0)
     async with run_apart(tmp_path) as supervisor:
         stopped, *others = await wait_for_children(tmp_path)
         family = psutil.Process(supervisor.pid).children(recursive=True)
@@ -165,8 +200,10 @@ async def test_a_killed_supervisor_takes_everything_along_and_the_next_one_start
         psutil.Process(stopped).suspend()
         supervisor.kill()
         await supervisor.wait()
-        _, alive = await anyio.to_thread.run_sync(partial(psutil.wait_procs, family, timeout=15))
-        assert [process.pid for process in alive] == [stopped]
+        ending = [process for process in family if process.pid != stopped]
+        _, alive = await anyio.to_thread.run_sync(partial(psutil.wait_procs, ending, timeout=15))
+        assert alive == []
+        assert psutil.pid_exists(stopped)
     async with run_supervisor(tmp_path) as fresh:
         assert not psutil.pid_exists(stopped)
         assert not set((await read_pids(fresh)).values()) & {stopped, *others}
@@ -219,7 +256,7 @@ async def wait_for_children(directory: Path) -> tuple[int, ...]:
     with anyio.fail_after(60):
         while (holder := find_holder(directory)) is None or not holder.url:
             await anyio.sleep(0.05)
-        async with connect(BusSettings(url=holder.url), name="test") as bus:
+        async with connect(bus_settings(load_settings(data_dir=directory)), name="test") as bus:
             while {report.status.agent for report in await gather_reports(bus)} != set(LIGHT):
                 await anyio.sleep(0.05)
         holder = find_holder(directory)

@@ -82,7 +82,7 @@ async def test_a_dead_letter_is_listed_and_shown_as_text(bus: Bus, nats_url: str
         payload=STEERING.encode(),
         failed_at=time.time(),
     )
-    await bus.js.publish(bus.subjects.dead("router"), encode(letter))
+    await bus.js.publish(bus.subjects.dead("router", "tests"), encode(letter))
     for verb in (["ls"], ["show", "1"]):
         command = [sys.executable, "-m", "runtime", "dead", *verb, "--nats", nats_url]
         result = await anyio.run_process(command, env={"COLUMNS": "300"}, check=True)

@@ -8,12 +8,18 @@ import pytest
 from msgspec import inspect
 
 from schemas.asyncapi.document import SERVICES
+from schemas.chat import Sampling
 from schemas.codec import decode
 from schemas.errors import InvalidEvent
+from schemas.events import InferDone, InferToken
+from schemas.findings import Query
 from schemas.flow import STACKS, FlowPublishRequest
+from schemas.jobs import Job, JobResult
 from schemas.services import FetchRequest, MarkRequest, Selection, TrimRequest
 
-REQUESTS = sorted({service.request for service in SERVICES}, key=str)
+REQUESTS = sorted({Query, Job, *(service.request for service in SERVICES)}, key=str)
+UNBOUNDED = {"Job.envelope.deadline"}
+"""What has no range: a deadline is capped where it is read."""
 
 
 def find_unbounded(kind: Any, path: str, seen: frozenset[Any] = frozenset()) -> Iterator[str]:
@@ -39,7 +45,30 @@ def find_unbounded(kind: Any, path: str, seen: frozenset[Any] = frozenset()) -> 
 
 @pytest.mark.parametrize("request_type", REQUESTS, ids=lambda kind: kind.__name__)
 def test_every_number_of_a_request_has_a_range(request_type: type[msgspec.Struct]) -> None:
-    assert list(find_unbounded(inspect.type_info(request_type), request_type.__name__)) == []
+    assert {*find_unbounded(inspect.type_info(request_type), request_type.__name__)} <= UNBOUNDED
+
+
+@pytest.mark.parametrize("kind", [InferDone, JobResult, InferToken])
+def test_a_log_probability_on_the_wire_has_a_range(kind: type[msgspec.Struct]) -> None:
+    unbounded = find_unbounded(inspect.type_info(kind), kind.__name__)
+    assert [path for path in unbounded if "logprob" in path or "scores" in path] == []
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        *('{"repetition_penalty": 1e-40}', '{"repetition_penalty": 0}', '{"repetition_penalty": 2.1}'),
+        *('{"presence_penalty": -2.1}', '{"frequency_penalty": 1e30}', '{"logit_bias": {"1": 1e30}}'),
+        *('{"temperature": -1e-40}', '{"temperature": NaN}', '{"temperature": 1e999}', '{"temperature": null}'),
+        *('{"top_p": 0}', '{"top_p": 1.1}', '{"min_p": -1e-300}', '{"min_p": 2}', '{"top_k": 1e30}', '{"top_k": -1}'),
+        *('{"seed": 9223372036854775808}', '{"seed": -1}', '{"seed": 1e400}', '{"max_tokens": 0}'),
+        '{"max_tokens": %s}' % ("9" * 400),
+        '{"top_logprobs": 21}',
+    ],
+)
+def test_sampling_that_would_overflow_is_refused_on_the_bus(sampling: str) -> None:
+    with pytest.raises(InvalidEvent):
+        decode(Sampling, sampling.encode())
 
 
 @pytest.mark.parametrize("value", [b"1e300", b"1e999", b"-1e18", b"1795915387000", b"1" * 400])

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import Adapter
 from agents.inference.failures import adapter_error, missing_adapter_error
-from schemas.adapters import AdapterInfo, AdapterListReply
+from agents.shared.adapters.folders import STAGED
+from agents.shared.adapters.verdicts import KeptVerdict
+from schemas.adapters import AdapterInfo, AdapterListReply, VerdictState
 from schemas.findings import AdapterUse
 
 VERBS = ("check", "load", "unload", "activate")
@@ -23,9 +25,9 @@ def list_adapters(bank: AdapterBank) -> AdapterListReply:
 def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[int], sha256: str = "") -> AdapterInfo:
     """Carry out one of :data:`VERBS`; ``busy_slots`` are the slots of running rows, ``sha256`` is the expected digest.
 
-    ``check`` reads and verifies the adapter and keeps nothing. ``load`` makes it resident. ``activate`` also proves
-    that it changes the logits, and gives it a seat, so that its first request need not wait for this. ``unload`` drops
-    it.
+    ``check`` reads and verifies the adapter, whatever the gates say of it, and keeps nothing. ``load`` makes it
+    resident. ``activate`` also proves that it changes the logits, and gives it a seat, so that its first request need
+    not wait for this. ``unload`` drops it.
 
     Raises:
         StageFailed: code ``adapter_not_found``, or ``adapter_failed``: not healthy, in use, or of another digest.
@@ -50,6 +52,7 @@ def perform(bank: AdapterBank, verb: str, name: str, *, busy_slots: Collection[i
 
 
 def _info(bank: AdapterBank, name: str, adapter: Adapter | None, *, seconds: float = 0.0) -> AdapterInfo:
+    verdict = bank.registration.find_verdict(name) if name in bank.registration else None
     return AdapterInfo(
         name=name,
         resident=bank.find_resident(name) is not None,
@@ -60,4 +63,13 @@ def _info(bank: AdapterBank, name: str, adapter: Adapter | None, *, seconds: flo
         modules=len(adapter.pairs) if adapter else 0,
         seconds=seconds,
         norm=adapter.norm if adapter else None,
+        verdict=_read_state(bank, name, verdict),
+        refusal=verdict.message if verdict is not None and verdict.state == "refused" else "",
     )
+
+
+def _read_state(bank: AdapterBank, name: str, verdict: KeptVerdict | None) -> VerdictState | None:
+    """What the gates say; weights that nobody has read yet wait."""
+    if bank.registration.verdicts is None or STAGED in name:
+        return None
+    return "waiting" if verdict is None else verdict.state

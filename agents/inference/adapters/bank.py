@@ -4,96 +4,83 @@ The base weights are never touched. A changed module is a wrapper around the bas
 swaps the wrapper's low-rank tensors. "No adapter" puts the base modules themselves back, so that the base's results are
 the same bit for bit.
 
-A set of adapters that shares a batch with others gets a seat, which is a slot in the stacks of
-:mod:`agents.inference.adapters.mixed`. *Mounting* puts seats into the model: one seat *in place* (its pairs for all
-rows), several *side by side* (the stacks). *Proving* an adapter checks, once for each digest, that it changes the
-model's logits. All methods but :meth:`AdapterBank.warm` belong to the thread that
-owns the model.
+A set of adapters that shares a batch with others gets a seat (:mod:`agents.inference.adapters.stacks`). *Mounting* puts
+seats into the model: one seat *in place* (its pairs for all rows), several *side by side* (the stacks). *Proving* an
+adapter checks, once for each digest, that it changes the model's logits.
+
+The budget counts what adapters take: the pairs that were read, and the stacks. What no running row uses leaves first,
+the least recently used before the others. While a file is read and verified, its own bytes come on top. All methods
+but :meth:`AdapterBank.warm` belong to the thread that owns the model.
 """
 
 import contextlib
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from msgspec import structs
 from prometheus_client import Histogram
 
 from agents.inference.adapters import mixed as mixing
-from agents.inference.adapters.files import Adapter, combine, digest, find_weights, read_adapter
+from agents.inference.adapters.files import Adapter, combine, read_adapter
 from agents.inference.adapters.modules import ModulePlaces
 from agents.inference.adapters.pairs import LowRankPair
-from agents.inference.failures import adapter_error, missing_adapter_error
+from agents.inference.adapters.placement import Placement
+from agents.inference.adapters.proofs import Proofs
+from agents.inference.adapters.registration import RegisteredAdapters, require_digest
+from agents.inference.adapters.stacks import BASE, Seat, SeatStacks, count_held, count_stacked, measure_set
+from agents.inference.failures import adapter_error
+from agents.shared.adapters.verdicts import read_digest
 from bus import metrics
-from schemas.errors import KikiError, SetupError
+from bus.metrics import count_degraded
+from schemas.errors import KikiError
 from schemas.findings import AdapterUse
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 SWAP_SECONDS = Histogram(
     "kiki_adapter_swap_seconds",
     "Seconds that it takes to put other adapters into the model",
     registry=metrics.REGISTRY,
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
-PROBE = (1, 2, 3, 5, 8)
-"""Token ids whose logits show whether a fresh adapter changes anything."""
 
 
 @dataclass(frozen=True)
 class _Resident:
     adapter: Adapter
-    stamp: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seat:
-    """A set of adapters that rows refer to by ``slot``. Slot 0 belongs to the base, and to sets that never mix."""
-
-    slot: int
-    uses: tuple[AdapterUse, ...]
-    pairs: dict[str, LowRankPair] = field(default_factory=dict, repr=False, compare=False)
-
-
-BASE = Seat(slot=0, uses=())
+    stamp: tuple[str, int, int]
 
 
 class AdapterBank:
     """Adapters of one folder for one model. ``folder`` None: there are none; ``budget`` in bytes.
 
-    ``seats``: how many sets of adapters, besides the base, may be mounted side by side.
+    With ``is_judged`` only those are served that the gates let through. ``seats``: how many sets of adapters, besides
+    the base, may be mounted side by side.
 
     Raises:
         SetupError: the folder does not exist.
     """
 
     def __init__(
-        self, model: Any, folder: Path | None, *, budget: int, dtype: Any | None = None, seats: int = 8
+        self, model: Any, folder: Path | None, *, budget: int, seats: int = 8, is_judged: bool = False
     ) -> None:
-        if folder is not None and not folder.is_dir():
-            raise SetupError(f"no adapters folder at {folder}: create it, or leave the setting out.", param="adapters")
-        self._model, self._folder, self.budget, self._dtype = model, folder, budget, dtype
+        self._model, self.budget = model, budget
+        self.registration = RegisteredAdapters(folder, is_judged=is_judged)
         self.places = ModulePlaces(model)
         self._base = self.places.base
-        self._experts = [path for path, module in self._base.items() if isinstance(module, mixing.EXPERTS)]
-        self._wrappers: dict[str, Any] = {}
-        self.rows = mixing.Rows()
+        self._stacks = SeatStacks(self.places)
+        self._placement = Placement(self.places, self._stacks)
         self._max_seats = seats
         self._seats: OrderedDict[tuple[AdapterUse, ...], Seat] = OrderedDict()
-        self._stacked_seats: tuple[Seat, ...] = ()
-        self._stacked_paths: frozenset[str] = frozenset()
-        self._mixed_wrappers: dict[str, Any] = {}
-        self._mixed = False
-        self._mounted_pairs: dict[str, LowRankPair] = {}
+        self._busy_slots: frozenset[int] = frozenset()
+        self._fits: dict[frozenset[tuple[AdapterUse, ...]], bool] = {}
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
-        self._proven: set[str] = set()
-        self._base_logits = self._probe_logits()
+        self._proofs = Proofs(model)
         self.active: tuple[AdapterUse, ...] = ()
-        self.swaps = 0
+        self.swaps = self.counted_bytes = 0
         self.last_swap_ms = 0.0
 
     @property
@@ -109,7 +96,12 @@ class AdapterBank:
     @property
     def folder(self) -> Path | None:
         """Where the adapters lie."""
-        return self._folder
+        return self.registration.folder
+
+    @property
+    def rows(self) -> mixing.Rows:
+        """The rows of the current forward pass."""
+        return self._stacks.rows
 
     @property
     def weight_count(self) -> int:
@@ -119,8 +111,19 @@ class AdapterBank:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of the adapters kept."""
-        return sum(resident.adapter.nbytes for resident in self._resident.values())
+        """Bytes of all pairs and stacks that are kept; ``counted_bytes`` is what it was when room was made last, for
+        other threads."""
+        self.counted_bytes = self._count_bytes()
+        return self.counted_bytes
+
+    def _count_bytes(self) -> int:
+        return self._stacks.nbytes + count_held(
+            [
+                *(resident.adapter.pairs for resident in self._resident.values()),
+                *(seat.pairs for seat in self._seats.values()),
+                self._placement.pairs,
+            ]
+        )
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -129,22 +132,18 @@ class AdapterBank:
 
     def is_registered(self, name: str) -> bool:
         """Whether the folder holds an adapter of that name; a name is never a path."""
-        if self._folder is None or _NAME.fullmatch(name) is None:
-            return False
-        return find_weights(self._folder / name) is not None
+        return name in self.registration
 
     def warm(self, names: Iterable[str]) -> None:
         """Read the files of registered adapters, so that loading them later reads no disk. Safe on any thread."""
         for name in names:
-            if self._folder is not None and self.is_registered(name):
-                with contextlib.suppress(KikiError, OSError):  # the load that follows reports the error
-                    digest(self._weights_path(name))
+            with contextlib.suppress(KikiError, OSError):  # the load that follows reports the error
+                read_digest(self.registration.find_file(name))
 
     @property
     def registered_names(self) -> tuple[str, ...]:
         """Names of all adapters of the folder, sorted."""
-        paths = self._folder.iterdir() if self._folder is not None else ()
-        return tuple(sorted(path.name for path in paths if self.is_registered(path.name)))
+        return self.registration.names
 
     def find_resident(self, name: str) -> Adapter | None:
         """The resident adapter of that name."""
@@ -162,9 +161,7 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if self._folder is None or not self.is_registered(name):
-            raise missing_adapter_error(name)
-        return read_adapter(self._folder / name, self._base, dtype=self._dtype)
+        return read_adapter(name, self.registration.find_folder(name), self._base)
 
     def unload(self, name: str, *, busy_slots: Collection[int] = ()) -> bool:
         """Drop a resident adapter and its seats. Returns whether it was resident or had a seat.
@@ -175,34 +172,55 @@ class AdapterBank:
         seats = {key: seat for key, seat in self._seats.items() if any(use.name == name for use in key)}
         if any(seat.slot in busy_slots for seat in seats.values()):
             raise adapter_error(name, "requests are using it; unload it when they are done")
-        for key in seats:
-            del self._seats[key]
-        if not busy_slots and any(use.name == name for use in self.active):
-            self.mount((BASE,))
-        return self._resident.pop(name, None) is not None or bool(seats)
+        self._busy_slots = frozenset(busy_slots)
+        is_known = name in self._resident or bool(seats)
+        self._forget(name)
+        self._make_room(0)
+        return is_known
 
     def load(self, name: str) -> Adapter:
-        """Make the adapter resident and return it; it is read again if its file has changed.
+        """Read the adapter and keep it; it is read again if its file has changed. It is not kept while running rows
+        fill the budget.
+
+        Raises:
+            StageFailed: code ``adapter_failed``; or ``adapter_not_judged`` or ``adapter_refused`` by the gates.
+        """
+        stamp = self.registration.stamp(name)
+        resident = self._resident.get(name)
+        if resident is not None and resident.stamp == stamp:
+            self.registration.require_served(name, resident.adapter.sha256)
+            self._resident.move_to_end(name)
+            return resident.adapter
+        adapter = self.check(name)
+        self.registration.require_served(name, adapter.sha256)
+        if adapter.nbytes > self.budget:
+            raise adapter_error(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
+        self._fits.clear()
+        self._resident.pop(name, None)
+        if self._make_room(adapter.nbytes):
+            self._resident[name] = _Resident(adapter, stamp)
+            self.counted_bytes += adapter.nbytes
+        return adapter
+
+    def prefetch(self, name: str) -> None:
+        """Make the adapter resident if running rows leave room for it.
 
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if self._folder is None or not self.is_registered(name):
-            raise missing_adapter_error(name)
-        folder = self._folder / name
-        stamp = self._stamp(name)
+        _, _, size = stamp = self.registration.stamp(name)
         resident = self._resident.get(name)
-        if resident is not None and resident.stamp == stamp:
-            self._resident.move_to_end(name)
-            return resident.adapter
-        adapter = read_adapter(folder, self._base, dtype=self._dtype)
-        if adapter.nbytes > self.budget:
-            raise adapter_error(name, f"it has {adapter.nbytes} bytes and the budget is {self.budget}")
-        self._resident[name] = _Resident(adapter, stamp)
-        self._resident.move_to_end(name)
-        while self.resident_bytes > self.budget:
-            self._resident.popitem(last=False)
-        return adapter
+        if (resident is not None and resident.stamp == stamp) or self._make_room(size):
+            self.load(name)
+
+    def require(self, uses: Sequence[AdapterUse]) -> None:
+        """Check that the adapters can be served: those that were never proven are read and verified.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        pinned_uses = self.registration.pin(uses)
+        self.load_all([use for use in pinned_uses if use.sha256 not in self._proofs])
 
     def load_all(self, uses: Sequence[AdapterUse]) -> list[Adapter]:
         """Make the adapters of a set resident and return them.
@@ -212,14 +230,13 @@ class AdapterBank:
         """
         adapters = [self.load(use.name) for use in uses]
         for use, adapter in zip(uses, adapters, strict=True):
-            if use.sha256 and use.sha256 != adapter.sha256:
-                raise adapter_error(use.name, f"its sha256 is {adapter.sha256}, but {use.sha256} was asked for")
+            require_digest(use, adapter.sha256)
         return adapters
 
     def renew(self, name: str, adapter: Adapter) -> None:
         """Replace the resident adapter of ``name`` by ``adapter``, whose weights its file now holds. Running rows keep
         their pairs."""
-        self._resident[name] = _Resident(replace(adapter, name=name), self._stamp(name))
+        self._resident[name] = _Resident(replace(adapter, name=name), self.registration.stamp(name))
         self._resident.move_to_end(name)
 
     def prove(self, name: str) -> Adapter:
@@ -239,27 +256,32 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``.
         """
-        if len(self._seats) < self._max_seats or any(seat.slot not in busy_slots for seat in self._seats.values()):
-            self.seat((AdapterUse(name=name),), busy_slots=busy_slots)
+        uses = (AdapterUse(name=name),)
+        is_free = len(self._seats) < self._max_seats or any(
+            seat.slot not in busy_slots for seat in self._seats.values()
+        )
+        busy = [seat.uses for seat in self._seats.values() if seat.slot in busy_slots]
+        if is_free and self.fit_together([*busy, uses]):
+            self.seat(uses, busy_slots=busy_slots)
 
     def place(self, pairs: dict[str, LowRankPair]) -> None:
         """Put these pairs into the model for all rows; within :meth:`borrow_model`."""
-        self._place(pairs)
+        self._placement.put(pairs)
 
     @contextlib.contextmanager
     def borrow_model(self) -> Iterator[None]:
         """Let the caller place pairs, in training mode; at the end they are removed, and what was mounted before is
         mounted again."""
-        pairs, active, was_mixed = self._mounted_pairs, self.active, self._mixed
+        pairs, active, was_mixed = self._placement.pairs, self.active, self._placement.mixed
         self._model.train()  # layers and kernels that have no gradient are avoided
         try:
             yield
         finally:
             self._model.eval()
             if was_mixed:
-                self._mount_side_by_side(self._stacked_seats)
+                self._mount_side_by_side(self._stacks.seats)
             else:
-                self._place(pairs)
+                self._placement.put(pairs)
                 self.active = active
 
     def activate(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
@@ -282,11 +304,12 @@ class AdapterBank:
         Raises:
             StageFailed: code ``adapter_failed``; the model and the seats are as they were before.
         """
+        self._busy_slots = frozenset(busy_slots)
         if not uses:
             return BASE
-        adapters = self.load_all(uses)
-        pinned_uses = _pin_digests(uses, adapters)
+        pinned_uses = self.registration.pin(uses)
         if pinned_uses not in self._seats:
+            adapters = self.load_all(pinned_uses)
             pairs = self._combine(uses, adapters)
             self._prove_alone(pinned_uses, pairs, adapters)
             if not self.mixable(uses):
@@ -294,18 +317,35 @@ class AdapterBank:
             slot = self._free_slot(busy_slots)
             self._seats = OrderedDict((key, seat) for key, seat in self._seats.items() if seat.slot != slot)
             self._seats[pinned_uses] = Seat(slot=slot, uses=pinned_uses, pairs=pairs)
+            self._busy_slots |= {slot}
+            if not self._make_room(0):
+                count_degraded("adapter.over_budget", f"{self.resident_bytes} bytes are in use of {self.budget}")
         self._seats.move_to_end(pinned_uses)
+        for use in pinned_uses:
+            if use.name in self._resident:
+                self._resident.move_to_end(use.name)
         return self._seats[pinned_uses]
 
     def mixable(self, uses: Sequence[AdapterUse]) -> bool:
-        """Whether this set may share a batch with others: its files must fit in an equal share of the budget, and the
-        model's expert layers must be of a known kind."""
-        if self._folder is None or not uses:
+        """Whether this set may ever share a batch with others: the model's expert layers must be of a known kind."""
+        return not uses or (self._max_seats > 0 and self._stacks.can_mix)
+
+    def fit_together(self, sets: Collection[tuple[AdapterUse, ...]]) -> bool:
+        """Whether the stacks of these sets fit in the budget. The base takes nothing; one set alone needs no stack."""
+        adapter_sets = frozenset(uses for uses in sets if uses)
+        if len(adapter_sets) < 2:
             return True
-        if not self._max_seats:
-            return False
-        size = sum(self._weights_path(use.name).stat().st_size for use in uses)
-        return size <= self.budget // (self._max_seats + 1) and self._can_mix_switches
+        if adapter_sets not in self._fits:
+            try:
+                fits = count_stacked([measure_set(self.registration, uses) for uses in adapter_sets]) <= self.budget
+            except (KikiError, OSError, ValueError, KeyError, TypeError):
+                return False  # loading it will report what is wrong with its file
+            self._fits[adapter_sets] = fits
+        return self._fits[adapter_sets]
+
+    def note_busy(self, busy_slots: Collection[int]) -> None:
+        """Say which seats running rows use: these stay when room is made."""
+        self._busy_slots = frozenset(busy_slots)
 
     def mount(self, seats: Collection[Seat]) -> None:
         """Make the model serve rows of these seats: one in place, several side by side."""
@@ -319,35 +359,92 @@ class AdapterBank:
     def _mount(self, seats: Collection[Seat]) -> None:
         if len(seats) <= 1:
             (seat,) = seats or (BASE,)
-            if self._mixed or seat.uses != self.active:
-                self._place(seat.pairs)
-                self._mixed, self.active = False, seat.uses
+            if self._placement.mixed or seat.uses != self.active:
+                self._placement.put(seat.pairs)
+                self.active = seat.uses
                 self.swaps += 1
             return
-        all_seats = tuple(sorted((*self._seats.values(),), key=lambda seat: seat.slot))
-        if not self._mixed or all_seats != self._stacked_seats:
-            self._mount_side_by_side(all_seats)
+        needed = [seat for seat in seats if seat.slot]
+        if not self._placement.mixed or not set(needed) <= set(self._stacks.seats):
+            self._mount_side_by_side(self._choose_stacked(needed))
+            self._busy_slots = frozenset(seat.slot for seat in needed)
+            self._make_room(0)
             self.swaps += 1
 
-    def _weights_path(self, name: str) -> Path:
-        path = find_weights(self._folder / name) if self._folder is not None else None
-        if path is None:
-            raise adapter_error(name, "its files are gone")
-        return path
+    def _choose_stacked(self, needed: Collection[Seat]) -> Sequence[Seat]:
+        """The seats to stack: those that are needed, and idle ones as long as the stacks fit in the budget."""
+        if set(needed) <= set(self._stacks.seats):
+            return self._stacks.seats
+        chosen = list(needed)
+        for seat in reversed(self._seats.values()):
+            if seat not in chosen and self.fit_together([other.uses for other in (*chosen, seat)]):
+                chosen.append(seat)
+        return sorted(chosen, key=lambda seat: seat.slot)
 
-    def _stamp(self, name: str) -> tuple[int, int]:
-        status = self._weights_path(name).stat()
-        return status.st_mtime_ns, status.st_size
+    def _make_room(self, size: int) -> bool:
+        """Let go of what no running row uses until ``size`` more bytes fit. Returns whether they do."""
+        while self.resident_bytes + size > self.budget:
+            if not self._let_go():
+                return False
+        return True
 
-    @property
-    def _can_mix_switches(self) -> bool:
-        switches = {
-            path.rpartition(".")[0] for path, module in self._base.items() if isinstance(module, mixing.SWITCHES)
-        }
-        return switches <= set(self._experts)
+    def _let_go(self) -> bool:
+        """Let go of what no running row uses: a seat that was given away, or the least recently used adapter."""
+        if lost := [seat for seat in self._stacks.seats if seat not in self._seats.values()]:
+            self._keep_stacked([seat for seat in self._stacks.seats if seat not in lost])
+            return True
+        busy_names = {use.name for seat in self._seats.values() if seat.slot in self._busy_slots for use in seat.uses}
+        if self._busy_slots and not self._placement.mixed:
+            busy_names |= {use.name for use in self.active}
+        stacked_names = {use.name for seat in self._stacks.seats for use in seat.uses}
+        idle_names = [name for name in self._resident if name not in busy_names]
+        idle_names += [use.name for uses in self._seats for use in uses if use.name not in busy_names]
+        if not idle_names:
+            return False
+        self._forget(min(idle_names, key=lambda name: name in stacked_names))  # building stacks anew costs more
+        return True
+
+    def _forget(self, name: str) -> None:
+        """Let go of an adapter that no running row uses, with its seats and its place in the model."""
+        self._resident.pop(name, None)
+        self._seats = OrderedDict(
+            (uses, seat) for uses, seat in self._seats.items() if all(use.name != name for use in uses)
+        )
+        if not self._busy_slots and any(use.name == name for use in self.active):
+            self._placement.put({})
+            self.active = ()
+        self._keep_stacked([seat for seat in self._stacks.seats if all(use.name != name for use in seat.uses)])
+
+    def _keep_stacked(self, seats: Sequence[Seat]) -> None:
+        """Build the stacks anew with fewer seats, and mount again what was mounted."""
+        if tuple(seats) == self._stacks.seats:
+            return
+        pairs, active, was_mixed = self._placement.pairs, self.active, self._placement.mixed
+        self._placement.put({})
+        self._stack(seats)
+        if not was_mixed:
+            self._placement.put(pairs)
+            self.active = active
+        elif seats:
+            self._mount_side_by_side(seats)
+        else:
+            self.active = ()
+
+    def _stack(self, seats: Sequence[Seat]) -> None:
+        """Build the stacks of exactly these seats; what was only a part of the old ones is let go."""
+        self._stacks.build(seats, [resident.adapter for resident in self._resident.values()])
+        parts = {id(pair) for seat in seats for pair in seat.pairs.values()}
+
+        def is_whole(pairs: Mapping[str, LowRankPair]) -> bool:
+            return all(not pair.stacked or id(pair) in parts for pair in pairs.values())
+
+        self._resident = OrderedDict(
+            (name, resident) for name, resident in self._resident.items() if is_whole(resident.adapter.pairs)
+        )
+        self._seats = OrderedDict((uses, seat) for uses, seat in self._seats.items() if is_whole(seat.pairs))
 
     def _combine(self, uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> dict[str, LowRankPair]:
-        return combine([(adapter, use.weight) for adapter, use in zip(adapters, uses, strict=True)])
+        return combine([(adapter, use.factor) for adapter, use in zip(adapters, uses, strict=True)])
 
     def _free_slot(self, busy_slots: Collection[int]) -> int:
         occupied_slots = {seat.slot for seat in self._seats.values()}
@@ -359,103 +456,39 @@ class AdapterBank:
     def _activate(
         self, uses: tuple[AdapterUse, ...], pairs: dict[str, LowRankPair], adapters: Sequence[Adapter]
     ) -> None:
-        pairs_before, was_mixed = self._mounted_pairs, self._mixed
+        pairs_before, was_mixed = self._placement.pairs, self._placement.mixed
         try:
             mx.eval([(pair.a, pair.b) for pair in pairs.values()])
-            self._place(pairs)
-            self._prove(adapters)
+            self._placement.put(pairs)
+            self._proofs.prove(adapters)
         except (KikiError, RuntimeError, ValueError) as error:
             if was_mixed:
-                self._mount_side_by_side(self._stacked_seats)
+                self._mount_side_by_side(self._stacks.seats)
             else:
-                self._place(pairs_before)
+                self._placement.put(pairs_before)
             if isinstance(error, KikiError):
                 raise
             raise adapter_error("+".join(use.name for use in uses), str(error)) from error
-        self.active, self._mixed = uses, False
+        self.active = uses
         self.swaps += 1
 
     def _prove_alone(
         self, uses: tuple[AdapterUse, ...], pairs: dict[str, LowRankPair], adapters: Sequence[Adapter]
     ) -> None:
         """Prove a set that was not proven before; what was mounted is mounted again afterwards."""
-        if {adapter.sha256 for adapter in adapters} <= self._proven:
+        if self._proofs.are_known(adapters):
             return
         with self.borrow_model():
             self._activate(uses, pairs, adapters)
 
-    def _mount_side_by_side(self, seats: tuple[Seat, ...]) -> None:
-        if seats != self._stacked_seats:
-            stacks = mixing.stack_pairs({seat.slot: seat.pairs for seat in seats})
-            mx.eval(list(stacks.values()))
-            for path, (a, b) in stacks.items():
-                if path not in self._mixed_wrappers:
-                    self._mixed_wrappers[path] = mixing.wrap(self._base[path], self.rows)
-                self._mixed_wrappers[path].hold(a, b)
-            self._stacked_paths = frozenset(stacks)
-        self._place({})
-        for path in self._stacked_paths:
-            self.places.put(path, self._mixed_wrappers[path])
-        for path in self._experts:
-            self.places.put(path, self._sorter(path))
-        self._stacked_seats, self._mixed, self.active = seats, True, tuple(use for seat in seats for use in seat.uses)
-
-    def _sorter(self, path: str) -> Any:
-        if path not in self._mixed_wrappers:
-            self._mixed_wrappers[path] = mixing.MixedExperts(self._base[path], self.rows)
-        return self._mixed_wrappers[path]
-
-    def _prove(self, adapters: Sequence[Adapter]) -> None:
-        """Check for adapters not proven before that the logits are finite and differ from the base's."""
-        fresh = {adapter.sha256 for adapter in adapters} - self._proven
-        if not fresh:
-            return
-        logits = self._probe_logits()
-        if bool(mx.all(logits == self._base_logits)) or not bool(mx.all(mx.isfinite(logits))):
-            raise adapter_error(
-                "+".join(adapter.name for adapter in adapters), "the model's logits do not change, or overflow"
-            )
-        self._proven |= fresh
-
-    def _probe_logits(self) -> mx.array:
-        logits: mx.array = self._model(mx.array([PROBE]))[0, -1]
-        mx.eval(logits)
-        return logits
-
-    def _place(self, pairs: dict[str, LowRankPair]) -> None:
-        """Put these pairs in place for all rows, and take the stacks out."""
-        for path in self._stacked_paths | set(self._experts) if self._mixed else ():
-            self.places.put(path, self._base[path])
-        self._mixed = False
-        paths_to_restore = self._mounted_pairs.keys() - pairs.keys()
-        self._mounted_pairs = (
-            self._mounted_pairs | pairs
-        )  # before the first change, so that a failed one is undone whole
-        for path in paths_to_restore:
-            self.places.put(path, self._base[path])
-        for path, pair in pairs.items():
-            wrapper = self._wrapper(path)
-            wrapper.lora_a, wrapper.lora_b = pair.a, pair.b
-            self.places.put(path, wrapper)
-        self._mounted_pairs = pairs
-
-    def _wrapper(self, path: str) -> Any:
-        if path not in self._wrappers:
-            self._wrappers[path] = _wrap(self._base[path])
-        return self._wrappers[path]
+    def _mount_side_by_side(self, seats: Sequence[Seat]) -> None:
+        self._placement.put({})
+        if tuple(seats) != self._stacks.seats:
+            self._stack(seats)
+        self._placement.put_stacks()
+        self.active = tuple(use for seat in seats for use in seat.uses)
 
 
 def _pin_digests(uses: Sequence[AdapterUse], adapters: Sequence[Adapter]) -> tuple[AdapterUse, ...]:
     """The set with the digests of the files used."""
-    return tuple(
-        AdapterUse(name=use.name, weight=use.weight, sha256=adapter.sha256)
-        for use, adapter in zip(uses, adapters, strict=True)
-    )
-
-
-def _wrap(base: Any) -> Any:
-    kinds = ((mixing.SWITCHES, LoRASwitchLinear), (mixing.EMBEDDINGS, LoRAEmbedding))
-    kind = next((wrapper for bases, wrapper in kinds if isinstance(base, bases)), LoRALinear)
-    wrapper = kind.from_base(base, r=1, dropout=0.0, scale=1.0)
-    wrapper.eval()
-    return wrapper
+    return tuple(structs.replace(use, sha256=adapter.sha256) for use, adapter in zip(uses, adapters, strict=True))

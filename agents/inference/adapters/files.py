@@ -6,10 +6,10 @@ into ``b``, so that the pair's product is the whole change.
 """
 
 import functools
-import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,10 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from agents.inference.adapters import peft
 from agents.inference.adapters.pairs import LowRankPair
-from agents.inference.failures import adapter_error
+from agents.inference.failures import adapter_error, name_faults
+from agents.shared.adapters.folders import find_weights, read_header
+from agents.shared.adapters.rules import ModuleShape, UnfitAdapter, check_fit, judge_numbers, mlx_scale, pair_up
+from agents.shared.adapters.verdicts import read_digest
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -46,25 +49,19 @@ class Adapter:
         return math.sqrt(float(mx.sum(mx.stack([pair.square for pair in self.pairs.values()]))))
 
 
-def find_weights(folder: Path) -> Path | None:
-    """The file with an adapter's tensors; None when the folder holds no adapter."""
-    paths = (folder / name for name in (WEIGHTS, peft.WEIGHTS))
-    return next((path for path in paths if path.is_file()), None) if (folder / CONFIG).is_file() else None
-
-
-def read_adapter(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None = None) -> Adapter:
-    """The adapter of a folder, for a model with these ``modules`` by path; cast to ``dtype`` if given.
+def read_adapter(name: str, folder: Path, modules: Mapping[str, Any]) -> Adapter:
+    """The adapter of a folder, for a model with these ``modules`` by path. Its numbers stay of the type of the file.
 
     Raises:
         StageFailed: code ``adapter_failed``: it cannot be read, is not LoRA, does not fit the model, holds a number
             that is not finite, or has a ``lora_b`` of zeros (which changes nothing).
     """
-    name, path = folder.name, find_weights(folder)
+    path = find_weights(folder)
     if path is None:
         raise adapter_error(name, f"the folder has no {CONFIG} with {WEIGHTS} or {peft.WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        sha256 = digest(path)
+        sha256 = read_digest(path)
         tensors: Any = mx.load(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise adapter_error(name, f"it cannot be read ({error})") from error
@@ -74,13 +71,14 @@ def read_adapter(folder: Path, modules: Mapping[str, Any], *, dtype: Any | None 
         pairs = peft.pairs(name, config, tensors, modules)
     else:
         pairs = _pair_up(name, tensors, _scale(name, config))
-    return Adapter(name=name, sha256=sha256, pairs=_verify(name, pairs, modules, dtype))
+    return Adapter(name=name, sha256=sha256, pairs=_verify(name, pairs, modules))
 
 
 def parse_pairs(
     name: str, data: bytes, modules: Mapping[str, Any], *, scale: float, dtype: Any | None = None
 ) -> dict[str, LowRankPair]:
-    """The pairs in the bytes of a safetensors file of mlx-lm's layout, verified like those of :func:`read_adapter`.
+    """The pairs in the bytes of a safetensors file of mlx-lm's layout, verified like those of :func:`read_adapter`;
+    cast to ``dtype`` if given.
 
     Raises:
         StageFailed: code ``adapter_failed``.
@@ -89,7 +87,10 @@ def parse_pairs(
         tensors: Any = mx.load(io.BytesIO(data), format="safetensors")
     except (ValueError, RuntimeError) as error:
         raise adapter_error(name, f"it cannot be read ({error})") from error
-    return _verify(name, _pair_up(name, tensors, scale), modules, dtype)
+    pairs = _pair_up(name, tensors, scale)
+    if dtype is not None:
+        pairs = {path: LowRankPair(a=pair.a.astype(dtype), b=pair.b.astype(dtype)) for path, pair in pairs.items()}
+    return _verify(name, pairs, modules)
 
 
 def scale_of(folder: Path) -> float:
@@ -105,22 +106,37 @@ def scale_of(folder: Path) -> float:
     return _scale(folder.name, config if isinstance(config, dict) else {})
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, computed once for each modification time and size.
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """What a module's pair takes in memory: its ``rank``, and ``bytes`` for each of its columns."""
 
-    Reading the file is most of the cost of loading an adapter; afterwards it is in the system's page cache.
+    rank: int
+    bytes: int
+
+
+def measure_extents(path: Path) -> dict[str, Extent]:
+    """Extents by module, from the header of an adapter's file; no tensor is read.
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: it is no safetensors file.
     """
     status = path.stat()
-    return _digest(path, status.st_mtime_ns, status.st_size)
+    return _extents(path, status.st_mtime_ns, status.st_size)
 
 
-@functools.lru_cache(maxsize=4096)
-def _digest(path: Path, _mtime: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@functools.lru_cache(maxsize=256)
+def _extents(path: Path, _mtime: int, _size: int) -> dict[str, Extent]:
+    ranks: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for key, tensor in read_header(path).items():
+        module, shape = re.sub(r"\.lora_.*", "", key), tensor["shape"]
+        begin, end = tensor["data_offsets"]
+        sizes[module] = sizes.get(module, 0) + end - begin
+        if re.search(r"\.lora_(embedding_)?[aA](\.weight)?$", key):
+            is_columns = key.endswith(".lora_a") and len(shape) == 2
+            ranks[module] = shape[1] if is_columns or len(shape) == 3 else shape[0]
+    return {module: Extent(rank=rank, bytes=sizes[module] // max(1, rank)) for module, rank in ranks.items()}
 
 
 def combine(weighted_adapters: Sequence[tuple[Adapter, float]]) -> dict[str, LowRankPair]:
@@ -147,59 +163,46 @@ def _concatenate_ranks(pairs: list[LowRankPair]) -> LowRankPair:
 
 
 def _scale(name: str, config: Mapping[str, Any]) -> float:
-    kind = config.get("fine_tune_type", "lora")
-    if kind != "lora":
-        raise adapter_error(name, f"its fine_tune_type is {kind!r}, expected 'lora'")
-    scale = (config.get("lora_parameters") or {}).get("scale")
-    if not isinstance(scale, (int, float)):
-        raise adapter_error(name, f"{CONFIG} has no lora_parameters.scale (mlx-lm ignores 'alpha')")
-    return float(scale)
+    with name_faults(name):
+        return mlx_scale(config)
 
 
 def _pair_up(name: str, tensors: Mapping[str, mx.array], scale: float) -> dict[str, LowRankPair]:
-    modules = {key.rpartition(".")[0] for key in tensors}
-    expected = {f"{module}.{leaf}" for module in modules for leaf in ("lora_a", "lora_b")}
-    if not tensors or expected != set(tensors):
-        odd = sorted(expected.symmetric_difference(tensors))[:3]
-        raise adapter_error(name, f"lora_a and lora_b do not come in pairs: {', '.join(odd) or 'no tensors'}")
+    with name_faults(name):
+        modules = pair_up(tensors)
     return {
-        module: LowRankPair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"] * scale)
-        for module in sorted(modules)
+        module: LowRankPair(a=tensors[f"{module}.lora_a"], b=tensors[f"{module}.lora_b"] * scale) for module in modules
     }
 
 
 def _misfit(module: Any, pair: LowRankPair) -> str | None:
     """Why the pair does not fit the module; None when it does."""
-    a, b = tuple(pair.a.shape), tuple(pair.b.shape)
+    try:
+        check_fit("", tuple(pair.a.shape), tuple(pair.b.shape), measure_shape(module))
+    except UnfitAdapter as fault:
+        return fault.message
+    return None
+
+
+def measure_shape(module: Any) -> ModuleShape | None:
+    """What a module of the model maps; None when LoRA cannot change it."""
     if isinstance(module, (SwitchLinear, QuantizedSwitchLinear)):
-        experts, inputs, outputs = module.num_experts, module.input_dims, module.output_dims
-        rank = a[1] if len(a) == 3 else 0
-        expected_shapes: tuple[tuple[int, ...], ...] = ((experts, rank, inputs), (experts, outputs, rank))
-    elif isinstance(module, (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)):
-        rows, columns = module.weight.shape
-        if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
-            columns = columns * 32 // module.bits
-        embedding = isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
-        inputs, outputs = (rows, columns) if embedding else (columns, rows)
-        rank = a[-1] if len(a) == 2 else 0
-        expected_shapes = ((inputs, rank), (rank, outputs))
-    else:
-        return "is not a module of this model that LoRA can change"
-    return None if (a, b) == expected_shapes and rank > 0 else f"has shapes {a} and {b}, which do not fit the model"
+        return ModuleShape(module.input_dims, module.output_dims, module.num_experts)
+    if not isinstance(module, (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)):
+        return None
+    rows, columns = module.weight.shape
+    if isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+        columns = columns * 32 // module.bits
+    is_embedding = isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
+    return ModuleShape(rows, columns) if is_embedding else ModuleShape(columns, rows)
 
 
-def _verify(
-    name: str, pairs: Mapping[str, LowRankPair], modules: Mapping[str, Any], dtype: Any | None
-) -> dict[str, LowRankPair]:
+def _verify(name: str, pairs: dict[str, LowRankPair], modules: Mapping[str, Any]) -> dict[str, LowRankPair]:
     for module, pair in pairs.items():
         if (reason := _misfit(modules.get(module), pair)) is not None:
             raise adapter_error(name, f"{module} {reason}")
-    cast_pairs = {
-        module: LowRankPair(a=pair.a.astype(dtype or pair.a.dtype), b=pair.b.astype(dtype or pair.b.dtype))
-        for module, pair in pairs.items()
-    }
-    _refuse_unhealthy(name, cast_pairs)
-    return cast_pairs
+    _refuse_unhealthy(name, pairs)
+    return pairs
 
 
 def _refuse_unhealthy(name: str, pairs: Mapping[str, LowRankPair]) -> None:
@@ -209,7 +212,5 @@ def _refuse_unhealthy(name: str, pairs: Mapping[str, LowRankPair]) -> None:
     mx.eval(finite, alive, [(pair.a, pair.b) for pair in pairs.values()])
     verdicts: Any = zip(modules, finite.tolist(), alive.tolist(), strict=True)  # type: ignore[arg-type]
     for module, is_finite, is_alive in verdicts:
-        if not is_finite:
-            raise adapter_error(name, f"{module} holds a number that is not finite")
-        if not is_alive:
-            raise adapter_error(name, f"{module}.lora_b is all zeros, so it changes nothing")
+        for fault in judge_numbers(module, is_finite=is_finite, is_alive=is_alive):
+            raise adapter_error(name, fault.message)

@@ -1,16 +1,15 @@
 """Serves rows with different adapters in one batch: each row gathers its own low-rank pair from a stack of pairs.
 
-Stacks, with S slots and rank r (the widest pair's; narrower ones are padded with zeros): a linear layer has ``a``
+Stacks, with S sets and rank r (the widest pair's; narrower ones are padded with zeros): a linear layer has ``a``
 (S, inputs, r) and ``b`` (S, r, outputs); an embedding ``a`` (S, tokens, r); a layer of E experts ``a``
-(S, E, r, inputs) and ``b`` (S, E, outputs, r). Slot 0 is the base's: its pairs are zeros, so that its rows get the
-base's result plus zero.
+(S, E, r, inputs) and ``b`` (S, E, outputs, r). The base has no place in them: its rows get the base's result plus zero.
 
 A row's slot, and the factor by which it is enhanced (:mod:`agents.inference.knowbias.enhancement`), travel with the
 row's cache: a :class:`RowSlot` is its last entry, so that whatever mlx-lm does to the batch (merge, extend, split,
 filter) happens to the slots too. :class:`RoutedModel` removes that entry before it calls the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -31,16 +30,24 @@ SORTED_FROM = 64
 
 
 class Rows:
-    """The current forward pass: the slot of each row, (rows,).
+    """The current forward pass: the place of each row's set in the stacks, (rows,).
 
-    ``by_expert`` holds the slot of each sorted index while an expert layer has its tokens sorted by expert.
-    ``factors`` are the rows' enhancement factors, (rows,); None when all are 1.
+    ``order`` is the place by slot; the base's slot 0 has none, and its rows are marked in ``bare``, (rows,), which is
+    None when there are none. ``by_expert`` holds place and mark of each sorted index while an expert layer has its
+    tokens sorted by expert. ``factors`` are the rows' enhancement factors, (rows,); None when all are 1.
     """
 
     def __init__(self) -> None:
-        self.slots = mx.zeros((1,), mx.uint32)
+        self.order: dict[int, int] = {0: 0}
+        self.places = mx.zeros((1,), mx.uint32)
+        self.bare: mx.array | None = None
         self.factors: mx.array | None = None
-        self.by_expert: mx.array | None = None
+        self.by_expert: tuple[mx.array, mx.array | None] | None = None
+
+    def begin(self, slots: Sequence[int]) -> None:
+        """Set the rows' places for a forward pass. A slot that is not in the stacks is served in place."""
+        self.places = mx.array([self.order.get(slot, 0) for slot in slots], mx.uint32)
+        self.bare = mx.array([slot == 0 for slot in slots]) if 0 in slots else None
 
 
 class RowSlot:
@@ -123,13 +130,13 @@ class RoutedModel:
             self.ending = False
             return mx.repeat(self._zero_logits, len(inputs), axis=0)
         *layers, entry = cache
-        slots, factors = mx.array(entry.slots, mx.uint32), mx.array(entry.factors)
+        slots, factors = entry.slots, entry.factors
         places = layers[0].places if isinstance(layers[0], RoomyCache) else None
         if places is not None and not places.is_ordered:
-            by_place = mx.array(places.numbers)
-            inputs, slots, factors = inputs[by_place], slots[by_place], factors[by_place]
-        self._rows.slots = slots
-        self._rows.factors = factors if any(factor != 1.0 for factor in entry.factors) else None
+            inputs = inputs[mx.array(places.numbers)]
+            slots, factors = [slots[row] for row in places.numbers], [factors[row] for row in places.numbers]
+        self._rows.begin(slots)
+        self._rows.factors = mx.array(factors) if any(factor != 1.0 for factor in factors) else None
         logits: mx.array = self._model(inputs, cache=layers)
         self._rows.factors = None  # a caller of the model itself has no rows with a factor
         if self._zero_logits.shape[-1] != logits.shape[-1]:
@@ -144,18 +151,27 @@ class _MixedModule(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.base = base
         self._rows = rows
-        self.a = self.b = mx.zeros((1,))
+        self.drop()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stack."""
+        return int(self.a.nbytes + self.b.nbytes)
 
     def hold(self, a: mx.array, b: mx.array) -> None:
         """Use another stack of pairs."""
         self.a, self.b = a, b
 
+    def drop(self) -> None:
+        """Let the stack go."""
+        self.a = self.b = mx.zeros((0,))
+
     def _low_rank_change(self, x: mx.array, a: mx.array, b: mx.array) -> mx.array:
         """The change that each row's pair makes to ``x`` (rows, ..., inputs)."""
-        slots = self._rows.slots
-        flat = x.reshape(slots.size, -1, x.shape[-1])
-        change = mx.gather_mm(mx.gather_mm(flat, a, rhs_indices=slots), b, rhs_indices=slots)
-        return change.reshape(*x.shape[:-1], -1).astype(x.dtype)
+        places = self._rows.places
+        flat = x.reshape(places.size, -1, x.shape[-1])
+        change = mx.gather_mm(mx.gather_mm(flat, a, rhs_indices=places), b, rhs_indices=places)
+        return _clear(change, self._rows.bare).reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
 class MixedLinear(_MixedModule):
@@ -172,9 +188,10 @@ class MixedEmbedding(_MixedModule):
 
     def __call__(self, x: mx.array) -> mx.array:
         """``x``: token ids (rows, tokens)."""
-        slots = self._rows.slots
+        places = self._rows.places
         y: mx.array = self.base(x)
-        return y + mx.gather_mm(self.a[slots[:, None], x], self.b, rhs_indices=slots).astype(y.dtype)
+        change = mx.gather_mm(self.a[places[:, None], x], self.b, rhs_indices=places)
+        return y + _clear(change, self._rows.bare).astype(y.dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """``x``: (rows, tokens, width) to logits."""
@@ -183,25 +200,26 @@ class MixedEmbedding(_MixedModule):
 
 
 class MixedSwitch(_MixedModule):
-    """A linear layer of experts: slot and expert together are the index of the pair."""
+    """A linear layer of experts: place and expert together are the index of the pair."""
 
     def hold(self, a: mx.array, b: mx.array) -> None:
-        """Use another stack of pairs; slots and experts become one axis."""
+        """Use another stack of pairs; places and experts become one axis."""
         self._experts = a.shape[1]
         super().hold(a.flatten(0, 1).swapaxes(-1, -2), b.flatten(0, 1).swapaxes(-1, -2))
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """``indices``: experts (rows, tokens, chosen), or (tokens,) in their order."""
         y: mx.array = self.base(x, indices, sorted_indices=sorted_indices)
-        slots = self._rows.by_expert if sorted_indices else self._rows.slots
-        assert slots is not None, "only a MixedExperts sorts, and it sets by_expert"
-        pairs = slots.reshape(-1, *[1] * (indices.ndim - 1)) * self._experts + indices
+        rows = self._rows.by_expert if sorted_indices else (self._rows.places, self._rows.bare)
+        assert rows is not None, "only a MixedExperts sorts, and it sets by_expert"
+        places, bare = rows
+        pairs = places.reshape(-1, *[1] * (indices.ndim - 1)) * self._experts + indices
         change = mx.gather_mm(mx.gather_mm(x, self.a, rhs_indices=pairs), self.b, rhs_indices=pairs)
-        return y + change.astype(y.dtype)
+        return y + _clear(change, bare).astype(y.dtype)
 
 
 class MixedExperts(nn.Module):  # type: ignore[misc]
-    """Around an expert layer: tells its linear layers the slot of each token once the tokens are sorted by expert."""
+    """Around an expert layer: tells its linear layers the place of each token once the tokens are sorted by expert."""
 
     def __init__(self, base: Any, rows: Rows) -> None:
         super().__init__()
@@ -213,7 +231,8 @@ class MixedExperts(nn.Module):  # type: ignore[misc]
         if indices.size >= SORTED_FROM:
             _, tokens, experts_per_token = indices.shape
             order = mx.argsort(indices.flatten())
-            self._rows.by_expert = self._rows.slots[order // (tokens * experts_per_token)]
+            rows, bare = order // (tokens * experts_per_token), self._rows.bare
+            self._rows.by_expert = self._rows.places[rows], None if bare is None else bare[rows]
         output: mx.array = self.base(x, indices)
         self._rows.by_expert = None
         return output
@@ -228,24 +247,39 @@ def wrap(base: Any, rows: Rows) -> _MixedModule:
     return next((kind for bases, kind in kinds if isinstance(base, bases)), MixedLinear)(base, rows)
 
 
-def stack_pairs(seats: Mapping[int, Mapping[str, LowRankPair]]) -> dict[str, tuple[mx.array, mx.array]]:
-    """Stacks by module path for pairs by slot (from 1); slots and modules without a pair are zeros."""
-    size = max(seats, default=0) + 1
-    paths = sorted({path for pairs in seats.values() for path in pairs})
-    return {path: _stack([seats.get(slot, {}).get(path) for slot in range(size)]) for path in paths}
-
-
-def _stack(pairs: Sequence[LowRankPair | None]) -> tuple[mx.array, mx.array]:
+def stack_pairs(pairs: Sequence[LowRankPair | None]) -> tuple[mx.array, mx.array]:
+    """The stacks of a module's pairs, in their order; None is a pair of zeros, and narrower pairs are padded."""
     present = [pair for pair in pairs if pair is not None]
-    experts = present[0].a.ndim == 3
-    axes = (1, 2) if experts else (1, 0)
-    rank = max(pair.a.shape[1] for pair in present)
+    axes = _rank_axes(present[0])
+    rank = max(pair.rank for pair in present)
     a_shape, b_shape = list(present[0].a.shape), list(present[0].b.shape)
     a_shape[axes[0]] = b_shape[axes[1]] = rank
     nothing = mx.zeros(a_shape, present[0].a.dtype), mx.zeros(b_shape, present[0].b.dtype)
     a = [nothing[0] if pair is None else _padded(pair.a, axes[0], rank) for pair in pairs]
     b = [nothing[1] if pair is None else _padded(pair.b, axes[1], rank) for pair in pairs]
     return mx.stack(a), mx.stack(b)
+
+
+def take_part(pair: LowRankPair, a: mx.array, b: mx.array) -> LowRankPair:
+    """The pair as part ``a``, ``b`` of the stacks. One of another type than the stacks keeps its own tensors."""
+    if (pair.a.dtype, pair.b.dtype) != (a.dtype, b.dtype):
+        return pair
+    if pair.rank < a.shape[_rank_axes(pair)[0]]:
+        first, second = _rank_axes(pair)
+        a, b = mx.split(a, [pair.rank], axis=first)[0], mx.split(b, [pair.rank], axis=second)[0]
+    return LowRankPair(a=a, b=b, stacked=True)
+
+
+def _rank_axes(pair: LowRankPair) -> tuple[int, int]:
+    """Where the rank is in ``a`` and in ``b``."""
+    return (1, 2) if pair.a.ndim == 3 else (1, 0)
+
+
+def _clear(change: mx.array, bare: mx.array | None) -> mx.array:
+    """The change, zeros where ``bare`` marks it along the first axis; a product with zero would keep infinities."""
+    if bare is None:
+        return change
+    return mx.where(bare.reshape(-1, *[1] * (change.ndim - 1)), mx.zeros((), change.dtype), change)
 
 
 def _padded(array: mx.array, axis: int, size: int) -> mx.array:

@@ -7,10 +7,19 @@ import mlx.core as mx
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankPair:
-    """The change of one module; the shapes are described in :mod:`agents.inference.adapters.files`."""
+    """The change of one module; the shapes are described in :mod:`agents.inference.adapters.files`.
+
+    ``stacked``: both are parts of a stack (:mod:`agents.inference.adapters.stacks`) and take no memory of their own.
+    """
 
     a: mx.array
     b: mx.array
+    stacked: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Columns of ``a``, or its rows for each expert."""
+        return int(self.a.shape[1])
 
     @property
     def nbytes(self) -> int:

@@ -1,9 +1,11 @@
 """Admits requests from the queue into the batch: their adapters, what their caches may cost, and when they join."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 
-from agents.inference.adapters.bank import BASE, AdapterBank
+from agents.inference.adapters.bank import AdapterBank
+from agents.inference.adapters.stacks import BASE
 from agents.inference.mlx.prompt_cache import CacheCost
 from agents.inference.mlx.work import Work
 from agents.inference.scheduler import Running, Scheduler
@@ -25,15 +27,17 @@ class Admission:
             patience=settings.patience,
             max_keys=settings.max_mixed + 1,
             max_bytes=max_bytes,
+            fits=bank.fit_together,
         )
         self._ready: frozenset[Hashable] = frozenset()
 
     def enqueue(self, work: Work) -> None:
-        """Queue the work; adapters that are not registered are left out and counted."""
-        uses = tuple(use for use in work.request.adapters if self._bank.is_registered(use.name))
+        """Queue the work; adapters that are not served are left out and counted."""
+        uses = tuple(use for use in work.request.adapters if self._bank.registration.is_served(use.name))
         for use in work.request.adapters:
             if use not in uses:
-                count_degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
+                why = "not let through by the gates" if self._bank.is_registered(use.name) else "not registered"
+                count_degraded("adapter.missing", f"adapter '{use.name}' is {why}; the base answers instead")
         work.key, work.alone = uses, not self._bank.mixable(uses)
         work.bytes = self._cache_bytes(work)
         self.scheduler.add(
@@ -42,6 +46,7 @@ class Admission:
             lane=work.request.lane,
             rows=work.size,
             now=time.monotonic(),
+            tenant=work.request.tenant,
             alone=work.alone,
             bytes=work.bytes,
         )
@@ -52,7 +57,7 @@ class Admission:
             keys=frozenset(work.key for work in active),
             ready=self._ready,
             alone=any(work.alone for work in active),
-            rows=sum(work.size for work in active),
+            rows=_count_rows(active),
             bytes=sum(work.bytes for work in active),
         )
         newcomers: list[Work] = []
@@ -78,6 +83,14 @@ class Admission:
             return False
         work.adapters, work.admitted_at = work.seat.uses, time.monotonic()
         return True
+
+
+def _count_rows(active: Collection[Work]) -> Counter[str]:
+    """Rows of each tenant."""
+    rows: Counter[str] = Counter()
+    for work in active:
+        rows[work.request.tenant] += work.size
+    return rows
 
 
 def busy_slots(active: Collection[Work]) -> set[int]:

@@ -1,5 +1,6 @@
 """The rows that decode together: each step gives every row one token. Runs on the model's thread."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from mlx_lm.generate import BatchGenerator
 from agents.inference.adapters.mixed import RoutedModel
 from agents.inference.candidates import seed_of, temperature_of
 from agents.inference.mlx.loading import ModelBundle, think_markers
+from agents.inference.mlx.pace import PrefillPace
 from agents.inference.mlx.prefill import ScoredPrefill, ScoredToken, SharedPrefill
 from agents.inference.mlx.processors import make_processors, top_tokens
 from agents.inference.mlx.prompt_cache import PrefixCache
@@ -19,6 +21,7 @@ from agents.inference.mlx.rows import DecodingRow
 from agents.inference.mlx.sampling import make_sampler
 from agents.inference.mlx.scoring import Ballots
 from agents.inference.mlx.work import Work
+from agents.inference.requests import make_overflow
 from agents.inference.settings import InferenceSettings
 from agents.inference.text import Kind, TextFilter
 from agents.inference.tools import CallCollector
@@ -48,6 +51,8 @@ class Batch:
         self._tokenizer, self._encoder, self._grammars = bundle.tokenizer, bundle.encoder, bundle.grammars
         self._syntax, self._vocabulary = bundle.syntax, bundle.vocabulary
         self.generator, self._prefixes, self._whole_only = generator, prefixes, whole_only
+        self._pace = PrefillPace(most=settings.prefill_step, seconds=settings.prefill_seconds)
+        self._last_piece: dict[str, int] = {}
         self.active: list[Work] = []
         self._rows: dict[int, tuple[Work, DecodingRow]] = {}
         self._tokens_decoded = self._prompt_tokens = self._prefix_tokens = self._active_bytes = 0
@@ -70,42 +75,76 @@ class Batch:
         self._prefixes.forget()
 
     def begin(self, work: Work) -> None:
-        """Start the work, which is in :attr:`active`. Prompts of several candidates or choices, of more than one step,
-        and those whose tokens are scored are processed first, step by step."""
+        """Start the work, which is in :attr:`active`. Prompts of several candidates or choices, of more than one piece,
+        and those whose tokens are scored are processed first, piece by piece."""
         scored = work.request.wants_scored_prompt
         layers, known_tokens = (None, 0) if scored else self._prefixes.find(work.context, work.shared_tokens)
         self._prompt_tokens += work.prompt_tokens - known_tokens
         self._prefix_tokens += known_tokens
-        slot, step = work.seat.slot if work.seat is not None else 0, self._settings.prefill_step
+        slot = work.seat.slot if work.seat is not None else 0
         cache = self._model.make_cache(slot, layers, factor=work.factor)
         unknown = len(work.shared_tokens) - known_tokens
         if scored:
             top = work.request.sampling.top_logprobs
-            work.prefill = ScoredPrefill(self._model, work.prompt.tokens, cache=cache, step=step, top=top)
-        elif work.choices or (work.shared_tokens and work.request.n > 1) or unknown > step:
-            work.prefill = SharedPrefill(
-                self._model, work.shared_tokens, cache=cache, known_tokens=known_tokens, step=step
-            )
+            work.prefill = ScoredPrefill(self._model, work.prompt.tokens, cache=cache, top=top)
+        elif work.choices or (work.shared_tokens and work.request.n > 1) or self._cut(unknown) < unknown:
+            work.prefill = SharedPrefill(self._model, work.shared_tokens, cache=cache, known_tokens=known_tokens)
         else:
             self._insert(work, known_tokens=known_tokens, caches=[cache])
 
     def prefill(self) -> None:
-        """Process one step of a prompt, or of ballots, that are not done; each has its turn."""
-        work = next((work for work in self.active if work.prefill is not None or work.scoring is not None), None)
-        if work is None:
+        """Process one piece of a prompt, or of ballots, that are not done; each tenant has its turn, and each work of a
+        tenant. Rows that wait for their first token may have theirs before."""
+        works = [work for work in self.active if work.prefill is not None or work.scoring is not None]
+        if not works or (self._pace.owes_first_tokens() and self._awaits_first_token):
             return
-        self.active = [*(other for other in self.active if other is not work), work]
+        work = min(works, key=lambda work: self._last_piece.get(work.request.tenant, 0))
+        self._note_piece(work)
         if work.scoring is not None:
-            if work.scoring.advance():
+            with self._pace.measure_piece(0):
+                done = work.scoring.advance(self._pace.length(alone=self._is_alone))
+            if done:
                 self._finish(work, scores=work.scoring.scores)
-        elif (prefill := work.prefill) is not None and prefill.advance():
-            self._finish_prefill(work, prefill)
-            work.prefill = None
+        elif (prefill := work.prefill) is not None:
+            if self._rows:
+                mx.synchronize()  # the decoding step that mlx-lm has begun is no part of the piece
+            length = self._cut(len(work.shared_tokens) - prefill.done)
+            with self._pace.measure_piece(length):
+                done = prefill.advance(length)
+            if done:
+                self._finish_prefill(work, prefill)
+                work.prefill = None
+
+    def _cut(self, tokens: int) -> int:
+        return self._pace.cut(tokens, alone=self._is_alone)
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(self.active) == 1
+
+    @property
+    def _awaits_first_token(self) -> bool:
+        return any(not row.decoded for _, row in self._rows.values())
+
+    def _note_piece(self, work: Work) -> None:
+        """Put the work behind the other works of its tenant, and the tenant behind the others."""
+        self.active = [*(other for other in self.active if other is not work), work]
+        tenants = {other.request.tenant for other in self.active}
+        latest = max(self._last_piece.values(), default=0)
+        self._last_piece = {tenant: piece for tenant, piece in self._last_piece.items() if tenant in tenants}
+        self._last_piece[work.request.tenant] = latest + 1
 
     def decode(self) -> None:
         """Decode one token for every row."""
         if not self._rows:
             return
+        if self._awaits_first_token:
+            with self._pace.measure_first_tokens():
+                self._decode()
+        else:
+            self._decode()
+
+    def _decode(self) -> None:
         # mlx-lm starts the next step before it returns this one's tokens. When every row's token
         # budget ends with this token, that next step is useless, and the model skips it.
         ending = self._model.ending = all(0 < row.decoded == row.budget - 1 for _, row in self._rows.values())
@@ -116,6 +155,7 @@ class Batch:
             return
         logprobs = _read_logprobs(responses)
         self._tokens_decoded += len(responses)
+        self._fail_overflows(responses, logprobs)
         owners = {response.uid: self._rows[response.uid][0] for response in responses}
         stopped_uids = [
             response.uid for response, logprob in zip(responses, logprobs, strict=True) if self._take(response, logprob)
@@ -150,8 +190,7 @@ class Batch:
         if isinstance(prefill, ScoredPrefill) and work.echo is not None:
             work.echo = self._score_echo(work.echo, work, prefill)
         if work.choices:
-            step = self._settings.prefill_step
-            work.scoring = Ballots(self._model, cache, work.tails, work.choices, step=step)
+            work.scoring = Ballots(self._model, cache, work.tails, work.choices)
         else:
             self._insert(work, known_tokens=len(work.shared_tokens), caches=[cache] * work.request.n)
 
@@ -200,6 +239,15 @@ class Batch:
             ),
             eos=frozenset(self._tokenizer.eos_token_ids),
         )
+
+    def _fail_overflows(self, responses: Sequence[Any], logprobs: Sequence[float]) -> None:
+        """End work one of whose tokens was drawn from what are no numbers; it leaves the batch before the next step."""
+        for response, logprob in zip(responses, logprobs, strict=True):
+            work = self._rows[response.uid][0]
+            with work.lock:
+                if not work.unwanted and not math.isfinite(logprob):
+                    work.unwanted = True
+                    work.send(make_overflow())
 
     def _take(self, response: Any, logprob: float) -> bool:
         """Give a row its token. Returns whether the row ended although the generator would go on with it."""

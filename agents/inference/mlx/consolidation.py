@@ -5,23 +5,34 @@ Files are written and directions computed on other threads; training steps and t
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import anyio
 import anyio.to_thread
 import structlog
 
+from agents.inference.adapter_watch import require_passed, take_verdict
+from agents.inference.adapters.comparison import compare_with_served
 from agents.inference.adapters.files import WEIGHTS, parse_pairs, scale_of
 from agents.inference.failures import adapter_error
 from agents.inference.mlx.thread import ModelThread
 from agents.inference.training import exchange
 from agents.inference.training.directions import dump_directions, frozen_weights, leading_directions
 from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
+from agents.shared.adapters.folders import STAGED
+from agents.shared.adapters.verdicts import read_digest
 from agents.shared.disk import sync
 from bus.agent import Endpoint
 from bus.connection import Bus
+from bus.metrics import count_degraded
 from bus.storage import objects
+from bus.stream import read_stream
+from bus.topology import DREAMLOG
+from schemas.adapters import AnglesReply, AnglesRequest
+from schemas.codec import decode
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,
@@ -32,12 +43,15 @@ from schemas.consolidation import (
     ExportRequest,
     ProtectReply,
     ProtectRequest,
+    RestoreReply,
+    RestoreRequest,
     StageReply,
     StageRequest,
     TrainReply,
     TrainRequest,
 )
-from schemas.errors import StageFailed
+from schemas.dream import DreamSwapped
+from schemas.errors import InvalidEvent, KikiError, StageFailed
 
 Tokenize = Callable[[Sequence[Example]], Awaitable[list[TrainingExample]]]
 """Turns examples into tokens."""
@@ -49,22 +63,68 @@ _log = structlog.get_logger("inference")
 
 
 class Consolidation:
-    """Serves ``adapters.{export,train,protect,stage,exchange,discard}`` on one engine."""
+    """Serves ``adapters.{export,train,protect,stage,angles,exchange,restore,discard}`` on one engine.
 
-    def __init__(self, thread: ModelThread, tokenize: Tokenize, bus: Bus) -> None:
-        self._thread, self._tokenize, self._bus = thread, tokenize, bus
+    With the identity of a ``worker``, also under ``adapters.<verb>.<worker>``, where no other worker answers.
+    """
+
+    def __init__(self, thread: ModelThread, tokenize: Tokenize, bus: Bus, *, worker: str = "") -> None:
+        self._thread, self._tokenize, self._bus, self._worker = thread, tokenize, bus, worker
         self._training_lock = anyio.Lock()
+        self._following_lock = anyio.Lock()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        """One endpoint for each verb."""
-        return (
+        """One endpoint for each verb, and one for each that only this worker answers."""
+        endpoints = (
             Endpoint(verb="adapters.export", request=ExportRequest, handle=self.export),
             Endpoint(verb="adapters.train", request=TrainRequest, handle=self.train),
             Endpoint(verb="adapters.protect", request=ProtectRequest, handle=self.protect),
             Endpoint(verb="adapters.stage", request=StageRequest, handle=self.stage),
+            Endpoint(verb="adapters.angles", request=AnglesRequest, handle=self.read_angles),
             Endpoint(verb="adapters.exchange", request=ExchangeRequest, handle=self.exchange),
+            Endpoint(verb="adapters.restore", request=RestoreRequest, handle=self.restore),
             Endpoint(verb="adapters.discard", request=DiscardRequest, handle=self.discard),
         )
+        own = [replace(endpoint, verb=f"{endpoint.verb}.{self._worker}") for endpoint in endpoints if self._worker]
+        return (*endpoints, *own)
+
+    async def follow_swaps(self) -> None:
+        """Take over the swaps that other workers made while this one was away: an adapter whose file is one that a swap
+        has replaced gets the weights of the last one. What cannot be taken over is counted.
+
+        Raises:
+            Unavailable: the broker is away.
+        """
+        async with self._following_lock:
+            replaced: dict[str, set[str]] = {}
+            latest: dict[str, str] = {}
+            async for message in read_stream(self._bus, DREAMLOG, [self._bus.subjects.stage(DreamSwapped.subject)]):
+                with suppress(InvalidEvent):
+                    swap = decode(DreamSwapped, message.data)
+                    replaced.setdefault(swap.adapter, set()).update((swap.base_sha256, swap.sha256))
+                    latest[swap.adapter] = swap.sha256
+            for name, sha256 in latest.items():
+                await self._follow(name, sha256, replaced[name])
+
+    async def _follow(self, name: str, sha256: str, replaced: Collection[str]) -> None:
+        try:
+            current = await self._digest(name)
+            if current == sha256 or current not in replaced:
+                return
+            stage_reply = await self.stage(StageRequest(name=name, weights=sha256))
+            exchange_request = ExchangeRequest(name=name, staged=stage_reply.staged, base_sha256=current)
+            await self.exchange(exchange_request)
+            await self.discard(DiscardRequest(staged=stage_reply.staged))
+        except (KikiError, OSError) as error:
+            if getattr(error, "code", "") == "adapter_not_found":
+                return  # it is no adapter of this worker
+            reason = f"'{name}' is older than that of other workers ({error}): copy the file of digest {sha256[:12]}"
+            count_degraded("adapter.behind", reason)
+
+    async def _digest(self, name: str) -> str:
+        """The digest of the adapter's file."""
+        path = self._thread.decoder.bank.registration.find_file(name)
+        return await anyio.to_thread.run_sync(read_digest, path)
 
     async def export(self, request: ExportRequest) -> ExportReply:
         """Store the weights of the file in use; the digest is of the very bytes that were read."""
@@ -127,6 +187,8 @@ class Consolidation:
     async def stage(self, request: StageRequest) -> StageReply:
         """Write the weights to disk, verify, load and prove them, so that the exchange itself is short."""
         bank = self._thread.decoder.bank
+        if request.present:
+            return await anyio.to_thread.run_sync(exchange.stage_present, bank.registration, request)
         data = await objects.get(self._bus, request.weights, param="weights")
         folder = exchange.adapter_folder(bank.folder, request.name).parent
         staged_name = await anyio.to_thread.run_sync(exchange.stage, folder, request.name, data)
@@ -135,11 +197,27 @@ class Consolidation:
         except StageFailed:
             await anyio.to_thread.run_sync(exchange.discard, folder, staged_name)
             raise
-        return StageReply(staged=staged_name, sha256=adapter.sha256, bytes=adapter.nbytes)
+        base_sha256 = await self._digest(request.name)
+        return StageReply(staged=staged_name, sha256=adapter.sha256, bytes=adapter.nbytes, base_sha256=base_sha256)
+
+    async def read_angles(self, request: AnglesRequest) -> AnglesReply:
+        """Read an adapter's health, and its angles to all that are served. Verdicts that came meanwhile count."""
+        bank = self._thread.decoder.bank
+        verdicts = bank.registration.verdicts
+        if verdicts is None:
+            raise adapter_error(request.name, "there is no folder whose adapters are judged")
+        for verdict in verdicts.waiting:
+            await take_verdict(self._bus, verdicts, verdict.name, verdict.sha256)
+        compare = partial(compare_with_served, bank.registration, verdicts, bank.modules, request)
+        return await anyio.to_thread.run_sync(compare)
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeReply:
         """Exchange the adapter between two decoding steps; running requests keep the weights that they began with."""
         decoder = self._thread.decoder
+        registration = decoder.bank.registration
+        if registration.verdicts is not None and request.staged in registration:
+            sha256 = await anyio.to_thread.run_sync(read_digest, registration.find_file(request.staged))
+            await require_passed(self._bus, registration.verdicts, request.name, sha256)
 
         def swap() -> tuple[float, str]:
             is_used = decoder.is_using(request.name)
@@ -158,12 +236,26 @@ class Consolidation:
         _log.info("adapter exchanged", adapter=request.name, sha256=sha256[:12], pause_ms=round(pause, 1))
         return ExchangeReply(name=request.name, sha256=sha256, pause_ms=pause)
 
+    async def restore(self, request: RestoreRequest) -> RestoreReply:
+        """Put back what an exchange has replaced, between two decoding steps."""
+        decoder = self._thread.decoder
+
+        def put_back() -> str:
+            return exchange.restore(
+                decoder.bank, request.name, request.staged, request.base_sha256, busy_slots=decoder.busy_slots
+            )
+
+        sha256 = await self._thread.ask(put_back)
+        await anyio.to_thread.run_sync(sync, exchange.adapter_folder(decoder.bank.folder, request.name))
+        _log.warning("adapter put back", adapter=request.name, sha256=sha256[:12])
+        return RestoreReply(name=request.name, sha256=sha256)
+
     async def discard(self, request: DiscardRequest) -> DiscardReply:
         """Remove a staged adapter from memory and from the disk; rows that use it finish."""
         decoder = self._thread.decoder
         if (folder := decoder.bank.folder) is None:
             raise adapter_error(request.staged, "there is no adapters folder")
-        if exchange.MARK in request.staged:
+        if STAGED in request.staged:
             await self._thread.ask(lambda: decoder.bank.unload(request.staged, busy_slots=decoder.busy_slots))
         existed = await anyio.to_thread.run_sync(exchange.discard, folder, request.staged)
         return DiscardReply(discarded=existed)

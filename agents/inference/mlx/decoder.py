@@ -5,6 +5,7 @@ decodes one token for every row.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,8 @@ from mlx_lm.generate import BatchGenerator
 
 from agents.inference.adapters import administration
 from agents.inference.adapters.bank import AdapterBank
-from agents.inference.adapters.mixed import RoutedModel
+from agents.inference.adapters.mixed import RoutedModel, Rows
+from agents.inference.device_memory import choose_prefix_bits, plan_memory
 from agents.inference.knowbias import neurons
 from agents.inference.knowbias.enhancement import enhance
 from agents.inference.knowbias.gates import gates
@@ -23,6 +25,7 @@ from agents.inference.mlx.prompt_cache import CacheCost, PrefixCache, cannot_be_
 from agents.inference.mlx.work import Work, WorkUpdate
 from agents.inference.settings import InferenceSettings
 from bus.metrics import count_degraded
+from bus.tenants.shares import find_most
 from schemas.adapters import AdapterInfo
 from schemas.errors import DeadlineExceeded, KikiError
 from schemas.findings import AdapterUse
@@ -44,25 +47,30 @@ class Decoder:
         self.device, self.encoder, self.grammars = bundle.device, bundle.encoder, bundle.grammars
         self.parameters, self.weights, self._model_bytes = bundle.parameters, bundle.weights, bundle.model_bytes
         self.vocabulary = bundle.vocabulary
-        self.bank = AdapterBank(
-            bundle.model,
-            settings.adapters,
-            budget=settings.adapter_bytes,
-            dtype=bundle.dtype,
-            seats=settings.max_mixed,
+        row_cost, whole_only = _measure_row(bundle.model)
+        self.plan = plan_memory(
+            bundle.memory,
+            bundle.device,
+            weights=int(mx.get_active_memory()),
+            adapters=settings.adapter_bytes if settings.adapters is not None else 0,
+            prompts=settings.prefix_bytes,
+            rows=settings.kv_bytes,
+            least_rows=row_cost.of(self.encoder.context_tokens),
         )
+        self.bank = AdapterBank(
+            bundle.model, settings.adapters, budget=self.plan.adapters, seats=settings.max_mixed, is_judged=True
+        )
+        self.bank.registration.log_strangers()
         self.factor = _apply_enhancement(settings, bundle.model, self.bank)
         model = RoutedModel(bundle.model, self.bank.rows)
-        row_cost, whole_only = _measure_row(model)
-        other_bytes = int(mx.get_active_memory()) + settings.adapter_bytes + settings.prefix_bytes
-        cache_bytes = settings.kv_bytes or max(row_cost.of(self.encoder.context_tokens), bundle.memory - other_bytes)
-        self.admission = Admission(settings, self.bank, cost=row_cost, max_bytes=cache_bytes)
+        self.admission = Admission(settings, self.bank, cost=row_cost, max_bytes=self.plan.rows)
+        bits = choose_prefix_bits(bundle.device, settings.prefix_bits)
         self.batch = Batch(
             settings,
             bundle,
             model,
             generator=_make_generator(settings, bundle, model),
-            prefixes=PrefixCache(max_bytes=settings.prefix_bytes, bits=settings.prefix_bits),
+            prefixes=PrefixCache(max_bytes=self.plan.prompts, bits=bits),
             whole_only=whole_only,
         )
 
@@ -95,12 +103,22 @@ class Decoder:
 
     def prefetch(self, uses: tuple[AdapterUse, ...]) -> None:
         """Make registered adapters resident; a failure is counted, and later requests with the adapter report it."""
+        self.bank.note_busy(self.busy_slots)
         for use in uses:
-            if self.bank.is_registered(use.name):
+            if self.bank.registration.is_served(use.name):
                 try:
-                    self.bank.load(use.name)
+                    self.bank.prefetch(use.name)
                 except KikiError as error:
                     count_degraded("adapter.prefetch", error.message)
+
+    def load_adapters(self, uses: Sequence[AdapterUse]) -> None:
+        """Read and verify adapters that were never proven; they are kept if there is room.
+
+        Raises:
+            StageFailed: code ``adapter_failed``.
+        """
+        self.bank.note_busy(self.busy_slots)
+        self.bank.require(uses)
 
     def forget(self) -> None:
         """Drop the prompts that were kept for later ones."""
@@ -141,7 +159,9 @@ class Decoder:
             "last_swap_ms": bank.last_swap_ms,
             "context_tokens": float(self.encoder.context_tokens),
             "parameters": float(self.parameters),
-            "adapter_resident_bytes": float(bank.resident_bytes),
+            "adapter_resident_bytes": float(bank.counted_bytes),
+            "adapter_bytes_limit": float(bank.budget),
+            "prefix_bytes_limit": float(self.plan.prompts),
             "adapters_registered": float(len(bank.registered_names)),
             "adapters_resident": float(len(bank.resident)),
             "model_bytes": float(self._model_bytes),
@@ -185,8 +205,9 @@ def _apply_enhancement(settings: InferenceSettings, model: Any, bank: AdapterBan
     return settings.knowbias_factor
 
 
-def _measure_row(model: RoutedModel) -> tuple[CacheCost, bool]:
+def _measure_row(base: Any) -> tuple[CacheCost, bool]:
     """Bytes of cache that a row costs, and whether the caches cannot be cut to a shorter prompt."""
+    model = RoutedModel(base, Rows())
     cache = model.make_cache()
     whole_only = cannot_be_cut(cache)
     mx.eval(model(mx.array([[1]]), cache=cache))
@@ -198,7 +219,7 @@ def _make_generator(settings: InferenceSettings, bundle: loading.ModelBundle, mo
     generator = BatchGenerator(
         model,
         stop_tokens=[[token] for token in sorted(bundle.tokenizer.eos_token_ids)],
-        completion_batch_size=settings.max_batch,
+        completion_batch_size=find_most(settings.max_batch),
         prefill_batch_size=min(PREFILL_ROWS, settings.max_batch),
         prefill_step_size=settings.prefill_step,
     )

@@ -10,7 +10,9 @@ from typing import NoReturn
 
 import anyio
 
+from agents.inference.adapter_watch import AdapterWatch
 from agents.inference.adapters import administration
+from agents.inference.adapters.registration import RegisteredAdapters
 from agents.inference.mlx.consolidation import Consolidation
 from agents.inference.mlx.decoder import Decoder
 from agents.inference.mlx.processors import Grammars
@@ -22,7 +24,8 @@ from agents.inference.settings import InferenceSettings
 from agents.inference.tools import check_tools
 from agents.inference.training.exchange import sweep
 from agents.inference.training.steps import TrainingExample, make_training_example
-from bus.agent import Endpoint
+from agents.shared.adapters.folders import STAGED
+from agents.shared.adapters.verdicts import VerdictFolder
 from bus.connection import Bus
 from schemas.adapters import AdapterInfo, AdapterListReply
 from schemas.chat import Message, Sampling, Tooling
@@ -79,13 +82,15 @@ class MlxEngine:
 
     @property
     def info(self) -> dict[str, str]:
-        """The device, how it holds the weights, the adapters in the model now, and all that are registered."""
+        """The device, how it holds the weights, the adapters in the model now, and all that are served."""
         decoder = self.thread.decoder
+        registration = decoder.bank.registration
         return {
             "device": decoder.device,
             "weights": decoder.weights,
             "adapters": " ".join(use.name for use in decoder.bank.active),
-            "registered": " ".join(decoder.bank.registered_names),
+            "registered": " ".join(filter(registration.is_served, registration.names)),
+            **_list_verdicts(registration),
         }
 
     @property
@@ -110,7 +115,7 @@ class MlxEngine:
         self.thread.check()
         work = await self._make_work(request, live=on_piece is not None)
         if on_acceptance is not None:
-            uses = self.filter_registered(request.adapters)
+            uses = self.filter_served(request.adapters)
             await self._require_adapters(uses)
             await on_acceptance(Acceptance(prompt_tokens=work.own_tokens, adapters=uses))
         self.thread.check()
@@ -139,7 +144,7 @@ class MlxEngine:
         missing = [use for use in uses if use.name not in digests or use.sha256 not in ("", digests[use.name])]
         if missing:
             await self._warm([use.name for use in missing])
-            await self.thread.ask(lambda: bank.load_all(missing))
+            await self.thread.ask(lambda: self.thread.decoder.load_adapters(missing))
 
     async def count_tokens(self, messages: Sequence[Message], tooling: Tooling | None, *, thinking: bool) -> int:
         """Tokens of the prompt that a conversation makes, however many there are.
@@ -158,9 +163,21 @@ class MlxEngine:
         """Weights of the model."""
         return self.thread.decoder.parameters
 
-    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
-        """The adapters among ``uses`` that the folder holds, in the same order."""
-        return tuple(use for use in uses if self.thread.decoder.bank.is_registered(use.name))
+    @property
+    def verdicts(self) -> VerdictFolder | None:
+        """What the gates say of the folder's adapters; None without a folder."""
+        return self.thread.decoder.bank.registration.verdicts
+
+    def make_watch(self, bus: Bus) -> AdapterWatch | None:
+        """What sees new weights in the folder; None without a folder."""
+        registration = self.thread.decoder.bank.registration
+        if registration.verdicts is None:
+            return None
+        return AdapterWatch(bus, registration, registration.verdicts, base_model=self.settings.model_name)
+
+    def filter_served(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+        """The adapters among ``uses`` that the folder holds and the gates let through, in the same order."""
+        return tuple(use for use in uses if self.thread.decoder.bank.registration.is_served(use.name))
 
     @property
     def prefetches(self) -> bool:
@@ -193,9 +210,9 @@ class MlxEngine:
             await self._warm([name])
         return await self.thread.ask(lambda: self.thread.decoder.administer(verb, name, sha256))
 
-    def consolidation(self, bus: Bus) -> Sequence[Endpoint]:
-        """All endpoints of consolidation."""
-        return Consolidation(self.thread, self.tokenize_examples, bus).endpoints()
+    def consolidation(self, bus: Bus, worker: str) -> Consolidation:
+        """All verbs of consolidation."""
+        return Consolidation(self.thread, self.tokenize_examples, bus, worker=worker)
 
     async def tokenize_examples(self, examples: Sequence[Example]) -> list[TrainingExample]:
         """Encode examples as the model sees them in a chat.
@@ -327,3 +344,17 @@ def _cut_at(finish: float, work: Work) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _list_verdicts(registration: RegisteredAdapters) -> dict[str, str]:
+    """Names of the adapters that the gates have not passed, by what they say; those never read wait."""
+    if registration.verdicts is None:
+        return {}
+    names: dict[str, list[str]] = {"ungated": [], "waiting": [], "refused": []}
+    for name in registration.names:
+        with contextlib.suppress(KikiError):  # it may go meanwhile
+            verdict = registration.find_verdict(name)
+            state = "waiting" if verdict is None else verdict.state
+            if state in names and STAGED not in name:
+                names[state].append(name)
+    return {state: " ".join(adapters) for state, adapters in names.items()}

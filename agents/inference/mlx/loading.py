@@ -1,23 +1,29 @@
 """Loads a model directory: the model, its tokenizer and its prompt encoder. Call it on the thread that owns them."""
 
 import copy
+import gc
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx_lm
-import psutil
+import structlog
 from mlx_lm.utils import get_total_parameters
 
+from agents.inference.device_memory import Device
 from agents.inference.int8.conversion import convert
 from agents.inference.int8.selection import select_weights
 from agents.inference.mlx import swiglu
+from agents.inference.mlx.device import read_device, set_limits
 from agents.inference.mlx.processors import Grammars
+from agents.inference.model_config import find_narrow, require_context
 from agents.inference.prompt import PromptEncoder
 from agents.inference.settings import InferenceSettings
 from agents.inference.tools import ToolSyntax, syntax_of
 from agents.inference.vocabulary import Vocabulary
 from schemas.errors import SetupError
+
+_log = structlog.get_logger("inference")
 
 THINK = ("<think>", "</think>")
 """Reasoning markers of a tokenizer that declares none."""
@@ -25,10 +31,10 @@ THINK = ("<think>", "</think>")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelBundle:
-    """A model ready to decode. ``dtype`` is what adapters are cast to; None leaves them as stored.
+    """A model ready to decode.
 
     ``weights`` says how they are held: "int8" or "float32" on a CPU, "stored" elsewhere; they are ``model_bytes`` long.
-    ``memory``: bytes that MLX may allocate, by the settings or else by the device.
+    ``memory``: bytes that the worker may fill, by the settings or else by the device.
     """
 
     model: Any
@@ -37,11 +43,10 @@ class ModelBundle:
     grammars: Grammars
     vocabulary: Vocabulary
     syntax: ToolSyntax
-    device: str
+    device: Device
     weights: str
     parameters: int
     model_bytes: int
-    dtype: Any | None
     memory: int
 
 
@@ -56,12 +61,16 @@ def load(settings: InferenceSettings) -> ModelBundle:
         raise SetupError("engine = 'mlx' needs a model directory.", param="model")
     if not settings.model.is_dir():
         raise SetupError(f"no model directory at {settings.model}: 'kiki models pull' fetches one.", param="model")
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    memory, bytes_before = _set_limits(settings, on_cpu=on_cpu), int(mx.get_active_memory())
+    device = read_device()
+    on_cpu = device.kind == "cpu"
+    gc.collect()  # an earlier model of this process, if it went while this one is loaded, would be taken from its bytes
+    memory, bytes_before = set_limits(device, settings.memory_limit, settings.cache_limit), int(mx.get_active_memory())
     try:
         model, tokenizer, config = mlx_lm.load(str(settings.model), return_config=True, lazy=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise SetupError(f"{settings.model} cannot be loaded: {error}", param="model") from error
+    if (reason := find_narrow(config)) is not None:
+        _log.warning("model is narrow", model=settings.model_name, error=reason)
     parameters, weights = int(get_total_parameters(model)), "stored"
     if on_cpu:
         weights = select_weights(model, settings, parameters=parameters)
@@ -75,7 +84,7 @@ def load(settings: InferenceSettings) -> ModelBundle:
     syntax = syntax_of(tokenizer)
     encoder = PromptEncoder(
         copy.deepcopy(tokenizer._tokenizer),  # encoding and decoding run in different threads
-        context_tokens=settings.context_tokens or context_of(config),
+        context_tokens=settings.context_tokens or require_context(config),
         think_marks=think_markers(tokenizer),
         native_tools=syntax.native,
     )
@@ -86,48 +95,12 @@ def load(settings: InferenceSettings) -> ModelBundle:
         grammars=Grammars(copy.deepcopy(tokenizer._tokenizer), eos=list(tokenizer.eos_token_ids)),
         vocabulary=Vocabulary(tokenizer._tokenizer, size=vocabulary_of(config) or len(tokenizer._tokenizer)),
         syntax=syntax,
-        device="cpu" if on_cpu else "gpu",
+        device=device.kind,
         weights=weights,
         parameters=parameters,
         model_bytes=model_bytes,
-        dtype=mx.float32 if on_cpu else None,
         memory=memory,
     )
-
-
-def limits(memory: int) -> tuple[int, int]:
-    """What MLX may allocate, and keep of freed buffers, on a device with ``memory`` bytes: 460 and 32 GB of 512 GB."""
-    return memory * 460 // 512, memory // 16
-
-
-def _set_limits(settings: InferenceSettings, *, on_cpu: bool) -> int:
-    """Set the limits of the settings, or of the device. A CPU's memory is shared with
-    other processes: there only the settings count.
-
-    Returns:
-        Bytes that may be filled: the limit set, or less where Metal recommends less.
-    """
-    device = {} if on_cpu else mx.device_info()
-    total = int(device.get("memory_size") or device.get("total_memory") or psutil.virtual_memory().total)
-    memory, cache = (None, None) if on_cpu else limits(total)
-    memory, cache = settings.memory_limit or memory, settings.cache_limit or cache
-    if memory is not None:
-        mx.set_memory_limit(memory)
-    if cache is not None:
-        mx.set_cache_limit(cache)
-    return settings.memory_limit or int(device.get("max_recommended_working_set_size") or memory or total)
-
-
-def context_of(config: dict[str, Any]) -> int:
-    """Tokens of the model's context, from ``config.json``.
-
-    Raises:
-        SetupError: the configuration does not say.
-    """
-    length = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    if not length:
-        raise SetupError("config.json has no max_position_embeddings: set context_tokens.", param="context_tokens")
-    return int(length)
 
 
 def vocabulary_of(config: dict[str, Any]) -> int:

@@ -11,21 +11,19 @@ ScoredToken = tuple[int, float, list[tuple[int, float]]]
 
 
 class SharedPrefill:
-    """Processes ``tokens``, ``step`` of them at a time, so that decoding goes on in between.
+    """Processes ``tokens`` piece by piece, so that decoding goes on in between.
 
     ``cache`` holds the first ``known_tokens`` of them already; ``done`` counts what it holds.
     """
 
-    def __init__(
-        self, model: Any, tokens: Sequence[int], *, cache: list[Any], known_tokens: int = 0, step: int
-    ) -> None:
-        self._model, self._step = model, step
+    def __init__(self, model: Any, tokens: Sequence[int], *, cache: list[Any], known_tokens: int = 0) -> None:
+        self._model = model
         self._tokens, self.known_tokens = list(tokens), known_tokens
         self.cache, self.done = cache, known_tokens
 
-    def advance(self) -> bool:
-        """Process one step. Returns whether all tokens are done."""
-        chunk = self._tokens[self.done : self.done + self._step]
+    def advance(self, length: int) -> bool:
+        """Process the next ``length`` tokens. Returns whether all are done."""
+        chunk = self._tokens[self.done : self.done + length]
         if chunk:
             logits = self._model(mx.array([chunk]), cache=self.cache)
             self._read_logits(logits)
@@ -34,7 +32,7 @@ class SharedPrefill:
         return self.done == len(self._tokens)
 
     def _read_logits(self, logits: mx.array) -> None:
-        """Look at the logits (1, tokens, vocabulary) of a step; without a look they are never computed."""
+        """Look at the logits (1, tokens, vocabulary) of a piece; without a look they are never computed."""
 
 
 class ScoredPrefill(SharedPrefill):
@@ -45,8 +43,8 @@ class ScoredPrefill(SharedPrefill):
         top: how many of the likeliest tokens to name at each place.
     """
 
-    def __init__(self, model: Any, tokens: Sequence[int], *, cache: list[Any], step: int, top: int = 0) -> None:
-        super().__init__(model, tokens[:-1], cache=cache, step=step)
+    def __init__(self, model: Any, tokens: Sequence[int], *, cache: list[Any], top: int = 0) -> None:
+        super().__init__(model, tokens[:-1], cache=cache)
         self._targets, self._top = list(tokens[1:]), top
         self.scored_tokens: list[ScoredToken] = []
         """The text's tokens from its second on, as far as they are done."""

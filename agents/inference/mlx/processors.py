@@ -19,6 +19,9 @@ from bus.metrics import count_degraded
 from schemas.chat import Sampling, Tool, Tooling
 from schemas.errors import InvalidInput
 
+LARGEST_DEDUCTION = 1e4
+"""What is taken from a logit at most, so that it stays a number in 16 bits however often its token came."""
+
 Processor = Callable[[mx.array, mx.array], mx.array]
 
 _WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
@@ -51,6 +54,7 @@ class Penalties:
             worse = mx.where(logits > 0, logits / penalty, logits * penalty)
             logits = mx.where((counts > 0) | self._seen, worse, logits)
         deduction = sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+        deduction = mx.clip(deduction, -LARGEST_DEDUCTION, LARGEST_DEDUCTION)
         changed: mx.array = logits - deduction.astype(logits.dtype) + self._bias.astype(logits.dtype)
         return changed
 

@@ -1,10 +1,10 @@
 """Caches processed prompts, so that the longest known beginning of a new prompt is not processed again.
 
-The key is the set of adapters (with the digests of their files), the enhancement's factor and the token ids; a worker
-has one model. mlx-lm's
-``LRUPromptCache`` finds the longest prefix and drops the oldest. Caches that can be cut (keys and values) also serve
-prompts that leave a known one half-way; those that cannot (recurrent states, as in Qwen3.6) only where a known one
-ends, so that these are kept at the end of the prompt as well as at the end of the answer.
+The key is the tenant, the set of adapters (with the digests of their files), the enhancement's factor and the token
+ids; a worker has one model. mlx-lm's ``LRUPromptCache`` finds the longest prefix and drops the oldest. Caches that can
+be cut (keys and values) also serve prompts that leave a known one half-way; those that cannot (recurrent states, as in
+Qwen3.6) only where a known one ends, so that these are kept at the end of the prompt as well as at the end of the
+answer.
 """
 
 from collections.abc import Hashable, Sequence

@@ -10,10 +10,17 @@ from schemas.chat import Sampling
 Sampler = Callable[[mx.array], mx.array]
 """Log-probabilities (rows, vocabulary) to token ids (rows,)."""
 
+LEAST_TEMPERATURE = 1e-3
+"""Below, the likeliest token is as good as certain, and dividing by less leaves no finite number in 16 bits."""
+
+LEAST_TOP_P = 1e-6
+"""Below, the likeliest token stands alone, and 32 bits may hold no such share of the mass."""
+
 
 def make_sampler(sampling: Sampling, *, temperature: float, seed: int) -> Sampler:
-    """top_p, min_p and top_k on the log-probabilities, then temperature, then a draw from the row's stream."""
-    if temperature == 0:
+    """top_p, min_p and top_k on the log-probabilities, then temperature, then a draw from the row's stream; the
+    likeliest token where one of them leaves no other."""
+    if temperature < LEAST_TEMPERATURE or sampling.top_p < LEAST_TOP_P:
         greedy: Sampler = greedy_sampler  # one object for all greedy rows, which are then sampled in one call
         return greedy
     return _RowSampler(sampling, temperature, seed)

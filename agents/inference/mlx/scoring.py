@@ -16,7 +16,6 @@ class Ballots:
         cache: of one row, with the tokens that all endings share. It is copied, not changed.
         tails: token ids of each ending, none empty.
         choices: token ids of each choice, none empty.
-        step: tokens in one pass, over all rows.
     """
 
     def __init__(
@@ -25,15 +24,12 @@ class Ballots:
         cache: Sequence[Any],
         tails: Sequence[Sequence[int]],
         choices: Sequence[Sequence[int]],
-        *,
-        step: int,
     ) -> None:
         self._model, self._choices = model, choices
         self._last = [tail[-1] for tail in tails]
         width = max(map(len, tails)) - 1
         self._padding = [width + 1 - len(tail) for tail in tails]
         self._bodies = [[*tail[:-1], *[0] * pad] for tail, pad in zip(tails, self._padding, strict=True)]
-        self._columns = max(1, step // len(tails))
         self._at, self._width = 0, width
         self._cache = [layer.merge([layer] * len(tails)) for layer in cache]
         if any(self._padding):
@@ -41,10 +37,14 @@ class Ballots:
                 layer.prepare(lengths=[width - pad for pad in self._padding], right_padding=self._padding)
         self.scores: tuple[tuple[float, ...], ...] = ()
 
-    def advance(self) -> bool:
-        """Do one pass. Returns whether :attr:`scores` is complete: each choice's natural-log probability, by ending."""
+    def advance(self, length: int) -> bool:
+        """Do one pass over ``length`` tokens of all rows together.
+
+        Returns:
+            Whether :attr:`scores` is complete: each choice's natural-log probability, by ending.
+        """
         if self._at < self._width:
-            end = min(self._width, self._at + self._columns)
+            end = min(self._width, self._at + max(1, length // len(self._bodies)))
             self._model(mx.array([body[self._at : end] for body in self._bodies]), cache=self._cache)
             mx.eval([layer.state for layer in self._cache])
             self._at = end

@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from agents.inference.adapters.bank import Seat
+from agents.inference.adapters.stacks import Seat
 from agents.inference.candidates import select_usable
 from agents.inference.mlx.prefill import SharedPrefill
 from agents.inference.mlx.rows import DecodingRow
@@ -94,8 +94,9 @@ class Work:
 
     @property
     def context(self) -> Hashable:
-        """The key of the prompt cache besides the tokens: what else the model's state depends on."""
-        return self.adapters, self.factor
+        """The key of the prompt cache besides the tokens: whose prompt it is (what another tenant asked shall not be
+        told by the time that an answer takes), and what else the model's state depends on."""
+        return self.request.tenant, self.adapters, self.factor
 
     @property
     def compute(self) -> float:

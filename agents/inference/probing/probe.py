@@ -136,10 +136,8 @@ class Trial:
         for start in range(0, len(bias_questions), AT_ONCE):
             batch = bias_questions[start : start + AT_ONCE]
             prompts = [self._bundle.encoder.encode(question.messages).tokens for question in batch]
-            ballots = Ballots(
-                self._model, self._model.make_cache(factor=factor), prompts, self._choices, step=self._step
-            )
-            while not ballots.advance():
+            ballots = Ballots(self._model, self._model.make_cache(factor=factor), prompts, self._choices)
+            while not ballots.advance(self._step):
                 pass
             answers += [_make_answer(question, scores) for question, scores in zip(batch, ballots.scores, strict=True)]
             for _ in batch:

@@ -6,6 +6,7 @@ It runs on the model's thread. Rows that are being decoded keep the pairs that t
 """
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -14,19 +15,25 @@ from pathlib import Path
 
 from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import CONFIG, WEIGHTS
+from agents.inference.adapters.registration import RegisteredAdapters
 from agents.inference.failures import adapter_error
+from agents.shared.adapters.folders import STAGED, read_config, survey_adapters
+from agents.shared.adapters.verdicts import read_digest
 from agents.shared.disk import sync
+from schemas.consolidation import StageReply, StageRequest
 from schemas.errors import KikiError, Refused, StageFailed
 from schemas.findings import AdapterUse
 
-MARK = ".staged-"
+REPLACED = "replaced.safetensors"
+"""The file that an exchange has replaced, in the staged adapter's folder until that is discarded."""
+
 LEFT_SECONDS = 3600.0
 """Age in seconds at which a staged adapter counts as left behind; a younger one may be another worker's, in use."""
 
 
 def staged_name(name: str, digest: str) -> str:
     """The name of the staged adapter with weights of this digest for ``name``."""
-    return f"{name[:100]}{MARK}{digest[:12]}"
+    return f"{name[:100]}{STAGED}{digest[:12]}"
 
 
 def stage(folder: Path, name: str, data: bytes) -> str:
@@ -42,11 +49,37 @@ def stage(folder: Path, name: str, data: bytes) -> str:
     temporary = folder / f".{target.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    shutil.copyfile(source / CONFIG, temporary / CONFIG)
+    config = read_config(source)
+    config.pop("domain", None)  # else the staged one would be served in the adapter's place
+    (temporary / CONFIG).write_text(json.dumps(config))
     (temporary / WEIGHTS).write_bytes(data)
     sync(temporary / WEIGHTS)
     temporary.rename(target)
     return target.name
+
+
+def stage_present(registration: RegisteredAdapters, request: StageRequest) -> StageReply:
+    """Stage the weights that lie under the name itself, by links to its files, so that they can be judged.
+
+    Raises:
+        StageFailed: code ``adapter_not_found``; or ``adapter_failed``, ``param`` sha256, when other weights lie there.
+    """
+    source, weights = registration.find_folder(request.name), registration.find_file(request.name)
+    if (sha256 := read_digest(weights)) != request.weights:
+        raise StageFailed(
+            f"'{request.name}' has digest {sha256[:12]} by now, not {request.weights[:12]}: propose it again.",
+            code="adapter_failed",
+            param="sha256",
+        )
+    target = source.parent / staged_name(request.name, sha256)
+    if not target.is_dir():
+        temporary = source.parent / f".{target.name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for file in (source / CONFIG, weights):
+            _link(file, temporary / file.name)
+        temporary.rename(target)
+    return StageReply(staged=target.name, sha256=sha256, bytes=weights.stat().st_size)
 
 
 def discard(folder: Path, name: str) -> bool:
@@ -55,7 +88,7 @@ def discard(folder: Path, name: str) -> bool:
     Raises:
         StageFailed: code ``adapter_failed``: it is not a staged adapter's name.
     """
-    if MARK not in name:
+    if STAGED not in name:
         raise adapter_error(name, "it is in use and was never staged")
     existed = (folder / name).is_dir()
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -64,7 +97,7 @@ def discard(folder: Path, name: str) -> bool:
 
 def sweep(folder: Path, *, now: float) -> list[str]:
     """Remove staged adapters older than :data:`LEFT_SECONDS`, left by swaps that died. Returns their names."""
-    leftovers = [path for path in folder.iterdir() if MARK in path.name and now - path.stat().st_mtime > LEFT_SECONDS]
+    leftovers = [path for path in folder.iterdir() if STAGED in path.name and now - path.stat().st_mtime > LEFT_SECONDS]
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
     return sorted(path.name for path in leftovers)
@@ -95,25 +128,52 @@ def exchange(
             code="invariant_broken",
             param="base_sha256",
         )
-    if is_used and not bank.mixable((AdapterUse(name=name),)):
+    uses, new_uses = (AdapterUse(name=name),), (AdapterUse(name=successor),)
+    if is_used and not (bank.mixable(uses) and bank.fit_together([uses, new_uses])):
         raise Refused(f"requests use '{name}', which is too large to be kept beside its successor: try again later.")
     successor_adapter = bank.load(successor)
-    live_file, next_file, backup = folder / WEIGHTS, folder / f"{WEIGHTS}.next", folder / f"{WEIGHTS}.before"
+    staged_folder, live_file = bank.registration.find_folder(successor), folder / WEIGHTS
     try:
-        _link(folder.parent / successor / WEIGHTS, next_file)
-        _link(live_file, backup)
-        next_file.replace(live_file)
+        _link(live_file, staged_folder / REPLACED)
+        _replace(staged_folder / WEIGHTS, live_file)
     except OSError as error:
         raise adapter_error(name, f"its file cannot be exchanged ({error})") from error
     try:
         bank.renew(name, successor_adapter)
         bank.prepare(name, busy_slots=busy_slots)
     except KikiError:
-        backup.replace(live_file)
+        _replace(staged_folder / REPLACED, live_file)
         bank.renew(name, current)
         raise
-    backup.unlink(missing_ok=True)
     return (time.perf_counter() - began) * 1000
+
+
+def restore(bank: AdapterBank, name: str, successor: str, base_sha256: str, *, busy_slots: Collection[int]) -> str:
+    """Put back the weights that an exchange has replaced; nothing is done when they are there already.
+
+    Returns:
+        The digest of the weights in use.
+
+    Raises:
+        StageFailed: code ``adapter_failed``; or ``invariant_broken`` when the adapter's weights are neither.
+    """
+    folder = adapter_folder(bank.folder, name)
+    current = bank.load(name)
+    if current.sha256 == base_sha256:
+        return base_sha256
+    if staged_name(name, current.sha256) != successor:
+        raise StageFailed(
+            f"'{name}' has digest {current.sha256[:12]} by now, which is not the one to undo.",
+            code="invariant_broken",
+            param="staged",
+        )
+    try:
+        _replace(bank.registration.find_folder(successor) / REPLACED, folder / WEIGHTS)
+    except OSError as error:
+        raise adapter_error(name, f"its earlier file cannot be put back ({error})") from error
+    restored = bank.load(name)
+    bank.prepare(name, busy_slots=busy_slots)
+    return restored.sha256
 
 
 def adapter_folder(folder: Path | None, name: str) -> Path:
@@ -122,9 +182,16 @@ def adapter_folder(folder: Path | None, name: str) -> Path:
     Raises:
         StageFailed: code ``adapter_failed``.
     """
-    if folder is None or not (folder / name / WEIGHTS).is_file() or not (folder / name / CONFIG).is_file():
+    path = survey_adapters(folder).paths.get(name) if folder is not None else None
+    if path is None or not (path / WEIGHTS).is_file():
         raise adapter_error(name, f"only registered adapters in mlx-lm's layout ({WEIGHTS}) can be consolidated")
-    return folder / name
+    return path
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Give ``target`` the file of ``source`` in one step; the source stays."""
+    _link(source, target.with_name(f"{WEIGHTS}.next"))
+    target.with_name(f"{WEIGHTS}.next").replace(target)
 
 
 def _link(source: Path, target: Path) -> None:

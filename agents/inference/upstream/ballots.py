@@ -65,7 +65,7 @@ async def _score_ballot(
     body = await connection.build_body(request, uses) | {"max_tokens": 1, "temperature": 0.0, "logprobs": True}
     if can.top_logprobs:
         body["top_logprobs"] = can.top_logprobs
-    reply = await connection.complete(body, lane=request.lane)
+    reply = await connection.complete(body, request=request)
     prompt_tokens = int((reply.get("usage") or {}).get("prompt_tokens") or 0)
     totals = await _score_exactly(connection, request, body, prompt_tokens) if can.prompt_logprobs else None
     if totals is not None:
@@ -89,7 +89,7 @@ async def _score_exactly(
         async def call() -> float | None:
             messages = [*body["messages"], {"role": "assistant", "content": choice}]
             changed = {**body, "messages": messages, "extra_body": {**body["extra_body"], **_AS_PROMPT}}
-            reply = await connection.complete(changed, lane=request.lane)
+            reply = await connection.complete(changed, request=request)
             return scoring.continuation_score(choice, reply.get("prompt_logprobs") or (), prompt_tokens=prompt_tokens)
 
         return call

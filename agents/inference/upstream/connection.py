@@ -22,7 +22,7 @@ from agents.inference.upstream.request import request_body
 from agents.inference.upstream.response import chat_form
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.findings import AdapterUse
-from schemas.jobs import LANES, Lane
+from schemas.jobs import LANES
 
 CLOSE_SECONDS = 10.0
 """Longest wait for a stream to close; cut short, it would leave its socket to the garbage collector."""
@@ -106,9 +106,9 @@ class UpstreamConnection:
             request, candidate=candidate, candidate_temperature=self._candidate_temperature, model=model, fields=fields
         )
 
-    async def complete(self, body: dict[str, Any], *, lane: Lane) -> dict[str, Any]:
+    async def complete(self, body: dict[str, Any], *, request: Request) -> dict[str, Any]:
         """The whole reply."""
-        async with self._calls.hold_slot(lane):
+        async with self._calls.hold_slot(request.lane, request.tenant):
             with self.translate_errors():
                 reply = await self._api_for(body).create(**body)
         return _read_reply(reply, body)
@@ -133,9 +133,11 @@ class UpstreamConnection:
         return count
 
     @contextlib.asynccontextmanager
-    async def open_stream(self, body: dict[str, Any], *, lane: Lane) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    async def open_stream(
+        self, body: dict[str, Any], *, request: Request
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The chunks of a stream; it is closed at the end, after an error or a cancellation too."""
-        async with self._calls.hold_slot(lane):
+        async with self._calls.hold_slot(request.lane, request.tenant):
             with self.translate_errors():
                 options = {"stream": True, "stream_options": {"include_usage": True}}
                 stream = await self._api_for(body).create(**body, **options)

@@ -121,13 +121,13 @@ class Decoding:
         request, can = self._request, self._connection.require_capabilities()
         streams_text = answer.index == 0 and self._on_piece is not None and not request.sampling.logprobs
         if can.stream_logprobs or not can.whole_logprobs or streams_text:
-            async with self._connection.open_stream(body, lane=request.lane) as chunks:
+            async with self._connection.open_stream(body, request=request) as chunks:
                 async for chunk in chunks:
                     await self._take(answer, chunk)
                     if answer.stopped:
                         break
         else:  # this server sends log-probabilities only at the end
-            await self._take(answer, await self._connection.complete(body, lane=request.lane))
+            await self._take(answer, await self._connection.complete(body, request=request))
 
     async def _take(self, answer: Answer, reply: Mapping[str, Any]) -> None:
         if (accept := self._on_acceptance) is not None:
@@ -163,7 +163,7 @@ class Decoding:
             return Echo(text=prompt_of(request))
         body = await connection.build_body(request, self._uses)
         body |= {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": max(1, sampling.top_logprobs)}
-        tokens = read_tokens(await connection.complete(body, lane=request.lane))[:-1]
+        tokens = read_tokens(await connection.complete(body, request=request))[:-1]
         text = "".join(token.token for token in tokens) if continuation.tokens else prompt_of(request)
         return Echo(text=text, tokens=tuple(tokens) if sampling.logprobs else ())
 

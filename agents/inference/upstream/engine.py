@@ -15,7 +15,6 @@ from agents.inference.upstream.connection import UpstreamConnection
 from agents.inference.upstream.decoding import Decoding
 from agents.inference.upstream.failures import is_outage
 from agents.inference.upstream.request import count_body
-from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.metrics import count_degraded
 from schemas.adapters import AdapterInfo, AdapterListReply
@@ -124,7 +123,16 @@ class OpenAIEngine:
             "upstream.forget", "an upstream's cached prompts cannot be dropped from here: restart it, or wait"
         )
 
-    def filter_registered(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
+    @property
+    def verdicts(self) -> None:
+        """None: whoever runs the upstream answers for its adapters."""
+        return None
+
+    def make_watch(self, bus: Bus) -> None:  # noqa: ARG002 - the protocol's signature
+        """None: the upstream's adapters are named in the settings."""
+        return None
+
+    def filter_served(self, uses: Sequence[AdapterUse]) -> tuple[AdapterUse, ...]:
         """The adapters among ``uses`` that the settings name, in the same order."""
         return tuple(use for use in uses if use.name in self._upstream.adapters)
 
@@ -153,6 +161,5 @@ class OpenAIEngine:
         """
         return await self.connection.modules.perform(verb, name, sha256)
 
-    def consolidation(self, bus: Bus) -> Sequence[Endpoint]:  # noqa: ARG002 - the protocol's signature
+    def consolidation(self, bus: Bus, worker: str) -> None:
         """None: the weights are in another process."""
-        return ()

@@ -45,8 +45,8 @@ class LoraModules:
                 count_degraded("adapter.missing", f"adapter '{use.name}' is not registered; the base answers instead")
         if not servable:
             return ()
-        if len(servable) > 1 or servable[0].weight != 1.0:
-            count_degraded("upstream.adapters", "an upstream serves one adapter with weight 1; the heaviest is taken")
+        if len(servable) > 1 or servable[0].factor != 1.0:
+            count_degraded("upstream.adapters", "an upstream serves one adapter at scale 1; the heaviest is taken")
         heaviest = max(servable, key=lambda use: use.weight)
         digest = self._settings.adapters[heaviest.name].sha256
         if heaviest.sha256 and digest != heaviest.sha256:

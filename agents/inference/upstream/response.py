@@ -1,5 +1,6 @@
 """One candidate while the upstream sends it: takes chunks, gives back text, and sums up the result."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,13 +158,21 @@ class Answer:
 
     def _count_tokens(self, entries: Sequence[Mapping[str, Any]]) -> None:
         for entry in entries:
-            if entry.get("logprob") is None:
+            if not is_number(entry.get("logprob")):
                 continue
             self._logprobs.append(float(entry["logprob"]))
             token = _read_token(entry)
             self._tokens.append(
                 TokenLogprob(token=token.token, logprob=token.logprob, bytes=token.bytes, top=likeliest(entry))
             )
+
+
+def is_number(logprob: Any) -> bool:
+    """Whether an upstream's log-probability is there and finite; one that is not finite is counted."""
+    if logprob is None or math.isfinite(float(logprob)):
+        return logprob is not None
+    count_degraded("upstream.not_finite", f"the upstream sends the log-probability {logprob}; it is left out")
+    return False
 
 
 def likeliest(entry: Mapping[str, Any]) -> tuple[LikelyToken, ...]:

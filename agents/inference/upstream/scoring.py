@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agents.inference.upstream.response import is_number
 from schemas.errors import StageFailed
 from schemas.findings import LikelyToken
 
@@ -49,7 +50,7 @@ def continuation_score(
     total, spelt = 0.0, ""
     for entry in prompt_logprobs[prompt_tokens:]:
         own = next(iter((entry or {}).values()), None)  # with prompt_logprobs = 0 there is only the prompt's own token
-        if own is None or own.get("logprob") is None:
+        if own is None or not is_number(own.get("logprob")):
             return None
         total += float(own["logprob"])
         spelt += str(own.get("decoded_token") or "")

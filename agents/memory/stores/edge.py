@@ -35,7 +35,7 @@ class EdgeAtlas:
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """See :meth:`.points.Atlas.place`."""
         require_room(self._settings)
-        await self.store.run(lambda atlas: atlas.place(episodes, windows))
+        await self.store.write(lambda atlas: atlas.place(episodes, windows))
 
     async def search(self, lookup: Lookup) -> list[Match]:
         """See :meth:`.points.Atlas.search`; abandoned when the caller is cancelled."""
@@ -52,12 +52,12 @@ class EdgeAtlas:
     async def mark_summarised(self, names: Sequence[str], summary: str) -> None:
         """See :meth:`.points.Atlas.mark_summarised`."""
         require_room(self._settings)
-        await self.store.run(lambda atlas: atlas.mark_summarised(names, summary))
+        await self.store.write(lambda atlas: atlas.mark_summarised(names, summary))
 
     async def remove(self, names: Sequence[str], windows: Windows) -> None:
         """See :meth:`.points.Atlas.remove`."""
         require_room(self._settings)
-        await self.store.run(lambda atlas: atlas.remove(names, windows))
+        await self.store.write(lambda atlas: atlas.remove(names, windows))
 
     async def find_transcript(self, transcript: str, *, tenant: str, user: str) -> list[tuple[str, str]]:
         """See :meth:`.points.Atlas.find_transcript`."""

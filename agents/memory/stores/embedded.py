@@ -14,7 +14,7 @@ import anyio.to_thread
 import structlog
 
 from agents.memory.stores.errors import BrokenStore, refuse_forbidden_files
-from bus import metrics
+from bus import failpoints, metrics
 from schemas.errors import Unavailable
 
 BUSY = 5.0
@@ -60,6 +60,15 @@ class EmbeddedStore(Generic[S]):
             Unavailable: the store is closed or busy, or the call failed.
         """
         return await self._on_thread(partial(self._call, call), abandon=abandon)
+
+    async def write(self, call: Callable[[S], T]) -> T:
+        """Run a ``call`` that writes to disk. Raises what :meth:`run` raises."""
+
+        def pass_disk(store: S) -> T:
+            failpoints.pass_window_in_thread("memory.disk")
+            return call(store)
+
+        return await self.run(pass_disk)
 
     async def load(self) -> bool:
         """Open the store in the directory; return False when there is none, or none that can be read.

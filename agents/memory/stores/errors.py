@@ -40,6 +40,10 @@ _NOT_THE_FILES = (
 """What an error says when nothing is wrong with the files themselves."""
 
 
+NO_BUFFERS = "The buffer pool is full"
+"""What the embedded graph says when writes that failed have left it no memory; it says so until it is opened anew."""
+
+
 @contextmanager
 def translate_opening_errors(store: str) -> Iterator[None]:
     """Translate whatever fails while a store is opened: its files are broken, unless the machine refuses them.
@@ -85,9 +89,15 @@ def translate_store_errors(store: str) -> Iterator[None]:
 
     Raises:
         Unavailable: with the library's reason.
+        StoreAway: the graph has no memory for any statement, which is no episode's fault.
     """
-    with _translate_errors(Unavailable, f"the {store} failed"):
-        yield
+    try:
+        with _translate_errors(Unavailable, f"the {store} failed"):
+            yield
+    except Unavailable as error:
+        if NO_BUFFERS in error.message:
+            raise StoreAway(f"{error.message} The projection waits: restart the memory.") from error
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agents.memory.stores.errors import BrokenStore
 from agents.shared.disk import sync
+from bus import failpoints
 
 CURRENT = "current"
 
@@ -45,6 +46,7 @@ def put_in_force(shard: Path) -> None:
     name = shard.parent / f"{CURRENT}.new"
     name.write_text(shard.name)
     sync(name)
+    failpoints.pass_window_in_thread("shard.named")
     name.replace(shard.parent / CURRENT)
     sync(shard.parent)
 

@@ -141,7 +141,7 @@ class LadybugGraph:
             await self._run("BEGIN TRANSACTION")
             try:
                 await work(self._run)
-                await self._run("COMMIT")
+                await self.store.write(lambda database: database.rows("COMMIT"))
             except BaseException:
                 with anyio.CancelScope(shield=True), suppress(Unavailable):  # most errors roll back already
                     await self._run("ROLLBACK")

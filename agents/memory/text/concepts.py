@@ -1,15 +1,8 @@
-"""What an episode is about, without a language model: key phrases by YAKE (Campos et al., 2020), and how much it says.
+"""What an episode is about, without a language model: its key phrases, and how much it says."""
 
-YAKE ranks words and pairs of words by position, frequency and neighbouring words in this one text; a short
-text takes about a millisecond.
-"""
-
-from functools import cache
-
-import yake
-
+from agents.memory.text.phrases import rank_phrases
 from agents.memory.text.smalltalk import is_small_talk
-from agents.memory.text.words import split_passage, split_words, text_language
+from agents.memory.text.words import cut_middle, split_passage, split_words
 
 MOST = 6
 """Concepts of one episode at most."""
@@ -19,20 +12,6 @@ TEXT_LIMIT = 2000
 
 LONGEST_PART = 8
 """Characters of a passage's part that is a phrase at most."""
-
-YAKE_LANGUAGES = {
-    "english": "en",
-    "french": "fr",
-    "german": "de",
-    "spanish": "es",
-    "italian": "it",
-    "portuguese": "pt",
-    "dutch": "nl",
-    "russian": "ru",
-    "arabic": "ar",
-    "greek": "el",
-}
-"""YAKE's names of the languages that it has stop words of."""
 
 RICH = 40
 """Distinct words from which the word half of :func:`salience` is full."""
@@ -45,15 +24,9 @@ def concepts(text: str) -> tuple[str, ...]:
     """
     if not text.strip() or is_small_talk(text):
         return ()
-    words = split_words(text[:TEXT_LIMIT])
-    parts = (part for word in words for part in split_passage(word))
+    parts = (part for word in split_words(text[:TEXT_LIMIT]) for part in split_passage(word))
     phrases = [part for part in parts if 1 < len(part) <= LONGEST_PART]
-    extractor = _extractor(YAKE_LANGUAGES.get(text_language(words), "en"))
-    phrases += [
-        " ".join(str(phrase).casefold().split())
-        for phrase, _ in extractor.extract_keywords(text[:TEXT_LIMIT])
-        if not any(split_passage(word) for word in split_words(phrase))
-    ]
+    phrases += rank_phrases(text[:TEXT_LIMIT])
     names: list[str] = []
     for name in phrases:
         if not any(name in earlier for earlier in names):
@@ -66,10 +39,5 @@ def salience(text: str, phrases: tuple[str, ...]) -> float:
     is 0. Two characters of a passage without spaces count as a word."""
     if is_small_talk(text):
         return 0.0
-    words = sum(max(1, len(word) // 2) if split_passage(word) else 1 for word in set(split_words(text)))
+    words = sum(max(1, len(word) // 2) if split_passage(word) else 1 for word in set(split_words(cut_middle(text))))
     return 0.5 * min(1.0, words / RICH) + 0.5 * min(1.0, len(phrases) / MOST)
-
-
-@cache
-def _extractor(language: str) -> yake.KeywordExtractor:
-    return yake.KeywordExtractor(lan=language, n=2, top=2 * MOST)

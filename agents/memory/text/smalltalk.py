@@ -63,9 +63,14 @@ _PASSAGE = re.compile("(?:" + "|".join(sorted(_PHRASES.split(), key=len, reverse
 _LONGEST = 12
 """Words of small talk at most; a longer text counts as saying something."""
 
+LONGEST_TALK = 2000
+"""Characters of small talk at most: a huge text is not split into words to see that it says something."""
+
 
 def is_small_talk(text: str) -> bool:
     """Whether the text greets, thanks, agrees or takes leave and says nothing that could be remembered."""
+    if len(text) > LONGEST_TALK:
+        return False
     words = _split_words(text)
     if len(words) > _LONGEST or any(character.isdigit() for character in text):
         return False

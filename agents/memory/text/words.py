@@ -60,6 +60,9 @@ _SOUTH_EAST = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
 _SIGNS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0971-\u0dff"
 """Accents and vowel signs, which are no letters to ``re`` and belong to the word."""
 
+SPACED_LETTER = f"(?:[^\\W{_IDEOGRAPHS}{_HANGUL}]|[{_SIGNS}])"
+"""A letter, digit or underscore of a word that spaces separate (no Chinese, Japanese or Korean one), as a pattern."""
+
 _ASCII = re.compile("[a-z0-9]+")
 _TOKEN = re.compile(
     f"[{_IDEOGRAPHS}]+|[{_HANGUL}]+|[{_SOUTH_EAST}]+|(?:[^\\W_{_IDEOGRAPHS}{_HANGUL}{_SOUTH_EAST}]|[{_SIGNS}])+"
@@ -77,6 +80,10 @@ _STARTS_IDEOGRAPHIC = re.compile(f"[{_IDEOGRAPHS}]")
 _STARTS_HANGUL = re.compile(f"[{_HANGUL}]")
 _STARTS_SOUTH_EAST = re.compile(f"[{_SOUTH_EAST}]")
 _HIRAGANA = re.compile("[\u3041-\u309f]")
+
+LONGEST_TEXT = 32_768
+"""Characters of a text whose words count. A longer one counts by its beginning and its end, where the ask mostly is:
+all words of a megabyte would hold a recall up for seconds."""
 
 Counts = Mapping[int, float]
 """How often each word (as a hash) occurs; a fraction for words of the neighbours."""
@@ -102,9 +109,17 @@ class WordEncoder:
         return tuple(dict.fromkeys(self._keys(text)))
 
     def _keys(self, text: str) -> Iterable[int]:
-        tokens = split_words(text)
+        tokens = split_words(cut_middle(text))
         language = self._language or detect_language(tokens)
         return chain.from_iterable(map(_token_keys, tokens, repeat(language)))
+
+
+def cut_middle(text: str) -> str:
+    """The text itself, or three quarters of :data:`LONGEST_TEXT` from its beginning and one from its end."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    tail = LONGEST_TEXT // 4
+    return f"{text[: LONGEST_TEXT - tail]}\n{text[-tail:]}"
 
 
 def weighted_sum(parts: Iterable[tuple[float, Mapping[int, float]]]) -> dict[int, float]:
@@ -181,7 +196,7 @@ def _check_language(language: str) -> None:
         SetupError: qdrant-edge has none.
     """
     try:
-        _is_stop_word("a", language)
+        is_stop_word("a", language)
         _stem("a", language)
     except (AttributeError, ValueError) as error:
         raise SetupError(
@@ -223,7 +238,9 @@ def _stop_languages(word: str) -> tuple[str, ...]:
     )
 
 
-def _is_stop_word(word: str, language: str) -> bool:
+@lru_cache(maxsize=CACHED)
+def is_stop_word(word: str, language: str) -> bool:
+    """Whether a word in lower case, with or without its accents, is a stop word of the language."""
     plain, stop_list = drop_accents(word), _stop_list(language)
     return (
         plain in STOP_WORDS.get(language, ())
@@ -238,7 +255,7 @@ def _token_keys(word: str, language: str) -> tuple[int, ...]:
     if (grams := _grams(word)) is not None:
         return tuple(map(_hash, grams))
     language = script_language(word) or language
-    return () if _is_stop_word(word, language) else (_stem(drop_accents(word), language),)
+    return () if is_stop_word(word, language) else (_stem(drop_accents(word), language),)
 
 
 @lru_cache(maxsize=CACHED)

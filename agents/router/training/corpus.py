@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from agents.router.domains import Taxonomy, load_taxonomy
+from agents.shared.domains import Taxonomy, load_taxonomy
 from schemas.errors import SetupError
 
 NGRAM = 4

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.router.checkpoint import load_checkpoint, load_shipped
-from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.scoring import OutputScores, Scorer
+from agents.shared.domains import Taxonomy, load_taxonomy
 from agents.shared.encoder import Floats, encode, load_model
 from schemas.errors import InvalidInput
 

@@ -36,12 +36,12 @@ from agents.router.checkpoint import (
     save_checkpoint,
 )
 from agents.router.classifier import TENSORS, Classifier, logits_of, scores_of
-from agents.router.domains import Taxonomy, load_taxonomy
 from agents.router.fit import minimise
 from agents.router.niche import NicheHead, fit_head
 from agents.router.training.corpus import Corpus, duplicates, kind_of, load_corpus
 from agents.router.training.evaluation import RouterFigures, measure
 from agents.router.words import WordModel, fit_words
+from agents.shared.domains import Taxonomy, load_taxonomy
 from agents.shared.encoder import Floats, encode, load_model
 from schemas.errors import SetupError
 

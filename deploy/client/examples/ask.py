@@ -15,7 +15,7 @@ async def main(question: str) -> int:
     async with connect(os.environ.get("NATS_URL", "nats://127.0.0.1:4222")) as kiki:
         try:
             async for piece in kiki.ask(question, model="micro-kiki-fast"):
-                print(piece, end="", flush=True)
+                print("".join(c for c in piece if c.isprintable() or c in "\n\t"), end="", flush=True)
         except KikiError as error:
             print(f"{error.code}: {error.message}", file=sys.stderr)
             return 1

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Ask one question with the stock `nats` command line and print the answer while it is decoded. Needs nats and jq.
 #   NATS_URL=nats://127.0.0.1:4222 ./ask.sh "What is the capital of France?"
+# The broker of 'kiki up' knows you by a file of the data directory.
 set -euo pipefail
+data=${KIKI_DATA_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/micro-kiki}
+[ "$(uname)" != Darwin ] || data=${KIKI_DATA_DIR:-$HOME/Library/Application Support/micro-kiki}
+nkey=${NATS_NKEY:-$data/nats/users/owner.nk}
+[ ! -r "$nkey" ] || export NATS_NKEY=$nkey
 question=${1:-What is the capital of France?}
 turn=$(tr -d - < /proc/sys/kernel/random/uuid 2>/dev/null || uuidgen | tr -d - | tr '[:upper:]' '[:lower:]')
 now=$(date +%s)
@@ -12,7 +17,8 @@ body=$(jq -nc --arg turn "$turn" --arg question "$question" --argjson now "$now"
   query: {model: "micro-kiki-fast", messages: [{role: "user", content: $question}], sampling: {seed: $now}, stream: true}}')
 
 # Listen first: to the live text, and for the end. A slow machine may need a longer $WAIT until both are heard of.
-nats sub --raw "kiki.infer.token.$turn" 2>/dev/null | jq --unbuffered -j 'select(.kind == "content").text' &
+nats sub --raw "kiki.infer.token.$turn" 2>/dev/null | jq --unbuffered -j 'select(.kind == "content").text
+  | explode | map(select(. == 9 or . == 10 or . > 31 and (. < 127 or . > 159))) | implode' &  # nothing steers the terminal
 tokens=$!
 trap 'kill $tokens 2>/dev/null || true' EXIT
 end=$(mktemp)

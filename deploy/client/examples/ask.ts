@@ -1,14 +1,27 @@
 // Ask one question over NATS and print the answer while it is decoded.
 //   npx tsx ask.ts "What is the capital of France?"      (the broker is $NATS_URL)
-import { connect, headers } from "@nats-io/transport-node";
+import { connect, headers, nkeyAuthenticator } from "@nats-io/transport-node";
 import { randomUUID } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
 
 interface Token { text: string; kind: "content" | "reasoning" }
 interface Failed { code: string; message: string }
 interface Answer { text: string }
 
+/** The text without what would steer the terminal. */
+const printable = (text: string) => text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "");
+
 const question = process.argv.slice(2).join(" ") || "What is the capital of France?";
-const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222" });
+
+// The broker of 'kiki up' knows you by a file of the data directory.
+const share = process.platform === "darwin" ? `${homedir()}/Library/Application Support` : `${homedir()}/.local/share`;
+const data = process.env.KIKI_DATA_DIR ?? `${process.env.XDG_DATA_HOME ?? share}/micro-kiki`;
+const nkey = process.env.NATS_NKEY ?? `${data}/nats/users/owner.nk`;
+const nc = await connect({
+  servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222",
+  authenticator: existsSync(nkey) ? nkeyAuthenticator(readFileSync(nkey)) : undefined,
+});
 
 // The turn id is the last token of every subject of the turn, so one subscription is the whole story.
 const turn = randomUUID().replaceAll("-", "");
@@ -38,11 +51,11 @@ for await (const message of story) {
     const token = message.json<Token>();
     if (token.kind === "content") {
       shown += token.text;
-      process.stdout.write(token.text);
+      process.stdout.write(printable(token.text));
     }
   } else if (stage === "answer.ready") {
     const { text } = message.json<Answer>();
-    if (shown.trim() === "") process.stdout.write(text); // the model id asked for judgement before text
+    if (shown.trim() === "") process.stdout.write(printable(text)); // the model id asked for judgement before text
     process.stdout.write("\n");
     break;
   } else if (stage === "turn.failed") {

@@ -15,9 +15,19 @@ from runtime.facade.chat import tools
 from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.settings import FacadeSettings
-from schemas.chat import MAX_CANDIDATES, MAX_STOPS, Message, Sampling, Tooling
+from schemas.chat import (
+    MAX_CANDIDATES,
+    MAX_STOPS,
+    MAX_TOKENS,
+    LogitBias,
+    Message,
+    Penalty,
+    RepetitionPenalty,
+    Sampling,
+    Tooling,
+)
 from schemas.errors import InvalidInput
-from schemas.findings import Continuation, Level, MemoryScope, Query
+from schemas.findings import AdapterScale, Continuation, Level, MemoryScope, Query
 
 Count = Annotated[int, Meta(ge=1, le=MAX_CANDIDATES)]
 Tokens = Annotated[int, Meta(ge=-1)]
@@ -78,8 +88,8 @@ class ThinkingSwitch(Struct, frozen=True, kw_only=True):
 class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The field ``kiki``, which OpenAI does not have: level of cognition, candidates that the panel judges, whether the
     reply has the turn's account (``trace``), whether a stream says in comments what is being done (``progress``),
-    whether the reply shows reasoning, whether the session's last turns stand before the new message (``history``), and
-    what is recalled (``memory``)."""
+    whether the reply shows reasoning, whether the session's last turns stand before the new message (``history``),
+    what is recalled (``memory``), and a factor on what the adapters change (``adapter_scale``; 0 is the base model)."""
 
     level: Level | None = None
     candidates: Count | None = None
@@ -88,6 +98,7 @@ class Extension(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     thinking: bool | None = None
     memory: MemoryScope | None = None
     history: Literal["none", "session"] = "none"
+    adapter_scale: AdapterScale | None = None
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
@@ -102,10 +113,10 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, LogitBias], Meta(max_length=300)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -251,6 +262,7 @@ def check_request(
         awaited=True,
         continuation=continuation,
         thinking=_wants_thinking(body),
+        adapter_scale=body.kiki.adapter_scale,
     )
     reasons = model.thinking if query.thinking is None else query.thinking
     session = (body.metadata or {}).get("session_id")
@@ -358,7 +370,8 @@ def _max_tokens(body: ChatRequest, model: ServedModel, settings: FacadeSettings)
         raise InvalidInput(f"'{name}' is 0: ask for one token at least.", param=name)
     if limit is None:
         limit = model.max_tokens or settings.default_max_tokens
-    return min(limit if limit > 0 else settings.max_tokens_cap, settings.max_tokens_cap)
+    most = settings.max_tokens_cap or MAX_TOKENS  # prepare_turn ends it at the model's context
+    return min(limit if limit > 0 else most, most)
 
 
 def _parse_seed(seed: int | None) -> int | None:

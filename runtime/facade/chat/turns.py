@@ -11,23 +11,26 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
-from bus import metrics
+from bus import failpoints, metrics
 from bus.connection import Bus
 from bus.consumers import read_consumer
 from bus.errors import BrokerUnavailable
 from bus.storage.guard import StorageGuard
+from bus.tenants.load import TenantLoad
 from bus.topology import TURNS
-from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of
-from bus.turns.awaiting import wait_openly
+from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of, wait_openly
 from bus.turns.events import find_end
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
 from runtime.facade.chat.request import CheckedRequest
 from runtime.facade.owner import Owner
 from runtime.facade.settings import FacadeSettings
+from runtime.limits import TOKEN_CHARACTERS, find_seconds
+from schemas.codec import encode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidStage, KikiError, Refused, Unavailable
 from schemas.events import ENDS, AnswerReady, AnswerTaken, Event, QueryReceived, TurnCancelled, TurnFailed
+from schemas.findings import Query
 
 STORE_SECONDS = 0.005
 """Seconds before the stream is read again for an answer that was heard and is not stored yet; doubled each time."""
@@ -98,11 +101,13 @@ class FollowedTurn:
         """
         if not (answer.query.awaited and answer.is_recorded):
             return
+        await failpoints.pass_window("answer.seen")
         try:
             await self._bus.publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))
         except Refused as error:
             reason = f"the answer is there and cannot be recorded now ({error.message}): ask again with the same key."
             raise self._with_outcome("broker_lost", Unavailable(reason)) from error
+        await failpoints.pass_window("answer.taken")
 
     def count_first_text(self, level: str) -> None:
         """Count the time to the first text, once."""
@@ -213,11 +218,16 @@ class Turns:
             bus, directory=settings.broker_dir, monitor=settings.monitor_url, reserve=settings.disk_reserve
         )
         self.stopping = False
-        self.in_flight = 0
+        self._load = TenantLoad(turns=settings.max_in_flight, size=bus.settings.tenant_bytes)
         self._followers: Counter[str] = Counter()
         self._scopes: set[anyio.CancelScope] = set()
         self._backlog = 0
         self._backlog_read = float("-inf")
+
+    @property
+    def in_flight(self) -> int:
+        """Turns that are followed now, of all tenants."""
+        return self._load.total
 
     def stop(self) -> None:
         """End every turn with a retryable refusal, and admit no other."""
@@ -242,11 +252,14 @@ class Turns:
         ``context`` is the client's trace, which the turn's spans join.
 
         Raises:
-            Refused: too many turns at once (429), or too many in the queue (503).
-            Unavailable: the broker is away.
+            Refused: the tenant has too many turns at once (429).
+            Unavailable: the broker is away, or too many turns are in the queue (503).
             KikiError: what :func:`runtime.facade.chat.idempotency.claim` raises.
         """
-        with self._admit(), _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span:
+        with (
+            self._admit(owner.tenant, len(encode(request.query))),
+            _tracer.start_as_current_span("turn", context=context, kind=SpanKind.SERVER) as span,
+        ):
             await self._refuse_backlog()
             turn_claim = await claim(
                 self.bus,
@@ -256,7 +269,7 @@ class Turns:
                 user=owner.user,
                 session_id=session_id,
                 key=key,
-                timeout=self.settings.turn_timeout,
+                timeout=find_seconds(_count_characters(request.query), turn_timeout=self.settings.turn_timeout),
             )
             span.set_attribute("kiki.turn_id", turn_claim.envelope.turn_id)
             async with self._listen(turn_claim.envelope, tokens=request.stream) as events:
@@ -279,18 +292,17 @@ class Turns:
                 self._scopes.discard(scope)
 
     @contextmanager
-    def _admit(self) -> Iterator[None]:
+    def _admit(self, tenant: str, size: int) -> Iterator[None]:
         if self.stopping:
             raise Unavailable("the facade is stopping: ask again.")
-        if self.in_flight >= self.settings.max_in_flight:
+        if (excess := self._load.find_excess(tenant, size)) is not None:
             telemetry.TURNS.labels("none", "refused").inc()
-            raise Refused(f"{self.in_flight} turns are running, which is the limit: ask again in a moment.")
-        self.in_flight += 1
+            raise Refused(f"{excess} of yours are running, which is the limit: ask again in a moment.")
         telemetry.TURNS_IN_FLIGHT.inc()
         try:
-            yield
+            with self._load.hold(tenant, size):
+                yield
         finally:
-            self.in_flight -= 1
             telemetry.TURNS_IN_FLIGHT.dec()
 
     async def _refuse_backlog(self) -> None:
@@ -331,7 +343,7 @@ class Turns:
             try:
                 following = self.bus.follow(envelope, kinds=ALL_KINDS if tokens else ())
                 events = await stack.enter_async_context(following)
-                await stack.enter_async_context(wait_openly(self.bus, envelope.turn_id))
+                await stack.enter_async_context(wait_openly(self.bus.client, self.bus.subjects, envelope.turn_id))
             except BrokerUnavailable as error:
                 raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
             self._followers[envelope.turn_id] += 1
@@ -361,3 +373,9 @@ class Turns:
                 _log.info("turn cancelled", turn_id=turn.id, reason=reason)
             except Unavailable as error:
                 metrics.count_degraded("facade.cancel", error.message)
+
+
+def _count_characters(query: Query) -> int:
+    """Characters of the prompt; a token that was sent as its id counts as some."""
+    tokens = query.continuation.tokens if query.continuation is not None else ()
+    return sum(len(message.content) for message in query.messages) + TOKEN_CHARACTERS * len(tokens)

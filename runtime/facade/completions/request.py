@@ -18,7 +18,7 @@ from runtime.facade.chat.request import (
     check_request,
 )
 from runtime.facade.settings import FacadeSettings
-from schemas.chat import MAX_STOPS, Message, TokenId
+from schemas.chat import MAX_STOPS, LogitBias, Message, Penalty, RepetitionPenalty, TokenId
 from schemas.errors import InvalidInput
 from schemas.findings import Continuation
 
@@ -51,12 +51,10 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100.0, le=100.0)]], Meta(max_length=300)] | None = (
-        None
-    )
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, LogitBias], Meta(max_length=300)] | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
     suffix: Any = None

@@ -98,7 +98,7 @@ OPERATIONS: dict[Callable[..., Any], Operation] = {
         body=RouteBody, reply=(replies.QueriedDomains, replies.PromptedDomains), errors=("unprocessable", *OF_AGENTS)
     ),
     sessions.show_session: Operation(reply=(replies.RememberedSession,), errors=("session_not_found", *OF_AGENTS)),
-    sessions.forget_session: Operation(reply=(replies.ForgottenSession,), errors=OF_AGENTS),
+    sessions.forget_session: Operation(reply=(replies.ForgottenSession,), errors=("not_found", *OF_AGENTS)),
     sessions.forget_user: Operation(reply=(replies.ForgottenUser,), errors=OF_AGENTS),
     sessions.search_episodes: Operation(reply=(replies.FoundEpisodes,), errors=OF_AGENTS),
     turns.show_turn: Operation(reply=(replies.StoredTurn,), errors=("turn_not_found", *OF_AGENTS)),

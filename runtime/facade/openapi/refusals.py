@@ -26,7 +26,7 @@ REASONS = {
 }
 """What each status means."""
 
-OF_HTTP = {"forbidden": 403, "unsupported_media_type": 415}
+OF_HTTP = {"forbidden": 403, "not_found": 404, "unsupported_media_type": 415}
 """Codes that only HTTP has, with their statuses."""
 
 OF_ROUTES = ("forbidden", "internal_error")

@@ -459,11 +459,14 @@ class AdapterEntry(Struct, frozen=True, kw_only=True):
     """An adapter as the worker has it: `resident` in memory, `seated` beside others, `active` in the model.
 
     `sha256`, `bytes`, `modules` and `norm` are known once it was read; `seconds` is how long the request took.
+    `verdict` is what the gates say of its weights, `refusal` why they refuse them; only ungated and passed ones are
+    served. `worker` is the worker that says so.
     """
 
     id: str
     object: Literal["adapter"]
     name: str
+    worker: str
     resident: bool
     seated: bool
     active: bool
@@ -472,14 +475,17 @@ class AdapterEntry(Struct, frozen=True, kw_only=True):
     modules: int
     seconds: float
     norm: float | None
+    verdict: Literal["ungated", "waiting", "passed", "refused"] | None
+    refusal: str
 
 
 class AdapterList(Struct, frozen=True, kw_only=True):
-    """All registered adapters, and the bytes that resident ones may take."""
+    """All registered adapters of one worker, and the bytes that resident ones may take."""
 
     object: Literal["list"]
     data: list[AdapterEntry]
     budget: int
+    worker: str
 
 
 class AgentEntry(Struct, frozen=True, kw_only=True):
@@ -507,12 +513,19 @@ class MemoryState(Struct, frozen=True, kw_only=True):
 
 
 class AdaptersState(Struct, frozen=True, kw_only=True):
-    """How many adapters the worker with most of them has, and which are in a model now; null where none reports."""
+    """How many adapters the worker with most of them has, and which are in a model now; null where none reports.
+
+    The gates have not judged those that are `ungated` (they are served) and `waiting` (they are not), nor do those
+    serve that they `refused`.
+    """
 
     registered: int | None
     resident: int | None
     resident_bytes: int | None
     active: list[str]
+    ungated: list[str]
+    waiting: list[str]
+    refused: list[str]
 
 
 class Health(Struct, frozen=True, kw_only=True):

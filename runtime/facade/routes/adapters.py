@@ -38,7 +38,12 @@ async def list_adapters(parts: Parts) -> JSONResponse:
     """All registered adapters and where they are now."""
     reply = await parts.bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
     return JSONResponse(
-        {"object": "list", "data": [_adapter_body(info) for info in reply.adapters], "budget": reply.budget}
+        {
+            "object": "list",
+            "data": [_adapter_body(info) for info in reply.adapters],
+            "budget": reply.budget,
+            "worker": reply.worker,
+        }
     )
 
 

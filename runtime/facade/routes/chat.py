@@ -17,7 +17,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer a conversation."""
-    data = await read_body(request, parts.settings)
+    data = await read_body(request, parts)
     body = decode_body(ChatRequest, data, strict=parts.settings.strict_fields)
     if body.stream_options is not None and not body.stream:
         raise InvalidInput("'stream_options' needs 'stream': true.", param="stream_options")

@@ -17,7 +17,7 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def create_completion(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Continue each prompt."""
-    data = await read_body(request, parts.settings)
+    data = await read_body(request, parts)
     body = decode_body(CompletionRequest, data, strict=parts.settings.strict_fields)
     completion = check_completion(body, models=parts.models, settings=parts.settings)
     follows = [

@@ -34,7 +34,7 @@ class EmbeddingsBody(Struct, frozen=True, kw_only=True):
 @router.post("/v1/embeddings")
 async def create_embeddings(request: Request, parts: Parts, _: Tenant) -> Response:
     """Embed a text, or a list of them."""
-    body = decode_body(EmbeddingsBody, await read_body(request, parts.settings), strict=parts.settings.strict_fields)
+    body = decode_body(EmbeddingsBody, await read_body(request, parts), strict=parts.settings.strict_fields)
     texts, encoding = _read_input(body.input), body.encoding_format or FORMATS[0]
     if encoding not in FORMATS:
         raise InvalidInput(f"'encoding_format' is not one of {', '.join(FORMATS)}.", param="encoding_format")

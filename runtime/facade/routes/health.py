@@ -109,7 +109,8 @@ def _memory_body(all_reports: list[Report]) -> dict[str, int]:
 
 
 def _adapters_body(workers: list[StatusReply]) -> dict[str, Any] | None:
-    """The adapters of the workers: how many the one with most has, and which are in a model now; None without workers.
+    """The adapters of the workers: how many the one with most has, which are in a model now, and what the gates say of
+    them; None without workers.
 
     A count that no worker reports is None.
     """
@@ -119,11 +120,15 @@ def _adapters_body(workers: list[StatusReply]) -> dict[str, Any] | None:
     def count_most(gauge: str) -> int | None:
         return max((int(worker.gauges[gauge]) for worker in workers if gauge in worker.gauges), default=None)
 
+    def list_names(field: str) -> list[str]:
+        return sorted({name for worker in workers for name in worker.info.get(field, "").split()})
+
     return {
         "registered": count_most("adapters_registered"),
         "resident": count_most("adapters_resident"),
         "resident_bytes": count_most("adapter_resident_bytes"),
-        "active": sorted({name for worker in workers for name in worker.info.get("adapters", "").split()}),
+        "active": list_names("adapters"),
+        **{state: list_names(state) for state in ("ungated", "waiting", "refused")},
     }
 
 

@@ -18,7 +18,7 @@ router = APIRouter()
 @router.post("/v1/messages")
 async def create_message(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer a conversation."""
-    data = await read_body(request, parts.settings)
+    data = await read_body(request, parts)
     body = decode_body(MessagesRequest, data, strict=parts.settings.strict_fields)
     chat_request = check_chat(translate_request(body), models=parts.models, settings=parts.settings)
     dialect = MessagesDialect(chat_request, request_id=request.state.request_id)
@@ -28,7 +28,7 @@ async def create_message(request: Request, parts: Parts, tenant: Tenant) -> Resp
 @router.post("/v1/messages/count_tokens")
 async def count_message_tokens(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
     """Count the tokens of the prompt that a conversation makes, even of one that is too long for the model."""
-    data = await read_body(request, parts.settings)
+    data = await read_body(request, parts)
     body = decode_body(CountedMessages, data, strict=parts.settings.strict_fields)
     query = check_chat(translate_prompt(body), models=parts.models, settings=parts.settings).query
     thinking = parts.models[query.model].thinking if query.thinking is None else query.thinking

@@ -24,7 +24,7 @@ MAX_ITEMS = 100
 @router.post("/v1/responses")
 async def create_response(request: Request, parts: Parts, tenant: Tenant) -> Response:
     """Answer an input, which may continue an earlier response."""
-    data = await read_body(request, parts.settings)
+    data = await read_body(request, parts)
     body = decode_body(ResponseRequest, data, strict=parts.settings.strict_fields)
     refuse_unserved(body)
     users = (("user", body.user), ("safety_identifier", body.safety_identifier))

@@ -1,4 +1,4 @@
-"""``POST /v1/route``: the niche domains of a prompt, in the two dialects that the sibling services speak."""
+"""``POST /v1/route``: the niche domains of a prompt, in the dialects of two sibling services, or of a conversation."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,9 @@ from msgspec import Meta, Struct
 
 from runtime.facade.body import read_body
 from runtime.facade.chat.fields import decode_body
+from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.dependencies import Parts, Tenant
+from schemas.chat import Message, last_user_text
 from schemas.errors import InvalidInput
 from schemas.router import RoutedPrompt, RouteReply, RouteRequest
 
@@ -18,29 +20,56 @@ BASE = "base"
 
 
 class RouteBody(Struct, frozen=True, kw_only=True):
-    """``query`` with its options (life-core), or ``prompt`` (kiki-cockpit)."""
+    """``query`` with its options (life-core), ``prompt`` (kiki-cockpit), or ``messages`` as in a chat completion."""
 
     query: str | None = None
     prompt: str | None = None
+    messages: list[SentMessage] | None = None
     threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=1, le=31)] = 4
 
 
 @router.post("/v1/route")
 async def classify_prompt(request: Request, parts: Parts, _: Tenant) -> JSONResponse:
-    """Classify one prompt; a bad value is a 422."""
+    """Classify one prompt, or the last user message of a conversation; a bad value is a 422."""
     body = decode_body(
-        RouteBody, await read_body(request, parts.settings), strict=parts.settings.strict_fields, code="unprocessable"
+        RouteBody, await read_body(request, parts), strict=parts.settings.strict_fields, code="unprocessable"
     )
-    text, param = (body.prompt, "prompt") if body.query is None else (body.query, "query")
-    if text is None or (body.query is not None and body.prompt is not None):
-        raise InvalidInput("send either 'query' or 'prompt'.", code="unprocessable", param=param)
-    if not text.strip():
-        raise InvalidInput(f"'{param}' is empty: send text.", code="unprocessable", param=param)
-    route_request = RouteRequest(prompts=(text,), threshold=body.threshold, top_k=body.top_k)
+    param, text, messages = _read_body(body)
+    prompts = () if messages else (text,)
+    route_request = RouteRequest(prompts=prompts, messages=messages, threshold=body.threshold, top_k=body.top_k)
     reply = await parts.bus.request("route", route_request, RouteReply, timeout=parts.settings.route_timeout)
     result = reply.results[0]
-    return JSONResponse(_query_dialect(text, result) if param == "query" else _prompt_dialect(result))
+    by_query, by_prompt = _query_dialect(text, result), _prompt_dialect(result)
+    return JSONResponse({"query": by_query, "prompt": by_prompt, "messages": {**by_query, **by_prompt}}[param])
+
+
+def _read_body(body: RouteBody) -> tuple[str, str, tuple[Message, ...]]:
+    """The field that is given, the text that is classified, and the conversation around it (empty for a prompt).
+
+    Raises:
+        InvalidInput: there is no such field, or more than one, or no text in it.
+    """
+    fields = [name for name in ("query", "prompt", "messages") if getattr(body, name) is not None]
+    if len(fields) != 1:
+        raise InvalidInput(
+            "send one of 'query', 'prompt' and 'messages'.",
+            code="unprocessable",
+            param=fields[0] if fields else "prompt",
+        )
+    param = fields[0]
+    messages = () if body.messages is None else _parse_conversation(body.messages)
+    text = last_user_text(messages) if messages else (body.prompt if body.query is None else body.query)
+    if not text or not text.strip():
+        raise InvalidInput(f"'{param}' has no text to classify: send some.", code="unprocessable", param=param)
+    return param, text, messages
+
+
+def _parse_conversation(sent_messages: list[SentMessage]) -> tuple[Message, ...]:
+    try:
+        return parse_messages(sent_messages)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, code="unprocessable", param=error.param) from error
 
 
 def _query_dialect(text: str, result: RoutedPrompt) -> dict[str, Any]:

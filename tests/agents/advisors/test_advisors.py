@@ -14,8 +14,8 @@ from agents.advisors import flow, nerve
 from agents.advisors.agent import AdvisorAgent
 from agents.advisors.settings import KikiFlowSettings, NerveWmlSettings
 from agents.router.advice import AdvisorSettings
-from agents.router.domains import load_taxonomy
 from agents.services.stacks import load_stacks
+from agents.shared.domains import load_taxonomy
 from bus.connection import Bus
 from bus.testing import run_agents
 from runtime import advisors, composition

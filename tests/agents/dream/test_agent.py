@@ -175,7 +175,7 @@ async def test_objects_come_back_under_their_digest(bus: Bus) -> None:
 
 
 def test_a_retained_set_that_is_wrong_is_a_setup_error(tmp_path: Any) -> None:
-    from agents.dream.retained import load_retained_set
+    from agents.shared.retained import load_retained_set
 
     assert len(load_retained_set(None).questions) >= 20
     path = tmp_path / "set.jsonl"

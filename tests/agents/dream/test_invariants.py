@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from agents.dream import invariants
 from agents.dream.budget import Meter
-from agents.dream.factors import Factors
 from agents.dream.latents import draw_samples, interpolate
+from agents.shared.adapters.low_rank import Factors
 from schemas.dream import Budget
 from schemas.errors import StageFailed
-from tests.agents.dream.test_projection import factors, seeds
+from tests.agents.shared.adapters.samples import factors, seeds
 
 
 def expect_refusal(name: str) -> object:
@@ -57,13 +57,6 @@ def test_s4_refuses_priors_outside_their_range_or_sum() -> None:
     for wrong in ({"a": 1.0, "b": 0.51}, {"a": -0.1}, {"a": 1.1}, {"a": math.nan}):
         with expect_refusal("S4"):  # type: ignore[attr-defined]
             invariants.check_priors(wrong)
-
-
-def test_forgetting_needs_a_small_angle_and_a_low_win_rate() -> None:
-    invariants.check_forgetting(10.0, 0.48)
-    invariants.check_forgetting(31.0, 0.0)
-    with expect_refusal("forgetting"):  # type: ignore[attr-defined]
-        invariants.check_forgetting(29.0, 0.46)
 
 
 def test_a_budget_is_spent_once() -> None:

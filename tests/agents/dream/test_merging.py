@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.dream.factors import Factors, downscaled
 from agents.dream.merging import elect_sign, low_rank, merge_by_ties, recombine, trimmed
-from tests.agents.dream.test_projection import factors, seeds
+from agents.shared.adapters.low_rank import Factors, downscaled
+from tests.agents.shared.adapters.samples import factors, seeds
 
 densities = st.floats(0.05, 1.0)
 

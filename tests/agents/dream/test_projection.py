@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.dream.factors import Factors, downscaled
 from agents.dream.projection import (
     ProtectedDirections,
     directions_of,
@@ -16,17 +15,8 @@ from agents.dream.projection import (
     span,
     union,
 )
-
-seeds = st.integers(0, 2**32 - 1)
-experts = st.sampled_from([(), (3,)])
-
-
-def factors(seed: int, batch: tuple[int, ...] = (), *, rows: int = 12, rank: int = 3, columns: int = 9) -> Factors:
-    random = np.random.default_rng(seed)
-    return Factors(
-        random.standard_normal((*batch, rows, rank)).astype(np.float32),
-        random.standard_normal((*batch, rank, columns)).astype(np.float32),
-    )
+from agents.shared.adapters.low_rank import Factors, downscaled
+from tests.agents.shared.adapters.samples import experts, factors, seeds
 
 
 def leading(weight: Any, k: int) -> ProtectedDirections:

@@ -14,6 +14,8 @@ from safetensors.numpy import load, save
 from agents.dream.agent import DreamAgent
 from agents.dream.settings import DreamSettings
 from agents.dream.training import train_with_watchdog
+from agents.gates.agent import GatesAgent
+from agents.gates.settings import GatesSettings
 from bus.connection import Bus, LiveMessage
 from bus.storage import objects
 from bus.testing import run_agents
@@ -39,7 +41,8 @@ async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> 
     retained_path.write_text(json.dumps({"question": "q", "choices": ["right", "wrong"], "answer": 0}) + "\n")
     (folder / "adapters").mkdir()
     agent = DreamAgent(DreamSettings(retained=retained_path, directions=2, learning_rate=0.01, judge_timeout=5.0))
-    async with run_worker(bus, folder / "adapters", judge), run_agents(bus, agent):
+    gates = GatesAgent(GatesSettings(probes=retained_path, judge_timeout=5.0))
+    async with run_worker(bus, folder / "adapters", judge), run_agents(bus, agent, gates):
         yield
 
 
@@ -83,8 +86,8 @@ async def test_a_replayed_adapter_is_swapped_in_once(bus: Bus, tmp_path: Path) -
         assert await replay(bus) == done
         publication = await bus.last(AdapterPublished, report.episode_id, stream=ADAPTERS)
         assert publication is not None
-        assert [gate.name for gate in publication.gates] == ["S4", "S2", "S3", "S1", "forgetting"]
-        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
+        assert [gate.name for gate in publication.gates] == ["S4", "S2", "S3", "S1", "health", "angle"]
+        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other", ".verdicts"}
 
 
 async def test_a_swap_that_died_after_the_exchange_is_answered_on_retry(bus: Bus, tmp_path: Path) -> None:
@@ -141,7 +144,23 @@ async def test_a_refused_swap_changes_nothing_and_is_kept_with_its_reason(bus: B
         assert rejection is not None
         assert (rejection.gates[-1].name, rejection.gates[-1].passed) == (param, False)
         assert (await export_mine(bus)).sha256 == before.sha256
-        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other"}
+        assert {path.name for path in (tmp_path / "adapters").iterdir()} == {"mine", "other", ".verdicts"}
+
+
+async def test_a_swap_along_another_adapter_that_loses_by_it_is_refused(bus: Bus, tmp_path: Path) -> None:
+    async with dreaming(bus, tmp_path, lambda names: "+" not in names and names != ""):
+        before = await export_mine(bus)
+        other = await bus.request("adapters.export", ExportRequest(name="other"), ExportReply, timeout=10)
+        tensors = {key: value * np.float32(0.5) for key, value in load(await objects.get(bus, other.weights)).items()}
+        sha256 = await objects.put(bus, save(tensors))
+        request = SwapRequest(episode_id="de-swap", adapter="mine", sha256=sha256, base_sha256=before.sha256)
+        with pytest.raises(KikiError, match="degrees from 'other'") as caught:
+            await swap(bus, request)
+        assert (caught.value.code, caught.value.param) == ("invariant_broken", "gates")
+        rejection = await bus.last(AdapterRejected, "de-swap", stream=ADAPTERS)
+        assert rejection is not None
+        assert [gate.name for gate in rejection.gates] == ["S4", "S2", "S3", "S1", "gates"]
+        assert (await export_mine(bus)).sha256 == before.sha256
 
 
 async def test_a_budget_of_operations_is_kept(bus: Bus, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A small random model of Qwen3.6-35B-A3B's architecture, and random adapters for every module of it."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_5_moe
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
-from safetensors.numpy import save_file
 
 VOCABULARY = 128
 CONFIG: dict[str, Any] = {
@@ -42,10 +43,10 @@ KINDS = (
 """The 17 kinds of modules that its adapters change."""
 
 
-def build(*, quantized: bool, tied: bool = False, seed: int = 7) -> Any:
-    """The model in float32, or in 4 bits (8 for the gates, as mlx-lm converts it)."""
+def build(*, quantized: bool, tied: bool = False, seed: int = 7, **changes: Any) -> Any:
+    """The model in float32, or in 4 bits (8 for the gates, as mlx-lm converts it); ``changes`` to :data:`CONFIG`."""
     mx.random.seed(seed)
-    config = CONFIG | {"tie_word_embeddings": tied}
+    config = CONFIG | {"tie_word_embeddings": tied} | changes
     model = qwen3_5_moe.Model(qwen3_5_moe.ModelArgs.from_dict({"model_type": "qwen3_5_moe", "text_config": config}))
     if quantized:
         predicate = model.language_model.quant_predicate
@@ -56,6 +57,25 @@ def build(*, quantized: bool, tied: bool = False, seed: int = 7) -> Any:
         nn.quantize(model, group_size=64, bits=4, class_predicate=choose)
     mx.eval(model.parameters())
     return model
+
+
+def save(folder: Path, model: Any, *, tokenizer: Path, tied: bool = False, **changes: Any) -> Path:
+    """The quantised model as a model directory, with the tokenizer of another one. Returns the directory."""
+    folder.mkdir(parents=True)
+    bits = {
+        path: {"group_size": 64, "bits": module.bits}
+        for path, module in model.named_modules()
+        if "bits" in vars(module)
+    }
+    quantization = {"group_size": 64, "bits": 4} | bits
+    text_config = CONFIG | {"tie_word_embeddings": tied} | changes
+    config = {"model_type": "qwen3_5_moe", "text_config": text_config, "quantization": quantization}
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, folder / name)
+    return folder
 
 
 def paths(model: Any, kinds: Iterable[str]) -> list[str]:
@@ -75,7 +95,17 @@ def shapes(module: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (columns, rank), (rank, rows)
 
 
-def write(folder: Path, model: Any, name: str, *, kinds: Iterable[str], seed: int, rank: int, size: float) -> None:
+def write(
+    folder: Path,
+    model: Any,
+    name: str,
+    *,
+    kinds: Iterable[str],
+    seed: int,
+    rank: int,
+    size: float,
+    dtype: Any = mx.float32,
+) -> None:
     """A random adapter in mlx-lm's layout under ``folder / name``."""
     random, modules, tensors = np.random.default_rng(seed), dict(model.named_modules()), {}
     for path in paths(model, kinds):
@@ -84,4 +114,5 @@ def write(folder: Path, model: Any, name: str, *, kinds: Iterable[str], seed: in
     (folder / name).mkdir(parents=True)
     config = {"fine_tune_type": "lora", "lora_parameters": {"rank": rank, "scale": 1.0}}
     (folder / name / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / name / "adapters.safetensors")
+    arrays = {name: mx.array(tensor).astype(dtype) for name, tensor in tensors.items()}
+    mx.save_safetensors(str(folder / name / "adapters.safetensors"), arrays)

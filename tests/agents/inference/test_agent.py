@@ -10,6 +10,7 @@ import pytest
 from agents.inference.agent import InferenceAgent
 from agents.inference.mlx.engine import MlxEngine
 from agents.inference.settings import InferenceSettings
+from agents.shared.workers import ask_worker, find_workers
 from bus.connection import Bus, LiveMessage
 from bus.jobs import ask_model
 from bus.metrics import DEGRADED
@@ -17,10 +18,12 @@ from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from schemas.adapters import (
     AdapterInfo,
+    AdapterJudged,
     AdapterListReply,
     AdapterListRequest,
     AdapterPublished,
     AdapterRequest,
+    judgement_of,
     new_life,
 )
 from schemas.chat import Message, Sampling, Tool, Tooling
@@ -245,8 +248,12 @@ async def take_adapter_events(bus: Bus, count: int) -> list[tuple[str, str, str]
 async def check_adapters_are_administered(bus: Bus) -> None:
     reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
     assert {info.name for info in reply.adapters} == {"one", "two", "dead"}
+    assert await find_workers(bus) == (reply.worker,) == tuple({info.worker for info in reply.adapters})
+    own = await ask_worker(bus, reply.worker, "adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    assert own == reply
     activate_info = await bus.request("adapters.activate", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
     assert (activate_info.seated, len(activate_info.sha256)) == (True, 64)
+    assert activate_info.worker == reply.worker
     unload_info = await bus.request("adapters.unload", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
     assert (unload_info.seated, unload_info.resident) == (False, False)
     with pytest.raises(KikiError, match="all zeros") as caught:
@@ -276,11 +283,18 @@ async def is_resident(bus: Bus, name: str) -> bool:
 
 async def check_published_adapters_are_adopted(bus: Bus) -> None:
     info = await bus.request("adapters.check", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
-    for name, digest in (("two", info.sha256), ("two", "0" * 64), ("nobody", "0" * 64)):
+    life = new_life("two", tenant="impostor")
+    await bus.publish(AdapterPublished(envelope=life, name="two", sha256=info.sha256))
+    without_verdict = [("published", "two", info.sha256), ("rejected", "two", info.sha256)]
+    assert await take_adapter_events(bus, 2) == without_verdict, "the gates have not passed these weights"
+    for name, digest in (("two", info.sha256), ("two", "0" * 64), ("nobody", "1" * 64)):
+        await bus.publish(
+            AdapterJudged(envelope=judgement_of(digest, name=name), name=name, sha256=digest, passed=True)
+        )
         life = new_life(name, tenant="trainer", key=digest)
         await bus.publish(AdapterPublished(envelope=life, name=name, sha256=digest))
-        expected = "activated" if digest == info.sha256 else "rejected"
-        assert await take_adapter_events(bus, 2) == [("published", name, digest), (expected, name, digest)]
+        verbs = ("judged", "published", "activated" if digest == info.sha256 else "rejected")
+        assert await take_adapter_events(bus, 3) == [(verb, name, digest) for verb in verbs]
 
 
 async def check_recall_that_does_not_fit_is_dropped(bus: Bus) -> None:

@@ -6,18 +6,19 @@ from schemas.chat import MAX_CANDIDATES
 from schemas.findings import MAX_ADAPTERS, AdapterUse, Candidate
 
 uses = st.lists(st.sampled_from("abcdefgh"), max_size=MAX_ADAPTERS, unique=True).map(
-    lambda names: tuple(AdapterUse(name=name, weight=0.25) for name in names)
+    lambda names: tuple(AdapterUse(name=name, weight=0.25, scale=1.5) for name in names)
 )
 
 
 @given(uses, st.integers(1, MAX_CANDIDATES))
-def test_the_base_sits_last_and_every_voice_speaks_before_one_speaks_twice(
+def test_experts_sit_before_the_base_and_every_voice_speaks_before_one_speaks_twice(
     adapters: tuple[AdapterUse, ...], candidates: int
 ) -> None:
     voices = choose_voices(adapters, candidates)
-    assert voices[-1].adapters == ()
-    assert [voice.adapters[0].name for voice in voices[:-1]] == [use.name for use in adapters[: candidates - 1]]
-    assert all(use.weight == 1.0 for voice in voices for use in voice.adapters)
+    names = [use.name for use in adapters]
+    assert [use.name for voice in voices for use in voice.adapters] == names[:candidates]
+    assert [voice.adapters for voice in voices[len(names) :]] == [()] * (candidates > len(names))
+    assert all((use.weight, use.scale) == (1.0, 1.5) for voice in voices for use in voice.adapters)
     shares = [voice.candidates for voice in voices]
     assert sum(shares) == candidates
     assert max(shares) - min(shares) <= 1

@@ -58,7 +58,7 @@ def batch(*arrivals: Arrival, ready: str = "") -> Running:
         keys=frozenset(arrival.key for arrival in arrivals),
         ready=frozenset(ready),
         alone=any(arrival.alone for arrival in arrivals),
-        rows=sum(arrival.rows for arrival in arrivals),
+        rows={"": sum(arrival.rows for arrival in arrivals)},
         bytes=sum(arrival.bytes for arrival in arrivals),
     )
 
@@ -110,11 +110,12 @@ def simulate(work: list[Arrival], scheduler: Scheduler[Arrival]) -> SimulationRe
 
 
 def check_rules(admissions: list[Waiting[Arrival]], scheduler: Scheduler[Arrival], after: Running, now: int) -> None:
-    assert after.rows <= MAX_ROWS
+    rows = sum(after.rows.values())
+    assert rows <= MAX_ROWS
     assert len(after.keys) <= (1 if after.alone else scheduler.max_keys), "what cannot mix does not"
     fits = scheduler.max_bytes is None or after.bytes <= scheduler.max_bytes
     assert fits or not admissions or after.bytes == admissions[0].bytes, "only what starts an empty batch may be larger"
-    assert after.rows or not len(scheduler), "an empty batch must take what waits"
+    assert rows or not len(scheduler), "an empty batch must take what waits"
     due = scheduler.patience
     overdue = [waiting.at + due[waiting.lane] for waiting in scheduler.items() if waiting.at + due[waiting.lane] <= now]
     assert all(waiting.due <= min(overdue) for waiting in admissions if overdue), "nothing overtakes what is overdue"
@@ -212,3 +213,71 @@ def test_discarded_work_is_never_admitted() -> None:
 def test_work_that_can_never_fit_is_refused(rows: int) -> None:
     with pytest.raises(ValueError, match=f"{rows} rows"):
         make().add(Arrival(0, 0, "A", "interactive", rows, 1), key="A", lane="interactive", rows=rows, now=0.0)
+
+
+def test_sets_that_do_not_fit_in_memory_together_wait() -> None:
+    scheduler: Scheduler[Arrival] = Scheduler(
+        max_rows=MAX_ROWS, patience=PATIENCE, max_keys=4, fits=lambda keys: len(keys - {""}) <= 2
+    )
+    for number, key in enumerate(("A", "", "B", "B", "C")):
+        add_arrival(scheduler, Arrival(number, 0, key, "interactive", 1, 1), 0.0)
+    admitted = [waiting.key for waiting in scheduler.admit(running=Running(), now=0.0)]
+    assert admitted == ["A", "", "B", "B"]
+    running = Running(keys=frozenset({"A", "B"}), rows={"": 2})
+    assert scheduler.admit(running=running, now=0.0) == []
+    assert [waiting.key for waiting in scheduler.admit(running=Running(), now=0.0)] == ["C"]
+
+
+def add_of(scheduler: Scheduler[Arrival], tenant: str, number: int, *, rows: int = 1, now: float = 0.0) -> None:
+    arrival = Arrival(number, 0, "A", "interactive", rows, 1)
+    scheduler.add(arrival, key="A", lane="interactive", rows=rows, now=now, tenant=tenant)
+
+
+def run(**rows: int) -> Running:
+    return Running(keys=frozenset("A"), rows=rows)
+
+
+def test_one_tenant_that_fills_the_batch_locks_no_other_out() -> None:
+    scheduler = make()
+    for number in range(64):
+        add_of(scheduler, "flood", number)
+    assert len(scheduler.admit(running=Running(), now=0.0)) == MAX_ROWS, "alone it has all rows"
+    add_of(scheduler, "other", 64, now=10.0)
+    (waiting,) = scheduler.admit(running=run(flood=MAX_ROWS), now=10.0)
+    assert waiting.tenant == "other", "though the flood has waited for longer"
+    assert scheduler.admit(running=run(flood=MAX_ROWS, other=1), now=20.0) == []
+
+
+def test_tenants_end_at_equal_shares() -> None:
+    scheduler = make()
+    for number in range(64):
+        add_of(scheduler, "first", number)
+    for number in range(64):
+        add_of(scheduler, "second", number + 64)
+    admissions = scheduler.admit(running=Running(), now=10.0)
+    assert [waiting.tenant for waiting in admissions[:8]] == ["first", "second"] * 4, "about 4/7 of 8 each"
+    assert len(admissions) == 9
+
+
+def test_a_tenant_whose_wide_turn_does_not_fit_is_not_overtaken_for_ever() -> None:
+    scheduler = make()
+    add_of(scheduler, "wide", 0, rows=MAX_ROWS)
+    for number in range(1, 9):
+        add_of(scheduler, "narrow", number)
+    assert scheduler.admit(running=run(narrow=3), now=10.0) == [], "the rows leave until it fits"
+    (wide, *_) = scheduler.admit(running=Running(), now=10.0)
+    assert wide.tenant == "wide"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(1, MAX_ROWS)), max_size=60))
+def test_all_tenants_together_have_a_third_more_rows_at_most(arrivals: list[tuple[str, int]]) -> None:
+    scheduler = make()
+    for number, (tenant, rows) in enumerate(arrivals):
+        add_of(scheduler, tenant, number, rows=rows)
+    admitted = 0
+    while len(scheduler):
+        newcomers = scheduler.admit(running=Running(), now=10.0)
+        assert newcomers, "an empty batch takes what waits"
+        assert sum(waiting.rows for waiting in newcomers) <= MAX_ROWS * 4 / 3
+        admitted += len(newcomers)
+    assert admitted == len(arrivals)

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.memory.agent import MemoryAgent
+from agents.memory.episodes import episode_id
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.pair import Stores
 from bus.connection import Bus
@@ -19,6 +20,8 @@ from schemas.events import EpisodeForgotten, EpisodeRecorded, QueryReceived, Tur
 from schemas.memory import (
     ForgetReply,
     ForgetRequest,
+    RebuildReply,
+    RebuildRequest,
     SearchReply,
     SearchRequest,
     SessionReply,
@@ -170,3 +173,15 @@ async def test_a_turn_without_a_user_is_named_by_its_id(bus: Bus, agent: MemoryA
         return await agent._stores.trace.count() == 0
 
     await eventually(is_empty, seconds=5)
+
+
+@here
+async def test_a_rebuild_brings_no_episode_back_that_has_a_tombstone(bus: Bus, agent: MemoryAgent) -> None:
+    """As after a forgetting that failed between the tombstone and the erasure."""
+    forgotten, _ = await tell(bus, 2)
+    episode = episode_id(tenant="ann", turn_id=forgotten.turn_id)
+    await bus.publish(EpisodeForgotten(envelope=forgotten.next("memory-forget"), episode_id=episode))
+    for tenant in (None, "ann"):
+        await bus.request("memory.rebuild", RebuildRequest(tenant=tenant), RebuildReply, timeout=30.0)
+        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=30.0)
+        assert (reply.missing_in_atlas, reply.missing_in_trace) == ((episode,), (episode,))

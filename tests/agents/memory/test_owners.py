@@ -64,7 +64,8 @@ SECRET = re.compile(r"code-(\d+)")
 
 @pytest.fixture
 async def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
-    """A fresh memory on the pair of stores that the test names."""
+    """A fresh memory on the pair of stores that the test names. It waits for hardly any turn that runs."""
+    monkeypatch.setattr("agents.memory.forgetting.RUNNING_SECONDS", 0.5)
     memory_settings = msgspec.structs.replace(
         pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=1.0
     )
@@ -341,9 +342,9 @@ async def test_forgotten_text_is_gone_from_other_turns_answers_and_dead_letters(
             payload=encode(done),
             failed_at=1.0,
         )
-        await bus.js.publish(bus.subjects.dead("c"), encode(letter))
+        await bus.js.publish(bus.subjects.dead("c", "tests"), encode(letter))
         other = msgspec.structs.replace(letter, payload=b"of somebody else")
-        await bus.js.publish(bus.subjects.dead("c"), encode(other))
+        await bus.js.publish(bus.subjects.dead("c", "tests"), encode(other))
 
         forget = ForgetRequest(tenant="ann", user="mia", session_id="s1")
         assert (await bus.request("memory.forget", forget, ForgetReply, timeout=60.0)).episodes == 1
@@ -354,10 +355,7 @@ async def test_forgotten_text_is_gone_from_other_turns_answers_and_dead_letters(
 
 
 @here
-async def test_a_turn_that_runs_on_what_is_forgotten_is_cancelled(
-    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agents.memory.forgetting.RUNNING_SECONDS", 0.5)
+async def test_a_turn_that_runs_on_what_is_forgotten_is_cancelled(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings):
         said = answer_ready(turn_of(("ann", "mia", "s1")), near(1), text="The cellar has code-1.", answer="Noted.")
         await bus.publish(said)
@@ -379,9 +377,8 @@ async def test_a_turn_that_runs_on_what_is_forgotten_is_cancelled(
 
 @here
 async def test_a_short_episode_id_ends_no_turn_of_others_when_it_is_forgotten(
-    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, settings: MemorySettings
 ) -> None:
-    monkeypatch.setattr("agents.memory.forgetting.RUNNING_SECONDS", 0.5)
     async with run_memory_agent(bus, settings):
         said = answer_ready(turn_of(("ann", "mia", "s1")), near(1), text="The cellar has code-1.", answer="Noted.")
         await bus.publish(said)

@@ -72,6 +72,21 @@ async def test_the_sessions_turns_are_history_in_order_and_each_stands_once(bus:
         assert [hit.question for hit in done.recall.hits] == ["My sister has 5 plums."]
 
 
+async def test_a_dialogue_stays_in_order_when_the_clock_is_set_back_in_it(bus: Bus, settings: MemorySettings) -> None:
+    async with run_memory_agent(bus, settings):
+        first = answer_ready(turn(), unit(1), text="I have 21 apples.", answer="Noted.")
+        ahead = msgspec.structs.replace(first.envelope, created_at=first.envelope.created_at + 120.0)
+        await bus.publish(msgspec.structs.replace(first, envelope=ahead))
+        await wait_for_projection(bus, 1, 1)
+        second = turn()
+        done = await go_on(bus, second, user("And 4 pears."), seed=2)
+        ready = answer_ready(second, unit(2), text="And 4 pears.", answer="Fine.")
+        await bus.publish(msgspec.structs.replace(ready, recall=done.recall))
+        await wait_for_projection(bus, 2, 2)
+        third = await go_on(bus, turn(), user("Double that."))
+        assert contents(third) == ["I have 21 apples.", "Noted.", "And 4 pears.", "Fine.", "Double that."]
+
+
 async def test_history_comes_only_to_who_asks_for_it(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings):
         await answer(bus, turn(), "I have 21 apples.", "Noted.")

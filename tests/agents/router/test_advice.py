@@ -13,8 +13,8 @@ import pytest
 
 from agents.router.advice import AdvisorSettings, ask_advisors, blend
 from agents.router.agent import RouterAgent
-from agents.router.domains import load_taxonomy
 from agents.router.settings import RouterSettings
+from agents.shared.domains import load_taxonomy
 from bus import metrics
 from bus.connection import Bus
 from bus.testing import run_agents

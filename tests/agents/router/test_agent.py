@@ -43,7 +43,7 @@ async def run_router(bus: Bus, embedder_path: Path) -> AsyncIterator[tuple[Route
 
 
 async def wait_for_event(bus: Bus, kind: type[E], turn_id: str) -> E:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while True:
             if (event := await bus.last(kind, turn_id)) is not None:
                 return event
@@ -51,16 +51,33 @@ async def wait_for_event(bus: Bus, kind: type[E], turn_id: str) -> E:
 
 
 def query_received(
-    text: str, *, model: str = "micro-kiki", level: Level | None = None, candidates: int | None = None
+    text: str,
+    *,
+    model: str = "micro-kiki",
+    level: Level | None = None,
+    candidates: int | None = None,
+    adapter_scale: float | None = None,
 ) -> QueryReceived:
-    query = Query(model=model, messages=(Message(role="user", content=text),), level=level, candidates=candidates)
+    query = Query(
+        model=model,
+        messages=(Message(role="user", content=text),),
+        level=level,
+        candidates=candidates,
+        adapter_scale=adapter_scale,
+    )
     return QueryReceived(envelope=new_turn(tenant="t", timeout=30), query=query)
 
 
 async def route_text(
-    bus: Bus, text: str, *, model: str = "micro-kiki", level: Level | None = None, candidates: int | None = None
+    bus: Bus,
+    text: str,
+    *,
+    model: str = "micro-kiki",
+    level: Level | None = None,
+    candidates: int | None = None,
+    adapter_scale: float | None = None,
 ) -> QueryRouted:
-    event = query_received(text, model=model, level=level, candidates=candidates)
+    event = query_received(text, model=model, level=level, candidates=candidates, adapter_scale=adapter_scale)
     await bus.publish(event)
     return await wait_for_event(bus, QueryRouted, event.envelope.turn_id)
 
@@ -108,6 +125,9 @@ async def test_aliases_restrict_and_force(bus: Bus, embedder_path: Path) -> None
         assert by_itself.route.domains[0].name == "python"
         assert "python" not in {entry.name for entry in by_itself.route.adapters}
 
+        scaled = await route_text(bus, RUST, adapter_scale=0.5)
+        assert [(use.name, use.factor) for use in scaled.route.adapters] == [("rust", 0.5)]
+        assert (await route_text(bus, RUST, adapter_scale=0.0)).route.adapters == ()
         niche = await route_text(bus, python, model="kiki-niche-python")
         assert [(entry.name, entry.weight) for entry in niche.route.adapters] == [("python", 1.0)]
         assert niche.route.plan.level == "fast"

@@ -3,7 +3,7 @@
 import pytest
 
 from agents.router.aliases import Alias, alias_of, load_aliases
-from agents.router.domains import load_taxonomy
+from agents.shared.domains import load_taxonomy
 from schemas.errors import UnknownModel
 
 META = ("agentic", "coding", "creative", "quick-reply", "reasoning", "research", "tool-use")

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from agents.router.checkpoint import WEIGHTS, Checkpoint, CheckpointMeta, load_checkpoint, load_shipped, save_checkpoint
 from agents.router.classifier import Classifier, logits_of, scores_of
-from agents.router.domains import load_taxonomy
 from agents.router.niche import NicheHead
 from agents.router.training.corpus import load_corpus
 from agents.router.training.train import export
+from agents.shared.domains import load_taxonomy
 from schemas.errors import SetupError
 
 

@@ -6,9 +6,9 @@ import torch
 
 from agents.router.checkpoint import Checkpoint, CheckpointMeta, load_shipped
 from agents.router.classifier import Classifier
-from agents.router.domains import load_taxonomy
 from agents.router.scoring import Scorer
 from agents.router.training.corpus import load_corpus
+from agents.shared.domains import load_taxonomy
 from schemas.errors import SetupError
 
 TAXONOMY = load_taxonomy()

@@ -65,6 +65,13 @@ def test_base_answers_when_no_domain_passes() -> None:
     assert adapters_of([], base_domains=(), min_share=0.3) == ()
 
 
+def test_the_scale_is_that_of_all_adapters_and_without_one_the_base_answers() -> None:
+    niches = [("rust", 0.5), ("cpp", 0.5)]
+    adapters = adapters_of(niches, base_domains=(), min_share=0.3, scale=0.5)
+    assert [(use.weight, use.scale, use.factor) for use in adapters] == [(0.5, 0.5, 0.25)] * 2
+    assert adapters_of(niches, base_domains=(), min_share=0.3, scale=0.0) == ()
+
+
 def test_the_niche_is_the_likeliest_that_is_allowed() -> None:
     shares = {"components": 0.2, "electronics": 0.5, "power": 0.3}
     assert niche_of(shares) == "electronics"

@@ -6,8 +6,9 @@ import pytest
 
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Delivery
+from bus.turn import wait_openly
 from bus.turns import awaiting
-from bus.turns.awaiting import is_awaited, wait_openly
+from bus.turns.awaiting import is_awaited
 from bus.turns.events import find_end
 from schemas.events import Event, QueryReceived, TurnCancelled
 from tests.bus.conftest import eventually, query, run_consumer
@@ -28,7 +29,10 @@ def awaited_query(*, awaited: bool = True) -> QueryReceived:
 
 async def test_the_broker_knows_whether_somebody_waits(bus: Bus, nats_url: str) -> None:
     assert not await is_awaited(bus, "t")
-    async with connect(BusSettings(url=nats_url), name="asker") as asker, wait_openly(asker, "t"):
+    async with (
+        connect(BusSettings(url=nats_url), name="asker") as asker,
+        wait_openly(asker.client, asker.subjects, "t"),
+    ):
         await asker.flush()
         assert await is_awaited(bus, "t")
     await eventually(lambda: is_left(bus, "t"))
@@ -54,7 +58,7 @@ async def test_a_turn_is_cancelled_when_its_askers_connection_ends(bus: Bus, nat
     async with run_consumer(bus, handle):
         async with (
             connect(BusSettings(url=nats_url), name="asker") as asker,
-            wait_openly(asker, event.envelope.turn_id),
+            wait_openly(asker.client, asker.subjects, event.envelope.turn_id),
         ):
             await bus.publish(event)
             await began.wait()

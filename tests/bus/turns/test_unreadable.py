@@ -62,6 +62,17 @@ async def test_an_asker_hears_which_field_of_its_question_is_wrong(
     assert field in end.message
 
 
+async def test_an_asker_hears_which_number_is_out_of_its_range(bus: Bus) -> None:
+    event = query()
+    body = json.loads(encode(event))
+    body["query"]["sampling"] = {"repetition_penalty": 1e-40}
+    async with run_consumer(bus, answer_nothing):
+        await bus.js.publish(bus.subjects.of(event), json.dumps(body).encode())
+        end = await eventually(lambda: find_end(bus, event.envelope.turn_id))
+    assert isinstance(end, TurnFailed)
+    assert (end.code, end.param) == ("invalid_event", "query.sampling.repetition_penalty")
+
+
 async def test_an_asker_hears_which_field_is_missing(bus: Bus) -> None:
     event = query()
     body = json.loads(encode(event))

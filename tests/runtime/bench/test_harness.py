@@ -94,7 +94,7 @@ def test_the_figures_are_printed_though_matplotlib_is_missing(
 async def test_every_bench_is_a_verb() -> None:
     listing = (await kiki_bench("--help")).stdout
     verbs = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line.strip()]
-    timing = "overhead worker fidelity cognition everyday votes bias"
+    timing = "overhead worker fidelity experts cognition everyday votes bias"
     assert (
         " ".join(verbs)
         == f"{timing} recall recall-harm rebuild writes replay router exchange locomo superseding multilingual import"

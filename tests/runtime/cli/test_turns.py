@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from runtime.cli import out, turns
 from schemas.envelope import PERSON
-from schemas.errors import KikiError
+from schemas.errors import InvalidInput, KikiError
 
 pytestmark = pytest.mark.anyio
 
@@ -110,3 +111,36 @@ def test_a_chat_sends_its_own_history_or_names_the_session_whose_history_it_want
         assert prompts == [["I have 21 apples."], ["Double that."]]
         assert session_id == "cellar"
     assert {request[2] for request in requests} == {"session" if session else "none"}
+
+
+def test_route_reads_prompts_and_conversations_from_a_file(tmp_path: Path) -> None:
+    lines = [
+        {"prompt": "a"},
+        {"query": "b", "top_k": 1},
+        {"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]},
+        {"prompt": "e"},
+    ]
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    requests = turns._join_prompts(turns._read_prompts(file))
+    assert [request.prompts for request in requests] == [("a", "b"), (), ("e",)]
+    assert [message.role for message in requests[1].messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("line", "param"),
+    [
+        ("{}", "prompt"),
+        ('{"prompt": "a", "messages": []}', "prompt"),
+        ('{"messages": []}', "messages"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', "messages"),
+        ('{"prompt": 3}', "prompt"),
+        ("no json", "prompt"),
+    ],
+)
+def test_route_names_a_line_that_it_cannot_read(tmp_path: Path, line: str, param: str) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text(f'{{"prompt": "a"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(InvalidInput, match="line 2") as refusal:
+        turns._read_prompts(file)
+    assert refusal.value.param == param

@@ -26,11 +26,11 @@ async def kiki(nats_url: str, *arguments: str) -> Result:
 
 
 async def test_dead_letters_are_listed_and_shown_past_one_that_nobody_can_read(bus: Bus, nats_url: str) -> None:
-    await append(bus, bus.subjects.dead("router"), b"no letter")
+    await append(bus, bus.subjects.dead("router", "tests"), b"no letter")
     letter = DeadLetter(
         subject="a", stream="TURNS", consumer="b", reason="[/b]", deliveries=1, headers={}, payload=b"d", failed_at=1.0
     )
-    await append(bus, bus.subjects.dead("router"), encode(letter))
+    await append(bus, bus.subjects.dead("router", "tests"), encode(letter))
     lines = (await kiki(nats_url, "dead", "ls")).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
     assert "unreadable" in lines[1]

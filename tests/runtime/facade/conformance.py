@@ -60,12 +60,13 @@ def check_reply(method: str, path: str, status: int, headers: Mapping[str, str],
     if status == 204 and method == "OPTIONS":
         return
     shape = "anthropic" if speaks_anthropic(path) else "openai"
-    if operation is None or str(status) not in operation["responses"]:
-        assert status in NOT_ROUTED, f"the document has no such reply: {where}"
-        contents = look_up({"$ref": f"#/components/responses/{shape}-400"})["content"]
+    if operation is None:
+        assert status in NOT_ROUTED, f"the document has no such path or method: {where}"
+        reply = look_up({"$ref": f"#/components/responses/{shape}-400"})
     else:
+        assert str(status) in operation["responses"], f"the document has no such reply: {where}"
         reply = look_up(operation["responses"][str(status)])
-        contents = reply.get("content", {})
+    contents = reply.get("content", {})
     assert ("retry-after" in headers) == (status in RETRYABLE), where
     assert "x-request-id" in headers, where
     if method == "HEAD":

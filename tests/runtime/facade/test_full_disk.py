@@ -9,6 +9,7 @@ import pytest
 from bus.broker import run_broker
 from bus.connection import Bus, BusSettings, connect
 from runtime.facade import FacadeSettings
+from runtime.soak.isolation import fill_disk
 from schemas.errors import Unavailable
 from schemas.events import QueryReceived
 from tests.runtime.facade.scripted import (
@@ -20,7 +21,7 @@ from tests.runtime.facade.scripted import (
     run_scripted_agents,
     serve_facade,
 )
-from tests.small_disk import fill, mount_small_disk
+from tests.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -56,7 +57,7 @@ async def test_an_answer_that_cannot_be_stored_is_a_retryable_refusal(tmp_path: 
 
                 tasks.start_soon(ask)
                 await script.query_arrived.wait()
-                with fill(disk), anyio.fail_after(10):
+                with fill_disk(disk), anyio.fail_after(10):
                     await answer_in_vain(bus, script.queries[0])
                     while not replies:
                         await anyio.sleep(0.01)

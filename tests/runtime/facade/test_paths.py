@@ -36,7 +36,8 @@ async def test_each_route_is_there_under_each_spelling(http: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models/", "/v1/models/micro-kiki", "/health", "/health/", "/metrics"])
-async def test_head_is_served_where_get_is(http: httpx.AsyncClient, path: str) -> None:
+async def test_head_is_served_where_get_is(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr("bus.request.PATIENCE_SECONDS", 0.25)  # no agent is there to answer
     head, get = await http.head(path), await http.get(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == get.headers["content-type"]

@@ -72,6 +72,12 @@ def settings() -> FacadeSettings:
     return FacadeSettings(port=0, admin_key="secret", turn_timeout=5.0, expected_agents=("embedder",))
 
 
+@pytest.fixture(autouse=True)
+def _short_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused here is sent at once: there is no more to wait for."""
+    monkeypatch.setattr("runtime.facade.protocol.DRAIN_SECONDS", 0.1)
+
+
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_bad_body_is_refused(
     http: httpx.AsyncClient, script: Script, example_services: None, path: str

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from agents.router.checkpoint import load_checkpoint
-from agents.router.domains import load_taxonomy
+from agents.shared.domains import load_taxonomy
 from runtime import composition
 from runtime.models import router_checkpoint
 from runtime.settings import Settings

@@ -10,8 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from agents.inference.adapters.bank import BASE, SWAP_SECONDS, AdapterBank
-from agents.inference.mlx.loading import limits
+from agents.inference.adapters.bank import SWAP_SECONDS, AdapterBank
+from agents.inference.adapters.stacks import BASE
+from agents.inference.mlx.device import limits
 from schemas.errors import SetupError, StageFailed
 from schemas.findings import AdapterUse
 
@@ -26,7 +27,7 @@ def model(loaded: Any) -> Any:
 
 @pytest.fixture
 def bank(model: Any, adapters_folder: Path) -> Iterator[AdapterBank]:
-    adapter_bank = AdapterBank(model, adapters_folder, budget=BUDGET, dtype=mx.float32)
+    adapter_bank = AdapterBank(model, adapters_folder, budget=BUDGET)
     yield adapter_bank
     adapter_bank.activate(())
 
@@ -69,9 +70,13 @@ def test_an_adapter_is_the_same_after_another(bank: AdapterBank, model: Any) -> 
 
 
 def test_weighted_adapters_equal_the_merged_weights(bank: AdapterBank, model: Any, adapters_folder: Path) -> None:
-    halves = (AdapterUse(name="one", weight=0.75), AdapterUse(name="two", weight=0.25))
+    halves = (AdapterUse(name="one", weight=0.75, scale=0.5), AdapterUse(name="two", weight=0.25, scale=2.0))
     bank.activate(halves)
     together = logits(model)
+    seat = bank.seat(halves)
+    bank.mount((seat,))
+    assert [use.scale for use in seat.uses] == [0.5, 2.0]
+    np.testing.assert_array_equal(logits(model), together)
     bank.activate(())
     layers = [layer.self_attn for layer in model.model.layers]
     originals = [(layer.q_proj.weight, layer.v_proj.weight) for layer in layers]
@@ -80,7 +85,7 @@ def test_weighted_adapters_equal_the_merged_weights(bank: AdapterBank, model: An
         for number, layer in enumerate(layers):
             for leaf in ("q_proj", "v_proj"):
                 path = f"model.layers.{number}.self_attn.{leaf}"
-                layer[leaf].weight += use.weight * (tensors[f"{path}.lora_a"] @ tensors[f"{path}.lora_b"]).T
+                layer[leaf].weight += use.weight * use.scale * (tensors[f"{path}.lora_a"] @ tensors[f"{path}.lora_b"]).T
     merged = logits(model)
     for layer, (q, v) in zip(layers, originals, strict=True):
         layer.q_proj.weight, layer.v_proj.weight = q, v

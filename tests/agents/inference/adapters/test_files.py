@@ -78,7 +78,7 @@ def test_unusable_adapters_say_why(
 ) -> None:
     folder = write_adapter(tmp_path, "bad", **changed)
     with pytest.raises(StageFailed, match=why) as caught:
-        read_adapter(folder, dict(loaded.model.named_modules()))
+        read_adapter(folder.name, folder, dict(loaded.model.named_modules()))
     assert caught.value.code == "adapter_failed"
 
 
@@ -87,4 +87,4 @@ def test_truncated_file_says_why(write_adapter: Callable[..., Path], tmp_path: P
     weights = folder / "adapters.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(StageFailed, match="cannot be read"):
-        read_adapter(folder, dict(loaded.model.named_modules()))
+        read_adapter(folder.name, folder, dict(loaded.model.named_modules()))

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 
-from agents.inference.adapters.bank import BASE, AdapterBank, Seat
+from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.mixed import SORTED_FROM, MixedExperts, RoutedModel, RowSlot
+from agents.inference.adapters.stacks import BASE, Seat
 from schemas.errors import StageFailed
 from schemas.findings import AdapterUse
 from tests.agents.inference import hybrid
@@ -169,14 +170,6 @@ def test_a_bad_adapter_leaves_the_others_side_by_side(bank: AdapterBank, model: 
     assert isinstance(layer.switch_mlp, MixedExperts)
     bank.mount((BASE,))
     assert not isinstance(layer.switch_mlp, MixedExperts)
-
-
-def test_a_set_too_large_for_its_share_never_mixes(model: Any, folder: Path) -> None:
-    size = AdapterBank(model, folder, budget=64 * 1024**2).load("wide").nbytes
-    bank = AdapterBank(model, folder, budget=2 * size, seats=2)
-    assert not bank.mixable(SETS[2])
-    assert bank.mixable(())
-    assert bank.seat(SETS[2]).slot == 0
 
 
 def test_slots_and_factors_follow_their_rows() -> None:

@@ -83,7 +83,7 @@ async def test_two_adapters_of_one_batch_answer_as_each_alone(int8_engine: Any) 
 
 
 async def test_training_lowers_the_loss_and_leaves_the_model_alone(int8_engine: Any, bus: Bus) -> None:
-    verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus)}
+    verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus, "").endpoints()}
     before = await answer(int8_engine, ask_set(()))
     exported: Any = await verbs["adapters.export"](ExportRequest(name="one"))
     reply: Any = await verbs["adapters.train"](
@@ -106,7 +106,7 @@ async def test_training_lowers_the_loss_and_leaves_the_model_alone(int8_engine: 
 
 
 async def test_protected_directions_are_those_of_the_int8_weights(int8_engine: Any, bus: Bus) -> None:
-    verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus)}
+    verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus, "").endpoints()}
     reply: Any = await verbs["adapters.protect"](ProtectRequest(name="one", k=2))
     directions = load(await objects.get(bus, reply.directions, param="directions"))
     assert len(directions) == 2 * 2 * 30

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from agents.inference.adapters.bank import BASE, AdapterBank
+from agents.inference.adapters.bank import AdapterBank
 from agents.inference.adapters.files import WEIGHTS
+from agents.inference.adapters.stacks import BASE
 from agents.inference.training.directions import frozen_weights, leading_directions
-from agents.inference.training.exchange import discard, exchange, stage, sweep
+from agents.inference.training.exchange import discard, exchange, restore, stage, sweep
 from agents.inference.training.steps import Training, TrainingExample, make_portable, step_flops
 from schemas.errors import Refused, StageFailed
 from schemas.findings import AdapterUse
@@ -147,8 +148,25 @@ def test_an_adapter_too_large_to_stand_beside_its_successor_waits(
     staged, base = stage(tmp_path, "mine", train(bank, tmp_path)), alone.load("mine").sha256
     with pytest.raises(Refused, match="too large"):
         exchange(alone, "mine", staged, base, busy_slots=(), is_used=True)
+    narrow = AdapterBank(model, tmp_path, budget=3 * alone.load("mine").nbytes // 2)
+    with pytest.raises(Refused, match="too large"):
+        exchange(narrow, "mine", staged, base, busy_slots={1}, is_used=True)
     exchange(alone, "mine", staged, base, busy_slots=(), is_used=False)
     assert alone.load("mine").sha256 != base
+
+
+def test_an_exchange_is_put_back(bank: AdapterBank, tmp_path: Path) -> None:
+    base = bank.load("mine").sha256
+    staged = stage(tmp_path, "mine", train(bank, tmp_path))
+    assert restore(bank, "mine", staged, base, busy_slots=()) == base, "nothing was exchanged yet"
+    exchange(bank, "mine", staged, base, busy_slots=(), is_used=False)
+    assert bank.check("mine").sha256 != base
+    assert restore(bank, "mine", staged, base, busy_slots=()) == base
+    assert bank.check("mine").sha256 == base == bank.load("mine").sha256
+    assert restore(bank, "mine", staged, base, busy_slots=()) == base
+    discard(tmp_path, staged)
+    with pytest.raises(StageFailed, match="not the one to undo"):
+        restore(bank, "mine", staged, "0" * 64, busy_slots=())
 
 
 def test_a_failed_exchange_is_undone(bank: AdapterBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

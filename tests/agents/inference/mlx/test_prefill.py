@@ -19,9 +19,9 @@ def model() -> Any:
 
 @pytest.mark.parametrize("step", [1, 4, 64])
 def test_a_text_is_scored_alike_in_one_step_and_in_several(model: Any, step: int) -> None:
-    prefill = ScoredPrefill(model, TOKENS, cache=make_prompt_cache(model), step=step, top=3)
+    prefill = ScoredPrefill(model, TOKENS, cache=make_prompt_cache(model), top=3)
     steps = 1
-    while not prefill.advance():
+    while not prefill.advance(step):
         steps += 1
     assert steps == -(-(len(TOKENS) - 1) // step)
     logits = model(mx.array([TOKENS]))[0]
@@ -33,17 +33,17 @@ def test_a_text_is_scored_alike_in_one_step_and_in_several(model: Any, step: int
 
 
 def test_a_text_of_one_token_is_done_at_once(model: Any) -> None:
-    prefill = ScoredPrefill(model, TOKENS[:1], cache=make_prompt_cache(model), step=4)
-    assert prefill.advance()
+    prefill = ScoredPrefill(model, TOKENS[:1], cache=make_prompt_cache(model))
+    assert prefill.advance(4)
     assert prefill.scored_tokens == []
 
 
 def test_known_tokens_are_not_read_again(model: Any) -> None:
     cache = make_prompt_cache(model)
-    first = SharedPrefill(model, TOKENS[:4], cache=cache, step=4)
-    assert first.advance()
-    second = SharedPrefill(model, TOKENS, cache=cache, known_tokens=4, step=4)
-    assert not second.advance()
+    first = SharedPrefill(model, TOKENS[:4], cache=cache)
+    assert first.advance(4)
+    second = SharedPrefill(model, TOKENS, cache=cache, known_tokens=4)
+    assert not second.advance(4)
     assert (second.known_tokens, second.done) == (4, 8)
-    assert second.advance()
+    assert second.advance(4)
     assert second.done == len(TOKENS)

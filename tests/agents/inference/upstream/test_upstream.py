@@ -17,6 +17,7 @@ from agents.inference.text import Piece, TextFilter
 from agents.inference.upstream.capabilities import Capabilities
 from agents.inference.upstream.engine import OpenAIEngine
 from agents.inference.upstream.response import UNKNOWN_LOGPROB, Answer
+from agents.inference.upstream.scoring import continuation_score
 from bus.metrics import DEGRADED
 from schemas.chat import Message, Sampling, Tool, ToolCall, Tooling
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, Refused, SetupError, StageFailed, Unavailable
@@ -457,6 +458,21 @@ async def test_calls_and_their_answers_go_both_ways(engine: OpenAIEngine, server
     _, assistant, tool = server.bodies[-1]["messages"]
     assert assistant["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
     assert tool == {"role": "tool", "content": "Sunny.", "name": "weather", "tool_call_id": call.id}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), float("inf"), "NaN"])
+def test_a_log_probability_that_is_none_is_left_out_and_counted(number: Any) -> None:
+    before = read_counter("upstream.not_finite")
+    answer = Answer(index=0, seed=1, text_filter=TextFilter(), with_tokens=True)
+    entries = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": number}]
+    choice = {"message": {"content": "ab"}, "finish_reason": "stop", "logprobs": {"content": entries}}
+    answer.take({"choices": [choice]})
+    answer.end()
+    candidate = answer.candidate(adapters=())
+    assert (candidate.text, candidate.logprob, len(candidate.tokens)) == ("ab", -0.5, 1)
+    assert read_counter("upstream.not_finite") == before + 1
+    entry = {"1": {"logprob": number, "decoded_token": " yes"}}
+    assert continuation_score("yes", [None, entry], prompt_tokens=1) is None
 
 
 # The time, and what is heard before it.

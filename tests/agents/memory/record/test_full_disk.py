@@ -10,10 +10,11 @@ from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.metrics import DEGRADED
 from bus.topology import EPISODES
+from runtime.soak.isolation import fill_disk
 from schemas.status import StatusReply
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
-from tests.small_disk import fill, mount_small_disk
+from tests.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -38,7 +39,7 @@ async def test_episodes_wait_while_the_stores_have_no_room(bus: Bus, tmp_path: P
             await bus.publish(answer_ready(turn(), unit(1)))
             await wait_for_projection(bus, 1, 1)
             count = DEGRADED.labels("projection.away")._value.get()
-            with fill(disk):
+            with fill_disk(disk):
                 for number in range(2, 6):
                     await bus.publish(answer_ready(turn(), unit(number)))
                 await wait_for_hindrance(bus, f"the disk of {disk}/memory is full")
@@ -48,7 +49,7 @@ async def test_episodes_wait_while_the_stores_have_no_room(bus: Bus, tmp_path: P
 
 
 async def test_a_memory_that_starts_on_a_full_disk_waits_for_room(bus: Bus, tmp_path: Path) -> None:
-    with mount_small_disk(tmp_path / "disk", 60) as disk, fill(disk):
+    with mount_small_disk(tmp_path / "disk", 60) as disk, fill_disk(disk):
         with anyio.move_on_after(1.0) as waiting:
             async with run_memory_agent(bus, settings_in(disk)):
                 pass

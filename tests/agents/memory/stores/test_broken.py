@@ -176,10 +176,11 @@ async def test_an_episode_in_hand_is_not_missed(closed: Path, tmp_path: Path) ->
         assert restarts.times == 1
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("birth", ["trace/trace.lbug", "atlas/1"])
-async def test_a_memory_killed_just_after_a_store_was_born_starts_again(tmp_path: Path, birth: str) -> None:
+async def test_a_memory_killed_just_after_a_store_was_born_starts_again(tmp_path: Path, birth: str, kills: int) -> None:
     generator = random.Random(7)
-    for number in range(6):
+    for number in range(kills):
         directory = tmp_path / str(number)
         await anyio.to_thread.run_sync(kill_writer, directory, birth, generator.uniform(0.0, 0.01))
         await check_that_all_comes_back(directory)

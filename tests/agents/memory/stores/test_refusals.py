@@ -35,6 +35,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.memory.projection.AWAY_SECONDS", 0.5)
+
+
 @pytest.fixture
 def qdrant() -> Iterator[QdrantStandIn]:
     with serve_qdrant() as stand_in:

@@ -37,6 +37,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.memory.projection.AWAY_SECONDS", 0.5)
+
+
 @pytest.fixture
 def server(neo4j_server: Neo4jServer) -> Neo4jServer:
     """The session's Neo4j with an empty database, where the tests may kill it."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.router.domains import load_taxonomy
 from agents.router.training.corpus import Corpus, CorpusExample, duplicates, load_corpus
 from agents.router.training.evaluation import read_labelled_prompts
+from agents.shared.domains import load_taxonomy
 from schemas.errors import SetupError
 
 HELD_OUT = Path(__file__).parents[4] / "configs" / "router" / "held-out.jsonl"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from agents.router.checkpoint import META, WEIGHTS, load_checkpoint, save_checkpoint
-from agents.router.domains import load_taxonomy
 from agents.router.niche import shares
 from agents.router.scoring import OutputScores
 from agents.router.training.corpus import Corpus, CorpusExample
 from agents.router.training.evaluation import measure, niche_figures, read_labelled_prompts, report
 from agents.router.training.train import TrainingSettings, fit, gate, relatives
+from agents.shared.domains import load_taxonomy
 from agents.shared.encoder import Floats
 from schemas.errors import InvalidInput
 

@@ -10,6 +10,7 @@ from runtime.catalogue import Catalogue, ServedModel
 from runtime.facade import FacadeSettings
 from runtime.facade.chat.request import REFUSED as UNSERVED
 from runtime.facade.chat.request import ChatRequest, read_chat
+from schemas.chat import MAX_TOKENS
 from schemas.errors import KikiError
 from tests.runtime.facade.scripted import MODELS, Script, chat_body
 
@@ -32,6 +33,8 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"kiki": {"surprise": 1}}, 400, "invalid_request", "kiki.surprise"),
     ({"kiki": {"level": "deep"}}, 400, "invalid_request", "kiki.level"),
     ({"kiki": {"candidates": 9}}, 400, "invalid_request", "kiki.candidates"),
+    ({"kiki": {"adapter_scale": 4.1}}, 400, "invalid_request", "kiki.adapter_scale"),
+    ({"kiki": {"adapter_scale": -1}}, 400, "invalid_request", "kiki.adapter_scale"),
     ({"kiki": {"candidates": 2}}, 400, "invalid_request", "kiki.candidates"),
     ({"kiki": {"history": "all"}}, 400, "invalid_request", "kiki.history"),
     ({"model": "micro-kiki-fast", "kiki": {"history": "session"}}, 400, "invalid_request", "kiki.history"),  # of which?
@@ -70,6 +73,14 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ),
     ({"presence_penalty": 2.5}, 400, "invalid_request", "presence_penalty"),
     ({"repetition_penalty": 0}, 400, "invalid_request", "repetition_penalty"),
+    ({"repetition_penalty": 1e-40}, 400, "invalid_request", "repetition_penalty"),
+    ({"repetition_penalty": "nan"}, 400, "invalid_request", "repetition_penalty"),
+    ({"temperature": "nan"}, 400, "invalid_request", "temperature"),
+    ({"temperature": "inf"}, 400, "invalid_request", "temperature"),
+    ({"top_p": "NaN"}, 400, "invalid_request", "top_p"),
+    ({"min_p": "nan"}, 400, "invalid_request", "min_p"),
+    ({"logit_bias": {"10": "nan"}}, 400, "invalid_request", "logit_bias[...]"),
+    ({"kiki": {"adapter_scale": "nan"}}, 400, "invalid_request", "kiki.adapter_scale"),
     ({"logit_bias": {"ten": 1, "-1": 1}}, 400, "invalid_request", "logit_bias"),
     ({"logit_bias": {"\u0663": 1}}, 400, "invalid_request", "logit_bias"),
     ({"seed": 2**63}, 400, "invalid_request", "seed"),
@@ -158,6 +169,11 @@ def read_request(**fields: Any) -> Any:
     return read_chat(msgspec.json.encode(chat_body(**fields)), models=MODELS, settings=FacadeSettings())
 
 
+def test_the_scale_of_adapters_reaches_the_router() -> None:
+    scales = [read_request(kiki=kiki).query.adapter_scale for kiki in ({"adapter_scale": 0.5}, {})]
+    assert scales == [0.5, None]
+
+
 def test_decoding_options_reach_the_worker() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     sampling = read_request(
@@ -226,8 +242,8 @@ def test_text_parts_are_joined_and_an_echoed_answer_passes() -> None:
         ({"top_k": 5.0}, {"top_k": 5}),
         ({"max_tokens": 4.0}, {"max_tokens": 4}),
         ({"max_tokens": "4"}, {"max_tokens": 4}),
-        ({"max_tokens": -1}, {"max_tokens": 32768}),
-        ({"max_tokens": 10**7}, {"max_tokens": 32768}),
+        ({"max_tokens": -1}, {"max_tokens": MAX_TOKENS}),
+        ({"max_tokens": 10**7}, {"max_tokens": MAX_TOKENS}),
         ({"max_tokens": 3, "max_completion_tokens": 4}, {"max_tokens": 4}),
         ({"stop": ""}, {"stop": ()}),
         ({"stop": ["", "x"]}, {"stop": ("x",)}),

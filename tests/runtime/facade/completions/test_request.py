@@ -9,6 +9,7 @@ import pytest
 
 from runtime.facade import FacadeSettings
 from runtime.facade.completions.request import CheckedCompletion, CompletionRequest, check_completion
+from schemas.chat import MAX_TOKENS
 from schemas.errors import InvalidInput
 from schemas.findings import Query
 from tests.runtime.facade.scripted import MODELS
@@ -49,7 +50,7 @@ def test_the_level_is_raw_and_nothing_is_reasoned(model: str) -> None:
     assert (checked.query.thinking, checked.thinking) == (False, False)
 
 
-@pytest.mark.parametrize(("asked", "given"), [(None, 16), (5, 5), (0, 1), (-1, 32768), (100_000, 32768)])
+@pytest.mark.parametrize(("asked", "given"), [(None, 16), (5, 5), (0, 1), (-1, MAX_TOKENS), (100_000, 100_000)])
 def test_a_completion_has_its_length(asked: int | None, given: int) -> None:
     completion = check(max_tokens=asked)
     assert completion.first.query.sampling.max_tokens == given

@@ -22,6 +22,7 @@ from bus.topology import TURNS, consumer
 from runtime.agents import turn_agents
 from runtime.facade import FacadeSettings, serve
 from runtime.facade.routes import models
+from schemas.chat import last_user_text
 from schemas.codec import encode
 from schemas.errors import SetupError
 from schemas.events import Event
@@ -61,11 +62,12 @@ class ScriptedAgent:
             ready=self.ready,
             detail="" if self.ready else "no token yet",
             gauges=WORKER_GAUGES if worker else {},
-            info={"adapters": "python"} if worker else {},
+            info={"adapters": "python", "waiting": "sql rust"} if worker else {},
         )
 
     async def _route(self, request: RouteRequest) -> RouteReply:
-        is_known = "python" in request.prompts[0] and (request.threshold or 0) < 0.9
+        text = last_user_text(request.messages) or request.prompts[0]
+        is_known = "python" in text and (request.threshold or 0) < 0.9
         domains = (
             RoutedDomain(name="python", score=0.75, niche="python"),
             RoutedDomain(name="electronics-hw", score=0.5, niche="power"),
@@ -107,7 +109,15 @@ async def test_health_tells_uptime_memory_and_adapters(bus: Bus) -> None:
             health = (await http.get("/health")).json()
     assert 0 <= alone["uptime_seconds"] < health["uptime_seconds"] < 60
     assert (alone["adapters"], alone["memory"]["agents_resident_bytes"]) == (None, 0)
-    assert health["adapters"] == {"registered": 35, "resident": None, "resident_bytes": 9, "active": ["python"]}
+    assert health["adapters"] == {
+        "registered": 35,
+        "resident": None,
+        "resident_bytes": 9,
+        "active": ["python"],
+        "ungated": [],
+        "waiting": ["rust", "sql"],
+        "refused": [],
+    }
     own = health["memory"]["resident_bytes"]
     assert 10 * 1024**2 < own < 100 * 1024**3
     sizes = [agent["resident_bytes"] for agent in health["agents"]]
@@ -122,7 +132,7 @@ async def test_health_adds_up_the_processes(http: httpx.AsyncClient, bus: Bus) -
             ("inference", 2, {"adapters_registered": 4.0}),
             ("embedder", 3, {}),
         ):
-            info = {"adapters": f"a{pid} b"} if name == "inference" else {}
+            info = {"adapters": f"a{pid} b", "refused": "sql"} if name == "inference" else {}
             status = StatusReply(agent=name, ready=True, gauges=gauges, info=info)
             await bus.send(message.reply, encode(Report(status=status, pid=pid, metrics="", resident_bytes=100 * pid)))
 
@@ -130,7 +140,9 @@ async def test_health_adds_up_the_processes(http: httpx.AsyncClient, bus: Bus) -
     health = (await http.get("/health")).json()
     await stop()
     assert health["memory"]["agents_resident_bytes"] == 600
-    assert health["adapters"] == {"registered": 4, "resident": 1, "resident_bytes": None, "active": ["a1", "a2", "b"]}
+    counts = {"registered": 4, "resident": 1, "resident_bytes": None}
+    names = {"active": ["a1", "a2", "b"], "ungated": [], "waiting": [], "refused": ["sql"]}
+    assert health["adapters"] == counts | names
 
 
 async def test_health_without_a_broker_is_degraded(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -229,9 +241,31 @@ async def test_route_speaks_both_dialects(http: httpx.AsyncClient, bus: Bus) -> 
     assert base == {"chosen_domain": "base", "selections": []}
 
 
+async def test_route_takes_a_conversation(http: httpx.AsyncClient, bus: Bus) -> None:
+    messages = [
+        {"role": "user", "content": "hm"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": [{"type": "text", "text": "python?"}]},
+    ]
+    async with run_agents(bus, ScriptedAgent("router")):
+        reply = (await http.post("/v1/route", json={"messages": messages, "top_k": 1})).json()
+    assert reply == {
+        "query": "python?",
+        "domains": [{"name": "python", "score": 0.75}],
+        "fallback": False,
+        "chosen_domain": "python",
+        "selections": [{"domain": "python", "score": 0.75}],
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": "x"}], "prompt": "y"}, "prompt"),
         ({"query": "x", "threshold": 2}, "threshold"),
         ({"query": "x", "top_k": 0}, "top_k"),
         ({"query": 3}, "query"),

@@ -230,10 +230,10 @@ async def test_a_deleted_session_is_gone_from_other_turns_and_from_dead_letters(
         payload=encode(recalled),
         failed_at=time.time(),
     )
-    await append(bus, bus.subjects.dead("inference"), encode(letter))
+    await append(bus, bus.subjects.dead("inference", "tests"), encode(letter))
     digest = await objects.put(bus, encode(recalled) + b" " * 100)
     by_reference = replace(letter, payload=b"", payload_sha256=digest)
-    await append(bus, bus.subjects.dead("inference"), encode(by_reference))
+    await append(bus, bus.subjects.dead("inference", "tests"), encode(by_reference))
     shown = (await http.get(f"/v1/turns/{other.turn_id}", headers=ANN)).text
     assert secret in shown
 
