@@ -34,13 +34,17 @@ async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 45
 
 async def wait_for_projection(bus: Bus, atlas: int, trace: int) -> StatusReply:
     """Wait until the gauges show so many episodes in each store and no lag; returns the agent's status."""
+    expected = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": 0}
+    latest: StatusReply | None = None
 
     async def read_status() -> StatusReply | None:
-        status = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)
-        gauges = status.gauges
-        expected = {"atlas_episodes": atlas, "trace_episodes": trace, "projection_lag": 0}
-        return status if all(gauges.get(name) == value for name, value in expected.items()) else None
+        nonlocal latest
+        latest = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)
+        return latest if all(latest.gauges.get(name) == value for name, value in expected.items()) else None
 
-    status = await eventually(read_status)
+    try:
+        status = await eventually(read_status)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: expected {expected}, the memory reports {latest}") from None
     assert isinstance(status, StatusReply)
     return status
