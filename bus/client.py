@@ -227,7 +227,8 @@ class Client:
                 yield turn
             finally:
                 if not turn.ended:
-                    stop = TurnCancelled(envelope=envelope.next(TurnCancelled.subject), reason="the asker left")
+                    left = envelope.next(TurnCancelled.subject)
+                    stop = TurnCancelled(envelope=left, reason="the asker left", retryable=True)
                     with suppress(Unavailable):  # the broker is away; the turn's deadline ends it
                         await self._publish(stop)
 

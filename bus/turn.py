@@ -175,6 +175,8 @@ def error_of(event: Happening) -> KikiError | None:
     if isinstance(event, TurnFailed):
         return KikiError(event.message, code=event.code, param=event.param, retryable=event.retryable)
     if isinstance(event, TurnCancelled):
+        if event.retryable:
+            return Unavailable(f"the turn was cancelled: {event.reason}. Ask again.")
         return KikiError(f"the turn was cancelled: {event.reason}.", code="cancelled")
     return None
 

@@ -217,10 +217,15 @@ class TurnFailed(Event, frozen=True, kw_only=True):
 
 
 class TurnCancelled(Event, frozen=True, kw_only=True):
-    """The client went away or asked to stop. Every stage drops the turn, down to the decode step."""
+    """The client went away or asked to stop. Every stage drops the turn, down to the decode step.
+
+    ``retryable`` says that nobody decided against the turn: whoever asked has left it, and one who waits for it too
+    may ask again.
+    """
 
     subject: ClassVar[str] = "turn.cancelled"
     reason: str
+    retryable: bool = False
 
 
 def failure(envelope: Envelope, stage: str, error: KikiError) -> TurnFailed:

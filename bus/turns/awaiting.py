@@ -58,5 +58,5 @@ async def cancel_abandoned(bus: Bus, read_envelopes: Callable[[], Sequence[Envel
                 unheard_since.pop(turn_id, None)
             elif time.monotonic() - unheard_since.setdefault(turn_id, time.monotonic()) >= GONE_SECONDS:
                 _log.warning("turn abandoned", turn_id=turn_id)
-                reason = "its asker is gone"
-                await bus.publish(TurnCancelled(envelope=envelope.next(TurnCancelled.subject), reason=reason))
+                gone = envelope.next(TurnCancelled.subject)
+                await bus.publish(TurnCancelled(envelope=gone, reason="its asker is gone", retryable=True))

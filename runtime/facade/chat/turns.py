@@ -366,7 +366,7 @@ class Turns:
     async def _cancel(self, turn: FollowedTurn) -> None:
         """Publish that nobody waits any more, so that every stage drops the turn, down to the decode step."""
         reason = "the facade stops" if turn.outcome == "stopped" else "the client disconnected"
-        event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=reason)
+        event = TurnCancelled(envelope=turn.envelope.next(TurnCancelled.subject), reason=reason, retryable=True)
         with anyio.move_on_after(CANCEL_SECONDS, shield=True):
             try:
                 await self.bus.publish(event)

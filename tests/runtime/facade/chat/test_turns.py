@@ -284,6 +284,29 @@ async def test_stopping_refuses_the_turns_that_wait(bus: Bus, script: Script, se
     await wait_until(lambda: len(script.cancellations) == 2)
 
 
+async def test_a_retry_that_joined_a_turn_of_a_facade_that_stops_may_ask_again(
+    http: httpx.AsyncClient, bus: Bus, script: Script, settings: FacadeSettings
+) -> None:
+    headers, script.silent = key(), True
+    replies: list[httpx.Response] = []
+
+    async def post(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            replies.append(await client.post(CHAT, json=chat_body(), headers=headers))
+
+    async with anyio.create_task_group() as tasks:
+        async with serve_facade(bus, settings) as stopping_facade:
+            tasks.start_soon(post, stopping_facade)
+            await script.query_arrived.wait()
+            tasks.start_soon(post, str(http.base_url))
+            await anyio.sleep(0.3)  # the second request follows the first one's turn
+    assert len(script.queries) == 1
+    assert [(reply.status_code, reply.json()["error"]["code"]) for reply in replies] == [(503, "unavailable")] * 2
+    assert all(reply.headers["retry-after"] for reply in replies)
+    script.silent = False
+    assert (await http.post(CHAT, json=chat_body(), headers=headers)).status_code == 200
+
+
 async def test_a_turn_of_another_tenant_is_not_shown(bus: Bus, script: Script) -> None:
     settings = FacadeSettings(port=0, api_keys={"key-a": "a", "key-b": "b"}, admin_key="root")
     async with serve_facade(bus, settings) as url, httpx.AsyncClient(base_url=url) as http:
