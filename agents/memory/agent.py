@@ -132,6 +132,7 @@ class MemoryAgent:
 
         Raises:
             SetupError: another process has the stores open, or they cannot be written.
+            StoreStuck: a store must be opened anew: the agent's process ends, and is started again.
         """
 
         async def restart_projection() -> None:
@@ -145,6 +146,7 @@ class MemoryAgent:
         async with self._stores.open(restart_projection, count_waiting), anyio.create_task_group() as tasks:
             self._bus, self._embedder = bus, MemoryEmbedder(bus, self.settings)
             await self._update_gauges(bus)
+            tasks.start_soon(self._stores.end_once_stuck)
             tasks.start_soon(keep_running, "memory.gauges", self._update_gauges_at_intervals, bus)
             tasks.start_soon(keep_running, "atlas.optimise", self._stores.optimise_whenever_due)
             tasks.start_soon(keep_running, "memory.expiry", self._expire, bus)

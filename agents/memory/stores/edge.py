@@ -19,6 +19,11 @@ class EdgeAtlas:
     name = "atlas"
     away = ""
 
+    @property
+    def stuck(self) -> str:
+        """See :class:`agents.memory.stores.protocols.Store`."""
+        return self.store.stuck
+
     def __init__(self, settings: MemorySettings, words: WordEncoder | None = None) -> None:
         self._settings = settings
         words = words or WordEncoder(settings.language)

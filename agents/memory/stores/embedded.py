@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agents.memory.stores.errors import BrokenStore, refuse_forbidden_files
+from agents.memory.stores.errors import BrokenStore, StoreStuck, refuse_forbidden_files
 from bus import failpoints, metrics
 from schemas.errors import Unavailable
 
@@ -39,7 +39,7 @@ class EmbeddedStore(Generic[S]):
     """A store whose calls run on a thread, one at a time, never on the event loop.
 
     ``opener`` opens what is in the directory and raises :class:`BrokenStore` when that is no whole store; ``creator``
-    makes an empty store in a directory that is not there.
+    makes an empty store in a directory that is not there. ``stuck`` is why it must be opened anew; else empty.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class EmbeddedStore(Generic[S]):
         self._limiter = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # an abandoned call gives its limiter back and runs on
         self._store: S | None = None
+        self.stuck = ""
 
     async def run(self, call: Callable[[S], T], *, abandon: bool = False) -> T:
         """Run ``call`` with the store on the thread; with ``abandon`` a cancelled caller does not wait for it to end.
@@ -112,6 +113,9 @@ class EmbeddedStore(Generic[S]):
             if self._store is None:
                 raise Unavailable(f"the {self.name} is closed.")
             return call(self._store)
+        except StoreStuck as error:
+            self.stuck = error.message
+            raise
         finally:
             self._in_use.release()
 

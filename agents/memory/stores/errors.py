@@ -28,6 +28,10 @@ class StoreFull(StoreAway):
     """The disk of an embedded store has no room."""
 
 
+class StoreStuck(StoreAway):
+    """An embedded store takes nothing more until it is opened anew. What it took is on disk."""
+
+
 _NOT_THE_FILES = (
     "permission denied",
     "operation not permitted",
@@ -40,8 +44,9 @@ _NOT_THE_FILES = (
 """What an error says when nothing is wrong with the files themselves."""
 
 
-NO_BUFFERS = "The buffer pool is full"
-"""What the embedded graph says when writes that failed have left it no memory; it says so until it is opened anew."""
+_STUCK = ("post-commit checkpoint failed", "The buffer pool is full")
+"""What the embedded graph says when it could not move its log into its file: it never tries again, keeps whatever is
+written from then on in memory, and has none left in the end. Opening it anew does the move again."""
 
 
 @contextmanager
@@ -89,14 +94,14 @@ def translate_store_errors(store: str) -> Iterator[None]:
 
     Raises:
         Unavailable: with the library's reason.
-        StoreAway: the graph has no memory for any statement, which is no episode's fault.
+        StoreStuck: the store must be opened anew, which is no episode's fault.
     """
     try:
         with _translate_errors(Unavailable, f"the {store} failed"):
             yield
     except Unavailable as error:
-        if NO_BUFFERS in error.message:
-            raise StoreAway(f"{error.message} The projection waits: restart the memory.") from error
+        if any(reason in error.message for reason in _STUCK):
+            raise StoreStuck(f"{error.message} The {store} is opened anew.") from error
         raise
 
 

@@ -39,6 +39,10 @@ _SCHEMA = (
 _TABLES = {"Trace", *LABELS, *RELATIONS}
 
 
+_MORE_MEMORY = 4
+"""How many times its memory the graph may take to open: what it could not move into its file before is moved then."""
+
+
 class Database:
     """One database file. Calls block, and must not overlap."""
 
@@ -55,6 +59,13 @@ class Database:
         """
         if not (directory / FILE).is_file():
             raise BrokenStore(f"the trace in {directory} has no file {FILE}.")
+        try:
+            return cls._open(directory, buffer=buffer)
+        except BrokenStore:
+            return cls._open(directory, buffer=_MORE_MEMORY * buffer)
+
+    @classmethod
+    def _open(cls, directory: Path, *, buffer: int) -> "Database":
         with translate_opening_errors("trace"):
             database = cls(directory / FILE, buffer=buffer)
             try:
@@ -117,6 +128,11 @@ class LadybugGraph:
 
     name = "trace"
     away = ""
+
+    @property
+    def stuck(self) -> str:
+        """See :class:`agents.memory.stores.protocols.Store`."""
+        return self.store.stuck
 
     def __init__(self, settings: MemorySettings) -> None:
         self.store = EmbeddedStore(

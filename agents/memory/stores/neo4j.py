@@ -65,6 +65,8 @@ class Neo4jGraph:
         self._driver: neo4j.AsyncDriver | None = None
         self._reach = Reach(self.name)
 
+    stuck = ""
+
     @property
     def away(self) -> str:
         """See :class:`agents.memory.stores.protocols.Store`."""

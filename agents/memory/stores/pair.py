@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import NoReturn
 
 import anyio
 import anyio.to_thread
@@ -11,6 +12,7 @@ import filelock
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import optimise
 from agents.memory.stores.edge import EdgeAtlas
+from agents.memory.stores.errors import StoreStuck
 from agents.memory.stores.protocols import AtlasStore, Graph, Store
 from agents.memory.stores.room import require_room
 from agents.memory.stores.trace import Trace
@@ -88,6 +90,19 @@ class Stores:
             name = "atlas" if atlas < trace else "trace"
             metrics.count_degraded(f"{name}.incomplete", f"{atlas} episodes in the atlas, {trace} in the trace.")
         return True
+
+    async def end_once_stuck(self) -> NoReturn:
+        """Wait until a store takes nothing more before it is opened anew, and raise that.
+
+        Raises:
+            StoreStuck: the process must end, to be started again: then its store is opened, or made from the record.
+        """
+        while True:
+            for store in self.both:
+                if store.stuck:
+                    metrics.count_degraded(f"{store.name}.stuck", store.stuck)
+                    raise StoreStuck(store.stuck)
+            await anyio.sleep(self.settings.status_interval)
 
     async def optimise_whenever_due(self) -> None:
         """Optimise an embedded Atlas whenever that is due, for ever; a server optimises itself."""

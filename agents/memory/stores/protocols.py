@@ -28,6 +28,11 @@ class Store(Protocol):
         """Why its server could not be used at the last call, with the setting to look at; empty when it could."""
         ...
 
+    @property
+    def stuck(self) -> str:
+        """Why it takes nothing more until this process starts again; empty while that is not needed."""
+        ...
+
     async def load(self) -> bool:
         """Open the store; return False when there is none that can be used, and it must be made from the record.
 

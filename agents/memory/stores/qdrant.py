@@ -77,6 +77,8 @@ class QdrantAtlas:
         self._words = WordEncoder(settings.language)
         self._reach = Reach(self.name)
 
+    stuck = ""
+
     @property
     def away(self) -> str:
         """See :class:`agents.memory.stores.protocols.Store`."""

@@ -7,8 +7,9 @@ from agents.memory.stores.errors import StoreFull
 from bus import metrics
 from bus.storage.disk import describe_lack
 
-SHARE = 0.25
-"""Part of the disk's reserve that the stores leave free: what was answered is kept when turns are refused already."""
+SHARE = 0.6
+"""Part of the disk's reserve that the stores leave free: what was answered is kept when turns are refused already, and
+the graph can still move its log, of 16 MiB by its library's default, into its file, where it takes about twice that."""
 
 PAUSE_SECONDS = 1.0
 """Seconds between two looks at whether there is room to open the stores."""

@@ -2,13 +2,20 @@
 
 import pytest
 
-from agents.memory.stores.errors import StoreAway, translate_store_errors
+from agents.memory.stores.errors import StoreAway, StoreStuck, translate_store_errors
 from schemas.errors import Unavailable
 
 
-def test_a_graph_without_buffers_is_away_and_no_episode_at_fault() -> None:
-    with pytest.raises(StoreAway, match="restart the memory"), translate_store_errors("trace"):
-        raise RuntimeError("Buffer manager exception: Unable to allocate memory! The buffer pool is full and no memory")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Buffer manager exception: Unable to allocate memory! The buffer pool is full and no memory could be freed!",
+        "Transaction committed successfully, but the post-commit checkpoint failed. IO exception: no room.",
+    ],
+)
+def test_a_graph_that_cannot_move_its_log_is_stuck_and_no_episode_at_fault(text: str) -> None:
+    with pytest.raises(StoreStuck, match="is opened anew"), translate_store_errors("trace"):
+        raise RuntimeError(text)
 
 
 def test_any_other_failure_may_be_the_statements() -> None:

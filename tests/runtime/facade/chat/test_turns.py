@@ -294,12 +294,11 @@ async def test_a_retry_that_joined_a_turn_of_a_facade_that_stops_may_ask_again(
         async with httpx.AsyncClient(base_url=url, timeout=20) as client:
             replies.append(await client.post(CHAT, json=chat_body(), headers=headers))
 
-    async with anyio.create_task_group() as tasks:
-        async with serve_facade(bus, settings) as stopping_facade:
-            tasks.start_soon(post, stopping_facade)
-            await script.query_arrived.wait()
-            tasks.start_soon(post, str(http.base_url))
-            await anyio.sleep(0.3)  # the second request follows the first one's turn
+    async with anyio.create_task_group() as tasks, serve_facade(bus, settings) as stopping_facade:
+        tasks.start_soon(post, stopping_facade)
+        await script.query_arrived.wait()
+        tasks.start_soon(post, str(http.base_url))
+        await anyio.sleep(0.3)  # the second request follows the first one's turn
     assert len(script.queries) == 1
     assert [(reply.status_code, reply.json()["error"]["code"]) for reply in replies] == [(503, "unavailable")] * 2
     assert all(reply.headers["retry-after"] for reply in replies)
