@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from bus import metrics
 from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus
 from bus.testing import connect_fresh
@@ -31,6 +32,12 @@ structlog.configure(
 def anyio_backend() -> str:
     """nats-py runs on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def degraded_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What degrades in a test is in its own log, though a process logs each path once."""
+    monkeypatch.setattr(metrics, "_logged_paths", set())
 
 
 @pytest.fixture(scope="session")
