@@ -378,10 +378,10 @@ class Consumer(Generic[E]):
         )
         with tracing.trace_handling(handler.stage, message.headers, turn_id=envelope.turn_id, attempt=attempt):
             if attempt > handler.max_deliver and not self.bus.outage.lasts:
-                last_error = StageFailed(
-                    f"{handler.stage} gave up after {attempt - 1} deliveries.", code="internal_error"
+                reason = (
+                    f"{attempt - 1} deliveries to {handler.stage} came to nothing: whoever had them died. Ask again."
                 )
-                await self._give_up(message, event, "max_deliver", last_error)
+                await self._give_up(message, event, "max_deliver", Unavailable(reason))
             elif await self._has_ended(event, attempt):
                 await self._settle(message, "ended")
             elif handler.until_deadline and envelope.remaining <= 0:

@@ -29,12 +29,18 @@ def reply(event: QueryReceived) -> TurnCancelled:
     return TurnCancelled(envelope=event.envelope.next("echo"), reason="answered")
 
 
-@contextlib.asynccontextmanager
-async def run_consumer(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
-    """A consumer of ``query.received`` under the stage name 'echo'."""
+async def declare_consumer(bus: Bus, handle: Any, **settings: Any) -> Consumer[QueryReceived]:
+    """A consumer of ``query.received`` under the stage name 'echo', which does not run yet."""
     handler = Handler(stage="echo", event=QueryReceived, handle=handle, **settings)
     consumer = Consumer(bus, handler, fetch_seconds=0.5, check_seconds=0.5)
     await consumer.declare()
+    return consumer
+
+
+@contextlib.asynccontextmanager
+async def run_consumer(bus: Bus, handle: Any, **settings: Any) -> AsyncIterator[Consumer[QueryReceived]]:
+    """A consumer as :func:`declare_consumer` declares it, as long as the context lasts."""
+    consumer = await declare_consumer(bus, handle, **settings)
     async with run_beside(consumer):
         yield consumer
 

@@ -14,7 +14,7 @@ from bus.topology import ANSWERS, DEAD, TURNS
 from schemas.codec import encode
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
-from tests.bus.conftest import eventually, query, reply, run_consumer
+from tests.bus.conftest import declare_consumer, eventually, query, reply, run_beside, run_consumer
 
 pytestmark = pytest.mark.anyio
 
@@ -128,6 +128,25 @@ async def test_the_last_failed_delivery_ends_in_a_dead_letter_and_a_failed_turn(
         letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
         assert [(letter.deliveries, letter.reason.split(":")[0]) for letter in letters] == [(2, "max_deliver")]
         await eventually(lambda: _equals(count_unsettled(bus), 0))
+
+
+async def test_a_turn_whose_processes_died_each_time_may_be_asked_again(bus: Bus) -> None:
+    """Nobody is there to say whether the message killed them or they were killed."""
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event:
+        raise AssertionError("a third time")
+
+    event = query()
+    consumer = await declare_consumer(bus, handle, max_deliver=2)
+    await bus.publish(event)
+    unlucky = await bus.js.pull_subscribe_bind("echo", TURNS)
+    for _ in range(2):
+        await (await unlucky.fetch(1))[0].nak()
+    async with run_beside(consumer):
+        failure = await eventually(lambda: find_last(bus, TurnFailed, event))
+    assert (failure.stage, failure.code, failure.retryable) == ("echo", "unavailable", True)
+    letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
+    assert [(letter.deliveries, letter.reason.split(":")[0]) for letter in letters] == [(3, "max_deliver")]
 
 
 async def test_a_refusal_fails_the_turn_without_a_dead_letter(bus: Bus) -> None:
