@@ -28,8 +28,10 @@ from tests.bus.conftest import eventually, query, reply, run_consumer
 pytestmark = pytest.mark.anyio
 
 RUN = """
-import pathlib, sys, anyio
+import pathlib, signal, sys, anyio
 from bus.broker import run_broker
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # 'nohup' has it ignored by all that it starts
 
 async def run():
     async with run_broker(pathlib.Path(sys.argv[1]), port=0):
@@ -116,7 +118,8 @@ async def test_a_broker_ends_with_the_process_that_started_it(tmp_path: Path, nu
         await eventually(lambda: find_url(tmp_path), seconds=60)
         (broker,) = await find_brokers(tmp_path)
         supervisor.send_signal(number)
-        await supervisor.wait()
+        with anyio.fail_after(30):
+            await supervisor.wait()
         await eventually(lambda: is_without_broker(tmp_path), seconds=10)
         assert not broker.is_running()
     assert ownership.find_holder(tmp_path) is None

@@ -1,6 +1,7 @@
 """A memory agent on a bus, and functions that wait for its work."""
 
 import contextlib
+import faulthandler
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -45,6 +46,7 @@ async def wait_for_projection(bus: Bus, atlas: int, trace: int) -> StatusReply:
     try:
         status = await eventually(read_status)
     except AssertionError as error:
+        faulthandler.dump_traceback(file=2)  # a call into a store that hangs is on a thread
         raise AssertionError(f"{error}: expected {expected}, the memory reports {latest}") from None
     assert isinstance(status, StatusReply)
     return status

@@ -64,11 +64,18 @@ SECRET = re.compile(r"code-(\d+)")
 
 @pytest.fixture
 async def settings(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemorySettings:
-    """A fresh memory on the pair of stores that the test names. It waits for hardly any turn that runs."""
+    """A fresh memory on the pair of stores that the test names. It waits for hardly any turn that runs, and long for
+    what was answered.
+    """
     monkeypatch.setattr("agents.memory.forgetting.RUNNING_SECONDS", 0.5)
     memory_settings = msgspec.structs.replace(
-        pair_settings(request, tmp_path, monkeypatch), max_hits=50, token_budget=100_000, same_fact=1.0
+        pair_settings(request, tmp_path, monkeypatch),
+        max_hits=50,
+        token_budget=100_000,
+        same_fact=1.0,
+        conversation_timeout=20.0,
     )
+
     stores = Stores(memory_settings)
     async with stores.open(_do_nothing):
         await stores.renew(_do_nothing)  # a server may have served another test
@@ -273,7 +280,7 @@ async def answer(bus: Bus, whose: Whose, *texts: str) -> None:
 
 async def find_conversation(bus: Bus, tenant: str, user: str, *texts: str) -> str | None:
     request = ConversationRequest(tenant=tenant, user=user, transcript=digest_transcript(dialogue(*texts)))
-    return (await bus.request("memory.conversation", request, ConversationReply, timeout=10.0)).session_id
+    return (await bus.request("memory.conversation", request, ConversationReply, timeout=30.0)).session_id
 
 
 @both
