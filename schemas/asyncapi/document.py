@@ -98,6 +98,7 @@ from schemas.services import (
     UnregisterRequest,
 )
 from schemas.status import DeadLetter, ServiceError, StatusReply
+from schemas.tenants import TenantAnswer, TenantEnd, TenantPiece, TenantRecords, TenantRecordsReply, TenantTurn
 from schemas.tokens import CountReply, CountRequest
 
 _DEFS = "#/components/schemas/{name}"
@@ -115,16 +116,27 @@ class Channel:
 
 @dataclass(frozen=True)
 class Service:
-    """One request-reply subject."""
+    """One request-reply subject, of the runtime's own or a tenant's (``asks``); pieces may come before the reply."""
 
     verb: str
     request: type[msgspec.Struct]
     reply: type[msgspec.Struct]
+    asks: bool = False
+    pieces: tuple[type[msgspec.Struct], ...] = ()
 
     @property
     def name(self) -> str:
-        """The verb as an identifier: ``memory.search`` is ``MemorySearch``."""
-        return "".join(part.capitalize() for part in self.verb.replace("-", ".").split("."))
+        """The verb as an identifier: ``memory.search`` is ``MemorySearch``, a tenant's ``turn`` is ``AskTurn``."""
+        words = self.verb.replace("-", ".").split(".")
+        return "".join(word.capitalize() for word in (["ask", *words] if self.asks else words))
+
+    def channel(self, prefix: str) -> dict[str, Any]:
+        """Where it is asked."""
+        channel: dict[str, Any] = {
+            "address": f"{prefix}.ask.{{tenant}}.{self.verb}" if self.asks else f"{prefix}.svc.{self.verb}",
+            "messages": {self.request.__name__: {"$ref": f"#/components/messages/{self.request.__name__}"}},
+        }
+        return channel | ({"parameters": {"tenant": _PARAMETERS["tenant"]}} if self.asks else {})
 
 
 SERVICES = (
@@ -168,6 +180,9 @@ SERVICES = (
     Service("flow.fetch", FlowFetchRequest, FlowFetchReply),
     Service("flow.snapshot", FlowSnapshotRequest, FlowSnapshotReply),
     Service("flow.publish", FlowPublishRequest, FlowPublishReply),
+    Service("turn", TenantTurn, TenantAnswer, asks=True, pieces=(TenantPiece,)),
+    Service("end", TenantEnd, TenantAnswer, asks=True),
+    Service("records", TenantRecords, TenantRecordsReply, asks=True),
 )
 
 _PARAMETERS = {
@@ -176,6 +191,7 @@ _PARAMETERS = {
     "consumer": {"description": "The durable consumer that gave up on the message."},
     "agent": {"description": "The agent's name."},
     "service": {"description": "The name of a service."},
+    "tenant": {"description": "The tenant, whose users alone may ask here."},
 }
 
 
@@ -210,7 +226,7 @@ def document(*, prefix: str = "kiki") -> dict[str, Any]:
     events = channels(prefix)
     kinds: set[type[msgspec.Struct]] = {channel.message for channel in events}
     kinds |= {JobResult, StatusReply, ServiceError}
-    kinds |= {kind for service in SERVICES for kind in (service.request, service.reply)}
+    kinds |= {kind for service in SERVICES for kind in (service.request, service.reply, *service.pieces)}
     _, schemas = msgspec.json.schema_components(sorted(kinds, key=lambda kind: kind.__name__), ref_template=_DEFS)
     return {
         "asyncapi": "3.0.0",
@@ -259,12 +275,8 @@ def _operation(channel: Channel) -> dict[str, Any]:
 def _service_channels(prefix: str) -> dict[str, Any]:
     by_name: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
     for service in SERVICES:
-        name = service.name
-        by_name[f"{name}Service"] = {
-            "address": f"{prefix}.svc.{service.verb}",
-            "messages": {service.request.__name__: {"$ref": f"#/components/messages/{service.request.__name__}"}},
-        }
-        by_name[f"{name}Reply"] = _reply_channel(service.reply)
+        by_name[f"{service.name}Service"] = service.channel(prefix)
+        by_name[f"{service.name}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
     by_name["StatusService"] = {
         "address": f"{prefix}.svc.status.{{agent}}",
         "parameters": {"agent": _PARAMETERS["agent"]},
@@ -273,9 +285,9 @@ def _service_channels(prefix: str) -> dict[str, Any]:
     return by_name
 
 
-def _reply_channel(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    names = {kind.__name__, "ServiceError"} if kind is not JobResult else {kind.__name__}
-    return {"address": None, "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in sorted(names)}}
+def _reply_channel(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
+    names = sorted(kind.__name__ for kind in kinds)
+    return {"address": None, "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names}}
 
 
 def _service_operations() -> dict[str, Any]:

@@ -21,12 +21,14 @@ from bus.tenant_client import TenantClient, connect_tenant
 from bus.testing import run_agents
 from bus.topology import EPISODES
 from runtime.access import list_users
+from schemas.asyncapi.document import document
 from schemas.chat import Message
 from schemas.codec import decode, encode
 from schemas.envelope import new_turn
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady, InferToken, QueryReceived
 from schemas.findings import Query
+from schemas.status import ServiceError
 from schemas.tenants import TenantAnswer, TenantPiece, TenantTurn
 from tests.agents.memory.scenes import answer_ready
 from tests.agents.services.scenes import make_episode_event
@@ -268,6 +270,15 @@ async def test_a_request_that_claims_another_tenant_is_refused(place: GuardedRun
         }.items():
             reply = await acme.connection.request(f"kiki.ask.acme.{verb}", body, timeout=5)
             assert reply.headers["Nats-Service-Error-Code"] == "400"
+
+
+async def test_the_contract_names_what_a_tenant_may_ask(place: GuardedRuntime) -> None:
+    channels = document(prefix="kiki")["channels"].values()
+    addresses = {str(channel["address"]) for channel in channels if ".ask." in str(channel["address"])}
+    async with tenant(place, "acme") as acme:
+        reply = await acme.connection.request("kiki.ask.acme.anything", b"{}", timeout=5)
+    verbs = decode(ServiceError, reply.data).message.partition("choose from ")[2].rstrip(".").split(", ")
+    assert addresses == {f"kiki.ask.{{tenant}}.{verb}" for verb in verbs}
 
 
 async def test_a_trusted_service_asks_and_hears_and_takes_nothing_from_the_record(
