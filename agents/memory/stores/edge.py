@@ -19,11 +19,6 @@ class EdgeAtlas:
     name = "atlas"
     away = ""
 
-    @property
-    def stuck(self) -> str:
-        """See :class:`agents.memory.stores.protocols.Store`."""
-        return self.store.stuck
-
     def __init__(self, settings: MemorySettings, words: WordEncoder | None = None) -> None:
         self._settings = settings
         words = words or WordEncoder(settings.language)
@@ -36,6 +31,11 @@ class EdgeAtlas:
         self.load = self.store.load
         self.renew = self.store.renew
         self.close = self.store.close
+
+    @property
+    def stuck(self) -> str:
+        """See :class:`agents.memory.stores.protocols.Store`."""
+        return self.store.stuck
 
     async def place(self, episodes: Sequence[Episode], windows: Windows) -> None:
         """See :meth:`.points.Atlas.place`."""

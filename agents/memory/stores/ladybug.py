@@ -129,11 +129,6 @@ class LadybugGraph:
     name = "trace"
     away = ""
 
-    @property
-    def stuck(self) -> str:
-        """See :class:`agents.memory.stores.protocols.Store`."""
-        return self.store.stuck
-
     def __init__(self, settings: MemorySettings) -> None:
         self.store = EmbeddedStore(
             self.name,
@@ -145,6 +140,11 @@ class LadybugGraph:
         self.renew = self.store.renew
         self.close = self.store.close
         self._transaction_lock = anyio.Lock()  # one connection, and a transaction is a state of the connection
+
+    @property
+    def stuck(self) -> str:
+        """See :class:`agents.memory.stores.protocols.Store`."""
+        return self.store.stuck
 
     async def read(self, query: str, **values: Any) -> Rows:
         """Run one query; return its rows."""

@@ -59,13 +59,12 @@ class Neo4jGraph:
     """The graph in one database of a server; see :class:`agents.memory.stores.protocols.Graph`."""
 
     name = "trace"
+    stuck = ""
 
     def __init__(self, settings: MemorySettings) -> None:
         self._settings = settings
         self._driver: neo4j.AsyncDriver | None = None
         self._reach = Reach(self.name)
-
-    stuck = ""
 
     @property
     def away(self) -> str:

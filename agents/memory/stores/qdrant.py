@@ -69,6 +69,7 @@ class QdrantAtlas:
     """One collection; see :class:`agents.memory.stores.protocols.AtlasStore`."""
 
     name = "atlas"
+    stuck = ""
 
     def __init__(self, client: AsyncQdrantClient, settings: MemorySettings) -> None:
         self._client = client
@@ -76,8 +77,6 @@ class QdrantAtlas:
         self._collection = settings.qdrant_collection
         self._words = WordEncoder(settings.language)
         self._reach = Reach(self.name)
-
-    stuck = ""
 
     @property
     def away(self) -> str:
