@@ -31,7 +31,6 @@ CODES: dict[str, int] = {
     "not_delivered": 409,
     "out_of_order": 409,
     "already_consumed": 409,
-    "in_hand": 409,
     "body_too_large": 413,
     "context_length_exceeded": 400,
     "unprocessable": 422,
@@ -48,6 +47,7 @@ CODES: dict[str, int] = {
     "stage_invalid": 502,
     "setup_error": 500,
     "queue_full": 429,
+    "in_hand": 429,
     "unavailable": 503,
     "broker_lost": 503,
     "deadline_exceeded": 504,
@@ -115,7 +115,9 @@ class Unavailable(Refused):
     code = "unavailable"
 
 
-RETRYABLE_CODES = frozenset(kind.code for kind in (Refused, DeadlineExceeded, Unavailable))
+RETRYABLE_CODES = frozenset(
+    {*(kind.code for kind in (Refused, DeadlineExceeded, Unavailable)), "broker_lost", "in_hand"}
+)
 """Codes whose error is retryable, for a reader that has the code from a message and no exception."""
 
 

@@ -149,7 +149,7 @@ class SoakClient:
             code, message = "", body.decode(errors="replace")[:300]
         if "send a new key" in message and status == 429:  # all turns of the old one have failed
             self.keys[mark] = f"{mark}-{len(self.history.moments)}"
-        retryable = status in (*RETRYABLE_STATUSES, 200) and code in RETRYABLE_CODES | {"broker_lost"}
+        retryable = status in (*RETRYABLE_STATUSES, 200) and code in RETRYABLE_CODES
         self.history.add(
             RequestRefused(
                 mark=mark, status=status, code=code or "", message=message, retryable=retryable, seconds=seconds

@@ -96,7 +96,7 @@ class Load:
                 return
             assert reply.status_code in (429, 503, 504), reply.text
             code = reply.json()["error"]["code"]
-            assert code in RETRYABLE_CODES | {"broker_lost"}, reply.text
+            assert code in RETRYABLE_CODES, reply.text
             self.refusals[code] += 1
             await anyio.sleep(0.3)
 

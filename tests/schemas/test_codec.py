@@ -1,6 +1,8 @@
 """Bytes to structs and back; errors name the field."""
 
+import ast
 import contextlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from schemas.chat import Message, Sampling, Usage
 from schemas.codec import decode, encode
 from schemas.envelope import SCHEMA_VERSION, new_turn
-from schemas.errors import CODES, InvalidEvent, KikiError
+from schemas.errors import CODES, RETRYABLE_CODES, InvalidEvent, KikiError
 from schemas.events import QueryReceived
 from schemas.findings import Query
 
+ROOT = Path(__file__).parents[2]
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=200)
 
 
@@ -90,3 +93,15 @@ def test_every_error_class_has_a_public_code() -> None:
         with contextlib.suppress(TypeError):  # a class that is made of more than a message
             assert kind("m").status == CODES[kind.code]
     assert len(seen) > 6
+
+
+def test_an_error_that_may_be_tried_again_says_so_on_the_wire_where_only_its_code_travels() -> None:
+    codes = set()
+    for room in ("agents", "bus", "runtime"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refused", "Unavailable"):
+                    named = [word.value for word in node.keywords if word.arg == "code"]
+                    codes |= {value.value for value in named if isinstance(value, ast.Constant)}
+    assert "in_hand" in codes
+    assert codes <= RETRYABLE_CODES

@@ -36,6 +36,7 @@ async def expect_refusal(code: str, param: str, verb: str, call: Any) -> None:
     with pytest.raises(KikiError) as refusal:
         await call
     assert (refusal.value.code, refusal.value.param) == (code, param)
+    assert refusal.value.retryable == (code == "in_hand")
     assert counter._value.get() == before + 1
 
 
