@@ -169,11 +169,13 @@ class RecalledEpisode(WireStruct, frozen=True, kw_only=True):
 class Recall(WireStruct, frozen=True, kw_only=True):
     """The memory's finding: hits in descending order of score.
 
-    ``history`` are the ids of the session's episodes, oldest first, that the memory put into the query's messages.
+    ``history`` are the ids of the session's episodes, oldest first, that the memory put into the query's messages;
+    ``history_until`` is the time of the newest of them (Unix time), 0 without any.
     """
 
     hits: tuple[RecalledEpisode, ...] = ()
     history: tuple[str, ...] = ()
+    history_until: UnixTime = 0.0
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]

@@ -45,7 +45,7 @@ from bus import failpoints, metrics, record
 from bus.agent import Endpoint
 from bus.background import keep_running
 from bus.connection import Bus
-from bus.errors import BrokerUnavailable, describe
+from bus.errors import BrokerUnavailable
 from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
@@ -235,7 +235,9 @@ class MemoryAgent:
             envelope=event.envelope.next(STAGE),
             query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, turns)),
             route=event.route,
-            recall=Recall(hits=recalled, history=history),
+            recall=Recall(
+                hits=recalled, history=history, history_until=max((turn.created_at for turn in turns), default=0.0)
+            ),
             timings=(*event.timings, timing),
         )
 
@@ -352,21 +354,9 @@ class MemoryAgent:
         if settings.has_own_embedder:
             vector = await self._find_vector(event.query.text, ())
         embedder = settings.router_embedder if not vector else settings.embedder_in_force
-        build = partial(build_record, embedder=embedder, vector=vector or None, after=await self._find_last_time(event))
+        build = partial(build_record, embedder=embedder, vector=vector or None)
         await self._record_writer.write(delivery.bus, await anyio.to_thread.run_sync(build, event))
         await failpoints.pass_window("memory.recorded")
-
-    async def _find_last_time(self, event: AnswerReady) -> float:
-        """The time of the newest turn that stood before the question; 0 without any, or when the store does not say."""
-        tenant = event.envelope.tenant
-        names = [store_key(tenant, "episode", episode) for episode in event.recall.history]
-        try:
-            with anyio.fail_after(self.settings.recall_timeout):
-                nodes = await self._stores.trace.nodes(names) if names else {}
-        except (TimeoutError, KikiError) as error:
-            metrics.count_degraded("history.times", describe(error))
-            return 0.0
-        return max((float(node["created_at"]) for node in nodes.values()), default=0.0)
 
     async def _project(self, event: EpisodeRecorded, delivery: Delivery) -> None:
         """Project the episode into the stores, unless it was forgotten while it waited here."""

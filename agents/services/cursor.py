@@ -238,7 +238,7 @@ class Cursors:
         try:
             await append(self._bus, subject, encode(mark), after=standing.last_seq)
         except SequenceConflict as error:
-            raise Refused(f"another mark of '{name}' came between; fetch again.", code="in_hand") from error
+            raise Refused(f"another mark of '{name}' came between: mark again.", code="in_hand") from error
 
 
 def parse_record(service: Registration, stored: StoredMessage) -> Record | None:

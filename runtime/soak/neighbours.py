@@ -125,8 +125,10 @@ class RecordReader:
         while True:
             try:
                 reply = await client.mark_consumed(NAME, ids, run)
-            except Unavailable:  # whether it was marked nobody knows; the same run may ask again
-                await anyio.sleep(0.2)
+            except KikiError as error:
+                if not error.retryable:
+                    raise
+                await anyio.sleep(0.2)  # whether it was marked nobody knows; the same run may ask again
                 continue
             consumed = tuple(number for number in ids if number not in reply.forgotten)
             self.history.add(RecordsConsumed(ids=consumed))
