@@ -14,10 +14,20 @@ import structlog
 from bus import metrics
 from bus.connection import Bus
 from bus.consumers import read_consumers
-from bus.stream import StoredMessage, list_subjects, read_last, read_latest, read_next, read_stream, search_back
+from bus.stream import (
+    StoredMessage,
+    list_subjects,
+    measure_stream,
+    read_last,
+    read_latest,
+    read_next,
+    read_stream,
+    search_back,
+)
 from bus.topology import EPISODES, SERVICES
 from bus.turns.events import kind_of
 from schemas.codec import decode
+from schemas.envelope import Envelope
 from schemas.episode import Episode
 from schemas.errors import InvalidEvent
 from schemas.events import EpisodeForgotten, EpisodeRecorded
@@ -25,6 +35,9 @@ from schemas.services import EpisodesConsumed, Record, ServiceRegistered
 
 DURABLE = "svc-"
 """The prefix of the names of registered services' durable consumers."""
+
+TAIL = 1000
+"""Entries at the record's end among which a session's newest one is looked for."""
 
 _KINDS = {EpisodeRecorded.subject, EpisodeForgotten.subject}
 
@@ -166,6 +179,26 @@ async def find_entry(bus: Bus, turn_id: str) -> EpisodeRecorded | EpisodeForgott
     entry: EpisodeRecorded | EpisodeForgotten | None
     entry, _ = await read_latest(bus, EPISODES, bus.subjects.stage("episode.*", turn_id), _parse_entry)
     return entry
+
+
+async def find_session_time(bus: Bus, envelope: Envelope) -> float:
+    """The time (Unix) of the newest episode of the envelope's session among the last ``TAIL`` entries; 0 without one.
+
+    Raises:
+        Unavailable: the broker is away, or stops in the middle.
+    """
+    end = (await measure_stream(bus, EPISODES)).last_seq
+    subjects, newest = [bus.subjects.stage(EpisodeRecorded.subject)], 0.0
+    async with aclosing(read_stream(bus, EPISODES, subjects, after=max(0, end - TAIL), until=end)) as messages:
+        async for message in messages:
+            entry = _parse_entry(message)
+            if isinstance(entry, EpisodeRecorded) and _is_of_session(entry.envelope, envelope):
+                newest = max(newest, entry.episode.created_at)
+    return newest
+
+
+def _is_of_session(one: Envelope, other: Envelope) -> bool:
+    return (one.tenant, one.user, one.session_id) == (other.tenant, other.user, other.session_id)
 
 
 async def read_service(bus: Bus, name: str) -> ServiceStanding | int:

@@ -170,12 +170,14 @@ class Recall(WireStruct, frozen=True, kw_only=True):
     """The memory's finding: hits in descending order of score.
 
     ``history`` are the ids of the session's episodes, oldest first, that the memory put into the query's messages;
-    ``history_until`` is the time of the newest of them (Unix time), 0 without any.
+    ``history_until`` is the time of the newest of them (Unix time), 0 without any. ``history_partial`` says that newer
+    ones may be missing, as the memory could not read them or was not done with them.
     """
 
     hits: tuple[RecalledEpisode, ...] = ()
     history: tuple[str, ...] = ()
     history_until: UnixTime = 0.0
+    history_partial: bool = False
 
 
 Byte = Annotated[int, Meta(ge=0, le=255)]

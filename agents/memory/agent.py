@@ -14,7 +14,7 @@ import structlog
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
 from agents.memory.forgetting import expire, finish_forgetting, forget
-from agents.memory.history import drop_present, fit_turns, insert_history, sends_history
+from agents.memory.history import History, drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
     PROJECTION,
@@ -223,25 +223,28 @@ class MemoryAgent:
         )
 
     async def _recall(self, event: QueryRouted, delivery: Delivery) -> RecallDone:
-        turns = await self._read_history(event)
-        history = tuple(turn.episode_id for turn in turns)
+        history = await self._read_history(event)
+        history_ids = tuple(turn.episode_id for turn in history.turns)
         with self._recall_priority.mark_recall():
             asks = event.route.plan.recall and event.query.memory != "none"
-            recalled = await self._find_recall(event, history) if asks else ()
+            recalled = await self._find_recall(event, history_ids) if asks else ()
         timing = StageTiming(
             stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
         )
         return RecallDone(
             envelope=event.envelope.next(STAGE),
-            query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, turns)),
+            query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, history.turns)),
             route=event.route,
             recall=Recall(
-                hits=recalled, history=history, history_until=max((turn.created_at for turn in turns), default=0.0)
+                hits=recalled,
+                history=history_ids,
+                history_until=history.until,
+                history_partial=history.partial,
             ),
             timings=(*event.timings, timing),
         )
 
-    async def _read_history(self, event: QueryRouted) -> list[Match]:
+    async def _read_history(self, event: QueryRouted) -> History:
         """Read the session's last turns, oldest first, if the client asks for them and sent none itself; none when the
         store fails or is slow.
 
@@ -250,11 +253,11 @@ class MemoryAgent:
         """
         settings, envelope, query = self.settings, event.envelope, event.query
         if query.history == "none":
-            return []
+            return History()
         if event.route.plan.level == "raw":
             raise InvalidInput("'history' needs the level fast or full: raw turns are not recorded.", param="history")
         if sends_history(query.messages):
-            return []
+            return History()
         try:
             with anyio.move_on_after(_limit(settings.history_timeout, envelope)) as scope:
                 await wait_until_remembered(self._bus)
@@ -266,12 +269,16 @@ class MemoryAgent:
                 )
         except TimeoutError:
             metrics.count_degraded("history.failed", "the store did not answer in time.")
-            return []
+            return History(partial=True)
         except KikiError as error:
             metrics.count_degraded("history.failed", error.message)
-            return []
+            return History(partial=True)
         earlier_turns = [turn for turn in turns if turn.turn_id != envelope.turn_id]
-        return fit_turns(earlier_turns, budget=settings.history_tokens, measure=self._count_tokens)
+        return History(
+            turns=fit_turns(earlier_turns, budget=settings.history_tokens, measure=self._count_tokens),
+            until=max((turn.created_at for turn in earlier_turns), default=0.0),
+            partial=scope.cancelled_caught or self._rebuilding,
+        )
 
     async def _find_recall(self, event: QueryRouted, history: Sequence[str]) -> tuple[RecalledEpisode, ...]:
         """Find the episodes for a turn; none when the store fails or is slow, so that memory never delays a turn."""
@@ -354,7 +361,10 @@ class MemoryAgent:
         if settings.has_own_embedder:
             vector = await self._find_vector(event.query.text, ())
         embedder = settings.router_embedder if not vector else settings.embedder_in_force
-        build = partial(build_record, embedder=embedder, vector=vector or None)
+        after = event.recall.history_until
+        if event.recall.history_partial:
+            after = max(after, await record.find_session_time(delivery.bus, event.envelope))
+        build = partial(build_record, embedder=embedder, vector=vector or None, after=after)
         await self._record_writer.write(delivery.bus, await anyio.to_thread.run_sync(build, event))
         await failpoints.pass_window("memory.recorded")
 

@@ -67,15 +67,17 @@ def build_episode(event: AnswerReady, *, embedder: str = "", vector: Sequence[fl
     )
 
 
-def build_record(event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None) -> EpisodeRecorded:
+def build_record(
+    event: AnswerReady, *, embedder: str = "", vector: Sequence[float] | None = None, after: float = 0.0
+) -> EpisodeRecorded:
     """The event that stores the episode; see :func:`build_episode`.
 
-    A session is read in the order of its times. So one that is not later than the turns that the question follows is
-    made so: the clock was set back between them.
+    A session is read in the order of its times. So one that is not later than ``after``, the Unix time of the turns
+    that the question follows, is made so: the clock was set back between them.
     """
     episode = build_episode(event, embedder=embedder, vector=vector)
-    if episode.created_at <= event.recall.history_until:
-        episode = msgspec.structs.replace(episode, created_at=event.recall.history_until + TICK)
+    if episode.created_at <= after:
+        episode = msgspec.structs.replace(episode, created_at=after + TICK)
     return EpisodeRecorded(envelope=event.envelope.next("memory-write"), episode=episode)
 
 

@@ -1,9 +1,20 @@
 """A session's last turns as messages, for a client that sends only its new message and asks for the others."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from agents.memory.ranking import ROLES, Match, ScoredMatch, normalised
 from schemas.chat import Message, Role
+
+
+@dataclass(frozen=True)
+class History:
+    """A session's last ``turns``, oldest first, as far as they fit; ``until`` is the Unix time of the newest, fitting
+    or not, 0 without any. It is ``partial`` where newer turns may be missing."""
+
+    turns: Sequence[Match] = ()
+    until: float = 0.0
+    partial: bool = False
 
 
 def sends_history(messages: Sequence[Message]) -> bool:

@@ -87,6 +87,35 @@ async def test_a_dialogue_stays_in_order_when_the_clock_is_set_back_in_it(bus: B
         assert contents(third) == ["I have 21 apples.", "Noted.", "And 4 pears.", "Fine.", "Double that."]
 
 
+@pytest.mark.parametrize("behind", ["store", "record"])
+async def test_a_turn_whose_history_is_missing_is_later_than_its_sessions_when_the_clock_is_set_back(
+    bus: Bus, settings: MemorySettings, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    impatient = msgspec.structs.replace(settings, history_timeout=0.2)
+    async with run_memory_agent(bus, impatient) as agent:
+        stuck = anyio.Event()
+        if behind == "record":
+            monkeypatch.setattr("agents.memory.agent.build_record", _slow_record(stuck))
+        first = answer_ready(turn(), unit(1), text="I have 21 apples.", answer="Noted.")
+        ahead = first.envelope.created_at + 120.0
+        await bus.publish(
+            msgspec.structs.replace(first, envelope=msgspec.structs.replace(first.envelope, created_at=ahead))
+        )
+        await bus.publish(answer_ready(turn(session="other"), unit(3), text="My sister has 5 plums.", answer="Good."))
+        if behind == "store":
+            await wait_for_projection(bus, 2, 2)
+            await agent._stores.atlas.close()
+        second = turn()
+        done = await go_on(bus, second, user("And 4 pears."), seed=2)
+        assert (done.recall.history, done.recall.history_partial) == ((), True)
+        stuck.set()
+        await eventually(lambda: bus.last(EpisodeRecorded, first.envelope.turn_id, stream=EPISODES))
+        ready = answer_ready(second, unit(2), text="And 4 pears.", answer="Fine.")
+        await bus.publish(msgspec.structs.replace(ready, recall=done.recall))
+        recorded = await eventually(lambda: bus.last(EpisodeRecorded, second.turn_id, stream=EPISODES))
+        assert ahead < recorded.episode.created_at < ahead + 1.0
+
+
 async def test_history_comes_only_to_who_asks_for_it(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings):
         await answer(bus, turn(), "I have 21 apples.", "Noted.")
