@@ -192,13 +192,13 @@ async def find_session_time(bus: Bus, envelope: Envelope) -> float:
     async with aclosing(read_stream(bus, EPISODES, subjects, after=max(0, end - TAIL), until=end)) as messages:
         async for message in messages:
             entry = _parse_entry(message)
-            if isinstance(entry, EpisodeRecorded) and _is_of_session(entry.envelope, envelope):
+            if isinstance(entry, EpisodeRecorded) and _share_session(entry.envelope, envelope):
                 newest = max(newest, entry.episode.created_at)
     return newest
 
 
-def _is_of_session(one: Envelope, other: Envelope) -> bool:
-    return (one.tenant, one.user, one.session_id) == (other.tenant, other.user, other.session_id)
+def _share_session(a: Envelope, b: Envelope) -> bool:
+    return (a.tenant, a.user, a.session_id) == (b.tenant, b.user, b.session_id)
 
 
 async def read_service(bus: Bus, name: str) -> ServiceStanding | int:

@@ -14,7 +14,7 @@ import structlog
 from agents.memory.embedding import QUERY_SECONDS, MemoryEmbedder
 from agents.memory.episodes import build_record, owner_key, store_key
 from agents.memory.forgetting import expire, finish_forgetting, forget
-from agents.memory.history import History, drop_present, fit_turns, insert_history, sends_history
+from agents.memory.history import SessionTurns, drop_present, fit_turns, insert_history, sends_history
 from agents.memory.priority import RecallPriority
 from agents.memory.progress import (
     PROJECTION,
@@ -244,7 +244,7 @@ class MemoryAgent:
             timings=(*event.timings, timing),
         )
 
-    async def _read_history(self, event: QueryRouted) -> History:
+    async def _read_history(self, event: QueryRouted) -> SessionTurns:
         """Read the session's last turns, oldest first, if the client asks for them and sent none itself; none when the
         store fails or is slow.
 
@@ -253,11 +253,11 @@ class MemoryAgent:
         """
         settings, envelope, query = self.settings, event.envelope, event.query
         if query.history == "none":
-            return History()
+            return SessionTurns()
         if event.route.plan.level == "raw":
             raise InvalidInput("'history' needs the level fast or full: raw turns are not recorded.", param="history")
         if sends_history(query.messages):
-            return History()
+            return SessionTurns()
         try:
             with anyio.move_on_after(_limit(settings.history_timeout, envelope)) as scope:
                 await wait_until_remembered(self._bus)
@@ -269,12 +269,12 @@ class MemoryAgent:
                 )
         except TimeoutError:
             metrics.count_degraded("history.failed", "the store did not answer in time.")
-            return History(partial=True)
+            return SessionTurns(partial=True)
         except KikiError as error:
             metrics.count_degraded("history.failed", error.message)
-            return History(partial=True)
+            return SessionTurns(partial=True)
         earlier_turns = [turn for turn in turns if turn.turn_id != envelope.turn_id]
-        return History(
+        return SessionTurns(
             turns=fit_turns(earlier_turns, budget=settings.history_tokens, measure=self._count_tokens),
             until=max((turn.created_at for turn in earlier_turns), default=0.0),
             partial=scope.cancelled_caught or self._rebuilding,

@@ -8,7 +8,7 @@ from schemas.chat import Message, Role
 
 
 @dataclass(frozen=True)
-class History:
+class SessionTurns:
     """A session's last ``turns``, oldest first, as far as they fit; ``until`` is the Unix time of the newest, fitting
     or not, 0 without any. It is ``partial`` where newer turns may be missing."""
 
