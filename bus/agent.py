@@ -5,15 +5,15 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.abc
 import msgspec
 import structlog
 from nats.micro.request import Request
-from nats.micro.service import EndpointConfig, Service, ServiceConfig
+from nats.micro.service import EndpointConfig, ServiceConfig
+from nats.micro.service import Service as MicroService
 from prometheus_client import generate_latest
 
 from bus import metrics
@@ -22,9 +22,13 @@ from bus.errors import BROKER_ERRORS
 from bus.handler import Consumer, Handler
 from bus.local_endpoints import Accept
 from bus.request import gather, no_answer
+from schemas.calls import STATUS, Service
 from schemas.codec import decode, encode
 from schemas.errors import KikiError
 from schemas.status import ServiceError, StatusReply
+
+Q = TypeVar("Q", bound=msgspec.Struct | None)
+A = TypeVar("A", bound=msgspec.Struct)
 
 VERSION = "0.1.0"
 REQUESTS_AT_ONCE = 32
@@ -33,13 +37,17 @@ REQUESTS_AT_ONCE = 32
 _log = structlog.get_logger("bus")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A request that the agent answers at ``<prefix>.svc.<verb>``."""
+    """A request that the agent answers, and the function that does: from the request's struct to the reply's."""
 
-    verb: str
-    request: type[Any]
-    handle: Callable[[Any], Awaitable[msgspec.Struct]]
+    def __init__(self, service: Service[Q, A], handle: Callable[[Q], Awaitable[A]]) -> None:
+        self.service: Service[Any, Any] = service
+        self.handle: Callable[[Any], Awaitable[Any]] = handle
+
+    @property
+    def verb(self) -> str:
+        """The request's verb."""
+        return self.service.verb
 
 
 class Agent(Protocol):
@@ -94,7 +102,7 @@ async def run_agent(
 @contextlib.asynccontextmanager
 async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
     """Answer the agent's endpoints and ``status``, over the broker and to callers of this process."""
-    service = Service(
+    service = MicroService(
         bus.client,
         ServiceConfig(
             name=f"kiki-{agent.name}",
@@ -111,17 +119,17 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
 
     limiter = anyio.Semaphore(REQUESTS_AT_ONCE, fast_acquire=True)
     with contextlib.ExitStack() as stack:
-        for endpoint in (*agent.endpoints(), Endpoint(verb=f"status.{agent.name}", request=type(None), handle=status)):
+        for endpoint in (*agent.endpoints(), Endpoint(STATUS.at(agent.name), status)):
             await service.add_endpoint(
                 EndpointConfig(
                     name=endpoint.verb.replace(".", "-"),
                     subject=bus.subjects.service(endpoint.verb),
                     handler=_message_handler(bus, endpoint, tasks, limiter),
-                    metadata={"request": endpoint.request.__name__},
+                    metadata={"request": endpoint.service.request.__name__},
                 )
             )
-            stack.enter_context(bus.local_endpoints.serve(endpoint.verb, _call_handler(endpoint, tasks, limiter)))
-        stop_reporting = await bus.listen(bus.subjects.service("status"), _status_handler(bus, agent))
+            stack.enter_context(bus.local_endpoints.serve(endpoint.service, _call_handler(endpoint, tasks, limiter)))
+        stop_reporting = await bus.listen(bus.subjects.service(STATUS.verb), _status_handler(bus, agent))
         try:
             yield
         finally:
@@ -211,7 +219,9 @@ def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio
 
 
 async def _answer(endpoint: Endpoint, data: bytes) -> msgspec.Struct:
-    return await endpoint.handle(None if endpoint.request is type(None) else decode(endpoint.request, data))
+    kind = endpoint.service.request
+    answer: msgspec.Struct = await endpoint.handle(None if kind is type(None) else decode(kind, data))
+    return answer
 
 
 @contextlib.contextmanager
@@ -232,7 +242,7 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
     """Every instance answers ``svc.status`` with its :class:`Report`."""
 
     async def send_report(message: LiveMessage) -> None:
-        if not _is_answerable(bus, message.reply, "status"):
+        if not _is_answerable(bus, message.reply, STATUS.verb):
             return
         report = Report(
             status=agent.status(),
@@ -265,4 +275,4 @@ async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Re
     def includes_expected(replies: Sequence[Report]) -> bool:
         return {report.status.agent for report in replies} >= set(expected)
 
-    return await gather(bus.client, bus.subjects.service("status"), Report, enough=includes_expected)
+    return await gather(bus.client, bus.subjects.service(STATUS.verb), Report, enough=includes_expected)

@@ -23,6 +23,15 @@ from bus.errors import BROKER_ERRORS, explain_refusal, is_refusal, translate_err
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed, wait_openly
+from schemas.calls import (
+    REPLAY_START,
+    SERVICES_FETCH,
+    SERVICES_LS,
+    SERVICES_MARK,
+    SERVICES_REGISTER,
+    SERVICES_UNREGISTER,
+    Service,
+)
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
@@ -45,23 +54,21 @@ from schemas.services import (
     REPLAY_SEQ,
     REPLAY_SUBJECT,
     EpisodeFilter,
-    FetchReply,
     FetchRequest,
     MarkReply,
     MarkRequest,
     Record,
     RegisterRequest,
-    ReplayReply,
     ReplayRequest,
     Selection,
     ServiceInfo,
-    ServiceListReply,
     ServiceListRequest,
     Speed,
     UnregisterRequest,
 )
 
 E = TypeVar("E", bound=Event)
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 _log = logging.getLogger("micro_kiki_client")
@@ -281,16 +288,16 @@ class Client:
         body = RegisterRequest(
             name=name, subjects=subjects, filter=filter or EpisodeFilter(), ack_wait=ack_wait, begin=begin
         )
-        return await self.request("services.register", body, ServiceInfo)
+        return await self.request(SERVICES_REGISTER, body)
 
     async def services(self) -> tuple[ServiceInfo, ...]:
         """The registered services."""
-        return (await self.request("services.ls", ServiceListRequest(), ServiceListReply)).services
+        return (await self.request(SERVICES_LS, ServiceListRequest())).services
 
     async def fetch(self, name: str, *, limit: int = 32, wait: float = 0.0, holder: str = "") -> tuple[Record, ...]:
         """The oldest records that service ``name`` has not consumed; the same ones each time until they are marked."""
         body = FetchRequest(name=name, limit=limit, wait=wait, holder=holder)
-        return (await self.request("services.fetch", body, FetchReply, timeout=TIMEOUT + wait)).records
+        return (await self.request(SERVICES_FETCH, body, timeout=TIMEOUT + wait)).records
 
     async def mark_consumed(self, name: str, ids: Sequence[int], de_id: str) -> MarkReply:
         """Mark the next records in order as consumed by the run ``de_id``; repeating it with that run changes nothing.
@@ -300,11 +307,11 @@ class Client:
         Raises:
             KikiError: ``not_delivered``, ``out_of_order`` or ``already_consumed``.
         """
-        return await self.request("services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply)
+        return await self.request(SERVICES_MARK, MarkRequest(name=name, ids=tuple(ids), de_id=de_id))
 
     async def unregister(self, name: str) -> ServiceInfo:
         """Remove a registration: its name and its place in the record."""
-        return await self.request("services.unregister", UnregisterRequest(name=name), ServiceInfo)
+        return await self.request(SERVICES_UNREGISTER, UnregisterRequest(name=name))
 
     async def replay(
         self, selection: Selection | None = None, *, speed: Speed = "full"
@@ -319,7 +326,7 @@ class Client:
         subscription = await self._subscribe(subject)
         try:
             body = ReplayRequest(to=subject, selection=selection or Selection(), speed=speed)
-            await self.request("replay.start", body, ReplayReply)
+            await self.request(REPLAY_START, body)
             count = 0
             async for message in subscription.messages:
                 headers = message.headers or {}
@@ -339,9 +346,9 @@ class Client:
         finally:
             await subscription.unsubscribe()
 
-    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
-        """Send any request of the contract to ``<prefix>.svc.<verb>``."""
-        return await request(self.connection, self.subjects.service(verb), body, reply, timeout=timeout)
+    async def request(self, service: Service[Q, R], body: Q, *, timeout: float = TIMEOUT) -> R:
+        """Send any request of the contract, to ``<prefix>.svc.<verb>``."""
+        return await request(self.connection, self.subjects.service(service.verb), service, body, timeout=timeout)
 
     async def _subscribe(self, subject: str) -> Subscription:
         with translate_errors(f"cannot listen to {subject}"):

@@ -35,11 +35,13 @@ from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
+from schemas.calls import Service
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, SetupError, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, Signal, TurnCancelled
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 LATE_SECONDS = 1.0
@@ -182,19 +184,19 @@ class Bus:
         """Publish an event to those who listen now, without storing it: for who asked in a turn that is not theirs."""
         await self.send(self.subjects.of(event), encode(event), headers={Header.EXPECTED_STREAM.value: "none"})
 
-    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
-        """Ask a service agent directly (``embed``, ``route``, ``status.<agent>``).
+    async def request(self, service: Service[Q, R], body: Q, *, timeout: float) -> R:
+        """Ask who serves a request of :mod:`schemas.calls`.
 
-        One that serves ``verb`` in this process on this bus is called; any other gets a message.
+        An agent that serves it in this process on this bus is called; any other gets a message.
 
         Raises:
-            Unavailable: nobody serves ``verb`` or no answer came within ``timeout`` seconds.
+            Unavailable: nobody serves it or no answer came within ``timeout`` seconds.
             KikiError: the agent's refusal.
         """
-        if verb in self.local_endpoints:
-            return await self.local_endpoints.request(verb, body, reply, timeout=timeout)
-        subject = self.subjects.service(verb)
-        return await request(self.client, subject, body, reply, timeout=timeout, headers=tracing.headers())
+        if service in self.local_endpoints:
+            return await self.local_endpoints.request(service, body, timeout=timeout)
+        subject = self.subjects.service(service.verb)
+        return await request(self.client, subject, service, body, timeout=timeout, headers=tracing.headers())
 
     async def last(self, kind: type[R], turn_id: str, *, stream: str | None = None) -> R | None:
         """The last stored event of a kind in a turn, in the kind's own stream or in ``stream``; None without one."""

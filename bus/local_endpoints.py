@@ -8,14 +8,16 @@ the reply is passed on without encoding it.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 
 from bus.request import encode_request, no_answer
+from schemas.calls import Service
 from schemas.codec import decode, encode
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 Accept = Callable[[bytes], "asyncio.Future[msgspec.Struct]"]
@@ -29,26 +31,26 @@ class LocalEndpoints:
         self._accepts: dict[str, list[Accept]] = {}
 
     @contextmanager
-    def serve(self, verb: str, accept: Accept) -> Iterator[None]:
-        """Answer requests to ``verb`` with ``accept`` in this context; the newest of several agents answers."""
-        accepts = self._accepts.setdefault(verb, [])
+    def serve(self, service: Service[Any, Any], accept: Accept) -> Iterator[None]:
+        """Answer requests to ``service`` with ``accept`` in this context; the newest of several agents answers."""
+        accepts = self._accepts.setdefault(service.verb, [])
         accepts.append(accept)
         try:
             yield
         finally:
             accepts.remove(accept)
 
-    def __contains__(self, verb: str) -> bool:
-        return bool(self._accepts.get(verb))
+    def __contains__(self, service: Service[Any, Any]) -> bool:
+        return bool(self._accepts.get(service.verb))
 
-    async def request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
-        """The reply of the agent that serves ``verb``; check first that one does (``verb in endpoints``).
+    async def request(self, service: Service[Q, R], body: Q, *, timeout: float) -> R:
+        """The reply of the agent that serves ``service``; check first that one does (``service in endpoints``).
 
         Raises:
             Unavailable: the agent did not answer within ``timeout`` seconds, or it stopped meanwhile.
             KikiError: the agent's refusal.
         """
         with anyio.move_on_after(timeout):
-            outcome = await self._accepts[verb][-1](encode_request(body))
-            return outcome if isinstance(outcome, reply) else decode(reply, encode(outcome))
-        raise no_answer(verb, "TimeoutError")
+            outcome = await self._accepts[service.verb][-1](encode_request(body))
+            return outcome if isinstance(outcome, service.reply) else decode(service.reply, encode(outcome))
+        raise no_answer(service.verb, "TimeoutError")

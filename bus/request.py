@@ -10,10 +10,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus.errors import BROKER_ERRORS, translate_errors
+from schemas.calls import Service
 from schemas.codec import decode, encode
 from schemas.errors import RETRYABLE_CODES, InvalidEvent, KikiError, StageFailed, Unavailable
 from schemas.status import ServiceError
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
@@ -23,13 +25,13 @@ WINDOW_SECONDS, PATIENCE_SECONDS = 0.25, 1.0
 async def request(
     client: Client,
     subject: str,
-    body: msgspec.Struct,
-    reply: type[R],
+    service: Service[Q, R],
+    body: Q,
     *,
     timeout: float,
     headers: Mapping[str, str] | None = None,
 ) -> R:
-    """Send a request, and wait at most ``timeout`` seconds for the reply.
+    """Send a request of the contract to ``subject``, and wait at most ``timeout`` seconds for the reply.
 
     Raises:
         Unavailable: nobody serves the subject or no answer came in time.
@@ -40,8 +42,8 @@ async def request(
             subject, encode_request(body), timeout=timeout, headers=dict(headers or {}) or None
         )
     except BROKER_ERRORS as error:
-        raise no_answer(subject.split(".svc.", 1)[-1], type(error).__name__) from error
-    return read_reply(message, reply)
+        raise no_answer(service.verb, type(error).__name__) from error
+    return read_reply(message, service.reply)
 
 
 def read_reply(message: Msg, reply: type[R]) -> R:
@@ -58,14 +60,14 @@ def read_reply(message: Msg, reply: type[R]) -> R:
     return decode(reply, message.data)
 
 
-def encode_request(body: msgspec.Struct) -> bytes:
-    """A request as it is sent.
+def encode_request(body: msgspec.Struct | None) -> bytes:
+    """A request as it is sent; empty for a service that needs no more than its verb.
 
     Raises:
         InvalidEvent: the service would refuse it, as it would say itself.
     """
     try:
-        return encode(body)
+        return encode(body) if body is not None else b""
     except StageFailed as error:
         raise InvalidEvent(error.message, param=error.param) from error
 

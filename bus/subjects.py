@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.adapters import ADAPTER_EVENTS
+from schemas.calls import AWAITS
 from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, Signal
 from schemas.flow import AdvicePublished
 from schemas.jobs import LANES, Job, Lane
@@ -67,11 +68,15 @@ class Subjects:
 
     def awaits(self, turn_id: str) -> str:
         """The subject on which an asker listens for as long as it waits for its turn."""
-        return self.service(f"awaits.{turn_id}")
+        return self.service(AWAITS.at(turn_id).verb)
 
     def service(self, verb: str) -> str:
         """A request that any instance of the serving agent answers."""
         return f"{self.prefix}.svc.{verb}"
+
+    def ask(self, tenant: str, verb: str) -> str:
+        """A request of a tenant's service, which the gate answers."""
+        return f"{self.prefix}.ask.{tenant}.{verb}"
 
     def dead(self, consumer: str, tenant: str) -> str:
         """Dead letters of one consumer, of one tenant. No tenant's name has ``~`` or ``%``."""

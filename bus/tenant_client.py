@@ -15,7 +15,8 @@ from bus.access.login import Login
 from bus.client import TIMEOUT, connect
 from bus.errors import translate_errors
 from bus.request import read_reply, request
-from bus.subjects import DEFAULT_PREFIX
+from bus.subjects import DEFAULT_PREFIX, Subjects
+from schemas.calls import TENANT_END, TENANT_RECORDS, TENANT_TURN, Service
 from schemas.codec import decode, encode
 from schemas.errors import InvalidInput
 from schemas.findings import Query
@@ -29,6 +30,7 @@ from schemas.tenants import (
     TenantTurn,
 )
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -54,7 +56,7 @@ class TenantClient:
     def __init__(self, connection: Connection, tenant: str, *, prefix: str) -> None:
         self.connection = connection
         self.tenant = tenant
-        self._root = f"{prefix}.ask.{tenant}"
+        self._subjects = Subjects(prefix)
 
     async def ask(self, turn: TenantTurn) -> TenantAnswer:
         """Ask a question and wait for the answer.
@@ -64,7 +66,7 @@ class TenantClient:
             Unavailable: the gate is away.
         """
         whole = msgspec.structs.replace(turn, query=_with_stream(turn.query, stream=False))
-        return await self._request("turn", whole, TenantAnswer, timeout=turn.timeout + TIMEOUT)
+        return await self._request(TENANT_TURN, whole, timeout=turn.timeout + TIMEOUT)
 
     async def stream(self, turn: TenantTurn) -> AsyncGenerator[TenantPiece | TenantAnswer, None]:
         """The answer in pieces while it is decoded, then the whole of it.
@@ -77,7 +79,7 @@ class TenantClient:
         with translate_errors("the turn was not answered"):
             subscription = await self.connection.subscribe(inbox)
             try:
-                await self.connection.publish(f"{self._root}.turn", body, reply=inbox)
+                await self.connection.publish(self._subjects.ask(self.tenant, TENANT_TURN.verb), body, reply=inbox)
                 while True:
                     message = await subscription.next_msg(timeout=turn.timeout + TIMEOUT)
                     if PIECE not in (message.headers or {}):
@@ -93,14 +95,15 @@ class TenantClient:
         Raises:
             KikiError: ``turn_not_found``, ``in_hand`` while it runs, or the turn's own error.
         """
-        return await self._request("end", TenantEnd(turn_id=turn_id), TenantAnswer)
+        return await self._request(TENANT_END, TenantEnd(turn_id=turn_id))
 
     async def read_records(self, *, after: int = 0, limit: int = 32, user: str | None = None) -> TenantRecordsReply:
         """The tenant's next records after a sequence; go on with the reply's ``after`` while there are ``more``."""
-        return await self._request("records", TenantRecords(after=after, limit=limit, user=user), TenantRecordsReply)
+        return await self._request(TENANT_RECORDS, TenantRecords(after=after, limit=limit, user=user))
 
-    async def _request(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
-        return await request(self.connection, f"{self._root}.{verb}", body, reply, timeout=timeout)
+    async def _request(self, service: Service[Q, R], body: Q, *, timeout: float = TIMEOUT) -> R:
+        subject = self._subjects.ask(self.tenant, service.verb)
+        return await request(self.connection, subject, service, body, timeout=timeout)
 
 
 def _with_stream(query: Query, *, stream: bool) -> Query:

@@ -3,11 +3,11 @@
 import anyio
 
 from bus.connection import Bus
+from schemas.calls import DREAM_FETCH, DREAM_REQUEST, DREAM_STATUS, DREAM_SWAP, SERVICES_MARK
 from schemas.consolidation import SwapReply, SwapRequest
 from schemas.dream import (
     BetaReply,
     BetaRequest,
-    DreamAccepted,
     DreamEpisode,
     DreamRequest,
     DreamStatus,
@@ -27,7 +27,7 @@ POLL = 0.25
 
 async def fetch_records(bus: Bus, service: str, limit: int) -> BetaReply:
     """The oldest records that the service has not consumed."""
-    return await bus.request("dream.fetch", BetaRequest(name=service, limit=limit), BetaReply, timeout=TIMEOUT)
+    return await bus.request(DREAM_FETCH, BetaRequest(name=service, limit=limit), timeout=TIMEOUT)
 
 
 async def run_episode(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> DreamStatus:
@@ -36,11 +36,9 @@ async def run_episode(bus: Bus, profile: ProfileName, episode: DreamEpisode) -> 
     Raises:
         KikiError: the episode is refused, was aborted, or is no longer known.
     """
-    await bus.request("dream.request", DreamRequest(profile=profile, episode=episode), DreamAccepted, timeout=TIMEOUT)
+    await bus.request(DREAM_REQUEST, DreamRequest(profile=profile, episode=episode), timeout=TIMEOUT)
     status_request = DreamStatusRequest(episode_id=episode.episode_id)
-    while (
-        status := await bus.request("dream.status", status_request, DreamStatus, timeout=TIMEOUT)
-    ).state == "waiting":
+    while (status := await bus.request(DREAM_STATUS, status_request, timeout=TIMEOUT)).state == "waiting":
         await anyio.sleep(POLL)
     if status.state != "done":
         raise KikiError(
@@ -69,17 +67,17 @@ async def swap_weights(bus: Bus, status: DreamStatus, *, other_adapters: tuple[s
         others=other_adapters,
         attention_prior=report.attention_prior,
     )
-    return await bus.request("dream.swap", request, SwapReply, timeout=SWAP_TIMEOUT)
+    return await bus.request(DREAM_SWAP, request, timeout=SWAP_TIMEOUT)
 
 
 async def mark_tombstones(bus: Bus, service: str, ids: tuple[int, ...]) -> MarkReply:
     """Mark tombstones before which no record waits: there is nothing to learn from them."""
     request = MarkRequest(name=service, ids=ids, de_id=f"tombstones-{ids[0]}")
-    return await bus.request("services.mark", request, MarkReply, timeout=TIMEOUT)
+    return await bus.request(SERVICES_MARK, request, timeout=TIMEOUT)
 
 
 async def mark_records(bus: Bus, service: str, status: DreamStatus, *, tombstones: tuple[int, ...] = ()) -> MarkReply:
     """Mark the records that an episode learned as consumed by it, and the tombstones that came with them."""
     learned_ids = status.report.record_ids if status.report is not None else ()
     request = MarkRequest(name=service, ids=tuple(sorted({*learned_ids, *tombstones})), de_id=status.episode_id)
-    return await bus.request("services.mark", request, MarkReply, timeout=TIMEOUT)
+    return await bus.request(SERVICES_MARK, request, timeout=TIMEOUT)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from bus.connection import Bus
 from runtime.agents import own_memory_embedder
 from runtime.settings import Settings
+from schemas.calls import EMBED, MEMORY_EMBED, Service
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import Unavailable
 
@@ -29,12 +30,12 @@ async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIter
     Raises:
         SetupError: the model cannot be loaded.
     """
-    verb = "embed" if own_memory_embedder(settings) is None else "memory.embed"
-    if bus is not None and await _embedder_answers(bus, verb):
+    service = EMBED if own_memory_embedder(settings) is None else MEMORY_EMBED
+    if bus is not None and await _embedder_answers(bus, service):
 
         async def embed_on_bus(texts: Sequence[str]) -> Sequence[tuple[float, ...]]:
             request = EmbedRequest(texts=tuple(texts))
-            return (await bus.request(verb, request, EmbedReply, timeout=EMBED_SECONDS)).vectors
+            return (await bus.request(service, request, timeout=EMBED_SECONDS)).vectors
 
         yield embed_on_bus
         return
@@ -51,9 +52,9 @@ async def open_embedder(settings: Settings, bus: Bus | None = None) -> AsyncIter
         yield embed_here
 
 
-async def _embedder_answers(bus: Bus, verb: str) -> bool:
+async def _embedder_answers(bus: Bus, service: Service[EmbedRequest, EmbedReply]) -> bool:
     try:
-        await bus.request(verb, _PROBE, EmbedReply, timeout=PROBE_SECONDS)
+        await bus.request(service, _PROBE, timeout=PROBE_SECONDS)
     except Unavailable:
         return False
     return True

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.base import END, LARGEST_INTEGER, WireStruct
-from schemas.times import UnixTime
+from schemas.numbers import UnixTime
 
 SCHEMA_VERSION = 5
 """Version of the wire contract. Readers refuse a newer one and upcast an older one (:mod:`schemas.upcast`)."""

@@ -9,8 +9,7 @@ from msgspec import Meta
 
 from schemas.base import Integer, WireStruct
 from schemas.chat import MAX_CANDIDATES, Message, Sampling, ToolCall, Tooling, Usage, last_user_text
-from schemas.numbers import Number
-from schemas.times import UnixTime
+from schemas.numbers import Number, UnixTime
 
 Level = Literal["raw", "fast", "full"]
 FinishReason = Literal["stop", "length", "tool_calls"]

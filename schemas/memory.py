@@ -7,8 +7,7 @@ from msgspec import Meta
 from schemas.base import END, Integer, WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, TURN_ID_PATTERN, User
 from schemas.findings import RecalledEpisode
-from schemas.numbers import Component
-from schemas.times import UnixTime
+from schemas.numbers import Component, UnixTime
 
 
 class SearchRequest(WireStruct, frozen=True, kw_only=True):
@@ -188,7 +187,7 @@ class SessionReply(WireStruct, frozen=True, kw_only=True):
 
 
 class ConversationRequest(WireStruct, frozen=True, kw_only=True):
-    """Which conversation of a user ends with this transcript (:func:`schemas.chat.digest_transcript`)?"""
+    """Which conversation of a user ends with this ``transcript``, a digest of its messages?"""
 
     tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)]
     user: User = ""
@@ -196,8 +195,10 @@ class ConversationRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class ConversationReply(WireStruct, frozen=True, kw_only=True):
-    """The conversation's session; None when no conversation has this transcript, more than one has it, or the one that
-    has it went on since."""
+    """The conversation's session; None when no conversation has this transcript.
+
+    None also when more than one has it, or the one that has it went on since.
+    """
 
     session_id: str | None
 

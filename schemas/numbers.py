@@ -13,3 +13,9 @@ LARGEST_COMPONENT = 1e15
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Amount = Annotated[float, Meta(ge=0.0, le=LARGEST)]
 Component = Annotated[float, Meta(ge=-LARGEST_COMPONENT, le=LARGEST_COMPONENT)]
+
+LAST_TIME = 253_402_300_799.0
+"""Unix seconds of the last second of the year 9999. A later number is another unit: milliseconds, not seconds."""
+
+UnixTime = Annotated[float, Meta(ge=0.0, le=LAST_TIME)]
+"""Seconds since 1970 (UTC): finite, not before 1970, and within the years that a calendar has."""

@@ -12,7 +12,7 @@ from msgspec import Meta, Raw
 from schemas.base import END, SUBJECT_PATTERN, Integer, WireStruct, refuse_non_finite
 from schemas.envelope import SESSION_PATTERN, TENANT_PATTERN, User
 from schemas.episode import Episode
-from schemas.times import UnixTime
+from schemas.numbers import UnixTime
 
 MAX_FETCH = 256
 """The most records in one reply; there may be fewer, because the reply must fit into one message."""

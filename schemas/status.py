@@ -1,7 +1,7 @@
 """An agent's health, its refusals of requests, and the messages that it gave up on."""
 
 from schemas.base import Integer, WireStruct
-from schemas.times import UnixTime
+from schemas.numbers import UnixTime
 
 
 class StatusReply(WireStruct, frozen=True, kw_only=True):

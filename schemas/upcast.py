@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.base import LARGEST_INTEGER, UNREADABLE
 from schemas.envelope import PERSON, SCHEMA_VERSION
-from schemas.times import LAST_TIME
+from schemas.numbers import LAST_TIME
 
 Body = dict[str, Any]
 

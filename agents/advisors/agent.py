@@ -12,6 +12,7 @@ from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.handler import Handler
 from schemas.advisors import AdviseReply, AdviseRequest
+from schemas.calls import ADVISE
 from schemas.errors import Unavailable
 from schemas.status import StatusReply
 
@@ -50,7 +51,7 @@ class AdvisorAgent:
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers ``advise.<name>``."""
-        return (Endpoint(verb=f"advise.{self.name}", request=AdviseRequest, handle=self.advise),)
+        return (Endpoint(ADVISE.at(self.name), self.advise),)
 
     def status(self) -> StatusReply:
         """Ready once the package is loaded. ``silent`` counts the turns for which there was no advice."""

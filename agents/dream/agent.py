@@ -20,6 +20,7 @@ from bus.errors import translate_errors
 from bus.handler import Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import DREAMS
+from schemas.calls import DREAM_FETCH, DREAM_REQUEST, DREAM_SNAPSHOT, DREAM_STATUS, DREAM_SWAP, EMBED, SERVICES_FETCH
 from schemas.consolidation import SwapReply, SwapRequest
 from schemas.dream import (
     BetaReply,
@@ -35,10 +36,10 @@ from schemas.dream import (
     SnapshotReply,
     SnapshotRequest,
 )
-from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.embedder import EmbedRequest
 from schemas.envelope import Envelope
 from schemas.errors import KikiError
-from schemas.services import FetchReply, FetchRequest
+from schemas.services import FetchRequest
 from schemas.status import StatusReply
 
 if TYPE_CHECKING:
@@ -101,11 +102,11 @@ class DreamAgent:
     def endpoints(self) -> Sequence[Endpoint]:
         """The verbs that dream-of-kiki calls."""
         return (
-            Endpoint(verb="dream.fetch", request=BetaRequest, handle=self._fetch),
-            Endpoint(verb="dream.request", request=DreamRequest, handle=self._request),
-            Endpoint(verb="dream.status", request=DreamStatusRequest, handle=self._status),
-            Endpoint(verb="dream.snapshot", request=SnapshotRequest, handle=self._snapshot),
-            Endpoint(verb="dream.swap", request=SwapRequest, handle=self._swap),
+            Endpoint(DREAM_FETCH, self._fetch),
+            Endpoint(DREAM_REQUEST, self._request),
+            Endpoint(DREAM_STATUS, self._status),
+            Endpoint(DREAM_SNAPSHOT, self._snapshot),
+            Endpoint(DREAM_SWAP, self._swap),
         )
 
     def status(self) -> StatusReply:
@@ -115,7 +116,7 @@ class DreamAgent:
     async def _fetch(self, request: BetaRequest) -> BetaReply:
         bus = self._bus
         fetch_request = FetchRequest(name=request.name, limit=request.limit, wait=request.wait, holder=request.holder)
-        reply = await bus.request("services.fetch", fetch_request, FetchReply, timeout=request.wait + 10.0)
+        reply = await bus.request(SERVICES_FETCH, fetch_request, timeout=request.wait + 10.0)
         episodes = [(record.id, record.episode) for record in reply.records if record.episode is not None]
         answers = await self._embed([episode.answer for _, episode in episodes]) if request.pairs else ()
         vectors = answers or [()] * len(episodes)
@@ -213,7 +214,7 @@ class DreamAgent:
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), EMBED_BATCH):
             request = EmbedRequest(texts=tuple(texts[start : start + EMBED_BATCH]))
-            vectors += (await self._bus.request("embed", request, EmbedReply, timeout=EMBED_TIMEOUT)).vectors
+            vectors += (await self._bus.request(EMBED, request, timeout=EMBED_TIMEOUT)).vectors
         return vectors
 
     async def _count_waiting(self) -> int:

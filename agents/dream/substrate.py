@@ -21,19 +21,28 @@ from agents.shared.adapters.low_rank import Array
 from bus.access.login import Login, find_login
 from bus.connection import Bus, BusSettings, connect
 from bus.storage import objects
+from schemas.calls import (
+    ADAPTERS_EXPORT,
+    ADAPTERS_TRAIN,
+    DREAM_FETCH,
+    DREAM_REQUEST,
+    DREAM_STATUS,
+    DREAM_SWAP,
+    SERVICES_MARK,
+    SERVICES_REGISTER,
+    Service,
+)
 from schemas.consolidation import (
     Example,
-    ExportReply,
     ExportRequest,
     SwapReply,
     SwapRequest,
-    TrainReply,
     TrainRequest,
 )
-from schemas.dream import BetaReply, BetaRequest, DreamAccepted, DreamRequest, DreamStatus, DreamStatusRequest
+from schemas.dream import BetaRequest, DreamRequest, DreamStatus, DreamStatusRequest
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import EpisodeRecorded
-from schemas.services import EpisodeFilter, MarkReply, MarkRequest, RegisterRequest, ServiceInfo
+from schemas.services import EpisodeFilter, MarkRequest, RegisterRequest
 
 TIMEOUT = 60.0
 """Seconds for a short request."""
@@ -44,6 +53,7 @@ LONG = 3600.0
 POLL = 0.25
 """Seconds between two requests for an episode's status."""
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -93,18 +103,18 @@ class KikiSubstrate:
 
     def refresh(self) -> None:
         """Replace the working copy by the adapter in use."""
-        reply = self._ask("adapters.export", ExportRequest(name=self._name), ExportReply)
+        reply = self._ask(ADAPTERS_EXPORT, ExportRequest(name=self._name))
         self.adapter, self.base_sha256 = load(self._portal.call(objects.get, self._bus, reply.weights)), reply.sha256
 
     def fetch_unconsumed(self, limit: int, *, pairs: bool = False) -> list[dict[str, Any]]:
         """The oldest records that were not consumed, in order; with ``pairs`` also ``x`` and ``y``."""
-        reply = self._ask("dream.fetch", BetaRequest(name=self._service, limit=limit, pairs=pairs), BetaReply)
+        reply = self._ask(DREAM_FETCH, BetaRequest(name=self._service, limit=limit, pairs=pairs))
         return [msgspec.to_builtins(record) for record in reply.records]
 
     def mark_consumed(self, record_ids: Sequence[int], de_id: str) -> None:
         """Mark the next records in order as consumed by the dream episode ``de_id``."""
         request = MarkRequest(name=self._service, ids=tuple(record_ids), de_id=de_id)
-        self._ask("services.mark", request, MarkReply)
+        self._ask(SERVICES_MARK, request)
 
     def replay_handler_factory(self) -> Callable[[list[dict[str, Any]], int], Array]:
         """Handlers that train on records for ``n_steps`` gradient steps, rounded up to whole passes.
@@ -127,7 +137,7 @@ class KikiSubstrate:
                 flops=1e30,
                 seconds=LONG,
             )
-            reply = self._ask("adapters.train", request, TrainReply, timeout=LONG)
+            reply = self._ask(ADAPTERS_TRAIN, request, timeout=LONG)
             self.adapter = load(self._portal.call(objects.get, self._bus, reply.weights))
             return np.concatenate([(self.adapter[key] - before[key]).ravel() for key in sorted(before)])
 
@@ -174,9 +184,9 @@ class KikiSubstrate:
 
     def consume_episode(self, request: DreamRequest) -> DreamStatus:
         """Have the dream agent execute an episode, and wait for its entry in the log."""
-        self._ask("dream.request", request, DreamAccepted)
+        self._ask(DREAM_REQUEST, request)
         query = DreamStatusRequest(episode_id=request.episode.episode_id)
-        while (status := self._ask("dream.status", query, DreamStatus)).state == "waiting":
+        while (status := self._ask(DREAM_STATUS, query)).state == "waiting":
             self._portal.call(anyio.sleep, POLL)
         return status
 
@@ -193,7 +203,7 @@ class KikiSubstrate:
             base_sha256=self.base_sha256,
             others=tuple(others),
         )
-        reply = self._ask("dream.swap", request, SwapReply, timeout=LONG)
+        reply = self._ask(DREAM_SWAP, request, timeout=LONG)
         self.base_sha256 = reply.sha256
         return reply
 
@@ -201,7 +211,7 @@ class KikiSubstrate:
         # There is nothing to learn from a tombstone.
         request = RegisterRequest(name=self._service, subjects=(EpisodeRecorded.subject,), filter=self._filter)
         try:
-            self._ask("services.register", request, ServiceInfo)
+            self._ask(SERVICES_REGISTER, request)
         except KikiError as error:
             if error.code != "name_taken":
                 raise
@@ -211,9 +221,9 @@ class KikiSubstrate:
         digest: str = self._portal.call(objects.put, self._bus, data)
         return digest
 
-    def _ask(self, verb: str, body: msgspec.Struct, reply: type[R], *, timeout: float = TIMEOUT) -> R:
+    def _ask(self, service: Service[Q, R], body: Q, *, timeout: float = TIMEOUT) -> R:
         async def send_request() -> R:
-            return await self._bus.request(verb, body, reply, timeout=timeout)
+            return await self._bus.request(service, body, timeout=timeout)
 
         result: R = self._portal.call(send_request)
         return result

@@ -25,15 +25,12 @@ from agents.shared.workers import ask_worker, find_workers
 from bus import metrics
 from bus.connection import Bus
 from bus.storage import objects
-from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate, JudgeReply, JudgeRequest
+from schemas.adapters import AdapterProposed, AdapterPublished, AdapterRejected, Gate, JudgeRequest
+from schemas.calls import ADAPTERS_DISCARD, ADAPTERS_EXCHANGE, ADAPTERS_RESTORE, ADAPTERS_STAGE, GATES_JUDGE, Service
 from schemas.consolidation import (
-    DiscardReply,
     DiscardRequest,
-    ExchangeReply,
     ExchangeRequest,
-    RestoreReply,
     RestoreRequest,
-    StageReply,
     StageRequest,
     SwapReply,
     SwapRequest,
@@ -43,6 +40,7 @@ from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, Refused
 from schemas.findings import AdapterUse
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 ORIGIN = "dream"
@@ -141,7 +139,7 @@ class Swaps:
     async def _ask_gates(self, case: _PendingSwap, staged: str) -> None:
         """Have the gates judge the staged weights against every other adapter that is served."""
         request = JudgeRequest(name=case.request.adapter, sha256=case.request.sha256, staged=staged)
-        verdict = await self._bus.request("gates.judge", request, JudgeReply, timeout=self._settings.gates_timeout)
+        verdict = await self._bus.request(GATES_JUDGE, request, timeout=self._settings.gates_timeout)
         if not verdict.passed:
             raise invariants.invariant_error("gates", verdict.message)
         case.gates += verdict.gates
@@ -157,7 +155,7 @@ class Swaps:
         stage_request = StageRequest(name=request.adapter, weights=request.sha256)
         case.workers = await find_workers(self._bus)
         for worker in case.workers:
-            reply = await self._ask(worker, "adapters.stage", stage_request, StageReply)
+            reply = await self._ask(worker, ADAPTERS_STAGE, stage_request)
             case.staged = reply.staged
             names.add(reply.staged)
             if reply.base_sha256 not in ("", request.base_sha256, request.sha256):
@@ -169,8 +167,8 @@ class Swaps:
         (name,) = names
         return name
 
-    async def _ask(self, worker: str, verb: str, request: msgspec.Struct, reply: type[R]) -> R:
-        return await ask_worker(self._bus, worker, verb, request, reply, timeout=self._settings.worker_timeout)
+    async def _ask(self, worker: str, service: Service[Q, R], request: Q) -> R:
+        return await ask_worker(self._bus, worker, service, request, timeout=self._settings.worker_timeout)
 
     async def _judge(self, use: AdapterUse) -> RetainedJudgement:
         """Judgements are kept by digest, so that the adapter in use is judged once for any number of swaps."""
@@ -232,7 +230,7 @@ class Swaps:
         exchange = ExchangeRequest(name=request.adapter, staged=staged, base_sha256=request.base_sha256)
         try:
             for worker in case.workers:
-                reply = await self._ask(worker, "adapters.exchange", exchange, ExchangeReply)
+                reply = await self._ask(worker, ADAPTERS_EXCHANGE, exchange)
                 pauses.append(reply.pause_ms)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -246,7 +244,7 @@ class Swaps:
         restore = RestoreRequest(name=request.adapter, staged=staged, base_sha256=request.base_sha256)
         for worker in case.workers:
             try:
-                await self._ask(worker, "adapters.restore", restore, RestoreReply)
+                await self._ask(worker, ADAPTERS_RESTORE, restore)
             except KikiError as error:
                 metrics.count_degraded("dream.restore", f"worker {worker or 'any'}: {error.message}")
 
@@ -275,7 +273,7 @@ class Swaps:
         discard = DiscardRequest(staged=case.staged)
         for worker in case.workers:
             try:
-                await self._ask(worker, "adapters.discard", discard, DiscardReply)
+                await self._ask(worker, ADAPTERS_DISCARD, discard)
             except KikiError as error:
                 metrics.count_degraded("dream.staged", error.message)
 

@@ -3,6 +3,7 @@
 import anyio
 
 from bus.connection import Bus, LiveMessage
+from schemas.calls import ADAPTERS_TRAIN
 from schemas.consolidation import TrainReply, TrainRequest
 from schemas.errors import Unavailable
 
@@ -21,7 +22,7 @@ async def train_with_watchdog(bus: Bus, request: TrainRequest, *, timeout: float
 
         stop_listening = await bus.listen(request.beat, extend_deadline)
         try:
-            return await bus.request("adapters.train", request, TrainReply, timeout=timeout)
+            return await bus.request(ADAPTERS_TRAIN, request, timeout=timeout)
         finally:
             await stop_listening()
     raise Unavailable(f"nothing was heard of the training for {silence:.0f} s: the worker has died or hangs.")

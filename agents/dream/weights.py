@@ -11,7 +11,8 @@ from agents.shared.adapters import low_rank
 from agents.shared.adapters.low_rank import Factors
 from bus.connection import Bus
 from bus.storage import objects
-from schemas.consolidation import ExportReply, ExportRequest, ProtectReply, ProtectRequest
+from schemas.calls import ADAPTERS_EXPORT, ADAPTERS_PROTECT
+from schemas.consolidation import ExportRequest, ProtectRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ async def export_adapter(bus: Bus, name: str, *, timeout: float) -> ExportedAdap
     Raises:
         KikiError: it is not registered, or the worker is away.
     """
-    reply = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=timeout)
+    reply = await bus.request(ADAPTERS_EXPORT, ExportRequest(name=name), timeout=timeout)
     data = await objects.get(bus, reply.weights)
     return ExportedAdapter(
         name=name, sha256=reply.sha256, scale=reply.scale, weights=low_rank.load(name, data, scale=reply.scale)
@@ -43,7 +44,7 @@ async def fetch_directions(bus: Bus, name: str, k: int, *, timeout: float) -> di
     Raises:
         KikiError: it is not registered, or the worker is away.
     """
-    reply = await bus.request("adapters.protect", ProtectRequest(name=name, k=k), ProtectReply, timeout=timeout)
+    reply = await bus.request(ADAPTERS_PROTECT, ProtectRequest(name=name, k=k), timeout=timeout)
     tensors: Mapping[str, low_rank.Array] = parse(await objects.get(bus, reply.directions))
     paths = {key.rpartition(".")[0] for key in tensors}
     return {

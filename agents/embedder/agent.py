@@ -16,6 +16,7 @@ from agents.shared.similarity import answer_texts, texts_to_embed
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Handler
+from schemas.calls import COMPARE, EMBED, MEMORY_EMBED
 from schemas.codec import decode
 from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
 from schemas.events import InferDone
@@ -70,10 +71,10 @@ class EmbedderAgent:
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers ``embed`` and ``compare``, and ``memory.embed`` when the memory has a model of its own."""
-        own = Endpoint(verb="memory.embed", request=EmbedRequest, handle=self.embed_for_memory)
+        own = Endpoint(MEMORY_EMBED, self.embed_for_memory)
         return (
-            Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),
-            Endpoint(verb="compare", request=CompareRequest, handle=self.compare),
+            Endpoint(EMBED, self.embed),
+            Endpoint(COMPARE, self.compare),
             *(() if self._memory_embedder is None else (own,)),
         )
 

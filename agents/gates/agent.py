@@ -23,6 +23,7 @@ from schemas.adapters import (
     JudgeReply,
     JudgeRequest,
 )
+from schemas.calls import GATES_JUDGE
 from schemas.errors import StageFailed
 from schemas.events import Event
 from schemas.status import StatusReply
@@ -77,7 +78,7 @@ class GatesAgent:
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers ``gates.judge``."""
-        return (Endpoint(verb="gates.judge", request=JudgeRequest, handle=self.judge),)
+        return (Endpoint(GATES_JUDGE, self.judge),)
 
     def status(self) -> StatusReply:
         """Ready once the probes are read."""

@@ -18,16 +18,17 @@ from schemas.adapters import (
     GATES,
     AdapterAngle,
     AdapterJudged,
-    AnglesReply,
     AnglesRequest,
     Gate,
     JudgeRequest,
     judgement_of,
 )
-from schemas.consolidation import DiscardReply, DiscardRequest, StageReply, StageRequest
+from schemas.calls import ADAPTERS_ANGLES, ADAPTERS_DISCARD, ADAPTERS_STAGE, Service
+from schemas.consolidation import DiscardRequest, StageRequest
 from schemas.errors import KikiError, StageFailed
 from schemas.findings import AdapterUse
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -85,19 +86,19 @@ class Judging:
         refusals: list[StageFailed] = []
         for worker in await find_workers(self._bus):
             try:
-                return worker, (await self._ask(worker, "adapters.stage", stage, StageReply)).staged
+                return worker, (await self._ask(worker, ADAPTERS_STAGE, stage)).staged
             except StageFailed as error:
                 refusals.append(error)
         raise refusals[0]
 
-    async def _ask(self, worker: str, verb: str, request: msgspec.Struct, reply: type[R]) -> R:
-        return await ask_worker(self._bus, worker, verb, request, reply, timeout=self._settings.worker_timeout)
+    async def _ask(self, worker: str, service: Service[Q, R], request: Q) -> R:
+        return await ask_worker(self._bus, worker, service, request, timeout=self._settings.worker_timeout)
 
     async def _judge_weights(
         self, request: JudgeRequest, staged: str, *, worker: str
     ) -> tuple[GateVerdict, list[Gate], str]:
         compare = AnglesRequest(name=staged, apart=request.name)
-        reply = await self._ask(worker, "adapters.angles", compare, AnglesReply)
+        reply = await self._ask(worker, ADAPTERS_ANGLES, compare)
         if reply.fault:
             return GateVerdict.HEALTH, [Gate(name="health", passed=False, detail=reply.fault)], reply.fault
         gates = [Gate(name="health", passed=True), _describe_angles(reply.others)]
@@ -147,7 +148,7 @@ class Judging:
 
     async def _discard(self, staged: str, *, worker: str) -> None:
         try:
-            await self._ask(worker, "adapters.discard", DiscardRequest(staged=staged), DiscardReply)
+            await self._ask(worker, ADAPTERS_DISCARD, DiscardRequest(staged=staged))
         except KikiError as error:
             count_degraded("gates.staged", error.message)
 

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
@@ -26,6 +27,7 @@ from bus.jobs import answer_job
 from bus.metrics import count_degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
+from schemas.calls import ADAPTER_VERBS, ADAPTERS_LS, COUNT
 from schemas.chat import Usage
 from schemas.codec import decode
 from schemas.dream import DreamSwapped
@@ -111,12 +113,9 @@ class InferenceAgent:
         """Counting the tokens of a prompt, and the administrator's verbs for the adapters; each of these also under the
         name of this worker, where no other one answers."""
 
-        def make_endpoint(name: str) -> Endpoint:
-            async def perform(request: AdapterRequest) -> AdapterInfo:
-                info = await adapter_events.administer_adapter(self._bus, self._engine, name, request)
-                return msgspec.structs.replace(info, worker=self.worker)
-
-            return Endpoint(verb=f"adapters.{name}", request=AdapterRequest, handle=perform)
+        async def administer(verb: str, request: AdapterRequest) -> AdapterInfo:
+            info = await adapter_events.administer_adapter(self._bus, self._engine, verb, request)
+            return msgspec.structs.replace(info, worker=self.worker)
 
         async def list_adapters(_: AdapterListRequest) -> AdapterListReply:
             reply = await self._engine.adapters()
@@ -128,13 +127,13 @@ class InferenceAgent:
             return CountReply(tokens=tokens)
 
         verbs = [
-            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=list_adapters),
-            *(make_endpoint(name) for name in ("check", "load", "unload", "activate")),
+            Endpoint(ADAPTERS_LS, list_adapters),
+            *(Endpoint(service, partial(administer, verb)) for verb, service in ADAPTER_VERBS.items()),
         ]
         return (
-            Endpoint(verb="count", request=CountRequest, handle=count),
+            Endpoint(COUNT, count),
             *verbs,
-            *(replace(endpoint, verb=f"{endpoint.verb}.{self.worker}") for endpoint in verbs),
+            *(Endpoint(endpoint.service.at(self.worker), endpoint.handle) for endpoint in verbs),
             *(self._verbs.endpoints() if self._verbs is not None else ()),
         )
 

@@ -50,6 +50,16 @@ from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream
 from bus.topology import ANSWERS, EPISODES, TURN_MAX_AGE
 from bus.turns.events import find_end
+from schemas.calls import (
+    MEMORY_CONVERSATION,
+    MEMORY_FORGET,
+    MEMORY_REBUILD,
+    MEMORY_SEARCH,
+    MEMORY_SESSION,
+    MEMORY_SLEEP,
+    MEMORY_STATS,
+    MEMORY_VERIFY,
+)
 from schemas.envelope import Envelope
 from schemas.episode import Episode
 from schemas.errors import InvalidInput, KikiError, Refused, Unavailable
@@ -174,14 +184,14 @@ class MemoryAgent:
     def endpoints(self) -> Sequence[Endpoint]:
         """Search, upkeep of the stores, finding a conversation, reading a session, and forgetting."""
         return (
-            Endpoint(verb="memory.search", request=SearchRequest, handle=self._search),
-            Endpoint(verb="memory.rebuild", request=RebuildRequest, handle=self._rebuild),
-            Endpoint(verb="memory.verify", request=VerifyRequest, handle=self._verify),
-            Endpoint(verb="memory.stats", request=StatsRequest, handle=self._stats),
-            Endpoint(verb="memory.sleep", request=SleepRequest, handle=self._sleep),
-            Endpoint(verb="memory.session", request=SessionRequest, handle=self._session),
-            Endpoint(verb="memory.conversation", request=ConversationRequest, handle=self._conversation),
-            Endpoint(verb="memory.forget", request=ForgetRequest, handle=self._forget),
+            Endpoint(MEMORY_SEARCH, self._search),
+            Endpoint(MEMORY_REBUILD, self._rebuild),
+            Endpoint(MEMORY_VERIFY, self._verify),
+            Endpoint(MEMORY_STATS, self._stats),
+            Endpoint(MEMORY_SLEEP, self._sleep),
+            Endpoint(MEMORY_SESSION, self._session),
+            Endpoint(MEMORY_CONVERSATION, self._conversation),
+            Endpoint(MEMORY_FORGET, self._forget),
         )
 
     def status(self) -> StatusReply:

@@ -8,7 +8,7 @@ from agents.memory.ranking import ROLES
 from agents.memory.settings import MemorySettings
 from agents.memory.stores.errors import StoreAway
 from bus.connection import Bus
-from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.embedder import EmbedRequest
 from schemas.episode import Episode
 from schemas.errors import Unavailable
 
@@ -38,7 +38,7 @@ class MemoryEmbedder:
             Unavailable: the embedder is away, or its vectors do not fit ``vector_size``.
         """
         request = EmbedRequest(texts=tuple(texts))
-        reply = await self._bus.request(self._settings.embed_verb, request, EmbedReply, timeout=timeout)
+        reply = await self._bus.request(self._settings.embed_service, request, timeout=timeout)
         size = len(reply.vectors[0])
         if size != self._settings.vector_size:
             raise Unavailable(

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from bus.storage.disk import RESERVE
+from schemas.calls import EMBED, MEMORY_EMBED, Service
+from schemas.embedder import EmbedReply, EmbedRequest
 
 Cosine = Annotated[float, Meta(ge=-1.0, le=1.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -153,6 +155,6 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         return self.embedder or self.router_embedder
 
     @property
-    def embed_verb(self) -> str:
+    def embed_service(self) -> Service[EmbedRequest, EmbedReply]:
         """The request that gives that model's vectors."""
-        return "memory.embed" if self.has_own_embedder else "embed"
+        return MEMORY_EMBED if self.has_own_embedder else EMBED

@@ -22,6 +22,7 @@ from agents.shared.domains import Taxonomy
 from bus import metrics
 from bus.connection import Bus
 from schemas.advisors import AdviseReply, AdviseRequest
+from schemas.calls import ADVISE
 from schemas.errors import KikiError
 from schemas.findings import Advisory
 
@@ -59,7 +60,7 @@ async def _ask(
     bus: Bus, name: str, settings: AdvisorSettings, request: AdviseRequest, taxonomy: Taxonomy
 ) -> AdviseReply | None:
     try:
-        reply = await bus.request(f"advise.{name}", request, AdviseReply, timeout=settings.timeout)
+        reply = await bus.request(ADVISE.at(name), request, timeout=settings.timeout)
         _check_reply(reply, taxonomy)
     except KikiError as error:
         metrics.count_degraded(f"router.advisor.{name}", error.message)

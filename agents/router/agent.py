@@ -30,6 +30,7 @@ from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
 from schemas.advisors import ADVISORS, AdviseRequest
+from schemas.calls import EMBED, ROUTE
 from schemas.codec import decode
 from schemas.embedder import MAX_EMBED_TEXTS, EmbedReply, EmbedRequest
 from schemas.errors import InvalidEvent, KikiError, SetupError, Unavailable
@@ -85,7 +86,7 @@ class RouterAgent:
         self._bus = bus
 
         async def embed_on_bus(request: EmbedRequest) -> EmbedReply:
-            return await bus.request("embed", request, EmbedReply, timeout=self._settings.embed_timeout)
+            return await bus.request(EMBED, request, timeout=self._settings.embed_timeout)
 
         await self.load_weights(embed_on_bus)
         await _wait_for_embedder(embed_on_bus)
@@ -141,7 +142,7 @@ class RouterAgent:
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers ``route``."""
-        return (Endpoint(verb="route", request=RouteRequest, handle=self.route),)
+        return (Endpoint(ROUTE, self.route),)
 
     def status(self) -> StatusReply:
         """Ready once the weights are loaded. The embedder reports its own readiness."""

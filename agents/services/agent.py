@@ -26,6 +26,19 @@ from bus.handler import Handler
 from bus.record import ServiceStanding, read_services
 from bus.stream import StreamSize, measure_stream
 from bus.topology import SERVICES, SMALL_MAX_BYTES
+from schemas.calls import (
+    FLOW_FETCH,
+    FLOW_PUBLISH,
+    FLOW_SNAPSHOT,
+    REPLAY_START,
+    REPLAY_STOP,
+    SERVICES_FETCH,
+    SERVICES_LS,
+    SERVICES_MARK,
+    SERVICES_REGISTER,
+    SERVICES_TRIM,
+    SERVICES_UNREGISTER,
+)
 from schemas.errors import InvalidInput, Refused
 from schemas.flow import (
     FlowFetchReply,
@@ -105,17 +118,17 @@ class ServicesAgent:
     def endpoints(self) -> Sequence[Endpoint]:
         """Answers the requests of registered services, of replays and of kiki-flow."""
         return (
-            Endpoint(verb="services.register", request=RegisterRequest, handle=self._register),
-            Endpoint(verb="services.unregister", request=UnregisterRequest, handle=self._unregister),
-            Endpoint(verb="services.ls", request=ServiceListRequest, handle=self._list_services),
-            Endpoint(verb="services.fetch", request=FetchRequest, handle=self._fetch),
-            Endpoint(verb="services.mark", request=MarkRequest, handle=self._mark),
-            Endpoint(verb="services.trim", request=TrimRequest, handle=self._trim),
-            Endpoint(verb="replay.start", request=ReplayRequest, handle=self._start_replay),
-            Endpoint(verb="replay.stop", request=ReplayStopRequest, handle=self._stop_replay),
-            Endpoint(verb="flow.fetch", request=FlowFetchRequest, handle=self._flow_fetch),
-            Endpoint(verb="flow.snapshot", request=FlowSnapshotRequest, handle=self._flow_snapshot),
-            Endpoint(verb="flow.publish", request=FlowPublishRequest, handle=self._flow_publish),
+            Endpoint(SERVICES_REGISTER, self._register),
+            Endpoint(SERVICES_UNREGISTER, self._unregister),
+            Endpoint(SERVICES_LS, self._list_services),
+            Endpoint(SERVICES_FETCH, self._fetch),
+            Endpoint(SERVICES_MARK, self._mark),
+            Endpoint(SERVICES_TRIM, self._trim),
+            Endpoint(REPLAY_START, self._start_replay),
+            Endpoint(REPLAY_STOP, self._stop_replay),
+            Endpoint(FLOW_FETCH, self._flow_fetch),
+            Endpoint(FLOW_SNAPSHOT, self._flow_snapshot),
+            Endpoint(FLOW_PUBLISH, self._flow_publish),
         )
 
     def status(self) -> StatusReply:

@@ -9,7 +9,8 @@ from bus import metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.stream import StoredMessage, append
-from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.adapters import AdapterInfo, AdapterListRequest, AdapterRequest
+from schemas.calls import ADAPTERS_CHECK, ADAPTERS_LS
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput, KikiError
 from schemas.events import EpisodeRecorded
@@ -64,7 +65,7 @@ async def take_snapshot(bus: Bus, request: FlowSnapshotRequest, stacks: Stacks) 
         Unavailable: the worker is away.
         KikiError: the worker refuses to list the adapters.
     """
-    listing = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=READ_SECONDS)
+    listing = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=READ_SECONDS)
     adapters = []
     for info in listing.adapters:
         details = await _read_adapter(bus, info.name) if request.read and info.norm is None else info
@@ -111,7 +112,7 @@ async def publish(bus: Bus, request: FlowPublishRequest, stacks: Stacks) -> Flow
 async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:
     """The worker's information on an adapter; without a norm, and counted, when the worker cannot read it."""
     try:
-        return await bus.request("adapters.check", AdapterRequest(name=name), AdapterInfo, timeout=READ_SECONDS)
+        return await bus.request(ADAPTERS_CHECK, AdapterRequest(name=name), timeout=READ_SECONDS)
     except KikiError as error:
         if error.retryable:
             raise

@@ -9,7 +9,8 @@ import anyio
 
 from agents.shared import agreement
 from bus.connection import Bus
-from schemas.embedder import CompareReply, CompareRequest
+from schemas.calls import COMPARE
+from schemas.embedder import CompareRequest
 from schemas.findings import Candidate
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -96,7 +97,7 @@ class Likeness:
     async def _compare(self, answers: Sequence[str], *, question: str) -> Matrix:
         cosines: Matrix = ()
         if texts := texts_to_embed(answers, question=question):
-            reply = await self._bus.request("compare", CompareRequest(texts=texts), CompareReply, timeout=self._timeout)
+            reply = await self._bus.request(COMPARE, CompareRequest(texts=texts), timeout=self._timeout)
             self.compute += reply.compute
             self._began_at = reply.began_at
             cosines = reply.cosines

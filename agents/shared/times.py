@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dateutil import parser
 
 from schemas.errors import InvalidInput
-from schemas.times import LAST_TIME
+from schemas.numbers import LAST_TIME
 
 EXPECTED = "expected Unix seconds or a date like 2026-01-31 or 2026-01-31T09:30:00Z"
 

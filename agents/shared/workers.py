@@ -14,7 +14,9 @@ import msgspec
 from bus.agent import gather_reports
 from bus.connection import Bus
 from schemas.adapters import AdapterListReply, AdapterListRequest
+from schemas.calls import ADAPTERS_LS, Service
 
+Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
 
 WORKER = "inference"
@@ -38,13 +40,13 @@ async def find_workers(bus: Bus) -> tuple[str, ...]:
     return tuple(sorted(names - {""})) or ("",)
 
 
-async def ask_worker(bus: Bus, worker: str, verb: str, request: msgspec.Struct, reply: type[R], *, timeout: float) -> R:
+async def ask_worker(bus: Bus, worker: str, service: Service[Q, R], request: Q, *, timeout: float) -> R:
     """The answer of one worker; of any where ``worker`` is empty.
 
     Raises:
         KikiError: its refusal, or it is away.
     """
-    return await bus.request(f"{verb}.{worker}" if worker else verb, request, reply, timeout=timeout)
+    return await bus.request(service.at(worker) if worker else service, request, timeout=timeout)
 
 
 async def list_adapters(bus: Bus, *, timeout: float) -> list[AdapterListReply]:
@@ -54,10 +56,7 @@ async def list_adapters(bus: Bus, *, timeout: float) -> list[AdapterListReply]:
         KikiError: no worker answers.
     """
     request = AdapterListRequest()
-    return [
-        await ask_worker(bus, worker, "adapters.ls", request, AdapterListReply, timeout=timeout)
-        for worker in await find_workers(bus)
-    ]
+    return [await ask_worker(bus, worker, ADAPTERS_LS, request, timeout=timeout) for worker in await find_workers(bus)]
 
 
 def describe_disagreement(name: str, digests: Mapping[str, str]) -> str:

@@ -23,11 +23,11 @@ from bus.access.login import tenant_inbox
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Handler
+from schemas.calls import TENANT_END, TENANT_RECORDS, TENANT_SERVICES, TENANT_TURN
 from schemas.codec import decode, encode
 from schemas.envelope import TENANT_PATTERN
 from schemas.errors import InvalidInput, KikiError, Refused
 from schemas.status import ServiceError, StatusReply
-from schemas.tenants import TenantEnd, TenantRecords, TenantTurn
 
 _log = structlog.get_logger("tenants")
 
@@ -51,7 +51,7 @@ class TenantsAgent:
             async def accept(message: LiveMessage) -> None:
                 tasks.start_soon(self._respond, message)
 
-            stop_listening = await bus.listen(f"{bus.subjects.prefix}.ask.*.*", accept, queue=self.name)
+            stop_listening = await bus.listen(bus.subjects.ask("*", "*"), accept, queue=self.name)
             try:
                 yield
             finally:
@@ -98,14 +98,14 @@ class TenantsAgent:
         return encode(reply)
 
     async def _work(self, asker: TenantAsker, verb: str, data: bytes) -> msgspec.Struct:
-        match verb:
-            case "turn":
-                return await answer_turn(asker, decode(TenantTurn, data))
-            case "end":
-                return await find_answer(asker, decode(TenantEnd, data))
-            case "records":
-                return await read_records(asker, decode(TenantRecords, data), scan=self._settings.scan)
-        raise InvalidInput(f"there is no verb '{verb}': choose from turn, end, records.", param="verb")
+        if verb == TENANT_TURN.verb:
+            return await answer_turn(asker, decode(TENANT_TURN.request, data))
+        if verb == TENANT_END.verb:
+            return await find_answer(asker, decode(TENANT_END.request, data))
+        if verb == TENANT_RECORDS.verb:
+            return await read_records(asker, decode(TENANT_RECORDS.request, data), scan=self._settings.scan)
+        verbs = ", ".join(service.verb for service in TENANT_SERVICES)
+        raise InvalidInput(f"there is no verb '{verb}': choose from {verbs}.", param="verb")
 
     async def _refuse(self, reply: str, verb: str, error: KikiError) -> None:
         metrics.REFUSED.labels("ask" if error.param == "verb" else f"ask.{verb}", error.code).inc()

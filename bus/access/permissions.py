@@ -101,7 +101,7 @@ def permissions_of(role: Role, subjects: Subjects, *, served: Iterable[str] = ()
 
 def tenant_permissions(name: str, tenant: str, subjects: Subjects) -> Permissions:
     """A user from outside that may ask the gate as the tenant, and hear its answers."""
-    return Permissions(publish=[f"{subjects.prefix}.ask.{tenant}.>"], subscribe=[f"{tenant_inbox(tenant)}.{name}.>"])
+    return Permissions(publish=[subjects.ask(tenant, ">")], subscribe=[f"{tenant_inbox(tenant)}.{name}.>"])
 
 
 def owner_permissions(subjects: Subjects) -> Permissions:

@@ -27,18 +27,14 @@ from runtime.bench.plots import box_chart
 from runtime.bench.weights import write_random_adapters
 from runtime.cli import command, run_async, settings_of
 from runtime.models import prepare
-from schemas.adapters import JudgeReply, JudgeRequest
+from schemas.adapters import JudgeRequest
+from schemas.calls import ADAPTERS_DISCARD, ADAPTERS_EXCHANGE, ADAPTERS_EXPORT, ADAPTERS_STAGE, GATES_JUDGE, STATUS
 from schemas.consolidation import (
-    DiscardReply,
     DiscardRequest,
-    ExchangeReply,
     ExchangeRequest,
-    ExportReply,
     ExportRequest,
-    StageReply,
     StageRequest,
 )
-from schemas.status import StatusReply
 
 TIMEOUT = 60.0
 CLIENTS = 8
@@ -89,7 +85,7 @@ async def measure_pauses(
     Only exchanges that meet decoding rows count; it ends after ``times`` of them.
     """
     measurements: list[Pause] = []
-    current = await bus.request("adapters.export", ExportRequest(name=name), ExportReply, timeout=TIMEOUT)
+    current = await bus.request(ADAPTERS_EXPORT, ExportRequest(name=name), timeout=TIMEOUT)
     data, base = await objects.get(bus, current.weights), current.sha256
 
     async def ask_forever() -> None:
@@ -111,17 +107,15 @@ async def measure_pauses(
 
 
 async def _exchange(bus: Bus, name: str, weights: str, base: str) -> Pause:
-    stage_reply = await bus.request(
-        "adapters.stage", StageRequest(name=name, weights=weights), StageReply, timeout=TIMEOUT
-    )
+    stage_reply = await bus.request(ADAPTERS_STAGE, StageRequest(name=name, weights=weights), timeout=TIMEOUT)
     judge = JudgeRequest(name=name, sha256=weights, staged=stage_reply.staged)
-    await bus.request("gates.judge", judge, JudgeReply, timeout=TIMEOUT)
-    worker = await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=TIMEOUT)
+    await bus.request(GATES_JUDGE, judge, timeout=TIMEOUT)
+    worker = await bus.request(STATUS.at("inference"), None, timeout=TIMEOUT)
     request = ExchangeRequest(name=name, staged=stage_reply.staged, base_sha256=base)
     started = time.perf_counter()
-    reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=TIMEOUT)
+    reply = await bus.request(ADAPTERS_EXCHANGE, request, timeout=TIMEOUT)
     milliseconds = (time.perf_counter() - started) * 1000
-    await bus.request("adapters.discard", DiscardRequest(staged=stage_reply.staged), DiscardReply, timeout=TIMEOUT)
+    await bus.request(ADAPTERS_DISCARD, DiscardRequest(staged=stage_reply.staged), timeout=TIMEOUT)
     return Pause(pause_ms=reply.pause_ms, answered_ms=milliseconds, rows=int(worker.gauges["active_rows"]))
 
 

@@ -22,6 +22,7 @@ from runtime.bench.plots import Chart, bar_chart, box_chart
 from runtime.bench.weights import float32_copy, write_random_adapters
 from runtime.cli import command, run_async, settings_of
 from runtime.models import prepare
+from schemas.calls import STATUS
 from schemas.errors import SetupError
 from schemas.status import StatusReply
 
@@ -229,7 +230,7 @@ async def _run_worker(model: Path, adapters: Path, weights: CpuWeights) -> Async
 
 
 async def _read_status(bus: Bus) -> StatusReply:
-    return await bus.request("status.inference", StatusReply(agent="", ready=False), StatusReply, timeout=30)
+    return await bus.request(STATUS.at("inference"), None, timeout=30)
 
 
 def _table(what: What, rows: Rows) -> Table:

@@ -1,7 +1,7 @@
 """``kiki adapters``: the adapters of a running worker, and the gates on folders (:mod:`runtime.cli.gates`)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,11 +11,11 @@ from bus.connection import Bus
 from runtime.cli import NatsOption, command, err, gates, out, run_on_bus, say, settings_of
 from runtime.exits import FAILED_EXIT
 from schemas.adapters import AdapterInfo, adapter_request
+from schemas.calls import ADAPTER_VERBS
 from schemas.errors import SetupError
 
 app = typer.Typer(help="LoRA adapters: of the running worker, and in folders.", no_args_is_help=True)
 
-Verb = Literal["check", "load", "unload", "activate"]
 NameArgument = Annotated[str, typer.Argument(help="A registered name, as 'kiki adapters ls' prints it.")]
 TIMEOUT = 120.0
 """Seconds for reading an adapter from a slow disk."""
@@ -118,11 +118,11 @@ def state(info: AdapterInfo) -> str:
     return next((word for word, holds in states if holds), "registered")
 
 
-def _perform(verb: Verb, name: str, nats: str | None) -> None:
+def _perform(verb: str, name: str, nats: str | None) -> None:
     request = adapter_request(name)
 
     async def request_and_print(bus: Bus) -> None:
-        info = await bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT)
+        info = await bus.request(ADAPTER_VERBS[verb], request, timeout=TIMEOUT)
         size = f", {info.bytes / 1e6:.1f} MB, {info.modules} modules, {info.sha256[:12]}" if info.sha256 else ""
         place = f" on {info.worker}" if info.worker else ""
         out.print(f"{verb} {info.name}{place}: {state(info)}{size}, {info.seconds * 1000:.1f} ms", highlight=False)

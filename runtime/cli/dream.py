@@ -13,6 +13,7 @@ from bus.connection import Bus
 from bus.topology import DREAMLOG
 from runtime import dreaming
 from runtime.cli import NatsOption, command, out, run_on_bus
+from schemas.calls import DREAM_STATUS
 from schemas.codec import decode, encode
 from schemas.dream import (
     BetaRecord,
@@ -20,7 +21,6 @@ from schemas.dream import (
     DreamAborted,
     DreamDone,
     DreamEpisode,
-    DreamStatus,
     DreamStatusRequest,
     DreamSwapped,
     InputSlice,
@@ -52,9 +52,7 @@ def status(episode: Annotated[str, typer.Argument(help="The episode's id.")], na
     """Say how far an episode has come, as JSON."""
 
     async def print_status(bus: Bus) -> None:
-        dream_status = await bus.request(
-            "dream.status", DreamStatusRequest(episode_id=episode), DreamStatus, timeout=TIMEOUT
-        )
+        dream_status = await bus.request(DREAM_STATUS, DreamStatusRequest(episode_id=episode), timeout=TIMEOUT)
         out.print_json(encode(dream_status).decode())
 
     run_on_bus(print_status, nats)

@@ -24,21 +24,17 @@ from runtime.local_memory import EMBEDDER, open_memory
 from runtime.records import transfer
 from runtime.settings import Settings
 from runtime.terminal import write_json_line
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_SEARCH, MEMORY_SLEEP, MEMORY_STATS, MEMORY_VERIFY
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, Unavailable
 from schemas.findings import RecalledEpisode
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
-    SearchReply,
     SearchRequest,
     SleepReply,
     SleepRequest,
-    StatsReply,
     StatsRequest,
-    VerifyReply,
     VerifyRequest,
 )
 from schemas.upcast import KEYLESS_TENANT
@@ -95,7 +91,7 @@ def search(
                 request = SearchRequest(
                     tenant=tenant, user=user, vector=vector, text=text, limit=k, session_id=session, as_of=until
                 )
-                reply = await bus.request("memory.search", request, SearchReply, timeout=SEARCH_SECONDS)
+                reply = await bus.request(MEMORY_SEARCH, request, timeout=SEARCH_SECONDS)
                 _print_hits(text, reply.hits, as_json, time_zone)
 
     run_async(_run_with_embedder, settings, search_all)
@@ -153,7 +149,7 @@ def rebuild(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Na
     async def rebuild_stores(bus: Bus) -> None:
         with err.status("projecting the record again"):
             request = RebuildRequest(tenant=_tenant_of(tenant, user), user=user)
-            reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=LONG_SECONDS)
+            reply = await bus.request(MEMORY_REBUILD, request, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes in {reply.seconds:.1f} s", highlight=False)
 
     _run_on_memory(rebuild_stores, nats, EMBEDDER)
@@ -166,9 +162,8 @@ def verify(tenant: OneTenantOption = None, user: OneUserOption = None, nats: Nat
 
     async def verify_stores(bus: Bus) -> None:
         reply = await bus.request(
-            "memory.verify",
+            MEMORY_VERIFY,
             VerifyRequest(tenant=_tenant_of(tenant, user), user=user),
-            VerifyReply,
             timeout=LONG_SECONDS,
         )
         print_verification(reply, settings_of(nats=nats, log_level="warning"))
@@ -210,7 +205,7 @@ def sleep(
     async def sleep_once(bus: Bus) -> None:
         request = SleepRequest(tenant=_tenant_of(tenant, user), user=user, before=until, limit=limit)
         with err.status("asleep"):
-            reply = await bus.request("memory.sleep", request, SleepReply, timeout=LONG_SECONDS)
+            reply = await bus.request(MEMORY_SLEEP, request, timeout=LONG_SECONDS)
         _print_sleep(reply)
 
     _run_on_memory(sleep_once, nats, WORKER)
@@ -232,7 +227,7 @@ def forget(
 
     async def forget_once(bus: Bus) -> None:
         request = ForgetRequest(tenant=tenant, user=user, session_id=session)
-        reply = await bus.request("memory.forget", request, ForgetReply, timeout=LONG_SECONDS)
+        reply = await bus.request(MEMORY_FORGET, request, timeout=LONG_SECONDS)
         out.print(f"{reply.episodes} episodes deleted", highlight=False)
 
     _run_on_memory(forget_once, nats)
@@ -284,7 +279,7 @@ async def _read_gauges(bus: Bus) -> dict[str, float]:
 
 
 async def _read_stats(bus: Bus, tenant: str, user: str | None) -> dict[str, float]:
-    reply = await bus.request("memory.stats", StatsRequest(tenant=tenant, user=user), StatsReply, timeout=LONG_SECONDS)
+    reply = await bus.request(MEMORY_STATS, StatsRequest(tenant=tenant, user=user), timeout=LONG_SECONDS)
     stores = {"atlas_episodes": reply.atlas_episodes, "trace_episodes": reply.trace_episodes}
     return {**stores, **{f"edges_{kind.lower()}": count for kind, count in reply.edges.items()}}
 

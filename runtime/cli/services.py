@@ -10,14 +10,13 @@ from rich.table import Table
 from agents.shared.times import parse_time
 from bus.connection import Bus
 from runtime.cli import NatsOption, command, out, run_on_bus
+from schemas.calls import SERVICES_LS, SERVICES_REGISTER, SERVICES_TRIM, SERVICES_UNREGISTER
 from schemas.codec import field_of
 from schemas.errors import InvalidInput
 from schemas.services import (
     RegisterRequest,
     ServiceInfo,
-    ServiceListReply,
     ServiceListRequest,
-    TrimReply,
     TrimRequest,
     UnregisterRequest,
 )
@@ -34,7 +33,7 @@ def list_services(nats: NatsOption = None) -> None:
     """List the registered services, where they are and how far behind."""
 
     async def print_list(bus: Bus) -> None:
-        reply = await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=TIMEOUT)
+        reply = await bus.request(SERVICES_LS, ServiceListRequest(), timeout=TIMEOUT)
         table = Table("name", "place", "lag", "reads", "filter", "since", box=None)
         for service in reply.services:
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(service.registered_at))
@@ -84,7 +83,7 @@ def register(
     )
 
     async def register_service(bus: Bus) -> None:
-        info = await bus.request("services.register", request, ServiceInfo, timeout=TIMEOUT)
+        info = await bus.request(SERVICES_REGISTER, request, timeout=TIMEOUT)
         out.print(f"registered {info.name}: {info.lag} records before it", highlight=False)
 
     run_on_bus(register_service, nats)
@@ -96,7 +95,7 @@ def unregister(name: NameArgument, nats: NatsOption = None) -> None:
     """Give a name and its place up: the record no longer waits for it."""
 
     async def unregister_service(bus: Bus) -> None:
-        info = await bus.request("services.unregister", UnregisterRequest(name=name), ServiceInfo, timeout=TIMEOUT)
+        info = await bus.request(SERVICES_UNREGISTER, UnregisterRequest(name=name), timeout=TIMEOUT)
         out.print(f"unregistered {info.name}: it had {info.lag} records left", highlight=False)
 
     run_on_bus(unregister_service, nats)
@@ -112,7 +111,7 @@ def trim(
     request = TrimRequest(before=parse_time(before, param="before"))
 
     async def trim_record(bus: Bus) -> None:
-        reply = await bus.request("services.trim", request, TrimReply, timeout=TIMEOUT)
+        reply = await bus.request(SERVICES_TRIM, request, timeout=TIMEOUT)
         remainder = f"; the rest waits for {reply.held_by}" if reply.held_by else ""
         out.print(f"{reply.dropped} records dropped{remainder}", highlight=False)
 

@@ -21,12 +21,13 @@ from runtime.settings import Settings
 from runtime.terminal import write_json_line
 from runtime.turns.deliberation_tables import draw_bias_check, draw_deliberation
 from runtime.turns.waterfall import draw_waterfall, waterfall
+from schemas.calls import ROUTE
 from schemas.chat import last_user_text
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
-from schemas.router import RoutedPrompt, RouteReply, RouteRequest
+from schemas.router import RoutedPrompt, RouteRequest
 
 EPISODE_SECONDS = 3.0
 """How long the waterfall waits for the episode, which is written after the answer."""
@@ -300,7 +301,7 @@ async def _route_lines(settings: Settings, lines: list[RouteRequest]) -> list[Ro
     try:
         async with connect(bus_settings(settings), name="kiki-route") as bus:
             for request in requests:
-                reply = await bus.request("route", request, RouteReply, timeout=60.0)
+                reply = await bus.request(ROUTE, request, timeout=60.0)
                 results.extend(reply.results)
             return results
     except Unavailable:

@@ -7,6 +7,7 @@ import anyio
 
 from bus.connection import Bus
 from runtime.catalogue import spellings
+from schemas.calls import STATUS
 from schemas.errors import KikiError
 from schemas.status import StatusReply
 
@@ -71,11 +72,8 @@ class Abilities:
         return self._reports.get(agent)
 
     async def _ask(self, agent: str) -> None:
-        request = StatusReply(agent=agent, ready=False)  # the body of such a request is not read
         try:
-            self._reports[agent] = await self._bus.request(
-                f"status.{agent}", request, StatusReply, timeout=ANSWER_SECONDS
-            )
+            self._reports[agent] = await self._bus.request(STATUS.at(agent), None, timeout=ANSWER_SECONDS)
         except KikiError:
             return  # it is away or starts: /ready and /health say so
 

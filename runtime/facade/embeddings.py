@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import anyio
 
 from bus.connection import Bus
+from schemas.calls import EMBED
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput
 
@@ -46,7 +47,7 @@ class EmbedderClient:
         tokens: list[int] = []
         for part in _split(texts):
             async with self._turn:
-                reply = await self._bus.request("embed", EmbedRequest(texts=part), EmbedReply, timeout=self._timeout)
+                reply = await self._bus.request(EMBED, EmbedRequest(texts=part), timeout=self._timeout)
             _check_dimensions(reply, dimensions)
             vectors += reply.vectors
             tokens += reply.tokens

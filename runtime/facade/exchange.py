@@ -23,11 +23,12 @@ from runtime.facade.disconnect import run_while_connected
 from runtime.facade.errors import ClientGone
 from runtime.facade.owner import Owner, name_user
 from runtime.limits import PLAIN_ANSWER, derive_limits
+from schemas.calls import MEMORY_CONVERSATION
 from schemas.chat import Message, digest_transcript, transcript_so_far
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import AnswerReady
-from schemas.memory import ConversationReply, ConversationRequest
+from schemas.memory import ConversationRequest
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -168,9 +169,7 @@ async def _find_conversation(messages: Sequence[Message], parts: Facade, owner: 
         return None
     request = ConversationRequest(tenant=owner.tenant, user=owner.user, transcript=digest_transcript(transcript))
     try:
-        reply = await parts.bus.request(
-            "memory.conversation", request, ConversationReply, timeout=parts.settings.memory_timeout
-        )
+        reply = await parts.bus.request(MEMORY_CONVERSATION, request, timeout=parts.settings.memory_timeout)
     except KikiError as error:
         metrics.count_degraded("facade.conversation", f"a new conversation begins: {error.message}")
         return None

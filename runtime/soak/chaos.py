@@ -22,9 +22,10 @@ from runtime.soak.history import AnswerGiven, AnyMoment, FaultHealed, SoakHistor
 from runtime.soak.judge import RecordedTurn, Remains, count_moments, judge
 from runtime.soak.neighbours import BusAsker, RecordReader
 from runtime.soak.scene import SoakScene, open_scene
+from schemas.calls import MEMORY_VERIFY
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, TurnCancelled, TurnFailed
-from schemas.memory import VerifyReply, VerifyRequest
+from schemas.memory import VerifyRequest
 
 PROGRESS_SECONDS = 120.0
 """Seconds after a fault within which a question is answered."""
@@ -165,7 +166,7 @@ async def _verify(bus: Bus) -> str:
     with anyio.move_on_after(SETTLE_SECONDS):
         while True:
             try:
-                reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=60.0)
+                reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=60.0)
             except KikiError as error:  # it is just starting
                 why = error.message
             else:

@@ -22,8 +22,9 @@ from bus.failpoints import WINDOWS
 from runtime.soak import isolation
 from runtime.soak.history import FaultHealed, SoakHistory
 from runtime.soak.scene import BROKER, SUPERVISOR, SoakScene
+from schemas.calls import MEMORY_REBUILD
 from schemas.errors import KikiError
-from schemas.memory import RebuildReply, RebuildRequest
+from schemas.memory import RebuildRequest
 
 BACK_SECONDS = 90.0
 """Longest wait for a process that was ended to be there again."""
@@ -229,7 +230,7 @@ async def _rebuild(scene: SoakScene) -> None:
     """Have the stores made again from the record, as far as it comes."""
     with contextlib.suppress(KikiError):
         async with connect(scene.broker, name="kiki-soak") as bus:
-            await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=WINDOW_SECONDS)
+            await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=WINDOW_SECONDS)
 
 
 async def _wait_for_another(scene: SoakScene, name: str, pid: int) -> None:

@@ -8,13 +8,13 @@ from bus.connection import Bus, LiveMessage
 from bus.topology import ADAPTERS
 from schemas.adapters import (
     AdapterActivated,
-    AdapterListReply,
     AdapterListRequest,
     AdapterProposed,
     AdapterPublished,
     AdapterRejected,
     new_life,
 )
+from schemas.calls import ADAPTERS_LS
 from schemas.codec import decode
 from schemas.errors import Unavailable
 
@@ -69,7 +69,7 @@ async def propose(bus: Bus, name: str, *, sha256: str, base_model: str, wait: fl
 async def is_listed(bus: Bus, name: str) -> bool | None:
     """Whether the running worker's folder has an adapter of that name; None when no worker answers."""
     try:
-        reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=LIST_SECONDS)
+        reply = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=LIST_SECONDS)
     except Unavailable:
         return None
     return any(info.name == name for info in reply.adapters)

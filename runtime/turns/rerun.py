@@ -11,7 +11,8 @@ import msgspec
 from bus import record
 from bus.connection import Bus
 from bus.turns.events import read_turn_events
-from schemas.adapters import AdapterInfo, AdapterRequest
+from schemas.adapters import AdapterRequest
+from schemas.calls import ADAPTERS_CHECK
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.episode import Episode
@@ -244,7 +245,7 @@ async def _check_adapters(bus: Bus, uses: Sequence[AdapterUse]) -> tuple[tuple[A
     for use in uses:
         try:
             request = AdapterRequest(name=use.name)
-            info = await bus.request("adapters.check", request, AdapterInfo, timeout=ADAPTER_SECONDS)
+            info = await bus.request(ADAPTERS_CHECK, request, timeout=ADAPTER_SECONDS)
         except KikiError as error:
             notes.append(f"adapter '{use.name}' is left out: {error.message}")
             continue

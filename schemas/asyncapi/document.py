@@ -5,101 +5,15 @@ from typing import Any
 
 import msgspec
 
-from schemas.adapters import (
-    ADAPTER_EVENTS,
-    AdapterInfo,
-    AdapterListReply,
-    AdapterListRequest,
-    AdapterRequest,
-    AnglesReply,
-    AnglesRequest,
-    JudgeReply,
-    JudgeRequest,
-)
-from schemas.advisors import ADVISORS, AdviseReply, AdviseRequest
+from schemas.adapters import ADAPTER_EVENTS
 from schemas.asyncapi.examples import example
-from schemas.consolidation import (
-    DiscardReply,
-    DiscardRequest,
-    ExchangeReply,
-    ExchangeRequest,
-    ExportReply,
-    ExportRequest,
-    ProtectReply,
-    ProtectRequest,
-    RestoreReply,
-    RestoreRequest,
-    StageReply,
-    StageRequest,
-    SwapReply,
-    SwapRequest,
-    TrainReply,
-    TrainRequest,
-)
-from schemas.dream import (
-    DREAM_LOG,
-    BetaReply,
-    BetaRequest,
-    DreamAccepted,
-    DreamRequest,
-    DreamRequested,
-    DreamStatus,
-    DreamStatusRequest,
-    Snapshot,
-    SnapshotReply,
-    SnapshotRequest,
-)
-from schemas.embedder import CompareReply, CompareRequest, EmbedReply, EmbedRequest
+from schemas.calls import SERVICES, STATUS, TENANT_SERVICES, Service
+from schemas.dream import DREAM_LOG, DreamRequested, Snapshot
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferBegun, InferToken, Signal
-from schemas.flow import (
-    FlowFetchReply,
-    FlowFetchRequest,
-    FlowPublishReply,
-    FlowPublishRequest,
-    FlowSnapshotReply,
-    FlowSnapshotRequest,
-)
 from schemas.jobs import LANES, Job, JobResult
-from schemas.memory import (
-    ForgetReply,
-    ForgetRequest,
-    RebuildReply,
-    RebuildRequest,
-    SearchReply,
-    SearchRequest,
-    SessionReply,
-    SessionRequest,
-    SleepReply,
-    SleepRequest,
-    StatsReply,
-    StatsRequest,
-    VerifyReply,
-    VerifyRequest,
-)
-from schemas.router import RouteReply, RouteRequest
-from schemas.services import (
-    EpisodesConsumed,
-    FetchReply,
-    FetchRequest,
-    MarkReply,
-    MarkRequest,
-    RegisterRequest,
-    ReplayReply,
-    ReplayRequest,
-    ReplayStopReply,
-    ReplayStopRequest,
-    ServiceInfo,
-    ServiceListReply,
-    ServiceListRequest,
-    ServiceRegistered,
-    TrimReply,
-    TrimRequest,
-    UnregisterRequest,
-)
-from schemas.status import DeadLetter, ServiceError, StatusReply
-from schemas.tenants import TenantAnswer, TenantEnd, TenantPiece, TenantRecords, TenantRecordsReply, TenantTurn
-from schemas.tokens import CountReply, CountRequest
+from schemas.services import EpisodesConsumed, ServiceRegistered
+from schemas.status import DeadLetter, ServiceError
 
 _DEFS = "#/components/schemas/{name}"
 
@@ -113,77 +27,6 @@ class Channel:
     message: type[msgspec.Struct]
     parameters: tuple[str, ...] = ("turn_id",)
 
-
-@dataclass(frozen=True)
-class Service:
-    """One request-reply subject, of the runtime's own or a tenant's (``asks``); pieces may come before the reply."""
-
-    verb: str
-    request: type[msgspec.Struct]
-    reply: type[msgspec.Struct]
-    asks: bool = False
-    pieces: tuple[type[msgspec.Struct], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The verb as an identifier: ``memory.search`` is ``MemorySearch``, a tenant's ``turn`` is ``AskTurn``."""
-        words = self.verb.replace("-", ".").split(".")
-        return "".join(word.capitalize() for word in (["ask", *words] if self.asks else words))
-
-    def channel(self, prefix: str) -> dict[str, Any]:
-        """Where it is asked."""
-        channel: dict[str, Any] = {
-            "address": f"{prefix}.ask.{{tenant}}.{self.verb}" if self.asks else f"{prefix}.svc.{self.verb}",
-            "messages": {self.request.__name__: {"$ref": f"#/components/messages/{self.request.__name__}"}},
-        }
-        return channel | ({"parameters": {"tenant": _PARAMETERS["tenant"]}} if self.asks else {})
-
-
-SERVICES = (
-    Service("embed", EmbedRequest, EmbedReply),
-    Service("compare", CompareRequest, CompareReply),
-    Service("route", RouteRequest, RouteReply),
-    Service("count", CountRequest, CountReply),
-    *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
-    Service("memory.search", SearchRequest, SearchReply),
-    Service("memory.embed", EmbedRequest, EmbedReply),
-    Service("memory.rebuild", RebuildRequest, RebuildReply),
-    Service("adapters.ls", AdapterListRequest, AdapterListReply),
-    *(Service(f"adapters.{verb}", AdapterRequest, AdapterInfo) for verb in ("check", "load", "unload", "activate")),
-    Service("adapters.export", ExportRequest, ExportReply),
-    Service("adapters.train", TrainRequest, TrainReply),
-    Service("adapters.protect", ProtectRequest, ProtectReply),
-    Service("adapters.stage", StageRequest, StageReply),
-    Service("adapters.angles", AnglesRequest, AnglesReply),
-    Service("adapters.exchange", ExchangeRequest, ExchangeReply),
-    Service("adapters.restore", RestoreRequest, RestoreReply),
-    Service("adapters.discard", DiscardRequest, DiscardReply),
-    Service("gates.judge", JudgeRequest, JudgeReply),
-    Service("dream.fetch", BetaRequest, BetaReply),
-    Service("dream.request", DreamRequest, DreamAccepted),
-    Service("dream.status", DreamStatusRequest, DreamStatus),
-    Service("dream.snapshot", SnapshotRequest, SnapshotReply),
-    Service("dream.swap", SwapRequest, SwapReply),
-    Service("memory.verify", VerifyRequest, VerifyReply),
-    Service("memory.stats", StatsRequest, StatsReply),
-    Service("memory.sleep", SleepRequest, SleepReply),
-    Service("memory.session", SessionRequest, SessionReply),
-    Service("memory.forget", ForgetRequest, ForgetReply),
-    Service("services.register", RegisterRequest, ServiceInfo),
-    Service("services.unregister", UnregisterRequest, ServiceInfo),
-    Service("services.ls", ServiceListRequest, ServiceListReply),
-    Service("services.fetch", FetchRequest, FetchReply),
-    Service("services.mark", MarkRequest, MarkReply),
-    Service("services.trim", TrimRequest, TrimReply),
-    Service("replay.start", ReplayRequest, ReplayReply),
-    Service("replay.stop", ReplayStopRequest, ReplayStopReply),
-    Service("flow.fetch", FlowFetchRequest, FlowFetchReply),
-    Service("flow.snapshot", FlowSnapshotRequest, FlowSnapshotReply),
-    Service("flow.publish", FlowPublishRequest, FlowPublishReply),
-    Service("turn", TenantTurn, TenantAnswer, asks=True, pieces=(TenantPiece,)),
-    Service("end", TenantEnd, TenantAnswer, asks=True),
-    Service("records", TenantRecords, TenantRecordsReply, asks=True),
-)
 
 _PARAMETERS = {
     "turn_id": {"description": "The turn, one subject token of letters, digits, '_' and '-'."},
@@ -225,8 +68,10 @@ def document(*, prefix: str = "kiki") -> dict[str, Any]:
     """The whole contract as an AsyncAPI 3.0 document."""
     events = channels(prefix)
     kinds: set[type[msgspec.Struct]] = {channel.message for channel in events}
-    kinds |= {JobResult, StatusReply, ServiceError}
-    kinds |= {kind for service in SERVICES for kind in (service.request, service.reply, *service.pieces)}
+    kinds |= {JobResult, STATUS.reply, ServiceError}
+    kinds |= {
+        kind for service in (*SERVICES, *TENANT_SERVICES) for kind in (service.request, service.reply, *service.pieces)
+    }
     _, schemas = msgspec.json.schema_components(sorted(kinds, key=lambda kind: kind.__name__), ref_template=_DEFS)
     return {
         "asyncapi": "3.0.0",
@@ -275,14 +120,28 @@ def _operation(channel: Channel) -> dict[str, Any]:
 def _service_channels(prefix: str) -> dict[str, Any]:
     by_name: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
     for service in SERVICES:
-        by_name[f"{service.name}Service"] = service.channel(prefix)
-        by_name[f"{service.name}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
+        by_name[f"{_name(service)}Service"] = _request_channel(service, f"{prefix}.svc.{service.verb}")
+        by_name[f"{_name(service)}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
+    for service in TENANT_SERVICES:
+        channel = _request_channel(service, f"{prefix}.ask.{{tenant}}.{service.verb}")
+        by_name[f"Ask{_name(service)}Service"] = {**channel, "parameters": {"tenant": _PARAMETERS["tenant"]}}
+        by_name[f"Ask{_name(service)}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
     by_name["StatusService"] = {
-        "address": f"{prefix}.svc.status.{{agent}}",
+        "address": f"{prefix}.svc.{STATUS.at('{agent}').verb}",
         "parameters": {"agent": _PARAMETERS["agent"]},
         "messages": {"StatusReply": {"$ref": "#/components/messages/StatusReply"}},
     }
     return by_name
+
+
+def _name(service: Service[Any, Any]) -> str:
+    """The verb as an identifier: ``memory.search`` is ``MemorySearch``."""
+    return "".join(word.capitalize() for word in service.verb.replace("-", ".").split("."))
+
+
+def _request_channel(service: Service[Any, Any], address: str) -> dict[str, Any]:
+    name = service.request.__name__
+    return {"address": address, "messages": {name: {"$ref": f"#/components/messages/{name}"}}}
 
 
 def _reply_channel(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
@@ -291,10 +150,10 @@ def _reply_channel(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _service_operations() -> dict[str, Any]:
-    by_name: dict[str, Any] = {}
-    for service in SERVICES:
-        name = service.name
-        by_name[f"serve{name}"] = {
+    operations = {_name(service): service for service in SERVICES}
+    operations |= {f"Ask{_name(service)}": service for service in TENANT_SERVICES}
+    return {
+        f"serve{name}": {
             "action": "receive",
             "channel": {"$ref": f"#/channels/{name}Service"},
             "summary": _first_line(service.request),
@@ -303,7 +162,8 @@ def _service_operations() -> dict[str, Any]:
                 "channel": {"$ref": f"#/channels/{name}Reply"},
             },
         }
-    return by_name
+        for name, service in operations.items()
+    }
 
 
 def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:

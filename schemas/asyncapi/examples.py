@@ -69,6 +69,7 @@ _BY_NAME: dict[str, Any] = {
     "text": "Paris.",
     "texts": ["What is the capital of France?"],
     "to": "copies.here",
+    "transcript": "109109a4496c" + "0" * 52,
     "turn_id": TURN,
     "vector": [0.6, 0.8],
     "vectors": [[0.6, 0.8]],

@@ -12,6 +12,7 @@ from bus import metrics
 from bus.agent import Agent
 from bus.connection import Bus, LiveMessage
 from bus.testing import JobScript, Scores, ScriptedWorker, run_agents
+from schemas.calls import COMPARE
 from schemas.chat import Message, Sampling, Usage
 from schemas.codec import decode, encode
 from schemas.embedder import CompareReply, CompareRequest
@@ -73,7 +74,7 @@ async def serve_compare(
         reply = CompareReply(cosines=tuple(map(tuple, (rows @ rows.T).tolist())), compute=0.002)
         await bus.client.publish(message.reply, encode(reply))
 
-    await bus.listen(bus.subjects.service("compare"), answer)
+    await bus.listen(bus.subjects.service(COMPARE.verb), answer)
     return requests
 
 

@@ -14,6 +14,7 @@ from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Delivery, Handler
 from bus.request import request
 from bus.testing import run_agents
+from schemas.calls import COMPARE, EMBED, STATUS
 from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput, KikiError, Unavailable
@@ -46,7 +47,7 @@ class EchoAgent:
         return (Handler(stage="echo", event=QueryReceived, handle=self.handle),)
 
     def endpoints(self) -> Sequence[Endpoint]:
-        return (Endpoint(verb="embed", request=EmbedRequest, handle=self.embed),)
+        return (Endpoint(EMBED, self.embed),)
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=self.opened, gauges={"answers": 1.0})
@@ -64,6 +65,14 @@ class EchoAgent:
         await anyio.sleep(0.3 if request.texts[0] == "slow" else 30.0 if request.texts[0] == "endless" else 0.05)
         self.finished.append(request.texts[0])
         return EmbedReply(vectors=tuple((float(len(text)),) for text in request.texts), compute=0.0)
+
+
+async def use_wrong_structs(agent: EchoAgent, bus: Bus) -> None:
+    """Mistakes that the types refuse: mypy says so of each ``ignore`` here that it does not need."""
+    Endpoint(COMPARE, agent.embed)  # type: ignore[arg-type]
+    await bus.request(COMPARE, EmbedRequest(texts=("x",)), timeout=1)  # type: ignore[misc]
+    await bus.request("embed", EmbedRequest(texts=("x",)), timeout=1)  # type: ignore[arg-type]
+    agent.status = await bus.request(EMBED, EmbedRequest(texts=("x",)), timeout=1)  # type: ignore[assignment]
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +101,7 @@ async def test_requests_are_answered_side_by_side(bus: Bus) -> None:
         replies: list[EmbedReply] = []
 
         async def ask(text: str) -> None:
-            replies.append(await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=5))
+            replies.append(await bus.request(EMBED, EmbedRequest(texts=(text,)), timeout=5))
 
         async with anyio.create_task_group() as tasks:
             for length in range(1, 6):
@@ -103,10 +112,10 @@ async def test_requests_are_answered_side_by_side(bus: Bus) -> None:
 async def test_a_refusal_keeps_its_code_and_field_and_a_bug_keeps_its_secret(bus: Bus) -> None:
     async with serve_echo(bus):
         with pytest.raises(KikiError, match="not this one") as refusal:
-            await bus.request("embed", EmbedRequest(texts=("refuse",)), EmbedReply, timeout=5)
+            await bus.request(EMBED, EmbedRequest(texts=("refuse",)), timeout=5)
         assert (refusal.value.code, refusal.value.param) == ("invalid_request", "texts")
         with pytest.raises(KikiError) as failure:
-            await bus.request("embed", EmbedRequest(texts=("bug",)), EmbedReply, timeout=5)
+            await bus.request(EMBED, EmbedRequest(texts=("bug",)), timeout=5)
         assert failure.value.code == "internal_error"
         assert "secret" not in failure.value.message
 
@@ -128,7 +137,7 @@ async def asker(bus: Bus, way: str) -> AsyncIterator[Bus]:
 
 
 async def ask(bus: Bus, text: str, *, timeout: float = 5.0) -> EmbedReply:
-    return await bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=timeout)
+    return await bus.request(EMBED, EmbedRequest(texts=(text,)), timeout=timeout)
 
 
 @pytest.mark.parametrize("way", ["call", "message"])
@@ -149,7 +158,7 @@ async def test_a_call_is_answered_and_refused_as_a_message_is(bus: Bus, way: str
             assert (error.value.code, error.value.message, error.value.param, error.value.retryable) == refusal
             assert count_refusals(refusal[0]) == count + 1
         with pytest.raises(KikiError, match="length >= 1") as unreadable:
-            await client.request("embed", LooseRequest(), EmbedReply, timeout=5)
+            await client.request(EMBED, LooseRequest(), timeout=5)
         assert (unreadable.value.code, unreadable.value.param) == ("invalid_event", "texts")
         with pytest.raises(Unavailable, match=r"no answer from service 'embed' \(TimeoutError\); is its agent up\?"):
             await ask(client, "slow", timeout=0.05)
@@ -168,8 +177,8 @@ async def test_a_request_that_nobody_can_be_answered_ends_no_agent(bus: Bus) -> 
         forbidden = ("kiki.svc.embed", "kiki.episode.forgotten.t", "$JS.API.STREAM.PURGE.EPISODES")
         subscriptions = [await bus.client.subscribe(subject) for subject in forbidden[1:]]
         for reply in forbidden:
-            await bus.client.publish(bus.subjects.service("embed"), b'{"texts": ["x"]}', reply=reply)
-            await bus.client.publish(bus.subjects.service("status"), b"", reply=reply)
+            await bus.client.publish(bus.subjects.service(EMBED.verb), b'{"texts": ["x"]}', reply=reply)
+            await bus.client.publish(bus.subjects.service(STATUS.verb), b"", reply=reply)
         await bus.flush()
         assert (await ask(bus, "still here")).vectors == ((10.0,),)
         assert degraded_count("service.no_reply") >= before + 12 + 6
@@ -199,8 +208,8 @@ async def test_a_reply_that_is_not_what_its_type_says_is_a_refusal(bus: Bus) -> 
 
 
 async def request_over_the_broker(bus: Bus) -> EmbedReply:
-    subject = bus.subjects.service("embed")
-    return await request(bus.client, subject, EmbedRequest(texts=("x",)), EmbedReply, timeout=10)
+    subject = bus.subjects.service(EMBED.verb)
+    return await request(bus.client, subject, EMBED, EmbedRequest(texts=("x",)), timeout=10)
 
 
 async def test_work_beside_an_agent_begins_again_after_its_fault(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,11 +248,11 @@ async def test_a_call_is_no_message_and_hands_the_reply_over_as_it_is(bus: Bus) 
         heard.append(message)
 
     async with serve_echo(bus, Keeper):
-        stop = await bus.listen(bus.subjects.service("embed"), note)
+        stop = await bus.listen(bus.subjects.service(EMBED.verb), note)
         assert await ask(bus, "x") is kept
         await bus.flush()
         assert heard == []
-        await bus.client.request(bus.subjects.service("embed"), encode(EmbedRequest(texts=("x",))), timeout=5.0)
+        await bus.client.request(bus.subjects.service(EMBED.verb), encode(EmbedRequest(texts=("x",))), timeout=5.0)
         assert len(heard) == 1
         await stop()
 
@@ -302,7 +311,7 @@ async def test_a_stopped_agent_reports_no_more(bus: Bus) -> None:
 
 async def test_a_request_without_an_agent_is_unavailable(bus: Bus) -> None:
     with pytest.raises(Unavailable, match="is its agent up"):
-        await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=1)
+        await bus.request(EMBED, EmbedRequest(texts=("x",)), timeout=1)
 
 
 async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
@@ -312,7 +321,7 @@ async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
         await anyio.sleep(0.4)
         await bus.client.publish(message.reply, encode(slow))
 
-    await bus.listen(bus.subjects.service("status"), report_late)
+    await bus.listen(bus.subjects.service(STATUS.verb), report_late)
     assert await gather_reports(bus) == []
     assert await gather_reports(bus, expected=["slow"]) == [slow]
     assert await gather_reports(bus, expected=["slow", "gone"]) == [slow]

@@ -17,9 +17,10 @@ import pytest
 from bus.connection import Bus, connect
 from bus.stream import read_stream
 from bus.topology import ANSWERS, EPISODES
+from schemas.calls import SERVICES_FETCH, SERVICES_LS
 from schemas.codec import decode
 from schemas.events import EpisodeRecorded
-from schemas.services import FetchReply, FetchRequest, ServiceListReply, ServiceListRequest
+from schemas.services import FetchRequest, ServiceListRequest
 from tests.bus.conftest import eventually
 from tests.e2e.conftest import Runtime, start, stop
 
@@ -87,7 +88,7 @@ async def test_a_consumer_has_the_settings_of_today_and_its_former_place(runtime
 async def test_a_service_goes_on_at_its_place_and_a_new_turn_comes_after_the_old_ones(runtime: Runtime) -> None:
     question = "When does the watering of the tomatoes happen?"
     async with connect(runtime.bus, name="test") as bus:
-        (service,) = (await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=10)).services
+        (service,) = (await bus.request(SERVICES_LS, ServiceListRequest(), timeout=10)).services
         assert (service.name, service.place, service.delivered, service.lag) == ("dream", 2, 4, 3)
         assert await fetch_questions(bus) == [GARDEN[2], *BOAT]
 
@@ -124,5 +125,5 @@ async def has_recorded_another(bus: Bus) -> bool:
 async def fetch_questions(bus: Bus) -> list[str]:
     """What the service has not marked."""
     request = FetchRequest(name="dream", holder="test")
-    records = (await bus.request("services.fetch", request, FetchReply, timeout=10)).records
+    records = (await bus.request(SERVICES_FETCH, request, timeout=10)).records
     return [record.episode.question for record in records if record.episode]

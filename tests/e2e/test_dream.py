@@ -19,20 +19,26 @@ from bus.connection import Bus, connect
 from bus.storage import objects
 from bus.topology import ADAPTERS, DREAMLOG, EPISODES, SERVICES
 from runtime.dreaming import run_episode
-from schemas.adapters import AdapterListReply, AdapterListRequest, AdapterRejected, JudgeReply, JudgeRequest
+from schemas.adapters import AdapterListRequest, AdapterRejected, JudgeRequest
+from schemas.calls import (
+    ADAPTERS_EXCHANGE,
+    ADAPTERS_EXPORT,
+    ADAPTERS_LS,
+    ADAPTERS_STAGE,
+    DREAM_SNAPSHOT,
+    DREAM_SWAP,
+    GATES_JUDGE,
+)
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.consolidation import (
-    ExchangeReply,
     ExchangeRequest,
     ExportReply,
     ExportRequest,
-    StageReply,
     StageRequest,
-    SwapReply,
     SwapRequest,
 )
-from schemas.dream import BetaRecord, Budget, DreamDone, DreamEpisode, InputSlice, SnapshotReply, SnapshotRequest
+from schemas.dream import BetaRecord, Budget, DreamDone, DreamEpisode, InputSlice, SnapshotRequest
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import AnswerReady, EpisodeRecorded, InferToken, QueryReceived
@@ -142,7 +148,7 @@ EXPORT = ExportRequest(name=ADAPTER)
 
 
 async def export_adapter(bus: Bus) -> ExportReply:
-    return await bus.request("adapters.export", EXPORT, ExportReply, timeout=30)
+    return await bus.request(ADAPTERS_EXPORT, EXPORT, timeout=30)
 
 
 async def store_changed_weights(bus: Bus, change: Callable[[Any], Any]) -> tuple[str, str]:
@@ -176,14 +182,14 @@ async def test_a_delta_that_breaks_an_invariant_changes_nothing(runtime: Runtime
             episode_id=f"breaks-{invariant}", adapter=ADAPTER, sha256=wrong, base_sha256=base, attention_prior=priors
         )
         with pytest.raises(KikiError) as refusal:
-            await bus.request("dream.swap", request, SwapReply, timeout=120)
+            await bus.request(DREAM_SWAP, request, timeout=120)
         assert (refusal.value.code, refusal.value.param) == ("invariant_broken", invariant)
         rejection = await bus.last(AdapterRejected, request.episode_id, stream=ADAPTERS)
         assert rejection is not None
         assert (rejection.code, rejection.sha256) == ("invariant_broken", wrong)
         assert (rejection.gates[-1].name, rejection.gates[-1].passed) == (invariant, False)
         assert (await export_adapter(bus)).sha256 == base
-        names = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=30)
+        names = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=30)
         assert {info.name for info in names.adapters} == {ADAPTER, OTHER}
 
 
@@ -191,7 +197,7 @@ async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: 
     async with connect(runtime.bus, name="test") as bus:
         base, weights = await store_changed_weights(bus, lambda value: value * 0.999)
         stage = StageRequest(name=ADAPTER, weights=weights)
-        stage_reply = await bus.request("adapters.stage", stage, StageReply, timeout=30)
+        stage_reply = await bus.request(ADAPTERS_STAGE, stage, timeout=30)
         envelope = new_turn(tenant="dreamt", session_id="flying", timeout=120.0)
         tokens = await bus.client.subscribe(bus.subjects.stage(InferToken.subject, envelope.turn_id))
         async with anyio.create_task_group() as tasks:
@@ -200,10 +206,10 @@ async def test_a_request_in_flight_ends_with_the_adapter_it_began_with(runtime: 
             await tokens.next_msg(timeout=60)
             request = ExchangeRequest(name=ADAPTER, staged=stage_reply.staged, base_sha256=base)
             with pytest.raises(KikiError, match="waits for the verdict"):
-                await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
+                await bus.request(ADAPTERS_EXCHANGE, request, timeout=30)
             judge = JudgeRequest(name=ADAPTER, sha256=weights, staged=stage_reply.staged)
-            assert (await bus.request("gates.judge", judge, JudgeReply, timeout=60)).passed
-            reply = await bus.request("adapters.exchange", request, ExchangeReply, timeout=30)
+            assert (await bus.request(GATES_JUDGE, judge, timeout=60)).passed
+            reply = await bus.request(ADAPTERS_EXCHANGE, request, timeout=30)
         assert (reply.sha256, adapter_digest(long_answer.answer)) == (weights, base)
         assert adapter_digest(await run_turn(bus, "And now?")) == weights
 
@@ -222,7 +228,7 @@ async def test_all_four_operations_yield_all_four_outputs(runtime: Runtime) -> N
     async with connect(runtime.bus, name="test") as bus:
         for number in range(2):
             ring = SnapshotRequest(snapshot_id=f"snap{number}", species={"sem": (1.0, float(number))})
-            await bus.request("dream.snapshot", ring, SnapshotReply, timeout=30)
+            await bus.request(DREAM_SNAPSHOT, ring, timeout=30)
         record = BetaRecord(id=1, context="What is a diode?", outcome="A valve.", saillance_score=0.5, timestamp=1.0)
         episode = DreamEpisode(
             episode_id="whole",

@@ -15,7 +15,8 @@ from itertools import islice
 from typing import Any
 
 from bus.subjects import MSG_ID
-from schemas.asyncapi.document import SERVICES, channels, document
+from schemas.asyncapi.document import channels, document
+from schemas.calls import SERVICES
 from schemas.jobs import LANES
 
 Schema = dict[str, Any]

@@ -24,11 +24,12 @@ from bus.errors import BROKER_ERRORS, BrokerUnavailable
 from bus.stream import measure_stream
 from bus.topology import STREAMS
 from runtime.agents import default_agents
+from schemas.calls import SERVICES_LS
 from schemas.envelope import new_turn
 from schemas.errors import RETRYABLE_CODES
 from schemas.events import TurnCancelled
 from schemas.memory import VerifyReply
-from schemas.services import ServiceListReply, ServiceListRequest
+from schemas.services import ServiceListRequest
 from tests.e2e.conftest import free_port
 from tests.fault.cluster import SIZE, Cluster, Processes, make_cluster
 from tests.fault.test_memory_kill import REDELIVERY, wait_for_agreement
@@ -218,7 +219,7 @@ async def check_record(scene: ClusterScene, load: Load) -> VerifyReply:
 async def check_services(scene: ClusterScene) -> None:
     """Each agent is still found by the stock tools, and answers requests."""
     await scene.wait_until_ready()
-    assert (await scene.bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=10.0)).services == ()
+    assert (await scene.bus.request(SERVICES_LS, ServiceListRequest(), timeout=10.0)).services == ()
 
 
 async def check_survival(directory: Path, rounds: Sequence[tuple[int, ...]], *, pause: float, most: int) -> None:

@@ -16,6 +16,7 @@ from agents.memory.progress import RECORD, TAKEN
 from bus import broker as server
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import ANSWERS, EPISODES
+from schemas.calls import MEMORY_VERIFY
 from schemas.memory import VerifyReply, VerifyRequest
 from tests.agents.memory.memories import eventually
 from tests.agents.memory.scenes import answer_ready, turn, unit
@@ -73,7 +74,7 @@ async def wait_for_agreement(bus: Bus, *, least: int = 0) -> VerifyReply:
                 write = await bus.js.consumer_info(ANSWERS, name)
                 if write.num_pending or write.num_ack_pending:
                     return None
-            verification = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+            verification = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10.0)
         except Exception:  # the agent is just starting
             return None
         return verification if verification.waiting == 0 and verification.recorded >= least else None

@@ -9,6 +9,7 @@ import pytest
 
 from bus import record
 from bus.connection import Bus
+from schemas.calls import MEMORY_SLEEP
 from schemas.errors import KikiError
 from schemas.jobs import Job
 from schemas.memory import SleepReply, SleepRequest
@@ -31,7 +32,7 @@ async def publish_turns(bus: Bus, tenant: str) -> None:
 
 async def put_to_sleep(bus: Bus, tenant: str, *, timeout: float = 60.0) -> SleepReply:
     request = SleepRequest(tenant=tenant, before=LATER)
-    return await bus.request("memory.sleep", request, SleepReply, timeout=timeout)
+    return await bus.request(MEMORY_SLEEP, request, timeout=timeout)
 
 
 async def list_summaries(bus: Bus, tenant: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -63,9 +64,7 @@ async def test_a_sleep_that_is_killed_goes_on_where_it_stopped(tmp_path: Path, s
             turn_count = 2 * TOPICS * EACH
             assert (await wait_for_agreement(bus, least=turn_count)).recorded == turn_count
             with pytest.raises(KikiError):
-                await bus.request(
-                    "memory.sleep", SleepRequest(tenant="disturbed", before=LATER), SleepReply, timeout=2.0
-                )
+                await bus.request(MEMORY_SLEEP, SleepRequest(tenant="disturbed", before=LATER), timeout=2.0)
             await anyio.to_thread.run_sync(first.wait)
         with run_memory(bus.settings.url, tmp_path, small_model):
             await wait_for_agreement(bus)

@@ -25,7 +25,18 @@ from bus.consumers import read_consumers
 from bus.record import DURABLE
 from bus.topology import ANSWERS, STREAMS, TURNS
 from runtime.agents import default_agents
-from schemas.asyncapi.document import SERVICES, document
+from schemas.asyncapi.document import document
+from schemas.calls import (
+    ADAPTERS_LS,
+    DREAM_STATUS,
+    EMBED,
+    FLOW_FETCH,
+    MEMORY_FORGET,
+    MEMORY_REBUILD,
+    MEMORY_STATS,
+    ROUTE,
+    SERVICES_LS,
+)
 from schemas.chat import Message
 from schemas.envelope import is_turn_id, new_turn
 from schemas.events import ENDS, QueryReceived
@@ -41,7 +52,7 @@ FEW, MANY = 2_000, 5_000
 PATIENCE = 20.0
 """Seconds within which every good request, every request to a service, and every good turn is answered."""
 
-WORKING = ("memory.rebuild", "memory.forget")
+WORKING = (MEMORY_REBUILD.verb, MEMORY_FORGET.verb)
 """Services that answer when their work is done: all of the record projected again, running turns waited for."""
 
 SETTLE_SECONDS = 120.0
@@ -63,10 +74,8 @@ much more: a message of 8 MB that is read in a batch with others leaves its mark
 SEED = 1129
 """What the short storm is drawn from; the long one is drawn anew each time."""
 
-PROBED = ("services.ls", "embed", "memory.stats", "adapters.ls", "dream.status", "route", "flow.fetch")
+PROBED = (SERVICES_LS, EMBED, MEMORY_STATS, ADAPTERS_LS, DREAM_STATUS, ROUTE, FLOW_FETCH)
 """Services that are asked good requests during the storm: one of each agent that serves any, at least."""
-
-REQUESTS: dict[str, type[msgspec.Struct]] = {service.verb: service.request for service in SERVICES}
 
 
 @dataclass(frozen=True)
@@ -219,11 +228,11 @@ class GoodAsker:
         assert f"question {self.count}" in answer.text
 
     async def _request(self) -> None:
-        verb = PROBED[self.count // 3 % len(PROBED)]
-        (example,) = document()["components"]["messages"][REQUESTS[verb].__name__]["examples"]
+        service = PROBED[self.count // 3 % len(PROBED)]
+        (example,) = document()["components"]["messages"][service.request.__name__]["examples"]
         data = msgspec.json.encode(example["payload"])
-        reply = await self._bus.client.request(f"kiki.svc.{verb}", data, timeout=PATIENCE)
-        assert "Nats-Service-Error" not in (reply.headers or {}), (verb, reply.headers, reply.data)
+        reply = await self._bus.client.request(self._bus.subjects.service(service.verb), data, timeout=PATIENCE)
+        assert "Nats-Service-Error" not in (reply.headers or {}), (service.verb, reply.headers, reply.data)
 
 
 async def check_listings(bus: Bus) -> None:

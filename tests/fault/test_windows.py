@@ -30,10 +30,11 @@ from bus.connection import Bus, connect
 from bus.stream import read_stream
 from bus.topology import SERVICES
 from bus.turns.events import find_end
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_SLEEP
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import TurnFailed
-from schemas.memory import ForgetReply, ForgetRequest, RebuildReply, RebuildRequest, SleepReply, SleepRequest
+from schemas.memory import ForgetRequest, RebuildRequest, SleepRequest
 from schemas.services import EpisodesConsumed
 from tests.agents.memory.memories import eventually
 from tests.agents.memory.scenes import SIZE
@@ -213,7 +214,7 @@ async def test_a_session_is_forgotten_though_the_memory_dies_at_each_step(victim
 
     async def is_forgotten() -> bool:
         try:
-            await victim.bus.request("memory.forget", request, ForgetReply, timeout=RETRY_SECONDS)
+            await victim.bus.request(MEMORY_FORGET, request, timeout=RETRY_SECONDS)
         except KikiError:
             return False
         return True
@@ -233,7 +234,7 @@ async def test_an_episode_with_a_tombstone_is_forgotten_though_nobody_asks_again
     request = ForgetRequest(tenant=TENANT, user="ann", session_id=window)
     async with victim.dying((window, "memory")):
         with pytest.raises(KikiError):
-            await victim.bus.request("memory.forget", request, ForgetReply, timeout=RETRY_SECONDS)
+            await victim.bus.request(MEMORY_FORGET, request, timeout=RETRY_SECONDS)
 
     async def is_finished() -> bool:
         verification = await wait_for_agreement(victim.bus)
@@ -250,7 +251,7 @@ async def test_stores_are_whole_again_though_the_memory_dies_in_their_rebuild(vi
     assert before.agrees, before
     async with victim.dying((window, "memory")):
         with pytest.raises(KikiError):
-            await victim.bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=RETRY_SECONDS)
+            await victim.bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=RETRY_SECONDS)
     verification = await wait_for_agreement(victim.bus)
     assert (verification.recorded, verification.agrees) == (before.recorded, True), verification
 
@@ -262,9 +263,9 @@ async def test_a_summary_is_recorded_once_though_the_memory_dies(victim: Victim)
     async with scripted_worker(victim.bus, lambda _: summary):
         async with victim.dying(("sleep.recorded", "memory")):
             with pytest.raises(KikiError):
-                await victim.bus.request("memory.sleep", request, SleepReply, timeout=RETRY_SECONDS)
+                await victim.bus.request(MEMORY_SLEEP, request, timeout=RETRY_SECONDS)
         await wait_for_agreement(victim.bus)
-        reply = await victim.bus.request("memory.sleep", request, SleepReply, timeout=SECONDS)
+        reply = await victim.bus.request(MEMORY_SLEEP, request, timeout=SECONDS)
     assert reply.known == 1
     assert (await wait_for_agreement(victim.bus)).agrees
     assert (await count_questions(victim.bus))[summary] == 1 + len(reply.merged)

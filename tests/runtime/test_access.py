@@ -17,7 +17,9 @@ from bus.errors import BrokerUnavailable
 from bus.stream import measure_stream, purge
 from bus.subjects import Subjects, covers
 from bus.topology import EPISODES, STREAMS
-from runtime.access import ROLES, list_users, login_of
+from runtime.access import ROLES, TRUSTED, list_users, login_of
+from runtime.agents import all_agents
+from schemas.calls import AWAITS, SERVICES, STATUS
 from schemas.errors import SetupError
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +84,14 @@ async def open_witness(stack: AsyncExitStack, broker: EmbeddedBroker, directory:
     )
     stack.push_async_callback(witness.client.close)
     return witness
+
+
+def test_every_request_that_a_role_names_is_in_the_contract() -> None:
+    agents = [STATUS.at(name) for name in all_agents()]
+    verbs = [service.verb for service in (*SERVICES, STATUS, *agents, AWAITS.at("0"))]
+    for role in (*ROLES, TRUSTED):
+        for rule in (*role.serves, *role.asks):
+            assert any(covers(rule, verb) for verb in verbs), (role.name, rule)
 
 
 def sample(pattern: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from schemas.asyncapi.document import SERVICES
+from schemas.calls import SERVICES, TENANT_SERVICES
 from schemas.chat import Sampling
 from schemas.codec import decode
 from schemas.errors import InvalidEvent
@@ -17,7 +17,7 @@ from schemas.flow import STACKS, FlowPublishRequest
 from schemas.jobs import Job, JobResult
 from schemas.services import FetchRequest, MarkRequest, Selection, TrimRequest
 
-REQUESTS = sorted({Query, Job, *(service.request for service in SERVICES)}, key=str)
+REQUESTS = sorted({Query, Job, *(service.request for service in (*SERVICES, *TENANT_SERVICES))}, key=str)
 UNBOUNDED = {"Job.envelope.deadline"}
 """What has no range: a deadline is capped where it is read."""
 

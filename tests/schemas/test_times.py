@@ -9,9 +9,9 @@ import pytest
 from schemas.codec import decode, encode
 from schemas.errors import InvalidEvent, InvalidInput, StageFailed
 from schemas.memory import SearchRequest, SleepRequest
+from schemas.numbers import LAST_TIME
 from schemas.router import RouteRequest
 from schemas.services import Selection, TrimRequest
-from schemas.times import LAST_TIME
 
 BUILDERS: dict[str, Callable[[float], msgspec.Struct]] = {
     "as_of": lambda at: SearchRequest(tenant="ann", vector=(1.0,), as_of=at),

@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -32,6 +31,16 @@ from bus.storage import objects
 from bus.stream import read_stream
 from bus.topology import DREAMLOG
 from schemas.adapters import AnglesReply, AnglesRequest
+from schemas.calls import (
+    ADAPTERS_ANGLES,
+    ADAPTERS_DISCARD,
+    ADAPTERS_EXCHANGE,
+    ADAPTERS_EXPORT,
+    ADAPTERS_PROTECT,
+    ADAPTERS_RESTORE,
+    ADAPTERS_STAGE,
+    ADAPTERS_TRAIN,
+)
 from schemas.codec import decode
 from schemas.consolidation import (
     DiscardReply,
@@ -76,16 +85,16 @@ class Consolidation:
     def endpoints(self) -> Sequence[Endpoint]:
         """One endpoint for each verb, and one for each that only this worker answers."""
         endpoints = (
-            Endpoint(verb="adapters.export", request=ExportRequest, handle=self.export),
-            Endpoint(verb="adapters.train", request=TrainRequest, handle=self.train),
-            Endpoint(verb="adapters.protect", request=ProtectRequest, handle=self.protect),
-            Endpoint(verb="adapters.stage", request=StageRequest, handle=self.stage),
-            Endpoint(verb="adapters.angles", request=AnglesRequest, handle=self.read_angles),
-            Endpoint(verb="adapters.exchange", request=ExchangeRequest, handle=self.exchange),
-            Endpoint(verb="adapters.restore", request=RestoreRequest, handle=self.restore),
-            Endpoint(verb="adapters.discard", request=DiscardRequest, handle=self.discard),
+            Endpoint(ADAPTERS_EXPORT, self.export),
+            Endpoint(ADAPTERS_TRAIN, self.train),
+            Endpoint(ADAPTERS_PROTECT, self.protect),
+            Endpoint(ADAPTERS_STAGE, self.stage),
+            Endpoint(ADAPTERS_ANGLES, self.read_angles),
+            Endpoint(ADAPTERS_EXCHANGE, self.exchange),
+            Endpoint(ADAPTERS_RESTORE, self.restore),
+            Endpoint(ADAPTERS_DISCARD, self.discard),
         )
-        own = [replace(endpoint, verb=f"{endpoint.verb}.{self._worker}") for endpoint in endpoints if self._worker]
+        own = [Endpoint(endpoint.service.at(self._worker), endpoint.handle) for endpoint in endpoints if self._worker]
         return (*endpoints, *own)
 
     async def follow_swaps(self) -> None:

@@ -23,6 +23,7 @@ from runtime.bench.harness import (
 )
 from runtime.bench.plots import bar_chart
 from runtime.cli import command, run_async
+from schemas.calls import MEMORY_REBUILD
 from schemas.memory import RebuildReply, RebuildRequest
 
 DIMENSIONS = 768
@@ -128,7 +129,7 @@ async def _fill(bus: Bus, count: int) -> None:
 
 
 async def _rebuild(bus: Bus) -> RebuildReply:
-    return await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=PATIENCE)
+    return await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=PATIENCE)
 
 
 def _report(times: RebuildTimes) -> BenchReport:

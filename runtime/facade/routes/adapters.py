@@ -7,10 +7,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from runtime.facade.dependencies import Parts, parts_of, require_admin_key
-from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, adapter_request
+from schemas.adapters import AdapterInfo, AdapterListRequest, adapter_request
+from schemas.calls import ADAPTER_VERBS, ADAPTERS_LS
 from schemas.errors import InvalidInput
 
-VERBS = ("check", "load", "unload", "activate")
 TIMEOUT = 120.0
 """Seconds for reading an adapter from a slow disk."""
 
@@ -36,7 +36,7 @@ router = APIRouter(dependencies=[Depends(require_administrator)])
 @router.get("/v1/adapters")
 async def list_adapters(parts: Parts) -> JSONResponse:
     """All registered adapters and where they are now."""
-    reply = await parts.bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=TIMEOUT)
+    reply = await parts.bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=TIMEOUT)
     return JSONResponse(
         {
             "object": "list",
@@ -55,12 +55,10 @@ async def apply_verb(parts: Parts, name: str, verb: str) -> JSONResponse:
         InvalidInput: no such verb, or not a name.
         KikiError: the worker's refusal (``adapter_not_found``, ``adapter_failed``).
     """
-    if verb not in VERBS:
-        raise InvalidInput(f"'{verb}' is not one of {', '.join(VERBS)}.", param="verb")
+    if verb not in ADAPTER_VERBS:
+        raise InvalidInput(f"'{verb}' is not one of {', '.join(ADAPTER_VERBS)}.", param="verb")
     request = adapter_request(name)
-    return JSONResponse(
-        _adapter_body(await parts.bus.request(f"adapters.{verb}", request, AdapterInfo, timeout=TIMEOUT))
-    )
+    return JSONResponse(_adapter_body(await parts.bus.request(ADAPTER_VERBS[verb], request, timeout=TIMEOUT)))
 
 
 def _adapter_body(info: AdapterInfo) -> dict[str, Any]:

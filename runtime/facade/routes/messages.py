@@ -10,7 +10,8 @@ from runtime.facade.dependencies import Parts, Tenant
 from runtime.facade.exchange import serve_turn
 from runtime.facade.messages.dialect import MessagesDialect
 from runtime.facade.messages.request import CountedMessages, MessagesRequest, translate_prompt, translate_request
-from schemas.tokens import CountReply, CountRequest
+from schemas.calls import COUNT
+from schemas.tokens import CountRequest
 
 router = APIRouter()
 
@@ -33,5 +34,5 @@ async def count_message_tokens(request: Request, parts: Parts, _: Tenant) -> JSO
     query = check_chat(translate_prompt(body), models=parts.models, settings=parts.settings).query
     thinking = parts.models[query.model].thinking if query.thinking is None else query.thinking
     count_request = CountRequest(messages=query.messages, tooling=query.tooling, thinking=thinking)
-    reply = await parts.bus.request("count", count_request, CountReply, timeout=parts.settings.count_timeout)
+    reply = await parts.bus.request(COUNT, count_request, timeout=parts.settings.count_timeout)
     return JSONResponse({"input_tokens": reply.tokens})

@@ -13,9 +13,10 @@ from runtime.facade.owner import Owner, name_user
 from runtime.facade.responses.dialect import ResponseDialect
 from runtime.facade.responses.earlier import EarlierResponses
 from runtime.facade.responses.request import ResponseRequest, check_response, refuse_unserved
+from schemas.calls import MEMORY_FORGET
 from schemas.errors import InvalidInput
 from schemas.events import TurnCancelled
-from schemas.memory import ForgetReply, ForgetRequest
+from schemas.memory import ForgetRequest
 
 router = APIRouter()
 MAX_ITEMS = 100
@@ -82,7 +83,7 @@ async def delete_response(response_id: str, parts: Parts, owner: WhoseMemory) ->
     if earlier.runs:
         raise InvalidInput(f"'{response_id}' still runs: cancel it first.", param="id")
     request = ForgetRequest(tenant=owner.tenant, user=owner.user, turn_id=earlier.envelope.turn_id)
-    await parts.bus.request("memory.forget", request, ForgetReply, timeout=parts.settings.forget_timeout)
+    await parts.bus.request(MEMORY_FORGET, request, timeout=parts.settings.forget_timeout)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 

@@ -10,9 +10,10 @@ from runtime.facade.body import read_body
 from runtime.facade.chat.fields import decode_body
 from runtime.facade.chat.messages import SentMessage, parse_messages
 from runtime.facade.dependencies import Parts, Tenant
+from schemas.calls import ROUTE
 from schemas.chat import Message, last_user_text
 from schemas.errors import InvalidInput
-from schemas.router import RoutedPrompt, RouteReply, RouteRequest
+from schemas.router import RoutedPrompt, RouteRequest
 
 router = APIRouter()
 BASE = "base"
@@ -38,7 +39,7 @@ async def classify_prompt(request: Request, parts: Parts, _: Tenant) -> JSONResp
     param, text, messages = _read_body(body)
     prompts = () if messages else (text,)
     route_request = RouteRequest(prompts=prompts, messages=messages, threshold=body.threshold, top_k=body.top_k)
-    reply = await parts.bus.request("route", route_request, RouteReply, timeout=parts.settings.route_timeout)
+    reply = await parts.bus.request(ROUTE, route_request, timeout=parts.settings.route_timeout)
     result = reply.results[0]
     by_query, by_prompt = _query_dialect(text, result), _prompt_dialect(result)
     return JSONResponse({"query": by_query, "prompt": by_prompt, "messages": {**by_query, **by_prompt}}[param])

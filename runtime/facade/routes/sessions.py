@@ -8,11 +8,12 @@ from fastapi.responses import JSONResponse
 
 from agents.shared.times import parse_end
 from runtime.facade.dependencies import Facade, Parts, WhoseMemory
-from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.calls import EMBED, MEMORY_FORGET, MEMORY_SEARCH, MEMORY_SESSION
+from schemas.embedder import EmbedRequest
 from schemas.envelope import SESSION_PATTERN
 from schemas.errors import InvalidInput
 from schemas.findings import RecalledEpisode
-from schemas.memory import ForgetReply, ForgetRequest, SearchReply, SearchRequest, SessionReply, SessionRequest
+from schemas.memory import ForgetRequest, SearchRequest, SessionRequest
 
 router = APIRouter()
 MAX_HITS = 100
@@ -23,7 +24,7 @@ async def show_session(session_id: str, parts: Parts, owner: WhoseMemory) -> JSO
     """A session's episodes in time; 404 when nothing is remembered of it."""
     request = SessionRequest(tenant=owner.tenant, user=owner.user, session_id=_check_session_id(session_id))
     timeout = parts.settings.memory_timeout
-    reply = await parts.bus.request("memory.session", request, SessionReply, timeout=timeout)
+    reply = await parts.bus.request(MEMORY_SESSION, request, timeout=timeout)
     if not reply.episodes:
         raise InvalidInput(
             f"nothing is remembered of session '{session_id}'.", code="session_not_found", param="session_id"
@@ -36,7 +37,7 @@ async def show_session(session_id: str, parts: Parts, owner: WhoseMemory) -> JSO
 async def forget_user(parts: Parts, owner: WhoseMemory) -> JSONResponse:
     """Delete all that is remembered of the user whom the request names."""
     request = ForgetRequest(tenant=owner.tenant, user=owner.user)
-    reply = await parts.bus.request("memory.forget", request, ForgetReply, timeout=parts.settings.forget_timeout)
+    reply = await parts.bus.request(MEMORY_FORGET, request, timeout=parts.settings.forget_timeout)
     return JSONResponse({"object": "memory.deleted", "user": owner.user, "deleted": True, "episodes": reply.episodes})
 
 
@@ -45,7 +46,7 @@ async def forget_session(session_id: str, parts: Parts, owner: WhoseMemory) -> J
     """Delete a session from the record and from every store. Deleting again deletes nothing."""
     request = ForgetRequest(tenant=owner.tenant, user=owner.user, session_id=_check_session_id(session_id))
     timeout = parts.settings.forget_timeout
-    reply = await parts.bus.request("memory.forget", request, ForgetReply, timeout=timeout)
+    reply = await parts.bus.request(MEMORY_FORGET, request, timeout=timeout)
     return JSONResponse({"object": "session.deleted", "id": session_id, "deleted": True, "episodes": reply.episodes})
 
 
@@ -75,14 +76,14 @@ async def search_episodes(
         session_id=session,
         as_of=until,
     )
-    reply = await parts.bus.request("memory.search", request, SearchReply, timeout=parts.settings.memory_timeout)
+    reply = await parts.bus.request(MEMORY_SEARCH, request, timeout=parts.settings.memory_timeout)
     hits = [{**_episode_body(hit), "score": hit.score, "reasons": list(hit.reasons)} for hit in reply.hits]
     return JSONResponse({"object": "list", "data": hits})
 
 
 async def _embed(parts: Facade, text: str) -> tuple[float, ...]:
     timeout = parts.settings.memory_timeout
-    reply = await parts.bus.request("embed", EmbedRequest(texts=(text,)), EmbedReply, timeout=timeout)
+    reply = await parts.bus.request(EMBED, EmbedRequest(texts=(text,)), timeout=timeout)
     return reply.vectors[0]
 
 

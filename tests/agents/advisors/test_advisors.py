@@ -21,8 +21,8 @@ from bus.testing import run_agents
 from runtime import advisors, composition
 from runtime.settings import Settings
 from schemas.advisors import AdviseReply, AdviseRequest
+from schemas.calls import ADVISE, STATUS
 from schemas.errors import SetupError
-from schemas.status import StatusReply
 
 DOMAINS = load_taxonomy().niches
 DOMAINS_OF, SPREAD = load_stacks().domains, load_stacks().spread
@@ -170,9 +170,8 @@ async def test_the_agent_steps_a_turn_once(
     assert isinstance(agent, AdvisorAgent)
     async with run_agents(bus, agent):
         replies = [
-            await bus.request("advise.kiki-flow", make_request(turn), AdviseReply, timeout=10)
-            for turn in ("a", "a", "b")
+            await bus.request(ADVISE.at("kiki-flow"), make_request(turn), timeout=10) for turn in ("a", "a", "b")
         ]
-        status = await bus.request("status.kiki-flow", make_request(), StatusReply, timeout=10)
+        status = await bus.request(STATUS.at("kiki-flow"), None, timeout=10)
     assert replies[0] == replies[1] != replies[2]
     assert (status.ready, status.gauges) == (True, {"asked": 2.0, "silent": 0.0})

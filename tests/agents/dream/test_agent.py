@@ -19,11 +19,11 @@ from bus.connection import Bus
 from bus.storage import objects
 from bus.testing import run_agents
 from bus.topology import DREAMLOG, DREAMS, LATENTS
+from schemas.calls import DREAM_FETCH, DREAM_REQUEST, DREAM_SNAPSHOT, DREAM_STATUS
 from schemas.codec import decode, encode
 from schemas.dream import (
     QUEUE,
     RING,
-    BetaReply,
     BetaRequest,
     DreamAborted,
     DreamAccepted,
@@ -31,7 +31,6 @@ from schemas.dream import (
     DreamStatus,
     DreamStatusRequest,
     Snapshot,
-    SnapshotReply,
     SnapshotRequest,
 )
 from schemas.errors import InvalidInput, KikiError, SetupError
@@ -51,11 +50,11 @@ async def dreaming(bus: Bus, *, tries: int = 4) -> AsyncIterator[DreamAgent]:
 
 async def request(bus: Bus, name: str, **changes: Any) -> DreamAccepted:
     body = DreamRequest(profile="P_min", episode=episode("downscale", episode_id=name, **changes))
-    return await bus.request("dream.request", body, DreamAccepted, timeout=5)
+    return await bus.request(DREAM_REQUEST, body, timeout=5)
 
 
 async def status(bus: Bus, name: str) -> DreamStatus:
-    return await bus.request("dream.status", DreamStatusRequest(episode_id=name), DreamStatus, timeout=5)
+    return await bus.request(DREAM_STATUS, DreamStatusRequest(episode_id=name), timeout=5)
 
 
 async def wait_for_end(bus: Bus, name: str) -> DreamStatus:
@@ -132,7 +131,7 @@ async def test_the_ring_keeps_the_latest(bus: Bus) -> None:
     async with dreaming(bus):
         for number in range(3):
             body = SnapshotRequest(snapshot_id=f"s{number}", species={"sem": (float(number), 1.0)})
-            reply = await bus.request("dream.snapshot", body, SnapshotReply, timeout=5)
+            reply = await bus.request(DREAM_SNAPSHOT, body, timeout=5)
         assert reply.kept == 3
         assert [snapshot["sem"][0] for snapshot in await read_latest(bus, 2)] == [2.0, 1.0]
         assert len(await read_latest(bus, RING)) == 3
@@ -151,7 +150,7 @@ async def test_records_come_in_order_in_the_siblings_shape(bus: Bus) -> None:
             event = make_episode_event(f"question {number}", salience=salience)
             embedded_episode = msgspec.structs.replace(event.episode, embedding=(0.6, 0.8))
             await bus.publish(msgspec.structs.replace(event, episode=embedded_episode))
-        reply = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
+        reply = await bus.request(DREAM_FETCH, BetaRequest(name="dreamer"), timeout=5)
         assert [(record.context, record.outcome, record.saillance_score) for record in reply.records] == [
             ("question 0", "yes", 0.9),
             ("question 2", "yes", 0.5),
@@ -160,7 +159,7 @@ async def test_records_come_in_order_in_the_siblings_shape(bus: Bus) -> None:
         lines = [json.loads(line) for line in jsonl(reply.records).splitlines()]
         assert {"id", "context", "outcome", "saillance_score", "timestamp", "input"} <= lines[0].keys()
         with pytest.raises(KikiError) as caught:
-            await bus.request("dream.fetch", BetaRequest(name="stranger"), BetaReply, timeout=5)
+            await bus.request(DREAM_FETCH, BetaRequest(name="stranger"), timeout=5)
         assert caught.value.code == "service_not_found"
 
 
@@ -196,7 +195,7 @@ async def test_an_unreadable_message_hides_no_entry_of_the_dream_log_and_no_snap
         assert await status(bus, "one") == ended
         assert await journal.find_swap(bus, "one") is None
         body = SnapshotRequest(snapshot_id="s1", species={"sem": (1.0,)})
-        await bus.request("dream.snapshot", body, SnapshotReply, timeout=5)
+        await bus.request(DREAM_SNAPSHOT, body, timeout=5)
         await stream.append(bus, bus.subjects.stage("dream.snapshot", "s2"), b"{")
         assert await read_latest(bus, 2) == [{"sem": (1.0,)}]
 
@@ -207,5 +206,5 @@ async def test_tombstones_are_named_beside_the_records(bus: Bus) -> None:
         (event,) = await record(bus, ["one"])
         await record(bus, ["two"])
         await forget(bus, event)
-        reply = await bus.request("dream.fetch", BetaRequest(name="dreamer"), BetaReply, timeout=5)
+        reply = await bus.request(DREAM_FETCH, BetaRequest(name="dreamer"), timeout=5)
         assert ([entry.id for entry in reply.records], reply.tombstones) == ([2], (3,))

@@ -22,8 +22,9 @@ from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from runtime.dreaming import run_episode, swap_weights
 from schemas.adapters import AdapterPublished, AdapterRejected
+from schemas.calls import ADAPTERS_EXPORT, ADAPTERS_TRAIN, DREAM_SNAPSHOT, DREAM_SWAP
 from schemas.consolidation import Example, ExportReply, ExportRequest, SwapReply, SwapRequest, TrainRequest
-from schemas.dream import BetaRecord, DreamStatus, SnapshotReply, SnapshotRequest
+from schemas.dream import BetaRecord, DreamStatus, SnapshotRequest
 from schemas.errors import KikiError, Unavailable
 from tests.agents.dream.test_profiles import episode
 from tests.agents.dream.worker import Judge, run_worker
@@ -47,7 +48,7 @@ async def dreaming(bus: Bus, folder: Path, judge: Judge = lambda name: True) -> 
 
 
 async def export_mine(bus: Bus) -> ExportReply:
-    return await bus.request("adapters.export", ExportRequest(name="mine"), ExportReply, timeout=10)
+    return await bus.request(ADAPTERS_EXPORT, ExportRequest(name="mine"), timeout=10)
 
 
 async def prepare_swap(bus: Bus, *, by: float = 0.5, spoil: bool = False) -> SwapRequest:
@@ -61,7 +62,7 @@ async def prepare_swap(bus: Bus, *, by: float = 0.5, spoil: bool = False) -> Swa
 
 
 async def swap(bus: Bus, request: SwapRequest) -> SwapReply:
-    return await bus.request("dream.swap", request, SwapReply, timeout=20)
+    return await bus.request(DREAM_SWAP, request, timeout=20)
 
 
 async def replay(bus: Bus, **changes: Any) -> DreamStatus:
@@ -103,7 +104,7 @@ async def test_all_operations_yield_all_outputs(bus: Bus, tmp_path: Path) -> Non
     async with dreaming(bus, tmp_path):
         for number in range(2):
             ring = SnapshotRequest(snapshot_id=f"s{number}", species={"sem": (1.0, float(number))})
-            await bus.request("dream.snapshot", ring, SnapshotReply, timeout=5)
+            await bus.request(DREAM_SNAPSHOT, ring, timeout=5)
         whole = episode(
             "replay",
             "downscale",
@@ -150,7 +151,7 @@ async def test_a_refused_swap_changes_nothing_and_is_kept_with_its_reason(bus: B
 async def test_a_swap_along_another_adapter_that_loses_by_it_is_refused(bus: Bus, tmp_path: Path) -> None:
     async with dreaming(bus, tmp_path, lambda names: "+" not in names and names != ""):
         before = await export_mine(bus)
-        other = await bus.request("adapters.export", ExportRequest(name="other"), ExportReply, timeout=10)
+        other = await bus.request(ADAPTERS_EXPORT, ExportRequest(name="other"), timeout=10)
         tensors = {key: value * np.float32(0.5) for key, value in load(await objects.get(bus, other.weights)).items()}
         sha256 = await objects.put(bus, save(tensors))
         request = SwapRequest(episode_id="de-swap", adapter="mine", sha256=sha256, base_sha256=before.sha256)
@@ -187,7 +188,7 @@ async def test_a_worker_that_dies_in_a_training_is_noticed(bus: Bus) -> None:
     async def ignore_request(_: LiveMessage) -> None:
         """Take the request, and say no more."""
 
-    await bus.listen(bus.subjects.service("adapters.train"), ignore_request)
+    await bus.listen(bus.subjects.service(ADAPTERS_TRAIN.verb), ignore_request)
     request = TrainRequest(
         name="mine",
         weights="0" * 64,

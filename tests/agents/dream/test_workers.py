@@ -23,6 +23,7 @@ from bus.connection import Bus
 from bus.storage import objects
 from bus.testing import run_agents
 from schemas.adapters import AdapterInfo, AdapterJudged, AdapterListReply, judgement_of
+from schemas.calls import DREAM_SWAP
 from schemas.consolidation import SwapReply
 from schemas.dream import DreamSwapped
 from schemas.envelope import new_turn
@@ -73,7 +74,7 @@ def digest(folder: Path) -> str:
 
 
 async def swap(bus: Bus) -> SwapReply:
-    return await bus.request("dream.swap", await prepare_swap(bus), SwapReply, timeout=60)
+    return await bus.request(DREAM_SWAP, await prepare_swap(bus), timeout=60)
 
 
 def list_folders(folder: Path) -> set[str]:

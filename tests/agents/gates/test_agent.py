@@ -23,11 +23,11 @@ from schemas.adapters import (
     AdapterProposed,
     AdapterPublished,
     AdapterRejected,
-    JudgeReply,
     JudgeRequest,
     judgement_of,
     new_life,
 )
+from schemas.calls import GATES_JUDGE
 from schemas.errors import KikiError, Unavailable
 from schemas.events import Event
 from tests.agents.dream.worker import KINDS, Judge, run_worker
@@ -194,4 +194,4 @@ async def test_a_proposal_of_weights_that_are_gone_is_rejected_without_a_verdict
 async def test_without_a_worker_no_verdict_is_reached(bus: Bus, tmp_path: Path) -> None:
     async with run_agents(bus, make_gates(tmp_path / "adapters")):
         with pytest.raises(Unavailable):
-            await bus.request("gates.judge", JudgeRequest(name="sql", sha256="0" * 64), JudgeReply, timeout=5.0)
+            await bus.request(GATES_JUDGE, JudgeRequest(name="sql", sha256="0" * 64), timeout=5.0)

@@ -17,12 +17,12 @@ from agents.inference.agent import InferenceAgent
 from agents.inference.settings import InferenceSettings
 from bus.connection import Bus, LiveMessage
 from bus.testing import run_agents
+from schemas.calls import STATUS
 from schemas.chat import Message, Sampling, Tool, Tooling
 from schemas.codec import decode
 from schemas.envelope import new_turn
 from schemas.events import InferBegun, InferDone, InferToken, RecallDone, Signal, TurnFailed
 from schemas.findings import AdapterUse, Continuation, Plan, Query, Recall, RecalledEpisode, Route
-from schemas.status import StatusReply
 from tests.agents.scripted import degraded_count
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +126,7 @@ async def test_streamed_turns_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await check_the_time_ends_an_answer_and_not_the_turn(bus)
     await check_a_panel_that_runs_out_of_time_gives_what_it_has(bus)
     await check_no_text_in_time_is_an_error_that_can_be_tried_again(running, bus)
-    status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    status = await bus.request(STATUS.at("inference"), None, timeout=5)
     assert status.gauges["context_tokens"] == 8192
     assert status.gauges["model_bytes"] >= 2 * status.gauges["parameters"] > 2e8
     assert status.info["registered"].split() == ["dead", "one", "two"]

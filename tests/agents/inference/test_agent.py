@@ -17,23 +17,21 @@ from bus.metrics import DEGRADED
 from bus.testing import run_agents
 from bus.topology import ADAPTERS
 from schemas.adapters import (
-    AdapterInfo,
     AdapterJudged,
-    AdapterListReply,
     AdapterListRequest,
     AdapterPublished,
     AdapterRequest,
     judgement_of,
     new_life,
 )
+from schemas.calls import ADAPTERS_ACTIVATE, ADAPTERS_CHECK, ADAPTERS_LOAD, ADAPTERS_LS, ADAPTERS_UNLOAD, COUNT, STATUS
 from schemas.chat import Message, Sampling, Tool, Tooling
 from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError
 from schemas.events import EpisodeForgotten, InferDone, InferToken, QueryRouted, RecallDone, TurnFailed
 from schemas.findings import AdapterUse, Plan, Query, Recall, RecalledEpisode, Route
-from schemas.status import StatusReply
-from schemas.tokens import CountReply, CountRequest
+from schemas.tokens import CountRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +90,7 @@ async def test_turns_and_jobs_over_the_bus(running: InferenceAgent, bus: Bus) ->
     await check_adapters_are_administered(bus)
     await check_a_routed_turn_fetches_its_adapters(bus)
     await check_published_adapters_are_adopted(bus)
-    status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    status = await bus.request(STATUS.at("inference"), None, timeout=5)
     assert status.ready
     assert status.gauges["tokens_decoded_total"] > 0
     assert status.info["model"] == "smollm2"
@@ -170,11 +168,11 @@ async def check_tokens_are_counted_as_a_turn_reads_them(bus: Bus) -> None:
     event = new_recall_done(new_query_routed("What is the capital of France?"))
     await bus.publish(event)
     done = await wait_until_stored(bus, InferDone, event.envelope.turn_id)
-    reply = await bus.request("count", CountRequest(messages=event.query.messages), CountReply, timeout=PATIENCE)
+    reply = await bus.request(COUNT, CountRequest(messages=event.query.messages), timeout=PATIENCE)
     assert reply.tokens == done.inference.usage.prompt_tokens
     tooling = Tooling(tools=(Tool(name="weather", description="Tells the weather."),))
     with_tools = CountRequest(messages=event.query.messages, tooling=tooling)
-    assert (await bus.request("count", with_tools, CountReply, timeout=PATIENCE)).tokens > reply.tokens + 20
+    assert (await bus.request(COUNT, with_tools, timeout=PATIENCE)).tokens > reply.tokens + 20
 
 
 async def check_ballots_share_their_conversation(bus: Bus) -> None:
@@ -246,23 +244,23 @@ async def take_adapter_events(bus: Bus, count: int) -> list[tuple[str, str, str]
 
 
 async def check_adapters_are_administered(bus: Bus) -> None:
-    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    reply = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=PATIENCE)
     assert {info.name for info in reply.adapters} == {"one", "two", "dead"}
     assert await find_workers(bus) == (reply.worker,) == tuple({info.worker for info in reply.adapters})
-    own = await ask_worker(bus, reply.worker, "adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    own = await ask_worker(bus, reply.worker, ADAPTERS_LS, AdapterListRequest(), timeout=PATIENCE)
     assert own == reply
-    activate_info = await bus.request("adapters.activate", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    activate_info = await bus.request(ADAPTERS_ACTIVATE, AdapterRequest(name="two"), timeout=PATIENCE)
     assert (activate_info.seated, len(activate_info.sha256)) == (True, 64)
     assert activate_info.worker == reply.worker
-    unload_info = await bus.request("adapters.unload", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    unload_info = await bus.request(ADAPTERS_UNLOAD, AdapterRequest(name="two"), timeout=PATIENCE)
     assert (unload_info.seated, unload_info.resident) == (False, False)
     with pytest.raises(KikiError, match="all zeros") as caught:
-        await bus.request("adapters.check", AdapterRequest(name="dead"), AdapterInfo, timeout=PATIENCE)
+        await bus.request(ADAPTERS_CHECK, AdapterRequest(name="dead"), timeout=PATIENCE)
     assert caught.value.code == "adapter_failed"
     wrong = AdapterRequest(name="one", sha256="0" * 64)
-    for verb in ("check", "load", "activate"):
+    for service in (ADAPTERS_CHECK, ADAPTERS_LOAD, ADAPTERS_ACTIVATE):
         with pytest.raises(KikiError, match="was asked for"):
-            await bus.request(f"adapters.{verb}", wrong, AdapterInfo, timeout=PATIENCE)
+            await bus.request(service, wrong, timeout=PATIENCE)
     digest = activate_info.sha256
     events = [("activated", "two", digest), ("unloaded", "two", digest), ("rejected", "dead", "")]
     assert await take_adapter_events(bus, 6) == [*events, *[("rejected", "one", "0" * 64)] * 3]
@@ -277,12 +275,12 @@ async def check_a_routed_turn_fetches_its_adapters(bus: Bus) -> None:
 
 
 async def is_resident(bus: Bus, name: str) -> bool:
-    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=PATIENCE)
+    reply = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=PATIENCE)
     return next(info.resident for info in reply.adapters if info.name == name)
 
 
 async def check_published_adapters_are_adopted(bus: Bus) -> None:
-    info = await bus.request("adapters.check", AdapterRequest(name="two"), AdapterInfo, timeout=PATIENCE)
+    info = await bus.request(ADAPTERS_CHECK, AdapterRequest(name="two"), timeout=PATIENCE)
     life = new_life("two", tenant="impostor")
     await bus.publish(AdapterPublished(envelope=life, name="two", sha256=info.sha256))
     without_verdict = [("published", "two", info.sha256), ("rejected", "two", info.sha256)]
@@ -318,7 +316,7 @@ async def check_a_prompt_that_does_not_fit_fails_the_turn(bus: Bus) -> None:
 
 
 async def request_prefix_bytes(bus: Bus) -> float:
-    status = await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    status = await bus.request(STATUS.at("inference"), None, timeout=5)
     return status.gauges["prefix_bytes"]
 
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
-import msgspec
 
 from agents.memory.agent import MemoryAgent
 from agents.memory.settings import MemorySettings
 from bus.connection import Bus
 from bus.testing import run_agents
+from schemas.calls import STATUS
 from schemas.status import StatusReply
 
 
@@ -40,7 +40,7 @@ async def wait_for_projection(bus: Bus, atlas: int, trace: int) -> StatusReply:
 
     async def read_status() -> StatusReply | None:
         nonlocal latest
-        latest = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)
+        latest = await bus.request(STATUS.at("memory"), None, timeout=5.0)
         return latest if all(latest.gauges.get(name) == value for name, value in expected.items()) else None
 
     try:

@@ -19,10 +19,11 @@ from agents.memory.stores.stored import Lookup
 from bus import dead_letters, metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
+from schemas.calls import MEMORY_REBUILD, MEMORY_SEARCH, MEMORY_VERIFY
 from schemas.envelope import Envelope
 from schemas.errors import KikiError, SetupError, Unavailable
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
+from schemas.memory import RebuildRequest, SearchRequest, VerifyRequest
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, USER, answer_ready, near, owner, query_routed, turn, unit
 from tests.agents.scripted import degraded_count
@@ -247,7 +248,7 @@ async def test_rebuilding_gives_the_same_memory(bus: Bus, settings: MemorySettin
             return by_id, near
 
         before = await read_state()
-        reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        reply = await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=30.0)
         assert reply.episodes == 9
         assert await read_state() == before
         assert len(before[0]) == 9
@@ -275,7 +276,7 @@ async def test_a_rebuild_passes_over_what_it_has_projected_and_takes_what_comes_
 
         monkeypatch.setattr("agents.memory.rebuild.project_episodes", record_another)
         monkeypatch.setattr("agents.memory.projection.project_episodes", note)
-        await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=30.0)
         await wait_for_projection(bus, 13, 13)
         assert projected.count("meanwhile") == 1
         assert len(projected) <= settings.projection_batch + 1  # those that were in hand already
@@ -294,10 +295,10 @@ async def test_a_rebuild_whose_batch_fails_goes_on_by_messages(
         await wait_for_projection(bus, 5, 5)
         monkeypatch.setattr("agents.memory.rebuild.project_episodes", refuse)
         before = degraded_count("rebuild.by_messages")
-        reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        reply = await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=30.0)
         assert reply.episodes == 5
         assert degraded_count("rebuild.by_messages") == before + 1
-        assert (await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)).agrees
+        assert (await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=5.0)).agrees
 
 
 async def test_a_rebuild_that_ends_half_way_is_finished_by_the_next_start(
@@ -332,14 +333,14 @@ async def test_a_rebuild_that_ends_half_way_is_finished_by_the_next_start(
 
 async def request_rebuild(bus: Bus) -> None:
     """Ask for a rebuild, whose answer may never come."""
-    await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=60.0)
+    await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=60.0)
 
 
 async def test_a_second_rebuild_at_the_same_time_is_refused(bus: Bus, settings: MemorySettings) -> None:
     async with run_memory_agent(bus, settings) as agent:
         agent._rebuilding = True
         with pytest.raises(KikiError, match="already"):
-            await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=5.0)
+            await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=5.0)
 
 
 async def test_search_answers_within_tenant_and_session(bus: Bus, settings: MemorySettings) -> None:
@@ -351,7 +352,7 @@ async def test_search_answers_within_tenant_and_session(bus: Bus, settings: Memo
 
         async def search_answers(**more: Any) -> list[str]:
             request = SearchRequest(user=USER, tenant="ann", vector=unit(1), **more)
-            return [hit.answer for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
+            return [hit.answer for hit in (await bus.request(MEMORY_SEARCH, request, timeout=5.0)).hits]
 
         assert await search_answers() == ["in a", "in b"]
         assert await search_answers(limit=1) == ["in a"]
@@ -406,5 +407,5 @@ async def test_a_poison_episode_is_buried_and_holds_no_other_up(
             (PROJECTION, "max_deliver"),
         ]
         assert dead_counter._value.get() == before + 1
-        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=5.0)
+        reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=5.0)
         assert reply.missing_in_atlas == reply.missing_in_trace == (poison.episode.episode_id,)

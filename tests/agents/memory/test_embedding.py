@@ -18,10 +18,11 @@ from bus.connection import Bus
 from bus.handler import Handler
 from bus.testing import run_agents
 from bus.topology import EPISODES
+from schemas.calls import EMBED, MEMORY_EMBED, MEMORY_REBUILD, MEMORY_SEARCH, MEMORY_VERIFY, Service
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.episode import Episode
 from schemas.events import EpisodeRecorded, RecallDone
-from schemas.memory import RebuildReply, RebuildRequest, SearchReply, SearchRequest, VerifyReply, VerifyRequest
+from schemas.memory import RebuildRequest, SearchRequest, VerifyRequest
 from schemas.status import StatusReply
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, USER, answer_ready, episode, query_routed, turn, unit
@@ -43,9 +44,9 @@ class OwnEmbedder:
 
     name = "embedder"
 
-    def __init__(self, verb: str = "memory.embed") -> None:
+    def __init__(self, service: Service[EmbedRequest, EmbedReply] = MEMORY_EMBED) -> None:
         self.requests: list[tuple[str, ...]] = []
-        self._verb = verb
+        self._service = service
 
     @asynccontextmanager
     async def open(self, bus: Bus) -> AsyncIterator[None]:
@@ -55,7 +56,7 @@ class OwnEmbedder:
         return ()
 
     def endpoints(self) -> Sequence[Endpoint]:
-        return (Endpoint(verb=self._verb, request=EmbedRequest, handle=self._embed),)
+        return (Endpoint(self._service, self._embed),)
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)
@@ -88,7 +89,7 @@ async def record_episode(bus: Bus, stored: Episode) -> None:
 async def find_nearest(bus: Bus, text: str) -> tuple[str, float]:
     """The question of the nearest episode and its cosine. The vector in the request is the router's."""
     request = SearchRequest(tenant="ann", user=USER, vector=unit(9), text=text)
-    best = (await bus.request("memory.search", request, SearchReply, timeout=10)).hits[0]
+    best = (await bus.request(MEMORY_SEARCH, request, timeout=10)).hits[0]
     return best.question, float(best.reasons[0].split()[1])
 
 
@@ -131,7 +132,7 @@ async def test_a_rebuild_embeds_again_what_another_embedder_embedded(bus: Bus, s
         for tenant in (None, "ann"):
             embedder.requests.clear()
             request = RebuildRequest(tenant=tenant)
-            reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=60)
+            reply = await bus.request(MEMORY_REBUILD, request, timeout=60)
             assert reply.episodes == count
             texts = [text for batch in embedder.requests for text in batch]
             assert sorted(texts) == sorted([f"Ann: text {n}" for n in range(40)] + ["of another size"])
@@ -141,7 +142,7 @@ async def test_a_rebuild_embeds_again_what_another_embedder_embedded(bus: Bus, s
                 nearest, cosine = await find_nearest(bus, text)
                 assert nearest == question
                 assert cosine == pytest.approx(1.0, abs=1e-3)
-        agreement = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10)
+        agreement = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10)
         assert agreement.agrees
     kept = await bus.last(EpisodeRecorded, "t7", stream=EPISODES)
     assert kept is not None
@@ -178,7 +179,7 @@ async def test_an_embedder_of_another_size_is_named_and_drops_nothing(bus: Bus, 
 
 async def test_the_routers_embedder_is_not_asked_again(bus: Bus, settings: MemorySettings) -> None:
     settings = replace(settings, embedder="", vector_size=SIZE)
-    embedder = OwnEmbedder("embed")
+    embedder = OwnEmbedder(EMBED)
     async with run_agents(bus, embedder), run_memory_agent(bus, settings):
         first = turn(key="router")
         await bus.publish(answer_ready(first, unit(1)))

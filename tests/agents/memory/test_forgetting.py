@@ -14,19 +14,15 @@ from agents.memory.stores.pair import Stores
 from bus.connection import Bus
 from bus.topology import EPISODES
 from bus.turns.events import find_end
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_SEARCH, MEMORY_SESSION, MEMORY_VERIFY
 from schemas.envelope import Envelope
 from schemas.errors import InvalidInput, KikiError
 from schemas.events import EpisodeForgotten, EpisodeRecorded, QueryReceived, TurnFailed, failure
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
-    SearchReply,
     SearchRequest,
-    SessionReply,
     SessionRequest,
-    VerifyReply,
     VerifyRequest,
 )
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
@@ -76,12 +72,12 @@ async def tell(bus: Bus, count: int, *, session: str = "s1") -> list[Envelope]:
 
 async def forget(bus: Bus, turn_id: str, *, user: str = USER, tenant: str = "ann") -> int:
     request = ForgetRequest(tenant=tenant, user=user, turn_id=turn_id)
-    return (await bus.request("memory.forget", request, ForgetReply, timeout=30.0)).episodes
+    return (await bus.request(MEMORY_FORGET, request, timeout=30.0)).episodes
 
 
 async def read_session(bus: Bus) -> list[str]:
     request = SessionRequest(tenant="ann", user=USER, session_id="s1")
-    reply = await bus.request("memory.session", request, SessionReply, timeout=10.0)
+    reply = await bus.request(MEMORY_SESSION, request, timeout=10.0)
     return [entry.answer for entry in reply.episodes]
 
 
@@ -97,12 +93,12 @@ async def test_a_forgotten_turn_leaves_the_others_as_if_it_had_not_been(
 
     assert await read_session(bus) == [f"Fact {number}." for number in range(7) if number != place]
     search = SearchRequest(tenant="ann", user=USER, vector=unit(place), text=f"thing {place}")
-    hits = (await bus.request("memory.search", search, SearchReply, timeout=10.0)).hits
+    hits = (await bus.request(MEMORY_SEARCH, search, timeout=10.0)).hits
     assert f"Fact {place}." not in {hit.answer for hit in hits}
     assert await bus.last(EpisodeRecorded, turn_id, stream=EPISODES) is None
     assert await bus.last(EpisodeForgotten, turn_id, stream=EPISODES) is not None
     assert await find_end(bus, turn_id) is None
-    reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=30.0)
+    reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=30.0)
     assert (reply.agrees, reply.recorded, reply.lost, reply.unrecorded) == (True, 6, (), ())
 
     assert await forget(bus, turn_id) == 0
@@ -158,7 +154,7 @@ async def test_a_turn_that_runs_is_not_forgotten(bus: Bus, agent: MemoryAgent) -
 @here
 async def test_a_request_names_whom_it_forgets(bus: Bus, agent: MemoryAgent) -> None:
     with pytest.raises(InvalidInput, match="a turn") as refusal:
-        await bus.request("memory.forget", ForgetRequest(tenant="ann"), ForgetReply, timeout=10.0)
+        await bus.request(MEMORY_FORGET, ForgetRequest(tenant="ann"), timeout=10.0)
     assert refusal.value.param == "user"
 
 
@@ -182,6 +178,6 @@ async def test_a_rebuild_brings_no_episode_back_that_has_a_tombstone(bus: Bus, a
     episode = episode_id(tenant="ann", turn_id=forgotten.turn_id)
     await bus.publish(EpisodeForgotten(envelope=forgotten.next("memory-forget"), episode_id=episode))
     for tenant in (None, "ann"):
-        await bus.request("memory.rebuild", RebuildRequest(tenant=tenant), RebuildReply, timeout=30.0)
-        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=30.0)
+        await bus.request(MEMORY_REBUILD, RebuildRequest(tenant=tenant), timeout=30.0)
+        reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=30.0)
         assert (reply.missing_in_atlas, reply.missing_in_trace) == ((episode,), (episode,))

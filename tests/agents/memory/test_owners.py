@@ -17,6 +17,15 @@ from bus.connection import Bus
 from bus.stream import read_stream
 from bus.topology import DEAD, EPISODES, TURNS
 from runtime.records.transfer import export_lines
+from schemas.calls import (
+    MEMORY_CONVERSATION,
+    MEMORY_FORGET,
+    MEMORY_REBUILD,
+    MEMORY_SEARCH,
+    MEMORY_SESSION,
+    MEMORY_SLEEP,
+    MEMORY_VERIFY,
+)
 from schemas.chat import Message, digest_transcript
 from schemas.codec import encode
 from schemas.envelope import Envelope, new_turn
@@ -25,19 +34,12 @@ from schemas.events import AnswerReady, EpisodeRecorded, QueryRouted, RecallDone
 from schemas.findings import MemoryScope, RecalledEpisode
 from schemas.jobs import Job
 from schemas.memory import (
-    ConversationReply,
     ConversationRequest,
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
-    SearchReply,
     SearchRequest,
-    SessionReply,
     SessionRequest,
-    SleepReply,
     SleepRequest,
-    VerifyReply,
     VerifyRequest,
 )
 from schemas.status import DeadLetter
@@ -140,11 +142,11 @@ class Scene:
         request = SearchRequest(
             tenant=tenant, user=user, session_id=session, vector=near(0), text="code of the cellar", limit=100
         )
-        return numbers_in((await self.bus.request("memory.search", request, SearchReply, timeout=10.0)).hits)
+        return numbers_in((await self.bus.request(MEMORY_SEARCH, request, timeout=10.0)).hits)
 
     async def session(self, reader: Whose) -> set[int]:
         request = SessionRequest(tenant=reader[0], user=reader[1], session_id=reader[2])
-        return numbers_in((await self.bus.request("memory.session", request, SessionReply, timeout=10.0)).episodes)
+        return numbers_in((await self.bus.request(MEMORY_SESSION, request, timeout=10.0)).episodes)
 
     async def export(self, reader: Whose) -> set[int]:
         async with aclosing(export_lines(self.bus, tenant=reader[0], user=reader[1])) as lines:
@@ -155,7 +157,7 @@ async def wait_until_stored(bus: Bus, count: int) -> None:
     """Wait until the record holds so many episodes, and both stores hold all of them."""
 
     async def is_whole() -> bool:
-        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+        reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10.0)
         return (reply.recorded, reply.waiting, reply.agrees) == (count, 0, True)
 
     await eventually(is_whole)
@@ -196,20 +198,20 @@ async def test_nobody_reads_what_another_said_in_any_way(bus: Bus, settings: Mem
 
         gone = generator.choice([whose for whose in EVERYBODY if whose[1]])
         forget = ForgetRequest(tenant=gone[0], user=gone[1], session_id=gone[2])
-        reply = await bus.request("memory.forget", forget, ForgetReply, timeout=60.0)
+        reply = await bus.request(MEMORY_FORGET, forget, timeout=60.0)
         assert reply.episodes == sum(writer == gone for writer in scene.said.values())
         scene.said = {number: writer for number, writer in scene.said.items() if writer != gone}
         await check_all(scene)
 
         tenant, user, _ = gone
         rebuild = RebuildRequest(tenant=tenant, user=user)
-        rebuilt = await bus.request("memory.rebuild", rebuild, RebuildReply, timeout=60.0)
+        rebuilt = await bus.request(MEMORY_REBUILD, rebuild, timeout=60.0)
         assert rebuilt.episodes == sum(writer[:2] == (tenant, user) for writer in scene.said.values())
         await scene.settle()
         await check_all(scene)
 
         everything = ForgetRequest(tenant=tenant, user=user)
-        await bus.request("memory.forget", everything, ForgetReply, timeout=60.0)
+        await bus.request(MEMORY_FORGET, everything, timeout=60.0)
         scene.said = {number: writer for number, writer in scene.said.items() if writer[:2] != (tenant, user)}
         await scene.settle()
         await check_all(scene)
@@ -225,7 +227,7 @@ async def test_a_summary_and_a_superseded_fact_stay_with_one_user(bus: Bus, sett
         for whose in EVERYBODY * 3:
             await scene.say(whose)
         await scene.settle()
-        slept = await bus.request("memory.sleep", SleepRequest(before=4e9), SleepReply, timeout=60.0)
+        slept = await bus.request(MEMORY_SLEEP, SleepRequest(before=4e9), timeout=60.0)
         assert {(summary.tenant, summary.user) for summary in slept.merged} == {
             whose[:2] for whose in EVERYBODY if whose[1]
         }
@@ -280,7 +282,7 @@ async def answer(bus: Bus, whose: Whose, *texts: str) -> None:
 
 async def find_conversation(bus: Bus, tenant: str, user: str, *texts: str) -> str | None:
     request = ConversationRequest(tenant=tenant, user=user, transcript=digest_transcript(dialogue(*texts)))
-    return (await bus.request("memory.conversation", request, ConversationReply, timeout=30.0)).session_id
+    return (await bus.request(MEMORY_CONVERSATION, request, timeout=30.0)).session_id
 
 
 @both
@@ -354,7 +356,7 @@ async def test_forgotten_text_is_gone_from_other_turns_answers_and_dead_letters(
         await bus.js.publish(bus.subjects.dead("c", "tests"), encode(other))
 
         forget = ForgetRequest(tenant="ann", user="mia", session_id="s1")
-        assert (await bus.request("memory.forget", forget, ForgetReply, timeout=60.0)).episodes == 1
+        assert (await bus.request(MEMORY_FORGET, forget, timeout=60.0)).episodes == 1
         assert await bus.last(RecallDone, asked.turn_id) is None
         assert await bus.last(AnswerReady, asked.turn_id) is None
         assert await bus.last(EpisodeRecorded, asked.turn_id, stream=EPISODES) is not None
@@ -377,7 +379,7 @@ async def test_a_turn_that_runs_on_what_is_forgotten_is_cancelled(bus: Bus, sett
 
         await bus.listen(bus.subjects.stage(TurnCancelled.subject, running.turn_id), hear)
         forget = ForgetRequest(tenant="ann", user="mia")
-        await bus.request("memory.forget", forget, ForgetReply, timeout=60.0)
+        await bus.request(MEMORY_FORGET, forget, timeout=60.0)
         assert heard == [running.turn_id]
         assert await bus.last(QueryRouted, running.turn_id) is None
 
@@ -400,7 +402,7 @@ async def test_a_short_episode_id_ends_no_turn_of_others_when_it_is_forgotten(
         running = turn_of(("bob", "tom", "s2"))
         await bus.publish(query_routed(running, near(0), text="What is the code of the cellar?"))
         await eventually(lambda: bus.last(RecallDone, running.turn_id))
-        await bus.request("memory.forget", ForgetRequest(tenant="ann", user="mia"), ForgetReply, timeout=60.0)
+        await bus.request(MEMORY_FORGET, ForgetRequest(tenant="ann", user="mia"), timeout=60.0)
         assert await bus.last(QueryRouted, running.turn_id) is not None
 
 

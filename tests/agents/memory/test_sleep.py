@@ -17,18 +17,15 @@ from agents.memory.stores.pair import Stores
 from agents.memory.stores.stored import Lookup
 from bus.connection import Bus
 from bus.topology import EPISODES
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_SLEEP, MEMORY_STATS, MEMORY_VERIFY
 from schemas.errors import StageFailed
 from schemas.jobs import Job
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
     SleepReply,
     SleepRequest,
-    StatsReply,
     StatsRequest,
-    VerifyReply,
     VerifyRequest,
 )
 from tests.agents.memory.memories import eventually, run_memory_agent
@@ -81,7 +78,7 @@ async def wait_for_agreement(bus: Bus, count: int) -> None:
     """Wait until the stores hold the whole record."""
 
     async def is_whole() -> bool:
-        reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+        reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10.0)
         return (reply.recorded, reply.waiting, reply.agrees) == (count, 0, True)
 
     await eventually(is_whole)
@@ -90,7 +87,7 @@ async def wait_for_agreement(bus: Bus, count: int) -> None:
 async def request_sleep(bus: Bus, **more: object) -> SleepReply:
     """Sleep over everything that is recorded."""
     request = SleepRequest(before=LATER, **more)  # type: ignore[arg-type]
-    return await bus.request("memory.sleep", request, SleepReply, timeout=30.0)
+    return await bus.request(MEMORY_SLEEP, request, timeout=30.0)
 
 
 async def read_state(agent: MemoryAgent, tenant: str) -> tuple[object, ...]:
@@ -137,17 +134,17 @@ async def test_related_episodes_are_summed_up_once_and_nothing_is_lost(bus: Bus,
 
         again = await request_sleep(bus)
         assert (len(again.merged), again.known, again.left, len(worker.jobs)) == (0, 3, 0, 3)
-        later = await bus.request("memory.sleep", SleepRequest(before=LATER + 1), SleepReply, timeout=30.0)
+        later = await bus.request(MEMORY_SLEEP, SleepRequest(before=LATER + 1), timeout=30.0)
         assert (len(later.merged), later.known) == (0, 0)  # a summed up episode is not summed up again
 
         for tenant in (None, "ann"):
             before = await read_state(agent, "ann"), await read_state(agent, "bob")
             request = RebuildRequest(tenant=tenant)
-            reply = await bus.request("memory.rebuild", request, RebuildReply, timeout=30.0)
+            reply = await bus.request(MEMORY_REBUILD, request, timeout=30.0)
             assert reply.episodes == (13 if tenant is None else 9)
             assert (await read_state(agent, "ann"), await read_state(agent, "bob")) == before
         assert len(worker.jobs) == 3
-        stats = await bus.request("memory.stats", StatsRequest(tenant="ann"), StatsReply, timeout=5.0)
+        stats = await bus.request(MEMORY_STATS, StatsRequest(tenant="ann"), timeout=5.0)
         assert (stats.atlas_episodes, stats.trace_episodes, stats.edges["SUMMARISES"]) == (9, 9, 6)
 
 
@@ -162,7 +159,7 @@ async def test_forgetting_a_session_or_turn_forgets_the_summaries_of_it(
         (summary,) = (await request_sleep(bus)).merged
         assert len(summary.episodes) == 4
         forget = ForgetRequest(user=USER, tenant="ann", **named)
-        assert (await bus.request("memory.forget", forget, ForgetReply, timeout=10.0)).episodes == 1
+        assert (await bus.request(MEMORY_FORGET, forget, timeout=10.0)).episodes == 1
         await wait_for_agreement(bus, 3)
         atlas = agent._stores.atlas
         matches = await atlas.read(sorted(await atlas.keys()))

@@ -16,14 +16,15 @@ from bus.agent import gather_reports, run_agent
 from bus.connection import Bus, BusSettings, connect
 from bus.testing import run_agents
 from bus.turns.events import find_end
+from schemas.calls import EMBED, ROUTE
 from schemas.chat import Message
 from schemas.codec import encode
-from schemas.embedder import EmbedReply, EmbedRequest
+from schemas.embedder import EmbedRequest
 from schemas.envelope import new_turn
 from schemas.errors import KikiError, Unavailable
 from schemas.events import AnswerReady, Event, QueryReceived, QueryRouted, TurnFailed
 from schemas.findings import Level, Query
-from schemas.router import RouteReply, RouteRequest
+from schemas.router import RouteRequest
 from tests.agents.memory.scenes import answer_ready
 from tests.agents.running import run_embedder
 
@@ -183,14 +184,14 @@ async def test_a_question_under_a_turn_id_that_is_taken_fails_for_its_own_asker_
 async def test_prompts_are_routed_on_request(bus: Bus, embedder_path: Path) -> None:
     async with run_router(bus, embedder_path):
         prompts = (RUST, "hello there", "Write a Dockerfile for a Go service.")
-        routes = await bus.request("route", RouteRequest(prompts=prompts), RouteReply, timeout=20)
+        routes = await bus.request(ROUTE, RouteRequest(prompts=prompts), timeout=20)
         firsts = [result.domains[0].name if result.domains else None for result in routes.results]
         assert firsts == ["rust", None, "docker"]
         wide = RouteRequest(prompts=(RUST,), threshold=0.0, top_k=31)
-        everything = await bus.request("route", wide, RouteReply, timeout=20)
+        everything = await bus.request(ROUTE, wide, timeout=20)
         assert len(everything.results[0].domains) == 31
         with pytest.raises(KikiError, match="threshold"):
-            await bus.request("route", UncheckedRouteRequest(prompts=(RUST,), threshold=2.0), RouteReply, timeout=20)
+            await bus.request(ROUTE, UncheckedRouteRequest(prompts=(RUST,), threshold=2.0), timeout=20)
 
 
 class UncheckedRouteRequest(RouteRequest, frozen=True, kw_only=True):
@@ -222,7 +223,7 @@ async def test_a_turn_without_an_embedder_fails_as_one_that_may_be_asked_again(b
         bare = await route_text(bus, RUST, model="micro-kiki-base")
         assert bare.route.adapters == ()
         with pytest.raises(Unavailable, match="no answer from service 'embed'"):
-            await bus.request("embed", EmbedRequest(texts=("x",)), EmbedReply, timeout=5)
+            await bus.request(EMBED, EmbedRequest(texts=("x",)), timeout=5)
         event = query_received(RUST)
         await bus.publish(event)
         failure = await wait_for_event(bus, TurnFailed, event.envelope.turn_id)

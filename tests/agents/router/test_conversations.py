@@ -10,12 +10,13 @@ from agents.embedder.agent import EmbedderAgent
 from agents.router.conversations import EARLIER
 from agents.router.passages import MIDDLE
 from bus.connection import Bus
+from schemas.calls import ROUTE
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import InvalidInput
 from schemas.events import QueryReceived, QueryRouted
 from schemas.findings import Query
-from schemas.router import RouteReply, RouteRequest
+from schemas.router import RouteRequest
 from tests.agents.router.test_agent import run_router, wait_for_event
 
 pytestmark = pytest.mark.anyio
@@ -141,10 +142,10 @@ async def test_a_conversation_costs_a_bounded_number_of_embeddings(bus: Bus, emb
 async def test_route_takes_a_conversation(bus: Bus, embedder_path: Path) -> None:
     async with run_router(bus, embedder_path):
         request = RouteRequest(messages=talk(*NETLIST, SECOND_ORDER), top_k=1)
-        reply = await bus.request("route", request, RouteReply, timeout=20)
+        reply = await bus.request(ROUTE, request, timeout=20)
         assert [[domain.niche for domain in result.domains] for result in reply.results] == [["spice"]]
         prompts = RouteRequest(prompts=(NETLIST[0], "Who painted the Sistine Chapel?"))
-        reply = await bus.request("route", prompts, RouteReply, timeout=20)
+        reply = await bus.request(ROUTE, prompts, timeout=20)
         assert [[domain.niche for domain in result.domains] for result in reply.results] == [["spice"], []]
 
 

@@ -9,11 +9,12 @@ from agents.services.agent import ServicesAgent
 from agents.services.settings import ServicesSettings
 from bus.connection import Bus
 from bus.testing import run_agents
+from schemas.calls import SERVICES_FETCH, SERVICES_MARK, SERVICES_REGISTER
 from schemas.chat import Sampling
 from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.services import FetchReply, FetchRequest, MarkReply, MarkRequest, Record, RegisterRequest, ServiceInfo
+from schemas.services import FetchRequest, MarkReply, MarkRequest, Record, RegisterRequest, ServiceInfo
 
 QUICK = ServicesSettings(watch_interval=0.05, poll=0.05)
 
@@ -71,25 +72,19 @@ async def forget(bus: Bus, event: EpisodeRecorded) -> None:
 
 async def register(bus: Bus, name: str = "dream", **settings: object) -> ServiceInfo:
     """Register a service under a name."""
-    return await bus.request(
-        "services.register",
-        RegisterRequest(name=name, **settings),  # type: ignore[arg-type]
-        ServiceInfo,
-        timeout=5,
-    )
+    request = RegisterRequest(name=name, **settings)  # type: ignore[arg-type]
+    return await bus.request(SERVICES_REGISTER, request, timeout=5)
 
 
 async def fetch(bus: Bus, name: str = "dream", **settings: object) -> tuple[Record, ...]:
     """Fetch the next records."""
     request = FetchRequest(name=name, **settings)  # type: ignore[arg-type]
-    return (await bus.request("services.fetch", request, FetchReply, timeout=10)).records
+    return (await bus.request(SERVICES_FETCH, request, timeout=10)).records
 
 
 async def mark(bus: Bus, ids: Sequence[int], *, name: str = "dream", de_id: str = "de-1") -> MarkReply:
     """Mark records as consumed."""
-    return await bus.request(
-        "services.mark", MarkRequest(name=name, ids=tuple(ids), de_id=de_id), MarkReply, timeout=10
-    )
+    return await bus.request(SERVICES_MARK, MarkRequest(name=name, ids=tuple(ids), de_id=de_id), timeout=10)
 
 
 def questions_of(records: Sequence[Record]) -> list[str]:

@@ -10,6 +10,7 @@ from bus import metrics
 from bus.connection import Bus, BusSettings, connect
 from bus.stream import append, read_stream
 from bus.topology import EPISODES, SERVICES
+from schemas.calls import SERVICES_LS, SERVICES_REGISTER, SERVICES_TRIM, SERVICES_UNREGISTER
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.services import (
@@ -17,7 +18,6 @@ from schemas.services import (
     EpisodesConsumed,
     RegisterRequest,
     ServiceInfo,
-    ServiceListReply,
     ServiceListRequest,
     TrimReply,
     TrimRequest,
@@ -48,7 +48,7 @@ class LooseRegistration(RegisterRequest, frozen=True, kw_only=True):
 
 async def register_unchecked(bus: Bus, name: str) -> ServiceInfo:
     """Register over the broker, without the checks of our own client."""
-    return await bus.request("services.register", LooseRegistration(name=name), ServiceInfo, timeout=5)
+    return await bus.request(SERVICES_REGISTER, LooseRegistration(name=name), timeout=5)
 
 
 async def read_log(bus: Bus, name: str = "*") -> list[EpisodesConsumed]:
@@ -58,11 +58,11 @@ async def read_log(bus: Bus, name: str = "*") -> list[EpisodesConsumed]:
 
 
 async def trim(bus: Bus) -> TrimReply:
-    return await bus.request("services.trim", TrimRequest(before=2e9), TrimReply, timeout=5)
+    return await bus.request(SERVICES_TRIM, TrimRequest(before=2e9), timeout=5)
 
 
 async def list_services(bus: Bus) -> tuple[ServiceInfo, ...]:
-    return (await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=5)).services
+    return (await bus.request(SERVICES_LS, ServiceListRequest(), timeout=5)).services
 
 
 async def test_records_come_in_order_again_until_they_are_marked(bus: Bus) -> None:
@@ -300,7 +300,7 @@ async def test_a_name_registered_again_begins_at_the_first_record(bus: Bus) -> N
         await record(bus, ["one"])
         (entry,) = await fetch(bus)
         await mark(bus, [entry.id])
-        info = await bus.request("services.unregister", UnregisterRequest(name="dream"), ServiceInfo, timeout=5)
+        info = await bus.request(SERVICES_UNREGISTER, UnregisterRequest(name="dream"), timeout=5)
         assert info.place == entry.id
         assert await list_services(bus) == ()
         await expect_refusal("service_not_found", "name", "services.fetch", fetch(bus))
@@ -320,7 +320,7 @@ async def test_the_record_is_trimmed_to_what_everybody_consumed(bus: Bus) -> Non
         assert await trim(bus) == TrimReply(dropped=1, held_by="svc-slow")
         assert questions_of(await fetch(bus, "slow")) == ["two", "three"]
         assert await trim(bus) == TrimReply(dropped=0, held_by="svc-slow")
-        await bus.request("services.unregister", UnregisterRequest(name="slow"), ServiceInfo, timeout=5)
+        await bus.request(SERVICES_UNREGISTER, UnregisterRequest(name="slow"), timeout=5)
         assert await trim(bus) == TrimReply(dropped=2)
         assert (await bus.js.stream_info(EPISODES)).state.messages == 0
 

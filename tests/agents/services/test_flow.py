@@ -23,6 +23,7 @@ from bus.handler import Handler
 from bus.testing import run_agents
 from bus.topology import SERVICES
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.calls import ADAPTERS_CHECK, ADAPTERS_LS, FLOW_FETCH, FLOW_PUBLISH, FLOW_SNAPSHOT
 from schemas.codec import decode
 from schemas.errors import KikiError, StageFailed
 from schemas.findings import AdapterUse, DomainScore
@@ -33,7 +34,6 @@ from schemas.flow import (
     FlowFetchRequest,
     FlowPublishReply,
     FlowPublishRequest,
-    FlowSnapshotReply,
     FlowSnapshotRequest,
 )
 from schemas.status import StatusReply
@@ -72,7 +72,7 @@ def test_norms_of_a_stacks_adapters_add_up_in_squares() -> None:
 
 async def fetch_page(bus: Bus, **settings: Any) -> FlowFetchReply:
     request = FlowFetchRequest(**{"window_h": 1.0, **settings})
-    return await bus.request("flow.fetch", request, FlowFetchReply, timeout=10)
+    return await bus.request(FLOW_FETCH, request, timeout=10)
 
 
 async def test_a_window_of_episodes_with_concepts_and_stacks_in_pages(bus: Bus) -> None:
@@ -130,8 +130,8 @@ class FlowWorker:
 
     def endpoints(self) -> Sequence[Endpoint]:
         return (
-            Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=self.list_adapters),
-            Endpoint(verb="adapters.check", request=AdapterRequest, handle=self.check_adapter),
+            Endpoint(ADAPTERS_LS, self.list_adapters),
+            Endpoint(ADAPTERS_CHECK, self.check_adapter),
         )
 
     def status(self) -> StatusReply:
@@ -151,20 +151,20 @@ class FlowWorker:
 async def test_a_snapshot_tells_norms_by_adapter_and_stack(bus: Bus) -> None:
     worker, stacks = FlowWorker(), load_stacks()
     async with run_agents(bus, worker, ServicesAgent(ServicesSettings())):
-        plain = await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=10)
+        plain = await bus.request(FLOW_SNAPSHOT, FlowSnapshotRequest(), timeout=10)
         assert [(adapter.name, adapter.stack, adapter.norm) for adapter in plain.adapters] == [
             ("cpp", 1, 3.0),
             ("rust", stacks.of("rust"), None),
             ("broken", None, None),
         ]
         assert worker.checked_names == []
-        whole = await bus.request("flow.snapshot", FlowSnapshotRequest(read=True), FlowSnapshotReply, timeout=10)
+        whole = await bus.request(FLOW_SNAPSHOT, FlowSnapshotRequest(read=True), timeout=10)
         assert {adapter.name: adapter.norm for adapter in whole.adapters} == {"cpp": 3.0, "rust": 1.5, "broken": None}
         assert (whole.stacks[1], whole.stacks[stacks.of("rust") or 0], sum(whole.stacks)) == (3.0, 1.5, 4.5)
 
 
 async def publish_advice(bus: Bus, **advice: Any) -> FlowPublishReply:
-    return await bus.request("flow.publish", FlowPublishRequest(**advice), FlowPublishReply, timeout=5)
+    return await bus.request(FLOW_PUBLISH, FlowPublishRequest(**advice), timeout=5)
 
 
 async def read_advice(bus: Bus, seq: int) -> AdvicePublished:
@@ -283,5 +283,5 @@ async def test_bad_advice_is_refused_by_its_field_and_not_recorded(
 async def test_a_snapshot_without_a_worker_is_refused(bus: Bus) -> None:
     async with run_services(bus):
         with pytest.raises(KikiError) as refusal:
-            await bus.request("flow.snapshot", FlowSnapshotRequest(), FlowSnapshotReply, timeout=5)
+            await bus.request(FLOW_SNAPSHOT, FlowSnapshotRequest(), timeout=5)
         assert refusal.value.code == "unavailable"

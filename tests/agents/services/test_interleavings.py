@@ -10,10 +10,11 @@ from agents.services.settings import ServicesSettings
 from bus.connection import Bus
 from bus.stream import read_stream
 from bus.topology import EPISODES, SERVICES
+from schemas.calls import SERVICES_TRIM
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import EpisodeRecorded
-from schemas.services import EpisodeFilter, EpisodesConsumed, TrimReply, TrimRequest
+from schemas.services import EpisodeFilter, EpisodesConsumed, TrimRequest
 from tests.agents.services.scenes import fetch, forget, make_episode_event, mark, register, run_services
 
 pytestmark = pytest.mark.anyio
@@ -135,7 +136,7 @@ class Interleaving:
 
     async def do_trim(self, _: str) -> None:
         """Drop what everybody has consumed."""
-        await self.bus.request("services.trim", TrimRequest(before=4e9), TrimReply, timeout=5)
+        await self.bus.request(SERVICES_TRIM, TrimRequest(before=4e9), timeout=5)
 
     async def do_spoil(self, name: str) -> None:
         """Publish what nobody can read into the log and into the record."""
@@ -168,6 +169,6 @@ async def test_each_record_is_marked_once_in_order_and_none_is_lost(bus: Bus, se
             ids = await scene.read_marks(name)
             assert ids == sorted(set(ids))
             assert set(scene.wanted_ids[name]) - scene.forgotten_ids <= set(ids) <= set(scene.wanted_ids[name])
-        assert (await bus.request("services.trim", TrimRequest(before=4e9), TrimReply, timeout=5)).held_by == ""
+        assert (await bus.request(SERVICES_TRIM, TrimRequest(before=4e9), timeout=5)).held_by == ""
     finally:
         await scene.stop()

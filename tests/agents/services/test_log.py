@@ -13,6 +13,7 @@ from bus.consumers import read_consumers
 from bus.record import find_acknowledged_floor
 from bus.stream import append, read_last
 from bus.topology import EPISODES, SERVICES
+from schemas.calls import SERVICES_LS, SERVICES_TRIM, SERVICES_UNREGISTER
 from schemas.codec import encode
 from schemas.errors import KikiError
 from schemas.services import (
@@ -36,15 +37,15 @@ SLOW = ServicesSettings(watch_interval=60.0)
 
 
 async def list_services(bus: Bus) -> ServiceListReply:
-    return await bus.request("services.ls", ServiceListRequest(), ServiceListReply, timeout=5)
+    return await bus.request(SERVICES_LS, ServiceListRequest(), timeout=5)
 
 
 async def trim(bus: Bus) -> TrimReply:
-    return await bus.request("services.trim", TrimRequest(before=2e9), TrimReply, timeout=5)
+    return await bus.request(SERVICES_TRIM, TrimRequest(before=2e9), timeout=5)
 
 
 async def unregister(bus: Bus, name: str = "dream") -> ServiceInfo:
-    return await bus.request("services.unregister", UnregisterRequest(name=name), ServiceInfo, timeout=5)
+    return await bus.request(SERVICES_UNREGISTER, UnregisterRequest(name=name), timeout=5)
 
 
 async def list_durables(bus: Bus) -> list[str]:

@@ -14,10 +14,11 @@ from agents.services.replay import encode_line, fits, pace, read_selection
 from agents.services.running_replays import MAX_RUNNING
 from bus.connection import Bus
 from bus.stream import StoredMessage
+from schemas.calls import REPLAY_START, REPLAY_STOP
 from schemas.codec import decode
 from schemas.errors import KikiError
 from schemas.events import EpisodeRecorded
-from schemas.services import Replayed, ReplayReply, ReplayRequest, ReplayStopReply, ReplayStopRequest, Selection
+from schemas.services import Replayed, ReplayRequest, ReplayStopRequest, Selection
 from tests.agents.services.scenes import record, run_services
 from tests.bus.conftest import eventually
 
@@ -110,7 +111,7 @@ async def test_recorded_speed_keeps_the_pauses(monkeypatch: pytest.MonkeyPatch) 
 
 async def start(bus: Bus, to: str = "copies.here", **settings: object) -> str:
     request = ReplayRequest(to=to, **settings)  # type: ignore[arg-type]
-    return (await bus.request("replay.start", request, ReplayReply, timeout=5)).replay_id
+    return (await bus.request(REPLAY_START, request, timeout=5)).replay_id
 
 
 async def collect_replay(bus: Bus, **settings: object) -> tuple[str, list[Msg]]:
@@ -178,7 +179,7 @@ async def test_a_replay_can_be_stopped_and_there_is_a_bound(bus: Bus) -> None:
         assert full.value.code == "queue_full"
         subscription = await bus.client.subscribe("copies.here")
         for replay_id in ids:
-            await bus.request("replay.stop", ReplayStopRequest(replay_id=replay_id), ReplayStopReply, timeout=5)
+            await bus.request(REPLAY_STOP, ReplayStopRequest(replay_id=replay_id), timeout=5)
         ended_ids: set[str] = set()
         while len(ended_ids) < MAX_RUNNING:
             headers = (await subscription.next_msg(timeout=5)).headers or {}
@@ -189,7 +190,7 @@ async def test_a_replay_can_be_stopped_and_there_is_a_bound(bus: Bus) -> None:
 
         async def is_gone() -> bool:
             with pytest.raises(KikiError) as refusal:
-                await bus.request("replay.stop", ReplayStopRequest(replay_id=ids[0]), ReplayStopReply, timeout=5)
+                await bus.request(REPLAY_STOP, ReplayStopRequest(replay_id=ids[0]), timeout=5)
             return (refusal.value.code, refusal.value.param) == ("invalid_request", "replay_id")
 
         await eventually(is_gone)

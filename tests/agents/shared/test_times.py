@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agents.shared.times import find_zone, format_time, parse_end, parse_time
 from schemas.errors import InvalidInput
-from schemas.times import LAST_TIME
+from schemas.numbers import LAST_TIME
 
 PARIS = ZoneInfo("Europe/Paris")
 

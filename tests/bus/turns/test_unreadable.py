@@ -16,6 +16,7 @@ from bus.handler import Consumer, Delivery, Handler
 from bus.subjects import MSG_ID
 from bus.topology import ANSWERS, JOBS, TURNS
 from bus.turns.events import find_end
+from schemas.calls import EMBED
 from schemas.chat import Message
 from schemas.codec import decode, encode
 from schemas.envelope import MAX_SECONDS
@@ -160,7 +161,7 @@ async def test_a_job_that_would_answer_onto_a_subject_of_ours_is_refused(bus: Bu
         envelope=envelope,
         job_id="j",
         lane="auxiliary",
-        reply=bus.subjects.service("embed"),
+        reply=bus.subjects.service(EMBED.verb),
         messages=(Message(role="user", content="?"),),
     )
     handler = Handler(stage="echo", event=Job, handle=handle, stream=JOBS, filters=tuple(bus.subjects.jobs))

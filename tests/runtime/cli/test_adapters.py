@@ -16,6 +16,7 @@ from bus.agent import Endpoint
 from bus.connection import Bus, BusSettings, connect
 from bus.testing import run_agents
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterRequest
+from schemas.calls import ADAPTERS_LOAD, ADAPTERS_LS
 from schemas.status import StatusReply
 
 pytestmark = pytest.mark.anyio
@@ -45,8 +46,8 @@ class ListingWorker:
             return self._info
 
         return (
-            Endpoint(verb=f"adapters.ls.{self._worker}", request=AdapterListRequest, handle=list_adapters),
-            Endpoint(verb="adapters.load", request=AdapterRequest, handle=load),
+            Endpoint(ADAPTERS_LS.at(self._worker), list_adapters),
+            Endpoint(ADAPTERS_LOAD, load),
         )
 
     def status(self) -> StatusReply:

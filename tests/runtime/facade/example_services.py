@@ -10,8 +10,8 @@ import msgspec
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.testing import run_agents
-from schemas.asyncapi.document import SERVICES, Service
 from schemas.asyncapi.examples import example
+from schemas.calls import EMBED, SERVICES, Service
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.status import StatusReply
 from tests.runtime.facade.reporters import Reporter
@@ -32,18 +32,14 @@ BODIES: dict[str, dict[str, Any]] = {
 @asynccontextmanager
 async def run_example_services(bus: Bus) -> AsyncIterator[None]:
     """Everybody whom the facade asks, except those who answer turns."""
-    endpoints = [
-        Endpoint(verb=service.verb, request=service.request, handle=partial(_answer, service))
-        for service in SERVICES
-        if service.verb != "embed"
-    ]
-    embed = Endpoint(verb="embed", request=EmbedRequest, handle=_embed)
+    endpoints = [Endpoint(service, partial(_answer, service)) for service in SERVICES if service != EMBED]
+    embed = Endpoint(EMBED, _embed)
     status = StatusReply(agent="embedder", ready=True, info={"model": "small"})
     async with run_agents(bus, Reporter(status, embed, *endpoints)):
         yield
 
 
-async def _answer(service: Service, _: msgspec.Struct) -> msgspec.Struct:
+async def _answer(service: Service[Any, Any], _: msgspec.Struct) -> msgspec.Struct:
     reply: msgspec.Struct = msgspec.convert(example(service.reply), service.reply)
     return reply
 

@@ -8,6 +8,7 @@ import pytest
 
 from bus.connection import Bus, LiveMessage
 from runtime.facade import abilities
+from schemas.calls import STATUS
 from schemas.codec import encode
 from schemas.status import StatusReply
 from tests.runtime.facade.scripted import Script, chat_body
@@ -32,7 +33,7 @@ async def worker(bus: Bus) -> AsyncIterator[None]:
         status = StatusReply(agent="inference", ready=True, gauges={"context_tokens": float(TOKENS)})
         await bus.send(message.reply, encode(status))
 
-    stop = await bus.listen(bus.subjects.service("status.inference"), report)
+    stop = await bus.listen(bus.subjects.service(STATUS.at("inference").verb), report)
     await bus.flush()
     yield
     await stop()

@@ -12,10 +12,10 @@ from bus import broker
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES
 from runtime.records import restore
+from schemas.calls import MEMORY_FORGET, MEMORY_SEARCH, MEMORY_SESSION, MEMORY_VERIFY
 from schemas.errors import InvalidInput
 from schemas.events import EpisodeRecorded
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
     SearchReply,
     SearchRequest,
@@ -55,24 +55,21 @@ async def hold_dialogue(bus: Bus) -> None:
     await bus.publish(answer_ready(turn(key="secret", session="private"), unit(99), text="a secret"))
     await wait_for_projection(bus, TURNS + 1, TURNS + 1)
     request = ForgetRequest(user=USER, tenant="ann", session_id="private")
-    assert (await bus.request("memory.forget", request, ForgetReply, timeout=10)).episodes == 1
+    assert (await bus.request(MEMORY_FORGET, request, timeout=10)).episodes == 1
 
 
 async def read_memory(bus: Bus) -> tuple[SessionReply, list[SearchReply], VerifyReply]:
     """Everything that a memory can be asked: its session, what each question finds, and whether its stores agree."""
-    session = await bus.request(
-        "memory.session", SessionRequest(user=USER, tenant="ann", session_id="s1"), SessionReply, timeout=10
-    )
+    session = await bus.request(MEMORY_SESSION, SessionRequest(user=USER, tenant="ann", session_id="s1"), timeout=10)
     searches = [
         await bus.request(
-            "memory.search",
+            MEMORY_SEARCH,
             SearchRequest(user=USER, tenant="ann", vector=unit(number), text=QUESTIONS[number], limit=20, as_of=2e9),
-            SearchReply,
             timeout=10,
         )
         for number in range(TURNS)
     ]
-    return session, searches, await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10)
+    return session, searches, await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10)
 
 
 async def test_a_dialogue_replayed_into_an_empty_runtime_is_the_same_memory(

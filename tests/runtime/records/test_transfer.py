@@ -16,16 +16,13 @@ from bus.record import read_episodes
 from bus.stream import append
 from bus.topology import EPISODES
 from runtime.records.transfer import ImportCount, export_lines, import_entries, plan_import
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_SEARCH, MEMORY_SESSION, MEMORY_VERIFY
 from schemas.codec import encode
 from schemas.errors import InvalidInput
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
-    SearchReply,
     SearchRequest,
-    SessionReply,
     SessionRequest,
     VerifyReply,
     VerifyRequest,
@@ -58,7 +55,7 @@ async def import_lines(bus: Bus, lines: Sequence[HistoryLine]) -> ImportCount:
 async def search(bus: Bus, text: str, tenant: str = "ann") -> list[str]:
     (vector,) = await embed([text])
     request = SearchRequest(user=USER, tenant=tenant, vector=vector, text=text)
-    return [hit.source_id for hit in (await bus.request("memory.search", request, SearchReply, timeout=5.0)).hits]
+    return [hit.source_id for hit in (await bus.request(MEMORY_SEARCH, request, timeout=5.0)).hits]
 
 
 async def test_an_imported_history_is_found_by_its_ids_and_exported_again(bus: Bus, tmp_path: Path) -> None:
@@ -87,9 +84,7 @@ async def test_a_new_line_without_an_id_is_imported_into_a_known_session(bus: Bu
         assert await import_lines(bus, first) == ImportCount(4, 0)
         assert await import_lines(bus, [HistoryLine(session="tz", speaker="Ann", text="Another.")]) == ImportCount(1, 0)
         assert await import_lines(bus, [first[3], HistoryLine(session="tz", text="Fact 1.")]) == ImportCount(1, 1)
-        reply = await bus.request(
-            "memory.session", SessionRequest(user=USER, tenant="ann", session_id="tz"), SessionReply, timeout=5.0
-        )
+        reply = await bus.request(MEMORY_SESSION, SessionRequest(user=USER, tenant="ann", session_id="tz"), timeout=5.0)
         assert [episode.question for episode in reply.episodes] == [
             *(line.text for line in first), "Another.", "Fact 1."
         ]  # fmt: skip
@@ -114,7 +109,7 @@ async def test_a_history_with_the_newest_line_first_is_dated_as_it_says(bus: Bus
         async def ask(as_of: str | None) -> list[str]:
             until = None if as_of is None else parse_end(as_of, param="as_of")
             request = SearchRequest(user=USER, tenant="ann", vector=unit(3), text="What is the budget?", as_of=until)
-            reply = await bus.request("memory.search", request, SearchReply, timeout=5.0)
+            reply = await bus.request(MEMORY_SEARCH, request, timeout=5.0)
             return [hit.question for hit in reply.hits]
 
         assert await ask(None) == ["The budget is 1500.", "The budget is 1200."]
@@ -140,7 +135,7 @@ async def test_lines_that_were_forgotten_stay_forgotten(bus: Bus, tmp_path: Path
     async with run_memory_agent(bus, settings(tmp_path)):
         await import_lines(bus, LINES)
         request = ForgetRequest(user=USER, tenant="ann", session_id="one")
-        await bus.request("memory.forget", request, ForgetReply, timeout=10.0)
+        await bus.request(MEMORY_FORGET, request, timeout=10.0)
         assert await import_lines(bus, LINES) == ImportCount(0, 1, 2)
         assert [episode.session_id async for episode in read_episodes(bus)] == ["two"]
 
@@ -177,14 +172,14 @@ async def test_an_unreadable_entry_is_found_and_stops_nothing(bus: Bus, tmp_path
 
         async def verify(tenant: str | None = None) -> VerifyReply:
             request = VerifyRequest(tenant=tenant)
-            return await bus.request("memory.verify", request, VerifyReply, timeout=10.0)
+            return await bus.request(MEMORY_VERIFY, request, timeout=10.0)
 
         await wait_for_projection(bus, 1, 1)
         reply = await verify()
         assert (reply.unreadable, reply.recorded, reply.differs, reply.agrees) == ((first, second), 1, False, False)
         assert (await verify("bob")).unreadable == (first, second)
         for tenant in (None, "ann"):
-            await bus.request("memory.rebuild", RebuildRequest(tenant=tenant), RebuildReply, timeout=30.0)
+            await bus.request(MEMORY_REBUILD, RebuildRequest(tenant=tenant), timeout=30.0)
             assert (await verify()).differs is False
         assert await import_lines(bus, LINES) == ImportCount(2, 1)
         texts = {json.loads(line)["text"] async for line in export_lines(bus, tenant="ann", user=USER)}
@@ -197,7 +192,7 @@ async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, 
         await import_entries(bus, date_lines(LINES), embed, tenant="ann", user=USER, tick=lambda _: None)
 
         async def verify() -> VerifyReply:
-            return await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=10.0)
+            return await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=10.0)
 
         whole = await verify()
         assert (whole.recorded, whole.waiting, whole.agrees) == (3, 0, True)
@@ -206,6 +201,6 @@ async def test_verification_names_what_drifted_and_a_rebuild_mends_it(bus: Bus, 
         await agent._stores.trace.remove_session("two", tenant="ann", user=USER)
         damaged = await verify()
         assert (len(damaged.missing_in_atlas), len(damaged.missing_in_trace), damaged.agrees) == (1, 1, False)
-        await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=30.0)
+        await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=30.0)
         assert (await verify()).agrees
         await wait_for_projection(bus, 3, 3)

@@ -24,6 +24,7 @@ from schemas.adapters import (
     AdapterRejected,
     Gate,
 )
+from schemas.calls import ADAPTERS_LS
 from schemas.status import StatusReply
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,7 @@ class JudgingAgent:
         )
 
     def endpoints(self) -> Sequence[Endpoint]:
-        return (Endpoint(verb="adapters.ls", request=AdapterListRequest, handle=self._list),)
+        return (Endpoint(ADAPTERS_LS, self._list),)
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)

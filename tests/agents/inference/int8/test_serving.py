@@ -19,6 +19,7 @@ from agents.inference.probing.attribution import Attribution
 from agents.inference.settings import InferenceSettings
 from bus.connection import Bus
 from bus.storage import objects
+from schemas.calls import ADAPTERS_EXPORT, ADAPTERS_PROTECT, ADAPTERS_TRAIN
 from schemas.consolidation import Example, ExportRequest, ProtectRequest, TrainRequest
 from tests.agents.inference.mlx.test_engine import SETS, ask, ask_set, generate_in_one_batch
 
@@ -85,8 +86,8 @@ async def test_two_adapters_of_one_batch_answer_as_each_alone(int8_engine: Any) 
 async def test_training_lowers_the_loss_and_leaves_the_model_alone(int8_engine: Any, bus: Bus) -> None:
     verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus, "").endpoints()}
     before = await answer(int8_engine, ask_set(()))
-    exported: Any = await verbs["adapters.export"](ExportRequest(name="one"))
-    reply: Any = await verbs["adapters.train"](
+    exported: Any = await verbs[ADAPTERS_EXPORT.verb](ExportRequest(name="one"))
+    reply: Any = await verbs[ADAPTERS_TRAIN.verb](
         TrainRequest(
             name="one",
             weights=exported.weights,
@@ -107,7 +108,7 @@ async def test_training_lowers_the_loss_and_leaves_the_model_alone(int8_engine: 
 
 async def test_protected_directions_are_those_of_the_int8_weights(int8_engine: Any, bus: Bus) -> None:
     verbs = {endpoint.verb: endpoint.handle for endpoint in int8_engine.consolidation(bus, "").endpoints()}
-    reply: Any = await verbs["adapters.protect"](ProtectRequest(name="one", k=2))
+    reply: Any = await verbs[ADAPTERS_PROTECT.verb](ProtectRequest(name="one", k=2))
     directions = load(await objects.get(bus, reply.directions, param="directions"))
     assert len(directions) == 2 * 2 * 30
     path = "model.layers.3.self_attn.v_proj"

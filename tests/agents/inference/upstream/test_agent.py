@@ -13,12 +13,12 @@ from bus.jobs import ask_model
 from bus.testing import run_agents
 from schemas.adapters import (
     AdapterActivated,
-    AdapterListReply,
     AdapterListRequest,
     AdapterPublished,
     AdapterRejected,
     new_life,
 )
+from schemas.calls import ADAPTERS_LS, STATUS
 from schemas.chat import Message, Sampling
 from schemas.codec import decode
 from schemas.envelope import new_turn
@@ -60,7 +60,7 @@ def new_recall_done(*adapters: str) -> RecallDone:
 
 
 async def request_status(bus: Bus) -> StatusReply:
-    return await bus.request("status.inference", StatusReply(agent="x", ready=False), StatusReply, timeout=5)
+    return await bus.request(STATUS.at("inference"), None, timeout=5)
 
 
 async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> None:
@@ -80,7 +80,7 @@ async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> No
     vote = await ask_model(bus, envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
     assert vote.scores[0] == pytest.approx({"KEEP": -0.4, "REFUSE": -0.6})
     assert vote.exact
-    reply = await bus.request("adapters.ls", AdapterListRequest(), AdapterListReply, timeout=5)
+    reply = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=5)
     assert [(info.name, info.resident) for info in reply.adapters] == [("rust", True)]
     for name, kind in (("rust", AdapterActivated), ("nobody", AdapterRejected)):
         life = new_life(name, tenant="trainer")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import anyio
-import msgspec
 import pytest
 
 from agents.memory.settings import MemorySettings
@@ -11,7 +10,7 @@ from bus.connection import Bus
 from bus.metrics import DEGRADED
 from bus.topology import EPISODES
 from runtime.soak.isolation import fill_disk
-from schemas.status import StatusReply
+from schemas.calls import STATUS
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.scenes import SIZE, answer_ready, turn, unit
 from tests.small_disk import mount_small_disk
@@ -27,7 +26,7 @@ async def wait_for_hindrance(bus: Bus, text: str) -> None:
     """Wait until the memory is not ready, for a reason with that text."""
 
     async def is_hindered() -> bool:
-        status = await bus.request("status.memory", msgspec.Struct(), StatusReply, timeout=5.0)
+        status = await bus.request(STATUS.at("memory"), None, timeout=5.0)
         return not status.ready and text in status.detail
 
     await eventually(is_hindered)

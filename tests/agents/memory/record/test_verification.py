@@ -19,13 +19,12 @@ from agents.memory.verification import Gaps
 from bus.broker import run_broker
 from bus.connection import Bus, BusSettings, connect
 from bus.topology import EPISODES
+from schemas.calls import MEMORY_FORGET, MEMORY_REBUILD, MEMORY_VERIFY
 from schemas.envelope import new_turn
 from schemas.episode import Episode
 from schemas.events import EpisodeForgotten, EpisodeRecorded
 from schemas.memory import (
-    ForgetReply,
     ForgetRequest,
-    RebuildReply,
     RebuildRequest,
     VerifyReply,
     VerifyRequest,
@@ -77,7 +76,7 @@ async def agent(bus: Bus, settings: MemorySettings) -> AsyncIterator[MemoryAgent
 
 
 async def verify(bus: Bus, **whose: str) -> VerifyReply:
-    return await bus.request("memory.verify", VerifyRequest(**whose), VerifyReply, timeout=30.0)
+    return await bus.request(MEMORY_VERIFY, VerifyRequest(**whose), timeout=30.0)
 
 
 async def change_atlas(agent: MemoryAgent, change: Callable[[Atlas], None]) -> None:
@@ -130,7 +129,7 @@ async def test_atlas_that_holds_something_else_is_found_and_mended(
     assert {entry.episode_id for entry in reply.differences} == {stored_id(number) for number in numbers}
     assert {(entry.store, frozenset(entry.fields)) for entry in reply.differences} == {("atlas", frozenset(fields))}
     assert (await verify(bus, tenant="bob")).agrees
-    await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=60.0)
+    await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=60.0)
     assert (await verify(bus)).agrees
 
 
@@ -155,7 +154,7 @@ async def test_trace_that_holds_something_else_is_found(
 
 async def test_forgetting_leaves_nothing_to_find(bus: Bus, agent: MemoryAgent) -> None:
     request = ForgetRequest(tenant="ann", user=USER, session_id="s0")
-    assert (await bus.request("memory.forget", request, ForgetReply, timeout=30.0)).episodes == COUNT // 2
+    assert (await bus.request(MEMORY_FORGET, request, timeout=30.0)).episodes == COUNT // 2
     reply = await verify(bus)
     assert (reply.agrees, reply.recorded, reply.lost, reply.unrecorded) == (True, COUNT // 2, (), ())
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import anyio.to_thread
 import neo4j
 import pytest
-from msgspec import Struct
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
@@ -19,6 +18,7 @@ from agents.memory.stores.qdrant import QdrantAtlas
 from bus.connection import Bus
 from bus.stream import measure_stream
 from bus.topology import DEAD, EPISODES
+from schemas.calls import STATUS
 from schemas.events import EpisodeRecorded, RecallDone
 from schemas.status import StatusReply
 from tests.agents.memory.conftest import neo4j_settings
@@ -69,7 +69,7 @@ async def answer_turns(bus: Bus, seeds: range) -> None:
 
 
 async def read_status(bus: Bus) -> StatusReply:
-    return await bus.request("status.memory", Struct(), StatusReply, timeout=5.0)
+    return await bus.request(STATUS.at("memory"), None, timeout=5.0)
 
 
 async def wait_for_detail(bus: Bus, text: str) -> StatusReply:

@@ -8,23 +8,20 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.memory.settings import MemorySettings
 from bus import metrics
 from bus.connection import Bus
 from bus.topology import EPISODES
+from schemas.calls import MEMORY_REBUILD, MEMORY_STATS, MEMORY_VERIFY, STATUS
 from schemas.events import EpisodeRecorded
 from schemas.memory import (
-    RebuildReply,
     RebuildRequest,
-    StatsReply,
     StatsRequest,
     VerifyReply,
     VerifyRequest,
 )
-from schemas.status import StatusReply
 from tests.agents.memory.conftest import neo4j_settings
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.agents.memory.pairs import use_local_qdrant
@@ -77,12 +74,12 @@ async def answer_turns(bus: Bus, seeds: Sequence[int]) -> None:
 
 
 async def verify(bus: Bus) -> VerifyReply:
-    return await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=30.0)
+    return await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=30.0)
 
 
 async def read_edges(bus: Bus) -> dict[str, int]:
     """Edges of each kind between the episodes."""
-    return (await bus.request("memory.stats", StatsRequest(tenant="ann"), StatsReply, timeout=30.0)).edges
+    return (await bus.request(MEMORY_STATS, StatsRequest(tenant="ann"), timeout=30.0)).edges
 
 
 async def test_a_server_killed_under_writes_costs_no_episode(
@@ -100,9 +97,7 @@ async def test_a_server_killed_under_writes_costs_no_episode(
                 tasks.start_soon(answer_turns, bus, range(writer, 60, 4))
 
             async def projection_has_begun() -> bool:
-                return (await bus.request("status.memory", Struct(), StatusReply, timeout=5.0)).gauges[
-                    "trace_episodes"
-                ] > 0
+                return (await bus.request(STATUS.at("memory"), None, timeout=5.0)).gauges["trace_episodes"] > 0
 
             await eventually(projection_has_begun)
             async with killed(server):
@@ -129,7 +124,7 @@ async def test_lost_data_is_found_by_verify_and_mended_by_rebuild(
         assert (verification.agrees, verification.missing_in_atlas) == (False, ())
         assert len(verification.missing_in_trace) == 5
 
-        reply = await bus.request("memory.rebuild", RebuildRequest(), RebuildReply, timeout=60.0)
+        reply = await bus.request(MEMORY_REBUILD, RebuildRequest(), timeout=60.0)
         assert reply.episodes == 6
         assert (await verify(bus)).agrees
         assert await read_edges(bus) == edges | {"NEXT": 5}

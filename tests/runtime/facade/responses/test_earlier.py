@@ -15,10 +15,11 @@ from bus.connection import Bus
 from bus.stream import purge
 from bus.topology import ANSWERS, TURNS
 from bus.turns.events import find_end
+from schemas.calls import MEMORY_SESSION, MEMORY_VERIFY
 from schemas.chat import ToolCall, Usage
 from schemas.errors import StageFailed
 from schemas.events import EpisodeForgotten, EpisodeRecorded
-from schemas.memory import SessionReply, SessionRequest, VerifyReply, VerifyRequest
+from schemas.memory import SessionRequest, VerifyRequest
 from tests.agents.memory.memories import eventually, run_memory_agent, wait_for_projection
 from tests.runtime.facade.scripted import Script
 
@@ -108,7 +109,7 @@ async def test_a_response_that_calls_tools_is_there_for_an_hour(
 
 async def read_session(bus: Bus, session_id: str) -> list[str]:
     request = SessionRequest(tenant="default", user="ann", session_id=session_id)
-    reply = await bus.request("memory.session", request, SessionReply, timeout=10.0)
+    reply = await bus.request(MEMORY_SESSION, request, timeout=10.0)
     return [entry.question for entry in reply.episodes]
 
 
@@ -142,7 +143,7 @@ async def test_a_deleted_response_is_gone_and_the_others_stay(
     await create(http, "Halve that.", previous_response_id=second["id"])
     assert script.queries[-1].query.messages[0].content == "I have 21 apples."  # what the second was made from
     await wait_for_projection(bus, 2, 2)
-    reply = await bus.request("memory.verify", VerifyRequest(), VerifyReply, timeout=30.0)
+    reply = await bus.request(MEMORY_VERIFY, VerifyRequest(), timeout=30.0)
     assert (reply.agrees or hours == 1, reply.differs) == (True, False)
 
 

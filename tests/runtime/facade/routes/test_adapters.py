@@ -8,6 +8,7 @@ from agents.inference.failures import missing_adapter_error
 from bus.connection import Bus
 from runtime.facade import FacadeSettings
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterRequest
+from schemas.calls import ADAPTERS_CHECK, ADAPTERS_LOAD, ADAPTERS_LS
 from schemas.codec import decode, encode
 from schemas.status import ServiceError
 from tests.runtime.facade.scripted import serve_facade
@@ -33,8 +34,8 @@ async def answer_as_worker(bus: Bus) -> list[str]:
         names.append(decode(AdapterRequest, message.data).name)
         await message.respond(encode(AdapterInfo(name=names[-1], resident=True, sha256="0" * 64)))
 
-    await bus.client.subscribe(bus.subjects.service("adapters.ls"), cb=list_adapters)
-    await bus.client.subscribe(bus.subjects.service("adapters.load"), cb=load)
+    await bus.client.subscribe(bus.subjects.service(ADAPTERS_LS.verb), cb=list_adapters)
+    await bus.client.subscribe(bus.subjects.service(ADAPTERS_LOAD.verb), cb=load)
     await bus.flush()
     return names
 
@@ -81,7 +82,7 @@ async def test_an_adapter_that_nobody_registered_is_not_found_by_name(http: http
         headers = {"Nats-Service-Error-Code": "404", "Nats-Service-Error": error.message}
         await bus.client.publish(message.reply, encode(body), headers=headers)
 
-    await bus.client.subscribe(bus.subjects.service("adapters.check"), cb=refuse)
+    await bus.client.subscribe(bus.subjects.service(ADAPTERS_CHECK.verb), cb=refuse)
     await bus.flush()
     refusal = await http.post("/v1/adapters/nobody/check", headers=KEY)
     error = refusal.json()["error"]

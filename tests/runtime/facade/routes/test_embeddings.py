@@ -16,6 +16,7 @@ from bus.connection import Bus
 from bus.testing import run_agents
 from runtime.facade import FacadeSettings
 from runtime.facade.embeddings import PART_CHARACTERS, PART_TEXTS
+from schemas.calls import EMBED
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.status import StatusReply
 from tests.agents.running import run_embedder
@@ -35,7 +36,7 @@ class CountingEmbedder:
         self.max_tokens = max_tokens
         self.held: anyio.Event | None = None
         status = StatusReply(agent="embedder", ready=True, info={"model": MODEL})
-        self.agent = Reporter(status, Endpoint(verb="embed", request=EmbedRequest, handle=self.embed))
+        self.agent = Reporter(status, Endpoint(EMBED, self.embed))
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         self.requests.append(request)

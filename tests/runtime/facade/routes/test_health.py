@@ -22,6 +22,7 @@ from bus.topology import TURNS, consumer
 from runtime.agents import turn_agents
 from runtime.facade import FacadeSettings, serve
 from runtime.facade.routes import models
+from schemas.calls import ROUTE, STATUS
 from schemas.chat import last_user_text
 from schemas.codec import encode
 from schemas.errors import SetupError
@@ -53,7 +54,7 @@ class ScriptedAgent:
     def endpoints(self) -> Sequence[Endpoint]:
         if self.name != "router":
             return ()
-        return (Endpoint(verb="route", request=RouteRequest, handle=self._route),)
+        return (Endpoint(ROUTE, self._route),)
 
     def status(self) -> StatusReply:
         worker = self.name == "inference"
@@ -136,7 +137,7 @@ async def test_health_adds_up_the_processes(http: httpx.AsyncClient, bus: Bus) -
             status = StatusReply(agent=name, ready=True, gauges=gauges, info=info)
             await bus.send(message.reply, encode(Report(status=status, pid=pid, metrics="", resident_bytes=100 * pid)))
 
-    stop = await bus.listen(bus.subjects.service("status"), report)
+    stop = await bus.listen(bus.subjects.service(STATUS.verb), report)
     health = (await http.get("/health")).json()
     await stop()
     assert health["memory"]["agents_resident_bytes"] == 600
@@ -207,7 +208,7 @@ async def test_each_degradation_is_exposed_once_for_all_agents_of_a_process(http
             status = msgspec.structs.replace(other.status, agent=name)
             await bus.send(message.reply, encode(msgspec.structs.replace(other, status=status)))
 
-    stop = await bus.listen(bus.subjects.service("status"), report)
+    stop = await bus.listen(bus.subjects.service(STATUS.verb), report)
     async with run_agents(bus, *(ScriptedAgent(name) for name in AGENTS)):
         text = (await http.get("/metrics")).text
     await stop()

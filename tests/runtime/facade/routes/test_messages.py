@@ -12,6 +12,7 @@ import pytest
 from bus.agent import Endpoint
 from bus.connection import Bus
 from bus.testing import run_agents
+from schemas.calls import COUNT
 from schemas.chat import ToolCall
 from schemas.errors import InvalidInput, KikiError, StageFailed, Unavailable
 from schemas.events import InferToken
@@ -235,7 +236,7 @@ class CountingAgent:
             tools = 0 if request.tooling is None else len(request.tooling.tools)
             return CountReply(tokens=sum(len(m.content.split()) for m in request.messages) + 10 * tools)
 
-        return (Endpoint(verb="count", request=CountRequest, handle=count),)
+        return (Endpoint(COUNT, count),)
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)

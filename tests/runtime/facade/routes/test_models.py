@@ -11,6 +11,7 @@ from bus.testing import run_agents
 from runtime.facade import FacadeSettings, serve
 from runtime.facade import abilities as abilities_module
 from runtime.facade.abilities import Abilities
+from schemas.calls import STATUS
 from schemas.codec import encode
 from schemas.errors import SetupError
 from schemas.status import StatusReply
@@ -109,7 +110,7 @@ async def test_an_agent_that_hangs_holds_the_list_up_once_alone(
         calls.append(message.subject)
 
     calls: list[str] = []
-    await bus.listen(bus.subjects.service("status.inference"), hang)
+    await bus.listen(bus.subjects.service(STATUS.at("inference").verb), hang)
     for _ in range(3):
         assert (await http.get("/v1/models")).status_code == 200
     assert len(calls) == 1
@@ -129,7 +130,7 @@ async def test_an_embedder_that_says_little_is_listed_with_what_it_says(bus: Bus
     async def report(message: LiveMessage) -> None:
         await bus.send(message.reply, encode(StatusReply(agent="embedder", ready=True)))
 
-    await bus.listen(bus.subjects.service("status.embedder"), report)
+    await bus.listen(bus.subjects.service(STATUS.at("embedder").verb), report)
     model = await Abilities(bus).read_embedder()
     assert model is not None
     assert (model.name, model.dimensions, model.max_tokens) == ("embedder", None, None)

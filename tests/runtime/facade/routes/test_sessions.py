@@ -24,6 +24,7 @@ from bus.testing import run_agents
 from bus.topology import EPISODES, TURNS
 from runtime.facade import FacadeSettings
 from runtime.records.transfer import import_entries
+from schemas.calls import EMBED
 from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput
@@ -68,7 +69,7 @@ class EmbeddingAgent:
         return ()
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return (Endpoint(verb="embed", request=EmbedRequest, handle=self._embed),)
+        return (Endpoint(EMBED, self._embed),)
 
     def status(self) -> StatusReply:
         return StatusReply(agent=self.name, ready=True)
