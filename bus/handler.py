@@ -47,6 +47,7 @@ from schemas.codec import decode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, Refused, StageFailed, Unavailable
 from schemas.events import Event, failure
+from schemas.findings import StageTiming
 from schemas.jobs import Job
 
 E = TypeVar("E", bound=Event)
@@ -87,6 +88,17 @@ class Delivery:
     received_at: float
     stored_at: float = 0.0
     seq: int = 0
+
+    def timing(self, stage: str, *, compute: float = 0.0, ahead: float = 0.0) -> StageTiming:
+        """The stage's share of the turn, which ends now: model and embedding time in it, and embedding before it."""
+        return StageTiming(
+            stage=stage,
+            started_at=self.received_at,
+            finished_at=time.time(),
+            compute=compute,
+            ahead=ahead,
+            attempt=self.attempt,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

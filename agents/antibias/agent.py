@@ -1,7 +1,6 @@
 """Antibias as an agent: ``negotiate.done`` -> ``answer.ready``."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from schemas.chat import Usage
 from schemas.events import AnswerReady, NegotiateDone
-from schemas.findings import BiasReport, StageTiming
+from schemas.findings import BiasReport
 from schemas.status import StatusReply
 
 STAGE = "antibias"
@@ -53,13 +52,7 @@ class AntibiasAgent:
         check = FairnessCheck(delivery.bus, event, self._settings)
         result = await check.run()
         self._count(result.report)
-        timing = StageTiming(
-            stage=STAGE,
-            started_at=delivery.received_at,
-            finished_at=time.time(),
-            compute=check.model.compute,
-            attempt=delivery.attempt,
-        )
+        timing = delivery.timing(STAGE, compute=check.model.compute)
         return AnswerReady(
             envelope=event.envelope.next(STAGE),
             query=event.query,

@@ -1,7 +1,6 @@
 """The catfish as an agent: ``infer.done`` -> ``dissent.raised`` or ``dissent.waived``."""
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from bus.handler import Delivery, Handler
 from schemas.chat import Usage
 from schemas.errors import KikiError, Unavailable
 from schemas.events import DissentRaised, DissentWaived, InferDone
-from schemas.findings import Dissent, StageTiming
+from schemas.findings import Dissent
 from schemas.status import StatusReply
 
 STAGE = "catfish"
@@ -84,14 +83,7 @@ class CatfishAgent:
         else:
             self._waived_count += 1
         ahead = likeness.seconds_before(delivery.received_at)
-        timing = StageTiming(
-            stage=STAGE,
-            started_at=delivery.received_at,
-            finished_at=time.time(),
-            compute=model.compute + likeness.compute - ahead,
-            ahead=ahead,
-            attempt=delivery.attempt,
-        )
+        timing = delivery.timing(STAGE, compute=model.compute + likeness.compute - ahead, ahead=ahead)
         kind = DissentRaised if dissent.engaged else DissentWaived
         return kind(envelope=event.envelope.next(STAGE), dissent=dissent, timings=(*event.timings, timing))
 

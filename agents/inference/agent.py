@@ -1,7 +1,6 @@
 """The agent around the engine: turns and jobs in, tokens and candidates out."""
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +32,7 @@ from schemas.codec import decode
 from schemas.dream import DreamSwapped
 from schemas.errors import DeadlineExceeded, InvalidInput, KikiError, SetupError
 from schemas.events import EpisodeForgotten, Event, InferBegun, InferDone, InferToken, QueryRouted, RecallDone
-from schemas.findings import AdapterUse, Inference, Level, StageTiming
+from schemas.findings import AdapterUse, Inference, Level
 from schemas.jobs import LANES, Job, JobResult, Lane
 from schemas.status import StatusReply
 from schemas.tokens import CountReply, CountRequest
@@ -164,13 +163,7 @@ class InferenceAgent:
         if outcome.cut:
             count_degraded("inference.cut", "the turn's time was over before its answer had ended")
         completion = sum(candidate.usage.completion_tokens for candidate in outcome.candidates)
-        timing = StageTiming(
-            stage="inference",
-            started_at=delivery.received_at,
-            finished_at=time.time(),
-            compute=outcome.compute,
-            attempt=delivery.attempt,
-        )
+        timing = delivery.timing("inference", compute=outcome.compute)
         return InferDone(
             envelope=event.envelope.next("inference"),
             query=event.query,

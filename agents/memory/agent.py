@@ -72,7 +72,7 @@ from schemas.events import (
     QueryRouted,
     RecallDone,
 )
-from schemas.findings import Recall, RecalledEpisode, StageTiming
+from schemas.findings import Recall, RecalledEpisode
 from schemas.memory import (
     ConversationReply,
     ConversationRequest,
@@ -238,9 +238,7 @@ class MemoryAgent:
         with self._recall_priority.mark_recall():
             asks = event.route.plan.recall and event.query.memory != "none"
             recalled = await self._find_recall(event, history_ids) if asks else ()
-        timing = StageTiming(
-            stage=STAGE, started_at=delivery.received_at, finished_at=time.time(), attempt=delivery.attempt
-        )
+        timing = delivery.timing(STAGE)
         return RecallDone(
             envelope=event.envelope.next(STAGE),
             query=msgspec.structs.replace(event.query, messages=insert_history(event.query.messages, history.turns)),

@@ -1,7 +1,6 @@
 """The negotiator as an agent: ``infer.done`` -> ``negotiate.done``."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from bus.connection import Bus
 from bus.handler import Delivery, Handler
 from bus.metrics import count_degraded
 from schemas.events import InferDone, NegotiateDone
-from schemas.findings import Negotiation, StageTiming
+from schemas.findings import Negotiation
 from schemas.status import StatusReply
 
 STAGE = "negotiator"
@@ -64,14 +63,7 @@ class NegotiatorAgent:
             text = event.inference.candidates[0].text
             negotiation = Negotiation(chosen=0, text=text, outcome="passed", notes=notes)
         self._outcomes[negotiation.outcome] += 1
-        timing = StageTiming(
-            stage=STAGE,
-            started_at=delivery.received_at,
-            finished_at=time.time(),
-            compute=compute,
-            ahead=ahead,
-            attempt=delivery.attempt,
-        )
+        timing = delivery.timing(STAGE, compute=compute, ahead=ahead)
         return NegotiateDone(
             envelope=event.envelope.next(STAGE),
             query=event.query,

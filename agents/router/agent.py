@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ from schemas.codec import decode
 from schemas.embedder import MAX_EMBED_TEXTS, EmbedReply, EmbedRequest
 from schemas.errors import InvalidEvent, KikiError, SetupError, Unavailable
 from schemas.events import QueryReceived, QueryRouted, failure
-from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route, StageTiming
+from schemas.findings import MAX_ADAPTERS, Advisory, DomainScore, Query, Route
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
 from schemas.status import StatusReply
 
@@ -207,13 +206,7 @@ class RouterAgent:
         self._base_turns += not route.adapters
         for name in [domain.name for domain in route.domains] or [BASE]:
             ROUTED.labels(name).inc()
-        timing = StageTiming(
-            stage=STAGE,
-            started_at=delivery.received_at,
-            finished_at=time.time(),
-            compute=compute,
-            attempt=delivery.attempt,
-        )
+        timing = delivery.timing(STAGE, compute=compute)
         return QueryRouted(envelope=event.envelope.next(STAGE), query=query, route=route, timings=(timing,))
 
     def _conversation_of(self, event: QueryReceived) -> tuple[tuple[str, ...], Conversation]:
