@@ -181,8 +181,7 @@ async def _respond(endpoint: Endpoint, request: Request, bus: Bus) -> None:
 def _is_answerable(bus: Bus, reply: str, verb: str) -> bool:
     """Whether an answer may go to ``reply``: an agent must not publish on the runtime's or the broker's own subjects
     what somebody asks it to, who may not do so themselves. Anything else is counted."""
-    root = reply.split(".", 1)[0]
-    is_answerable = bool(reply) and root != bus.subjects.prefix and not root.startswith("$")
+    is_answerable = bool(reply) and not bus.subjects.owns(reply) and not reply.startswith("$")
     if not is_answerable:
         problem = f"with the reply subject {reply}" if reply else "without a reply subject"
         metrics.count_degraded("service.no_reply", f"a request to {verb} came {problem}.")

@@ -19,7 +19,7 @@ from bus.errors import translate_errors
 from bus.metrics import count_degraded
 from bus.storage import objects
 from bus.stream import StoredMessage, delete_message, list_subjects, measure_stream, purge, read_message, read_next
-from bus.subjects import MSG_ID
+from bus.subjects import MSG_ID, Subjects
 from bus.topology import DEAD, DEAD_MAX_BYTES, EPISODES, JOBS, TURNS
 from bus.turns.unreadable import NOBODY
 from schemas.base import UNREADABLE
@@ -183,7 +183,7 @@ def _open_letter(stored: StoredMessage) -> FiledLetter:
         letter = DeadLetter(
             subject=stored.subject,
             stream=DEAD,
-            consumer=stored.subject.rsplit(".", 1)[-1].partition("~")[0],
+            consumer=Subjects.key(stored.subject).partition("~")[0],
             reason=f"unreadable: {error.message}",
             deliveries=0,
             headers={},

@@ -38,6 +38,7 @@ from bus import dead_letters, failpoints, metrics, reconciliation, sharing, topo
 from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
+from bus.subjects import Subjects
 from bus.tenants.queue import TenantQueue
 from bus.tenants.shares import find_most
 from bus.turns.awaiting import cancel_abandoned
@@ -379,7 +380,7 @@ class Consumer(Generic[E]):
             metrics.REDELIVERED.labels(handler.stage).inc()
         try:
             event = _cap_deadline(decode(handler.event, message.data), message)
-            _refuse_contradiction(event, message.subject, self.bus.subjects.prefix)
+            _refuse_contradiction(event, message.subject, self.bus.subjects)
         except InvalidEvent as error:
             await self._bury(message, "malformed", error)
             await self._firewall(report_malformed(self.bus, message, handler.event, handler.stage, error))
@@ -568,11 +569,11 @@ def _cap_deadline(event: E, message: Msg) -> E:
     return event if envelope is event.envelope else msgspec.structs.replace(event, envelope=envelope)
 
 
-def _refuse_contradiction(event: Event, subject: str, prefix: str) -> None:
+def _refuse_contradiction(event: Event, subject: str, subjects: Subjects) -> None:
     """Raise InvalidEvent when the event is of another turn than its subject, or a job answers onto our subjects."""
-    if subject.rsplit(".", 1)[-1] != event.envelope.turn_id:
+    if Subjects.key(subject) != event.envelope.turn_id:
         raise InvalidEvent(
             f"the subject {subject} does not end in the turn id {event.envelope.turn_id}.", param="envelope.turn_id"
         )
-    if isinstance(event, Job) and event.reply.split(".", 1)[0] == prefix:
+    if isinstance(event, Job) and subjects.owns(event.reply):
         raise InvalidEvent(f"the reply subject {event.reply} is the runtime's own: give an inbox.", param="reply")

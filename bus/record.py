@@ -24,8 +24,8 @@ from bus.stream import (
     read_stream,
     search_back,
 )
+from bus.subjects import Subjects
 from bus.topology import EPISODES, SERVICES
-from bus.turns.events import kind_of
 from schemas.codec import decode
 from schemas.envelope import Envelope
 from schemas.episode import Episode
@@ -223,7 +223,7 @@ async def read_service(bus: Bus, name: str) -> ServiceStanding | int:
 async def read_services(bus: Bus) -> list[ServiceStanding]:
     """How far each registered service is, sorted by name."""
     subjects = await list_subjects(bus, SERVICES, bus.subjects.stage(ServiceRegistered.subject))
-    standings = [await read_service(bus, subject.rsplit(".", 1)[1]) for subject in subjects]
+    standings = [await read_service(bus, Subjects.key(subject)) for subject in subjects]
     return [standing for standing in standings if isinstance(standing, ServiceStanding) and not standing.entry.ended]
 
 
@@ -290,7 +290,7 @@ def _parse_entry(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten |
 
 
 def _decode_entry(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten:
-    if kind_of(message.subject) == EpisodeForgotten.subject:
+    if Subjects.kind(message.subject) == EpisodeForgotten.subject:
         return decode(EpisodeForgotten, message.data)
     return decode(EpisodeRecorded, message.data)
 

@@ -58,6 +58,20 @@ class Subjects:
         """All events of one turn."""
         return f"{self.prefix}.*.*.{turn_id}"
 
+    @staticmethod
+    def kind(subject: str) -> str:
+        """The ``<noun>.<verb>`` of an event's subject, whatever its prefix."""
+        return ".".join(subject.split(".")[-3:-1])
+
+    @staticmethod
+    def key(subject: str) -> str:
+        """The last token of a subject: the id of a turn, or the name of a service."""
+        return subject.rsplit(".", 1)[-1]
+
+    def owns(self, subject: str) -> bool:
+        """Whether a subject is one of the runtime's own."""
+        return subject.split(".", 1)[0] == self.prefix
+
     def lane(self, lane: Lane) -> str:
         """All jobs of one lane."""
         return self.stage(f"job.{lane}")

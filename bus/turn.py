@@ -68,7 +68,7 @@ class TurnEvents:
         if self._ended:
             raise StopAsyncIteration
         while (message := await self._messages.get()) is not None:
-            kind = self._kinds.get(".".join(message.subject.split(".")[-3:-1]))
+            kind = self._kinds.get(Subjects.kind(message.subject))
             if kind is None:
                 continue  # a kind that was not asked for, or an event of a newer runtime
             try:

@@ -9,6 +9,7 @@ from bus import metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
 from bus.stream import StoredMessage, append
+from bus.subjects import Subjects
 from schemas.adapters import AdapterInfo, AdapterListRequest, AdapterRequest
 from schemas.calls import ADAPTERS_CHECK, ADAPTERS_LS
 from schemas.codec import decode, encode
@@ -122,7 +123,7 @@ async def _read_adapter(bus: Bus, name: str) -> AdapterInfo:
 
 def _flow_episode(stored: StoredMessage, stacks: Stacks) -> FlowEpisode | None:
     """The episode of a message; None for a tombstone and for a message that cannot be read."""
-    if stored.subject.split(".")[-2] != EpisodeRecorded.subject.split(".")[1]:
+    if Subjects.kind(stored.subject) != EpisodeRecorded.subject:
         return None
     try:
         episode = decode(EpisodeRecorded, stored.data).episode

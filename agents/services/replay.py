@@ -11,6 +11,7 @@ from msgspec import Struct
 from bus import metrics
 from bus.connection import Bus
 from bus.stream import StoredMessage, read_stream
+from bus.subjects import Subjects
 from bus.topology import EPISODES
 from schemas.base import UNREADABLE
 from schemas.services import REPLAY_SEQ, REPLAY_SUBJECT, REPLAY_TIME, Replayed, Selection, Speed
@@ -65,7 +66,7 @@ def replay_headers(stored: StoredMessage) -> dict[str, str]:
     """The headers of a replayed message: its sequence, its ``noun.verb`` and when it was stored."""
     return {
         REPLAY_SEQ: str(stored.seq),
-        REPLAY_SUBJECT: _kind(stored),
+        REPLAY_SUBJECT: Subjects.kind(stored.subject),
         REPLAY_TIME: f"{stored.stored_at.timestamp():.6f}",
     }
 
@@ -73,14 +74,12 @@ def replay_headers(stored: StoredMessage) -> dict[str, str]:
 def encode_line(stored: StoredMessage) -> bytes:
     """A stored message as a line of JSONL, with the line end."""
     entry = Replayed(
-        seq=stored.seq, stored_at=stored.stored_at.timestamp(), subject=_kind(stored), event=msgspec.Raw(stored.data)
+        seq=stored.seq,
+        stored_at=stored.stored_at.timestamp(),
+        subject=Subjects.kind(stored.subject),
+        event=msgspec.Raw(stored.data),
     )
     return msgspec.json.encode(entry) + b"\n"
-
-
-def _kind(stored: StoredMessage) -> str:
-    """The ``noun.verb`` of a message's subject."""
-    return ".".join(stored.subject.split(".")[-3:-1])
 
 
 def fits(selection: Selection, stored: StoredMessage) -> bool:

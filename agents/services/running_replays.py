@@ -45,7 +45,7 @@ class Replays:
             Refused: too many are running.
         """
         prefix = self._bus.subjects.prefix
-        if request.to.split(".")[0] == prefix:
+        if self._bus.subjects.owns(request.to):
             raise InvalidInput(f"'{request.to}' is the runtime's own: give a subject outside '{prefix}'.", param="to")
         if len(self._running) >= MAX_RUNNING:
             raise Refused(f"{MAX_RUNNING} replays are running: stop one, or wait for its end.")

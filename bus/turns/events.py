@@ -11,6 +11,7 @@ import structlog
 from bus import metrics
 from bus.connection import Bus
 from bus.stream import read_next, read_stream
+from bus.subjects import Subjects
 from bus.topology import ANSWERS, EPISODES, TURNS
 from bus.turn import invalid_stage
 from schemas.codec import decode
@@ -58,7 +59,7 @@ async def find_end(bus: Bus, turn_id: str) -> AnswerReady | TurnFailed | TurnCan
         Unavailable: the broker is away.
     """
     stored = await read_next(bus, ANSWERS, 1, bus.subjects.turn(turn_id))
-    kind = None if stored is None else _KINDS.get(kind_of(stored.subject))
+    kind = None if stored is None else _KINDS.get(Subjects.kind(stored.subject))
     if stored is None or kind not in ENDS:
         return None
     try:
@@ -85,23 +86,18 @@ async def find_first(
     subject, seq = bus.subjects.stage(f"{noun}.*", turn_id), 1
     while (stored := await read_next(bus, stream, seq, subject, direct=direct)) is not None:
         try:
-            return decode(by_name[kind_of(stored.subject)], stored.data)
+            return decode(by_name[Subjects.kind(stored.subject)], stored.data)
         except (InvalidEvent, KeyError) as error:
             metrics.count_degraded("bus.unreadable", f"{stream} {stored.seq} is passed over: {error}")
         seq = stored.seq + 1
     return None
 
 
-def kind_of(subject: str) -> str:
-    """The ``<noun>.<verb>`` of a subject."""
-    return ".".join(subject.split(".")[-3:-1])
-
-
 async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]:
     events = []
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
-            kind = _KINDS.get(kind_of(message.subject))
+            kind = _KINDS.get(Subjects.kind(message.subject))
             if kind is None:
                 continue  # an event of a newer runtime, or of somebody else
             try:

@@ -26,7 +26,7 @@ async def report_malformed(bus: Bus, message: Msg, kind: type[Event], stage: str
     Raises:
         Unavailable: the broker is away.
     """
-    turn_id = message.subject.rsplit(".", 1)[-1]
+    turn_id = bus.subjects.key(message.subject)
     if message.metadata.stream not in map(bus.subjects.stream, (TURNS, ANSWERS, JOBS)) or not is_turn_id(turn_id):
         return
     refusal = error if issubclass(kind, QueryReceived) else invalid_stage(kind, error)

@@ -10,6 +10,7 @@ from rich.table import Table
 from agents.dream.beta import beta_record, jsonl
 from bus import record, stream
 from bus.connection import Bus
+from bus.subjects import Subjects
 from bus.topology import DREAMLOG
 from runtime import dreaming
 from runtime.cli import NatsOption, command, out, run_on_bus
@@ -130,11 +131,10 @@ def _episode(adapter: str, records: tuple[BetaRecord, ...], seconds: float) -> D
 
 def _row(message: stream.StoredMessage) -> tuple[str, str, str, str]:
     """A line of the dream log; a message that nobody can read is named by its sequence."""
-    verb, episode_id = message.subject.split(".")[-2:]
     try:
-        return _entry_row(verb, message.data)
+        return _entry_row(Subjects.kind(message.subject).removeprefix("dream."), message.data)
     except InvalidEvent as error:
-        return episode_id, "unreadable", "-", f"message {message.seq} of {DREAMLOG}: {error.message}"
+        return Subjects.key(message.subject), "unreadable", "-", f"message {message.seq} of {DREAMLOG}: {error.message}"
 
 
 def _entry_row(verb: str, data: bytes) -> tuple[str, str, str, str]:

@@ -18,6 +18,7 @@ from agents.services.replay import encode_line, fits, pace, read_selection, repl
 from agents.shared.times import parse_end, parse_time
 from bus.connection import Bus, connect
 from bus.stream import StoredMessage, measure_stream
+from bus.subjects import Subjects
 from bus.topology import EPISODES
 from runtime.cli import NatsOption, command, err, out, read_text, run_async, say, settings_of
 from runtime.composition import bus_settings
@@ -79,7 +80,7 @@ def replay(
         user=user,
         session_id=session,
     )
-    if to is not None and to.split(".")[0] == settings.prefix:
+    if to is not None and Subjects(settings.prefix).owns(to):
         raise InvalidInput(
             f"'{to}' is one of the runtime's own subjects: give one outside '{settings.prefix}'.", param="to"
         )

@@ -8,6 +8,7 @@ import msgspec
 from bus import record
 from bus.connection import Bus
 from bus.stream import StoredMessage
+from bus.subjects import Subjects
 from schemas.base import UNREADABLE
 from schemas.codec import decode, field_of
 from schemas.errors import InvalidEvent, InvalidInput
@@ -61,7 +62,7 @@ def _parse_line(bus: Bus, text: str) -> StoredMessage:
 
 
 def _decode_event(message: StoredMessage) -> EpisodeRecorded | EpisodeForgotten:
-    kind = ".".join(message.subject.split(".")[-3:-1])
+    kind = Subjects.kind(message.subject)
     if kind not in _KINDS:
         raise InvalidInput(f"'{kind}' is no event of the record: {', '.join(_KINDS)} are.", param="subject")
     try:

@@ -14,8 +14,8 @@ from bus.connection import Bus, connect
 from bus.dead_letters import read_letters
 from bus.record import read_entries
 from bus.stream import read_stream
+from bus.subjects import Subjects
 from bus.topology import ANSWERS
-from bus.turns.events import kind_of
 from runtime.soak import nemesis
 from runtime.soak.clients import make_clients
 from runtime.soak.history import AnswerGiven, AnyMoment, FaultHealed, SoakHistory
@@ -133,7 +133,7 @@ async def _collect_ends(scene: SoakScene, ends: defaultdict[str, dict[int, str]]
 async def _read_ends(bus: Bus, ends: defaultdict[str, dict[int, str]]) -> None:
     subjects = [bus.subjects.stage(kind.subject) for kind in (AnswerReady, TurnFailed, TurnCancelled)]
     async for message in read_stream(bus, ANSWERS, subjects):
-        ends[message.subject.rsplit(".", 1)[-1]][message.seq] = kind_of(message.subject)
+        ends[Subjects.key(message.subject)][message.seq] = Subjects.kind(message.subject)
 
 
 async def _gather_remains(bus: Bus, ends: defaultdict[str, dict[int, str]], disagreement: str) -> Remains:
@@ -155,7 +155,8 @@ async def _gather_remains(bus: Bus, ends: defaultdict[str, dict[int, str]], disa
     letters = [
         f"{filed.letter.subject} of {filed.letter.consumer}: {filed.letter.reason}"
         async for filed in read_letters(bus)
-        if kind_of(filed.letter.subject) in ("answer.ready", "answer.taken", "episode.recorded", "episode.forgotten")
+        if Subjects.kind(filed.letter.subject)
+        in ("answer.ready", "answer.taken", "episode.recorded", "episode.forgotten")
     ]
     return Remains(turns, {turn: tuple(kinds.values()) for turn, kinds in ends.items()}, disagreement, letters)
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from bus.connection import connect
-from bus.turns.events import kind_of
+from bus.subjects import Subjects
 from schemas.events import InferToken, TurnCancelled
 from tests.e2e.conftest import Runtime
 
@@ -44,7 +44,7 @@ async def test_the_disconnect_reaches_the_decode_step(runtime: Runtime) -> None:
             while True:
                 message = await heard.next_msg(timeout=20.0 if TurnCancelled.subject not in names else 1.0)
                 if message.subject.endswith(turn_id):
-                    names.append(kind_of(message.subject))
+                    names.append(Subjects.kind(message.subject))
         end = names.index(TurnCancelled.subject)
     assert names[:end].count(InferToken.subject) >= 4
     assert names[end:].count(InferToken.subject) <= 2

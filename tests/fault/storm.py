@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from bus.subjects import MSG_ID
+from bus.subjects import MSG_ID, Subjects
 from schemas.asyncapi.document import channels, document
 from schemas.calls import SERVICES
 from schemas.jobs import LANES
@@ -93,7 +93,7 @@ class Shot:
     @property
     def token(self) -> str:
         """The last token of the subject: the turn's id where it is an event of a turn."""
-        return self.subject.rsplit(".", 1)[-1]
+        return Subjects.key(self.subject)
 
     def __str__(self) -> str:
         headers = f" headers {dict(self.headers)}" if self.headers else ""

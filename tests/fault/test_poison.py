@@ -10,6 +10,7 @@ import pytest
 from bus import dead_letters
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
+from bus.subjects import Subjects
 from runtime.composition import bus_settings
 from runtime.settings import load_settings
 from runtime.supervisor import Supervisor
@@ -68,7 +69,7 @@ async def test_the_poisoned_request_is_buried_and_the_others_finish(running: Sup
         failure = await wait_for_outcome(bus, guilty)
         assert isinstance(failure, TurnFailed)
         letters = [entry.letter async for entry in dead_letters.read_letters(bus)]
-        assert [letter.subject.rsplit(".", 1)[-1] for letter in letters] == [guilty]
+        assert [Subjects.key(letter.subject) for letter in letters] == [guilty]
         assert "it is not run again" in letters[0].reason
         assert 1 <= running.children["inference"].deaths.count <= 3
         await wait_until_ready(bus)

@@ -23,6 +23,7 @@ from bus.client import Client
 from bus.connection import Bus, connect
 from bus.consumers import read_consumers
 from bus.record import DURABLE
+from bus.subjects import Subjects
 from bus.topology import ANSWERS, STREAMS, TURNS
 from runtime.agents import default_agents
 from schemas.asyncapi.document import document
@@ -254,7 +255,7 @@ async def check_ends(weather: Weather) -> None:
     for kind in ENDS:
         stored = await bus.js.stream_info(ANSWERS, subjects_filter=bus.subjects.stage(kind.subject))
         for subject, count in (stored.state.subjects or {}).items():
-            ends[subject.rsplit(".", 1)[1]] += count
+            ends[Subjects.key(subject)] += count
     checked = [shot for shot in weather.turn_messages if shot.pattern in read and weather.tokens[shot.token] == 1]
     wrong = [f"{ends[shot.token]} ends: {shot.text}" for shot in checked if ends[shot.token] != 1]
     print(f"{len(checked)} turns of one message; {len(wrong)} have not one end")
