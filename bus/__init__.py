@@ -4,7 +4,7 @@
   :mod:`bus.handler` (how every stage consumes events), :mod:`bus.cancellation` (cancelled turns),
   :mod:`bus.turns.awaiting` (whether anybody waits), :mod:`bus.turns.unreadable` (telling who asked),
   :mod:`bus.background` (work that its faults do not end),
-  :mod:`bus.local_endpoints` (requests inside one process), :mod:`bus.jobs` (ask the model), :mod:`bus.metrics`,
+  :mod:`bus.local_endpoints` (requests inside one process), :mod:`bus.metrics`,
   :mod:`bus.tracing`.
 - What the broker stores: :mod:`bus.topology` (streams and consumers as they should be), :mod:`bus.reconciliation`
   (bring the broker's to that), :mod:`bus.stream` (read and write stored messages), :mod:`bus.consumers` (who has read

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -36,10 +37,13 @@ from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
 from schemas.calls import Service
+from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
-from schemas.errors import DeadlineExceeded, InvalidEvent, Refused, SetupError, StageFailed, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, SetupError, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, Signal, TurnCancelled
+from schemas.findings import AdapterUse, RecalledEpisode
+from schemas.jobs import Job, JobResult, Lane
 
 Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -179,6 +183,67 @@ class Bus:
     ) -> AbstractAsyncContextManager[TurnEvents]:
         """The turn's events from now on, as :func:`bus.turn.follow_turn` gives them."""
         return follow_turn(self.client, self.subjects, envelope, kinds=kinds)
+
+    async def ask(
+        self,
+        envelope: Envelope,
+        *,
+        lane: Lane,
+        messages: tuple[Message, ...],
+        adapters: tuple[AdapterUse, ...] = (),
+        sampling: Sampling | None = None,
+        n: int = 1,
+        choices: tuple[str, ...] = (),
+        ballots: tuple[tuple[Message, ...], ...] = (),
+        recall: tuple[RecalledEpisode, ...] = (),
+        enhance: bool = False,
+        timeout: float | None = None,
+    ) -> JobResult:
+        """One call to the model, by the worker that takes it; the arguments are the fields of :class:`Job`.
+
+        Waits for ``timeout`` seconds or until the turn's deadline, whichever is sooner.
+
+        Raises:
+            KikiError: the worker's refusal, with its public code.
+            Unavailable: no answer came in time.
+        """
+        job_id = uuid.uuid4().hex
+        job = Job(
+            envelope=envelope.next(f"job.{job_id}"),
+            job_id=job_id,
+            lane=lane,
+            reply=self.new_inbox(),
+            messages=messages,
+            adapters=adapters,
+            sampling=sampling or Sampling(),
+            n=n,
+            choices=choices,
+            ballots=ballots,
+            recall=recall,
+            enhance=enhance,
+        )
+        wait = min(envelope.remaining, timeout if timeout is not None else envelope.remaining)
+        result = decode(JobResult, await self._publish_job(job, wait))
+        if result.code is not None:
+            raise KikiError(result.message, code=result.code, retryable=result.retryable)
+        return result
+
+    async def _publish_job(self, job: Job, seconds: float) -> bytes:
+        with translate_errors(f"cannot listen for the answer to a {job.lane} job"):
+            subscription = await self.client.subscribe(job.reply, max_msgs=1)
+        try:
+            await self.publish(job)
+            with translate_errors(f"the model did not answer a {job.lane} job within {seconds:.1f} s"):
+                reply: bytes = (await subscription.next_msg(timeout=max(0.01, seconds))).data
+        finally:
+            with contextlib.suppress(*BROKER_ERRORS):
+                await subscription.unsubscribe()
+        return reply
+
+    async def answer(self, job: Job, result: JobResult) -> None:
+        """Send a job's result, and flush, so that it has left before the job is acknowledged."""
+        await self.send(job.reply, encode(result))
+        await self.flush()
 
     async def announce(self, event: Event) -> None:
         """Publish an event to those who listen now, without storing it: for who asked in a turn that is not theirs."""

@@ -20,7 +20,6 @@ from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus, BusSettings, connect
 from bus.errors import BrokerUnavailable
 from bus.handler import Delivery, Handler
-from bus.jobs import answer_job
 from bus.topology import JOBS
 from schemas.chat import Usage
 from schemas.errors import KikiError, SetupError
@@ -169,7 +168,7 @@ class ScriptedWorker:
             result = _job_result(job, [self._on_job(ballot) for ballot in ballots])
         except KikiError as error:
             result = JobResult(job_id=job.job_id, code=error.code, message=error.message)
-        await answer_job(self._bus, job, result)
+        await self._bus.answer(job, result)
 
 
 def _job_result(job: Job, outputs: Sequence[Scores | str]) -> JobResult:

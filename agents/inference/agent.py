@@ -22,7 +22,6 @@ from agents.shared.workers import name_worker
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
-from bus.jobs import answer_job
 from bus.metrics import count_degraded
 from bus.topology import ADAPTERS, JOBS
 from schemas.adapters import AdapterInfo, AdapterListReply, AdapterListRequest, AdapterPublished, AdapterRequest
@@ -232,7 +231,7 @@ class InferenceAgent:
             compute=outcome.compute,
             exact=outcome.exact,
         )
-        await answer_job(delivery.bus, job, result)
+        await delivery.bus.answer(job, result)
 
     async def _generate(
         self, request: Request, on_piece: OnPiece | None = None, on_acceptance: OnAcceptance | None = None
@@ -244,7 +243,7 @@ class InferenceAgent:
     async def refuse(self, job: Job, error: KikiError) -> None:
         """Answer the job with the error, because no result will come."""
         result = JobResult(job_id=job.job_id, code=error.code, message=error.message, retryable=error.retryable)
-        await answer_job(self._bus, job, result)
+        await self._bus.answer(job, result)
 
     def _lane_handler(self, lane: Lane) -> Handler[Job]:
         return Handler(

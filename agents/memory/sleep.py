@@ -28,7 +28,6 @@ from agents.memory.text.concepts import concepts, salience
 from bus import failpoints, metrics
 from bus.connection import Bus
 from bus.errors import translate_errors
-from bus.jobs import ask_model
 from bus.record import find_acknowledged_floor, find_entry
 from bus.stream import measure_stream, read_stream
 from bus.topology import EPISODES
@@ -221,8 +220,7 @@ async def _write_summary(bus: Bus, owner: TenantUser, part: Sequence[OldEpisode]
         f"Note {number} ({day}):\n{episode.text}"
         for number, (day, episode) in enumerate(zip(days, part, strict=True), 1)
     )
-    result = await ask_model(
-        bus,
+    result = await bus.ask(
         new_turn(tenant=owner.tenant, user=owner.user, timeout=settings.sleep_timeout),
         lane="background",
         messages=(Message(role="system", content=_INSTRUCTION), Message(role="user", content=notes)),

@@ -6,7 +6,6 @@ import anyio
 
 from agents.shared.retained import RetainedJudgement, RetainedQuestion, judgement_from_scores
 from bus.connection import Bus
-from bus.jobs import ask_model
 from schemas.chat import Message
 from schemas.envelope import new_turn
 from schemas.errors import KikiError, Unavailable
@@ -37,8 +36,7 @@ async def examine(
 
     async def ask(number: int, question: RetainedQuestion) -> None:
         async with limiter:
-            result = await ask_model(
-                bus,
+            result = await bus.ask(
                 new_turn(tenant=tenant, timeout=timeout),
                 lane="background",
                 messages=(Message(role="user", content=question.question),),

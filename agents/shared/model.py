@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import anyio
 
 from bus.connection import Bus
-from bus.jobs import ask_model
 from schemas.chat import Message, Sampling, Usage
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, StageFailed
@@ -146,8 +145,7 @@ class Consultation:
             if self.seconds_left <= 0:
                 raise DeadlineExceeded("too little of the turn's time is left to ask the model.")
             with self._count_waiting():
-                result = await ask_model(
-                    self._bus,
+                result = await self._bus.ask(
                     self._envelope,
                     lane="auxiliary",
                     messages=messages,

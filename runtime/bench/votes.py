@@ -12,7 +12,6 @@ from rich.table import Table
 from agents.negotiator import prompts
 from agents.shared.calibration import BLANK, calibrated
 from bus.connection import Bus
-from bus.jobs import ask_model
 from runtime.bench.harness import (
     BenchReport,
     JsonOption,
@@ -91,9 +90,7 @@ async def judge(bus: Bus, pair: AnswerPair) -> VotingFigures:
         choices: tuple[str, ...], conversations: tuple[tuple[Message, ...], ...] = ()
     ) -> list[dict[str, float]]:
         envelope = new_turn(tenant="bench", timeout=TIMEOUT)
-        result = await ask_model(
-            bus, envelope, lane="auxiliary", messages=question, ballots=conversations, choices=choices
-        )
+        result = await bus.ask(envelope, lane="auxiliary", messages=question, ballots=conversations, choices=choices)
         return list(result.scores)
 
     habit, right, wrong = await score_choices(labels, ballots)

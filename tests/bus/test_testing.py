@@ -3,7 +3,6 @@
 import pytest
 
 from bus.connection import Bus
-from bus.jobs import ask_model
 from bus.testing import JOB_TOKENS, Scores, ScriptedWorker, connect_fresh, run_agents, temporary_broker
 from bus.topology import EPISODES
 from schemas.chat import Message
@@ -42,15 +41,13 @@ async def test_a_temporary_broker_has_fresh_streams_each_time() -> None:
 async def test_a_scripted_worker_answers_jobs(bus: Bus) -> None:
     worker = ScriptedWorker(on_job=script)
     async with run_agents(bus, worker):
-        text = await ask_model(bus, turn(), lane="auxiliary", messages=QUESTION)
+        text = await bus.ask(turn(), lane="auxiliary", messages=QUESTION)
         assert (text.candidates[0].text, text.prompt_tokens) == ("Here.", JOB_TOKENS)
         ballots = (QUESTION, QUESTION * 2)
-        votes = await ask_model(
-            bus, turn(), lane="background", messages=QUESTION, ballots=ballots, choices=("yes", "no")
-        )
+        votes = await bus.ask(turn(), lane="background", messages=QUESTION, ballots=ballots, choices=("yes", "no"))
         assert votes.scores == ({"yes": -2.0, "no": -2.0}, {"yes": -3.0, "no": -3.0})
         with pytest.raises(KikiError, match="nobody knows") as caught:
-            await ask_model(bus, turn(), lane="interactive", messages=(Message(role="user", content="Why?"),))
+            await bus.ask(turn(), lane="interactive", messages=(Message(role="user", content="Why?"),))
         assert caught.value.code == StageFailed.code
     assert (len(worker.jobs), len(worker.ballots)) == (3, 4)
 

@@ -7,7 +7,6 @@ import anyio
 from agents.inference.agent import InferenceAgent
 from agents.inference.requests import DecodingOutcome
 from bus.handler import Delivery
-from bus.jobs import answer_job
 from runtime import process
 from runtime.agents import find_spec, replace_agent
 from runtime.settings import Settings, load_settings
@@ -31,7 +30,7 @@ class InstantAgent(InferenceAgent):
     async def _job(self, job: Job, delivery: Delivery) -> None:
         scores = tuple(dict.fromkeys(job.choices, -1.0) for _ in job.ballots or ((),)) if job.choices else ()
         candidates = () if job.choices else (Candidate(text="Yes.", usage=USAGE),) * job.n
-        await answer_job(delivery.bus, job, JobResult(job_id=job.job_id, candidates=candidates, scores=scores))
+        await delivery.bus.answer(job, JobResult(job_id=job.job_id, candidates=candidates, scores=scores))
 
 
 def build(settings: Settings) -> InstantAgent:

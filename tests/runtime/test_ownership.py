@@ -17,7 +17,6 @@ from bus.agent import gather_reports
 from bus.broker import run_broker
 from bus.broker.ownership import find_holder, hold
 from bus.connection import Bus, connect
-from bus.jobs import ask_model
 from runtime import doctor
 from runtime.composition import broker_url, bus_settings
 from runtime.local_memory import open_memory
@@ -136,7 +135,7 @@ async def test_a_data_directory_is_made_for_an_agent_that_is_run_alone(tmp_path:
         await wait_for_agent(load_settings(nats=bus.settings.url), "inference")
         question, sampling = (Message(role="user", content="Hello?"),), Sampling(max_tokens=1)
         envelope = new_turn(tenant="test", timeout=60)
-        await ask_model(bus, envelope, lane="auxiliary", messages=question, sampling=sampling)
+        await bus.ask(envelope, lane="auxiliary", messages=question, sampling=sampling)
         agent.terminate()
         assert agent.stderr is not None
         log = b"".join([chunk async for chunk in agent.stderr]).decode()

@@ -15,7 +15,6 @@ import typer
 from rich.table import Table
 
 from bus.connection import Bus
-from bus.jobs import ask_model
 from runtime.bench.experts.examples import ExpertExample, judge_reply, list_domains, read_examples
 from runtime.bench.experts.verdict import ExpertVerdict
 from runtime.bench.harness import (
@@ -170,7 +169,7 @@ async def answer_questions(
 
     async def ask(messages: tuple[Message, ...], **asks: Any) -> JobResult:
         envelope = new_turn(tenant="bench", timeout=ANSWER_SECONDS)
-        result = await ask_model(bus, envelope, lane="background", messages=messages, adapters=adapters, **asks)
+        result = await bus.ask(envelope, lane="background", messages=messages, adapters=adapters, **asks)
         if [use.name for use in result.adapters] != [use.name for use in adapters]:
             raise StageFailed(f"the worker left out an adapter of {domain}.", code="adapter_failed")
         return result

@@ -24,7 +24,6 @@ from agents.inference.training.steps import TrainingExample  # noqa: E402
 from agents.shared.workers import name_worker  # noqa: E402
 from bus.agent import run_agent  # noqa: E402
 from bus.connection import Bus, BusSettings, LiveMessage, connect  # noqa: E402
-from bus.jobs import answer_job  # noqa: E402
 from bus.testing import run_agents  # noqa: E402
 from schemas.codec import decode  # noqa: E402
 from schemas.consolidation import Example, ExchangeReply, ExchangeRequest  # noqa: E402
@@ -115,7 +114,7 @@ class DreamWorker:
         right = self._judge("+".join(use.name for use in job.adapters))
         logprobs = {choice: -1.0 if (number == 0) == right else -2.0 for number, choice in enumerate(job.choices)}
         uses = tuple(AdapterUse(name=adapter.name, sha256=adapter.sha256) for adapter in loaded_adapters)
-        await answer_job(self._bus, job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=uses))
+        await self._bus.answer(job, JobResult(job_id=job.job_id, scores=(logprobs,), adapters=uses))
 
 
 async def tokens(examples: Sequence[Example]) -> list[TrainingExample]:

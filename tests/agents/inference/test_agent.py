@@ -12,7 +12,6 @@ from agents.inference.mlx.engine import MlxEngine
 from agents.inference.settings import InferenceSettings
 from agents.shared.workers import ask_worker, find_workers
 from bus.connection import Bus, LiveMessage
-from bus.jobs import ask_model
 from bus.metrics import DEGRADED
 from bus.testing import run_agents
 from bus.topology import ADAPTERS
@@ -142,8 +141,7 @@ async def check_only_a_plan_with_thinking_asks_for_reasoning(running: InferenceA
 
 async def check_a_job_is_decoded(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
-    result = await ask_model(
-        bus,
+    result = await bus.ask(
         envelope(),
         lane="auxiliary",
         messages=messages,
@@ -158,7 +156,7 @@ async def check_a_job_is_decoded(bus: Bus) -> None:
 async def check_a_job_is_scored(bus: Bus) -> None:
     messages = (Message(role="user", content="What is the capital of France?"),)
     choices = (PARIS, "Bananas are yellow cars.")
-    result = await ask_model(bus, envelope(), lane="interactive", messages=messages, choices=choices)
+    result = await bus.ask(envelope(), lane="interactive", messages=messages, choices=choices)
     (scores,) = result.scores
     assert set(scores) == set(choices)
     assert scores[choices[0]] > scores[choices[1]]
@@ -181,12 +179,10 @@ async def check_ballots_share_their_conversation(bus: Bus) -> None:
         (Message(role="assistant", content=answer), Message(role="user", content="Is that right?"))
         for answer in ("Paris.", "Bananas are yellow cars.")
     )
-    result = await ask_model(
-        bus, envelope(), lane="auxiliary", messages=question, ballots=ballots, choices=("Yes", "No")
-    )
+    result = await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots, choices=("Yes", "No"))
     assert [set(scores) for scores in result.scores] == [{"Yes", "No"}] * 2
     with pytest.raises(KikiError, match="ballots need choices"):
-        await ask_model(bus, envelope(), lane="auxiliary", messages=question, ballots=ballots)
+        await bus.ask(envelope(), lane="auxiliary", messages=question, ballots=ballots)
 
 
 async def check_a_panel_answers_with_every_member(bus: Bus) -> None:
@@ -224,10 +220,10 @@ async def check_a_failing_member_does_not_fail_the_turn(bus: Bus) -> None:
 async def check_a_failed_job_reports_its_error(bus: Bus) -> None:
     messages = (Message(role="user", content="Hello"),)
     with pytest.raises(KikiError, match="all zeros") as caught:
-        await ask_model(bus, envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
+        await bus.ask(envelope(), lane="background", messages=messages, adapters=(AdapterUse(name="dead"),))
     assert caught.value.code == "adapter_failed"
     with pytest.raises(KikiError, match="a choice is empty"):
-        await ask_model(bus, envelope(), lane="background", messages=messages, choices=("", "a"))
+        await bus.ask(envelope(), lane="background", messages=messages, choices=("", "a"))
 
 
 async def take_adapter_events(bus: Bus, count: int) -> list[tuple[str, str, str]]:

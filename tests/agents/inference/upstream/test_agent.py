@@ -9,7 +9,6 @@ import pytest
 from agents.inference.agent import InferenceAgent
 from agents.inference.settings import InferenceSettings, UpstreamAdapter, UpstreamSettings
 from bus.connection import Bus, LiveMessage
-from bus.jobs import ask_model
 from bus.testing import run_agents
 from schemas.adapters import (
     AdapterActivated,
@@ -77,7 +76,7 @@ async def test_turns_votes_and_adapters(running: InferenceAgent, bus: Bus) -> No
     assert (done.inference.model, candidate.adapters) == (BASE, (AdapterUse(name="rust", sha256="a" * 64),))
     messages = (Message(role="user", content="Keep it?"),)
     envelope = new_turn(tenant="test", timeout=PATIENCE)
-    vote = await ask_model(bus, envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
+    vote = await bus.ask(envelope, lane="auxiliary", messages=messages, choices=("KEEP", "REFUSE"))
     assert vote.scores[0] == pytest.approx({"KEEP": -0.4, "REFUSE": -0.6})
     assert vote.exact
     reply = await bus.request(ADAPTERS_LS, AdapterListRequest(), timeout=5)

@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from bus.connection import Bus
-from bus.jobs import ask_model
 from bus.testing import Scores
-from runtime.bench.experts import experts
 from runtime.bench.experts.examples import read_examples
 from runtime.bench.experts.experts import (
     ExpertReply,
@@ -62,10 +60,12 @@ async def test_base_and_adapter_get_the_same_prompts_and_are_judged(bus: Bus) ->
 
 
 async def test_an_adapter_that_the_worker_leaves_out_is_an_error(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask_without_adapters(*places: Any, **asks: Any) -> JobResult:
-        return await ask_model(*places, **{**asks, "adapters": ()})
+    ask = bus.ask
 
-    monkeypatch.setattr(experts, "ask_model", ask_without_adapters)
+    async def ask_without_adapters(*places: Any, **asks: Any) -> JobResult:
+        return await ask(*places, **{**asks, "adapters": ()})
+
+    monkeypatch.setattr(bus, "ask", ask_without_adapters)
     examples = read_examples("sql", "test")[:1]
     async with scripted_worker(bus, lambda _: "x"):
         with pytest.raises(ExceptionGroup) as error:
