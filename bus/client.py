@@ -3,7 +3,6 @@
 Needs nats-py and msgspec only. The distribution ``micro-kiki-client`` is made of it and :mod:`schemas`.
 """
 
-import asyncio
 import logging
 import random
 import uuid
@@ -22,7 +21,7 @@ from bus.deliveries import DeliveryClient
 from bus.errors import BROKER_ERRORS, explain_refusal, is_refusal, translate_errors
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
-from bus.turn import Happening, LiveText, TurnEvents, follow_turn, raise_if_failed, wait_openly
+from bus.turn import Happening, LiveText, TurnEvents, follow_turn
 from schemas.calls import (
     REPLAY_START,
     SERVICES_FETCH,
@@ -37,7 +36,6 @@ from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import (
-    ENDS,
     AnswerReady,
     AnswerTaken,
     EpisodeForgotten,
@@ -131,7 +129,6 @@ class Turn:
     def __init__(self, envelope: Envelope, events: TurnEvents, take: Callable[[AnswerReady], Awaitable[None]]) -> None:
         self.envelope = envelope
         self.answer: AnswerReady | None = None
-        self.ended = False
         self._events = events
         self._take = take
 
@@ -140,30 +137,25 @@ class Turn:
         """The turn's id: ``kiki trace`` shows it, ``kiki replay`` repeats it."""
         return self.envelope.turn_id
 
+    @property
+    def ended(self) -> bool:
+        """Whether the turn's end came: nothing follows."""
+        return self._events.ended
+
     async def events(self) -> AsyncGenerator[Happening, None]:
         """Every event of the turn and every piece of live text, until the turn ends.
 
         Raises:
             KikiError: the turn failed or was cancelled; ``code`` is public.
-            Unavailable: the turn did not end before its deadline, the connection was closed, or the answer is there and
-                cannot be recorded.
+            DeadlineExceeded: the turn did not end before its deadline.
+            Unavailable: the connection was closed, or the answer is there and cannot be recorded.
         """
         while not self.ended:
-            event = await self._next()
-            raise_if_failed(event)
+            event = await self._events.next(late=TIMEOUT)
+            if isinstance(event, AnswerReady):
+                await self._take(event)
+                self.answer = event
             yield event
-
-    async def _next(self) -> Happening:
-        try:
-            async with asyncio.timeout(max(0.0, self.envelope.remaining) + TIMEOUT):
-                event = await anext(self._events)
-        except TimeoutError as error:
-            raise Unavailable("the turn did not end before its deadline.") from error
-        self.ended = isinstance(event, ENDS)
-        if isinstance(event, AnswerReady):
-            await self._take(event)
-            self.answer = event
-        return event
 
     async def text(self) -> AsyncGenerator[str, None]:
         """The answer in pieces while it is decoded, or in one piece when it is judged before it is shown.
@@ -224,10 +216,7 @@ class Client:
             awaited=True,
         )
         envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
-        async with (
-            wait_openly(self.connection, self.subjects, envelope.turn_id),
-            follow_turn(self.connection, self.subjects, envelope) as events,
-        ):
+        async with follow_turn(self.connection, self.subjects, envelope, awaited=True) as events:
             turn = Turn(envelope, events, self._take)
             await self._publish(QueryReceived(envelope=envelope, query=query))
             try:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-import anyio
 import msgspec
 import structlog
 from nats.aio.client import Client
@@ -35,21 +34,18 @@ from bus.errors import (
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
-from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn, wait_for_answer
+from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn
 from schemas.calls import Service
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
-from schemas.errors import DeadlineExceeded, InvalidEvent, KikiError, Refused, SetupError, StageFailed, Unavailable
+from schemas.errors import InvalidEvent, KikiError, Refused, SetupError, StageFailed, Unavailable
 from schemas.events import AnswerReady, Event, Signal, TurnCancelled
 from schemas.findings import AdapterUse, RecalledEpisode
 from schemas.jobs import Job, JobResult, Lane
 
 Q = TypeVar("Q", bound=msgspec.Struct | None)
 R = TypeVar("R", bound=msgspec.Struct)
-
-LATE_SECONDS = 1.0
-"""Seconds that a stage has after the deadline to report that it has passed."""
 
 MIN_SERVER = (2, 10)
 """Oldest version of the NATS server: consumers with several filters came with it."""
@@ -148,12 +144,9 @@ class Bus:
             DeadlineExceeded: nobody said how it ended.
             KikiError: a stage gave the turn up, somebody cancelled it, or the broker is away.
         """
-        envelope = event.envelope
-        async with self.follow(envelope, kinds=()) as happenings:
+        async with self.follow(event.envelope, kinds=()) as happenings:
             await self.publish(event)
-            with anyio.move_on_after(envelope.remaining + LATE_SECONDS):
-                return await wait_for_answer(happenings)
-        raise DeadlineExceeded("the turn's deadline passed without a word.")
+            return await happenings.answer()
 
     async def signal(self, signal: Signal) -> None:
         """Publish a signal on core NATS: delivered to who listens now, never stored."""
@@ -179,10 +172,10 @@ class Bus:
         return str(self.client.new_inbox())
 
     def follow(
-        self, envelope: Envelope, *, kinds: Sequence[Kind] = ALL_KINDS
+        self, envelope: Envelope, *, kinds: Sequence[Kind] = ALL_KINDS, awaited: bool = False
     ) -> AbstractAsyncContextManager[TurnEvents]:
         """The turn's events from now on, as :func:`bus.turn.follow_turn` gives them."""
-        return follow_turn(self.client, self.subjects, envelope, kinds=kinds)
+        return follow_turn(self.client, self.subjects, envelope, kinds=kinds, awaited=awaited)
 
     async def ask(
         self,

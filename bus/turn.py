@@ -6,7 +6,7 @@ Text that a reader has seen cannot be taken back, so only text that continues it
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -16,7 +16,7 @@ from bus.errors import BROKER_ERRORS, translate_errors
 from bus.subjects import Subjects
 from schemas.codec import decode
 from schemas.envelope import Envelope
-from schemas.errors import InvalidEvent, InvalidStage, KikiError, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, Unavailable
 from schemas.events import (
     ENDS,
     STAGE_EVENTS,
@@ -34,6 +34,9 @@ Happening = Event | Signal
 
 Kind = type[Event] | type[InferBegun] | type[InferToken]
 
+LATE_SECONDS = 1.0
+"""Seconds that a stage has after the deadline to report that it has passed."""
+
 ALL_KINDS: tuple[Kind, ...] = (*STAGE_EVENTS, InferBegun, InferToken)
 
 
@@ -44,6 +47,7 @@ class TurnEvents:
     """
 
     def __init__(self, envelope: Envelope, kinds: Sequence[Kind]) -> None:
+        self.envelope = envelope
         self._owner = _owner_of(envelope)
         self._kinds = {kind.subject: kind for kind in kinds}
         self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
@@ -82,6 +86,27 @@ class TurnEvents:
             return event
         raise Unavailable("the connection was closed before the turn ended.")
 
+    async def next(self, *, late: float = LATE_SECONDS) -> Happening:
+        """The next event of a turn that goes on, or its answer. It may come ``late`` seconds after the deadline.
+
+        Raises:
+            DeadlineExceeded: none came by then.
+            KikiError: a stage gave the turn up, or somebody cancelled it; or what the iteration raises.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, self.envelope.remaining) + late):
+                event = await anext(self)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the turn's deadline passed without a word.") from error
+        raise_if_failed(event)
+        return event
+
+    async def answer(self) -> AnswerReady:
+        """Wait for the turn's answer. Raises what :meth:`next` raises."""
+        while True:
+            if isinstance(event := await self.next(), AnswerReady):
+                return event
+
     async def collect(self, subscription: Subscription) -> None:
         """Queue the messages of a subscription until the connection is closed."""
         try:
@@ -93,11 +118,17 @@ class TurnEvents:
 
 @asynccontextmanager
 async def follow_turn(
-    client: Client, subjects: Subjects, envelope: Envelope, *, kinds: Sequence[Kind] = ALL_KINDS
+    client: Client,
+    subjects: Subjects,
+    envelope: Envelope,
+    *,
+    kinds: Sequence[Kind] = ALL_KINDS,
+    awaited: bool = False,
 ) -> AsyncIterator[TurnEvents]:
     """The events of the turn of ``envelope``, from now on. Enter the context before the question is published.
 
     ``kinds`` are the kinds of events to read beside the turn's end; without any of them the broker sends only the end.
+    ``awaited``: whoever asks meanwhile whether the turn is waited for is told so (:mod:`bus.turns.awaiting`).
 
     Raises:
         BrokerUnavailable: the connection is closed.
@@ -109,7 +140,8 @@ async def follow_turn(
         subscriptions = [await client.subscribe(subject) for subject in filters]
     collectors = [asyncio.create_task(events.collect(subscription)) for subscription in subscriptions]
     try:
-        yield events
+        async with _wait_openly(client, subjects, turn_id) if awaited else nullcontext():
+            yield events
     finally:
         for collector in collectors:
             collector.cancel()
@@ -120,13 +152,7 @@ async def follow_turn(
 
 
 @asynccontextmanager
-async def wait_openly(client: Client, subjects: Subjects, turn_id: str) -> AsyncIterator[None]:
-    """Say to whoever asks, as long as the context lasts, that the turn is waited for (:mod:`bus.turns.awaiting`).
-
-    Raises:
-        BrokerUnavailable: the connection is closed.
-    """
-
+async def _wait_openly(client: Client, subjects: Subjects, turn_id: str) -> AsyncIterator[None]:
     async def confirm(message: Msg) -> None:
         if message.reply:
             await client.publish(message.reply)
@@ -138,20 +164,6 @@ async def wait_openly(client: Client, subjects: Subjects, turn_id: str) -> Async
     finally:
         with suppress(*BROKER_ERRORS):  # the connection is closed, and the subscription with it
             await subscription.unsubscribe()
-
-
-async def wait_for_answer(events: TurnEvents) -> AnswerReady:
-    """Wait for the turn's answer.
-
-    Raises:
-        KikiError: a stage gave the turn up, or somebody cancelled it.
-        Unavailable: the connection was closed before the turn ended.
-    """
-    while True:
-        event = await anext(events)
-        if isinstance(event, AnswerReady):
-            return event
-        raise_if_failed(event)
 
 
 def raise_if_failed(event: Happening) -> None:

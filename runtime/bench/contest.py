@@ -23,7 +23,6 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from agents.inference.mlx import cpu
 from bus.connection import Bus
-from bus.turn import raise_if_failed
 from schemas.chat import Message, Sampling
 from schemas.envelope import new_turn
 from schemas.errors import Unavailable
@@ -125,14 +124,12 @@ def worker_contestant(bus: Bus) -> Contestant:
             await bus.publish(
                 RecallDone(envelope=query_routed.envelope.next("recall"), query=query, route=route, recall=Recall())
             )
-            with anyio.fail_after(TIMEOUT):
-                async for event in events:
-                    first = first or (time.perf_counter() - started if isinstance(event, InferToken) else 0.0)
-                    if isinstance(event, InferDone):
-                        total = time.perf_counter() - started
-                        return Reply(event.inference.usage.completion_tokens, first or total, total)
-                    raise_if_failed(event)
-        raise Unavailable("the broker closed the subscription.")
+            while True:
+                event = await events.next()
+                first = first or (time.perf_counter() - started if isinstance(event, InferToken) else 0.0)
+                if isinstance(event, InferDone):
+                    total = time.perf_counter() - started
+                    return Reply(event.inference.usage.completion_tokens, first or total, total)
 
     return ask
 

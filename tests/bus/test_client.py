@@ -9,7 +9,7 @@ from bus.turn import Happening
 from schemas.chat import Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
-from schemas.errors import InvalidStage, KikiError, Unavailable
+from schemas.errors import DeadlineExceeded, InvalidStage, KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, QueryRouted, TurnCancelled, TurnFailed
 from schemas.services import ReplayReply, ReplayRequest
 from tests.agents.memory.scenes import answer_ready
@@ -116,6 +116,12 @@ async def test_a_turn_whose_connection_is_closed_is_unavailable(nats_url: str) -
         with pytest.raises(Unavailable, match="cannot be followed"):
             async with bus.follow(new_turn(tenant="t", timeout=1.0)):
                 pass
+
+
+async def test_a_turn_without_an_end_is_over_at_its_deadline(bus: Bus) -> None:
+    async with bus.follow(new_turn(tenant="tests", timeout=0.2)) as events:
+        with anyio.fail_after(5), pytest.raises(DeadlineExceeded, match="without a word"):
+            await events.next(late=0.1)
 
 
 async def test_leaving_before_the_end_cancels_the_turn(bus: Bus, client: Client) -> None:

@@ -18,7 +18,7 @@ from bus.errors import BrokerUnavailable
 from bus.storage.guard import StorageGuard
 from bus.tenants.load import TenantLoad
 from bus.topology import TURNS
-from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of, wait_openly
+from bus.turn import ALL_KINDS, Happening, TurnEvents, error_of
 from bus.turns.events import find_end
 from runtime.facade import metrics as telemetry
 from runtime.facade.chat.idempotency import Claim, claim
@@ -341,9 +341,8 @@ class Turns:
         """The turn's events as they come; without ``tokens`` only those that end it."""
         async with AsyncExitStack() as stack:
             try:
-                following = self.bus.follow(envelope, kinds=ALL_KINDS if tokens else ())
+                following = self.bus.follow(envelope, kinds=ALL_KINDS if tokens else (), awaited=True)
                 events = await stack.enter_async_context(following)
-                await stack.enter_async_context(wait_openly(self.bus.client, self.bus.subjects, envelope.turn_id))
             except BrokerUnavailable as error:
                 raise Unavailable("the broker is away: ask again in a moment.", code="broker_lost") from error
             self._followers[envelope.turn_id] += 1

@@ -15,11 +15,12 @@ from agents.tenants.agent import TenantsAgent
 from agents.tenants.settings import TenantsSettings
 from bus.access.login import OWNER, Login, seed_file
 from bus.broker import run_broker
-from bus.connection import LATE_SECONDS, Bus, BusSettings, LiveMessage, connect
+from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.stream import measure_stream
 from bus.tenant_client import TenantClient, connect_tenant
 from bus.testing import run_agents
 from bus.topology import EPISODES
+from bus.turn import LATE_SECONDS
 from runtime.access import list_users
 from schemas.asyncapi.document import document
 from schemas.chat import Message

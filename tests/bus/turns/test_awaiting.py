@@ -6,10 +6,10 @@ import pytest
 
 from bus.connection import Bus, BusSettings, connect
 from bus.handler import Delivery
-from bus.turn import wait_openly
 from bus.turns import awaiting
 from bus.turns.awaiting import is_awaited
 from bus.turns.events import find_end
+from schemas.envelope import new_turn
 from schemas.events import Event, QueryReceived, TurnCancelled
 from tests.bus.conftest import eventually, query, run_consumer
 
@@ -28,14 +28,15 @@ def awaited_query(*, awaited: bool = True) -> QueryReceived:
 
 
 async def test_the_broker_knows_whether_somebody_waits(bus: Bus, nats_url: str) -> None:
-    assert not await is_awaited(bus, "t")
+    envelope = new_turn(tenant="tests", timeout=60)
+    assert not await is_awaited(bus, envelope.turn_id)
     async with (
         connect(BusSettings(url=nats_url), name="asker") as asker,
-        wait_openly(asker.client, asker.subjects, "t"),
+        asker.follow(envelope, kinds=(), awaited=True),
     ):
         await asker.flush()
-        assert await is_awaited(bus, "t")
-    await eventually(lambda: is_left(bus, "t"))
+        assert await is_awaited(bus, envelope.turn_id)
+    await eventually(lambda: is_left(bus, envelope.turn_id))
 
 
 async def is_left(bus: Bus, turn_id: str) -> bool:
@@ -58,7 +59,7 @@ async def test_a_turn_is_cancelled_when_its_askers_connection_ends(bus: Bus, nat
     async with run_consumer(bus, handle):
         async with (
             connect(BusSettings(url=nats_url), name="asker") as asker,
-            wait_openly(asker.client, asker.subjects, event.envelope.turn_id),
+            asker.follow(event.envelope, kinds=(), awaited=True),
         ):
             await bus.publish(event)
             await began.wait()
