@@ -169,7 +169,7 @@ async def _respond(endpoint: Endpoint, request: Request, bus: Bus) -> None:
     try:
         with _refusals(endpoint.verb):
             data = encode(await _answer(endpoint, request.data))
-            if len(data) > bus.client.max_payload:
+            if len(data) > bus.max_payload:
                 raise KikiError(f"the reply to {endpoint.verb} has {len(data)} bytes, more than the broker takes.")
         await request.respond(data)
     except KikiError as error:

@@ -103,6 +103,11 @@ class Bus:
         return bool(self.client.is_connected)
 
     @property
+    def max_payload(self) -> int:
+        """The most bytes that one message may have."""
+        return int(self.client.max_payload)
+
+    @property
     def broker_port(self) -> int | None:
         """The port of the server that the connection goes to; None while there is none."""
         url = self.client.connected_url
@@ -120,9 +125,9 @@ class Bus:
             StageFailed: the event is larger than the broker takes.
         """
         data = encode(event)
-        if len(data) > self.client.max_payload:
+        if len(data) > self.max_payload:
             raise StageFailed(
-                f"{event.subject} has {len(data)} bytes, the broker takes {self.client.max_payload}: "
+                f"{event.subject} has {len(data)} bytes, the broker takes {self.max_payload}: "
                 "shorten the conversation; 'kiki doctor' says which limit is smaller than the model's context.",
                 code="context_length_exceeded",
             )

@@ -107,7 +107,7 @@ class TurnEvents:
             if isinstance(event := await self.next(), AnswerReady):
                 return event
 
-    async def collect(self, subscription: Subscription) -> None:
+    async def _collect(self, subscription: Subscription) -> None:
         """Queue the messages of a subscription until the connection is closed."""
         try:
             async for message in subscription.messages:
@@ -138,7 +138,7 @@ async def follow_turn(
     filters = [subjects.turn(turn_id)] if kinds else [subjects.stage(kind.subject, turn_id) for kind in ENDS]
     with translate_errors("the turn cannot be followed"):
         subscriptions = [await client.subscribe(subject) for subject in filters]
-    collectors = [asyncio.create_task(events.collect(subscription)) for subscription in subscriptions]
+    collectors = [asyncio.create_task(events._collect(subscription)) for subscription in subscriptions]
     try:
         async with _wait_openly(client, subjects, turn_id) if awaited else nullcontext():
             yield events

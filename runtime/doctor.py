@@ -239,7 +239,7 @@ async def _check_runtime(settings: Settings) -> tuple[list[Finding], StatusReply
                     f"'kiki run {missing[0]}' or 'kiki up'" if missing else "",
                 ),
                 *_describe_worker(statuses),
-                *_check_limits(settings, statuses.get("inference"), bus.client.max_payload),
+                *_check_limits(settings, statuses.get("inference"), bus.max_payload),
                 *(await _check_agreement(bus) if settings.adapters is not None and "inference" in statuses else ()),
             ]
             return findings, statuses.get("inference")

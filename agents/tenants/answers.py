@@ -119,7 +119,7 @@ async def read_records(asker: TenantAsker, request: TenantRecords, *, scan: int)
     records: list[Record] = []
     last = (await measure_stream(asker.bus, EPISODES)).last_seq
     after, until = max(0, request.after), min(last, max(0, request.after) + scan)
-    room = asker.bus.client.max_payload // 2
+    room = asker.bus.max_payload // 2
     if after < until:
         messages = read_stream(asker.bus, EPISODES, asker.bus.subjects.episodes, after=after, until=until)
         async with aclosing(messages):

@@ -93,7 +93,7 @@ async def _read_within_limit(chunks: AsyncIterator[bytes], request: Request, par
 
 async def _find_limit(parts: Facade) -> int:
     limits = derive_limits(await parts.abilities.read_context_tokens())
-    return limit_body(limits, body_limit=parts.settings.body_limit, max_payload=parts.bus.client.max_payload)
+    return limit_body(limits, body_limit=parts.settings.body_limit, max_payload=parts.bus.max_payload)
 
 
 async def _drain(chunks: AsyncIterator[bytes], remaining: int) -> None:
