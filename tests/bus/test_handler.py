@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from bus.topology import ANSWERS, DEAD, TURNS
 from schemas.codec import encode
 from schemas.errors import KikiError, StageFailed, Unavailable
 from schemas.events import Event, QueryReceived, TurnCancelled, TurnFailed
+from schemas.findings import StageTiming
 from tests.bus.conftest import declare_consumer, eventually, query, reply, run_beside, run_consumer
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +42,28 @@ async def test_the_result_is_published_and_the_message_acknowledged(bus: Bus) ->
         assert result.envelope.causation_id == event.envelope.event_id
         assert result.envelope.sequence == 1
         await eventually(lambda: _equals(count_unsettled(bus), 0))
+
+
+async def test_a_delivery_says_how_long_its_stage_took(bus: Bus) -> None:
+    timings: list[StageTiming] = []
+
+    async def handle(event: QueryReceived, delivery: Delivery) -> Event | None:
+        await anyio.sleep(0.05)
+        timings.append(delivery.timing("echo", compute=0.04, ahead=0.01))
+        if delivery.attempt < 2:
+            raise Unavailable("try again")
+        return reply(event)
+
+    sent_at = time.time()
+    async with run_consumer(bus, handle):
+        event = query()
+        await bus.publish(event)
+        await eventually(lambda: find_last(bus, TurnCancelled, event))
+    assert [timing.attempt for timing in timings] == [1, 2]
+    for timing in timings:
+        assert (timing.stage, timing.compute, timing.ahead) == ("echo", 0.04, 0.01)
+        assert timing.duration >= 0.05
+        assert sent_at <= timing.started_at < timing.finished_at <= time.time()
 
 
 async def _equals(value: Any, expected: Any) -> bool:
