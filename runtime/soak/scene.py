@@ -1,6 +1,7 @@
 """The runtime that a soak breaks: its processes, its folder, and its broker as the person of the machine reaches it."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -20,7 +21,6 @@ import psutil
 from bus.access.login import OWNER
 from bus.connection import BusSettings
 from bus.failpoints import FAILPOINTS
-from bus.storage.disk import describe_lack
 from runtime.access import login_of
 from runtime.agents import FACADE, default_agents
 from runtime.composition import group_by_process
@@ -144,13 +144,10 @@ class SoakScene:
             SetupError: the runtime has ended, or is not ready in time.
         """
         self.start()
-        was_full = False
         with anyio.move_on_after(READY_SECONDS):
             while not await self.is_ready():
-                was_full = was_full or bool(describe_lack(self.data_dir))
-                if was_full and self.process is not None and self.process.poll() is not None:
+                if self._has_ended() and os.strerror(errno.ENOSPC) in self._read_last_line():
                     self.start()
-                    was_full = False
                 self.check_alive()
                 await anyio.sleep(0.5)
             return
@@ -158,9 +155,16 @@ class SoakScene:
 
     def check_alive(self) -> None:
         """Raise a :class:`SetupError` with the supervisor's last line when it has ended by itself."""
-        if self.process is not None and (code := self.process.poll()) is not None:
-            lines = (self.directory / "up.log").read_text(errors="replace").strip().splitlines()
-            raise SetupError(f"the runtime ended with {code}: {lines[-1] if lines else 'its log is empty'}.")
+        if self.process is not None and self._has_ended():
+            line = self._read_last_line() or "its log is empty"
+            raise SetupError(f"the runtime ended with {self.process.returncode}: {line}.")
+
+    def _has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def _read_last_line(self) -> str:
+        lines = (self.directory / "up.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     @property
     def broker(self) -> BusSettings:
