@@ -21,6 +21,7 @@ import psutil
 from bus.access.login import OWNER
 from bus.connection import BusSettings
 from bus.failpoints import FAILPOINTS
+from bus.storage.disk import describe_lack
 from runtime.access import login_of
 from runtime.agents import FACADE, default_agents
 from runtime.composition import group_by_process
@@ -144,10 +145,13 @@ class SoakScene:
             SetupError: the runtime has ended, or is not ready in time.
         """
         self.start()
+        was_full = False
         with anyio.move_on_after(READY_SECONDS):
             while not await self.is_ready():
-                if self._has_ended() and os.strerror(errno.ENOSPC) in self._read_last_line():
+                was_full = was_full or bool(describe_lack(self.data_dir))
+                if self._has_ended() and (was_full or os.strerror(errno.ENOSPC) in self._read_last_line()):
                     self.start()
+                    was_full = False
                 self.check_alive()
                 await anyio.sleep(0.5)
             return
