@@ -50,6 +50,12 @@ _COMMON: dict[str, Any] = {
 _QUEUE: dict[str, Any] = {"retention": RetentionPolicy.WORK_QUEUE, "discard": DiscardPolicy.NEW, "allow_direct": None}
 
 
+def nouns() -> frozenset[str]:
+    """The nouns of the runtime's own subjects: of what the streams hold, and of requests."""
+    stored = {subject.split(".")[1] for stream in streams(Subjects()) for subject in stream.subjects or ()}
+    return frozenset({"svc", "ask", *stored})
+
+
 def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...]:
     """All streams, declared: turns, answers, the record, adapters, dreams, jobs, dead letters, services, probe."""
     stream = partial(_stream, subjects, replicas=replicas)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bus import topology
-from bus.subjects import Subjects
 from runtime.agents import FACADE, all_agents, default_agents, find_spec, guest_events, read_settings, turn_agents
 from runtime.settings import Settings
 from schemas.errors import SetupError
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
 GROUP = "kiki.agents"
 """The group of entry points."""
 
-_NOUNS = {"svc", "ask"} | {
-    subject.split(".")[1] for stream in topology.streams(Subjects()) for subject in stream.subjects or ()
-}
+_NOUNS = topology.nouns()
 """Nouns of the runtime's own subjects."""
 
 
