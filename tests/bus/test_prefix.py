@@ -7,9 +7,11 @@ from bus.connection import Bus, BusSettings, connect
 from bus.consumers import read_consumer
 from bus.handler import Consumer, Delivery, Handler
 from bus.stream import measure_stream, measure_streams, read_message
+from bus.subjects import Subjects
 from bus.topology import EPISODES, STREAMS, TURNS
 from bus.turns.events import find_end
-from schemas.events import Event, QueryReceived, TurnCancelled
+from schemas.events import STAGE_EVENTS, Event, QueryReceived, TurnCancelled
+from schemas.services import ServiceRegistered
 from tests.bus.conftest import eventually, query, reply, run_beside, run_consumer
 
 pytestmark = pytest.mark.anyio
@@ -52,3 +54,21 @@ async def test_runtimes_of_two_prefixes_share_neither_streams_nor_consumers(bus:
         finally:
             for name in STREAMS:
                 await other.js.delete_stream(other.subjects.stream(name))
+
+
+@pytest.mark.parametrize("prefix", ["kiki", "lab-2"])
+def test_a_subject_says_its_kind_and_its_key(prefix: str) -> None:
+    subjects = Subjects(prefix)
+    for kind in STAGE_EVENTS:
+        subject = subjects.stage(kind.subject, "t-1")
+        assert (Subjects.kind(subject), Subjects.key(subject)) == (kind.subject, "t-1")
+    registered = subjects.stage(ServiceRegistered.subject, "dream")
+    assert (Subjects.kind(registered), Subjects.key(registered)) == ("service.registered", "dream")
+
+
+def test_a_runtime_owns_the_subjects_of_its_prefix_alone() -> None:
+    subjects = Subjects("kiki")
+    assert subjects.owns("kiki.query.received.t")
+    assert subjects.owns("kiki")
+    assert not subjects.owns("kikis.query.received.t")
+    assert not subjects.owns("_INBOX.kiki.1")

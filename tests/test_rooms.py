@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 INSIDE = {"js", "_msg"}
 """Attributes that lead into nats-py wherever they stand; ``client`` does where it is a bus's."""
 
