@@ -149,6 +149,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "admin_key": settings.admin_key,
         "turn_timeout": DEBUG_TURN_SECONDS if settings.debug else settings.turn_timeout,
         "expected_agents": guests.list_expected(settings),
+        "external_agents": guests.list_external(settings),
         "broker_dir": settings.broker_dir,
         "disk_reserve": settings.disk_reserve,
     }

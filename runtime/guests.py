@@ -163,6 +163,11 @@ def list_expected(settings: Settings) -> tuple[str, ...]:
     )
 
 
+def list_external(settings: Settings) -> tuple[str, ...]:
+    """The agents that run elsewhere."""
+    return tuple(name for name in settings.agents if read_placement(name, settings).external)
+
+
 def _is_awaited(name: str) -> bool:
     spec = find_spec(name)
     return spec is not None and any(stage.position == "awaited" for stage in spec.stages)

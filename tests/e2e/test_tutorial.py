@@ -41,9 +41,7 @@ def test_the_tutorials_agent_stands_in_the_turn(tmp_path: Path) -> None:
     write_agent(tmp_path)
     (settings,) = blocks("toml")
     tables = tomllib.loads(settings)["agents"]
-    runtime = start(
-        tmp_path, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables), PYTHONPATH=paths(tmp_path)
-    )
+    runtime = start(tmp_path, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables), PYTHONPATH=paths(tmp_path))
     try:
         reply = ask(runtime, "What is a hash table?", kiki={"level": "full"})
         assert reply.status_code == 200, reply.text
