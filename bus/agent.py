@@ -23,7 +23,7 @@ from bus.handler import Consumer, Handler
 from bus.local_endpoints import Accept
 from bus.request import gather, no_answer
 from schemas.codec import decode, encode
-from schemas.errors import KikiError
+from schemas.errors import KikiError, SetupError
 from schemas.status import ServiceError, StatusReply
 
 VERSION = "0.1.0"
@@ -64,6 +64,31 @@ class Agent(Protocol):
         ...
 
 
+class BaseAgent:
+    """An agent that acquires nothing, answers no requests and is always ready: a subclass names itself and says what it
+    handles."""
+
+    name = ""
+
+    @contextlib.asynccontextmanager
+    async def open(self, bus: Bus) -> AsyncIterator[None]:
+        """Acquire nothing; ``bus`` is kept as ``self.bus``."""
+        self.bus = bus
+        yield
+
+    def handlers(self) -> Sequence[Handler[Any]]:
+        """None."""
+        return ()
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """None."""
+        return ()
+
+    def status(self) -> StatusReply:
+        """Ready."""
+        return StatusReply(agent=self.name, ready=True)
+
+
 async def run_agent(
     agent: Agent, bus: Bus, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
@@ -72,14 +97,17 @@ async def run_agent(
     While the broker is away or its cluster has no quorum, each step of the start is repeated.
 
     Raises:
-        SetupError: a consumer differs from its declaration, or the agent cannot open what it needs.
+        SetupError: a consumer differs from its declaration, the agent cannot open what it needs, or it does not read
+            what the settings say that it comes after.
     """
     wait = bus.outage.wait
     await wait(bus.reconcile)
     async with contextlib.AsyncExitStack() as stack:
         await wait(lambda: stack.enter_async_context(agent.open(bus)))
+        handlers = agent.handlers()
+        _check_place(agent.name, handlers, bus)
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        consumers = [Consumer(bus, handler) for handler in agent.handlers()]
+        consumers = [Consumer(bus, handler) for handler in handlers]
         for consumer in consumers:
             await wait(consumer.declare)
         for consumer in consumers:
@@ -89,6 +117,18 @@ async def run_agent(
             _log.info("agent ready", agent=agent.name)
             task_status.started()
             await anyio.sleep_forever()
+
+
+def _check_place(name: str, handlers: Sequence[Handler[Any]], bus: Bus) -> None:
+    """Refuse a guest that comes after a stage and does not read what that publishes: every turn would wait there."""
+    for noun_verb, chain in bus.subjects.guests.items():
+        is_read = any((handler.stage, handler.event.subject) == (name, noun_verb) for handler in handlers)
+        if name in chain and not is_read:
+            raise SetupError(
+                f"'{name}' comes after a stage and has no handler of {noun_verb} with the stage '{name}': add one, or "
+                "take 'after' out of its settings.",
+                param=f"agents.{name}.after",
+            )
 
 
 @contextlib.asynccontextmanager

@@ -57,6 +57,9 @@ class BusSettings:
 
     Of one tenant alone an agent holds ``tenant_turns`` turns of ``tenant_bytes`` bytes at once, of several each has
     less (:mod:`bus.tenants.shares`); ``tenant_letters`` dead letters of each are kept by consumer.
+
+    ``guests`` come after stages (:class:`bus.subjects.Subjects`). With ``debug`` the broker waits an hour before it
+    delivers a message again whose handler says nothing, because it stands at a breakpoint.
     """
 
     url: str = field(default="nats://127.0.0.1:4222", repr=False)
@@ -68,6 +71,8 @@ class BusSettings:
     tenant_turns: int = 192
     tenant_bytes: int = 32 * 1024**2
     tenant_letters: int = 128
+    guests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    debug: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Bus:
         self.client = client
         self.js: JetStreamContext = client.jetstream(timeout=settings.publish_timeout)
         self.settings = settings
-        self.subjects = Subjects(settings.prefix)
+        self.subjects = Subjects(settings.prefix, settings.guests)
         self.cancellations = Cancellations()
         self.local_endpoints = LocalEndpoints()
         self.outage = outage
@@ -106,8 +111,8 @@ class Bus:
         url = self.client.connected_url
         return url.port if url else None
 
-    async def publish(self, event: Event, *, msg_id: str | None = None) -> bool:
-        """Store ``event`` in its stream and await the PubAck.
+    async def publish(self, event: Event, *, msg_id: str | None = None, stage: str = "") -> bool:
+        """Store ``event`` in its stream and await the PubAck. ``stage`` is who publishes it, which matters of a guest.
 
         Returns:
             Whether it is new: False when the same message id was stored before (de-duplicated).
@@ -125,10 +130,14 @@ class Bus:
                 code="context_length_exceeded",
             )
         headers = tracing.headers()
-        headers[MSG_ID] = msg_id or message_id(event)
+        subject, own_id = self.subjects.of(event), message_id(event)
+        if (noun_verb := self.subjects.output_of(stage, event.subject)) != event.subject:
+            turn_id = event.envelope.turn_id
+            subject, own_id = self.subjects.stage(noun_verb, turn_id), f"{turn_id}:{noun_verb}"
+        headers[MSG_ID] = msg_id or own_id
         with translate_errors(f"{event.subject} was not stored"):
             try:
-                ack = await self.js.publish(self.subjects.of(event), data, headers=headers)
+                ack = await self.js.publish(subject, data, headers=headers)
             except BROKER_ERRORS as error:
                 if code_of(error) == STREAM_FULL:
                     raise Refused(f"the queue of {event.subject} is full: try again later.") from error

@@ -33,6 +33,7 @@ class ConsumerState:
         delivered: the sequence of the message that was delivered last.
         pending: how many messages are not delivered yet.
         awaiting_ack: how many messages are delivered and not acknowledged.
+        filters: subjects of the messages that it delivers.
         metadata: what it was created with.
     """
 
@@ -42,6 +43,7 @@ class ConsumerState:
     delivered: int
     pending: int
     awaiting_ack: int
+    filters: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -184,8 +186,15 @@ def _state(info: ConsumerInfo) -> ConsumerState:
         delivered=info.delivered.stream_seq if info.delivered else 0,
         pending=info.num_pending or 0,
         awaiting_ack=info.num_ack_pending or 0,
+        filters=_filters(info),
         metadata=(info.config.metadata if info.config else None) or {},
     )
+
+
+def _filters(info: ConsumerInfo) -> tuple[str, ...]:
+    if info.config is None:
+        return ()
+    return tuple(info.config.filter_subjects or [info.config.filter_subject or ">"])
 
 
 def _config(declaration: ConsumerDeclaration) -> ConsumerConfig:

@@ -70,6 +70,9 @@ STALL_FACTOR = 2.0
 MAX_DELAY = 10.0
 """Upper bound in seconds of the delay before another try."""
 
+DEBUG_ACK_WAIT = 3600.0
+"""Seconds that a silent handler has where the settings say ``debug``: a breakpoint stops the heartbeats, too."""
+
 AWAY: tuple[type[Exception], ...] = (*BROKER_ERRORS, Unavailable)
 
 _log = structlog.get_logger("bus")
@@ -164,8 +167,8 @@ class Consumer(Generic[E]):
         self.check_seconds = check_seconds
         self._config = topology.consumer(
             handler.stage,
-            list(handler.filters) or [bus.subjects.stage(handler.event.subject)],
-            ack_wait=handler.ack_wait,
+            list(handler.filters) or [bus.subjects.stage(bus.subjects.input_of(handler.stage, handler.event.subject))],
+            ack_wait=max(handler.ack_wait, DEBUG_ACK_WAIT if bus.settings.debug else 0.0),
             max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency, 2 * self._count_slots()),
         )
         self._ack_wait = handler.ack_wait
@@ -178,6 +181,7 @@ class Consumer(Generic[E]):
         self._stream = bus.subjects.stream(handler.stream)
         self._in_flight = metrics.IN_FLIGHT.labels(handler.stage)
         self._binding = anyio.Lock()
+        self._began = time.time()
 
     def _count_slots(self) -> int:
         most = find_most(self.bus.settings.tenant_turns) if self.handler.fair else 0
@@ -382,7 +386,7 @@ class Consumer(Generic[E]):
                     f"{attempt - 1} deliveries to {handler.stage} came to nothing: whoever had them died. Ask again."
                 )
                 await self._give_up(message, event, "max_deliver", Unavailable(reason))
-            elif await self._has_ended(event, attempt):
+            elif await self._has_ended(event, is_new=attempt == 1 and self._is_newer_than_this(message)):
                 await self._settle(message, "ended")
             elif handler.until_deadline and envelope.remaining <= 0:
                 await self._fail(message, event, DeadlineExceeded(f"the deadline passed before {handler.stage}."))
@@ -405,15 +409,20 @@ class Consumer(Generic[E]):
         with self._tenants.hold(tenant, size):
             await self._run_handler(message, event, attempt)
 
-    async def _has_ended(self, event: E, attempt: int) -> bool:
-        """Whether the event's turn has ended. A restarted process did not hear what ended before it was born."""
+    def _is_newer_than_this(self, message: Msg) -> bool:
+        """Whether this process has listened since before the message was stored, and so heard if its turn ended."""
+        return bool(message.metadata.timestamp.timestamp() > self._began)
+
+    async def _has_ended(self, event: E, *, is_new: bool) -> bool:
+        """Whether the event's turn has ended. A new consumer reads turns of the last hour, and a restarted process did
+        not hear what ended before it was born."""
         if not self.handler.until_deadline:
             return False
         turn_id = event.envelope.turn_id
         if turn_id in self.bus.cancellations:
             return True
         try:
-            return attempt > 1 and await find_end(self.bus, turn_id) is not None
+            return not is_new and await find_end(self.bus, turn_id) is not None
         except InvalidStage:
             return True
 
@@ -430,7 +439,7 @@ class Consumer(Generic[E]):
         try:
             outcome = await self._handle(event, delivery)
             if isinstance(outcome, Event):
-                await self._outlast(partial(self.bus.publish, outcome))
+                await self._outlast(partial(self.bus.publish, outcome, stage=handler.stage))
         except asyncio.CancelledError as cancellation:
             if not _is_self_cancelled():
                 raise

@@ -1,6 +1,7 @@
 """The subject grammar: ``<prefix>.<noun>.<verb>.<turn_id>``, and the ids of messages."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from schemas.adapters import ADAPTER_EVENTS
 from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, Signal
@@ -37,9 +38,25 @@ def message_id(event: Event) -> str:
 
 @dataclass(frozen=True)
 class Subjects:
-    """Builds every subject that the runtime uses; ``prefix`` is a setting."""
+    """Builds every subject that the runtime uses; ``prefix`` is a setting.
+
+    ``guests`` are, by the event that a stage publishes (``query.routed``), the agents that come after it, in order: the
+    first reads that event, each publishes what it makes of it under its own noun (``polish.routed``), and the next
+    stage reads what the last one published.
+    """
 
     prefix: str = DEFAULT_PREFIX
+    guests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def input_of(self, stage: str, noun_verb: str) -> str:
+        """What ``stage`` reads where it would read ``noun_verb`` without guests."""
+        chain = self.guests.get(noun_verb, ())
+        before = chain[: chain.index(stage)] if stage in chain else chain
+        return _under(before[-1], noun_verb) if before else noun_verb
+
+    def output_of(self, stage: str, noun_verb: str) -> str:
+        """What ``stage`` publishes an event ``noun_verb`` as: a guest under its own noun."""
+        return _under(stage, noun_verb) if stage in self.guests.get(noun_verb, ()) else noun_verb
 
     def of(self, event: Event | Signal) -> str:
         """The subject on which ``event`` is published."""
@@ -80,7 +97,8 @@ class Subjects:
     @property
     def turns(self) -> list[str]:
         """Subjects of the TURNS stream."""
-        return [self.stage(kind.subject) for kind in TURN_KINDS]
+        of_guests = [_under(guest, noun_verb) for noun_verb, chain in self.guests.items() for guest in chain]
+        return [self.stage(noun_verb) for noun_verb in (*(kind.subject for kind in TURN_KINDS), *of_guests)]
 
     @property
     def answers(self) -> list[str]:
@@ -131,6 +149,10 @@ class Subjects:
     def services(self) -> list[str]:
         """Subjects of the SERVICES stream: ``<prefix>.service.<verb>.<name>``."""
         return [self.stage(kind.subject) for kind in SERVICE_KINDS]
+
+
+def _under(noun: str, noun_verb: str) -> str:
+    return f"{noun}.{noun_verb.partition('.')[2]}"
 
 
 def covers(wide: str, narrow: str) -> bool:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -21,13 +21,28 @@ from bus.connection import Bus, BusSettings, connect
 from bus.errors import BrokerUnavailable
 from bus.handler import Delivery, Handler
 from bus.jobs import answer_job
+from bus.stream import read_last
 from bus.topology import JOBS
-from schemas.chat import Usage
+from schemas.chat import Message, Usage
+from schemas.codec import decode
+from schemas.envelope import Envelope, new_turn
 from schemas.errors import KikiError, SetupError
-from schemas.events import InferDone, RecallDone
-from schemas.findings import Candidate, Inference
+from schemas.events import DissentRaised, Event, InferDone, RecallDone
+from schemas.findings import (
+    BiasReport,
+    Candidate,
+    Dissent,
+    Inference,
+    Negotiation,
+    Plan,
+    Query,
+    Recall,
+    Route,
+)
 from schemas.jobs import Job, JobResult
 from schemas.status import StatusReply
+
+E = TypeVar("E", bound=Event)
 
 JOB_TOKENS = 10
 """Prompt tokens that the scripted worker reports for a job."""
@@ -81,6 +96,54 @@ async def run_agents(bus: Bus, *agents: Agent) -> AsyncIterator[None]:
             await tasks.start(run_agent, agent, bus)
         yield
         tasks.cancel_scope.cancel()
+
+
+def sample_event(
+    kind: type[E],
+    *,
+    question: str = "What is the capital of France?",
+    answers: Sequence[str] = ("Paris.",),
+    envelope: Envelope | None = None,
+    **parts: Any,
+) -> E:
+    """An event of a turn as a stage would publish it: a question, its candidates ``answers``, the first of them chosen.
+
+    ``parts`` are fields of the event that are to be otherwise (``route``, ``recall``, ...).
+    """
+    usage = Usage(prompt_tokens=10, completion_tokens=5)
+    candidates = tuple(Candidate(text=answer, usage=usage) for answer in answers)
+    plan = Plan(level="full", candidates=len(answers), dissent=True, negotiate=True, antibias=True, live_tokens=False)
+    fields: dict[str, Any] = {
+        "envelope": envelope or new_turn(tenant="tests", timeout=20.0),
+        "query": Query(model="micro-kiki", messages=(Message(role="user", content=question),)),
+        "route": Route(domains=(), adapters=(), intent="base", plan=plan),
+        "recall": Recall(),
+        "inference": Inference(candidates=candidates, usage=usage, model="scripted"),
+        "dissent": Dissent(engaged=kind is DissentRaised, reason="sample", text="Is it?"),
+        "negotiation": Negotiation(chosen=0, text=answers[0], outcome="single"),
+        "bias": BiasReport(checked=False),
+        "text": answers[0],
+        "finish_reason": "stop",
+        "usage": usage,
+        **parts,
+    }
+    names = {field.name for field in msgspec.structs.fields(kind)}
+    if unknown := sorted(set(parts) - names):
+        raise ValueError(f"{kind.__name__} has no '{unknown[0]}': it has {', '.join(sorted(names))}.")
+    return kind(**{name: value for name, value in fields.items() if name in names})
+
+
+async def wait_for_event(bus: Bus, kind: type[E], turn_id: str, *, stage: str = "", seconds: float = 10.0) -> E:
+    """The turn's last event of that kind once it is stored; of a guest that comes after a stage with its name.
+
+    Raises:
+        TimeoutError: none was stored within ``seconds``.
+    """
+    subject = bus.subjects.stage(bus.subjects.output_of(stage, kind.subject), turn_id)
+    with anyio.fail_after(seconds):
+        while (message := await read_last(bus, topology.stream_of(kind), subject)) is None:
+            await anyio.sleep(0.02)
+    return decode(kind, message.data)
 
 
 class ScriptedWorker:

@@ -146,10 +146,12 @@ TRUSTED = Role(
 
 
 def role_of(name: str) -> str:
-    """The role of an agent, or of the facade: its own, else that of the process in which it runs by default."""
+    """The role of an agent, or of the facade: its own, else that of the process in which it runs by default. A guest is
+    the owner: what it reads and publishes is not known here."""
+    if any(role.name == name for role in ROLES):
+        return name
     spec = find_spec(name)
-    is_own = any(role.name == name for role in ROLES)
-    return name if is_own or spec is None or spec.process is None else spec.process
+    return OWNER if spec is None or spec.process is None else spec.process
 
 
 def list_users(directory: Path, prefix: str, *more: str) -> Mapping[str, Permissions]:

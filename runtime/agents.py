@@ -29,10 +29,13 @@ Need = Literal["turn", "runtime", "choice"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A place in the turn: the name of its durable consumer and of its timing."""
+    """A place in the turn: the name of its durable consumer and of its timing, the event that it reads and, where a
+    guest may come after it, the one that it publishes."""
 
     name: str
     position: Position = "awaited"
+    reads: str = ""
+    publishes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,17 @@ def turn_stages() -> tuple[Stage, ...]:
     return tuple(sorted(stages, key=lambda stage: stage.position == "after"))
 
 
+def guest_events() -> dict[str, str]:
+    """The stages after which a guest may come, with the event that each publishes."""
+    return {stage.name: stage.publishes for stage in turn_stages() if stage.publishes}
+
+
+def guest_readers() -> dict[str, str]:
+    """The stages before which a guest may come, with the event that each reads without one."""
+    published = guest_events().values()
+    return {stage.name: stage.reads for stage in turn_stages() if stage.reads in published}
+
+
 MOVED_SETTINGS = {
     "agents.router.embedder": "agents.embedder.model",
     **{
@@ -109,11 +123,18 @@ def read_settings(
     Raises:
         SetupError: a setting does not exist, or its value is wrong.
     """
-    known = (*all_agents(), FACADE)
+    from runtime import guests
+
+    known = (*all_agents(), FACADE, *guests.list_guests(settings), *guests.list_installed(), name)
     if strangers := sorted(set(settings.agents) - set(known)):
         path = f"agents.{strangers[0]}"
-        raise SetupError(f"setting '{path}' does not exist: choose from {', '.join(sorted(known))}.", param=path)
-    overrides = settings.agents.get(name, {})
+        raise SetupError(
+            f"setting '{path}' does not exist: choose from {', '.join(sorted(set(known)))}; an agent of your own has "
+            "'class', or 'external = true'.",
+            param=path,
+        )
+    table = settings.agents.get(name, {})
+    overrides = {key: value for key, value in table.items() if key not in guests.PLACEMENT}
     field_names = {field.name for field in msgspec.structs.fields(kind)}
     unknown = sorted(set(overrides) - field_names)
     if unknown:
@@ -303,20 +324,44 @@ RICH_AND_TRITON = (*RICH, "triton")
 TORCH = ("torch",)
 """Unused by the worker; transformers, which reads its tokenizer, imports torch. mlx-lm needs rich, so it stays."""
 
+_ROUTER = Stage("router", reads="query.received", publishes="query.routed")
+
 REGISTRY: tuple[AgentSpec, ...] = (
-    AgentSpec(name="router", build=_build_router, stages=(Stage("router"),), process="router", unused=RICH_AND_TRITON),
+    AgentSpec(name="router", build=_build_router, stages=(_ROUTER,), process="router", unused=RICH_AND_TRITON),
     AgentSpec(name="embedder", build=_build_embedder, process="router", unused=RICH_AND_TRITON),
     AgentSpec(
-        name="memory", build=_build_memory, stages=(Stage("memory"), Stage("memory-write", "after")), unused=RICH
+        name="memory",
+        build=_build_memory,
+        stages=(Stage("memory", reads="query.routed", publishes="recall.done"), Stage("memory-write", "after")),
+        unused=RICH,
     ),
-    AgentSpec(name="inference", build=_build_inference, stages=(Stage("inference"),), unused=TORCH),
     AgentSpec(
-        name="catfish", build=_build_catfish, stages=(Stage("catfish", "beside"),), process="cognition", unused=RICH
+        name="inference",
+        build=_build_inference,
+        stages=(Stage("inference", reads="recall.done", publishes="infer.done"),),
+        unused=TORCH,
     ),
     AgentSpec(
-        name="negotiator", build=_build_negotiator, stages=(Stage("negotiator"),), process="cognition", unused=RICH
+        name="catfish",
+        build=_build_catfish,
+        stages=(Stage("catfish", "beside", reads="infer.done"),),
+        process="cognition",
+        unused=RICH,
     ),
-    AgentSpec(name="antibias", build=_build_antibias, stages=(Stage("antibias"),), process="cognition", unused=RICH),
+    AgentSpec(
+        name="negotiator",
+        build=_build_negotiator,
+        stages=(Stage("negotiator", reads="infer.done", publishes="negotiate.done"),),
+        process="cognition",
+        unused=RICH,
+    ),
+    AgentSpec(
+        name="antibias",
+        build=_build_antibias,
+        stages=(Stage("antibias", reads="negotiate.done"),),
+        process="cognition",
+        unused=RICH,
+    ),
     AgentSpec(name="services", build=_build_services, process="services", need="runtime", unused=RICH),
     AgentSpec(name="tenants", build=_build_tenants, process="services", need="runtime", unused=RICH),
     AgentSpec(name="dream", build=_build_dream, process="dream", need="runtime", unused=RICH),

@@ -10,11 +10,14 @@ from bus.access.login import NO_LOGIN, OWNER, Login
 from bus.agent import Agent
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
-from runtime import access
+from runtime import access, guests
 from runtime.agents import FACADE, all_agents, find_spec, read_settings
 from runtime.limits import derive_limits
 from runtime.settings import Settings
 from schemas.errors import SetupError
+
+DEBUG_TURN_SECONDS = 900.0
+"""Seconds that a turn may take where the settings say ``debug``: the most that a setting can allow."""
 
 
 def group_by_process(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -64,6 +67,8 @@ def bus_settings(settings: Settings, *, user: str = OWNER) -> BusSettings:
         tenant_turns=settings.tenant_turns,
         tenant_bytes=settings.tenant_bytes,
         tenant_letters=settings.tenant_letters,
+        guests=guests.chain_guests(settings),
+        debug=settings.debug,
     )
 
 
@@ -120,10 +125,13 @@ def build_agent(name: str, settings: Settings) -> Agent:
     Raises:
         SetupError: there is no agent of that name, or a setting of it is wrong.
     """
+    if reference := guests.find_reference(name, settings):
+        return guests.build_guest(name, reference, settings)
     spec = find_spec(name)
     if spec is None:
+        known = (*all_agents(), FACADE, *guests.list_guests(settings), *guests.list_installed())
         raise SetupError(
-            f"there is no agent '{name}': choose from {', '.join((*all_agents(), FACADE))}.", param="agent"
+            f"there is no agent '{name}': choose from {', '.join(known)}, or give package.module:Class.", param="agent"
         )
     return spec.build(settings)
 
@@ -139,7 +147,8 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "api_keys": settings.api_keys,
         "one_memory": settings.one_memory,
         "admin_key": settings.admin_key,
-        "turn_timeout": settings.turn_timeout,
+        "turn_timeout": DEBUG_TURN_SECONDS if settings.debug else settings.turn_timeout,
+        "expected_agents": guests.list_expected(settings),
         "broker_dir": settings.broker_dir,
         "disk_reserve": settings.disk_reserve,
     }

@@ -21,7 +21,8 @@ from bus.access.address import without_login
 from bus.agent import gather_reports
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, connect
-from runtime.agents import FACADE, read_settings, turn_agents
+from runtime import guests
+from runtime.agents import FACADE, read_settings
 from runtime.composition import broker_url, bus_settings, find_context_tokens, find_model
 from runtime.facade.settings import FacadeSettings
 from runtime.fleet import plan_device, survey_fleet
@@ -225,7 +226,7 @@ async def _check_runtime(settings: Settings) -> tuple[list[Finding], StatusReply
     status."""
     try:
         async with connect(bus_settings(settings), name="kiki-doctor") as bus:
-            expected = turn_agents()
+            expected = guests.list_expected(settings)
             statuses = {report.status.agent: report.status for report in await gather_reports(bus, expected=expected)}
             running = [f"{name}{'' if status.ready else ' (not ready)'}" for name, status in sorted(statuses.items())]
             missing = [name for name in expected if name not in statuses]

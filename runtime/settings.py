@@ -4,13 +4,15 @@ The agents have settings of their own, documented beside them; ``[agents.<name>]
 """
 
 import difflib
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -102,7 +104,20 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(default=None, description="OTLP/HTTP endpoint that gets one trace a turn.")
 
+    without: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Agents that 'kiki up' does not start, with commas between them in the variable."
+    )
+    debug: bool = Field(
+        default=False,
+        description="A handler may stand at a breakpoint: for an hour nothing is delivered again.",
+    )
+
     agents: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Overrides of the agents' settings.")
+
+    @field_validator("without", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
@@ -187,9 +202,13 @@ def _refuse_unknown_variables() -> None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """All settings as environment variables, so that a child process reads the same values."""
-    import json
-
     variables = {}
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        variables[f"KIKI_{name.upper()}"] = json.dumps(value) if isinstance(value, dict) else str(value)
+        variables[f"KIKI_{name.upper()}"] = _as_variable(value)
     return variables
+
+
+def _as_variable(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return ",".join(value) if isinstance(value, list) else str(value)

@@ -24,9 +24,11 @@ from tenacity import wait_exponential_jitter
 
 from bus import broker as server
 from bus.broker import ownership
+from bus.connection import connect
 from bus.storage.disk import describe_lack
+from bus.turns.readers import move_readers
 from runtime import access, composition
-from runtime.agents import FACADE, default_agents
+from runtime.agents import FACADE, default_agents, guest_readers
 from runtime.exits import SETUP_EXIT
 from runtime.heartbeat import HEARTBEAT, Heartbeat
 from runtime.process import HANGS, SUPERVISED
@@ -111,6 +113,7 @@ class Supervisor:
                 if self._held.previous is not None:
                     await end_leftovers(self._held.previous.children, directory)
                 await self._start_broker(tasks)
+                await self._move_readers()
                 for name, agents in composition.group_by_process(self.names).items():
                     self.children[name] = Child(name, agents)
                     tasks.start_soon(self._keep_running, self.children[name], tasks.cancel_scope)
@@ -136,6 +139,12 @@ class Supervisor:
         self._held.note(url=self.broker.url)
         tasks.start_soon(self._keep_broker_running, tasks.cancel_scope)
         tasks.start_soon(self._keep_broker_storing)
+
+    async def _move_readers(self) -> None:
+        """Let stages read from the guests before them. The streams of turns of a broker of ours begin empty with it."""
+        if self.settings.nats is not None:
+            async with connect(composition.bus_settings(self.settings), name="kiki-up-readers") as bus:
+                await bus.outage.wait(partial(move_readers, bus, guest_readers()))
 
     async def _start_server(self) -> server.EmbeddedBroker:
         payload = composition.choose_payload(self.settings)
@@ -230,6 +239,8 @@ class Supervisor:
             await anyio.sleep(delay)
 
     async def _kill_when_hung(self, child: Child, process: anyio.abc.Process, heartbeat: Heartbeat) -> None:
+        if self.settings.debug:
+            return  # it may stand at a breakpoint
         await heartbeat.wait_for_silence(self.settings.hang_timeout)
         child.hangs += 1
         _log.error("process hung", name=child.name, pid=process.pid, silent_seconds=self.settings.hang_timeout)

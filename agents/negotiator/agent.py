@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from agents.negotiator.await_dissent import Dissenters
 from agents.negotiator.negotiation import TurnNegotiation
 from agents.negotiator.settings import NegotiatorSettings
 from bus.agent import Endpoint
@@ -26,6 +27,7 @@ class NegotiatorAgent:
 
     def __init__(self, settings: NegotiatorSettings) -> None:
         self._settings = settings
+        self._dissenters = Dissenters(STAGE)
         self._outcomes: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
@@ -54,7 +56,7 @@ class NegotiatorAgent:
         timings, compute, ahead = event.timings, 0.0, 0.0
         notes = self._note_lack_of_time(event)
         if event.route.plan.negotiate and not notes:
-            turn = TurnNegotiation(delivery.bus, event, self._settings)
+            turn = TurnNegotiation(delivery.bus, event, self._settings, self._dissenters)
             negotiation = await turn.run()
             ahead = turn.likeness.seconds_before(delivery.received_at)
             compute = turn.model.compute + turn.likeness.compute - ahead

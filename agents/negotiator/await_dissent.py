@@ -12,8 +12,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bus.connection import Bus, LiveMessage
+from bus.consumers import read_consumers
+from bus.subjects import covers
+from bus.topology import TURNS
 from bus.turns.events import find_first
-from schemas.events import DissentRaised, DissentWaived
+from schemas.events import DissentRaised, DissentWaived, InferDone
 from schemas.findings import Dissent, StageTiming
 
 _KINDS: tuple[type[DissentRaised | DissentWaived], ...] = (DissentRaised, DissentWaived)
@@ -24,6 +27,9 @@ MAX_PAUSE_SECONDS = 1.0
 MIN_PAUSE_SECONDS = 0.01
 """Seconds between the first readings of the stream: the announcement may come before the event is stored, or before
 this process listens."""
+
+LOOK_SECONDS = 2.0
+"""Seconds for which it is not looked up again whether anybody objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,28 @@ class DissentListener:
             return None
         catfish_timings = [timing for timing in event.timings if timing.stage == "catfish"]
         return CatfishFinding(dissent=event.dissent, timing=catfish_timings[-1] if catfish_timings else None)
+
+
+class Dissenters:
+    """Whether anybody reads candidates to object to them, as the broker's consumers have it; looked up now and then."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._looked_at = -LOOK_SECONDS
+        self._are_there = True
+
+    async def are_there(self, bus: Bus) -> bool:
+        """Whether somebody else has a durable consumer of the candidates, alive or being restarted.
+
+        Raises:
+            Unavailable: the broker is away.
+        """
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            candidates = bus.subjects.stage(bus.subjects.input_of(self._own, InferDone.subject))
+            others = [consumer for consumer in await read_consumers(bus, TURNS) if consumer.name != self._own]
+            self._are_there = any(covers(filter, candidates) for other in others for filter in other.filters)
+            self._looked_at = time.monotonic()
+        return self._are_there
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import anyio
 
 from agents.negotiator import arbitration, consensus, panel
-from agents.negotiator.await_dissent import CatfishFinding, DissentListener, listen_for_dissent
+from agents.negotiator.await_dissent import CatfishFinding, Dissenters, DissentListener, listen_for_dissent
 from agents.negotiator.settings import NegotiatorSettings
 from agents.shared import agreement, excerpt
 from agents.shared.model import Consultation
@@ -32,8 +32,9 @@ class TurnNegotiation:
     ``catfish`` is the catfish's finding; None when it was not waited for, or did not come in time.
     """
 
-    def __init__(self, bus: Bus, event: InferDone, settings: NegotiatorSettings) -> None:
+    def __init__(self, bus: Bus, event: InferDone, settings: NegotiatorSettings, dissenters: Dissenters) -> None:
         self._bus = bus
+        self._dissenters = dissenters
         self._event = event
         self._settings = settings
         self._candidates = event.inference.candidates
@@ -183,12 +184,16 @@ class TurnNegotiation:
             return
         seconds = max(0.0, min(self._settings.dissent_wait, self.model.seconds_left / 2))
         try:
-            self.catfish = await listener.wait(seconds)
+            is_awaited = await self._dissenters.are_there(self._bus)
+            self.catfish = await listener.wait(seconds if is_awaited else 0.0)
         except KikiError as error:
             metrics.count_degraded("dissent.unread", error.message)
             self._notes.append(f"the dissent could not be read: {error.message}")
             return
-        if self.catfish is None:
+        if self.catfish is None and not is_awaited:
+            metrics.count_degraded("dissent.nobody", "no agent reads the candidates to object to them")
+            self._notes.append("nobody is there to object")
+        elif self.catfish is None:
             metrics.count_degraded("dissent.late", f"nothing within {seconds:.1f} s")
             self._notes.append(f"the dissent did not come within {seconds:.1f} s")
         elif self.objection is not None and not self._can_vote:

@@ -15,8 +15,8 @@ import typer
 
 from bus.agent import gather_reports
 from bus.connection import Bus, connect
-from runtime import advisors, composition, models
-from runtime.agents import FACADE, all_agents, default_agents, own_memory_embedder
+from runtime import advisors, composition, guests, models
+from runtime.agents import FACADE, all_agents, own_memory_embedder
 from runtime.cli import NatsOption, command, err, out, run_async, settings_of
 from runtime.settings import LAST_RESORT_MODEL, Settings, environment
 from runtime.supervisor import Supervisor
@@ -40,17 +40,32 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port of the HTTP facade.")] = None,
     nats_port: Annotated[int | None, typer.Option(help="Port of the embedded NATS server.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where broker, vectors, graph and logs live.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="An agent that is not started; may be repeated.")] = None,
     ask: Annotated[str | None, typer.Option(help="Ask this once everything is ready, and show the turn.")] = None,
 ) -> None:
     """Start the broker, every agent and the facade; restart what dies; stop all of it on Ctrl-C."""
-    settings = settings_of(nats=nats, adapters=adapters, model=model, port=port, nats_port=nats_port, data_dir=data_dir)
+    settings = settings_of(
+        nats=nats,
+        adapters=adapters,
+        model=model,
+        port=port,
+        nats_port=nats_port,
+        data_dir=data_dir,
+        without=without or None,
+    )
     _check_adapters(settings)
     run_async(_start_all, _fetch_models(settings), ask)
 
 
 @command
-def run(agents: Annotated[list[str], typer.Argument(help=", ".join((*all_agents(), FACADE)))]) -> None:
-    """Run some agents in this process, against a broker that is there already: KIKI_NATS, or the data directory's."""
+def run(
+    agents: Annotated[list[str], typer.Argument(help=f"{', '.join((*all_agents(), FACADE))}, package.module:Class")],
+) -> None:
+    """Run some agents in this process, against a broker that is there already: KIKI_NATS, or the data directory's.
+
+    One that is not this runtime's own is named as package.module:Class, by its entry point in the group kiki.agents, or
+    as the settings name it.
+    """
     os.execv(sys.executable, [sys.executable, "-m", "runtime.child", *agents])
 
 
@@ -103,7 +118,7 @@ def _warn_of_last_resort(model: str, reason: str) -> None:
 async def _start_all(settings: Settings, ask: str | None) -> None:
     supervisor = Supervisor(
         settings,
-        names=(*default_agents(), *advisors.find_runnable(settings), FACADE),
+        names=(*guests.list_started(settings), *advisors.find_runnable(settings), FACADE),
         title="kiki up",
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:

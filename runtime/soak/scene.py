@@ -1,6 +1,7 @@
 """The runtime that a soak breaks: its processes, its folder, and its broker as the person of the machine reaches it."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -148,7 +149,7 @@ class SoakScene:
         with anyio.move_on_after(READY_SECONDS):
             while not await self.is_ready():
                 was_full = was_full or bool(describe_lack(self.data_dir))
-                if was_full and self.process is not None and self.process.poll() is not None:
+                if self._has_ended() and (was_full or os.strerror(errno.ENOSPC) in self._read_last_line()):
                     self.start()
                     was_full = False
                 self.check_alive()
@@ -158,9 +159,16 @@ class SoakScene:
 
     def check_alive(self) -> None:
         """Raise a :class:`SetupError` with the supervisor's last line when it has ended by itself."""
-        if self.process is not None and (code := self.process.poll()) is not None:
-            lines = (self.directory / "up.log").read_text(errors="replace").strip().splitlines()
-            raise SetupError(f"the runtime ended with {code}: {lines[-1] if lines else 'its log is empty'}.")
+        if self.process is not None and self._has_ended():
+            line = self._read_last_line() or "its log is empty"
+            raise SetupError(f"the runtime ended with {self.process.returncode}: {line}.")
+
+    def _has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def _read_last_line(self) -> str:
+        lines = (self.directory / "up.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     @property
     def broker(self) -> BusSettings:

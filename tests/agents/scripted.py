@@ -11,7 +11,9 @@ import numpy as np
 from bus import metrics
 from bus.agent import Agent
 from bus.connection import Bus, LiveMessage
+from bus.consumers import ConsumerDeclaration, declare_consumer
 from bus.testing import JobScript, Scores, ScriptedWorker, run_agents
+from bus.topology import TURNS
 from schemas.chat import Message, Sampling, Usage
 from schemas.codec import decode, encode
 from schemas.embedder import CompareReply, CompareRequest
@@ -51,6 +53,20 @@ async def scripted_worker(bus: Bus, script: JobScript, *stages: Agent) -> AsyncI
     worker = ScriptedWorker(on_job=script)
     async with run_agents(bus, worker, *stages):
         yield worker
+
+
+async def declare_dissenter(bus: Bus) -> None:
+    """Let it look as if a catfish were there, which a test publishes for."""
+    declaration = ConsumerDeclaration(
+        name="catfish",
+        filters=[bus.subjects.stage(InferDone.subject)],
+        description="",
+        ack_wait=4.0,
+        window=64,
+        after=0,
+        metadata={},
+    )
+    await declare_consumer(bus, TURNS, declaration, removal="")
 
 
 async def serve_compare(

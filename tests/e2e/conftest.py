@@ -57,7 +57,14 @@ class Runtime:
 
 
 def start(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
-    """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready.
+    """Start ``kiki up`` as :func:`launch` does, and wait until it is ready."""
+    runtime = launch(directory, *options, module=module, **variables)
+    wait_until_ready(runtime)
+    return runtime
+
+
+def launch(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
+    """Start ``kiki up`` on free ports, with settings as ``variables``.
 
     ``module`` is run in the place of the ``runtime`` module.
     """
@@ -80,16 +87,21 @@ def start(directory: Path, *options: str, module: str = "runtime", **variables: 
             stderr=sink,
             start_new_session=True,
         )
-    runtime = Runtime(
+    return Runtime(
         process, f"http://127.0.0.1:{http_port}", f"nats://127.0.0.1:{nats_port}", directory / "data", environment
     )
+
+
+def wait_until_ready(runtime: Runtime) -> None:
+    """Wait until the runtime is ready; end it and fail when it is not in time."""
+    process, log = runtime.process, runtime.data_dir.parent / "up.log"
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             pytest.fail(f"kiki up ended with {process.returncode}: {log.read_text()}")
         try:
             if httpx.get(f"{runtime.http}/ready", timeout=5).status_code == 200:
-                return runtime
+                return
         except httpx.TransportError:
             time.sleep(0.2)
         time.sleep(0.1)

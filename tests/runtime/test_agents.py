@@ -93,7 +93,7 @@ def test_an_agent_is_built_by_its_name_and_an_unknown_one_is_refused_with_all_na
     built = composition.build_agent("oracle", settings)
     assert isinstance(built, Oracle)
     assert built.settings is settings
-    names = r"oracle, router, embedder, memory, .*, nerve-wml, kiki-flow, facade\."
+    names = r"oracle, router, embedder, memory, .*, nerve-wml, kiki-flow, facade, or give"
     with pytest.raises(SetupError, match=f"there is no agent 'orakel': choose from {names}"):
         composition.build_agent("orakel", settings)
 
@@ -144,7 +144,7 @@ def test_the_help_of_run_lists_an_agent(monkeypatch: pytest.MonkeyPatch) -> None
     again.add_verbs(app)
     command: Any = typer.main.get_command(app)
     (argument,) = command.commands["run"].params
-    assert argument.help == ", ".join((*all_agents(), FACADE))
+    assert argument.help == ", ".join((*all_agents(), FACADE, "package.module:Class"))
     assert argument.help.startswith("oracle, router, embedder")
 
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from agents.negotiator.agent import NegotiatorAgent
@@ -14,6 +15,7 @@ from schemas.jobs import Job
 from tests.agents.scripted import (
     ballot_answer,
     counter_value,
+    declare_dissenter,
     degraded_count,
     even_scores,
     infer_done,
@@ -325,6 +327,8 @@ async def test_a_judge_that_follows_the_order_is_noted(bus: Bus) -> None:
 
 
 async def test_dissent_changes_the_vote_and_is_never_a_candidate(bus: Bus) -> None:
+    await declare_dissenter(bus)
+
     def opinion(job: Job) -> str:
         if OBJECTION in user_text(job):
             return "KEEP" if ballot_answer(job) == "100" else "REFUSE"
@@ -370,6 +374,7 @@ async def test_the_second_of_two_catfish_does_not_count(bus: Bus) -> None:
 
 
 async def test_a_late_dissent_is_not_waited_for_and_counted(bus: Bus) -> None:
+    await declare_dissenter(bus)
     before = degraded_count("dissent.late")
     async with scripted_worker(bus, voting_script(lambda job: "KEEP"), agent(dissent_wait=0.2)):
         done = await negotiate(bus, infer_done("100", "90", adapters=("power",)))
@@ -377,6 +382,15 @@ async def test_a_late_dissent_is_not_waited_for_and_counted(bus: Bus) -> None:
     assert done.negotiation.dissent is None
     assert "the dissent did not come within 0.2 s" in done.negotiation.notes
     assert degraded_count("dissent.late") == before + 1
+
+
+async def test_nobody_is_waited_for_where_nobody_objects(bus: Bus) -> None:
+    before = degraded_count("dissent.nobody")
+    async with scripted_worker(bus, voting_script(lambda job: "KEEP"), agent(dissent_wait=15.0)):
+        with anyio.fail_after(10.0):
+            done = await negotiate(bus, infer_done("100", "90", adapters=("power",)))
+    assert "nobody is there to object" in done.negotiation.notes
+    assert degraded_count("dissent.nobody") == before + 1
 
 
 async def test_failing_jobs_leave_the_turn_undecided_and_noted(bus: Bus) -> None:

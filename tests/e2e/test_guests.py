@@ -1,0 +1,124 @@
+"""Agents of other people beside a live runtime: started by ``kiki run`` and ``kiki up``, in ours' place and between."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from bus.connection import connect
+from tests.e2e.conftest import Runtime, launch, start, stop, wait_until_ready
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+POLISH = """
+from bus.agent import BaseAgent
+from bus.handler import Handler
+from msgspec.structs import replace
+from schemas.events import QueryRouted
+
+class Polish(BaseAgent):
+    name = "polish"
+
+    def handlers(self):
+        return [Handler(stage="polish", event=QueryRouted, handle=self.add)]
+
+    async def add(self, event, delivery):
+        return replace(event, route=replace(event.route, intent="polished"))
+"""
+
+
+@contextmanager
+def beside(runtime: Runtime, reference: str, *, folder: Path = EXAMPLES) -> Iterator[subprocess.Popen[bytes]]:
+    """``kiki run`` of a guest, begun again until the broker is there."""
+    guest = None
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        guest = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "run", reference], cwd=folder, env=runtime.environment
+        )
+        try:
+            guest.wait(3)
+        except subprocess.TimeoutExpired:
+            break
+    assert guest is not None
+    try:
+        yield guest
+    finally:
+        guest.terminate()
+        assert guest.wait(15) == 0
+
+
+def ask(runtime: Runtime, text: str, **fields: object) -> httpx.Response:
+    body = {"model": "micro-kiki", "messages": [{"role": "user", "content": text}], **fields}
+    return httpx.post(f"{runtime.http}/v1/chat/completions", json=body, timeout=60)
+
+
+def read_turn(runtime: Runtime, reply: httpx.Response) -> str:
+    return httpx.get(f"{runtime.http}/v1/turns/{reply.headers['x-turn-id']}", timeout=10).text
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Runtime]]:
+    """Runtimes that the test has started, which end with it."""
+    runtimes: list[Runtime] = []
+    yield runtimes
+    for runtime in runtimes:
+        stop(runtime)
+
+
+def test_an_own_router_takes_the_place_of_ours(tmp_path: Path, started: list[Runtime]) -> None:
+    tables = {"router": {"external": True, "level": "full"}, "catfish": {"external": False}}
+    runtime = launch(tmp_path, "--without", "catfish", module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables))
+    started.append(runtime)
+    with beside(runtime, "agent_stage:WordRouter"):
+        wait_until_ready(runtime)
+        began = time.monotonic()
+        reply = ask(runtime, "Write a query that counts rows")
+        assert reply.status_code == 200, reply.text
+        assert time.monotonic() - began < 10.0  # of the 15 s that an absent catfish would be waited for
+        turn = json.loads(read_turn(runtime, reply))
+        assert "sql" in json.dumps(turn)
+    answer = httpx.get(f"{runtime.http}/ready", timeout=10)
+    assert (answer.status_code, "router (does not answer)" in answer.text) == (503, True)
+
+
+def test_an_example_counts_every_answer_and_is_asked(tmp_path: Path, started: list[Runtime]) -> None:
+    runtime = start(tmp_path, module="tests.fault.scripted")
+    started.append(runtime)
+    first = ask(runtime, "Why?")
+    with beside(runtime, "agent_minimal:WordCounter"):
+        second = ask(runtime, "And why else?")
+        words = sum(len(reply.json()["choices"][0]["message"]["content"].split()) for reply in (first, second))
+        end = time.monotonic() + 15
+        while (counted := request_count(runtime)) != {"answers": 2, "words": words}:
+            assert time.monotonic() < end, counted
+            time.sleep(0.2)
+
+
+def request_count(runtime: Runtime) -> dict[str, int]:
+    async def request() -> bytes:
+        async with connect(runtime.bus, name="tests") as bus:
+            reply: bytes = (await bus.client.request("kiki.svc.words.count", b"", timeout=5)).data
+            return reply
+
+    return dict(json.loads(anyio.run(request, backend="asyncio")))
+
+
+def test_a_guest_of_the_settings_stands_after_the_router(tmp_path: Path, started: list[Runtime]) -> None:
+    (tmp_path / "polish_guest.py").write_text(POLISH)
+    tables = {"polish": {"class": "polish_guest:Polish", "after": "router"}}
+    runtime = start(tmp_path, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables), PYTHONPATH=paths(tmp_path))
+    started.append(runtime)
+    reply = ask(runtime, "Why?")
+    assert reply.status_code == 200, reply.text
+    assert "polished" in read_turn(runtime, reply)
+
+
+def paths(*more: Path) -> str:
+    return ":".join(map(str, (*more, *sys.path)))
