@@ -5,6 +5,7 @@ and an exit code that is not 0.
 """
 
 import functools
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -65,6 +66,15 @@ def run_async(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
 
 async def _await_verb(verb: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await verb(*args)
+
+
+async def cancel_on_signal(scope: anyio.CancelScope) -> None:
+    """Cancel the scope when the process is told to stop."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            out.print("stopping")
+            scope.cancel()
+            return
 
 
 def run_on_bus(verb: Callable[[Bus], Awaitable[None]], nats: str | None) -> None:

@@ -1,24 +1,45 @@
-"""``kiki broker creds | ls | revoke``: users from outside of the embedded broker."""
+"""``kiki broker``: the embedded broker alone; ``kiki broker creds | ls | revoke``: its users from outside."""
 
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 
 from bus import broker
 from bus.access.login import seed_file
 from bus.access.users import write_users
 from runtime import access
-from runtime.cli import command, out, settings_of
+from runtime.cli import cancel_on_signal, command, out, run_async, settings_of
 from runtime.settings import Settings
+from runtime.supervisor import Supervisor
 from schemas.errors import InvalidInput, SetupError
 
-app = typer.Typer(help="Users from outside of the embedded broker.", no_args_is_help=True)
+app = typer.Typer(help="Start the embedded broker alone, for agents of 'kiki run'; or see to its users from outside.")
 
 NameArgument = Annotated[str, typer.Argument(help="The user's name.")]
 TenantOption = Annotated[
     str | None, typer.Option(help="The tenant that the user asks as; none: a service trusted with everybody's turns.")
 ]
+
+
+@app.callback(invoke_without_command=True)
+@command
+def serve(context: typer.Context) -> None:
+    """Start the embedded broker alone, for agents of 'kiki run'; or see to its users from outside."""
+    if context.invoked_subcommand is None:
+        settings = settings_of()
+        _directory(settings)
+        run_async(_serve_broker, settings)
+
+
+async def _serve_broker(settings: Settings) -> None:
+    supervisor = Supervisor(settings, names=(), title="kiki broker")
+    async with supervisor.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel_on_signal, tasks.cancel_scope)
+        assert supervisor.broker is not None
+        out.print(f"broker on {supervisor.broker.url}, in {settings.data_dir}  (Ctrl-C stops it)")
+        await anyio.sleep_forever()
 
 
 @app.command()
@@ -56,7 +77,9 @@ def revoke(name: NameArgument, tenant: TenantOption = None) -> None:
 
 def _directory(settings: Settings) -> Path:
     if settings.broker_dir is None:
-        raise SetupError("the users of a broker of your own are its own: this is for the embedded one.", param="nats")
+        raise SetupError(
+            "a broker that 'nats' names is not ours to start, nor are its users: leave it out.", param="nats"
+        )
     return settings.broker_dir
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from bus.agent import gather_reports
 from bus.connection import Bus, connect
 from runtime import advisors, composition, guests, models
 from runtime.agents import FACADE, all_agents, own_memory_embedder
-from runtime.cli import NatsOption, command, err, out, run_async, settings_of
+from runtime.cli import NatsOption, cancel_on_signal, command, err, out, run_async, settings_of
 from runtime.settings import LAST_RESORT_MODEL, Settings, environment
 from runtime.supervisor import Supervisor
 from schemas.errors import SetupError
@@ -122,7 +121,7 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
         title="kiki up",
     )
     async with supervisor.running(), anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
+        tasks.start_soon(cancel_on_signal, tasks.cancel_scope)
         began = time.monotonic()
         async with connect(composition.bus_settings(supervisor.settings), name="kiki-up") as bus:
             await bus.outage.wait(bus.create_missing_streams)  # a cluster may have no quorum yet
@@ -132,14 +131,6 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
             await _ask(supervisor.settings, ask)
         _print_address(supervisor.settings)
         await anyio.sleep_forever()
-
-
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            out.print("stopping")
-            scope.cancel()
-            return
 
 
 async def wait_ready(bus: Bus, supervisor: Supervisor) -> None:

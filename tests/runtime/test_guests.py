@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +52,16 @@ def with_tables(**tables: dict[str, Any]) -> Settings:
     return Settings(agents=tables)
 
 
-def test_a_class_is_found_by_its_reference_by_a_table_and_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_is_found_by_its_reference_by_a_table_and_by_an_entry_point(tmp_path: Path) -> None:
     assert composition.build_agent("guest_module:Plain", Settings()).name == "plain"
     table = {"class": "guest_module:Greeter", "greeting": "Moin"}
     built: Any = composition.build_agent("greeter", with_tables(greeter=table))
     assert built.settings.greeting == "Moin"
 
-    def entry_points(*, group: str, name: str = "plain") -> EntryPoints:
-        return EntryPoints([EntryPoint("plain", "guest_module:Plain", "kiki.agents")]).select(group=group, name=name)
-
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    distribution = tmp_path / "guest_distribution-1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: guest-distribution\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text("[kiki.agents]\nplain = guest_module:Plain\n")
     assert composition.build_agent("plain", Settings()).name == "plain"
     assert "plain" not in guests.list_started(Settings())
 
