@@ -25,7 +25,7 @@ def group_by_process(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     Agents with the same ``AgentSpec.process`` share it when at least two of them are among ``names``; an agent that is
     named alone has a process of its own name. A turn goes from one of them to the next, so code and caches that the
-    first has warmed serve the others (docs/architecture.md has the figures).
+    first has warmed serve the others (docs/architecture.md).
     """
     specs = [spec for name in names if (spec := find_spec(name)) is not None]
     shared = {spec.name: spec.process for spec in specs if spec.process is not None}
