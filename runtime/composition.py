@@ -51,6 +51,7 @@ def bus_settings(settings: Settings, *, user: str = OWNER) -> BusSettings:
     Raises:
         SetupError: the settings have a login for a broker that they do not name.
     """
+    guests.refuse_strangers(settings)
     url, login = broker_url(settings), _read_login(settings)
     if settings.nats is None and login != NO_LOGIN:
         raise SetupError(
@@ -125,6 +126,7 @@ def build_agent(name: str, settings: Settings) -> Agent:
     Raises:
         SetupError: there is no agent of that name, or a setting of it is wrong.
     """
+    guests.refuse_strangers(settings)
     if reference := guests.find_reference(name, settings):
         return guests.build_guest(name, reference, settings)
     spec = find_spec(name)
