@@ -34,6 +34,7 @@ class ConsumerState:
         pending: how many messages are not delivered yet.
         awaiting_ack: how many messages are delivered and not acknowledged.
         filters: subjects of the messages that it delivers.
+        is_read: whether somebody waits for its next message, or has one in hand.
         metadata: what it was created with.
     """
 
@@ -44,6 +45,7 @@ class ConsumerState:
     pending: int
     awaiting_ack: int
     filters: tuple[str, ...] = ()
+    is_read: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -187,6 +189,7 @@ def _state(info: ConsumerInfo) -> ConsumerState:
         pending=info.num_pending or 0,
         awaiting_ack=info.num_ack_pending or 0,
         filters=_filters(info),
+        is_read=bool(info.num_waiting or info.num_ack_pending or info.push_bound),
         metadata=(info.config.metadata if info.config else None) or {},
     )
 

@@ -6,9 +6,10 @@ async with temporary_broker() as broker, connect_fresh(broker.url) as bus:
 """
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import anyio
@@ -67,9 +68,12 @@ async def temporary_broker() -> AsyncIterator[EmbeddedBroker]:
 
 
 @asynccontextmanager
-async def connect_fresh(url: str, *, name: str = "test") -> AsyncIterator[Bus]:
-    """A bus on empty streams. Only for a broker of the tests: everything that it stores is deleted first."""
-    async with connect(BusSettings(url=url), name=name) as bus:
+async def connect_fresh(
+    url: str, *, name: str = "test", guests: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> AsyncIterator[Bus]:
+    """A bus on empty streams, with ``guests`` after stages (:class:`bus.subjects.Subjects`). Only for a broker of the
+    tests: everything that it stores is deleted first."""
+    async with connect(BusSettings(url=url, guests=guests), name=name) as bus:
         await _delete_streams(bus, untouched=False)
         try:
             await bus.reconcile()

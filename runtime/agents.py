@@ -107,6 +107,18 @@ MOVED_SETTINGS = {
 """The old names of settings that were moved, each with its new name."""
 
 
+class AgentPlacement(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``[agents.<name>]`` says of the agent beside its own settings (:mod:`runtime.guests`)."""
+
+    reference: str = msgspec.field(default="", name="class")
+    external: bool = False
+    after: str = ""
+
+
+PLACEMENT = frozenset(field.encode_name for field in msgspec.structs.fields(AgentPlacement))
+"""The names that no agent has as settings of its own."""
+
+
 def read_settings(
     kind: type[S],
     name: str,
@@ -123,18 +135,8 @@ def read_settings(
     Raises:
         SetupError: a setting does not exist, or its value is wrong.
     """
-    from runtime import guests
-
-    known = (*all_agents(), FACADE, *guests.list_guests(settings), *guests.list_installed(), name)
-    if strangers := sorted(set(settings.agents) - set(known)):
-        path = f"agents.{strangers[0]}"
-        raise SetupError(
-            f"setting '{path}' does not exist: choose from {', '.join(sorted(set(known)))}; an agent of your own has "
-            "'class', or 'external = true'.",
-            param=path,
-        )
     table = settings.agents.get(name, {})
-    overrides = {key: value for key, value in table.items() if key not in guests.PLACEMENT}
+    overrides = {key: value for key, value in table.items() if key not in PLACEMENT}
     field_names = {field.name for field in msgspec.structs.fields(kind)}
     unknown = sorted(set(overrides) - field_names)
     if unknown:

@@ -25,7 +25,7 @@ def group_by_process(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     Agents with the same ``AgentSpec.process`` share it when at least two of them are among ``names``; an agent that is
     named alone has a process of its own name. A turn goes from one of them to the next, so code and caches that the
-    first has warmed serve the others (docs/architecture.md has the figures).
+    first has warmed serve the others (docs/architecture.md).
     """
     specs = [spec for name in names if (spec := find_spec(name)) is not None]
     shared = {spec.name: spec.process for spec in specs if spec.process is not None}
@@ -51,6 +51,7 @@ def bus_settings(settings: Settings, *, user: str = OWNER) -> BusSettings:
     Raises:
         SetupError: the settings have a login for a broker that they do not name.
     """
+    guests.refuse_strangers(settings)
     url, login = broker_url(settings), _read_login(settings)
     if settings.nats is None and login != NO_LOGIN:
         raise SetupError(
@@ -125,6 +126,7 @@ def build_agent(name: str, settings: Settings) -> Agent:
     Raises:
         SetupError: there is no agent of that name, or a setting of it is wrong.
     """
+    guests.refuse_strangers(settings)
     if reference := guests.find_reference(name, settings):
         return guests.build_guest(name, reference, settings)
     spec = find_spec(name)
@@ -149,6 +151,7 @@ async def serve_facade(bus: Bus, settings: Settings) -> None:
         "admin_key": settings.admin_key,
         "turn_timeout": DEBUG_TURN_SECONDS if settings.debug else settings.turn_timeout,
         "expected_agents": guests.list_expected(settings),
+        "external_agents": guests.list_external(settings),
         "broker_dir": settings.broker_dir,
         "disk_reserve": settings.disk_reserve,
     }

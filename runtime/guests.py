@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bus import topology
-from runtime.agents import FACADE, all_agents, default_agents, find_spec, guest_events, read_settings, turn_agents
+from runtime.agents import (
+    FACADE,
+    PLACEMENT,
+    AgentPlacement,
+    all_agents,
+    default_agents,
+    find_spec,
+    guest_events,
+    read_settings,
+    turn_agents,
+)
 from runtime.settings import Settings
 from schemas.errors import SetupError
 
@@ -35,18 +45,6 @@ GROUP = "kiki.agents"
 
 _NOUNS = topology.nouns()
 """Nouns of the runtime's own subjects."""
-
-
-class AgentPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table of the settings says of its agent, beside the agent's own settings."""
-
-    reference: str = msgspec.field(default="", name="class")
-    external: bool = False
-    after: str = ""
-
-
-PLACEMENT = frozenset(field.encode_name for field in msgspec.structs.fields(AgentPlacement))
-"""The names that no agent has as settings of its own."""
 
 
 def read_placement(name: str, settings: Settings) -> AgentPlacement:
@@ -81,6 +79,18 @@ def list_guests(settings: Settings) -> dict[str, AgentPlacement]:
 def list_installed() -> tuple[str, ...]:
     """The guests that installed distributions bring, by the names of their entry points."""
     return tuple(sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)}))
+
+
+def refuse_strangers(settings: Settings) -> None:
+    """Raise a SetupError for a table of an agent that nobody knows, so that a typo is no silence."""
+    known = {*all_agents(), FACADE, *list_guests(settings), *list_installed()}
+    if strangers := sorted(set(settings.agents) - known):
+        path = f"agents.{strangers[0]}"
+        raise SetupError(
+            f"setting '{path}' does not exist: choose from {', '.join(sorted(known))}; an agent of your own has "
+            "'class', or 'external = true'.",
+            param=path,
+        )
 
 
 def find_reference(name: str, settings: Settings) -> str:
@@ -158,6 +168,11 @@ def list_expected(settings: Settings) -> tuple[str, ...]:
         for name in (*turn_agents(), *own_external, *placed)
         if name not in settings.without or read_placement(name, settings).external or _is_awaited(name)
     )
+
+
+def list_external(settings: Settings) -> tuple[str, ...]:
+    """The agents that run elsewhere."""
+    return tuple(name for name in settings.agents if read_placement(name, settings).external)
 
 
 def _is_awaited(name: str) -> bool:

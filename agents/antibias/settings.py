@@ -8,7 +8,7 @@ class AntibiasSettings(Struct, frozen=True, kw_only=True):
 
     Attributes:
         judge_from: weights of a model from which its judgement counts; answers of smaller ones pass as undecided.
-            Measured, see docs/cognition.md.
+            Measured, see docs/results.md.
         threshold: calibrated probability, over both framings of the check, from which an answer counts as unfair.
         doubt: nats of log-odds between the two framings of the check, on different sides of the threshold, from which
             the model contradicts itself and nothing is decided.

@@ -2,5 +2,5 @@
 
 :mod:`agents.inference.agent` reads turns and jobs and publishes what an
 :class:`agents.inference.engine.Engine` decodes; :mod:`agents.inference.mlx.engine` is the one with a model of its own.
-docs/worker.md lists the modules.
+docs/worker.md says what lies where.
 """

@@ -1,7 +1,8 @@
 """An episode blended with its neighbours in the session: "Yes, in Lisbon." is found by the question before it.
 
 An episode's vector and its words both take a share of the neighbours': the vector as a weighted, normalised sum,
-the words as weighted counts. The shares halve with the distance. Measured by ``kiki bench locomo``; see docs/memory.md.
+the words as weighted counts. The shares halve with the distance. Measured by ``kiki bench locomo``; see
+docs/explain/ranking.md.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """Chooses the episodes for a turn: fuses cosine, words, speaker, date and recency; applies floor and budget.
 
 The cosine is added as it is. BM25 has no fixed scale, so each score is divided by the best one before it is added.
-This was measured (``kiki bench locomo``) to be better than z-scores or reciprocal ranks; see docs/memory.md.
+This was measured (``kiki bench locomo``) to be better than z-scores or reciprocal ranks; see docs/explain/ranking.md.
 """
 
 import math

@@ -14,7 +14,7 @@ class NegotiatorSettings(Struct, frozen=True, kw_only=True):
         strong_agreement: share of the candidates that must say the same for a turn of low stakes to end without a
             vote.
         vote_from: weights of a model from which its members vote; smaller ones leave it to agreement. Measured, see
-            docs/cognition.md.
+            docs/results.md.
         when_split: which candidate goes on where no answer has most candidates and nobody votes: the "first", which is
             decoded greedily unless the request or its model id has a temperature, or the "likeliest" to the attending.
         neutral_margin: a vote whose best label leads the next by less than this many nats is NEUTRAL.

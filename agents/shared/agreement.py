@@ -3,7 +3,7 @@
 Numbers, yes or no, JSON and code have a value that can be compared. Everything else is compared by the cosine of the
 embeddings, together with the words that each answer adds to the question: two answers to one question are always
 similar, so the cosine alone says little. A logistic curve makes both numbers a probability; it is fitted on pairs of
-answers that are known to mean the same or not (docs/cognition.md).
+answers that are known to mean the same or not (docs/results.md).
 """
 
 import ast

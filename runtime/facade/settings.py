@@ -67,6 +67,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         embed_timeout: time that the embedder has for one part of a request to ``/v1/embeddings``.
         forget_timeout: time that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
+        external_agents: those of them that run elsewhere; one that reports nothing counts while it reads its stage.
         monitor_url: the monitoring address of a broker that is not embedded, for ``/health`` and ``/ready``.
         broker_dir: where the embedded broker stores; None where the broker is somebody else's.
         disk_reserve: bytes of that disk that stay free; of a small disk at most a tenth. Below, turns are refused.
@@ -109,6 +110,7 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     embed_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     forget_timeout: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     expected_agents: tuple[str, ...] = field(default_factory=turn_agents)
+    external_agents: tuple[str, ...] = ()
     monitor_url: str | None = None
     broker_dir: Path | None = None
     disk_reserve: Annotated[int, Meta(ge=0)] = RESERVE

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 import venv
 from collections.abc import Mapping
@@ -83,6 +85,22 @@ def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: P
     result = run_outside([str(python), str(EXAMPLES / "ask.py"), QUESTION], find_broker(runtime))
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
+
+
+def test_the_reader_of_the_howto_reads_each_record_once(runtime: Runtime, python: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "howto" / "read-the-record.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    program = textwrap.dedent(blocks[0])
+    assert program.count('"nats://127.0.0.1:4222"') == 1
+    reader = tmp_path / "digest.py"
+    reader.write_text(program.replace("nats://127.0.0.1:4222", runtime.nats))
+    question = "Which city is the capital of Austria?"
+    asked = run_outside([str(python), str(EXAMPLES / "ask.py"), question], find_broker(runtime))
+    assert asked.returncode == 0, asked.stderr
+    first, second = (run_outside([str(python), str(reader), run], find_broker(runtime)) for run in ("run-1", "run-2"))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout.count(f"{question} -> ") == 1
+    assert question not in second.stdout
 
 
 @pytest.mark.skipif(

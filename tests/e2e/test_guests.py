@@ -1,5 +1,6 @@
 """Agents of other people beside a live runtime: started by ``kiki run`` and ``kiki up``, in ours' place and between."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from nats.errors import NoRespondersError
 
+from bus.broker.ownership import find_holder
 from bus.connection import connect
 from tests.e2e.conftest import Runtime, launch, start, stop, wait_until_ready
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+RUN = ("-m", "runtime", "run")
 POLISH = """
 from bus.agent import BaseAgent
 from bus.handler import Handler
@@ -34,24 +38,18 @@ class Polish(BaseAgent):
 
 
 @contextmanager
-def beside(runtime: Runtime, reference: str, *, folder: Path = EXAMPLES) -> Iterator[subprocess.Popen[bytes]]:
-    """``kiki run`` of a guest, begun again until the broker is there."""
-    guest = None
+def beside(runtime: Runtime, *arguments: str, folder: Path = EXAMPLES) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of Python, started when the broker is there."""
     end = time.monotonic() + 60
-    while time.monotonic() < end:
-        guest = subprocess.Popen(
-            [sys.executable, "-m", "runtime", "run", reference], cwd=folder, env=runtime.environment
-        )
-        try:
-            guest.wait(3)
-        except subprocess.TimeoutExpired:
-            break
-    assert guest is not None
+    while (holder := find_holder(runtime.data_dir)) is None or not holder.url:
+        assert time.monotonic() < end, "no broker came"
+        time.sleep(0.1)
+    guest = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=runtime.environment)
     try:
         yield guest
     finally:
         guest.terminate()
-        assert guest.wait(15) == 0
+        guest.wait(15)
 
 
 def ask(runtime: Runtime, text: str, **fields: object) -> httpx.Response:
@@ -76,7 +74,7 @@ def test_an_own_router_takes_the_place_of_ours(tmp_path: Path, started: list[Run
     tables = {"router": {"external": True, "level": "full"}, "catfish": {"external": False}}
     runtime = launch(tmp_path, "--without", "catfish", module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables))
     started.append(runtime)
-    with beside(runtime, "agent_stage:WordRouter"):
+    with beside(runtime, *RUN, "agent_stage:WordRouter"):
         wait_until_ready(runtime)
         began = time.monotonic()
         reply = ask(runtime, "Write a query that counts rows")
@@ -88,11 +86,49 @@ def test_an_own_router_takes_the_place_of_ours(tmp_path: Path, started: list[Run
     assert (answer.status_code, "router (does not answer)" in answer.text) == (503, True)
 
 
+SILENT_ROUTER = """
+import asyncio, json, os
+import nats
+from bus.access.login import find_login
+
+async def main():
+    url = f"nats://127.0.0.1:{os.environ['KIKI_NATS_PORT']}"
+    nc = await nats.connect(url, **find_login(url).options())
+    js = nc.jetstream()
+    inbox = await js.pull_subscribe("kiki.query.received.*", durable="router", stream="TURNS")
+    while True:
+        try:
+            messages = await inbox.fetch(1, timeout=30)
+        except TimeoutError:
+            continue
+        for message in messages:
+            event = json.loads(message.data)
+            plan = {"level": "fast", "recall": False}
+            event["route"] = {"domains": [], "adapters": [], "intent": "silent", "plan": plan}
+            turn = event["envelope"]["turn_id"]
+            headers = {"Nats-Msg-Id": f"{turn}:query.routed"}
+            await js.publish(f"kiki.query.routed.{turn}", json.dumps(event).encode(), headers=headers)
+            await message.ack()
+
+asyncio.run(main())
+"""
+
+
+def test_a_router_that_knows_nats_alone_is_ready_when_it_is_declared(tmp_path: Path, started: list[Runtime]) -> None:
+    tables = {"router": {"external": True}}
+    runtime = launch(tmp_path, module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables))
+    started.append(runtime)
+    with beside(runtime, "-c", SILENT_ROUTER):
+        wait_until_ready(runtime)
+        reply = ask(runtime, "Why?")
+        assert (reply.status_code, "silent" in read_turn(runtime, reply)) == (200, True), reply.text
+
+
 def test_an_example_counts_every_answer_and_is_asked(tmp_path: Path, started: list[Runtime]) -> None:
     runtime = start(tmp_path, module="tests.fault.scripted")
     started.append(runtime)
     first = ask(runtime, "Why?")
-    with beside(runtime, "agent_minimal:WordCounter"):
+    with beside(runtime, *RUN, "agent_minimal:WordCounter"):
         second = ask(runtime, "And why else?")
         words = sum(len(reply.json()["choices"][0]["message"]["content"].split()) for reply in (first, second))
         end = time.monotonic() + 15
@@ -104,8 +140,10 @@ def test_an_example_counts_every_answer_and_is_asked(tmp_path: Path, started: li
 def request_count(runtime: Runtime) -> dict[str, int]:
     async def request() -> bytes:
         async with connect(runtime.bus, name="tests") as bus:
-            reply: bytes = (await bus.client.request("kiki.svc.words.count", b"", timeout=5)).data
-            return reply
+            with contextlib.suppress(NoRespondersError):  # it is not there yet
+                reply: bytes = (await bus.client.request("kiki.svc.words.count", b"", timeout=5)).data
+                return reply
+            return b"{}"
 
     return dict(json.loads(anyio.run(request, backend="asyncio")))
 

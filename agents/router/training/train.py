@@ -78,7 +78,7 @@ class TrainingSettings:
         least: how many prompts must hold a word, or a piece of one, for it to count.
         inverse_penalty: ``C`` of the word model's logistic regression; a larger one fits the corpus more closely.
         rivalry: what a label's logit loses for each unit that it is behind the best label's: with a larger one fewer
-            domains pass the gate together. Chosen by the table in docs/router.md.
+            domains pass the gate together. See docs/explain/router-training.md.
         folds: how many folds the cross-fitting has.
         false_activation: share of held-out base prompts that may pass the gate.
         seed: of all random numbers.

@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse
 from bus import metrics
 from bus.agent import Report, gather_reports
 from bus.broker import read_sync_interval
+from bus.consumers import read_consumers
+from bus.topology import TURNS
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
 from schemas.status import StatusReply
@@ -48,10 +50,8 @@ async def report_readiness(parts: Parts) -> JSONResponse:
     if problem := await parts.turns.storage.describe_problem():
         raise Unavailable(f"not ready: the broker cannot store: {problem}.")
     all_reports = await collect_agent_reports(parts)
-    expected = parts.settings.expected_agents
-    missing = [reason for name in expected if (reason := _describe_missing(name, all_reports))]
-    if missing:
-        raise Unavailable(f"not ready: {'; '.join(missing)}.")
+    if missing := await _find_missing(parts, all_reports):
+        raise Unavailable(f"not ready: {'; '.join(missing.values())}.")
     return JSONResponse({"status": "ready", "agents": [_agent_body(report) for report in all_reports]})
 
 
@@ -59,7 +59,7 @@ async def report_readiness(parts: Parts) -> JSONResponse:
 async def report_status(parts: Parts) -> JSONResponse:
     """What life-core reads: the active adapter, the last swap, and whether each alias can be asked."""
     all_reports = await collect_agent_reports(parts)
-    all_ready = not [name for name in parts.settings.expected_agents if _describe_missing(name, all_reports)]
+    all_ready = not await _find_missing(parts, all_reports)
     worker = next((report.status for report in all_reports if report.status.agent == "inference"), None)
     return JSONResponse(
         {
@@ -81,6 +81,18 @@ async def collect_agent_reports(parts: Facade) -> list[Report]:
         metrics.count_degraded("facade.reports", error.message)
         return []
     return sorted(all_reports, key=lambda report: (report.status.agent, report.pid))
+
+
+async def _find_missing(parts: Facade, all_reports: list[Report]) -> dict[str, str]:
+    """The expected agents that cannot take work, each with the reason. An external one that reports nothing can when it
+    reads its stage."""
+    expected = parts.settings.expected_agents
+    missing = {name: reason for name in expected if (reason := _describe_missing(name, all_reports))}
+    silent = set(missing) & set(parts.settings.external_agents) - {report.status.agent for report in all_reports}
+    if silent and parts.bus.is_connected:
+        read = {consumer.name for consumer in await read_consumers(parts.bus, TURNS) if consumer.is_read}
+        missing = {name: reason for name, reason in missing.items() if name not in silent & read}
+    return missing
 
 
 def _describe_missing(name: str, all_reports: list[Report]) -> str:

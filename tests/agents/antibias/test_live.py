@@ -1,6 +1,6 @@
 """The bias check with a worker on the small model: each path by that model's own judgement and in its own words.
 
-What the small model thinks of an answer is near chance (docs/cognition.md), so the thresholds are set for each path.
+What the small model thinks of an answer is near chance (docs/results.md), so the thresholds are set for each path.
 """
 
 from collections.abc import AsyncIterator

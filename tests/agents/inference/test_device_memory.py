@@ -1,4 +1,4 @@
-"""How a device's memory is divided, and what the fleet of docs/worker.md needs of it."""
+"""How a device's memory is divided, and what the fleet of docs/reference/adapters.md needs of it."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from agents.inference.device_memory import (
 )
 
 GIB, GB = 1024**3, 10**9
-DOCS = Path(__file__).parents[3] / "docs" / "worker.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "adapters.md"
 
 PARAMETERS, BITS = 35_000_000_000, 4.5
 """Of Qwen3.6-35B-A3B, with the scales of groups of 64 in four bits."""
