@@ -72,6 +72,9 @@ TIMEOUT = 10.0
 
 NO_HEADERS: Mapping[str, str] = {}
 
+EPISODE_SUBJECTS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
+EVERYTHING = EpisodeFilter()
+
 _EPISODE_DECODERS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
     EpisodeRecorded.subject: partial(decode, EpisodeRecorded),
     EpisodeForgotten.subject: partial(decode, EpisodeForgotten),
@@ -269,8 +272,8 @@ class Client:
         self,
         name: str,
         *,
-        subjects: tuple[str, ...] = (EpisodeRecorded.subject, EpisodeForgotten.subject),
-        filter: EpisodeFilter | None = None,
+        subjects: tuple[str, ...] = EPISODE_SUBJECTS,
+        filter: EpisodeFilter = EVERYTHING,
         ack_wait: float = 30.0,
         begin: Literal["first", "new"] = "first",
     ) -> ServiceInfo:
@@ -281,10 +284,32 @@ class Client:
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
         """
-        body = RegisterRequest(
-            name=name, subjects=subjects, filter=filter or EpisodeFilter(), ack_wait=ack_wait, begin=begin
-        )
+        body = RegisterRequest(name=name, subjects=subjects, filter=filter, ack_wait=ack_wait, begin=begin)
         return await self.request("services.register", body, ServiceInfo)
+
+    async def join(
+        self,
+        name: str,
+        *,
+        subjects: tuple[str, ...] = EPISODE_SUBJECTS,
+        filter: EpisodeFilter = EVERYTHING,
+        ack_wait: float = 30.0,
+        begin: Literal["first", "new"] = "first",
+    ) -> ServiceInfo:
+        """Go on at the place that is registered under the name; register it where there is none.
+
+        Raises:
+            KikiError: as :meth:`register`; ``name_taken`` when the name stands for other subjects or another filter.
+        """
+        try:
+            return await self.register(name, subjects=subjects, filter=filter, ack_wait=ack_wait, begin=begin)
+        except KikiError as error:
+            standing = [service for service in await self.services() if service.name == name]
+            if error.code == "name_taken" and standing:
+                (info,) = standing
+                if set(info.subjects) == set(subjects) and info.filter == filter:
+                    return info
+            raise
 
     async def services(self) -> tuple[ServiceInfo, ...]:
         """The registered services."""

@@ -318,6 +318,16 @@ async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
     assert await gather_reports(bus, expected=["slow", "gone"]) == [slow]
 
 
+async def test_an_answer_of_another_shape_hides_no_report(bus: Bus) -> None:
+    async def answer(message: LiveMessage) -> None:
+        await bus.client.publish(message.reply, b'{"agent": "odd", "ready": true}')
+
+    await bus.listen(bus.subjects.service("status"), answer)
+    async with serve_echo(bus):
+        (report,) = await gather_reports(bus, expected=["echo"])
+    assert report.status.agent == "echo"
+
+
 async def test_reports_carry_status_and_metrics(bus: Bus) -> None:
     async with serve_echo(bus):
         (report,) = await gather_reports(bus, expected=["echo"])
