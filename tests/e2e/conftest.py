@@ -57,7 +57,14 @@ class Runtime:
 
 
 def start(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
-    """Start ``kiki up`` on free ports, with settings as ``variables``, and wait until it is ready.
+    """Start ``kiki up`` as :func:`launch` does, and wait until it is ready."""
+    runtime = launch(directory, *options, module=module, **variables)
+    wait_until_ready(runtime)
+    return runtime
+
+
+def launch(directory: Path, *options: str, module: str = "runtime", **variables: str) -> Runtime:
+    """Start ``kiki up`` on free ports, with settings as ``variables``.
 
     ``module`` is run in the place of the ``runtime`` module.
     """
@@ -71,8 +78,7 @@ def start(directory: Path, *options: str, module: str = "runtime", **variables: 
         "COLUMNS": "200",
         **variables,
     }
-    log = directory / "up.log"
-    with log.open("wb") as sink:
+    with (directory / "up.log").open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "up", *options],
             env=environment,
@@ -80,16 +86,21 @@ def start(directory: Path, *options: str, module: str = "runtime", **variables: 
             stderr=sink,
             start_new_session=True,
         )
-    runtime = Runtime(
+    return Runtime(
         process, f"http://127.0.0.1:{http_port}", f"nats://127.0.0.1:{nats_port}", directory / "data", environment
     )
+
+
+def wait_until_ready(runtime: Runtime) -> None:
+    """Wait until the runtime answers that it is ready; end it and the test where it never does."""
+    process, log = runtime.process, runtime.data_dir.parent / "up.log"
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             pytest.fail(f"kiki up ended with {process.returncode}: {log.read_text()}")
         try:
             if httpx.get(f"{runtime.http}/ready", timeout=5).status_code == 200:
-                return runtime
+                return
         except httpx.TransportError:
             time.sleep(0.2)
         time.sleep(0.1)
@@ -132,3 +143,11 @@ def runtime(
     yield running
     stop(running)
     assert list_violations(running) == []
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with the client's wheel and what it asks for, nothing else."""
+    from tests.e2e.outside import install_client
+
+    return install_client(tmp_path_factory.mktemp("client"))
