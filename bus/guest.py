@@ -152,8 +152,6 @@ class GuestAgent(Generic[E]):
         gauges = {"in_hand": float(len(self._in_hand)), **{name: float(count) for name, count in self.counts.items()}}
         return StatusReply(agent=self.name, ready=True, gauges=gauges)
 
-    # What the broker has
-
     def _stream(self, reads: type[E]) -> str:
         return self._client.subjects.stream(topology.stream_of(reads))
 
@@ -165,6 +163,7 @@ class GuestAgent(Generic[E]):
             ack_wait=self._ack_wait,
             max_ack_pending=topology.pending_limit(self._concurrency),
         )
+        is_waiting = False
         while True:
             self._require_connection()
             try:
@@ -172,6 +171,9 @@ class GuestAgent(Generic[E]):
             except BROKER_ERRORS as error:
                 if isinstance(error, REJECTED) and not isinstance(error, NOT_FOUND) and not is_away(error):
                     raise SetupError(f"the broker refuses consumer {self.name}: {describe(error)}.") from error
+                if not is_waiting:
+                    _log.warning("%s: waits for the broker and its streams: %s", self.name, describe(error))
+                is_waiting = True
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return
@@ -193,8 +195,6 @@ class GuestAgent(Generic[E]):
     def _require_connection(self) -> None:
         if self._client.connection.is_closed:
             raise Unavailable("the connection was closed.")
-
-    # Requests
 
     @contextlib.asynccontextmanager
     async def _serve(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
@@ -269,8 +269,6 @@ class GuestAgent(Generic[E]):
     async def _cancel_turn(self, message: Msg) -> None:
         with contextlib.suppress(InvalidEvent):
             self._cancellations.cancel(decode(TurnCancelled, message.data).envelope.turn_id)
-
-    # Events
 
     async def _keep_pulling(self, reads: type[E]) -> None:
         """Take one message at a time, for ever."""

@@ -3,24 +3,28 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from nats.js.api import ConsumerInfo
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from bus import dead_letters
 from bus.agent import gather_reports
+from bus.broker import run_broker
 from bus.client import Client, connect
-from bus.connection import Bus, LiveMessage
+from bus.connection import Bus, BusSettings, LiveMessage
+from bus.connection import connect as connect_bus
 from bus.guest import GuestAgent
 from bus.handling.endpoint import Endpoint
 from bus.subjects import MSG_ID
+from bus.testing import connect_fresh
 from bus.topology import DEAD, TURNS
 from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.chat import Usage
 from schemas.codec import decode, encode
-from schemas.errors import InvalidInput, KikiError, StageFailed, Unavailable
+from schemas.errors import InvalidInput, KikiError, SetupError, StageFailed, Unavailable
 from schemas.events import (
     AnswerReady,
     DissentRaised,
@@ -319,6 +323,38 @@ async def test_a_consumer_that_is_lost_is_made_again(bus: Bus) -> None:
         await bus.js.delete_consumer(TURNS, NAME)
         await bus.publish(infer_done("A."))
         await wait_for_count(guest, "done")
+
+
+async def test_a_guest_outlives_its_broker_and_the_loss_of_the_stream(tmp_path: Path) -> None:
+    """The stream of turns is in the broker's memory: the next one has neither it nor the guest's consumer."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with run_broker(tmp_path, port=0) as broker:
+            async with connect_fresh(broker.url):
+                pass
+            client = await stack.enter_async_context(
+                connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+            )
+            guest = GuestAgent(client, NAME, InferDone, consider)
+            task = asyncio.create_task(guest.run())
+            stack.callback(task.cancel)
+            await client.publish(infer_done("A."))
+            await wait_for_count(guest, "done")
+        async with run_broker(tmp_path, port=int(broker.url.rsplit(":", 1)[1])) as again:
+            async with connect_bus(BusSettings(url=again.url), name="test") as bus:
+                await bus.reconcile()
+                await bus.publish(infer_done("B."))
+                await wait_for_count(guest, "done", 2)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await stack.aclose()
+
+
+async def test_a_consumer_that_the_broker_refuses_ends_the_guest_with_the_reason(bus: Bus) -> None:
+    config = ConsumerConfig(durable_name=NAME, ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW)
+    await bus.js.add_consumer(TURNS, config)
+    with pytest.raises(SetupError, match="the broker refuses consumer rival"):
+        await asyncio.wait_for(GuestAgent(Client(bus.client), NAME, InferDone, consider).run(), 10)
 
 
 async def test_a_guest_without_events_answers_requests_and_refuses_what_is_none(bus: Bus) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas.envelope import SCHEMA_VERSION
+from schemas.codec import decode, encode
+from schemas.envelope import SCHEMA_VERSION, new_turn
+from schemas.errors import InvalidEvent
+from schemas.events import TurnFailed
 from tests.e2e.conftest import Runtime
 from tests.e2e.outside import find_broker, run_outside
 
@@ -42,6 +45,22 @@ def test_another_service_does_everything_with_the_client_alone(runtime: Runtime,
     again = runtime.kiki("replay", report["turn"], "--again")
     assert again.returncode == 0, again.stderr
     assert "word for word" in again.stdout or "recorded" in again.stdout
+
+
+def test_the_client_passes_over_what_a_newer_runtime_adds(python: Path) -> None:
+    event = TurnFailed(
+        envelope=new_turn(tenant="t", timeout=9), stage="router", code="unavailable", message="m", retryable=True
+    )
+    body = json.loads(encode(event))
+    newer = {**body, "since": 6, "envelope": {**body["envelope"], "colour": "red"}}
+    program = (
+        "import sys; from micro_kiki_client import TurnFailed; from micro_kiki_client.schemas.codec import decode; "
+        "print(decode(TurnFailed, sys.argv[1].encode()).stage)"
+    )
+    result = run_outside([str(python), "-c", program, json.dumps(newer)])
+    assert (result.returncode, result.stdout) == (0, "router\n"), result.stderr
+    with pytest.raises(InvalidEvent, match="since"):
+        decode(TurnFailed, json.dumps({**body, "since": 6}).encode())
 
 
 def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: Path) -> None:
