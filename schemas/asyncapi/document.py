@@ -1,5 +1,10 @@
-"""The contract as an AsyncAPI 3.0 document with JSON Schemas, generated from the structs."""
+"""The contract as an AsyncAPI 3.0 document with JSON Schemas, generated from the structs.
 
+The runtime refuses fields that it does not know, and its readers are asked to pass over those: only the schemas of what
+is sent to it as a request are closed.
+"""
+
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +23,7 @@ from schemas.adapters import (
 )
 from schemas.advisors import ADVISORS, AdviseReply, AdviseRequest
 from schemas.asyncapi.examples import example
+from schemas.asyncapi.references import find_reachable
 from schemas.consolidation import (
     DiscardReply,
     DiscardRequest,
@@ -97,11 +103,12 @@ from schemas.services import (
     TrimRequest,
     UnregisterRequest,
 )
-from schemas.status import DeadLetter, ServiceError, StatusReply
+from schemas.status import AgentReport, DeadLetter, ServiceError, StatusReply
 from schemas.tenants import TenantAnswer, TenantEnd, TenantPiece, TenantRecords, TenantRecordsReply, TenantTurn
 from schemas.tokens import CountReply, CountRequest
 
 _DEFS = "#/components/schemas/{name}"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -127,16 +134,18 @@ class Service:
     @property
     def name(self) -> str:
         """The verb as an identifier: ``memory.search`` is ``MemorySearch``, a tenant's ``turn`` is ``AskTurn``."""
-        words = self.verb.replace("-", ".").split(".")
+        words = _PLACEHOLDER.sub("", self.verb).replace("-", ".").split(".")
         return "".join(word.capitalize() for word in (["ask", *words] if self.asks else words))
 
     def channel(self, prefix: str) -> dict[str, Any]:
         """Where it is asked."""
-        channel: dict[str, Any] = {
-            "address": f"{prefix}.ask.{{tenant}}.{self.verb}" if self.asks else f"{prefix}.svc.{self.verb}",
+        address = f"{prefix}.ask.{{tenant}}.{self.verb}" if self.asks else f"{prefix}.svc.{self.verb}"
+        parameters = {name: _PARAMETERS[name] for name in _PLACEHOLDER.findall(address)}
+        return {
+            "address": address,
             "messages": {self.request.__name__: {"$ref": f"#/components/messages/{self.request.__name__}"}},
+            **({"parameters": parameters} if parameters else {}),
         }
-        return channel | ({"parameters": {"tenant": _PARAMETERS["tenant"]}} if self.asks else {})
 
 
 SERVICES = (
@@ -144,7 +153,7 @@ SERVICES = (
     Service("compare", CompareRequest, CompareReply),
     Service("route", RouteRequest, RouteReply),
     Service("count", CountRequest, CountReply),
-    *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in ADVISORS),
+    *(Service(f"advise.{name}", AdviseRequest, AdviseReply) for name in (*ADVISORS, "{advisor}")),
     Service("memory.search", SearchRequest, SearchReply),
     Service("memory.embed", EmbedRequest, EmbedReply),
     Service("memory.rebuild", RebuildRequest, RebuildReply),
@@ -190,6 +199,7 @@ _PARAMETERS = {
     "lane": {"description": "Priority of the job.", "enum": list(LANES)},
     "consumer": {"description": "The durable consumer that gave up on the message."},
     "agent": {"description": "The agent's name."},
+    "advisor": {"description": "The advisor's name in the router's settings."},
     "service": {"description": "The name of a service."},
     "tenant": {"description": "The tenant, whose users alone may ask here."},
 }
@@ -225,15 +235,21 @@ def document(*, prefix: str = "kiki") -> dict[str, Any]:
     """The whole contract as an AsyncAPI 3.0 document."""
     events = channels(prefix)
     kinds: set[type[msgspec.Struct]] = {channel.message for channel in events}
-    kinds |= {JobResult, StatusReply, ServiceError}
-    kinds |= {kind for service in SERVICES for kind in (service.request, service.reply, *service.pieces)}
+    kinds |= {JobResult, StatusReply, AgentReport, ServiceError}
+    kinds |= {kind for service in SERVICES for kind in (service.reply, *service.pieces)}
+    read = {kind.__name__ for kind in kinds}
+    kinds |= {service.request for service in SERVICES}
     _, schemas = msgspec.json.schema_components(sorted(kinds, key=lambda kind: kind.__name__), ref_template=_DEFS)
+    for name in find_reachable(schemas, read):
+        schemas[name].pop("additionalProperties", None)
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "micro-kiki",
             "version": f"{SCHEMA_VERSION}.0.0",
-            "description": "Events, jobs and services of the micro-kiki agent runtime on NATS.",
+            "description": "Events, jobs and services of the micro-kiki agent runtime on NATS. Readers pass over "
+            "fields that they do not know: a new optional field does not raise the version. The runtime itself refuses "
+            "them.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
@@ -279,8 +295,15 @@ def _service_channels(prefix: str) -> dict[str, Any]:
         by_name[f"{service.name}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
     by_name["StatusService"] = {
         "address": f"{prefix}.svc.status.{{agent}}",
+        "description": "The answer of one instance of the agent to an empty request.",
         "parameters": {"agent": _PARAMETERS["agent"]},
         "messages": {"StatusReply": {"$ref": "#/components/messages/StatusReply"}},
+    }
+    by_name["ReportService"] = {
+        "address": f"{prefix}.svc.status",
+        "description": "The answers of all instances of all agents to an empty request, which no queue group shares. "
+        "/ready counts an agent by them.",
+        "messages": {"AgentReport": {"$ref": "#/components/messages/AgentReport"}},
     }
     return by_name
 
@@ -311,7 +334,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "name": kind.__name__,
         "contentType": "application/json",
         "summary": _first_line(kind),
-        "headers": _HEADERS,
+        "headers": _ERROR_HEADERS if kind is ServiceError else _HEADERS,
         "payload": {"$ref": _DEFS.format(name=kind.__name__)},
         "examples": [{"name": kind.__name__, "payload": example(kind)}],
     }
@@ -320,8 +343,20 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
 _HEADERS = {
     "type": "object",
     "properties": {
-        "Nats-Msg-Id": {"type": "string", "description": "<turn_id>:<stage>; a repeated id marks a duplicate."},
+        "Nats-Msg-Id": {
+            "type": "string",
+            "description": "<turn_id>:<noun>.<verb>; of a dissent <turn_id>:dissent, of a turn's end <turn_id>:end, of "
+            "a job <turn_id>:job.<job_id>. A repeated id marks a duplicate.",
+        },
         "traceparent": {"type": "string", "description": "W3C trace context."},
+    },
+}
+
+_ERROR_HEADERS = {
+    "type": "object",
+    "properties": {
+        "Nats-Service-Error": {"type": "string", "description": "Why, in words; a reply without it is no refusal."},
+        "Nats-Service-Error-Code": {"type": "string", "description": "The HTTP status of the error's code."},
     },
 }
 
