@@ -5,49 +5,41 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
 import msgspec
 import structlog
 from nats.micro.request import Request
-from nats.micro.service import EndpointConfig, ServiceConfig
-from nats.micro.service import Service as MicroService
 from prometheus_client import generate_latest
 
 from bus import metrics
 from bus.connection import Bus, LiveMessage
 from bus.errors import BROKER_ERRORS
 from bus.handler import Consumer, Handler
+from bus.handling.endpoint import (
+    REQUESTS_AT_ONCE,
+    Endpoint,
+    add_endpoint,
+    encode_reply,
+    fault_of,
+    is_answerable,
+    make_service,
+    reply_subject,
+    send_refusal,
+)
 from bus.local_endpoints import Accept
 from bus.request import gather, no_answer
-from schemas.calls import STATUS, Service
-from schemas.codec import decode, encode
+from schemas.calls import STATUS
+from schemas.codec import encode
 from schemas.errors import KikiError, SetupError
-from schemas.status import ServiceError, StatusReply
+from schemas.status import AgentReport, StatusReply
 
-Q = TypeVar("Q", bound=msgspec.Struct | None)
-A = TypeVar("A", bound=msgspec.Struct)
-
-VERSION = "0.1.0"
-REQUESTS_AT_ONCE = 32
-"""Requests that one agent answers at the same time; further ones wait in the subscription."""
+__all__ = ["Agent", "Endpoint", "gather_reports", "run_agent"]
 
 _log = structlog.get_logger("bus")
-
-
-class Endpoint:
-    """A request that the agent answers, and the function that does: from the request's struct to the reply's."""
-
-    def __init__(self, service: Service[Q, A], handle: Callable[[Q], Awaitable[A]]) -> None:
-        self.service: Service[Any, Any] = service
-        self.handle: Callable[[Any], Awaitable[Any]] = handle
-
-    @property
-    def verb(self) -> str:
-        """The request's verb."""
-        return self.service.verb
 
 
 class Agent(Protocol):
@@ -142,15 +134,8 @@ def _check_place(name: str, handlers: Sequence[Handler[Any]], bus: Bus) -> None:
 @contextlib.asynccontextmanager
 async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
     """Answer the agent's endpoints and ``status``, over the broker and to callers of this process."""
-    service = MicroService(
-        bus.client,
-        ServiceConfig(
-            name=f"kiki-{agent.name}",
-            version=VERSION,
-            description=(agent.__doc__ or agent.name).strip().splitlines()[0],
-            metadata={"pid": str(os.getpid()), "prefix": bus.subjects.prefix},
-        ),
-    )
+    description = (agent.__doc__ or agent.name).strip().splitlines()[0]
+    service = make_service(bus.client, bus.subjects, agent=agent.name, description=description)
     with contextlib.suppress(*BROKER_ERRORS):  # of its flush: the subscriptions are made, and run_agent flushes, too
         await service.start()
 
@@ -160,14 +145,7 @@ async def _serve(agent: Agent, bus: Bus, tasks: anyio.abc.TaskGroup) -> AsyncIte
     limiter = anyio.Semaphore(REQUESTS_AT_ONCE, fast_acquire=True)
     with contextlib.ExitStack() as stack:
         for endpoint in (*agent.endpoints(), Endpoint(STATUS.at(agent.name), status)):
-            await service.add_endpoint(
-                EndpointConfig(
-                    name=endpoint.verb.replace(".", "-"),
-                    subject=bus.subjects.service(endpoint.verb),
-                    handler=_message_handler(bus, endpoint, tasks, limiter),
-                    metadata={"request": endpoint.service.request.__name__},
-                )
-            )
+            await add_endpoint(service, bus.subjects, endpoint, _message_handler(bus, endpoint, tasks, limiter))
             stack.enter_context(bus.local_endpoints.serve(endpoint.service, _call_handler(endpoint, tasks, limiter)))
         stop_reporting = await bus.listen(bus.subjects.service(STATUS.verb), _status_handler(bus, agent))
         try:
@@ -204,28 +182,23 @@ def _message_handler(
 
 async def _respond(endpoint: Endpoint, request: Request, bus: Bus) -> None:
     """Answer a request, or refuse it. One that nobody could be answered on is not worked on."""
-    if not _is_answerable(bus, request._msg.reply, endpoint.verb):  # nats-py shows it nowhere else
+    if not _is_answerable(bus, reply_subject(request), endpoint.verb):
         return
     try:
         with _refusals(endpoint.verb):
-            data = encode(await _answer(endpoint, request.data))
-            if len(data) > bus.max_payload:
-                raise KikiError(f"the reply to {endpoint.verb} has {len(data)} bytes, more than the broker takes.")
+            data = encode_reply(endpoint.verb, await endpoint.answer(request.data), bus.max_payload)
         await request.respond(data)
     except KikiError as error:
-        body = ServiceError(code=error.code, message=error.message, param=error.param)
-        description = " ".join(error.message[:200].split())  # a header is one line
-        await request.respond_error(code=str(error.status), description=description, data=encode(body))
+        await send_refusal(request, error)
 
 
 def _is_answerable(bus: Bus, reply: str, verb: str) -> bool:
-    """Whether an answer may go to ``reply``: an agent must not publish on the runtime's or the broker's own subjects
-    what somebody asks it to, who may not do so themselves. Anything else is counted."""
-    is_answerable = bool(reply) and not bus.subjects.owns(reply) and not reply.startswith("$")
-    if not is_answerable:
-        problem = f"with the reply subject {reply}" if reply else "without a reply subject"
-        metrics.count_degraded("service.no_reply", f"a request to {verb} came {problem}.")
-    return is_answerable
+    """Whether an answer may go to ``reply``; where it may not, that is counted."""
+    if is_answerable(reply, bus.subjects):
+        return True
+    problem = f"with the reply subject {reply}" if reply else "without a reply subject"
+    metrics.count_degraded("service.no_reply", f"a request to {verb} came {problem}.")
+    return False
 
 
 def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio.Semaphore) -> Accept:
@@ -237,7 +210,7 @@ def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio
                 if reply.done():
                     return  # the caller left while this request waited for others
                 with _refusals(endpoint.verb):
-                    outcome = await _answer(endpoint, data)
+                    outcome = await endpoint.answer(data)
         except KikiError as error:
             if not reply.done():
                 reply.set_exception(error)
@@ -257,12 +230,6 @@ def _call_handler(endpoint: Endpoint, tasks: anyio.abc.TaskGroup, limiter: anyio
     return accept
 
 
-async def _answer(endpoint: Endpoint, data: bytes) -> msgspec.Struct:
-    kind = endpoint.service.request
-    answer: msgspec.Struct = await endpoint.handle(None if kind is type(None) else decode(kind, data))
-    return answer
-
-
 @contextlib.contextmanager
 def _refusals(verb: str) -> Iterator[None]:
     """Count an error raised in this context and raise it for the caller; an unexpected one is logged and replaced."""
@@ -274,16 +241,16 @@ def _refusals(verb: str) -> Iterator[None]:
     except Exception:  # noqa: BLE001 - the caller gets a general error, the log has the reason
         _log.exception("service failed", verb=verb)
         metrics.REFUSED.labels(verb, KikiError.code).inc()
-        raise KikiError(f"{verb} failed; the agent's log says why.") from None
+        raise fault_of(verb) from None
 
 
 def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable[None]]:
-    """Every instance answers ``svc.status`` with its :class:`Report`."""
+    """Every instance answers ``svc.status`` with its :class:`AgentReport`."""
 
     async def send_report(message: LiveMessage) -> None:
         if not _is_answerable(bus, message.reply, STATUS.verb):
             return
-        report = Report(
+        report = AgentReport(
             status=agent.status(),
             pid=os.getpid(),
             metrics=generate_latest(metrics.REGISTRY).decode(),
@@ -295,23 +262,16 @@ def _status_handler(bus: Bus, agent: Agent) -> Callable[[LiveMessage], Awaitable
     return send_report
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance's answer to ``svc.status``: its status and its metrics in Prometheus text format.
-
-    ``resident_bytes`` are those of its process, other agents in it included; 0 when it does not say.
-    """
-
-    status: StatusReply
-    pid: int
-    metrics: str
-    host: str = ""
-    resident_bytes: int = 0
-
-
-async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[Report]:
+async def gather_reports(bus: Bus, *, expected: Collection[str] = ()) -> list[AgentReport]:
     """The reports of all agent instances; those named in ``expected`` have more time to answer (:func:`gather`)."""
 
-    def includes_expected(replies: Sequence[Report]) -> bool:
+    def includes_expected(replies: Sequence[AgentReport]) -> bool:
         return {report.status.agent for report in replies} >= set(expected)
 
-    return await gather(bus.client, bus.subjects.service(STATUS.verb), Report, enough=includes_expected)
+    return await gather(
+        bus.client,
+        bus.subjects.service(STATUS.verb),
+        AgentReport,
+        enough=includes_expected,
+        note=partial(metrics.count_degraded, "agent.report"),
+    )

@@ -6,7 +6,7 @@ Needs nats-py and msgspec only. The distribution ``micro-kiki-client`` is made o
 import logging
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -19,6 +19,7 @@ from bus.access.address import read_address, without_login
 from bus.access.login import Login, find_login
 from bus.deliveries import DeliveryClient
 from bus.errors import BROKER_ERRORS, explain_refusal, is_refusal, translate_errors
+from bus.handling.message import encode_event
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
 from bus.turn import Happening, LiveText, TurnEvents, follow_turn
@@ -32,7 +33,7 @@ from schemas.calls import (
     Service,
 )
 from schemas.chat import Message, Sampling
-from schemas.codec import decode, encode
+from schemas.codec import decode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import InvalidEvent, KikiError, Unavailable
 from schemas.events import (
@@ -73,6 +74,11 @@ _log = logging.getLogger("micro_kiki_client")
 
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
+
+NO_HEADERS: Mapping[str, str] = {}
+
+EPISODE_SUBJECTS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
+EVERYTHING = EpisodeFilter()
 
 _EPISODE_DECODERS: dict[str, Callable[[bytes], EpisodeRecorded | EpisodeForgotten]] = {
     EpisodeRecorded.subject: partial(decode, EpisodeRecorded),
@@ -218,7 +224,7 @@ class Client:
         envelope = new_turn(tenant=tenant, user=user, session_id=session_id, timeout=timeout)
         async with follow_turn(self.connection, self.subjects, envelope, awaited=True) as events:
             turn = Turn(envelope, events, self._take)
-            await self._publish(QueryReceived(envelope=envelope, query=query))
+            await self.publish(QueryReceived(envelope=envelope, query=query))
             try:
                 yield turn
             finally:
@@ -226,7 +232,7 @@ class Client:
                     left = envelope.next(TurnCancelled.subject)
                     stop = TurnCancelled(envelope=left, reason="the asker left", retryable=True)
                     with suppress(Unavailable):  # the broker is away; the turn's deadline ends it
-                        await self._publish(stop)
+                        await self.publish(stop)
 
     async def ask(self, question: str | Sequence[Message], **options: Any) -> AsyncGenerator[str, None]:
         """The answer in pieces; ``options`` are those of :meth:`turn`."""
@@ -262,8 +268,8 @@ class Client:
         self,
         name: str,
         *,
-        subjects: tuple[str, ...] = (EpisodeRecorded.subject, EpisodeForgotten.subject),
-        filter: EpisodeFilter | None = None,
+        subjects: tuple[str, ...] = EPISODE_SUBJECTS,
+        filter: EpisodeFilter = EVERYTHING,
         ack_wait: float = 30.0,
         begin: Literal["first", "new"] = "first",
     ) -> ServiceInfo:
@@ -274,10 +280,32 @@ class Client:
         Raises:
             KikiError: ``name_taken``, ``matches_nothing``, or a field that is wrong; ``param`` names it.
         """
-        body = RegisterRequest(
-            name=name, subjects=subjects, filter=filter or EpisodeFilter(), ack_wait=ack_wait, begin=begin
-        )
+        body = RegisterRequest(name=name, subjects=subjects, filter=filter, ack_wait=ack_wait, begin=begin)
         return await self.request(SERVICES_REGISTER, body)
+
+    async def join(
+        self,
+        name: str,
+        *,
+        subjects: tuple[str, ...] = EPISODE_SUBJECTS,
+        filter: EpisodeFilter = EVERYTHING,
+        ack_wait: float = 30.0,
+        begin: Literal["first", "new"] = "first",
+    ) -> ServiceInfo:
+        """Go on at the place that is registered under the name; register it where there is none.
+
+        Raises:
+            KikiError: as :meth:`register`; ``name_taken`` when the name stands for other subjects or another filter.
+        """
+        try:
+            return await self.register(name, subjects=subjects, filter=filter, ack_wait=ack_wait, begin=begin)
+        except KikiError as error:
+            standing = [service for service in await self.services() if service.name == name]
+            if error.code == "name_taken" and standing:
+                (info,) = standing
+                if set(info.subjects) == set(subjects) and info.filter == filter:
+                    return info
+            raise
 
     async def services(self) -> tuple[ServiceInfo, ...]:
         """The registered services."""
@@ -335,6 +363,20 @@ class Client:
         finally:
             await subscription.unsubscribe()
 
+    async def publish(self, event: Event, *, headers: Mapping[str, str] = NO_HEADERS) -> None:
+        """Store an event in its stream, under the message id that its stage has; a second one is a duplicate, which the
+        broker drops.
+
+        Raises:
+            Unavailable: no receipt came: the broker is away or its storage is full.
+            StageFailed: the event is larger than the broker takes.
+        """
+        data = encode_event(event, self.connection.max_payload)
+        with translate_errors(f"{event.subject} was not stored"):
+            await self.connection.jetstream().publish(
+                self.subjects.of(event), data, headers={**headers, MSG_ID: message_id(event)}
+            )
+
     async def request(self, service: Service[Q, R], body: Q, *, timeout: float = TIMEOUT) -> R:
         """Send any request of the contract, to ``<prefix>.svc.<verb>``."""
         return await request(self.connection, self.subjects.service(service.verb), service, body, timeout=timeout)
@@ -346,9 +388,4 @@ class Client:
     async def _take(self, answer: AnswerReady) -> None:
         """Have the answer recorded, before anybody gets it."""
         if answer.is_recorded:
-            await self._publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))
-
-    async def _publish(self, event: Event) -> None:
-        headers = {MSG_ID: message_id(event)}
-        with translate_errors(f"{event.subject} was not stored"):
-            await self.connection.jetstream().publish(self.subjects.of(event), encode(event), headers=headers)
+            await self.publish(AnswerTaken(envelope=answer.envelope.next(AnswerTaken.subject)))

@@ -20,7 +20,6 @@ from bus import metrics, reconciliation, topology, tracing
 from bus.access.address import read_address, without_login
 from bus.access.login import NO_LOGIN, Login
 from bus.background import Outage
-from bus.cancellation import Cancellations
 from bus.deliveries import DeliveryClient
 from bus.errors import (
     BROKER_ERRORS,
@@ -31,6 +30,9 @@ from bus.errors import (
     is_refusal,
     translate_errors,
 )
+from bus.handling.cancellation import Cancellations
+from bus.handling.letter import KEEP_LETTERS
+from bus.handling.message import encode_event
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
 from bus.subjects import MSG_ID, Subjects, message_id
@@ -39,7 +41,7 @@ from schemas.calls import Service
 from schemas.chat import Message, Sampling
 from schemas.codec import decode, encode
 from schemas.envelope import Envelope
-from schemas.errors import InvalidEvent, KikiError, Refused, SetupError, StageFailed, Unavailable
+from schemas.errors import InvalidEvent, KikiError, Refused, SetupError, Unavailable
 from schemas.events import AnswerReady, Event, Signal, TurnCancelled
 from schemas.findings import AdapterUse, RecalledEpisode
 from schemas.jobs import Job, JobResult, Lane
@@ -72,7 +74,7 @@ class BusSettings:
     replicas: int = 1
     tenant_turns: int = 192
     tenant_bytes: int = 32 * 1024**2
-    tenant_letters: int = 128
+    tenant_letters: int = KEEP_LETTERS
     guests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     debug: bool = False
 
@@ -129,13 +131,7 @@ class Bus:
             Refused: the stream is a queue with an end, and it is full.
             StageFailed: the event is larger than the broker takes.
         """
-        data = encode(event)
-        if len(data) > self.max_payload:
-            raise StageFailed(
-                f"{event.subject} has {len(data)} bytes, the broker takes {self.max_payload}: "
-                "shorten the conversation; 'kiki doctor' says which limit is smaller than the model's context.",
-                code="context_length_exceeded",
-            )
+        data = encode_event(event, self.max_payload)
         headers = tracing.headers()
         subject, own_id = self.subjects.of(event), message_id(event)
         if (noun_verb := self.subjects.output_of(stage, event.subject)) != event.subject:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,19 +17,16 @@ from nats.aio.msg import Msg
 from bus import failpoints
 from bus.connection import Bus
 from bus.errors import translate_errors
+from bus.handling.letter import file_letter, tenant_of
 from bus.metrics import count_degraded
 from bus.storage import objects
 from bus.stream import StoredMessage, delete_message, list_subjects, measure_stream, purge, read_message, read_next
 from bus.subjects import MSG_ID, Subjects
 from bus.topology import DEAD, DEAD_MAX_BYTES, EPISODES, JOBS, TURNS
-from bus.turns.unreadable import NOBODY
 from schemas.base import UNREADABLE
-from schemas.codec import decode, decode_envelope, encode
+from schemas.codec import decode
 from schemas.errors import InvalidEvent, InvalidInput, Unavailable
 from schemas.status import DeadLetter
-
-HEADER_ROOM = 4096
-"""Bytes of a message that its headers may need."""
 
 REPLAY_TIMEOUT = 120.0
 """Seconds that a replayed turn gets, because its own deadline has passed."""
@@ -52,22 +50,17 @@ class FiledLetter:
 
 async def bury(bus: Bus, message: Msg, *, consumer: str, reason: str) -> None:
     """File a copy of the message with the reason, wait until it is stored, and only then terminate the original."""
-    meta = message.metadata
-    letter = DeadLetter(
-        subject=message.subject,
-        stream=meta.stream,
+    tenant = tenant_of(message)
+    subject = bus.subjects.dead(consumer, tenant)
+    await file_letter(
+        bus.js,
+        subject,
+        message,
         consumer=consumer,
         reason=reason,
-        deliveries=meta.num_delivered,
-        headers=dict(message.headers or {}),
-        payload=message.data,
-        failed_at=time.time(),
+        limit=bus.client.max_payload,
+        store=partial(objects.put, bus),
     )
-    msg_id = f"dead:{consumer}:{meta.stream}:{meta.sequence.stream}:{int(meta.timestamp.timestamp() * 1000)}"
-    envelope = decode_envelope(message.data)
-    tenant = NOBODY if envelope is None else envelope.tenant
-    subject = bus.subjects.dead(consumer, tenant)
-    await bus.js.publish(subject, await _fit(bus, letter), headers={MSG_ID: msg_id})
     await failpoints.pass_window("letter.written")
     await message.term()
     try:
@@ -94,15 +87,6 @@ async def _purge_bytes(bus: Bus, tenant: str) -> None:
             return
         await delete_message(bus, DEAD, seq)
         excess -= sizes[seq]
-
-
-async def _fit(bus: Bus, letter: DeadLetter) -> bytes:
-    """The letter as the broker takes it: a payload that is too large for it is stored by its own digest."""
-    data = encode(letter)
-    if len(data) + HEADER_ROOM <= bus.client.max_payload:
-        return data
-    digest = await objects.put(bus, letter.payload)
-    return encode(msgspec.structs.replace(letter, payload=b"", headers={}, payload_sha256=digest))
 
 
 async def read_payload(bus: Bus, letter: DeadLetter) -> bytes:

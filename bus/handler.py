@@ -28,7 +28,6 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.abc
-import msgspec
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -38,18 +37,16 @@ from bus import dead_letters, failpoints, metrics, reconciliation, sharing, topo
 from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
-from bus.subjects import Subjects
+from bus.handling.message import read_event, retry_delay
 from bus.tenants.queue import TenantQueue
 from bus.tenants.shares import find_most
 from bus.turns.awaiting import cancel_abandoned
 from bus.turns.events import find_end
 from bus.turns.unreadable import report_malformed
-from schemas.codec import decode
 from schemas.envelope import Envelope
 from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidStage, KikiError, Refused, StageFailed, Unavailable
 from schemas.events import Event, failure
 from schemas.findings import StageTiming
-from schemas.jobs import Job
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -68,9 +65,6 @@ ANSWER_FACTOR = 1.25
 
 STALL_FACTOR = 2.0
 """A slot that has not come back to its pull for this many fetch times has stopped and is brought back."""
-
-MAX_DELAY = 10.0
-"""Upper bound in seconds of the delay before another try."""
 
 DEBUG_ACK_WAIT = 3600.0
 """Seconds that a silent handler has where the settings say ``debug``: a breakpoint stops the heartbeats, too."""
@@ -182,7 +176,9 @@ class Consumer(Generic[E]):
             handler.stage,
             list(handler.filters) or [bus.subjects.stage(bus.subjects.input_of(handler.stage, handler.event.subject))],
             ack_wait=max(handler.ack_wait, DEBUG_ACK_WAIT if bus.settings.debug else 0.0),
-            max_ack_pending=1 if handler.in_order else max(64, 4 * handler.concurrency, 2 * self._count_slots()),
+            max_ack_pending=1
+            if handler.in_order
+            else topology.pending_limit(handler.concurrency, slots=self._count_slots()),
         )
         self._ack_wait = handler.ack_wait
         self._slots = [_Slot(number) for number in range(self._count_slots())]
@@ -383,8 +379,7 @@ class Consumer(Generic[E]):
         if attempt > 1:
             metrics.REDELIVERED.labels(handler.stage).inc()
         try:
-            event = _cap_deadline(decode(handler.event, message.data), message)
-            _refuse_contradiction(event, message.subject, self.bus.subjects)
+            event = read_event(handler.event, message, self.bus.subjects)
         except InvalidEvent as error:
             await self._bury(message, "malformed", error)
             await self._firewall(report_malformed(self.bus, message, handler.event, handler.stage, error))
@@ -477,12 +472,13 @@ class Consumer(Generic[E]):
             return await self._outlast(partial(handler.handle, event, delivery))
         finished, outcome = False, None
         limit = anyio.current_time() + event.envelope.remaining
-        with self.bus.cancellations.scope(event.envelope.turn_id, deadline=limit):
+        cancellations, turn_id = self.bus.cancellations, event.envelope.turn_id
+        with anyio.CancelScope(deadline=limit) as scope, cancellations.watch(turn_id, scope.cancel):
             async with self._take_place(event, delivery) if handler.fair else contextlib.nullcontext():
                 outcome, finished = await handler.handle(event, delivery), True
         if finished:
             return outcome
-        if event.envelope.turn_id in self.bus.cancellations:
+        if turn_id in cancellations:
             return CANCELLED
         raise DeadlineExceeded(f"the deadline passed in {handler.stage}.")
 
@@ -519,7 +515,7 @@ class Consumer(Generic[E]):
             await self._give_up(message, event, "max_deliver", error)
             return
         metrics.HANDLED.labels(handler.stage, "retried").inc()
-        delay = min(MAX_DELAY, handler.retry_delay * 2 ** min(attempt - 1, 16)) * random.uniform(0.5, 1.5)
+        delay = retry_delay(attempt, handler.retry_delay)
         _log.warning("message will be retried", attempt=attempt, delay=round(delay, 2), error=str(error) or repr(error))
         await message.nak(delay=delay)
 
@@ -570,19 +566,3 @@ def _is_self_cancelled() -> bool:
     """Whether the CancelledError at hand came out of the handler and not from whoever owns this task."""
     task = asyncio.current_task()
     return task is not None and not task.cancelling()
-
-
-def _cap_deadline(event: E, message: Msg) -> E:
-    """The event with a deadline that is no further from when it was stored than a turn may last."""
-    envelope = event.envelope.cap_deadline(message.metadata.timestamp.timestamp())
-    return event if envelope is event.envelope else msgspec.structs.replace(event, envelope=envelope)
-
-
-def _refuse_contradiction(event: Event, subject: str, subjects: Subjects) -> None:
-    """Raise InvalidEvent when the event is of another turn than its subject, or a job answers onto our subjects."""
-    if Subjects.key(subject) != event.envelope.turn_id:
-        raise InvalidEvent(
-            f"the subject {subject} does not end in the turn id {event.envelope.turn_id}.", param="envelope.turn_id"
-        )
-    if isinstance(event, Job) and subjects.owns(event.reply):
-        raise InvalidEvent(f"the reply subject {event.reply} is the runtime's own: give an inbox.", param="reply")

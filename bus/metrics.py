@@ -23,15 +23,22 @@ IN_FLIGHT = Gauge("kiki_in_flight", "Messages being handled", ["stage"], registr
 
 RESIDENT = Gauge("kiki_process_resident_bytes", "Bytes of the process that are in memory", registry=REGISTRY)
 
+MAX_KINDS = 32
+"""Kinds of reasons that are logged of one degraded path, however many there are."""
+
 _log = structlog.get_logger("bus")
-_logged_paths: set[str] = set()
+_logged_kinds: dict[str, set[str]] = {}
 
 
-def count_degraded(path: str, why: str) -> None:
-    """Count each time that a degraded path is taken, and log the first time with the reason (``why``)."""
+def count_degraded(path: str, why: str, *, kind: str = "") -> None:
+    """Count each time that a degraded path is taken, and log the first time of each ``kind`` with its reason (``why``).
+
+    A path logs at most :data:`MAX_KINDS` kinds.
+    """
     DEGRADED.labels(path).inc()
-    if path not in _logged_paths:
-        _logged_paths.add(path)
+    kinds = _logged_kinds.setdefault(path, set())
+    if kind not in kinds and len(kinds) < MAX_KINDS:
+        kinds.add(kind)
         _log.warning("path degraded", path=path, error=why)
 
 

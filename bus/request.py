@@ -54,9 +54,8 @@ def read_reply(message: Msg, reply: type[R]) -> R:
     """
     if (message.headers or {}).get("Nats-Service-Error"):
         refusal = decode(ServiceError, message.data)
-        raise KikiError(
-            refusal.message, code=refusal.code, param=refusal.param, retryable=refusal.code in RETRYABLE_CODES
-        )
+        is_retryable = refusal.retryable or refusal.code in RETRYABLE_CODES  # agents of before did not say so
+        raise KikiError(refusal.message, code=refusal.code, param=refusal.param, retryable=is_retryable)
     return decode(reply, message.data)
 
 
@@ -77,11 +76,19 @@ def no_answer(verb: str, reason: str) -> Unavailable:
     return Unavailable(f"no answer from service '{verb}' ({reason}); is its agent up?")
 
 
-async def gather(client: Client, subject: str, reply: type[R], *, enough: Callable[[Sequence[R]], bool]) -> list[R]:
+async def gather(
+    client: Client,
+    subject: str,
+    reply: type[R],
+    *,
+    enough: Callable[[Sequence[R]], bool],
+    note: Callable[[str], None],
+) -> list[R]:
     """The answers to an empty request, one from each instance that listens to ``subject``.
 
     Waits for :data:`WINDOW_SECONDS`; as long as ``enough`` says that the answers are too few, it waits up to
-    :data:`PATIENCE_SECONDS`, because an instance on a busy machine may be slow to answer.
+    :data:`PATIENCE_SECONDS`, because an instance on a busy machine may be slow to answer. ``note`` is told of answers
+    that cannot be read; they are passed over.
 
     Raises:
         BrokerUnavailable: the broker is away.
@@ -98,7 +105,10 @@ async def gather(client: Client, subject: str, reply: type[R], *, enough: Callab
                 with suppress(TimeoutError):
                     message = await subscription.next_msg(timeout=remaining)
                     if not (message.headers or {}).get("Status"):
-                        replies.append(decode(reply, message.data))
+                        try:
+                            replies.append(decode(reply, message.data))
+                        except InvalidEvent as error:
+                            note(f"an answer at {subject} is passed over: {error.message}")
         finally:
             await subscription.unsubscribe()
     return replies

@@ -26,7 +26,7 @@ MSG_ID = "Nats-Msg-Id"
 
 
 def message_id(event: Event) -> str:
-    """``<turn_id>:<stage>``, so that a stage that is run again publishes a duplicate, which the broker drops.
+    """``<turn_id>:<noun>.<verb>``, so that a stage that is run again publishes a duplicate, which the broker drops.
 
     Catfish publishes one of two events, so the id has only their common noun: a second verdict is a duplicate, too. So
     is a second end of a turn, whichever it is.

@@ -131,6 +131,11 @@ def stream_of(kind: type[Any]) -> str:
     return ANSWERS if kind in ANSWER_KINDS else TURNS
 
 
+def pending_limit(concurrency: int, *, slots: int = 0) -> int:
+    """How many messages of a consumer may wait for their acknowledgement, with so many in hand at once."""
+    return max(64, 4 * concurrency, 2 * slots)
+
+
 def consumer(durable: str, filters: list[str], *, ack_wait: float, max_ack_pending: int) -> ConsumerConfig:
     """A durable pull consumer of a handler.
 

@@ -23,23 +23,22 @@ _PACKAGES = {nerve.NAME: nerve.MODULE, flow.NAME: flow.MODULE}
 def find_enabled(settings: Settings) -> dict[str, AdvisorSettings]:
     """The advisors whose ``<PREFIX>_ENABLED`` is 1 and those of ``[agents.router.advisors]``, with their settings.
 
-    An advisor's ``<PREFIX>_ALPHA`` is its weight, unless the table of the file has one.
+    Any other service that a table names is asked on the bus as well. An advisor's ``<PREFIX>_ALPHA`` is its weight,
+    unless the table of the file has one.
 
     Raises:
-        SetupError: there is no such advisor, or a weight or a deadline is no number in its range.
+        SetupError: a weight or a deadline is no number in its range.
     """
     tables = settings.agents.get("router", {}).get("advisors", {})
-    if unknown := sorted(set(tables) - set(ADVISORS)):
-        choices = ", ".join(ADVISORS)
-        raise SetupError(f"there is no advisor '{unknown[0]}': choose from {choices}.", param="agents.router.advisors")
-    is_on = {name: os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1" for name in ADVISORS}
-    return {name: _parse_settings(name, tables.get(name, {})) for name in ADVISORS if is_on[name] or name in tables}
+    names = [name for name in ADVISORS if name in tables or os.environ.get(f"{PREFIXES[name]}_ENABLED") == "1"]
+    names += [name for name in tables if name not in ADVISORS]
+    return {name: _parse_settings(name, tables.get(name, {})) for name in names}
 
 
 def find_runnable(settings: Settings) -> tuple[str, ...]:
     """The enabled advisors that this machine can run; one that is not installed is counted, and logged once."""
     runnable = []
-    for name in find_enabled(settings):
+    for name in [name for name in find_enabled(settings) if name in _PACKAGES]:
         if _is_installed(_PACKAGES[name]):
             runnable.append(name)
         else:
@@ -59,13 +58,16 @@ def read_environment(name: str, *, domains: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _parse_settings(name: str, table: dict[str, Any]) -> AdvisorSettings:
-    variable = f"{PREFIXES[name]}_ALPHA"
+    variable = f"{PREFIXES[name]}_ALPHA" if name in PREFIXES else ""
     alpha = os.environ.get(variable)
     values = {**({} if alpha is None else {"alpha": alpha}), **table}
     try:
         return msgspec.convert(values, AdvisorSettings, strict=False)
     except msgspec.ValidationError as error:
-        raise SetupError(f"advisor '{name}': {error} ({variable} is '{alpha}').", param=variable) from error
+        source = f" ({variable} is '{alpha}')" if variable else ""
+        raise SetupError(
+            f"advisor '{name}': {error}{source}.", param=variable or f"agents.router.advisors.{name}"
+        ) from error
 
 
 def _read_path(variable: str) -> Path | None:

@@ -4,15 +4,19 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas.base import WireStruct
+from schemas.base import END, WireStruct
 from schemas.numbers import Component, Number
 
 ADVISORS = ("nerve-wml", "kiki-flow")
-"""The services that may advise the router; each answers at ``svc.advise.<name>``."""
+"""The advisors that the runtime can start itself. Any other service may advise, too: at ``svc.advise.<name>``, when the
+router's settings name it."""
+
+ADVISOR_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}{END}"
+"""An advisor's name is one token of a subject."""
 
 
 class AdviseRequest(WireStruct, frozen=True, kw_only=True):
-    """What an advisor (nerve-wml, kiki-flow) gets to know of a turn before the turn's domains are chosen.
+    """What an advisor gets to know of a turn before the turn's domains are chosen.
 
     ``embedding`` is the query's unit vector; ``scores`` are the router's calibrated probabilities by output. An
     advisor that keeps a state advances it once for each ``turn_id``: a repeated request gets the same advice.

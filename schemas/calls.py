@@ -192,7 +192,7 @@ ADAPTER_VERBS = {
 
 SERVICES: tuple[Service[Any, Any], ...] = (
     *(EMBED, COMPARE, ROUTE, COUNT),
-    *(ADVISE.at(name) for name in ADVISORS),
+    *(ADVISE.at(name) for name in (*ADVISORS, "{advisor}")),
     *(MEMORY_SEARCH, MEMORY_EMBED, MEMORY_REBUILD, ADAPTERS_LS),
     *ADAPTER_VERBS.values(),
     *(ADAPTERS_EXPORT, ADAPTERS_TRAIN, ADAPTERS_PROTECT, ADAPTERS_STAGE),

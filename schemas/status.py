@@ -14,12 +14,31 @@ class StatusReply(WireStruct, frozen=True, kw_only=True):
     info: dict[str, str] = {}
 
 
+class AgentReport(WireStruct, frozen=True, kw_only=True):
+    """One instance's answer to ``svc.status``: its status and its metrics in Prometheus text format.
+
+    The request is empty, and every instance of every agent answers it; ``/ready`` counts an agent by it. ``metrics``
+    may be empty. ``pid`` and ``host`` name its process, and ``resident_bytes`` are those of it, other agents in it
+    included; 0 when it does not say.
+    """
+
+    status: StatusReply
+    pid: Integer
+    metrics: str = ""
+    host: str = ""
+    resident_bytes: Integer = 0
+
+
 class ServiceError(WireStruct, frozen=True, kw_only=True):
-    """The reply when a request cannot be answered."""
+    """The reply when a request cannot be answered; its message has the header ``Nats-Service-Error``.
+
+    ``retryable`` says that the same request may succeed later; ``param`` names the field at fault.
+    """
 
     code: str
     message: str
     param: str | None = None
+    retryable: bool = False
 
 
 class DeadLetter(WireStruct, frozen=True, kw_only=True):

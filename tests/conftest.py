@@ -37,7 +37,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def degraded_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """What degrades in a test is in its own log, though a process logs each path once."""
-    monkeypatch.setattr(metrics, "_logged_paths", set())
+    monkeypatch.setattr(metrics, "_logged_kinds", {})
 
 
 @pytest.fixture(scope="session")

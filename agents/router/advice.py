@@ -1,4 +1,4 @@
-"""Advice of other services (nerve-wml, kiki-flow): asked for over the bus, blended in log-odds, recorded.
+"""Advice of other services (nerve-wml, kiki-flow, any that is named): asked for over the bus, blended, recorded.
 
 Advice is evidence beside the router's own scores. For each router output, let ``s`` be the router's score, ``a`` the
 sum of the advisor's probabilities over the output's niche domains, and ``u`` the same sum if all niche domains were
@@ -13,6 +13,7 @@ advisor does not name stays as it is.
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -25,6 +26,9 @@ from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.calls import ADVISE
 from schemas.errors import KikiError
 from schemas.findings import Advisory
+
+_QUOTED = re.compile(r"`[^`]*`|'[^']*'")
+"""The parts of a reason that may be the advisor's own words."""
 
 FLOOR = 1e-6
 """Probabilities are kept this far from 0 and 1, where log-odds are infinite."""
@@ -43,7 +47,7 @@ async def ask_advisors(
     """The scores by output after all advice, and the advice to record; all advisors are asked at the same time.
 
     An advisor that does not answer within its timeout, or whose reply is invalid, is left out and counted
-    (``kiki_degraded`` with the path ``router.advisor.<name>``).
+    (``kiki_degraded_total`` with the path ``router.advisor.<name>``); each kind of reason is logged once.
     """
     names = list(advisors)
     replies = await asyncio.gather(*(_ask(bus, name, advisors[name], request, taxonomy) for name in names))
@@ -63,7 +67,7 @@ async def _ask(
         reply = await bus.request(ADVISE.at(name), request, timeout=settings.timeout)
         _check_reply(reply, taxonomy)
     except KikiError as error:
-        metrics.count_degraded(f"router.advisor.{name}", error.message)
+        metrics.count_degraded(f"router.advisor.{name}", error.message, kind=_QUOTED.sub("", error.message))
         return None
     return reply
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from bus import metrics
 from bus.agent import Endpoint
 from bus.connection import Bus, LiveMessage
 from bus.handler import Delivery, Handler
-from schemas.advisors import ADVISORS, AdviseRequest
+from schemas.advisors import ADVISOR_PATTERN, AdviseRequest
 from schemas.calls import EMBED, ROUTE
 from schemas.codec import decode
 from schemas.embedder import MAX_EMBED_TEXTS, EmbedReply, EmbedRequest
@@ -63,10 +64,9 @@ class RouterAgent:
     def __init__(self, settings: RouterSettings) -> None:
         if not 1 <= settings.max_adapters <= MAX_ADAPTERS:
             raise SetupError(f"max_adapters must be 1 to {MAX_ADAPTERS}.", param="agents.router.max_adapters")
-        if unknown := sorted(set(settings.advisors) - set(ADVISORS)):
+        if wrong := [name for name in settings.advisors if not re.match(ADVISOR_PATTERN, name)]:
             raise SetupError(
-                f"there is no advisor '{unknown[0]}': choose from {', '.join(ADVISORS)}.",
-                param="agents.router.advisors",
+                f"'{wrong[0]}' is no advisor's name: letters, digits, '_' and '-'.", param="agents.router.advisors"
             )
         self._settings = settings
         self._taxonomy = load_taxonomy()

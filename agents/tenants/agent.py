@@ -109,7 +109,7 @@ class TenantsAgent:
 
     async def _refuse(self, reply: str, verb: str, error: KikiError) -> None:
         metrics.REFUSED.labels("ask" if error.param == "verb" else f"ask.{verb}", error.code).inc()
-        body = ServiceError(code=error.code, message=error.message, param=error.param)
+        body = ServiceError(code=error.code, message=error.message, param=error.param, retryable=error.retryable)
         headers = {"Nats-Service-Error": error.code, "Nats-Service-Error-Code": str(error.status)}
         try:
             await self._bus.send(reply, encode(body), headers=headers)

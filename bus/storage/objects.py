@@ -1,22 +1,19 @@
 """Bytes that are too large for a message, stored in the broker under their own sha256.
 
 An object is named by its content's digest, so it never changes, and storing it twice is the same as storing it once.
-The broker drops objects after :data:`KEEP_SECONDS` seconds.
+The broker drops objects after :data:`bus.storage.bucket.KEEP_SECONDS` seconds.
 """
 
 import hashlib
 from contextlib import suppress
 
 import anyio
-from nats.js.api import StorageType
 from nats.js.object_store import ObjectStore
 
 from bus.connection import Bus
 from bus.errors import NOT_FOUND, translate_errors
+from bus.storage.bucket import bucket_name, open_bucket, put_object
 from schemas.errors import InvalidInput
-
-KEEP_SECONDS = 7 * 86400.0
-"""Seconds that an object stays."""
 
 TIMEOUT = 60.0
 """Seconds that storing or reading one object may take."""
@@ -28,14 +25,8 @@ async def put(bus: Bus, data: bytes) -> str:
     Raises:
         Unavailable: the broker is away or full.
     """
-    digest = hashlib.sha256(data).hexdigest()
-    with translate_errors(f"object {digest[:12]} was not stored"), anyio.fail_after(TIMEOUT):
-        store = await _open_store(bus)
-        try:
-            await store.get_info(digest)
-        except NOT_FOUND:
-            await store.put(digest, data)
-    return digest
+    with translate_errors("an object was not stored"), anyio.fail_after(TIMEOUT):
+        return await put_object(await _open(bus), data)
 
 
 async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
@@ -48,7 +39,7 @@ async def get(bus: Bus, digest: str, *, param: str = "sha256") -> bytes:
         Unavailable: the broker is away.
     """
     with translate_errors(f"object {digest[:12]} cannot be read"), anyio.fail_after(TIMEOUT):
-        store = await _open_store(bus)
+        store = await _open(bus)
         try:
             data: bytes = (await store.get(digest)).data or b""
         except NOT_FOUND as error:
@@ -65,29 +56,16 @@ async def delete(bus: Bus, digest: str) -> None:
     Raises:
         Unavailable: the broker is away.
     """
-    stream = f"OBJ_{bucket(bus)}"
+    bucket = bucket_name(bus.subjects.prefix)
+    stream = f"OBJ_{bucket}"
     with translate_errors(f"object {digest[:12]} was not deleted"), anyio.fail_after(TIMEOUT), suppress(NOT_FOUND):
-        store = await _open_store(bus)
-        chunks = f"$O.{bucket(bus)}.C.{(await store.get_info(digest)).nuid}"
+        store = await _open(bus)
+        chunks = f"$O.{bucket}.C.{(await store.get_info(digest)).nuid}"
         with suppress(NOT_FOUND):
             while True:
                 await bus.js.delete_msg(stream, (await bus.js.get_last_msg(stream, chunks)).seq)
         await store.delete(digest)
 
 
-def bucket(bus: Bus) -> str:
-    """The name of the object store."""
-    return f"{bus.subjects.prefix}-objects"
-
-
-async def _open_store(bus: Bus) -> ObjectStore:
-    try:
-        return await bus.js.object_store(bucket(bus))
-    except NOT_FOUND:
-        return await bus.js.create_object_store(
-            bucket(bus),
-            description="Adapters on their way between services, and bodies of dead letters, by sha256",
-            ttl=KEEP_SECONDS,
-            storage=StorageType.FILE,
-            replicas=bus.settings.replicas,
-        )
+async def _open(bus: Bus) -> ObjectStore:
+    return await open_bucket(bus.js, bus.subjects.prefix, replicas=bus.settings.replicas)

@@ -1,4 +1,4 @@
-"""A client for the micro-kiki agent runtime: ask and follow the turn, listen to stages, read the record.
+"""A client for the micro-kiki agent runtime: ask and follow the turn, read the record, be an agent of it.
 
 async with connect("nats://127.0.0.1:4222") as kiki:
     async for piece in kiki.ask("What is the capital of France?", model="micro-kiki-fast"):
@@ -7,8 +7,11 @@ async with connect("nats://127.0.0.1:4222") as kiki:
 
 from micro_kiki_client.bus.access.login import Login
 from micro_kiki_client.bus.client import Client, Turn, connect
+from micro_kiki_client.bus.guest import GuestAgent
+from micro_kiki_client.bus.handling.endpoint import Endpoint
 from micro_kiki_client.bus.tenant_client import TenantClient, connect_tenant
 from micro_kiki_client.bus.turn import Happening
+from micro_kiki_client.schemas.advisors import AdviseReply, AdviseRequest
 from micro_kiki_client.schemas.chat import Message, Sampling
 from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
 from micro_kiki_client.schemas.episode import Episode
@@ -29,20 +32,25 @@ from micro_kiki_client.schemas.events import (
     TurnCancelled,
     TurnFailed,
 )
-from micro_kiki_client.schemas.findings import Query
+from micro_kiki_client.schemas.findings import Dissent, Query
 from micro_kiki_client.schemas.services import EpisodeFilter, MarkReply, Record, Selection, ServiceInfo
 from micro_kiki_client.schemas.tenants import TenantTurn
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AdviseReply",
+    "AdviseRequest",
     "AnswerReady",
     "Client",
+    "Dissent",
     "DissentRaised",
     "DissentWaived",
+    "Endpoint",
     "Episode",
     "EpisodeFilter",
     "EpisodeForgotten",
     "EpisodeRecorded",
+    "GuestAgent",
     "Happening",
     "InferBegun",
     "InferDone",

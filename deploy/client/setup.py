@@ -19,9 +19,16 @@ BUS = (
     "client",
     "deliveries",
     "errors",
+    "guest",
+    "handling/cancellation",
+    "handling/endpoint",
+    "handling/letter",
+    "handling/message",
     "request",
+    "storage/bucket",
     "subjects",
     "tenant_client",
+    "topology",
     "turn",
 )
 _IMPORT = re.compile(r"^(\s*)from (schemas|bus)(\.| import )", re.MULTILINE)
@@ -44,8 +51,9 @@ def copy_modules() -> None:
         target = TARGET / source.relative_to(TREE)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(read_module(source), encoding="utf-8")
-    for package in ("bus", "bus/access", "schemas"):
-        (TARGET / package / "__init__.py").write_text(f'"""From micro-kiki\'s ``{package}``."""\n', encoding="utf-8")
+    for package in {path.parent for path in TARGET.rglob("*.py")}:
+        name = package.relative_to(TARGET).as_posix()
+        (package / "__init__.py").write_text(f'"""From micro-kiki\'s ``{name}``."""\n', encoding="utf-8")
     shutil.copy(HERE / "package.py", TARGET / "__init__.py")
     (TARGET / "py.typed").touch()
 

@@ -8,6 +8,8 @@ ignores fields it does not know: no field is removed, and no field takes a new k
 from collections.abc import Iterator
 from typing import Any
 
+from schemas.asyncapi.references import find_reachable
+
 Schema = dict[str, Any]
 
 _INCOMING = ("QueryReceived", "TurnCancelled", "AnswerTaken", "Job")
@@ -21,8 +23,9 @@ def breaking_changes(old: Schema, new: Schema) -> list[str]:
     """Every breaking change from ``old`` to ``new``, each in one line that names channel, message or field."""
     changes = list(_compare_channels(old["channels"], new["channels"]))
     old_schemas, new_schemas = old["components"]["schemas"], new["components"]["schemas"]
-    incoming = _reachable(old, {name for name in old["components"]["messages"] if name in _INCOMING} | _requests(old))
-    outgoing = _reachable(old, set(old["components"]["messages"]) - _requests(old))
+    messages, requests = set(old["components"]["messages"]), _requests(old)
+    incoming = find_reachable(old_schemas, messages & set(_INCOMING) | requests)
+    outgoing = find_reachable(old_schemas, messages - requests)
     for name, schema in old_schemas.items():
         if name in new_schemas:
             changes += _compare_schemas(
@@ -51,31 +54,6 @@ def _requests(document: Schema) -> set[str]:
         operation["channel"]["$ref"].rsplit("/", 1)[-1] for name, operation in operations if "serve" in name[:5]
     ]
     return {message for channel in service_channels for message in document["channels"][channel]["messages"]}
-
-
-def _reachable(document: Schema, messages: set[str]) -> set[str]:
-    """Names of the schemas that ``messages`` consist of, directly or through references."""
-    schemas = document["components"]["schemas"]
-    seen: set[str] = set()
-    todo = [message for message in messages if message in schemas]
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo += [ref for ref in _refs(schemas[name]) if ref in schemas]
-    return seen
-
-
-def _refs(node: Any) -> Iterator[str]:
-    """Names of the schemas that a part of a document refers to."""
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"].rsplit("/", 1)[-1]
-        for value in node.values():
-            yield from _refs(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _refs(value)
 
 
 def _compare_schemas(old: Schema, new: Schema, path: str, *, incoming: bool, outgoing: bool) -> Iterator[str]:

@@ -1,5 +1,11 @@
-"""The contract as an AsyncAPI 3.0 document with JSON Schemas, generated from the structs."""
+"""The contract as an AsyncAPI 3.0 document with JSON Schemas, generated from the structs.
 
+The runtime refuses fields that it does not know, and its readers are asked to pass over those: only the schemas of what
+is sent to it as a request are closed.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,15 +13,17 @@ import msgspec
 
 from schemas.adapters import ADAPTER_EVENTS
 from schemas.asyncapi.examples import example
+from schemas.asyncapi.references import find_reachable
 from schemas.calls import SERVICES, STATUS, TENANT_SERVICES, Service
 from schemas.dream import DREAM_LOG, DreamRequested, Snapshot
 from schemas.envelope import SCHEMA_VERSION
 from schemas.events import STAGE_EVENTS, EpisodeForgotten, EpisodeRecorded, Event, InferBegun, InferToken, Signal
 from schemas.jobs import LANES, Job, JobResult
 from schemas.services import EpisodesConsumed, ServiceRegistered
-from schemas.status import DeadLetter, ServiceError
+from schemas.status import AgentReport, DeadLetter, ServiceError, StatusReply
 
 _DEFS = "#/components/schemas/{name}"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ _PARAMETERS = {
     "lane": {"description": "Priority of the job.", "enum": list(LANES)},
     "consumer": {"description": "The durable consumer that gave up on the message."},
     "agent": {"description": "The agent's name."},
+    "advisor": {"description": "The advisor's name in the router's settings."},
     "service": {"description": "The name of a service."},
     "tenant": {"description": "The tenant, whose users alone may ask here."},
 }
@@ -68,17 +77,22 @@ def document(*, prefix: str = "kiki") -> dict[str, Any]:
     """The whole contract as an AsyncAPI 3.0 document."""
     events = channels(prefix)
     kinds: set[type[msgspec.Struct]] = {channel.message for channel in events}
-    kinds |= {JobResult, STATUS.reply, ServiceError}
-    kinds |= {
-        kind for service in (*SERVICES, *TENANT_SERVICES) for kind in (service.request, service.reply, *service.pieces)
-    }
+    services = (*SERVICES, *TENANT_SERVICES)
+    kinds |= {JobResult, StatusReply, AgentReport, ServiceError}
+    kinds |= {kind for service in services for kind in (service.reply, *service.pieces)}
+    read = {kind.__name__ for kind in kinds}
+    kinds |= {service.request for service in services}
     _, schemas = msgspec.json.schema_components(sorted(kinds, key=lambda kind: kind.__name__), ref_template=_DEFS)
+    for name in find_reachable(schemas, read):
+        schemas[name].pop("additionalProperties", None)
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "micro-kiki",
             "version": f"{SCHEMA_VERSION}.0.0",
-            "description": "Events, jobs and services of the micro-kiki agent runtime on NATS.",
+            "description": "Events, jobs and services of the micro-kiki agent runtime on NATS. Readers pass over "
+            "fields that they do not know: a new optional field does not raise the version. The runtime itself refuses "
+            "them.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
@@ -119,29 +133,45 @@ def _operation(channel: Channel) -> dict[str, Any]:
 
 def _service_channels(prefix: str) -> dict[str, Any]:
     by_name: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
-    for service in SERVICES:
-        by_name[f"{_name(service)}Service"] = _request_channel(service, f"{prefix}.svc.{service.verb}")
-        by_name[f"{_name(service)}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
-    for service in TENANT_SERVICES:
-        channel = _request_channel(service, f"{prefix}.ask.{{tenant}}.{service.verb}")
-        by_name[f"Ask{_name(service)}Service"] = {**channel, "parameters": {"tenant": _PARAMETERS["tenant"]}}
-        by_name[f"Ask{_name(service)}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
+    for name, address, service in _addressed_services(prefix):
+        by_name[f"{name}Service"] = _request_channel(service, address)
+        by_name[f"{name}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
     by_name["StatusService"] = {
         "address": f"{prefix}.svc.{STATUS.at('{agent}').verb}",
+        "description": "The answer of one instance of the agent to an empty request.",
         "parameters": {"agent": _PARAMETERS["agent"]},
         "messages": {"StatusReply": {"$ref": "#/components/messages/StatusReply"}},
+    }
+    by_name["ReportService"] = {
+        "address": f"{prefix}.svc.status",
+        "description": "The answers of all instances of all agents to an empty request, which no queue group shares. "
+        "/ready counts an agent by them.",
+        "messages": {"AgentReport": {"$ref": "#/components/messages/AgentReport"}},
     }
     return by_name
 
 
-def _name(service: Service[Any, Any]) -> str:
-    """The verb as an identifier: ``memory.search`` is ``MemorySearch``."""
-    return "".join(word.capitalize() for word in service.verb.replace("-", ".").split("."))
+def _addressed_services(prefix: str) -> Iterator[tuple[str, str, Service[Any, Any]]]:
+    """Each request with its verb as an identifier (``memory.search`` is ``MemorySearch``), and where it is asked."""
+    for service in SERVICES:
+        yield _identifier(service.verb), f"{prefix}.svc.{service.verb}", service
+    for service in TENANT_SERVICES:
+        yield _identifier(f"ask.{service.verb}"), f"{prefix}.ask.{{tenant}}.{service.verb}", service
+
+
+def _identifier(verb: str) -> str:
+    words = _PLACEHOLDER.sub("", verb).replace("-", ".").split(".")
+    return "".join(word.capitalize() for word in words)
 
 
 def _request_channel(service: Service[Any, Any], address: str) -> dict[str, Any]:
     name = service.request.__name__
-    return {"address": address, "messages": {name: {"$ref": f"#/components/messages/{name}"}}}
+    parameters = {placeholder: _PARAMETERS[placeholder] for placeholder in _PLACEHOLDER.findall(address)}
+    return {
+        "address": address,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        **({"parameters": parameters} if parameters else {}),
+    }
 
 
 def _reply_channel(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
@@ -150,8 +180,6 @@ def _reply_channel(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _service_operations() -> dict[str, Any]:
-    operations = {_name(service): service for service in SERVICES}
-    operations |= {f"Ask{_name(service)}": service for service in TENANT_SERVICES}
     return {
         f"serve{name}": {
             "action": "receive",
@@ -162,7 +190,7 @@ def _service_operations() -> dict[str, Any]:
                 "channel": {"$ref": f"#/channels/{name}Reply"},
             },
         }
-        for name, service in operations.items()
+        for name, _, service in _addressed_services("")
     }
 
 
@@ -171,7 +199,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
         "name": kind.__name__,
         "contentType": "application/json",
         "summary": _first_line(kind),
-        "headers": _HEADERS,
+        "headers": _ERROR_HEADERS if kind is ServiceError else _HEADERS,
         "payload": {"$ref": _DEFS.format(name=kind.__name__)},
         "examples": [{"name": kind.__name__, "payload": example(kind)}],
     }
@@ -180,8 +208,20 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
 _HEADERS = {
     "type": "object",
     "properties": {
-        "Nats-Msg-Id": {"type": "string", "description": "<turn_id>:<stage>; a repeated id marks a duplicate."},
+        "Nats-Msg-Id": {
+            "type": "string",
+            "description": "<turn_id>:<noun>.<verb>; of a dissent <turn_id>:dissent, of a turn's end <turn_id>:end, of "
+            "a job <turn_id>:job.<job_id>. A repeated id marks a duplicate.",
+        },
         "traceparent": {"type": "string", "description": "W3C trace context."},
+    },
+}
+
+_ERROR_HEADERS = {
+    "type": "object",
+    "properties": {
+        "Nats-Service-Error": {"type": "string", "description": "Why, in words; a reply without it is no refusal."},
+        "Nats-Service-Error-Code": {"type": "string", "description": "The HTTP status of the error's code."},
     },
 }
 

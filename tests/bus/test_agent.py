@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from bus import background, metrics
-from bus.agent import Endpoint, Report, gather_reports
+from bus.agent import Endpoint, gather_reports
 from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Delivery, Handler
 from bus.request import request
@@ -19,7 +19,7 @@ from schemas.codec import encode
 from schemas.embedder import EmbedReply, EmbedRequest
 from schemas.errors import InvalidInput, KikiError, Unavailable
 from schemas.events import Event, QueryReceived
-from schemas.status import StatusReply
+from schemas.status import AgentReport, StatusReply
 from tests.agents.scripted import degraded_count
 from tests.bus.conftest import reply
 
@@ -315,7 +315,7 @@ async def test_a_request_without_an_agent_is_unavailable(bus: Bus) -> None:
 
 
 async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
-    slow = Report(status=StatusReply(agent="slow", ready=True), pid=1, metrics="")
+    slow = AgentReport(status=StatusReply(agent="slow", ready=True), pid=1, metrics="")
 
     async def report_late(message: LiveMessage) -> None:
         await anyio.sleep(0.4)
@@ -325,6 +325,16 @@ async def test_an_expected_agent_may_be_slow_to_report(bus: Bus) -> None:
     assert await gather_reports(bus) == []
     assert await gather_reports(bus, expected=["slow"]) == [slow]
     assert await gather_reports(bus, expected=["slow", "gone"]) == [slow]
+
+
+async def test_an_answer_of_another_shape_hides_no_report(bus: Bus) -> None:
+    async def answer(message: LiveMessage) -> None:
+        await bus.client.publish(message.reply, b'{"agent": "odd", "ready": true}')
+
+    await bus.listen(bus.subjects.service(STATUS.verb), answer)
+    async with serve_echo(bus):
+        (report,) = await gather_reports(bus, expected=["echo"])
+    assert report.status.agent == "echo"
 
 
 async def test_reports_carry_status_and_metrics(bus: Bus) -> None:

@@ -11,7 +11,8 @@ from schemas.codec import decode, encode
 from schemas.envelope import Envelope, new_turn
 from schemas.errors import DeadlineExceeded, InvalidStage, KikiError, Unavailable
 from schemas.events import AnswerReady, InferToken, QueryReceived, QueryRouted, TurnCancelled, TurnFailed
-from schemas.services import ReplayReply, ReplayRequest
+from schemas.services import EpisodeFilter, ReplayReply, ReplayRequest
+from schemas.status import ServiceError
 from tests.agents.memory.scenes import answer_ready
 from tests.agents.services.scenes import record, run_services
 from tests.bus.conftest import eventually
@@ -147,6 +148,41 @@ async def test_a_stage_brings_the_events_of_all_turns(bus: Bus, client: Client) 
 async def test_a_request_that_nobody_serves_is_unavailable(client: Client) -> None:
     with pytest.raises(Unavailable, match=r"services\.ls"):
         await client.services()
+
+
+async def test_a_service_goes_on_at_its_place_and_a_name_that_stands_for_something_else_is_taken(
+    bus: Bus, client: Client
+) -> None:
+    async with run_services(bus):
+        await record(bus, ["one", "two"])
+        first = await client.join("dream")
+        (one, _) = await client.fetch("dream")
+        await client.mark_consumed("dream", [one.id], "run-1")
+        again = await client.join("dream")
+        assert (again.registration, again.place, again.lag) == (first.registration, one.id, 1)
+        for options in ({"subjects": ("episode.recorded",)}, {"filter": EpisodeFilter(tenant="ann")}):
+            with pytest.raises(KikiError) as refusal:
+                await client.join("dream", **options)
+            assert refusal.value.code == "name_taken"
+        with pytest.raises(KikiError) as refusal:
+            await client.join("dream", subjects=("turn.failed",))
+        assert refusal.value.code == "matches_nothing"
+
+
+async def test_a_refusal_says_whether_the_same_may_succeed_later(bus: Bus, client: Client) -> None:
+    async with run_services(bus):
+        await record(bus, ["one"])
+        await client.join("dream")
+        await client.fetch("dream", holder="a")
+        with pytest.raises(KikiError) as refusal:
+            await client.fetch("dream", holder="b")
+        assert (refusal.value.code, refusal.value.retryable) == ("in_hand", True)
+        with pytest.raises(KikiError) as refusal:
+            await client.fetch("nobody")
+        assert (refusal.value.code, refusal.value.retryable) == ("service_not_found", False)
+        message = await bus.client.request(bus.subjects.service("services.fetch"), b'{"name":"dream","holder":"b"}')
+        assert message.headers["Nats-Service-Error-Code"] == "429"
+        assert decode(ServiceError, message.data).retryable
 
 
 async def test_a_replay_with_a_lost_message_is_refused(bus: Bus, client: Client) -> None:

@@ -62,8 +62,30 @@ def test_an_encoded_event_fits_the_published_schema(event: msgspec.Struct) -> No
     contract = document()
     schema = {"$ref": f"#/components/schemas/{type(event).__name__}", "components": contract["components"]}
     jsonschema.validate(json.loads(encode(event)), schema)
+    jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**json.loads(encode(event)), "surprise": 1}, schema)
+        jsonschema.validate({**json.loads(encode(event)), "envelope": 1}, schema)
+
+
+def test_schemas_are_open_for_readers_and_closed_for_requests() -> None:
+    schemas = document()["components"]["schemas"]
+    closed = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
+    assert {"RegisterRequest", "AdviseRequest", "TenantTurn"} <= closed
+    events = {name for name, schema in schemas.items() if "envelope" in schema.get("properties", {})}
+    assert not closed & (events | {"Envelope", "Query", "Episode", "ServiceInfo", "StatusReply"})
+
+
+def test_the_reports_of_agents_and_the_headers_are_in_the_contract() -> None:
+    contract = document()
+    addresses = {name: channel["address"] for name, channel in contract["channels"].items()}
+    assert addresses["StatusService"] == "kiki.svc.status.{agent}"
+    assert addresses["ReportService"] == "kiki.svc.status"
+    assert addresses["AdviseService"] == "kiki.svc.advise.{advisor}"
+    refusal = contract["components"]["messages"]["ServiceError"]["headers"]["properties"]
+    assert set(refusal) == {"Nats-Service-Error", "Nats-Service-Error-Code"}
+    event = contract["components"]["messages"]["DissentRaised"]["headers"]["properties"]
+    assert "<turn_id>:<noun>.<verb>" in event["Nats-Msg-Id"]["description"]
+    assert "retryable" in contract["components"]["schemas"]["ServiceError"]["properties"]
 
 
 def test_every_message_has_an_example_that_fits() -> None:

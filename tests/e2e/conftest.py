@@ -78,8 +78,7 @@ def launch(directory: Path, *options: str, module: str = "runtime", **variables:
         "COLUMNS": "200",
         **variables,
     }
-    log = directory / "up.log"
-    with log.open("wb") as sink:
+    with (directory / "up.log").open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "up", *options],
             env=environment,
@@ -144,3 +143,11 @@ def runtime(
     yield running
     stop(running)
     assert list_violations(running) == []
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with the client's wheel and what it asks for, nothing else."""
+    from tests.e2e.outside import install_client
+
+    return install_client(tmp_path_factory.mktemp("client"))

@@ -4,58 +4,26 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
+import time
 import tomllib
-import venv
-from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
-from schemas.envelope import SCHEMA_VERSION
+from schemas.codec import decode, encode
+from schemas.envelope import SCHEMA_VERSION, new_turn
+from schemas.errors import InvalidEvent
+from schemas.events import TurnFailed
 from tests.e2e.conftest import Runtime
-from tests.supply.locking import LOCKS, read_pins
+from tests.e2e.outside import find_broker, run_outside
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "deploy" / "client"
 EXAMPLES = CLIENT / "examples"
-NOTHING: Mapping[str, str] = {}
 QUESTION = "What is the capital of France?"
-
-
-def run_outside(command: list[str], environment: Mapping[str, str] = NOTHING) -> subprocess.CompletedProcess[str]:
-    """Run outside the repository, without its path."""
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        command, env={**clean, **environment}, cwd="/", capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def find_broker(runtime: Runtime) -> dict[str, str]:
-    """The environment of a program that finds the broker and its owner's login."""
-    return {"NATS_URL": runtime.nats, "KIKI_DATA_DIR": str(runtime.data_dir)}
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh virtual environment with the client's wheel and what it asks for, nothing else."""
-    folder = tmp_path_factory.mktemp("client")
-    source = folder / "tree"
-    for part in ("schemas", "bus", "deploy/client"):
-        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("node_modules", "src", "__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    wheel_build = run_outside([*pip, "wheel", "--no-deps", "-w", str(folder), str(source / "deploy" / "client")])
-    assert wheel_build.returncode == 0, wheel_build.stderr
-    (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "venv", with_pip=False)
-    inside = folder / "venv" / "bin" / "python"
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(map(str, read_pins(LOCKS / "runtime.txt").values())))
-    installation = run_outside([*pip, "--python", str(inside), "install", "-c", str(constraints), str(wheel)])
-    assert installation.returncode == 0, installation.stderr
-    return inside
 
 
 def test_another_service_does_everything_with_the_client_alone(runtime: Runtime, python: Path) -> None:
@@ -79,6 +47,22 @@ def test_another_service_does_everything_with_the_client_alone(runtime: Runtime,
     again = runtime.kiki("replay", report["turn"], "--again")
     assert again.returncode == 0, again.stderr
     assert "word for word" in again.stdout or "recorded" in again.stdout
+
+
+def test_the_client_passes_over_what_a_newer_runtime_adds(python: Path) -> None:
+    event = TurnFailed(
+        envelope=new_turn(tenant="t", timeout=9), stage="router", code="unavailable", message="m", retryable=True
+    )
+    body = json.loads(encode(event))
+    newer = {**body, "since": 6, "envelope": {**body["envelope"], "colour": "red"}}
+    program = (
+        "import sys; from micro_kiki_client import TurnFailed; from micro_kiki_client.schemas.codec import decode; "
+        "print(decode(TurnFailed, sys.argv[1].encode()).stage)"
+    )
+    result = run_outside([str(python), "-c", program, json.dumps(newer)])
+    assert (result.returncode, result.stdout) == (0, "router\n"), result.stderr
+    with pytest.raises(InvalidEvent, match="since"):
+        decode(TurnFailed, json.dumps({**body, "since": 6}).encode())
 
 
 def test_the_python_example_prints_a_streamed_answer(runtime: Runtime, python: Path) -> None:
@@ -138,6 +122,23 @@ def test_the_shell_example_prints_a_streamed_answer(runtime: Runtime, path_with_
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
     assert "tokens, model" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not here")
+def test_nothing_of_the_shell_example_runs_after_it(runtime: Runtime, path_with_nats: str) -> None:
+    environment = {**find_broker(runtime), "PATH": path_with_nats, "WAIT": "3"}
+    for _ in range(2):
+        assert run_outside(["bash", str(EXAMPLES / "ask.sh"), QUESTION], environment).returncode == 0
+    end = time.monotonic() + 5
+    while left := [command for command in list_commands() if "kiki.infer.token." in command]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+def list_commands() -> list[str]:
+    """The command lines of all processes."""
+    processes = psutil.process_iter(["cmdline"])
+    return [" ".join(process.info["cmdline"] or ()) for process in processes]
 
 
 @pytest.mark.parametrize("name", ["ask.ts", "ask.sh"])

@@ -17,13 +17,13 @@ body=$(jq -nc --arg turn "$turn" --arg question "$question" --argjson now "$now"
   query: {model: "micro-kiki-fast", messages: [{role: "user", content: $question}], sampling: {seed: $now}, stream: true}}')
 
 # Listen first: to the live text, and for the end. A slow machine may need a longer $WAIT until both are heard of.
-nats sub --raw "kiki.infer.token.$turn" 2>/dev/null | jq --unbuffered -j 'select(.kind == "content").text
-  | explode | map(select(. == 9 or . == 10 or . > 31 and (. < 127 or . > 159))) | implode' &  # nothing steers the terminal
+nats sub --raw "kiki.infer.token.$turn" 2>/dev/null > >(jq --unbuffered -j 'select(.kind == "content").text
+  | explode | map(select(. == 9 or . == 10 or . > 31 and (. < 127 or . > 159))) | implode') &  # nothing steers the terminal
 tokens=$!
-trap 'kill $tokens 2>/dev/null || true' EXIT
 end=$(mktemp)
 nats sub --raw --count=1 "kiki.answer.ready.$turn" 2>/dev/null > "$end" &
 answered=$!
+trap 'kill $tokens $answered 2>/dev/null || true; rm -f "$end"' EXIT  # jq ends with what it reads from
 sleep "${WAIT:-0.5}"
 
 nats req "kiki.query.received.$turn" "$body" --header "Nats-Msg-Id:$turn:query.received" > /dev/null 2>&1

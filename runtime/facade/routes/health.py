@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from bus import metrics
-from bus.agent import Report, gather_reports
+from bus.agent import gather_reports
 from bus.broker import read_sync_interval
 from bus.consumers import read_consumers
 from bus.topology import TURNS
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from schemas.errors import Unavailable
-from schemas.status import StatusReply
+from schemas.status import AgentReport, StatusReply
 
 router = APIRouter()
 
@@ -71,7 +71,7 @@ async def report_status(parts: Parts) -> JSONResponse:
     )
 
 
-async def collect_agent_reports(parts: Facade) -> list[Report]:
+async def collect_agent_reports(parts: Facade) -> list[AgentReport]:
     """The reports of all agents, by name and process; empty while the broker is away."""
     if not parts.bus.is_connected:
         return []
@@ -83,7 +83,7 @@ async def collect_agent_reports(parts: Facade) -> list[Report]:
     return sorted(all_reports, key=lambda report: (report.status.agent, report.pid))
 
 
-async def _find_missing(parts: Facade, all_reports: list[Report]) -> dict[str, str]:
+async def _find_missing(parts: Facade, all_reports: list[AgentReport]) -> dict[str, str]:
     """The expected agents that cannot take work, each with the reason. An external one that reports nothing can when it
     reads its stage."""
     expected = parts.settings.expected_agents
@@ -95,7 +95,7 @@ async def _find_missing(parts: Facade, all_reports: list[Report]) -> dict[str, s
     return missing
 
 
-def _describe_missing(name: str, all_reports: list[Report]) -> str:
+def _describe_missing(name: str, all_reports: list[AgentReport]) -> str:
     """Why the agent cannot take work; empty when one instance can."""
     instances = [report.status for report in all_reports if report.status.agent == name]
     if any(instance.ready for instance in instances):
@@ -103,7 +103,7 @@ def _describe_missing(name: str, all_reports: list[Report]) -> str:
     return f"{name} ({instances[0].detail or 'not ready'})" if instances else f"{name} (does not answer)"
 
 
-def _agent_body(report: Report) -> dict[str, Any]:
+def _agent_body(report: AgentReport) -> dict[str, Any]:
     status = report.status
     return {
         "agent": status.agent,
@@ -114,7 +114,7 @@ def _agent_body(report: Report) -> dict[str, Any]:
     }
 
 
-def _memory_body(all_reports: list[Report]) -> dict[str, int]:
+def _memory_body(all_reports: list[AgentReport]) -> dict[str, int]:
     """Bytes in memory: of this process, and of the processes of all agents, each counted once."""
     processes = {(report.host, report.pid): report.resident_bytes for report in all_reports}
     return {"resident_bytes": metrics.read_resident_bytes(), "agents_resident_bytes": sum(processes.values())}

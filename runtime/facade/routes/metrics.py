@@ -11,7 +11,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, ge
 from prometheus_client.parser import text_string_to_metric_families
 
 from bus import metrics
-from bus.agent import Report
 from bus.consumers import read_consumers
 from bus.stream import measure_streams
 from runtime.agents import FACADE
@@ -19,6 +18,7 @@ from runtime.facade import metrics as telemetry
 from runtime.facade.dependencies import Facade, Parts, require_admin_key
 from runtime.facade.routes.health import collect_agent_reports
 from schemas.errors import Unavailable
+from schemas.status import AgentReport
 
 router = APIRouter()
 _NAME = re.compile(r"[^A-Za-z0-9_]")
@@ -47,7 +47,7 @@ class MetricFamilies:
         """All families, by name."""
         yield from (self._families[name] for name in sorted(self._families))
 
-    def add_status(self, report: Report) -> None:
+    def add_status(self, report: AgentReport) -> None:
         """Add whether the agent takes work, and its own gauges."""
         status = report.status
         labels = {"agent": status.agent, "pid": str(report.pid), "host": report.host}
@@ -78,10 +78,10 @@ class MetricFamilies:
         metric.add_sample(name, labels, value)
 
 
-def _add_processes(families: MetricFamilies, all_reports: Sequence[Report]) -> None:
+def _add_processes(families: MetricFamilies, all_reports: Sequence[AgentReport]) -> None:
     """Add the counters of each process once, under the names of all agents in it: it counts for them together."""
     own = (socket.gethostname(), os.getpid())
-    members: dict[tuple[str, int], list[Report]] = {own: []}
+    members: dict[tuple[str, int], list[AgentReport]] = {own: []}
     for report in all_reports:
         families.add_status(report)
         members.setdefault((report.host, report.pid), []).append(report)

@@ -151,8 +151,12 @@ def test_advisors_are_turned_on_by_the_environment_or_the_file(packages: None, m
     monkeypatch.setenv("NERVE_WML_ALPHA", "2")
     with pytest.raises(SetupError, match="NERVE_WML_ALPHA is '2'"):
         advisors.find_enabled(Settings())
-    with pytest.raises(SetupError, match="no advisor 'oracle'"):
-        advisors.find_enabled(Settings(agents={"router": {"advisors": {"oracle": {}}}}))
+    monkeypatch.delenv("NERVE_WML_ENABLED")
+    foreign = Settings(agents={"router": {"advisors": {"oracle": {"alpha": 0.3}}}})
+    assert advisors.find_enabled(foreign) == {"oracle": AdvisorSettings(alpha=0.3)}
+    assert advisors.find_runnable(foreign) == ()
+    with pytest.raises(SetupError, match="advisor 'oracle'"):
+        advisors.find_enabled(Settings(agents={"router": {"advisors": {"oracle": {"alpha": 2}}}}))
 
 
 def test_an_advisor_that_is_on_and_not_installed_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:

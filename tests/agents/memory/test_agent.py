@@ -393,7 +393,7 @@ async def test_a_poison_episode_is_buried_and_holds_no_other_up(
         await project_episodes(stores, episodes, **more)
 
     monkeypatch.setattr("agents.memory.projection.project_episodes", refuse_poison)
-    monkeypatch.setattr("bus.handler.MAX_DELAY", 0.01)
+    monkeypatch.setattr("bus.handling.message.MAX_DELAY", 0.01)
     dead_counter = metrics.DEAD.labels(PROJECTION, "max_deliver")
     before = dead_counter._value.get()
     async with run_memory_agent(bus, settings):

@@ -10,13 +10,14 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+import structlog
 
 from agents.router.advice import AdvisorSettings, ask_advisors, blend
 from agents.router.agent import RouterAgent
 from agents.router.settings import RouterSettings
 from agents.shared.domains import load_taxonomy
 from bus import metrics
-from bus.connection import Bus
+from bus.connection import Bus, LiveMessage
 from bus.testing import run_agents
 from schemas.advisors import AdviseRequest
 from schemas.chat import Message
@@ -182,6 +183,35 @@ async def test_a_route_without_an_answer_is_the_same_to_the_byte(bus: Bus, embed
     assert routes[0] == routes[1]
 
 
-def test_an_unknown_advisor_is_refused() -> None:
-    with pytest.raises(SetupError, match="no advisor 'oracle'"):
-        RouterAgent(RouterSettings(advisors={"oracle": AdvisorSettings()}))
+@pytest.mark.parametrize("name", ["", "a.b", "*"])
+def test_a_name_that_no_advisor_can_have_is_refused(name: str) -> None:
+    with pytest.raises(SetupError, match="no advisor's name"):
+        RouterAgent(RouterSettings(advisors={name: AdvisorSettings()}))
+
+
+@pytest.mark.anyio
+async def test_each_kind_of_fault_of_any_advisor_is_named_once(bus: Bus) -> None:
+    advisors, replies = {"oracle": AdvisorSettings(timeout=0.3)}, list[object]()
+
+    async def answer(message: LiveMessage) -> None:
+        await bus.send(message.reply, msgspec.json.encode(replies[-1]))
+
+    await bus.listen(bus.subjects.service("advise.oracle"), answer)
+    faults: tuple[tuple[object, str], ...] = (
+        ({"domains": {"cobol": 0.5}}, "no niche domain"),
+        ({"domains": {"rust": 1.5}}, "<= 1.0"),
+        ({"domains": {"rust": "much"}}, "got `str`"),
+        ({"mood": 1}, "unknown field"),
+        ({"domains": {"rust": 0.9, "docker": 0.9}}, "sum to more than 1"),
+    )
+    with structlog.testing.capture_logs() as logs:
+        for reply, _ in (*faults, *faults, ({"domains": {"fortran": 0.5}}, "no niche domain")):
+            replies.append(reply)
+            assert (await ask_advisors(bus, advisors, make_request(), TAXONOMY))[1] == ()
+    named = [entry["error"] for entry in logs if entry.get("path") == "router.advisor.oracle"]
+    assert len(named) == len(faults)
+    assert all(reason in text for text, (_, reason) in zip(named, faults, strict=True)), named
+    replies.append({"domains": {"docker": 0.9}})
+    assert (await ask_advisors(bus, advisors, make_request(), TAXONOMY))[1] == (
+        Advisory(source="oracle", payload={"docker": 0.9}),
+    )

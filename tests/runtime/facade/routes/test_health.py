@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bus import broker as server
 from bus import metrics
-from bus.agent import Endpoint, Report
+from bus.agent import Endpoint
 from bus.connection import Bus, BusSettings, LiveMessage, connect
 from bus.handler import Handler
 from bus.testing import run_agents
@@ -28,7 +28,7 @@ from schemas.codec import encode
 from schemas.errors import SetupError
 from schemas.events import Event
 from schemas.router import RoutedDomain, RoutedPrompt, RouteReply, RouteRequest
-from schemas.status import StatusReply
+from schemas.status import AgentReport, StatusReply
 from tests.runtime.facade.scripted import MODELS, Script, chat_body, serve_facade
 
 pytestmark = pytest.mark.anyio
@@ -135,7 +135,9 @@ async def test_health_adds_up_the_processes(http: httpx.AsyncClient, bus: Bus) -
         ):
             info = {"adapters": f"a{pid} b", "refused": "sql"} if name == "inference" else {}
             status = StatusReply(agent=name, ready=True, gauges=gauges, info=info)
-            await bus.send(message.reply, encode(Report(status=status, pid=pid, metrics="", resident_bytes=100 * pid)))
+            await bus.send(
+                message.reply, encode(AgentReport(status=status, pid=pid, metrics="", resident_bytes=100 * pid))
+            )
 
     stop = await bus.listen(bus.subjects.service(STATUS.verb), report)
     health = (await http.get("/health")).json()
@@ -196,7 +198,7 @@ async def test_metrics_can_be_scraped(http: httpx.AsyncClient, bus: Bus, script:
 
 async def test_each_degradation_is_exposed_once_for_all_agents_of_a_process(http: httpx.AsyncClient, bus: Bus) -> None:
     metrics.count_degraded("test.shared_process", "the agents and the facade are one process here")
-    other = Report(
+    other = AgentReport(
         status=StatusReply(agent="embedder", ready=True),
         pid=1,
         host="elsewhere",

@@ -1,10 +1,8 @@
-"""Which turns were cancelled, and the cancel scopes of the work that must end with them."""
+"""Which turns were cancelled, and what stops the work that must end with them. Needs nothing but Python."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import anyio
 
 MAX_REMEMBERED = 4096
 """Cancelled turns that are remembered, because some of their messages arrive after the cancellation."""
@@ -15,7 +13,7 @@ class Cancellations:
 
     def __init__(self) -> None:
         self._cancelled: OrderedDict[str, None] = OrderedDict()
-        self._stops: dict[str, list[Callable[[], None]]] = {}
+        self._stops: dict[str, list[Callable[[], object]]] = {}
 
     def cancel(self, turn_id: str) -> None:
         """Remember the turn and stop everything that runs for it."""
@@ -29,14 +27,13 @@ class Cancellations:
         return turn_id in self._cancelled
 
     @contextmanager
-    def scope(self, turn_id: str, *, deadline: float = float("inf")) -> Iterator[anyio.CancelScope]:
-        """A cancel scope that is cancelled when the turn is. ``deadline`` is in :func:`anyio.current_time` seconds."""
-        with anyio.CancelScope(deadline=deadline) as scope:
-            stops = self._stops.setdefault(turn_id, [])
-            stops.append(scope.cancel)
-            try:
-                yield scope
-            finally:
-                stops.remove(scope.cancel)
-                if not stops:
-                    self._stops.pop(turn_id, None)
+    def watch(self, turn_id: str, stop: Callable[[], object]) -> Iterator[None]:
+        """Have ``stop`` called when the turn is cancelled while the context lasts."""
+        stops = self._stops.setdefault(turn_id, [])
+        stops.append(stop)
+        try:
+            yield
+        finally:
+            stops.remove(stop)
+            if not stops:
+                self._stops.pop(turn_id, None)
