@@ -133,7 +133,7 @@ def _operation(channel: Channel) -> dict[str, Any]:
 
 def _service_channels(prefix: str) -> dict[str, Any]:
     by_name: dict[str, Any] = {"JobReply": _reply_channel(JobResult)}
-    for name, address, service in _addressed_services(prefix):
+    for name, address, service in _list_services(prefix):
         by_name[f"{name}Service"] = _request_channel(service, address)
         by_name[f"{name}Reply"] = _reply_channel(service.reply, *service.pieces, ServiceError)
     by_name["StatusService"] = {
@@ -151,7 +151,7 @@ def _service_channels(prefix: str) -> dict[str, Any]:
     return by_name
 
 
-def _addressed_services(prefix: str) -> Iterator[tuple[str, str, Service[Any, Any]]]:
+def _list_services(prefix: str) -> Iterator[tuple[str, str, Service[Any, Any]]]:
     """Each request with its verb as an identifier (``memory.search`` is ``MemorySearch``), and where it is asked."""
     for service in SERVICES:
         yield _identifier(service.verb), f"{prefix}.svc.{service.verb}", service
@@ -190,7 +190,7 @@ def _service_operations() -> dict[str, Any]:
                 "channel": {"$ref": f"#/channels/{name}Reply"},
             },
         }
-        for name, _, service in _addressed_services("")
+        for name, _, service in _list_services("")
     }
 
 
