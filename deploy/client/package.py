@@ -12,6 +12,7 @@ from micro_kiki_client.bus.handling.endpoint import Endpoint
 from micro_kiki_client.bus.tenant_client import TenantClient, connect_tenant
 from micro_kiki_client.bus.turn import Happening
 from micro_kiki_client.schemas.advisors import AdviseReply, AdviseRequest
+from micro_kiki_client.schemas.calls import Service
 from micro_kiki_client.schemas.chat import Message, Sampling
 from micro_kiki_client.schemas.envelope import SCHEMA_VERSION
 from micro_kiki_client.schemas.episode import Episode
@@ -67,6 +68,7 @@ __all__ = [
     "Record",
     "Sampling",
     "Selection",
+    "Service",
     "ServiceInfo",
     "TenantClient",
     "TenantTurn",
