@@ -204,3 +204,5 @@ def test_lines_of_code_are_counted_without_words_for_people(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
     assert count_code_lines(path) <= MOST_LINES
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"| `{path.relative_to(EXAMPLES).as_posix()}` | {count_code_lines(path)} |" in results
