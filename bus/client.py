@@ -21,7 +21,7 @@ from bus.deliveries import DeliveryClient
 from bus.errors import BROKER_ERRORS, explain_refusal, is_refusal, translate_errors
 from bus.handling.message import encode_event
 from bus.request import request
-from bus.subjects import MSG_ID, Subjects, message_id
+from bus.subjects import MSG_ID, Subjects
 from bus.turn import Happening, LiveText, TurnEvents, follow_turn
 from schemas.calls import (
     REPLAY_START,
@@ -75,6 +75,7 @@ _log = logging.getLogger("micro_kiki_client")
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
 
+NO_GUESTS: Mapping[str, tuple[str, ...]] = {}
 NO_HEADERS: Mapping[str, str] = {}
 
 EPISODE_SUBJECTS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
@@ -184,9 +185,11 @@ class Turn:
 class Client:
     """What another service can ask of a runtime. Made by :func:`connect`, or around a connection of your own."""
 
-    def __init__(self, connection: Connection, *, prefix: str = "kiki") -> None:
+    def __init__(
+        self, connection: Connection, *, prefix: str = "kiki", guests: Mapping[str, tuple[str, ...]] = NO_GUESTS
+    ) -> None:
         self.connection = connection
-        self.subjects = Subjects(prefix)
+        self.subjects = Subjects(prefix, guests)
 
     @asynccontextmanager
     async def turn(
@@ -363,9 +366,9 @@ class Client:
         finally:
             await subscription.unsubscribe()
 
-    async def publish(self, event: Event, *, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    async def publish(self, event: Event, *, stage: str = "", headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Store an event in its stream, under the message id that its stage has; a second one is a duplicate, which the
-        broker drops.
+        broker drops. ``stage`` is who publishes it, which matters of a guest.
 
         Raises:
             Unavailable: no receipt came: the broker is away or its storage is full.
@@ -373,9 +376,8 @@ class Client:
         """
         data = encode_event(event, self.connection.max_payload)
         with translate_errors(f"{event.subject} was not stored"):
-            await self.connection.jetstream().publish(
-                self.subjects.of(event), data, headers={**headers, MSG_ID: message_id(event)}
-            )
+            subject, own_id = self.subjects.place(event, stage)
+            await self.connection.jetstream().publish(subject, data, headers={**headers, MSG_ID: own_id})
 
     async def request(self, service: Service[Q, R], body: Q, *, timeout: float = TIMEOUT) -> R:
         """Send any request of the contract, to ``<prefix>.svc.<verb>``."""

@@ -35,7 +35,7 @@ from bus.handling.letter import KEEP_LETTERS
 from bus.handling.message import encode_event
 from bus.local_endpoints import LocalEndpoints
 from bus.request import request
-from bus.subjects import MSG_ID, Subjects, message_id
+from bus.subjects import MSG_ID, Subjects
 from bus.turn import ALL_KINDS, Kind, TurnEvents, follow_turn
 from schemas.calls import Service
 from schemas.chat import Message, Sampling
@@ -133,10 +133,7 @@ class Bus:
         """
         data = encode_event(event, self.max_payload)
         headers = tracing.headers()
-        subject, own_id = self.subjects.of(event), message_id(event)
-        if (noun_verb := self.subjects.output_of(stage, event.subject)) != event.subject:
-            turn_id = event.envelope.turn_id
-            subject, own_id = self.subjects.stage(noun_verb, turn_id), f"{turn_id}:{noun_verb}"
+        subject, own_id = self.subjects.place(event, stage)
         headers[MSG_ID] = msg_id or own_id
         with translate_errors(f"{event.subject} was not stored"):
             try:

@@ -78,11 +78,15 @@ class GuestAgent(Generic[E]):
     the turn; any other error is tried again after a growing delay, ``max_deliver`` times in all, and then the event
     becomes a dead letter and the turn fails.
 
+    What returns the kind that it reads comes after that stage, as the runtime's settings must say (``after``): it is
+    published under the agent's own noun.
+
     Args:
         client: the connection. An agent that should outlive its broker's restarts has ``max_reconnect_attempts=-1``.
         name: of its durable consumer, its timing and its status; agents of one name share the events.
         reads: the kind of events that it reads; None for an agent that only answers requests.
         handle: what it makes of one.
+        behind: the guest before this one, where both come after the same stage.
         give_up: makes the event to publish in the place of ``turn.failed``, for an agent whose failure must not end the
             turn; None publishes nothing.
         endpoints: the requests that it answers.
@@ -102,6 +106,7 @@ class GuestAgent(Generic[E]):
         reads: type[E] | None = None,
         handle: Callable[[E], Awaitable[Event | None]] | None = None,
         *,
+        behind: str = "",
         give_up: Callable[[E, KikiError], Event | None] | None = None,
         endpoints: Sequence[Endpoint] = (),
         concurrency: int = 8,
@@ -116,7 +121,9 @@ class GuestAgent(Generic[E]):
         self.name = name
         self.counts: Counter[str] = Counter()
         """Events by what became of them: done, ended, cancelled, retried, failed, dead."""
-        self._client = client
+        chain = (behind, name) if behind else (name,)
+        guests = {} if reads is None else {reads.subject: chain}
+        self._client = Client(client.connection, prefix=client.subjects.prefix, guests=guests)
         self._js = client.connection.jetstream()
         self._reads = reads
         self._handle = handle
@@ -160,7 +167,7 @@ class GuestAgent(Generic[E]):
         """Make the durable consumer, or bring it to these settings; it keeps its position. Waits for the broker."""
         config = topology.consumer(
             self.name,
-            [self._client.subjects.stage(reads.subject)],
+            [self._client.subjects.stage(self._client.subjects.input_of(self.name, reads.subject))],
             ack_wait=self._ack_wait,
             max_ack_pending=topology.pending_limit(self._concurrency),
         )
@@ -356,7 +363,8 @@ class GuestAgent(Generic[E]):
             outcome = await self._await_handler(event)
             if isinstance(outcome, Event):
                 timing = StageTiming(stage=self.name, started_at=started_at, finished_at=time.time(), attempt=attempt)
-                await self._client.publish(add_timing(outcome, event, timing), headers=_trace_of(message))
+                outcome = add_timing(outcome, event, timing)
+                await self._client.publish(outcome, stage=self.name, headers=_trace_of(message))
         except KikiError as error:
             if error.retryable and not isinstance(error, DeadlineExceeded):
                 await self._retry(message, event, attempt, error)

@@ -59,6 +59,13 @@ class Subjects:
         """What ``stage`` publishes an event ``noun_verb`` as: a guest under its own noun."""
         return _under(stage, noun_verb) if stage in self.guests.get(noun_verb, ()) else noun_verb
 
+    def place(self, event: Event, stage: str) -> tuple[str, str]:
+        """The subject on which ``stage`` publishes the event, and its message id."""
+        noun_verb, turn_id = self.output_of(stage, event.subject), event.envelope.turn_id
+        if noun_verb == event.subject:
+            return self.of(event), message_id(event)
+        return self.stage(noun_verb, turn_id), f"{turn_id}:{noun_verb}"
+
     def of(self, event: Event | Signal) -> str:
         """The subject on which ``event`` is published."""
         if isinstance(event, Signal):

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
 from bus import dead_letters
@@ -19,7 +21,7 @@ from bus.connection import connect as connect_bus
 from bus.guest import GuestAgent
 from bus.handling.endpoint import Endpoint
 from bus.subjects import MSG_ID
-from bus.testing import connect_fresh
+from bus.testing import connect_fresh, sample_event, wait_for_event
 from bus.topology import DEAD, TURNS
 from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.calls import ADVISE, Service
@@ -32,6 +34,7 @@ from schemas.events import (
     DissentWaived,
     InferDone,
     QueryReceived,
+    QueryRouted,
     TurnCancelled,
     TurnFailed,
     failure,
@@ -388,3 +391,21 @@ async def test_a_guest_whose_connection_is_closed_ends_with_an_error(nats_url: s
 async def test_a_name_that_cannot_be_is_refused(bus: Bus, name: str) -> None:
     with pytest.raises(InvalidInput, match="agent's name"):
         GuestAgent(Client(bus.client), name)
+
+
+async def test_a_guest_after_a_stage_publishes_under_its_own_noun(bus: Bus) -> None:
+    async def add(event: QueryRouted) -> QueryRouted:
+        return replace(event, route=replace(event.route, intent=f"{event.route.intent}+"))
+
+    chain = {"query.routed": ("first", "second")}
+    async with connect_bus(dataclasses.replace(bus.settings, guests=chain), name="house") as house:
+        await house.reconcile()
+        async with (
+            run_guest(house, QueryRouted, add, name="first"),
+            run_guest(house, QueryRouted, add, name="second", behind="first"),
+        ):
+            routed = sample_event(QueryRouted)
+            await house.publish(routed)
+            done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
+            assert done.route.intent == "base++"
+            assert [timing.stage for timing in done.timings] == ["first", "second"]

@@ -1,6 +1,7 @@
 """The examples of docs/examples and of the client's readme, each in a process of its own, against a live runtime."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -79,7 +80,8 @@ def test_of_a_rival_beside_the_catfish_the_first_verdict_counts(
 def test_a_rival_in_the_catfishs_place_makes_the_runtime_ready_and_is_heard(
     python: Path, tmp_path: Path, embedder_path: Path
 ) -> None:
-    runtime = launch(tmp_path, module="tests.e2e.catfishless")
+    external = json.dumps({"catfish": {"external": True}})
+    runtime = launch(tmp_path, module="tests.fault.scripted", KIKI_AGENTS=external)
     try:
         wait_for(lambda: describe_ready(runtime) == (503, "not ready: catfish (does not answer)."), seconds=120)
         environment = {**find_broker(runtime), "AGENT_NAME": "catfish"}
@@ -202,3 +204,5 @@ def test_lines_of_code_are_counted_without_words_for_people(tmp_path: Path) -> N
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
     assert count_code_lines(path) <= MOST_LINES
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"| `{path.relative_to(EXAMPLES).as_posix()}` | {count_code_lines(path)} |" in results

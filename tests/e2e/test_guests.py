@@ -74,7 +74,7 @@ def test_an_own_router_takes_the_place_of_ours(tmp_path: Path, started: list[Run
     tables = {"router": {"external": True, "level": "full"}, "catfish": {"external": False}}
     runtime = launch(tmp_path, "--without", "catfish", module="tests.fault.scripted", KIKI_AGENTS=json.dumps(tables))
     started.append(runtime)
-    with beside(runtime, *RUN, "agent_stage:WordRouter"):
+    with beside(runtime, *RUN, "word_router:WordRouter", folder=EXAMPLES / "agent_stage"):
         wait_until_ready(runtime)
         began = time.monotonic()
         reply = ask(runtime, "Write a query that counts rows")
@@ -128,7 +128,7 @@ def test_an_example_counts_every_answer_and_is_asked(tmp_path: Path, started: li
     runtime = start(tmp_path, module="tests.fault.scripted")
     started.append(runtime)
     first = ask(runtime, "Why?")
-    with beside(runtime, *RUN, "agent_minimal:WordCounter"):
+    with beside(runtime, *RUN, "word_counter:WordCounter", folder=EXAMPLES / "agent_minimal"):
         second = ask(runtime, "And why else?")
         words = sum(len(reply.json()["choices"][0]["message"]["content"].split()) for reply in (first, second))
         end = time.monotonic() + 15

@@ -1,6 +1,6 @@
 """Counts the words of all answers.
 
-``kiki run agent_minimal:WordCounter`` in this folder runs it, and ``nats request kiki.svc.words.count ''`` asks it.
+``kiki run word_counter:WordCounter`` in this folder runs it, and ``nats request kiki.svc.words.count ''`` asks it.
 """
 
 from collections.abc import Sequence

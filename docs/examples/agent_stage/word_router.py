@@ -1,6 +1,6 @@
 """A router of your own in the place of ours: by words of the question, without a model.
 
-[agents.router] external = true in kiki.toml, 'kiki up', and beside it 'kiki run agent_stage:WordRouter'.
+[agents.router] external = true in kiki.toml, 'kiki up', and beside it 'kiki run word_router:WordRouter'.
 """
 
 from collections.abc import Sequence
