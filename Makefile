@@ -16,21 +16,23 @@ help: ## List the targets
 install: $(VENV)/.installed ## Build .venv with what the runtime needs
 dev: $(VENV)/.dev ## ... and with what tests need
 
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+# PyTorch's own index of CPU builds, asked on a Linux without an NVIDIA GPU; empty takes torch from where all else comes from.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+PIP_OPTIONS := --disable-pip-version-check --progress-bar on
+PIP := $(BIN)/python -m pip install $(PIP_OPTIONS)
 LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 BUILT := $(PIP) --no-deps --no-build-isolation
 LOCKS := $(addprefix deploy/requirements/,runtime.txt source.txt torch.txt)
 
 # Every file is compared with its hash, torch and its CUDA packages aside; the project itself brings nothing more.
-$(VENV)/.installed: pyproject.toml $(LOCKS)
-	@case "$$(uname -s)" in \
-	Linux) echo "Installing: about 3 GB of packages are fetched (2.7 GB of them CUDA, which torch from PyPI brings), 5.6 GB on disk; two and a half minutes on a fast line";; \
-	*) echo "Installing: packages are fetched, much less than the 3 GB that they are on Linux";; esac
+$(VENV)/.installed: pyproject.toml $(LOCKS) deploy/torch_build.py
+	@echo "Installing: about 300 MB of packages are fetched, then torch, and what it brings depends on the machine"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "micro-kiki needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r deploy/requirements/runtime.txt
 	$(BUILT) --require-hashes -r deploy/requirements/source.txt
-	$(PIP) -c deploy/requirements/torch.txt torch
+	$(BIN)/python deploy/torch_build.py "$(TORCH_CPU_INDEX)" $(PIP_OPTIONS)
 	$(BUILT) -e .
 	@touch $@
 
