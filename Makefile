@@ -98,9 +98,10 @@ format: dev ## Let ruff format and mend
 bench: install ## The budgets of the architecture, measured
 	$(BIN)/kiki bench overhead
 
-contract: install ## Write docs/asyncapi.json and docs/openapi.json again
+contract: install ## Write docs/asyncapi.json, docs/openapi.json and docs/settings.md again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
 	$(BIN)/kiki openapi --output docs/openapi.json
+	$(BIN)/kiki settings --output docs/settings.md
 
 recipes: install ## Write configs/lora again from configs/domains.yaml
 	$(BIN)/python -m runtime.training.generation

@@ -96,7 +96,9 @@ class Settings(BaseSettings):
         default=30.0, ge=5, le=3600, description="Seconds without a sign of life after which a process is restarted."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important line that is logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="'auto' is console on a terminal and JSON elsewhere."
     )
