@@ -8,7 +8,7 @@ RUNTIME_TESTS := tests/runtime tests/e2e tests/fault tests/clients
 NODE_MODULES := $(addsuffix /node_modules,tests/contract tests/clients/node deploy/client/examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev lock run test test-rooms test-runtime soak lint audit sbom types format bench contract recipes page client models adapters test-models clean
+.PHONY: help install dev lock run check test test-rooms test-runtime soak lint audit sbom types newer wheels coverage format bench contract recipes page client models adapters test-models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -63,6 +63,12 @@ test-models: models
 test: dev test-models $(NODE_MODULES) ## Run all tests, in two processes side by side
 	$(MAKE) -j2 test-rooms test-runtime
 
+# No marker of a need but of those that are quick to have: tests/needs.py.
+QUICK := not (soak or broker or model or mlx or stores or process or packages or neo4j)
+
+check: lint types ## The quick part of lint, types and test: no broker, no model, no other process
+	$(BIN)/python -m pytest -q -m "$(QUICK)"
+
 # Both take about as long: agents with models in one, runtimes that start and die in the other.
 test-rooms:
 	$(BIN)/python -m pytest -m "not soak" $(addprefix --ignore ,$(RUNTIME_TESTS))
@@ -90,6 +96,23 @@ sbom: dev ## What the runtime consists of, as CycloneDX, into dist/
 
 types: dev ## mypy, strict, code and tests
 	$(BIN)/mypy
+
+NEWER := 3.12 3.13
+
+newer: dev ## lint and types as Python 3.12 and 3.13 see them
+	@set -e; for version in $(NEWER); do \
+	$(BIN)/ruff check --target-version py$$(echo $$version | tr -d .) .; \
+	$(BIN)/mypy --python-version $$version; done
+
+wheels: dev ## Does every locked package have a wheel for Python 3.12 and 3.13? Asks the index, fetches none
+	$(BIN)/python -m tests.supply.wheels $(NEWER)
+
+# COVER names the tests that are run: COVER=tests/runtime/cli
+coverage: dev test-models $(NODE_MODULES) ## Branch coverage of all tests, child processes included; fails below 90 %
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not soak" $(COVER)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 format: dev ## Let ruff format and mend
 	$(BIN)/ruff check --fix .

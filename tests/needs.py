@@ -7,7 +7,7 @@ unless it is started by one of the calls of :data:`CALLS`.
 
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -29,6 +29,16 @@ CALLS = {
     "packages": ("pip", "uv"),
 }
 """The calls by which a need is known: a function's full name, or a program that is an argument of its own."""
+
+FOLLOWED = ("tests.", "deploy.", "runtime.bench.")
+"""Where the code lies that is read for what it calls in its turn."""
+
+MODULES = {
+    "mlx": ("mlx", "torch", "agents.inference.mlx", "agents.inference.int8", "agents.inference.adapters"),
+    "stores": tuple(f"agents.memory.stores.{name}" for name in ("pair", "embedded", "edge", "ladybug", "optimise")),
+    "process": ("subprocess", "multiprocessing", "runtime.supervisor", "bus.broker.watcher"),
+}
+"""The modules by which a need is known, with those below them: a test uses one, or something that is defined there."""
 
 PROGRAMS = {
     "go": "go",
@@ -82,8 +92,8 @@ def _needs_of(function: Any, known: dict[CodeType, frozenset[str]]) -> frozenset
         found = set(_read_code(code))
         for name in _names_of(code):
             used = function.__globals__.get(name)
-            found |= _match_call(used)
-            if getattr(used, "__module__", "").startswith(("tests.", "deploy.")) and callable(used):
+            found |= _match_call(used) | _match_module(_module_of(used))
+            if getattr(used, "__module__", "").startswith(FOLLOWED) and callable(used):
                 found |= _needs_of(used, known)
         known[code] = frozenset(found)
     return known[code]
@@ -110,6 +120,7 @@ def _texts_of(code: CodeType) -> set[str]:
 def _read_code(code: CodeType) -> Iterator[str]:
     """Needs that the code itself shows: programs that it looks for, and what it imports inside a function."""
     names, texts = _names_of(code), _texts_of(code)
+    yield from (need for name in names for need in _match_module(name))
     if "which" in names:
         yield from (PROGRAMS[text] for text in texts & PROGRAMS.keys())
     for need, calls in CALLS.items():
@@ -117,6 +128,14 @@ def _read_code(code: CodeType) -> Iterator[str]:
             module, _, name = call.rpartition(".")
             if call in texts if not module else {module, name} <= names:
                 yield need
+
+
+def _module_of(used: Any) -> str:
+    return str(used.__name__ if isinstance(used, ModuleType) else getattr(used, "__module__", ""))
+
+
+def _match_module(name: str) -> set[str]:
+    return {need for need, modules in MODULES.items() if any(f"{name}.".startswith(f"{part}.") for part in modules)}
 
 
 def _match_call(used: Any) -> set[str]:

@@ -15,26 +15,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+import agents
+from runtime.agents import FACADE, all_agents
 from runtime.cli import command
 from runtime.settings import OTHER_VARIABLES, Settings
-
-CLASSES = {
-    "facade": "runtime.facade.settings.FacadeSettings",
-    "router": "agents.router.settings.RouterSettings",
-    "embedder": "agents.embedder.settings.EmbedderSettings",
-    "memory": "agents.memory.settings.MemorySettings",
-    "inference": "agents.inference.settings.InferenceSettings",
-    "catfish": "agents.catfish.settings.CatfishSettings",
-    "negotiator": "agents.negotiator.settings.NegotiatorSettings",
-    "antibias": "agents.antibias.settings.AntibiasSettings",
-    "services": "agents.services.settings.ServicesSettings",
-    "tenants": "agents.tenants.settings.TenantsSettings",
-    "dream": "agents.dream.settings.DreamSettings",
-    "gates": "agents.gates.settings.GatesSettings",
-    "nerve-wml": "agents.advisors.settings.NerveWmlSettings",
-    "kiki-flow": "agents.advisors.settings.KikiFlowSettings",
-}
-"""The class of each agent's settings, and of the facade's."""
 
 INTRODUCTION = """\
 # Settings
@@ -103,8 +87,20 @@ def write_page() -> str:
     """The page of all settings."""
     variables = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items())
     parts = [INTRODUCTION.format(variables=variables, rows="\n".join(_write_own_rows()))]
-    parts += [_write_agent(name, _import_class(path)) for name, path in CLASSES.items()]
+    parts += [_write_agent(name, find_class(name)) for name in (FACADE, *all_agents())]
     return "".join(parts)
+
+
+def find_class(agent: str) -> type[Any]:
+    """The settings' class of an agent or of the facade: ``NerveWmlSettings`` of ``nerve-wml``, beside its code."""
+    name = "".join(part.capitalize() for part in agent.split("-")) + "Settings"
+    files = Path(agents.__file__).parent.glob("*/settings.py")
+    modules = [f"agents.{file.parent.name}.settings" for file in sorted(files)]
+    for module in ("runtime.facade.settings", *modules):
+        kind: type[Any] | None = getattr(import_module(module), name, None)
+        if kind is not None:
+            return kind
+    raise LookupError(f"there is no {name}")
 
 
 def read_meanings(kind: type[Any]) -> dict[str, str]:
@@ -213,9 +209,3 @@ def _plain(text: str) -> str:
     """A docstring's text in Markdown, as a sentence."""
     text = _ROLE.sub(r"`\1`", text).replace("``", "`").replace("<", "&lt;").rstrip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", ":")) or not text else ".")
-
-
-def _import_class(path: str) -> type[Any]:
-    module, _, name = path.rpartition(".")
-    kind: type[Any] = getattr(import_module(module), name)
-    return kind

@@ -7,8 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.supply.locking import ROOT
+from tests.supply.wheels import PLATFORMS, find_missing
 
 ROOMS = ("schemas", "bus", "agents", "runtime", "configs")
 
@@ -48,3 +50,26 @@ def test_the_clients_wheel_is_typed_and_has_nothing_but_its_package(tree: Path, 
     assert "micro_kiki_client/py.typed" in names
     assert {name.partition("/")[0] for name in names} == {"micro_kiki_client"}
     assert {"micro_kiki_client/bus/client.py", "micro_kiki_client/schemas/events.py"} <= names
+
+
+def write_wheels(folder: Path, *tags: str) -> None:
+    """A wheel of one package for each tag, named after it."""
+    for number, tag in enumerate(tags):
+        info = f"stone{number}-1.0.dist-info"
+        with zipfile.ZipFile(folder / f"stone{number}-1.0-{tag}.whl", "w") as wheel:
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: stone{number}\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n")
+            wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_a_package_without_a_wheel_for_a_python_or_a_platform_is_named(tmp_path: Path) -> None:
+    write_wheels(tmp_path, "py3-none-any", "cp312-cp312-manylinux_2_28_x86_64", "cp311-cp311-manylinux_2_28_x86_64")
+    pins = [Requirement(f"stone{number}==1.0") for number in range(3)]
+    local = ("--no-index", "--find-links", str(tmp_path))
+    linux, mac = PLATFORMS
+    assert find_missing(pins[:2], "3.12", linux, *local) == []
+    assert sorted(find_missing(pins, "3.12", linux, *local)) == ["stone2"]
+    assert sorted(find_missing(pins, "3.13", linux, *local)) == ["stone1", "stone2"]
+    assert sorted(find_missing(pins, "3.12", mac, *local)) == ["stone1", "stone2"]
+    elsewhere = [Requirement("stone2==1.0 ; sys_platform == 'linux'")]
+    assert find_missing(elsewhere, "3.12", mac, *local) == []
