@@ -183,7 +183,7 @@ def _refuse_unknown_variables() -> None:
             continue
         known = [*(f"KIKI_{field.upper()}" for field in Settings.model_fields), *OTHER_VARIABLES]
         close = difflib.get_close_matches(name.upper().partition("__")[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "runtime/settings.py lists those that are."
+        hint = f"did you mean {close[0]}?" if close else "'kiki settings' lists those that are."
         raise SetupError(f"variable '{name}' is no setting: {hint}", param=name)
 
 

@@ -5,6 +5,7 @@ and a test that begins to use a broker has the marker ``broker`` from then on. W
 unless it is started by one of the calls of :data:`CALLS`.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
@@ -59,44 +60,60 @@ LANGUAGES = {"Node": "node", "Go": "go", "Java": "java", "Rust": "rust", "Python
 
 def mark_needs(items: list[pytest.Item]) -> None:
     """Give each test the markers of what it needs."""
-    known: dict[CodeType, frozenset[str]] = {}
     for item in items:
-        for need in sorted(find_needs(item, known)):
+        for need in sorted(find_needs(item)):
             item.add_marker(need)
 
 
-def find_needs(item: pytest.Item, known: dict[CodeType, frozenset[str]] | None = None) -> frozenset[str]:
-    """The names of what a test needs. ``known`` keeps what was found in functions that several tests call."""
-    known = {} if known is None else known
+def find_needs(item: pytest.Item) -> set[str]:
+    """The names of what a test needs."""
     functions = [item.function] if isinstance(item, pytest.Function) else []
     definitions = getattr(item, "_fixtureinfo", None)
     if definitions is not None:
         functions += [fixtures[-1].func for fixtures in definitions.name2fixturedefs.values()]
-    needs = frozenset[str]().union(*(_needs_of(function, known) for function in functions))
+    needs = needs_of(*functions)
     client = getattr(getattr(item, "callspec", None), "params", {}).get("client")
     language = LANGUAGES.get(getattr(client, "language", ""))
-    return needs | ({language} if language is not None and "reports" in getattr(item, "fixturenames", ()) else set())
+    if language is not None and "reports" in getattr(item, "fixturenames", ()):
+        needs.add(language)
+    return needs
 
 
-def _needs_of(function: Any, known: dict[CodeType, frozenset[str]]) -> frozenset[str]:
-    function = getattr(function, "__wrapped__", function)
-    function = getattr(function, "__func__", function)
-    if isinstance(function, type):
-        methods = (value for value in vars(function).values() if isinstance(value, FunctionType))
-        return frozenset[str]().union(*(_needs_of(method, known) for method in methods))
-    if not isinstance(function, FunctionType):
-        return frozenset()
-    code = function.__code__
-    if code not in known:
-        known[code] = frozenset()  # a function that calls itself needs nothing more for that
-        found = set(_read_code(code))
-        for name in _names_of(code):
-            used = function.__globals__.get(name)
-            found |= _match_call(used) | _match_module(_module_of(used))
-            if getattr(used, "__module__", "").startswith(FOLLOWED) and callable(used):
-                found |= _needs_of(used, known)
-        known[code] = frozenset(found)
-    return known[code]
+def needs_of(*functions: Any) -> set[str]:
+    """What functions, or the methods of classes, need with all that they call."""
+    waiting, seen, needs = list(functions), set[FunctionType](), set[str]()
+    while waiting:
+        called = waiting.pop()
+        called = getattr(called, "__func__", getattr(called, "__wrapped__", called))
+        if isinstance(called, type):
+            waiting += [value for value in vars(called).values() if isinstance(value, FunctionType)]
+        elif isinstance(called, FunctionType) and called not in seen:
+            seen.add(called)
+            own_needs, calls = _read_function(called)
+            needs |= own_needs
+            waiting += calls
+    return needs
+
+
+@functools.cache
+def _read_function(function: FunctionType) -> tuple[frozenset[str], tuple[Any, ...]]:
+    """What a function itself shows that it needs, and the functions and classes that it calls."""
+    needs, calls = set(_read_code(function.__code__)), list[Any]()
+    for used in _find_used(function):
+        needs |= _match_call(used) | _match_module(_module_of(used))
+        if callable(used) and _module_of(used).startswith(FOLLOWED):
+            calls.append(used)
+    return frozenset(needs), tuple(calls)
+
+
+def _find_used(function: FunctionType) -> Iterator[Any]:
+    """What a function's names stand for: in its module, and in the modules that are named there."""
+    names = _names_of(function.__code__)
+    for name in names & function.__globals__.keys():
+        used = function.__globals__[name]
+        yield used
+        if isinstance(used, ModuleType):
+            yield from (vars(used)[attribute] for attribute in names & vars(used).keys())
 
 
 def _codes_of(code: CodeType) -> Iterator[CodeType]:
@@ -145,14 +162,9 @@ def _match_call(used: Any) -> set[str]:
     return {need for need, calls in CALLS.items() if names & {_resolve(call) for call in calls}}
 
 
-_RESOLVED: dict[str, str] = {}
-
-
+@functools.cache
 def _resolve(call: str) -> str:
-    """Where a call is defined, when its module only names it: ``bus.broker.run_broker`` may live in another file."""
-    if call not in _RESOLVED:
-        module, _, name = call.rpartition(".")
-        value: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
-        origin = f"{getattr(value, '__module__', module)}.{getattr(value, '__qualname__', name)}"
-        _RESOLVED[call] = origin if value is not None else call
-    return _RESOLVED[call]
+    """Where a call is defined, when its module only names it: ``runtime.models.prepare`` lives in another file."""
+    module, _, name = call.rpartition(".")
+    value: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
+    return call if value is None else f"{getattr(value, '__module__', module)}.{getattr(value, '__qualname__', name)}"

@@ -27,6 +27,7 @@ Written by `kiki settings` from the code; `make contract` writes it again.
 
 `kiki.toml` in the working directory (or the file that `KIKI_CONFIG` names) is read first, the environment wins over
 it, and an option of the command line over both. A name that is none of these is refused, wherever it stands.
+A `.env` file is not read: what a shell, compose or systemd exports from it is.
 
 | variable | what it is |
 |---|---|
