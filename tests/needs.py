@@ -25,6 +25,7 @@ CALLS = {
         "tests.e2e.conftest.start",
     ),
     "model": ("runtime.models.prepare", "tests.e2e.conftest.start"),
+    "process": ("anyio.open_process", "anyio.run_process", "asyncio.create_subprocess_exec"),
     "neo4j": ("tests.neo4j_server.serve_neo4j",),
     "root": ("tests.small_disk.mount_small_disk", "os.setuid"),
     "packages": ("pip", "uv"),

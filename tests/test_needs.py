@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from bus import broker
@@ -58,6 +59,10 @@ def run_program() -> None:
     subprocess.run([sys.executable, "-m", "pip"], check=True)
 
 
+async def open_process() -> None:
+    await anyio.open_process(["true"])
+
+
 def look_for_go() -> str | None:
     return shutil.which("go")
 
@@ -82,6 +87,7 @@ class Helper:
         (Helper, {"model"}),
         (use_mlx, {"mlx"}),
         (run_program, {"process", "packages"}),
+        (open_process, {"process"}),
         (look_for_go, {"go"}),
         (call_itself, set()),
     ],
