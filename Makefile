@@ -27,7 +27,7 @@ LOCKS := $(addprefix deploy/requirements/,runtime.txt source.txt torch.txt)
 
 # Every file is compared with its hash, torch and its CUDA packages aside; the project itself brings nothing more.
 $(VENV)/.installed: pyproject.toml $(LOCKS) deploy/torch_build.py
-	@echo "Installing: about 300 MB of packages are fetched, then torch, and what it brings depends on the machine"
+	@echo "Installing: some hundred MB of packages are fetched, then torch, which says itself how much it is here"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "micro-kiki needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r deploy/requirements/runtime.txt
@@ -63,7 +63,7 @@ test-models: models
 test: dev test-models $(NODE_MODULES) ## Run all tests, in two processes side by side
 	$(MAKE) -j2 test-rooms test-runtime
 
-# No marker of a need but of those that are quick to have: tests/needs.py.
+# Markers of what takes long to have (tests/needs.py); tests that need another thing are skipped where it is missing.
 QUICK := not (soak or broker or model or mlx or stores or process or packages or neo4j)
 
 check: lint types ## The quick part of lint, types and test: no broker, no model, no other process

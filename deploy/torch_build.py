@@ -24,7 +24,7 @@ LOCK = Path(__file__).parent / "requirements" / "torch.txt"
 PATIENCE = 3.0
 """Seconds that the index has for its whole answer, its name's look-up included."""
 
-CUDA_SIZE = "about 2.7 GB are fetched, most of it CUDA"
+CUDA_SIZE = "about 2.7 GB are fetched, most of it CUDA, and the environment takes 5.6 GB"
 MARKS_OF_A_GPU = ("dev/nvidia*", "proc/driver/nvidia")
 
 
@@ -72,7 +72,7 @@ def choose_build(index: str, *, platform: str, gpu: str | None) -> TorchBuild:
     if platform != "linux":
         return TorchBuild(usual, "torch: this system's build has no CUDA")
     if gpu is not None:
-        return TorchBuild(usual, f"torch with CUDA: {CUDA_SIZE}, for the GPU of {gpu}")
+        return TorchBuild(usual, f"torch with CUDA: {CUDA_SIZE}. There is a GPU ({gpu})")
     if not index:
         return TorchBuild(usual, f"torch with CUDA: {CUDA_SIZE}. There is no GPU, and no index of CPU builds is named")
     pin = f"{read_pin()}+cpu"

@@ -117,7 +117,9 @@ def test_with_a_gpu_nobody_asks_that_index(tmp_path: Path, usual: Index, capfd: 
         choice = choose_build(index.url, platform="linux", gpu="/dev/nvidia0")
         assert install_into(tmp_path / "site", choice) == read_pin()
     assert index.asked == []
-    assert "2.7 GB are fetched, most of it CUDA, for the GPU of /dev/nvidia0" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "2.7 GB are fetched" in said
+    assert "There is a GPU (/dev/nvidia0)" in said
 
 
 def test_turned_off_or_on_another_system_torch_comes_from_the_usual_index(tmp_path: Path, usual: Index) -> None:
@@ -140,7 +142,8 @@ def test_a_silent_index_costs_three_seconds(
         assert time.monotonic() - began < 2 * torch_build.PATIENCE
         assert install_into(tmp_path / "site", choice) == read_pin()
     said = capfd.readouterr().out
-    assert "2.7 GB are fetched, most of it CUDA. There is no GPU, but" in said
+    assert "2.7 GB are fetched" in said
+    assert f"There is no GPU, but {url}" in said
     assert "does not answer within 3 s" in said or "timed out" in said
 
 
