@@ -8,7 +8,7 @@ RUNTIME_TESTS := tests/runtime tests/e2e tests/fault tests/clients
 NODE_MODULES := $(addsuffix /node_modules,tests/contract tests/clients/node deploy/client/examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev lock run test test-rooms test-runtime soak lint audit sbom types format bench contract recipes page client models adapters test-models clean
+.PHONY: help install dev lock run check test test-rooms test-runtime soak lint audit sbom types newer wheels coverage format bench contract recipes page client models adapters test-models clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,21 +16,23 @@ help: ## List the targets
 install: $(VENV)/.installed ## Build .venv with what the runtime needs
 dev: $(VENV)/.dev ## ... and with what tests need
 
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+# PyTorch's own index of CPU builds, asked on a Linux without an NVIDIA GPU; empty takes torch from where all else comes from.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+PIP_OPTIONS := --disable-pip-version-check --progress-bar on
+PIP := $(BIN)/python -m pip install $(PIP_OPTIONS)
 LOCKED := $(PIP) --no-deps --only-binary :all: --require-hashes
 BUILT := $(PIP) --no-deps --no-build-isolation
 LOCKS := $(addprefix deploy/requirements/,runtime.txt source.txt torch.txt)
 
 # Every file is compared with its hash, torch and its CUDA packages aside; the project itself brings nothing more.
-$(VENV)/.installed: pyproject.toml $(LOCKS)
-	@case "$$(uname -s)" in \
-	Linux) echo "Installing: about 3 GB of packages are fetched (2.7 GB of them CUDA, which torch from PyPI brings), 5.6 GB on disk; two and a half minutes on a fast line";; \
-	*) echo "Installing: packages are fetched, much less than the 3 GB that they are on Linux";; esac
+$(VENV)/.installed: pyproject.toml $(LOCKS) deploy/torch_build.py
+	@echo "Installing: some hundred MB of packages are fetched, then torch, which says itself how much it is here"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "micro-kiki needs Python 3.11 or later")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r deploy/requirements/runtime.txt
 	$(BUILT) --require-hashes -r deploy/requirements/source.txt
-	$(PIP) -c deploy/requirements/torch.txt torch
+	$(BIN)/python deploy/torch_build.py "$(TORCH_CPU_INDEX)" $(PIP_OPTIONS)
 	$(BUILT) -e .
 	@touch $@
 
@@ -61,6 +63,12 @@ test-models: models
 test: dev test-models $(NODE_MODULES) ## Run all tests, in two processes side by side
 	$(MAKE) -j2 test-rooms test-runtime
 
+# Markers of what takes long to have (tests/needs.py); tests that need another thing are skipped where it is missing.
+QUICK := not (soak or broker or model or mlx or stores or process or packages or neo4j)
+
+check: lint types ## The quick part of lint, types and test: no broker, no model, no other process
+	$(BIN)/python -m pytest -q -m "$(QUICK)"
+
 # Both take about as long: agents with models in one, runtimes that start and die in the other.
 test-rooms:
 	$(BIN)/python -m pytest -m "not soak" $(addprefix --ignore ,$(RUNTIME_TESTS))
@@ -89,6 +97,24 @@ sbom: dev ## What the runtime consists of, as CycloneDX, into dist/
 types: dev ## mypy, strict, code and tests
 	$(BIN)/mypy
 
+NEWER := 3.12 3.13
+SPELLINGS_OF_3_12 := UP040,UP043,UP046,UP047
+
+newer: dev ## lint and types as Python 3.12 and 3.13 see them
+	@set -e; for version in $(NEWER); do \
+	$(BIN)/ruff check --target-version py$$(echo $$version | tr -d .) --extend-ignore $(SPELLINGS_OF_3_12) .; \
+	$(BIN)/mypy --python-version $$version; done
+
+wheels: dev ## Does every locked package have a wheel for Python 3.12 and 3.13? Asks the index, fetches none
+	$(BIN)/python -m tests.supply.wheels $(NEWER)
+
+# COVER names the tests that are run: COVER=tests/runtime/cli
+coverage: dev test-models $(NODE_MODULES) ## Branch coverage of all tests, child processes included; fails below 90 %
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not soak" $(COVER)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 format: dev ## Let ruff format and mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -96,9 +122,10 @@ format: dev ## Let ruff format and mend
 bench: install ## The budgets of the architecture, measured
 	$(BIN)/kiki bench overhead
 
-contract: install ## Write docs/asyncapi.json and docs/openapi.json again
+contract: install ## Write docs/asyncapi.json, docs/openapi.json and docs/settings.md again
 	$(BIN)/kiki asyncapi --output docs/asyncapi.json
 	$(BIN)/kiki openapi --output docs/openapi.json
+	$(BIN)/kiki settings --output docs/settings.md
 
 recipes: install ## Write configs/lora again from configs/domains.yaml
 	$(BIN)/python -m runtime.training.generation

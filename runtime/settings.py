@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         default=30.0, ge=5, le=3600, description="Seconds without a sign of life after which a process is restarted."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important line that is logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="'auto' is console on a terminal and JSON elsewhere."
     )
@@ -196,7 +198,7 @@ def _refuse_unknown_variables() -> None:
             continue
         known = [*(f"KIKI_{field.upper()}" for field in Settings.model_fields), *OTHER_VARIABLES]
         close = difflib.get_close_matches(name.upper().partition("__")[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "runtime/settings.py lists those that are."
+        hint = f"did you mean {close[0]}?" if close else "'kiki settings' lists those that are."
         raise SetupError(f"variable '{name}' is no setting: {hint}", param=name)
 
 

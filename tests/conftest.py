@@ -12,6 +12,7 @@ from bus.broker import EmbeddedBroker, run_broker
 from bus.connection import Bus
 from bus.testing import connect_fresh
 from tests.e2e.conftest import free_port
+from tests.needs import mark_needs
 from tests.neo4j_server import Neo4jServer, serve_neo4j
 
 SMALL_MODEL = "smollm2-135m-instruct"
@@ -26,6 +27,11 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs, so that ``-m "not broker"`` and the like choose."""
+    mark_needs(items)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ class AntibiasSettings(Struct, frozen=True, kw_only=True):
         reserve: seconds before the turn's deadline in which nothing is begun.
         excerpt_chars: characters of the question, and of the answer, that a check shows.
         concurrency: turns handled at once.
-        refusal_en, refusal_fr: the neutral answer, when a revision is still unfair.
+        refusal_en: the neutral answer, when a revision is still unfair.
+        refusal_fr: the same in French.
     """
 
     judge_from: int = 1_000_000_000

@@ -9,8 +9,8 @@ class CatfishSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         complexity: score in 0..1 from which a question is worth an objection.
         confident_logprob: mean natural-log probability per token from which a lone candidate is accepted without an
-        objection. engage_from: weights of a model from which it objects; smaller ones do not. Measured, see
-            docs/results.md.
+            objection.
+        engage_from: weights of a model from which it objects; smaller ones do not. Measured, see docs/results.md.
         firm_agreement: mean probability that two candidates say the same from which the objection is firm.
         strong_agreement: the same for a strong one.
         max_tokens: length of the objection.

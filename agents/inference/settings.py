@@ -110,7 +110,7 @@ class InferenceSettings(Struct, frozen=True, kw_only=True):
             loaded adapters before the batch is drained for it; chosen.
         finish_seconds: seconds before a turn's deadline at which its decoding ends, for the stages behind, by level
             (raw, fast, full); at most a fifth of the time that the worker has for the turn.
-        stall_seconds: time without a step while work is queued after which the worker counts as hung and ends.
+        stall_seconds: seconds without a step while work is queued after which the worker counts as hung and ends.
         journal: file that names the running requests, so that one that kills the worker is found; each worker needs its
             own.
         train_tokens: tokens of one training example at most; other requests wait for the step on it.

@@ -25,10 +25,13 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
     Attributes:
         data_dir: holds ``atlas/``, ``trace/`` and ``memory.lock``; one process owns it.
         atlas: where vectors and words are kept: ``edge`` (qdrant-edge, in ``data_dir``) or ``qdrant`` (a server).
-        qdrant_url: the Qdrant server; ``qdrant_key`` is its API key.
+        qdrant_url: the Qdrant server.
+        qdrant_key: its API key.
         qdrant_collection: the collection there; used by nothing else, made when it is missing.
         trace: where the graph is kept: ``ladybug`` (in ``data_dir``) or ``neo4j`` (a server that speaks Bolt).
-        neo4j_uri: that server; ``neo4j_user`` and ``neo4j_password`` are the account there.
+        neo4j_uri: that server.
+        neo4j_user: the account there.
+        neo4j_password: its password.
         neo4j_database: the database there; used by nothing else.
         store_timeout: seconds that a server may take for one call.
         embedder: name, Hugging Face id or path of the model that embeds what is remembered; empty takes the router's.
@@ -71,8 +74,10 @@ class MemorySettings(Struct, frozen=True, kw_only=True):
         sleep_age: seconds after which an episode is old enough to be summed up; chosen.
         sleep_every: seconds between two sleeps of a running agent; 0 sleeps only on request.
         sleep_alike: mean cosine from which episodes share a summary; chosen.
-        sleep_least: fewest episodes of one summary; ``sleep_most`` is the most.
-        sleep_tokens: tokens of a summary at most; ``sleep_timeout`` seconds may pass until it is written.
+        sleep_least: fewest episodes of one summary.
+        sleep_most: most episodes of one summary.
+        sleep_tokens: tokens of a summary at most.
+        sleep_timeout: seconds that may pass until a summary is written.
         recall_timeout: seconds after which a turn goes on without recall.
         conversation_timeout: seconds to wait for answers that are not recorded yet, before a conversation without a
             session id counts as a new one.

@@ -35,7 +35,12 @@ FLOOR = 1e-6
 
 
 class AdvisorSettings(Struct, frozen=True, kw_only=True):
-    """How much an advisor's advice counts (``alpha``, 0..1), and how many seconds the router waits (``timeout``)."""
+    """How much an advisor's advice counts, and how long the router waits for it.
+
+    Attributes:
+        alpha: weight of the advice in log-odds; 0 leaves the scores as they are, 1 counts it in full.
+        timeout: seconds that the router waits for it.
+    """
 
     alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.1
     timeout: Annotated[float, Meta(gt=0.0, le=5.0)] = 0.05

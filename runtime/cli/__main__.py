@@ -16,6 +16,7 @@ MODULES = {
     "replay": "runtime.cli.replay",
     "asyncapi": "runtime.cli.asyncapi",
     "openapi": "runtime.cli.openapi",
+    "settings": "runtime.cli.settings",
     "train": "runtime.cli.train",
     "validate": "runtime.cli.validate",
     "doctor": "runtime.cli.doctor",

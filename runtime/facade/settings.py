@@ -19,7 +19,7 @@ HOST_PATTERN = r"[A-Za-z0-9*._-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
 class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the HTTP facade; all times are seconds.
+    """Settings of the HTTP facade.
 
     Attributes:
         host: address to listen on; loopback unless the operator opens it.
@@ -30,10 +30,11 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         models: other names for models, each with the id of the model that answers to it ("gpt-4o" = "micro-kiki").
         default_model: the model of a request that names none.
         body_limit: bytes of a request body, counted while it is read; None follows the model's context.
-        header_timeout: time that a client has for the head of a request, from its connection or the head's first byte.
-        body_timeout: time that a client has for sending its whole body.
-        reply_timeout: time for which a client may leave its reply unread.
-        idle_timeout: silence between two requests after which their connection is closed.
+        header_timeout: seconds that a client has for the head of a request, from its connection or the head's first
+            byte.
+        body_timeout: seconds that a client has for sending its whole body.
+        reply_timeout: seconds for which a client may leave its reply unread.
+        idle_timeout: seconds of silence between two requests after which their connection is closed.
         max_connections: connections at once; one more takes the place of the one that has been idle the longest, and
             is a 503 where none is idle.
         api_keys: bearer key to tenant. Empty: no key is asked for, everybody is ``default_tenant``.
@@ -46,26 +47,26 @@ class FacadeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             each has fewer, and all together a third more (:mod:`bus.tenants.shares`).
         max_queue: turns that may wait at ``queue_consumer``; more is a 503.
         queue_consumer: durable consumer of TURNS whose backlog is the queue.
-        queue_age: how long a reading of the backlog is used before it is read again.
-        retry_after: what the ``Retry-After`` header of a refusal says.
-        turn_timeout: a turn's deadline; a long prompt has more (:mod:`runtime.limits`).
+        queue_age: seconds for which a reading of the backlog is used before it is read again.
+        retry_after: seconds that the ``Retry-After`` header of a refusal says.
+        turn_timeout: seconds that a turn may take; a long prompt has more (:mod:`runtime.limits`).
         default_max_tokens: length of an answer when neither request nor alias names one.
         max_tokens_cap: tokens of an answer at most; a request that asks for more gets so many. None follows the model's
             context, at whose end the worker ends an answer, too.
-        poll_seconds: silence after which TURNS is read, in case a message was missed.
-        broker_grace: time that the broker may be away before the turn is given up as lost.
-        keepalive_seconds: silence after which a stream gets a comment, so that proxies keep it open.
-        accept_seconds: time after which a stream begins though the worker has not accepted the turn; a refusal is an
+        poll_seconds: seconds of silence after which TURNS is read, in case a message was missed.
+        broker_grace: seconds that the broker may be away before the turn is given up as lost.
+        keepalive_seconds: seconds of silence after which a stream gets a comment, so that proxies keep it open.
+        accept_seconds: seconds after which a stream begins though the worker has not accepted the turn; a refusal is an
             event of the stream then.
         strict_fields: whether a field that nobody knows is refused; else it is passed over and counted.
         missing_adapter: what a model id gets that names one adapter which is not there: "base" answers without it and
             says so in a header, "refuse" answers 404.
-        drain_seconds: time that running turns have for ending once the facade is told to stop.
-        route_timeout: time that the router has for ``/v1/route``.
-        count_timeout: time that the worker has for counting the tokens of a prompt.
-        memory_timeout: time that the memory has for a search or a session.
-        embed_timeout: time that the embedder has for one part of a request to ``/v1/embeddings``.
-        forget_timeout: time that the memory has for forgetting a session.
+        drain_seconds: seconds that running turns have for ending once the facade is told to stop.
+        route_timeout: seconds that the router has for ``/v1/route``.
+        count_timeout: seconds that the worker has for counting the tokens of a prompt.
+        memory_timeout: seconds that the memory has for a search or a session.
+        embed_timeout: seconds that the embedder has for one part of a request to ``/v1/embeddings``.
+        forget_timeout: seconds that the memory has for forgetting a session.
         expected_agents: the agents that ``/ready`` waits for, and that have more time to report.
         external_agents: those of them that run elsewhere; one that reports nothing counts while it reads its stage.
         monitor_url: the monitoring address of a broker that is not embedded, for ``/health`` and ``/ready``.

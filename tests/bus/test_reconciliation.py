@@ -599,6 +599,7 @@ async def test_a_cluster_without_quorum_is_away_and_no_fault_of_the_setup(
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nats
 @pytest.mark.skipif(shutil.which("nats") is None, reason="the nats command line is not installed")
 @pytest.mark.anyio
 @pytest.mark.parametrize(
@@ -613,6 +614,7 @@ async def test_the_command_mends_a_stream(bus: Bus, nats_url: str, changes: dict
     await reconcile_streams(bus.js, [declared])
 
 
+@pytest.mark.nats
 @pytest.mark.skipif(shutil.which("nats") is None, reason="the nats command line is not installed")
 @pytest.mark.anyio
 async def test_the_command_makes_room_for_a_new_stream(bus: Bus, nats_url: str) -> None:
@@ -625,6 +627,7 @@ async def test_the_command_makes_room_for_a_new_stream(bus: Bus, nats_url: str) 
     assert (await notes_info(bus)).config.storage == StorageType.MEMORY
 
 
+@pytest.mark.nats
 @pytest.mark.skipif(shutil.which("nats") is None, reason="the nats command line is not installed")
 @pytest.mark.anyio
 @pytest.mark.parametrize("changes", [changes for changes, _ in CONSUMER_REFUSALS.values()], ids=CONSUMER_REFUSALS)

@@ -27,6 +27,7 @@ def test_the_golden_file_is_what_the_structs_say() -> None:
     )
 
 
+@pytest.mark.node
 @pytest.mark.skipif(
     shutil.which("node") is None or not (HERE / "node_modules").exists(), reason="npm's @asyncapi/parser is not here"
 )

@@ -1,7 +1,9 @@
-"""The docs name only what exists: files, modules, verbs of the command line, make's targets, settings, variables."""
+"""The docs name only what exists: files, modules, functions, routes, metrics, verbs, make's targets, settings."""
 
 import ast
+import functools
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer.main
 
 from runtime.cli.__main__ import app
 from runtime.settings import is_known_variable
+from tests.contract.test_metrics_page import paths_of_the_code
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -28,6 +31,16 @@ PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(ROOMS)})/[\w./*{{}},-]*")
 MODULE = re.compile(r"(?<![\w/.-])(?:schemas|bus|agents|runtime)(?:\.\w+)+")
 SECTION = re.compile(r"\[agents\.([\w-]+)(?:\.([\w-]+)[\w.-]*)?\]`?\s*(?:`?(\w+)(?:`? ?=|`))?")
 """A table of ``kiki.toml``: the agent, a table below it, and the setting that is named after it."""
+
+NAME = re.compile(r"(?<![\w./$-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w/])")
+"""A function, a field, a setting or a code of an error: more than one word in small letters."""
+
+ROUTE = re.compile(r"(?<![\w.:/<}-])/(?:v1/[\w/{}<>*.-]+|health|ready|status|metrics|route|openapi\.json)\b")
+OTHERS_ROUTES = {"/v1/load_lora_adapter"}
+"""Routes of an upstream."""
+
+WITHOUT_NAMES = ("results.md",)
+"""Pages whose names are those of what was asked in a measurement."""
 
 VARIABLE = re.compile(r"\bKIKI_[A-Z_]+\b")
 
@@ -61,6 +74,25 @@ def module_exists(name: str) -> bool:
     return False
 
 
+@functools.cache
+def words_of_the_code() -> frozenset[str]:
+    """Every name and word of what is written in this repository, the docs aside."""
+    files = [ROOT / "pyproject.toml", ROOT / "Makefile"]
+    for room in ROOMS[:-1]:
+        for ending in ("py", "yaml", "toml", "ts", "sh", "mjs", "txt"):
+            files += [path for path in (ROOT / room).rglob(f"*.{ending}") if "node_modules" not in path.parts]
+    words = (re.findall(r"\w+", path.read_text(encoding="utf-8")) for path in files)
+    return frozenset(itertools.chain.from_iterable(words))
+
+
+def is_route(path: str) -> bool:
+    """Whether the facade has a route like that, or some below it; a part in braces stands for any."""
+    routes = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))["paths"]
+    patterns = (re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(route)) for route in routes)
+    above = (route.startswith(f"{path}/") for route in routes)
+    return path in OTHERS_ROUTES or any(above) or any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
 def settings_of(agent: str) -> set[str]:
     """The names of an agent's settings, or of the facade's."""
     room = "runtime" if agent == "facade" else "agents"
@@ -91,9 +123,41 @@ def test_every_file_and_module_of_a_page_exists(page: Path) -> None:
                 if not any(ROOT.glob(path.rstrip("/"))) and not any(page.parent.glob(path.rstrip("/"))):
                     missing.add(path)
         missing |= {
-            name for name in MODULE.findall(SECTION.sub("", span)) if not module_exists(name) and not is_setting(name)
+            name
+            for name in MODULE.findall(SECTION.sub("", span))
+            if not module_exists(name) and not is_setting(name) and name not in paths_of_the_code()
         }
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_function_and_field_of_a_page_exists(page: Path) -> None:
+    if page.name in WITHOUT_NAMES:
+        return
+    words = words_of_the_code()
+    metrics = set(NAME.findall((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))
+    wrong = set()
+    for span in code_spans(page):
+        for name in NAME.findall(span):
+            is_part = " -k " in span and any(name in word for word in words)  # pytest chooses tests by a part of a name
+            is_metric = name.startswith("kiki_") and name in metrics
+            if not (name in words or is_part or is_metric):
+                wrong.add(name)
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_route_of_a_page_exists(page: Path) -> None:
+    assert not {path for span in code_spans(page) for path in ROUTE.findall(span) if not is_route(path.rstrip("/."))}
+
+
+def test_a_name_or_a_route_that_does_not_exist_is_seen(tmp_path: Path) -> None:
+    page, function = tmp_path / "page.md", "_".join(("find", "nothing", "of", "the", "kind"))
+    page.write_text(f"Call `{function}()`, ask `GET /v1/nothing` or `/v1/turns/{{turn_id}}`, set `max_tokens`.")
+    with pytest.raises(AssertionError, match=function):
+        test_every_function_and_field_of_a_page_exists(page)
+    with pytest.raises(AssertionError, match="'/v1/nothing'"):
+        test_every_route_of_a_page_exists(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -153,3 +217,11 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
         elif not is_known_variable(variable):
             wrong.add(variable)
     assert not wrong
+
+
+def test_the_glossary_is_in_alphabetical_order_and_has_each_term_once() -> None:
+    terms = re.findall(
+        r"^- \*\*(.+?)\*\*: \S", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert terms == sorted(set(terms), key=str.casefold)
+    assert len(terms) > 60

@@ -87,6 +87,7 @@ def test_the_reader_of_the_howto_reads_each_record_once(runtime: Runtime, python
     assert question not in second.stdout
 
 
+@pytest.mark.node
 @pytest.mark.skipif(
     shutil.which("node") is None or not (EXAMPLES / "node_modules").exists(),
     reason="npm's packages for the TypeScript example are not here",
@@ -114,6 +115,7 @@ def path_with_nats(tmp_path: Path) -> str:
     return f"{tmp_path}:{path}"
 
 
+@pytest.mark.jq
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not here")
 def test_the_shell_example_prints_a_streamed_answer(runtime: Runtime, path_with_nats: str) -> None:
     result = run_outside(
@@ -146,6 +148,7 @@ def test_the_examples_speak_the_present_version(name: str) -> None:
     assert f"schema_version: {SCHEMA_VERSION}" in (EXAMPLES / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.jq
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not here")
 def test_the_shell_example_prints_nothing_that_steers_the_terminal(tmp_path: Path) -> None:
     """A stand-in for ``nats`` streams a hostile answer."""

@@ -1,6 +1,7 @@
 """One OpenTelemetry trace a turn across processes, and logs that carry the turn."""
 
 import json
+import re
 import time
 
 import httpx
@@ -10,6 +11,7 @@ from runtime.agents import turn_agents, turn_stages
 from runtime.composition import group_by_process
 from tests.e2e.collector import Collector
 from tests.e2e.conftest import Runtime
+from tests.supply.locking import ROOT
 
 STAGES = {stage.name for stage in turn_stages() if stage.position != "after"}
 SERVICES = {f"kiki-{process}" for process in group_by_process(turn_agents())}
@@ -44,3 +46,14 @@ def test_a_machine_reads_the_turn_in_the_logs(runtime: Runtime) -> None:
     records = [json.loads(line) for line in lines if turn in line]
     assert records
     assert {"turn_id", "session_id", "trace_id", "agent", "level", "timestamp"} <= set(records[-1])
+
+
+def test_every_metric_of_a_runtime_stands_in_the_docs(runtime: Runtime) -> None:
+    body = {"model": "micro-kiki", "messages": [{"role": "user", "content": "Name a tree."}], "max_tokens": 4}
+    httpx.post(f"{runtime.http}/v1/chat/completions", json=body, timeout=120).raise_for_status()
+    exposed = httpx.get(f"{runtime.http}/metrics", timeout=60).text
+    names = set(re.findall(r"^# TYPE (kiki_\w+) ", exposed, re.MULTILINE))
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(kiki_\w+)` ", page, re.MULTILINE))
+    assert {name for name in names - documented if not name.startswith("kiki_negotiator_")} == set()
+    assert len(names) > 50

@@ -46,7 +46,13 @@ def test_options_win_over_the_environment_which_wins_over_the_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "field"), [("prot = 1", "prot"), ("port = 99999", "port"), ('prefix = "a b"', "prefix")]
+    ("text", "field"),
+    [
+        ("prot = 1", "prot"),
+        ("[agent.memory]\nmax_hits = 3", "agent"),
+        ("port = 99999", "port"),
+        ('prefix = "a b"', "prefix"),
+    ],
 )
 def test_a_wrong_setting_is_named(config: Path, text: str, field: str) -> None:
     config.write_text(text)
@@ -145,7 +151,7 @@ def test_the_defaults_are_in_the_catalog() -> None:
         ("KIKI_NATS__URL", "did you mean KIKI_NATS?"),
         ("KIKI_DATADIR", "did you mean KIKI_DATA_DIR?"),
         ("kiki_prot", "did you mean KIKI_PORT?"),
-        ("KIKI_XYZZY", "runtime/settings.py lists those that are."),
+        ("KIKI_XYZZY", "'kiki settings' lists those that are."),
     ],
 )
 def test_a_misspelt_variable_is_named(config: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str) -> None:
@@ -153,6 +159,20 @@ def test_a_misspelt_variable_is_named(config: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SetupError, match=f"variable '{name}' is no setting: {re.escape(hint)}") as error:
         load_settings()
     assert error.value.param == name
+
+
+def test_a_dotenv_file_is_no_source_and_what_it_exports_is_checked(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it (a shell, compose, systemd) puts its lines into the environment, and there a typo is refused."""
+    monkeypatch.chdir(tmp_path)
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("KIKI_PORT=4\nKIKI_PROT=5\n")
+    assert load_settings().port == 8000
+    for line in dotenv.read_text().splitlines():
+        monkeypatch.setenv(*line.split("=", 1))
+    with pytest.raises(SetupError, match=r"variable 'KIKI_PROT' is no setting: did you mean KIKI_PORT\?"):
+        load_settings()
 
 
 def test_every_variable_that_the_code_names_is_known() -> None:

@@ -117,7 +117,7 @@ def check_packages(packages: Iterable[Distribution], table: dict[str, Any]) -> I
         for licence in sorted(left):
             yield f"{name} {package.version}: '{licence}' is neither allowed nor excepted in {TABLE.name}"
     for entry, unused in entries:
-        if unused and entry.get("platform", sys.platform) == sys.platform:
+        if unused and not entry.get("optional") and entry.get("platform", sys.platform) == sys.platform:
             yield f"{entry['package']}: {TABLE.name} excepts {sorted(unused)}, which no text has"
 
 

@@ -65,6 +65,7 @@ def test_an_exception_that_is_not_needed_any_more_is_named(tmp_path: Path) -> No
     package = write_package(tmp_path, "kind", {"LICENSE": MIT})
     assert check(package, licences=["GPL"]) == ["kind: licences.toml excepts ['GPL'], which no text has"]
     assert check(package, licences=["GPL"], platform="another") == []
+    assert check(package, licences=["GPL"], optional=True) == []
 
 
 @pytest.mark.parametrize(

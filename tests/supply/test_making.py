@@ -1,9 +1,13 @@
-"""What make writes and asks of the lock files."""
+"""What make runs, and what it writes and asks of the lock files."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import yaml
 
 from tests.supply.locking import LOCKS, ROOT, read_pins
 
@@ -33,3 +37,40 @@ def test_the_audit_is_strict_and_reads_all_that_is_locked() -> None:
     assert "pip-audit --strict" in plan
     assert all(f"-r deploy/requirements/{name}" in plan for name in ("dev.txt", "source.txt", "torch.txt"))
     assert "make -o dev audit" in (ROOT / ".github" / "workflows" / "supply.yml").read_text()
+
+
+def list_commands(target: str) -> str:
+    """What make would run for a target."""
+    return subprocess.run([*MAKE, "-n", target], check=True, capture_output=True, text=True).stdout
+
+
+def test_the_quick_check_leaves_out_what_takes_long_to_have() -> None:
+    plan = list_commands("check")
+    assert all(f"/{program}" in plan for program in ("ruff check", "lint-imports", "mypy"))
+    (expression,) = re.findall(r'pytest -q -m "not \((.*)\)"', plan)
+    left_out = set(expression.split(" or "))
+    assert {"broker", "model", "soak"} <= left_out
+    markers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    assert left_out <= {marker.partition(":")[0] for marker in markers}
+
+
+def test_coverage_counts_branches_of_children_and_fails_below_ninety() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]
+    assert (settings["run"]["branch"], settings["run"]["parallel"], settings["report"]["fail_under"]) == (
+        True,
+        True,
+        90,
+    )
+    assert "subprocess" in settings["run"]["patch"]
+    steps = re.findall(r"bin/coverage (\w+)", list_commands("coverage"))
+    assert steps == ["erase", "run", "combine", "report"]
+
+
+def test_every_hook_before_a_commit_runs_what_is_installed() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        program = hook["entry"].split()[0]
+        assert hook["language"] == "system"
+        assert program.startswith(".venv/bin/")
+        assert (Path(sys.executable).parent / Path(program).name).exists(), program

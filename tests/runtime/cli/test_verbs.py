@@ -16,6 +16,7 @@ VERBS = {
     "replay",
     "asyncapi",
     "openapi",
+    "settings",
     "train",
     "validate",
     "doctor",

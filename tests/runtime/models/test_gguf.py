@@ -62,6 +62,9 @@ def write_tiny(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.
     return write_gguf(path, "llama", fields, tensors)
 
 
+pytestmark = pytest.mark.model  # a fixture chooses by name among those that fetch weights
+
+
 @pytest.fixture(scope="session")
 def cut_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2 with 4 of its 30 blocks and 4,096 of its tokens."""

@@ -29,6 +29,7 @@ def test_the_page_holds_the_document_whatever_is_in_it(tmp_path: Path) -> None:
     assert text.count("</script>") == 3
 
 
+@pytest.mark.node
 @pytest.mark.skipif(not COMPONENT.exists(), reason="npm's @asyncapi/react-component is not here")
 def test_the_kept_component_is_put_in_and_nothing_is_fetched() -> None:
     text = page(document(), COMPONENT)
