@@ -103,7 +103,7 @@ def settings_of(agent: str) -> set[str]:
     source = ROOT / room / ADVISORS.get(agent, agent) / "settings.py"
     if not source.exists():
         return set(PLACEMENT)
-    return PLACEMENT | {
+    return set(PLACEMENT) | {
         node.target.id
         for part in ast.walk(ast.parse(source.read_text()))
         if isinstance(part, ast.ClassDef)
@@ -139,9 +139,8 @@ def test_every_function_and_field_of_a_page_exists(page: Path) -> None:
     if page.name in WITHOUT_NAMES:
         return
     text = page.read_text(encoding="utf-8")
-    words = words_of_the_code() | set(
-        re.findall(r"^ *(?:async )?def (\w+)\(", text, re.MULTILINE)
-    )  # and of its lessons
+    of_its_lessons = set(re.findall(r"^ *(?:async )?def (\w+)\(", text, re.MULTILINE))
+    words = words_of_the_code() | of_its_lessons
     metrics = set(NAME.findall((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))
     wrong = set()
     for span in code_spans(page):
