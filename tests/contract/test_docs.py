@@ -26,6 +26,9 @@ PAGES = sorted(
     ]
 )
 ROOMS = ("schemas", "bus", "agents", "runtime", "configs", "tests", "deploy", "docs")
+MOST_WORDS = int(0.6 * 18_081)
+"""Words of the nine pages on the runtime and its parts; what needs more room has a page of its own."""
+
 ADVISORS = {"nerve-wml": "advisors", "kiki-flow": "advisors"}
 """Agents whose settings lie in another agent's folder."""
 
@@ -231,3 +234,15 @@ def test_the_glossary_is_in_alphabetical_order_and_has_each_term_once() -> None:
     )
     assert terms == sorted(set(terms), key=str.casefold)
     assert len(terms) > 60
+
+
+def test_the_nine_pages_stay_short() -> None:
+    names = ("architecture", "cognition", "dream", "guarantees", "memory", "operations", "router", "services", "worker")
+    words = {name: len((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split()) for name in names}
+    assert sum(words.values()) <= MOST_WORDS, words
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_a_page_speaks_of_today(page: Path) -> None:
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert not [phrase for phrase in ("the monolith", "design section", "by turns") if phrase in text]
