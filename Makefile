@@ -70,11 +70,13 @@ check: lint types ## The quick part of lint, types and test: no broker, no model
 	$(BIN)/python -m pytest -q -m "$(QUICK)"
 
 # Both take about as long: agents with models in one, runtimes that start and die in the other.
+PYTEST := $(BIN)/python -m pytest
+
 test-rooms:
-	$(BIN)/python -m pytest -m "not soak" $(addprefix --ignore ,$(RUNTIME_TESTS))
+	$(PYTEST) -m "not soak" $(addprefix --ignore ,$(RUNTIME_TESTS))
 
 test-runtime:
-	$(BIN)/python -m pytest -m "not soak" $(RUNTIME_TESTS)
+	$(PYTEST) -m "not soak" $(RUNTIME_TESTS)
 
 soak: dev test-models $(NODE_MODULES) ## The long fault and endurance runs, and all checks of the stock clients
 	$(BIN)/python -m pytest -m soak --timeout 3600
@@ -108,10 +110,9 @@ newer: dev ## lint and types as Python 3.12 and 3.13 see them
 wheels: dev ## Does every locked package have a wheel for Python 3.12 and 3.13? Asks the index, fetches none
 	$(BIN)/python -m tests.supply.wheels $(NEWER)
 
-# COVER names the tests that are run: COVER=tests/runtime/cli
 coverage: dev test-models $(NODE_MODULES) ## Branch coverage of all tests, child processes included; fails below 90 %
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not soak" $(COVER)
+	$(MAKE) -j2 test-rooms test-runtime PYTEST="$(BIN)/coverage run -m pytest"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
