@@ -11,7 +11,7 @@ import msgspec
 from bus.agent import BaseAgent
 from bus.handler import Delivery, Handler
 from schemas.events import QueryReceived, QueryRouted
-from schemas.findings import AdapterUse, DomainScore, Plan, Route
+from schemas.findings import AdapterUse, DomainScore, Level, Plan, Route
 
 WORDS = {"sql": ("select", "table", "query"), "shell": ("bash", "command", "script")}
 
@@ -24,7 +24,7 @@ class WordRouter(BaseAgent):
     class Settings(msgspec.Struct):
         """``[agents.router]``: the level at which all turns are answered."""
 
-        level: str = "fast"
+        level: Level = "fast"
 
     def __init__(self, settings: Settings) -> None:
         self.plan = Plan(level=settings.level, recall=True)
