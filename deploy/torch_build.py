@@ -48,7 +48,8 @@ def main() -> None:
 
 def read_pin() -> str:
     """The version of torch that the lock file pins."""
-    return re.findall(r"^torch==(\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    found: list[str] = re.findall(r"^torch==(\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[0]
 
 
 def find_gpu(root: Path = Path("/")) -> str | None:
