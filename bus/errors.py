@@ -98,7 +98,7 @@ def explain_refusal(error: BaseException, url: str) -> SetupError:
         )
     return SetupError(
         f"{server} refused the login: mend user and password (percent-encoded) or token in its URL, or nats_nkey or "
-        "nats_creds.",
+        "nats_creds; KIKI_DATA_DIR names the folder of a 'kiki up' on this machine, whose key is in it.",
         param="nats",
     )
 

@@ -38,7 +38,7 @@ from bus.handling.endpoint import (
     send_refusal,
 )
 from bus.handling.letter import KEEP_LETTERS, file_letter, tenant_of
-from bus.handling.message import failure_of_unreadable, read_event, retry_delay
+from bus.handling.message import describe_place, failure_of_unreadable, read_event, retry_delay
 from bus.storage.bucket import open_bucket, put_object
 from bus.subjects import ANSWER_KINDS
 from schemas.calls import STATUS
@@ -120,7 +120,7 @@ class GuestAgent(Generic[E]):
             raise InvalidInput("what reads events has a function that handles them.", param="handle")
         self.name = name
         self.counts: Counter[str] = Counter()
-        """Events by what became of them: done, ended, cancelled, retried, failed, dead."""
+        """Events by what became of them: done, ended, cancelled, retried, failed, dead, unplaced."""
         chain = (behind, name) if behind else (name,)
         guests = {} if reads is None else {reads.subject: chain}
         self._client = Client(client.connection, prefix=client.subjects.prefix, guests=guests)
@@ -133,6 +133,7 @@ class GuestAgent(Generic[E]):
         self._ack_wait = ack_wait
         self._max_deliver = max_deliver
         self._retry_delay = retry_delay
+        self._is_placed = False
         self._cancellations = Cancellations()
         self._in_hand: dict[int, Msg] = {}
 
@@ -363,6 +364,10 @@ class GuestAgent(Generic[E]):
             outcome = await self._await_handler(event)
             if isinstance(outcome, Event):
                 timing = StageTiming(stage=self.name, started_at=started_at, finished_at=time.time(), attempt=attempt)
+                if await self._is_unplaced(event, outcome):
+                    _log.error("%s returns %s, %s", self.name, event.subject, describe_place(self.name))
+                    await self._settle(message, "unplaced")
+                    return
                 outcome = add_timing(outcome, event, timing)
                 await self._client.publish(outcome, stage=self.name, headers=_trace_of(message))
         except KikiError as error:
@@ -376,6 +381,15 @@ class GuestAgent(Generic[E]):
             await self._retry(message, event, attempt, failed)
         else:
             await self._settle(message, "cancelled" if event.envelope.turn_id in self._cancellations else "done")
+
+    async def _is_unplaced(self, event: E, outcome: Event) -> bool:
+        """Whether the runtime has no place for this agent after the stage whose event it returns."""
+        if outcome.subject != event.subject or self._is_placed:
+            return False
+        stream = self._client.subjects.stream(topology.TURNS)
+        subject = self._client.subjects.stage(self._client.subjects.output_of(self.name, event.subject))
+        self._is_placed = subject in ((await self._js.stream_info(stream)).config.subjects or ())
+        return not self._is_placed
 
     async def _await_handler(self, event: E) -> Event | None:
         """The handler's result; None when the turn was cancelled first."""

@@ -37,7 +37,7 @@ from bus import dead_letters, failpoints, metrics, reconciliation, sharing, topo
 from bus.background import keep_running
 from bus.connection import Bus
 from bus.errors import BROKER_ERRORS, NOT_FOUND, translate_errors
-from bus.handling.message import read_event, retry_delay
+from bus.handling.message import describe_place, read_event, retry_delay
 from bus.tenants.queue import TenantQueue
 from bus.tenants.shares import find_most
 from bus.turns.awaiting import cancel_abandoned
@@ -446,7 +446,7 @@ class Consumer(Generic[E]):
         )
         try:
             outcome = await self._handle(event, delivery)
-            if isinstance(outcome, Event):
+            if isinstance(outcome, Event) and not self._is_unplaced(event, outcome):
                 await self._outlast(partial(self.bus.publish, outcome, stage=handler.stage))
         except asyncio.CancelledError as cancellation:
             if not _is_self_cancelled():
@@ -464,6 +464,15 @@ class Consumer(Generic[E]):
             metrics.STAGE_SECONDS.labels(handler.stage).observe(time.time() - started)
             await failpoints.pass_window("delivery.published")
             await self._settle(message, "cancelled" if outcome is CANCELLED else "done")
+
+    def _is_unplaced(self, event: E, outcome: Event) -> bool:
+        """Whether the outcome is what it was made of, from a guest that comes after no stage: the event is there, so
+        nobody would ever read this one."""
+        stage, noun_verb = self.handler.stage, event.subject
+        is_unplaced = outcome.subject == noun_verb and stage not in self.bus.subjects.guests.get(noun_verb, ())
+        if is_unplaced:
+            metrics.count_degraded("guest.unplaced", f"{stage} returns {noun_verb}, {describe_place(stage)}")
+        return is_unplaced
 
     async def _handle(self, event: E, delivery: Delivery) -> "Event | _Cancelled | None":
         """The handler's result, or CANCELLED when the turn ended first."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from schemas.adapters import ADAPTER_EVENTS
 from schemas.calls import AWAITS
-from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, Signal
+from schemas.events import ENDS, STAGE_EVENTS, AnswerTaken, Event, InferDone, NegotiateDone, Signal
 from schemas.flow import AdvicePublished
 from schemas.jobs import LANES, Job, Lane
 from schemas.services import EpisodesConsumed, ServiceRegistered
@@ -58,6 +58,16 @@ class Subjects:
     def output_of(self, stage: str, noun_verb: str) -> str:
         """What ``stage`` publishes an event ``noun_verb`` as: a guest under its own noun."""
         return _under(stage, noun_verb) if stage in self.guests.get(noun_verb, ()) else noun_verb
+
+    @property
+    def guest_events(self) -> dict[str, str]:
+        """What guests publish, with the event that each of these is: ``{"polish.routed": "query.routed"}``."""
+        return {_under(guest, noun_verb): noun_verb for noun_verb, chain in self.guests.items() for guest in chain}
+
+    @property
+    def change_answers(self) -> bool:
+        """Whether guests see an answer before its asker does, and may change it: nothing is streamed before them."""
+        return any(self.guests.get(kind.subject) for kind in (InferDone, NegotiateDone))
 
     def place(self, event: Event, stage: str) -> tuple[str, str]:
         """The subject on which ``stage`` publishes the event, and its message id."""
@@ -123,8 +133,7 @@ class Subjects:
     @property
     def turns(self) -> list[str]:
         """Subjects of the TURNS stream."""
-        of_guests = [_under(guest, noun_verb) for noun_verb, chain in self.guests.items() for guest in chain]
-        return [self.stage(noun_verb) for noun_verb in (*(kind.subject for kind in TURN_KINDS), *of_guests)]
+        return [self.stage(noun_verb) for noun_verb in (*(kind.subject for kind in TURN_KINDS), *self.guest_events)]
 
     @property
     def answers(self) -> list[str]:

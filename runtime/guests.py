@@ -112,8 +112,15 @@ def build_guest(name: str, reference: str, settings: Settings) -> "Agent":
     """
     module_name, _, attribute = reference.partition(":")
     try:
-        kind = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        module = importlib.import_module(module_name)
+        kind = getattr(module, attribute)
+    except AttributeError as error:
+        classes = [part for part in vars(module).values() if getattr(part, "__module__", "") == module_name]
+        there = [part.__name__ for part in classes if hasattr(part, "handlers")]
+        raise SetupError(
+            f"there is no '{attribute}' in {module_name}: it has {', '.join(there) or 'no agents'}.", param="agent"
+        ) from error
+    except (ImportError, ValueError) as error:
         raise SetupError(
             f"the agent {reference} cannot be imported ({error}): give package.module:Class, and start where "
             "'python -c \"import package.module\"' works.",
@@ -132,6 +139,12 @@ def build_guest(name: str, reference: str, settings: Settings) -> "Agent":
         raise SetupError(
             f"{reference} is no agent, for it has no {', '.join(missing)}: bus.agent.BaseAgent has all but the name.",
             param="agent",
+        )
+    if ":" not in name and agent.name != name:
+        raise SetupError(
+            f"'{name}' is to start {reference}, whose name is '{agent.name}': give both one name, for the settings, "
+            "/ready and the stage know it by that.",
+            param=f"agents.{name}",
         )
     return agent  # type: ignore[no-any-return]
 

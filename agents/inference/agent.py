@@ -365,7 +365,8 @@ class _TurnSignals:
         self._turn_id, self._delivery, self._index = event.envelope.turn_id, delivery, 0
         self._model_digest = model_digest
         self._awaits_acceptance = event.query.stream
-        self.on_piece: OnPiece | None = self._signal_piece if event.route.plan.live_tokens else None
+        is_live = event.route.plan.live_tokens and not delivery.bus.subjects.change_answers
+        self.on_piece: OnPiece | None = self._signal_piece if is_live else None
 
     @property
     def on_acceptance(self) -> OnAcceptance | None:

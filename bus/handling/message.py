@@ -95,3 +95,11 @@ def encode_event(event: Event, limit: int) -> bytes:
             code="context_length_exceeded",
         )
     return data
+
+
+def describe_place(guest: str) -> str:
+    """What is missing of a guest that returns what it reads, and how to mend it."""
+    return (
+        "which nobody reads: it comes after no stage. Put 'after' into "
+        f"[agents.{guest}] of the runtime's kiki.toml, or return nothing."
+    )

@@ -28,11 +28,21 @@ _KINDS = {kind.subject: kind for kind in _ALL}
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """One stored event with its sequence in its stream and the time at which the broker stored it."""
+    """One stored event with its sequence in its stream and the time at which the broker stored it.
+
+    ``guest`` is who published it, where that is a guest after a stage.
+    """
 
     seq: int
     stored_at: datetime
     event: Event
+    guest: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Its noun and verb, as it was published."""
+        verb = self.event.subject.partition(".")[2]
+        return f"{self.guest}.{verb}" if self.guest else self.event.subject
 
 
 async def read_turn_events(bus: Bus, turn_id: str) -> list[StoredEvent]:
@@ -97,7 +107,9 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
     events = []
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
-            kind = _KINDS.get(Subjects.kind(message.subject))
+            noun_verb = Subjects.kind(message.subject)
+            original = bus.subjects.guest_events.get(noun_verb, noun_verb)
+            kind = _KINDS.get(original)
             if kind is None:
                 continue  # an event of a newer runtime, or of somebody else
             try:
@@ -105,5 +117,6 @@ async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]
             except InvalidEvent as error:
                 _log.warning("event unreadable", seq=message.seq, subject=message.subject, error=error.message)
                 continue
-            events.append(StoredEvent(message.seq, message.stored_at, event))
+            guest = noun_verb.partition(".")[0] if original != noun_verb else ""
+            events.append(StoredEvent(message.seq, message.stored_at, event, guest))
     return events

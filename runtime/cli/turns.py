@@ -154,7 +154,7 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
                 entries = await read_turn_events(bus, turn_id)
     picture = waterfall(entries)
     out.print(draw_waterfall(picture))
-    decision = next((entry.event for entry in entries if isinstance(entry.event, NegotiateDone)), None)
+    decision = next((entry.event for entry in reversed(entries) if isinstance(entry.event, NegotiateDone)), None)
     if (
         decision is not None
         and (deliberation_view := draw_deliberation(decision.inference, decision.negotiation)) is not None

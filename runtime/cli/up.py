@@ -127,6 +127,8 @@ async def _start_all(settings: Settings, ask: str | None) -> None:
             await bus.outage.wait(bus.create_missing_streams)  # a cluster may have no quorum yet
             await wait_ready(bus, supervisor)
             out.print(f"ready in {time.monotonic() - began:.1f} s", style="bold green", highlight=False)
+            if elsewhere := ", ".join(guests.list_external(supervisor.settings)):
+                out.print(f"not started here, and expected on the bus: {elsewhere}", highlight=False)
         if ask is not None:
             await _ask(supervisor.settings, ask)
         _print_address(supervisor.settings)

@@ -60,7 +60,10 @@ def waterfall(story: Sequence[StoredEvent]) -> Waterfall:
     write_timing = _write_timing(events)
     if write_timing is not None:
         timings[write_timing.stage] = write_timing
-    decisions = describe_decisions(events)
+    decisions = describe_decisions([entry.event for entry in story if not entry.guest])
+    for entry in story:
+        if entry.guest:
+            decisions[entry.guest] = " ".join(describe_decisions([entry.event]).values())
     rows = tuple(
         WaterfallRow(
             stage=timing.stage,

@@ -409,3 +409,14 @@ async def test_a_guest_after_a_stage_publishes_under_its_own_noun(bus: Bus) -> N
             done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
             assert done.route.intent == "base++"
             assert [timing.stage for timing in done.timings] == ["first", "second"]
+
+
+async def test_a_guest_that_nobody_placed_ends_no_turn(bus: Bus) -> None:
+    async def keep(event: QueryRouted) -> QueryRouted:
+        return event
+
+    async with run_guest(bus, QueryRouted, keep, name="stray") as guest:
+        routed = sample_event(QueryRouted)
+        await bus.publish(routed)
+        await wait_until(lambda: guest.counts["unplaced"] == 1)
+        assert await bus.last(TurnFailed, routed.envelope.turn_id) is None

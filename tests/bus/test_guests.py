@@ -5,14 +5,18 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
+from bus import metrics
 from bus.agent import BaseAgent, run_agent
 from bus.connection import Bus, connect
 from bus.handler import Delivery, Handler
+from bus.subjects import Subjects
 from bus.testing import run_agents, sample_event, wait_for_event
 from bus.topology import TURNS
+from bus.turns.events import read_turn_events
 from bus.turns.readers import move_readers
 from schemas.errors import SetupError
 from schemas.events import QueryRouted, RecallDone
@@ -114,3 +118,38 @@ async def test_a_guest_that_does_not_read_its_stage_is_refused(bus: Bus) -> None
         with pytest.raises(SetupError, match=r"no handler of query\.routed") as caught:
             await run_agent(type("Polish", (BaseAgent,), {"name": "polish"})(), house)
     assert caught.value.param == "agents.polish.after"
+
+
+async def test_a_guest_without_a_place_changes_nothing_and_is_named(bus: Bus) -> None:
+    before = metrics.REGISTRY.get_sample_value("kiki_degraded_total", {"path": "guest.unplaced"}) or 0.0
+    reader = MemoryReader()
+    async with run_agents(bus, Intent("polish"), reader):
+        routed = sample_event(QueryRouted)
+        await bus.publish(routed)
+        await wait_for_event(bus, RecallDone, routed.envelope.turn_id)
+        with anyio.fail_after(5):
+            while metrics.REGISTRY.get_sample_value("kiki_degraded_total", {"path": "guest.unplaced"}) != before + 1:
+                await anyio.sleep(0.02)
+    assert reader.intents == ["base"]
+
+
+async def test_a_turn_that_is_read_back_has_what_its_guests_published(bus: Bus) -> None:
+    async with connect_with(bus, query_routed=("polish",)) as house, run_agents(house, Intent("polish")):
+        routed = sample_event(QueryRouted)
+        await house.publish(routed)
+        await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="polish")
+        story = await read_turn_events(house, routed.envelope.turn_id)
+    assert [(entry.subject, entry.guest) for entry in story] == [("query.routed", ""), ("polish.routed", "polish")]
+
+
+@pytest.mark.parametrize(
+    ("chains", "change_answers"),
+    [
+        ({}, False),
+        ({"query.routed": ("a",)}, False),
+        ({"infer.done": ("a",)}, True),
+        ({"negotiate.done": ("a",)}, True),
+    ],
+)
+def test_guests_that_read_the_answer_may_change_it(chains: dict[str, tuple[str, ...]], change_answers: bool) -> None:
+    assert Subjects("kiki", chains).change_answers is change_answers

@@ -70,7 +70,7 @@ def test_a_class_is_found_by_its_reference_by_a_table_and_by_an_entry_point(tmp_
     ("reference", "reason"),
     [
         ("no_module:Plain", "No module named 'no_module'"),
-        ("guest_module:Absent", "has no attribute 'Absent'"),
+        ("guest_module:Absent", "there is no 'Absent' in guest_module: it has Plain, Greeter, Hungry"),
         (":Plain", "Empty module name"),
         ("guest_module:Hungry", "made without arguments"),
         ("guest_module:Nothing", "has no open, handlers, endpoints, status"),
@@ -113,6 +113,12 @@ def test_an_agent_is_started_and_waited_for_as_its_table_says(
     assert {name: name in guests.list_started(settings) for name in everybody} == everybody
     awaited = dict.fromkeys(turn_agents(), True) | expected
     assert {name: name in guests.list_expected(settings) for name in awaited} == awaited
+
+
+def test_a_table_and_its_class_have_one_name() -> None:
+    with pytest.raises(SetupError, match="'cleaner' is to start guest_module:Plain, whose name is 'plain'") as caught:
+        composition.build_agent("cleaner", with_tables(cleaner={"class": "guest_module:Plain"}))
+    assert caught.value.param == "agents.cleaner"
 
 
 def test_nobody_is_left_out_who_is_not_there() -> None:

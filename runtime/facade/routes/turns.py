@@ -43,6 +43,6 @@ def _event(entry: StoredEvent) -> dict[str, Any]:
     return {
         "seq": entry.seq,
         "stored_at": entry.stored_at.isoformat(),
-        "subject": entry.event.subject,
+        "subject": entry.subject,
         "event": body,
     }

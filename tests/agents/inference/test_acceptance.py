@@ -3,6 +3,7 @@
 One agent for all of these: loading the model is what takes the time.
 """
 
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -116,6 +117,7 @@ async def blocked(agent: InferenceAgent) -> AsyncIterator[None]:
 async def test_streamed_turns_over_the_bus(running: InferenceAgent, bus: Bus) -> None:
     await check_a_streamed_turn_is_accepted_before_its_text(bus)
     await check_a_turn_without_live_text_is_accepted_too(bus)
+    await check_nothing_is_streamed_before_a_guest_that_may_change_it(bus)
     await check_an_unstreamed_turn_is_not_announced(bus)
     await check_a_turn_is_accepted_before_it_waits_for_the_model(running, bus)
     await check_refusals_wait_for_nobody(running, bus)
@@ -147,6 +149,16 @@ async def check_a_turn_without_live_text_is_accepted_too(bus: Bus) -> None:
     assert isinstance(begun, InferBegun)
     assert [use.name for use in begun.adapters] == ["one"]
     assert begun.prompt_tokens == done.inference.prompt_tokens < done.inference.usage.prompt_tokens, "once for all"
+
+
+async def check_nothing_is_streamed_before_a_guest_that_may_change_it(bus: Bus) -> None:
+    own = bus.subjects
+    bus.subjects = dataclasses.replace(own, guests={"negotiate.done": ("tidy",)})
+    try:
+        _, signals = await finish_turn(bus, new_turn_event())
+    finally:
+        bus.subjects = own
+    assert [type(signal) for signal in signals] == [InferBegun]
 
 
 async def check_an_unstreamed_turn_is_not_announced(bus: Bus) -> None:
