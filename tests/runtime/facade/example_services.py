@@ -32,7 +32,8 @@ BODIES: dict[str, dict[str, Any]] = {
 @asynccontextmanager
 async def run_example_services(bus: Bus) -> AsyncIterator[None]:
     """Everybody whom the facade asks, except those who answer turns."""
-    endpoints = [Endpoint(service, partial(_answer, service)) for service in SERVICES if service != EMBED]
+    services = [service for service in SERVICES if service != EMBED and "{" not in service.verb]
+    endpoints = [Endpoint(service, partial(_answer, service)) for service in services]
     embed = Endpoint(EMBED, _embed)
     status = StatusReply(agent="embedder", ready=True, info={"model": "small"})
     async with run_agents(bus, Reporter(status, embed, *endpoints)):
