@@ -1,10 +1,11 @@
 """``kiki doctor``: a line for each thing that it looks at, and an exit code for programs."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bus.connection import Bus
 from runtime import doctor
@@ -25,8 +26,13 @@ def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIKI_PORT", str(free_port()))
 
 
+def invoke_doctor() -> Result:
+    with ThreadPoolExecutor(1) as pool:  # a fixture's event loop may run in this thread
+        return pool.submit(CliRunner().invoke, app, ["doctor"]).result()
+
+
 def run_doctor() -> tuple[int, list[str]]:
-    result = CliRunner().invoke(app, ["doctor"])
+    result = invoke_doctor()
     return result.exit_code, result.output.splitlines()
 
 
@@ -58,7 +64,7 @@ def test_a_login_without_a_broker_is_wrong(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_setting_that_does_not_exist_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIKI_NATSS", "nats://127.0.0.1:1")
-    result = CliRunner().invoke(app, ["doctor"])
+    result = invoke_doctor()
     assert result.exit_code != 0
     assert result.output.count("\n") == 1
     assert "did you mean KIKI_NATS?" in result.output
