@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -145,7 +147,8 @@ def request_count(runtime: Runtime) -> dict[str, int]:
                 return reply
             return b"{}"
 
-    return dict(json.loads(anyio.run(request, backend="asyncio")))
+    with ThreadPoolExecutor(1) as pool:  # a fixture's event loop may run in this thread
+        return dict(json.loads(pool.submit(partial(anyio.run, request, backend="asyncio")).result()))
 
 
 def test_a_guest_of_the_settings_stands_after_the_router(tmp_path: Path, started: list[Runtime]) -> None:

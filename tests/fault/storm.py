@@ -177,6 +177,7 @@ def find_targets(agents: Sequence[str]) -> tuple[Target, ...]:
     targets += [
         Target(service.verb, f"kiki.svc.{service.verb}", service.request.__name__, is_service=True)
         for service in SERVICES
+        if "{" not in service.verb  # one to an advisor of any name
     ]
     for channel in channels("kiki"):
         lanes = LANES if "{lane}" in channel.address else ("",)
