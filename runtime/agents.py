@@ -86,14 +86,14 @@ def turn_stages() -> tuple[Stage, ...]:
     return tuple(sorted(stages, key=lambda stage: stage.position == "after"))
 
 
-def guest_events() -> dict[str, str]:
+def stage_outputs() -> dict[str, str]:
     """The stages after which a guest may come, with the event that each publishes."""
     return {stage.name: stage.publishes for stage in turn_stages() if stage.publishes}
 
 
 def guest_readers() -> dict[str, str]:
     """The stages before which a guest may come, with the event that each reads without one."""
-    published = guest_events().values()
+    published = stage_outputs().values()
     return {stage.name: stage.reads for stage in turn_stages() if stage.reads in published}
 
 

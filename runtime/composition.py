@@ -11,7 +11,7 @@ from bus.agent import Agent
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
 from runtime import access, guests
-from runtime.agents import FACADE, all_agents, find_spec, read_settings
+from runtime.agents import FACADE, find_spec, read_settings
 from runtime.limits import derive_limits
 from runtime.settings import Settings
 from schemas.errors import SetupError
@@ -131,7 +131,7 @@ def build_agent(name: str, settings: Settings) -> Agent:
         return guests.build_guest(name, reference, settings)
     spec = find_spec(name)
     if spec is None:
-        known = (*all_agents(), FACADE, *guests.list_guests(settings), *guests.list_installed())
+        known = guests.list_known(settings)
         raise SetupError(
             f"there is no agent '{name}': choose from {', '.join(known)}, or give package.module:Class.", param="agent"
         )

@@ -30,8 +30,8 @@ from runtime.agents import (
     all_agents,
     default_agents,
     find_spec,
-    guest_events,
     read_settings,
+    stage_outputs,
     turn_agents,
 )
 from runtime.settings import Settings
@@ -81,9 +81,14 @@ def list_installed() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)}))
 
 
+def list_known(settings: Settings) -> tuple[str, ...]:
+    """The names that ``kiki run`` takes and tables may have: this runtime's own, the facade, and the guests."""
+    return (*all_agents(), FACADE, *list_guests(settings), *list_installed())
+
+
 def refuse_strangers(settings: Settings) -> None:
     """Raise a SetupError for a table of an agent that nobody knows, so that a typo is no silence."""
-    known = {*all_agents(), FACADE, *list_guests(settings), *list_installed()}
+    known = set(list_known(settings))
     if strangers := sorted(set(settings.agents) - known):
         path = f"agents.{strangers[0]}"
         raise SetupError(
@@ -113,19 +118,18 @@ def build_guest(name: str, reference: str, settings: Settings) -> "Agent":
     module_name, _, attribute = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-        kind = getattr(module, attribute)
-    except AttributeError as error:
-        classes = [part for part in vars(module).values() if getattr(part, "__module__", "") == module_name]
-        there = [part.__name__ for part in classes if hasattr(part, "handlers")]
-        raise SetupError(
-            f"there is no '{attribute}' in {module_name}: it has {', '.join(there) or 'no agents'}.", param="agent"
-        ) from error
-    except (ImportError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise SetupError(
             f"the agent {reference} cannot be imported ({error}): give package.module:Class, and start where "
             "'python -c \"import package.module\"' works.",
             param="agent",
         ) from error
+    if (kind := getattr(module, attribute, None)) is None:
+        classes = [part for part in vars(module).values() if getattr(part, "__module__", "") == module_name]
+        there = [part.__name__ for part in classes if hasattr(part, "handlers")]
+        raise SetupError(
+            f"there is no '{attribute}' in {module_name}: it has {', '.join(there) or 'no agents'}.", param="agent"
+        )
     own_name = str(getattr(kind, "name", "") or name)
     struct: Any = getattr(kind, "Settings", None)
     try:
@@ -217,10 +221,10 @@ def chain_guests(settings: Settings) -> Mapping[str, tuple[str, ...]]:
                 param=param,
             )
         following[placement.after] = name
-    chains = {event: _follow(stage, following) for stage, event in guest_events().items() if stage in following}
+    chains = {event: _follow(stage, following) for stage, event in stage_outputs().items() if stage in following}
     if lost := sorted(set(following.values()) - {name for chain in chains.values() for name in chain}):
         raise SetupError(
-            f"'{lost[0]}' comes after no stage: choose from {', '.join(guest_events())}, or a guest after one.",
+            f"'{lost[0]}' comes after no stage: choose from {', '.join(stage_outputs())}, or a guest after one.",
             param=f"agents.{lost[0]}.after",
         )
     return chains

@@ -104,11 +104,11 @@ async def find_first(
 
 
 async def _read_events(bus: Bus, stream: str, subject: str) -> list[StoredEvent]:
-    events = []
+    events, of_guests = [], bus.subjects.guest_events
     async with aclosing(read_stream(bus, stream, [subject])) as messages:
         async for message in messages:
             noun_verb = Subjects.kind(message.subject)
-            original = bus.subjects.guest_events.get(noun_verb, noun_verb)
+            original = of_guests.get(noun_verb, noun_verb)
             kind = _KINDS.get(original)
             if kind is None:
                 continue  # an event of a newer runtime, or of somebody else

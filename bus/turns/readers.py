@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import structlog
 
 from bus.connection import Bus
-from bus.consumers import delete_consumer
+from bus.consumers import delete_consumer, read_consumer
 from bus.errors import NOT_FOUND, translate_errors
 from bus.topology import TURNS
 
@@ -30,12 +30,13 @@ async def move_readers(bus: Bus, readers: Mapping[str, str]) -> None:
     chains = {noun_verb: bus.subjects.guests.get(noun_verb, ()) for noun_verb in readers.values()}
     stages = {**readers, **{guest: noun_verb for noun_verb, chain in chains.items() for guest in chain}}
     for stage, noun_verb in stages.items():
-        current = await _read_filter(bus, stage)
+        consumer = await read_consumer(bus, TURNS, stage)
         wanted = bus.subjects.stage(bus.subjects.input_of(stage, noun_verb))
-        if current in ("", wanted):
+        filters = consumer.filters if consumer is not None else ()
+        if len(filters) != 1 or filters[0] in (wanted, ">"):
             continue
         await delete_consumer(bus, TURNS, stage)
-        _log.info("reader moved", stage=stage, reads=wanted, before=current)
+        _log.info("reader moved", stage=stage, reads=wanted, before=filters[0])
     await _forget_former(bus, {noun_verb.partition(".")[2] for noun_verb in chains})
 
 
@@ -53,14 +54,3 @@ async def _forget_former(bus: Bus, verbs: Collection[str]) -> None:
                 await bus.js.purge_stream(stream, subject=subject)
                 await delete_consumer(bus, TURNS, guest)
                 _log.info("guest left", agent=guest)
-
-
-async def _read_filter(bus: Bus, stage: str) -> str:
-    """The only subject that the consumer reads; empty without one."""
-    with translate_errors(f"consumer {stage} of {TURNS} cannot be read"):
-        try:
-            config = (await bus.js.consumer_info(bus.subjects.stream(TURNS), stage)).config
-        except NOT_FOUND:
-            return ""
-    filters = config.filter_subjects or [config.filter_subject or ""]
-    return filters[0] if len(filters) == 1 else ""

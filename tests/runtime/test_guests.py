@@ -158,3 +158,9 @@ def test_guests_stand_after_a_stage_one_after_the_other() -> None:
 def test_a_place_that_does_not_exist_is_refused(tables: dict[str, Any], reason: str) -> None:
     with pytest.raises(SetupError, match=reason):
         guests.chain_guests(with_tables(**tables))
+
+
+def test_a_module_with_a_fault_of_its_own_says_which(tmp_path: Path) -> None:
+    (tmp_path / "guest_module.py").write_text("import os\nos.nothing_of_the_kind\n")
+    with pytest.raises(SetupError, match=r"cannot be imported \(module 'os' has no attribute 'nothing_of_the_kind'\)"):
+        composition.build_agent("guest_module:Plain", Settings())
