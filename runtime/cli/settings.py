@@ -27,8 +27,8 @@ Written by `kiki settings` from the code; `make contract` writes it again.
 
 `kiki.toml` in the working directory (or the file that `KIKI_CONFIG` names) is read first, the environment wins over
 it, and an option of the command line over both. A name that is none of these is refused, wherever it stands.
-A `.env` file is not read: what a shell, compose or systemd exports from it is. Every `[agents.NAME]` also takes `external`, and
-that of an agent of your own `class` and `after`: [howto/write-an-agent.md](howto/write-an-agent.md).
+A `.env` file is not read: what a shell, compose or systemd exports from it is. Every `[agents.NAME]` also takes
+`external`, and that of an agent of your own `class` and `after`: [howto/write-an-agent.md](howto/write-an-agent.md).
 
 | variable | what it is |
 |---|---|
