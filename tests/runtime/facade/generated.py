@@ -95,7 +95,7 @@ def targets(draw: st.DrawFn) -> tuple[str, bytes]:
 def requests(draw: st.DrawFn) -> Generated:
     """A request."""
     method, target = draw(targets())
-    path = target.decode("latin-1").partition("?")[0].partition("#")[0]
+    path = target.decode("latin-1").partition("?")[0]
     body = draw(bodies(path)) if method != "GET" or draw(st.booleans()) else b""
     head = [method.encode() + b" " + target + b" HTTP/1.1", b"Host: 127.0.0.1", b"Connection: close"]
     if draw(st.booleans()):
