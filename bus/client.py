@@ -75,7 +75,6 @@ _log = logging.getLogger("micro_kiki_client")
 TIMEOUT = 10.0
 """Seconds that a service may take to answer, beyond what the request itself asks it to wait."""
 
-NO_GUESTS: Mapping[str, tuple[str, ...]] = {}
 NO_HEADERS: Mapping[str, str] = {}
 
 EPISODE_SUBJECTS = (EpisodeRecorded.subject, EpisodeForgotten.subject)
@@ -185,11 +184,9 @@ class Turn:
 class Client:
     """What another service can ask of a runtime. Made by :func:`connect`, or around a connection of your own."""
 
-    def __init__(
-        self, connection: Connection, *, prefix: str = "kiki", guests: Mapping[str, tuple[str, ...]] = NO_GUESTS
-    ) -> None:
+    def __init__(self, connection: Connection, *, prefix: str = "kiki") -> None:
         self.connection = connection
-        self.subjects = Subjects(prefix, guests)
+        self.subjects = Subjects(prefix)
 
     @asynccontextmanager
     async def turn(

@@ -40,7 +40,7 @@ from bus.handling.endpoint import (
 from bus.handling.letter import KEEP_LETTERS, file_letter, tenant_of
 from bus.handling.message import describe_place, failure_of_unreadable, read_event, retry_delay
 from bus.storage.bucket import open_bucket, put_object
-from bus.subjects import ANSWER_KINDS
+from bus.subjects import ANSWER_KINDS, Subjects
 from schemas.calls import STATUS
 from schemas.codec import decode, encode
 from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidInput, KikiError, SetupError, StageFailed, Unavailable
@@ -58,6 +58,9 @@ CHECK_SECONDS = 2.0
 
 PAUSE_SECONDS = 0.5
 """Seconds before what the broker refused is tried again."""
+
+STEADY_SECONDS = 15.0
+"""Seconds without a failure of the broker after which deliveries count again as tries."""
 
 STOP_SECONDS = 1.0
 """Seconds that the broker may take for the end of the subscriptions."""
@@ -78,15 +81,14 @@ class GuestAgent(Generic[E]):
     the turn; any other error is tried again after a growing delay, ``max_deliver`` times in all, and then the event
     becomes a dead letter and the turn fails.
 
-    What returns the kind that it reads comes after that stage, as the runtime's settings must say (``after``): it is
-    published under the agent's own noun.
+    What returns the kind that it reads comes after that stage, as the runtime's settings must say (``after``); the
+    agent finds there which guest is before it, and publishes under its own noun.
 
     Args:
         client: the connection. An agent that should outlive its broker's restarts has ``max_reconnect_attempts=-1``.
         name: of its durable consumer, its timing and its status; agents of one name share the events.
         reads: the kind of events that it reads; None for an agent that only answers requests.
         handle: what it makes of one.
-        behind: the guest before this one, where both come after the same stage.
         give_up: makes the event to publish in the place of ``turn.failed``, for an agent whose failure must not end the
             turn; None publishes nothing.
         endpoints: the requests that it answers.
@@ -106,7 +108,6 @@ class GuestAgent(Generic[E]):
         reads: type[E] | None = None,
         handle: Callable[[E], Awaitable[Event | None]] | None = None,
         *,
-        behind: str = "",
         give_up: Callable[[E, KikiError], Event | None] | None = None,
         endpoints: Sequence[Endpoint] = (),
         concurrency: int = 8,
@@ -121,9 +122,7 @@ class GuestAgent(Generic[E]):
         self.name = name
         self.counts: Counter[str] = Counter()
         """Events by what became of them: done, ended, cancelled, retried, failed, dead, unplaced."""
-        chain = (behind, name) if behind else (name,)
-        guests = {} if reads is None else {reads.subject: chain}
-        self._client = Client(client.connection, prefix=client.subjects.prefix, guests=guests)
+        self._client = Client(client.connection, prefix=client.subjects.prefix)
         self._js = client.connection.jetstream()
         self._reads = reads
         self._handle = handle
@@ -133,7 +132,8 @@ class GuestAgent(Generic[E]):
         self._ack_wait = ack_wait
         self._max_deliver = max_deliver
         self._retry_delay = retry_delay
-        self._is_placed = False
+        self._reconnects: int = client.connection.stats["reconnects"]
+        self._failed_at = float("-inf")
         self._cancellations = Cancellations()
         self._in_hand: dict[int, Msg] = {}
 
@@ -142,7 +142,8 @@ class GuestAgent(Generic[E]):
 
         Raises:
             Unavailable: the connection was closed.
-            SetupError: the broker refuses the consumer.
+            SetupError: the broker refuses the consumer, or the runtime's settings have the agent after another stage
+                than the one that it reads.
         """
         if self._reads is not None:
             await self._declare(self._reads)
@@ -166,18 +167,15 @@ class GuestAgent(Generic[E]):
 
     async def _declare(self, reads: type[E]) -> None:
         """Make the durable consumer, or bring it to these settings; it keeps its position. Waits for the broker."""
-        config = topology.consumer(
-            self.name,
-            [self._client.subjects.stage(self._client.subjects.input_of(self.name, reads.subject))],
-            ack_wait=self._ack_wait,
-            max_ack_pending=topology.pending_limit(self._concurrency),
-        )
         is_waiting = False
         while True:
             self._require_connection()
             try:
-                await self._js.add_consumer(self._stream(reads), config)
+                await self._read_guests()
+                self._require_place(reads)
+                await self._make_consumer(reads)
             except BROKER_ERRORS as error:
+                self._note_failure()
                 if isinstance(error, REJECTED) and not isinstance(error, NOT_FOUND) and not is_away(error):
                     raise SetupError(f"the broker refuses consumer {self.name}: {describe(error)}.") from error
                 if not is_waiting:
@@ -187,19 +185,69 @@ class GuestAgent(Generic[E]):
             else:
                 return
 
+    async def _read_guests(self) -> bool:
+        """Read from the broker who comes after which stage; returns whether that has changed."""
+        before = self._client.subjects
+        info = await self._js.stream_info(before.stream(topology.TURNS))
+        self._client.subjects = Subjects(before.prefix, topology.read_guests(info.config))
+        return self._client.subjects != before
+
+    def _require_place(self, reads: type[E]) -> None:
+        """Raise a SetupError if this agent comes after another stage than the one that it reads."""
+        for noun_verb, chain in self._client.subjects.guests.items():
+            if self.name in chain and noun_verb != reads.subject and topology.stream_of(reads) == topology.TURNS:
+                raise SetupError(
+                    f"'{self.name}' reads {reads.subject}, and by the runtime's settings it comes after the stage that "
+                    f"publishes {noun_verb}: read that, or change 'after' in [agents.{self.name}].",
+                    param=f"agents.{self.name}.after",
+                )
+
+    async def _make_consumer(self, reads: type[E]) -> None:
+        """One of an earlier place is made anew, for what it has not read may lie before its position."""
+        subjects, stream = self._client.subjects, self._stream(reads)
+        wanted = subjects.stage(subjects.input_of(self.name, reads.subject))
+        with contextlib.suppress(NOT_FOUND):
+            config = (await self._js.consumer_info(stream, self.name)).config
+            (current, *others) = config.filter_subjects or [config.filter_subject or ""]
+            verb = f".{reads.subject.partition('.')[2]}."
+            if current != wanted and verb in current and not others:
+                await self._js.delete_consumer(stream, self.name)
+        config = topology.consumer(
+            self.name,
+            [wanted],
+            ack_wait=self._ack_wait,
+            max_ack_pending=topology.pending_limit(self._concurrency),
+        )
+        await self._js.add_consumer(stream, config)
+
     async def _watch(self) -> None:
-        """Make the consumer again when its broker has lost it, until the connection is closed."""
+        """Make the consumer again when its broker has lost it or the agent has another place, until the connection is
+        closed."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self._require_connection()
             if self._reads is None:
                 continue
             try:
+                if await self._read_guests():
+                    await self._declare(self._reads)
                 await self._js.consumer_info(self._stream(self._reads), self.name)
             except NOT_FOUND:
                 await self._declare(self._reads)
             except BROKER_ERRORS as error:
+                self._note_failure()
                 _log.warning("%s: the broker does not answer: %s", self.name, describe(error))
+
+    def _note_failure(self) -> None:
+        self._failed_at = time.monotonic()
+
+    def _was_broker_away(self) -> bool:
+        """Whether the broker was away of late, so that deliveries that came to nothing are nobody's fault."""
+        reconnects: int = self._client.connection.stats["reconnects"]
+        if reconnects != self._reconnects:
+            self._reconnects = reconnects
+            self._note_failure()
+        return time.monotonic() - self._failed_at < STEADY_SECONDS
 
     def _require_connection(self) -> None:
         if self._client.connection.is_closed:
@@ -285,6 +333,7 @@ class GuestAgent(Generic[E]):
             try:
                 await self._pull(reads)
             except BROKER_ERRORS as error:
+                self._note_failure()
                 _log.warning("%s: its events cannot be read: %s", self.name, describe(error))
             except Exception:  # noqa: BLE001 - whatever it was, the agent must go on
                 _log.exception("%s: an event was left for redelivery", self.name)
@@ -331,7 +380,7 @@ class GuestAgent(Generic[E]):
             await self._bury(message, "malformed", error)
             await self._safely(self._report_malformed(reads, message, error))
             return
-        if attempt > self._max_deliver:
+        if attempt > self._max_deliver and not self._was_broker_away():
             reason = f"{attempt - 1} deliveries to {self.name} came to nothing: whoever had them died. Ask again."
             await self._bury(message, "max_deliver", Unavailable(reason))
             await self._report_failure(event, Unavailable(reason))
@@ -364,7 +413,7 @@ class GuestAgent(Generic[E]):
             outcome = await self._await_handler(event)
             if isinstance(outcome, Event):
                 timing = StageTiming(stage=self.name, started_at=started_at, finished_at=time.time(), attempt=attempt)
-                if await self._is_unplaced(event, outcome):
+                if outcome.subject == event.subject and not await self._is_placed(event):
                     _log.error("%s returns %s, %s", self.name, event.subject, describe_place(self.name))
                     await self._settle(message, "unplaced")
                     return
@@ -382,14 +431,15 @@ class GuestAgent(Generic[E]):
         else:
             await self._settle(message, "cancelled" if event.envelope.turn_id in self._cancellations else "done")
 
-    async def _is_unplaced(self, event: E, outcome: Event) -> bool:
-        """Whether the runtime has no place for this agent after the stage whose event it returns."""
-        if outcome.subject != event.subject or self._is_placed:
-            return False
-        stream = self._client.subjects.stream(topology.TURNS)
-        subject = self._client.subjects.stage(self._client.subjects.output_of(self.name, event.subject))
-        self._is_placed = subject in ((await self._js.stream_info(stream)).config.subjects or ())
-        return not self._is_placed
+    async def _is_placed(self, event: E) -> bool:
+        """Whether this agent comes after the stage whose event it returns. The settings may have changed just now."""
+
+        def is_known() -> bool:
+            return self.name in self._client.subjects.guests.get(event.subject, ())
+
+        if not is_known():
+            await self._read_guests()
+        return is_known()
 
     async def _await_handler(self, event: E) -> Event | None:
         """The handler's result; None when the turn was cancelled first."""
@@ -417,7 +467,7 @@ class GuestAgent(Generic[E]):
         await message.ack()
 
     async def _retry(self, message: Msg, event: E, attempt: int, error: KikiError) -> None:
-        if attempt >= self._max_deliver:
+        if attempt >= self._max_deliver and not self._was_broker_away():
             await self._bury(message, "max_deliver", error)
             await self._report_failure(event, error)
             return

@@ -27,6 +27,7 @@ from nats.js.api import (
 
 from bus.errors import NOT_FOUND, REJECTED, code_of, describe, is_away
 from bus.subjects import covers
+from bus.topology import GUESTS
 from schemas.errors import SetupError
 
 _STREAM_FIELDS = (
@@ -41,6 +42,7 @@ _STREAM_FIELDS = (
     "duplicate_window",
     "num_replicas",
     "allow_direct",
+    "metadata",
 )
 _CONSUMER_FIELDS = (
     "description",
@@ -185,6 +187,8 @@ def _comparable_value(config: Any, field: str) -> Any:
         return value or 1
     if field == "allow_direct":
         return bool(value)
+    if field == "metadata":  # what the broker and operators write there is theirs
+        return (value or {}).get(GUESTS)
     return getattr(value, "value", value)
 
 
@@ -233,6 +237,8 @@ async def _update_stream(js: JetStreamContext, config: StreamConfig) -> None:
     name = f"stream {config.name}"
     _refuse_losses(name, drifts, await _find_stream_losses(js, info, config, drifts))
     changes = {drift.field: getattr(config, drift.field) for drift in drifts}
+    if "metadata" in changes:
+        changes["metadata"] = (info.config.metadata or {}) | (config.metadata or {})
     try:
         await js.update_stream(info.config.evolve(**changes))
     except REJECTED as error:

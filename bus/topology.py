@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import msgspec
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -29,6 +30,9 @@ SERVICES = "SERVICES"
 STORAGE = "STORAGE"
 STREAMS = (TURNS, ANSWERS, EPISODES, ADAPTERS, DREAMS, DREAMLOG, LATENTS, JOBS, DEAD, SERVICES, STORAGE)
 """The streams by the names that this program gives them; :meth:`bus.subjects.Subjects.stream` has the broker's."""
+
+GUESTS = "kiki-guests"
+"""The key of TURNS' metadata under which everybody finds who comes after which stage, as JSON."""
 
 TURN_MAX_AGE = 3600.0
 """Seconds that a turn's events are kept."""
@@ -67,6 +71,7 @@ def streams(subjects: Subjects, *, replicas: int = 1) -> tuple[StreamConfig, ...
             storage=StorageType.MEMORY,
             max_age=TURN_MAX_AGE,
             max_bytes=TURN_MAX_BYTES,
+            metadata={GUESTS: msgspec.json.encode(dict(subjects.guests), order="sorted").decode()},
         ),
         stream(
             ANSWERS,
@@ -124,6 +129,17 @@ def _stream(
     return StreamConfig(
         name=grammar.stream(name), description=description, subjects=subjects, num_replicas=replicas, **options
     )
+
+
+def read_guests(turns: StreamConfig) -> dict[str, tuple[str, ...]]:
+    """The ``guests`` of :class:`bus.subjects.Subjects` as the runtime's settings have them, from the stream of turns.
+
+    None where an earlier version declared it, or somebody has written something else there.
+    """
+    try:
+        return msgspec.json.decode((turns.metadata or {}).get(GUESTS, "{}"), type=dict[str, tuple[str, ...]])
+    except msgspec.DecodeError:
+        return {}
 
 
 def stream_of(kind: type[Any]) -> str:

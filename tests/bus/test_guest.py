@@ -23,6 +23,7 @@ from bus.handling.endpoint import Endpoint
 from bus.subjects import MSG_ID
 from bus.testing import connect_fresh, sample_event, wait_for_event
 from bus.topology import DEAD, TURNS
+from bus.turns.readers import move_readers
 from schemas.advisors import AdviseReply, AdviseRequest
 from schemas.calls import ADVISE, Service
 from schemas.chat import Usage
@@ -354,6 +355,38 @@ async def test_a_guest_outlives_its_broker_and_the_loss_of_the_stream(tmp_path: 
             await stack.aclose()
 
 
+async def test_tries_while_the_broker_comes_and_goes_are_not_counted(tmp_path: Path) -> None:
+    """Answers are on the broker's disk, so that the next one delivers them again."""
+    tries, release = list[str](), asyncio.Event()
+
+    async def stumble(answer: AnswerReady) -> None:
+        tries.append(answer.text)
+        if not release.is_set():
+            raise Unavailable("away")
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with run_broker(tmp_path, port=0) as broker:
+            async with connect_fresh(broker.url):
+                pass
+            client = await stack.enter_async_context(
+                connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+            )
+            guest = GuestAgent(client, NAME, AnswerReady, stumble, max_deliver=2, retry_delay=0.2, ack_wait=1.0)
+            task = asyncio.create_task(guest.run())
+            stack.callback(task.cancel)
+            await client.publish(answer_ready(query().envelope, answer="A."))
+            await wait_until(lambda: len(tries) == 1)
+        async with run_broker(tmp_path, port=int(broker.url.rsplit(":", 1)[1])):
+            await wait_until(lambda: len(tries) >= 4)
+            assert guest.counts["dead"] == 0
+            release.set()
+            await wait_for_count(guest, "done")
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await stack.aclose()
+
+
 async def test_a_consumer_that_the_broker_refuses_ends_the_guest_with_the_reason(bus: Bus) -> None:
     config = ConsumerConfig(durable_name=NAME, ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW)
     await bus.js.add_consumer(TURNS, config)
@@ -393,22 +426,58 @@ async def test_a_name_that_cannot_be_is_refused(bus: Bus, name: str) -> None:
         GuestAgent(Client(bus.client), name)
 
 
-async def test_a_guest_after_a_stage_publishes_under_its_own_noun(bus: Bus) -> None:
-    async def add(event: QueryRouted) -> QueryRouted:
-        return replace(event, route=replace(event.route, intent=f"{event.route.intent}+"))
-
-    chain = {"query.routed": ("first", "second")}
-    async with connect_bus(dataclasses.replace(bus.settings, guests=chain), name="house") as house:
+@contextlib.asynccontextmanager
+async def connect_house(bus: Bus, guests: dict[str, tuple[str, ...]]) -> AsyncIterator[Bus]:
+    """A runtime's connection with these guests in its settings, as one that starts makes it."""
+    async with connect_bus(dataclasses.replace(bus.settings, guests=guests), name="house") as house:
+        await move_readers(house, {"memory": "query.routed"})
         await house.reconcile()
-        async with (
-            run_guest(house, QueryRouted, add, name="first"),
-            run_guest(house, QueryRouted, add, name="second", behind="first"),
-        ):
-            routed = sample_event(QueryRouted)
-            await house.publish(routed)
-            done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
-            assert done.route.intent == "base++"
-            assert [timing.stage for timing in done.timings] == ["first", "second"]
+        yield house
+
+
+async def add_plus(event: QueryRouted) -> QueryRouted:
+    return replace(event, route=replace(event.route, intent=f"{event.route.intent}+"))
+
+
+async def test_a_guest_after_a_stage_publishes_under_its_own_noun(bus: Bus) -> None:
+    async with (
+        connect_house(bus, {"query.routed": ("first", "second")}) as house,
+        run_guest(house, QueryRouted, add_plus, name="first"),
+        run_guest(house, QueryRouted, add_plus, name="second"),
+    ):
+        routed = sample_event(QueryRouted)
+        await house.publish(routed)
+        done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
+        assert done.route.intent == "base++"
+        assert [timing.stage for timing in done.timings] == ["first", "second"]
+
+
+async def test_a_guest_follows_when_the_settings_move_it(bus: Bus) -> None:
+    """Alone, behind another, and alone again, without a restart of its own."""
+    async with run_guest(bus, QueryRouted, add_plus, name="second"):
+        for chain, intent in ((("second",), "base+"), (("first", "second"), "base++"), (("second",), "base+")):
+            async with connect_house(bus, {"query.routed": chain}) as house, contextlib.AsyncExitStack() as stack:
+                if "first" in chain:
+                    await stack.enter_async_context(run_guest(house, QueryRouted, add_plus, name="first"))
+                routed = sample_event(QueryRouted)
+                await house.publish(routed)
+                done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
+            assert done.route.intent == intent
+
+
+async def test_a_guest_that_reads_another_stage_than_it_comes_after_is_refused(bus: Bus) -> None:
+    """Whether it starts so, or is put there as it works."""
+
+    async def keep(event: InferDone) -> InferDone:
+        return event
+
+    async with run_guest(bus, InferDone, keep) as guest:
+        async with connect_house(bus, {"negotiate.done": (NAME,)}):
+            task = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+            with pytest.raises(SetupError, match=r"'rival' reads infer\.done.* publishes negotiate\.done") as caught:
+                await asyncio.wait_for(task, 10)
+            assert caught.value.param == "agents.rival.after"
+        assert guest.counts["done"] == 0
 
 
 async def test_a_guest_that_nobody_placed_ends_no_turn(bus: Bus) -> None:
