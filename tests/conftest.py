@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -19,6 +20,10 @@ SMALL_MODEL = "smollm2-135m-instruct"
 """What tests ask unless they name another model: small and quick."""
 
 os.environ["KIKI_MODEL"] = SMALL_MODEL  # for every runtime that a test starts
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # As the runtime does: structlog's own tracebacks name every local variable, which takes a second each.
 structlog.configure(

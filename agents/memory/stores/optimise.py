@@ -44,6 +44,12 @@ WAITING = Gauge("kiki_atlas_unoptimised", "Episodes since the last run", registr
 RUNS = Counter("kiki_atlas_optimisations", "Runs by outcome", ["outcome"], registry=metrics.REGISTRY)
 SECONDS = Gauge("kiki_atlas_optimisation_seconds", "Seconds that the last run took", registry=metrics.REGISTRY)
 
+GROWTH_NICENESS = 19
+"""How far a run after growth stands back: it gets what time nobody else wants."""
+
+ERASURE_NICENESS = 5
+"""How far a run stands back that takes forgotten words off the disk, which a busy machine must not put off for ever."""
+
 _PIECE = 2**20
 """Bytes that are copied at a time."""
 
@@ -78,7 +84,8 @@ async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) ->
     """
     start = time.monotonic()
     async with _copy_shard(store, write_lock) as (copy, copy_seconds):
-        await _optimise_in_child(copy)
+        is_erasing = await store.run(lambda atlas: atlas.holds_deleted)
+        await _optimise_in_child(copy, niceness=ERASURE_NICENESS if is_erasing else GROWTH_NICENESS)
         async with write_lock:
             fresh = await store.run(lambda atlas: _load_copy(atlas, store.directory))
         try:
@@ -186,10 +193,10 @@ def _load_copy(atlas: Atlas, directory: Path) -> Atlas:
     return Atlas.load(generations.adopt(directory), size=atlas.size, words=atlas.words)
 
 
-async def _optimise_in_child(copy: Path) -> None:
+async def _optimise_in_child(copy: Path, *, niceness: int) -> None:
     """Optimise the copy in a child process. When this process dies, the child's standard input closes, and it ends
     too."""
-    command = [sys.executable, "-m", optimise_child.__name__, str(copy)]
+    command = [sys.executable, "-m", optimise_child.__name__, str(copy), str(niceness)]
     async with await anyio.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as child:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -228,7 +228,6 @@ MESSAGES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(MESSAGES, st.sampled_from(["anywhere", "first", "never"]), st.lists(st.booleans(), min_size=5, max_size=5))
 def test_an_arrangement_loses_no_word_and_no_call(messages: list[Message], place: Any, flags: list[bool]) -> None:
     names = ("user_first", "alternates", "needs_user", "one_call", "short_ids")
@@ -246,7 +245,6 @@ def test_an_arrangement_loses_no_word_and_no_call(messages: list[Message], place
         assert arrange(messages, manners) == messages
 
 
-@settings(deadline=None)
 @given(MESSAGES)
 def test_the_strictest_arrangement_takes_turns(messages: list[Message]) -> None:
     arrangement = arrange_strictly(messages)

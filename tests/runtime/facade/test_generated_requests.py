@@ -176,7 +176,6 @@ async def send_generated(served: Served, count: int, *, derandomize: bool) -> No
         max_examples=count,
         derandomize=derandomize,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

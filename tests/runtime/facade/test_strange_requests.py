@@ -48,7 +48,6 @@ def send_requests(operation: Requests, url: str, *, times: int = 1) -> None:
         max_examples=times * EXAMPLES[operation.method],
         derandomize=times == 1,
         database=None,
-        deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )

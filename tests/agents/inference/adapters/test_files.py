@@ -20,7 +20,7 @@ def random_pair(random: np.random.Generator, rank: int, *, experts: int) -> LowR
     return LowRankPair(a=mx.array(random.standard_normal(a)), b=mx.array(random.standard_normal(b)))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.floats(0.0, 1.0)), min_size=1, max_size=4),
     st.sampled_from([0, 2]),
@@ -38,7 +38,7 @@ def test_combination_changes_as_much_as_the_weighted_sum(
     np.testing.assert_allclose(change(combine(adapters)["m"]), expected, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.sampled_from([0, 2]), st.integers(0, 1000))
 def test_the_norm_is_that_of_the_whole_change(rank: int, experts: int, seed: int) -> None:
     random = np.random.default_rng(seed)

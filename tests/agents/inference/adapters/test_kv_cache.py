@@ -163,7 +163,7 @@ def assert_same_rows(mine: RoomyCache, theirs: BatchKVCache, rows: int) -> None:
 
 
 TestBatches = CacheComparison.TestCase
-TestBatches.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
+TestBatches.settings = settings(max_examples=50, stateful_step_count=12)
 
 
 def addresses(cache: RoomyCache) -> list[int]:

@@ -25,7 +25,7 @@ SETS = (
     (AdapterUse(name="wide"),),
     (AdapterUse(name="narrow", weight=0.5), AdapterUse(name="ends", weight=1.0)),
 )
-SHARED = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=["dense", "quantised", "tied", "tied-quantised"])

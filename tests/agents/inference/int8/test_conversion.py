@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models import llama, qwen2
 
@@ -57,7 +57,6 @@ def weights(draw: st.DrawFn) -> Any:
 
 
 @given(weights(), st.integers(1, 3), st.sampled_from([mx.float32, mx.bfloat16]))
-@settings(deadline=None)
 def test_a_weight_is_rounded_by_half_a_step_at_most(matrix: Any, layers: int, kind: Any) -> None:
     given_weights = [mx.array(part).astype(kind) for part in np.array_split(matrix, layers) if len(part)]
     original = np.concatenate([np.array(part.astype(mx.float32)) for part in given_weights]).astype(np.float64)

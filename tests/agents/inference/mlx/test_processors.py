@@ -25,7 +25,7 @@ SCHEMA = {
 }
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=6),
     st.lists(st.integers(0, 7), max_size=6),

@@ -115,7 +115,7 @@ def random_layers(tokens: int, *, seed: int = 0) -> list[Any]:
     return [cache]
 
 
-@property_settings(deadline=None, max_examples=25)
+@property_settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12), st.integers(0, 9))
 def test_the_cache_finds_the_longest_prefix_within_its_bytes(prompts: list[list[int]], room: int) -> None:
     limit = room * random_layers(1)[0].keys_and_values()[0].nbytes * 2

@@ -245,8 +245,8 @@ async def test_a_copy_that_lacks_an_episode_does_not_take_the_shards_place(
     stores = Stores(settings_of(directory))
     original = optimise._optimise_in_child
 
-    async def lose_points(copy: Path) -> None:
-        await original(copy)
+    async def lose_points(copy: Path, *, niceness: int) -> None:
+        await original(copy, niceness=niceness)
         for path in (copy / "segments").glob("*/*id_tracker*"):
             os.truncate(path, path.stat().st_size // 2)
 

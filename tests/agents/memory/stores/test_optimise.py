@@ -1,6 +1,7 @@
 """Atlas optimised while it is used: what was written is there, what was forgotten is gone, whoever is killed."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from agents.memory.episodes import store_key
 from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import generations, optimise_child
-from agents.memory.stores.optimise import is_due, optimise_shard
+from agents.memory.stores.optimise import ERASURE_NICENESS, GROWTH_NICENESS, is_due, optimise_shard
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Atlas
 from agents.memory.stores.stored import Lookup
@@ -122,6 +123,20 @@ async def test_a_forgotten_episode_is_in_no_file_any_more(stores: Stores) -> Non
     assert not files_contain(directory, secret(39))
     assert files_contain(directory, secret(38))
     assert not await shard(stores).run(lambda atlas: is_due(atlas, after=1000))
+
+
+@pytest.mark.parametrize(("forgotten", "niceness"), [(False, GROWTH_NICENESS), (True, ERASURE_NICENESS)])
+async def test_a_run_that_erases_stands_less_far_back(stores: Stores, forgotten: bool, niceness: int) -> None:
+    """On a machine whose processors are all wanted, one that stands back as far as it can gets hardly any time."""
+
+    async def stands_back() -> bool:
+        return [child.nice() for child in children()] == [min(19, os.nice(0) + niceness)]
+
+    if forgotten:
+        await shard(stores).run(lambda atlas: atlas.remove([name(39)], {}))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(eventually, stands_back)
+        await optimise_shard(shard(stores), stores.write_lock)
 
 
 async def test_optimising_is_due_after_so_many_episodes_and_not_again_at_once(stores: Stores) -> None:

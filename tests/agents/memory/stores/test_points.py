@@ -107,7 +107,7 @@ async def test_two_tenants_with_the_same_episode_id_keep_their_own(atlas: AtlasS
     assert [match.answer for match in await search(atlas, unit(1), tenant="bob", limit=5)] == ["theirs"]
 
 
-@examples(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=25))
 async def test_a_tenant_never_sees_the_text_of_another(atlas: AtlasStore, turns: list[tuple[int, int]]) -> None:
     prefix = next(_fresh)

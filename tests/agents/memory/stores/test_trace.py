@@ -63,7 +63,7 @@ async def walk(trace: Trace, episodes: list[Episode]) -> list[str]:
     return [turns[name] for name in path]
 
 
-@examples(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=4))
 async def test_next_follows_time_however_episodes_arrive(trace: Trace, order: list[int], again: list[int]) -> None:
     prefix = next(_fresh)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.shared.adapters.angles import Comparison, Products, compare_adapters, gram
@@ -29,7 +29,6 @@ def degrees(first: list[Factors], second: list[Factors]) -> float:
     return float(np.degrees(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))))
 
 
-@settings(deadline=None)
 @given(seeds, experts, st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_gram_is_the_inner_products_of_the_whole_matrices(seed: int, batch: tuple[int, ...], ranks: list[int]) -> None:
     parts = [factors(seed + place, batch, rank=rank) for place, rank in enumerate(ranks)]

@@ -187,7 +187,7 @@ async def test_a_deleted_session_is_gone_everywhere_and_stays_gone(
     async def is_erased() -> bool:
         return not find_files_with(secret, atlas)
 
-    await eventually(is_erased, seconds=60.0)  # rewriting runs at the lowest priority
+    await eventually(is_erased, seconds=60.0)  # a process of its own rewrites the files, and others go before it
     search_reply = await http.get("/v1/episodes", params={"query": "quetzal"}, headers=ANN)
     assert search_reply.json()["data"] == []
     assert "axolotl" in (await http.get("/v1/sessions/s/1", headers=BOB)).text
