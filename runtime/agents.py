@@ -6,6 +6,7 @@ waterfall, what ``kiki run`` takes, and the tests that go through all agents.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -135,18 +136,58 @@ def read_settings(
     Raises:
         SetupError: a setting does not exist, or its value is wrong.
     """
-    table = settings.agents.get(name, {})
-    overrides = {key: value for key, value in table.items() if key not in PLACEMENT}
+    table = _read_table(kind, name, settings)
+    return _convert({**defaults, **table, **(replacements or {})}, kind, name)
+
+
+def check_settings(name: str, settings: "Settings") -> None:
+    """Check ``[agents.<name>]`` of an agent of the registry, or of the facade, as far as the file alone tells it.
+
+    Raises:
+        SetupError: as :func:`read_settings`.
+    """
+    kind = find_settings_class(name)
+    table = _read_table(kind, name, settings)
+    fields = msgspec.structs.fields(kind)
+    if any(field.required and field.name not in table for field in fields):  # the composition has the rest
+        kind = msgspec.defstruct(kind.__name__, [(field.name, field.type) for field in fields if field.name in table])
+    _convert(table, kind, name)
+
+
+def find_settings_class(name: str) -> type[msgspec.Struct]:
+    """The settings' class of an agent or of the facade: ``NerveWmlSettings`` of ``nerve-wml``, beside its code.
+
+    Raises:
+        LookupError: there is none.
+    """
+    import agents
+
+    class_name = "".join(part.capitalize() for part in name.split("-")) + "Settings"
+    folders = (file.parent.name for file in Path(agents.__file__).parent.glob("*/settings.py"))
+    own_first = sorted(folders, key=lambda folder: (folder != name, folder))
+    modules = ["runtime.facade.settings"] if name == FACADE else [f"agents.{folder}.settings" for folder in own_first]
+    for module in modules:
+        kind: type[msgspec.Struct] | None = getattr(import_module(module), class_name, None)
+        if kind is not None:
+            return kind
+    raise LookupError(f"there is no {class_name}")
+
+
+def _read_table(kind: type[msgspec.Struct], name: str, settings: "Settings") -> dict[str, Any]:
+    """The agent's own settings in the file; refuses those that it does not have."""
+    table = {key: value for key, value in settings.agents.get(name, {}).items() if key not in PLACEMENT}
     field_names = {field.name for field in msgspec.structs.fields(kind)}
-    unknown = sorted(set(overrides) - field_names)
-    if unknown:
+    if unknown := sorted(set(table) - field_names):
         path = f"agents.{name}.{unknown[0]}"
         moved = f" It moved to '{MOVED_SETTINGS[path]}'." if path in MOVED_SETTINGS else ""
         raise SetupError(
             f"setting '{path}' does not exist: choose from {', '.join(sorted(field_names))}.{moved}", param=path
         )
+    return table
+
+
+def _convert(values: dict[str, Any], kind: type[S], name: str) -> S:
     try:
-        values = {**defaults, **overrides, **(replacements or {})}
         return msgspec.convert(values, kind, strict=False, dec_hook=_decode_path, builtin_types=())
     except msgspec.ValidationError as error:
         raise SetupError(f"settings of '{name}': {error}.", param=f"agents.{name}") from error

@@ -10,8 +10,8 @@ from bus.access.login import NO_LOGIN, OWNER, Login
 from bus.agent import Agent
 from bus.broker.ownership import find_holder
 from bus.connection import Bus, BusSettings
-from runtime import access, guests
-from runtime.agents import FACADE, find_spec, read_settings
+from runtime import access, agents, guests
+from runtime.agents import FACADE, all_agents, find_spec, read_settings
 from runtime.limits import derive_limits
 from runtime.settings import Settings
 from schemas.errors import SetupError
@@ -118,6 +118,22 @@ def find_model(settings: Settings) -> Path | None:
         return models.find_ready(settings.model)
     except SetupError:
         return None  # a path that is no model: the worker says so
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what is wrong in the settings as far as they themselves tell it: before anything is fetched or started.
+
+    Settings of guests, and of an agent that another program may take the place of, are checked where they are made.
+
+    Raises:
+        SetupError: an agent, a place or a setting is unknown, or a value is wrong; the message names it.
+    """
+    guests.refuse_strangers(settings)
+    guests.chain_guests(settings)
+    guests.list_started(settings)
+    for name in settings.agents:
+        if name in (*all_agents(), FACADE) and not guests.read_placement(name, settings).external:
+            agents.check_settings(name, settings)
 
 
 def build_agent(name: str, settings: Settings) -> Agent:

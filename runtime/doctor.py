@@ -23,7 +23,7 @@ from bus.broker.ownership import find_holder
 from bus.connection import Bus, connect
 from runtime import guests
 from runtime.agents import FACADE, read_settings
-from runtime.composition import broker_url, bus_settings, find_context_tokens, find_model
+from runtime.composition import broker_url, bus_settings, check_settings, find_context_tokens, find_model
 from runtime.facade.settings import FacadeSettings
 from runtime.fleet import plan_device, survey_fleet
 from runtime.limits import find_short
@@ -58,6 +58,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """Run every check."""
     findings = [
         _check_python(),
+        _check_settings(settings),
         *(_check_package(name) for name in PACKAGES),
         _check_nats_server(),
         _check_disk(settings),
@@ -73,6 +74,15 @@ def _check_python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
     state: State = "ok" if sys.version_info >= (3, 11) else "wrong"
     return Finding("python", state, version, "install Python 3.11 or later")
+
+
+def _check_settings(settings: Settings) -> Finding:
+    """Whether 'kiki up' takes the settings; those of guests are checked where they are made."""
+    try:
+        check_settings(settings)
+    except SetupError as error:
+        return Finding("settings", "wrong", error.message, "mend kiki.toml, or the KIKI_ variable")
+    return Finding("settings", "ok", "known, with values that can be")
 
 
 def _check_package(name: str) -> Finding:

@@ -8,15 +8,13 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-import agents
-from runtime.agents import FACADE, all_agents
+from runtime.agents import FACADE, all_agents, find_settings_class
 from runtime.cli import command
 from runtime.settings import OTHER_VARIABLES, Settings
 
@@ -89,20 +87,8 @@ def write_page() -> str:
     """The page of all settings."""
     variables = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items())
     parts = [INTRODUCTION.format(variables=variables, rows="\n".join(_write_own_rows()))]
-    parts += [_write_agent(name, find_class(name)) for name in (FACADE, *all_agents())]
+    parts += [_write_agent(name, find_settings_class(name)) for name in (FACADE, *all_agents())]
     return "".join(parts)
-
-
-def find_class(agent: str) -> type[Any]:
-    """The settings' class of an agent or of the facade: ``NerveWmlSettings`` of ``nerve-wml``, beside its code."""
-    name = "".join(part.capitalize() for part in agent.split("-")) + "Settings"
-    files = Path(agents.__file__).parent.glob("*/settings.py")
-    modules = [f"agents.{file.parent.name}.settings" for file in sorted(files)]
-    for module in ("runtime.facade.settings", *modules):
-        kind: type[Any] | None = getattr(import_module(module), name, None)
-        if kind is not None:
-            return kind
-    raise LookupError(f"there is no {name}")
 
 
 def read_meanings(kind: type[Any]) -> dict[str, str]:

@@ -52,6 +52,7 @@ def up(
         data_dir=data_dir,
         without=without or None,
     )
+    composition.check_settings(settings)
     _check_adapters(settings)
     run_async(_start_all, _fetch_models(settings), ask)
 

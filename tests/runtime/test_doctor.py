@@ -30,6 +30,13 @@ def test_a_machine_with_little_memory_is_advised_the_small_model(
     assert doctor._check_memory(load_settings(model=LAST_RESORT_MODEL)).state == "ok"
 
 
+def test_wrong_settings_are_named() -> None:
+    assert doctor._check_settings(load_settings()).state == "ok"
+    finding = doctor._check_settings(load_settings(agents={"router": {"threshhold": 0.5}}))
+    assert finding.state == "wrong"
+    assert finding.detail.startswith("setting 'agents.router.threshhold' does not exist: choose from advisors,")
+
+
 def write_adapter(folder: Path, name: str, size: int) -> None:
     (folder / name).mkdir(parents=True)
     (folder / name / "adapter_config.json").write_text("{}")

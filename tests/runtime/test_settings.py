@@ -4,15 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agents.inference.agent import InferenceAgent
 from runtime import composition
+from runtime.cli import up
+from runtime.cli.__main__ import app
+from runtime.exits import SETUP_EXIT
 from runtime.models import CATALOG
 from runtime.settings import (
     DEFAULT_EMBEDDER,
     DEFAULT_MODEL,
     LAST_RESORT_MODEL,
     OTHER_PREFIXES,
+    Settings,
     environment,
     is_known_variable,
     load_settings,
@@ -127,6 +132,52 @@ def test_an_unknown_setting_of_an_agent_is_named_with_those_that_exist(config: P
     config.write_text("[agents.router]\nthreshhold = 0.5\n")
     with pytest.raises(SetupError, match=r"'agents.router.threshhold' does not exist: choose from .*threshold\.$"):
         composition.build_agent("router", load_settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "[agents.router]\nthreshhold = 0.5",
+            r"'agents\.router\.threshhold' does not exist: choose from",
+        ),
+        ('[agents.router]\nthreshold = "high"', r"settings of 'router': Expected `float \| null`.*`\$\.threshold`"),
+        ("[agents.router.advisors.oracle]\nalpha = 7", r"settings of 'router': .*<= 1.*`\$\.advisors"),
+        ("[agents.inference]\nmax_batch = 0.5", r"settings of 'inference': Expected `int`.*`\$\.max_batch`"),
+        ("[agents.memory]\nhalf_live = 3", r"'agents\.memory\.half_live' does not exist"),
+        ('[agents.facade]\ncors_origins = ["nowhere"]', "the origin 'nowhere' is none"),
+        ("[agents.memroy]\ntop = 3", r"'agents\.memroy' does not exist"),
+        ('[agents.polish]\nexternal = true\nafter = "rooter"', "'polish' comes after no stage"),
+        ('without = ["rooter"]', "there is no agent 'rooter' to leave out"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_fetched_or_started(
+    config: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    def fetch(_: Settings) -> Settings:
+        raise AssertionError("models are fetched")
+
+    monkeypatch.setattr(up, "_fetch_models", fetch)
+    config.write_text(text)
+    with pytest.raises(SetupError, match=complaint):
+        composition.check_settings(load_settings())
+    outcome = CliRunner().invoke(app, ["up"])
+    assert outcome.exit_code == SETUP_EXIT
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '[agents.router]\ncheckpoint = "/somewhere"\n[agents.router.advisors.oracle]\nalpha = 0.5',
+        '[agents.memory]\nembedder = "minilm"\n[agents.inference]\nengine = "openai"',
+        "[agents.router]\nexternal = true\nwords = 3",  # of the class that takes its place
+    ],
+)
+def test_sound_settings_are_taken(config: Path, text: str) -> None:
+    config.write_text(text)
+    composition.check_settings(load_settings())
 
 
 def test_a_model_is_chosen_by_file_environment_or_option(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from runtime.agents import FACADE, all_agents
+from runtime.agents import FACADE, all_agents, find_settings_class
 from runtime.cli.__main__ import app
-from runtime.cli.settings import find_class, read_meanings, write_page
+from runtime.cli.settings import read_meanings, write_page
 from runtime.settings import Settings
 from tests.supply.locking import ROOT
 
@@ -29,7 +29,7 @@ def structs_of(kind: Any) -> set[type[msgspec.Struct]]:
 
 def settings_classes() -> list[type[msgspec.Struct]]:
     """The classes of all agents' settings, with the tables inside them."""
-    found = {kind for name in (FACADE, *all_agents()) for kind in structs_of(find_class(name))}
+    found = {kind for name in (FACADE, *all_agents()) for kind in structs_of(find_settings_class(name))}
     return sorted(found, key=lambda kind: kind.__name__)
 
 
