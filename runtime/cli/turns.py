@@ -164,13 +164,14 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     if answer is not None and (bias_view := draw_bias_check(answer.bias)) is not None:
         out.print(bias_view)
     seen = {row.stage for row in picture.rows}
-    missing = [stage.name for stage in turn_stages() if stage.name not in seen]
-    if missing:
+    is_recorded = answer is None or answer.is_recorded
+    expected = [stage.name for stage in turn_stages() if stage.position != "after" or is_recorded]
+    if missing := [name for name in expected if name not in seen]:
         out.print(f"not seen: {', '.join(missing)}", style="dim")
 
 
 def _awaits_episode(entries: list[StoredEvent]) -> bool:
-    is_recorded = any(isinstance(entry.event, AnswerReady) and entry.event.route.plan.record for entry in entries)
+    is_recorded = any(isinstance(entry.event, AnswerReady) and entry.event.is_recorded for entry in entries)
     return is_recorded and not any(isinstance(entry.event, EpisodeRecorded) for entry in entries)
 
 

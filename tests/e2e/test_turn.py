@@ -53,6 +53,19 @@ def test_paris_comes_through_all_seven_stages_and_the_trace_shows_them(runtime: 
     assert "not seen" not in trace.stdout
 
 
+@pytest.mark.parametrize("options", [{"extra_body": {"kiki": {"level": "raw"}}}, {"store": False}])
+def test_the_trace_of_a_turn_that_is_not_recorded_misses_no_record(
+    runtime: Runtime, client: openai.OpenAI, options: dict[str, Any]
+) -> None:
+    reply = client.chat.completions.with_raw_response.create(
+        model="micro-kiki-fast", messages=user_messages(), max_tokens=4, **options
+    )
+    trace = runtime.kiki("trace", reply.headers["x-turn-id"])
+    assert trace.returncode == 0, trace.stderr
+    assert "inference" in trace.stdout
+    assert "not seen" not in trace.stdout
+
+
 def _wait_for_episode(runtime: Runtime, turn: str) -> None:
     for _ in range(50):
         lines = runtime.kiki("trace", turn, "--json").stdout.splitlines()
