@@ -8,45 +8,31 @@ cannot be handled is tried again, then filed as a dead letter.
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js.api import Header
-from nats.micro.request import Request
 
 from bus import topology
 from bus.client import Client
 from bus.errors import BROKER_ERRORS, NOT_FOUND, REJECTED, describe, is_away
+from bus.guest_requests import RequestServer
 from bus.handling.cancellation import Cancellations
-from bus.handling.endpoint import (
-    REQUESTS_AT_ONCE,
-    Endpoint,
-    add_endpoint,
-    encode_reply,
-    fault_of,
-    is_answerable,
-    make_service,
-    reply_subject,
-    send_refusal,
-)
+from bus.handling.endpoint import Endpoint
 from bus.handling.letter import KEEP_LETTERS, file_letter, tenant_of
 from bus.handling.message import describe_place, failure_of_unreadable, read_event, retry_delay
 from bus.storage.bucket import open_bucket, put_object
 from bus.subjects import ANSWER_KINDS, Subjects
-from schemas.calls import STATUS
 from schemas.codec import decode, encode
 from schemas.errors import DeadlineExceeded, InvalidEvent, InvalidInput, KikiError, SetupError, StageFailed, Unavailable
 from schemas.events import ENDS, Event, QueryReceived, TurnCancelled, failure
 from schemas.findings import StageTiming
-from schemas.status import AgentReport, StatusReply
+from schemas.status import StatusReply
 
 E = TypeVar("E", bound=Event)
 
@@ -61,9 +47,6 @@ PAUSE_SECONDS = 0.5
 
 STEADY_SECONDS = 15.0
 """Seconds without a failure of the broker after which deliveries count again as tries."""
-
-STOP_SECONDS = 1.0
-"""Seconds that the broker may take for the end of the subscriptions."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _AWAY: tuple[type[Exception], ...] = (*BROKER_ERRORS, Unavailable)
@@ -127,7 +110,9 @@ class GuestAgent(Generic[E]):
         self._reads = reads
         self._handle = handle
         self._give_up = give_up
-        self._endpoints = endpoints
+        self._requests = RequestServer(
+            client.connection, client.subjects, agent=name, endpoints=endpoints, report=self.status
+        )
         self._concurrency = concurrency
         self._ack_wait = ack_wait
         self._max_deliver = max_deliver
@@ -148,7 +133,9 @@ class GuestAgent(Generic[E]):
         if self._reads is not None:
             await self._declare(self._reads)
         try:
-            async with asyncio.TaskGroup() as tasks, self._serve(tasks):
+            cancelled = self._client.subjects.stage(TurnCancelled.subject)
+            async with asyncio.TaskGroup() as tasks, self._requests.serve(tasks, {cancelled: self._cancel_turn}):
+                _log.info("%s: ready", self.name)
                 if self._reads is not None:
                     for _ in range(self._concurrency):
                         tasks.create_task(self._keep_pulling(self._reads))
@@ -252,76 +239,6 @@ class GuestAgent(Generic[E]):
     def _require_connection(self) -> None:
         if self._client.connection.is_closed:
             raise Unavailable("the connection was closed.")
-
-    @contextlib.asynccontextmanager
-    async def _serve(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Answer requests, and hear which turns are cancelled."""
-        connection, subjects = self._client.connection, self._client.subjects
-        service = make_service(connection, subjects, agent=self.name, description=f"{self.name}, a guest")
-
-        async def report_status(_: None) -> StatusReply:
-            return self.status()
-
-        status = Endpoint(STATUS.at(self.name), report_status)
-        limiter = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        subscriptions: list[Subscription] = []
-        try:
-            await service.start()
-            for endpoint in (*self._endpoints, status):
-                await add_endpoint(service, subjects, endpoint, self._acceptor(endpoint, tasks, limiter))
-            subscriptions.append(await connection.subscribe(subjects.service(STATUS.verb), cb=self._send_report))
-            cancelled = subjects.stage(TurnCancelled.subject)
-            subscriptions.append(await connection.subscribe(cancelled, cb=self._cancel_turn))
-            await connection.flush()
-            _log.info("%s: ready", self.name)
-            yield
-        finally:
-            with contextlib.suppress(*BROKER_ERRORS):
-                async with asyncio.timeout(STOP_SECONDS):
-                    for subscription in subscriptions:
-                        await subscription.unsubscribe()
-                    await service.stop()
-
-    def _acceptor(
-        self, endpoint: Endpoint, tasks: asyncio.TaskGroup, limiter: asyncio.Semaphore
-    ) -> Callable[[Request], Awaitable[None]]:
-        """Makes each request a task: nats-py awaits one callback at a time."""
-
-        async def respond(request: Request) -> None:
-            try:
-                data = await self._answer(endpoint, request.data)
-                await request.respond(data)
-            except KikiError as error:
-                await send_refusal(request, error)
-
-        async def respond_safely(request: Request) -> None:
-            try:
-                await respond(request)
-            except BROKER_ERRORS as error:
-                _log.warning("%s: a reply to %s was not sent: %s", self.name, endpoint.verb, describe(error))
-            finally:
-                limiter.release()
-
-        async def accept(request: Request) -> None:
-            if is_answerable(reply_subject(request), self._client.subjects):
-                await limiter.acquire()
-                tasks.create_task(respond_safely(request))
-
-        return accept
-
-    async def _answer(self, endpoint: Endpoint, data: bytes) -> bytes:
-        try:
-            return encode_reply(endpoint.verb, await endpoint.answer(data), self._client.connection.max_payload)
-        except KikiError:
-            raise
-        except Exception:  # noqa: BLE001 - the caller gets a general error, the log has the reason
-            _log.exception("%s: %s failed", self.name, endpoint.verb)
-            raise fault_of(endpoint.verb) from None
-
-    async def _send_report(self, message: Msg) -> None:
-        if is_answerable(message.reply, self._client.subjects):
-            report = AgentReport(status=self.status(), pid=os.getpid(), host=socket.gethostname())
-            await self._client.connection.publish(message.reply, encode(report))
 
     async def _cancel_turn(self, message: Msg) -> None:
         with contextlib.suppress(InvalidEvent):

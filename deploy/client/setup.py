@@ -20,6 +20,7 @@ BUS = (
     "deliveries",
     "errors",
     "guest",
+    "guest_requests",
     "handling/cancellation",
     "handling/endpoint",
     "handling/letter",
