@@ -106,6 +106,7 @@ class GuestAgent(Generic[E]):
         self.counts: Counter[str] = Counter()
         """Events by what became of them: done, ended, cancelled, retried, failed, dead, unplaced."""
         self._client = Client(client.connection, prefix=client.subjects.prefix)
+        self._declared_with = self._client.subjects
         self._js = client.connection.jetstream()
         self._reads = reads
         self._handle = handle
@@ -172,12 +173,11 @@ class GuestAgent(Generic[E]):
             else:
                 return
 
-    async def _read_guests(self) -> bool:
-        """Read from the broker who comes after which stage; returns whether that has changed."""
-        before = self._client.subjects
-        info = await self._js.stream_info(before.stream(topology.TURNS))
-        self._client.subjects = Subjects(before.prefix, topology.read_guests(info.config))
-        return self._client.subjects != before
+    async def _read_guests(self) -> None:
+        """Read from the broker who comes after which stage."""
+        subjects = self._client.subjects
+        info = await self._js.stream_info(subjects.stream(topology.TURNS))
+        self._client.subjects = Subjects(subjects.prefix, topology.read_guests(info.config))
 
     def _require_place(self, reads: type[E]) -> None:
         """Raise a SetupError if this agent comes after another stage than the one that it reads."""
@@ -206,6 +206,7 @@ class GuestAgent(Generic[E]):
             max_ack_pending=topology.pending_limit(self._concurrency),
         )
         await self._js.add_consumer(stream, config)
+        self._declared_with = subjects
 
     async def _watch(self) -> None:
         """Make the consumer again when its broker has lost it or the agent has another place, until the connection is
@@ -216,7 +217,8 @@ class GuestAgent(Generic[E]):
             if self._reads is None:
                 continue
             try:
-                if await self._read_guests():
+                await self._read_guests()
+                if self._client.subjects != self._declared_with:
                     await self._declare(self._reads)
                 await self._js.consumer_info(self._stream(self._reads), self.name)
             except NOT_FOUND:
@@ -349,13 +351,22 @@ class GuestAgent(Generic[E]):
             await self._settle(message, "cancelled" if event.envelope.turn_id in self._cancellations else "done")
 
     async def _is_placed(self, event: E) -> bool:
-        """Whether this agent comes after the stage whose event it returns. The settings may have changed just now."""
+        """Whether this agent comes after the stage whose event it returns. The settings may have changed just now.
+
+        Raises:
+            Unavailable: they put another guest between them, whose event this agent is about to read instead.
+        """
 
         def is_known() -> bool:
             return self.name in self._client.subjects.guests.get(event.subject, ())
 
         if not is_known():
             await self._read_guests()
+            before, after = (
+                grammar.input_of(self.name, event.subject) for grammar in (self._declared_with, self._client.subjects)
+            )
+            if is_known() and before != after:
+                raise Unavailable(f"{self.name} reads {after} from now on.")
         return is_known()
 
     async def _await_handler(self, event: E) -> Event | None:

@@ -453,9 +453,10 @@ async def test_a_guest_after_a_stage_publishes_under_its_own_noun(bus: Bus) -> N
 
 
 async def test_a_guest_follows_when_the_settings_move_it(bus: Bus) -> None:
-    """Alone, behind another, and alone again, without a restart of its own."""
+    """Behind another, alone, behind that again, and alone, without a restart of its own."""
+    behind, alone = (("first", "second"), "base++"), (("second",), "base+")
     async with run_guest(bus, QueryRouted, add_plus, name="second"):
-        for chain, intent in ((("second",), "base+"), (("first", "second"), "base++"), (("second",), "base+")):
+        for chain, intent in (behind, alone, behind, alone):
             async with connect_house(bus, {"query.routed": chain}) as house, contextlib.AsyncExitStack() as stack:
                 if "first" in chain:
                     await stack.enter_async_context(run_guest(house, QueryRouted, add_plus, name="first"))
@@ -471,13 +472,14 @@ async def test_a_guest_that_reads_another_stage_than_it_comes_after_is_refused(b
     async def keep(event: InferDone) -> InferDone:
         return event
 
-    async with run_guest(bus, InferDone, keep) as guest:
-        async with connect_house(bus, {"negotiate.done": (NAME,)}):
-            task = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+    working = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+    await eventually(lambda: gather_reports(bus, expected=[NAME]))
+    async with connect_house(bus, {"negotiate.done": (NAME,)}):
+        starting = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+        for task in (working, starting):
             with pytest.raises(SetupError, match=r"'rival' reads infer\.done.* publishes negotiate\.done") as caught:
                 await asyncio.wait_for(task, 10)
             assert caught.value.param == "agents.rival.after"
-        assert guest.counts["done"] == 0
 
 
 async def test_a_guest_that_nobody_placed_ends_no_turn(bus: Bus) -> None:
