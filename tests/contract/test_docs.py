@@ -47,6 +47,8 @@ OTHERS_ROUTES = {"/v1/load_lora_adapter"}
 WITHOUT_NAMES = ("results.md",)
 """Pages whose names are those of what was asked in a measurement."""
 
+BREAKPOINT = re.compile(r"\bb ([\w/]+\.py):(\d+)")
+
 VARIABLE = re.compile(r"\bKIKI_[A-Z_]+\b")
 
 
@@ -227,6 +229,17 @@ def test_every_setting_of_a_page_exists(page: Path) -> None:
         elif not is_known_variable(variable):
             wrong.add(variable)
     assert not wrong
+
+
+def test_a_breakpoint_of_a_page_is_where_a_handler_begins() -> None:
+    """A line's number moves with every change above it."""
+    found = [place for page in PAGES for place in BREAKPOINT.findall(page.read_text(encoding="utf-8"))]
+    assert found
+    for file, line in found:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        handlers = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+        first_lines = {node.body[0].lineno: node.name for node in handlers}
+        assert first_lines.get(int(line)) == "_handle", f"{file}:{line}"
 
 
 def test_the_glossary_is_in_alphabetical_order_and_has_each_term_once() -> None:
