@@ -153,7 +153,7 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
                 await anyio.sleep(0.05)
                 entries = await read_turn_events(bus, turn_id)
     picture = waterfall(entries)
-    out.print(draw_waterfall(picture))
+    out.print(draw_waterfall(picture, columns=out.width))
     decision = next((entry.event for entry in reversed(entries) if isinstance(entry.event, NegotiateDone)), None)
     if (
         decision is not None

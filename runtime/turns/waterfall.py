@@ -25,8 +25,11 @@ from schemas.events import (
 )
 from schemas.findings import AdapterUse, StageTiming
 
-BAR = 32
-"""Characters of the widest bar."""
+BAR, SHORT_BAR = 32, 10
+"""Characters of the longest bar, on a wide terminal and on a narrow one."""
+
+WITHOUT_BAR = 78
+"""Columns for everything else; on fewer the bar is shorter. An id of 36 characters stays whole on 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +165,13 @@ def _ending(events: Sequence[Event]) -> str:
     return "under way"
 
 
-def draw_waterfall(picture: Waterfall) -> RenderableType:
-    """The waterfall for a terminal."""
+def draw_waterfall(picture: Waterfall, *, columns: int = 120) -> RenderableType:
+    """The waterfall for a terminal of so many columns; a narrow one has shorter bars, and room for what was decided."""
+    bar = max(SHORT_BAR, min(BAR, columns - WITHOUT_BAR))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("stage")
-    table.add_column(f"0 … {picture.total * 1000:.0f} ms", width=BAR)
+    table.add_column("stage", no_wrap=True)
+    end = f"{picture.total * 1000:.0f} ms"
+    table.add_column(f"0 … {end}" if len(end) + 4 <= bar else end, width=bar, no_wrap=True)
     table.add_column("ms", justify="right")
     table.add_column("model", justify="right")
     table.add_column("decided", overflow="fold")
@@ -175,7 +180,7 @@ def draw_waterfall(picture: Waterfall) -> RenderableType:
         again = f" (try {row.attempt})" if row.attempt > 1 else ""
         table.add_row(
             row.stage,
-            _bar(row, scale),
+            _bar(row, scale, bar),
             f"{row.duration * 1000:.1f}",
             f"{row.compute * 1000:.1f}",
             Text(row.decision + again),
@@ -184,8 +189,8 @@ def draw_waterfall(picture: Waterfall) -> RenderableType:
     return Group(head, Text(f"asked: {shortened(picture.question, 90)}", style="dim"), table)
 
 
-def _bar(row: WaterfallRow, scale: float) -> Text:
-    start = min(BAR - 1, int(row.start / scale * BAR))
-    width = max(1, min(BAR - start, round(row.duration / scale * BAR)))
-    model = min(width, round(row.compute / scale * BAR))
+def _bar(row: WaterfallRow, scale: float, length: int) -> Text:
+    start = min(length - 1, int(row.start / scale * length))
+    width = max(1, min(length - start, round(row.duration / scale * length)))
+    model = min(width, round(row.compute / scale * length))
     return Text.assemble(" " * start, ("█" * model, "green"), ("░" * (width - model), "cyan"))

@@ -1,11 +1,13 @@
 """The waterfall: rows from a turn's events, whatever state the turn is in."""
 
+import uuid
 from datetime import UTC, datetime
 
+import pytest
 from rich.console import Console
 
 from bus.turns.events import StoredEvent
-from runtime.turns.waterfall import draw_waterfall, waterfall
+from runtime.turns.waterfall import Waterfall, WaterfallRow, draw_waterfall, waterfall
 from schemas.chat import Message
 from schemas.envelope import Envelope
 from schemas.events import Event, QueryReceived, QueryRouted, RecallDone, TurnFailed
@@ -27,8 +29,8 @@ def make_story(*events: Event) -> list[StoredEvent]:
     return [StoredEvent(number, datetime.now(UTC), event) for number, event in enumerate(events)]
 
 
-def text_of(picture: object) -> str:
-    console = Console(width=160, record=True, file=None)
+def text_of(picture: object, *, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=None)
     with console.capture() as capture:
         console.print(picture)
     return capture.get()
@@ -57,3 +59,16 @@ def test_a_failed_turn_says_where_and_why() -> None:
     assert picture.ending == "failed in inference: adapter_failed: bad"
     assert picture.rows == ()
     assert "failed in inference" in text_of(draw_waterfall(picture))
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_an_id_and_the_head_of_the_bars_stay_whole(width: int) -> None:
+    rows = [
+        WaterfallRow(stage=stage, start=0.1, duration=9.9, compute=9.0, attempt=1, decision=f"episode {uuid.uuid4()}")
+        for stage in ("inference", "memory-write")
+    ]
+    picture = Waterfall(turn_id="t", question="Why?", ending="answered", total=88.332, rows=tuple(rows))
+    text = text_of(draw_waterfall(picture, columns=width), width=width)
+    for part in ("memory-write", "88332 ms  ", *(row.decision.split()[1] for row in rows)):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= width
