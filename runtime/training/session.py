@@ -14,9 +14,6 @@ from agents.inference.finetuning.messages import (
     MemoryNeed,
     TrainingDone,
     TrainingJob,
-    TrainingMessage,
-    TrainLoss,
-    ValidationLoss,
 )
 from agents.shared.adapters.folders import survey_adapters
 from agents.shared.adapters.gate import MAX_WIN_DROP, GateReport, GateVerdict, judge_adapter
@@ -74,17 +71,14 @@ def train_domain(
         recipe=msgspec.to_builtins(plan.recipe),
         begins=checkpoint.iterations,
         checkpoint=str(checkpoint.path or ""),
+        losses=str(workspace.losses_file),
         memory_limit=limits.get("memory_limit"),
         cache_limit=limits.get("cache_limit"),
     )
 
-    def follow(message: TrainingMessage) -> None:
-        _note_loss(workspace, message)
-        on_message(message)
-
     with translate_disk_errors(plan.output):
         try:
-            done = run_trainer(job, workspace.folder, lock=lock, on_message=follow)
+            done = run_trainer(job, workspace.folder, lock=lock, on_message=on_message)
         except (SetupError, StageFailed) as error:
             if error.param == "loss" or not any(workspace.folder.glob("from-*/*.safetensors")):
                 workspace.remove()  # the same would happen again, or nothing was kept
@@ -177,11 +171,3 @@ def describe_need(need: MemoryNeed) -> str:
         f"activations {need.activations / 1e9:.2f}"
     )
     return f"memory: about {need.peak / 1e9:.2f} GB ({parts}) of {need.available / 1e9:.1f} GB"
-
-
-def _note_loss(workspace: Workspace, message: TrainingMessage) -> None:
-    if isinstance(message, TrainLoss):
-        workspace.note_loss(set="train", iteration=message.iteration, loss=message.loss)
-    elif isinstance(message, ValidationLoss):
-        name = "test" if message.test else "valid"
-        workspace.note_loss(set=name, iteration=message.iteration, loss=message.loss)

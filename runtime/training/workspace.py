@@ -79,7 +79,7 @@ class Workspace:
 
     @property
     def losses_file(self) -> Path:
-        """A line of JSON for each loss."""
+        """A line of JSON for each loss, which the training process appends."""
         return self.folder / "losses.jsonl"
 
     @property
@@ -141,15 +141,6 @@ class Workspace:
     def attempt_folder(self, begins: int) -> Path:
         """The folder of a process that begins after so many iterations."""
         return self.folder / f"from-{begins:07d}"
-
-    def note_loss(self, **values: Any) -> None:
-        """Append a loss.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        with self.losses_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
 
     def read_losses(self) -> list[dict[str, Any]]:
         """All losses; a line that a kill cut off is left out."""

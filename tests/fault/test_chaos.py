@@ -1,5 +1,6 @@
 """``kiki soak chaos``: a short run keeps every promise, and a promise that is broken on purpose is found."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from runtime.access import login_of
 from runtime.soak import chaos, nemesis
 from runtime.soak.history import AnswerGiven, FaultHealed, read_history
 from runtime.soak.nemesis import Strike
+from schemas.errors import KikiError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -38,14 +40,17 @@ async def test_a_record_that_is_lost_is_found(
     tmp_path: Path, embedder_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose_record(strike: Strike) -> None:
-        """Delete one episode from the record, as no user but the memory's and the services' may."""
+        """Delete the last episodes from the record, as no user but the memory's and the services' may; of one alone the
+        client may have left, or its session be forgotten."""
         settings = BusSettings(
             url=strike.scene.broker.url, login=login_of(strike.scene.data_dir / "nats", "memory"), prefix="kiki"
         )
         async with connect(settings, name="test") as bus:
             size = await stream.measure_stream(bus, EPISODES)
-            await stream.delete_message(bus, EPISODES, size.last_seq)
-        strike.note(f"sequence {size.last_seq}")
+            for seq in range(max(1, size.last_seq - 7), size.last_seq + 1):
+                with contextlib.suppress(KikiError):  # one that is forgotten already
+                    await stream.delete_message(bus, EPISODES, seq)
+        strike.note(f"up to sequence {size.last_seq}")
 
     monkeypatch.setattr(nemesis, "FAULTS", {"lose": lose_record})
     monkeypatch.setattr(chaos, "SETTLE_SECONDS", 15.0)  # what is lost is waited for in vain

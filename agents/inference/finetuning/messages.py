@@ -13,6 +13,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         recipe: the fields of an mlx-lm recipe (:class:`runtime.training.recipes.Recipe`).
         begins: iterations that are done already; ``checkpoint`` holds the weights then.
         checkpoint: a safetensors file of mlx-lm's layout; empty at the beginning.
+        losses: the file to which each loss is appended, as a line of JSON; empty for none.
         memory_limit: bytes that MLX may allocate; None is what the device has.
         cache_limit: bytes of freed buffers that MLX keeps; None is a share of the device's memory.
     """
@@ -23,6 +24,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     recipe: dict[str, Any]
     begins: int = 0
     checkpoint: str = ""
+    losses: str = ""
     memory_limit: int | None = None
     cache_limit: int | None = None
 

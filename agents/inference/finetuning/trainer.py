@@ -6,6 +6,7 @@ batches where the earlier one stopped; its optimiser begins anew, because mlx-lm
 """
 
 import itertools
+import json
 import math
 import time
 import types
@@ -82,6 +83,8 @@ def run_job(job: TrainingJob, notify: Notify) -> None:
     Raises:
         Refusal: the training cannot begin, or cannot go on.
     """
+    if job.losses:
+        notify = _keep_losses(Path(job.losses), notify)
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     if not on_cpu:
         _run_on_device(job, notify, on_cpu=False)
@@ -91,6 +94,21 @@ def run_job(job: TrainingJob, notify: Notify) -> None:
         _run_on_device(job, notify, on_cpu=True)
     finally:
         mx.enable_compile()
+
+
+def _keep_losses(file: Path, notify: Notify) -> Notify:
+    """Write each loss down before it is told, and so before the checkpoint that it leads to: whoever started this
+    process may be dead by then, and the next one goes on from that checkpoint."""
+
+    def keep(message: TrainingMessage) -> None:
+        if isinstance(message, TrainLoss | ValidationLoss):
+            is_test = isinstance(message, ValidationLoss) and message.test
+            name = "train" if isinstance(message, TrainLoss) else "test" if is_test else "valid"
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"set": name, "iteration": message.iteration, "loss": message.loss}) + "\n")
+        notify(message)
+
+    return keep
 
 
 def _run_on_device(job: TrainingJob, notify: Notify, *, on_cpu: bool) -> None:

@@ -39,10 +39,8 @@ def test_the_newest_whole_checkpoint_counts_with_the_iterations_of_its_process(t
     torn = write_weights(workspace.attempt_folder(4) / "0000012_adapters.safetensors")
     torn.write_bytes(torn.read_bytes()[:-1])
     write_weights(workspace.attempt_folder(4) / "adapters.safetensors")
-    for iteration in (4, 8, 12, 16):
-        workspace.note_loss(set="train", iteration=iteration, loss=1.0)
-    with workspace.losses_file.open("a") as file:
-        file.write('{"set": "tr')  # a kill in the middle of a line
+    losses = [json.dumps({"set": "train", "iteration": iteration, "loss": 1.0}) for iteration in (4, 8, 12, 16)]
+    workspace.losses_file.write_text("\n".join([*losses, '{"set": "tr']))  # a kill in the middle of a line
     found = workspace.find_checkpoint()
     assert (found.iterations, found.path) == (12, newest)
     assert list(workspace.folder.rglob("*.safetensors")) == [newest]
