@@ -20,7 +20,7 @@ from nats.js.api import Header
 
 from bus import topology
 from bus.client import Client
-from bus.errors import BROKER_ERRORS, NOT_FOUND, REJECTED, describe, is_away
+from bus.errors import BROKER_ERRORS, NOT_FOUND, REJECTED, describe, is_away, translate_errors
 from bus.guest_requests import RequestServer
 from bus.handling.cancellation import Cancellations
 from bus.handling.endpoint import Endpoint
@@ -104,7 +104,7 @@ class GuestAgent(Generic[E]):
             raise InvalidInput("what reads events has a function that handles them.", param="handle")
         self.name = name
         self.counts: Counter[str] = Counter()
-        """Events by what became of them: done, ended, cancelled, retried, failed, dead, unplaced."""
+        """Events by what became of them: done, ended, cancelled, retried, failed, dead, unplaced, moved."""
         self._client = Client(client.connection, prefix=client.subjects.prefix)
         self._declared_with = self._client.subjects
         self._js = client.connection.jetstream()
@@ -154,7 +154,8 @@ class GuestAgent(Generic[E]):
         return self._client.subjects.stream(topology.stream_of(reads))
 
     async def _declare(self, reads: type[E]) -> None:
-        """Make the durable consumer, or bring it to these settings; it keeps its position. Waits for the broker."""
+        """Make the durable consumer, or bring it to these settings; unless it moved it keeps its position. Waits for
+        the broker."""
         is_waiting = False
         while True:
             self._require_connection()
@@ -182,7 +183,7 @@ class GuestAgent(Generic[E]):
     def _require_place(self, reads: type[E]) -> None:
         """Raise a SetupError if this agent comes after another stage than the one that it reads."""
         for noun_verb, chain in self._client.subjects.guests.items():
-            if self.name in chain and noun_verb != reads.subject and topology.stream_of(reads) == topology.TURNS:
+            if self.name in chain and noun_verb != reads.subject:
                 raise SetupError(
                     f"'{self.name}' reads {reads.subject}, and by the runtime's settings it comes after the stage that "
                     f"publishes {noun_verb}: read that, or change 'after' in [agents.{self.name}].",
@@ -332,9 +333,10 @@ class GuestAgent(Generic[E]):
             outcome = await self._await_handler(event)
             if isinstance(outcome, Event):
                 timing = StageTiming(stage=self.name, started_at=started_at, finished_at=time.time(), attempt=attempt)
-                if outcome.subject == event.subject and not await self._is_placed(event):
-                    _log.error("%s returns %s, %s", self.name, event.subject, describe_place(self.name))
-                    await self._settle(message, "unplaced")
+                if outcome.subject == event.subject and (why := await self._find_misplacement(message, event)):
+                    if why == "unplaced":
+                        _log.error("%s returns %s, %s", self.name, event.subject, describe_place(self.name))
+                    await self._settle(message, why)
                     return
                 outcome = add_timing(outcome, event, timing)
                 await self._client.publish(outcome, stage=self.name, headers=_trace_of(message))
@@ -350,24 +352,24 @@ class GuestAgent(Generic[E]):
         else:
             await self._settle(message, "cancelled" if event.envelope.turn_id in self._cancellations else "done")
 
-    async def _is_placed(self, event: E) -> bool:
-        """Whether this agent comes after the stage whose event it returns. The settings may have changed just now.
+    async def _find_misplacement(self, message: Msg, event: E) -> str:
+        """Why what this agent returns is not to be published: ``unplaced`` when it does not come after the stage whose
+        event it returns, ``moved`` when the settings have it read another subject than this event's by now, which it
+        gets when its consumer is made anew; empty when all is well.
 
         Raises:
-            Unavailable: they put another guest between them, whose event this agent is about to read instead.
+            Unavailable: the broker does not say.
         """
-
-        def is_known() -> bool:
-            return self.name in self._client.subjects.guests.get(event.subject, ())
-
-        if not is_known():
-            await self._read_guests()
-            before, after = (
-                grammar.input_of(self.name, event.subject) for grammar in (self._declared_with, self._client.subjects)
-            )
-            if is_known() and before != after:
-                raise Unavailable(f"{self.name} reads {after} from now on.")
-        return is_known()
+        try:
+            with translate_errors(f"the place of {self.name} is not known"):
+                await self._read_guests()
+        except Unavailable:
+            self._note_failure()
+            raise
+        subjects = self._client.subjects
+        if self.name not in subjects.guests.get(event.subject, ()):
+            return "unplaced"
+        return "" if Subjects.kind(message.subject) == subjects.input_of(self.name, event.subject) else "moved"
 
     async def _await_handler(self, event: E) -> Event | None:
         """The handler's result; None when the turn was cancelled first."""

@@ -51,7 +51,6 @@ class RequestServer:
         self._connection, self._subjects, self._agent = connection, subjects, agent
         self._report = report
         self._endpoints = (*endpoints, Endpoint(STATUS.at(agent), self._answer_status))
-        self._limiter = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
     @contextlib.asynccontextmanager
     async def serve(
@@ -62,11 +61,12 @@ class RequestServer:
         service = make_service(
             self._connection, self._subjects, agent=self._agent, description=f"{self._agent}, a guest"
         )
+        limiter = asyncio.Semaphore(REQUESTS_AT_ONCE)
         subscriptions: list[Subscription] = []
         try:
             await service.start()
             for endpoint in self._endpoints:
-                await add_endpoint(service, self._subjects, endpoint, self._make_callback(endpoint, tasks))
+                await add_endpoint(service, self._subjects, endpoint, self._make_callback(endpoint, tasks, limiter))
             listeners = {self._subjects.service(STATUS.verb): self._send_report, **listeners}
             for subject, listener in listeners.items():
                 subscriptions.append(await self._connection.subscribe(subject, cb=listener))
@@ -79,13 +79,15 @@ class RequestServer:
                         await subscription.unsubscribe()
                     await service.stop()
 
-    def _make_callback(self, endpoint: Endpoint, tasks: asyncio.TaskGroup) -> Callable[[Request], Awaitable[None]]:
+    def _make_callback(
+        self, endpoint: Endpoint, tasks: asyncio.TaskGroup, limiter: asyncio.Semaphore
+    ) -> Callable[[Request], Awaitable[None]]:
         """Makes each request a task: nats-py awaits one callback at a time."""
 
         async def accept(request: Request) -> None:
             if is_answerable(reply_subject(request), self._subjects):
-                await self._limiter.acquire()
-                tasks.create_task(self._respond(endpoint, request))
+                await limiter.acquire()
+                tasks.create_task(self._respond(endpoint, request)).add_done_callback(lambda _: limiter.release())
 
         return accept
 
@@ -97,8 +99,6 @@ class RequestServer:
                 await send_refusal(request, error)
         except BROKER_ERRORS as error:
             _log.warning("%s: a reply to %s was not sent: %s", self._agent, endpoint.verb, describe(error))
-        finally:
-            self._limiter.release()
 
     async def _answer(self, endpoint: Endpoint, data: bytes) -> bytes:
         try:

@@ -149,8 +149,9 @@ def check_settings(name: str, settings: "Settings") -> None:
     kind = find_settings_class(name)
     table = _read_table(kind, name, settings)
     fields = msgspec.structs.fields(kind)
-    if any(field.required and field.name not in table for field in fields):  # the composition has the rest
-        kind = msgspec.defstruct(kind.__name__, [(field.name, field.type) for field in fields if field.name in table])
+    if lacking := [field.name for field in fields if field.required and field.name not in table]:
+        rest = [(name, Any, None) for name in lacking]  # which the composition has
+        kind = msgspec.defstruct(kind.__name__, rest, bases=(kind,), frozen=True, kw_only=True)
     _convert(table, kind, name)
 
 

@@ -58,12 +58,14 @@ async def examine(settings: Settings) -> list[Finding]:
     """Run every check."""
     findings = [
         _check_python(),
-        _check_settings(settings),
         *(_check_package(name) for name in PACKAGES),
         _check_nats_server(),
         _check_disk(settings),
         _check_memory(settings),
     ]
+    findings.append(finding := _check_settings(settings))
+    if finding.state == "wrong":
+        return findings  # the others read them
     findings += [_check_chat_model(settings), *_check_bits(settings), _check_model(settings.embedder)]
     findings += [_check_adapters(settings), *_check_strangers(settings), *_check_verdicts(settings)]
     runtime_findings, status = await _check_runtime(settings)

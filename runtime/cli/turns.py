@@ -26,7 +26,7 @@ from schemas.chat import last_user_text
 from schemas.embedder import MAX_EMBED_TEXTS
 from schemas.envelope import PERSON
 from schemas.errors import InvalidInput, KikiError, Unavailable
-from schemas.events import AnswerReady, EpisodeRecorded, NegotiateDone
+from schemas.events import ENDS, AnswerReady, EpisodeRecorded, NegotiateDone
 from schemas.router import RoutedPrompt, RouteRequest
 
 EPISODE_SECONDS = 3.0
@@ -164,7 +164,8 @@ async def show_turn(bus: Bus, turn_id: str, *, wait_for_episode: bool = False) -
     if answer is not None and (bias_view := draw_bias_check(answer.bias)) is not None:
         out.print(bias_view)
     seen = {row.stage for row in picture.rows}
-    is_recorded = answer is None or answer.is_recorded
+    has_ended = any(isinstance(entry.event, ENDS) for entry in entries)
+    is_recorded = answer.is_recorded if answer is not None else not has_ended
     expected = [stage.name for stage in turn_stages() if stage.position != "after" or is_recorded]
     if missing := [name for name in expected if name not in seen]:
         out.print(f"not seen: {', '.join(missing)}", style="dim")

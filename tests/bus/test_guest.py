@@ -357,10 +357,11 @@ async def test_a_guest_outlives_its_broker_and_the_loss_of_the_stream(tmp_path: 
 
 async def test_tries_while_the_broker_comes_and_goes_are_not_counted(tmp_path: Path) -> None:
     """Answers are on the broker's disk, so that the next one delivers them again."""
-    tries, release = list[str](), asyncio.Event()
+    tries, gone, release = list[str](), asyncio.Event(), asyncio.Event()
 
     async def stumble(answer: AnswerReady) -> None:
         tries.append(answer.text)
+        await gone.wait()
         if not release.is_set():
             raise Unavailable("away")
 
@@ -376,6 +377,7 @@ async def test_tries_while_the_broker_comes_and_goes_are_not_counted(tmp_path: P
             stack.callback(task.cancel)
             await client.publish(answer_ready(query().envelope, answer="A."))
             await wait_until(lambda: len(tries) == 1)
+        gone.set()
         async with run_broker(tmp_path, port=int(broker.url.rsplit(":", 1)[1])):
             await wait_until(lambda: len(tries) >= 4)
             assert guest.counts["dead"] == 0
@@ -462,22 +464,47 @@ async def test_a_guest_follows_when_the_settings_move_it(bus: Bus) -> None:
                     await stack.enter_async_context(run_guest(house, QueryRouted, add_plus, name="first"))
                 routed = sample_event(QueryRouted)
                 await house.publish(routed)
-                done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second")
+                done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second", seconds=30)
             assert done.route.intent == intent
 
 
-async def test_a_guest_that_reads_another_stage_than_it_comes_after_is_refused(bus: Bus) -> None:
+async def test_an_event_in_hand_as_another_guest_comes_before_is_not_published(bus: Bus) -> None:
+    """The other's work would be passed over: the id of what is published is taken."""
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(event: QueryRouted) -> QueryRouted:
+        started.set()
+        await release.wait()
+        return await add_plus(event)
+
+    async with run_guest(bus, QueryRouted, wait, name="second") as second:
+        async with connect_house(bus, {"query.routed": ("second",)}) as house:
+            routed = sample_event(QueryRouted)
+            await house.publish(routed)
+            await started.wait()
+        async with (
+            connect_house(bus, {"query.routed": ("first", "second")}) as house,
+            run_guest(house, QueryRouted, add_plus, name="first"),
+        ):
+            release.set()
+            done = await wait_for_event(house, QueryRouted, routed.envelope.turn_id, stage="second", seconds=30)
+        assert second.counts["moved"] >= 1
+    assert done.route.intent == "base++"
+
+
+@pytest.mark.parametrize("kind", [InferDone, AnswerReady])
+async def test_a_guest_that_reads_another_stage_than_it_comes_after_is_refused(bus: Bus, kind: Any) -> None:
     """Whether it starts so, or is put there as it works."""
 
-    async def keep(event: InferDone) -> InferDone:
+    async def keep(event: Any) -> Any:
         return event
 
-    working = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+    working = asyncio.create_task(GuestAgent(Client(bus.client), NAME, kind, keep).run())
     await eventually(lambda: gather_reports(bus, expected=[NAME]))
     async with connect_house(bus, {"negotiate.done": (NAME,)}):
-        starting = asyncio.create_task(GuestAgent(Client(bus.client), NAME, InferDone, keep).run())
+        starting = asyncio.create_task(GuestAgent(Client(bus.client), NAME, kind, keep).run())
         for task in (working, starting):
-            with pytest.raises(SetupError, match=r"'rival' reads infer\.done.* publishes negotiate\.done") as caught:
+            with pytest.raises(SetupError, match=r"'rival' reads \w+\.\w+, .* publishes negotiate\.done") as caught:
                 await asyncio.wait_for(task, 10)
             assert caught.value.param == "agents.rival.after"
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +31,23 @@ def test_a_machine_with_little_memory_is_advised_the_small_model(
     assert doctor._check_memory(load_settings(model=LAST_RESORT_MODEL)).state == "ok"
 
 
-def test_wrong_settings_are_named() -> None:
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("agent", "table", "detail"),
+    [
+        ("router", {"threshhold": 0.5}, "setting 'agents.router.threshhold' does not exist: choose from advisors,"),
+        ("inference", {"context_tokens": "many"}, "settings of 'inference': Expected `int | null`"),
+        ("facade", {"cors_origins": ["nowhere"]}, "the origin 'nowhere' is none"),
+    ],
+)
+async def test_wrong_settings_are_named_and_end_the_examination(
+    tmp_path: Path, agent: str, table: dict[str, Any], detail: str
+) -> None:
     assert doctor._check_settings(load_settings()).state == "ok"
-    finding = doctor._check_settings(load_settings(agents={"router": {"threshhold": 0.5}}))
-    assert finding.state == "wrong"
-    assert finding.detail.startswith("setting 'agents.router.threshhold' does not exist: choose from advisors,")
+    *before, finding = await doctor.examine(load_settings(data_dir=tmp_path, agents={agent: table}))
+    assert (finding.name, finding.state) == ("settings", "wrong")
+    assert finding.detail.startswith(detail)
+    assert "disk" in {other.name for other in before}
 
 
 def write_adapter(folder: Path, name: str, size: int) -> None:

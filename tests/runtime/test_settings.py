@@ -144,6 +144,8 @@ def test_an_unknown_setting_of_an_agent_is_named_with_those_that_exist(config: P
         ('[agents.router]\nthreshold = "high"', r"settings of 'router': Expected `float \| null`.*`\$\.threshold`"),
         ("[agents.router.advisors.oracle]\nalpha = 7", r"settings of 'router': .*<= 1.*`\$\.advisors"),
         ("[agents.inference]\nmax_batch = 0.5", r"settings of 'inference': Expected `int`.*`\$\.max_batch`"),
+        ("[agents.inference]\nmax_batch = 2", r"settings of 'inference': max_batch is 2; one turn may have"),
+        ('[agents.inference]\nzone = "Mars"', r"settings of 'inference': zone is 'Mars'; expected"),
         ("[agents.memory]\nhalf_live = 3", r"'agents\.memory\.half_live' does not exist"),
         ('[agents.facade]\ncors_origins = ["nowhere"]', "the origin 'nowhere' is none"),
         ("[agents.memroy]\ntop = 3", r"'agents\.memroy' does not exist"),

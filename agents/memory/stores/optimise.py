@@ -57,11 +57,13 @@ _log = structlog.get_logger("memory")
 
 
 class OptimisationRun(Struct, frozen=True, kw_only=True):
-    """What one run did: episodes in the new shard, seconds in all, seconds that writes waited for the copy."""
+    """What one run did: episodes in the new shard, seconds in all, seconds that writes waited for the copy, and
+    whether it took forgotten words off the disk."""
 
     episodes: int
     seconds: float
     copied: float
+    erased: bool = False
 
 
 def is_due(atlas: Atlas, *, after: int) -> bool:
@@ -83,8 +85,8 @@ async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) ->
         Unavailable: it failed, or the store was emptied meanwhile; the shard in use is as it was.
     """
     start = time.monotonic()
+    is_erasing = await store.run(lambda atlas: atlas.holds_deleted)
     async with _copy_shard(store, write_lock) as (copy, copy_seconds):
-        is_erasing = await store.run(lambda atlas: atlas.holds_deleted)
         await _optimise_in_child(copy, niceness=ERASURE_NICENESS if is_erasing else GROWTH_NICENESS)
         async with write_lock:
             fresh = await store.run(lambda atlas: _load_copy(atlas, store.directory))
@@ -98,7 +100,7 @@ async def optimise_shard(store: EmbeddedStore[Atlas], write_lock: anyio.Lock) ->
             await _discard(store, fresh)
             raise
     episodes = await store.run(lambda atlas: atlas.count())
-    return OptimisationRun(episodes=episodes, seconds=time.monotonic() - start, copied=copy_seconds)
+    return OptimisationRun(episodes=episodes, seconds=time.monotonic() - start, copied=copy_seconds, erased=is_erasing)
 
 
 async def optimise_whenever_due(
@@ -129,7 +131,14 @@ async def optimise_whenever_due(
         RUNS.labels("done").inc()
         SECONDS.set(run.seconds)
         _log.info("atlas optimised", episodes=run.episodes, seconds=round(run.seconds, 1), copied=round(run.copied, 2))
-        await anyio.sleep(MORE * run.seconds)
+        await _rest(store, run, interval=interval)
+
+
+async def _rest(store: EmbeddedStore[Atlas], run: OptimisationRun, *, interval: float) -> None:
+    """Pause after a run; after one that erased nothing only until something is forgotten."""
+    with anyio.move_on_after(MORE * run.seconds), contextlib.suppress(Unavailable):
+        while run.erased or not await store.run(lambda atlas: atlas.holds_deleted):
+            await anyio.sleep(interval)
 
 
 async def _discard(store: EmbeddedStore[Atlas], fresh: Atlas) -> None:

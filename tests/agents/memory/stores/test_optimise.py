@@ -17,7 +17,14 @@ from agents.memory.episodes import store_key
 from agents.memory.projection import project_episodes
 from agents.memory.settings import MemorySettings
 from agents.memory.stores import generations, optimise_child
-from agents.memory.stores.optimise import ERASURE_NICENESS, GROWTH_NICENESS, is_due, optimise_shard
+from agents.memory.stores.optimise import (
+    ERASURE_NICENESS,
+    GROWTH_NICENESS,
+    OptimisationRun,
+    _rest,
+    is_due,
+    optimise_shard,
+)
 from agents.memory.stores.pair import Stores
 from agents.memory.stores.points import Atlas
 from agents.memory.stores.stored import Lookup
@@ -137,6 +144,19 @@ async def test_a_run_that_erases_stands_less_far_back(stores: Stores, forgotten:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(eventually, stands_back)
         await optimise_shard(shard(stores), stores.write_lock)
+
+
+async def test_the_pause_after_a_run_ends_when_something_is_forgotten(stores: Stores) -> None:
+    grown = OptimisationRun(episodes=40, seconds=100.0, copied=0.0)
+    with anyio.move_on_after(0.3) as waiting:
+        await _rest(shard(stores), grown, interval=0.05)
+    assert waiting.cancelled_caught
+    await shard(stores).run(lambda atlas: atlas.remove([name(39)], {}))
+    with anyio.fail_after(10):
+        await _rest(shard(stores), grown, interval=0.05)
+    with anyio.move_on_after(0.3) as waiting:  # after an erasure it is kept, so that erasures do not take all the time
+        await _rest(shard(stores), msgspec.structs.replace(grown, erased=True), interval=0.05)
+    assert waiting.cancelled_caught
 
 
 async def test_optimising_is_due_after_so_many_episodes_and_not_again_at_once(stores: Stores) -> None:
