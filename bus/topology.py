@@ -134,7 +134,7 @@ def _stream(
 def read_guests(turns: StreamConfig) -> dict[str, tuple[str, ...]]:
     """The ``guests`` of :class:`bus.subjects.Subjects` as the runtime's settings have them, from the stream of turns.
 
-    None where an earlier version declared it, or somebody has written something else there.
+    Empty where an earlier version declared it, or somebody has written something else there.
     """
     try:
         return msgspec.json.decode((turns.metadata or {}).get(GUESTS, "{}"), type=dict[str, tuple[str, ...]])

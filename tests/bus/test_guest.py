@@ -330,15 +330,20 @@ async def test_a_consumer_that_is_lost_is_made_again(bus: Bus) -> None:
         await wait_for_count(guest, "done")
 
 
+@contextlib.asynccontextmanager
+async def connect_for_ever(url: str) -> AsyncIterator[Client]:
+    """A client that outlives its broker, whose streams are empty at the beginning."""
+    async with connect_fresh(url):
+        pass
+    async with connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.1) as client:
+        yield client
+
+
 async def test_a_guest_outlives_its_broker_and_the_loss_of_the_stream(tmp_path: Path) -> None:
     """The stream of turns is in the broker's memory: the next one has neither it nor the guest's consumer."""
     async with contextlib.AsyncExitStack() as stack:
         async with run_broker(tmp_path, port=0) as broker:
-            async with connect_fresh(broker.url):
-                pass
-            client = await stack.enter_async_context(
-                connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-            )
+            client = await stack.enter_async_context(connect_for_ever(broker.url))
             guest = GuestAgent(client, NAME, InferDone, consider)
             task = asyncio.create_task(guest.run())
             stack.callback(task.cancel)
@@ -367,11 +372,7 @@ async def test_tries_while_the_broker_comes_and_goes_are_not_counted(tmp_path: P
 
     async with contextlib.AsyncExitStack() as stack:
         async with run_broker(tmp_path, port=0) as broker:
-            async with connect_fresh(broker.url):
-                pass
-            client = await stack.enter_async_context(
-                connect(broker.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-            )
+            client = await stack.enter_async_context(connect_for_ever(broker.url))
             guest = GuestAgent(client, NAME, AnswerReady, stumble, max_deliver=2, retry_delay=0.2, ack_wait=1.0)
             task = asyncio.create_task(guest.run())
             stack.callback(task.cancel)
